@@ -1,0 +1,55 @@
+# make repro: run the pipeline on what params.yaml names. make test: check the code. Both set up .venv first.
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+# Parallel make would interleave two installations into one environment.
+.NOTPARALLEL:
+.PHONY: repro test lint check setup setup-dev ui promote lock clean
+
+repro: setup
+	@python -m rfdetr_core check
+	@dvc repro
+	@python -m rfdetr_core results
+
+test: setup-dev lint
+	@python -m pytest
+
+lint: setup-dev
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+setup: .venv/.runtime
+setup-dev: .venv/.dev
+
+.venv/.runtime: requirements/numeric.lock requirements/runtime.lock
+	@command -v git >/dev/null || { echo "error: git is not installed; DVC needs it" >&2; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 or later, or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	@echo "installing the locked packages into .venv (about 5 GB, minutes)"
+	@$(INSTALL) -r requirements/numeric.lock -r requirements/runtime.lock
+	@touch $@
+
+.venv/.dev: .venv/.runtime requirements/dev.lock
+	@$(INSTALL) -r requirements/dev.lock
+	@touch $@
+
+# MLflow's page over the local runs, on http://127.0.0.1:5000
+ui: setup
+	@python -m rfdetr_core ui
+
+# Go on from the last result: set model.pretrain_weights to the file this makes.
+promote:
+	@cp output/checkpoint_best_total.pth weights/promoted.pth
+	@echo "now: dvc add weights/promoted.pth, and in params.yaml model.pretrain_weights: promoted.pth"
+
+# Resolve the locks anew (needs uv on the path).
+lock:
+	@cd requirements && for name in numeric runtime dev; do \
+	  uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    $$name.in -c constraints.in $$( [ $$name = numeric ] || echo -c numeric.lock ) $$( [ $$name != dev ] || echo -c runtime.lock ) -o $$name.lock || exit 1; \
+	done
