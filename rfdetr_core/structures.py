@@ -1,0 +1,70 @@
+"""The values that travel between the model, the losses, the data and the metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """Ground truth of one image of a batch.
+
+    labels: (N,) int64 class indexes. boxes: (N, 4) cxcywh in 0..1 of the image. masks: (N, H, W) bool or None.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Target:
+        """The same target on another device."""
+        masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
+        return Target(self.labels.to(device, non_blocking=True), self.boxes.to(device, non_blocking=True), masks)
+
+
+@dataclass(frozen=True)
+class MaskFactors:
+    """Mask logits as a product, so that the loss can sample points without a (B, Q, h, w) tensor.
+
+    pixels: (B, C, h, w). queries: (B, Q, C). bias: (1,).
+    """
+
+    pixels: Tensor
+    queries: Tensor
+    bias: Tensor
+
+    def dense(self) -> Tensor:
+        """Mask logits (B, Q, h, w)."""
+        return torch.einsum("bchw,bqc->bqhw", self.pixels, self.queries) + self.bias
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """What the detector says of a batch.
+
+    logits: (B, Q, K). boxes: (B, Q, 4) cxcywh in 0..1. masks: logits (B, Q, h, w), their factors in training, or None.
+    auxiliary: the same of each decoder layer but the last. proposals: the same of the two-stage encoder head.
+    Q counts all groups in training, one group otherwise.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    masks: Tensor | MaskFactors | None = None
+    auxiliary: tuple[DetectorOutput, ...] = ()
+    proposals: DetectorOutput | None = None
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of one image, best first.
+
+    scores: (N,). labels: (N,) class indexes. boxes: (N, 4) xyxy in pixels. masks: (N, H, W) bool or None.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor | None = None
