@@ -1,0 +1,91 @@
+"""Masks compared at sampled points instead of everywhere (PointRend, https://arxiv.org/abs/1912.08193).
+
+Points are (x, y) in 0..1. P: points; N: masks; predictions are sampled bilinearly, truth at the nearest pixel.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rfdetr_core.loss.softplus import softplus
+from rfdetr_core.structures import MaskFactors
+
+_OVERSAMPLING = 3
+_UNCERTAIN_SHARE = 0.75
+
+
+def random_points(masks: int, count: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Uniform points (masks, count, 2), drawn on the generator's device."""
+    return torch.rand(masks, count, 2, dtype=dtype, device=generator.device, generator=generator)
+
+
+def sample(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values (N, C, P) of maps (N, C, h, w) at points (N, P, 2)."""
+    grid = 2 * points[:, :, None] - 1
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[..., 0]
+
+
+def sample_all(masks: Tensor | MaskFactors, points: Tensor) -> Tensor:
+    """Mask logits (B, Q, P) of all queries at points (1, P, 2)."""
+    if isinstance(masks, Tensor):
+        return sample(masks, points.expand(len(masks), -1, -1))
+    pixels = sample(masks.pixels, points.expand(len(masks.pixels), -1, -1))
+    return masks.queries @ pixels + masks.bias
+
+
+def sample_truth(masks: Tensor, index: Tensor, points: Tensor) -> Tensor:
+    """Values 0 or 1, (N, P), of the masks (M, H, W) that `index` (N,) names, at points (N or 1, P, 2).
+
+    Instead of the masks, an image of pixel numbers is sampled (exact in float32 up to 4096 x 4096), so no mask is
+    copied or converted.
+    """
+    height, width = masks.shape[-2:]
+    numbers = torch.arange(height * width, dtype=points.dtype, device=points.device).view(1, 1, height, width)
+    grid = 2 * points[None] - 1
+    pixel = F.grid_sample(numbers, grid, mode="nearest", padding_mode="border", align_corners=False)[0, 0]
+    return masks.flatten(1)[index[:, None], pixel.long()].to(points.dtype)
+
+
+def pairwise_losses(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and dice (B, T, Q) of logits (B, Q, P) with truth (B, T, P)."""
+    probability = logits.sigmoid()
+    entropy = softplus(logits).sum(-1)[:, None] - truth @ logits.transpose(1, 2)
+    shared = truth @ probability.transpose(1, 2)
+    total = probability.sum(-1)[:, None] + truth.sum(-1)[:, :, None]
+    return entropy / logits.shape[-1], 1 - (2 * shared + 1) / (total + 1)
+
+
+def matched_logits(masks: Tensor | MaskFactors, images: Tensor, queries: Tensor, counts: list[int]) -> Tensor:
+    """Mask logits (N, h, w) of matched queries, sorted by image; `counts` of them belong to each image."""
+    if isinstance(masks, Tensor):
+        return masks[images, queries]
+    chosen = torch.split(masks.queries[images, queries], counts)
+    dense = [torch.einsum("chw,nc->nhw", pixels, each) for pixels, each in zip(masks.pixels, chosen, strict=True)]
+    return torch.cat(dense) + masks.bias
+
+
+def mask_losses(
+    logits: Tensor, truth: Tensor, index: Tensor, ratio: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Sums over N pairs of cross-entropy and dice of logits (N, h, w) with the masks (M, H, W) that `index` names."""
+    height, width = logits.shape[-2:]
+    logits = logits[:, None]
+    points = uncertain_points(logits.detach(), max(height, height * width // ratio), generator)
+    values = sample(logits, points)[:, 0]  # (N, P)
+    labels = sample_truth(truth, index, points)
+    entropy = F.binary_cross_entropy_with_logits(values, labels, reduction="none").mean(1).sum()
+    probability = values.sigmoid()
+    shared, total = (probability * labels).sum(1), probability.sum(1) + labels.sum(1)
+    return entropy, (1 - (2 * shared + 1) / (total + 1)).sum()
+
+
+def uncertain_points(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Points (N, count, 2): three quarters where logits (N, 1, h, w) are nearest zero, the rest anywhere."""
+    candidates = random_points(len(logits), _OVERSAMPLING * count, logits.dtype, generator)
+    certainty = sample(logits, candidates)[:, 0].abs()
+    uncertain = int(_UNCERTAIN_SHARE * count)
+    best = (-certainty).topk(uncertain, dim=1).indices[..., None].expand(-1, -1, 2)
+    anywhere = random_points(len(logits), count - uncertain, logits.dtype, generator)
+    return torch.cat([candidates.gather(1, best), anywhere], dim=1)

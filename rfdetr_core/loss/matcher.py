@@ -1,0 +1,167 @@
+"""Hungarian matching of queries with objects: every layer, group and image of a step in one go.
+
+The costs of all layers cross to the host in one transfer. Each (layer, image, group) block of them is an assignment
+problem of its own, so an image's matches do not depend on the batch. B images, T objects at most in one, Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from rfdetr_core.boxes import cxcywh_to_xyxy, overlap
+from rfdetr_core.loss import masks
+from rfdetr_core.loss.config import LossConfig
+from rfdetr_core.loss.softplus import softplus
+from rfdetr_core.structures import DetectorOutput, Target
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The N objects of all images of a batch, image by image.
+
+    labels: (N,). boxes: (N, 4) cxcywh. masks: (N, H, W) bool or None. counts: objects of each image.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor | None
+    counts: list[int]
+
+    @classmethod
+    def of(cls, targets: Sequence[Target], dtype: torch.dtype) -> Objects:
+        """Join the targets of a batch, boxes in the precision of the loss."""
+        masks = [target.masks for target in targets if target.masks is not None]
+        return cls(
+            labels=torch.cat([target.labels for target in targets]),
+            boxes=torch.cat([target.boxes for target in targets]).to(dtype),
+            masks=torch.cat(masks) if masks else None,
+            counts=[len(target.labels) for target in targets],
+        )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The P matched pairs of one layer, sorted by image and query.
+
+    images, queries, objects: (P,) int64; objects count through the batch. counts: pairs of each image.
+    """
+
+    images: Tensor
+    queries: Tensor
+    objects: Tensor
+    counts: list[int]
+
+
+@torch.no_grad()
+def match(
+    layers: Sequence[DetectorOutput],
+    objects: Objects,
+    groups: int,
+    config: LossConfig,
+    generator: torch.Generator | None = None,
+) -> list[Pairs]:
+    """Match the queries of every group of every layer one to one with the objects of their image.
+
+    Masks take part where there is a generator to draw their points from.
+
+    Raises:
+        ValueError: the queries cannot be cut into `groups`.
+    """
+    labels, boxes = _padded(objects.labels, objects.counts), _padded(objects.boxes, objects.counts)
+    costs = [detection_cost(layer.logits, layer.boxes, labels, boxes, config) for layer in layers]
+    if generator is not None:
+        for cost, layer in zip(costs, layers, strict=True):
+            cost.add_(_mask_cost(layer, objects, config, generator))
+    host: NDArray[np.float32] = torch.cat(costs, dim=2).float().cpu().numpy()  # (B, T, sum of Q): the one transfer
+    all_valid = bool(np.isfinite(host).all())
+    pairs, start = [], 0
+    for cost in costs:
+        width, rest = divmod(cost.shape[2], groups)
+        if rest:
+            raise ValueError(f"{cost.shape[2]} queries cannot be cut into {groups} groups")
+        index = _assign_layer(host[:, :, start : start + cost.shape[2]], objects.counts, width, all_valid)
+        images, queries, matched = torch.from_numpy(index).to(cost.device, non_blocking=True)
+        pairs.append(Pairs(images, queries, matched, [groups * min(width, count) for count in objects.counts]))
+        start += cost.shape[2]
+    return pairs
+
+
+@torch.no_grad()
+def detection_cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, config: LossConfig) -> Tensor:
+    """Cost (B, T, Q) of class, L1 and GIoU of logits (B, Q, K), boxes (B, Q, 4) with labels (B, T), boxes (B, T, 4).
+
+    T is the most objects of an image; what is beyond an image's own is padding. Class cost: the focal loss of a
+    positive less that of a negative (gamma 2), after upstream's matcher.py.
+    """
+    image = torch.arange(len(labels), device=labels.device)[:, None]
+    logits = logits.transpose(1, 2)[image, labels]  # (B, T, Q)
+    boxes, truth = boxes[:, None], truth[:, :, None]
+    # In place and with each coordinate contiguous: large temporaries cost a CPU several times the arithmetic.
+    probability, softplus_of_logits = logits.sigmoid(), softplus(logits)  # -log(1 - p); less the logit it is -log(p)
+    positive = (1 - probability).square_().mul_(softplus_of_logits - logits).mul_(config.focal_alpha)
+    negative = probability.square_().mul_(softplus_of_logits).mul_(1 - config.focal_alpha)
+    cost = positive.sub_(negative).mul_(config.set_cost_class)
+    for one, other in zip(_planar(boxes).unbind(-1), truth.unbind(-1), strict=True):
+        cost.add_((one - other).abs_(), alpha=config.set_cost_bbox)
+    giou = overlap(_planar(cxcywh_to_xyxy(boxes)), cxcywh_to_xyxy(truth))[1]
+    return cost.sub_(giou, alpha=config.set_cost_giou)
+
+
+def replace_invalid(cost: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Put one number above every valid cost in the place of NaN and infinity: max + max of the sizes + 1.
+
+    The largest float32 where that overflows or nothing is valid. Upstream's rule, applied to an image of a layer at a
+    time, so that it does not reach into other images.
+    """
+    valid = np.isfinite(cost)
+    limit = float(np.finfo(np.float32).max)
+    highest = limit
+    if valid.any():
+        highest = min(float(cost[valid].max()) + float(np.abs(cost[valid]).max()) + 1, limit)
+    return np.where(valid, cost, np.float32(highest))
+
+
+def _assign_layer(cost: NDArray[np.float32], counts: list[int], width: int, all_valid: bool) -> NDArray[np.int64]:
+    """Solve each image and group (`width` queries) of one layer's costs (B, T, Q); rows image, query, object."""
+    blocks: list[Any] = [np.empty((3, 0), dtype=np.int64)]
+    first = 0
+    for image, count in enumerate(counts):
+        block = cost[image, :count] if all_valid else replace_invalid(cost[image, :count])
+        for start in range(0, cost.shape[2], width):
+            # Queries as rows: SciPy then gives them in order, and breaks ties as upstream does.
+            queries, chosen = linear_sum_assignment(block[:, start : start + width].T)
+            blocks.append(np.stack([np.full_like(queries, image), queries + start, chosen + first]))
+        first += count
+    return np.concatenate(blocks, axis=1)
+
+
+def _mask_cost(layer: DetectorOutput, objects: Objects, config: LossConfig, generator: torch.Generator) -> Tensor:
+    """Weighted cost (B, T, Q) of mask cross-entropy and dice at random points that all pairs of a layer share."""
+    assert layer.masks is not None
+    assert objects.masks is not None
+    maps = layer.masks if isinstance(layer.masks, Tensor) else layer.masks.pixels
+    count = maps[0, 0].numel() // config.mask_point_sample_ratio
+    points = masks.random_points(1, count, maps.dtype, generator)
+    truth = masks.sample_truth(objects.masks, torch.arange(len(objects.masks), device=points.device), points)
+    logits = masks.sample_all(layer.masks, points)
+    entropy, dice = masks.pairwise_losses(logits, _padded(truth, objects.counts))
+    return config.mask_ce_loss_coef * entropy + config.mask_dice_loss_coef * dice
+
+
+def _padded(values: Tensor, counts: list[int]) -> Tensor:
+    """Cut (N, ...) into images and pad them to one length with zeros: (B, T, ...)."""
+    return pad_sequence(list(torch.split(values, counts)), batch_first=True)
+
+
+def _planar(boxes: Tensor) -> Tensor:
+    """The same (..., 4) boxes, each of the four coordinates contiguous in memory."""
+    return boxes.movedim(-1, 0).contiguous().movedim(0, -1)

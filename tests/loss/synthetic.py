@@ -1,0 +1,133 @@
+"""Outputs and targets of every awkward kind, without a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rfdetr_core.structures import DetectorOutput, MaskFactors, Target
+
+GROUPS = 3
+# Objects of each image.
+BATCHES = {
+    "several": [5, 3],
+    "an image with none": [4, 0, 2],
+    "none at all": [0, 0],
+    "one object": [1],
+    "300 objects": [300, 2],
+    "more objects than queries": [25, 1],
+}
+
+
+def make_output(
+    images: int,
+    *,
+    layers: int = 3,
+    queries: int = 20,
+    groups: int = GROUPS,
+    classes: int = 6,
+    masks: bool = False,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> DetectorOutput:
+    """A training output: layers of the decoder and proposals, every tensor a leaf with gradient."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def leaf(value: Tensor) -> Tensor:
+        return value.to(dtype).requires_grad_()
+
+    def layer() -> DetectorOutput:
+        rows = groups * queries
+        logits = torch.randn(images, rows, classes, generator=generator, dtype=torch.float64) * 2 - 2
+        centre = torch.rand(images, rows, 2, generator=generator, dtype=torch.float64)
+        size = torch.rand(images, rows, 2, generator=generator, dtype=torch.float64) * 0.4 + 0.01
+        factors = None
+        if masks:
+            pixels = torch.randn(images, 4, 12, 14, generator=generator, dtype=torch.float64)
+            features = torch.randn(images, rows, 4, generator=generator, dtype=torch.float64)
+            factors = MaskFactors(leaf(pixels), leaf(features), leaf(torch.full((1,), -0.5)))
+        return DetectorOutput(leaf(logits), leaf(torch.cat([centre, size], -1)), factors)
+
+    found = [layer() for _ in range(layers + 1)]
+    return replace(found[0], auxiliary=tuple(found[1:layers]), proposals=found[layers])
+
+
+def make_targets(
+    counts: Sequence[int],
+    *,
+    classes: int = 5,
+    masks: bool = False,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 1,
+) -> list[Target]:
+    """Targets; an image's second box touches two borders, its third has no area, its fourth repeats the first."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def target(count: int) -> Target:
+        labels = torch.randint(classes, (count,), generator=generator)
+        size = torch.rand(count, 2, generator=generator, dtype=torch.float64) * 0.3 + 0.02
+        centre = size / 2 + torch.rand(count, 2, generator=generator, dtype=torch.float64) * (1 - size)
+        boxes = torch.cat([centre, size], -1)
+        if count > 3:
+            boxes[1] = torch.tensor([0.9, 0.2, 0.2, 0.4])
+            boxes[2, 2] = 0
+            boxes[3], labels[3] = boxes[0], labels[0]
+        shapes = torch.rand(count, 48, 56, generator=generator) > 0.6 if masks else None
+        return Target(labels, boxes.to(dtype), shapes)
+
+    return [target(count) for count in counts]
+
+
+def layers_of(output: DetectorOutput) -> list[DetectorOutput]:
+    """Last layer, the ones before it, proposals."""
+    return [output, *output.auxiliary, *([output.proposals] if output.proposals else [])]
+
+
+def leaves_of(output: DetectorOutput) -> list[Tensor]:
+    """Every tensor that gets a gradient."""
+    leaves = []
+    for layer in layers_of(output):
+        leaves += [layer.logits, layer.boxes]
+        if isinstance(layer.masks, MaskFactors):
+            leaves += [layer.masks.pixels, layer.masks.queries, layer.masks.bias]
+    return leaves
+
+
+def gradients(output: DetectorOutput, total: Tensor) -> list[Tensor]:
+    """Gradients of `total` at every leaf; a leaf that takes no part is an error."""
+    return list(torch.autograd.grad(total, leaves_of(output), retain_graph=True))
+
+
+def as_upstream(output: DetectorOutput, targets: Sequence[Target]) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+    """The same output and targets as upstream's criterion takes them."""
+
+    def one(layer: DetectorOutput) -> dict[str, Any]:
+        values: dict[str, Any] = {"pred_logits": layer.logits, "pred_boxes": layer.boxes}
+        if isinstance(layer.masks, MaskFactors):
+            factors = layer.masks
+            values["pred_masks"] = {
+                "spatial_features": factors.pixels,
+                "query_features": factors.queries,
+                "bias": factors.bias,
+            }
+        elif layer.masks is not None:
+            values["pred_masks"] = layer.masks
+        return values
+
+    outputs = one(output) | {"aux_outputs": [one(layer) for layer in output.auxiliary]}
+    if output.proposals is not None:
+        outputs["enc_outputs"] = one(output.proposals)
+    return outputs, targets_as_upstream(targets)
+
+
+def targets_as_upstream(targets: Sequence[Target]) -> list[dict[str, Tensor]]:
+    """The targets alone."""
+    truth = [{"labels": target.labels, "boxes": target.boxes} for target in targets]
+    for values, target in zip(truth, targets, strict=True):
+        if target.masks is not None:
+            values["masks"] = target.masks
+    return truth
