@@ -1,0 +1,102 @@
+"""Batches: how items become one, which images an epoch visits in which order, and the sizes of multi-scale training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from rfdetr_core.data.dataset import Draw, Item
+from rfdetr_core.data.preprocess import normalise
+from rfdetr_core.data.samples import Sample
+from rfdetr_core.data.seeding import generator, mixed_seed
+from rfdetr_core.structures import Target
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: (B, 3, H, W) float32, normalised. targets, samples: one per image. padding: (B, H, W), True outside."""
+
+    images: Tensor
+    targets: list[Target]
+    samples: list[Sample]
+    padding: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device. Lightning moves batches by this."""
+        padding = None if self.padding is None else self.padding.to(device, non_blocking=True)
+        targets = [target.to(device) for target in self.targets]
+        return Batch(self.images.to(device, non_blocking=True), targets, self.samples, padding)
+
+    def pin_memory(self) -> Batch:
+        """The same batch with its large tensors in pinned memory. DataLoader calls this."""
+        masks = [None if target.masks is None else target.masks.pin_memory() for target in self.targets]
+        targets = [Target(one.labels, one.boxes, mask) for one, mask in zip(self.targets, masks, strict=True)]
+        return Batch(self.images.pin_memory(), targets, self.samples, self.padding)
+
+
+def collate(items: list[Item]) -> Batch:
+    """Stack items of one size and normalise them together, when a worker has only one float copy to make."""
+    images = normalise(torch.stack([item.image for item in items]))
+    return Batch(images, [item.target for item in items], [item.sample for item in items])
+
+
+@dataclass(eq=False)
+class EpochSampler(Sampler[Draw]):
+    """The draws of one rank in an epoch: a permutation that depends on (seed, epoch), filled up to whole steps.
+
+    An optimiser step takes batch_size x accumulate x world images. Every image comes in every epoch; what the last step
+    lacks is drawn from a fresh permutation (several when the dataset is smaller than a step), and a repeated image is
+    augmented anew. Rank r takes the r-th batch of every `world` batches, so a step sees the same images, whatever the
+    split of its size into batch_size, accumulate and world.
+    """
+
+    count: int
+    seed: int
+    batch_size: int
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+    epoch: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in an epoch."""
+        return -(-self.count // (self.batch_size * self.accumulate * self.world))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration. Lightning calls this before each one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Draws of this rank in an epoch."""
+        return self.steps * self.batch_size * self.accumulate
+
+    def __iter__(self) -> Iterator[Draw]:
+        """The draws of this rank in the epoch that was set."""
+        draws: list[Draw] = []
+        total = len(self) * self.world
+        while len(draws) < total:
+            repeat = len(draws) // self.count
+            order = torch.randperm(self.count, generator=generator("order", self.seed, self.epoch, repeat))
+            draws += [Draw(self.epoch, image, repeat) for image in order.tolist()]
+        for start in range(self.rank * self.batch_size, total, self.world * self.batch_size):
+            yield from draws[start : start + self.batch_size]
+
+
+def multi_scale_sizes(resolution: int, patch_size: int, windows: int, expanded: bool = True) -> list[int]:
+    """The sides of multi-scale training, rising (rule of upstream's `datasets/coco.py`).
+
+    The resolution plus -5 to 5 (expanded) or -3 to 4 times patch_size x windows, none below twice that.
+    """
+    stride = patch_size * windows
+    offsets = range(-5, 6) if expanded else range(-3, 5)
+    return [side for offset in offsets if (side := (resolution // stride + offset) * stride) >= 2 * stride]
+
+
+def multi_scale_size(step: int, sizes: list[int], seed: int) -> int:
+    """The side for an optimiser step: the same on every rank and after every restart."""
+    return sizes[mixed_seed("multi-scale", seed, step) % len(sizes)]

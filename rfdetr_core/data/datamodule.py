@@ -1,0 +1,91 @@
+"""The data of a training for Lightning: loaders whose batches do not depend on the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Subset
+
+from rfdetr_core.data.batching import EpochSampler, collate
+from rfdetr_core.data.config import AugmentConfig
+from rfdetr_core.data.dataset import DetectionDataset, Item
+from rfdetr_core.data.samples import Sample
+from rfdetr_core.data.seeding import generator
+from rfdetr_core.errors import UserError
+
+
+class RFDETRDataModule(pl.LightningDataModule):
+    """Training and validation images of one dataset.
+
+    resolution: side for validation. train_resolution: side for training where it differs (the largest multi-scale
+    size). The trainer needs use_distributed_sampler=False: the ranks' shares are cut here.
+
+    Raises:
+        UserError: no training image; masks wanted and an instance has none.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        train_samples: list[Sample],
+        valid_samples: list[Sample],
+        *,
+        resolution: int,
+        batch_size: int,
+        seed: int,
+        train_resolution: int | None = None,
+        eval_batch_size: int | None = None,
+        grad_accum_steps: int = 1,
+        masks: bool = False,
+        augmentation: AugmentConfig | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        """Take the samples of `read_samples` and what batches are made of."""
+        super().__init__()
+        if not train_samples:
+            raise UserError("the train split has no image. Add images and annotations to it, then: dvc repro")
+        side, augmentation = train_resolution or resolution, augmentation or AugmentConfig()
+        self.train_set = DetectionDataset(train_samples, root, side, masks=masks, augmentation=augmentation, seed=seed)
+        self.valid_set = DetectionDataset(valid_samples, root, resolution, masks=masks)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.grad_accum_steps = grad_accum_steps
+        self.seed = seed
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Augmented batches; the epoch of the sampler decides their order and augmentation."""
+        rank, world = self._place()
+        images, batch_size = self.train_set, self.batch_size
+        sampler = EpochSampler(len(images), self.seed, batch_size, self.grad_accum_steps, rank, world)
+        return _LateLoader(images, batch_size, sampler=sampler, **self._options())
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """Each validation image once and in order: rank r has those at r, r + world, r + 2 world, ..."""
+        rank, world = self._place()
+        images = Subset(self.valid_set, range(rank, len(self.valid_set), world))
+        return DataLoader(images, self.eval_batch_size, **self._options())
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _options(self) -> dict[str, Any]:
+        # Without a generator of its own a loader draws from the global one, and dropout would depend on it.
+        own = generator("loader", self.seed)
+        workers = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+        return workers | {"pin_memory": self.pin_memory, "collate_fn": collate, "generator": own}
+
+
+class _LateLoader(DataLoader[Item]):
+    """Asks its sampler at the first batch, not before.
+
+    Lightning makes the iterator of a resumed training before it sets the epoch, and workers fetch ahead at once.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()

@@ -1,0 +1,33 @@
+"""From an RGB image to the model's input: one resize and one normalisation for validation, evaluate and predict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def preprocess(image: Image.Image, resolution: int) -> Tensor:
+    """Resize an RGB image to a square and normalise it: (3, resolution, resolution) float32.
+
+    Pillow resizes (bilinear, antialiased): in integers, so alike on every processor, and as upstream's validation does.
+    """
+    return normalise(F.pil_to_tensor(resize(image, resolution)))
+
+
+def resize(thing: Any, side: int) -> Any:
+    """Resize an image, boxes or masks to side x side."""
+    return F.resize(thing, [side, side], interpolation=F.InterpolationMode.BILINEAR, antialias=True)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Scale uint8 (..., 3, H, W) to 0..1, subtract ImageNet's mean and divide by its deviation: float32."""
+    scaled = F.to_dtype(images.contiguous(), torch.float32, scale=True)
+    normalised: Tensor = F.normalize(scaled, list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True)
+    return normalised

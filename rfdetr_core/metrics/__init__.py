@@ -1,0 +1,1 @@
+"""COCO scores of boxes and masks, computed by pycocotools."""

@@ -1,0 +1,203 @@
+"""COCO's twelve scores and the best F1, of boxes or of masks.
+
+pycocotools does the matching; where it says -1 (nothing to measure) the scores here are NaN.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from rfdetr_core.errors import UserError
+from rfdetr_core.structures import Detections
+
+RECALLS = np.linspace(0, 1, 101)  # where precision is sampled
+THRESHOLDS = np.linspace(0, 1, 101)  # of the score, where F1 is tried
+Record = dict[str, Any]  # what COCOeval notes of one image and one class
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores of one class, NaN where it has no instance; crowds are no instances.
+
+    precision, recall, f1: at IoU 0.5 and the threshold that is best for all classes. best_threshold, best_f1: its own.
+    precisions: at IoU 0.5 and each of RECALLS.
+    """
+
+    index: int
+    name: str
+    instances: int
+    ap: float
+    ap_50: float
+    precision: float
+    recall: float
+    f1: float
+    best_threshold: float
+    best_f1: float
+    precisions: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ImageMatches:
+    """Which detection found which annotation of its class in an image, at IoU 0.5; crowds and what they hide left out.
+
+    pairs: places in the list of detections, each with the id of its annotation, or None where it is wrong. Matching is
+    greedy by score, so the pairs above a threshold are those that the detections above it would form alone.
+    missed: ids of the annotations that no detection found.
+    """
+
+    pairs: tuple[tuple[int, int | None], ...]
+    missed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CocoScores:
+    """The twelve numbers in COCO's order. Then, at IoU 0.5, the highest F1 over 101 thresholds of the score, as a mean
+    over the classes with instances; the lowest threshold that gives it, and the mean precision and recall there."""
+
+    map: float
+    map_50: float
+    map_75: float
+    map_small: float
+    map_medium: float
+    map_large: float
+    mar_1: float
+    mar_10: float
+    mar_100: float
+    mar_small: float
+    mar_medium: float
+    mar_large: float
+    threshold: float
+    precision: float
+    recall: float
+    f1: float
+    per_class: tuple[ClassScores, ...]
+    matches: dict[int, ImageMatches]  # by image id
+
+    def numbers(self) -> dict[str, float]:
+        """The sixteen single numbers by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, float)}
+
+
+def coco_results(image_id: int, detections: Detections) -> list[dict[str, Any]]:
+    """Detections of an image in COCO's results format: boxes as left, top, width, height; masks as compressed RLE."""
+    boxes = detections.boxes.double().cpu()
+    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    rows = zip(detections.labels.tolist(), boxes, detections.scores.tolist(), strict=True)
+    results = [{"image_id": image_id, "category_id": row[0], "bbox": row[1], "score": row[2]} for row in rows]
+    if detections.masks is not None:
+        for result, mask in zip(results, detections.masks.cpu().numpy(), strict=True):
+            coded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+            result["segmentation"] = coded | {"counts": coded["counts"].decode("ascii")}
+    return results
+
+
+def score(
+    annotations: dict[str, Any], detections: list[dict[str, Any]], iou_type: Literal["bbox", "segm"] = "bbox"
+) -> CocoScores:
+    """Score detections (COCO's results format) against canonical COCO annotations; neither is changed.
+
+    Small, medium and large go by an annotation's `area`, and by the area of a detection's box or mask.
+
+    Raises:
+        UserError: masks are to be scored and an annotation has none.
+    """
+    for one in annotations["annotations"] if iou_type == "segm" else ():
+        if not one.get("segmentation"):
+            raise UserError(f"annotation {one['id']} has no segmentation, so masks cannot be scored. Add it.")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = _coco(annotations, [dict(one) for one in annotations["annotations"]])
+        evaluation = COCOeval(truth, _coco(annotations, _sized(detections, iou_type)), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precisions = _measured(evaluation.eval["precision"])[:, :, :, 0, -1]  # (IoU, recall, K)
+    names = {category["id"]: category["name"] for category in annotations["categories"]}
+    records: dict[int, list[Record]] = {index: [] for index in sorted(names)}
+    for record in evaluation.evalImgs:
+        if record and record["aRng"] == evaluation.params.areaRng[0]:
+            records[record["category_id"]].append(record)
+    curves = np.array([_curves(of_class) for of_class in records.values()]).reshape(-1, 3, len(THRESHOLDS))
+    instances = [sum(int((record["gtIgnore"] == 0).sum()) for record in of_class) for of_class in records.values()]
+    present = np.array(instances, dtype=int) > 0
+    mean = curves[present].mean(axis=0) if present.any() else np.full(curves.shape[1:], np.nan)
+    best = int(mean[2].argmax())
+    per_class = tuple(
+        ClassScores(
+            index,
+            names[index],
+            instances[k],
+            float(precisions[:, :, k].mean()),
+            float(precisions[0, :, k].mean()),
+            precision=float(curves[k, 0, best]),
+            recall=float(curves[k, 1, best]),
+            f1=float(curves[k, 2, best]),
+            best_threshold=float(THRESHOLDS[curves[k, 2].argmax()]) if present[k] else float("nan"),
+            best_f1=float(curves[k, 2].max()),
+            precisions=tuple(precisions[0, :, k].tolist()),
+        )
+        for k, index in enumerate(records)
+    )
+    threshold = float(THRESHOLDS[best]) if present.any() else float("nan")
+    numbers = [*_measured(evaluation.stats).tolist(), threshold, *mean[:, best].tolist()]
+    named = dict(zip((field.name for field in fields(CocoScores)), numbers, strict=False))
+    return CocoScores(per_class=per_class, matches=_matches(annotations, records), **named)
+
+
+def _coco(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
+    coco = COCO()
+    coco.dataset = {"images": annotations["images"], "categories": annotations["categories"], "annotations": rows}
+    coco.createIndex()
+    return coco
+
+
+def _sized(detections: list[dict[str, Any]], iou_type: str) -> list[dict[str, Any]]:
+    """As COCO.loadRes, which fails on an empty list and gives a mask the area of its box."""
+    if iou_type == "segm":
+        areas = rle.area([one["segmentation"] for one in detections]).tolist() if detections else []
+    else:
+        areas = [one["bbox"][2] * one["bbox"][3] for one in detections]
+    numbered = enumerate(zip(detections, areas, strict=True), start=1)
+    return [one | {"id": number, "area": area, "iscrowd": 0} for number, (one, area) in numbered]
+
+
+def _measured(values: Floats) -> Floats:
+    return np.where(values == -1, np.nan, values)
+
+
+def _curves(records: list[Record]) -> Floats:
+    """Precision, recall and F1 of a class at IoU 0.5 and each of THRESHOLDS: (3, 101); 0 / 0 is 0, NaN if no instance.
+
+    A detection counts when its score reaches the threshold (upstream's `evaluation/f1_sweep.py`).
+    """
+    instances = sum(int((record["gtIgnore"] == 0).sum()) for record in records)
+    if not instances:
+        return np.full((3, len(THRESHOLDS)), np.nan)
+    counted = np.concatenate([record["dtIgnore"][0] == 0 for record in records])
+    scores = np.concatenate([record["dtScores"] for record in records])[counted]
+    correct = np.concatenate([record["dtMatches"][0] > 0 for record in records])[counted]
+    above = scores[None, :] >= THRESHOLDS[:, None]
+    hits, found = (above & correct).sum(axis=1), above.sum(axis=1)
+    return np.stack([hits / np.maximum(found, 1), hits / instances, 2 * hits / (found + instances)])
+
+
+def _matches(annotations: dict[str, Any], records: dict[int, list[Record]]) -> dict[int, ImageMatches]:
+    pairs: dict[int, list[tuple[int, int | None]]] = {image["id"]: [] for image in annotations["images"]}
+    missed: dict[int, list[int]] = {image: [] for image in pairs}
+    for record in (record for of_class in records.values() for record in of_class):
+        found = zip(record["dtIds"], record["dtMatches"][0], record["dtIgnore"][0], strict=True)
+        pairs[record["image_id"]] += [
+            (number - 1, int(match) or None) for number, match, ignored in found if not ignored
+        ]
+        there = zip(record["gtIds"], record["gtMatches"][0], record["gtIgnore"], strict=True)
+        missed[record["image_id"]] += [number for number, match, ignored in there if not match and not ignored]
+    return {image: ImageMatches(tuple(pairs[image]), tuple(missed[image])) for image in pairs}

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from rfdetr_core.data.batching import Batch
+from rfdetr_core.data.config import AugmentConfig
+from rfdetr_core.data.datamodule import RFDETRDataModule
+from rfdetr_core.errors import UserError
+from tests.data.canonical import samples_of
+
+
+def module_of(folder: Path, **options: Any) -> RFDETRDataModule:
+    root, samples = samples_of(folder, 9)
+    numbers = {"resolution": 32, "batch_size": 2, "seed": 3, "augmentation": AugmentConfig(quarter_turn=0.5)}
+    return RFDETRDataModule(root, samples[:6], samples[6:], **numbers | options)
+
+
+def digest(batch: Batch) -> str:
+    targets = [
+        (one.labels.tolist(), one.boxes.tolist(), None if one.masks is None else one.masks.tolist())
+        for one in batch.targets
+    ]
+    content = (batch.images.numpy().tobytes(), targets, [sample.path for sample in batch.samples])
+    return hashlib.sha256(pickle.dumps(content)).hexdigest()
+
+
+def epochs(module: RFDETRDataModule, count: int) -> list[list[str]]:
+    loader = module.train_dataloader()
+    found = []
+    for epoch in range(count):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        found.append([digest(batch) for batch in loader])
+    return found
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_batches_are_equal_bit_for_bit_for_every_number_of_workers(tmp_path: Path, masks: bool) -> None:
+    alone, two = (module_of(tmp_path, num_workers=workers, masks=masks) for workers in (0, 2))
+    trained = epochs(alone, 2)
+    assert trained == epochs(two, 2)
+    assert trained[0] != trained[1]
+    validated = [[digest(batch) for batch in module.val_dataloader()] for module in (alone, two)]
+    assert validated[0] == validated[1]
+
+
+def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    module = module_of(tmp_path)
+    state = torch.get_rng_state()
+    epochs(module, 1)
+    list(module.val_dataloader())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_validation_has_each_image_once_in_order(tmp_path: Path) -> None:
+    module = module_of(tmp_path)
+    paths = [sample.path for batch in module.val_dataloader() for sample in batch.samples]
+    assert paths == ["train/06.png", "train/07.png", "train/08.png"]
+
+
+def test_no_training_image_is_an_error_and_no_validation_image_is_none(tmp_path: Path) -> None:
+    root, samples = samples_of(tmp_path, 2)
+    with pytest.raises(UserError, match="train split has no image"):
+        RFDETRDataModule(root, [], samples, resolution=32, batch_size=2, seed=0)
+    module = RFDETRDataModule(root, samples, [], resolution=32, batch_size=2, seed=0)
+    assert list(module.val_dataloader()) == []
+
+
+class Recorder(pl.LightningModule):
+    """A module that only notes what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.seen: list[tuple[int, str]] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.seen.append((self.current_epoch, digest(batch)))
+        return self.layer(torch.ones(1)).sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert isinstance(batch, Batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def fit(module: RFDETRDataModule, folder: Path, epochs: int, resume: Path | None = None) -> list[tuple[int, str]]:
+    recorder = Recorder()
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[
+            pl.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+        ],
+    )
+    trainer.fit(recorder, module, ckpt_path=None if resume is None else str(resume))
+    return recorder.seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore")
+def test_a_resumed_training_sees_what_an_uninterrupted_one_sees(tmp_path: Path, workers: int) -> None:
+    module = module_of(tmp_path, num_workers=workers)
+    whole = fit(module, tmp_path / "whole", 3)
+    expected = [(epoch, one) for epoch, batches in enumerate(epochs(module_of(tmp_path), 3)) for one in batches]
+    assert whole == expected
+    resumed = fit(
+        module_of(tmp_path, num_workers=workers), tmp_path / "resumed", 3, tmp_path / "whole" / "epoch=0.ckpt"
+    )
+    assert resumed == whole[3:]
