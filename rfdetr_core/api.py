@@ -1,0 +1,209 @@
+"""RF-DETR as Python classes, one per variant, over the same functions that the pipeline runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+
+from rfdetr_core import files
+from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
+from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights
+from rfdetr_core.checkpoint.published import resolve_weights
+from rfdetr_core.errors import UserError
+from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.inference import Picture, Predictor
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
+from rfdetr_core.model.detector import Detector, build_detector
+from rfdetr_core.params import parse
+from rfdetr_core.selection import select
+from rfdetr_core.stripping import strip
+from rfdetr_core.training.config import RuntimeConfig, TrainConfig
+
+if TYPE_CHECKING:
+    import supervision
+
+    from rfdetr_core.evaluation.evaluate import EvaluationFiles
+
+AnyPath: TypeAlias = str | Path
+COCO_CLASSES = 90  # of the published weights, and of a new model until it is trained
+
+
+class _TrainSettings(TrainConfig, RuntimeConfig):
+    """Every keyword of `train` but the folders."""
+
+    mlflow: bool = False  # the pipeline tracks its runs; a script asks for it
+
+
+class RFDETR:
+    """An RF-DETR model of one variant: use a subclass, such as RFDETRNano.
+
+    pretrain_weights: the path of a checkpoint, a published name, or None for a new model. num_classes, resolution, and
+    the other fields of ModelConfig: None keeps what the weights were trained with, or the variant's own number.
+    device: cpu, cuda, mps, or auto for CUDA where there is one.
+
+    Raises:
+        UserError: an unknown keyword, weights that are none or of another variant, or a resolution that does not fit.
+    """
+
+    variant: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        *,
+        pretrain_weights: AnyPath | Checkpoint | None = None,
+        num_classes: int | None = None,
+        device: str = "auto",
+        **settings: Any,
+    ) -> None:
+        """Build the model and load its weights."""
+        if not self.variant:
+            known = ", ".join(variant.name for variant in VARIANTS.values())
+            raise UserError(f"{type(self).__name__} is no variant. Use one: {known}.")
+        checkpoint = _find(pretrain_weights)
+        values = _told(checkpoint, self.variant) | {key: value for key, value in settings.items() if value is not None}
+        self.config = parse(ModelConfig, values | {"variant": self.variant}, type(self).__name__)
+        self.weights = checkpoint.path if checkpoint else None
+        self.data: EvaluationFiles | None = None
+        stored = len(checkpoint.weights["class_head.bias"]) - 1 if checkpoint else COCO_CLASSES
+        classes = num_classes or stored
+        architecture = self.config.architecture(classes)
+        detector = build_detector(architecture)
+        names = tuple(map(str, range(classes)))
+        if checkpoint is not None:
+            report = load_weights(detector, architecture, checkpoint)
+            if report.left:
+                raise UserError(f"{checkpoint.path} is incomplete: it lacks {', '.join(report.left[:3])}.")
+            names = class_names_of(checkpoint) if classes == stored else names
+        self._predictor = Predictor(detector.eval(), architecture, names, device=device)
+
+    @classmethod
+    def from_checkpoint(cls, path: AnyPath, **settings: Any) -> Self:
+        """The model of a file, as the class of its variant; `settings` are those of the class.
+
+        Raises:
+            UserError: no checkpoint, its variant is unknown or not this class, or see the class.
+        """
+        checkpoint = read_checkpoint(Path(path))
+        name = architecture_of(checkpoint).name
+        found: Any = globals().get(name)
+        if not isinstance(found, type) or not issubclass(found, RFDETR):
+            raise UserError(f"{path} is a {name}, which is no variant here. Known: {', '.join(VARIANTS)}.")
+        if not issubclass(found, cls):
+            raise UserError(f"{path} is a {name}, not a {cls.__name__}. Use {name} or rfdetr_core.from_checkpoint.")
+        return found(pretrain_weights=checkpoint, **settings)
+
+    @property
+    def model(self) -> Detector:
+        """The torch module: normalised images (B, 3, H, W) to DetectorOutput."""
+        return self._predictor.detector
+
+    @property
+    def architecture(self) -> Architecture:
+        """The numbers that shape the model."""
+        return self._predictor.architecture
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each class label."""
+        return list(self._predictor.class_names)
+
+    def train(self, *, dataset_dir: AnyPath, output_dir: AnyPath = "output", **settings: Any) -> None:
+        """Validate and convert a dataset, train from the pretrain_weights, select, strip, and hold the best weights.
+
+        `settings`: the fields of TrainConfig and RuntimeConfig, such as epochs, batch_size, grad_accum_steps, lr. Into
+        `output_dir` go the files of a run, checkpoint_best_total.pth among them. The classes are the dataset's.
+        `resume` is the path of a checkpoint.pth.
+
+        Raises:
+            UserError: an unknown keyword, a fault of the dataset, or of the training.
+        """
+        from rfdetr_core.training.run import TrainingFiles, train_model
+
+        output, device = Path(output_dir), self._predictor.device
+        weights, named = self.weights, self.weights.name if self.weights else None
+        if settings.get("resume") is not None:
+            weights, named = Path(settings["resume"]), None  # the state holds the weights
+            settings["resume"] = weights.name
+        asked = parse(_TrainSettings, {"accelerator": device.partition(":")[0]} | settings, "train()")
+        values = asked.model_dump(mode="json")
+        config = parse(TrainConfig, {key: values[key] for key in TrainConfig.model_fields}, "train()")
+        runtime = parse(RuntimeConfig, {key: values[key] for key in RuntimeConfig.model_fields}, "train()")
+        model = self.config.model_copy(update={"pretrain_weights": named})
+        self.data = _prepare(Path(dataset_dir), output / "dataset")
+        folder = weights.parent if weights else Path("weights")
+        where = TrainingFiles(self.data.dataset, self.data.annotations, self.data.manifests, folder)
+        train_model(where, model, config, runtime, output)
+        selection = select(files.read_json(output / "scores.json"))
+        files.write_json(output / "selection.json", selection)
+        strip(output, selection, output / "checkpoint_best_total.pth")
+        self._predictor = Predictor.from_checkpoint(output / "checkpoint_best_total.pth", device=device)
+
+    def predict(
+        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float = 0.5
+    ) -> supervision.Detections | list[supervision.Detections]:
+        """Objects with a score above `threshold`: see `Predictor.predict`."""
+        return self._predictor.predict(images, threshold)
+
+    def evaluate(
+        self, split: str = "test", *, dataset_dir: AnyPath | None = None, output_dir: AnyPath = "output", **more: Any
+    ) -> dict[str, Any]:
+        """COCO's numbers on a split of `dataset_dir`, or of the dataset trained on; a report to `output_dir`/evaluate.
+
+        `more`: the other fields of EvaluateConfig, such as pictures. The result is the content of metrics.json.
+
+        Raises:
+            UserError: an unknown keyword, no dataset, a fault of it, or classes that are not the model's.
+        """
+        from rfdetr_core.evaluation.evaluate import evaluate
+
+        config = parse(EvaluateConfig, {"split": split} | more, "evaluate()")
+        data = self.data if dataset_dir is None else _prepare(Path(dataset_dir), Path(output_dir) / "dataset")
+        if data is None:
+            raise UserError("evaluate() needs dataset_dir: this model was not trained here.")
+        return evaluate(self._predictor, data, config, Path(output_dir) / "evaluate")
+
+
+def from_checkpoint(path: AnyPath, **settings: Any) -> RFDETR:
+    """The model of a file, as the class of its variant: see RFDETR.from_checkpoint."""
+    return RFDETR.from_checkpoint(path, **settings)
+
+
+def _find(weights: AnyPath | Checkpoint | None) -> Checkpoint | None:
+    if weights is None or isinstance(weights, Checkpoint):
+        return weights
+    path = Path(weights)
+    found = resolve_weights(path.name, path.parent if path.parent != Path() or path.is_file() else Path("weights"))
+    assert found is not None
+    return read_checkpoint(found)
+
+
+def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
+    """The settings that a file of the variant was trained with, as far as it tells."""
+    if checkpoint is None or not checkpoint.model_config:
+        return {}
+    told = architecture_of(checkpoint)
+    if told.name != VARIANTS[variant].name:
+        return {}  # load_weights says what is wrong
+    sizes = {"resolution": told.resolution, "num_queries": told.queries, "group_detr": told.groups}
+    return sizes | {"num_channels": told.channels}
+
+
+def _prepare(dataset: Path, folder: Path) -> EvaluationFiles:
+    """Validate and convert a dataset, as the first two stages do."""
+    from rfdetr_core.evaluation.evaluate import EvaluationFiles
+    from rfdetr_core.ingest.convert import convert_dataset
+    from rfdetr_core.ingest.validate import validate_dataset
+
+    made = EvaluationFiles(dataset, folder / "annotations", folder / "manifest")
+    validate_dataset(dataset, ValidateConfig(), folder, made.manifests)
+    convert_dataset(dataset, ValidateConfig(), made.manifests, made.annotations)
+    return made
+
+
+def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:
+    doc = f"RF-DETR {variant}: {architecture.resolution} pixels, {architecture.weights_file or 'no published weights'}."
+    return type(architecture.name, (RFDETR,), {"variant": variant, "__doc__": doc, "__module__": __name__})
+
+
+globals().update({architecture.name: _variant(variant, architecture) for variant, architecture in VARIANTS.items()})

@@ -1,0 +1,141 @@
+"""Drawn detections: on one image, and side by side with the ground truth."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools.coco import COCO
+
+from rfdetr_core import files
+from rfdetr_core.evaluation.judgement import ImageJudgement, Row
+from rfdetr_core.inference import import_supervision
+
+if TYPE_CHECKING:
+    import supervision
+else:
+    supervision = import_supervision()
+
+RIGHT, WRONG = "#0072B2", "#D55E00"  # two colours that the colour-blind tell apart
+PANEL = 640  # pixels: the longer side of an image in a side-by-side picture
+_TITLE_SIZE, _LINE, _GAP = 16, 24, 8
+
+
+def pick(judgements: Sequence[ImageJudgement], count: int) -> dict[str, ImageJudgement]:
+    """By name, a third each of the best, the middle and the worst images by F1; empty ones last."""
+    ranked = sorted(judgements, key=lambda one: (one.empty, -one.f1, one.image["file_name"]))
+    count = min(count, len(ranked))
+    each = {"best": -(-count // 3), "middle": count // 3, "worst": (count + 1) // 3}
+    shown = [one for one in ranked if not one.empty]
+    shown = shown if len(shown) >= count else ranked
+    start = each["best"] + (len(shown) - count) // 2
+    parts = {
+        "best": shown[: each["best"]],
+        "middle": shown[start : start + each["middle"]],
+        "worst": shown[len(shown) - each["worst"] :][::-1],
+    }
+    return {f"{part}_{number}": one for part, some in parts.items() for number, one in enumerate(some, start=1)}
+
+
+def compare(
+    picture: Image.Image, one: ImageJudgement, names: Mapping[int, str], threshold: float, *, masks: bool
+) -> Image.Image:
+    """Ground truth on the left, detections above the threshold on the right; what matches is blue, the rest orange."""
+    truth = [(row, True) for _, row in one.found] + [(row, False) for row in one.missed]
+    seen = [(row, True) for row, _ in one.found] + [(row, False) for row in one.wrong]
+    panels = []
+    for rows in (truth, seen):
+        labels = [_label(row, names) for row, _ in rows]
+        panels.append(draw(picture, _detections(rows, one.image, masks), labels, side=PANEL, palette=[RIGHT, WRONG]))
+    left = PANEL + _GAP
+    canvas = Image.new("RGB", (left + PANEL, panels[0].height + 2 * _LINE + _GAP), "white")
+    found = len(one.found)
+    _write(canvas, 0, 0, [(f"{one.image['file_name']}   F1 {one.f1:.2f}", "black")])
+    told = [(f"{found} found, ", RIGHT), (f"{len(one.missed)} missed", WRONG)]
+    _write(canvas, 0, _LINE, [(f"ground truth: {len(truth)} = ", "black"), *told])
+    told = [(f"{found} right, ", RIGHT), (f"{len(one.wrong)} wrong", WRONG)]
+    _write(canvas, left, _LINE, [(f"detections above {threshold:.2f}: {len(seen)} = ", "black"), *told])
+    canvas.paste(panels[0], (0, 2 * _LINE + _GAP))
+    canvas.paste(panels[1], (left, 2 * _LINE + _GAP))
+    return canvas
+
+
+def draw(
+    picture: Image.Image,
+    found: supervision.Detections,
+    labels: list[str],
+    *,
+    side: int,
+    palette: Sequence[str] | None = None,
+) -> Image.Image:
+    """An image, its longer side `side` pixels, with masks, boxes and labels in the colours of the class ids."""
+    factor = side / max(picture.size)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    drawn = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    if not len(found):
+        return drawn
+    assert found.class_id is not None
+    # All in reverse: the first, which is the best, is drawn last.
+    boxes = (found.xyxy * np.array([size[0] / picture.width, size[1] / picture.height] * 2))[::-1]
+    ids = found.class_id[::-1]
+    masks = None if found.mask is None else np.stack([_resized(mask, size) for mask in found.mask[::-1]])
+    shown = supervision.Detections(xyxy=boxes, mask=masks, class_id=ids)
+    thickness = max(1, round(2 * side / PANEL))
+    font_size = round(12 * side / PANEL)
+    # A label stands on its box; where that would be outside the image, it stands inside.
+    boxes = boxes.copy()
+    boxes[:, 1] = boxes[:, 1].clip(min=font_size + 2 * thickness)
+    labelled = supervision.Detections(xyxy=boxes, class_id=ids)
+    colors = supervision.ColorPalette.from_hex(list(palette)) if palette else supervision.ColorPalette.DEFAULT
+    lookup = supervision.ColorLookup.CLASS
+    if masks is not None:
+        drawn = supervision.MaskAnnotator(colors, opacity=0.35, color_lookup=lookup).annotate(drawn, shown)
+    drawn = supervision.BoxAnnotator(colors, thickness=thickness, color_lookup=lookup).annotate(drawn, shown)
+    annotator = supervision.RichLabelAnnotator(colors, lookup, font_size=font_size, text_padding=thickness)
+    return annotator.annotate(drawn, labelled, labels=labels[::-1])
+
+
+def label_of(name: str, score: float) -> str:
+    """What is written beside a detection."""
+    return f"{name} {score:.2f}"
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a PNG without metadata: equal pixels, equal bytes."""
+    data = io.BytesIO()
+    Image.fromarray(np.asarray(picture.convert("RGB"))).save(data, format="PNG", optimize=False)
+    files.write_bytes(path, data.getvalue())
+
+
+def _label(row: Row, names: Mapping[int, str]) -> str:
+    name = names[row["category_id"]]
+    return label_of(name, row["score"]) if "score" in row else name
+
+
+def _detections(rows: list[tuple[Row, bool]], image: Row, masks: bool) -> supervision.Detections:
+    """Annotations or results of an image; class id 0: matched, 1: not."""
+    boxes = np.array([row["bbox"] for row, _ in rows], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    coder = COCO()
+    coder.imgs = {image["id"]: image}
+    drawn = np.stack([coder.annToMask(row) for row, _ in rows]).astype(np.bool_) if masks and rows else None
+    states = np.array([0 if matched else 1 for _, matched in rows], dtype=np.int64)
+    return supervision.Detections(xyxy=boxes, mask=drawn, class_id=states)
+
+
+def _resized(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
+def _write(canvas: Image.Image, left: int, top: int, parts: Sequence[tuple[str, str]]) -> None:
+    font = ImageFont.load_default(_TITLE_SIZE)
+    pen = ImageDraw.Draw(canvas)
+    x = float(left + 4)
+    for text, color in parts:
+        pen.text((x, top + 4), text, fill=color, font=font)
+        x += pen.textlength(text, font=font)

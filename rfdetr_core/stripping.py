@@ -1,0 +1,33 @@
+"""The winner of the two best checkpoints, reduced to its weights and what loading them needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
+from rfdetr_core.errors import UserError
+
+
+def strip(folder: Path, selection: dict[str, Any], output: Path) -> None:
+    """Write `output` (checkpoint_best_total.pth) from the best file in `folder` that `selection.json` names.
+
+    Left out: the epoch, optimiser state, and whatever is no part of a checkpoint. Equal input gives equal bytes.
+
+    Raises:
+        UserError: the selection is not of this version, or the file it names is missing or of another epoch.
+    """
+    winner = selection.get("winner")
+    if winner not in ("ema", "regular"):
+        raise UserError(
+            f"selection.json names {winner!r} as the winner, not ema or regular. Run: dvc repro select_best"
+        )
+    path = folder / f"checkpoint_best_{winner}.pth"
+    checkpoint = read_checkpoint(path)
+    if checkpoint.epoch != selection[winner]["epoch"]:
+        raise UserError(
+            f"{path} is of epoch {checkpoint.epoch}, selection.json of epoch {selection[winner]['epoch']}. "
+            "The two belong to different trainings. Restore them: dvc checkout, or dvc repro"
+        )
+    write_checkpoint(output, replace(checkpoint, epoch=None, best_total_source=winner))

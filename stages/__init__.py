@@ -1,0 +1,28 @@
+"""What the six stages share: how one is run, and how its errors end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import rfdetr_core
+from rfdetr_core.errors import UserError
+
+
+def run(stage: Callable[[], None]) -> None:
+    """Run a stage; what the user can mend ends in one message and exit status 1."""
+    try:
+        _check_code_is_of_this_project()
+        stage()
+    except UserError as error:
+        sys.exit(f"error: {error}\nEarlier results of this stage, if DVC had any: dvc checkout")
+
+
+def _check_code_is_of_this_project() -> None:
+    # An editable install elsewhere on the path would be trained with, while dvc.lock records the code that is here.
+    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    code = Path(rfdetr_core.__file__).resolve()
+    if not code.is_relative_to(root):
+        raise UserError(f"rfdetr_core is imported from {code.parent}, not from {root}. Run stages as python -m stages.<name> there.")

@@ -1,0 +1,19 @@
+"""Stage select_best: EMA or regular."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rfdetr_core import files
+from rfdetr_core.selection import select
+from stages import run
+
+
+def main() -> None:
+    """Write output/selection.json."""
+    output = Path("output")
+    files.write_json(output / "selection.json", select(files.read_json(output / "scores.json")))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from rfdetr_core.evaluation.judgement import BACKGROUND, ImageJudgement, confusions, judge
+from rfdetr_core.images import decode
+from rfdetr_core.metrics.coco import coco_results, score
+from tests.evaluation.scene import NAMES, Scene
+
+TABLE = dict(enumerate(NAMES))
+
+
+@pytest.fixture(scope="module")
+def results(scene: Scene) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for image in scene.annotations()["images"]:
+        (found,) = scene.predictor().detect([decode(scene.image(image).read_bytes(), "")])
+        rows += [row for row in coco_results(image["id"], found) if row["category_id"] < len(NAMES)]
+    return rows
+
+
+def judged(scene: Scene, results: list[dict[str, Any]], threshold: float) -> list[ImageJudgement]:
+    annotations = scene.annotations()
+    return judge(annotations, results, score(annotations, results).matches, threshold)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.45, 0.6, 1.0])
+def test_every_object_and_every_detection_above_the_threshold_is_counted_once(
+    scene: Scene, results: list[dict[str, Any]], threshold: float
+) -> None:
+    annotations = scene.annotations()
+    for one in judged(scene, results, threshold):
+        number = one.image["id"]
+        truth = [row["id"] for row in annotations["annotations"] if row["image_id"] == number]
+        assert sorted([row["id"] for _, row in one.found] + [row["id"] for row in one.missed]) == truth
+        seen = [row for row, _ in one.found] + one.wrong
+        expected = [row for row in results if row["image_id"] == number and row["score"] > threshold]
+        assert sorted(map(repr, seen)) == sorted(map(repr, expected))
+        assert all(row["category_id"] == other["category_id"] for row, other in one.found)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.45, 0.5, 0.6])
+def test_it_is_the_judgement_of_the_detections_above_the_threshold_alone(
+    scene: Scene, results: list[dict[str, Any]], threshold: float
+) -> None:
+    above = [row for row in results if row["score"] > threshold]
+    assert judged(scene, results, threshold) == judged(scene, above, 0.0)
+
+
+def test_at_the_best_threshold_the_counts_give_the_scores(scene: Scene, results: list[dict[str, Any]]) -> None:
+    scores = score(scene.annotations(), results)
+    judgements = judged(scene, results, scores.threshold)
+    for one in scores.per_class:
+        found = sum(row["category_id"] == one.index for j in judgements for row, _ in j.found)
+        wrong = sum(row["category_id"] == one.index for j in judgements for row in j.wrong)
+        assert found == pytest.approx(one.recall * one.instances)
+        assert found == pytest.approx(one.precision * (found + wrong))
+
+
+def test_confusions_count_every_object_in_its_row_and_every_detection_in_its_column(
+    scene: Scene, results: list[dict[str, Any]]
+) -> None:
+    judgements = judged(scene, results, 0.45)
+    pairs = confusions(judgements, TABLE)
+    objects = Counter(TABLE[row["category_id"]] for row in scene.annotations()["annotations"])
+    detections = Counter(TABLE[row["category_id"]] for row in results if row["score"] > 0.45)
+    assert Counter(actual for actual, _ in pairs if actual != BACKGROUND) == objects
+    assert Counter(predicted for _, predicted in pairs if predicted != BACKGROUND) == detections
+    assert sum(actual == predicted for actual, predicted in pairs) == sum(len(one.found) for one in judgements)
+    assert any(BACKGROUND not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def row(label: int, box: list[float], **more: Any) -> dict[str, Any]:
+    return {"image_id": 1, "category_id": label, "bbox": box} | more
+
+
+def test_a_detection_of_another_class_at_the_place_of_an_object_is_a_confusion() -> None:
+    missed = [row(0, [0, 0, 10, 10]), row(1, [50, 50, 10, 10])]
+    wrong = [row(2, [0, 0, 10, 9], score=0.9), row(2, [0, 0, 10, 10], score=0.8), row(1, [50, 56, 10, 10], score=0.7)]
+    pairs = confusions([ImageJudgement({"id": 1}, [], wrong, missed)], TABLE)
+    assert Counter(pairs) == Counter(
+        [("class0", "class2"), (BACKGROUND, "class2"), (BACKGROUND, "class1"), ("class1", BACKGROUND)]
+    )
+
+
+def test_a_crowd_is_neither_missed_nor_does_it_make_a_detection_wrong() -> None:
+    annotations: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 99, "height": 99}],
+        "categories": [{"id": 0, "name": "class0"}],
+        "annotations": [row(0, [0, 0, 50, 50], id=1, area=2500, iscrowd=1)],
+    }
+    seen = [row(0, [5, 5, 10, 10], score=0.9)]
+    (one,) = judge(annotations, seen, score(annotations, seen).matches, 0.5)
+    assert one.empty
+    assert one.f1 == 1

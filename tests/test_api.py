@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rfdetr_core
+from rfdetr_core import api
+from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, read_plain, write_checkpoint
+from rfdetr_core.errors import UserError
+from rfdetr_core.model.config import VARIANTS, ModelConfig
+from rfdetr_core.model.detector import build_detector
+from rfdetr_core.structures import DetectorOutput
+from tests.pipeline.project import make_dataset
+
+SMALL = {"resolution": 64, "num_queries": 10, "group_detr": 2, "device": "cpu"}
+FIVE = ("checkpoint.pth", "checkpoint_1.pth", "checkpoint_best_ema.pth", "checkpoint_best_regular.pth",
+        "checkpoint_best_total.pth")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("api")
+    make_dataset(folder / "data", {"train": 4, "valid": 2, "test": 2})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> api.RFDETR:
+    model = rfdetr_core.RFDETRPico(**SMALL)
+    model.train(
+        dataset_dir=folder / "data",
+        output_dir=folder / "output",
+        epochs=2,
+        batch_size=2,
+        lr=1e-3,
+        checkpoint_interval=2,
+        num_workers=0,
+        threads=1,
+    )
+    return model
+
+
+def test_there_is_a_class_for_every_variant_and_every_public_name() -> None:
+    classes = {name for name in rfdetr_core.__all__ if name not in ("RFDETR", "from_checkpoint")}
+    assert classes == {variant.name for variant in VARIANTS.values()}
+    for variant, architecture in VARIANTS.items():
+        found = getattr(rfdetr_core, architecture.name)
+        assert issubclass(found, rfdetr_core.RFDETR)
+        assert (found.variant, found.__name__, found.__module__) == (variant, architecture.name, "rfdetr_core.api")
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, rfdetr_core; assert not {'torch', 'numpy', 'pydantic', 'PIL'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
+    model = rfdetr_core.RFDETRPico(**SMALL, num_classes=3)
+    output = model.model(torch.zeros(2, 3, 64, 64))
+    assert isinstance(output, DetectorOutput)
+    assert output.logits.shape == (2, 10, 4)
+    assert output.boxes.shape == (2, 10, 4)
+    assert len(model.class_names) == 3
+    assert rfdetr_core.RFDETRPico(device="cpu").architecture == replace(VARIANTS["pico"], classes=90)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resolutoin": 64}, r"resolutoin is not a known key\. Did you mean resolution\?"),
+        ({"variant": "nano", "queries": 3}, "queries"),
+        ({"resolution": 65}, "not divisible"),
+        ({"resolution": "big"}, "resolution is 'big'"),
+        ({"pretrain_weights": "no.pth"}, "no published name"),
+    ],
+)
+def test_a_wrong_keyword_is_named(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        rfdetr_core.RFDETRPico(**settings)
+
+
+def test_the_base_class_is_no_model() -> None:
+    with pytest.raises(UserError, match="RFDETRNano"):
+        rfdetr_core.RFDETR()
+
+
+def test_a_wrong_keyword_of_train_or_evaluate_is_named_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
+    model = rfdetr_core.RFDETRPico(**SMALL)
+    for wrong, hint in (({"epoch": 3}, "epochs"), ({"num_worker": 3}, "num_workers"), ({"epochs": 0}, "epochs")):
+        with pytest.raises(UserError, match=hint):
+            model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out", **wrong)
+    with pytest.raises(UserError, match="pictures"):
+        model.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "out", picture=1)
+    with pytest.raises(UserError, match="dataset_dir"):
+        model.evaluate(output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        rfdetr_core.RFDETRPico(**SMALL).train(dataset_dir=tmp_path / "nowhere", output_dir=tmp_path / "out", epochs=1)
+
+
+def test_training_leaves_the_five_files_of_the_documentation(trained: api.RFDETR, folder: Path) -> None:
+    made = {path.name for path in (folder / "output").iterdir()}
+    assert made >= {*FIVE, "history.csv", "scores.json", "selection.json", "dataset"}
+    assert "optimizer_states" in read_plain(folder / "output" / "checkpoint.pth")
+    with (folder / "output" / "history.csv").open() as table:
+        assert len(list(csv.DictReader(table))) == 2
+
+
+def test_after_training_the_model_holds_the_selected_weights(trained: api.RFDETR, folder: Path) -> None:
+    assert trained.class_names == ["red", "green"]
+    selection = json.loads((folder / "output" / "selection.json").read_text())
+    for name in ("checkpoint_best_total.pth", f"checkpoint_best_{selection['winner']}.pth"):
+        weights = read_checkpoint(folder / "output" / name).weights
+        state = trained.model.state_dict()
+        assert state.keys() == weights.keys()
+        assert all(torch.equal(state[key], weights[key]) for key in weights)
+    assert not trained.model.training
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_every_file_of_a_run_loads_by_path_and_by_variant(trained: api.RFDETR, folder: Path, name: str) -> None:
+    path, image = folder / "output" / name, folder / "data" / "test" / "test_0.png"
+    loaded = rfdetr_core.from_checkpoint(path, device="cpu")
+    same = rfdetr_core.RFDETRPico(pretrain_weights=str(path), device="cpu")
+    assert type(loaded) is rfdetr_core.RFDETRPico
+    assert loaded.class_names == same.class_names == ["red", "green"]
+    assert loaded.architecture == same.architecture == trained.architecture
+    one, other = loaded.predict(image, threshold=0.0), same.predict(image, threshold=0.0)
+    assert np.array_equal(one.xyxy, other.xyxy)
+    if name == "checkpoint_best_total.pth":
+        assert np.array_equal(one.xyxy, trained.predict(image, threshold=0.0).xyxy)
+
+
+def test_evaluate_gives_the_metrics_that_it_writes(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
+    metrics = trained.evaluate(output_dir=tmp_path)
+    assert metrics["split"] == "test"
+    assert metrics == json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
+    loaded = rfdetr_core.from_checkpoint(folder / "output" / "checkpoint_best_total.pth", device="cpu")
+    assert loaded.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "again", pictures=0) == metrics
+    assert trained.evaluate(split="valid", output_dir=tmp_path, pictures=0)["split"] == "valid"
+    with (folder / "output" / "history.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    selection = json.loads((folder / "output" / "selection.json").read_text())
+    column = "val/ema_mAP_50_95" if selection["winner"] == "ema" else "val/mAP_50_95"
+    row = rows[selection[selection["winner"]]["epoch"]]
+    valid = trained.evaluate(split="valid", output_dir=tmp_path, pictures=0)
+    assert valid["map"] == pytest.approx(float(row[column]), abs=1e-6)
+
+
+def test_training_again_starts_from_the_weights_that_were_given(
+    trained: api.RFDETR, folder: Path, tmp_path: Path
+) -> None:
+    total = folder / "output" / "checkpoint_best_total.pth"
+    model = rfdetr_core.RFDETRPico(pretrain_weights=total, device="cpu")
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 2, "lr": 1e-12, "lr_encoder": 0.0, "weight_decay": 0.0}
+    model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out", num_workers=0, **settings)
+    before, after = read_checkpoint(total).weights, model.model.state_dict()
+    assert all(torch.allclose(after[name], before[name], atol=1e-6) for name in before)
+
+
+def test_other_numbers_of_classes_and_pixels_may_be_asked_for(trained: api.RFDETR, folder: Path) -> None:
+    path = folder / "output" / "checkpoint_best_total.pth"
+    model = rfdetr_core.RFDETRPico(pretrain_weights=path, num_classes=5, resolution=96, device="cpu")
+    assert model.architecture.resolution == 96
+    assert len(model.class_names) == 5
+    assert model.model(torch.zeros(1, 3, 96, 96)).logits.shape == (1, 10, 6)
+
+
+def test_weights_of_another_variant_are_refused_by_name(trained: api.RFDETR, folder: Path) -> None:
+    path = folder / "output" / "checkpoint_best_total.pth"
+    for wrong in (rfdetr_core.RFDETRNano, rfdetr_core.RFDETRSegPico):
+        with pytest.raises(UserError, match=f"RFDETRPico.*{wrong.__name__}"):
+            wrong(pretrain_weights=path)
+        with pytest.raises(UserError, match=f"RFDETRPico.*{wrong.__name__}"):
+            wrong.from_checkpoint(path)
+    assert type(rfdetr_core.RFDETRPico.from_checkpoint(path, device="cpu")) is rfdetr_core.RFDETRPico
+
+
+def test_a_model_of_no_variant_is_refused_by_name(tmp_path: Path) -> None:
+    architecture = replace(ModelConfig(resolution=64).architecture(2), name="SomethingElse", groups=1)
+    weights = build_detector(architecture).state_dict()
+    write_checkpoint(tmp_path / "x.pth", make_checkpoint(architecture, weights, class_names=["a", "b"], args={}))
+    with pytest.raises(UserError, match="SomethingElse"):
+        rfdetr_core.from_checkpoint(tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"none\.pth"):
+        rfdetr_core.from_checkpoint(tmp_path / "none.pth")
+
+
+def test_a_training_can_be_gone_on_with(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"batch_size": 2, "lr": 1e-3, "checkpoint_interval": 2, "num_workers": 0, "threads": 1}
+    model = rfdetr_core.RFDETRPico(**SMALL)
+    state = folder / "output" / "checkpoint.pth"
+    model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out", epochs=3, resume=state, **settings)
+    with (tmp_path / "out" / "history.csv").open() as table:
+        assert [row["epoch"] for row in csv.DictReader(table)] == ["0", "1", "2"]
+
+
+def test_channels_other_than_rgb_build_but_do_not_predict() -> None:
+    model = rfdetr_core.RFDETRPico(**SMALL, num_channels=4)
+    assert model.model(torch.zeros(1, 4, 64, 64)).logits.shape[1] == 10
+    with pytest.raises(UserError, match="4 channels"):
+        model.predict(np.zeros((8, 8, 3), np.uint8))

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from rfdetr_core import files
+from rfdetr_core.cli import main
+from rfdetr_core.inference import Predictor
+from tests.evaluation.scene import write_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("cli") / "model.pth", segmentation=True)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    random = np.random.default_rng(0)
+    paths = [tmp_path / "one.png", tmp_path / "two.jpg"]
+    for path in paths:
+        Image.fromarray(random.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The message of a command that must fail."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert isinstance(ended.value.code, str)  # Python prints it on stderr and exits with 1
+    return ended.value.code
+
+
+def test_predict_writes_a_drawn_picture_and_what_predict_finds(
+    checkpoint: Path, images: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "found"
+    main(
+        [
+            "predict",
+            str(checkpoint),
+            *map(str, images),
+            "--threshold",
+            "0.4",
+            "--output",
+            str(output),
+            "--device",
+            "cpu",
+        ]
+    )
+    assert {path.name for path in output.iterdir()} == {"one.json", "one.png", "two.json", "two.png"}
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
+    for path in images:
+        content = json.loads((output / f"{path.stem}.json").read_text())
+        found = predictor.predict(path, threshold=0.4)
+        assert (content["image"], content["width"], content["height"]) == (path.name, 60, 40)
+        assert len(found) == len(content["detections"]) > 0
+        assert np.array_equal(found.xyxy, np.array([one["xyxy"] for one in content["detections"]], dtype=np.float32))
+        assert list(found.data["class_name"]) == [one["class_name"] for one in content["detections"]]
+        masks = [rle.decode(one["segmentation"]).astype(bool) for one in content["detections"]]
+        assert np.array_equal(found.mask, masks)
+        with Image.open(output / f"{path.stem}.png") as drawn, Image.open(path) as plain:
+            assert drawn.width * plain.height == pytest.approx(drawn.height * plain.width, rel=0.01)
+            assert drawn.tobytes() != plain.resize(drawn.size, Image.Resampling.BICUBIC).tobytes()
+
+
+def test_predict_gives_equal_bytes_again(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        main(["predict", str(checkpoint), str(images[0]), "--output", str(tmp_path / name), "--threshold", "0.4"])
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_what_is_wrong_is_said_in_one_message(
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, folder = tmp_path / "text.jpg", tmp_path / "found"
+    text.write_text("no image")
+    cases = {
+        (checkpoint, text): "text.jpg",
+        (checkpoint, tmp_path / "none.jpg"): "none.jpg",
+        (checkpoint, tmp_path): str(tmp_path),
+        (tmp_path / "none.pth", images[0]): "none.pth does not exist",
+        (text, images[0]): "text.jpg is no checkpoint",
+        (checkpoint, images[0], tmp_path / "more" / "one.jpg"): "one",
+    }
+    for arguments, named in cases.items():
+        message = fails(capsys, "predict", *arguments, "--output", folder)
+        assert message.startswith("error: ")
+        assert named in message
+        assert "\n" not in message.strip()
+    assert not folder.exists()
+
+
+def test_a_failing_command_ends_with_status_1_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rfdetr_core", "predict", str(tmp_path / "none.pth"), "x.jpg"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ")
+    assert "Traceback" not in ended.stderr
+    assert not ended.stdout
+
+
+def test_help_imports_nothing_heavy_and_names_every_command() -> None:
+    code = (
+        "import sys, contextlib\nfrom rfdetr_core.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "assert not {'torch', 'numpy', 'pydantic', 'PIL', 'supervision', 'mlflow'} & sys.modules.keys()"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert all(command in shown for command in ("predict", "check", "results", "ui"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("train: {epochs: many}", "train.epochs"),
+        ("train: {epochz: 3}", "Did you mean epochs?"),
+        ("trian: {epochs: 3}", "trian"),
+        ("model: {variant: huge}", "pico"),
+        ("model: {resolution: 100}", "not divisible"),
+        ("evaluate: {pictures: -1}", "evaluate.pictures"),
+    ],
+)
+def test_check_names_what_is_wrong_in_params(
+    content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(content)
+    assert message in fails(capsys, "check")
+    (tmp_path / "params.yaml").write_text("train: {epochs: 3, lr: 1e-4}")
+    main(["check"])
+
+
+def test_results_tells_the_scores_of_the_winning_epoch_and_of_the_test_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "output/selection.json" in fails(capsys, "results")
+    selection = {"winner": "ema", "key": "val/mAP_50_95", "ema": {"score": 0.25, "epoch": 1}}
+    files.write_json(Path("output/selection.json"), selection)
+    head = "epoch,val/mAP_50_95,val/mAP_50,val/F1,val/ema_mAP_50_95,val/ema_mAP_50,val/ema_F1\n"
+    files.write_text(Path("output/history.csv"), f"{head}0,.9,.9,.9,.9,.9,.9\n1,.9,.9,.9,.25,.45,.55\n")
+    metrics = {"split": "test", "images": 3, "objects": 7, "map": None, "map_50": 0.35, "f1": 0.65}
+    files.write_json(Path("reports/evaluate/metrics.json"), metrics)
+    main(["results"])
+    shown = capsys.readouterr().out
+    assert "0.250  0.450  0.550" in shown
+    assert "-  0.350  0.650" in shown
+    assert "0.900" not in shown
+
+
+def test_ui_says_where_runs_are_when_there_are_none_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "mlflow.db does not exist" in fails(capsys, "ui")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert "http://127.0.0.1:1" in fails(capsys, "ui")
