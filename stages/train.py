@@ -1,0 +1,25 @@
+"""Stage train: the run folder, with the best checkpoints of both tracks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rfdetr_core.manifest import DataConfig
+from rfdetr_core.model.config import ModelConfig
+from rfdetr_core.params import read_section
+from rfdetr_core.training.config import RuntimeConfig, TrainConfig
+from rfdetr_core.training.resume import end_with_parent
+from rfdetr_core.training.run import TrainingFiles, train_model
+from stages import run
+
+
+def main() -> None:
+    """Write output/checkpoint_best_ema.pth, checkpoint_best_regular.pth, history.csv and scores.json."""
+    end_with_parent()
+    where = TrainingFiles(dataset=Path(read_section(DataConfig, "data").dir))
+    model, config = read_section(ModelConfig, "model"), read_section(TrainConfig, "train")
+    train_model(where, model, config, read_section(RuntimeConfig, "runtime"), Path("output"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rfdetr_core.training.callbacks import EarlyStopping
+from rfdetr_core.training.config import TrainConfig
+from rfdetr_core.training.module import RFDETRModelModule
+from tests.training.test_outputs import SMALL
+
+
+def epochs_until_stop(scores: list[tuple[float, float]], *, use_ema: bool = False) -> int | None:
+    import torch
+
+    module = RFDETRModelModule(torch.nn.Linear(1, 1), SMALL, TrainConfig())
+    stopping = EarlyStopping("mAP_50_95", patience=2, min_delta=0.01, use_ema=use_ema)
+    trainer: Any = SimpleNamespace(should_stop=False)
+    for epoch, (regular, ema) in enumerate(scores):
+        module.epoch_metrics = {"val/mAP_50_95": regular, "val/ema_mAP_50_95": ema}
+        stopping.on_train_epoch_end(trainer, module)
+        if trainer.should_stop:
+            return epoch
+    return None
+
+
+@pytest.mark.parametrize(
+    ("scores", "stop"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], None),
+        ([0.1, 0.2, 0.205, 0.209], 3),
+        ([0.1, 0.2, 0.1, 0.3], None),
+        ([0.1, math.nan, math.nan], 2),
+    ],
+)
+def test_training_stops_after_patience_evaluations_without_growth(scores: list[float], stop: int | None) -> None:
+    assert epochs_until_stop([(one, 0.0) for one in scores]) == stop
+    assert epochs_until_stop([(0.0, one) for one in scores]) == stop
+
+
+def test_the_ema_alone_can_be_watched() -> None:
+    assert epochs_until_stop([(0.1, 0.1), (0.2, 0.1), (0.3, 0.1)], use_ema=True) == 2

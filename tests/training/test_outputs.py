@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint
+from rfdetr_core.model.config import VARIANTS
+from rfdetr_core.model.detector import build_detector
+from rfdetr_core.training.config import TrainConfig
+from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.outputs import RunFiles
+
+NAN = math.nan
+SMALL = replace(
+    VARIANTS["pico"], resolution=64, encoder_width=24, encoder_blocks=6, width=16, self_heads=2, cross_heads=2,
+    feedforward_width=16, queries=4, groups=2, classes=1, position_grid=4,
+)  # fmt: skip
+
+
+def run(folder: Path, scores: list[tuple[float, float]]) -> dict[str, Any]:
+    """Play epochs with these (regular, EMA) scores; weights are marked with the epoch. The content of scores.json."""
+    detector, average = build_detector(SMALL), build_detector(SMALL)
+    module = RFDETRModelModule(detector, SMALL, TrainConfig())
+    module.tracks["ema"] = average
+    written = RunFiles(
+        folder, "map", "mAP_50_95", lambda weights: make_checkpoint(SMALL, weights, class_names=["a"], args={})
+    )
+    trainer: Any = SimpleNamespace(
+        max_epochs=len(scores), should_stop=False, is_global_zero=True, save_checkpoint=lambda path: None
+    )
+    for trainer.current_epoch, (regular, ema) in enumerate(scores):
+        for network in module.tracks.values():
+            torch.nn.init.constant_(network.get_parameter("class_head.bias"), trainer.current_epoch)
+        module.epoch_metrics = {"val/mAP_50_95": regular, "val/ema_mAP_50_95": ema}
+        written.on_train_epoch_end(trainer, module)
+    return cast(dict[str, Any], json.loads((folder / "scores.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "score"),
+    [
+        ([0.1, 0.3, 0.2], 1, 0.3),
+        ([0.1, 0.3, 0.3], 1, 0.3),
+        ([NAN, 0.3, NAN], 1, 0.3),
+        ([0.0, 0.0, 0.0], 2, 0.0),
+        ([NAN, NAN], 1, None),
+        ([0.0], 0, 0.0),
+    ],
+)
+def test_the_first_highest_score_wins_and_a_run_without_one_keeps_its_last_epoch(
+    tmp_path: Path, scores: list[float], best: int, score: float | None
+) -> None:
+    content = run(tmp_path, [(one, 0.0) for one in scores])
+    assert content["regular"] == {"score": score, "epoch": best}
+    assert content["ema"] == {"score": 0.0, "epoch": len(scores) - 1}
+    checkpoint = read_checkpoint(tmp_path / "checkpoint_best_regular.pth")
+    assert checkpoint.epoch == best
+    assert checkpoint.weights["class_head.bias"].unique().tolist() == [best]
+
+
+def test_the_history_has_a_row_per_epoch_and_blanks_for_what_is_no_number(tmp_path: Path) -> None:
+    run(tmp_path, [(NAN, 0.25), (0.5, NAN)])
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert lines == ["epoch,val/mAP_50_95,val/ema_mAP_50_95", "0,,0.25", "1,0.5,"]

@@ -1,0 +1,84 @@
+"""A dataset and settings that train in a second, and the canonical files that training reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rfdetr_core import files
+from rfdetr_core.manifest import ClassEntry, ManifestRow, write_classes, write_manifest
+from rfdetr_core.model.config import ModelConfig
+from rfdetr_core.params import parse
+from rfdetr_core.training.config import RuntimeConfig, TrainConfig
+from rfdetr_core.training.run import TrainingFiles, train_model
+
+SIDE = 4
+COLOURS = ((250, 40, 40), (40, 250, 40))
+MODEL = {"variant": "pico", "resolution": 64, "num_queries": 10, "group_detr": 2}
+TRAIN = {"epochs": 3, "batch_size": 2, "lr": 1e-3, "precision": "32-true"}
+RUNTIME = {"num_workers": 0, "mlflow": False, "threads": 1}
+OUTS = ("checkpoint_best_ema.pth", "checkpoint_best_regular.pth", "history.csv", "scores.json")
+
+
+def make_files(folder: Path, train: int = 4, valid: int = 2) -> TrainingFiles:
+    """Write a dataset of bright squares on noise with its manifests and annotations."""
+    random = np.random.default_rng(0)
+    classes = [ClassEntry(id=5, index=0, name="red"), ClassEntry(id=7, index=1, name="green")]
+    write_classes(folder / "annotations" / "classes.json", classes)
+    for split, count in {"train": train, "valid": valid}.items():
+        rows, images, annotations = [], [], []
+        for number in range(1, count + 1):
+            pixels = random.integers(0, 90, (64, 64, 3), dtype=np.uint8)
+            name, path = f"{split}/{number:03}.png", folder / "data" / split / f"{number:03}.png"
+            for _ in range(2):
+                # An untrained detector proposes 3 pixels in the middle of each cell of 16, so it scores above 0.
+                (x, y), kind = 16 * random.integers(0, 4, 2) + 6, int(random.integers(0, 2))
+                pixels[y : y + SIDE, x : x + SIDE] = COLOURS[kind]
+                box = [float(v) for v in (x, y, SIDE, SIDE)]
+                annotations.append(
+                    {"id": len(annotations) + 1, "image_id": number, "category_id": kind, "bbox": box,
+                     "area": float(SIDE**2), "iscrowd": 0, "segmentation": [_outline(*box)]}
+                )  # fmt: skip
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+            rows.append(ManifestRow(name, files.sha256_file(path), 64, 64, ""))
+            images.append({"id": number, "file_name": name, "width": 64, "height": 64})
+        write_manifest(folder / "manifest" / f"{split}.json", rows)
+        content = {"categories": [{"id": one.index, "name": one.name} for one in classes], "images": images}
+        files.write_json(folder / "annotations" / f"{split}.json", content | {"annotations": annotations})
+    weights = folder / "weights"
+    weights.mkdir()
+    return TrainingFiles(folder / "data", folder / "annotations", folder / "manifest", weights)
+
+
+def train(where: TrainingFiles, output: Path, **changes: dict[str, Any]) -> dict[str, bytes]:
+    """Train with changed sections; the bytes of the outs."""
+    model = parse(ModelConfig, MODEL | changes.get("model", {}), "model")
+    config = parse(TrainConfig, TRAIN | changes.get("train", {}), "train")
+    runtime = parse(RuntimeConfig, RUNTIME | changes.get("runtime", {}), "runtime")
+    train_model(where, model, config, runtime, output)
+    return outs(output)
+
+
+def outs(output: Path) -> dict[str, bytes]:
+    """The bytes of the outs of a run folder."""
+    return {name: (output / name).read_bytes() for name in OUTS}
+
+
+def script(where: TrainingFiles, output: Path, **changes: dict[str, Any]) -> str:
+    """Python source that does what `train` does, for a process of its own."""
+    paths = [str(path) for path in (where.dataset, where.annotations, where.manifests, where.weights)]
+    return (
+        "from pathlib import Path; import json\n"
+        "from tests.training.tiny import train\n"
+        "from rfdetr_core.training.run import TrainingFiles\n"
+        f"train(TrainingFiles(*map(Path, {paths!r})), Path({str(output)!r}), **json.loads({json.dumps(changes)!r}))\n"
+    )
+
+
+def _outline(x: float, y: float, w: float, h: float) -> list[float]:
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
