@@ -1,0 +1,1 @@
+"""Checkpoint files: upstream's layout and names outside, ours inside."""

@@ -1,0 +1,262 @@
+"""Checkpoint files in upstream's layout: plain values only; equal content gives equal bytes; reading runs nothing."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import types
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, upstream_weights
+from rfdetr_core.errors import UserError
+from rfdetr_core.files import replacing
+from rfdetr_core.model.config import Architecture
+
+FORMAT_VERSION = "1.11.2"  # the rfdetr release whose layout is written
+
+ENCODERS = {(384, 12, 6): "dinov2_windowed_small", (768, 12, 12): "dinov2_windowed_base"}
+
+# Upstream's model_config and Architecture name the same numbers.
+MODEL_FIELDS = {
+    "resolution": "resolution",
+    "patch_size": "patch_size",
+    "num_windows": "windows",
+    "positional_encoding_size": "position_grid",
+    "out_feature_indexes": "feature_indexes",
+    "projector_scale": "projector_scales",
+    "hidden_dim": "width",
+    "dec_layers": "decoder_layers",
+    "sa_nheads": "self_heads",
+    "ca_nheads": "cross_heads",
+    "dec_n_points": "points",
+    "num_queries": "queries",
+    "group_detr": "groups",
+    "num_classes": "classes",
+    "num_channels": "channels",
+    "segmentation_head": "segmentation",
+    "mask_downsample_ratio": "mask_downsample_ratio",
+}
+# The parts of upstream that a detector here always or never has, then what does not shape a detector.
+FIXED_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("two_stage", "bbox_reparam", "lite_refpoint_refine", "layer_norm"), True),
+    **dict.fromkeys(("use_grouppose_keypoints", "dual_projector", "backbone_lora"), False),
+    "num_decoder_registers": 0,
+}
+_OTHER_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("amp", "fused_optimizer", "ia_bce_loss", "keypoint_cross_attn"), True),
+    **dict.fromkeys(("gradient_checkpointing", "compile", "cuda_graphs", "freeze_encoder"), False),
+    **dict.fromkeys(("inter_instance_kp_attn", "dual_projector_kp_only"), False),
+    "grouppose_keypoint_dim_downscale": 1,
+    "num_keypoints_per_class": [],
+    "postprocess_trace_alpha": 0.2,
+    "pretrain_weights": None,
+    "device": "cpu",
+    "license": "Apache-2.0",
+}
+# What upstream's `args` were before they were a dict; both only hold values.
+_NAMESPACES: list[Any] = [argparse.Namespace, types.SimpleNamespace]
+_OPTIONAL = {
+    **dict.fromkeys(("model_name", "rfdetr_version", "best_total_source"), str),
+    **dict.fromkeys(("model_config", "training_record", "lineage"), dict),
+    "epoch": int,
+}
+_PLAIN = (str, int, float, bool, type(None))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model file, whoever wrote it.
+
+    weights: by our names. model_config: upstream's 44 fields, empty where the file has none. args: the training
+    parameters, with class_names. model_name: the class, such as RFDETRNano. epoch counts from 0. best_total_source:
+    "ema" or "regular" in checkpoint_best_total.pth. training_record, lineage: what train and strip say of the origin.
+    unknown: upstream names that are no part of any model here. path: where it was read.
+    """
+
+    weights: dict[str, Tensor]
+    args: dict[str, Any] = field(default_factory=dict)
+    model_name: str | None = None
+    model_config: dict[str, Any] = field(default_factory=dict)
+    rfdetr_version: str | None = None
+    epoch: int | None = None
+    best_total_source: str | None = None
+    training_record: dict[str, Any] | None = None
+    lineage: dict[str, Any] | None = None
+    unknown: tuple[str, ...] = ()
+    path: Path | None = None
+
+
+def make_checkpoint(
+    architecture: Architecture, weights: Mapping[str, Tensor], *, class_names: Sequence[str], args: Mapping[str, Any]
+) -> Checkpoint:
+    """A checkpoint of a detector's state_dict; `args` are the training parameters, plain values without paths.
+
+    To `args` come the numbers by which upstream's loader cuts queries per group and names a mismatch.
+    """
+    told = {
+        "class_names": list(class_names),
+        "num_classes": architecture.classes,
+        "num_queries": architecture.queries,
+        "group_detr": architecture.groups,
+        "patch_size": architecture.patch_size,
+        "segmentation_head": architecture.segmentation,
+    }
+    return Checkpoint(
+        weights=dict(weights),
+        args=dict(args) | told,
+        model_name=architecture.name,
+        model_config=model_config_of(architecture),
+    )
+
+
+def model_config_of(architecture: Architecture) -> dict[str, Any]:
+    """Upstream's ModelConfig (rfdetr/config.py) for an architecture: 44 fields.
+
+    An encoder that upstream does not have is named by its numbers: width, blocks, heads.
+    """
+    encoder = (architecture.encoder_width, architecture.encoder_blocks, architecture.encoder_heads)
+    numbers = {theirs: getattr(architecture, ours) for theirs, ours in MODEL_FIELDS.items()}
+    return {
+        "model_name": architecture.name,
+        "encoder": ENCODERS.get(encoder) or "windowed_vit_" + "x".join(map(str, encoder)),
+        "num_select": architecture.queries,
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in numbers.items()},
+        **FIXED_FIELDS,
+        **_OTHER_FIELDS,
+    }
+
+
+def file_content(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `write_checkpoint` saves. A resume file adds its own keys to it and goes through `write_plain`."""
+    content: dict[str, Any] = {
+        "model": dict(sorted(upstream_weights(checkpoint.weights).items())),
+        "args": checkpoint.args,
+        "rfdetr_version": FORMAT_VERSION,
+    }
+    told = {key: getattr(checkpoint, key) for key in _OPTIONAL if key not in content}
+    return content | {key: value for key, value in told.items() if value is not None}
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a file that upstream 1.11.2 and `read_checkpoint` load; whole or not at all; equal content, equal bytes.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    write_plain(path, file_content(checkpoint))
+
+
+def write_plain(path: Path, content: Mapping[str, Any]) -> None:
+    """Save nested dicts, lists, tuples, tensors, text and numbers with torch.save, whole or not at all.
+
+    The bytes depend on the content alone: not on the file's name, nor on which objects are shared, nor on the storage
+    that a tensor is a view of. Any other type is a TypeError that names its place.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    buffer = io.BytesIO()  # torch.save puts the stem of a file's name into the file
+    torch.save(_plain(content, "content"), buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """Read what torch.save wrote, tensors on the CPU. Nothing of the file is executed: only plain values and tensors
+    are accepted, and the two namespace classes that older files use for `args`.
+
+    Raises:
+        UserError: missing, a folder, no such file, cut off, damaged, or with objects that would need code to be run.
+    """
+    try:
+        with path.open("rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()  # torch.load itself does not compare the stored CRCs
+            if damaged is not None:
+                raise UserError(f"{path} is damaged: {damaged} in it fails its checksum. Copy or download it again.")
+            with torch.serialization.safe_globals(_NAMESPACES):
+                file.seek(0)
+                refused = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+                if refused:
+                    raise UserError(
+                        f"{path} is refused: it asks for {', '.join(sorted(refused))}, and making such objects can run "
+                        "code. Nothing of it was run. Save it again with tensors and plain values only."
+                    )
+                file.seek(0)
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. Give the path of a checkpoint (.pth, .pt or .ckpt).") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a checkpoint: {error.strerror or error}.") from error
+    except Exception as error:  # a broken or hostile file can raise anything
+        raise UserError(f"{path} is no checkpoint, or is cut off ({type(error).__name__}). Get it again.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no RF-DETR checkpoint: it holds {type(content).__name__}, not a dict.")
+    return content
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a model file: ours, upstream 1.11.2's .pth and .ckpt, a published one, or one from before Lightning.
+
+    Raises:
+        UserError: no readable checkpoint (see `read_plain`), none of RF-DETR, or of a kind that is not supported here.
+    """
+    content = read_plain(path)
+    model = _model_of(content, path)
+    if any(".base_model.model." in name for name in model):
+        raise UserError(f"{path} holds LoRA adapters. Merge them with upstream's rfdetr first, then load the result.")
+    mask = model.pop(KEYPOINT_MASK, None)
+    if mask is not None and mask.numel():
+        raise UserError(f"{path} is a keypoint model; detection and segmentation models are supported.")
+    weights, unknown = {}, []
+    for name, tensor in model.items():
+        try:
+            weights[to_ours(name)] = tensor
+        except KeyError:
+            unknown.append(name)
+    args = content.get("args", content.get("hyper_parameters"))
+    args = vars(args) if isinstance(args, tuple(_NAMESPACES)) else args
+    optional = {key: content[key] for key, kind in _OPTIONAL.items() if type(content.get(key)) is kind}
+    return Checkpoint(weights, args if isinstance(args, dict) else {}, unknown=tuple(unknown), path=path, **optional)
+
+
+def _model_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    model = content.get("model")
+    if model is None and isinstance(content.get("state_dict"), dict):
+        # Lightning's layout: the module's attribute `model`, which torch.compile may have wrapped.
+        state = content["state_dict"]
+        model = {
+            name.removeprefix("model.").removeprefix("_orig_mod."): tensor
+            for name, tensor in state.items()
+            if str(name).startswith("model.")
+        }
+    if not isinstance(model, dict) or "class_embed.weight" not in model:
+        raise UserError(f"{path} is no RF-DETR checkpoint: it has no `model` or `state_dict` with RF-DETR's weights.")
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in model.items()):
+        raise UserError(f"{path} is no RF-DETR checkpoint: its `model` holds something other than named tensors.")
+    return dict(model)
+
+
+def _plain(value: Any, place: str) -> Any:
+    """Rebuild a value so that pickle's memo, which goes by identity, sees the same for equal content."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(key, place): _plain(entry, f"{place}[{key!r}]") for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(entry, f"{place}[{index}]") for index, entry in enumerate(value))
+    raise TypeError(f"{place} is a {type(value).__name__}: a checkpoint holds plain values and tensors only")

@@ -1,0 +1,294 @@
+"""Weights into a detector: what fits is taken, what upstream's loader adapts is adapted, anything else is an error."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rfdetr_core.checkpoint.coco import COCO_NAMES
+from rfdetr_core.checkpoint.files import ENCODERS, FIXED_FIELDS, MODEL_FIELDS, Checkpoint, read_checkpoint
+from rfdetr_core.errors import UserError
+from rfdetr_core.model.config import VARIANTS, Architecture, resized
+from rfdetr_core.model.detector import Detector, build_detector
+
+TAKEN, LEFT = "taken", "left at the initial value"
+_BY_NAME = {variant.name: variant for variant in VARIANTS.values()}
+# What may differ between a file and the detector; all else must agree.
+_FREE = {"resolution", "position_grid", "queries", "groups", "classes", "channels"}
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each weight of the detector, by name; `unused` are those of the file that found no place."""
+
+    actions: dict[str, str]
+    unused: tuple[str, ...]
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The weights that the file does not have."""
+        return tuple(name for name, action in self.actions.items() if action == LEFT)
+
+    def describe(self) -> str:
+        """One line per part of the detector, such as `class_head: 2 cut from 91 to 4 rows`."""
+        parts: dict[str, Counter[str]] = {}
+        for name, action in self.actions.items():
+            parts.setdefault(name.split(".")[0], Counter())[action] += 1
+        lines = [f"{part}: " + ", ".join(f"{n} {action}" for action, n in seen.items()) for part, seen in parts.items()]
+        if self.unused:
+            lines.append(f"not used: {len(self.unused)} of the file, such as {self.unused[0]}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A detector made from a file."""
+
+    detector: Detector
+    architecture: Architecture
+    checkpoint: Checkpoint
+    report: LoadReport
+
+
+def build_from_checkpoint(path: Path, **changes: Any) -> Loaded:
+    """The detector that a file describes, in eval mode, with its weights. torch's random state is left as it was.
+
+    `changes`: fields of Architecture to set otherwise, such as resolution=640 or classes=3.
+
+    Raises:
+        UserError: no checkpoint, its architecture cannot be told, or a weight is missing or does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    architecture = architecture_of(checkpoint)
+    if "resolution" in changes:
+        changes = resized(architecture, changes["resolution"]) | changes
+    architecture = replace(architecture, **changes)
+    with torch.random.fork_rng(devices=[]):
+        detector = build_detector(architecture)
+    report = load_weights(detector, architecture, checkpoint)
+    if report.left:
+        raise UserError(f"{path} is incomplete: it lacks {len(report.left)} weights, such as {report.left[0]}.")
+    detector.eval()
+    return Loaded(detector, architecture, checkpoint, report)
+
+
+def load_weights(detector: Detector, architecture: Architecture, checkpoint: Checkpoint) -> LoadReport:
+    """Put a checkpoint's weights into a detector that was built as `architecture`.
+
+    The rules are upstream's (rfdetr/models/weights.py): class rows are cut, or repeated where there are more classes;
+    the first queries of the first groups are kept; position embeddings are resampled; RGB patch weights are averaged
+    or repeated for other channels. A weight that the file lacks keeps its value and is reported.
+
+    Raises:
+        UserError: weights of another variant, too few queries or groups, or a weight of another shape.
+    """
+    facts, where = _facts(checkpoint), _where(checkpoint)
+    _require_same_variant(architecture, facts, checkpoint)
+    for field, key in (("queries", "model.num_queries"), ("groups", "model.group_detr")):
+        if facts[field] < getattr(architecture, field):
+            raise UserError(f"{where} has {facts[field]} {field}, {key} asks for {getattr(architecture, field)}.")
+    if architecture.channels != facts["channels"] != 3:
+        raise UserError(f"{where} has {facts['channels']} channels, model.num_channels is {architecture.channels}.")
+    state = detector.state_dict()
+    actions = dict.fromkeys(state, LEFT)
+    for name in [name for name in state if name in checkpoint.weights]:
+        tensor, actions[name] = _fit(name, checkpoint.weights[name], facts, architecture)
+        if tensor.shape != state[name].shape:
+            raise UserError(f"{where}: {name} is {[*tensor.shape]}, {architecture.name} has {[*state[name].shape]}.")
+        state[name] = tensor
+    detector.load_state_dict(state)
+    unused = [name for name in checkpoint.weights if name not in state]
+    return LoadReport(actions, (*unused, *checkpoint.unknown))
+
+
+def class_names_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The name of each class label: the file's own; COCO's by category id for a head of 91 rows; else the numbers."""
+    names = checkpoint.args.get("class_names")
+    if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    classes = _facts(checkpoint)["classes"]
+    known = COCO_NAMES if classes + 1 == len(COCO_NAMES) else ("",) * classes
+    return tuple(name or str(label) for label, name in enumerate(known))
+
+
+def architecture_of(checkpoint: Checkpoint) -> Architecture:
+    """The architecture that a checkpoint's weights belong to.
+
+    It is read from model_config, which upstream's files have since 1.8 and ours always. Other files are recognised by
+    the shapes of their weights, and by the published name in their `args` or of the file where two variants fit.
+
+    Raises:
+        UserError: neither tells, the two contradict each other, or the model is of a kind that is not supported here.
+    """
+    facts = _facts(checkpoint)
+    named = _named(checkpoint, facts)
+    if checkpoint.model_config:
+        name = checkpoint.model_name or (named.name if named else "RFDETR")
+        return Architecture(name=name, weights_file=named.weights_file if named else None, **facts)
+    fitting, grid = _fitting(facts), facts["position_grid"]
+    variants = [named] if named in fitting else [v for v in fitting if v.position_grid == grid] or fitting
+    if len(variants) != 1:
+        could_be = " or ".join(variant.name for variant in variants) or "no variant that is known here"
+        raise UserError(
+            f"{_where(checkpoint)} does not say which model it is; by its weights it is {could_be}. "
+            "Name the variant and give this file as its pretrain_weights."
+        )
+    resolution = variants[0].resolution if variants[0].position_grid == grid else grid * variants[0].patch_size
+    return replace(variants[0], **facts, resolution=resolution)
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Fields of Architecture that the file tells and, above that, what its weights show."""
+    shown, told = _shown(checkpoint), _told(checkpoint)
+    checked = told.keys() & shown.keys() - _FREE
+    wrong = [f"{key} {told[key]}, its weights {shown[key]}" for key in sorted(checked) if told[key] != shown[key]]
+    if wrong:
+        raise UserError(f"{_where(checkpoint)} contradicts itself: its model_config says {'; '.join(wrong)}.")
+    return told | shown
+
+
+def _told(checkpoint: Checkpoint) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    fields = checkpoint.model_config
+    if not fields:
+        return told
+    where = f"{_where(checkpoint)}: model_config"
+    for theirs, ours in MODEL_FIELDS.items():
+        value, usual = fields.get(theirs), getattr(_BY_NAME["RFDETRNano"], ours)
+        value = tuple(value) if isinstance(value, list) else value
+        if not _alike(value, usual):
+            raise UserError(f"{where}.{theirs} is {value!r}; it must be like {usual!r}.")
+        told[ours] = value
+    for key, usual in FIXED_FIELDS.items():
+        if fields.get(key, usual) != usual:
+            raise UserError(f"{where}.{key} is {fields[key]!r}; only models with {usual!r} are supported.")
+    encoder, encoders = str(fields.get("encoder")), {name: numbers for numbers, name in ENCODERS.items()}
+    if own := re.fullmatch(r"windowed_vit_(\d+)x(\d+)x(\d+)", encoder):
+        encoders[encoder] = (int(own[1]), int(own[2]), int(own[3]))
+    if encoder not in encoders:
+        raise UserError(f"{where}.encoder is {encoder!r}; supported are {', '.join(encoders)}.")
+    return told | dict(zip(("encoder_width", "encoder_blocks", "encoder_heads"), encoders[encoder], strict=True))
+
+
+def _alike(value: Any, usual: Any) -> bool:
+    if isinstance(usual, tuple):
+        return isinstance(value, tuple) and len(value) > 0 and all(_alike(entry, usual[0]) for entry in value)
+    return type(value) is type(usual) and (type(value) is not int or value > 0)
+
+
+def _shown(checkpoint: Checkpoint) -> dict[str, Any]:
+    shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+
+    def count(start: str, end: str) -> int:
+        return sum(name.startswith(start) and name.endswith(end) for name in shapes)
+
+    try:
+        encoder_width, channels, patch_size, _ = shapes["encoder.patch_projection.weight"]
+        rows, width = shapes["class_head.weight"]
+        groups = count("proposer.groups.", ".project.weight")
+        return {
+            "encoder_width": encoder_width,
+            "encoder_blocks": count("encoder.blocks.", ".norm1.weight"),
+            "encoder_mlp_ratio": shapes["encoder.blocks.0.expand.weight"][0] // encoder_width,
+            "patch_size": patch_size,
+            "channels": channels,
+            "position_grid": math.isqrt(shapes["encoder.position_embeddings"][1] - 1),
+            "width": width,
+            "decoder_layers": count("decoder.layers.", ".expand.weight"),
+            "feedforward_width": shapes["decoder.layers.0.expand.weight"][0],
+            "groups": groups,
+            "queries": shapes["query_boxes"][0] // groups,
+            "classes": rows - 1,
+            "segmentation": "segmentation.bias" in shapes,
+        }
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise UserError(f"{_where(checkpoint)} is no complete RF-DETR model ({error}).") from None
+
+
+def _fitting(facts: dict[str, Any]) -> list[Architecture]:
+    fixed = facts.keys() - _FREE
+    return [variant for variant in VARIANTS.values() if all(getattr(variant, key) == facts[key] for key in fixed)]
+
+
+def _named(checkpoint: Checkpoint, facts: dict[str, Any]) -> Architecture | None:
+    """The variant that a file names: as upstream, by model_name, else by a published name in `args` or of the file."""
+    if checkpoint.model_name in _BY_NAME:
+        return _BY_NAME[checkpoint.model_name]
+    files = {Path(str(checkpoint.args.get("pretrain_weights"))).name, checkpoint.path.name if checkpoint.path else ""}
+    return next((variant for variant in _fitting(facts) if variant.weights_file in files), None)
+
+
+def _require_same_variant(architecture: Architecture, facts: dict[str, Any], checkpoint: Checkpoint) -> None:
+    different = [
+        f"{field} {value} instead of {getattr(architecture, field)}"
+        for field, value in facts.items()
+        if field not in _FREE and value != getattr(architecture, field)
+    ]
+    named = _named(checkpoint, facts)
+    if different or (named and architecture.name in _BY_NAME and named.name != architecture.name):
+        variants = [named] if named else _fitting(facts)
+        name = checkpoint.model_name or " or ".join(variant.name for variant in variants) or "another model"
+        reason = f" ({'; '.join(different)})" if different else ""
+        raise UserError(
+            f"{_where(checkpoint)} holds weights of {name}, not of {architecture.name}{reason}. "
+            "Choose the variant that the weights are of, or weights of the variant."
+        )
+
+
+def _where(checkpoint: Checkpoint) -> str:
+    return str(checkpoint.path or "the checkpoint")
+
+
+def _fit(name: str, tensor: Tensor, facts: dict[str, Any], architecture: Architecture) -> tuple[Tensor, str]:
+    """A weight as the architecture needs it, and what was done."""
+    queries, groups, side = architecture.queries, architecture.groups, architecture.position_grid
+    if name in ("query_boxes", "query_features") and (queries, groups) != (facts["queries"], facts["groups"]):
+        change = f"cut from {facts['groups']} groups of {facts['queries']} to {groups} of {queries}"
+        return first_queries(tensor, facts["groups"], queries, groups), change
+    if (
+        re.fullmatch(r"(proposer\.groups\.\d+\.)?class_head\.(weight|bias)", name)
+        and architecture.classes != facts["classes"]
+    ):
+        rows = architecture.classes + 1
+        change = "cut" if rows < len(tensor) else "tiled"
+        return repeat_rows(tensor, rows), f"{change} from {len(tensor)} to {rows} rows"
+    if name == "encoder.position_embeddings" and side != facts["position_grid"]:
+        return resample_positions(tensor, side), f"resized from {facts['position_grid']} to {side} positions a side"
+    if name == "encoder.patch_projection.weight" and architecture.channels != facts["channels"]:
+        change = "averaged" if architecture.channels == 1 else "tiled"
+        return adapt_channels(tensor, architecture.channels), f"{change} from 3 to {architecture.channels} channels"
+    return tensor, TAKEN
+
+
+def repeat_rows(tensor: Tensor, rows: int) -> Tensor:
+    """The first `rows` rows of a tensor that is repeated as often as needed."""
+    return torch.cat([tensor] * -(-rows // len(tensor)))[:rows]
+
+
+def first_queries(tensor: Tensor, stored_groups: int, queries: int, groups: int) -> Tensor:
+    """(G*Q, C), group after group, to the first queries of each of the first groups."""
+    return torch.cat([group[:queries] for group in tensor.chunk(stored_groups)[:groups]])
+
+
+def resample_positions(tensor: Tensor, side: int) -> Tensor:
+    """Position embeddings (1, 1 + n*n, C) to (1, 1 + side*side, C), bicubic; the class token's stays as it is."""
+    token, patches = tensor[:, :1], tensor[:, 1:]
+    stored_side = math.isqrt(patches.shape[1])
+    grid = patches.float().mT.reshape(1, -1, stored_side, stored_side)
+    grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
+    return torch.cat([token, grid.flatten(2).mT.to(tensor.dtype)], dim=1)
+
+
+def adapt_channels(tensor: Tensor, channels: int) -> Tensor:
+    """RGB patch weights (C, 3, p, p) for other channels; a grey image keeps its strength (rfdetr/inference.py)."""
+    if channels == 1:
+        return tensor.mean(dim=1, keepdim=True)
+    return tensor.repeat(1, -(-channels // 3), 1, 1)[:, :channels] * (3.0 / channels)
