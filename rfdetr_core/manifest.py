@@ -7,8 +7,18 @@ from pathlib import Path
 
 from rfdetr_core import files
 from rfdetr_core.errors import UserError
+from rfdetr_core.params import Config
 
 SPLITS = ("train", "valid", "test")
+
+
+class DataConfig(Config):
+    """The `data` section of params.yaml. dir: the dataset folder, where the paths of a manifest start.
+
+    Training and evaluation do not track it: the manifests tell them what it must hold.
+    """
+
+    dir: str = "data/sample"
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,19 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
 
 from rfdetr_core.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
+# Aliases of aliases multiply: ten a level on nine levels make a billion.
+_MOST_ALIASES = 20
 
 
 class Config(BaseModel):
     """A section of params.yaml: frozen, typed, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 C = TypeVar("C", bound=Config)
@@ -29,13 +32,21 @@ def load_yaml(path: Path) -> Any:
     """Parse YAML 1.2 with the parser DVC uses (YAML 1.1 parsers read 1e-4 as text, off as false).
 
     Raises:
-        UserError: missing, not UTF-8, a syntax error or a doubled key, with its line.
+        UserError: missing, not UTF-8, a syntax error or a doubled key, with its line; or too many aliases.
     """
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        aliases = sum(isinstance(event, AliasEvent) for event in _yaml().parse(text)) if "*" in text else 0
+        if aliases > _MOST_ALIASES:
+            raise UserError(
+                f"{path} has {aliases} aliases (*name), more than the {_MOST_ALIASES} allowed. Write them out."
+            )
+        return _yaml().load(text)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply.") from None
+    except (YAMLError, ValueError, OSError) as error:
         raise UserError(f"{path} is not readable as YAML: {_one_line(error)}") from error
 
 
@@ -65,6 +76,12 @@ def parse(config: type[C], values: Any, where: str) -> C:
         return config.model_validate_json(json.dumps(values, default=repr))
     except ValidationError as error:
         raise UserError("\n".join(_explain(config, dict(one), where) for one in error.errors())) from None
+    except (TypeError, ValueError, RecursionError):
+        raise UserError(f"{where} has a key that is no text, or holds itself.") from None
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
 
 
 def _explain(config: type[Config], error: dict[str, Any], where: str) -> str:

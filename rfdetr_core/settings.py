@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rfdetr_core.errors import UserError
 from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.ingest.config import DataConfig, ValidateConfig
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.manifest import DataConfig
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.params import PARAMS_FILE, Config, load_yaml, read_section
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig

@@ -25,4 +25,6 @@ def _check_code_is_of_this_project() -> None:
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     code = Path(rfdetr_core.__file__).resolve()
     if not code.is_relative_to(root):
-        raise UserError(f"rfdetr_core is imported from {code.parent}, not from {root}. Run stages as python -m stages.<name> there.")
+        raise UserError(
+            f"rfdetr_core is imported from {code.parent}, not from {root}. Run stages as python -m stages.<name> there."
+        )

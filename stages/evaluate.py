@@ -7,20 +7,15 @@ from pathlib import Path
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.evaluate import EvaluationFiles, evaluate
 from rfdetr_core.inference import Predictor
-from rfdetr_core.params import Config, read_section
+from rfdetr_core.manifest import DataConfig
+from rfdetr_core.params import read_section
 from stages import run
-
-
-class DataSection(Config):
-    """The key of the `data` section that evaluation needs; not tracked, since the manifests hold what counts."""
-
-    dir: str = "data/sample"
 
 
 def main() -> None:
     """Write reports/evaluate/."""
     config = read_section(EvaluateConfig, "evaluate")
-    where = EvaluationFiles(dataset=Path(read_section(DataSection, "data").dir))
+    where = EvaluationFiles(dataset=Path(read_section(DataConfig, "data").dir))
     predictor = Predictor.from_checkpoint(Path("output/checkpoint_best_total.pth"), batch_size=config.batch_size)
     evaluate(predictor, where, config, Path("reports/evaluate"))
 

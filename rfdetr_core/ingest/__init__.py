@@ -1,0 +1,1 @@
+"""A dataset as its owner keeps it: read, checked, and written in one canonical form."""

@@ -1,0 +1,139 @@
+"""What can be wrong with one annotation, in the order it is looked for: each check may rely on those before it.
+
+A check gives what is wrong, or None. Boxes and polygons are in pixels here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rfdetr_core.ingest.geometry import bounds, clip_box, clip_polygon, numbers, overshoot, polygon_area
+from rfdetr_core.ingest.records import Annotation, shown
+
+Severity = Literal["error", "warning", "ignore"]
+Scope = Literal["dataset", "unusable", "usable"]
+# Half a pixel over the edge is how tools round; it is clipped without a word.
+EDGE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What an annotation is checked against: the size of its image as decoded, and the class ids of its split."""
+
+    width: int
+    height: int
+    categories: Container[int]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of finding.
+
+    scope: `dataset`: nothing can be left out to mend it, so it always stops the run; `unusable`: the named image,
+    annotation or class is left out whenever the run goes on; `usable`: it is left out only where this is an error and
+    on_error is drop. check: sees it in one annotation; the rest is seen where files are read and compared.
+    mend: what makes of an annotation that is kept all the same one without the fault.
+    """
+
+    code: str
+    severity: Severity
+    scope: Scope
+    advice: str
+    check: Callable[[Annotation, Frame], str | None] | None = None
+    mend: Callable[[Annotation], Annotation] | None = None
+
+
+def clipped(one: Annotation, frame: Frame) -> Annotation:
+    """The part of an annotation inside the image, as floats; where it is not the whole, its area is left open."""
+    box, segmentation = clip_box(numbers(one.box) or (), frame.width, frame.height), one.segmentation
+    whole = box[2:] == tuple(one.box[2:]) or isinstance(segmentation, dict)
+    if isinstance(segmentation, list):
+        polygons = [numbers(polygon) or [] for polygon in segmentation]
+        parts = [clip_polygon(polygon, frame.width, frame.height) for polygon in polygons]
+        segmentation = [part for part in parts if polygon_area(part)]
+        whole = whole and segmentation == polygons
+    return replace(one, box=box, segmentation=segmentation or None, area=one.area if whole else None)
+
+
+def _class(one: Annotation, frame: Frame) -> str | None:
+    if type(one.category) is not int:
+        return f"the class id is {shown(one.category)}, not an integer"
+    return None if one.category in frame.categories else f"class id {one.category} is not in the class table"
+
+
+def _crowd(one: Annotation, frame: Frame) -> str | None:
+    return None if isinstance(one.crowd, int) and one.crowd in (0, 1) else f"iscrowd is {shown(one.crowd)}, not 0 or 1"
+
+
+def _form(one: Annotation, frame: Frame) -> str | None:
+    values = numbers(one.box)
+    good = values is not None and (len(values) == 4 or not all(map(math.isfinite, values)))
+    return None if good else f"the box is {shown(one.box)}, not four numbers"
+
+
+def _finite(one: Annotation, frame: Frame) -> str | None:
+    return None if all(map(math.isfinite, numbers(one.box) or ())) else f"the box is {shown(one.box)}"
+
+
+def _extent(one: Annotation, frame: Frame) -> str | None:
+    return None if one.box[2] > 0 and one.box[3] > 0 else f"the box is {one.box[2]:g} wide and {one.box[3]:g} high"
+
+
+def _outside(one: Annotation, frame: Frame) -> str | None:
+    _, _, width, height = clip_box(one.box, frame.width, frame.height)
+    # Of a box beyond the edge, rounding may have left a sliver inside.
+    seen = width > min(EDGE, one.box[2] / 2) and height > min(EDGE, one.box[3] / 2)
+    return None if seen else f"the box {_span(one.box)} is outside the {frame.width} x {frame.height} image"
+
+
+def _segmentation(one: Annotation, frame: Frame) -> str | None:
+    if isinstance(one.segmentation, dict):
+        good = one.segmentation.get("size") == [frame.height, frame.width] and one.segmentation.get("counts")
+        return None if good else f"the run lengths are not of an image of height {frame.height}, width {frame.width}"
+    if one.segmentation is not None and not isinstance(one.segmentation, list):
+        return f"the segmentation is {shown(one.segmentation)}, neither polygons nor run lengths"
+    for polygon in one.segmentation or []:
+        values = numbers(polygon)
+        if values is None or len(values) % 2 or not all(map(math.isfinite, values)):
+            return f"a polygon is {shown(polygon)}, not a list of x, y, x, y, ..."
+        if len(values) < 6 or not polygon_area(values):
+            return f"a polygon of {len(values) // 2} points has no area: {shown(polygon)}"
+    return None
+
+
+def _edge(one: Annotation, frame: Frame) -> str | None:
+    polygons = one.segmentation if isinstance(one.segmentation, list) else []
+    over = max(overshoot(box, frame.width, frame.height) for box in (one.box, *map(bounds, polygons)))
+    if over <= EDGE:
+        return None
+    what = f"the box {_span(one.box)}, or a polygon of it, goes {over:g} pixels over the edge of"
+    return f"{what} the {frame.width} x {frame.height} image"
+
+
+def _area(one: Annotation, frame: Frame) -> str | None:
+    limit = one.box[2] * one.box[3]
+    computed = one.area is None or _edge(one, frame) is not None
+    (area,) = (limit,) if computed else numbers([one.area]) or (math.nan,)
+    return None if 0 < area <= 1.01 * limit + 1 else f"the area is {shown(one.area)}, that of the box {limit:g}"
+
+
+def _span(box: Sequence[float]) -> str:
+    return f"from ({box[0]:g}, {box[1]:g}) to ({box[0] + box[2]:g}, {box[1] + box[3]:g})"
+
+
+ANNOTATION_RULES = (
+    Rule("class-unknown", "error", "unusable", "Use an id of the class table.", _class),
+    Rule("crowd-malformed", "error", "unusable", "Write 0, or 1 for a crowd.", _crowd),
+    Rule("box-malformed", "error", "unusable", "Write [left, top, width, height].", _form),
+    Rule("box-not-finite", "error", "unusable", "Write four finite numbers.", _finite),
+    Rule("box-without-area", "error", "unusable", "Draw the box again or remove it.", _extent),
+    Rule("box-outside", "error", "unusable", "Move or remove it; is it in the pixels of this image?", _outside),
+    Rule("segmentation-malformed", "error", "usable", "Draw it again; as a warning, the box is kept without it.",
+         _segmentation, lambda one: replace(one, segmentation=None)),
+    Rule("partly-outside", "warning", "usable", "It is clipped; if many are, is it right and bottom?", _edge),
+    Rule("area-unlike-box", "warning", "usable", "It is computed from the polygons or the box.",
+         _area, lambda one: replace(one, area=None)),
+)  # fmt: skip

@@ -1,0 +1,74 @@
+"""The one class table of a dataset, made from train, and how each split's ids map to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.ingest.records import Category, Dataset, Split, is_text, shown
+from rfdetr_core.manifest import ClassEntry
+
+
+@dataclass(frozen=True)
+class Classes:
+    """entries: the table in the order of the indexes. by_id: of each split, its category ids; None: not in train."""
+
+    entries: list[ClassEntry]
+    by_id: dict[str, dict[int, ClassEntry | None]]
+
+
+def read_classes(dataset: Dataset, findings: Findings) -> Classes:
+    """Make the table of the classes of train, sorted by id; the classes of other splits are found in it by name."""
+    for split in {split.place: split for split in dataset.values()}.values():
+        _check(split, findings)
+    if not findings.broken and not dataset["train"].categories:
+        findings.add("class-malformed", dataset["train"].place, "there is no class at all")
+    if findings.broken:
+        return Classes([], {})
+    kept = sorted(_without_bare_parents(dataset["train"]), key=lambda category: category.id)
+    entries = [ClassEntry(category.id, index, category.name) for index, category in enumerate(kept)]
+    by_name = {entry.name: entry for entry in entries}
+    by_id: dict[str, dict[int, ClassEntry | None]] = {"train": {entry.id: entry for entry in entries}}
+    for name, split in dataset.items():
+        if name != "train":
+            by_id[name] = {one.id: by_name.get(one.name) for one in split.categories}
+            _compare(split, by_id[name], findings)
+    return Classes(entries, by_id)
+
+
+def _check(split: Split, findings: Findings) -> None:
+    faults = [
+        f"the name of class {one.id} is {shown(one.name)}, no text" for one in split.categories if not is_text(one.name)
+    ]
+    for kind, values in (
+        ("id", [one.id for one in split.categories]),
+        ("name", [str(one.name) for one in split.categories]),
+    ):
+        faults += [f"{n} classes have the {kind} {shown(value)}" for value, n in Counter(values).items() if n > 1]
+    for fault in faults:
+        findings.add("class-malformed", split.place, fault)
+
+
+def _without_bare_parents(split: Split) -> list[Category]:
+    """Leave out Roboflow's root category: the parent of others that no annotation uses (roboflow/rf-detr#609)."""
+    used = _uses(split)
+    parents = {one.parent for one in split.categories if isinstance(one.parent, str) and one.parent != one.name}
+    parents -= {"", "none"}
+    return [one for one in split.categories if one.name not in parents or used[one.id]] or split.categories
+
+
+def _compare(split: Split, by_id: dict[int, ClassEntry | None], findings: Findings) -> None:
+    used = _uses(split)
+    for one in split.categories:
+        entry = by_id[one.id]
+        if entry is None and used[one.id]:
+            what = f"class {shown(one.name)} (id {one.id}) has {used[one.id]} objects here but is no class of train"
+            findings.add("class-not-in-train", split.place, what)
+        elif entry is not None and entry.id != one.id:
+            what = f"class {shown(one.name)} has id {one.id} here and {entry.id} in train"
+            findings.add("class-ids-differ", split.place, what)
+
+
+def _uses(split: Split) -> Counter[int]:
+    return Counter(one.category for image in split.images for one in image.annotations if type(one.category) is int)

@@ -1,0 +1,36 @@
+"""Conversion: the annotations of a validated dataset in canonical form. No image is opened or copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rfdetr_core.errors import UserError
+from rfdetr_core.ingest.canonical import write_split
+from rfdetr_core.ingest.clean import clean
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.ingest.examine import FileFacts
+from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.manifest import SPLITS, read_manifest, write_classes
+
+
+def convert_dataset(root: Path, config: ValidateConfig, manifests: Path, annotations: Path) -> None:
+    """Write <split>.json of all three splits and classes.json to `annotations`.
+
+    Raises:
+        UserError: no manifest, or the dataset's annotations are not those that the manifests were made of.
+    """
+    rows = {name: read_manifest(manifests / f"{name}.json") for name in SPLITS}
+    known = {row.path: FileFacts(row.sha256, row.width, row.height) for split in rows.values() for row in split}
+    stale = f"{root} is not what was validated: {{}}. Validate it again: dvc repro validate"
+    if not root.is_dir():
+        raise UserError(stale.format("the folder does not exist"))
+    dataset = clean(root, Findings(config), lambda _, __: known.items())
+    if dataset is None:
+        raise UserError(stale.format("its annotations cannot be read"))
+    for name, images in dataset.splits.items():
+        differing = {image.row() for image in images} ^ set(rows[name])
+        if differing:
+            raise UserError(stale.format(f"{min(row.path for row in differing)} of {name} differs from {manifests}"))
+    for name, images in dataset.splits.items():
+        write_split(annotations / f"{name}.json", images, dataset.classes)
+    write_classes(annotations / "classes.json", dataset.classes)

@@ -1,0 +1,23 @@
+"""Stage validate: every image decoded, every annotation checked, the manifest of what may be trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.ingest.validate import validate_dataset
+from rfdetr_core.manifest import DataConfig
+from rfdetr_core.params import read_section
+from rfdetr_core.settings import check_params
+from stages import run
+
+
+def main() -> None:
+    """Write reports/dataset/ and manifest/."""
+    check_params()
+    root, config = Path(read_section(DataConfig, "data").dir), read_section(ValidateConfig, "validate")
+    validate_dataset(root, config, reports=Path("reports/dataset"), manifests=Path("manifest"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,113 @@
+"""A small good dataset in both formats, to plant faults in, and what validation says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rfdetr_core.errors import UserError
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.ingest.convert import convert_dataset
+from rfdetr_core.ingest.validate import validate_dataset
+
+SIZE = (64, 48)
+NAMES = ("cat", "dog")
+# Of each split: of each image, objects as class index and box. All are binary fractions of SIZE, exact in YOLO too.
+SPLITS: dict[str, list[list[tuple[int, list[float]]]]] = {
+    "train": [[(0, [4, 6, 16, 12]), (1, [32, 24, 20, 12])], [(1, [8, 12, 24, 18])], []],
+    "valid": [[(0, [16, 12, 12, 24])], [(1, [0, 0, 64, 48])]],
+    "test": [[(0, [20, 6, 8, 6]), (1, [2, 3, 4, 6])]],
+}
+
+
+def picture(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def coco_content(split: str) -> dict[str, Any]:
+    """The COCO annotations of a split; ids of images from 1, of annotations from 10, of classes 3 and 7."""
+    objects = [(number, one) for number, image in enumerate(SPLITS[split], start=1) for one in image]
+    return {
+        "info": {"year": 2026},
+        "categories": [{"id": 3, "name": "cat", "supercategory": "animal"}, {"id": 7, "name": "dog"}],
+        "images": [
+            {"id": number, "file_name": f"{split}_{number}.png", "width": SIZE[0], "height": SIZE[1]}
+            for number in range(1, len(SPLITS[split]) + 1)
+        ],
+        "annotations": [
+            {"id": 10 + k, "image_id": number, "category_id": (3, 7)[label], "bbox": [*box], "area": box[2] * box[3]}
+            for k, (number, (label, box)) in enumerate(objects)
+        ],
+    }
+
+
+def make_coco(root: Path) -> Path:
+    for number, split in enumerate(SPLITS):
+        (root / split).mkdir(parents=True)
+        for k in range(len(SPLITS[split])):
+            picture(10 * number + k).save(root / split / f"{split}_{k + 1}.png")
+        write_coco(root, split, coco_content(split))
+    return root
+
+
+def write_coco(root: Path, split: str, content: object) -> None:
+    (root / split / "_annotations.coco.json").write_text(json.dumps(content))
+
+
+def edit_coco(root: Path, split: str, change: Callable[[Any], object]) -> None:
+    """Change the parsed annotations of a split in place."""
+    content = json.loads((root / split / "_annotations.coco.json").read_text())
+    change(content)
+    write_coco(root, split, content)
+
+
+def make_yolo(root: Path) -> Path:
+    """The same dataset with the same image paths, labels in labels/ beside images/."""
+    for number, (split, images) in enumerate(SPLITS.items()):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+        for k, objects in enumerate(images):
+            picture(10 * number + k).save(root / "images" / split / f"{split}_{k + 1}.png")
+            rows = [" ".join(map(str, (label, *_fractions(box)))) for label, box in objects]
+            if rows:
+                (root / "labels" / split / f"{split}_{k + 1}.txt").write_text("\n".join(rows) + "\n")
+    (root / "data.yaml").write_text(
+        "path: .\ntrain: images/train\nval: images/valid\ntest: images/test\nnc: 2\nnames: [cat, dog]\n"
+    )
+    return root
+
+
+def _fractions(box: list[float]) -> tuple[float, ...]:
+    x, y, width, height = box
+    return (x + width / 2) / SIZE[0], (y + height / 2) / SIZE[1], width / SIZE[0], height / SIZE[1]
+
+
+def validate(root: Path, out: Path, **config: Any) -> tuple[list[dict[str, Any]], str | None]:
+    """The findings as findings.json has them, and the error message if there was one."""
+    error = None
+    try:
+        validate_dataset(root, ValidateConfig(**config), out / "reports", out / "manifest")
+    except UserError as raised:
+        error = str(raised)
+    return json.loads((out / "reports" / "findings.json").read_text()), error
+
+
+def ingest(root: Path, out: Path, **config: Any) -> dict[str, bytes]:
+    """Validate and convert; the bytes of everything that later stages read."""
+    validate_dataset(root, ValidateConfig(**config), out / "reports", out / "manifest")
+    convert_dataset(root, ValidateConfig(**config), out / "manifest", out / "annotations")
+    folders = (out / "manifest", out / "annotations")
+    return {f"{folder.name}/{path.name}": path.read_bytes() for folder in folders for path in sorted(folder.iterdir())}
+
+
+def places(findings: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Code, severity, file and line or annotation id of each finding."""
+    return [
+        (one["code"], one["severity"], one["file"], one["annotation"] if one["line"] is None else one["line"])
+        for one in findings
+    ]
