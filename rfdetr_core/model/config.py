@@ -1,0 +1,166 @@
+"""Every number of every variant, once; and the `model` section of params.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from rfdetr_core.errors import UserError
+from rfdetr_core.params import Config
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers that shape a detector. The defaults are what all but the oldest published variants share."""
+
+    name: str  # upstream's class, such as RFDETRNano: `model_name` in a checkpoint
+    weights_file: str | None  # upstream's published file
+    resolution: int  # side of the square input in pixels
+    patch_size: int = 16
+    windows: int = 2  # the encoder's windowed blocks see windows x windows rectangles
+    position_grid: int = 0  # side of the stored grid of position embeddings; 0: resolution / patch_size
+    encoder_width: int = 384
+    encoder_blocks: int = 12
+    encoder_heads: int = 6
+    encoder_mlp_ratio: int = 4
+    feature_indexes: tuple[int, ...] = (3, 6, 9, 12)  # N: the hidden state after N blocks
+    projector_scales: tuple[str, ...] = ("P4",)
+    width: int = 256  # of projector, decoder and heads
+    decoder_layers: int = 3
+    self_heads: int = 8
+    cross_heads: int = 16
+    points: int = 2  # sampled per head and level
+    feedforward_width: int = 2048
+    queries: int = 300
+    groups: int = 13  # of queries, in training
+    classes: int = 90  # the class head has one row more
+    channels: int = 3
+    segmentation: bool = False
+    mask_downsample_ratio: int = 4
+
+    def __post_init__(self) -> None:
+        if self.position_grid == 0:
+            object.__setattr__(self, "position_grid", self.resolution // self.patch_size)
+
+    @property
+    def stride(self) -> int:
+        """What every input side must be divisible by."""
+        return self.patch_size * self.windows
+
+
+_OLD: dict[str, Any] = {"patch_size": 14, "windows": 4, "position_grid": 37, "feature_indexes": (2, 5, 8, 11)}
+_SEGMENTER: dict[str, Any] = {"patch_size": 12, "decoder_layers": 4, "queries": 200, "segmentation": True}
+_SMALLEST: dict[str, Any] = {
+    "patch_size": 8,
+    "windows": 4,
+    "encoder_width": 96,
+    "encoder_blocks": 6,
+    "encoder_heads": 3,
+    "feature_indexes": (3, 6),
+    "width": 128,
+    "decoder_layers": 2,
+    "self_heads": 4,
+    "cross_heads": 8,
+    "feedforward_width": 512,
+    "queries": 100,
+    "groups": 5,
+}
+
+VARIANTS: dict[str, Architecture] = {
+    "nano": Architecture("RFDETRNano", "rf-detr-nano.pth", 384, decoder_layers=2),
+    "small": Architecture("RFDETRSmall", "rf-detr-small.pth", 512),
+    "medium": Architecture("RFDETRMedium", "rf-detr-medium.pth", 576, decoder_layers=4),
+    "large": Architecture("RFDETRLarge", "rf-detr-large-2026.pth", 704, decoder_layers=4),
+    "base": Architecture("RFDETRBase", "rf-detr-base.pth", 560, **_OLD),
+    "large-deprecated": Architecture(
+        "RFDETRLargeDeprecated",
+        "rf-detr-large.pth",
+        560,
+        encoder_width=768,
+        encoder_heads=12,
+        projector_scales=("P3", "P5"),
+        width=384,
+        self_heads=12,
+        cross_heads=24,
+        points=4,
+        **_OLD,
+    ),
+    "seg-preview": Architecture("RFDETRSegPreview", "rf-detr-seg-preview.pt", 432, **_SEGMENTER),
+    "seg-nano": Architecture(
+        "RFDETRSegNano", "rf-detr-seg-nano.pt", 312, **_SEGMENTER | {"windows": 1, "queries": 100}
+    ),
+    "seg-small": Architecture("RFDETRSegSmall", "rf-detr-seg-small.pt", 384, **_SEGMENTER | {"queries": 100}),
+    "seg-medium": Architecture("RFDETRSegMedium", "rf-detr-seg-medium.pt", 432, **_SEGMENTER | {"decoder_layers": 5}),
+    "seg-large": Architecture("RFDETRSegLarge", "rf-detr-seg-large.pt", 504, **_SEGMENTER | {"decoder_layers": 5}),
+    "seg-xlarge": Architecture(
+        "RFDETRSegXLarge", "rf-detr-seg-xlarge.pt", 624, **_SEGMENTER | {"decoder_layers": 6, "queries": 300}
+    ),
+    "seg-2xlarge": Architecture(
+        "RFDETRSeg2XLarge", "rf-detr-seg-xxlarge.pt", 768, **_SEGMENTER | {"decoder_layers": 6, "queries": 300}
+    ),
+    # Ours, not upstream's: small enough to train from scratch on two CPU cores.
+    "pico": Architecture("RFDETRPico", None, 256, **_SMALLEST),
+    "seg-pico": Architecture("RFDETRSegPico", None, 192, **_SMALLEST | {"segmentation": True}),
+}
+
+
+class ModelConfig(Config):
+    """The `model` section of params.yaml. None keeps the variant's own number."""
+
+    variant: str = Field("pico", description="which RF-DETR: " + ", ".join(VARIANTS))
+    pretrain_weights: str | None = Field(None, description="a file in weights/ or a published name; null: from scratch")
+    resolution: int | None = Field(None, gt=0, description="side of the square input in pixels")
+    num_queries: int | None = Field(None, gt=0, description="the most objects found in an image")
+    group_detr: int | None = Field(None, gt=0, description="groups of queries in training")
+    num_channels: int = Field(3, gt=0, description="channels of the input")
+    freeze_encoder: bool = Field(False, description="leave the encoder as it was loaded")
+    gradient_checkpointing: bool = Field(
+        False, description="recompute the encoder's activations: less memory, more time"
+    )
+
+    @field_validator("variant")
+    @classmethod
+    def _known(cls, variant: str) -> str:
+        if variant not in VARIANTS:
+            raise ValueError(f"unknown variant. Known variants: {', '.join(VARIANTS)}.")
+        return variant
+
+    def architecture(self, classes: int) -> Architecture:
+        """The variant's architecture with this section's changes, for a number of classes.
+
+        Raises:
+            UserError: a resolution that the patches and windows do not divide.
+        """
+        variant = VARIANTS[self.variant]
+        changes: dict[str, Any] = {"classes": classes, "channels": self.num_channels}
+        if self.num_queries is not None:
+            changes["queries"] = self.num_queries
+        if self.group_detr is not None:
+            changes["groups"] = self.group_detr
+        if self.resolution is not None:
+            changes |= resized(variant, self.resolution)
+        return replace(variant, **changes)
+
+
+def resized(architecture: Architecture, resolution: int) -> dict[str, int]:
+    """The numbers that follow a new resolution.
+
+    The stored position grid follows only where it was resolution / patch_size; base and large-deprecated keep
+    DINOv2's own 37.
+
+    Raises:
+        UserError: not divisible by patch_size x windows.
+    """
+    stride = architecture.stride
+    if resolution % stride:
+        below = resolution // stride * stride
+        raise UserError(
+            f"model.resolution {resolution} is not divisible by patch_size {architecture.patch_size} x windows "
+            f"{architecture.windows} = {stride} of {architecture.name}. "
+            f"Nearest: {max(below, stride)} or {below + stride}."
+        )
+    follows = architecture.position_grid == architecture.resolution // architecture.patch_size
+    grid = resolution // architecture.patch_size if follows else architecture.position_grid
+    return {"resolution": resolution, "position_grid": grid}

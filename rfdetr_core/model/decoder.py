@@ -1,0 +1,107 @@
+"""The second stage: queries attend to each other within their group, then read the memory around their boxes."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rfdetr_core.model.deformable import DeformableAttention
+from rfdetr_core.model.memory import Memory
+from rfdetr_core.model.mlp import MLP
+from rfdetr_core.model.positions import encode_boxes
+
+
+class Decoder(nn.Module):
+    """Queries and their boxes, which stay as they are, to one normed hidden state per layer."""
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        layers: int,
+        self_heads: int,
+        cross_heads: int,
+        levels: int,
+        points: int,
+        feedforward_width: int,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                width,
+                self_heads=self_heads,
+                cross_heads=cross_heads,
+                levels=levels,
+                points=points,
+                feedforward_width=feedforward_width,
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.position_mlp = MLP(2 * width, width, width)
+        for layer in self.position_mlp.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, queries: Tensor, boxes: Tensor, memory: Memory, groups: int) -> list[Tensor]:
+        """Queries (B, G*Q, C), group by group, and cxcywh boxes (B, G*Q, 4), to the layers' states (B, G*Q, C)."""
+        ratios = memory.valid_ratios()
+        per_level = boxes[:, :, None]  # (B, G*Q, levels or 1, 4)
+        if ratios is not None:
+            per_level = per_level * ratios.repeat(1, 1, 2)[:, None]
+        positions = self.position_mlp(encode_boxes(per_level[:, :, 0], queries.shape[-1] // 2))
+        states = []
+        for layer in self.layers:
+            queries = layer(queries, positions, per_level, memory, groups)
+            states.append(self.norm(queries))
+        return states
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, deformable cross-attention and feed-forward, each added to its input and then normed."""
+
+    def __init__(
+        self, width: int, *, self_heads: int, cross_heads: int, levels: int, points: int, feedforward_width: int
+    ) -> None:
+        super().__init__()
+        self.self_attention = GroupAttention(width, self_heads)
+        self.norm1 = nn.LayerNorm(width)
+        self.cross_attention = DeformableAttention(width, heads=cross_heads, levels=levels, points=points)
+        self.norm2 = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, feedforward_width)
+        self.contract = nn.Linear(feedforward_width, width)
+        self.norm3 = nn.LayerNorm(width)
+        for layer in (self.expand, self.contract):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, queries: Tensor, positions: Tensor, boxes: Tensor, memory: Memory, groups: int) -> Tensor:
+        """Queries and their positions (B, G*Q, C), boxes (B, G*Q, levels or 1, 4), to (B, G*Q, C)."""
+        queries = self.norm1(queries + self.self_attention(queries, positions, groups))
+        queries = self.norm2(queries + self.cross_attention(queries + positions, boxes, memory))
+        return self.norm3(queries + self.contract(F.relu(self.expand(queries), inplace=True)))  # type: ignore[no-any-return]
+
+
+class GroupAttention(nn.Module):
+    """Multi-head self-attention; the groups never see each other. Positions steer the attention but are not read."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        for layer in (self.query_key_value, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, positions: Tensor, groups: int) -> Tensor:
+        """(B, G*Q, C) and positions of the same shape to the same."""
+        width = x.shape[-1]
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        query, key = F.linear(x + positions, weight[: 2 * width], bias[: 2 * width]).chunk(2, dim=-1)
+        value = F.linear(x, weight[2 * width :], bias[2 * width :])
+        query, key, value = (
+            one.reshape(len(x) * groups, -1, self.heads, width // self.heads).transpose(1, 2)
+            for one in (query, key, value)
+        )  # (B*G, heads, Q, C / heads)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.output(attended.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]

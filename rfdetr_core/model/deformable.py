@@ -1,0 +1,73 @@
+"""Multi-scale deformable attention (Deformable DETR): each query reads the memory at a few points of its own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rfdetr_core.model.memory import Memory
+
+
+class DeformableAttention(nn.Module):
+    """`points` samples per head and level, placed relative to the query's box, weighted by a softmax over them all."""
+
+    def __init__(self, width: int, *, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.offsets = nn.Linear(width, heads * levels * points * 2)
+        self.weights = nn.Linear(width, heads * levels * points)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Let head i look in direction 2 pi i / heads, its points 1, 2, ... steps away and equal in weight."""
+        for layer in (self.offsets, self.weights):
+            nn.init.zeros_(layer.weight)
+        for layer in (self.value, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+        for layer in (self.weights, self.value, self.output):
+            nn.init.zeros_(layer.bias)
+        angles = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(dim=-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1, dtype=torch.float32)
+        pattern = directions[:, None, None, :] * steps[:, None]  # (heads, 1, points, 2)
+        with torch.no_grad():
+            self.offsets.bias.copy_(pattern.expand(-1, self.levels, -1, -1).flatten())
+
+    def forward(self, queries: Tensor, boxes: Tensor, memory: Memory) -> Tensor:
+        """Queries (B, Q, C) and their cxcywh boxes per level, (B, Q, levels or 1, 4), to (B, Q, C)."""
+        per_level = (self.heads, self.levels, self.points)
+        values = self.value(memory.tokens)
+        if memory.padding is not None:
+            values = values.masked_fill(memory.padding[..., None], 0)
+        values = values.unflatten(-1, (self.heads, -1))  # (B, S, heads, C / heads)
+        weights = self.weights(queries).unflatten(-1, (self.heads, -1)).softmax(dim=-1)
+        weights = weights.unflatten(-1, per_level[1:])  # (B, Q, heads, levels, points)
+        offsets = self.offsets(queries).unflatten(-1, (*per_level, 2))
+        boxes = boxes[:, :, None, :, None]  # (B, Q, 1, levels or 1, 1, 4)
+        locations = boxes[..., :2] + offsets / self.points * boxes[..., 2:] * 0.5
+        return self.output(sample(values, memory.shapes, locations, weights))  # type: ignore[no-any-return]
+
+
+def sample(values: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of bilinear samples; zero outside of the map.
+
+    values: (B, S, heads, c), the levels of `shapes` one after the other. locations: (B, Q, heads, levels, points, 2)
+    x, y in 0..1. weights: the same but for the last axis. Returns (B, Q, heads * c).
+    """
+    batch, queries = locations.shape[:2]
+    maps = values.permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, c, S)
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, Q, levels, points, 2)
+    sampled, start = [], 0
+    for level, (height, width) in enumerate(shapes):
+        one = maps[:, :, start : start + height * width].reshape(*maps.shape[:2], height, width)
+        sampled.append(F.grid_sample(one, grids[:, :, level], align_corners=False))
+        start += height * width
+    weights = weights.transpose(1, 2).flatten(0, 1).flatten(2)  # (B * heads, Q, levels * points)
+    summed = (torch.cat(sampled, dim=-1) * weights[:, None]).sum(dim=-1)  # (B * heads, c, Q)
+    return summed.reshape(batch, -1, queries).transpose(1, 2)

@@ -1,0 +1,164 @@
+"""RF-DETR: encoder, projector, proposals, decoder and heads, and the one place that names all their numbers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rfdetr_core.boxes import apply_delta
+from rfdetr_core.model.config import Architecture
+from rfdetr_core.model.decoder import Decoder
+from rfdetr_core.model.memory import flatten_maps
+from rfdetr_core.model.mlp import MLP, zero_last
+from rfdetr_core.model.projector import Projector
+from rfdetr_core.model.proposals import Proposer
+from rfdetr_core.model.segmentation import SegmentationHead
+from rfdetr_core.model.vit import VisionTransformer
+from rfdetr_core.structures import DetectorOutput, MaskFactors
+
+PRIOR = 0.01  # what an untrained detector believes of each class, so that the many negatives do not drown the start
+
+
+class Detector(nn.Module):
+    """The whole network. In training it answers for all groups of queries, otherwise for the first one."""
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        projector: Projector,
+        proposer: Proposer,
+        decoder: Decoder,
+        class_head: nn.Linear,
+        box_head: MLP,
+        segmentation: SegmentationHead | None,
+        *,
+        width: int,
+        queries: int,
+        groups: int,
+    ) -> None:
+        super().__init__()
+        self.queries, self.groups = queries, groups
+        self.encoder = encoder
+        self.projector = projector
+        self.proposer = proposer
+        self.decoder = decoder
+        self.class_head = class_head
+        self.box_head = box_head
+        self.query_boxes = nn.Parameter(torch.zeros(groups * queries, 4))
+        self.query_features = nn.Parameter(torch.randn(groups * queries, width))
+        self.segmentation = segmentation
+
+    def forward(self, images: Tensor, padding: Tensor | None = None) -> DetectorOutput:
+        """Normalised images (B, channels, H, W), H and W divisible by the stride; padding (B, H, W) bool, True outside.
+
+        Boxes are relative to the image without its padding. Masks are dense in evaluation, factors otherwise.
+        """
+        groups = self.groups if self.training else 1
+        maps = self.projector(self.encoder(images))
+        memory = flatten_maps(maps, padding)
+        proposals = self.proposer(memory, groups)
+        boxes = self._references(proposals.boxes.detach(), groups)
+        queries = self.query_features[: boxes.shape[1]].expand(len(images), -1, -1)
+        states = self.decoder(queries, boxes, memory, groups)
+        masks: list[MaskFactors | None] = [None] * len(states)
+        proposal_masks = None
+        if self.segmentation is not None:
+            pixels = self.segmentation.pixels(maps[0], (images.shape[-2], images.shape[-1]))
+            masks = [*self.segmentation(pixels, states)]
+            proposal_masks = self.segmentation.factors(pixels, proposals.features)
+        layers = [
+            DetectorOutput(self.class_head(state), apply_delta(self.box_head(state), boxes), mask)
+            for state, mask in zip(states, masks, strict=True)
+        ]
+        last = layers[-1]
+        return DetectorOutput(
+            last.logits,
+            last.boxes,
+            last.masks.dense() if isinstance(last.masks, MaskFactors) and not self.training else last.masks,
+            auxiliary=tuple(layers[:-1]),
+            proposals=DetectorOutput(proposals.logits, proposals.boxes, proposal_masks),
+        )
+
+    def _references(self, proposals: Tensor, groups: int) -> Tensor:
+        """The queries' boxes (B, G*Q, 4): proposal i moved by learned delta i, or the latter alone."""
+        learned = self.query_boxes[: groups * self.queries].expand(len(proposals), -1, -1)
+        found = proposals.shape[1]
+        # Fewer tokens than queries: the last queries get no proposal, and in training the others leave step with their
+        # groups, since both are counted from the first group on. So it is in upstream.
+        return torch.cat([apply_delta(learned[:, :found], proposals), learned[:, found:]], dim=1)
+
+
+def build_detector(
+    architecture: Architecture,
+    *,
+    drop_path: float = 0.0,
+    gradient_checkpointing: bool = False,
+    freeze_encoder: bool = False,
+) -> Detector:
+    """A new detector with upstream's initial weights, drawn from torch's global generator.
+
+    drop_path: the stochastic depth rate of the encoder's last block. gradient_checkpointing: recompute the encoder's
+    activations in the backward pass. freeze_encoder: the encoder gets no gradients.
+    """
+    encoder = VisionTransformer(
+        channels=architecture.channels,
+        patch_size=architecture.patch_size,
+        width=architecture.encoder_width,
+        blocks=architecture.encoder_blocks,
+        heads=architecture.encoder_heads,
+        mlp_ratio=architecture.encoder_mlp_ratio,
+        windows=architecture.windows,
+        position_grid=architecture.position_grid,
+        feature_indexes=architecture.feature_indexes,
+        drop_path=drop_path,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    if freeze_encoder:
+        encoder.requires_grad_(False)
+    projector = Projector(
+        features=len(architecture.feature_indexes),
+        inward=architecture.encoder_width,
+        outward=architecture.width,
+        scales=architecture.projector_scales,
+    )
+    class_head = nn.Linear(architecture.width, architecture.classes + 1)
+    nn.init.constant_(class_head.bias, -math.log((1 - PRIOR) / PRIOR))
+    box_head = zero_last(MLP(architecture.width, architecture.width, architecture.width, 4))
+    proposer = Proposer(
+        architecture.width, class_head, box_head, groups=architecture.groups, limit=architecture.queries
+    )
+    decoder = Decoder(
+        architecture.width,
+        layers=architecture.decoder_layers,
+        self_heads=architecture.self_heads,
+        cross_heads=architecture.cross_heads,
+        levels=len(architecture.projector_scales),
+        points=architecture.points,
+        feedforward_width=architecture.feedforward_width,
+    )
+    segmentation = None
+    if architecture.segmentation:
+        segmentation = SegmentationHead(
+            architecture.width,
+            blocks=architecture.decoder_layers,
+            downsample_ratio=architecture.mask_downsample_ratio,
+        )
+    return Detector(
+        encoder,
+        projector,
+        proposer,
+        decoder,
+        class_head,
+        box_head,
+        segmentation,
+        width=architecture.width,
+        queries=architecture.queries,
+        groups=architecture.groups,
+    )
+
+
+def parameter_count(detector: nn.Module) -> int:
+    """All parameters, the never used and frozen ones of upstream's files too."""
+    return sum(parameter.numel() for parameter in detector.parameters())

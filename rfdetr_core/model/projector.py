@@ -1,0 +1,98 @@
+"""From the encoder's maps to the decoder's: resample, concatenate, fuse, once per scale."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Projector(nn.Module):
+    """`features` maps (B, inward, H, W) to one (B, outward, H', W') per scale: twice, once or half H for P3, P4, P5."""
+
+    def __init__(self, *, features: int, inward: int, outward: int, scales: tuple[str, ...]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(Level(features, inward, outward, scale) for scale in scales)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The maps of the scales, in order, stored with channels last."""
+        return [level(maps) for level in self.levels]
+
+
+class Level(nn.Module):
+    """One scale: every map resampled by its own layer, then all of them fused."""
+
+    def __init__(self, features: int, inward: int, outward: int, scale: str) -> None:
+        super().__init__()
+        resampled = inward // 2 if scale == "P3" else inward
+        self.resamplers = nn.ModuleList(_resampler(inward, scale) for _ in range(features))
+        self.fuse = C2f(features * resampled, outward)
+        self.norm = ChannelNorm(outward)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps (B, inward, H, W) to (B, outward, H', W')."""
+        resampled = [resample(one) for resample, one in zip(self.resamplers, maps, strict=True)]
+        return self.norm(self.fuse(torch.cat(resampled, dim=1)))  # type: ignore[no-any-return]
+
+
+def _resampler(width: int, scale: str) -> nn.Module:
+    if scale == "P3":
+        return nn.ConvTranspose2d(width, width // 2, kernel_size=2, stride=2)
+    if scale == "P4":
+        return nn.Identity()
+    if scale == "P5":
+        return ConvNorm(width, width, kernel=3, stride=2, activation=nn.ReLU())
+    raise ValueError(f"{scale} is not one of P3, P4, P5")
+
+
+class C2f(nn.Module):
+    """YOLOv8's cross-stage block: three bottlenecks in a row, and every stage's half goes to the last convolution."""
+
+    def __init__(self, inward: int, outward: int, bottlenecks: int = 3) -> None:
+        super().__init__()
+        self.stage_width = outward // 2
+        self.reduce = ConvNorm(inward, 2 * self.stage_width, kernel=1)
+        self.bottlenecks = nn.ModuleList(Bottleneck(self.stage_width) for _ in range(bottlenecks))
+        self.merge = ConvNorm((2 + bottlenecks) * self.stage_width, outward, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inward, H, W) to (B, outward, H, W)."""
+        stages = list(self.reduce(x).chunk(2, dim=1))
+        for bottleneck in self.bottlenecks:
+            stages.append(bottleneck(stages[-1]))
+        return self.merge(torch.cat(stages, dim=1))  # type: ignore[no-any-return]
+
+
+class Bottleneck(nn.Sequential):
+    """Two 3x3 convolutions, with no short cut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(ConvNorm(width, width, kernel=3), ConvNorm(width, width, kernel=3))
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, norm over the channels, activation."""
+
+    def __init__(
+        self, inward: int, outward: int, *, kernel: int, stride: int = 1, activation: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inward, outward, kernel, stride=stride, padding=kernel // 2, bias=False)
+        self.norm = ChannelNorm(outward)
+        self.activation = nn.SiLU() if activation is None else activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inward, H, W) to (B, outward, H / stride, W / stride)."""
+        return self.activation(self.norm(self.convolution(x)))  # type: ignore[no-any-return]
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape, stored with channels last."""
+        rows = x.permute(0, 2, 3, 1)
+        return F.layer_norm(rows, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)

@@ -1,0 +1,137 @@
+"""The first of the two stages: every group of queries picks the tokens that look most like objects, and boxes them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rfdetr_core.boxes import apply_delta
+from rfdetr_core.model.memory import Memory
+from rfdetr_core.model.mlp import MLP
+
+ANCHOR_SIZE = 0.05  # of the image, on the first level; it doubles from level to level
+MARGIN = 0.01  # anchors that come closer to 0 or 1 are not used
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The picked tokens of all groups, group by group, best first.
+
+    features: (B, G*k, C). logits: (B, G*k, K). boxes: (B, G*k, 4) cxcywh in 0..1.
+    """
+
+    features: Tensor
+    logits: Tensor
+    boxes: Tensor
+
+
+class ProposalHead(nn.Module):
+    """What one group has of its own, class and box head among it: copies of the given ones."""
+
+    def __init__(self, width: int, class_head: nn.Linear, box_head: MLP) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.class_head = copy.deepcopy(class_head)
+        self.box_head = copy.deepcopy(box_head)
+        nn.init.xavier_uniform_(self.project.weight)
+
+    def scores(self, tokens: Tensor) -> Tensor:
+        """The best class logit (B, S) of each token (B, S, C), without gradients."""
+        # Detached, not under no_grad: autocast would keep copies cast under no_grad, and use them for the gradients.
+        project, norm, classify = (
+            (layer.weight.detach(), layer.bias.detach()) for layer in (self.project, self.norm, self.class_head)
+        )
+        hidden = F.layer_norm(F.linear(tokens.detach(), *project), self.norm.normalized_shape, *norm)
+        return F.linear(hidden, *classify).amax(dim=-1)
+
+
+class Proposer(nn.Module):
+    """The proposal heads of all groups, and the choice of the best `limit` tokens of each."""
+
+    def __init__(self, width: int, class_head: nn.Linear, box_head: MLP, *, groups: int, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.groups = nn.ModuleList(ProposalHead(width, class_head, box_head) for _ in range(groups))
+
+    def forward(self, memory: Memory, groups: int) -> Proposals:
+        """Proposals of the first `groups` groups; fewer than `limit` each where the memory has fewer tokens."""
+        heads = [cast(ProposalHead, head) for head in self.groups[:groups]]
+        anchors, unusable = make_anchors(memory)
+        tokens = memory.tokens.masked_fill(unusable, 0)
+        batch, count, width = tokens.shape
+        chosen = [best_tokens(head.scores(tokens), min(self.limit, count)) for head in heads]
+        picked = torch.cat(chosen, dim=1)[..., None]  # (B, G*k, 1)
+        anchors = anchors.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, 4))
+        # Scored above over all tokens; only the picked ones need the heads with gradients.
+        tokens = tokens.gather(1, picked.expand(-1, -1, width))
+        rows = _by_group(tokens, len(heads))
+        rows = grouped_linear(rows, [head.project for head in heads])
+        rows = grouped_norm(rows, [head.norm for head in heads])
+        logits = grouped_linear(rows, [head.class_head for head in heads])
+        delta = grouped_mlp(rows, [head.box_head for head in heads])
+        boxes = apply_delta(_by_image(delta, batch), anchors)
+        return Proposals(_by_image(rows, batch), _by_image(logits, batch), boxes)
+
+
+def best_tokens(scores: Tensor, count: int) -> Tensor:
+    """Indexes (B, count) of the highest of (B, S) scores, best first."""
+    return scores.topk(count, dim=1).indices
+
+
+def make_anchors(memory: Memory) -> tuple[Tensor, Tensor]:
+    """One cxcywh anchor per token, in fp32 arithmetic as upstream's, and where it must not be used.
+
+    Sizes are relative to the image, so the anchors of padding lie beyond 1 and are unusable like those at the border.
+    Returns (B, S, 4), zero where unusable, and (B, S, 1) bool; B is 1 without padding.
+    """
+    device = memory.tokens.device
+    anchors = []
+    for level, (height, width) in enumerate(memory.shapes):
+        y, x = torch.meshgrid(
+            torch.arange(height, dtype=torch.float32, device=device),
+            torch.arange(width, dtype=torch.float32, device=device),
+            indexing="ij",
+        )
+        grid = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
+        extent = grid.new_tensor([[width, height]]) if memory.extents is None else memory.extents[:, level]
+        centre = (grid + 0.5) / extent[:, None]
+        anchors.append(torch.cat([centre, torch.full_like(centre, ANCHOR_SIZE * 2.0**level)], dim=-1))
+    anchor = torch.cat(anchors, dim=1)
+    unusable = ~((anchor > MARGIN) & (anchor < 1 - MARGIN)).all(dim=-1, keepdim=True)
+    return anchor.masked_fill(unusable, 0).to(memory.tokens.dtype), unusable
+
+
+def grouped_linear(rows: Tensor, layers: list[nn.Linear]) -> Tensor:
+    """Each group's own linear layer on its rows: (G, N, in) to (G, N, out), as one batched product."""
+    weight = torch.stack([layer.weight for layer in layers])
+    bias = torch.stack([layer.bias for layer in layers])
+    return torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2))
+
+
+def grouped_norm(rows: Tensor, layers: list[nn.LayerNorm]) -> Tensor:
+    """Each group's own layer norm on its rows (G, N, C)."""
+    normal = F.layer_norm(rows, layers[0].normalized_shape, eps=layers[0].eps)
+    weight = torch.stack([layer.weight for layer in layers])
+    bias = torch.stack([layer.bias for layer in layers])
+    return torch.addcmul(bias[:, None], normal, weight[:, None])
+
+
+def grouped_mlp(rows: Tensor, mlps: list[MLP]) -> Tensor:
+    """Each group's own MLP on its rows: (G, N, in) to (G, N, out)."""
+    for number, layers in enumerate(zip(*(mlp.layers for mlp in mlps), strict=True)):
+        rows = grouped_linear(rows.relu() if number else rows, [cast(nn.Linear, layer) for layer in layers])
+    return rows
+
+
+def _by_group(rows: Tensor, groups: int) -> Tensor:
+    return rows.reshape(len(rows), groups, -1, rows.shape[-1]).transpose(0, 1).flatten(1, 2)  # (G, B*k, C)
+
+
+def _by_image(rows: Tensor, batch: int) -> Tensor:
+    return rows.reshape(len(rows), batch, -1, rows.shape[-1]).transpose(0, 1).flatten(1, 2)  # (B, G*k, C)

@@ -1,0 +1,68 @@
+"""The mask head: a map of pixel features, refined once per decoder layer, times one vector per query."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rfdetr_core.structures import MaskFactors
+
+
+class SegmentationHead(nn.Module):
+    """Projector map and decoder states to mask logits, `downsample_ratio` times smaller than the image."""
+
+    def __init__(self, width: int, *, blocks: int, downsample_ratio: int) -> None:
+        super().__init__()
+        self.downsample_ratio = downsample_ratio
+        self.blocks = nn.ModuleList(PixelBlock(width) for _ in range(blocks))
+        self.pixel_projection = nn.Conv2d(width, width, kernel_size=1)
+        self.query_block = QueryBlock(width)
+        self.query_projection = nn.Linear(width, width)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def pixels(self, features: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """The projector's first map (B, C, h, w) at the size of the masks."""
+        height, width = (side // self.downsample_ratio for side in image_size)
+        return F.interpolate(features, (height, width), mode="bilinear", align_corners=False)
+
+    def forward(self, pixels: Tensor, states: list[Tensor]) -> list[MaskFactors]:
+        """Masks of each decoder state (B, Q, C); the blocks add up: state i sees the pixels after i + 1 of them."""
+        masks = []
+        for block, state in zip(self.blocks, states, strict=True):
+            pixels = block(pixels)
+            masks.append(self.factors(pixels, state))
+        return masks
+
+    def factors(self, pixels: Tensor, queries: Tensor) -> MaskFactors:
+        """Masks of queries (B, Q, C) on the pixels (B, C, h, w) as they are; the proposals' masks use no block."""
+        return MaskFactors(self.pixel_projection(pixels), self.query_projection(self.query_block(queries)), self.bias)
+
+
+class PixelBlock(nn.Module):
+    """Depthwise 3x3 convolution, norm, pointwise layer and GELU, added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.pointwise = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to the same."""
+        rows = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return x + F.gelu(self.pointwise(rows)).permute(0, 3, 1, 2)
+
+
+class QueryBlock(nn.Module):
+    """Norm and MLP, added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, Q, C) to the same."""
+        return x + self.contract(F.gelu(self.expand(self.norm(x))))  # type: ignore[no-any-return]

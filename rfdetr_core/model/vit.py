@@ -1,0 +1,162 @@
+"""The encoder: DINOv2's vision transformer, in which most blocks attend within windows only."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rfdetr_core.model.positions import resize_positions
+from rfdetr_core.model.windows import join_windows, split_windows
+
+NORM_EPSILON = 1e-6
+
+
+class VisionTransformer(nn.Module):
+    """Images (B, channels, H, W) to one map (B, width, H / patch_size, W / patch_size) per feature index.
+
+    Feature N is the hidden state after N blocks, normalised. Blocks behind the last feature exist, as in DINOv2's
+    weights, but are frozen and never run; so is the mask token. `drop_path` rises linearly from 0 over the blocks.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        patch_size: int,
+        width: int,
+        blocks: int,
+        heads: int,
+        mlp_ratio: int,
+        windows: int,
+        position_grid: int,
+        feature_indexes: tuple[int, ...],
+        drop_path: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.windows = windows
+        self.stride = patch_size * windows
+        self.feature_indexes = feature_indexes
+        self.gradient_checkpointing = gradient_checkpointing
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, width), requires_grad=False)
+        self.position_embeddings = nn.Parameter(torch.empty(1, 1 + position_grid**2, width))
+        self.patch_projection = nn.Conv2d(channels, width, patch_size, stride=patch_size)
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                heads,
+                mlp_ratio,
+                # Feature numbers count from 1, yet released weights use them as 0-based numbers of the global blocks.
+                windows_seen=windows**2 if index in feature_indexes else 1,
+                drop_path=drop_path * index / max(blocks - 1, 1),
+            )
+            for index in range(blocks)
+        )
+        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self._initialise()
+        self.blocks[feature_indexes[-1] :].requires_grad_(False)
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.position_embeddings, std=0.02)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The maps of the feature indexes, in order, stored with channels last.
+
+        Raises:
+            ValueError: a side that patches and windows do not divide.
+        """
+        if images.shape[-2] % self.stride or images.shape[-1] % self.stride:
+            raise ValueError(
+                f"images of {tuple(images.shape[-2:])} pixels: both sides must be divisible by {self.stride}"
+            )
+        patches = self.patch_projection(images).permute(0, 2, 3, 1)  # (B, H, W, C)
+        height, width = patches.shape[1:3]
+        positions = resize_positions(self.position_embeddings, height, width)
+        tokens = split_windows(patches + positions[:, 1:].reshape(1, height, width, -1), self.windows)
+        cls = (self.cls_token + positions[:, :1]).expand(len(tokens), -1, -1)
+        x = torch.cat([cls, tokens], dim=1)  # (B * windows^2, 1 + H * W / windows^2, C)
+        maps = []
+        for index in range(self.feature_indexes[-1] + 1):
+            if index in self.feature_indexes:
+                patches = join_windows(self.norm(x[:, 1:]), self.windows, height, width)
+                maps.append(patches.permute(0, 3, 1, 2))
+            if index < self.feature_indexes[-1]:
+                x = self._run(self.blocks[index], x)
+        return maps
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(x)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a norm, scaled per channel and added to its input.
+
+    `windows_seen` neighbouring windows, their cls tokens too, make one sequence for the attention.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int, *, windows_seen: int, drop_path: float) -> None:
+        super().__init__()
+        self.windows_seen = windows_seen
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.attention = Attention(width, heads)
+        self.scale1 = nn.Parameter(torch.ones(width))
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.expand = nn.Linear(width, mlp_ratio * width)
+        self.contract = nn.Linear(mlp_ratio * width, width)
+        self.scale2 = nn.Parameter(torch.ones(width))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(windows of all images, tokens of a window, C) to the same."""
+        sequences = self.norm1(x).reshape(len(x) // self.windows_seen, -1, x.shape[-1])
+        attended = self.attention(sequences).view_as(x)
+        x = torch.addcmul(x, self.drop_path(attended), self.scale1)
+        transformed = self.contract(F.gelu(self.expand(self.norm2(x))))
+        return torch.addcmul(x, self.drop_path(transformed), self.scale2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within each sequence of (N, L, C)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, L, C) to the same."""
+        query, key, value = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, C / heads)
+            for project in (self.query, self.key, self.value)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.output(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, zero each row of the batch with probability `rate` and scale up the others."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, L, C) to the same."""
+        if self.rate == 0 or not self.training:
+            return x
+        kept = torch.rand(len(x), 1, 1, dtype=x.dtype, device=x.device) >= self.rate
+        return x / (1 - self.rate) * kept

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import math
+
+import torch
+
+from rfdetr_core.model.positions import encode_boxes, resize_positions
+
+
+def test_the_stored_grid_is_used_as_it_is() -> None:
+    positions = torch.rand(1, 17, 3)
+    assert resize_positions(positions, 4, 4) is positions
+
+
+def test_resizing_keeps_cls_and_what_is_constant() -> None:
+    positions = torch.cat([torch.rand(1, 1, 3), torch.rand(1, 1, 3).expand(1, 16, 3)], dim=1)
+    resized = resize_positions(positions, 6, 2)
+    assert resized.shape == (1, 13, 3)
+    assert resized[:, 0].equal(positions[:, 0])
+    torch.testing.assert_close(resized[:, 1:], positions[:, 1:2].expand(1, 12, 3))
+
+
+def test_resizing_keeps_the_orientation() -> None:
+    rows = torch.arange(4.0).repeat_interleave(4)  # the value of a patch is its row
+    positions = torch.cat([torch.zeros(1), rows]).reshape(1, 17, 1)
+    resized = resize_positions(positions, 8, 4)[0, 1:, 0].reshape(8, 4)
+    assert (resized.diff(dim=0) > 0).all()
+    torch.testing.assert_close(resized.diff(dim=1), torch.zeros(8, 3))
+
+
+def test_box_codes_follow_the_formula() -> None:
+    box = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    code = encode_boxes(box, 4)[0].tolist()
+    expected = []
+    for coordinate in (0.2, 0.1, 0.3, 0.4):  # y before x
+        angle = 2 * math.pi * coordinate
+        expected += [math.sin(angle), math.cos(angle), math.sin(angle / 100), math.cos(angle / 100)]
+    torch.testing.assert_close(torch.tensor(code), torch.tensor(expected))

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+
+from rfdetr_core.data.batching import multi_scale_sizes
+from rfdetr_core.data.config import AugmentConfig
+from rfdetr_core.data.preprocess import normalise, preprocess
+from rfdetr_core.data.seeding import generator
+from rfdetr_core.data.transforms import Example, augment
+from rfdetr_core.metrics.coco import THRESHOLDS, score
+from rfdetr_core.model.config import VARIANTS
+from tests.metrics.test_coco import ground_truth, guesses
+
+coco = pytest.importorskip("rfdetr.datasets.coco", reason="parity needs upstream: pip install rfdetr==1.11.2")
+
+
+def pipeline(split: str, resolution: int) -> coco.Compose:
+    return coco._build_torchvision_pipeline(
+        split, resolution, [resolution], square=True, aug_config=None, gpu_postprocess=False, keypoint_flip_pairs=None
+    )
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest.mark.parametrize("expanded", [True, False])
+def test_multi_scale_sizes_are_upstreams(name: str, expanded: bool) -> None:
+    numbers = VARIANTS[name]
+    expected = coco.compute_multi_scale_scales(numbers.resolution, expanded, numbers.patch_size, numbers.windows)
+    assert multi_scale_sizes(numbers.resolution, numbers.patch_size, numbers.windows, expanded) == expected
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 30), (300, 200)])
+def test_preprocessing_is_that_of_upstreams_validation(size: tuple[int, int]) -> None:
+    expected, _ = pipeline("val", 64)(noise(*size), {})
+    torch.testing.assert_close(preprocess(noise(*size), 64), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_augmentation_draws_crops_and_flips_as_upstream_does() -> None:
+    """Where a small box in the middle of a picture ends up, 400 times: the same distribution of position and size."""
+    picture, box, count = noise(60, 48), torch.tensor([[28.0, 22, 34, 25]]), 400
+    transform, ours, theirs = pipeline("train", 32), [], []
+    for seed in range(count):
+        boxes = tv_tensors.BoundingBoxes(box, format="XYXY", canvas_size=(48, 60))
+        example = Example(picture, boxes, torch.zeros(1, dtype=torch.int64), None)
+        ours.append(augment(example, 32, AugmentConfig(), generator(seed)).target().boxes)
+        torch.manual_seed(seed)
+        target = {"boxes": box.clone(), "labels": torch.zeros(1, dtype=torch.int64), "size": torch.tensor([48, 60])}
+        theirs.append(transform(picture, target)[1]["boxes"])
+    for value in range(4):
+        first, second = (torch.cat(boxes)[:, value].double().sort().values for boxes in (ours, theirs))
+        points = torch.cat([first, second]).sort().values
+        # Positions agree but for half a pixel of the original: a crop there starts on a whole one.
+        below = [torch.searchsorted(first, points + step) / len(first) for step in (-0.012, 0.012)]
+        reference = torch.searchsorted(second, points) / len(second)
+        assert (below[0] - reference).max() < 0.1  # Kolmogorov and Smirnov: 0.096 is passed by chance in 5 % of cases
+        assert (reference - below[1]).max() < 0.1
+
+
+def test_training_without_augmentation_sees_what_validation_sees() -> None:
+    """The integer kernels of torch and Pillow differ by one grey level at most."""
+    boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(48, 60))
+    example = Example(noise(60, 48), boxes, torch.zeros(0, dtype=torch.int64), None)
+    unchanged = augment(example, 40, AugmentConfig(scale_jitter=False, horizontal_flip=0), generator(0))
+    assert (normalise(unchanged.image) - preprocess(noise(60, 48), 40)).abs().max() < 1.01 / 255 / 0.224
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_f1_is_upstreams_for_the_same_matches(seed: int) -> None:
+    # By its path: the package around it needs a module that rfdetr does not install.
+    file = Path(coco.__file__).parent.parent / "evaluation" / "f1_sweep.py"
+    sweep_confidence_thresholds = runpy.run_path(str(file))["sweep_confidence_thresholds"]
+    truth = ground_truth(10, 3, seed)
+    found = guesses(truth, seed)
+    scores = score(truth, found)
+    pairs = [pair for one in scores.matches.values() for pair in one.pairs]
+    data = []
+    for label in range(3):
+        own = [
+            (found[place]["score"], match is not None) for place, match in pairs if found[place]["category_id"] == label
+        ]
+        values, hits = np.array([one[0] for one in own]), np.array([one[1] for one in own])
+        total = sum(one["category_id"] == label for one in truth["annotations"])
+        data.append({"scores": values, "matches": hits, "ignore": np.zeros(len(own), dtype=bool), "total_gt": total})
+    best = max(sweep_confidence_thresholds(data, THRESHOLDS, [0, 1, 2]), key=lambda one: one["macro_f1"])
+    expected = [best["macro_f1"], best["macro_precision"], best["macro_recall"], best["confidence_threshold"]]
+    assert [scores.f1, scores.precision, scores.recall, scores.threshold] == pytest.approx(expected)
