@@ -10,6 +10,9 @@ from pathlib import Path
 import rfdetr_core
 from rfdetr_core.errors import UserError
 
+# DVC removes the results of a stage before it runs; small ones are kept in git, the others in DVC's cache.
+RESTORE = "Earlier results, if there were any: git restore manifest reports output; dvc checkout"
+
 
 def run(stage: Callable[[], None]) -> None:
     """Run a stage; what the user can mend ends in one message and exit status 1."""
@@ -17,7 +20,7 @@ def run(stage: Callable[[], None]) -> None:
         _check_code_is_of_this_project()
         stage()
     except UserError as error:
-        sys.exit(f"error: {error}\nEarlier results of this stage, if DVC had any: dvc checkout")
+        sys.exit(f"error: {error}\n{RESTORE}")
 
 
 def _check_code_is_of_this_project() -> None:

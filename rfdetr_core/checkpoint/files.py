@@ -47,13 +47,13 @@ MODEL_FIELDS = {
 # The parts of upstream that a detector here always or never has, then what does not shape a detector.
 FIXED_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("two_stage", "bbox_reparam", "lite_refpoint_refine", "layer_norm"), True),
-    **dict.fromkeys(("use_grouppose_keypoints", "dual_projector", "backbone_lora"), False),
+    **dict.fromkeys(("use_grouppose_keypoints", "dual_projector"), False),
     "num_decoder_registers": 0,
 }
 _OTHER_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("amp", "fused_optimizer", "ia_bce_loss", "keypoint_cross_attn"), True),
     **dict.fromkeys(("gradient_checkpointing", "compile", "cuda_graphs", "freeze_encoder"), False),
-    **dict.fromkeys(("inter_instance_kp_attn", "dual_projector_kp_only"), False),
+    **dict.fromkeys(("inter_instance_kp_attn", "dual_projector_kp_only", "backbone_lora"), False),
     "grouppose_keypoint_dim_downscale": 1,
     "num_keypoints_per_class": [],
     "postprocess_trace_alpha": 0.2,

@@ -20,6 +20,7 @@ from rfdetr_core.model.config import VARIANTS, Architecture, resized
 from rfdetr_core.model.detector import Detector, build_detector
 
 TAKEN, LEFT = "taken", "left at the initial value"
+_CLASS_HEADS = re.compile(r"(proposer\.groups\.\d+\.)?class_head\.(weight|bias)")
 _BY_NAME = {variant.name: variant for variant in VARIANTS.values()}
 # What may differ between a file and the detector; all else must agree.
 _FREE = {"resolution", "position_grid", "queries", "groups", "classes", "channels"}
@@ -110,13 +111,16 @@ def load_weights(detector: Detector, architecture: Architecture, checkpoint: Che
 
 
 def class_names_of(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The name of each class label: the file's own; COCO's by category id for a head of 91 rows; else the numbers."""
-    names = checkpoint.args.get("class_names")
-    if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    classes = _facts(checkpoint)["classes"]
-    known = COCO_NAMES if classes + 1 == len(COCO_NAMES) else ("",) * classes
-    return tuple(name or str(label) for label, name in enumerate(known))
+    """The name of each class label: the file's own, else COCO's by category id for a head of 91 rows, else the number.
+
+    COCO's 80 names in a row also mean the ids, as upstream reads them, when the head has 91 rows.
+    """
+    told = checkpoint.args.get("class_names")
+    known = isinstance(told, (list, tuple)) and all(isinstance(name, str) for name in told)
+    names, classes = tuple(told) if known and told else (), _shown(checkpoint)["classes"]
+    if classes + 1 == len(COCO_NAMES) and names in ((), tuple(filter(None, COCO_NAMES))):
+        return tuple(name or str(label) for label, name in enumerate(COCO_NAMES))
+    return names or tuple(str(label) for label in range(classes))
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
@@ -253,10 +257,7 @@ def _fit(name: str, tensor: Tensor, facts: dict[str, Any], architecture: Archite
     if name in ("query_boxes", "query_features") and (queries, groups) != (facts["queries"], facts["groups"]):
         change = f"cut from {facts['groups']} groups of {facts['queries']} to {groups} of {queries}"
         return first_queries(tensor, facts["groups"], queries, groups), change
-    if (
-        re.fullmatch(r"(proposer\.groups\.\d+\.)?class_head\.(weight|bias)", name)
-        and architecture.classes != facts["classes"]
-    ):
+    if _CLASS_HEADS.fullmatch(name) and architecture.classes != facts["classes"]:
         rows = architecture.classes + 1
         change = "cut" if rows < len(tensor) else "tiled"
         return repeat_rows(tensor, rows), f"{change} from {len(tensor)} to {rows} rows"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from rfdetr_core.checkpoint.coco import COCO_NAMES
 from rfdetr_core.checkpoint.files import Checkpoint, make_checkpoint, model_config_of, write_checkpoint
 from rfdetr_core.checkpoint.loading import (
     LEFT,
@@ -226,3 +227,8 @@ def test_class_names() -> None:
     assert len(published) == 91
     assert (published[0], published[1], published[12], published[18]) == ("0", "person", "12", "dog")
     assert published[90] == "toothbrush"
+    in_a_row = [name for name in COCO_NAMES if name]
+    assert len(in_a_row) == 80
+    assert class_names_of(_without_config(_shapes(VARIANTS["nano"]), args={"class_names": in_a_row})) == published
+    tuned = replace(_shapes(replace(VARIANTS["nano"], classes=80)), args={"class_names": in_a_row})
+    assert class_names_of(tuned) == tuple(in_a_row)

@@ -49,7 +49,7 @@ def test_upstream_loads_our_file_of_every_variant_and_predicts_the_same(variant:
     write_checkpoint(path, replace(checkpoint, best_total_source="ema", lineage={"inputs": []}))
 
     theirs = _from_checkpoint(path)
-    assert model_config_of(architecture)["encoder"] == theirs.model_config.encoder
+    assert type(theirs).__name__ == architecture.name
     assert theirs.model_config.resolution == side
     assert theirs.class_names == CLASSES
     ours = upstream_weights(detector.state_dict())
@@ -70,6 +70,17 @@ def test_upstreams_constructor_loads_our_file(tmp_path: Path) -> None:
     assert theirs.model_config.num_classes == len(CLASSES)
     assert theirs.class_names == CLASSES
     _assert_equal_predictions(detector, theirs, architecture)
+
+
+@pytest.mark.parametrize("variant", ["pico", "seg-pico"])
+def test_upstream_has_no_class_for_our_own_variants_and_says_which(variant: str, tmp_path: Path) -> None:
+    architecture = VARIANTS[variant]
+    weights = build_detector(architecture).state_dict()
+    path = tmp_path / "checkpoint_best_total.pth"
+    write_checkpoint(path, make_checkpoint(architecture, weights, class_names=CLASSES, args={}))
+    with pytest.raises(ValueError, match=f"Could not infer model class.*{architecture.name}"):
+        _from_checkpoint(path)
+    assert build_from_checkpoint(path).architecture == architecture
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +204,7 @@ def _from_checkpoint(path: Path) -> Any:
 
 
 def _assert_equal_predictions(detector: Detector, theirs: Any, architecture: Architecture) -> None:
-    """Upstream's `predict` on an image of the model's own size, so that no resizing plays a part, finds what ours finds."""
+    """Upstream's `predict` finds what ours finds, on an image of the model's own size: no resizing plays a part."""
     side = architecture.resolution
     image = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -1,0 +1,86 @@
+"""The import graph of the project, read from the source: what a stage runs, and who imports whom."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("rfdetr_core", "stages")
+# Loaded by the trainer by name, and proven by test_observers to leave the results alone.
+NO_DEPENDENCY = "rfdetr_core/observers/"
+
+
+def module_files() -> dict[str, Path]:
+    """Every module of the project by its dotted name."""
+    modules = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            relative = path.relative_to(ROOT)
+            parts = relative.parts[:-1] if path.name == "__init__.py" else (*relative.parts[:-1], path.stem)
+            modules[".".join(parts)] = path
+    return modules
+
+
+def imports(module: str, modules: dict[str, Path]) -> list[str]:
+    """The project's modules that a module imports itself, also inside functions, but not for type checking only."""
+    names: list[str] = []
+    for node in _runtime_nodes(ast.parse(modules[module].read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.append(node.module)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"{module} uses a relative import")
+    return [name for name in names if name in modules]
+
+
+def closure(module: str) -> set[str]:
+    """Files (relative, posix) of all project modules that run when `module` is imported and used."""
+    modules = module_files()
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        waiting += imports(name, modules)
+        waiting += [parent for parent in (name.rpartition(".")[0],) if parent in modules]
+    return {modules[name].relative_to(ROOT).as_posix() for name in found}
+
+
+def _runtime_nodes(tree: ast.AST) -> list[ast.AST]:
+    nodes: list[ast.AST] = []
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        nodes.append(node)
+        children = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            children = list(node.orelse)
+        waiting += children
+    return nodes
+
+
+def code_deps(stage: str) -> list[str]:
+    """The closure of a stage as dvc.yaml lists it: a folder where all of its modules are needed, files elsewhere."""
+    needed = {file for file in closure(f"stages.{stage}") if not file.startswith(NO_DEPENDENCY)}
+    return sorted(_folded("rfdetr_core", needed) + [file for file in needed if file.startswith("stages/")])
+
+
+def _folded(folder: str, needed: set[str]) -> list[str]:
+    inside = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
+    if inside <= needed:
+        return [folder]
+    deps = [file for file in inside & needed if Path(file).parent.as_posix() == folder]
+    for child in sorted(path for path in (ROOT / folder).iterdir() if path.is_dir()):
+        if any(file.startswith(f"{folder}/{child.name}/") for file in needed):
+            deps += _folded(f"{folder}/{child.name}", needed)
+    return deps
+
+
+if __name__ == "__main__":  # python -m tests.architecture: what dvc.yaml must list
+    for name in ("validate", "convert", "train", "select_best", "strip", "evaluate"):
+        print(f"{name}:", *(f"      - {dep}" for dep in code_deps(name)), sep="\n")

@@ -1,0 +1,133 @@
+"""A copy of this project on a dataset that trains in seconds, driven through the real `dvc`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image, ImageDraw
+
+from tests.architecture import ROOT
+
+TINY = {
+    "model": {"variant": "pico", "resolution": 64, "num_queries": 10, "group_detr": 2},
+    "train": {"epochs": 2, "batch_size": 2, "grad_accum_steps": 1, "multi_scale": False, "precision": "32-true"},
+    "evaluate": {"pictures": 1},
+    "runtime": {"num_workers": 0, "threads": 1, "mlflow": False},
+}
+
+# Data and results of this checkout, and what a user of the pipeline does not run.
+LEFT_OUT = ("data/", "tests/", "docs/", "reports/", "output/", "annotations/", "manifest/", "dvc.lock")
+
+
+def make_dataset(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
+    """Write a COCO dataset in Roboflow's layout: bright rectangles of two classes on noise, 64 x 64 PNG."""
+    random = np.random.default_rng(seed)
+    for split, count in counts.items():
+        images, annotations = [], []
+        (folder / split).mkdir(parents=True)
+        for number in range(count):
+            picture = Image.fromarray(random.integers(0, 90, (64, 64, 3), dtype=np.uint8))
+            name = f"{split}_{number}.png"
+            images.append({"id": number, "file_name": name, "width": 64, "height": 64})
+            for _ in range(2):
+                x, y = (int(v) for v in random.integers(2, 40, 2))
+                w, h = (int(v) for v in random.integers(8, 20, 2))
+                kind = int(random.integers(0, 2))
+                colour = ((250, 40, 40), (40, 250, 40))[kind]
+                ImageDraw.Draw(picture).rectangle([x, y, x + w - 1, y + h - 1], fill=colour)
+                annotations.append(
+                    {
+                        "id": len(annotations),
+                        "image_id": number,
+                        "category_id": kind,
+                        "bbox": [x, y, w, h],
+                        "area": w * h,
+                        "iscrowd": 0,
+                        "segmentation": [],
+                    }
+                )
+            picture.save(folder / split / name)
+        categories = [{"id": 0, "name": "red"}, {"id": 1, "name": "green"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / split / "_annotations.coco.json").write_text(json.dumps(content))
+
+
+class Project:
+    """A checkout of the project in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, params: dict[str, dict[str, object]] | None = None) -> Project:
+        """Copy the working tree (what git tracks or would track), put the tiny dataset and params in, commit."""
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.split("\0")
+        for name in listed:
+            if name and not name.startswith(LEFT_OUT) and (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        project = cls(folder)
+        make_dataset(folder / "data" / "tiny", {"train": 4, "valid": 2, "test": 2})
+        project.set_params(data={"dir": "data/tiny"}, **{k: dict(v) for k, v in TINY.items()})
+        for section, values in (params or {}).items():
+            project.set_params(**{section: values})
+        project.run("git", "init", "-q")
+        project.run("git", "config", "user.email", "test@localhost")
+        project.run("git", "config", "user.name", "test")
+        project.commit("start")
+        return project
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a user with the venv active; nothing of this repository leaks in."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "PYTHONPATH", "GIT_"))}
+        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+        return env
+
+    def run(
+        self, *command: str, check: bool = True, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project; output captured."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment() | (env or {}), capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0 or not check, f"{command} failed\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def repro(self, *arguments: str) -> list[str]:
+        """Run `dvc repro`; the stages whose command ran, in order."""
+        done = self.run("dvc", "repro", *arguments)
+        return re.findall(r"^Running stage '(\w+)'", done.stdout + done.stderr, flags=re.MULTILINE)
+
+    def changed_stages(self) -> set[str]:
+        """Stages whose own dependencies changed, as `dvc status` tells without running anything."""
+        return set(json.loads(self.run("dvc", "status", "--json").stdout))
+
+    def set_params(self, **sections: dict[str, object]) -> None:
+        """Change keys of params.yaml."""
+        path = self.folder / "params.yaml"
+        content = yaml.safe_load(path.read_text())
+        for section, values in sections.items():
+            content.setdefault(section, {}).update(values)
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def commit(self, message: str) -> None:
+        """Commit everything."""
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "--allow-empty", "-m", message)
+
+    def edit_annotations(self, split: str, *, index: int = 0, **changes: object) -> None:
+        """Change keys of one annotation of a split."""
+        path = self.folder / "data" / "tiny" / split / "_annotations.coco.json"
+        content = json.loads(path.read_text())
+        content["annotations"][index].update(changes)
+        path.write_text(json.dumps(content))

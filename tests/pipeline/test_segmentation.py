@@ -1,0 +1,27 @@
+"""A segmenter goes through the same six stages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.architecture import ROOT
+from tests.pipeline.project import Project
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_segmenter_is_trained_selected_and_scored_by_its_masks(tmp_path: Path) -> None:
+    project = Project.create(tmp_path, {"data": {"dir": "data/nuclei"}, "model": {"variant": "seg-pico"}})
+    shutil.copytree(ROOT / "data" / "nuclei", tmp_path / "data" / "nuclei")
+    assert project.repro()[-1] == "evaluate"
+    metrics = json.loads((tmp_path / "reports/evaluate/metrics.json").read_text())
+    assert metrics["masks"].keys() >= {"map", "map_50"}
+    assert "segm" in json.loads((tmp_path / "output/scores.json").read_text())["key"]
+    masks = json.loads((tmp_path / "reports/evaluate/masks.json").read_text())
+    assert masks
+    assert all(mask["segmentation"]["size"] == [128, 128] for mask in masks)
+    assert list((tmp_path / "reports/evaluate/pictures").glob("*.png"))

@@ -1,0 +1,108 @@
+"""The rules of design and style that a machine can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.architecture import NO_DEPENDENCY, ROOT, closure, imports, module_files
+
+STAGES = ("validate", "convert", "train", "select_best", "strip", "evaluate")
+TIERS = [
+    {"errors", "files", "params", "images", "manifest", "structures", "boxes"},
+    {"ingest", "model", "loss", "data", "metrics"},
+    {"checkpoint"},
+    {"training", "selection", "inference", "stripping"},
+    {"observers", "evaluation", "lineage"},
+    {"settings"},
+    {"api", "cli"},
+    {"__main__"},
+]
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def part_of(module: str) -> str | None:
+    """The package or file of the core that a module belongs to."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "rfdetr_core" and len(parts) > 1 else None
+
+
+def tier(part: str) -> int:
+    return next(number for number, names in enumerate(TIERS) if part in names)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_of_a_stage_are_its_import_closure(stage: str) -> None:
+    declared: set[str] = set()
+    for dep in PIPELINE[stage]["deps"]:
+        path = ROOT / dep
+        if dep.startswith(("rfdetr_core", "stages")):
+            files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+            declared |= {file.relative_to(ROOT).as_posix() for file in files}
+    needed = {file for file in closure(f"stages.{stage}") if not file.startswith(NO_DEPENDENCY)}
+    assert declared == needed
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_run_as_a_module(stage: str) -> None:
+    assert PIPELINE[stage]["cmd"] == f"python -m stages.{stage}"
+
+
+def test_stages_that_compute_numbers_depend_on_the_numeric_lock() -> None:
+    with_lock = {stage for stage in STAGES if "requirements/numeric.lock" in PIPELINE[stage]["deps"]}
+    assert {"train", "evaluate"} <= with_lock
+
+
+def test_training_does_not_see_reports_validation_lineage_or_interfaces() -> None:
+    outside = ("ingest/", "evaluation/", "lineage/", "api.py", "cli.py", "__main__.py", "inference.py", "settings.py")
+    assert not [file for file in closure("stages.train") if file.removeprefix("rfdetr_core/").startswith(outside)]
+
+
+def test_training_does_not_read_the_test_split() -> None:
+    assert not [dep for dep in PIPELINE["train"]["deps"] if Path(dep).stem == "test"]
+
+
+def test_arrows_go_down() -> None:
+    modules = module_files()
+    upward = []
+    for module in modules:
+        part = part_of(module)
+        if part is None:
+            continue
+        for imported in imports(module, modules):
+            other = part_of(imported)
+            if other is not None and other != part and tier(other) >= tier(part) > 0:
+                upward.append(f"{module} imports {imported}")
+            if other is not None and tier(part) == 0 < tier(other):
+                upward.append(f"{module} imports {imported}")
+    assert not upward
+
+
+def test_no_file_of_the_core_is_longer_than_400_lines() -> None:
+    long = {module: n for module, path in module_files().items() if (n := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_stages_are_thin() -> None:
+    thick = {
+        stage: n for stage in STAGES if (n := len((ROOT / "stages" / f"{stage}.py").read_text().splitlines())) > 45
+    }
+    assert not thick
+
+
+def test_nothing_imports_upstream() -> None:
+    users = [
+        path.name
+        for path in module_files().values()
+        if "import rfdetr\n" in path.read_text()
+        or "from rfdetr " in path.read_text()
+        or "from rfdetr." in path.read_text()
+    ]
+    assert not users
+
+
+def test_no_checkpoint_is_read_with_full_pickle() -> None:
+    readers = [path.name for path in module_files().values() if "weights_only=False" in path.read_text()]
+    assert not readers
