@@ -8,7 +8,7 @@ export GLIBC_TUNABLES := glibc.malloc.mmap_threshold=8589934592:glibc.malloc.tri
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 # Parallel make would interleave two installations into one environment.
 .NOTPARALLEL:
-.PHONY: repro test lint check setup setup-dev ui promote lock clean
+.PHONY: repro test lint setup setup-dev ui promote lock
 
 repro: setup
 	@python -m rfdetr_core check
