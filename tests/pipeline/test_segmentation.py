@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_segmenter_is_trained_selected_and_scored_by_its_masks(tmp_path: Path) -> None:
-    project = Project.create(tmp_path, {"data": {"dir": "data/nuclei"}, "model": {"variant": "seg-pico", "resolution": 48}})
+    model = {"variant": "seg-pico", "resolution": 48}
+    project = Project.create(tmp_path, {"data": {"dir": "data/nuclei"}, "model": model})
     shutil.copytree(ROOT / "data" / "nuclei", tmp_path / "data" / "nuclei")
     assert project.repro()[-1] == "evaluate"
     metrics = json.loads((tmp_path / "reports/evaluate/metrics.json").read_text())
