@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from rfdetr_core.training.module import RFDETRModelModule
 
