@@ -53,10 +53,12 @@ class Architecture:
 _OLD: dict[str, Any] = {"patch_size": 14, "windows": 4, "position_grid": 37, "feature_indexes": (2, 5, 8, 11)}
 _SEGMENTER: dict[str, Any] = {"patch_size": 12, "decoder_layers": 4, "queries": 200, "segmentation": True}
 _SMALLEST: dict[str, Any] = {
-    "encoder_width": 192,
-    "encoder_blocks": 6,
+    "patch_size": 8,
+    "windows": 4,
+    "encoder_width": 96,
+    "encoder_blocks": 4,
     "encoder_heads": 3,
-    "feature_indexes": (1, 3, 5, 6),
+    "feature_indexes": (2, 4),
     "width": 128,
     "decoder_layers": 2,
     "self_heads": 4,
@@ -99,7 +101,7 @@ VARIANTS: dict[str, Architecture] = {
         "RFDETRSeg2XLarge", "rf-detr-seg-xxlarge.pt", 768, **_SEGMENTER | {"decoder_layers": 6, "queries": 300}
     ),
     # Ours, not upstream's: small enough to train from scratch on two CPU cores.
-    "pico": Architecture("RFDETRPico", None, 320, **_SMALLEST),
+    "pico": Architecture("RFDETRPico", None, 256, **_SMALLEST),
     "seg-pico": Architecture("RFDETRSegPico", None, 192, **_SMALLEST | {"patch_size": 12, "segmentation": True}),
 }
 
