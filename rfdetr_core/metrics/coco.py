@@ -163,7 +163,8 @@ def _coco(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
 def _sized(detections: list[dict[str, Any]], iou_type: str) -> list[dict[str, Any]]:
     """As COCO.loadRes, which fails on an empty list and gives a mask the area of its box."""
     if iou_type == "segm":
-        areas = rle.area([one["segmentation"] for one in detections]).tolist() if detections else []
+        # One by one: given a list of more than 255, pycocotools 2.0.11 overflows under numpy 2.
+        areas = [int(rle.area(one["segmentation"])) for one in detections]
     else:
         areas = [one["bbox"][2] * one["bbox"][3] for one in detections]
     numbered = enumerate(zip(detections, areas, strict=True), start=1)

@@ -224,3 +224,27 @@ def test_results_are_plain_values_that_give_the_detections_back() -> None:
 def test_no_detections_are_no_results(masks: torch.Tensor | None) -> None:
     nothing = Detections(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), masks)
     assert coco_results(1, nothing) == []
+
+
+def test_more_masks_than_a_byte_can_count_are_scored() -> None:
+    mask = np.asfortranarray(np.ones((8, 8), dtype=np.uint8))
+    found = rle.encode(mask)
+    one = {
+        "image_id": 1,
+        "category_id": 0,
+        "bbox": [0.0, 0.0, 8.0, 8.0],
+        "score": 0.5,
+        "segmentation": {"size": [8, 8], "counts": found["counts"].decode()},
+    }
+    truth = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 0,
+        "bbox": [0.0, 0.0, 8.0, 8.0],
+        "area": 64.0,
+        "iscrowd": 0,
+        "segmentation": [[0, 0, 8, 0, 8, 8, 0, 8]],
+    }
+    image = {"id": 1, "file_name": "a.png", "width": 8, "height": 8}
+    annotations = {"images": [image], "categories": [{"id": 0, "name": "a"}], "annotations": [truth]}
+    assert score(annotations, [one] * 300, "segm").map == pytest.approx(1.0)
