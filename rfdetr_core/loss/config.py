@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,3 +21,8 @@ class LossConfig:
     set_cost_giou: float = 2.0
     focal_alpha: float = 0.25
     mask_point_sample_ratio: int = 16  # a mask of h x w logits is compared at h w / ratio points
+
+
+def loss_config(values: Mapping[str, Any]) -> LossConfig:
+    """The numbers of the loss among the parameters of a training."""
+    return LossConfig(**{field.name: values[field.name] for field in fields(LossConfig) if field.name in values})

@@ -50,12 +50,19 @@ class Criterion:
         }
 
     def __call__(
-        self, output: DetectorOutput, targets: Sequence[Target], *, groups: int, point_seed: int | None = None
+        self,
+        output: DetectorOutput,
+        targets: Sequence[Target],
+        *,
+        groups: int,
+        point_seed: int | None = None,
+        shared: bool = True,
     ) -> Losses:
-        """Match and score a batch. With torch.distributed, every rank must call this in the same step.
+        """Match and score a batch. With torch.distributed, every rank must call this in the same step if `shared`.
 
         groups: groups of queries in the output: the model's in training, 1 in evaluation. point_seed: fixes the
-        points at which masks are compared; needed where the output has masks.
+        points at which masks are compared; needed where the output has masks. shared: divide by the mean number of
+        objects of all ranks, not by this rank's.
 
         Raises:
             ValueError: masks without a seed or without targets' masks, or queries that do not divide into groups.
@@ -70,7 +77,7 @@ class Criterion:
                     raise ValueError("a segmentation loss needs a point_seed and the targets' masks")
                 generator = torch.Generator(device).manual_seed(point_seed)
             pairs = match(list(layers.values()), objects, groups, self.config, generator)
-            number = _number_of_objects(sum(objects.counts) * groups, device)
+            number = _number_of_objects(sum(objects.counts) * groups, device, shared)
             terms: dict[str, Tensor] = {}
             weighted: list[Tensor] = []
             for (ending, layer), matched in zip(layers.items(), pairs, strict=True):
@@ -148,10 +155,10 @@ def _precise(layer: DetectorOutput) -> DetectorOutput:
     return DetectorOutput(layer.logits.to(dtype), layer.boxes.to(dtype), masks)
 
 
-def _number_of_objects(own: int, device: torch.device) -> Tensor:
-    """Mean over the ranks of the objects (times groups) of a batch, at least 1."""
+def _number_of_objects(own: int, device: torch.device, shared: bool) -> Tensor:
+    """The objects (times groups) of a batch, as a mean over the ranks if `shared`; at least 1."""
     number = torch.full((), float(own), device=device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if shared and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(number)
         number /= torch.distributed.get_world_size()
     return number.clamp(min=1)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfdetr_core.loss.softplus import softplus
+from rfdetr_core.sampling import sample_maps
 from rfdetr_core.structures import MaskFactors
 
 _OVERSAMPLING = 3
@@ -23,8 +24,7 @@ def random_points(masks: int, count: int, dtype: torch.dtype, generator: torch.G
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear values (N, C, P) of maps (N, C, h, w) at points (N, P, 2)."""
-    grid = 2 * points[:, :, None] - 1
-    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[..., 0]
+    return sample_maps(maps, 2 * points[:, None] - 1, border=True)[:, :, 0]
 
 
 def sample_all(masks: Tensor | MaskFactors, points: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import Tensor
 
 from rfdetr_core.errors import UserError
 from rfdetr_core.structures import Detections
@@ -95,37 +96,63 @@ def coco_results(image_id: int, detections: Detections) -> list[dict[str, Any]]:
     rows = zip(detections.labels.tolist(), boxes, detections.scores.tolist(), strict=True)
     results = [{"image_id": image_id, "category_id": row[0], "bbox": row[1], "score": row[2]} for row in rows]
     if detections.masks is not None:
-        for result, mask in zip(results, detections.masks.cpu().numpy(), strict=True):
-            coded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-            result["segmentation"] = coded | {"counts": coded["counts"].decode("ascii")}
+        for result, mask in zip(results, detections.masks.cpu(), strict=True):
+            result["segmentation"] = coded_mask(mask)
     return results
 
 
+def coded_mask(mask: Tensor) -> dict[str, Any]:
+    """A bool mask (H, W) as compressed RLE."""
+    coded: dict[str, Any] = rle.encode(np.asfortranarray(mask.numpy(), dtype=np.uint8))
+    return coded | {"counts": coded["counts"].decode("ascii")}
+
+
 def score(
-    annotations: dict[str, Any], detections: list[dict[str, Any]], iou_type: Literal["bbox", "segm"] = "bbox"
+    annotations: dict[str, Any],
+    detections: list[dict[str, Any]],
+    iou_type: Literal["bbox", "segm"] = "bbox",
+    max_dets: int = 100,
 ) -> CocoScores:
     """Score detections (COCO's results format) against canonical COCO annotations; neither is changed.
 
     Small, medium and large go by an annotation's `area`, and by the area of a detection's box or mask.
+    max_dets: how many detections of an image and class count, the best first; mar_100 is named for COCO's 100.
 
     Raises:
         UserError: masks are to be scored and an annotation has none.
     """
-    for one in annotations["annotations"] if iou_type == "segm" else ():
-        if not one.get("segmentation"):
-            raise UserError(f"annotation {one['id']} has no segmentation, so masks cannot be scored. Add it.")
+    require_masks(annotations, iou_type)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _coco(annotations, [dict(one) for one in annotations["annotations"]])
-        evaluation = COCOeval(truth, _coco(annotations, _sized(detections, iou_type)), iou_type)
+        evaluation = COCOeval(truth, _coco(annotations, numbered(detections, iou_type)), iou_type)
+        evaluation.params.maxDets = [1, min(10, max_dets), max_dets]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    precisions = _measured(evaluation.eval["precision"])[:, :, :, 0, -1]  # (IoU, recall, K)
-    names = {category["id"]: category["name"] for category in annotations["categories"]}
-    records: dict[int, list[Record]] = {index: [] for index in sorted(names)}
+    precisions = measured(evaluation.eval["precision"])[:, :, :, 0, -1]
+    stats, there = measured(evaluation.stats), precisions[~np.isnan(precisions)]
+    if max_dets != 100:  # pycocotools looks for this one at 100 alone
+        stats[0] = there.mean() if there.size else np.nan
+    records: dict[int, list[Record]] = {category["id"]: [] for category in annotations["categories"]}
     for record in evaluation.evalImgs:
         if record and record["aRng"] == evaluation.params.areaRng[0]:
             records[record["category_id"]].append(record)
+    return replace(summary(annotations, precisions, stats, records), matches=_matches(annotations, records))
+
+
+def require_masks(annotations: dict[str, Any], iou_type: str) -> None:
+    """Raise a UserError where masks are to be scored and an annotation has none."""
+    for one in annotations["annotations"] if iou_type == "segm" else ():
+        if not one.get("segmentation"):
+            raise UserError(f"annotation {one['id']} has no segmentation, so masks cannot be scored. Add it.")
+
+
+def summary(
+    annotations: dict[str, Any], precisions: Floats, stats: Floats, records: dict[int, list[Record]]
+) -> CocoScores:
+    """Scores from precisions (IoU, recall, K), COCO's twelve numbers and what was noted of every class; no matches."""
+    records = dict(sorted(records.items()))
+    names = {category["id"]: category["name"] for category in annotations["categories"]}
     curves = np.array([_curves(of_class) for of_class in records.values()]).reshape(-1, 3, len(THRESHOLDS))
     instances = [sum(int((record["gtIgnore"] == 0).sum()) for record in of_class) for of_class in records.values()]
     present = np.array(instances, dtype=int) > 0
@@ -148,9 +175,9 @@ def score(
         for k, index in enumerate(records)
     )
     threshold = float(THRESHOLDS[best]) if present.any() else float("nan")
-    numbers = [*_measured(evaluation.stats).tolist(), threshold, *mean[:, best].tolist()]
+    numbers = [*stats.tolist(), threshold, *mean[:, best].tolist()]
     named = dict(zip((field.name for field in fields(CocoScores)), numbers, strict=False))
-    return CocoScores(per_class=per_class, matches=_matches(annotations, records), **named)
+    return CocoScores(per_class=per_class, matches={}, **named)
 
 
 def _coco(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
@@ -160,18 +187,19 @@ def _coco(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
     return coco
 
 
-def _sized(detections: list[dict[str, Any]], iou_type: str) -> list[dict[str, Any]]:
-    """As COCO.loadRes, which fails on an empty list and gives a mask the area of its box."""
+def numbered(detections: list[dict[str, Any]], iou_type: str) -> list[dict[str, Any]]:
+    """Detections as annotations, as by COCO.loadRes, which fails on an empty list and gives a mask its box's area."""
     if iou_type == "segm":
         # One by one: given a list of more than 255, pycocotools 2.0.11 overflows under numpy 2.
         areas = [int(rle.area(one["segmentation"])) for one in detections]
     else:
         areas = [one["bbox"][2] * one["bbox"][3] for one in detections]
-    numbered = enumerate(zip(detections, areas, strict=True), start=1)
-    return [one | {"id": number, "area": area, "iscrowd": 0} for number, (one, area) in numbered]
+    rows = enumerate(zip(detections, areas, strict=True), start=1)
+    return [one | {"id": number, "area": area, "iscrowd": 0} for number, (one, area) in rows]
 
 
-def _measured(values: Floats) -> Floats:
+def measured(values: Floats) -> Floats:
+    """The same, NaN where pycocotools says -1."""
     return np.where(values == -1, np.nan, values)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rfdetr_core.model.attention import attend
 from rfdetr_core.model.deformable import DeformableAttention
 from rfdetr_core.model.memory import Memory
 from rfdetr_core.model.mlp import MLP
@@ -103,5 +104,5 @@ class GroupAttention(nn.Module):
             one.reshape(len(x) * groups, -1, self.heads, width // self.heads).transpose(1, 2)
             for one in (query, key, value)
         )  # (B*G, heads, Q, C / heads)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attend(query, key, value)
         return self.output(attended.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]

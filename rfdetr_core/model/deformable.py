@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rfdetr_core.model.memory import Memory
+from rfdetr_core.sampling import sample_maps
 
 
 class DeformableAttention(nn.Module):
@@ -62,12 +62,12 @@ def sample(values: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tenso
     """
     batch, queries = locations.shape[:2]
     maps = values.permute(0, 2, 3, 1).flatten(0, 1)  # (B * heads, c, S)
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * heads, Q, levels, points, 2)
-    sampled, start = [], 0
+    # Queries last: the sum over the points of a query then adds whole rows.
+    grids = (2 * locations - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)  # (B * heads, levels, points, Q, 2)
+    weights = weights.permute(0, 2, 3, 4, 1).flatten(0, 1)[:, None]  # (B * heads, 1, levels, points, Q)
+    levels, start = [], 0
     for level, (height, width) in enumerate(shapes):
         one = maps[:, :, start : start + height * width].reshape(*maps.shape[:2], height, width)
-        sampled.append(F.grid_sample(one, grids[:, :, level], align_corners=False))
+        levels.append((sample_maps(one, grids[:, level]) * weights[:, :, level]).sum(dim=2))  # (B * heads, c, Q)
         start += height * width
-    weights = weights.transpose(1, 2).flatten(0, 1).flatten(2)  # (B * heads, Q, levels * points)
-    summed = (torch.cat(sampled, dim=-1) * weights[:, None]).sum(dim=-1)  # (B * heads, c, Q)
-    return summed.reshape(batch, -1, queries).transpose(1, 2)
+    return sum(levels[1:], levels[0]).reshape(batch, -1, queries).transpose(1, 2)

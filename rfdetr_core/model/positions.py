@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from rfdetr_core.sampling import resize_maps
 
 
 def resize_positions(positions: Tensor, height: int, width: int) -> Tensor:
@@ -18,7 +19,7 @@ def resize_positions(positions: Tensor, height: int, width: int) -> Tensor:
     if (height, width) == (side, side):
         return positions
     grid = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, side, side)
-    grid = F.interpolate(grid.float(), (height, width), mode="bicubic", align_corners=False, antialias=True)
+    grid = resize_maps(grid.float(), (height, width), kernel="bicubic", antialias=True)
     patches = grid.to(positions.dtype).flatten(2).transpose(1, 2)  # (1, height * width, C)
     return torch.cat([positions[:, :1], patches], dim=1)
 
@@ -30,5 +31,6 @@ def encode_boxes(boxes: Tensor, width: int) -> Tensor:
     """
     index = torch.arange(width, dtype=boxes.dtype, device=boxes.device)
     periods = 10000 ** (2 * (index // 2) / width)
-    angles = boxes[..., (1, 0, 2, 3), None] * (2 * math.pi) / periods  # (..., 4, width)
+    x, y, *size = boxes.unbind(-1)
+    angles = torch.stack([y, x, *size], dim=-1)[..., None] * (2 * math.pi) / periods  # (..., 4, width)
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-3)

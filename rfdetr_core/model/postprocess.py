@@ -21,11 +21,17 @@ def postprocess(
 
 @torch.no_grad()
 def detections(
-    output: DetectorOutput, index: int, size: tuple[int, int], limit: int, threshold: float | None = None
+    output: DetectorOutput,
+    index: int,
+    size: tuple[int, int],
+    limit: int,
+    threshold: float | None = None,
+    mask_size: tuple[int, int] | None = None,
 ) -> Detections:
     """The best `limit` pairs of query and class of image `index`, and of these only scores above the threshold.
 
-    A tie goes to the lower query, then the lower class. Boxes end at the image's border.
+    A tie goes to the lower query, then the lower class. Boxes end at the image's border. mask_size: (height, width) of
+    the masks where it is not the image's.
     """
     height, width = size
     rows = output.logits.shape[-1]
@@ -40,7 +46,7 @@ def detections(
     boxes = (cxcywh_to_xyxy(output.boxes[index, queries]) * corner).clamp(min=0).minimum(corner)
     masks = None
     if isinstance(output.masks, Tensor):
-        masks = resize_masks(output.masks[index, queries], size)
+        masks = resize_masks(output.masks[index, queries], mask_size or size)
     return Detections(scores, order % rows, boxes, masks)
 
 

@@ -99,7 +99,11 @@ def make_anchors(memory: Memory) -> tuple[Tensor, Tensor]:
             indexing="ij",
         )
         grid = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
-        extent = grid.new_tensor([[width, height]]) if memory.extents is None else memory.extents[:, level]
+        if memory.extents is None:
+            # Filled on the device: a tensor made of numbers would make the host wait for it.
+            extent = torch.cat([grid.new_full((1, 1), width), grid.new_full((1, 1), height)], dim=1)
+        else:
+            extent = memory.extents[:, level]
         centre = (grid + 0.5) / extent[:, None]
         anchors.append(torch.cat([centre, torch.full_like(centre, ANCHOR_SIZE * 2.0**level)], dim=-1))
     anchor = torch.cat(anchors, dim=1)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rfdetr_core.sampling import resize_maps
 from rfdetr_core.structures import MaskFactors
 
 
@@ -24,7 +25,7 @@ class SegmentationHead(nn.Module):
     def pixels(self, features: Tensor, image_size: tuple[int, int]) -> Tensor:
         """The projector's first map (B, C, h, w) at the size of the masks."""
         height, width = (side // self.downsample_ratio for side in image_size)
-        return F.interpolate(features, (height, width), mode="bilinear", align_corners=False)
+        return resize_maps(features, (height, width))
 
     def forward(self, pixels: Tensor, states: list[Tensor]) -> list[MaskFactors]:
         """Masks of each decoder state (B, Q, C); the blocks add up: state i sees the pixels after i + 1 of them."""

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rfdetr_core.model.attention import attend
+from rfdetr_core.model.economy import gelu_linear, norm_linear
 from rfdetr_core.model.positions import resize_positions
 from rfdetr_core.model.windows import join_windows, split_windows
 
@@ -119,15 +121,21 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(windows of all images, tokens of a window, C) to the same."""
-        sequences = self.norm1(x).reshape(len(x) // self.windows_seen, -1, x.shape[-1])
-        attended = self.attention(sequences).view_as(x)
-        x = torch.addcmul(x, self.drop_path(attended), self.scale1)
-        transformed = self.contract(F.gelu(self.expand(self.norm2(x))))
-        return torch.addcmul(x, self.drop_path(transformed), self.scale2)
+        sequences = x.reshape(len(x) // self.windows_seen, -1, x.shape[-1])
+        attended = self.attention(sequences, self.norm1, self.scale1).view_as(x)
+        x = x + self.drop_path(attended)
+        hidden = norm_linear(x, self.norm2, self.expand.weight, self.expand.bias)
+        return x + self.drop_path(gelu_linear(hidden, *scaled(self.contract, self.scale2)))  # type: ignore[no-any-return]
+
+
+def scaled(layer: nn.Linear, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer whose outputs are scaled per channel: for a gradient of the scale alone,
+    the outputs would be kept."""
+    return layer.weight * scale[:, None], layer.bias * scale
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention within each sequence of (N, L, C)."""
+    """Multi-head self-attention within each sequence of (N, L, C), behind a norm; the outputs scaled per channel."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -137,14 +145,14 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: nn.LayerNorm, scale: Tensor) -> Tensor:
         """(N, L, C) to the same."""
-        query, key, value = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, C / heads)
-            for project in (self.query, self.key, self.value)
-        )
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return self.output(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        layers = (self.query, self.key, self.value)
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        projected = norm_linear(x, norm, weight, bias).view(*x.shape[:2], 3, self.heads, -1)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # (N, heads, L, C / heads)
+        attended = attend(query, key, value).transpose(1, 2).flatten(2)
+        return F.linear(attended, *scaled(self.output, scale))
 
 
 class DropPath(nn.Module):

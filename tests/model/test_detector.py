@@ -135,3 +135,29 @@ def test_bfloat16_under_autocast_gives_every_parameter_its_gradient() -> None:
     for name, value in detector.named_parameters():
         assert (value.grad is not None) == value.requires_grad, name
         assert value.grad is None or value.grad.isfinite().all(), name
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradient_checkpointing_keeps_less_and_changes_no_bit(architecture: Architecture, autocast: bool) -> None:
+    kept, results = [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        detector = build_detector(architecture, drop_path=0.5, gradient_checkpointing=checkpointing).train()
+        bytes_of: dict[int, int] = {}
+
+        def note(one: torch.Tensor, bytes_of: dict[int, int] = bytes_of) -> torch.Tensor:
+            bytes_of[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+            return one
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda one: one):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                output = detector(images64.float())
+            loss = sum(one.logits.float().square().sum() + one.boxes.float().sum() for one in layers_of(output))
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()
+        kept.append(sum(bytes_of.values()))
+        results.append([loss.detach(), *(one.grad for one in detector.parameters() if one.grad is not None)])
+    assert kept[1] < kept[0]
+    assert all(one.equal(other) for one, other in zip(*results, strict=True))
