@@ -18,7 +18,8 @@ from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.params import parse
 from rfdetr_core.selection import select
 from rfdetr_core.stripping import strip
-from rfdetr_core.training.config import RuntimeConfig, TrainConfig
+from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
+from rfdetr_core.upstream_options import refuse_absent
 
 if TYPE_CHECKING:
     import supervision
@@ -33,6 +34,7 @@ class _TrainSettings(TrainConfig, RuntimeConfig):
     """Every keyword of `train` but the folders."""
 
     mlflow: bool = False  # the pipeline tracks its runs; a script asks for it
+    run_test: bool = False  # the pipeline always evaluates; a script asks for it
 
 
 class RFDETR:
@@ -113,13 +115,15 @@ class RFDETR:
 
         `settings`: the fields of TrainConfig and RuntimeConfig, such as epochs, batch_size, grad_accum_steps, lr. Into
         `output_dir` go the files of a run, checkpoint_best_total.pth among them. The classes are the dataset's.
-        `resume` is the path of a checkpoint.pth.
+        `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end.
 
         Raises:
             UserError: an unknown keyword, a fault of the dataset, or of the training.
         """
+        from rfdetr_core.observers.summary import run_files
         from rfdetr_core.training.run import TrainingFiles, train_model
 
+        refuse_absent("train", settings.keys() - _TrainSettings.model_fields.keys(), "train()")
         output, device = Path(output_dir), self._predictor.device
         weights, named = self.weights, self.weights.name if self.weights else None
         if settings.get("resume") is not None:
@@ -130,14 +134,18 @@ class RFDETR:
         config = parse(TrainConfig, {key: values[key] for key in TrainConfig.model_fields}, "train()")
         runtime = parse(RuntimeConfig, {key: values[key] for key in RuntimeConfig.model_fields}, "train()")
         model = self.config.model_copy(update={"pretrain_weights": named})
+        check_together(model, config)
         self.data = _prepare(Path(dataset_dir), output / "dataset")
         folder = weights.parent if weights else Path("weights")
         where = TrainingFiles(self.data.dataset, self.data.annotations, self.data.manifests, folder)
         train_model(where, model, config, runtime, output)
         selection = select(files.read_json(output / "scores.json"))
         files.write_json(output / "selection.json", selection)
-        strip(output, selection, output / "checkpoint_best_total.pth")
+        strip(output, selection, output / "checkpoint_best_total.pth", records=output / "records")
         self._predictor = Predictor.from_checkpoint(output / "checkpoint_best_total.pth", device=device)
+        if asked.run_test:
+            self.evaluate("test", output_dir=output)
+        print(f"{run_files(output)}\nuse: python -m rfdetr_core predict {output / 'checkpoint_best_total.pth'} IMAGE")
 
     def predict(
         self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float = 0.5

@@ -13,6 +13,8 @@ from typing import Any
 
 from rfdetr_core.errors import UserError
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -30,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         temporary.replace(path)
     except OSError as error:
         raise UserError(
@@ -83,9 +85,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def md5_file(path: Path) -> str:
+    """Hexadecimal MD5 of a file, by which DVC knows it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
 def canonical_json(value: Any) -> bytes:
     """The one byte string for a value: sorted keys, no white space, UTF-8, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def digest(value: Any) -> str:
@@ -93,7 +101,8 @@ def digest(value: Any) -> str:
     return sha256_bytes(canonical_json(value))
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The bits that this process withholds from the modes of new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -21,7 +21,7 @@ def select(scores: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         found = {track: (_finite(scores[track]["score"]), scores[track]["epoch"]) for track in TRACKS}
-        metric, key = scores["metric"], scores["key"]
+        metric, key, epochs = scores["metric"], scores["key"], scores["epochs"]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"scores.json is not of this version ({error!r} in it). Train again: dvc repro --force train"
@@ -38,6 +38,7 @@ def select(scores: dict[str, Any]) -> dict[str, Any]:
         "metric": metric,
         "key": key,
         **{track: {"score": score, "epoch": epoch} for track, (score, epoch) in found.items()},
+        "epochs": epochs,
         "rule": RULE,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,9 @@ def run(stage: Callable[[], None]) -> None:
         stage()
     except UserError as error:
         sys.exit(f"error: {error}\n{RESTORE}")
+    except KeyboardInterrupt:
+        print(f"\ninterrupted. {RESTORE}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _check_code_is_of_this_project() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.evaluate import EvaluationFiles, evaluate
+from rfdetr_core.evaluation.origin import write_origin
 from rfdetr_core.inference import Predictor
 from rfdetr_core.manifest import DataConfig
 from rfdetr_core.params import read_section
@@ -16,8 +17,10 @@ def main() -> None:
     """Write reports/evaluate/."""
     config = read_section(EvaluateConfig, "evaluate")
     where = EvaluationFiles(dataset=Path(read_section(DataConfig, "data").dir))
-    predictor = Predictor.from_checkpoint(Path("output/checkpoint_best_total.pth"), batch_size=config.batch_size)
-    evaluate(predictor, where, config, Path("reports/evaluate"))
+    model, output = Path("output/checkpoint_best_total.pth"), Path("reports/evaluate")
+    predictor = Predictor.from_checkpoint(model, batch_size=config.batch_size)
+    metrics = evaluate(predictor, where, config, output)
+    write_origin(output / "lineage.json", model, where, config, metrics["split"])
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from stages import run
 
 
 def main() -> None:
-    """Write output/checkpoint_best_total.pth."""
-    output = Path("output")
-    strip(output, files.read_json(output / "selection.json"), output / "checkpoint_best_total.pth")
+    """Write output/checkpoint_best_total.pth, and records/<digest of its tensors>.json."""
+    output, selection = Path("output"), files.read_json(Path("output/selection.json"))
+    strip(output, selection, output / "checkpoint_best_total.pth", records=Path("records"))
 
 
 if __name__ == "__main__":

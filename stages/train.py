@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
-from rfdetr_core.manifest import DataConfig
-from rfdetr_core.model.config import ModelConfig
-from rfdetr_core.params import read_section
-from rfdetr_core.training.config import RuntimeConfig, TrainConfig
-from rfdetr_core.training.resume import end_with_parent
-from rfdetr_core.training.run import TrainingFiles, train_model
+from rfdetr_core.processes import end_with_parent
 from stages import run
 
 
 def main() -> None:
     """Write output/checkpoint_best_ema.pth, checkpoint_best_regular.pth, history.csv and scores.json."""
-    end_with_parent()
+    # Before the imports that take seconds. A rank that Lightning or torchrun started has nothing to finish alone.
+    end_with_parent(signal.SIGTERM if os.environ.get("LOCAL_RANK", "0") == "0" else signal.SIGKILL)
+    from rfdetr_core.manifest import DataConfig
+    from rfdetr_core.model.config import ModelConfig
+    from rfdetr_core.params import read_section
+    from rfdetr_core.training.config import RuntimeConfig, TrainConfig
+    from rfdetr_core.training.run import TrainingFiles, train_model
+
     where = TrainingFiles(dataset=Path(read_section(DataConfig, "data").dir))
     model, config = read_section(ModelConfig, "model"), read_section(TrainConfig, "train")
     train_model(where, model, config, read_section(RuntimeConfig, "runtime"), Path("output"))

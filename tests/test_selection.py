@@ -41,6 +41,7 @@ def test_the_selection_tells_both_scores_both_epochs_and_the_rule_in_plain_json(
         "key": "val/mAP_50_95",
         "regular": {"score": 0.25, "epoch": 4},
         "ema": {"score": None, "epoch": 7},
+        "epochs": 9,
         "rule": RULE,
     }
 

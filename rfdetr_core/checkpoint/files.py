@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import types
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -93,6 +92,11 @@ class Checkpoint:
     unknown: tuple[str, ...] = ()
     path: Path | None = None
 
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """The record of the training, wherever the file keeps it."""
+        return self.training_record or (self.lineage or {}).get("training")
+
 
 def make_checkpoint(
     architecture: Architecture, weights: Mapping[str, Tensor], *, class_names: Sequence[str], args: Mapping[str, Any]
@@ -163,10 +167,11 @@ def write_plain(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
-    buffer = io.BytesIO()  # torch.save puts the stem of a file's name into the file
-    torch.save(_plain(content, "content"), buffer)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    plain = _plain(content, "content", set())
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        sink = _Sink(file)  # no path: torch.save puts the stem of a file's name into the file
+        torch.save(plain, cast(BinaryIO, sink))
+        sink.check()
 
 
 def read_plain(path: Path) -> dict[str, Any]:
@@ -247,16 +252,49 @@ def _model_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     return dict(model)
 
 
-def _plain(value: Any, place: str) -> Any:
-    """Rebuild a value so that pickle's memo, which goes by identity, sees the same for equal content."""
+class _Sink:
+    """Passes on what torch.save writes, and keeps the first error: raised within, it would end the whole process."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def _plain(value: Any, place: str, storages: set[int]) -> Any:
+    """Rebuild a value so that pickle's memo, which goes by identity, sees the same for equal content.
+
+    `storages`: the memory that is taken already; a tensor with memory of its own is not copied.
+    """
     if isinstance(value, Tensor):
-        return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        tensor = value.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in storages or storage.nbytes() != tensor.numel() * tensor.element_size():
+            return tensor.clone(memory_format=torch.contiguous_format)
+        storages.add(storage.data_ptr())
+        return tensor.flatten().view(tensor.shape)  # equal strides, also where a side of 1 leaves them open
     if type(value) is str:
         return sys.intern(value)
     if type(value) in _PLAIN:
         return value
     if isinstance(value, Mapping):
-        return {_plain(key, place): _plain(entry, f"{place}[{key!r}]") for key, entry in value.items()}
+        return {
+            _plain(key, place, storages): _plain(entry, f"{place}[{key!r}]", storages) for key, entry in value.items()
+        }
     if type(value) in (list, tuple):
-        return type(value)(_plain(entry, f"{place}[{index}]") for index, entry in enumerate(value))
+        return type(value)(_plain(entry, f"{place}[{index}]", storages) for index, entry in enumerate(value))
     raise TypeError(f"{place} is a {type(value).__name__}: a checkpoint holds plain values and tensors only")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch.distributed
+import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from rfdetr_core.metrics.coco import score
+from rfdetr_core.boxes import cxcywh_to_xyxy
+from rfdetr_core.data.views import decode_masks
+from rfdetr_core.metrics.coco import coco_results, coded_mask
+from rfdetr_core.metrics.quick import quick_score
+from rfdetr_core.model.postprocess import detections
 from rfdetr_core.training.ema import WeightAverage
-from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.module import PREFIX, RFDETRModelModule
 
-PREFIX = {"regular": "val/", "ema": "val/ema_"}
 # Upstream's names of what is reported, and those of metrics.coco.
 REPORTED = {
     "mAP_50_95": "map",
@@ -30,10 +35,10 @@ class WeightAveraging(Callback):
 
     average: WeightAverage
 
-    def __init__(self, decay: float, tau: float) -> None:
-        """See `ema.WeightAverage`."""
-        self.decay, self.tau = decay, tau
-        self.updates = 0
+    def __init__(self, decay: float, tau: float, interval: int = 1) -> None:
+        """See `ema.WeightAverage`; `interval`: optimiser steps between two updates."""
+        self.decay, self.tau, self.interval = decay, tau, interval
+        self.steps = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the detector before anything is restored or moved."""
@@ -45,16 +50,18 @@ class WeightAveraging(Callback):
         """Join the detector on its device."""
         assert isinstance(pl_module, RFDETRModelModule)
         pl_module.tracks["ema"] = self.average.module.to(pl_module.device)
-        self.updates = trainer.global_step
+        self.steps = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Average if the batch ended in an optimiser step."""
         assert isinstance(pl_module, RFDETRModelModule)
-        if trainer.global_step != self.updates:
-            self.updates = trainer.global_step
-            self.average.update(pl_module.detector, self.updates)
+        if trainer.global_step == self.steps:
+            return
+        self.steps = trainer.global_step
+        if self.steps % self.interval == 0:
+            self.average.update(pl_module.detector, self.steps // self.interval)
 
     def state_dict(self) -> dict[str, Any]:
         """The average, for a resume."""
@@ -68,17 +75,30 @@ class WeightAveraging(Callback):
 class CocoScoring(Callback):
     """Scores what each track finds on the validation images; exact under any number of ranks."""
 
-    def __init__(self, annotations: dict[str, Any], segmentation: bool, interval: int = 1) -> None:
-        """Take canonical COCO annotations and the epochs between evaluations; the last epoch is always evaluated."""
-        self.annotations = annotations
+    def __init__(
+        self,
+        annotations: dict[str, Any],
+        segmentation: bool,
+        interval: int = 1,
+        *,
+        max_dets: int = 100,
+        per_class: bool = False,
+        mask_side: int | None = None,
+    ) -> None:
+        """Take canonical COCO annotations and the epochs between evaluations; the last epoch is always evaluated.
+
+        max_dets: detections of an image and class that count. per_class: record AP/<class>, too. mask_side: the side of
+        the detections' masks, where it is not the image's.
+        """
+        self.masks = annotations if mask_side is None else _at_side(annotations, mask_side)
+        self.annotations, self.max_dets, self.per_class = annotations, max_dets, per_class
         self.kinds: dict[str, Literal["bbox", "segm"]] = {"": "bbox", "segm_": "segm"} if segmentation else {"": "bbox"}
         self.interval = interval
         self.found: dict[str, list[dict[str, Any]]] = {}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose whether this epoch is evaluated."""
-        last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
-        trainer.check_val_every_n_epoch = 1 if last else self.interval
+        trainer.check_val_every_n_epoch = 1 if _evaluated(trainer, self.interval) else self.interval
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the detections of the epoch before."""
@@ -105,8 +125,57 @@ class CocoScoring(Callback):
         for track in pl_module.tracks:
             results = _gathered(self.found.get(track, []), trainer.world_size)
             for kind, iou_type in self.kinds.items():
-                values = score(self.annotations, results, iou_type).numbers()
-                pl_module.record({f"{PREFIX[track]}{kind}{name}": values[key] for name, key in REPORTED.items()})
+                truth = self.annotations if iou_type == "bbox" else self.masks
+                scores = quick_score(truth, results, iou_type, self.max_dets)
+                values, prefix = scores.numbers(), PREFIX[track] + kind
+                pl_module.record({prefix + name: values[key] for name, key in REPORTED.items()})
+                if self.per_class:
+                    pl_module.record({f"{prefix}AP/{one.name}": one.ap for one in scores.per_class})
+
+
+class TrainScoring(Callback):
+    """Scores the boxes that training finds, as train/mAP_50_95 and so on: augmented images, weights in motion."""
+
+    def __init__(self, classes: Sequence[str], interval: int = 1, max_dets: int = 100) -> None:
+        """Take the names of the classes, the epochs between evaluations, and the detections that count."""
+        self.categories = [{"id": index, "name": name} for index, name in enumerate(classes)]
+        self.interval, self.max_dets = interval, max_dets
+        self.found: list[dict[str, Any]] = []
+        self.truth: list[dict[str, Any]] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the epoch before."""
+        self.found, self.truth = [], []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep what a batch has and what was found, in pixels of the batch's images."""
+        assert isinstance(pl_module, RFDETRModelModule)
+        if not _evaluated(trainer, self.interval):
+            return
+        side, limit = batch.images.shape[-1], pl_module.architecture.queries
+        for index, target in enumerate(batch.targets):
+            image = (batch_idx * trainer.world_size + trainer.global_rank) * len(batch.targets) + index + 1
+            self.found += coco_results(image, detections(outputs["output"], index, (side, side), limit))
+            corners = cxcywh_to_xyxy(target.boxes.double().cpu()) * side
+            for label, (x1, y1, x2, y2) in zip(target.labels.tolist(), corners.tolist(), strict=True):
+                box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+                self.truth.append({"image_id": image, "category_id": label, **box})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score and record train/*."""
+        assert isinstance(pl_module, RFDETRModelModule)
+        if not _evaluated(trainer, self.interval):
+            return
+        found, truth = (_gathered(rows, trainer.world_size) for rows in (self.found, self.truth))
+        annotations = {
+            "images": [{"id": image} for image in sorted({row["image_id"] for row in (*found, *truth)})],
+            "categories": self.categories,
+            "annotations": [row | {"id": number} for number, row in enumerate(truth, start=1)],
+        }
+        values = quick_score(annotations, found, "bbox", self.max_dets).numbers()
+        pl_module.record({f"train/{name}": values[key] for name, key in REPORTED.items()})
 
 
 class EarlyStopping(Callback):
@@ -136,6 +205,21 @@ class EarlyStopping(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on waiting."""
         self.best, self.waited = state_dict["best"], state_dict["waited"]
+
+
+def _evaluated(trainer: Trainer, interval: int) -> bool:
+    epochs = trainer.current_epoch + 1
+    return epochs % interval == 0 or (trainer.max_epochs is not None and epochs >= trainer.max_epochs)
+
+
+def _at_side(annotations: dict[str, Any], side: int) -> dict[str, Any]:
+    """Annotations with masks of side x side pixels, each the nearest one of the image's mask."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in annotations["images"]}
+    rows = []
+    for one in annotations["annotations"]:
+        mask = decode_masks([one["segmentation"]], *sizes[one["image_id"]])
+        rows.append(one | {"segmentation": coded_mask(F.interpolate(mask[None].float(), (side, side))[0, 0] > 0.5)})
+    return annotations | {"annotations": rows}
 
 
 def _gathered(results: list[dict[str, Any]], world: int) -> list[dict[str, Any]]:

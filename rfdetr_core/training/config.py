@@ -2,85 +2,261 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import importlib.util
+from importlib import metadata
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rfdetr_core.data.config import AugmentConfig
+from rfdetr_core.errors import UserError
+from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.params import Config
 
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+# Of torch.optim, by lower-case name; Muon, LBFGS and SparseAdam there cannot train every parameter of a detector.
+OPTIMIZERS = (
+    *("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw"),
+    *("asgd", "nadam", "radam", "rmsprop", "rprop", "sgd"),
+)
+SCHEDULE_NUMBERS = {"lr_drop": 100, "min_factor": 0.0}
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
+_OF_THE_AVERAGE = ("ema_decay", "ema_tau", "ema_update_interval", "early_stopping_use_ema", "auto_batch_ema_headroom")
+_OF_MASKS = ("mask_ce_loss_coef", "mask_dice_loss_coef", "mask_point_sample_ratio", "eval_masks_head_resolution")
 
 
 class TrainConfig(Config):
-    """What training does. Names and defaults are upstream's, but for seed, precision and deterministic."""
+    """What training does. Names are upstream's; docs/parameters.md says where and why a default differs."""
 
     epochs: int = Field(100, gt=0, description="passes over the training images")
-    batch_size: int = Field(4, gt=0, description="images per device and step")
+    batch_size: int | Literal["auto"] = Field(
+        4, description="images per device and step; auto: the most that fit on a CUDA device, 4 elsewhere"
+    )
     grad_accum_steps: int = Field(1, gt=0, description="batches per optimiser step")
+    auto_batch_target_effective: int = Field(16, gt=0, description="batch_size auto: images that a step reaches")
+    auto_batch_max_targets_per_image: int = Field(
+        100, gt=0, description="batch_size auto: objects in an image while memory is probed"
+    )
+    auto_batch_ema_headroom: float = Field(
+        0.7, gt=0, le=1, description="batch_size auto: part of what fits that is taken when weights are averaged"
+    )
+    eval_batch_size: int | None = Field(None, gt=0, description="images per validation batch; null: batch_size")
     lr: float = Field(1e-4, gt=0, description="learning rate of decoder, projector and heads")
     lr_encoder: float = Field(1.5e-4, ge=0, description="learning rate of the encoder, before its decay by depth")
     lr_vit_layer_decay: float = Field(
         0.8, gt=0, le=1, description="factor per encoder block, from the last to the first"
     )
     lr_component_decay: float = Field(0.7, gt=0, le=1, description="factor of the decoder, squared that of the encoder")
-    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
-    lr_scheduler: Literal["step", "cosine"] = Field("step", description="x 0.1 after lr_drop epochs, or half a cosine")
-    lr_drop: int = Field(100, gt=0, description="epochs until the step schedule drops")
-    lr_min_factor: float = Field(0.0, ge=0, lt=1, description="where the cosine ends, as a part of the learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="of the optimiser")
+    optimizer: str = Field(
+        "adamw", min_length=1, description="of torch.optim (" + ", ".join(OPTIMIZERS) + "), or package.module.Class"
+    )
+    optimizer_kwargs: dict[str, JsonValue] = Field({}, description="further arguments of the optimiser, such as betas")
+    lr_scheduler: str = Field(
+        "step",
+        min_length=1,
+        description="step: x 0.1 after lr_drop epochs; cosine: half a period; or package.module.Class",
+    )
+    lr_scheduler_kwargs: dict[str, JsonValue] = Field(
+        {}, description="of step: lr_drop (100 epochs); of cosine: min_factor (0: the part of the rate it ends at)"
+    )
+    lr_scheduler_interval: Literal["step", "epoch"] = Field(
+        "step", description="when a scheduler given as package.module.Class steps"
+    )
+    lr_scheduler_monitor: str = Field("val/loss", description="the value of an epoch that ReduceLROnPlateau watches")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear growth from 0")
     clip_max_norm: float = Field(0.1, ge=0, description="largest norm of the gradient; 0: no clipping")
     drop_path: float = Field(
         0.0, ge=0, lt=1, description="stochastic depth of the encoder's last block, 0 at its first"
     )
+    use_ema: bool = Field(True, description="average the weights; if not, both best files hold the regular weights")
     ema_decay: float = Field(0.993, ge=0, lt=1, description="of the moving average of the weights")
     ema_tau: float = Field(
         100.0, ge=0, description="optimiser steps until the average's decay is near ema_decay; 0: at once"
     )
+    ema_update_interval: int = Field(1, gt=0, description="optimiser steps between two updates of the average")
     cls_loss_coef: float = Field(1.0, ge=0, description="weight of the class loss")
     bbox_loss_coef: float = Field(5.0, ge=0, description="weight of the L1 box loss")
     giou_loss_coef: float = Field(2.0, ge=0, description="weight of the GIoU loss")
     mask_ce_loss_coef: float = Field(5.0, ge=0, description="weight of the mask cross-entropy (segmenters)")
     mask_dice_loss_coef: float = Field(5.0, ge=0, description="weight of the mask Dice loss (segmenters)")
     mask_point_sample_ratio: int = Field(16, gt=0, description="mask pixels per sampled point (segmenters)")
-    multi_scale: bool = Field(True, description="train each step at a size drawn around the resolution")
+    multi_scale: Literal["per-batch", "per-sample", "off"] = Field(
+        "per-batch", description="draw the input's size around the resolution; true: per-batch, false: off"
+    )
     expanded_scales: bool = Field(True, description="a wider range of those sizes")
+    scale_jitter: bool = Field(True, description="crop half of the training images before they are resized")
     augmentation: AugmentConfig = Field(
         default_factory=lambda: AugmentConfig(), description="changes of training images"
     )
+    class_names: list[str] | None = Field(
+        None, description="the classes in order, checked against the dataset's; null: the dataset's"
+    )
     eval_interval: int = Field(1, gt=0, description="epochs between evaluations on valid; the last epoch is evaluated")
-    best_model_metric: Literal["map", "map_50", "mar", "f1"] = Field("map", description="what picks the best epoch")
+    eval_max_dets: int = Field(100, gt=0, description="detections of an image and class that count, the best first")
+    eval_masks_head_resolution: bool = Field(
+        False, description="score masks on valid at the mask head's resolution: cheaper, coarser (segmenters)"
+    )
+    log_per_class_metrics: bool = Field(False, description="add val/AP/<class> to the history, for both tracks")
+    compute_val_loss: bool | Literal["auto"] = Field(
+        "auto", description="add val/loss and val/ema_loss to the history; auto: if the schedule watches one of them"
+    )
+    compute_train_metrics: bool = Field(
+        False, description="add train/mAP_50_95 and others of boxes to the history, on augmented images as they pass"
+    )
+    compact_train_metrics: bool = Field(
+        True, description="sum each loss term of the inner layers and proposals in the history, as train/loss_*_aux"
+    )
+    best_model_metric: Literal["map", "map_50", "mar", "f1"] = Field(
+        "map", description="what picks the best epoch; of segmenters it is the masks'"
+    )
+    skip_best_epochs: int = Field(0, ge=0, description="first epochs that cannot be the best")
+    smooth_alpha: float = Field(
+        0.0, ge=0, lt=1, description="part of the smoothed score that is kept when regular weights are ranked; 0: none"
+    )
     early_stopping: bool = Field(False, description="stop when the best score no longer grows")
     early_stopping_patience: int = Field(10, gt=0, description="evaluations without growth that are waited for")
     early_stopping_min_delta: float = Field(0.001, ge=0, description="smallest growth that counts")
     early_stopping_use_ema: bool = Field(False, description="watch the EMA weights alone, not the better of both")
     seed: int = Field(0, ge=0, description="of everything random")
-    precision: Precision = Field("auto", description="auto: bf16-mixed or 16-mixed on CUDA, 32-true elsewhere")
+    amp_dtype: Literal["auto", "bf16", "fp16"] | None = Field(
+        "auto",
+        description="mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; null: all in fp32",
+    )
     deterministic: bool = Field(True, description="only algorithms that give equal bits again")
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="kind of device")
     devices: int | Literal["auto"] = Field(1, description="devices per node")
     num_nodes: int = Field(1, gt=0, description="machines")
     strategy: str = Field("auto", description="of Lightning: auto, ddp, fsdp, ...")
     resume: str | None = Field(None, description="a checkpoint.pth in weights/ to go on from, up to `epochs`")
+    notes: JsonValue = Field(None, description="anything, kept in the checkpoints as args.notes")
+
+    @field_validator("multi_scale", mode="before")
+    @classmethod
+    def _mode(cls, value: Any) -> Any:
+        return {True: "per-batch", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("batch_size", "devices")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("it must be 1 or more, or auto.")
+        return value
+
+    @field_validator("optimizer", "lr_scheduler")
+    @classmethod
+    def _known(cls, value: str, info: Any) -> str:
+        names = OPTIMIZERS if info.field_name == "optimizer" else ("step", "cosine")
+        if "." not in value and value.lower() not in names:
+            raise ValueError(f"unknown name. Use {', '.join(names)}, or a class as package.module.Class.")
+        if "." in value and importlib.util.find_spec(value.partition(".")[0]) is None:
+            raise ValueError(f"there is no package {value.partition('.')[0]}. Install it.")
+        return value if "." in value else value.lower()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs to train in.")
-        if self.lr_scheduler == "step" and self.lr_min_factor:
-            raise ValueError(f"lr_min_factor {self.lr_min_factor} has no effect on lr_scheduler step; use cosine or 0.")
-        if self.devices != "auto" and self.devices < 1:
-            raise ValueError(f"devices {self.devices} must be 1 or more, or auto.")
+        if self.skip_best_epochs >= self.epochs:
+            raise ValueError(f"skip_best_epochs {self.skip_best_epochs} leaves none of the {self.epochs} epochs.")
+        self._check_schedule()
+        if reserved := {"params", "lr", "weight_decay", "fused", "foreach"} & self.optimizer_kwargs.keys():
+            raise ValueError(f"optimizer_kwargs may not hold {', '.join(sorted(reserved))}: other options decide it.")
+        if self.batch_size == "auto":
+            if self.grad_accum_steps != 1:
+                raise ValueError("batch_size auto also finds grad_accum_steps: remove it, or give a batch_size.")
+            if self.devices != 1 or self.num_nodes != 1:
+                raise ValueError("batch_size auto probes one device: with more, give a number.")
+        if not self.use_ema:
+            self._without("use_ema is false", _OF_THE_AVERAGE)
         return self
+
+    def _check_schedule(self) -> None:
+        used = {"step": ("lr_drop",), "cosine": ("min_factor",)}.get(self.lr_scheduler)
+        if used is not None:
+            if strange := sorted(self.lr_scheduler_kwargs.keys() - set(used)):
+                raise ValueError(
+                    f"lr_scheduler_kwargs {', '.join(strange)} has no effect on lr_scheduler {self.lr_scheduler}, "
+                    f"which takes {', '.join(used)}."
+                )
+            for name, value in self.lr_scheduler_kwargs.items():
+                if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+                    raise ValueError(f"lr_scheduler_kwargs {name} {value!r} must be a number, 0 or more.")
+            self._without(f"lr_scheduler is {self.lr_scheduler}", ("lr_scheduler_interval",))
+        elif self.warmup_epochs and (self.lr_scheduler == PLATEAU or self.lr_scheduler_interval == "epoch"):
+            raise ValueError("warmup_epochs needs a schedule that steps with the optimiser: remove it.")
+        if self.lr_scheduler != PLATEAU:
+            self._without(f"lr_scheduler is not {PLATEAU}", ("lr_scheduler_monitor",))
+        elif self.lr_scheduler_monitor in ("val/loss", "val/ema_loss") and self.compute_val_loss is False:
+            raise ValueError(f"lr_scheduler_monitor {self.lr_scheduler_monitor} needs compute_val_loss auto or true.")
+
+    def _without(self, reason: str, names: tuple[str, ...]) -> None:
+        changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if changed:
+            raise ValueError(f"{', '.join(changed)} has no effect: {reason}.")
+
+    @property
+    def validation_loss(self) -> bool:
+        """Whether losses are computed on valid."""
+        if self.compute_val_loss == "auto":
+            return self.lr_scheduler == PLATEAU and self.lr_scheduler_monitor.endswith("loss")
+        return self.compute_val_loss
 
 
 class RuntimeConfig(Config):
     """How a training is run and watched: nothing here changes its result, except that `threads` decides bits on CPU."""
 
     num_workers: int = Field(2, ge=0, description="processes that read images")
+    pin_memory: bool | None = Field(None, description="hold batches where CUDA copies from; null: if there is CUDA")
+    persistent_workers: bool | None = Field(None, description="keep these processes between epochs; null: yes")
+    prefetch_factor: int | None = Field(None, gt=0, description="batches that each of them reads ahead; null: 2")
     threads: int | None = Field(None, gt=0, description="of computation on CPU; null: as many as torch finds")
+    num_sanity_val_steps: int = Field(0, ge=0, description="validation batches tried before training; not scored")
     checkpoint_interval: int = Field(10, gt=0, description="epochs between the kept checkpoint_<epoch>.pth")
-    progress_bar: bool = Field(True, description="on a terminal; a line per epoch is printed elsewhere")
+    progress_bar: Literal["tqdm", "rich"] | None = Field(
+        "tqdm", description="on a terminal and in notebooks; a line per epoch is printed everywhere"
+    )
     mlflow: bool = Field(True, description="track runs in MLflow: mlflow.db here, or where MLFLOW_TRACKING_URI points")
-    project: str = Field("rfdetr", min_length=1, description="MLflow's experiment")
-    run: str | None = Field(None, description="MLflow's name of the run")
+    tensorboard: bool = Field(False, description="write output/tensorboard/; needs the extra tensorboard")
+    wandb: bool = Field(False, description="log to Weights & Biases (WANDB_MODE=offline: files); needs the extra wandb")
+    clearml: bool = Field(False, description="log to ClearML (CLEARML_OFFLINE_MODE=1: files); needs the extra clearml")
+    project: str = Field("rfdetr", min_length=1, description="the loggers' project, MLflow's experiment")
+    run: str | None = Field(None, min_length=1, description="the loggers' name of the run")
+
+    @field_validator("progress_bar", mode="before")
+    @classmethod
+    def _bar(cls, value: Any) -> Any:
+        return {True: "tqdm", False: None}[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _workers(self) -> Self:
+        if self.num_workers == 0 and (self.persistent_workers or self.prefetch_factor):
+            raise ValueError("persistent_workers and prefetch_factor need num_workers above 0.")
+        return self
+
+    @model_validator(mode="after")
+    def _installed(self) -> Self:
+        for name in ("tensorboard", "wandb", "clearml"):
+            if getattr(self, name) and not list(metadata.distributions(name=name)):
+                raise ValueError(f"{name} is not installed. Run: pip install '.[{name}]', or set {name}: false.")
+        return self
+
+
+def check_together(model: ModelConfig, train: TrainConfig) -> None:
+    """Find what the `model` and `train` sections say against each other.
+
+    Raises:
+        UserError: a contradiction, or an option without effect.
+    """
+    if model.num_channels != 3:
+        raise UserError(
+            f"model.num_channels is {model.num_channels}, but images are read as RGB: it must be 3 to train."
+        )
+    if train.resume is not None and model.pretrain_weights is not None:
+        raise UserError(
+            "train.resume and model.pretrain_weights are both given, but a training that goes on has its weights. "
+            "Remove one."
+        )
+    if not VARIANTS[model.variant].segmentation:
+        changed = [name for name in _OF_MASKS if getattr(train, name) != TrainConfig.model_fields[name].default]
+        if changed:
+            raise UserError(f"train.{changed[0]} has no effect: model.variant {model.variant} finds no masks.")

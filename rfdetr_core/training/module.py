@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours
-from rfdetr_core.data.batching import Batch, multi_scale_size
+from rfdetr_core.data.batching import Batch
 from rfdetr_core.data.seeding import mixed_seed
 from rfdetr_core.errors import UserError
-from rfdetr_core.loss.config import LossConfig
+from rfdetr_core.loss.config import loss_config
 from rfdetr_core.loss.criterion import Criterion, Losses
 from rfdetr_core.metrics.coco import coco_results
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.postprocess import detections
-from rfdetr_core.training.config import TrainConfig
+from rfdetr_core.structures import DetectorOutput
+from rfdetr_core.training.config import PLATEAU, TrainConfig
+from rfdetr_core.training.nonfinite import NonFiniteError, Step, Watch, kept
 from rfdetr_core.training.optimizer import build_optimizer
-from rfdetr_core.training.schedule import learning_rate_factor
+from rfdetr_core.training.resizing import at_drawn_size
+from rfdetr_core.training.schedule import build_schedule
 
-# Reading a value from an accelerator waits for it, so losses are looked at this often there.
-_STEPS_BETWEEN_CHECKS = 20
+# Before the names of a track's values on valid.
+PREFIX = {"regular": "val/", "ema": "val/ema_"}
 
 
 class RFDETRModelModule(LightningModule):
@@ -49,21 +50,22 @@ class RFDETRModelModule(LightningModule):
         self.architecture = architecture
         self.config = config
         self.sizes = list(sizes)
-        coefficients = {field.name for field in fields(LossConfig)} & TrainConfig.model_fields.keys()
-        self.criterion = Criterion(LossConfig(**{name: getattr(config, name) for name in coefficients}))
+        self.criterion = Criterion(loss_config(vars(config)))
         self.tracks: dict[str, nn.Module] = {"regular": detector}
         self.epoch_metrics: dict[str, float] = {}
         self._sums: Tensor | None = None
         self._names: list[str] = []
         self._steps = 0
         self._fused = False
-        self._unchecked: list[tuple[Tensor, list[str]]] = []
+        self._watch = Watch()
         self._objects: Tensor | None = None
+        self._validation: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> Any:
-        """AdamW with upstream's groups, and the schedule as a function of the optimiser step alone."""
+        """The optimiser with upstream's groups, and its schedule."""
         config, plain = self.config, isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
         self._fused = plain and self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
+        self._fused &= config.optimizer == "adamw"
         optimizer = build_optimizer(
             self.detector,
             lr=config.lr,
@@ -71,22 +73,12 @@ class RFDETRModelModule(LightningModule):
             weight_decay=config.weight_decay,
             vit_layer_decay=config.lr_vit_layer_decay,
             component_decay=config.lr_component_decay,
+            name=config.optimizer,
+            options=config.optimizer_kwargs,
             fused=self._fused,
         )
         steps = max(1, int(self.trainer.estimated_stepping_batches) // config.epochs)
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(
-                step,
-                kind=config.lr_scheduler,
-                steps_per_epoch=steps,
-                epochs=config.epochs,
-                warmup_epochs=config.warmup_epochs,
-                lr_drop=config.lr_drop,
-                min_factor=config.lr_min_factor,
-            )
-
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": build_schedule(optimizer, config, steps)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the weights of a resume file, which has them as a model file has."""
@@ -98,21 +90,26 @@ class RFDETRModelModule(LightningModule):
         """Make this epoch's dropout and drop path a function of (seed, epoch, rank), whatever ran before."""
         torch.manual_seed(mixed_seed("epoch", self.config.seed, self.current_epoch, self.global_rank))
         self._sums, self._steps, self.epoch_metrics = None, 0, {}
-        self._unchecked.clear()
+        self._watch = Watch()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch, at the size drawn for this optimiser step."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Any]:
+        """The loss of a batch, at the size drawn for this optimiser step; `compute_train_metrics` adds the output."""
         batch = self._resized(batch)
         output = self.detector(batch.images, batch.padding)
         groups = self.architecture.groups
         seed = mixed_seed("points", self.config.seed, self.current_epoch, batch_idx, self.global_rank)
         losses = self.criterion(output, batch.targets, groups=groups, point_seed=seed)
-        self._record(losses, batch)
+        self._record(losses, batch, seed, batch_idx)
+        loss = self._accumulated(losses, batch)
+        return {"loss": loss, "output": self._first_group(output)} if self.config.compute_train_metrics else loss
+
+    def _accumulated(self, losses: Losses, batch: Batch) -> Tensor:
+        groups = self.architecture.groups
         if self.trainer.accumulate_grad_batches == 1:
             return losses.total
         # Sums are accumulated and divided once by the objects of all batches, as if they had been one batch.
         number = float(sum(len(target.labels) for target in batch.targets) * groups)
-        objects = self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="mean")
+        objects = self.trainer.strategy.reduce(torch.full((), number, device=self.device), reduce_op="mean")
         self._objects = objects if self._objects is None else self._objects + objects
         return losses.total * objects.clamp(min=1)
 
@@ -131,23 +128,51 @@ class RFDETRModelModule(LightningModule):
         if not self._fused:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            self._watch.also(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+        if self._fused:
+            cast(Any, optimizer).found_inf = self._watch.bad  # with which AdamW leaves the weights as they are
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite, before anything of it is scored or saved."""
-        if self.device.type == "cpu" or self.trainer.is_last_batch or len(self._unchecked) >= _STEPS_BETWEEN_CHECKS:
-            self._check_losses()
+        """Stop at a step that is not finite, before anything of it is scored or saved."""
+        if self._fused:
+            self._stop_at(self._watch.first(last=self.trainer.is_last_batch))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the losses of the epoch before."""
+        self._validation = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[dict[str, Any]]]:
         """What every track finds, as COCO results in pixels of the original images."""
         found: dict[str, list[dict[str, Any]]] = {}
+        if not batch.samples:
+            return found
+        side = self.architecture.resolution // self.architecture.mask_downsample_ratio
+        mask_size = (side, side) if self.config.eval_masks_head_resolution else None
         for track, network in self.tracks.items():
             output = network(batch.images, batch.padding)
+            if self.config.validation_loss:
+                self._add_loss(track, output, batch, batch_idx)
             found[track] = []
             for index, sample in enumerate(batch.samples):  # one by one: masks of an image's size are large
-                one = detections(output, index, (sample.height, sample.width), self.architecture.queries)
+                size = (sample.height, sample.width)
+                one = detections(output, index, size, self.architecture.queries, mask_size=mask_size)
                 found[track] += coco_results(sample.image_id, one)
         return found
+
+    def _add_loss(self, track: str, output: DetectorOutput, batch: Batch, batch_idx: int) -> None:
+        seed = mixed_seed("valid points", self.config.seed, batch_idx, self.global_rank)
+        loss = self.criterion(output, batch.targets, groups=1, point_seed=seed, shared=False).total
+        # Weighted by what each batch was divided by, so that the mean hardly depends on how batches are cut.
+        objects = max(1, sum(len(target.labels) for target in batch.targets))
+        entry = torch.stack([loss * objects, loss.new_tensor(objects)])
+        self._validation[track] = self._validation.get(track, torch.zeros_like(entry)) + entry
+
+    def on_validation_epoch_end(self) -> None:
+        """Give the mean losses per object on valid, of all ranks."""
+        for track in self.tracks if self.config.validation_loss and not self.trainer.sanity_checking else ():
+            sums = self._validation.get(track, torch.zeros(2, device=self.device))
+            total, objects = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+            self.record({f"{PREFIX[track]}loss": total / max(objects, 1)})
 
     def record(self, metrics: Mapping[str, float]) -> None:
         """Add values of this epoch to `epoch_metrics`, and hand them to Lightning's loggers and callbacks."""
@@ -158,37 +183,60 @@ class RFDETRModelModule(LightningModule):
         """Give the epoch's mean losses and the learning rate."""
         if self._sums is not None:
             means = self.trainer.strategy.reduce(self._sums / self._steps, reduce_op="mean").tolist()
-            self.record({f"train/{name}": value for name, value in zip(self._names, means, strict=True)})
+            named = dict(zip(self._names, means, strict=True))
+            named = _compact(named) if self.config.compact_train_metrics else named
+            self.record({f"train/{name}": value for name, value in named.items()})
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
         self.record({"train/lr": max(group["lr"] for group in optimizer.param_groups)})
+        monitor, validated = self.config.lr_scheduler_monitor, any(key.startswith("val/") for key in self.epoch_metrics)
+        if self.config.lr_scheduler == PLATEAU and validated and monitor not in self.epoch_metrics:
+            raise UserError(
+                f"train.lr_scheduler_monitor {monitor} is no value of an epoch. There are: "
+                f"{', '.join(sorted(self.epoch_metrics))}."
+            )
 
     def _resized(self, batch: Batch) -> Batch:
-        if not self.sizes:
+        mode, seed = self.config.multi_scale, self.config.seed
+        if mode == "off" or not self.sizes:
             return batch
-        side = multi_scale_size(self.global_step, self.sizes, self.config.seed)
-        if side == batch.images.shape[-1]:
-            return batch
-        images = F.interpolate(batch.images, size=(side, side), mode="bilinear", align_corners=False)
-        padding = batch.padding
-        if padding is not None:
-            padding = F.interpolate(padding[:, None].float(), size=(side, side))[:, 0] > 0.5
-        return replace(batch, images=images, padding=padding)
+        return at_drawn_size(batch, self.sizes, mode, seed, epoch=self.current_epoch, step=self.global_step)
 
-    def _record(self, losses: Losses, batch: Batch) -> None:
+    def _first_group(self, output: DetectorOutput) -> DetectorOutput:
+        queries = self.architecture.queries
+        return DetectorOutput(output.logits[:, :queries].detach(), output.boxes[:, :queries].detach())
+
+    def _record(self, losses: Losses, batch: Batch, point_seed: int, batch_idx: int) -> None:
         self._names = ["loss", *losses.terms]
         values = torch.stack([losses.total, *losses.terms.values()]).detach()
         self.loss, self._steps = values[0], self._steps + 1
         self._sums = values if self._sums is None else self._sums + values
-        self._unchecked.append((values, [sample.path for sample in batch.samples]))
+        self._watch.see(Step(batch, point_seed, tuple(self._names), values, batch_idx))
+        if not self._fused:
+            self._stop_at(self._watch.first(last=True))
 
-    def _check_losses(self) -> None:
-        if torch.stack([values for values, _ in self._unchecked]).isfinite().all():
-            self._unchecked.clear()
+    def _stop_at(self, step: Step | None) -> None:
+        if step is None:
             return
-        values, images = next(entry for entry in self._unchecked if not entry[0].isfinite().all())
-        terms = ", ".join(f"{name} {value:g}" for name, value in zip(self._names, values.tolist(), strict=True))
-        raise UserError(
-            f"the loss of epoch {self.current_epoch} is not finite: {terms}. Images of the batch: {', '.join(images)}. "
-            f"Lower train.lr (now {self.config.lr:g}), or train with precision 32-true (now {self.config.precision})."
+        terms, config = step.terms(), self.config
+        lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+        what = "gradient" if all(map(math.isfinite, terms.values())) else "loss"
+        message = (
+            f"the {what} of step {step.number} in epoch {self.current_epoch} is not finite: "
+            f"{', '.join(f'{name} {value:g}' for name, value in terms.items())}; learning rate {lr:g}. "
+            f"Images of the batch: {', '.join(sample.path for sample in step.batch.samples)}. "
+            f"Lower train.lr (now {config.lr:g}), or train with amp_dtype null (now {config.amp_dtype})."
         )
+        about = {"epoch": self.current_epoch, "step": step.number, "lr": lr, "amp": str(self.trainer.precision)}
+        args = config.model_dump(mode="json")
+        raise NonFiniteError(message, kept(step, self.architecture, self.detector.state_dict(), args, **about))
+
+
+def _compact(terms: Mapping[str, float]) -> dict[str, float]:
+    """The terms with those of the inner layers (_0, _1, ..) and of the proposals (_enc) summed as loss_*_aux."""
+    short: dict[str, float] = {}
+    for name, value in terms.items():
+        term, _, ending = name.rpartition("_")
+        key = f"{term}_aux" if ending.isdigit() or ending == "enc" else name
+        short[key] = short.get(key, 0.0) + value
+    return short

@@ -1,11 +1,15 @@
-"""AdamW with upstream's learning rate and weight decay for every parameter, known by its name."""
+"""The optimiser, with upstream's learning rate and weight decay for every parameter, known by its name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
+
+from rfdetr_core.training.named import make
 
 _EMBEDDINGS = ("encoder.cls_token", "encoder.mask_token", "encoder.position_embeddings", "encoder.patch_projection")
 
@@ -18,9 +22,17 @@ def build_optimizer(
     weight_decay: float,
     vit_layer_decay: float,
     component_decay: float,
+    name: str = "adamw",
+    options: Mapping[str, Any] | None = None,
     fused: bool = False,
-) -> AdamW:
-    """AdamW over `parameter_groups`. `fused`: torch's one-kernel step, which no GradScaler (16-mixed) may drive."""
+) -> Optimizer:
+    """An optimiser of torch.optim, or a class by its path, over `parameter_groups`; `options` are its own arguments.
+
+    fused: torch's one-kernel step of AdamW, which no GradScaler (16-mixed) may drive.
+
+    Raises:
+        UserError: a class that does not exist or does not take the options.
+    """
     groups = parameter_groups(
         detector,
         lr=lr,
@@ -29,7 +41,12 @@ def build_optimizer(
         vit_layer_decay=vit_layer_decay,
         component_decay=component_decay,
     )
-    return AdamW(groups, fused=fused)
+    if "." not in name:
+        classes = {one.lower(): one for one in vars(torch.optim) if one[0].isupper()}
+        name = f"torch.optim.{classes[name]}"
+    keywords = dict(options or {}) | ({"fused": True} if fused else {})
+    made: Optimizer = make("train.optimizer", name, Optimizer, groups, **keywords)
+    return made
 
 
 def parameter_groups(

@@ -17,16 +17,17 @@ from torch import Tensor
 
 from rfdetr_core import files
 from rfdetr_core.checkpoint.files import Checkpoint, file_content, write_checkpoint
-from rfdetr_core.training.callbacks import PREFIX
-from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.errors import UserError
+from rfdetr_core.training.module import PREFIX, RFDETRModelModule
 from rfdetr_core.training.resume import STATE_FILE
 
 
 @dataclass
 class Best:
-    """The best epoch of a track so far; no score: none above zero yet."""
+    """The best epoch of a track so far; no score: none above zero yet. ranked: the score, smoothed if that is asked."""
 
     score: float | None = None
+    ranked: float | None = None
     epoch: int | None = None
     weights: dict[str, Tensor] | None = None
 
@@ -36,6 +37,7 @@ class RunFiles(LightningCheckpoint):
 
     The best epoch of a track is the first with the highest score. A score of zero, or none, is no better than
     nothing: if it stays so, the last epoch's weights are written, so that both best files exist after every run.
+    Without an average of the weights, both files have the regular ones.
     """
 
     def __init__(
@@ -47,12 +49,17 @@ class RunFiles(LightningCheckpoint):
         *,
         fingerprint: Mapping[str, Any] | None = None,
         interval: int = 10,
+        skip: int = 0,
+        smooth: float = 0.0,
     ) -> None:
-        """Take the folder, best_model_metric, the name of its value in the history, and what makes a model file."""
+        """Take the folder, best_model_metric, the name of its value in the history, and what makes a model file.
+
+        skip, smooth: see skip_best_epochs and smooth_alpha of TrainConfig.
+        """
         self.folder, self.metric, self.key = folder, metric, key
         self.describe = describe
         self.fingerprint = dict(fingerprint or {})
-        self.interval = interval
+        self.interval, self.skip, self.smooth = interval, skip, smooth
         self.history: list[dict[str, float]] = []
         self.best = {track: Best() for track in PREFIX}
         self.unwritten: set[str] = set()
@@ -66,23 +73,38 @@ class RunFiles(LightningCheckpoint):
         self.history.append({"epoch": epoch, **dict(metrics)})
         for track, network in pl_module.tracks.items():
             value = pl_module.epoch_metrics.get(PREFIX[track] + self.key, math.nan)
-            if value > (self.best[track].score or 0.0):
-                self._take(track, network.state_dict(), value, epoch)
+            ranked = self._smoothed(PREFIX[track] + self.key) if track == "regular" and self.smooth else value
+            if epoch >= self.skip and math.isfinite(value) and ranked > (self.best[track].ranked or 0.0):
+                self._take(track, network.state_dict(), value, epoch, ranked)
         self.finished = trainer.should_stop or epoch + 1 == trainer.max_epochs
         if self.finished:
             for track, network in pl_module.tracks.items():
-                if self.best[track].weights is None:
+                if self.best[track].ranked is None:
                     value = pl_module.epoch_metrics.get(PREFIX[track] + self.key, math.nan)
                     self._take(track, network.state_dict(), value if math.isfinite(value) else None, epoch)
-        self._write(trainer)
+            if "ema" not in pl_module.tracks:
+                self.best["ema"] = replace(self.best["regular"], score=None)
+                self.unwritten.add("ema")
+        if trainer.is_global_zero:
+            self._write()
         trainer.save_checkpoint(self.folder / STATE_FILE)
         if (epoch + 1) % self.interval == 0 and trainer.is_global_zero:
             with files.replacing(self.folder / f"checkpoint_{epoch}.pth") as temporary:
                 shutil.copyfile(self.folder / STATE_FILE, temporary)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the files of a run that had no epoch left to train."""
-        self._write(trainer)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to train if the ranks, each of which looked for a state to go on from, found different ones."""
+        epochs = trainer.strategy.broadcast(len(self.history))
+        if epochs != len(self.history):
+            raise UserError(
+                f"rank {trainer.global_rank} goes on after epoch {len(self.history)}, rank 0 after {epochs}: they "
+                f"differ in machine or folder. Remove {self.folder / STATE_FILE}, or name it as train.resume."
+            )
+
+    def rewrite(self, state: Mapping[str, Any]) -> None:
+        """Write the files of a training that has no epoch left to train, from its resume state."""
+        self.load_state_dict(state["callbacks"][type(self).__name__])
+        self._write()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the files are written from."""
@@ -100,15 +122,25 @@ class RunFiles(LightningCheckpoint):
         weights = {name.removeprefix(prefix): tensor for name, tensor in checkpoint["state_dict"].items()}
         checkpoint |= file_content(self.describe(weights)) | {"state_dict": {}}
         checkpoint["run"] = {"fingerprint": self.fingerprint, "finished": self.finished}
+        if self.finished and trainer.is_global_zero:
+            best = [self.folder / f"checkpoint_best_{track}.pth" for track in self.best]
+            checkpoint["run"]["result"] = [files.md5_file(path) for path in best]
 
-    def _take(self, track: str, weights: Mapping[str, Tensor], value: float | None, epoch: int) -> None:
+    def _smoothed(self, key: str) -> float:
+        """Upstream's smoothing (training/callbacks/best_model.py): from 0, each score moves it by 1 - smooth."""
+        smoothed = 0.0
+        for value in (row[key] for row in self.history if math.isfinite(row.get(key, math.nan))):
+            smoothed = self.smooth * smoothed + (1 - self.smooth) * value
+        return smoothed
+
+    def _take(
+        self, track: str, weights: Mapping[str, Tensor], value: float | None, epoch: int, ranked: float | None = None
+    ) -> None:
         copied = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-        self.best[track] = Best(value, epoch, copied)
+        self.best[track] = Best(value, ranked, epoch, copied)
         self.unwritten.add(track)
 
-    def _write(self, trainer: Trainer) -> None:
-        if not trainer.is_global_zero:
-            return
+    def _write(self) -> None:
         for track in sorted(self.unwritten):
             best = self.best[track]
             assert best.weights is not None

@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
-import signal
-import sys
-from collections.abc import Iterator, Mapping
-from importlib import metadata
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import rfdetr_core
-from rfdetr_core import files
 from rfdetr_core.checkpoint.files import read_plain
 from rfdetr_core.errors import UserError
 
 STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"
-# What decides numerics. A package that is not here can change without a training starting anew.
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "pillow", "pycocotools")
-# The parts of the core that stages.train runs; a test compares this with its imports.
-CODE = (
-    *("boxes.py", "errors.py", "files.py", "images.py", "manifest.py", "params.py", "structures.py"),
-    *("checkpoint", "data", "loss", "metrics", "model", "training"),
+PATIENCE = 15.0  # seconds: a trainer that was told to stop finishes its step
+_held: set[Path] = set()
+_CODE_SHOWN = 3  # files named of those that changed
+# What must not differ when a training is gone on with on purpose, but for its length and where its weights came from.
+_KEPT = ("params.", "inputs.annotations/classes.json ")
+_LENGTH = (
+    *(f"params.train.{name}" for name in ("epochs ", "resume ", "early_stopping", "eval_interval ")),
+    *("params.model.pretrain_weights ", "weights."),
 )
-
-
-def code_digest() -> str:
-    """One digest of the source of everything that training runs."""
-    root = Path(rfdetr_core.__file__).parent
-    paths = [path for part in CODE for path in ((root / part).rglob("*.py") if "." not in part else [root / part])]
-    return files.digest({path.relative_to(root).as_posix(): files.sha256_file(path) for path in sorted(paths)})
-
-
-def package_versions() -> dict[str, str]:
-    """Python and the packages that decide numerics."""
-    return {"python": ".".join(map(str, sys.version_info[:3]))} | {name: metadata.version(name) for name in PACKAGES}
 
 
 def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -55,26 +41,69 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in keys]
 
 
-def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[Path | None, str]:
-    """The state that an interrupted training of the same inputs left in a folder, and a sentence for the user."""
+@dataclass(frozen=True)
+class State:
+    """The resume state at `path`: the epochs that it has trained, and whether that was all."""
+
+    path: Path
+    epochs: int
+    finished: bool
+
+
+def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State | None, str]:
+    """What an interrupted training of the same inputs left in a folder, and a sentence for the user.
+
+    A finished one counts as interrupted only if DVC was, before it recorded the result: else to run again is to train
+    again.
+    """
     path = folder / STATE_FILE
     if not path.exists():
         return None, ""
     try:
-        state = read_plain(path)
-        run, epoch = state["run"], state["epoch"]
+        content = read_plain(path)
+        run, state = content["run"], State(path, content["epoch"] + 1, content["run"]["finished"])
         changed = differences(run["fingerprint"], fingerprint)
+        recorded = state.finished and _recorded(run["result"])
     except (UserError, KeyError, TypeError) as error:
         return None, f"{path} cannot be gone on from ({error}): starting anew."
     if changed:
-        kind = "finished" if run["finished"] else "interrupted"
-        told = f"starting anew, since the {kind} training in {folder} differs: {'; '.join(changed)}."
+        kind = "finished" if state.finished else "interrupted"
+        told = f"starting anew, since the {kind} training in {folder} differs: {_listed(changed)}."
         if any(one.startswith("params.train.epochs ") for one in changed):
             told += f" To go on to more epochs, copy {path} to weights/ and name it as train.resume."
         return None, told
-    if run["finished"]:
+    if recorded:
         return None, ""
-    return path, f"going on after epoch {epoch} of the interrupted training in {folder}."
+    if state.finished:
+        return state, f"the training in {folder} had finished, but DVC had not recorded it: writing its files again."
+    return state, f"going on after epoch {state.epochs} of the interrupted training in {folder}."
+
+
+def named_state(path: Path, epochs: int, fingerprint: Mapping[str, Any]) -> tuple[State, str]:
+    """The state that `train.resume` names, to be gone on with up to `epochs`, and a sentence for the user.
+
+    Raises:
+        UserError: it is no checkpoint.pth of a training, or of one with other parameters than the length, other
+            classes, or more epochs.
+    """
+    content = read_plain(path)
+    if "run" not in content:
+        raise UserError(
+            f"{path} has no state of a training; train.resume needs a checkpoint.pth. To start from its weights, name "
+            "it as model.pretrain_weights."
+        )
+    changes = differences(content["run"]["fingerprint"], fingerprint)
+    changes = [one for one in changes if not one.startswith(_LENGTH)]
+    refused = [one for one in changes if one.startswith(_KEPT)]
+    if refused:
+        raise UserError(
+            f"train.resume goes on with the same parameters, but {'; '.join(refused)}. For a new training from its "
+            f"weights, name {path.name} as model.pretrain_weights."
+        )
+    state = State(path, content["epoch"] + 1, finished=False)
+    if state.epochs > epochs:
+        raise UserError(f"{path} has trained {state.epochs} epochs, more than train.epochs: {epochs}. Raise it.")
+    return state, f"going on after epoch {state.epochs} of {path}." + "".join(f" {one}." for one in changes)
 
 
 @contextlib.contextmanager
@@ -84,39 +113,77 @@ def sole_writer(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process trains there, or the folder cannot be written.
     """
-    if _rank():
-        yield  # the process of rank 0 holds the lock for all
+    if not first_process():
+        yield  # that of rank 0 holds the lock for all
         return
+    place = folder.resolve()
+    if place in _held:  # by a thread; the system's lock is the process's, and gone when any file on it is closed
+        raise UserError(f"another training of this process ({os.getpid()}) writes to {folder}. Wait for it.")
+    _held.add(place)
+    try:
+        with _locked(folder):
+            yield
+    finally:
+        _held.discard(place)
+
+
+def first_process() -> bool:
+    """Whether this is rank 0, by the variables of torchrun, SLURM, or Lightning's own launcher."""
+    names = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return not any(int(os.environ.get(name) or 0) for name in names)
+
+
+def _locked(folder: Path) -> TextIO:
+    """The lock file, locked and with this process's id, in a folder that has no half-written file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_FILE).open("a+")
+        _acquire(lock, folder)
+        _remove_left_overs(folder)
+        lock.truncate(0)
+        print(os.getpid(), end="", file=lock, flush=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}). Make it writable.") from error
-    with lock:
+        raise UserError(f"{folder} cannot be written ({error.strerror}). Make it a folder that can be.") from error
+    return lock
+
+
+def _acquire(lock: TextIO, folder: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
         try:
             # Unlike flock, this lock is not inherited by loader workers, which may outlive a killed trainer.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except OSError:
             lock.seek(0)
-            holder = f"another training (process {lock.read() or 'unknown'})"
-            raise UserError(f"{holder} writes to {folder}. Wait for it, or end it.") from None
-        lock.truncate(0)
-        print(os.getpid(), end="", file=lock, flush=True)
-        for left_over in folder.glob(".checkpoint*.pth.*"):  # of a writer that was killed
-            left_over.unlink()
-        yield
+            holder = f"another training (process {lock.read() or 'unknown'}) writes to {folder}"
+        if time.monotonic() > deadline:
+            lock.close()
+            raise UserError(f"{holder}. Wait for it, or end it.")
+        time.sleep(0.1)
 
 
-def end_with_parent() -> None:
-    """Have Linux send SIGTERM to this process when its parent dies: a killed `dvc` leaves no trainer behind."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
+def _remove_left_overs(folder: Path) -> None:
+    """Remove what `files.replacing` of a killed trainer left."""
+    for name in ("checkpoint*.pth", "history.csv", "scores.json"):
+        for path in folder.glob(f".{name}.????????"):
+            path.unlink()
 
 
-def _rank() -> int:
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return int(next((rank for rank in ranks if rank), "0"))
+def _recorded(result: Sequence[str]) -> bool:
+    """Whether DVC, if it runs this process, has files of these MD5s in dvc.lock."""
+    root = os.environ.get("DVC_ROOT")
+    if root is None:
+        return True
+    lock = Path(root) / "dvc.lock"
+    text = lock.read_text() if lock.exists() else ""
+    return all(md5 in text for md5 in result)
+
+
+def _listed(changes: Sequence[str]) -> str:
+    code = [one for one in changes if one.startswith("code.")]
+    shown = [one for one in changes if one not in code] + code[:_CODE_SHOWN]
+    return "; ".join(shown) + f"; and {len(code) - _CODE_SHOWN} more files of code" * (len(code) > _CODE_SHOWN)
 
 
 def _short(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-import warnings
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from rfdetr_core import files
@@ -27,25 +26,26 @@ from rfdetr_core.errors import UserError
 from rfdetr_core.manifest import read_classes
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.model.detector import build_detector
-from rfdetr_core.training.callbacks import CocoScoring, EarlyStopping
-from rfdetr_core.training.config import RuntimeConfig, TrainConfig
+from rfdetr_core.training.batch_size import with_batch_size
+from rfdetr_core.training.callbacks import CocoScoring, EarlyStopping, TrainScoring
+from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
+from rfdetr_core.training.interruption import Stopped, StopSignals, explained
 from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.nonfinite import NonFiniteError
+from rfdetr_core.training.origin import fingerprint, record_of
 from rfdetr_core.training.outputs import RunFiles
 from rfdetr_core.training.resume import (
-    code_digest,
-    differences,
-    flattened,
-    package_versions,
+    STATE_FILE,
+    first_process,
+    named_state,
     sole_writer,
     state_to_resume,
 )
-from rfdetr_core.training.trainer import build_trainer, device_kind, resolved_precision
+from rfdetr_core.training.trainer import build_trainer, device_kind
 
 # Named, not imported: what watches a training is no dependency of its result.
 _OBSERVERS = "rfdetr_core.observers"
 METRIC_KEYS = {"map": "mAP_50_95", "map_50": "mAP_50", "mar": "mAR", "f1": "F1"}
-# What may differ when a training is gone on with on purpose.
-_LENGTH = tuple(f"params.train.{name}" for name in ("epochs ", "resume ", "early_stopping", "eval_interval "))
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Training:
     module: RFDETRModelModule
     data: RFDETRDataModule
     callbacks: list[Callback]
+    files: RunFiles
     record: dict[str, Any]
 
 
@@ -81,29 +82,59 @@ def train_model(
     """Train, and leave the files of a run in `output`; go on where an interrupted training of the same inputs ended.
 
     Raises:
-        UserError: an input is missing or wrong, a loss is not finite, memory is short, or SIGTERM asked to stop.
+        UserError: an input is missing or wrong, a loss is not finite, memory is short, another process of
+            the training ended, or a signal asked to stop.
     """
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with sole_writer(output):
-        training = prepare_training(where, model, config, runtime, output)
-        named = _named_state(where, config, training.record)
-        state, told = state_to_resume(output, flattened(training.record))
-        if state is None and named is not None:
-            state, told = named, f"going on from {named}."
-        if told:
-            print(told, flush=True)
-        observers = importlib.import_module(_OBSERVERS).observers(runtime, training.record, output)
-        trainer = build_trainer(config, callbacks=[*training.callbacks, *observers])
-        try:
-            trainer.fit(training.module, training.data, ckpt_path=state, weights_only=True)
-        except SIGTERMException:
-            raise UserError("stopped by SIGTERM. Run again to go on after the last finished epoch.") from None
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"out of memory on the device. Lower train.batch_size (now {config.batch_size}) and raise "
-                "train.grad_accum_steps as much, lower model.resolution, or set model.gradient_checkpointing."
-            ) from error
+    signals = StopSignals()
+    try:
+        with signals.handled(), sole_writer(output):
+            _train(where, model, config, runtime, output, signals)
+    except Stopped:
+        raise UserError(f"stopped by {signals.reason}. Run again to go on after the last finished epoch.") from None
+    except NonFiniteError as error:
+        raise UserError(error.saved(output)) from None
+    except UserError as error:
+        # torch puts the traceback of a loader worker before its message.
+        raise UserError(str(error).rpartition("rfdetr_core.errors.UserError: ")[2].strip()) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory on the device. Lower train.batch_size (now {config.batch_size}) and raise "
+            "train.grad_accum_steps as much, lower model.resolution, or set model.gradient_checkpointing."
+        ) from error
+    except RuntimeError as error:
+        raise explained(error, signals) or error from error
+
+
+def _train(
+    where: TrainingFiles,
+    model: ModelConfig,
+    config: TrainConfig,
+    runtime: RuntimeConfig,
+    output: Path,
+    signals: StopSignals,
+) -> None:
+    training = prepare_training(where, model, config, runtime, output)
+    state, told = state_to_resume(output, fingerprint(training.record))
+    if state is None and config.resume is not None:
+        named = resolve_weights(config.resume, where.weights)
+        assert named is not None
+        state, told = named_state(named, config.epochs, fingerprint(training.record))
+    if told and first_process():
+        print(told, flush=True)
+    if state is not None and (state.finished or state.epochs == config.epochs):
+        if first_process():
+            training.files.rewrite(read_plain(state.path))
+        return
+    observers = importlib.import_module(_OBSERVERS).observers(runtime, training.record, output)
+    callbacks = [*training.callbacks, signals, *observers]
+    trainer = build_trainer(
+        training.module.config, callbacks=callbacks, num_sanity_val_steps=runtime.num_sanity_val_steps
+    )
+    if first_process():
+        print(_told(training.record["machine"], config), flush=True)
+    trainer.fit(training.module, training.data, ckpt_path=state.path if state else None, weights_only=True)
 
 
 def prepare_training(
@@ -114,10 +145,16 @@ def prepare_training(
     Raises:
         UserError: an input is missing or wrong.
     """
-    torch.set_num_threads(runtime.threads or torch.get_num_threads())
+    _pin_threads(runtime, config)
     classes = [entry.name for entry in read_classes(where.annotations / "classes.json")]
     architecture = model.architecture(len(classes))
-    data, sizes = _data(where, config, runtime, architecture)
+    check_together(model, config)
+    if config.class_names not in (None, classes):
+        raise UserError(f"train.class_names are {config.class_names}, but the dataset's are {classes}. Change one.")
+    asked, sizes = config, training_sizes(config, architecture)
+    side = max(sizes, default=architecture.resolution)
+    config = with_batch_size(config, model, architecture, side, output / STATE_FILE)
+    data = training_data(where, config, runtime, architecture, side)
     torch.manual_seed(mixed_seed("weights", config.seed))
     detector = build_detector(
         architecture,
@@ -129,7 +166,7 @@ def prepare_training(
     if parent is not None:
         report = load_weights(detector, architecture, read_checkpoint(parent))
         print(f"weights of {parent}:\n{report.describe()}", flush=True)
-    record = _record(where, model, config)
+    record = record_of(where, model, asked, config, {"train": data.train_set.samples, "valid": data.valid_set.samples})
     args = config.model_dump(mode="json")
 
     def describe(weights: Mapping[str, Tensor]) -> Checkpoint:
@@ -139,86 +176,92 @@ def prepare_training(
     metric, interval = config.best_model_metric, runtime.checkpoint_interval
     kind = "segm_" if architecture.segmentation else ""
     key = kind + METRIC_KEYS[metric]
+    ranking: dict[str, Any] = {"skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
+    written = RunFiles(output, metric, key, describe, fingerprint=fingerprint(record), interval=interval, **ranking)
     callbacks: list[Callback] = [
-        CocoScoring(files.read_json(where.annotations / "valid.json"), architecture.segmentation, config.eval_interval),
-        RunFiles(output, metric, key, describe, fingerprint=flattened(record), interval=interval),
+        _scoring(files.read_json(where.annotations / "valid.json"), architecture, config),
+        written,
     ]
+    if config.compute_train_metrics:
+        callbacks.append(TrainScoring(classes, config.eval_interval, config.eval_max_dets))
     if config.early_stopping:
         patience, delta = config.early_stopping_patience, config.early_stopping_min_delta
         callbacks.append(EarlyStopping(key, patience, delta, config.early_stopping_use_ema))
-    return Training(RFDETRModelModule(detector, architecture, config, sizes), data, callbacks, record)
+    return Training(RFDETRModelModule(detector, architecture, config, sizes), data, callbacks, written, record)
 
 
-def _data(
-    where: TrainingFiles, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture
-) -> tuple[RFDETRDataModule, list[int]]:
-    """The data, and the sizes of multi-scale training, of which the data has the largest."""
+def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:
+    """Fix the number of threads, which decides bits on a CPU; Lightning would change it in a process of several."""
+    processes = config.devices if isinstance(config.devices, int) else max(1, torch.cuda.device_count())
+    threads = torch.get_num_threads()
+    if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, threads // processes)
+    torch.set_num_threads(runtime.threads or threads)
+    if processes > 1:
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for the processes that Lightning starts
+
+
+def _scoring(valid: dict[str, Any], architecture: Architecture, config: TrainConfig) -> CocoScoring:
+    side = architecture.resolution // architecture.mask_downsample_ratio
+    return CocoScoring(
+        valid,
+        architecture.segmentation,
+        config.eval_interval,
+        max_dets=config.eval_max_dets,
+        per_class=config.log_per_class_metrics,
+        mask_side=side if config.eval_masks_head_resolution else None,
+    )
+
+
+def training_sizes(config: TrainConfig, architecture: Architecture) -> list[int]:
+    """The sizes of multi-scale training."""
+    side, patch, windows = architecture.resolution, architecture.patch_size, architecture.windows
+    return multi_scale_sizes(side, patch, windows, config.expanded_scales) if config.multi_scale != "off" else []
+
+
+def _told(machine: Mapping[str, Any], config: TrainConfig) -> str:
+    """The effective batch size."""
+    size, batches, effective = (
+        machine[f"{name}"] for name in ("batch_size", "grad_accum_steps", "effective_batch_size")
+    )
+    found = " (auto)" if config.batch_size == "auto" else ""
+    count = effective // (size * batches)
+    return f"effective batch size {effective}: {size} images{found} x {batches} batches a step x {count} devices"
+
+
+def training_data(
+    where: TrainingFiles, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
+) -> RFDETRDataModule:
+    """The data, training images at side x side pixels.
+
+    Raises:
+        UserError: an input is missing or wrong, or a split has no image.
+    """
     train, valid = (
         read_samples(where.annotations / f"{split}.json", where.manifests / f"{split}.json")
         for split in ("train", "valid")
     )
     if not valid:
-        warnings.warn("no valid image: nothing is scored, and the last epoch counts as the best", stacklevel=3)
-    side, patch, windows = architecture.resolution, architecture.patch_size, architecture.windows
-    sizes = multi_scale_sizes(side, patch, windows, config.expanded_scales) if config.multi_scale else []
-    data = RFDETRDataModule(
+        raise UserError(
+            "the valid split has no image, yet its scores pick the best epoch. Add images and annotations to it, or "
+            "have validate split some off train."
+        )
+    assert config.batch_size != "auto"
+    augmentation = config.augmentation.model_copy(update={} if config.scale_jitter else {"crop_sides": ()})
+    return RFDETRDataModule(
         where.dataset,
         train,
         valid,
-        resolution=side,
-        train_resolution=max(sizes, default=None),
+        resolution=architecture.resolution,
+        train_resolution=side,
         batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
         grad_accum_steps=config.grad_accum_steps,
         seed=config.seed,
         masks=architecture.segmentation,
-        augmentation=config.augmentation,
+        augmentation=augmentation,
         num_workers=runtime.num_workers,
-        pin_memory=device_kind(config) == "cuda",
+        pin_memory=device_kind(config) == "cuda" if runtime.pin_memory is None else runtime.pin_memory,
+        persistent_workers=runtime.persistent_workers,
+        prefetch_factor=runtime.prefetch_factor,
     )
-    return data, sizes
-
-
-def _record(where: TrainingFiles, model: ModelConfig, config: TrainConfig) -> dict[str, Any]:
-    """Everything that decides the result, as it is: what the checkpoints say of their origin, and the fingerprint."""
-    named = {"pretrain_weights": model.pretrain_weights, "resume": config.resume}
-    weights = {key: resolve_weights(name, where.weights) for key, name in named.items()}
-    kind = device_kind(config)
-    return {
-        "params": {"model": model.model_dump(mode="json"), "train": config.model_dump(mode="json")},
-        "inputs": {name: files.sha256_file(path) for name, path in where.inputs.items()},
-        "weights": {key: path and files.sha256_file(path) for key, path in weights.items()},
-        "code": code_digest(),
-        "packages": package_versions(),
-        "machine": {
-            "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-            "threads": torch.get_num_threads(),
-            "precision": resolved_precision(config),
-        },
-    }
-
-
-def _named_state(where: TrainingFiles, config: TrainConfig, record: dict[str, Any]) -> Path | None:
-    """The state that `train.resume` names.
-
-    Raises:
-        UserError: it is no checkpoint.pth of a training, or of one with other parameters than the length.
-    """
-    path = resolve_weights(config.resume, where.weights)
-    if path is None:
-        return None
-    state = read_plain(path)
-    if "run" not in state:
-        raise UserError(
-            f"{path} has no state of a training; train.resume needs a checkpoint.pth. To start from its weights, name "
-            "it as model.pretrain_weights."
-        )
-    params = {key: value for key, value in state["run"]["fingerprint"].items() if key.startswith("params.")}
-    changes = differences(params, flattened({"params": record["params"]}))
-    changed = [one for one in changes if not one.startswith(_LENGTH)]
-    if changed:
-        raise UserError(
-            f"train.resume goes on with the same parameters, but {'; '.join(changed)}. For a new training from its "
-            f"weights, name {path.name} as model.pretrain_weights."
-        )
-    return path

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
+from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins import Precision
 
 from rfdetr_core.checkpoint.files import read_plain, write_plain
 from rfdetr_core.errors import UserError
+from rfdetr_core.training.allocator import keep_freed_memory
 from rfdetr_core.training.callbacks import WeightAveraging
 from rfdetr_core.training.config import TrainConfig
 
@@ -44,19 +48,24 @@ def device_kind(config: TrainConfig) -> str:
 
 
 def resolved_precision(config: TrainConfig) -> str:
-    """What `precision: auto` means on this machine.
+    """Lightning's precision: what `amp_dtype` means on this machine.
 
     Raises:
-        UserError: 16-mixed on a CPU, which cannot scale its gradients.
+        UserError: fp16 on a CPU, which cannot scale its gradients.
     """
     kind = device_kind(config)
-    if config.precision == "16-mixed" and kind == "cpu":
-        raise UserError("train.precision 16-mixed needs a GPU. Use 32-true or bf16-mixed on a CPU.")
-    if config.precision != "auto":
-        return config.precision
-    if kind != "cuda":
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if config.amp_dtype == "fp16" and kind == "cpu":
+        raise UserError("train.amp_dtype fp16 needs a GPU. Use null or bf16 on a CPU.")
+    if config.amp_dtype != "auto":
+        return {None: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[config.amp_dtype]
+    if kind == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if kind == "cpu" and multiplies_bf16() else "32-true"
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX), which halve a training step."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
@@ -68,10 +77,14 @@ def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **
     # Lightning's advice (workers, logging intervals) is about choices that are made here on purpose.
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - a property of a module
-    everything = [WeightAveraging(config.ema_decay, config.ema_tau), *callbacks]
+    kind = device_kind(config)
+    if kind == "cpu":
+        keep_freed_memory()
+    average = [WeightAveraging(config.ema_decay, config.ema_tau, config.ema_update_interval)] if config.use_ema else []
+    everything = [*average, *callbacks]
     defaults: dict[str, Any] = {
         "max_epochs": config.epochs,
-        "accelerator": device_kind(config),
+        "accelerator": kind,
         "devices": config.devices,
         "num_nodes": config.num_nodes,
         "strategy": config.strategy,
@@ -86,6 +99,18 @@ def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "logger": False,
-        "plugins": [PlainCheckpoints()],
+        # SLURM's own requeue would save the middle of an epoch and go on from it whatever has changed since.
+        "plugins": [*([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
     }
-    return Trainer(**defaults | options, callbacks=everything)
+    given = options.pop("plugins", None) or []
+    plugins = [*defaults["plugins"], *(given if isinstance(given, list | tuple) else [given])]
+    if not any(isinstance(one, CheckpointIO) for one in plugins):
+        plugins.append(PlainCheckpoints())
+    if any(isinstance(one, Precision) for one in plugins):
+        del defaults["precision"]  # Lightning takes one of the two
+    defaults["plugins"] = plugins
+    try:
+        return Trainer(**defaults | options, callbacks=everything)
+    except (MisconfigurationException, ImportError, ValueError) as error:
+        told = ", ".join(f"{name} {defaults[name]}" for name in ("strategy", "accelerator", "devices", "num_nodes"))
+        raise UserError(f"Lightning cannot train with {told}: {error}") from error

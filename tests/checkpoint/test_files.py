@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import types
@@ -253,6 +254,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_checkpoint(path, replace(tiny_checkpoint(), args={"x": object()}))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path, content = tmp_path / "a.pth", {"w": torch.zeros(100_000)}
+    write_plain(path, {"w": torch.ones(3)})
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*a\.pth: File too large"):
+            write_plain(path, content)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_writing_copies_no_tensor_that_has_memory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Any] = []
+    monkeypatch.setattr(torch, "save", lambda content, file: saved.append(content))
+    own, shared = torch.zeros(3, 4), torch.zeros(5)
+    write_plain(tmp_path / "a.pth", {"own": own, "part": own[1:], "one": shared, "two": shared})
+    pointers = {name: tensor.data_ptr() for name, tensor in saved[0].items()}
+    assert pointers["own"] == own.data_ptr()
+    assert len(set(pointers.values())) == 4
 
 
 def test_a_folder_that_cannot_be_made_is_a_message(tmp_path: Path) -> None:

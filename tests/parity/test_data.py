@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import tv_tensors
+from pycocotools import mask as mask_codes
 
 from rfdetr_core.data.batching import multi_scale_sizes
 from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.preprocess import normalise, preprocess
+from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
-from rfdetr_core.data.transforms import Example, augment
+from rfdetr_core.data.transforms import augment
+from rfdetr_core.data.views import View, decode_masks, masks_in
 from rfdetr_core.metrics.coco import THRESHOLDS, score
 from rfdetr_core.model.config import VARIANTS
 from tests.metrics.test_coco import ground_truth, guesses
@@ -29,6 +31,13 @@ def pipeline(split: str, resolution: int) -> coco.Compose:
 
 def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def sample_of(width: int, height: int, boxes: list[list[float]]) -> Sample:
+    """An image with boxes (left, top, width, height) of class 0."""
+    count = len(boxes)
+    labels, crowd = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.bool_)
+    return Sample("a.png", "", width, height, 1, labels, np.array(boxes).reshape(-1, 4), (None,) * count, crowd)
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
@@ -49,11 +58,12 @@ def test_preprocessing_is_that_of_upstreams_validation(size: tuple[int, int]) ->
 def test_augmentation_draws_crops_and_flips_as_upstream_does() -> None:
     """Where a small box in the middle of a picture ends up, 400 times: the same distribution of position and size."""
     picture, box, count = noise(60, 48), torch.tensor([[28.0, 22, 34, 25]]), 400
+    sample = sample_of(60, 48, [[28.0, 22, 6, 3]])
     transform, ours, theirs = pipeline("train", 32), [], []
     for seed in range(count):
-        boxes = tv_tensors.BoundingBoxes(box, format="XYXY", canvas_size=(48, 60))
-        example = Example(picture, boxes, torch.zeros(1, dtype=torch.int64), None)
-        ours.append(augment(example, 32, AugmentConfig(), generator(seed)).target().boxes)
+        ours.append(
+            augment(sample, lambda _: picture, 32, AugmentConfig(), generator(seed), masks=False).target().boxes
+        )
         torch.manual_seed(seed)
         target = {"boxes": box.clone(), "labels": torch.zeros(1, dtype=torch.int64), "size": torch.tensor([48, 60])}
         theirs.append(transform(picture, target)[1]["boxes"])
@@ -67,11 +77,31 @@ def test_augmentation_draws_crops_and_flips_as_upstream_does() -> None:
         assert (reference - below[1]).max() < 0.1
 
 
+@pytest.mark.parametrize("side", [24, 40, 60])
+@pytest.mark.parametrize("coded", ["polygon", "run lengths"])
+@pytest.mark.filterwarnings("ignore")
+def test_masks_are_upstreams_but_for_the_pixels_of_their_edges(side: int, coded: str) -> None:
+    """Upstream fills polygons at the image's size and takes the nearest pixels; here they are filled at the input's."""
+    width, height = 90, 60
+    angles = np.linspace(0, 2 * np.pi, 9)[:-1]
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        centre, radius = random.uniform((30, 25), (60, 35)), random.uniform(12, 22)
+        polygon = (centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)).ravel().tolist()
+        whole = decode_masks([[polygon]], height, width)
+        shape = [polygon] if coded == "polygon" else mask_codes.encode(np.asfortranarray(whole[0].byte().numpy()))
+        target = {"boxes": torch.tensor([[0.0, 0, width, height]]), "labels": torch.zeros(1), "masks": whole}
+        target |= {"size": torch.tensor([height, width]), "area": torch.ones(1)}
+        theirs = coco.Resize((side, side))(noise(width, height), target)[1]["masks"][0]
+        ours = masks_in(View(0, 0, height, width), [shape], height, width, side)[0]
+        near = [torch.nn.functional.max_pool2d(one[None].float(), 3, 1, 1)[0] > 0 for one in (theirs, ~theirs)]
+        assert not (ours ^ theirs)[~(near[0] & near[1])].any()
+
+
 def test_training_without_augmentation_sees_what_validation_sees() -> None:
     """The integer kernels of torch and Pillow differ by one grey level at most."""
-    boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(48, 60))
-    example = Example(noise(60, 48), boxes, torch.zeros(0, dtype=torch.int64), None)
-    unchanged = augment(example, 40, AugmentConfig(scale_jitter=False, horizontal_flip=0), generator(0))
+    config = AugmentConfig(crop_sides=(), horizontal_flip=0)
+    unchanged = augment(sample_of(60, 48, []), lambda _: noise(60, 48), 40, config, generator(0), masks=False)
     assert (normalise(unchanged.image) - preprocess(noise(60, 48), 40)).abs().max() < 1.01 / 255 / 0.224
 
 

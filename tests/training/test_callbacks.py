@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rfdetr_core.training.callbacks import EarlyStopping
+from rfdetr_core.training.callbacks import EarlyStopping, WeightAveraging
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.module import RFDETRModelModule
 from tests.training.test_outputs import SMALL
@@ -42,3 +42,19 @@ def test_training_stops_after_patience_evaluations_without_growth(scores: list[f
 
 def test_the_ema_alone_can_be_watched() -> None:
     assert epochs_until_stop([(0.1, 0.1), (0.2, 0.1), (0.3, 0.1)], use_ema=True) == 2
+
+
+def test_the_average_takes_every_nth_optimiser_step() -> None:
+    import torch
+
+    module = RFDETRModelModule(torch.nn.Linear(1, 1), SMALL, TrainConfig())
+    averaging = WeightAveraging(0.5, 0.0, interval=3)
+    trainer: Any = SimpleNamespace(global_step=0)
+    averaging.setup(trainer, module, "fit")
+    averaging.on_train_start(trainer, module)
+    taken = []
+    for trainer.global_step in (0, 0, 1, 2, 3, 3, 4, 5, 6, 7):  # an equal step is a batch that is accumulated
+        torch.nn.init.constant_(module.detector.get_parameter("bias"), trainer.global_step)
+        averaging.on_train_batch_end(trainer, module, None, None, 0)
+        taken.append(averaging.average.module.get_parameter("bias").item())
+    assert taken[4:] == [3, 3, 3, 3, 4.5, 4.5]

@@ -5,19 +5,37 @@ from typing import Any
 import pytest
 
 from rfdetr_core.errors import UserError
+from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.params import parse
-from rfdetr_core.training.config import RuntimeConfig, TrainConfig
+from rfdetr_core.training.config import OPTIMIZERS, PLATEAU, RuntimeConfig, TrainConfig, check_together
+from rfdetr_core.upstream_options import ABSENT, DIFFERENT
 
 
 @pytest.mark.parametrize(
     ("values", "named"),
     [
         ({"epochs": 2, "warmup_epochs": 2}, "warmup_epochs"),
-        ({"lr_min_factor": 0.1}, "lr_min_factor"),
+        ({"epochs": 2, "skip_best_epochs": 2}, "skip_best_epochs"),
+        ({"lr_scheduler_kwargs": {"min_factor": 0.1}}, "min_factor"),
+        ({"lr_scheduler": "cosine", "lr_scheduler_kwargs": {"min_factor": "a"}}, "min_factor"),
+        ({"lr_scheduler": "linear"}, "package.module.Class"),
+        ({"lr_scheduler_interval": "epoch"}, "lr_scheduler_interval"),
+        ({"lr_scheduler": PLATEAU, "warmup_epochs": 1}, "warmup_epochs"),
+        ({"lr_scheduler": PLATEAU, "compute_val_loss": False}, "compute_val_loss"),
+        ({"lr_scheduler": "step", "lr_scheduler_monitor": "val/mAR"}, "lr_scheduler_monitor"),
+        ({"optimizer": "muon"}, "package.module.Class"),
+        ({"optimizer": "no_such_package.Adam"}, "no_such_package"),
+        ({"optimizer_kwargs": {"lr": 1}}, "optimizer_kwargs"),
+        ({"use_ema": False, "ema_decay": 0.5}, "ema_decay"),
+        ({"use_ema": False, "early_stopping_use_ema": True}, "early_stopping_use_ema"),
+        ({"batch_size": "auto", "grad_accum_steps": 2}, "grad_accum_steps"),
+        ({"batch_size": "auto", "devices": 2}, "one device"),
+        ({"batch_size": "many"}, "train.batch_size"),
+        ({"multi_scale": "some"}, "train.multi_scale"),
         ({"devices": 0}, "devices"),
         ({"batch_size": 0}, "train.batch_size"),
         ({"seed": None}, "train.seed"),
-        ({"precision": "bf16"}, "train.precision"),
+        ({"amp_dtype": "bf16-mixed"}, "train.amp_dtype"),
         ({"epoch": 3}, "Did you mean epochs?"),
         ({"augmentation": {"flip": 1}}, "train.augmentation.flip"),
     ],
@@ -25,6 +43,40 @@ from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 def test_contradictions_and_unknown_keys_are_errors(values: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named.replace("?", r"\?")):
         parse(TrainConfig, values, "train")
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "named"),
+    [
+        ({"num_channels": 4}, {}, "num_channels"),
+        ({"pretrain_weights": "a.pth"}, {"resume": "b.pth"}, "train.resume"),
+        ({"variant": "nano"}, {"mask_dice_loss_coef": 1.0}, "mask_dice_loss_coef"),
+        ({"variant": "nano"}, {"eval_masks_head_resolution": True}, "eval_masks_head_resolution"),
+    ],
+)
+def test_sections_that_contradict_each_other_are_errors(
+    model: dict[str, Any], train: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UserError, match=named):
+        check_together(parse(ModelConfig, model, "model"), parse(TrainConfig, train, "train"))
+
+
+def test_truth_values_serve_where_upstream_had_them() -> None:
+    for value, mode, bar in ((True, "per-batch", "tqdm"), (False, "off", None)):
+        assert parse(TrainConfig, {"multi_scale": value}, "train").multi_scale == mode
+        assert parse(RuntimeConfig, {"progress_bar": value}, "runtime").progress_bar == bar
+
+
+def test_workers_that_are_not_there_take_no_options() -> None:
+    with pytest.raises(UserError, match="num_workers"):
+        parse(RuntimeConfig, {"num_workers": 0, "prefetch_factor": 2}, "runtime")
+
+
+def test_named_optimisers_are_those_of_torch() -> None:
+    import torch
+
+    classes = {name.lower() for name, value in vars(torch.optim).items() if isinstance(value, type)}
+    assert set(OPTIMIZERS) == classes - {"optimizer", "lbfgs", "muon", "sparseadam"}
 
 
 def test_every_option_says_what_it_is() -> None:
@@ -37,12 +89,20 @@ def test_options_of_both_sections_have_different_names() -> None:
 
 
 @pytest.mark.parity
-def test_names_and_defaults_are_upstreams() -> None:
+def test_every_field_of_upstream_is_here_with_its_default_or_a_reason() -> None:
     upstream = pytest.importorskip("rfdetr.config")
     fields = upstream.TrainConfig.model_fields | upstream.SegmentationTrainConfig.model_fields
-    # A fixed seed, a flag for multi_scale, which has one way here, and what upstream names otherwise or keeps hidden.
-    own = {"seed", "multi_scale", "augmentation", "precision", "deterministic", "lr_drop", "lr_min_factor"}
-    own |= {"bbox_loss_coef", "giou_loss_coef", "resume"}
-    config = TrainConfig()
-    for name in TrainConfig.model_fields.keys() - own:
-        assert getattr(config, name) == fields[name].default, name
+    here = {"train": TrainConfig.model_fields, "runtime": RuntimeConfig.model_fields}
+    for name, field in fields.items():
+        homes = [section for section, own in here.items() if name in own]
+        assert len(homes) + (name in ABSENT["train"]) == 1, name
+        for section in homes:
+            ours = here[section][name].get_default(call_default_factory=True)
+            theirs = field.get_default(call_default_factory=True)
+            assert ours == getattr(theirs, "value", theirs) or f"{section}.{name}" in DIFFERENT, name
+    own = {"augmentation", "deterministic", "bbox_loss_coef", "giou_loss_coef"}
+    assert TrainConfig.model_fields.keys() - fields.keys() == own
+    model = upstream.RFDETRNanoConfig.model_fields.keys() - {"model_name", "license"}
+    keypoints = {"keypoint_cross_attn", "inter_instance_kp_attn", "grouppose_keypoint_dim_downscale"}
+    keypoints |= {"dual_projector", "dual_projector_kp_only", "postprocess_trace_alpha"}
+    assert model - keypoints <= ModelConfig.model_fields.keys() | ABSENT["model"].keys()

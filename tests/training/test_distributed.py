@@ -1,37 +1,160 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
+from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
+from rfdetr_core.errors import UserError
+from rfdetr_core.model.config import VARIANTS
+from rfdetr_core.model.detector import build_detector
+from rfdetr_core.structures import Target
+from rfdetr_core.training import resume, trainer
+from rfdetr_core.training.config import TrainConfig
+from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.run import TrainingFiles
 from tests.architecture import ROOT
-from tests.training.tiny import make_files, script
+from tests.training.tiny import OUTS, make_files, outs, script, train
+
+TWO = {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}
 
 
-def trained(folder: Path, where: Any, name: str, **config: Any) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Train in a process of its own (which starts the others); history and scores."""
-    source = folder / f"{name}.py"
-    source.write_text(
-        "if __name__ == '__main__':\n    " + script(where, folder / name, train=config).replace("\n", "\n    ")
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    subprocess.run([sys.executable, str(source)], cwd=folder, env=environment, check=True, timeout=300)
-    output = folder / name
-    return list(csv.DictReader((output / "history.csv").open())), json.loads((output / "scores.json").read_text())
+def start(folder: Path, source: str, *launcher: str) -> subprocess.Popen[str]:
+    """Run source as a program of its own, which Lightning or a launcher starts again for each rank."""
+    program = folder / "program.py"
+    program.write_text("if __name__ == '__main__':\n    " + source.replace("\n", "\n    "))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
+    command = [sys.executable, *launcher, str(program)]
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
+
+
+def torchrun() -> tuple[str, ...]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = ("--master-addr=127.0.0.1", f"--master-port={port}")
+    return ("-m", "torch.distributed.run", "--nproc-per-node=2", *address)
+
+
+def trained(folder: Path, where: TrainingFiles, name: str, *launcher: str, **config: Any) -> dict[str, bytes]:
+    process = start(folder, script(where, folder / name, train=config), *launcher)
+    told = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, told
+    assert told.count("epoch 1/") == 1  # rank 0 alone reports
+    return outs(folder / name)
+
+
+def rows(found: dict[str, bytes]) -> list[dict[str, str]]:
+    return list(csv.DictReader(found["history.csv"].decode().splitlines()))
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_score_as_one_with_the_same_batches(tmp_path: Path) -> None:
-    where = make_files(tmp_path, train=4, valid=3)
-    one, scores = trained(tmp_path, where, "one", epochs=2, batch_size=2)
-    two, same = trained(tmp_path, where, "two", epochs=2, batch_size=1, devices=2, strategy="ddp", accelerator="cpu")
-    for row, other in zip(one, two, strict=True):
+@pytest.mark.parametrize("valid", [1, 3])
+def test_two_processes_train_and_score_as_one_with_the_same_batches(tmp_path: Path, valid: int) -> None:
+    # With one image rank 1 has none of its own to score; with three it has one, and rank 0 two.
+    where = make_files(tmp_path, train=4, valid=valid)
+    one = train(where, tmp_path / "one", train={"epochs": 2, "batch_size": 2})
+    launcher = torchrun() if valid == 1 else ()
+    two = trained(tmp_path, where, "two", *launcher, epochs=2, batch_size=1, **TWO)
+    for row, other in zip(rows(one), rows(two), strict=True):
         for name in row:
             assert float(other[name]) == pytest.approx(float(row[name]), rel=1e-3, abs=1e-4), name
-    assert same["regular"]["epoch"] == scores["regular"]["epoch"]
+    weights = [read_checkpoint(tmp_path / name / OUTS[1]).weights for name in ("one", "two")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    assert len(read_plain(tmp_path / "two" / "checkpoint.pth")["callbacks"]["RunFiles"]["history"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "number"), [("rank", signal.SIGKILL), ("launcher", signal.SIGTERM)])
+def test_a_rank_that_is_killed_ends_all_and_a_told_launcher_stops_all_and_both_go_on(
+    where: TrainingFiles, tmp_path: Path, victim: str, number: signal.Signals
+) -> None:
+    config = {"epochs": 6, "batch_size": 1, **TWO}
+    source = script(where, tmp_path / "output", train=config)
+    process, state = start(tmp_path, source, *torchrun()), tmp_path / "output" / "checkpoint.pth"
+    while not state.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    at = time.monotonic()
+    os.kill(int(children[-1]) if victim == "rank" else process.pid, number)
+    told = process.communicate(timeout=100)[0]
+    assert process.returncode != 0
+    assert time.monotonic() - at < 60
+    if victim == "launcher":
+        assert "stopped by SIGTERM" in told
+    assert not read_plain(state)["run"]["finished"]
+    resumed = start(tmp_path, source, *torchrun())
+    told = resumed.communicate(timeout=300)[0]
+    assert resumed.returncode == 0, told
+    assert told.count("going on after epoch") == 1
+    assert len(rows(outs(tmp_path / "output"))) == 6
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_stage_2"])
+def test_any_strategy_of_lightning_is_passed_on(monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
+    passed: dict[str, Any] = {}
+    monkeypatch.setattr(trainer, "Trainer", lambda **options: passed.update(options))
+    trainer.build_trainer(TrainConfig(strategy=strategy, devices=2, num_nodes=3, accelerator="cpu"))
+    assert {name: passed[name] for name in ("strategy", "devices", "num_nodes")} == {
+        "strategy": strategy,
+        "devices": 2,
+        "num_nodes": 3,
+    }
+
+
+def test_a_strategy_that_lightning_refuses_is_a_message() -> None:
+    with pytest.raises(UserError, match=r"cannot train with strategy fsdp, accelerator cpu.*GPU"):
+        trainer.build_trainer(TrainConfig(strategy="fsdp", accelerator="cpu"))
+    with pytest.raises(UserError, match="strategy dpp"):
+        trainer.build_trainer(TrainConfig(strategy="dpp", accelerator="cpu"))
+
+
+def test_slurm_is_found_by_lightning_and_does_not_save_epochs_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = {"NTASKS": "2", "JOB_NAME": "train", "PROCID": "1", "LOCALID": "1", "NODEID": "0", "NTASKS_PER_NODE": "2"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    made = trainer.build_trainer(TrainConfig(strategy="ddp", devices=2, accelerator="cpu"))
+    environment = made._accelerator_connector.cluster_environment
+    assert isinstance(environment, SLURMEnvironment)
+    assert not environment.auto_requeue
+    assert (made.global_rank, made.world_size) == (1, 2)
+    assert not resume.first_process()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("objects", [0, 3])
+def test_every_trained_parameter_gets_a_gradient_so_ddp_need_not_look_for_unused_ones(
+    variant: str, objects: int
+) -> None:
+    full = VARIANTS[variant]
+    small = {"encoder_width": 24, "encoder_heads": 3, "width": 32, "self_heads": 2, "cross_heads": 4, "groups": 2}
+    side = 2 * full.stride
+    architecture = replace(
+        full,
+        **small,
+        feedforward_width=16,
+        queries=5,
+        classes=3,
+        resolution=side,
+        position_grid=side // full.patch_size,
+    )
+    module = RFDETRModelModule(build_detector(architecture), architecture, TrainConfig())
+    boxes, masks = torch.rand(objects, 4) / 4 + 0.3, torch.rand(objects, side, side) > 0.5
+    target = Target(torch.arange(objects), boxes, masks if architecture.segmentation else None)
+    output = module.detector(torch.rand(1, 3, side, side), None)
+    module.criterion(output, [target], groups=2, point_seed=0).total.backward()
+    assert not [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,22 +25,34 @@ SMALL = replace(
 )  # fmt: skip
 
 
-def run(folder: Path, scores: list[tuple[float, float]]) -> dict[str, Any]:
-    """Play epochs with these (regular, EMA) scores; weights are marked with the epoch. The content of scores.json."""
+def play(
+    folder: Path, scores: list[tuple[float, float]], state: dict[str, Any] | None = None, **ranking: Any
+) -> RunFiles:
+    """Play epochs with these (regular, EMA) scores, after those of a state; weights are marked with the epoch."""
     detector, average = build_detector(SMALL), build_detector(SMALL)
     module = RFDETRModelModule(detector, SMALL, TrainConfig())
     module.tracks["ema"] = average
-    written = RunFiles(
-        folder, "map", "mAP_50_95", lambda weights: make_checkpoint(SMALL, weights, class_names=["a"], args={})
-    )
+    describe = partial(make_checkpoint, SMALL, class_names=["a"], args={})
+    written = RunFiles(folder, "map", "mAP_50_95", describe, **ranking)
+    if state is not None:
+        written.load_state_dict(state)
+    first = len(written.history)
     trainer: Any = SimpleNamespace(
-        max_epochs=len(scores), should_stop=False, is_global_zero=True, save_checkpoint=lambda path: None
+        max_epochs=first + len(scores), should_stop=False, is_global_zero=True, save_checkpoint=lambda path: None
     )
-    for trainer.current_epoch, (regular, ema) in enumerate(scores):
+    for trainer.current_epoch, (regular, ema) in enumerate(scores, start=first):
         for network in module.tracks.values():
             torch.nn.init.constant_(network.get_parameter("class_head.bias"), trainer.current_epoch)
         module.epoch_metrics = {"val/mAP_50_95": regular, "val/ema_mAP_50_95": ema}
         written.on_train_epoch_end(trainer, module)
+    return written
+
+
+def run(
+    folder: Path, scores: list[tuple[float, float]], state: dict[str, Any] | None = None, **ranking: Any
+) -> dict[str, Any]:
+    """Play, and read scores.json."""
+    play(folder, scores, state, **ranking)
     return cast(dict[str, Any], json.loads((folder / "scores.json").read_text()))
 
 
@@ -65,7 +78,34 @@ def test_the_first_highest_score_wins_and_a_run_without_one_keeps_its_last_epoch
     assert checkpoint.weights["class_head.bias"].unique().tolist() == [best]
 
 
+@pytest.mark.parametrize(
+    ("scores", "ranking", "best"),
+    [
+        ([0.9, 0.3, 0.4], {"skip": 1}, 2),
+        ([0.0, 0.9, 0.0], {"skip": 2}, 2),
+        # Smoothed, they are 0.05, 0.475, 0.4875 and 0.24: the peak of epoch 1 is held up by what follows it.
+        ([0.1, 0.9, 0.5, 0.0], {"smooth": 0.5}, 2),
+        ([0.1, 0.9, NAN, 0.0], {"smooth": 0.5}, 1),
+    ],
+)
+def test_first_epochs_can_be_passed_over_and_scores_smoothed(
+    tmp_path: Path, scores: list[float], ranking: dict[str, Any], best: int
+) -> None:
+    content = run(tmp_path, [(one, one) for one in scores], **ranking)
+    assert content["regular"] == {"score": scores[best], "epoch": best}
+    first = ranking.get("skip", 0)
+    known = [-1.0 if math.isnan(one) else one for one in scores[first:]]
+    assert content["ema"]["epoch"] == (first + known.index(max(known)) if max(known) else len(scores) - 1)
+
+
 def test_the_history_has_a_row_per_epoch_and_blanks_for_what_is_no_number(tmp_path: Path) -> None:
     run(tmp_path, [(NAN, 0.25), (0.5, NAN)])
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert lines == ["epoch,val/mAP_50_95,val/ema_mAP_50_95", "0,,0.25", "1,0.5,"]
+
+
+def test_a_run_that_goes_on_without_a_score_has_its_new_last_epoch(tmp_path: Path) -> None:
+    state = play(tmp_path / "short", [(0.0, 0.5)]).state_dict()
+    content = run(tmp_path / "long", [(0.0, 0.2)], state)
+    assert content["regular"] == {"score": 0.0, "epoch": 1}
+    assert content["ema"] == {"score": 0.5, "epoch": 0}

@@ -2,21 +2,32 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from rfdetr_core.checkpoint.files import read_plain
+from rfdetr_core import provenance
+from rfdetr_core.checkpoint.files import read_plain, write_plain
 from rfdetr_core.errors import UserError
-from rfdetr_core.training import resume
-from rfdetr_core.training.run import TrainingFiles
-from tests.architecture import ROOT, closure
-from tests.training.tiny import OUTS, script, train
+from rfdetr_core.files import md5_file
+from rfdetr_core.model.config import ModelConfig
+from rfdetr_core.params import parse
+from rfdetr_core.training import origin, resume
+from rfdetr_core.training.config import RuntimeConfig, TrainConfig
+from rfdetr_core.training.run import TrainingFiles, prepare_training
+from tests.architecture import ROOT
+from tests.training.tiny import MODEL, OUTS, RUNTIME, TRAIN, make_files, outs, script, train
 
 
 def start(source: str) -> subprocess.Popen[str]:
@@ -55,13 +66,27 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.slow
-def test_sigterm_ends_with_an_error_and_can_be_resumed(
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_with_an_error_after_the_step_and_can_be_resumed(
+    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path, number: signal.Signals
+) -> None:
+    status, told = stopped(where, output, number, runtime={"num_workers": 2})
+    assert status == 1
+    assert f"{number.name}: stopping after this step" in told
+    assert f"UserError: stopped by {number.name}" in told
+    assert train(where, output) == uninterrupted
+
+
+def test_in_a_thread_of_a_notebook_it_trains_and_signals_are_left_as_they_were(
     where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path
 ) -> None:
-    status, told = stopped(where, output, signal.SIGTERM)
-    assert status == 1
-    assert "stopped by SIGTERM" in told
-    assert train(where, output) == uninterrupted
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    thread = threading.Thread(target=train, args=(where, output))
+    thread.start()
+    thread.join()
+    assert outs(output) == uninterrupted
+    train(where, output, train={"epochs": 1})
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_finished_state_is_not_resumed(
@@ -73,28 +98,124 @@ def test_a_finished_state_is_not_resumed(
     assert "epoch 1/3" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_a_changed_parameter_starts_anew_and_is_named(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
+def test_a_finished_state_is_written_again_if_dvc_has_not_recorded_it(
+    where: TrainingFiles,
+    uninterrupted: dict[str, bytes],
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stopped(where, output, signal.SIGKILL, train={"epochs": 4, "lr": 2e-3})
+    monkeypatch.setenv("DVC_ROOT", str(output.parent))
+    train(where, output)
+    digests = [md5_file(output / name) for name in OUTS[:2]]
+    for name in OUTS:
+        (output / name).unlink()
+    capsys.readouterr()
     assert train(where, output) == uninterrupted
     told = capsys.readouterr().out
-    assert "params.train.lr was 0.002, is 0.001" in told
-    assert "train.resume" in told
+    assert "had finished, but DVC had not recorded it" in told
+    assert "epoch 1/3" not in told
+    (output.parent / "dvc.lock").write_text(" ".join(digests))
+    train(where, output)
+    assert "epoch 1/3" in capsys.readouterr().out
+
+
+def fingerprint(where: TrainingFiles, folder: Path, **changes: Any) -> dict[str, Any]:
+    model = parse(ModelConfig, MODEL | changes.get("model", {}), "model")
+    config = parse(TrainConfig, TRAIN | changes.get("train", {}), "train")
+    runtime = parse(RuntimeConfig, RUNTIME | changes.get("runtime", {}), "runtime")
+    return origin.fingerprint(prepare_training(where, model, config, runtime, folder).record)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("param", "params.train.lr was 0.001, is 0.002"),
+        ("epochs", "params.train.epochs was 3, is 4"),
+        ("data", "inputs.annotations/train.json was"),
+        ("weights", "weights.pretrain_weights was"),
+        ("code", "code.rfdetr_core/training/run.py was"),
+        ("package", "packages.torch was"),
+        ("threads", "machine.threads was 1, is 2"),
+        ("runtime", None),
+    ],
+)
+def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, bytes], change: str, named: str | None
+) -> None:
+    where, weights = make_files(tmp_path / "made"), {"model": {"pretrain_weights": "parent.pth"}}
+    (where.weights / "parent.pth").write_bytes(uninterrupted[OUTS[0]])
+    state = {"fingerprint": fingerprint(where, tmp_path, **weights), "finished": False}
+    write_plain(tmp_path / "checkpoint.pth", {"epoch": 0, "run": state})
+    changes: dict[str, Any] = {
+        "param": {"train": {"lr": 2e-3}},
+        "epochs": {"train": {"epochs": 4}},
+        "threads": {"runtime": {"threads": 2}},
+        "runtime": {"runtime": {"num_workers": 3, "checkpoint_interval": 5, "progress_bar": None, "run": "other"}},
+    }
+    if change == "data":
+        made = make_files(tmp_path / "other", train=5)
+        shutil.copytree(made.annotations, where.annotations, dirs_exist_ok=True)
+        shutil.copytree(made.manifests, where.manifests, dirs_exist_ok=True)
+    elif change == "weights":
+        (where.weights / "parent.pth").write_bytes(uninterrupted[OUTS[1]])
+    elif change == "code":
+        digests = provenance.code_digests
+        edited = {"rfdetr_core/training/run.py": "0" * 64}
+        monkeypatch.setattr(provenance, "code_digests", lambda parts: digests(parts) | edited)
+    elif change == "package":
+        there = provenance.environment()
+        other = there | {"packages": there["packages"] | {"torch": "9.9"}}
+        monkeypatch.setattr(provenance, "environment", lambda: other)
+    new = fingerprint(where, tmp_path, **weights | changes.get(change, {}))
+    found, told = resume.state_to_resume(tmp_path, new)
+    if named is None:
+        assert found is not None
+        assert "going on after epoch 1" in told
+    else:
+        assert found is None
+        assert f"starting anew, since the interrupted training in {tmp_path} differs: " in told
+        assert named in told
+    assert ("name it as train.resume" in told) == (change == "epochs")
 
 
 def test_resume_goes_on_to_more_epochs_as_if_it_had_been_one_training(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], tmp_path: Path
+    where: TrainingFiles, uninterrupted: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(where, tmp_path / "short", train={"epochs": 2})
     (where.weights / "state.pth").write_bytes((tmp_path / "short" / "checkpoint.pth").read_bytes())
     longer = train(where, tmp_path / "long", train={"resume": "state.pth"})
+    assert f"going on after epoch 2 of {where.weights / 'state.pth'}" in capsys.readouterr().out
     assert longer["history.csv"] == uninterrupted["history.csv"]
-    with pytest.raises(UserError, match=r"lr was 0\.001, is 0\.002"):
+    assert longer["scores.json"] == uninterrupted["scores.json"]
+    (tmp_path / "best.pth").write_bytes(uninterrupted[OUTS[0]])
+    weights = [read_plain(path)["model"] for path in (tmp_path / "long" / OUTS[0], tmp_path / "best.pth")]
+    assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
+    with pytest.raises(UserError, match=r"lr was 0\.001, is 0\.002.*model\.pretrain_weights"):
         train(where, tmp_path / "changed", train={"resume": "state.pth", "lr": 2e-3})
+    with pytest.raises(UserError, match=r"2 epochs, more than train\.epochs: 1"):
+        train(where, tmp_path / "fewer", train={"resume": "state.pth", "epochs": 1})
     again = train(where, tmp_path / "reached", train={"resume": "state.pth", "epochs": 2})
-    assert len(again["history.csv"].splitlines()) == 3
+    short = outs(tmp_path / "short")
+    assert [again[name] for name in OUTS[2:]] == [short[name] for name in OUTS[2:]]
+    for name in OUTS[:2]:
+        weights = [read_plain(tmp_path / folder / name)["model"] for folder in ("reached", "short")]
+        assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
+
+
+def test_resume_needs_the_same_classes_and_names_what_else_differs(
+    where: TrainingFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(where, tmp_path / "short", train={"epochs": 1})
+    states = [
+        make_files(tmp_path / name, train=5, kinds=kinds) for name, kinds in (("one class", 1), ("more images", 2))
+    ]
+    for other in states:
+        (other.weights / "state.pth").write_bytes((tmp_path / "short" / "checkpoint.pth").read_bytes())
+    with pytest.raises(UserError, match=r"annotations/classes\.json was"):
+        train(states[0], tmp_path / "changed", train={"resume": "state.pth"})
+    train(states[1], tmp_path / "longer", train={"resume": "state.pth", "epochs": 2})
+    assert "inputs.annotations/train.json was" in capsys.readouterr().out
 
 
 def test_resume_refuses_a_file_of_weights(where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path) -> None:
@@ -119,7 +240,8 @@ def test_a_state_holds_best_weights_and_optimiser_but_no_time_or_place(where: Tr
     assert str(output) not in repr(state.keys()) + repr(state["args"]) + repr(state["run"])
 
 
-def test_two_trainings_never_write_to_one_folder(tmp_path: Path) -> None:
+def test_two_trainings_never_write_to_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "PATIENCE", 0.3)
     holder = start(
         "from pathlib import Path; import sys; from rfdetr_core.training.resume import sole_writer\n"
         f"with sole_writer(Path({str(tmp_path)!r})): print('ready', flush=True); sys.stdin.read()"
@@ -128,6 +250,14 @@ def test_two_trainings_never_write_to_one_folder(tmp_path: Path) -> None:
     assert holder.stdout.readline() == "ready\n"
     with pytest.raises(UserError, match=str(holder.pid)), resume.sole_writer(tmp_path):
         pass
+    own = tmp_path / "own"
+    with resume.sole_writer(own):
+        for _ in range(2):
+            with pytest.raises(UserError, match=str(os.getpid())), resume.sole_writer(own):
+                pass
+    with resume.sole_writer(own):
+        pass
+    shutil.rmtree(own)
     holder.kill()
     holder.wait()
     (tmp_path / ".checkpoint.pth.abcd1234").write_text("half written")
@@ -138,7 +268,7 @@ def test_two_trainings_never_write_to_one_folder(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 def test_a_trainer_ends_with_its_parent() -> None:
     child = (
-        "from rfdetr_core.training.resume import end_with_parent; import time\n"
+        "from rfdetr_core.processes import end_with_parent; import time\n"
         "end_with_parent(); print(flush=True); time.sleep(60)"
     )
     parent = start(
@@ -157,7 +287,70 @@ def test_a_trainer_ends_with_its_parent() -> None:
     pytest.fail("the child outlived its parent")
 
 
-def test_the_digest_of_the_code_covers_what_the_stage_runs() -> None:
-    needed = {file.removeprefix("rfdetr_core/") for file in closure("stages.train") if file.startswith("rfdetr_core/")}
-    covered = {file for file in needed if file in resume.CODE or file.split("/")[0] in resume.CODE}
-    assert needed - covered <= {"__init__.py"}
+@contextmanager
+def short_of_space(folder: Path, way: str) -> Iterator[str]:
+    """Make writing to a folder fail for lack of space or of rights; what the error says."""
+    if way == "limit":
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+        try:
+            yield "File too large"
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        return
+    used = sum(path.stat().st_size for path in folder.iterdir())
+    kept = folder.rename(folder.with_name("kept"))
+    folder.mkdir()
+    options = f"size={used + 2_000_000}"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("no right to mount here")
+    try:
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        if way == "read-only":
+            subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        yield "No space left on device" if way == "disk" else "Read-only file system"
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("way", ["limit", "disk", "read-only"])
+def test_without_space_or_rights_earlier_files_stay_and_the_error_says_so(
+    where: TrainingFiles, output: Path, way: str
+) -> None:
+    before = train(where, output, train={"epochs": 1})
+    with short_of_space(output, way) as reason:
+        files = sorted(path.name for path in output.iterdir())
+        with pytest.raises(UserError, match=reason):
+            train(where, output, train={"epochs": 1, "seed": 1})
+        assert outs(output) == before
+        assert sorted(path.name for path in output.iterdir()) == files
+
+
+def test_a_file_in_place_of_the_run_folder_is_an_error(where: TrainingFiles, output: Path) -> None:
+    output.write_text("here already")
+    with pytest.raises(UserError, match=r"output cannot be written \(File exists\)"):
+        train(where, output)
+    assert output.read_text() == "here already"
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "0"}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"NODE_RANK": "1"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun under srun
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "3", "SLURM_LOCALID": "0"}, False),
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),  # started by Lightning within an interactive job
+    ],
+)
+def test_rank_0_of_every_launcher_writes(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], first: bool
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert resume.first_process() == first

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
 from rfdetr_core.checkpoint.loading import build_from_checkpoint
@@ -22,14 +23,39 @@ def rows(found: dict[str, bytes]) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(found["history.csv"].decode())))
 
 
+# Of a process: its loader workers and whether they stay, the hash seed, the folder, and what it did before.
+PROCESSES = {
+    "one worker": ({"num_workers": 1}, "1", "import torch; torch.rand(7); torch.set_num_threads(2)"),
+    "two workers": ({"num_workers": 2, "persistent_workers": False}, "2", "import numpy; numpy.random.seed(3)"),
+    "four workers": ({"num_workers": 4}, "3", "import random, mlflow, supervision; random.seed(4)"),
+}
+
+
 @pytest.mark.slow
-def test_workers_hash_seed_and_the_process_leave_the_bytes_alone(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path
+def test_the_bytes_depend_on_nothing_of_the_process(
+    where: TrainingFiles, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
-    source = "import torch; torch.rand(7)\n" + script(where, output, runtime={"num_workers": 2})
-    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", source], cwd=output.parent, env=environment, check=True)
-    assert outs(output) == uninterrupted
+    running = []
+    for folder, (runtime, hash_seed, before) in PROCESSES.items():
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+        source = f"{before}\n{script(where, tmp_path / folder, runtime=runtime)}"
+        (tmp_path / f"{hash_seed}").mkdir()
+        running.append(subprocess.Popen([sys.executable, "-c", source], cwd=tmp_path / hash_seed, env=environment))
+    assert [process.wait() for process in running] == [0, 0, 0]
+    for folder in PROCESSES:
+        assert outs(tmp_path / folder) == uninterrupted, folder
+
+
+def test_threads_are_pinned_and_recorded(where: TrainingFiles, output: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            train(where, output, train={"epochs": 1}, runtime={"threads": threads})
+            record = read_checkpoint(output / OUTS[0]).training_record
+            assert record is not None
+            assert record["machine"]["threads"] == threads == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_another_seed_gives_other_weights(where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path) -> None:
@@ -43,7 +69,8 @@ def test_a_best_file_holds_no_optimiser_and_says_what_made_it(uninterrupted: dic
     assert read_plain(path).keys() == told
     record = read_checkpoint(path).training_record
     assert record is not None
-    assert record.keys() == {"params", "inputs", "weights", "code", "packages", "machine"}
+    told = {"params", "inputs", "weights", "code", "packages", "lock", "machine", "files", "counts", "parents"}
+    assert record.keys() == told
     assert build_from_checkpoint(path).checkpoint.args["class_names"] == ["red", "green"]
 
 
@@ -58,11 +85,16 @@ def test_the_last_epoch_is_evaluated_whatever_the_interval(where: TrainingFiles,
     assert [bool(row["val/ema_mAP_50_95"]) for row in found] == [False, True, True]
 
 
-@pytest.mark.parametrize(("train_images", "valid_images"), [(1, 1), (3, 0)])
-def test_one_image_and_no_valid_image_train(tmp_path: Path, train_images: int, valid_images: int) -> None:
-    where = make_files(tmp_path, train_images, valid_images)
+@pytest.mark.parametrize("images", [1, 3])
+def test_one_image_and_fewer_than_a_batch_train(tmp_path: Path, images: int) -> None:
+    where = make_files(tmp_path, images, 1)
     found = train(where, tmp_path / "output", train={"epochs": 1, "batch_size": 4})
     assert len(rows(found)) == 1
+
+
+def test_no_valid_image_is_an_error_before_training(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="valid split has no image"):
+        train(make_files(tmp_path, 3, 0), tmp_path / "output")
 
 
 def test_a_segmenter_is_picked_by_its_masks(where: TrainingFiles, output: Path) -> None:
@@ -70,6 +102,16 @@ def test_a_segmenter_is_picked_by_its_masks(where: TrainingFiles, output: Path) 
     found = train(where, output, model=model, train={"epochs": 1})
     assert b'"key": "val/segm_mAP_50_95"' in found["scores.json"]
     assert "train/loss_mask_dice" in rows(found)[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_changed_is_named_whoever_reads_it(tmp_path: Path, workers: int) -> None:
+    where = make_files(tmp_path)
+    image = where.dataset / "train" / "001.png"
+    image.write_bytes(image.read_bytes() + b"more")
+    with pytest.raises(UserError) as told:
+        train(where, tmp_path / "output", runtime={"num_workers": workers})
+    assert str(told.value).startswith(f"{image} is not the file that was validated")
 
 
 def test_no_train_image_is_an_error(tmp_path: Path) -> None:

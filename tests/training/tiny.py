@@ -18,25 +18,26 @@ from rfdetr_core.training.run import TrainingFiles, train_model
 
 SIDE = 4
 COLOURS = ((250, 40, 40), (40, 250, 40))
-MODEL = {"variant": "pico", "resolution": 64, "num_queries": 10, "group_detr": 2}
-TRAIN = {"epochs": 3, "batch_size": 2, "lr": 1e-3, "precision": "32-true"}
+MODEL = {"variant": "pico", "resolution": 64, "num_queries": 64, "group_detr": 2}
+# Both tracks are best in epoch 1 of 0 to 2, so that a training can be stopped after its best epoch.
+TRAIN = {"epochs": 3, "batch_size": 2, "lr": 1e-3, "amp_dtype": None, "seed": 2}
 RUNTIME = {"num_workers": 0, "mlflow": False, "threads": 1}
 OUTS = ("checkpoint_best_ema.pth", "checkpoint_best_regular.pth", "history.csv", "scores.json")
 
 
-def make_files(folder: Path, train: int = 4, valid: int = 2) -> TrainingFiles:
-    """Write a dataset of bright squares on noise with its manifests and annotations."""
+def make_files(folder: Path, train: int = 4, valid: int = 2, objects: int = 2, kinds: int = 2) -> TrainingFiles:
+    """Write a dataset of bright squares on noise with its manifests and annotations; `objects` in each image."""
     random = np.random.default_rng(0)
-    classes = [ClassEntry(id=5, index=0, name="red"), ClassEntry(id=7, index=1, name="green")]
+    classes = [ClassEntry(id=5, index=0, name="red"), ClassEntry(id=7, index=1, name="green")][:kinds]
     write_classes(folder / "annotations" / "classes.json", classes)
     for split, count in {"train": train, "valid": valid}.items():
         rows, images, annotations = [], [], []
         for number in range(1, count + 1):
             pixels = random.integers(0, 90, (64, 64, 3), dtype=np.uint8)
             name, path = f"{split}/{number:03}.png", folder / "data" / split / f"{number:03}.png"
-            for _ in range(2):
-                # An untrained detector proposes 3 pixels in the middle of each cell of 16, so it scores above 0.
-                (x, y), kind = 16 * random.integers(0, 4, 2) + 6, int(random.integers(0, 2))
+            for _ in range(objects):
+                # An untrained detector proposes 3 pixels in the middle of each cell of 8, so it scores above 0.
+                (x, y), kind = 8 * random.integers(0, 8, 2) + 2, int(random.integers(0, kinds))
                 pixels[y : y + SIDE, x : x + SIDE] = COLOURS[kind]
                 box = [float(v) for v in (x, y, SIDE, SIDE)]
                 annotations.append(

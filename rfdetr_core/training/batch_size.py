@@ -1,0 +1,139 @@
+"""`batch_size: auto`: how many images fit on the device, and how many batches an optimiser step then takes."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rfdetr_core.checkpoint.files import read_plain
+from rfdetr_core.errors import UserError
+from rfdetr_core.loss.config import loss_config
+from rfdetr_core.loss.criterion import Criterion
+from rfdetr_core.model.config import Architecture, ModelConfig
+from rfdetr_core.model.detector import build_detector
+from rfdetr_core.structures import Target
+from rfdetr_core.training.config import TrainConfig
+from rfdetr_core.training.optimizer import build_optimizer
+from rfdetr_core.training.trainer import device_kind, resolved_precision
+
+ELSEWHERE = 4  # images per batch on a CPU, where memory is not probed: the default of batch_size
+_LIMIT = 128
+_PART = 0.9  # of what fits: real batches differ from the probed one
+
+
+def with_batch_size(
+    config: TrainConfig, model: ModelConfig, architecture: Architecture, side: int, state: Path
+) -> TrainConfig:
+    """The config with numbers for `batch_size: auto`, which on CUDA is the largest that trains at side x side pixels.
+
+    state: the file an interrupted training goes on from; its size is kept, since free memory differs by the moment.
+
+    Raises:
+        UserError: not even one image fits.
+    """
+    if config.batch_size != "auto":
+        return config
+    before = _size_of(state)
+    if before is not None:
+        size = before
+    elif device_kind(config) == "cuda":
+        size = usable(largest(Probe(config, model, architecture, side)), config)
+    else:
+        size = min(ELSEWHERE, config.auto_batch_target_effective)
+    steps = math.ceil(config.auto_batch_target_effective / size)
+    return config.model_copy(update={"batch_size": size, "grad_accum_steps": steps})
+
+
+def largest(fits: Callable[[int], bool], limit: int = _LIMIT) -> int:
+    """The largest batch up to `limit` that fits, if none larger fits where a smaller one does not.
+
+    Raises:
+        UserError: one image does not fit.
+    """
+    if not fits(1):
+        raise UserError(
+            "train.batch_size auto: not even one image fits on the device. Lower model.resolution, or set "
+            "model.gradient_checkpointing."
+        )
+    low, high = 1, 2
+    while high <= limit and fits(high):
+        low, high = high, 2 * high
+    high = min(high, limit + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def usable(most: int, config: TrainConfig) -> int:
+    """What to take of the most that fits: a part, less with an averaged copy of the weights (upstream's rule)."""
+    size = math.floor(most * _PART)
+    return max(1, math.floor(size * config.auto_batch_ema_headroom) if config.use_ema else size)
+
+
+def devices(config: TrainConfig) -> int:
+    """Devices of all nodes."""
+    count = torch.cuda.device_count() if device_kind(config) == "cuda" else 1
+    return config.num_nodes * (count if config.devices == "auto" else config.devices)
+
+
+def _size_of(state: Path) -> int | None:
+    try:
+        run = read_plain(state)["run"]
+        return None if run["finished"] else int(run["fingerprint"]["machine.batch_size"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+
+
+class Probe:
+    """Whether a batch of some size trains on CUDA: a whole step, of a detector of its own."""
+
+    def __init__(
+        self, config: TrainConfig, model: ModelConfig, architecture: Architecture, side: int, device: str = "cuda"
+    ) -> None:
+        """Build the detector; its weights do not matter."""
+        self.device = device
+        self.config, self.architecture, self.side = config, architecture, side
+        options: dict[str, Any] = {
+            "drop_path": config.drop_path,
+            "gradient_checkpointing": model.gradient_checkpointing,
+            "freeze_encoder": model.freeze_encoder,
+        }
+        self.detector = build_detector(architecture, **options).to(device).train()
+        self.optimizer = build_optimizer(
+            self.detector, lr=0.0, lr_encoder=0.0, weight_decay=0.0, vit_layer_decay=1.0, component_decay=1.0
+        )
+        self.criterion = Criterion(loss_config(vars(config)))
+
+    def __call__(self, images: int) -> bool:
+        """Try a batch of this many images."""
+        try:
+            self._step(images)
+            self._step(images)  # the first of all made the optimiser's state, which the next has beside it
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            self.optimizer.zero_grad()
+            gc.collect()
+            torch.cuda.empty_cache()
+        return True
+
+    def _step(self, images: int) -> None:
+        side, count = self.side, self.config.auto_batch_max_targets_per_image
+        boxes = torch.full((count, 4), 0.5, device=self.device)
+        masks = torch.ones(count, side, side, dtype=torch.bool, device=self.device)
+        labels = torch.zeros(count, dtype=torch.long, device=self.device)
+        targets = [Target(labels, boxes, masks if self.architecture.segmentation else None)] * images
+        pixels = torch.zeros(images, self.architecture.channels, side, side, device=self.device)
+        half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolved_precision(self.config))
+        with torch.autocast(self.device, dtype=half, enabled=half is not None):
+            output = self.detector(pixels)
+        losses = self.criterion(output, targets, groups=self.architecture.groups, point_seed=0, shared=False)
+        torch.autograd.backward(losses.total)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
