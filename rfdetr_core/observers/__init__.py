@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
 
-from rfdetr_core.training.config import RuntimeConfig
+    from rfdetr_core.training.config import RuntimeConfig
 
 
 def observers(runtime: RuntimeConfig, record: Mapping[str, Any], folder: Path) -> list[Callback]:
     """The callbacks that the `runtime` section asks for; `record` is what the training says of its origin."""
-    from rfdetr_core.observers.console import Lines, ProgressBar
+    from rfdetr_core.observers.console import console
+    from rfdetr_core.observers.loggers import ClearML, TensorBoard, WeightsAndBiases
     from rfdetr_core.observers.mlflow import MlflowRun
 
-    found: list[Callback] = [ProgressBar() if runtime.progress_bar and sys.stderr.isatty() else Lines()]
-    return [*found, MlflowRun(runtime.project, runtime.run, record, folder)] if runtime.mlflow else found
+    found: list[Callback] = [console(runtime.progress_bar, folder)]
+    if runtime.mlflow:
+        found.append(MlflowRun(runtime.project, runtime.run, record, folder))
+    loggers = (TensorBoard, WeightsAndBiases, ClearML)
+    return found + [logger(runtime, record, folder) for logger in loggers if getattr(runtime, logger.key)]

@@ -1,30 +1,42 @@
-"""A line per epoch; on a terminal a progress bar above it."""
+"""A line per epoch; on a terminal or in a notebook, a progress bar until it is there."""
 
 from __future__ import annotations
 
+import importlib
 import resource
+import sys
 import time
-from typing import Any
+import warnings
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
-from tqdm import tqdm
 
+from rfdetr_core.observers.summary import best_scores
 from rfdetr_core.training.module import RFDETRModelModule
+
+# Modules with one interface, a class `tqdm`; the first also draws in notebooks.
+_BARS = {"tqdm": "tqdm.auto", "rich": "tqdm.rich"}
+_PAUSE = 0.5  # seconds between looks at the loss, which wait for the device
+_TRACKS = {"mAP": "", "EMA mAP": "ema_"}
 
 
 class Lines(Checkpoint):
     """Prints a line after each epoch. A Checkpoint, since Lightning calls those last, with all values there."""
 
-    def __init__(self) -> None:
-        """Nothing is known yet."""
-        self.started = self.trained = time.monotonic()
-        self.images = 0
+    def __init__(self, folder: Path) -> None:
+        """Nothing is known yet of the training whose files go to a folder."""
+        self.folder = folder
+        self.begun = self.started = self.trained = time.monotonic()
+        self.epochs = self.images = 0
+        self.scores: list[str] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.started, self.images = time.monotonic(), 0
+        self.begun = self.begun if self.epochs else self.started
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -36,49 +48,100 @@ class Lines(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch."""
         assert isinstance(pl_module, RFDETRModelModule)
-        row, epoch, epochs = pl_module.epoch_metrics, trainer.current_epoch + 1, trainer.max_epochs or 0
-        kind = "segm_" if "val/segm_mAP_50_95" in row else ""
-        tracks = {"mAP": f"val/{kind}mAP_50_95", "EMA mAP": f"val/ema_{kind}mAP_50_95"}
-        scores = [f"{name} {row[key]:.3f}" for name, key in tracks.items() if key in row]
-        seconds, speed = time.monotonic() - self.started, self.images / max(self.trained - self.started, 1e-9)
-        left = int((epochs - epoch) * seconds)
-        parts = [f"epoch {epoch}/{epochs}", f"loss {row['train/loss']:.3f}", *scores, f"lr {row['train/lr']:.2e}"]
-        parts += [f"{speed:.1f} img/s", f"{seconds:.1f} s", f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"]
+        row, now, epochs = pl_module.epoch_metrics, time.monotonic(), trainer.max_epochs or 0
+        kind = "segm_" if "val/segm_mAP_50_95" in row or "val/ema_segm_mAP_50_95" in row else ""
+        tracks = {name: f"val/{track}{kind}mAP_50_95" for name, track in _TRACKS.items()}
+        self.scores = [f"{name} {row[key]:.3f}" for name, key in tracks.items() if key in row] or self.scores
+        self.epochs += 1
+        left = (now - self.begun) / self.epochs * (epochs - trainer.current_epoch - 1)
+        parts = [_epoch(trainer), f"loss {row['train/loss']:.3f}", *self.scores, f"lr {row['train/lr']:.2e}"]
+        parts += [f"{self._speed():.1f} img/s", _memory(), f"{now - self.started:.1f} s", f"{_clock(left)} left"]
         if trainer.is_global_zero:
             print("  ".join(parts), flush=True)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print both best scores."""
+        if trainer.is_global_zero:
+            print(best_scores(self.folder), flush=True)
+
+    def _speed(self) -> float:
+        return self.images / max(self.trained - self.started, 1e-9)
+
 
 class ProgressBar(Lines):
-    """Adds a bar with loss and memory to the lines."""
+    """Shows a bar until the line is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, kind: Literal["tqdm", "rich"]) -> None:
         """The bar is made when the number of batches is known."""
-        super().__init__()
+        super().__init__(folder)
+        self.kind = kind
         self.bar: Any = None
         self.shown = 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar; look at the loss twice a second at most, since that waits for the device."""
+        """Move the bar."""
         assert isinstance(pl_module, RFDETRModelModule)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not trainer.is_global_zero:
+            return
+        batches = int(trainer.num_training_batches)
         if self.bar is None:
-            epoch, disabled = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", not trainer.is_global_zero
-            self.bar = tqdm(
-                total=int(trainer.num_training_batches), desc=epoch, unit="batch", leave=False, disable=disabled
-            )
-        self.bar.update()
-        if self.trained - self.shown > 0.5:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tqdm.rich calls itself experimental, each time
+                self.bar = importlib.import_module(_BARS[self.kind]).tqdm(total=batches, unit="batch", leave=False)
+        if self.trained - self.shown > _PAUSE or batch_idx == 0:
             self.shown = self.trained
-            self.bar.set_postfix_str(f"loss {pl_module.loss.item():.3f}, {_memory()}")
+            rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+            parts = [_epoch(trainer), f"loss {pl_module.loss.item():.3f}", *self.scores, f"lr {rate:.1e}"]
+            parts += [f"{self._speed():.1f} img/s", _memory(), self._left(trainer, (batch_idx + 1) / batches)]
+            self._show(", ".join(parts))
+        self.bar.update()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say why the full bar stands still."""
+        if self.bar is not None:
+            self._show(f"{_epoch(trainer)}, evaluating")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the bar by the line."""
+        self._close()
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal to the message."""
+        self._close()
+
+    def _show(self, text: str) -> None:
+        self.bar.set_description(text)
+
+    def _close(self) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-        super().on_train_epoch_end(trainer, pl_module)
+
+    def _left(self, trainer: Trainer, part: float) -> str:
+        """The time left: evaluations included once there was one, before that a lower bound."""
+        epochs, in_epoch = (trainer.max_epochs or 0) - trainer.current_epoch, self.trained - self.started
+        if self.epochs:
+            return f"{_clock((self.started - self.begun) / self.epochs * epochs - in_epoch)} left"
+        return f"over {_clock(in_epoch * (epochs / part - 1))} left"
+
+
+def console(kind: Literal["tqdm", "rich"] | None, folder: Path) -> Lines:
+    """A bar where someone looks at it, else lines alone."""
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return ProgressBar(folder, kind) if kind and seen else Lines(folder)
+
+
+def _epoch(trainer: Trainer) -> str:
+    return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+
+
+def _clock(seconds: float) -> str:
+    whole = max(0, int(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def _memory() -> str:

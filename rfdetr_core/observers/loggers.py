@@ -1,0 +1,202 @@
+"""TensorBoard, Weights & Biases, ClearML. What `runtime` asks for is imported when the training starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from rfdetr_core.errors import UserError
+from rfdetr_core.observers.history import fingerprint, main_repository, read_history
+from rfdetr_core.training.config import RuntimeConfig
+from rfdetr_core.training.resume import flattened
+
+_PATIENCE = 60.0  # seconds that sending the rest may take when the training has ended
+
+
+class EpochLogger(Checkpoint):
+    """Sends each epoch of history.csv; a training that goes on sends the earlier ones too, in case they are missing.
+
+    A Checkpoint, since Lightning calls those last: RunFiles has written the file then.
+    """
+
+    key = ""
+
+    def __init__(self, runtime: RuntimeConfig, record: Mapping[str, Any], folder: Path) -> None:
+        """Take the names, what the training says of itself, and the run folder."""
+        self.project, self.record, self.folder = runtime.project, record, folder
+        self.identity = fingerprint(record)[:32]
+        self.name = runtime.run or self.identity[:8]
+        self.to: Any = None
+        self.last = -1
+
+    @property
+    def place(self) -> Path:
+        """A folder for local files; DVC throws away the copy in which a temporary experiment works."""
+        return main_repository() / self.folder / self.key
+
+    def open(self) -> Any:
+        """What `send` and `close` use; anything wrong raises."""
+        raise NotImplementedError
+
+    def send(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Log the values of an epoch."""
+        raise NotImplementedError
+
+    def close(self, failed: bool) -> None:
+        """End the run."""
+        raise NotImplementedError
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the run.
+
+        Raises:
+            UserError: the service refuses, or is not set up.
+        """
+        if trainer.is_global_zero:
+            try:
+                self.to = self.open()
+            except Exception as error:
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(
+                    f"runtime.{self.key}: {reason}. Set it up, or set runtime.{self.key}: false."
+                ) from error
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send what is new."""
+        if self.to is not None:
+            self._guarded(self._send_new)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the run."""
+        self._end(failed=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the run as failed."""
+        self._end(failed=True)
+
+    def _send_new(self) -> None:
+        for epoch, row in read_history(self.folder / "history.csv").items():
+            if epoch > self.last:
+                self.send(epoch, row)
+                self.last = epoch
+
+    def _end(self, failed: bool) -> None:
+        if self.to is not None:
+            self._guarded(lambda: self.close(failed))
+            self.to = None
+
+    def _guarded(self, step: Any) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - nothing that a logger does may stop a training that runs
+            warnings.warn(f"{type(self).__name__} failed; training goes on. {error}", stacklevel=2)
+
+
+class TensorBoard(EpochLogger):
+    """Event files in <run folder>/tensorboard/, a folder for each result."""
+
+    key = "tensorboard"
+
+    def open(self) -> Any:
+        """Start the folder anew; every epoch is written again from history.csv."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = self.place / (self.name if self.name == self.identity[:8] else f"{self.name}-{self.identity[:8]}")
+        shutil.rmtree(folder, ignore_errors=True)
+        writer = SummaryWriter(str(folder))
+        table = "\n".join(f"| {key} | {value} |" for key, value in flattened(self.record).items())
+        writer.add_text("record", f"| key | value |\n|---|---|\n{table}")
+        return writer
+
+    def send(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Write scalars."""
+        for key, value in row.items():
+            self.to.add_scalar(key, value, epoch)
+        self.to.flush()
+
+    def close(self, failed: bool) -> None:
+        """Close the file."""
+        self.to.close()
+
+
+class WeightsAndBiases(EpochLogger):
+    """One run for each result: its id is the fingerprint. WANDB_MODE=offline keeps it in <run folder>/wandb/."""
+
+    key = "wandb"
+
+    def open(self) -> Any:
+        """Begin or go on with the run."""
+        import wandb
+
+        self.place.mkdir(parents=True, exist_ok=True)
+        return wandb.init(
+            project=self.project,
+            name=self.name,
+            id=self.identity,
+            resume="allow",
+            dir=str(self.place.parent),
+            config=dict(self.record),
+            settings=wandb.Settings(console="off", finish_timeout=_PATIENCE),
+        )
+
+    def send(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Log the epoch as W&B's step, unless the run is past it."""
+        if epoch >= self.to.step:
+            self.to.log(dict(row), step=epoch)
+
+    def close(self, failed: bool) -> None:
+        """Upload the rest, as far as that goes in a minute; `wandb sync` sends what is left."""
+        self.to.finish(exit_code=int(failed))
+
+
+class ClearML(EpochLogger):
+    """A task for each training process, tagged with the fingerprint and holding every epoch.
+
+    CLEARML_OFFLINE_MODE=1 keeps it on this machine. It has a process of its own: see clearml_task.py.
+    """
+
+    key = "clearml"
+
+    def open(self) -> Any:
+        """Start the process, and wait until its task is there."""
+        command = [sys.executable, "-P", str(Path(__file__).with_name("clearml_task.py"))]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        names = {"project": self.project, "name": self.name, "fingerprint": self.identity}
+        params = {key: str(value) for key, value in flattened(self.record).items()}
+        impatience = threading.Timer(2 * _PATIENCE, process.kill)
+        impatience.start()
+        print(json.dumps(names | {"params": params}), file=process.stdin, flush=True)
+        answer = process.stdout.readline().strip()
+        impatience.cancel()
+        if answer != "ready":
+            process.kill()
+            raise UserError(answer or "ClearML does not answer.")
+        return process
+
+    def send(self, epoch: int, row: Mapping[str, float]) -> None:
+        """Hand the epoch to the process."""
+        print(json.dumps({"epoch": epoch, "row": row}), file=self.to.stdin, flush=True)
+
+    def close(self, failed: bool) -> None:
+        """Have the process send the rest, as far as that goes in a minute."""
+        if failed:
+            print(json.dumps({"failed": "the training stopped"}), file=self.to.stdin)
+        self.to.stdin.close()
+        try:
+            self.to.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.to.kill()
+            raise

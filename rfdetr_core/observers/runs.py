@@ -1,0 +1,166 @@
+"""The MLflow run of a result: one for each fingerprint, found again by whoever asks, brought up to history.csv."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core import files
+from rfdetr_core.observers.history import fingerprint, main_repository
+from rfdetr_core.training.resume import flattened
+
+# Each epoch has it, and it is sent last: an epoch that has it on the server is there whole.
+MARK = "train/loss"
+# What MLflow takes in one call, and of a dataset's digest.
+_METRICS, _PARAMS, _DIGEST = 1000, 100, 36
+
+Rows = Mapping[int, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run of MLflow. Every method leaves things as they are when it is called again."""
+
+    client: Any
+    experiment: str
+    id: str
+
+    def describe(self, record: Mapping[str, Any], datasets: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Log all of a training's record as params, the manifests' digests by "<dataset>/<split>", and tags."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+        params = [Param(key, str(value)) for key, value in flattened(record).items()]
+        for start in range(0, len(params), _PARAMS):
+            self.client.log_batch(self.id, params=params[start : start + _PARAMS])
+        self.client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
+        inputs = []
+        for name, digest in datasets.items():
+            split = name.rpartition("/")[2]
+            source = json.dumps({"uri": f"manifest/{split}.json", "sha256": digest})
+            inputs.append(DatasetInput(Dataset(name, digest[:_DIGEST], "local", source), [_context(InputTag, split)]))
+        self.client.log_inputs(self.id, inputs)
+
+    def log_epochs(self, rows: Rows) -> None:
+        """Log the epochs that are not there."""
+        there = _logged(self.client, self.id)
+        for epoch in sorted(rows.keys() - there):
+            self._log({"epoch": float(epoch), **rows[epoch]}, epoch)
+
+    def log_values(self, values: Mapping[str, float]) -> None:
+        """Log numbers that belong to no epoch, such as the scores on the test split."""
+        there = self.client.get_run(self.id).data.metrics
+        self._log({key: value for key, value in values.items() if there.get(_named(key)) != value}, 0)
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Attach a file, unless its very bytes are attached already."""
+        tag, digest = f"sha256.{path.name}", files.sha256_file(path)
+        if self.client.get_run(self.id).data.tags.get(tag) != digest:
+            self.client.log_artifact(self.id, str(path), folder)
+            self.client.set_tag(self.id, tag, digest)
+
+    def resume(self) -> None:
+        """Take a run that failed or was killed as running again."""
+        if self.client.get_run(self.id).info.status in ("FAILED", "KILLED"):
+            self.client.update_run(self.id, "RUNNING")
+
+    def end(self, status: str) -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+        if self.client.get_run(self.id).info.status != status:
+            self.client.set_terminated(self.id, status)
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        keys = sorted((key for key in values if math.isfinite(values[key])), key=lambda key: key == MARK)
+        metrics = [Metric(_named(key), float(values[key]), now, step) for key in keys]
+        for start in range(0, len(metrics), _METRICS):
+            self.client.log_batch(self.id, metrics=metrics[start : start + _METRICS])
+
+
+def connect(seconds: int) -> Any:
+    """A client of MLFLOW_TRACKING_URI, else of mlflow.db in the main repository.
+
+    MLflow's own patience is minutes for each call; here it is `seconds` for an answer, asked for twice.
+    """
+    settings = {"REQUEST_MAX_RETRIES": "1", "REQUEST_TIMEOUT": str(seconds)}
+    own = {f"MLFLOW_HTTP_{key}": value for key, value in settings.items()}
+    own |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    for key, value in own.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(None if _server() else f"sqlite:///{main_repository() / 'mlflow.db'}")
+
+
+def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:
+    """The run of a record's fingerprint, made if there is none.
+
+    Without `deterministic`, one fingerprint can have several results. So a run whose losses are not those of `rows` is
+    that of another result.
+    """
+    found = client.get_experiment_by_name(project)
+    place = None if _server() else (main_repository() / "mlartifacts").as_uri()
+    experiment = found.experiment_id if found else client.create_experiment(project, place)
+    own = fingerprint(record)
+    query = f"tags.fingerprint = '{own}'"
+    for run in client.search_runs([experiment], query, order_by=["attributes.start_time ASC"]):
+        there = _logged(client, run.info.run_id)
+        if all(math.isclose(there[epoch], rows[epoch].get(MARK, math.nan)) for epoch in there.keys() & rows.keys()):
+            return TrackedRun(client, experiment, run.info.run_id)
+    made = client.create_run(experiment, run_name=name, tags={"fingerprint": own})
+    return TrackedRun(client, experiment, made.info.run_id)
+
+
+def origin() -> dict[str, str]:
+    """Tags: the commit, whether the working tree differs from it, and the stage and experiment of DVC, if any."""
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    tags = {
+        "mlflow.source.name": "rfdetr_core.training",
+        "mlflow.source.git.commit": commit,
+        "git.dirty": str(bool(changes)).lower() if commit else "",
+        "dvc.stage": os.environ.get("DVC_STAGE", ""),
+        "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def where(run: TrackedRun) -> str:
+    """Where a person finds the run."""
+    server = _server()
+    if server.startswith("http"):
+        return f"{server.rstrip('/')}/#/experiments/{run.experiment}/runs/{run.id}"
+    return f"{run.id} in {server}" if server else f"{run.id} in {main_repository() / 'mlflow.db'} (make ui)"
+
+
+def _server() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def _logged(client: Any, run: str) -> dict[int, float]:
+    return {metric.step: metric.value for metric in client.get_metric_history(run, MARK)}
+
+
+def _named(key: str) -> str:
+    return re.sub(r"[^\w/.\- :]", "_", key)  # a class name may have more than MLflow allows
+
+
+def _context(tag: Any, split: str) -> Any:
+    return tag("mlflow.data.context", {"train": "training", "valid": "validation"}.get(split, "evaluation"))
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""

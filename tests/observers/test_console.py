@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from rfdetr_core.observers.console import Lines, ProgressBar, console
+from rfdetr_core.observers.summary import run_files
+from rfdetr_core.training.run import TrainingFiles
+from tests.training.tiny import train
+
+# What an epoch says, in a bar and in a line; a lower bound of the time left until there was an evaluation.
+LINE = r"epoch \d/3.*loss \d+\.\d{3}.*mAP \d\.\d{3}.*EMA mAP \d\.\d{3}.*lr \d\S+e-.*\d img/s.*\d GiB.*\d:\d\d:\d\d left"
+
+
+def test_an_epoch_is_a_line_where_there_is_no_terminal(
+    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(where, output) == uninterrupted
+    told = capsys.readouterr()
+    lines = [line for line in told.out.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 3
+    assert all(re.fullmatch(LINE, line) for line in lines)
+    assert lines[-1].endswith("0:00:00 left")
+    assert re.search(r"^best val/mAP_50_95: regular \S+ \(epoch \d\), EMA \S+ \(epoch \d\)", told.out, re.MULTILINE)
+    assert "\r" not in told.out + told.err
+
+
+@pytest.mark.parametrize("kind", ["tqdm", "rich"])
+def test_a_terminal_has_a_bar_too_and_the_training_is_the_same(
+    kind: str,
+    where: TrainingFiles,
+    uninterrupted: dict[str, bytes],
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("rfdetr_core.observers.console._PAUSE", 0.0)
+    shown = []
+    monkeypatch.setattr(ProgressBar, "_show", lambda self, text: shown.append(text))
+    assert train(where, output, runtime={"progress_bar": kind}) == uninterrupted
+    assert len([line for line in capsys.readouterr().out.splitlines() if re.fullmatch(LINE, line)]) == 3
+    first, last = [text for text in shown if "1/3" in text], [text for text in shown if "3/3" in text]
+    assert re.search(r"loss \d.*lr \d.*img/s.*GiB.*over \d:\d\d:\d\d left", first[0])
+    assert re.fullmatch(LINE, last[0])
+    assert "over" not in last[0]
+    assert first[-1] == "epoch 1/3, evaluating"
+
+
+def test_there_is_a_bar_on_a_terminal_and_in_a_notebook_if_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert type(console("tqdm", tmp_path)) is Lines
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert type(console("tqdm", tmp_path)) is ProgressBar
+    assert type(console(None, tmp_path)) is Lines
+
+
+def test_the_end_names_the_files_that_are_there_and_both_scores(
+    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path
+) -> None:
+    output.mkdir()
+    for name in ("checkpoint.pth", "checkpoint_9.pth", "checkpoint_best_ema.pth", "checkpoint_best_regular.pth"):
+        (output / name).touch()
+    selection = uninterrupted["scores.json"].decode().replace("{", '{"winner": "ema",', 1)
+    (output / "selection.json").write_text(selection)
+    told = run_files(output)
+    assert [line.split()[0] for line in told.splitlines()[:-1]] == [
+        str(output / f"checkpoint{name}.pth") for name in ("_best_regular", "_best_ema", "", "_9")
+    ]
+    assert told.splitlines()[-1].startswith("best val/mAP_50_95: regular 0.")
+    (output / "checkpoint_best_total.pth").touch()
+    assert run_files(output).startswith(f"{output / 'checkpoint_best_total.pth'}  the result")

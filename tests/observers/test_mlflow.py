@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from rfdetr_core.observers.history import fingerprint, main_repository, read_history
+from rfdetr_core.observers.mlflow import MlflowRun
+from rfdetr_core.observers.runs import connect, open_run
+from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.run import TrainingFiles
+from tests.observers.conftest import Server
+from tests.training.tiny import train
+
+
+def runs(client: Any, project: str) -> list[Any]:
+    experiment = client.get_experiment_by_name(project)
+    return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
+
+
+def logged(client: Any, run: Any, key: str) -> list[tuple[int, float]]:
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key))
+
+
+def has_every_epoch_once(client: Any, run: Any, history: Path) -> bool:
+    rows = read_history(history)
+    keys = {key for row in rows.values() for key in row}
+    return len(rows) == 3 and all(
+        logged(client, run, key) == [(epoch, row[key]) for epoch, row in rows.items() if key in row] for key in keys
+    )
+
+
+def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_origin(
+    where: TrainingFiles,
+    uninterrupted: dict[str, bytes],
+    output: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("DVC_STAGE", "train")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert train(where, output, runtime={"mlflow": True, "project": "crowns", "run": "first"}) == uninterrupted
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = runs(client, "crowns")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "first")
+    assert run.data.params["params.train.lr"] == "0.001"
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert (run.data.tags["mlflow.source.git.commit"], run.data.tags["dvc.stage"]) == (head, "train")
+    datasets = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
+    manifests = {split: where.inputs[f"manifest/{split}.json"] for split in ("train", "valid")}
+    digests = {f"data/{split}": run.data.params[f"inputs.manifest/{split}.json"][:36] for split in manifests}
+    assert datasets == digests
+    assert has_every_epoch_once(client, run, output / "history.csv")
+    assert sorted(file.path for file in client.list_artifacts(run.info.run_id)) == ["history.csv", "scores.json"]
+    assert (tmp_path / "mlartifacts").is_dir()
+
+
+@pytest.mark.slow
+def test_a_server_down_and_up_again_costs_no_training_and_no_epoch(
+    where: TrainingFiles,
+    uninterrupted: dict[str, bytes],
+    output: Path,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send, client = MlflowRun.on_train_epoch_end, MlflowClient(server.uri)
+
+    def interrupted(self: MlflowRun, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 1:
+            assert len(logged(client, runs(client, "away")[0], "train/loss")) == 1
+            server.stop()
+        elif trainer.current_epoch == 2:
+            server.start()
+        send(self, trainer, pl_module)
+
+    monkeypatch.setattr(MlflowRun, "on_train_epoch_end", interrupted)
+    with pytest.warns(UserWarning, match="MLflow cannot be reached"):
+        assert train(where, output, runtime={"mlflow": True, "project": "away"}) == uninterrupted
+    (run,) = runs(client, "away")
+    assert run.info.status == "FINISHED"
+    assert has_every_epoch_once(client, run, output / "history.csv")
+
+
+@pytest.mark.slow
+def test_a_resumed_training_goes_on_with_its_run_and_another_result_gets_another(
+    where: TrainingFiles,
+    uninterrupted: dict[str, bytes],
+    output: Path,
+    tmp_path: Path,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, step = MlflowClient(server.uri), RFDETRModelModule.training_step
+
+    def stopping(self: RFDETRModelModule, batch: Any, batch_idx: int) -> Any:
+        if self.current_epoch == 1:
+            raise RuntimeError("the machine is off")
+        return step(self, batch, batch_idx)
+
+    runtime = {"mlflow": True, "project": "resumed"}
+    monkeypatch.setattr(RFDETRModelModule, "training_step", stopping)
+    with pytest.raises(RuntimeError, match="the machine is off"):
+        train(where, output, runtime=runtime)
+    (run,) = runs(client, "resumed")
+    assert run.info.status == "FAILED"
+    assert len(logged(client, run, "train/loss")) == 1
+    monkeypatch.setattr(RFDETRModelModule, "training_step", step)
+    for folder in (output, tmp_path / "the same again"):
+        assert train(where, folder, runtime=runtime) == uninterrupted
+        (same,) = runs(client, "resumed")
+        assert (same.info.run_id, same.info.status) == (run.info.run_id, "FINISHED")
+        assert has_every_epoch_once(client, same, output / "history.csv")
+    train(where, tmp_path / "other", runtime=runtime, train={"epochs": 1, "seed": 1})
+    assert len(runs(client, "resumed")) == 2
+
+
+def test_results_that_differ_in_spite_of_one_fingerprint_have_a_run_each(server: Server) -> None:
+    client, record = connect(5), {"inputs": {}, "params": {"deterministic": False}}
+    first = open_run(client, "chance", None, record, {})
+    first.log_epochs({0: {"train/loss": 0.5}, 1: {"train/loss": 0.25}})
+    assert open_run(client, "chance", None, record, {0: {"train/loss": 0.5}}).id == first.id
+    other = {0: {"train/loss": 0.5}, 1: {"train/loss": 0.26}}
+    second = open_run(client, "chance", None, record, other)
+    assert second.id != first.id
+    second.log_epochs(other)
+    assert open_run(client, "chance", None, record, other).id == second.id
+
+
+def test_a_class_name_that_mlflow_refuses_loses_no_epoch_and_neither_do_many_classes(server: Server) -> None:
+    client = connect(5)
+    run = open_run(client, "classes", None, {"inputs": {}}, {})
+    row = {f"val/AP/class {number}": number / 2000 for number in range(1500)}
+    run.log_epochs({0: {"val/AP/crown (red) & wide": 0.5, "train/loss": 1.0, **row}})
+    found = client.get_run(run.id).data.metrics
+    assert found["val/AP/crown _red_ _ wide"] == 0.5
+    assert {key: found[key] for key in row} == row
+
+
+def test_a_server_that_is_away_is_reported_once_and_costs_no_training(
+    where: TrainingFiles,
+    uninterrupted: dict[str, bytes],
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.warns(UserWarning, match="MLflow cannot be reached") as told:
+        assert train(where, output, runtime={"mlflow": True}) == uninterrupted
+    assert len([one for one in told if "MLflow cannot" in str(one.message)]) == 1
+
+
+def test_the_fingerprint_is_a_function_of_content() -> None:
+    assert fingerprint({"a": 1, "b": {"c": [2]}}) == fingerprint({"b": {"c": [2]}, "a": 1}) != fingerprint({"a": 1})
+
+
+def test_a_temporary_experiment_of_dvc_writes_to_the_main_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    for root in ("/repo", "/repo/.dvc/tmp/exps/standalone/tmp1", "/repo/.dvc/tmp/exps/tmp2"):
+        monkeypatch.setenv("DVC_ROOT", root)
+        assert main_repository() == Path("/repo")

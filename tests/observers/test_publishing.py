@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+from rfdetr_core import files
+from rfdetr_core.cli import main
+from rfdetr_core.observers.publishing import CHECKPOINT, METRICS, PUBLISHED
+from rfdetr_core.selection import select
+from rfdetr_core.stripping import strip
+from tests.observers.conftest import Server
+from tests.observers.test_mlflow import has_every_epoch_once, runs
+from tests.pipeline.project import Project
+from tests.training.tiny import make_files, train
+
+SCORES = {"split": "test", "images": 2, "map": 0.25, "map_75": None, "masks": {"map": 0.5}, "not_measured": "map_75"}
+
+
+def write_lock() -> None:
+    """What DVC records of the published files."""
+    stages: dict[str, dict[str, Any]] = {}
+    for path, stage in PUBLISHED.items():
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        entry = stages.setdefault(stage, {"cmd": f"python -m stages.{stage}", "outs": []})
+        entry["outs"].append({"path": path.as_posix(), "hash": "md5", "md5": digest, "size": path.stat().st_size})
+    YAML().dump({"schema": "2.0", "stages": stages}, Path("dvc.lock"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pipeline leaves when its training was not tracked."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train(make_files(folder), Path("output"))
+        selection = select(files.read_json(Path("output/scores.json")))
+        files.write_json(Path("output/selection.json"), selection)
+        strip(Path("output"), selection, CHECKPOINT, Path("records"))
+        files.write_json(METRICS, SCORES)
+        shutil.copyfile("manifest/valid.json", "manifest/test.json")
+        Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: published, run: named}\n")
+        write_lock()
+    return folder
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    shutil.copytree(made, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return folder
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(["publish", *arguments])
+    assert isinstance(ended.value.code, str)  # printed, with status 1
+    return ended.value.code
+
+
+@pytest.mark.slow
+def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_model(
+    project: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = MlflowClient(server.uri)
+    for _ in range(2):
+        main(["publish", "--register", "detector"])
+        (run,) = runs(client, "published")
+        told = capsys.readouterr().out
+        assert f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}" in told
+        assert "version 1 of the model detector" in told
+        assert (run.info.status, run.info.run_name) == ("FINISHED", "named")
+        assert has_every_epoch_once(client, run, Path("output/history.csv"))
+        for key, value in {"test/map": 0.25, "test/masks.map": 0.5, "test/images": 2}.items():
+            assert [metric.value for metric in client.get_metric_history(run.info.run_id, key)] == [value]
+        assert "test/map_75" not in run.data.metrics
+        datasets = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
+        manifests = {split: files.sha256_file(Path(f"manifest/{split}.json")) for split in ("train", "valid", "test")}
+        assert datasets == {f"data/{split}": digest[:36] for split, digest in manifests.items()}
+        lock = YAML(typ="safe").load(Path("dvc.lock"))["stages"]
+        assert all(
+            run.data.tags[f"dvc.lock.{one}"] == files.digest(lock[one]) for one in ("train", "strip", "evaluate")
+        )
+        assert run.data.params["params.train.lr"] == "0.001"
+        (version,) = client.search_model_versions("name = 'detector'")
+        fetched = Path(client.download_artifacts(run.info.run_id, "model/checkpoint_best_total.pth", str(project)))
+        assert files.sha256_file(fetched) == files.sha256_file(CHECKPOINT) == version.tags["sha256"]
+        attached = {one.path for one in client.list_artifacts(run.info.run_id)}
+        assert attached == {"history.csv", "scores.json", "selection.json", "metrics.json", "model"}
+
+
+def test_what_is_not_there_or_not_that_of_the_lock_is_named(project: Path, server: Server) -> None:
+    Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: refused}\n")
+    METRICS.write_text("{}")
+    assert "reports/evaluate/metrics.json is not the file of dvc.lock" in refused()
+    METRICS.unlink()
+    assert "reports/evaluate/metrics.json does not exist" in refused()
+    assert not runs(MlflowClient(server.uri), "refused")
+
+
+def test_a_server_that_is_away_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert "MLflow refused or cannot be reached" in refused()
+
+
+@pytest.mark.slow
+def test_a_result_that_dvc_restored_is_published_to_the_run_of_its_training_or_to_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.create(tmp_path / "project", {"runtime": {"mlflow": True}})
+    project.repro()
+    project.commit("trained")
+    monkeypatch.chdir(project.folder)
+    for name in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.rmtree("output")
+    project.run("git", "checkout", "-q", "--", ".")
+    project.run("dvc", "checkout", "-q")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    for store in ("mlflow.db", "another.db"):
+        if store == "another.db":
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+        main(["publish"])
+        client = MlflowClient(f"sqlite:///{project.folder / store}")
+        (run,) = runs(client, "rfdetr")
+        assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 2
+        assert run.data.tags["mlflow.source.git.commit"] == head
+        # The training itself made the first run.
+        assert run.data.tags.get("dvc.stage") == {"mlflow.db": "train", "another.db": None}[store]

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.precision import MixedPrecision
+from pytorch_lightning.strategies import SingleDeviceStrategy
+
+from rfdetr_core import from_checkpoint
+from rfdetr_core.checkpoint.files import read_plain
+from rfdetr_core.model.config import ModelConfig
+from rfdetr_core.params import parse
+from rfdetr_core.training.config import RuntimeConfig, TrainConfig
+from rfdetr_core.training.run import TrainingFiles, prepare_training
+from rfdetr_core.training.trainer import build_trainer
+from tests.architecture import ROOT
+from tests.pipeline.project import make_dataset
+from tests.training.tiny import MODEL, RUNTIME, TRAIN, make_files
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("custom_training", ROOT / "examples" / "custom_training.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("enough", [0.0, 2.0])
+def test_a_training_with_a_callback_and_a_logger_of_ones_own(
+    example: ModuleType, tmp_path: Path, enough: float
+) -> None:
+    make_dataset(tmp_path / "data", {"train": 4, "valid": 2, "test": 1})
+    model = parse(ModelConfig, MODEL, "model")
+    config = parse(TrainConfig, TRAIN | {"epochs": 2, "multi_scale": "off"}, "train")
+    example.main(tmp_path / "data", tmp_path / "run", model, config, enough=enough)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for key in ("train/loss", "train/lr", "val/mAP_50_95", "val/ema_mAP_50_95"):
+        epochs = [row["epoch"] for row in rows if key in row]
+        assert epochs == ([0] if enough == 0 else [0, 1]), key  # the callback stopped it, or did not
+    found = from_checkpoint(tmp_path / "run" / "model.pth", device="cpu")
+    assert found.class_names == ["red", "green"]
+    found.predict(np.zeros((64, 64, 3), dtype=np.uint8))
+
+
+def test_lightnings_own_callbacks_loggers_strategies_and_precision_plugins_fit_in(tmp_path: Path) -> None:
+    where: TrainingFiles = make_files(tmp_path)
+    model, config = parse(ModelConfig, MODEL, "model"), parse(TrainConfig, TRAIN | {"epochs": 2}, "train")
+    training = prepare_training(where, model, config, parse(RuntimeConfig, RUNTIME, "runtime"), tmp_path / "run")
+    best = ModelCheckpoint(tmp_path, "best", monitor="val/ema_mAP_50", mode="max")
+    scoring = training.callbacks[0]
+    trainer = build_trainer(
+        config,
+        callbacks=[scoring, best, LearningRateMonitor("epoch")],
+        logger=CSVLogger(tmp_path, "csv", ""),
+        strategy=SingleDeviceStrategy("cpu"),
+        plugins=[MixedPrecision("bf16-mixed", "cpu")],
+    )
+    assert trainer.precision == "bf16-mixed"
+    trainer.fit(training.module, training.data)
+    assert trainer.callback_metrics["val/ema_mAP_50"] <= (best.best_model_score or 0)
+    assert "val/ema_mAP_50" in (tmp_path / "csv" / "metrics.csv").read_text()
+    assert set(read_plain(Path(best.best_model_path))) >= {"state_dict", "optimizer_states"}
