@@ -95,4 +95,4 @@ def _split(where: EvaluationFiles, config: EvaluateConfig) -> tuple[str, list[Sa
 
 
 def _picture(root: Path, sample: Sample) -> Image.Image:
-    return images.decode(images.read_verified(root / sample.path, sample.sha256), sample.path)
+    return images.decode(images.read_verified(root / sample.path, sample.sha256), sample.path, max_pixels=None)

@@ -1,0 +1,36 @@
+"""What an evaluation was made of, so that its numbers lead back to the model file and the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core import files, provenance
+from rfdetr_core.checkpoint.digest import tensor_digest
+from rfdetr_core.checkpoint.files import read_checkpoint
+from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.evaluation.evaluate import EvaluationFiles
+
+# What stages.evaluate runs; a test compares this with its imports.
+CODE = (
+    *("rfdetr_core/__init__.py", "rfdetr_core/boxes.py", "rfdetr_core/errors.py", "rfdetr_core/files.py"),
+    *("rfdetr_core/images.py", "rfdetr_core/inference.py", "rfdetr_core/manifest.py", "rfdetr_core/params.py"),
+    *("rfdetr_core/provenance.py", "rfdetr_core/structures.py"),
+    *("rfdetr_core/checkpoint", "rfdetr_core/evaluation", "rfdetr_core/metrics", "rfdetr_core/model"),
+    *("stages/__init__.py", "stages/evaluate.py"),
+)
+
+
+def write_origin(path: Path, model: Path, where: EvaluationFiles, config: EvaluateConfig, split: str) -> None:
+    """Write the digests of the model file, its tensors and the inputs, the params, the code and the packages."""
+    named = [folder / f"{split}.json" for folder in (where.annotations, where.manifests)]
+    content: dict[str, Any] = {
+        "schema": 1,
+        "model": provenance.identity(model) | {"tensors": tensor_digest(read_checkpoint(model).weights)},
+        "split": split,
+        "inputs": provenance.identities([*named, where.annotations / "classes.json"]),
+        "params": {"evaluate": config.model_dump(mode="json")},
+        "code": provenance.code_digests(CODE),
+        **provenance.environment(),
+    }
+    files.write_json(path, content)

@@ -1,0 +1,152 @@
+"""Which images made a model, and which models an image was used for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import md5 as new_md5
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core import files
+from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.history import Commit, Lock
+from rfdetr_core.lineage.trace import MODEL, Archive, Trace, evaluations_of
+from rfdetr_core.manifest import SPLITS
+
+ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
+_READERS = 2
+
+
+@dataclass(frozen=True)
+class Use:
+    """One model that an image was trained, validated or tested on; path: the image's name then. tensors: None where
+    the model was committed without a record. commit: the one that brought it."""
+
+    role: str
+    path: str
+    tensors: str | None
+    md5: str | None
+    commit: Commit | None
+
+
+def rows_of(traced: Trace, archive: Archive) -> Iterator[dict[str, Any]]:
+    """Every image behind a model: split, path, sha256, width, height, labels (the digest of its annotations).
+
+    Raises:
+        UserError: the file has no lineage, or a manifest that it names is in no commit here.
+    """
+    if traced.lineage is None:
+        raise UserError("the file carries no lineage, and no record of it was found: its images cannot be named.")
+    for split, blob in sorted(_manifests(traced, archive).items(), key=lambda one: SPLITS.index(one[0])):
+        ((_, content),) = archive.history.read([blob])
+        if content is None:
+            raise UserError(
+                f"manifest/{split}.json (git blob {blob}) is not in this clone. Name the clone that has its history: "
+                "--repo DIR; a shallow clone needs git fetch --unshallow"
+            )
+        yield from ({"split": split, **row} for row in json.loads(content))
+
+
+def digest_of(image: str, archive: Archive) -> str:
+    """The SHA-256 that is meant: of a file that is there, of one that a manifest at HEAD names, or given as such.
+
+    Raises:
+        UserError: none of these.
+    """
+    if Path(image).is_file():
+        return files.sha256_file(Path(image))
+    if len(image) == 64 and set(image.lower()) <= set("0123456789abcdef"):
+        return image.lower()
+    for _, content in archive.history.read(f"HEAD:./manifest/{split}.json" for split in SPLITS):
+        for row in json.loads(content or b"[]"):
+            if image == row["path"] or image.endswith(f"/{row['path']}"):
+                return str(row["sha256"])
+    raise UserError(f"{image} is no file, no SHA-256, and no image of the manifests at HEAD. Give its SHA-256.")
+
+
+def uses_of(sha256: str, archive: Archive) -> list[Use]:
+    """Every model of the whole history that an image went into, newest first."""
+    places = _containing(sha256, archive)
+    found: dict[tuple[str, str | None], Use] = {}
+    for tensors, record in archive.records.items():
+        link = archive.introduced.get(record["file"]["md5"])
+        for split, blob in _recorded(record["lineage"]).items():
+            if blob in places:
+                one = Use(ROLES[split], places[blob], tensors, record["file"]["md5"], link.commit if link else None)
+                found[one.role, one.md5] = one
+    for commit, evaluation in archive.evaluations:
+        for blob in (one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/")):
+            if blob in places:
+                model = evaluation["model"]
+                link = archive.introduced.get(new if (new := _md5_of(model, archive)) else "")
+                one = Use("tested", places[blob], model["tensors"], new, link.commit if link else commit)
+                found[one.role, one.md5 or model["tensors"]] = one
+    for one in _unrecorded(places, archive):
+        found.setdefault((one.role, one.md5), one)
+    order = {commit.id: place for place, commit in enumerate(archive.history.commits)}
+    return sorted(found.values(), key=lambda one: (order.get(one.commit.id, 0) if one.commit else -1, one.role))
+
+
+def _manifests(traced: Trace, archive: Archive) -> dict[str, str]:
+    """The git blob of each split's manifest; that of test from an evaluation of the same weights."""
+    blobs = _recorded(traced.lineage or {})
+    for evaluation in evaluations_of(traced.tensors, archive)[:1]:
+        blobs |= {
+            Path(name).stem: one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/")
+        }
+    return blobs
+
+
+def _recorded(lineage: dict[str, Any]) -> dict[str, str]:
+    named = lineage.get("training", {}).get("files") or {}
+    return {split: named[name]["git"] for split in SPLITS if (name := f"manifest/{split}.json") in named}
+
+
+def _containing(sha256: str, archive: Archive) -> dict[str, str]:
+    """The manifests of the whole history that hold an image, by blob, with its path there."""
+    names = (f"manifest/{split}.json" for split in SPLITS)
+    watched = set(names)
+    blobs = sorted({blob for one in archive.history.commits for path, blob in one.changed.items() if path in watched})
+    parts = [blobs[start::_READERS] for start in range(_READERS)]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return {
+            blob: path for found in pool.map(lambda part: _search(sha256, part, archive), parts) for blob, path in found
+        }
+
+
+def _search(sha256: str, blobs: Iterable[str], archive: Archive) -> list[tuple[str, str]]:
+    needle, found = f'"{sha256}"'.encode(), []
+    for blob, content in archive.history.read(blobs):
+        place = content.find(needle) if content else -1
+        if content and place >= 0:
+            start, end = content.rfind(b"\n", 0, place) + 1, content.find(b"\n", place)
+            found.append((blob, str(json.loads(content[start:end].rstrip(b","))["path"])))
+    return found
+
+
+def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:
+    record = archive.records.get(model["tensors"])
+    return record["file"]["md5"] if record and record["file"]["sha256"] == model["sha256"] else None
+
+
+def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
+    """Models that were committed in a dvc.lock without a record, as DVC's experiments are."""
+    known = {record["file"]["md5"] for record in archive.records.values()}
+    missing = {}
+    for md5, link in archive.introduced.items():
+        if link.entry["path"] == MODEL and md5 not in known:
+            missing[md5] = link
+    digests = {_md5(content): blob for blob, content in archive.history.read(places) if content} if missing else {}
+    for md5, link in missing.items():
+        lock: Lock = link.entry["lock"]
+        for split, stage in (("train", "train"), ("valid", "train"), ("test", "evaluate")):
+            dep = lock.stages.get(stage, {}).get("deps", {}).get(f"manifest/{split}.json", "")
+            if dep in digests:
+                yield Use(ROLES[split], places[digests[dep]], None, md5, link.commit)
+
+
+def _md5(content: bytes) -> str:
+    return new_md5(content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,155 @@
+"""Findings of an audit, for people and for programs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core.lineage.history import Commit
+from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
+
+_FOUND = {
+    "bytes": "by its bytes",
+    "tensors": "by its weights: the file itself was renamed, copied or saved again",
+    None: "in no dvc.lock of this history",
+}
+_MOST = 5
+
+
+def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
+    """A trace as plain values."""
+    return {
+        "sha256": traced.sha256,
+        "md5": traced.md5,
+        "tensors": traced.tensors,
+        "found_by": traced.found_by,
+        "path": traced.path,
+        "notes": traced.notes,
+        "chain": [
+            {
+                "stage": one.stage,
+                "commit": _commit(one.commit),
+                "deps": one.entry["deps"],
+                "params": one.entry["params"],
+            }
+            for one in traced.links
+        ],
+        "dataset": [_commit(one) for one in _dataset(traced, archive)],
+        "lineage": traced.lineage,
+        "run": (traced.record or {}).get("run"),
+        "evaluations": evaluations_of(traced.tensors, archive),
+        "trained_from_it": list(traced.children),
+    }
+
+
+def told(path: Path, traced: Trace, archive: Archive) -> str:
+    """A trace as lines: the file, then each stage that led to it, from the last to the dataset."""
+    lines = [f"{path}  found {_FOUND[traced.found_by]}", f"  sha256   {traced.sha256}", f"  md5      {traced.md5}"]
+    lines += [f"  tensors  {traced.tensors}"] if traced.tensors else []
+    lines += [f"  is       {traced.path}"] if traced.path else []
+    lines += [f"  note     {note}" for note in traced.notes]
+    details = dict(_details(traced, archive))
+    for link in traced.links:
+        lines += ["", f"{link.stage:12} {_who(link.commit)}", *details.pop(link.stage, [])]
+    for stage, told_of in details.items():
+        lines += ["", f"{stage:12} as the file itself says", *told_of]
+    lines += ["", *_dataset_lines(traced, archive)] if traced.links else []
+    run = (traced.record or {}).get("run") or {}
+    lines += ["", "run", *(f"  {key:10} {value}" for key, value in run.items())] if run else []
+    lines += ["", "trained from it", *(f"  tensors {child}" for child in traced.children)] if traced.children else []
+    return "\n".join(lines)
+
+
+def told_difference(changes: Mapping[str, Mapping[str, list[Any]]], images: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Two comparisons as lines; long lists are cut, and say so."""
+    lines = []
+    for topic, pairs in changes.items():
+        lines += [topic, *(f"  {key}: {_short(old)} -> {_short(new)}" for key, (old, new) in pairs.items())]
+    for kind, rows in images.items():
+        lines.append(f"images {kind}: {len(rows)}")
+        for row in rows[:_MOST]:
+            was = f" (was {row['was']})" if "was" in row else ""
+            lines.append(f"  {row['split']} {row['path']}{was}")
+        lines += [f"  and {len(rows) - _MOST} more (--json lists them)"] if len(rows) > _MOST else []
+    return "\n".join(lines or ["no difference in data, params, code, packages, weights or scores"])
+
+
+def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]:
+    """By stage, what the lineage and the newest evaluation say."""
+    for one in evaluations_of(traced.tensors, archive)[:1]:
+        manifest = f"manifest/{one['split']}.json"
+        yield "evaluate", [f"  {one['split']:10} {manifest} sha256 {one['inputs'][manifest]['sha256']}"]
+    if traced.lineage is None:
+        return
+    selection, training = traced.lineage["selection"], traced.lineage["training"]
+    tracks = [f"{name} {selection[name]['score']} (epoch {selection[name]['epoch']})" for name in ("ema", "regular")]
+    yield "strip", [f"  code       {len(traced.lineage['code'])} files"]
+    yield "select_best", [f"  chosen     {selection['winner']} by {selection['key']}: {', '.join(tracks)}"]
+    params, parents = training["params"], training["parents"]
+    shown = {
+        "variant": traced.lineage["variant"],
+        "epochs": selection["epochs"],
+        "seed": params["train"]["seed"],
+        "machine": _pairs(training["machine"]),
+        "packages": _pairs(training["packages"]),
+        "weights": "; ".join(f"{key} {one['name']} sha256 {one['sha256']}" for key, one in parents.items())
+        or "from scratch",
+        "code": f"{len(training['code'])} files; {_count(params)} params (--json has them all)",
+    }
+    yield "train", [f"  {key:10} {value}" for key, value in shown.items()]
+    inputs, counts = training["inputs"], training["counts"]
+    yield "convert", [f"  {name} sha256 {digest}" for name, digest in inputs.items() if name.startswith("annotations/")]
+    yield (
+        "validate",
+        [
+            f"  {split:10} {counts[split]['images']} images, {counts[split]['objects']} objects, "
+            f"manifest/{split}.json sha256 {inputs[f'manifest/{split}.json']}"
+            for split in ("train", "valid")
+        ],
+    )
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _dataset(traced: Trace, archive: Archive) -> list[Commit]:
+    """The commit that last changed the dataset before the model was committed: of the folder, or of its .dvc file."""
+    link = next((one for one in traced.links if one.stage == "validate"), None)
+    if link is None:
+        return []
+    folders = [dep for dep in link.entry["deps"] if not dep.startswith(("rfdetr_core", "stages", "requirements"))]
+    paths = [name for folder in folders for name in (folder, f"{folder}.dvc")]
+    command = ["git", "log", "-1", "--format=%H%x00%an%x00%ae%x00%aI%x00%s", link.commit.id, "--", *paths]
+    done = subprocess.run(command, cwd=archive.history.root, capture_output=True, text=True, check=False).stdout.strip()
+    if not done:
+        return []
+    name, author, email, date, subject = done.split("\0")
+    return [Commit(name, (), author, email, date, subject)]
+
+
+def _dataset_lines(traced: Trace, archive: Archive) -> list[str]:
+    link = next((one for one in traced.links if one.stage == "validate"), None)
+    deps = link.entry["deps"] if link else {}
+    found = {path: md5 for path, md5 in deps.items() if not path.startswith(("rfdetr_core", "stages", "requirements"))}
+    who = [f"{'dataset':12} {_who(one)}" for one in _dataset(traced, archive)] or ["dataset"]
+    return [*who, *(f"  {path:10} md5 {md5}" for path, md5 in found.items())] if found else []
+
+
+def _commit(one: Commit) -> dict[str, str]:
+    return {"id": one.id, "author": one.author, "email": one.email, "date": one.date, "subject": one.subject}
+
+
+def _who(one: Commit) -> str:
+    return f"{one.id[:10]}  {one.date}  {one.author} <{one.email}>  {one.subject}"
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
+
+
+def _count(params: Mapping[str, Any]) -> int:
+    return sum(_count(value) if isinstance(value, Mapping) else 1 for value in params.values())

@@ -1,0 +1,182 @@
+"""From a file to what made it: found by its content in the history of dvc.lock, and by the lineage that it carries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core import files
+from rfdetr_core.checkpoint.digest import tensor_digest
+from rfdetr_core.checkpoint.files import read_checkpoint
+from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.history import EVALUATION, LOCK, Commit, History, Lock
+
+MODEL = "output/checkpoint_best_total.pth"
+SUFFIXES = (".pth", ".pt", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Link:
+    """One stage that led to a file: the commit that brought this result of it, and its entry in dvc.lock."""
+
+    stage: str
+    commit: Commit
+    entry: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What is known of a file.
+
+    found_by: "bytes" (in a dvc.lock), "tensors" (the weights are those of a record), or None: in no history here.
+    path: its name in the pipeline. links: from the stage that wrote it back to validate. lineage: what it carries, or
+    what the record says. record: the content of its file in records/. children: tensor digests of models that were
+    trained from it.
+    """
+
+    sha256: str
+    md5: str
+    tensors: str | None = None
+    found_by: str | None = None
+    path: str | None = None
+    links: tuple[Link, ...] = ()
+    lineage: dict[str, Any] | None = None
+    record: dict[str, Any] | None = None
+    children: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+class Archive:
+    """Records, evaluations and locks of a history, by what they are looked up with."""
+
+    def __init__(self, history: History) -> None:
+        """Nothing is read before it is needed."""
+        self.history = history
+
+    @cached_property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """The newest record of each tensor digest, over all commits."""
+        return {one["lineage"]["tensors"]: one for _, one in reversed(list(self._read("records/")))}
+
+    @cached_property
+    def evaluations(self) -> list[tuple[Commit, dict[str, Any]]]:
+        """The lineage of every evaluation, newest first."""
+        return list(self._read(EVALUATION))
+
+    @cached_property
+    def introduced(self) -> dict[str, Link]:
+        """By the MD5 of an out: the stage, and the oldest commit whose dvc.lock has it."""
+        found: dict[str, Link] = {}
+        for commit in self.history.commits:
+            lock = self.history.locks.get(commit.changed.get(LOCK, ""))
+            for stage, path, md5 in lock.outs() if lock else ():
+                assert lock is not None
+                found[md5] = Link(stage, commit, lock.stages[stage] | {"path": path, "lock": lock})
+        return found
+
+    def age(self, commit: Commit) -> int:
+        """Place in the history: the higher, the older."""
+        return self._places[commit.id]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {commit.id: place for place, commit in enumerate(self.history.commits)}
+
+    def _read(self, prefix: str) -> Iterator[tuple[Commit, dict[str, Any]]]:
+        """Parsed JSON files whose path starts so, with the commit that brought each, newest first."""
+        places: dict[str, Commit] = {}
+        for commit in self.history.commits:
+            for path, blob in commit.changed.items():
+                if path.startswith(prefix):
+                    places.setdefault(blob, commit)
+        for blob, content in self.history.read(list(places)):
+            try:
+                parsed = json.loads(content or b"")
+            except ValueError:
+                continue
+            if isinstance(parsed, dict):
+                yield places[blob], parsed
+
+
+def trace(path: Path, archive: Archive) -> Trace:
+    """Find a file of any name. What cannot be found is None or empty, and `notes` say why.
+
+    Raises:
+        UserError: the file is missing; or it is a model file that cannot be read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Give a model file, or another result of the pipeline.")
+    sha256, md5 = files.sha256_file(path), files.md5_file(path)
+    tensors, lineage = None, None
+    if path.suffix in SUFFIXES:
+        checkpoint = read_checkpoint(path)
+        tensors, lineage = tensor_digest(checkpoint.weights), checkpoint.lineage
+    record = archive.records.get(tensors or "")
+    found = archive.introduced.get(md5) or _in_folder(path, md5, archive)
+    by = "bytes" if found else None
+    if found is None and record is not None:
+        found, by = archive.introduced.get(record["file"]["md5"]), "tensors"
+    made = Trace(
+        sha256,
+        md5,
+        tensors,
+        by,
+        found.entry["path"] if found else None,
+        tuple(_links(found, archive)) if found else (),
+        lineage or (record or {}).get("lineage"),
+        record,
+        tuple(sorted(child for child, one in archive.records.items() if tensors and tensors in _parents(one))),
+    )
+    if lineage and lineage.get("tensors") != tensors:
+        made.notes.append("the weights are not those that its lineage speaks of: one of the two was changed")
+    if found is None:
+        made.notes.append("no dvc.lock of this repository's history has this file")
+    return made
+
+
+def evaluations_of(tensors: str | None, archive: Archive) -> list[dict[str, Any]]:
+    """Every evaluation of these weights that was committed, newest first, without repetition."""
+    found = [one for _, one in archive.evaluations if tensors and one["model"]["tensors"] == tensors]
+    return [one for number, one in enumerate(found) if one not in found[:number]]
+
+
+def _links(found: Link, archive: Archive) -> Iterator[Link]:
+    """The stage that wrote a file and those before it, by the deps in the dvc.lock that has it."""
+    lock: Lock = found.entry["lock"]
+    makers = {path: stage for stage, path, _ in lock.outs()}
+    steps = {found.stage: 0}  # the longest way back to each stage: a stage comes after all that use it
+    waiting = [found.stage]
+    while waiting:
+        name = waiting.pop()
+        for maker in {makers[path] for path in _within(lock.stages[name]["deps"], makers)}:
+            if steps.get(maker, 0) <= steps[name] < len(lock.stages):
+                steps[maker] = steps[name] + 1
+                waiting.append(maker)
+    for name in sorted(steps, key=lambda name: (steps[name], name)):
+        entry = lock.stages[name]
+        commits = [archive.introduced[md5].commit for md5 in entry["outs"].values() if md5 in archive.introduced]
+        yield Link(name, min(commits, key=archive.age) if commits else found.commit, entry)
+
+
+def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:
+    """Outs that are deps, or lie in a folder that is one."""
+    return {out for out in makers for dep in deps if out == dep or out.startswith(f"{dep}/")}
+
+
+def _in_folder(path: Path, md5: str, archive: Archive) -> Link | None:
+    """The folder out that holds this content, where DVC's cache still has its listing."""
+    for digest, link in archive.introduced.items():
+        if digest.endswith(".dir"):
+            listing = archive.history.root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
+            if listing.exists() and any(one.get("md5") == md5 for one in json.loads(listing.read_bytes())):
+                return link
+    return None
+
+
+def _parents(record: dict[str, Any]) -> set[str]:
+    """Tensor digests of the models that a record's model started from."""
+    return {one["tensors"] for one in (record["lineage"]["training"].get("parents") or {}).values()}

@@ -1,0 +1,50 @@
+"""What a result was made of, in digests that depend on content alone: files, code and packages."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core import files
+
+# What decides numerics. A package that is not here can change without a training starting anew.
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "pillow", "pycocotools")
+_ROOT = Path(__file__).resolve().parent.parent
+NUMERIC_LOCK = _ROOT / "requirements" / "numeric.lock"
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """SHA-256 and size of a file, and the name that git gives to its content (a SHA-1 that includes the size)."""
+    sha256, git, size = hashlib.sha256(), hashlib.sha1(usedforsecurity=False), path.stat().st_size
+    git.update(b"blob %d\0" % size)
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            sha256.update(piece)
+            git.update(piece)
+    return {"sha256": sha256.hexdigest(), "size": size, "git": git.hexdigest()}
+
+
+def identities(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """The identity of files under the last two parts of their paths, such as manifest/train.json."""
+    return {f"{path.parent.name}/{path.name}": identity(path) for path in paths}
+
+
+def code_digests(parts: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of source files by their path; `parts` are files and folders beside this package.
+
+    Those of `stages/` are absent where the package was installed without them.
+    """
+    found = [path for part in parts for path in ([_ROOT / part] if "." in part else (_ROOT / part).rglob("*.py"))]
+    return {path.relative_to(_ROOT).as_posix(): files.sha256_file(path) for path in sorted(found) if path.exists()}
+
+
+def environment() -> dict[str, Any]:
+    """Versions of Python and of the packages that decide numerics, and the digest of the lock that asks for them."""
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    versions |= {name: metadata.version(name) for name in PACKAGES}
+    lock = files.sha256_file(NUMERIC_LOCK) if NUMERIC_LOCK.exists() else None
+    return {"lock": lock, "packages": versions}
