@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rfdetr_core import files
 from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.commands import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,12 +37,38 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_predict)
     check = commands.add_parser("check", help="check the whole of params.yaml before DVC starts")
     check.set_defaults(run=_check)
+    preview = commands.add_parser("preview", help="draw batches as a training will see them, and find too small boxes")
+    preview.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    preview.add_argument("--split", choices=("train", "valid"), default="train")
+    preview.add_argument("--count", type=_positive, default=16, help="images (default 16)")
+    preview.add_argument("--epoch", type=int, default=0, help="whose augmentation is drawn (default 0)")
+    preview.add_argument("--out", type=Path, default=Path("reports/preview"), metavar="DIR")
+    preview.set_defaults(run=_preview)
+    export = commands.add_parser("export", help="write a dataset in another format: YOLO from COCO, COCO from YOLO")
+    export.add_argument("source", type=Path, metavar="SOURCE", help="a dataset folder in any layout that is known")
+    export.add_argument("destination", type=Path, metavar="DESTINATION", help="a new or empty folder")
+    export.add_argument("--format", choices=("yolo", "coco"), required=True)
+    told = "copy (default), hardlink, none, or symlink, which other tools follow and validate refuses"
+    export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=told)
+    export.set_defaults(run=_export)
     results = commands.add_parser("results", help="say what the pipeline found, and where its files are")
     results.set_defaults(run=_results)
+    publish = commands.add_parser("publish", help="bring MLflow up to what the pipeline made; twice changes nothing")
+    publish.add_argument("--register", metavar="NAME", help="make it a version of this registered model, too")
+    publish.set_defaults(run=_publish)
+    add_commands(commands)
     page = commands.add_parser("ui", help="MLflow's page over the runs of this project")
     page.add_argument("--port", type=int, default=5000)
     page.set_defaults(run=_ui)
     return parser
+
+
+def _positive(text: str) -> int:
+    """A count of the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -72,6 +99,18 @@ def _predict(options: argparse.Namespace) -> None:
         print(f"{path}: {len(rows)} objects, drawn in {options.output / path.stem}.png")
 
 
+def _preview(options: argparse.Namespace) -> None:
+    from rfdetr_core.preview import preview
+
+    print(preview(options.params, options.split, options.count, options.epoch, options.out))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from rfdetr_core.ingest.export import export_dataset
+
+    print(export_dataset(options.source, options.destination, options.format, options.images))
+
+
 def _check(options: argparse.Namespace) -> None:
     from rfdetr_core.settings import check_params
 
@@ -79,6 +118,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
+    from rfdetr_core.observers.summary import run_files
+
     selection = files.read_json(Path("output/selection.json"))
     metrics = files.read_json(Path("reports/evaluate/metrics.json"))
     winner, epoch = selection["winner"], selection[selection["winner"]]["epoch"]
@@ -94,16 +135,24 @@ def _results(options: argparse.Namespace) -> None:
         note = f"; {metrics['note']}" if "note" in metrics else ""
         about = f"{metrics['images']} images, {metrics['objects']} objects{note}"
         _print_scores(metrics["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], about)
-    print("model     output/checkpoint_best_total.pth\nscores    reports/evaluate/: metrics.json and tables")
-    print("pictures  reports/evaluate/pictures/\ncurves    dvc plots show\nruns      make ui")
+    print(run_files(Path("output")))
+    print("scores    reports/evaluate/: metrics.json and tables\npictures  reports/evaluate/pictures/")
+    print("curves    dvc plots show\nruns      make ui\nnext      git commit, dvc push; python -m rfdetr_core publish")
+    print("use       python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
 
 
 def _print_scores(title: str, values: Sequence[str | float | None], about: str) -> None:
     print(f"{title:12}" + " ".join("     -" if v is None else f"{float(v):6.3f}" for v in values) + f"   {about}")
 
 
+def _publish(options: argparse.Namespace) -> None:
+    from rfdetr_core.observers.publishing import publish
+
+    print(*publish(options.register), sep="\n")
+
+
 def _ui(options: argparse.Namespace) -> None:
-    from rfdetr_core.observers.mlflow import main_repository
+    from rfdetr_core.observers.history import main_repository
 
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
@@ -112,4 +161,6 @@ def _ui(options: argparse.Namespace) -> None:
     if not store.exists():
         raise UserError(f"{store} does not exist: no run was tracked here yet. Run: make repro")
     page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", f"sqlite:///{store}"]
+    page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.execv(sys.executable, [sys.executable, *page])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from rfdetr_core import files
 from rfdetr_core.errors import UserError
@@ -14,25 +15,100 @@ from rfdetr_core.errors import UserError
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
+# A plain file of four 16-bit channels, and room for what else it carries.
+_BYTES_OF_PIXEL, _BYTES_BESIDE = 8, 64 * 2**20
 
 
-def decode(data: bytes, name: str) -> Image.Image:
+class TooLargeError(UserError):
+    """An image of more pixels, or a file of more bytes, than are allowed."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What there is to see of an image file: the picture, which of FORMATS it is, and whether it has more frames."""
+
+    picture: Image.Image
+    kind: str
+    several: bool
+
+
+def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
     """Decode the bytes of an image into RGB by the rules of `upright_rgb`; of several frames, the first.
 
+    reduction: 2, 4 or 8: a JPEG may come at this part of its size, rounded up, pixel i covering that many of its own
+    from i * reduction on; that is quick, and for training alone. max_pixels: None for bytes that validation accepted.
+
     Raises:
-        UserError: not an image of a known format, damaged, or larger than MAX_PIXELS; names `name`.
+        UserError: not an image of a known format, damaged, or larger than max_pixels; names `name`.
     """
+    return look(data, name, reduction, max_pixels).picture
+
+
+def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Look:
+    """As `decode`, and what else is known of the file."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed")
+        with _open(data) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise TooLargeError(f"{image.width} x {image.height} pixels are more than the {max_pixels:,} allowed")
+            kind = "JPEG" if image.format in ("JPEG", "MPO") else str(image.format)
+            if reduction > 1:
+                _reduce(image, reduction)
             image.load()
-            return upright_rgb(image)
+            several = kind != "JPEG" and bool(getattr(image, "is_animated", False))
+            return Look(upright_rgb(image), kind, several)
+    except TooLargeError as error:
+        raise TooLargeError(f"{name} is too large: {error}. Make it smaller, or raise the limit.") from None
     # On a damaged file Pillow's decoders raise almost anything: struct.error, EOFError, KeyError, zlib.error, ...
     except Exception as error:
-        # The message of this one has an address in memory.
-        reason = "no such file format" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"{name} cannot be decoded as {', '.join(FORMATS)}: {reason}. Replace or remove it.") from error
+        raise UserError(f"{name} cannot be decoded as {', '.join(FORMATS)}: {error}. Replace or remove it.") from error
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Read the head of an image file, as Image.open does.
+
+    That one refuses more than 179 million pixels by a setting of the whole process, whatever `max_pixels` is.
+    """
+    Image.init()
+    for factory, accept in (Image.OPEN[kind] for kind in FORMATS):
+        if accept is None or accept(data[:16]) is True:
+            return factory(io.BytesIO(data), "")
+    raise ValueError("no such file format")
+
+
+def read_limited(path: Path, max_pixels: int) -> bytes:
+    """The bytes of a file that no one has checked yet.
+
+    Raises:
+        TooLargeError: no image of max_pixels takes as many bytes; they are not read.
+    """
+    limit = _BYTES_OF_PIXEL * max_pixels + _BYTES_BESIDE
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise TooLargeError(f"it has more than the {limit:,} bytes that an image of {max_pixels:,} pixels can take")
+    return data
+
+
+def _reduce(image: Image.Image, reduction: int) -> None:
+    """Have an opened JPEG decoded at a reduced size; every other format stays as it is."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    # The last pixel of a row may cover more than there is; in a turned picture that would shift all others.
+    if not turned or not (image.width % reduction or image.height % reduction):
+        image.draft(None, (image.width // reduction, image.height // reduction))
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of the picture that `decode` gives, from the head of the file alone.
+
+    Raises:
+        UserError: it cannot be opened as an image.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else image.size
+    except Exception as error:
+        raise UserError(f"{path} cannot be opened as {', '.join(FORMATS)}. Replace or remove it.") from error
 
 
 def read_verified(path: Path, sha256: str) -> bytes:
@@ -62,15 +138,19 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     16-bit greys are scaled to 8 bits, transparency is laid over white.
 
     Raises:
-        UserError: pixels of 32 bits, whose range is unknown.
+        UserError: pixels of 32 bits or with a sign, whose range is unknown.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):
-        raise UserError("its pixels have 32 bits, of which black and white are unknown: save it with 8 or 16 bits")
+        raise UserError(
+            "its pixels have 32 bits or a sign: which are black and white is unknown. Save it with 8 or 16 bits"
+        )
     if image.mode.startswith("I;16"):
         # convert("RGB") would clip 16-bit greys at 255 (Pillow 13): most of such a picture turns white.
-        values = np.asarray(image, dtype=np.float64)
-        return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
+        values = np.asarray(image, dtype=np.uint32)
+        greys = ((values + 128) // 257).astype(np.uint8)
+        greys[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(greys).convert("RGB")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         layered = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")

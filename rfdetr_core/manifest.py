@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class DataConfig(Config):
     dir: str = "data/sample"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ManifestRow:
     """One image: path below the dataset folder (posix), digest of its bytes, size in pixels as decoded, and
     the digest of its canonical annotations."""
@@ -42,7 +43,7 @@ class ClassEntry:
     name: str
 
 
-def write_manifest(path: Path, rows: list[ManifestRow]) -> None:
+def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
     """Write the rows sorted by path, one a line, so that git shows and finds single images."""
     lines = [files.canonical_json(asdict(row)).decode() for row in sorted(rows, key=lambda row: row.path)]
     files.write_text(path, "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")

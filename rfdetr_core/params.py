@@ -17,6 +17,7 @@ from rfdetr_core.errors import UserError
 PARAMS_FILE = Path("params.yaml")
 # Aliases of aliases multiply: ten a level on nine levels make a billion.
 _MOST_ALIASES = 20
+_MOST_BYTES = 2**20
 
 
 class Config(BaseModel):
@@ -32,9 +33,11 @@ def load_yaml(path: Path) -> Any:
     """Parse YAML 1.2 with the parser DVC uses (YAML 1.1 parsers read 1e-4 as text, off as false).
 
     Raises:
-        UserError: missing, not UTF-8, a syntax error or a doubled key, with its line; or too many aliases.
+        UserError: missing, not UTF-8, a syntax error or a doubled key, with its line; too many bytes or aliases.
     """
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than the {_MOST_BYTES:,} allowed.")
         text = path.read_text(encoding="utf-8-sig")
         aliases = sum(isinstance(event, AliasEvent) for event in _yaml().parse(text)) if "*" in text else 0
         if aliases > _MOST_ALIASES:

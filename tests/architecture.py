@@ -36,8 +36,13 @@ def imports(module: str, modules: dict[str, Path]) -> list[str]:
     return [name for name in names if name in modules]
 
 
+def source_files(folder: Path) -> set[Path]:
+    """What a folder of code holds: modules, and the templates and scripts that packages read."""
+    return {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
 def closure(module: str) -> set[str]:
-    """Files (relative, posix) of all project modules that run when `module` is imported and used."""
+    """Files (relative, posix) of all project modules that run when `module` is imported and used, and of their data."""
     modules = module_files()
     found: set[str] = set()
     waiting = [module]
@@ -48,7 +53,14 @@ def closure(module: str) -> set[str]:
         found.add(name)
         waiting += imports(name, modules)
         waiting += [parent for parent in (name.rpartition(".")[0],) if parent in modules]
-    return {modules[name].relative_to(ROOT).as_posix() for name in found}
+    return {file.relative_to(ROOT).as_posix() for name in found for file in (modules[name], *_data(modules[name]))}
+
+
+def _data(file: Path) -> set[Path]:
+    """The files of a package that are no modules."""
+    if file.name != "__init__.py":
+        return set()
+    return {path for path in source_files(file.parent) if path.parent == file.parent and path.suffix != ".py"}
 
 
 def _runtime_nodes(tree: ast.AST) -> list[ast.AST]:
@@ -71,7 +83,7 @@ def code_deps(stage: str) -> list[str]:
 
 
 def _folded(folder: str, needed: set[str]) -> list[str]:
-    inside = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
+    inside = {path.relative_to(ROOT).as_posix() for path in source_files(ROOT / folder)}
     if inside <= needed:
         return [folder]
     deps = [file for file in inside & needed if Path(file).parent.as_posix() == folder]

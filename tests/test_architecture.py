@@ -7,17 +7,33 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.architecture import NO_DEPENDENCY, ROOT, closure, imports, module_files
+from rfdetr_core.evaluation import origin as evaluation_origin
+from rfdetr_core.lineage import compose
+from rfdetr_core.provenance import code_digests
+from rfdetr_core.training import origin
+from tests.architecture import NO_DEPENDENCY, ROOT, closure, imports, module_files, source_files
 
 STAGES = ("validate", "convert", "train", "select_best", "strip", "evaluate")
 TIERS = [
-    {"errors", "files", "params", "images", "manifest", "structures", "boxes"},
+    {
+        "errors",
+        "files",
+        "params",
+        "images",
+        "manifest",
+        "processes",
+        "provenance",
+        "structures",
+        "boxes",
+        "sampling",
+        "upstream_options",
+    },
     {"ingest", "model", "loss", "data", "metrics"},
     {"checkpoint"},
-    {"training", "selection", "inference", "stripping"},
+    {"training", "selection", "inference"},
     {"observers", "evaluation", "lineage"},
-    {"settings"},
-    {"api", "cli"},
+    {"settings", "stripping", "preview"},
+    {"api", "cli", "reference"},
     {"__main__"},
 ]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -39,7 +55,7 @@ def test_deps_of_a_stage_are_its_import_closure(stage: str) -> None:
     for dep in PIPELINE[stage]["deps"]:
         path = ROOT / dep
         if dep.startswith(("rfdetr_core", "stages")):
-            files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+            files = source_files(path) if path.is_dir() else {path}
             declared |= {file.relative_to(ROOT).as_posix() for file in files}
     needed = {file for file in closure(f"stages.{stage}") if not file.startswith(NO_DEPENDENCY)}
     assert declared == needed
@@ -62,6 +78,14 @@ def test_training_does_not_see_reports_validation_lineage_or_interfaces() -> Non
 
 def test_training_does_not_read_the_test_split() -> None:
     assert not [dep for dep in PIPELINE["train"]["deps"] if Path(dep).stem == "test"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "code"), [("train", origin.CODE), ("strip", compose.CODE), ("evaluate", evaluation_origin.CODE)]
+)
+def test_the_code_that_a_result_names_is_what_its_stage_runs(stage: str, code: tuple[str, ...]) -> None:
+    needed = {file for file in closure(f"stages.{stage}") if not file.startswith(NO_DEPENDENCY)}
+    assert code_digests(code).keys() == needed
 
 
 def test_arrows_go_down() -> None:

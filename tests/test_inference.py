@@ -102,7 +102,7 @@ def test_prediction_prepares_images_as_validation_does(scene: Scene) -> None:
     where = scene.where
     samples = read_samples(where.annotations / "test.json", where.manifests / "test.json")
     dataset = DetectionDataset(samples, where.dataset, 32)
-    validation = collate([dataset[index] for index in range(len(samples))]).images
+    validation = collate([dataset[index] for index in range(len(samples))]).normalised().images
     for image, sample in zip(validation, samples, strict=True):
         assert torch.equal(image, preprocess(to_rgb(where.dataset / sample.path), 32))
 

@@ -15,8 +15,7 @@ class AugmentConfig(Config):
     short side, whatever the resolution. A `crop_range` that starts lower magnifies more.
     """
 
-    scale_jitter: bool = Field(True, description="crop half of the images before the resize")
-    crop_sides: tuple[int, ...] = Field((400, 500, 600), min_length=1, description="short sides, one drawn per crop")
+    crop_sides: tuple[int, ...] = Field((400, 500, 600), description="short sides, one drawn per crop; none: no crop")
     crop_range: tuple[int, int] = Field((384, 600), description="smallest and largest side of a square crop")
     horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
     vertical_flip: float = Field(0.0, ge=0, le=1, description="probability of an upside-down flip")
@@ -28,6 +27,6 @@ class AugmentConfig(Config):
 
     @model_validator(mode="after")
     def _crops_exist(self) -> AugmentConfig:
-        if min(self.crop_sides) < 1 or not 1 <= self.crop_range[0] <= self.crop_range[1]:
+        if min(self.crop_sides, default=1) < 1 or not 1 <= self.crop_range[0] <= self.crop_range[1]:
             raise ValueError("crop_sides and crop_range count pixels from 1, and crop_range must not fall.")
         return self

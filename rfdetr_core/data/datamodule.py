@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Subset
 
-from rfdetr_core.data.batching import EpochSampler, collate
+from rfdetr_core.data.batching import Batch, EpochSampler, collate
 from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.dataset import DetectionDataset, Item
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
 from rfdetr_core.errors import UserError
+from rfdetr_core.processes import end_with_parent
 
 
 class RFDETRDataModule(pl.LightningDataModule):
@@ -43,6 +45,8 @@ class RFDETRDataModule(pl.LightningDataModule):
         augmentation: AugmentConfig | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
+        persistent_workers: bool | None = None,
+        prefetch_factor: int | None = None,
     ) -> None:
         """Take the samples of `read_samples` and what batches are made of."""
         super().__init__()
@@ -57,6 +61,8 @@ class RFDETRDataModule(pl.LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+        self.persistent_workers = num_workers > 0 if persistent_workers is None else persistent_workers
+        self.prefetch_factor = prefetch_factor
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Augmented batches; the epoch of the sampler decides their order and augmentation."""
@@ -68,8 +74,14 @@ class RFDETRDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Item]:
         """Each validation image once and in order: rank r has those at r, r + world, r + 2 world, ..."""
         rank, world = self._place()
+        if rank >= len(self.valid_set) > 0:  # one empty batch: Lightning skips validation on a rank without any
+            return DataLoader(self.valid_set, batch_sampler=[[]], **self._options())
         images = Subset(self.valid_set, range(rank, len(self.valid_set), world))
         return DataLoader(images, self.eval_batch_size, **self._options())
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise on the device, which bytes reach sooner than floats. Lightning calls this."""
+        return batch.normalised()
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -77,8 +89,15 @@ class RFDETRDataModule(pl.LightningDataModule):
     def _options(self) -> dict[str, Any]:
         # Without a generator of its own a loader draws from the global one, and dropout would depend on it.
         own = generator("loader", self.seed)
-        workers = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
-        return workers | {"pin_memory": self.pin_memory, "collate_fn": collate, "generator": own}
+        workers = {"num_workers": self.num_workers, "persistent_workers": self.persistent_workers}
+        shared = {"pin_memory": self.pin_memory, "collate_fn": collate, "worker_init_fn": _belong_to_trainer}
+        return workers | shared | {"prefetch_factor": self.prefetch_factor, "generator": own}
+
+
+def _belong_to_trainer(worker: int) -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to the trainer, and end when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(signal.SIGKILL)
 
 
 class _LateLoader(DataLoader[Item]):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import torch
-from pycocotools import mask as rle
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from rfdetr_core import images
@@ -19,7 +16,8 @@ from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.preprocess import resize
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
-from rfdetr_core.data.transforms import Example, augment
+from rfdetr_core.data.transforms import augment, seen
+from rfdetr_core.data.views import View
 from rfdetr_core.errors import UserError
 from rfdetr_core.structures import Target
 
@@ -77,33 +75,13 @@ class DetectionDataset(Dataset[Item]):
         """Read, check, decode and resize an image, augmented or not."""
         draw = key if isinstance(key, Draw) else Draw(0, key)
         sample = self.samples[draw.image]
-        picture = images.decode(images.read_verified(self.root / sample.path, sample.sha256), sample.path)
-        example = Example(picture, *_instances(sample, self.masks))
+        data = images.read_verified(self.root / sample.path, sample.sha256)
         if self.augmentation is None:
-            example = example.apply(resize, self.resolution).visible()
+            picture = resize(images.decode(data, sample.path, max_pixels=None), self.resolution)
+            whole = View(0, 0, sample.height, sample.width)
+            example = seen(sample, whole, F.pil_to_tensor(picture), masks=self.masks)
         else:
-            example = augment(example, self.resolution, self.augmentation, generator("augment", self.seed, *draw))
-        return Item(F.to_image(example.image).as_subclass(Tensor), example.target(), sample)
-
-
-def decode_masks(segmentations: list[Any], height: int, width: int) -> Tensor:
-    """Fill COCO segmentations (polygon lists, compressed or uncompressed RLEs): (N, height, width) bool."""
-    masks = torch.zeros((len(segmentations), height, width), dtype=torch.bool)
-    for mask, coded in zip(masks, segmentations, strict=True):
-        if isinstance(coded, list):
-            coded = rle.merge(rle.frPyObjects(coded, height, width))
-        elif isinstance(coded["counts"], list):
-            coded = rle.frPyObjects(coded, height, width)
-        mask.copy_(torch.from_numpy(rle.decode(coded)))
-    return masks
-
-
-def _instances(sample: Sample, masks: bool) -> tuple[tv_tensors.BoundingBoxes, Tensor, tv_tensors.Mask | None]:
-    """Boxes clipped to the image, labels and masks of what is no crowd."""
-    kept = np.flatnonzero(~sample.crowd)
-    corners = sample.boxes[kept]
-    corners[:, 2:] += corners[:, :2]
-    size = (sample.height, sample.width)
-    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(corners).float(), format="XYXY", canvas_size=size)
-    filled = tv_tensors.Mask(decode_masks([sample.segmentations[one] for one in kept], *size)) if masks else None
-    return F.clamp_bounding_boxes(boxes), torch.from_numpy(sample.labels[kept]), filled
+            random = generator("augment", self.seed, *draw)
+            decode = partial(images.decode, data, sample.path, max_pixels=None)
+            example = augment(sample, decode, self.resolution, self.augmentation, random, masks=self.masks)
+        return Item(example.image.as_subclass(Tensor), example.target(), sample)

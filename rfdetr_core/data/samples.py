@@ -15,7 +15,7 @@ from rfdetr_core.errors import UserError
 from rfdetr_core.manifest import read_manifest
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Sample:
     """One image and its N instances, in pixels of the image.
 

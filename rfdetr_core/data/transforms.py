@@ -1,4 +1,4 @@
-"""Training augmentation: an image and its instances, cropped, resized, flipped and coloured together."""
+"""Training augmentation: an image and its instances, cropped, resized, flipped, turned and coloured together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,14 +15,19 @@ from torchvision.transforms.v2 import functional as F
 
 from rfdetr_core.boxes import xyxy_to_cxcywh
 from rfdetr_core.data.config import AugmentConfig
+from rfdetr_core.data.samples import Sample
+from rfdetr_core.data.views import View, boxes_in, chance, draw_view, image_in, integer, masks_in
 from rfdetr_core.structures import Target
 
 
 @dataclass(frozen=True)
 class Example:
-    """An 8-bit image with N instances; boxes: (N, 4) xyxy in pixels, labels: (N,), masks: (N, H, W) bool or None."""
+    """An 8-bit image with N instances.
 
-    image: Image.Image | Tensor
+    image: (3, H, W), a tv_tensor. boxes: (N, 4) xyxy in pixels. labels: (N,). masks: (N, H, W) bool or None.
+    """
+
+    image: Tensor
     boxes: tv_tensors.BoundingBoxes
     labels: Tensor
     masks: tv_tensors.Mask | None
@@ -36,6 +42,8 @@ class Example:
         keep = (self.boxes[:, 2:] > self.boxes[:, :2]).all(dim=1)
         if self.masks is not None:
             keep &= self.masks.flatten(1).view(torch.uint8).amax(dim=1).bool()  # any() takes 60 times as long
+        if keep.all():
+            return self
         masks = None if self.masks is None else tv_tensors.wrap(self.masks[keep], like=self.masks)
         return Example(self.image, tv_tensors.wrap(self.boxes[keep], like=self.boxes), self.labels[keep], masks)
 
@@ -46,24 +54,49 @@ class Example:
         return Target(self.labels, boxes, None if self.masks is None else self.masks.as_subclass(Tensor))
 
 
-def augment(example: Example, side: int, config: AugmentConfig, random: torch.Generator) -> Example:
-    """Vary an example and bring it to side x side pixels, as upstream does (`datasets/coco.py`), drawing from `random`.
+def augment(
+    sample: Sample,
+    decode: Callable[[int], Image.Image],
+    side: int,
+    config: AugmentConfig,
+    random: torch.Generator,
+    *,
+    masks: bool,
+) -> Example:
+    """A sample as training sees it once, side x side, drawn from `random`; its law is upstream's (`datasets/coco.py`).
 
-    Half of the images are resized as a whole; of the others a random square is cut out first. Upstream resizes before
-    it cuts; here the same square is cut from the original, so that pixels are interpolated once. Instances that the
-    crop leaves nothing of are dropped.
+    decode: gives the picture at 1 / its argument of its size, or at its full size where that is not possible.
     """
-    height, width = example.boxes.canvas_size
-    crop = (0, 0, height, width)
-    if config.scale_jitter and _chance(0.5, random):
-        crop = _square(height, width, config, random)
-    example = replace(example, image=F.to_image(example.image)).apply(F.resized_crop, *crop, [side, side]).visible()
-    if _chance(config.horizontal_flip, random):
+    view = draw_view(sample.height, sample.width, config, random)
+    picture = decode(view.reduction(side))
+    factor = round(sample.width / picture.width)
+    view = view.widened(factor)
+    return vary(seen(sample, view, image_in(view, picture, factor, side), masks=masks), config, random)
+
+
+def seen(sample: Sample, view: View, image: Tensor, *, masks: bool) -> Example:
+    """The image of a view, S x S, with what it shows of the sample's instances that are no crowd."""
+    side = image.shape[-1]
+    kept = np.flatnonzero(~sample.crowd)
+    corners = sample.boxes[kept]
+    corners[:, 2:] += corners[:, :2]
+    corners = corners.clip(0, (sample.width, sample.height) * 2)
+    boxes = tv_tensors.BoundingBoxes(boxes_in(view, corners, side), format="XYXY", canvas_size=(side, side))
+    filled = None
+    if masks:
+        shapes = [sample.segmentations[one] for one in kept]
+        filled = tv_tensors.Mask(masks_in(view, shapes, sample.height, sample.width, side))
+    return Example(tv_tensors.Image(image), boxes, torch.from_numpy(sample.labels[kept]), filled).visible()
+
+
+def vary(example: Example, config: AugmentConfig, random: torch.Generator) -> Example:
+    """Flip, turn and colour an example, drawing from `random`; by default only a flip in half of the cases."""
+    if chance(config.horizontal_flip, random):
         example = example.apply(F.horizontal_flip)
-    if _chance(config.vertical_flip, random):
+    if chance(config.vertical_flip, random):
         example = example.apply(F.vertical_flip)
-    if _chance(config.quarter_turn, random):
-        example = example.apply(F.rotate, 90.0 * _integer(1, 3, random))
+    if chance(config.quarter_turn, random):
+        example = example.apply(F.rotate, 90.0 * integer(1, 3, random))
     image = example.image
     for adjust, centre, width in (
         (F.adjust_brightness, 1, config.brightness),
@@ -74,19 +107,3 @@ def augment(example: Example, side: int, config: AugmentConfig, random: torch.Ge
         if width:
             image = adjust(image, centre + width * (2 * torch.rand((), generator=random).item() - 1))
     return replace(example, image=image)
-
-
-def _square(height: int, width: int, config: AugmentConfig, random: torch.Generator) -> tuple[int, int, int, int]:
-    short = min(height, width)
-    scaled_short = config.crop_sides[_integer(0, len(config.crop_sides) - 1, random)]
-    smallest, largest = (min(side, scaled_short) for side in config.crop_range)
-    side = max(1, round(_integer(smallest, largest, random) * short / scaled_short))
-    return _integer(0, height - side, random), _integer(0, width - side, random), side, side
-
-
-def _chance(probability: float, random: torch.Generator) -> bool:
-    return torch.rand((), generator=random).item() < probability
-
-
-def _integer(low: int, high: int, random: torch.Generator) -> int:
-    return int(torch.randint(low, high + 1, (), generator=random).item())

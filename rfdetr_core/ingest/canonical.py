@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,26 @@ class CanonicalImage:
 
 def write_split(path: Path, images: list[CanonicalImage], classes: list[ClassEntry]) -> None:
     """Write images sorted by path as COCO: one row a line, ids from 1, class indexes as category ids."""
-    lists: dict[str, list[dict[str, Any]]] = {"categories": [], "images": [], "annotations": []}
-    lists["categories"] = [{"id": entry.index, "name": entry.name} for entry in classes]
+    lists: dict[str, Iterator[dict[str, Any]]] = {
+        "categories": ({"id": entry.index, "name": entry.name} for entry in classes),
+        "images": (
+            {"id": number, "file_name": image.path, "width": image.width, "height": image.height}
+            for number, image in enumerate(images, start=1)
+        ),
+        "annotations": _annotations(images),
+    }
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        for number, (key, rows) in enumerate(lists.items()):
+            file.write((",\n" if number else "{").encode() + f'"{key}":['.encode())
+            # Written as they are made: all rows at once would fill the memory.
+            file.writelines((b",\n" if k else b"\n") + files.canonical_json(row) for k, row in enumerate(rows))
+            file.write(b"\n]")
+        file.write(b"}\n")
+
+
+def _annotations(images: list[CanonicalImage]) -> Iterator[dict[str, Any]]:
+    identity = 0
     for number, image in enumerate(images, start=1):
-        size = {"width": image.width, "height": image.height}
-        lists["images"].append({"id": number, "file_name": image.path, **size})
         for one in image.instances:
-            ids = {"id": len(lists["annotations"]) + 1, "image_id": number, "category_id": one.entry.index}
-            lists["annotations"].append(ids | one.content())
-    rows = {key: ",".join("\n" + files.canonical_json(row).decode() for row in value) for key, value in lists.items()}
-    files.write_text(path, "{" + ",\n".join(f'"{key}":[{value}\n]' for key, value in rows.items()) + "}\n")
+            identity += 1
+            yield {"id": identity, "image_id": number, "category_id": one.entry.index} | one.content()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.records import Category, Dataset, Split, is_text, shown
@@ -33,7 +34,7 @@ def read_classes(dataset: Dataset, findings: Findings) -> Classes:
     for name, split in dataset.items():
         if name != "train":
             by_id[name] = {one.id: by_name.get(one.name) for one in split.categories}
-            _compare(split, by_id[name], findings)
+            _compare(split, by_id[name], {_plain(name): name for name in by_name}, findings)
     return Classes(entries, by_id)
 
 
@@ -48,6 +49,17 @@ def _check(split: Split, findings: Findings) -> None:
         faults += [f"{n} classes have the {kind} {shown(value)}" for value, n in Counter(values).items() if n > 1]
     for fault in faults:
         findings.add("class-malformed", split.place, fault)
+    alike = defaultdict(set)
+    for one in split.categories:
+        alike[_plain(one.name)].add(str(one.name))
+    for names in (sorted(group) for group in alike.values() if len(group) > 1):
+        what = f"{' and '.join(map(shown, names))} differ by case or white space alone"
+        findings.add("class-names-alike", split.place, what)
+
+
+def _plain(name: object) -> str:
+    """What of a name is left when case, white space and the spelling of characters do not count."""
+    return "".join(normalize("NFKC", str(name)).casefold().split())
 
 
 def _without_bare_parents(split: Split) -> list[Category]:
@@ -58,13 +70,17 @@ def _without_bare_parents(split: Split) -> list[Category]:
     return [one for one in split.categories if one.name not in parents or used[one.id]] or split.categories
 
 
-def _compare(split: Split, by_id: dict[int, ClassEntry | None], findings: Findings) -> None:
+def _compare(split: Split, by_id: dict[int, ClassEntry | None], trained: dict[str, str], findings: Findings) -> None:
     used = _uses(split)
     for one in split.categories:
-        entry = by_id[one.id]
+        entry, alike = by_id[one.id], trained.get(_plain(one.name))
+        hint = f", which has {shown(alike)}" if alike else ""
         if entry is None and used[one.id]:
             what = f"class {shown(one.name)} (id {one.id}) has {used[one.id]} objects here but is no class of train"
-            findings.add("class-not-in-train", split.place, what)
+            findings.add("class-not-in-train", split.place, what + hint)
+        elif entry is None and alike:
+            what = f"class {shown(one.name)} is no class of train{hint}"
+            findings.add("class-names-alike", split.place, what)
         elif entry is not None and entry.id != one.id:
             what = f"class {shown(one.name)} has id {one.id} here and {entry.id} in train"
             findings.add("class-ids-differ", split.place, what)

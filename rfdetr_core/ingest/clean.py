@@ -6,61 +6,103 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rfdetr_core.ingest.canonical import CanonicalImage, Instance
 from rfdetr_core.ingest.checks import ANNOTATION_RULES, Frame, clipped
 from rfdetr_core.ingest.classes import read_classes
+from rfdetr_core.ingest.duplicates import find_near
 from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.formats import read_dataset
 from rfdetr_core.ingest.geometry import Box
+from rfdetr_core.ingest.names import check_files, check_names
 from rfdetr_core.ingest.records import Annotation, Dataset, ImageRecord, Place, shown
+from rfdetr_core.ingest.split import cut_splits, recut_splits
+from rfdetr_core.ingest.suspicions import check_content, check_units
 from rfdetr_core.manifest import SPLITS, ClassEntry
 
 Table = Mapping[int, ClassEntry | None]
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+}
 
 
 @dataclass(frozen=True)
 class CleanDataset:
-    """What is kept: the class table and, of each of the three splits, the images sorted by path."""
+    """What is kept: the class table and, of each of the three splits, the images sorted by path.
+
+    pairs: images that are, or look, the same, whatever became of them.
+    """
 
     classes: list[ClassEntry]
     splits: dict[str, list[CanonicalImage]]
+    pairs: list[Pair]
+
+
+class Pair(NamedTuple):
+    """An image and one that it looks like; distance: 0 for equal bytes, else 1 less the correlation of thumbnails."""
+
+    path: str
+    other: str
+    distance: float
 
 
 def clean(
-    root: Path, findings: Findings, facts_of: Callable[[Path, list[str]], Iterable[tuple[str, FileFacts]]]
+    root: Path,
+    findings: Findings,
+    facts_of: Callable[[list[str]], Iterable[tuple[str, FileFacts]]],
+    kept: Mapping[str, str] | None = None,
 ) -> CleanDataset | None:
     """Read and check a dataset; None where its labels cannot be understood well enough to check what they say.
 
     facts_of: the facts about image files; images that it does not know are left out without a finding. Validation
-    opens them, conversion has them from the manifests: so both keep the same.
+    opens them, conversion has them from the manifests: so both keep the same. kept: in conversion, the split of each
+    image, where validation has cut splits from train.
 
     Raises:
-        UserError: no known layout.
+        UserError: no known layout, or a split that is to be cut is there.
     """
     dataset = read_dataset(root, findings)
     classes = read_classes(dataset, findings)
     if findings.broken:
         return None
-    facts = dict(facts_of(root, sorted({record.path for split in dataset.values() for record in split.images})))
-    copies = _find_copies(dataset, facts, findings)
+    facts = dict(facts_of(sorted({record.path for split in dataset.values() for record in split.images})))
+    if findings.config.split is not None:
+        dataset = cut_splits(dataset, facts, findings.config.split) if kept is None else recut_splits(dataset, kept)
+        classes = replace(classes, by_id={name: classes.by_id.get(name, classes.by_id["train"]) for name in dataset})
+    out, pairs = _find_copies(dataset, facts, findings)
+    # What these leave out is missing from the manifests: conversion has nothing to look for.
+    if kept is None:
+        check_files(root, findings)
+        out |= check_names(dataset, facts, findings)
+        check_units(dataset, facts, findings)
+        if findings.broken:
+            return None
     splits: dict[str, list[CanonicalImage]] = {name: [] for name in SPLITS}
     for name, split in dataset.items():
         for record in sorted(split.images, key=lambda record: record.path):
             fact = facts.get(record.path)
-            if fact is None or (name, record.path) in copies or _is_faulty(record, fact, findings):
+            if fact is None or (name, record.path) in out or _is_faulty(record, fact, findings):
                 continue
             instances = _keep(
                 record, Frame(fact.width, fact.height, classes.by_id[name]), classes.by_id[name], findings
             )
             splits[name].append(CanonicalImage(record.path, fact.sha256, fact.width, fact.height, instances))
+            record.annotations = []  # of many images, both forms together would fill the memory
+    check_content(dataset, splits, findings)
     _check_sufficiency(dataset, classes.entries, splits, findings)
-    return CleanDataset(classes.entries, splits)
+    return CleanDataset(classes.entries, splits, pairs)
 
 
-def _find_copies(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> set[tuple[str, str]]:
-    """Note images of the same bytes; those that must be left out, as split and path.
+def _find_copies(
+    dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings
+) -> tuple[set[tuple[str, str]], list[Pair]]:
+    """Note images of the same bytes or the same look; those that must be left out, as split and path, and all pairs.
 
     The first in test, valid, train stands: of a copy in train and test the finding names the one in train.
     """
@@ -69,41 +111,63 @@ def _find_copies(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Fin
         for path in sorted(record.path for record in dataset[name].images):
             if path in facts and facts[path].code is None:
                 groups[facts[path].sha256].append((name, path))
-    out = set()
-    for (first_split, first), *others in groups.values():
-        for name, path in others:
-            code = "image-doubled" if name == first_split else "leakage"
-            if findings.add(code, Place(path, image=path), f"it has the bytes of {first}, which is in {first_split}"):
-                out.add((name, path))
-    return out
+    found = [
+        (one, group[0], "image-doubled", "leakage", 0.0, "has the bytes of")
+        for group in groups.values()
+        for one in group[1:]
+    ]
+    different = list(groups.values())
+    thumbnails = [facts[group[0][1]].thumbnail for group in different]
+    numbers = [-SPLITS.index(group[0][0]) for group in different]
+    # Conversion has none: it finds what validation left out in the manifests.
+    for near in find_near(thumbnails, numbers) if all(thumbnails) else ():
+        first = different[near.earlier][0]
+        found += [
+            (one, first, "near-doubled", "near-leakage", near.distance, "looks like") for one in different[near.number]
+        ]
+    out, pairs = set(), []
+    for (name, path), (other_split, other), doubled, leaked, distance, how in found:
+        code = doubled if name == other_split else leaked
+        if findings.add(code, Place(path, image=path), f"it {how} {other}, which is in {other_split}"):
+            out.add((name, path))
+        pairs.append(Pair(path, other, distance))
+    return out, pairs
 
 
 def _is_faulty(record: ImageRecord, fact: FileFacts, findings: Findings) -> bool:
     """Whether an image must be left out for its file, or for a size unlike the one that is claimed."""
     place = Place(record.path, image=record.path)
     if fact.code:
-        return findings.add(fact.code, place, f"{record.place.file} names it: {fact.fault}")
+        return findings.add(fact.code, place, f"{record.place.file} names it, but {fact.fault}")
     claimed, real = (record.width, record.height), (fact.width, fact.height)
+    out = False
+    if fact.kind and not record.path.lower().endswith(_SUFFIXES[fact.kind]):
+        out = findings.add("image-of-other-kind", place, f"by its content it is a {fact.kind}")
+    if fact.several:
+        out |= findings.add("image-with-frames", place, "it has several frames or pages")
     if claimed in ((None, None), real):
-        return False
+        return out
     turned = "; was its EXIF orientation ignored?" if claimed == real[::-1] else ""
     what = f"{record.place.file} says {shown(claimed)}, the picture is {real}{turned}"
-    return findings.add("image-size-differs", place, what)
+    return findings.add("image-size-differs", place, what) or out
 
 
 def _keep(record: ImageRecord, frame: Frame, table: Table, findings: Findings) -> list[Instance]:
     """The instances of an image that pass the checks, in order."""
-    kept: dict[tuple[int, Box], list[Instance]] = defaultdict(list)
+    kept: dict[Box, list[Instance]] = defaultdict(list)
     for raw in record.annotations:
-        one = _check(_in_pixels(raw, frame), frame, findings)
+        one = _check(in_pixels(raw, frame), frame, findings)
         entry = table[one.category] if one else None
         if one is None or entry is None:
             continue
         made = Instance.of(clipped(one, frame), entry)
-        same = kept[entry.index, made.box]
-        if made not in same or not findings.add(
-            "annotation-doubled", raw.place, f"the same {entry.name} at {made.box}"
-        ):
+        same = kept[made.box]
+        if made in same:
+            out = findings.add("annotation-doubled", raw.place, f"the same {entry.name} at {made.box}", made.box)
+        else:
+            what = f"a {entry.name} has the box of a {same[0].entry.name}" if same else ""
+            out = bool(same) and findings.add("box-doubled", raw.place, f"{what}, {made.box}", made.box)
+        if not out:
             same.append(made)
     return sorted((one for group in kept.values() for one in group), key=Instance.order)
 
@@ -111,13 +175,14 @@ def _keep(record: ImageRecord, frame: Frame, table: Table, findings: Findings) -
 def _check(one: Annotation, frame: Frame, findings: Findings) -> Annotation | None:
     for rule in ANNOTATION_RULES:
         what = rule.check(one, frame) if rule.check else None
-        if what is not None and findings.add(rule.code, one.place, what):
+        if what is not None and findings.add(rule.code, one.place, what, one.box):
             return None
         one = rule.mend(one) if what is not None and rule.mend else one
     return one
 
 
-def _in_pixels(one: Annotation, frame: Frame) -> Annotation:
+def in_pixels(one: Annotation, frame: Frame) -> Annotation:
+    """An annotation in pixels, whichever unit its format has."""
     if not one.relative:
         return one
     sides = (frame.width, frame.height)

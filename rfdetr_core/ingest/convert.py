@@ -10,9 +10,11 @@ from rfdetr_core.ingest.clean import clean
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.manifest import SPLITS, read_manifest, write_classes
+from rfdetr_core.manifest import SPLITS, read_classes, read_manifest, write_classes
+from rfdetr_core.processes import without_collection
 
 
+@without_collection()
 def convert_dataset(root: Path, config: ValidateConfig, manifests: Path, annotations: Path) -> None:
     """Write <split>.json of all three splits and classes.json to `annotations`.
 
@@ -20,15 +22,19 @@ def convert_dataset(root: Path, config: ValidateConfig, manifests: Path, annotat
         UserError: no manifest, or the dataset's annotations are not those that the manifests were made of.
     """
     rows = {name: read_manifest(manifests / f"{name}.json") for name in SPLITS}
+    classes = read_classes(manifests / "classes.json")
     known = {row.path: FileFacts(row.sha256, row.width, row.height) for split in rows.values() for row in split}
     stale = f"{root} is not what was validated: {{}}. Validate it again: dvc repro validate"
     if not root.is_dir():
         raise UserError(stale.format("the folder does not exist"))
-    dataset = clean(root, Findings(config), lambda _, __: known.items())
+    kept = {row.path: name for name, split in rows.items() for row in split}
+    dataset = clean(root, Findings(config), lambda _: known.items(), kept)
     if dataset is None:
         raise UserError(stale.format("its annotations cannot be read"))
+    if dataset.classes != classes:
+        raise UserError(stale.format(f"its classes differ from {manifests / 'classes.json'}"))
     for name, images in dataset.splits.items():
-        differing = {image.row() for image in images} ^ set(rows[name])
+        differing = {image.row() for image in images} ^ set(rows.pop(name))
         if differing:
             raise UserError(stale.format(f"{min(row.path for row in differing)} of {name} differs from {manifests}"))
     for name, images in dataset.splits.items():

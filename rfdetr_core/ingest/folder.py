@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
 from rfdetr_core.errors import UserError
+from rfdetr_core.images import SUFFIXES
+
+_READ = (*SUFFIXES, ".json", ".txt", ".yaml", ".yml")
 
 
 def check_folder(root: Path) -> None:
@@ -29,6 +34,24 @@ def check_folder(root: Path) -> None:
             f"the dataset folder {root} is ignored by git and not tracked by DVC: no other machine would have it. "
             f"Track it: dvc add {root}"
         )
+    lost = [] if in_dvc else _ignored(folder)
+    if lost:
+        raise UserError(
+            f"{len(lost)} files of the dataset folder {root} are ignored by git and not tracked by DVC: no other "
+            f"machine would have them. The first: {lost[0]}. Track the folder: dvc add {root}, or change .gitignore "
+            f"(git check-ignore -v names the line)"
+        )
+
+
+def _ignored(folder: Path) -> list[str]:
+    """Images and labels in a folder that git does not know because a pattern ignores them; sorted, below `folder`."""
+    command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "-z", "--", "."]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    except FileNotFoundError:
+        return []
+    names = os.fsdecode(done.stdout).split("\0") if done.returncode == 0 else []
+    return sorted(name for name in names if name.lower().endswith(_READ) and not re.search(r"(^|/)\.", name))
 
 
 def _git(folder: Path, *command: str) -> bool:

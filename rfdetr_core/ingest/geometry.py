@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 Box = tuple[float, float, float, float]
 _LARGEST = 1e9
+# Pairs of sides that are compared for one polygon: a second's work.
+_MOST_PAIRS = 4_000_000
 
 
 def numbers(values: Any) -> list[float] | None:
@@ -17,6 +21,14 @@ def numbers(values: Any) -> list[float] | None:
         return None
     # Adding zero makes -0.0 equal to 0.0 in the bytes too.
     return [float(value) + 0.0 if abs(value) < _LARGEST else math.inf for value in values]
+
+
+def drawable(box: Any) -> Box | None:
+    """A box as four finite numbers; None if it is anything else."""
+    values = numbers(box) or []
+    if len(values) != 4 or not all(map(math.isfinite, values)):
+        return None
+    return values[0], values[1], values[2], values[3]
 
 
 def bounds(polygon: Sequence[float]) -> Box:
@@ -59,3 +71,33 @@ def polygon_area(polygon: Sequence[float]) -> float:
     """Area by the shoelace formula."""
     points = list(zip(polygon[0::2], polygon[1::2], strict=True))
     return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise([*points[-1:], *points]))) / 2
+
+
+def crosses_itself(polygon: Sequence[float]) -> bool:
+    """Whether two sides of a polygon cross at a point inside both; that they touch is not enough.
+
+    Of a polygon with very many sides, only so many pairs are compared as keeps the time bounded.
+    """
+    if len(polygon) <= 6:
+        return False
+    starts = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+    ends = np.roll(starts, -1, axis=0)
+    left, right = np.minimum(starts, ends)[:, 0], np.maximum(starts, ends)[:, 0]
+    order = np.argsort(left, kind="stable")
+    starts, ends, left, right = starts[order], ends[order], left[order], right[order]
+    # Sorted by its left end, a side can only cross those that begin before it ends.
+    counts = np.searchsorted(left, right, side="left") - np.arange(len(left)) - 1
+    counts = np.maximum(counts, 0)
+    counts[np.cumsum(counts) > _MOST_PAIRS] = 0
+    first = np.repeat(np.arange(len(left)), counts)
+    second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
+    a, b, c, d = starts[first], ends[first], starts[second], ends[second]
+    return bool((_apart(a, b, c, d) & _apart(c, d, a, b)).any())
+
+
+def _apart(a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Whether c and d lie on different sides of the line from a to b, by more than rounding."""
+    along, sides = b - a, [point - a for point in (c, d)]
+    left, right = (along[:, 0] * one[:, 1] - along[:, 1] * one[:, 0] for one in sides)
+    noise = 1e-6 * np.hypot(along[:, 0], along[:, 1])
+    return (np.minimum(left, right) < -noise) & (np.maximum(left, right) > noise)

@@ -54,13 +54,15 @@ class Annotation:
 
 @dataclass(slots=True)
 class ImageRecord:
-    """One image: path below the dataset folder (posix), where it is named, the claimed size, its annotations."""
+    """One image: path below the dataset folder (posix), where it is named, the claimed size, its annotations, its id
+    where the format gives one."""
 
     path: str
     place: Place
     width: Any = None
     height: Any = None
     annotations: list[Annotation] = field(default_factory=list)
+    id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,12 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The images and classes of train, valid or test; place: the file that defines it."""
+    """The images and classes of train, valid or test; place: the file that defines it; listed: all paths in it."""
 
     place: Place
     images: list[ImageRecord]
     categories: list[Category]
+    listed: frozenset[str] = frozenset()
 
 
 Dataset = dict[str, Split]

@@ -21,7 +21,7 @@ _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 def write_findings(folder: Path, findings: Findings) -> None:
     """Write findings.csv and findings.json, sorted by place; paths are below the dataset folder."""
-    rows = [_row(finding) for finding in _sorted(findings)]
+    rows = [_row(finding) for finding in findings.by_place()]
     text = io.StringIO()
     header = ("severity", "code", "file", "line", "annotation", "image", "what", "advice", "effect")
     writer = csv.DictWriter(text, header, lineterminator="\n")
@@ -36,12 +36,18 @@ def write_statistics(folder: Path, dataset: CleanDataset) -> None:
     files.write_json(folder / "statistics.json", {name: _count(dataset, name) for name in dataset.splits})
 
 
+def print_survey(root: Path, decoded: int, known: int, seconds: float) -> None:
+    """Print how many images were opened, and how fast."""
+    rate = (decoded + known) / max(seconds, 1e-3)
+    print(f"{root}: {decoded:,} images decoded, {known:,} known, in {seconds:.1f} s ({rate:,.0f} a second)")
+
+
 def print_summary(root: Path, findings: Findings, dataset: CleanDataset | None) -> None:
     """Print what was counted, and the first few findings of each code with their number and what becomes of them."""
     for name, images in dataset.splits.items() if dataset else ():
         print(f"{root} {name}: {len(images)} images, {sum(len(image.instances) for image in images)} objects")
     groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in _sorted(findings):
+    for finding in findings.by_place():
         groups[finding.severity, finding.code].append(finding)
     for (severity, code), group in sorted(groups.items()):
         out = " (left out)" if group[0].effect == "left out" else ""
@@ -60,13 +66,6 @@ def _row(finding: Finding) -> dict[str, Any]:
     where = {"file": place.file, "line": place.line, "annotation": place.annotation, "image": place.image}
     told = {"what": finding.what, "advice": RULES[finding.code].advice, "effect": finding.effect}
     return {"severity": finding.severity, "code": finding.code} | where | told
-
-
-def _sorted(findings: Findings) -> list[Finding]:
-    def key(one: Finding) -> tuple[str, int, int, str, str]:
-        return one.place.file, one.place.line or 0, one.place.annotation or 0, one.code, one.what
-
-    return sorted(findings.all, key=key)
 
 
 def _count(dataset: CleanDataset, name: str) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.paths import leaves
 from rfdetr_core.ingest.records import Place, shown
 
+# Parsed, it takes several times as much memory.
+MOST_BYTES = 2 * 2**30
+
 
 def read(root: Path, file: str, findings: Findings) -> Any:
     """Parse a file; None, and a finding, where that cannot be done. NaN and infinities are left to the checks."""
@@ -31,6 +34,9 @@ def read(root: Path, file: str, findings: Findings) -> Any:
         findings.add("labels-outside", place, "it is a link out of the dataset folder")
         return None
     try:
+        size = (root / file).stat().st_size
+        if size > MOST_BYTES:
+            raise OSError(0, f"its {size:,} bytes are more than the {MOST_BYTES:,} allowed: split the dataset")
         data = (root / file).read_bytes()
         if data.startswith(codecs.BOM_UTF8):
             findings.add("byte-order-mark", place, "the file begins with a byte order mark")

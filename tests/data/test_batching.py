@@ -68,8 +68,9 @@ def test_a_batch_holds_its_items_in_order(tmp_path: Path) -> None:
     assert batch.padding is None
     assert [sample.path for sample in batch.samples] == ["train/02.png", "train/00.png"]
     for image, target, item in zip(batch.images, batch.targets, items, strict=True):
-        assert torch.equal(image, normalise(item.image))
+        assert torch.equal(image, item.image)
         assert target is item.target
+    assert torch.equal(batch.normalised().images[1], normalise(items[1].image))
     moved = batch.to("meta")
     assert moved.images.is_meta
     assert moved.targets[0].boxes.is_meta

@@ -47,7 +47,7 @@ def test_boxes_are_clipped_and_those_outside_or_crowds_are_no_targets(tmp_path: 
     instances = [inside, across, outside, rectangle(5, 5, 9, 9, iscrowd=1), rectangle(8, 8, 0, 5)]
     root, annotations, manifest = write_split(tmp_path, [("a.png", (40, 40), instances)])
     samples = read_samples(annotations, manifest)
-    for augmentation in (None, AugmentConfig(scale_jitter=False, horizontal_flip=0)):
+    for augmentation in (None, AugmentConfig(crop_sides=(), horizontal_flip=0)):
         target = DetectionDataset(samples, root, 40, augmentation=augmentation)[0].target
         assert target.labels.tolist() == [0, 1]
         torch.testing.assert_close(

@@ -14,13 +14,14 @@ from rfdetr_core.errors import UserError
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.validate import validate_dataset
+from rfdetr_core.params import parse
 
 SIZE = (64, 48)
 NAMES = ("cat", "dog")
 # Of each split: of each image, objects as class index and box. All are binary fractions of SIZE, exact in YOLO too.
 SPLITS: dict[str, list[list[tuple[int, list[float]]]]] = {
     "train": [[(0, [4, 6, 16, 12]), (1, [32, 24, 20, 12])], [(1, [8, 12, 24, 18])], []],
-    "valid": [[(0, [16, 12, 12, 24])], [(1, [0, 0, 64, 48])]],
+    "valid": [[(0, [16, 12, 12, 24])], [(1, [8, 6, 48, 36])]],
     "test": [[(0, [20, 6, 8, 6]), (1, [2, 3, 4, 6])]],
 }
 
@@ -91,16 +92,17 @@ def validate(root: Path, out: Path, **config: Any) -> tuple[list[dict[str, Any]]
     """The findings as findings.json has them, and the error message if there was one."""
     error = None
     try:
-        validate_dataset(root, ValidateConfig(**config), out / "reports", out / "manifest")
+        validate_dataset(root, parse(ValidateConfig, config, "validate"), out / "reports", out / "manifest")
     except UserError as raised:
         error = str(raised)
-    return json.loads((out / "reports" / "findings.json").read_text()), error
+    path = out / "reports" / "findings.json"
+    return json.loads(path.read_text()) if path.exists() else [], error
 
 
 def ingest(root: Path, out: Path, **config: Any) -> dict[str, bytes]:
     """Validate and convert; the bytes of everything that later stages read."""
-    validate_dataset(root, ValidateConfig(**config), out / "reports", out / "manifest")
-    convert_dataset(root, ValidateConfig(**config), out / "manifest", out / "annotations")
+    validate_dataset(root, parse(ValidateConfig, config, "validate"), out / "reports", out / "manifest")
+    convert_dataset(root, parse(ValidateConfig, config, "validate"), out / "manifest", out / "annotations")
     folders = (out / "manifest", out / "annotations")
     return {f"{folder.name}/{path.name}": path.read_bytes() for folder in folders for path in sorted(folder.iterdir())}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,55 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path, respell: Callable[[Path
     assert ingest(root if root.exists() else root.with_name("other"), tmp_path / "after") == before
 
 
+def rewrite_labels(change: Callable[[list[str]], list[str]], end: str = "\n") -> Callable[[Path], object]:
+    def respell(root: Path) -> None:
+        for path in (root / "labels").rglob("*.txt"):
+            path.write_bytes(end.join([*change(path.read_text().splitlines()), ""]).encode())
+
+    return respell
+
+
+def reorder_definition(root: Path) -> None:
+    lines = (root / "data.yaml").read_text().replace("[cat, dog]", "{1: dog, 0: cat}").splitlines()
+    (root / "data.yaml").write_text("# exported again\n" + "\n".join(reversed(lines)))
+
+
+YOLO_RESPELLINGS: dict[str, Callable[[Path], object]] = {
+    "line ends": rewrite_labels(lambda lines: lines, "\r\n"),
+    "white space": rewrite_labels(lambda lines: ["", *(line.replace(" ", " \t ") + "  " for line in lines)]),
+    "order": rewrite_labels(lambda lines: lines[::-1]),
+    "digits": rewrite_labels(lambda lines: [line + "00" for line in lines]),
+    "definition": reorder_definition,
+    "times of files": lambda root: [os.utime(path, (1, 1)) for path in root.rglob("*.*")],
+    "name of the folder": lambda root: root.rename(root.with_name("other")),
+    "a label file without objects": lambda root: (root / "labels" / "train" / "train_3.txt").touch(),
+}
+
+
+@pytest.mark.parametrize("respell", YOLO_RESPELLINGS.values(), ids=YOLO_RESPELLINGS.keys())
+def test_equal_yolo_gives_equal_bytes(tmp_path: Path, respell: Callable[[Path], object]) -> None:
+    root = make_yolo(tmp_path / "data")
+    before = ingest(root, tmp_path / "before")
+    respell(root)
+    assert ingest(root if root.exists() else root.with_name("other"), tmp_path / "after") == before
+
+
+@pytest.mark.parametrize("make", [make_coco, make_yolo])
+def test_the_order_of_a_folder_does_not_matter(
+    tmp_path: Path, make: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, walk = make(tmp_path / "data"), os.walk
+    before = ingest(root, tmp_path / "before")
+
+    def backwards(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for parent, folders, names in walk(top):
+            folders.sort(reverse=True)
+            yield parent, folders, sorted(names, reverse=True)
+
+    monkeypatch.setattr(os, "walk", backwards)
+    assert ingest(root, tmp_path / "after") == before
+
+
 def repaint(root: Path) -> None:
     with Image.open(root / "train" / "train_1.png") as image:
         image.putpixel((0, 0), (1, 2, 3))
@@ -115,7 +164,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     ),
     "a class id of train": (
         lambda root: edit_coco(root, "train", change_class_id),
-        {"annotations/classes.json"},
+        {"annotations/classes.json", "manifest/classes.json"},
     ),
 }
 
@@ -245,8 +294,9 @@ def test_what_is_over_the_edge_is_clipped(tmp_path: Path) -> None:
 
 def test_half_a_pixel_over_the_edge_is_clipped_without_a_word(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
+    edit_coco(root, "valid", lambda content: content["annotations"][1].update(bbox=[0, 24, 64, 24]))
     before = ingest(root, tmp_path / "before")
-    edit_coco(root, "valid", lambda content: content["annotations"][1].update(bbox=[-0.5, 0, 65, 48.25]))
+    edit_coco(root, "valid", lambda content: content["annotations"][1].update(bbox=[-0.5, 24, 65, 24.25]))
     assert validate(root, tmp_path) == ([], None)
     assert ingest(root, tmp_path / "after") == before
 

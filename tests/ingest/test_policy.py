@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfdetr_core.errors import UserError
-from rfdetr_core.ingest import examine
+from rfdetr_core.ingest import survey
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.rules import RULES
 from rfdetr_core.params import parse
@@ -129,7 +129,7 @@ def test_statistics_count_what_is_kept(root: Path, tmp_path: Path) -> None:
 def test_many_processes_find_the_same(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "train" / "train_2.png").write_bytes(b"no image")
     alone = validate(root, tmp_path)
-    monkeypatch.setattr(examine, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(survey, "_WORTH_PROCESSES", 0)
     assert validate(root, tmp_path) == alone
 
 

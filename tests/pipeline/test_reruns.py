@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.architecture import NO_DEPENDENCY, ROOT, closure
 from tests.pipeline.project import Project
@@ -59,13 +61,49 @@ def test_resaved_and_reordered_annotations_do_not_train(project: Project) -> Non
     content = json.loads(path.read_text())
     content = {key: content[key][::-1] for key in sorted(content)}
     path.write_bytes(json.dumps(content, indent=3, sort_keys=True).replace("\n", "\r\n").encode())
-    assert project.repro() == ["validate", "convert"]
+    assert project.repro() == ["validate"]
+
+
+def test_touched_files_run_nothing(project: Project) -> None:
+    for path in (project.folder / "data").rglob("*"):
+        path.touch()
+    assert project.repro() == []
 
 
 def test_a_renamed_dataset_folder_does_not_train(project: Project) -> None:
     (project.folder / "data" / "tiny").rename(project.folder / "data" / "other")
     project.set_params(data={"dir": "data/other"})
-    assert project.repro() == ["validate", "convert"]
+    assert project.repro() == ["validate"]
+
+
+def repaint(project: Project, split: str) -> None:
+    path = project.folder / "data" / "tiny" / split / f"{split}_1.png"
+    with Image.open(path) as image:
+        image.putpixel((0, 0), (1, 2, 3))
+        image.save(path)
+
+
+def rename_a_class(project: Project) -> None:
+    for path in (project.folder / "data" / "tiny").rglob("*.json"):
+        path.write_text(path.read_text().replace('"red"', '"crimson"'))
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        (lambda project: repaint(project, "train"), {"train"}),
+        (lambda project: repaint(project, "valid"), {"train", "evaluate"}),  # it evaluates where there is no test
+        (lambda project: repaint(project, "test"), {"evaluate"}),
+        (rename_a_class, {"train", "evaluate"}),
+    ],
+    ids=["pixel of train", "pixel of valid", "pixel of test", "class name"],
+)
+def test_a_pixel_or_a_name_changes_the_stages_that_use_it(
+    project: Project, change: Callable[[Project], None], changed: set[str]
+) -> None:
+    change(project)
+    assert project.repro("convert") == ["validate", "convert"]
+    assert project.changed_stages() == changed
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])

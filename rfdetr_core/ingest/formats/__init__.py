@@ -9,7 +9,11 @@ from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.formats import coco, yolo
 from rfdetr_core.ingest.records import Dataset, Place
 
-_FORMATS = ((coco.LAYOUT, coco.found, coco.read), (yolo.LAYOUT, yolo.found, yolo.read))
+_FORMATS = (
+    (coco.LAYOUT, coco.found, coco.read),
+    (coco.PLAIN_LAYOUT, coco.found_plain, coco.read_plain),
+    (yolo.LAYOUT, yolo.found, yolo.read),
+)
 
 
 def read_dataset(root: Path, findings: Findings) -> Dataset:
@@ -18,14 +22,36 @@ def read_dataset(root: Path, findings: Findings) -> Dataset:
     Raises:
         UserError: no known layout; says what was looked for and what is there.
     """
-    for layout, found, read in _FORMATS:
+    named = findings.config.coco is not None
+    formats = (("what validate.coco names", lambda _: True, coco.read_named),) if named else _FORMATS
+    for layout, found, read in formats:
         if found(root):
+            others = [other for other, is_there, _ in formats if other != layout and is_there(root)]
+            if others:
+                what = f"the folder has two layouts. This one is read: {layout}. This one is not: {others[0]}"
+                findings.add("layout-ambiguous", Place("."), what)
             dataset = read(root, findings)
             for name in () if findings.broken else ("train", "valid"):
-                if name not in dataset:
-                    findings.add("split-missing", Place(name), f"there is no {name} split. Looked for {layout}")
+                if name not in dataset and not _is_cut(name, findings):
+                    what = f"there is no {name} split. Looked for {layout}"
+                    findings.add("split-missing", Place(name), what)
             return dataset
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
     listed = ", ".join(entries[:12]) + (f" and {len(entries) - 12} more" if len(entries) > 12 else "")
     wanted = "".join(f"\n  {layout}" for layout, _, _ in _FORMATS)
-    raise UserError(f"{root} has no known dataset layout. Looked for:{wanted}\nFound: {listed}")
+    raise UserError(f"{root} has no known dataset layout. Looked for:{wanted}\nFound: {listed}{_hint(root)}")
+
+
+def _hint(root: Path) -> str:
+    """What may help: the dataset one folder further down, or an archive that was not unpacked."""
+    for entry in sorted(root.iterdir()):
+        if entry.is_dir() and not entry.is_symlink() and any(found(entry) for _, found, _ in _FORMATS):
+            return f"\n{entry.name}/ has such a layout: name that folder instead."
+        if entry.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")):
+            return f"\nUnpack {entry.name} first?"
+    return ""
+
+
+def _is_cut(name: str, findings: Findings) -> bool:
+    """Whether params.yaml asks for a split to be cut from train."""
+    return name == "valid" and findings.config.split is not None and findings.config.split.valid > 0

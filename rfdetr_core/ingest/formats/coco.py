@@ -1,13 +1,16 @@
-"""COCO in Roboflow's layout: a folder for each split, its annotations beside its images."""
+"""COCO: in Roboflow's layout, with a folder for each split; in COCO's own; or where params.yaml says it is."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from rfdetr_core.ingest import strict_json
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.paths import joined, listing, name_fault
+from rfdetr_core.ingest.paths import joined, leaves, listing, name_fault
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, shown
 
 ANNOTATIONS = "_annotations.coco.json"
@@ -15,27 +18,107 @@ LAYOUT = f"COCO as Roboflow exports it: train/{ANNOTATIONS} beside the images, a
 FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 
 
+PLAIN_LAYOUT = "COCO itself: annotations/instances_train2017.json and train2017/ (or images/train2017/), val, test"
+_PLAIN = re.compile(r"instances_((train|valid|val|test)[^/]*)\.json")
+
+
 def found(root: Path) -> bool:
     """Whether the folder of a split has annotations."""
     return any((root / folder / ANNOTATIONS).is_file() for folders in FOLDERS.values() for folder in folders)
 
 
+def found_plain(root: Path) -> bool:
+    """Whether a folder `annotations` has instances of a split."""
+    return bool(_plain_files(root))
+
+
 def read(root: Path, findings: Findings) -> Dataset:
-    """Read all splits."""
-    dataset = {}
+    """Read all splits of Roboflow's layout."""
+    places = {}
     for name, folders in FOLDERS.items():
         present = [folder for folder in folders if (root / folder).is_dir()]
         if len(present) > 1:
             findings.add("labels-malformed", Place(present[1]), f"{' and '.join(present)} are both the {name} split")
         for folder in present[:1]:
             if (root / folder / ANNOTATIONS).is_file():
-                dataset[name] = read_split(root, joined(folder, ANNOTATIONS), folder, findings)
+                places[name] = (joined(folder, ANNOTATIONS), folder)
             else:
                 findings.add("labels-missing", Place(folder), f"there is no {folder}/{ANNOTATIONS}")
+    return _read_splits(root, places, findings)
+
+
+def read_plain(root: Path, findings: Findings) -> Dataset:
+    """Read all splits of COCO's own layout; of several years, params.yaml must choose."""
+    places = {}
+    for split, files in _plain_files(root).items():
+        if len(files) > 1:
+            what = f"{' and '.join(files)} are both the {split} split. Choose: validate.coco in params.yaml"
+            findings.add("labels-malformed", Place(files[1]), what)
+            continue
+        name = _PLAIN.fullmatch(files[0].removeprefix("annotations/"))
+        assert name is not None
+        folders = [folder for folder in (name[1], f"images/{name[1]}", "images") if (root / folder).is_dir()]
+        if folders:
+            places[split] = (files[0], folders[0])
+        else:
+            findings.add("labels-missing", Place(files[0]), f"its images are neither in {name[1]}/ nor in images/")
+    for path in sorted((root / "annotations").glob("image_info_test*.json")) if "test" not in places else ():
+        what = "it names images and has no annotations: it is no test split"
+        findings.add("test-without-labels", Place(f"annotations/{path.name}"), what)
+    return _read_splits(root, places, findings)
+
+
+def read_named(root: Path, findings: Findings) -> Dataset:
+    """Read the splits that `validate.coco` names."""
+    places: dict[str, tuple[str, str]] = {}
+    for split, named in (findings.config.coco or {}).items():
+        for name in (named.annotations, named.images):
+            fault = name_fault(f"x/{name}")
+            if fault or leaves(root, name):
+                findings.add(
+                    "labels-outside", Place(name), f"validate.coco.{split} names it: it leaves the dataset folder"
+                )
+            elif not (root / name).exists():
+                findings.add("labels-missing", Place(name), f"validate.coco.{split} names it, and it is not there")
+        places[split] = (joined(".", named.annotations), joined(".", named.images))
+    return {} if findings.broken else _read_splits(root, places, findings)
+
+
+def _plain_files(root: Path) -> dict[str, list[str]]:
+    """The annotation files of COCO's own layout, by split. image_info_test*.json has no annotations and is none."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((root / "annotations").glob("instances_*.json")):
+        if (match := _PLAIN.fullmatch(path.name)) and path.is_file():
+            found.setdefault({"val": "valid"}.get(match[2], match[2]), []).append(f"annotations/{path.name}")
+    return found
+
+
+def _read_splits(root: Path, places: Mapping[str, tuple[str, str]], findings: Findings) -> Dataset:
+    """Read annotation files with the folders of their images, and find images that none names."""
+    dataset = {name: _read_split(root, file, folder, findings) for name, (file, folder) in places.items()}
+    for folder in dict.fromkeys(folder for _, folder in places.values()):
+        names = [name for name, place in places.items() if place[1] == folder]
+        listed = {path for name in names for path in dataset[name].listed}
+        files = " and ".join(places[name][0] for name in names)
+        lost = {path for path in listing(root, folder) if path not in listed} if not findings.broken else set()
+        for path in sorted(lost.difference(*(_find_misspelt(root, dataset[name], lost, findings) for name in names))):
+            findings.add("image-not-listed", Place(path, image=path), f"{files} does not name this image")
     return dataset
 
 
-def read_split(root: Path, file: str, folder: str, findings: Findings) -> Split:
+def _find_misspelt(root: Path, split: Split, lost: set[str], findings: Findings) -> set[str]:
+    """Take out of a split the images whose file is there under another spelling, among `lost`; gives these files."""
+    spelt = {normalize("NFC", path).casefold(): path for path in lost}
+    meant = {record.path: spelt.get(normalize("NFC", record.path).casefold()) for record in split.images if spelt}
+    absent = [one for one in split.images if meant.get(one.path) and not (root / one.path).exists()]
+    for record in absent:
+        what = f"the file is {meant[record.path]!a}, by case or the spelling of its characters not {record.path!a}"
+        findings.add("name-differs", record.place, what)
+        split.images.remove(record)
+    return {meant[record.path] or "" for record in absent}
+
+
+def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split:
     """Read one annotation file, whose images lie in `folder`."""
     content = strict_json.read(root, file, findings)
     lists = [content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations", "categories")]
@@ -46,11 +129,8 @@ def read_split(root: Path, file: str, folder: str, findings: Findings) -> Split:
     images = _read_images(lists[0] or [], file, folder, findings)
     _read_annotations(lists[1] or [], file, images, findings)
     named = {joined(folder, str(entry.get("file_name"))) for entry in lists[0] or [] if isinstance(entry, dict)}
-    for path in listing(root, folder):
-        if path not in named:
-            findings.add("image-not-listed", Place(path, image=path), f"{file} does not name this image")
     records = [record for record in images.values() if record]
-    return Split(Place(file), records, _read_categories(lists[2] or [], file, findings))
+    return Split(Place(file), records, _read_categories(lists[2] or [], file, findings), frozenset(named))
 
 
 def _read_images(entries: list[Any], file: str, folder: str, findings: Findings) -> dict[int, ImageRecord | None]:
@@ -75,9 +155,13 @@ def _read_images(entries: list[Any], file: str, folder: str, findings: Findings)
         # Of an id with two files, the annotations may be meant for either.
         if first is None or first.path != path:
             usable = not fault and identity not in images and path not in paths
-            images[identity] = ImageRecord(path, place, entry.get("width"), entry.get("height")) if usable else None
+            images[identity] = _record(entry, path, place) if usable else None
         paths.setdefault(path, identity)
     return images
+
+
+def _record(entry: dict[str, Any], path: str, place: Place) -> ImageRecord:
+    return ImageRecord(path, place, entry.get("width"), entry.get("height"), id=entry["id"])
 
 
 def _read_annotations(entries: list[Any], file: str, images: dict[int, ImageRecord | None], findings: Findings) -> None:

@@ -17,6 +17,9 @@ from rfdetr_core.params import load_yaml
 
 DEFINITIONS = ("data.yaml", "data.yml")
 LAYOUT = "YOLO: data.yaml (or data.yml) with train, val, test and names; images/ across from labels/"
+# What an export from COCO adds to data.yaml: the category id of each class, in the order of `names`.
+IDS_KEY = "category_ids"
+_MOST_BYTES = 256 * 2**20
 KEYS = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
 
 
@@ -37,16 +40,19 @@ def read(root: Path, findings: Findings) -> Dataset:
         findings.add("labels-malformed", place, f"it holds {shown(content)}, no keys")
         return {}
     categories = _read_names(content, place, findings)
-    base = _inside(root, ".", content.get("path") or ".", place, findings)
-    dataset, named = {}, []
+    base, keypoints = _base(root, content.get("path"), place, findings), _keypoints(content, place, findings)
+    dataset: Dataset = {}
+    owners: dict[str, str] = {}
     for name, keys in KEYS.items():
         entries = next((content[key] for key in keys if content.get(key)), None)
         if entries is not None and base is not None:
             records = _read_images(root, base, entries, place, findings)
-            named += [record.path for record in records]
-            kept = [record for record in records if _read_objects(root, record, findings)]
+            alone = [record for record in records if _is_alone(record, owners, findings)]
+            kept = [record for record in alone if _read_objects(root, record, keypoints, findings)]
+            if IDS_KEY in content:
+                _use_category_ids(kept, categories, findings)
             dataset[name] = Split(place, kept, categories)
-    _find_lost_labels(root, {label_path(path) for path in named}, findings)
+    _find_lost_labels(root, set(owners), findings)
     return dataset
 
 
@@ -58,8 +64,61 @@ def _read_names(content: dict[str, Any], place: Place, findings: Findings) -> li
     elif count is not None and count != len(table):
         findings.add("class-malformed", place, f"nc is {shown(count)}, but there are {len(table)} names")
     else:
-        return [Category(number, table[number]) for number in range(len(table))]
+        ids = content.get(IDS_KEY, list(range(len(table))))
+        whole = isinstance(ids, list) and all(type(one) is int and 0 <= one <= 2**53 for one in ids)
+        if whole and len(set(ids)) == len(ids) == len(table):
+            return [Category(ids[number], table[number]) for number in range(len(table))]
+        findings.add("class-malformed", place, f"{IDS_KEY} is {shown(ids)}, not {len(table)} different ids")
     return []
+
+
+def _use_category_ids(records: list[ImageRecord], categories: list[Category], findings: Findings) -> None:
+    """Put category ids in place of the numbers that the lines have."""
+    for record in records:
+        kept = []
+        for one in record.annotations:
+            if 0 <= one.category < len(categories):
+                kept.append(replace(one, category=categories[one.category].id))
+            elif categories:
+                findings.add("class-unknown", one.place, f"class {one.category} is not one of names")
+        record.annotations = kept
+
+
+def _base(root: Path, entry: Any, place: Place, findings: Findings) -> str | None:
+    """The folder that the entries count from: `path` in data.yaml."""
+    if not isinstance(entry, str) or not entry:
+        return "." if not entry else _inside(root, ".", entry, place, findings)
+    if entry.startswith(("/", "\\")) or entry[1:2] == ":":
+        path = _below(root, ".", entry)
+        if name_fault(f"x/{path}") or entry[1:2] == ":":
+            what = f"path is {shown(entry)}, outside the dataset folder: of another machine? Without it, train, val and"
+            findings.add("labels-outside", place, f"{what} test count from the folder of {place.file}: remove the key")
+            return None
+    elif not (root / joined(".", entry)).exists() and not name_fault(f"x/{entry}"):
+        what = f"path is {shown(entry)}, which is not in the dataset folder: train, val and test count from that itself"
+        return None if findings.add("base-ignored", place, what) else "."
+    return _inside(root, ".", entry, place, findings)
+
+
+def _keypoints(content: dict[str, Any], place: Place, findings: Findings) -> int:
+    """How many numbers of keypoints follow each box; they are passed over."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or any(type(one) is not int or one < 1 for one in shape):
+        findings.add("labels-malformed", place, f"kpt_shape is {shown(shape)}, not [number, 2] or [number, 3]")
+        return 0
+    findings.add("keypoints-ignored", place, f"kpt_shape is {shown(shape)}: its lines have keypoints")
+    count: int = shape[0] * shape[1]
+    return count
+
+
+def _is_alone(record: ImageRecord, owners: dict[str, str], findings: Findings) -> bool:
+    """Note whose the label file of an image is; False: it is that of another image too, and this one is left out."""
+    label = label_path(record.path)
+    owner = owners.setdefault(label, record.path)
+    what = f"{label} is the label file of {owner} too"
+    return owner == record.path or not findings.add("label-shared", Place(record.path, image=record.path), what)
 
 
 def _inside(root: Path, base: str, entry: Any, place: Place, findings: Findings) -> str | None:
@@ -119,23 +178,41 @@ def label_path(image: str) -> str:
     return posixpath.join(*folders, posixpath.splitext(posixpath.basename(image))[0] + ".txt")
 
 
-def _read_objects(root: Path, record: ImageRecord, findings: Findings) -> bool:
+def _read_objects(root: Path, record: ImageRecord, keypoints: int, findings: Findings) -> bool:
     """Add the objects of an image's text file, if there is one, to its record; False: the image must be left out."""
     path = label_path(record.path)
     lines = _read_lines(root, path, "label-unreadable", findings) if (root / path).exists() else []
     for number, line in lines or []:
         place = Place(path, number, image=record.path)
-        first, *rest = line.split()
-        try:
-            category, values = int(first), [float(word) for word in rest]
-        except ValueError:
-            values = []
-        if len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0):
+        category, values = _numbers(line)
+        if keypoints and len(values) == 4 + keypoints:
+            values = values[:4]
+        if category is not None and (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)):
             record.annotations.append(_annotation(place, category, values))
         else:
             what = f"{shown(line)} is neither class, centre x, centre y, width, height nor class and a polygon"
-            findings.add("annotation-malformed", place, what)
+            findings.add("annotation-malformed", place, what + _hint(line, values))
     return lines is not None
+
+
+def _numbers(line: str) -> tuple[int | None, list[float]]:
+    """The class and the other numbers of a line; None and nothing where one of them is none."""
+    first, *rest = line.split()
+    try:
+        category = float(first)  # some tools write the class as 0.0
+        whole = int(first) if first.lstrip("+-").isdecimal() else int(category) if category.is_integer() else None
+        # Python alone reads 1_0 as 10, and the digits of other scripts.
+        return whole if line.isascii() and "_" not in line else None, [float(word) for word in rest]
+    except (ValueError, OverflowError):
+        return None, []
+
+
+def _hint(line: str, values: list[float]) -> str:
+    if "," in line:
+        return ". Write decimal points, and spaces between numbers"
+    if len(values) == 5:
+        return ". Is the last one a confidence? Then these are predictions"
+    return ""
 
 
 def _annotation(place: Place, category: int, values: list[float]) -> Annotation:
@@ -152,6 +229,8 @@ def _read_lines(root: Path, path: str, code: str, findings: Findings) -> list[tu
     try:
         if leaves(root, path) or not (root / path).is_file():
             raise OSError(0, "it is a link out of the dataset folder, or no regular file")
+        if (root / path).stat().st_size > _MOST_BYTES:
+            raise OSError(0, f"it has more than {_MOST_BYTES:,} bytes")
         text = (root / path).read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         findings.add(code, Place(path), f"it cannot be read: {getattr(error, 'strerror', error)}")

@@ -1,0 +1,113 @@
+"""Names of files: those that other systems read otherwise, those that tell of copies; files that are passed over."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from unicodedata import category, is_normalized, normalize
+
+from rfdetr_core.images import SUFFIXES
+from rfdetr_core.ingest.examine import FileFacts
+from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.ingest.paths import joined
+from rfdetr_core.ingest.records import Dataset, Place
+from rfdetr_core.manifest import SPLITS
+
+# Roboflow names augmented copies of one picture <stem>.rf.<hash>.jpg.
+_COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.\w+$")
+_PLAIN = re.compile(r"[\w+=,;@#%&(){}\[\]~!$' .-]*", re.ASCII)
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_JUNK = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+def origin(path: str) -> str | None:
+    """The path of the picture that Roboflow made this copy of; None if the name does not tell."""
+    return _COPY.sub("", path) if _COPY.search(path) else None
+
+
+def check_names(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> set[tuple[str, str]]:
+    """Look at the names of all images; gives those that must be left out, as split and path."""
+    out = set()
+    alike: dict[str, str] = {}
+    for name in (name for name in SPLITS if name in dataset):
+        for path in sorted(record.path for record in dataset[name].images):
+            fault = _foreign(path)
+            if fault and findings.add("name-not-portable", Place(path, image=path), fault):
+                out.add((name, path))
+            other = alike.setdefault(normalize("NFC", path).casefold(), path)
+            what = f"it differs from {other} by case or by the spelling of its characters alone"
+            if other != path and findings.add("names-alike", Place(path, image=path), what):
+                out.add((name, path))
+    return out | _check_origins(dataset, facts, findings)
+
+
+def _check_origins(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> set[tuple[str, str]]:
+    """Find copies of one picture, and equal names, in two splits; copies of equal bytes are found elsewhere."""
+    out = set()
+    first: dict[str, tuple[str, str]] = {}
+    named: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for name in (name for name in reversed(SPLITS) if name in dataset):
+        paths = sorted(record.path for record in dataset[name].images)
+        shared = posixpath.commonpath([posixpath.dirname(path) for path in paths]) if paths else ""
+        for path in paths:
+            below = posixpath.relpath(path, shared or ".")
+            split, other = first.setdefault(origin(below) or posixpath.splitext(below)[0], (name, path))
+            if split == name or _digest(path, facts) == _digest(other, facts):
+                continue
+            what = f"it and {other}, which is in {split}, are copies of one picture by their names"
+            if origin(below) is None:
+                named[name, split].append((path, other))
+            elif findings.add("origin-leakage", Place(path, image=path), what):
+                out.add((name, path))
+    for (name, split), pairs in named.items():
+        path, other = pairs[0]
+        what = f"{len(pairs)} images of {name} have names of images of {split}: {path} and {other}. Are they copies?"
+        if findings.add("names-in-two-splits", Place(path, image=path), what):
+            out |= {(name, path) for path, _ in pairs}
+    return out
+
+
+def _digest(path: str, facts: Mapping[str, FileFacts]) -> str:
+    return facts[path].sha256 if path in facts and facts[path].sha256 else path
+
+
+def _foreign(path: str) -> str | None:
+    """What other systems or people would make another name of."""
+    for part in path.split("/"):
+        if _DEVICES.fullmatch(part):
+            return f"on Windows {part} is a device"
+        if part != part.strip() or part.endswith("."):
+            return f"{part!r} begins or ends with a space, or ends with a dot"
+        if _PLAIN.fullmatch(part):
+            continue
+        if any(character in '<>:"|?*' for character in part):
+            return f"{part!r} has a character that Windows refuses"
+        if any(category(character) == "Cf" for character in part):
+            return f"{part!a} has an invisible character, such as one that turns the direction of writing"
+        if not is_normalized("NFC", part):
+            return f"{part!a} has characters made of two (NFD), which elsewhere are one (NFC)"
+    return None
+
+
+def check_files(root: Path, findings: Findings) -> None:
+    """Find what a listing of images passes over: hidden files, folders that are links, folders that cannot be read."""
+
+    def note(path: Path, what: str) -> None:
+        found = joined(".", path.relative_to(root).as_posix())
+        findings.add("file-ignored", Place(found), f"it is {what}, and is not read")
+
+    for parent, folders, names in os.walk(root, onerror=lambda error: note(Path(error.filename), str(error.strerror))):
+        for folder in sorted(folders):
+            path = Path(parent, folder)
+            if folder.startswith("."):
+                note(path, "a hidden folder")
+            elif path.is_symlink():
+                note(path, "a folder that is a link")
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        for name in sorted(names):
+            if name in _JUNK or (name.startswith(".") and name.lower().endswith(SUFFIXES)):
+                note(Path(parent, name), "hidden, or left by a file manager")

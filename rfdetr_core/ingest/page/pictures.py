@@ -1,0 +1,175 @@
+"""Pictures of the page: small JPEGs, and what is to be drawn over them as shapes in their pixels."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from rfdetr_core import images
+from rfdetr_core.errors import UserError
+from rfdetr_core.ingest.canonical import CanonicalImage, Instance
+from rfdetr_core.ingest.clean import CleanDataset
+from rfdetr_core.ingest.geometry import Box
+from rfdetr_core.ingest.page.outlines import polygon_path, rle_path
+from rfdetr_core.manifest import SPLITS
+
+# Pixels that may be decoded for one part of the page: about five seconds.
+_BUDGET = 300_000_000
+_SHAPES = 150
+_QUALITY = 74
+_GREY = (128, 128, 128)
+# A box outside is shown up to this many images from the edge.
+_BEYOND = 2.1
+_FILTER = Image.Resampling.LANCZOS
+
+Picture = dict[str, Any]
+
+
+class Studio:
+    """Makes small pictures of the images of a dataset, until its budget is used up; then there are no more."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._left = root, _BUDGET
+
+    def whole(self, path: str, side: int, size: tuple[int, int] | None = None) -> Picture | None:
+        """An image, its longer side at most `side` pixels; size: its own, if known."""
+        picture = self._open(path, _reduction(max(size), side) if size else 1)
+        if picture is None:
+            return None
+        scale = min(1.0, side / max(picture.size))
+        return _encoded(picture.resize(_size(*picture.size, scale), _FILTER, reducing_gap=2.0))
+
+    def annotated(self, image: CanonicalImage, side: int) -> Picture | None:
+        """An image with its objects: the largest, if they are many."""
+        picture = self.whole(image.path, side, (image.width, image.height))
+        if picture is None:
+            return None
+        scale = picture["width"] / image.width, picture["height"] / image.height
+        shown = sorted(image.instances, key=lambda one: -one.box[2] * one.box[3])[:_SHAPES]
+        shapes = [_shape(one, image, scale) for one in shown]
+        return picture | {"shapes": shapes, "more": len(image.instances) - len(shown)}
+
+    def around(self, box: Box, image: CanonicalImage, side: int) -> Picture | None:
+        """The surroundings of a box, grey where they are outside the image."""
+        left, top, right, bottom = _view(box, image.width, image.height)
+        longer = max(right - left, bottom - top)
+        opened = self._open(image.path, _reduction(longer, side))
+        if opened is None:
+            return None
+        scale = min(1.0, side / longer)
+        canvas = Image.new("RGB", _size(right - left, bottom - top, scale), _GREY)
+        inside = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+        ratio = opened.width / image.width, opened.height / image.height
+        source = tuple(value * ratio[k % 2] for k, value in enumerate(inside))
+        part = opened.resize(_size(inside[2] - inside[0], inside[3] - inside[1], scale), _FILTER, box=source)  # type: ignore[arg-type]
+        canvas.paste(part, (round((inside[0] - left) * scale), round((inside[1] - top) * scale)))
+        moved = _scaled((box[0] - left, box[1] - top, box[2], box[3]), (scale, scale))
+        return _encoded(canvas) | {"shapes": [[-1, *moved, 0, ""]]}
+
+    def _open(self, path: str, reduction: int) -> Image.Image | None:
+        if self._left <= 0:
+            return None
+        try:
+            picture: Image.Image = images.decode((self._root / path).read_bytes(), path, reduction, None)
+        except (OSError, UserError):
+            return None  # it was there a moment ago: the next stage tells
+        self._left -= picture.width * picture.height
+        return picture
+
+
+def choose(dataset: CleanDataset, number: int) -> Iterator[tuple[str, CanonicalImage]]:
+    """Images of all splits in turn; of each split, those that show the class that was shown least so far."""
+    chosen = {name: _spread(dataset.splits[name], number) for name in SPLITS}
+    found: dict[str, list[CanonicalImage]] = {name: [] for name in SPLITS}
+    while number > 0 and chosen:
+        for name in list(chosen):
+            image = next(chosen[name], None)
+            if image is None:
+                del chosen[name]
+            elif number > 0:
+                found[name].append(image)
+                number -= 1
+    return ((name, image) for name in SPLITS for image in sorted(found[name], key=lambda image: image.path))
+
+
+def _spread(split: list[CanonicalImage], number: int) -> Iterator[CanonicalImage]:
+    """At most `number` images; by the digests of their bytes, as neighbours are often alike."""
+    having: dict[int, list[CanonicalImage]] = defaultdict(list)
+    for image in sorted(split, key=lambda image: (image.sha256, image.path), reverse=True):
+        for label in {one.entry.index for one in image.instances} or {-1}:
+            having[label].append(image)
+    rarity = {label: len(some) for label, some in having.items()}
+    shown: Counter[int] = Counter()
+    taken: set[str] = set()
+    while having and len(taken) < number:
+        # Of images without objects a few are enough.
+        label = min(
+            having, key=lambda label: (shown[label] if label >= 0 else 1 + 5 * shown[label], rarity[label], label)
+        )
+        image = having[label].pop()
+        if not having[label]:
+            del having[label]
+        if image.path not in taken:
+            taken.add(image.path)
+            shown.update({one.entry.index for one in image.instances} or {-1})
+            yield image
+
+
+def _reduction(size: float, side: int) -> int:
+    return next(reduction for reduction in (8, 4, 2, 1) if reduction == 1 or size / reduction >= side)
+
+
+def _size(width: int, height: int, scale: float) -> tuple[int, int]:
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _encoded(picture: Image.Image) -> Picture:
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=_QUALITY, optimize=True)
+    source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    return {"src": source, "width": picture.width, "height": picture.height, "shapes": [], "more": 0}
+
+
+def _shape(one: Instance, image: CanonicalImage, scale: tuple[float, float]) -> list[Any]:
+    outline = ""
+    if isinstance(one.segmentation, dict):
+        outline = rle_path(one.segmentation["counts"], (image.width, image.height), one.box, scale)
+    elif one.segmentation:
+        outline = "".join(polygon_path(polygon, scale) for polygon in one.segmentation)
+    return [one.entry.index, *_scaled(one.box, scale), one.crowd, outline]
+
+
+def _scaled(box: Box, scale: tuple[float, float]) -> list[float]:
+    return [round(value * scale[k % 2], 1) for k, value in enumerate(box)]
+
+
+def _view(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is shown of a box: with surroundings, and with a part of the image."""
+    sides = (width, height)
+    longest = min(max(abs(box[2]), abs(box[3])), 2.0 * max(sides))
+    padding = max(0.5 * longest, 0.05 * max(sides), 12.0)
+    spans = [_span(box[k], box[k] + box[k + 2], longest / 2 + padding, sides[k]) for k in (0, 1)]
+    wanted = max(high - low for low, high in spans) / 2
+    for k, (low, high) in enumerate(spans):
+        # A narrow strip would show little: more of the image, as far as there is any.
+        more = max(0.0, (wanted - (high - low)) / 2)
+        spans[k] = (max(low - more, min(low, 0.0)), min(high + more, max(high, float(sides[k]))))
+    (left, right), (top, bottom) = ((math.floor(low), max(math.ceil(high), math.floor(low) + 1)) for low, high in spans)
+    return left, top, right, bottom
+
+
+def _span(start: float, end: float, reach: float, side: int) -> tuple[float, float]:
+    """What is shown along one axis of a box from `start` to `end`: `reach` to both sides of its middle."""
+    # A box may be anywhere.
+    first, last = (min(max(value, -_BEYOND * side), (1 + _BEYOND) * side) for value in sorted((start, end)))
+    middle, margin = (first + last) / 2, 0.03 * side + 4
+    low, high = max(middle - reach, min(0.0, first - margin)), min(middle + reach, max(float(side), last + margin))
+    # Of a box outside, the image is shown up to it.
+    return (0.0 if low >= side else low), (float(side) if high <= 0 else high)

@@ -1,0 +1,203 @@
+"""Headless Chromium over its DevTools protocol, through pipes: no port, no driver package."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+_SECONDS = 60.0
+
+
+def find_chromium() -> str:
+    """The command; the test is skipped where there is none, and fails in CI."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        message = "no chromium here: apt-get install chromium"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    return found
+
+
+class Browser:
+    """One Chromium and what it says; `open` makes a page."""
+
+    def __init__(self, chromium: str, profile: Path) -> None:
+        # The browser reads from 3 and writes to 4; ours must not be these while they are moved there.
+        reads, self._to = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe())
+        self._from, writes = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe())
+
+        def move() -> None:
+            os.dup2(reads, 3)
+            os.dup2(writes, 4)
+
+        flags = ["--headless=new", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu", "--hide-scrollbars"]
+        flags += ["--disable-dev-shm-usage", "--disable-background-networking", f"--user-data-dir={profile}"]
+        flags += ["--no-sandbox"] if os.geteuid() == 0 else []
+        self._process = subprocess.Popen(
+            [chromium, *flags, "about:blank"],
+            preexec_fn=move,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(reads)
+        os.close(writes)
+        self._number, self._rest = 0, b""
+        self._messages: deque[dict[str, Any]] = deque()
+        self.events: list[dict[str, Any]] = []
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._to, json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._to)
+        os.close(self._from)
+
+    def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
+        """The answer to a command; events that come before it are kept."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        data = json.dumps(message).encode() + b"\0"
+        while data:
+            data = data[os.write(self._to, data) :]
+        while True:
+            answer = self._receive()
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return dict(answer["result"])
+            self.events.append(answer)
+
+    def open(self, path: Path, width: int = 1200, height: int = 900) -> Page:
+        """A file in a page of its own, loaded."""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        return Page(self, session, path, width, height)
+
+    def _receive(self) -> dict[str, Any]:
+        while not self._messages:
+            if not select.select([self._from], [], [], _SECONDS)[0]:
+                raise TimeoutError("Chromium does not answer")
+            data = os.read(self._from, 1 << 20)
+            if not data:
+                raise RuntimeError(f"Chromium ended with status {self._process.wait()}")
+            *whole, self._rest = (self._rest + data).split(b"\0")
+            self._messages += map(json.loads, whole)
+        return self._messages.popleft()
+
+
+class Page:
+    """A page: what runs in it, what is clicked and typed, what it complained about and asked for."""
+
+    def __init__(self, browser: Browser, session: str, path: Path, width: int, height: int) -> None:
+        self._browser, self._session = browser, session
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self._call(f"{domain}.enable")
+        self._call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        self._call("Page.navigate", url=path.resolve().as_uri())
+        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+
+    def value(self, expression: str) -> Any:
+        """What an expression is, awaited."""
+        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise AssertionError(f"{expression}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        """Until an expression is true."""
+        end = time.monotonic() + _SECONDS
+        while not self.value(expression):
+            assert time.monotonic() < end, f"never: {expression}"
+            time.sleep(0.02)
+
+    def texts(self, selector: str) -> list[str]:
+        """The visible text of all elements that match."""
+        return list(self.value(f"[...document.querySelectorAll({json.dumps(selector)})].map((one) => one.innerText)"))
+
+    def click(self, selector: str) -> None:
+        """Press and release the mouse on the first element that matches."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.value(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        box = self.value(f"{element}.getBoundingClientRect().toJSON()")
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+
+    def type(self, selector: str, text: str) -> None:
+        """Type a text into a field, after what is there."""
+        self.click(selector)
+        self._call("Input.insertText", text=text)
+
+    def choose(self, selector: str, value: str) -> None:
+        """Choose an option of a list: its menu is the system's, out of reach of the mouse."""
+        field = f"document.querySelector({json.dumps(selector)})"
+        self.value(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('change'))")
+
+    def press(self, key: str) -> None:
+        """Press and release a key."""
+        for kind in ("keyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=27)
+
+    def emulate(self, **features: str) -> None:
+        """Media features such as prefers_color_scheme="dark", or media="print"."""
+        media = features.pop("media", "")
+        named = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self._call("Emulation.setEmulatedMedia", media=media, features=named)
+
+    def screenshot(self, path: Path) -> None:
+        """All of the page as PNG."""
+        data = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
+        path.write_bytes(base64.b64decode(data))
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        return self._browser.call(method, self._session, **params)
+
+    def _events(self, method: str) -> list[dict[str, Any]]:
+        self.value("new Promise((done) => setTimeout(done, 50))")  # what was said meanwhile arrives before the answer
+        mine = (event for event in self._browser.events if event.get("sessionId") == self._session)
+        return [event["params"] for event in mine if event["method"] == method]
+
+    def complaints(self) -> list[str]:
+        """Errors, warnings, violations of the policy and dialogs."""
+        said = [one["exceptionDetails"]["text"] for one in self._events("Runtime.exceptionThrown")]
+        said += [str(one) for one in self._events("Runtime.consoleAPICalled") if one["type"] in ("error", "warning")]
+        said += [one["entry"]["text"] for one in self._events("Log.entryAdded") if one["entry"]["level"] != "verbose"]
+        return said + [f"dialog: {one['message']}" for one in self._events("Page.javascriptDialogOpening")]
+
+    def requests(self) -> list[str]:
+        """What was asked for beside data: addresses, the file itself first."""
+        urls = [one["request"]["url"] for one in self._events("Network.requestWillBeSent")]
+        return [url for url in urls if not url.startswith("data:")]
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Browser]:
+    """A Chromium with a fresh profile."""
+    chromium = find_chromium()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        browser = Browser(chromium, Path(profile))
+        try:
+            yield browser
+        finally:
+            browser.close()

@@ -1,0 +1,387 @@
+"""The dataset report: it opens in a browser without a complaint, shows what there is, and text in it stays text."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_masks
+
+from rfdetr_core.ingest.canonical import CanonicalImage, Instance
+from rfdetr_core.ingest.clean import CleanDataset, clean
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.ingest.page import counts, write_page
+from rfdetr_core.ingest.page.outlines import rle_path, run_lengths
+from rfdetr_core.ingest.page.pictures import Studio, choose
+from rfdetr_core.ingest.records import Place
+from rfdetr_core.ingest.rules import RULES
+from rfdetr_core.ingest.survey import Survey
+from rfdetr_core.manifest import ClassEntry
+from tests.architecture import ROOT
+from tests.browser import Browser, Page, running
+from tests.ingest.samples import edit_coco, make_coco, make_yolo, picture, validate
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script><b id=injected>",
+    "\u202egpj.exe \"'&lt;@DATA@",
+)
+READY = "document.documentElement.dataset.ready === 'yes'"
+LOADED = "[...document.images].every((one) => one.complete && one.naturalWidth > 0)"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running() as one:
+        yield one
+
+
+def opened(browser: Browser, reports: Path, **size: int) -> Page:
+    page = browser.open(reports / "index.html", **size)
+    page.wait(READY)
+    return page
+
+
+def written(root: Path, out: Path, **config: Any) -> Path:
+    validate(root, out, **config)
+    return out / "reports"
+
+
+def content(reports: Path) -> dict[str, Any]:
+    text = (reports / "index.html").read_text()
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return dict(json.loads(found[1]))
+
+
+def read(root: Path) -> CleanDataset:
+    with Survey(root, None) as survey:
+        dataset = clean(root, Findings(ValidateConfig()), survey.examine)
+    assert dataset is not None
+    return dataset
+
+
+def faulty(root: Path) -> Path:
+    """A dataset with hostile class names, a box over the edge, one outside, a copy in test and a broken image."""
+    make_coco(root)
+
+    def change(one: Any) -> None:
+        one["categories"] += [{"id": 20 + k, "name": name} for k, name in enumerate(HOSTILE)]
+        extra = [[50, 10, 30, 20], [300, 300, 5, 5], [5, 5, 20, 20]]
+        one["annotations"] += [
+            {"id": 50 + k, "image_id": 1, "category_id": 20 + k, "bbox": box, "area": box[2] * box[3]}
+            for k, box in enumerate(extra)
+        ]
+
+    edit_coco(root, "train", change)
+    shutil.copy(root / "train" / "train_2.png", root / "test" / "test_1.png")
+    (root / "train" / "train_3.png").write_bytes(b"no picture")
+    return root
+
+
+# What the browser sees.
+
+
+@pytest.mark.parametrize("sample", ["sample", "nuclei"])
+def test_a_sample_opens_without_complaint_request_or_empty_picture(
+    browser: Browser, sample: str, tmp_path: Path
+) -> None:
+    page = opened(browser, written(ROOT / "data" / sample, tmp_path))
+    page.wait(LOADED)
+    statistics = json.loads((tmp_path / "reports" / "statistics.json").read_text())
+    assert page.texts("#splits td:first-child") == list(statistics)
+    objects = [int(text.replace(",", "")) for text in page.texts("#splits td:nth-child(4)")]
+    assert objects == [split["objects"] for split in statistics.values()]
+    assert page.value("document.querySelectorAll('#pictures img').length") == len(
+        content(tmp_path / "reports")["pictures"]
+    )
+    assert bool(page.value("document.querySelectorAll('#pictures path.mask').length")) == (sample == "nuclei")
+    assert page.requests() == [(tmp_path / "reports" / "index.html").as_uri()]
+    assert page.complaints() == []
+
+
+def test_faults_are_drawn_and_hostile_names_stay_text(browser: Browser, tmp_path: Path) -> None:
+    page = opened(browser, written(faulty(tmp_path / "data"), tmp_path))
+    page.wait(LOADED)
+    assert page.texts(".status.error")
+    assert page.value("document.querySelectorAll('#findings .fault').length") == 2
+    assert page.texts("#copies .pair figcaption bdi") == ["train/train_2.png", "test/test_1.png"]
+    names = page.value("[...document.querySelectorAll('#class-table bdi')].map((one) => one.textContent)")
+    assert set(HOSTILE) < set(names)
+    assert page.value("document.getElementById('injected')") is None
+    assert page.value("document.scripts.length") == 2
+    assert page.complaints() == []
+
+
+def test_the_policy_blocks_what_is_not_part_of_the_page(browser: Browser, tmp_path: Path) -> None:
+    page = opened(browser, written(make_coco(tmp_path / "data"), tmp_path))
+    page.value(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}),"
+        "Object.assign(new Image(), {src: 'https://example.invalid/a.png'}))"
+    )
+    assert page.value("window.ran") is None
+    assert ["Content Security Policy" in text for text in page.complaints()] == [True, True]
+
+
+def test_tables_sort_and_filter_by_mouse_and_keyboard(browser: Browser, tmp_path: Path) -> None:
+    page = opened(browser, written(make_coco(tmp_path / "data"), tmp_path))
+    objects = "#class-table td:nth-child(3)"
+    assert page.texts("#class-table tbody .name") == ["cat", "dog"]
+    page.click("#class-table th:nth-child(3) button")
+    assert page.texts(objects) == sorted(page.texts(objects), key=int, reverse=True)
+    page.click("#class-table th:nth-child(3) button")
+    assert page.texts(objects) == sorted(page.texts(objects), key=int)
+    page.click("#class-table th:nth-child(1) button")
+    assert page.texts("#class-table tbody .name") == ["cat", "dog"]
+    page.click("#class-table th:nth-child(1) button")
+    assert page.texts("#class-table tbody .name") == ["dog", "cat"]
+    page.type("#class-table input", "CA")
+    assert page.texts("#class-table tbody .name") == ["cat"]
+    assert page.complaints() == []
+
+
+def test_a_picture_opens_large_and_its_boxes_can_be_hidden(browser: Browser, tmp_path: Path) -> None:
+    page = opened(browser, written(make_coco(tmp_path / "data"), tmp_path))
+    page.click("#pictures figure:nth-child(1) button")
+    page.wait("document.querySelector('#large').open && document.querySelector('#large img').naturalWidth > 0")
+    assert page.value("document.querySelectorAll('#large rect').length") == 2
+    page.press("Escape")
+    page.wait("!document.querySelector('#large').open")
+    stroke = "getComputedStyle(document.querySelector('#pictures .box')).stroke"
+    before = page.value(stroke)
+    page.click("#pictures input[type=checkbox]")
+    assert page.value(stroke) != before
+    page.choose("#pictures select[aria-label='all splits']", "test")
+    assert page.texts("#pictures figcaption bdi") == ["test/test_1.png"]
+    assert page.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out_on_a_telephone(browser: Browser, scheme: str, tmp_path: Path) -> None:
+    page = opened(browser, written(faulty(tmp_path / "data"), tmp_path), width=360)
+    page.emulate(prefers_color_scheme=scheme)
+    assert page.value("document.documentElement.scrollWidth") == 360
+    lightness = page.value("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (max(lightness) < 60) == (scheme == "dark")
+
+
+def test_a_hundred_classes_and_ten_thousand_findings_stay_usable(browser: Browser, tmp_path: Path) -> None:
+    classes = [ClassEntry(k, k, f"class {k}") for k in range(100)]
+    draw = np.random.default_rng(0)
+    splits = {
+        name: [imagined(f"{name}/{k}.jpg", classes, draw) for k in range(400)] for name in ("train", "valid", "test")
+    }
+    findings = Findings(ValidateConfig())
+    codes = sorted(code for code, rule in RULES.items() if rule.scope != "dataset")
+    for k in range(10_000):
+        findings.add(codes[k % len(codes)], Place("train.json", annotation=k, image="train/1.jpg"), f"fault number {k}")
+    write_page(tmp_path, tmp_path, CleanDataset(classes, splits, []), findings)
+    assert (tmp_path / "index.html").stat().st_size < 3_000_000
+    page = opened(browser, tmp_path)
+    assert page.value("document.querySelectorAll('#all-findings tbody tr').length") == 25
+    page.type("#all-findings input", "number 777")
+    numbers = [text.split()[-1] for text in page.texts("#all-findings td:nth-child(6)")]
+    assert numbers == [str(k) for k in sorted([777, *range(7770, 7780)])]
+    page.choose("#all-findings select[aria-label='all codes']", codes[777 % len(codes)])
+    assert [text.split()[-1] for text in page.texts("#all-findings td:nth-child(6)")] == ["777"]
+    page.type("#class-table input", "class 99")
+    assert page.texts("#class-table tbody .name") == ["class 99"]
+    assert page.value("document.querySelectorAll('.matrix .own').length") == 100
+    assert page.complaints() == []
+
+
+def test_labels_that_cannot_be_understood_have_a_page_too(browser: Browser, tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data")
+    (root / "valid" / "_annotations.coco.json").write_text("[")
+    page = opened(browser, written(root, tmp_path))
+    assert page.texts("#all-findings td:nth-child(3)") == ["valid/_annotations.coco.json"]
+    assert page.complaints() == []
+
+
+# What is written.
+
+
+def imagined(path: str, classes: list[ClassEntry], draw: np.random.Generator) -> CanonicalImage:
+    """An image that is in no file, with up to seven objects."""
+    numbers = draw.integers(0, len(classes), draw.integers(0, 8))
+    boxes = [tuple(map(float, draw.uniform(1, 150, 4))) for _ in numbers]
+    instances = [
+        Instance(classes[number], box, box[2] * box[3], 0, None)  # type: ignore[arg-type]
+        for number, box in zip(numbers, boxes, strict=True)
+    ]
+    return CanonicalImage(path, draw.bytes(32).hex(), 400, 300, instances)
+
+
+def test_equal_content_gives_equal_bytes_wherever_and_however_it_is_written(tmp_path: Path) -> None:
+    first, second = make_coco(tmp_path / "one"), make_coco(tmp_path / "elsewhere" / "two")
+
+    def rearrange(one: Any) -> None:
+        one["annotations"].reverse()
+        one["images"].reverse()
+        one["categories"].reverse()
+
+    for split in ("train", "valid", "test"):
+        edit_coco(second, split, rearrange)
+    pages = [
+        (written(root, tmp_path / f"out{k}") / "index.html").read_bytes() for k, root in enumerate((first, second))
+    ]
+    assert pages[0] == pages[1]
+    assert str(tmp_path).encode() not in pages[0]
+    Image.new("RGB", (64, 48)).save(second / "test" / "test_1.png")
+    assert (written(second, tmp_path / "out2") / "index.html").read_bytes() != pages[0]
+
+
+def test_counts_are_those_of_plain_counting() -> None:
+    classes = [ClassEntry(k, k, f"class {k}") for k in range(7)]
+    draw = np.random.default_rng(1)
+    splits = {name: [imagined(f"{name}/{k}", classes, draw) for k in range(30)] for name in ("train", "valid", "test")}
+    found = counts.count(CleanDataset(classes, splits, []))
+    every = [(name, image) for name, images in splits.items() for image in images]
+    for k, (name, images) in enumerate(splits.items()):
+        ones = [one for image in images for one in image.instances]
+        small, large = sum(one.area < 32**2 for one in ones), sum(one.area >= 96**2 for one in ones)
+        split = found["splits"][k]
+        assert (split["images"], split["objects"], split["name"]) == (30, len(ones), name)
+        assert split["background"] == sum(not image.instances for image in images)
+        assert split["scales"] == [small, len(ones) - small - large, large]
+        for key in ("side", "aspect", "share"):
+            assert sum(found[key]["counts"][k]) == len(ones)
+        assert sum(found["per_image"]["counts"][k]) == 30
+    together = {(a, b): 0 for a in range(7) for b in range(a, 7)}
+    for _, image in every:
+        labels = {one.entry.index for one in image.instances}
+        for pair in together:
+            together[pair] += set(pair) <= labels
+    assert {(a, b): number for a, b, number in found["together"]["cells"]} == {k: n for k, n in together.items() if n}
+    for entry, row in zip(classes, found["classes"], strict=True):
+        assert row["images"] == together[entry.index, entry.index]
+        assert sum(row["objects"]) == sum(one.entry == entry for _, image in every for one in image.instances)
+    assert found["sizes"] == {"distinct": 1, "most": [[400, 300, 90]]}
+
+
+def test_a_histogram_counts_a_value_on_an_edge_in_the_bin_that_begins_there() -> None:
+    entry = ClassEntry(1, 0, "one")
+    boxes = [(0.0, 0.0, side, side) for side in (16.0, 31.9, 32.0)]
+    image = CanonicalImage("a", "0" * 64, 64, 64, [Instance(entry, box, box[2] ** 2, 0, None) for box in boxes])
+    found = counts.count(CleanDataset([entry], {"train": [image], "valid": [], "test": []}, []))
+    of_bin = dict(zip(found["side"]["edges"], found["side"]["counts"][0], strict=False))
+    assert (of_bin[16.0], of_bin[32.0]) == (1, 1)
+
+
+def test_an_empty_dataset_can_be_counted() -> None:
+    found = counts.count(CleanDataset([], {"train": [], "valid": [], "test": []}, []))
+    assert [split["objects"] for split in found["splits"]] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("size", [(64, 48), (900, 700)])
+@pytest.mark.parametrize(
+    "box", [(20, 10, 12, 15), (50, -6, 30, 20), (0, 0, 64, 48), (52, 36, 12, 12), (-9, -4, 80, 12)]
+)
+def test_what_is_drawn_lies_on_what_is_in_the_picture(
+    box: tuple[float, ...], size: tuple[int, int], tmp_path: Path
+) -> None:
+    scale = size[0] / 64
+    left, top, width, height = (value * scale for value in box)
+    shown = Image.new("RGB", size, "black")
+    ImageDraw.Draw(shown).rectangle((left, top, left + width - 1, top + height - 1), fill="white")
+    shown.save(tmp_path / "a.png")
+    image = CanonicalImage("a.png", "", *size, [])
+    made = Studio(tmp_path).around((left, top, width, height), image, 240)
+    assert made is not None
+    pixels = np.asarray(decoded(made).convert("L"), dtype=np.int64)
+    (_, x, y, across, down, _, _) = made["shapes"][0]
+    rows, columns = np.mgrid[: pixels.shape[0], : pixels.shape[1]] + 0.5
+    inside = (columns > x + 2) & (columns < x + across - 2) & (rows > y + 2) & (rows < y + down - 2)
+    outside = (columns < x - 2) | (columns > x + across + 2) | (rows < y - 2) | (rows > y + down + 2)
+    # What is not in the image is grey.
+    assert np.isin(pixels[inside] // 64, (1, 2, 3)).all()
+    assert (pixels[inside] > 192).any()
+    assert (pixels[outside] < 160).all()
+
+
+def decoded(made: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(made["src"].partition(",")[2])))
+
+
+@pytest.mark.parametrize(
+    "box", [(5000.0, -9000.0, 3.0, 3.0), (-1e8, 0.0, 1e8, 1e8), (10.0, 10.0, -5.0, -900.0), (0.0, 0.0, 0.0, 0.0)]
+)
+def test_a_box_from_anywhere_can_be_drawn(box: tuple[float, float, float, float], tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    made = Studio(tmp_path).around(box, CanonicalImage("a.png", "", 64, 48, []), 240)
+    assert made is not None
+    assert max(decoded(made).size) <= 240
+    assert np.asarray(decoded(made)).std() > 5, "nothing of the image is seen"
+
+
+def test_run_lengths_are_those_of_the_reference() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        mask = np.asfortranarray(draw.random(draw.integers(1, 60, 2)) < draw.random(), dtype=np.uint8)
+        runs = run_lengths(coco_masks.encode(mask)["counts"].decode())
+        assert runs is not None
+        assert (np.repeat(np.arange(len(runs)) % 2, runs) == mask.ravel(order="F")).all()
+
+
+def test_a_mask_of_run_lengths_is_drawn_where_it_is() -> None:
+    mask = np.zeros((40, 60), dtype=np.uint8)
+    mask[10:30, 20:44] = 1
+    coded = coco_masks.encode(np.asfortranarray(mask))["counts"].decode()
+    strips = re.findall(
+        r"M(\d+) (\d+)h(\d+)v2h-(\d+)z", rle_path(coded, (60, 40), (20.0, 10.0, 24.0, 20.0), (1.0, 1.0))
+    )
+    assert [tuple(map(int, strip)) for strip in strips] == [(20, y, 24, 24) for y in range(10, 30, 2)]
+
+
+@pytest.mark.parametrize("counts", [[5, 3], [-1, 2401], [2400.0], "\x00", "zz", "oooo", [True, 2399], None, {}])
+def test_runs_that_do_not_fill_the_image_draw_nothing(counts: Any) -> None:
+    assert rle_path(counts, (60, 40), (0.0, 0.0, 60.0, 40.0), (1.0, 1.0)) == ""
+
+
+def test_pictures_are_of_every_split_and_class() -> None:
+    classes = [ClassEntry(k, k, f"class {k}") for k in range(12)]
+    draw = np.random.default_rng(2)
+    splits = {
+        name: [imagined(f"{name}/{k}", classes[:11], draw) for k in range(200)] for name in ("train", "valid", "test")
+    }
+    rare = imagined("train/rare", classes[11:], np.random.default_rng(3))
+    splits["train"].append(rare)
+    assert rare.instances
+    chosen = list(choose(CleanDataset(classes, splits, []), 36))
+    assert [name for name, _ in chosen] == ["train"] * 12 + ["valid"] * 12 + ["test"] * 12
+    assert {one.entry.index for _, image in chosen for one in image.instances} == set(range(12))
+    assert len({image.path for _, image in chosen}) == 36
+    few = CleanDataset(classes, {"train": splits["train"][:2], "valid": [], "test": splits["test"]}, [])
+    assert [name for name, _ in choose(few, 36)] == ["train"] * 2 + ["test"] * 34
+
+
+def test_no_file_is_opened_that_validation_could_not_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = faulty(tmp_path / "data")
+    dataset, findings = read(root), Findings(ValidateConfig())
+    findings.add("image-unreadable", Place("train/train_3.png", image="train/train_3.png"), "broken", (1, 2, 3, 4))
+    opened_paths = []
+    monkeypatch.setattr(Studio, "_open", lambda _, path, __: opened_paths.append(path))
+    write_page(tmp_path, root, dataset, findings)
+    assert "train/train_1.png" in opened_paths
+    assert "train/train_3.png" not in opened_paths
+
+
+def test_both_formats_of_a_dataset_show_the_same(tmp_path: Path) -> None:
+    pages = [
+        content(written(make(tmp_path / make.__name__), tmp_path / f"{make.__name__}_out"))
+        for make in (make_coco, make_yolo)
+    ]
+    for page in pages:
+        for one in page["counts"]["classes"]:
+            del one["id"]
+    assert pages[0]["counts"] == pages[1]["counts"]

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rfdetr_core.ingest.config import SplitConfig
+from rfdetr_core.ingest.examine import FileFacts
+from rfdetr_core.ingest.records import Annotation, Category, ImageRecord, Place, Split
+from rfdetr_core.ingest.split import cut_splits
+from rfdetr_core.manifest import read_manifest
+from tests.ingest.samples import ingest, make_coco, places, validate
+
+
+def images(count: int, rare: int = 10) -> list[ImageRecord]:
+    """Every image has class 0, every `rare`-th class 1 as well, and every fifth nothing."""
+    made = []
+    for number in range(count):
+        classes = [] if number % 5 == 4 else [0, 1] if number % rare == 0 else [0]
+        place = Place(f"train/{number}.jpg")
+        made.append(
+            ImageRecord(place.file, place, annotations=[Annotation(place, one, [0, 0, 1, 1]) for one in classes])
+        )
+    return made
+
+
+def cut(records: list[ImageRecord], digests: dict[str, str] | None = None, **config: Any) -> dict[str, set[str]]:
+    facts = {one.path: FileFacts((digests or {}).get(one.path, one.path), 1, 1) for one in records}
+    train = Split(Place("x.json"), records, [Category(0, "a"), Category(1, "b")])
+    done = cut_splits({"train": train}, facts, SplitConfig(**config))
+    return {name: {record.path for record in split.images} for name, split in done.items()}
+
+
+def test_each_split_gets_its_part_of_every_class_and_of_the_background() -> None:
+    records = images(200)
+    kinds = {one.path: tuple(a.category for a in one.annotations) for one in records}
+    done = cut(records, valid=0.2, test=0.1)
+    assert set.union(*done.values()) == kinds.keys()
+    assert sum(map(len, done.values())) == 200
+    for name, part in (("valid", 0.2), ("test", 0.1)):
+        found = Counter(kinds[path] for path in done[name])
+        for kind, total in Counter(kinds.values()).items():
+            assert abs(found[kind] - part * total) <= 1, (name, kind)
+
+
+def test_the_cut_depends_on_the_seed_and_on_nothing_else() -> None:
+    first = cut(images(60), valid=0.25, seed=1)
+    assert cut(images(60)[::-1], valid=0.25, seed=1) == first
+    assert cut(images(60), valid=0.25, seed=2) != first
+
+
+def test_a_few_new_images_move_few_others() -> None:
+    before, after = cut(images(400), valid=0.2)["valid"], cut(images(404), valid=0.2)["valid"]
+    assert len(before ^ after) <= 12
+
+
+def test_augmented_copies_and_equal_bytes_stay_together() -> None:
+    records = images(40)
+    for number, record in enumerate(records):
+        record.path = f"train/picture{number // 4}_jpg.rf.{number:032x}.jpg"
+    twins = {records[0].path: "same", records[20].path: "same"}
+    done = cut(records, twins, valid=0.3)
+    home = {path: name for name, paths in done.items() for path in paths}
+    for start in range(0, 40, 4):
+        assert len({home[record.path] for record in records[start : start + 4]}) == 1
+    assert home[records[3].path] == home[records[23].path]
+
+
+def test_a_split_is_cut_on_request_alone_and_conversion_keeps_it(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data")
+    shutil.rmtree(root / "valid")
+    findings, _ = validate(root, tmp_path)
+    assert places(findings) == [("split-missing", "error", "valid", None)]
+    made = ingest(root, tmp_path, split={"valid": 0.4, "seed": 3})
+    paths = {
+        name: [row.path for row in read_manifest(tmp_path / "manifest" / f"{name}.json")] for name in ("train", "valid")
+    }
+    assert sorted(paths["train"] + paths["valid"]) == [f"train/train_{k}.png" for k in (1, 2, 3)]
+    assert paths["valid"]
+    assert all(path.encode() in made["annotations/valid.json"] for path in paths["valid"])
+
+
+def test_a_split_that_is_there_is_never_cut_anew(tmp_path: Path) -> None:
+    _, error = validate(make_coco(tmp_path / "data"), tmp_path, split={"valid": 0.5})
+    assert error is not None
+    assert error.startswith("validate.split.valid asks for a valid split, but valid/_annotations.coco.json has one")
+
+
+@pytest.mark.parametrize("split", [{"valid": 0.0}, {"valid": 0.7, "test": 0.3}, {"valid": 1.0}, {"part": 0.1}])
+def test_parts_that_leave_nothing_are_refused(tmp_path: Path, split: dict[str, float]) -> None:
+    _, error = validate(make_coco(tmp_path / "data"), tmp_path, split=split)
+    assert error is not None
+    assert error.startswith("validate.split")

@@ -1,0 +1,226 @@
+"""`dvc repro` interrupted at any moment and started again ends with the bytes of an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rfdetr_core.checkpoint.files import read_plain
+from tests.pipeline.project import Project
+from tests.training.tiny import MODEL, OUTS, TRAIN, make_files
+
+pytestmark = pytest.mark.slow
+EPOCHS = 14
+KILLS = [
+    ("group", signal.SIGINT),  # Ctrl-C
+    ("dvc", signal.SIGTERM),
+    ("dvc", signal.SIGKILL),
+    ("trainer", signal.SIGINT),
+    ("trainer", signal.SIGTERM),
+    ("trainer", signal.SIGKILL),
+    ("worker", signal.SIGKILL),
+]
+
+
+def create(folder: Path, **train: object) -> Project:
+    """A project whose detector scores above 0, up to the stage before train, committed."""
+    params = {
+        "model": dict(MODEL),
+        "train": {**TRAIN, **train},
+        "runtime": {"num_workers": 1, "checkpoint_interval": 3},
+    }
+    project = Project.create(folder / "project", params)
+    made = make_files(folder / "made")
+    for split, source in (("train", "train"), ("valid", "valid"), ("test", "valid")):
+        target = project.folder / "data" / "tiny" / split
+        shutil.rmtree(target)
+        shutil.copytree(made.dataset / source, target)
+        content = json.loads((made.annotations / f"{source}.json").read_text())
+        for image in content["images"]:
+            image["file_name"] = Path(image["file_name"]).name
+        (target / "_annotations.coco.json").write_text(json.dumps(content))
+        if split == "test":  # other bytes than those of valid
+            for path in target.glob("*.png"):
+                path.write_bytes(path.read_bytes() + b"\0")
+    project.repro("convert")
+    project.commit("converted")
+    return project
+
+
+def forget(project: Project) -> None:
+    """Undo the training, as if it had never run."""
+    project.run("git", "checkout", "-q", "--", ".")
+    for folder in ("output", ".dvc/cache/runs"):
+        shutil.rmtree(project.folder / folder, ignore_errors=True)
+
+
+def outs(project: Project) -> dict[str, bytes]:
+    return {name: (project.folder / "output" / name).read_bytes() for name in OUTS}
+
+
+def trained_epochs(project: Project) -> int:
+    path = project.folder / "output" / "checkpoint.pth"
+    return int(read_plain(path)["epoch"]) + 1 if path.exists() else 0
+
+
+@dataclass
+class Process:
+    pid: int
+    parent: int
+    command: str
+
+
+def processes(project: Project) -> list[Process]:
+    """The living processes that work in a project."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if (place / "cwd").readlink() == project.folder:
+                command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    found.append(Process(int(place.name), int(parent), command))
+        except OSError:
+            continue
+    return found
+
+
+def trainers(project: Project) -> list[Process]:
+    """The trainer, or the ranks that a launcher started, and after them their loader workers."""
+    return sorted((one for one in processes(project) if "stages.train" in one.command), key=lambda one: one.pid)
+
+
+def started(project: Project) -> subprocess.Popen[str]:
+    """`dvc repro` as the leader of a process group of its own."""
+    return subprocess.Popen(
+        ["dvc", "repro", "train"], cwd=project.folder, env=project.environment(), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], object], dvc: subprocess.Popen[str]) -> None:
+    """Wait until the condition holds, or `dvc` has ended."""
+    deadline = time.monotonic() + 120
+    while not condition() and dvc.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def wait_for_moment(project: Project, dvc: subprocess.Popen[str], moment: str, chance: float, best: int) -> None:
+    """early: wherever dvc and the trainer's imports are. any: in preparation or the epochs. writing: a checkpoint is
+    being written. late: the best epoch is over. finished: all are."""
+    output = project.folder / "output"
+    if moment == "early":
+        time.sleep(5 * chance)
+        return
+    wait_for(lambda: writes(project), dvc)
+    if moment == "any":
+        time.sleep(2.5 * chance)
+    elif moment == "writing":
+        wait_for(lambda: list(output.glob(".checkpoint*.pth.*")), dvc)
+    elif moment == "late":
+        wait_for(lambda: trained_epochs(project) > best + 1, dvc)
+        time.sleep(chance / 2)
+    elif moment == "finished":
+        wait_for(lambda: trained_epochs(project) == EPOCHS, dvc)
+
+
+def kill(project: Project, dvc: subprocess.Popen[str], victim: str, number: signal.Signals, chance: float) -> None:
+    found = trainers(project)
+    workers = [one for one in found if one.parent == found[0].pid]
+    if victim == "dvc":
+        dvc.send_signal(number)
+    elif victim == "group":
+        os.killpg(dvc.pid, number)
+    elif found and (victim == "trainer" or workers):
+        os.kill(found[0].pid if victim == "trainer" else workers[int(chance * len(workers))].pid, number)
+
+
+def ended(project: Project, dvc: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit status and the output of `dvc`, when nothing of it is left."""
+    told = dvc.communicate(timeout=120)[0]
+    deadline = time.monotonic() + 20
+    while processes(project):
+        assert time.monotonic() < deadline, processes(project)
+        time.sleep(0.05)
+    return dvc.returncode, told
+
+
+def writes(project: Project) -> bool:
+    lock = project.folder / "output" / ".lock"
+    return any(str(one.pid) == lock.read_text() for one in trainers(project)) if lock.exists() else False
+
+
+def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    project, draw = create(tmp_path, epochs=EPOCHS, lr=3e-3), random.Random(0)
+    project.repro("train")
+    whole = outs(project)
+    scores = json.loads(whole["scores.json"])
+    best = max(scores["regular"]["epoch"], scores["ema"]["epoch"])
+    assert best < EPOCHS - 4
+    forget(project)
+
+    kills = [(*one, moment) for one in KILLS for moment in ("any", "writing")]
+    kills = draw.sample(kills, len(kills)) + [(*one, "late") for one in (KILLS[1], KILLS[5], KILLS[6])]
+    kills += [("dvc", signal.SIGKILL, "early"), ("group", signal.SIGINT, "early"), ("dvc", signal.SIGKILL, "finished")]
+    assert len(kills) == 20
+    best_was_behind = resumed = 0
+    for victim, number, moment in kills:
+        before = trained_epochs(project)
+        dvc = started(project)
+        wait_for_moment(project, dvc, moment, draw.random(), best)
+        kill(project, dvc, victim, number, draw.random())
+        status, told = ended(project, dvc)
+        after = trained_epochs(project)
+        print(victim, number.name, moment, status, f"{before} -> {after}", told, flush=True)
+        assert "Traceback" not in told
+        resumed += f"going on after epoch {before} " in told
+        best_was_behind += best < after < EPOCHS
+        if status and moment != "early" and victim != "dvc" and number != signal.SIGKILL:
+            assert f"stopped by {number.name}" in told
+        if status and victim == "worker":
+            assert "a process that reads images ended" in told
+        if after == EPOCHS:
+            if status:
+                told = project.run("dvc", "repro", "train").stdout
+                assert "had finished" in told
+                assert f"epoch {EPOCHS}/{EPOCHS}" not in told
+            assert outs(project) == whole
+            forget(project)
+    assert resumed >= 5
+    assert best_was_behind >= 2
+
+    project.repro("train")
+    assert outs(project) == whole
+    assert f"epoch 1/{EPOCHS}" in project.run("dvc", "repro", "--force", "train").stdout
+    assert outs(project) == whole
+
+
+def test_two_processes_train_under_dvc_and_go_on_after_one_was_killed(tmp_path: Path) -> None:
+    project = create(tmp_path, epochs=4, batch_size=1, devices=2, strategy="ddp", accelerator="cpu")
+    project.run("torchrun", "--nproc-per-node=2", "-m", "stages.train")
+    whole = outs(project)
+    forget(project)
+
+    dvc = started(project)
+    wait_for(lambda: trained_epochs(project), dvc)
+    rank = trainers(project)[1]
+    os.kill(rank.pid, signal.SIGKILL)
+    at = time.monotonic()
+    status, told = ended(project, dvc)
+    assert status != 0
+    assert time.monotonic() - at < 60
+    assert 0 < trained_epochs(project) < 4
+    told = project.run("dvc", "repro", "train").stdout
+    assert "going on after epoch" in told
+    assert outs(project) == whole
