@@ -13,11 +13,12 @@ from rfdetr_core.evaluation.evaluate import EvaluationFiles
 
 # What stages.evaluate runs; a test compares this with its imports.
 CODE = (
-    *("rfdetr_core/__init__.py", "rfdetr_core/boxes.py", "rfdetr_core/errors.py", "rfdetr_core/files.py"),
-    *("rfdetr_core/images.py", "rfdetr_core/inference.py", "rfdetr_core/manifest.py", "rfdetr_core/params.py"),
-    *("rfdetr_core/provenance.py", "rfdetr_core/structures.py"),
-    *("rfdetr_core/checkpoint", "rfdetr_core/evaluation", "rfdetr_core/metrics", "rfdetr_core/model"),
-    *("stages/__init__.py", "stages/evaluate.py"),
+    *(f"rfdetr_core/{name}.py" for name in ("__init__", "boxes", "errors", "files", "images", "inference", "manifest")),
+    *(f"rfdetr_core/{name}.py" for name in ("params", "provenance", "sampling", "structures")),
+    *(f"rfdetr_core/checkpoint/{name}.py" for name in ("__init__", "coco", "digest", "files", "keys", "loading")),
+    *(f"rfdetr_core/data/{name}.py" for name in ("__init__", "preprocess", "samples")),
+    *(f"rfdetr_core/metrics/{name}.py" for name in ("__init__", "coco")),
+    *("rfdetr_core/evaluation", "rfdetr_core/model", "stages/__init__.py", "stages/evaluate.py"),
 )
 
 

@@ -72,3 +72,29 @@ _OTHERS = (
     Rule("annotation-doubled", "warning", "usable", "Remove one of the two."),
 )
 RULES = {rule.code: rule for rule in (*_OTHERS, *ANNOTATION_RULES)}
+
+_EFFECTS = {
+    "dataset": "stops, always",
+    "split": "stops, unless its severity is changed",
+    "unusable": "left out, at any severity",
+    "usable": "as an error left out, else kept",
+}
+
+
+def markdown() -> str:
+    """docs/findings.md: `python -m rfdetr_core.ingest.rules > docs/findings.md`."""
+    head = """# What validation finds
+
+Written by `python -m rfdetr_core.ingest.rules > docs/findings.md`. `validate.severities` in params.yaml gives a code another
+severity: `error`, `warning` or `ignore`. An error stops the run; with `validate.on_error: drop` what it names is left out instead,
+where that is possible.
+
+| code | severity | what becomes of it when the run goes on | what to do |
+|---|---|---|---|
+"""
+    rows = (f"| {rule.code} | {rule.severity} | {_EFFECTS[rule.scope]} | {rule.advice} |\n" for rule in RULES.values())
+    return head + "".join(rows)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

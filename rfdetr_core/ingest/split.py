@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from fractions import Fraction
@@ -12,10 +10,9 @@ from rfdetr_core import files
 from rfdetr_core.errors import UserError
 from rfdetr_core.ingest.config import SplitConfig
 from rfdetr_core.ingest.examine import FileFacts
+from rfdetr_core.ingest.names import origin
 from rfdetr_core.ingest.records import Dataset, ImageRecord, Split
 
-# Roboflow names augmented copies of one picture <stem>.rf.<hash>.jpg.
-_COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.\w+$")
 _BACKGROUND = -1
 
 
@@ -67,8 +64,8 @@ def _groups(images: list[ImageRecord], facts: Mapping[str, FileFacts], seed: int
     members: dict[str, list[ImageRecord]] = defaultdict(list)
     for record in sorted(images, key=lambda record: record.path):
         digest = facts[record.path].sha256 if record.path in facts else record.path
-        folder, name = posixpath.split(record.path)
-        keys = [digest] + ([f"{folder}/{_COPY.sub('', name)}"] if _COPY.search(name) else [])
+        copied = origin(record.path)
+        keys = [digest] + ([copied] if copied else [])
         homes = sorted({first[key] for key in keys if key in first})
         home = homes[0] if homes else digest
         for other in homes[1:]:

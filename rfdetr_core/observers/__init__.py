@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 def observers(runtime: RuntimeConfig, record: Mapping[str, Any], folder: Path) -> list[Callback]:
     """The callbacks that the `runtime` section asks for; `record` is what the training says of its origin."""
     from rfdetr_core.observers.console import console
+    from rfdetr_core.observers.facts import RunFacts
     from rfdetr_core.observers.loggers import ClearML, TensorBoard, WeightsAndBiases
     from rfdetr_core.observers.mlflow import MlflowRun
 
-    found: list[Callback] = [console(runtime.progress_bar, folder)]
+    found: list[Callback] = [console(runtime.progress_bar, folder), RunFacts(record, folder)]
     if runtime.mlflow:
         found.append(MlflowRun(runtime.project, runtime.run, record, folder))
     loggers = (TensorBoard, WeightsAndBiases, ClearML)

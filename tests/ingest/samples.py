@@ -56,6 +56,29 @@ def make_coco(root: Path) -> Path:
     return root
 
 
+def make_masks(root: Path) -> Path:
+    """The same with a polygon for each object: its box."""
+    make_coco(root)
+    for split in SPLITS:
+        edit_coco(root, split, lambda content: [one.update(segmentation=[_corners(one)]) for one in content["annotations"]])
+    return root
+
+
+def _corners(annotation: Any) -> list[float]:
+    x, y, width, height = annotation["bbox"]
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def make_plain(root: Path) -> Path:
+    """The same in COCO's own layout."""
+    make_coco(root)
+    (root / "annotations").mkdir()
+    for split, name in (("train", "train2017"), ("valid", "val2017"), ("test", "test2017")):
+        (root / split / "_annotations.coco.json").rename(root / "annotations" / f"instances_{name}.json")
+        (root / split).rename(root / name)
+    return root
+
+
 def write_coco(root: Path, split: str, content: object) -> None:
     (root / split / "_annotations.coco.json").write_text(json.dumps(content))
 

@@ -1,0 +1,480 @@
+"""The catalogue of faults: each is planted in a good dataset, and has one finding of one code at one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tests.ingest.samples import coco_content, edit_coco, make_coco, make_masks, make_plain, make_yolo, picture, write_coco
+
+Plant = Callable[[Path], object]
+JSON = {split: f"{split}/_annotations.coco.json" for split in ("train", "valid", "test")}
+TRAIN, VALID, TEST = JSON.values()
+PNG, LABEL = "train/train_2.png", "labels/train/train_1.txt"
+
+
+class Fault(NamedTuple):
+    """where: line, or id of an annotation."""
+
+    make: Callable[[Path], Path]
+    plant: Plant
+    code: str
+    file: str
+    where: int | None = None
+    config: dict[str, Any] = {}
+
+
+def coco(change: Callable[[Any], object], split: str = "train") -> Plant:
+    return lambda root: edit_coco(root, split, change)
+
+
+def update(kind: str, index: int = 1, **changes: Any) -> Plant:
+    return coco(lambda content: content[kind][index].update(changes))
+
+
+def add(kind: str, index: int = 1, split: str = "train", **changes: Any) -> Plant:
+    return coco(lambda content: content[kind].append(content[kind][index] | changes), split)
+
+
+def on(code: str, **changes: Any) -> Fault:
+    """A fault of the annotation 11."""
+    return Fault(make_coco, update("annotations", **changes), code, TRAIN, 11)
+
+
+def mask(code: str, segmentation: Any, **changes: Any) -> Fault:
+    return Fault(make_masks, update("annotations", segmentation=segmentation, **changes), code, TRAIN, 11)
+
+
+def entry(code: str, kind: str, **changes: Any) -> Fault:
+    """A fault of one more entry."""
+    return Fault(make_coco, add(kind, 2 if kind == "images" else 1, **changes), code, TRAIN)
+
+
+def file(code: str, harm: Callable[[Path], object], path: str = PNG, **config: Any) -> Fault:
+    return Fault(make_coco, lambda root: harm(root / path), code, path, None, config)
+
+
+def text(code: str, path: str, change: Callable[[bytes], bytes], where: int | None = None) -> Fault:
+    make = make_coco if path.endswith(".json") else make_yolo
+    return Fault(make, lambda root: (root / path).write_bytes(change((root / path).read_bytes())), code, path, where)
+
+
+def named(code: str, name: str, old: str = "train_2.png", file: str | None = None) -> Fault:
+    """A fault of a name, in the file system and in the annotations alike."""
+
+    def plant(root: Path) -> None:
+        (root / "train" / old).rename(root / "train" / name)
+        edit_coco(root, "train", lambda content: content["images"][int(old[6]) - 1].update(file_name=name))
+
+    return Fault(make_coco, plant, code, file or f"train/{name}")
+
+
+def row(code: str, line: str) -> Fault:
+    return text(code, LABEL, lambda old: old + f"\r\n{line}\r\n".encode(), 4)
+
+
+def definition(code: str, old: str, new: str) -> Fault:
+    def change(content: bytes) -> bytes:
+        assert old.encode() in content
+        return content.replace(old.encode(), new.encode())
+
+    return text(code, "data.yaml", change)
+
+
+def away(path: str, code: str, place: str, make: Callable[[Path], Path] = make_coco) -> Fault:
+    return Fault(make, lambda root: (root / path).rename(root.parent / "away"), code, place)
+
+
+def replaced(*steps: Callable[[Path], object]) -> Callable[[Path], object]:
+    def harm(path: Path) -> None:
+        path.unlink()
+        for step in steps:
+            step(path)
+
+    return harm
+
+
+def link_out(path: Path) -> None:
+    path.rename(path.parents[2] / "outside")
+    path.symlink_to(path.parents[2] / "outside")
+
+
+def emptied(split: str, *keys: str) -> Plant:
+    def plant(root: Path) -> None:
+        for path in root.glob(f"{split}/*.png") if "images" in keys else ():
+            path.unlink()
+        edit_coco(root, split, lambda content: content.update({key: [] for key in ("annotations", *keys)}))
+
+    return plant
+
+
+def copied(source: str, target: str, change: int = 0) -> Plant:
+    """A copy of an image, the same or with one other pixel."""
+
+    def plant(root: Path) -> None:
+        with Image.open(root / source) as image:
+            image.putpixel((3, 3), tuple(value ^ change for value in image.getpixel((3, 3))))
+            image.save(root / target)
+
+    return plant
+
+
+def scaled(content: Any) -> None:
+    for one in content["annotations"]:
+        one["bbox"] = [value / (64, 48)[k % 2] for k, value in enumerate(one["bbox"])]
+
+
+def as_corners(content: Any) -> None:
+    for one, box in zip(content["annotations"], ([40, 30, 60, 44], [32, 24, 52, 36], [20, 30, 50, 46]), strict=True):
+        one["bbox"] = box
+
+
+def crowded(content: Any) -> None:
+    for k in range(300):
+        content["annotations"].append({"id": 100 + k, "image_id": 1, "category_id": 3, "bbox": [1 + k / 10, 2, 9, 8]})
+
+
+def two_origins(root: Path) -> None:
+    for split, index in (("train", 1), ("valid", 0)):
+        name = f"x_png.rf.{split}.png"
+        (root / split / f"{split}_{index + 1}.png").rename(root / split / name)
+        edit_coco(root, split, lambda content, index=index, name=name: content["images"][index].update(file_name=name))
+
+
+TRIANGLE = [33.0, 25.0, 50.0, 25.0, 40.0, 35.0]
+NAN, INFINITE = float("nan"), float("inf")
+RLE = [64 * 48 - 20, 10, 10]
+
+ANNOTATIONS = {
+    "class unknown": on("class-unknown", category_id=4),
+    "class id text": on("class-unknown", category_id="3"),
+    "class id true": on("class-unknown", category_id=True),
+    "class id 3.0": on("class-unknown", category_id=3.0),
+    "class id list": on("class-unknown", category_id=[3]),
+    "crowd two": on("crowd-malformed", iscrowd=2),
+    "box of three": on("box-malformed", bbox=[1, 2, 3]),
+    "box of five": on("box-malformed", bbox=[1, 2, 3, 4, 5]),
+    "box missing": on("box-malformed", bbox=None),
+    "box of text": on("box-malformed", bbox=["1", 2, 3, 4]),
+    "box of booleans": on("box-malformed", bbox=[True, 2, 3, 4]),
+    "box NaN": on("box-not-finite", bbox=[NAN, 2, 3, 4]),
+    "box infinite": on("box-not-finite", bbox=[1, 2, INFINITE, 4]),
+    "box beyond floats": on("box-not-finite", bbox=[1, 2, 10**400, 4]),
+    "box beyond all images": on("box-not-finite", bbox=[1, 2, 1e200, 1e200]),
+    "box of no width": on("box-without-area", bbox=[1, 2, 0, 4]),
+    "box of negative height": on("box-without-area", bbox=[1, 20, 3, -4]),
+    "box of an area beyond floats": on("box-without-area", bbox=[1, 2, 1e-200, 1e-200]),
+    "box outside": on("box-outside", bbox=[70, 2, 3, 4]),
+    "box at the edge, outside": on("box-outside", bbox=[-3, 2, 3, 4]),
+    "box partly outside": on("partly-outside", bbox=[60, 40, 10, 4]),
+    "box of a pixel": on("box-tiny", bbox=[5, 5, 1, 9], area=9),
+    "box of half a pixel": on("box-tiny", bbox=[5, 5, 9, 0.5], area=4.5),
+    "box of the whole image": on("box-whole-image", bbox=[0, 0, 64, 48]),
+    "area too large": on("area-unlike-box", area=4000),
+    "area negative": on("area-unlike-box", area=-1),
+    "area NaN": on("area-unlike-box", area=NAN),
+    "area text": on("area-unlike-box", area="12"),
+    "annotation of no image": on("annotation-without-image", image_id=99),
+    "annotation of image id text": on("annotation-without-image", image_id="1"),
+    "annotation doubled": Fault(make_coco, add("annotations", id=99), "annotation-doubled", TRAIN, 99),
+    "box of two classes": Fault(make_coco, add("annotations", id=99, category_id=3), "box-doubled", TRAIN, 99),
+    "annotation id doubled": Fault(
+        make_coco, add("annotations", id=10, bbox=[1, 1, 5, 5]), "annotation-id-doubled", TRAIN, 10
+    ),
+    "annotation without id": on("annotation-malformed", id=None)._replace(where=None),
+    "annotation id text": on("annotation-malformed", id="11")._replace(where=None),
+    "annotation of negative id": on("annotation-malformed", id=-5)._replace(where=None),
+    "annotation id beyond doubles": on("annotation-malformed", id=2**60)._replace(where=None),
+    "annotation that is text": Fault(
+        make_coco, coco(lambda content: content["annotations"].append("x")), "annotation-malformed", TRAIN
+    ),
+    "boxes in parts of the image": Fault(make_coco, coco(scaled), "boxes-in-other-unit", TRAIN),
+    "boxes as corners": Fault(make_coco, coco(as_corners), "boxes-as-corners", TRAIN),
+    "more objects than queries": Fault(make_coco, coco(crowded), "many-objects", "train/train_1.png"),
+}
+MASKS = {
+    "polygon of two points": mask("segmentation-malformed", [[1, 2, 3, 4]]),
+    "polygon of odd length": mask("segmentation-malformed", [[*TRIANGLE, 1]]),
+    "polygon on a line": mask("segmentation-malformed", [[1, 1, 2, 2, 3, 3]]),
+    "polygon with NaN": mask("segmentation-malformed", [[NAN, *TRIANGLE[1:]]]),
+    "polygon beyond all images": mask("segmentation-malformed", [[1e200, *TRIANGLE[1:]]]),
+    "polygon not nested": mask("segmentation-malformed", TRIANGLE),
+    "polygon of text": mask("segmentation-malformed", [["1", *TRIANGLE[1:]]]),
+    "segmentation text": mask("segmentation-malformed", "no"),
+    "RLE of another size": mask("segmentation-malformed", {"size": [9, 9], "counts": [71, 10]}),
+    "RLE of width and height": mask("segmentation-malformed", {"size": [64, 48], "counts": RLE}),
+    "RLE of a size in floats": mask("segmentation-malformed", {"size": [48.0, 64.0], "counts": RLE}),
+    "RLE too short": mask("segmentation-malformed", {"size": [48, 64], "counts": RLE[:2]}),
+    "RLE too long": mask("segmentation-malformed", {"size": [48, 64], "counts": [*RLE, 5]}),
+    "RLE with a negative run": mask("segmentation-malformed", {"size": [48, 64], "counts": [3082, -10]}),
+    "RLE without a pixel": mask("segmentation-malformed", {"size": [48, 64], "counts": [3072]}),
+    "RLE without counts": mask("segmentation-malformed", {"size": [48, 64]}),
+    "compressed RLE cut off": mask("segmentation-malformed", {"size": [48, 64], "counts": "oo"}),
+    "compressed RLE of other characters": mask("segmentation-malformed", {"size": [48, 64], "counts": "h\u00e9 !"}),
+    "polygon partly outside": mask("partly-outside", [[40, 30, 70, 30, 40, 40]], bbox=[40, 30, 30, 10]),
+    "polygon crossing itself": mask("polygon-crosses-itself", [[32, 24, 52, 36, 52, 24, 32, 30]]),
+    "polygon out of its box": mask("box-unlike-mask", [[32, 24, 60, 24, 52, 36]]),
+    "RLE out of its box": mask("box-unlike-mask", {"size": [48, 64], "counts": RLE}),
+    "area less than the mask's": mask("area-unlike-box", [[32, 24, 52, 24, 52, 36, 32, 36]], area=20),
+    "one without mask": Fault(make_masks, update("annotations", segmentation=[]), "masks-incomplete", TRAIN),
+}
+ENTRIES = {
+    "image without id": entry("image-malformed", "images", id=None, file_name="train_3.png"),
+    "image id true": entry("image-malformed", "images", id=True, file_name="train_3.png"),
+    "image id text": entry("image-malformed", "images", id="4", file_name="train_3.png"),
+    "image that is a list": Fault(
+        make_coco, coco(lambda content: content["images"].append([])), "image-malformed", TRAIN
+    ),
+    "image id doubled": entry("image-id-doubled", "images", file_name="train_3.png"),
+    "image listed twice": entry("image-listed-twice", "images", id=8),
+    "path with ..": entry("path-outside", "images", id=8, file_name="../train/x.png"),
+    "path absolute": entry("path-outside", "images", id=8, file_name="/etc/passwd"),
+    "path with a drive": entry("path-outside", "images", id=8, file_name="C:\\x.png"),
+    "path of another computer": entry("path-outside", "images", id=8, file_name="\\\\host\\x.png"),
+    "path with a backslash": entry("path-malformed", "images", id=8, file_name="a\\x.png"),
+    "path with a line break": entry("path-malformed", "images", id=8, file_name="a\nb.png"),
+    "path with NUL": entry("path-malformed", "images", id=8, file_name="a\0.png"),
+    "path of half a character": entry("path-malformed", "images", id=8, file_name="\ud800.png"),
+    "path too long": entry("path-malformed", "images", id=8, file_name="x" * 300),
+    "path empty": entry("path-malformed", "images", id=8, file_name=""),
+    "path a number": entry("path-malformed", "images", id=8, file_name=7),
+    "path missing": entry("path-malformed", "images", id=8, file_name=None),
+    "class id doubled": entry("class-malformed", "categories", id=7, name="cow"),
+    "class name doubled": entry("class-malformed", "categories", id=8),
+    "class name a number": entry("class-malformed", "categories", id=8, name=1.5),
+    "class name blank": entry("class-malformed", "categories", id=8, name=" "),
+    "class name of half a character": entry("class-malformed", "categories", id=8, name="\ud800"),
+    "class id text as id": entry("class-malformed", "categories", id="8", name="cow"),
+    "class unused": entry("class-unused", "categories", id=8, name="cow"),
+    "class of another spelling": Fault(
+        make_coco, add("categories", split="valid", id=8, name="D og"), "class-names-alike", VALID
+    ),
+    "class of valid alone": Fault(
+        make_coco,
+        coco(lambda content: (content["categories"][1].update(name="cow")), "valid"),
+        "class-not-in-train",
+        VALID,
+    ),
+    "class of another id": Fault(
+        make_coco,
+        coco(lambda content: (content["categories"][0].update(id=4), content["annotations"][0].update(category_id=4)), "valid"),
+        "class-ids-differ",
+        VALID,
+    ),
+    "class without objects in train": Fault(make_coco, update("annotations", 0, category_id=7), "class-untrained", TRAIN),
+    "no class": Fault(make_coco, coco(lambda content: content.update(categories=[])), "class-malformed", TRAIN),
+    "no list of images": Fault(make_coco, coco(lambda content: content.pop("images")), "labels-malformed", TRAIN),
+    "annotations an object": Fault(make_coco, coco(lambda content: content.update(annotations={})), "labels-malformed", TRAIN),
+}  # fmt: skip
+FILES = {
+    "JSON with a syntax error": text("labels-unreadable", VALID, lambda _: b'{"images": [],\n "annotations": [}', 2),
+    "JSON empty": text("labels-unreadable", VALID, lambda _: b"", 1),
+    "JSON without end": text("labels-unreadable", VALID, lambda old: old[:-9], 1),
+    "JSON nested too deeply": text("labels-unreadable", VALID, lambda _: b"[" * 100_000),
+    "JSON objects nested too deeply": text("labels-unreadable", VALID, lambda _: b'{"a":' * 100_000),
+    "JSON number of 5000 digits": text("labels-unreadable", VALID, lambda _: b'{"images": ' + b"1" * 5000 + b"}"),
+    "JSON not in UTF-8": text("labels-unreadable", VALID, lambda _: b"\xff\xfe{"),
+    "JSON with a doubled key": text("key-doubled", TRAIN, lambda old: old.replace(b'"info"', b'"images": [], "info"')),
+    "JSON with a key doubled in an annotation": text(
+        "key-doubled", TRAIN, lambda old: old.replace(b'"image_id"', b'"bbox": [], "image_id"', 1), 10
+    ),
+    "JSON with a key doubled in what is not read": text(
+        "key-doubled", TRAIN, lambda old: old.replace(b'"year"', b'"year": 1, "year"')
+    ),
+    "JSON with a byte order mark": text("byte-order-mark", TRAIN, lambda old: b"\xef\xbb\xbf" + old),
+    "JSON a link out": file("labels-outside", link_out, TEST),
+    "JSON a pipe": file("labels-missing", replaced(os.mkfifo), TEST)._replace(file="test"),
+    "JSON missing": away(TEST, "labels-missing", "test"),
+    "no train": away("train", "split-missing", "train"),
+    "no valid": away("valid", "split-missing", "valid"),
+    "valid twice": Fault(
+        make_coco,
+        lambda root: ((root / "val").mkdir(), write_coco(root, "val", coco_content("valid"))),
+        "labels-malformed",
+        "val",
+    ),
+    "train without images": Fault(make_coco, emptied("train", "images"), "split-empty", TRAIN),
+    "valid without objects": Fault(make_coco, emptied("valid"), "split-empty", VALID),
+    "test without objects": Fault(make_coco, emptied("test"), "test-empty", TEST),
+    "two layouts": Fault(
+        make_coco, lambda root: (root / "data.yaml").write_text("names: [x]"), "layout-ambiguous", "."
+    ),
+    "plain COCO of two years": Fault(
+        make_plain,
+        lambda root: (root / "annotations/instances_train2014.json").write_text("{}"),
+        "labels-malformed",
+        "annotations/instances_train2017.json",
+    ),
+    "plain COCO without a folder of images": away(
+        "val2017", "labels-missing", "annotations/instances_val2017.json", make_plain
+    ),
+    "plain COCO with a test split without annotations": Fault(
+        make_plain,
+        lambda root: (root / "annotations/instances_test2017.json").rename(root / "annotations/image_info_test2017.json"),
+        "test-without-labels",
+        "annotations/image_info_test2017.json",
+    ),
+    "named annotations missing": Fault(
+        make_coco,
+        lambda root: None,
+        "labels-missing",
+        "a.json",
+        config={"coco": {"train": {"annotations": "a.json", "images": "train"}}},
+    ),
+    "named folder outside": Fault(
+        make_coco,
+        lambda root: None,
+        "labels-outside",
+        "../x",
+        config={"coco": {"train": {"annotations": TRAIN, "images": "../x"}}},
+    ),
+    "hidden image": file("file-ignored", lambda path: path.write_text("x"), "train/._train_1.png"),
+    "file of a file manager": file("file-ignored", lambda path: path.write_text("x"), "train/.DS_Store"),
+    "hidden folder": file("file-ignored", Path.mkdir, ".cache"),
+    "linked folder": file("file-ignored", lambda path: path.symlink_to("."), "train/again"),
+}  # fmt: skip
+IMAGES = {
+    "image not listed": Fault(
+        make_coco, coco(lambda content: content["images"].pop(2)), "image-not-listed", "train/train_3.png"
+    ),
+    "image missing": file("image-missing", Path.unlink),
+    "image a link to itself": file("image-missing", replaced(lambda path: path.symlink_to(path.name))),
+    "image a link out": file("path-outside", link_out),
+    "image a link to a device": file("path-outside", replaced(lambda path: path.symlink_to("/dev/zero"))),
+    "image a pipe": file("image-unreadable", replaced(os.mkfifo)),
+    "image a folder": file("image-unreadable", replaced(Path.mkdir)),
+    "image truncated": file("image-unreadable", lambda path: path.write_bytes(path.read_bytes()[:-40])),
+    "image empty": file("image-unreadable", lambda path: path.write_bytes(b"")),
+    "image text": file("image-unreadable", lambda path: path.write_text("<svg/>")),
+    "image of 32 bits": file(
+        "image-unreadable", lambda path: Image.fromarray(np.ones((48, 64), np.float32)).save(path, "TIFF")
+    ),
+    "image of another size": file("image-size-differs", lambda path: picture(5, (48, 64)).save(path)),
+    "image too large": file(
+        "image-too-large", lambda path: picture(5, (64, 49)).save(path), max_pixels=64 * 48
+    ),
+    "JPEG named PNG": file("image-of-other-kind", lambda path: picture(11).save(path, "JPEG")),
+    "image of two frames": file(
+        "image-with-frames", lambda path: picture(11).save(path, save_all=True, append_images=[picture(3)])
+    ),
+    "copy in another split": Fault(make_coco, copied("test/test_1.png", PNG), "leakage", PNG),
+    "copy in the split": Fault(make_coco, copied("train/train_1.png", PNG), "image-doubled", PNG),
+    "near copy in another split": Fault(make_coco, copied("test/test_1.png", PNG, 9), "near-leakage", PNG),
+    "near copy in the split": Fault(make_coco, copied("train/train_1.png", PNG, 9), "near-doubled", PNG),
+    "augmented copies in two splits": Fault(
+        make_coco, two_origins, "origin-leakage", "train/x_png.rf.train.png"
+    ),
+    "one name in two splits": named("names-in-two-splits", "valid_1.png"),
+    "name of a device": named("name-not-portable", "con.png"),
+    "name that begins with a space": named("name-not-portable", " a.png"),
+    "name that ends with a space": named("name-not-portable", "a.png "),
+    "name that ends with a dot": named("name-not-portable", "a.png."),
+    "name with a question mark": named("name-not-portable", "a?.png"),
+    "name that turns the direction": named("name-not-portable", "a\u202egnp.png"),
+    "name of composed characters": named("name-not-portable", "e\u0301.png"),
+    "names that differ by case": named("names-alike", "Train_1.png", file="train/train_1.png"),
+    "file of another case": Fault(
+        make_coco, lambda root: (root / PNG).rename(root / "train/TRAIN_2.png"), "name-differs", TRAIN
+    ),
+    "file of other characters": Fault(
+        make_coco,
+        lambda root: (
+            (root / PNG).rename(root / "train/e\u0301.png"),
+            edit_coco(root, "train", lambda content: content["images"][1].update(file_name="\u00e9.png")),
+        ),
+        "name-differs",
+        TRAIN,
+    ),
+    "name that is no Unicode": Fault(
+        make_coco,
+        lambda root: (root / "train" / os.fsdecode(b"\xff.png")).write_bytes(b""),
+        "image-not-listed",
+        "train/\\udcff.png",
+    ),
+}  # fmt: skip
+YOLO = {
+    "three columns": row("annotation-malformed", "0 0.5 0.5"),
+    "a confidence": row("annotation-malformed", "0 0.5 0.5 0.1 0.1 0.9"),
+    "decimal comma": row("annotation-malformed", "0 0,5 0,5 0,1 0,1"),
+    "class as text": row("annotation-malformed", "cat 0.5 0.5 0.1 0.1"),
+    "class between two": row("annotation-malformed", "0.5 0.5 0.5 0.1 0.1"),
+    "digits of another script": row("annotation-malformed", "\u0660 0.5 0.5 0.1 0.1"),
+    "underscore in a number": row("annotation-malformed", "0 0.5 0.5 0.1 0.1_0"),
+    "polygon of odd length in a row": row("annotation-malformed", "0 0.1 0.1 0.2 0.1 0.2 0.2 0.3"),
+    "class too large": row("class-unknown", "2 0.5 0.5 0.1 0.1"),
+    "class negative": row("class-unknown", "-1 0.5 0.5 0.1 0.1"),
+    "NaN": row("box-not-finite", "0 nan 0.5 0.1 0.1"),
+    "infinite polygon": row("box-not-finite", "0 0.1 0.1 inf 0.1 0.2 0.2"),
+    "no width": row("box-without-area", "0 0.5 0.5 0 0.1"),
+    "in pixels": row("box-outside", "0 32 24 10 10"),
+    "over the edge": row("partly-outside", "0 1 0.5 0.5 0.25"),
+    "row doubled": row("annotation-doubled", "0 0.1875 0.25 0.25 0.25"),
+    "all in pixels": Fault(
+        make_yolo,
+        lambda root: [
+            (root / f"labels/train/train_{k}.txt").write_text("0 12 12 16 12\n1 42 30 20 12\n") for k in (1, 2)
+        ],
+        "boxes-in-other-unit",
+        "data.yaml",
+    ),
+    "label file with a byte order mark": text("byte-order-mark", LABEL, lambda old: b"\xef\xbb\xbf" + old),
+    "label file no text": text("label-unreadable", LABEL, lambda _: b"\xff\xfe\x00"),
+    "label file a pipe": Fault(make_yolo, lambda root: replaced(os.mkfifo)(root / LABEL), "label-unreadable", LABEL),
+    "label file a folder": Fault(make_yolo, lambda root: replaced(Path.mkdir)(root / LABEL), "label-unreadable", LABEL),
+    "label file a link out": Fault(
+        make_yolo,
+        lambda root: (
+            (root / LABEL).rename(root.parent / "outside"),
+            (root / LABEL).symlink_to(root.parent / "outside"),
+        ),
+        "label-unreadable",
+        LABEL,
+    ),
+    "label file without image": Fault(
+        make_yolo,
+        lambda root: (root / "labels/train/other.txt").write_text("0 0.5 0.5 0.1 0.1\n"),
+        "label-without-image",
+        "labels/train/other.txt",
+    ),
+    "two images of one label file": Fault(
+        make_yolo,
+        lambda root: picture(99).save(root / "images/train/train_1.webp", lossless=True),
+        "label-shared",
+        "images/train/train_1.webp",
+    ),
+    "YAML with a syntax error": definition("labels-unreadable", "names:", "names: [:"),
+    "YAML with a doubled key": definition("labels-unreadable", "nc: 2", "nc: 2\nnc: 2"),
+    "YAML that makes an object": definition("labels-unreadable", "nc: 2", "nc: !!python/object/apply:os.getcwd []"),
+    "YAML with a tag": definition("labels-unreadable", "nc: 2", "nc: !x 2"),
+    "YAML of two documents": definition("labels-unreadable", "nc: 2", "nc: 2\n---\nnc: 2"),
+    "YAML nested too deeply": text("labels-unreadable", "data.yaml", lambda _: b"a: " + b"[" * 5000),
+    "YAML of many aliases": text(
+        "labels-unreadable",
+        "data.yaml",
+        lambda _: b"a0: &a0 x\n"
+        + b"".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n".encode() for k in range(1, 12)),
+    ),
+    "YAML too large": text("labels-unreadable", "data.yaml", lambda old: old + b"#" * 2**20),
+    "YAML without keys": text("labels-malformed", "data.yaml", lambda _: b"- x"),
+    "names missing": definition("class-malformed", "names: [cat, dog]", ""),
+    "names with a gap": definition("class-malformed", "[cat, dog]", "{0: cat, 2: dog}"),
+    "names numbers": definition("class-malformed", "[cat, dog]", "[cat, 2]"),
+    "names doubled": definition("class-malformed", "[cat, dog]", "[cat, cat]"),
+    "nc differs": definition("class-malformed", "nc: 2", "nc: 3"),
+    "path of another machine": definition("labels-outside", "path: .", "path: /home/someone/data"),
+    "path of Windows": definition("labels-outside", "path: .", "path: C:/data"),
+    "path that leaves": definition("labels-outside", "path: .", "path: ../.."),
+    "path that is not there": definition("base-ignored", "path: .", "path: coco8"),
+    "path a number in YAML": definition("labels-malformed", "path: .", "path: 3"),
+    "test folder missing": definition("labels-missing", "images/test", "images/tset"),
+    "test folder too long": definition("labels-malformed", "images/test", "x" * 300),
+    "test folder with NUL": definition("labels-malformed", "images/test", '"a\\0b"'),
+    "pose dataset": definition("keypoints-ignored", "nc: 2", "nc: 2\nkpt_shape: [3, 2]"),
+    "pose dataset malformed": definition("labels-malformed", "nc: 2", "nc: 2\nkpt_shape: 17"),
+}  # fmt: skip
+FAULTS: dict[str, Fault] = ANNOTATIONS | MASKS | ENTRIES | FILES | IMAGES | YOLO

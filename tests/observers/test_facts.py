@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from rfdetr_core import files
+from rfdetr_core.selection import select
+from rfdetr_core.stripping import strip
+from tests.training.tiny import make_files, train
+
+
+def test_what_a_training_notes_of_its_run_reaches_the_record_and_no_result(tmp_path: Path) -> None:
+    where = make_files(tmp_path / "files")
+    outs, first, again = {}, tmp_path / "first", tmp_path / "again"
+    for output in (first, again):
+        outs[output] = train(where, output, train={"epochs": 1})
+        strip(output, select(files.read_json(output / "scores.json")), output / "total.pth", output / "records")
+    assert outs[first] == outs[again]
+    assert (first / "total.pth").read_bytes() == (again / "total.pth").read_bytes()
+    (path,) = (first / "records").iterdir()
+    run = files.read_json(path)["run"]
+    assert run == files.read_json(first / "run.json")["run"]
+    assert run["seconds"] > 0
+    assert {"parent_commit", "dirty", "host", "started"} <= run.keys()
+    assert path.name in {other.name for other in (again / "records").iterdir()}
