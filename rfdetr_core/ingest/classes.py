@@ -78,7 +78,7 @@ def _compare(split: Split, by_id: dict[int, ClassEntry | None], trained: dict[st
         if entry is None and used[one.id]:
             what = f"class {shown(one.name)} (id {one.id}) has {used[one.id]} objects here but is no class of train"
             findings.add("class-not-in-train", split.place, what + hint)
-        elif entry is None and alike:
+        elif entry is None and alike and alike not in {other.name for other in split.categories}:
             what = f"class {shown(one.name)} is no class of train{hint}"
             findings.add("class-names-alike", split.place, what)
         elif entry is not None and entry.id != one.id:

@@ -141,7 +141,8 @@ def _is_faulty(record: ImageRecord, fact: FileFacts, findings: Findings) -> bool
         return findings.add(fact.code, place, f"{record.place.file} names it, but {fact.fault}")
     claimed, real = (record.width, record.height), (fact.width, fact.height)
     out = False
-    if fact.kind and not record.path.lower().endswith(_SUFFIXES[fact.kind]):
+    told = next((kind for kind, suffixes in _SUFFIXES.items() if record.path.lower().endswith(suffixes)), fact.kind)
+    if fact.kind and told != fact.kind:
         out = findings.add("image-of-other-kind", place, f"by its content it is a {fact.kind}")
     if fact.several:
         out |= findings.add("image-with-frames", place, "it has several frames or pages")

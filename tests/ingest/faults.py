@@ -15,7 +15,7 @@ from tests.ingest.samples import coco_content, edit_coco, make_coco, make_masks,
 Plant = Callable[[Path], object]
 JSON = {split: f"{split}/_annotations.coco.json" for split in ("train", "valid", "test")}
 TRAIN, VALID, TEST = JSON.values()
-PNG, LABEL = "train/train_2.png", "labels/train/train_1.txt"
+PNG, LABEL, OTHER_LABEL = "train/train_2.png", "labels/train/train_1.txt", "labels/train/train_2.txt"
 
 
 class Fault(NamedTuple):
@@ -358,9 +358,9 @@ IMAGES = {
     "image too large": file(
         "image-too-large", lambda path: picture(5, (64, 49)).save(path), max_pixels=64 * 48
     ),
-    "JPEG named PNG": file("image-of-other-kind", lambda path: picture(11).save(path, "JPEG")),
+    "JPEG named PNG": file("image-of-other-kind", lambda path: picture(55).save(path, "JPEG")),
     "image of two frames": file(
-        "image-with-frames", lambda path: picture(11).save(path, save_all=True, append_images=[picture(3)])
+        "image-with-frames", lambda path: picture(55).save(path, save_all=True, append_images=[picture(56)])
     ),
     "copy in another split": Fault(make_coco, copied("test/test_1.png", PNG), "leakage", PNG),
     "copy in the split": Fault(make_coco, copied("train/train_1.png", PNG), "image-doubled", PNG),
@@ -423,17 +423,17 @@ YOLO = {
         "data.yaml",
     ),
     "label file with a byte order mark": text("byte-order-mark", LABEL, lambda old: b"\xef\xbb\xbf" + old),
-    "label file no text": text("label-unreadable", LABEL, lambda _: b"\xff\xfe\x00"),
-    "label file a pipe": Fault(make_yolo, lambda root: replaced(os.mkfifo)(root / LABEL), "label-unreadable", LABEL),
-    "label file a folder": Fault(make_yolo, lambda root: replaced(Path.mkdir)(root / LABEL), "label-unreadable", LABEL),
+    "label file no text": text("label-unreadable", OTHER_LABEL, lambda _: b"\xff\xfe\x00"),
+    "label file a pipe": Fault(make_yolo, lambda root: replaced(os.mkfifo)(root / OTHER_LABEL), "label-unreadable", OTHER_LABEL),
+    "label file a folder": Fault(make_yolo, lambda root: replaced(Path.mkdir)(root / OTHER_LABEL), "label-unreadable", OTHER_LABEL),
     "label file a link out": Fault(
         make_yolo,
         lambda root: (
-            (root / LABEL).rename(root.parent / "outside"),
-            (root / LABEL).symlink_to(root.parent / "outside"),
+            (root / OTHER_LABEL).rename(root.parent / "outside"),
+            (root / OTHER_LABEL).symlink_to(root.parent / "outside"),
         ),
         "label-unreadable",
-        LABEL,
+        OTHER_LABEL,
     ),
     "label file without image": Fault(
         make_yolo,
