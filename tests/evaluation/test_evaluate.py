@@ -183,7 +183,8 @@ def test_every_file_of_the_report_is_an_out_of_the_stage(scene: Scene, tmp_path:
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["evaluate"]
     entries = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
     declared = {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
-    assert declared == {f"reports/evaluate/{path.name}" for path in tmp_path.iterdir()}
+    written = {f"reports/evaluate/{path.name}" for path in tmp_path.iterdir()}
+    assert declared == written | {"reports/evaluate/lineage.json"}  # by write_origin
 
 
 def test_detections_of_the_row_beyond_the_classes_are_left_out(tmp_path: Path) -> None:

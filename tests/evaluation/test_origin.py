@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from rfdetr_core import files
+from rfdetr_core.checkpoint.digest import tensor_digest
+from rfdetr_core.checkpoint.files import write_checkpoint
+from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.evaluation.evaluate import EvaluationFiles
+from rfdetr_core.evaluation.origin import write_origin
+from tests.checkpoint.tiny import tiny_checkpoint
+
+
+def test_an_evaluation_names_the_model_and_the_inputs_it_was_made_of(tmp_path: Path) -> None:
+    where = EvaluationFiles(tmp_path, tmp_path / "annotations", tmp_path / "manifest")
+    for path in (where.annotations / "test.json", where.annotations / "classes.json", where.manifests / "test.json"):
+        files.write_text(path, path.name)
+    checkpoint, model = tiny_checkpoint(0), tmp_path / "model.pth"
+    write_checkpoint(model, checkpoint)
+    for name in ("first.json", "second.json"):
+        write_origin(tmp_path / name, model, where, EvaluateConfig(), "test")
+    assert (tmp_path / "first.json").read_bytes() == (tmp_path / "second.json").read_bytes()
+    told = files.read_json(tmp_path / "first.json")
+    assert told["model"]["tensors"] == tensor_digest(checkpoint.weights)
+    assert told["model"]["sha256"] == files.sha256_file(model)
+    assert {name: one["sha256"] for name, one in told["inputs"].items()} == {
+        "annotations/test.json": files.sha256_bytes(b"test.json"),
+        "annotations/classes.json": files.sha256_bytes(b"classes.json"),
+        "manifest/test.json": files.sha256_bytes(b"test.json"),
+    }
+    assert str(tmp_path) not in (tmp_path / "first.json").read_text()
