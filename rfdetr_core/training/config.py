@@ -168,6 +168,10 @@ class TrainConfig(Config):
                 raise ValueError("batch_size auto probes one device: with more, give a number.")
         if not self.use_ema:
             self._without("use_ema is false", _OF_THE_AVERAGE)
+        elif self.strategy.startswith(("fsdp", "deepspeed")):
+            raise ValueError(
+                f"strategy {self.strategy} cuts the weights up, and an average needs whole ones: add use_ema: false."
+            )
         return self
 
     def _check_schedule(self) -> None:

@@ -108,7 +108,8 @@ def test_a_rank_that_is_killed_ends_all_and_a_told_launcher_stops_all_and_both_g
 def test_any_strategy_of_lightning_is_passed_on(monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
     passed: dict[str, Any] = {}
     monkeypatch.setattr(trainer, "Trainer", lambda **options: passed.update(options))
-    trainer.build_trainer(TrainConfig(strategy=strategy, devices=2, num_nodes=3, accelerator="cpu"))
+    whole = strategy == "ddp"
+    trainer.build_trainer(TrainConfig(strategy=strategy, devices=2, num_nodes=3, accelerator="cpu", use_ema=whole))
     assert {name: passed[name] for name in ("strategy", "devices", "num_nodes")} == {
         "strategy": strategy,
         "devices": 2,
@@ -118,7 +119,7 @@ def test_any_strategy_of_lightning_is_passed_on(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_strategy_that_lightning_refuses_is_a_message() -> None:
     with pytest.raises(UserError, match=r"cannot train with strategy fsdp, accelerator cpu.*GPU"):
-        trainer.build_trainer(TrainConfig(strategy="fsdp", accelerator="cpu"))
+        trainer.build_trainer(TrainConfig(strategy="fsdp", accelerator="cpu", use_ema=False))
     with pytest.raises(UserError, match="strategy dpp"):
         trainer.build_trainer(TrainConfig(strategy="dpp", accelerator="cpu"))
 
