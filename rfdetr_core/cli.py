@@ -12,6 +12,7 @@ from pathlib import Path
 from rfdetr_core import files
 from rfdetr_core.errors import UserError
 from rfdetr_core.lineage.commands import add_commands
+from rfdetr_core.verification.commands import add_commands as add_verification
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--register", metavar="NAME", help="make it a version of this registered model, too")
     publish.set_defaults(run=_publish)
     add_commands(commands)
+    add_verification(commands)
     page = commands.add_parser("ui", help="MLflow's page over the runs of this project")
     page.add_argument("--port", type=int, default=5000)
     page.set_defaults(run=_ui)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rfdetr_core.errors import UserError
 from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.gate import GateConfig
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.manifest import DataConfig
 from rfdetr_core.model.config import ModelConfig
@@ -20,6 +21,7 @@ SECTIONS: dict[str, type[Config]] = {
     "model": ModelConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "gate": GateConfig,
     "runtime": RuntimeConfig,
 }
 

@@ -25,6 +25,7 @@ TIERS = [
         "provenance",
         "structures",
         "boxes",
+        "gate",
         "sampling",
         "upstream_options",
     },
@@ -32,7 +33,8 @@ TIERS = [
     {"checkpoint"},
     {"training", "selection", "inference"},
     {"observers", "evaluation", "lineage"},
-    {"settings", "stripping", "preview"},
+    {"settings", "stripping", "preview", "comparison"},
+    {"verification"},
     {"api", "cli", "reference"},
     {"__main__"},
 ]

@@ -45,8 +45,8 @@ class Frame:
 class Rule:
     """One kind of finding.
 
-    scope: `dataset`: nothing can be left out to mend it, so it always stops the run; `split`: the same, but it is a
-    guess, which another severity overrules; `unusable`: the named image,
+    scope: `dataset`: nothing can be left out to mend it, so it always stops the run; `split`: the same, but only as an
+    error, and another severity may be set; `unusable`: the named image,
     annotation or class is left out whenever the run goes on; `usable`: it is left out only where this is an error and
     on_error is drop. check: sees it in one annotation; the rest is seen where files are read and compared.
     mend: what makes of an annotation that is kept all the same one without the fault.

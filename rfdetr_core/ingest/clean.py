@@ -80,8 +80,7 @@ def clean(
     if kept is None:
         check_files(root, findings)
         out |= check_names(dataset, facts, findings)
-        check_units(dataset, facts, findings)
-        if findings.broken:
+        if check_units(dataset, facts, findings):
             return None
     splits: dict[str, list[CanonicalImage]] = {name: [] for name in SPLITS}
     for name, split in dataset.items():
@@ -195,7 +194,10 @@ def _check_sufficiency(
     dataset: Dataset, classes: list[ClassEntry], splits: dict[str, list[CanonicalImage]], findings: Findings
 ) -> None:
     """Find splits and classes that have too little left to train, to select or to score."""
-    used = {name: {one.entry for image in images for one in image.instances} for name, images in splits.items()}
+    used = {
+        name: {one.entry for image in images for one in image.instances if not one.crowd}
+        for name, images in splits.items()
+    }
     for name, split in dataset.items():
         if not used[name]:
             code = "test-empty" if name == "test" else "split-empty"

@@ -48,7 +48,7 @@ class Findings:
         rule = RULES[code]
         severity = self.config.severities.get(code, rule.severity)
         whole = rule.scope == "dataset" or (rule.scope == "split" and severity == "error")
-        self.broken |= whole
+        self.broken |= rule.scope == "dataset"
         stop = severity == "error" and (whole or self.config.on_error == "stop")
         out = whole or rule.scope == "unusable" or severity == "error"
         if severity != "ignore":

@@ -13,15 +13,15 @@ _OTHERS = (
     Rule("base-ignored", "warning", "split", "Write path: . or remove the key: then every reader finds the images."),
     Rule("layout-ambiguous", "warning", "split", "Remove the files of the layout that is not meant."),
     Rule("label-unreadable", "error", "unusable", "Write the label file again as UTF-8 text, or remove it."),
-    Rule("label-without-image", "warning", "usable", "Add the image or remove the label file."),
+    Rule("label-without-image", "warning", "split", "Add the image or remove the label file."),
     Rule("key-doubled", "error", "dataset", "Keep one of the two: readers differ in which they take."),
-    Rule("byte-order-mark", "warning", "usable", "It is skipped here; other readers may fail: save without it."),
+    Rule("byte-order-mark", "warning", "split", "It is skipped here; other readers may fail: save without it."),
     # Classes.
     Rule("class-malformed", "error", "dataset", "Give every class an id from 0 up and a name, of its own each."),
     Rule("class-not-in-train", "error", "unusable", "Add the class to train, or remove it from this split."),
-    Rule("class-ids-differ", "warning", "usable", "Classes are matched by name; export the splits together."),
-    Rule("class-untrained", "warning", "usable", "It cannot be learnt: move images of it to train."),
-    Rule("class-unused", "warning", "usable", "Label objects of it, or remove it from the class table."),
+    Rule("class-ids-differ", "warning", "split", "Classes are matched by name; export the splits together."),
+    Rule("class-untrained", "warning", "split", "It cannot be learnt: move images of it to train."),
+    Rule("class-unused", "warning", "split", "Label objects of it, or remove it from the class table."),
     Rule("class-names-alike", "warning", "split", "If they are one class, give them one name and id."),
     # Splits.
     Rule(
@@ -31,8 +31,8 @@ _OTHERS = (
         "Training needs train and valid: add it, or cut it from train: validate.split.",
     ),
     Rule("split-empty", "error", "dataset", "Add images with objects to the split."),
-    Rule("test-empty", "warning", "usable", "Add images with objects, or remove the split: valid is evaluated then."),
-    Rule("test-without-labels", "warning", "usable", "Remove it, or add annotations/instances_test*.json."),
+    Rule("test-empty", "warning", "split", "Add images with objects, or remove the split: valid is evaluated then."),
+    Rule("test-without-labels", "warning", "split", "Remove it, or add annotations/instances_test*.json."),
     Rule("leakage", "warning", "usable", "Remove it from one of the splits: scores would flatter."),
     Rule("near-leakage", "warning", "usable", "Compare the two; copies in two splits flatter the scores."),
     Rule("origin-leakage", "warning", "usable", "Keep the copies of one picture in one split: scores would flatter."),
@@ -46,7 +46,7 @@ _OTHERS = (
     Rule("image-listed-twice", "error", "unusable", "Merge the entries into one."),
     Rule("image-doubled", "warning", "usable", "Remove one of the two."),
     Rule("near-doubled", "warning", "usable", "Compare the two, and remove one if nothing is new in it."),
-    Rule("image-not-listed", "warning", "usable", "It is not used; list it (without objects it is a negative)."),
+    Rule("image-not-listed", "warning", "split", "It is not used; list it (without objects it is a negative)."),
     Rule("image-missing", "error", "unusable", "Add the file or remove the entry."),
     Rule("image-unreadable", "error", "unusable", "Replace the file, or remove it with its entry."),
     Rule("image-too-large", "error", "unusable", "Make it smaller, or raise validate.max_pixels in params.yaml."),
@@ -60,7 +60,7 @@ _OTHERS = (
     Rule("name-not-portable", "warning", "usable", "Rename it: other systems or people read this name as another."),
     Rule("names-alike", "warning", "usable", "Rename one: on other systems they are one file."),
     Rule("name-differs", "error", "unusable", "Write the name as the file has it."),
-    Rule("file-ignored", "warning", "usable", "Remove it, or make it an ordinary file of the dataset."),
+    Rule("file-ignored", "warning", "split", "Remove it, or make it an ordinary file of the dataset."),
     Rule("label-shared", "error", "unusable", "Give each image a label file: rename one of them."),
     # Annotations.
     Rule("many-objects", "warning", "usable", "A model finds at most as many as it has queries: cut the image up."),
@@ -74,10 +74,10 @@ _OTHERS = (
 RULES = {rule.code: rule for rule in (*_OTHERS, *ANNOTATION_RULES)}
 
 _EFFECTS = {
-    "dataset": "stops, always",
-    "split": "stops, unless its severity is changed",
-    "unusable": "left out, at any severity",
-    "usable": "as an error left out, else kept",
+    "dataset": "always stops",
+    "split": "as an error always stops",
+    "unusable": "always left out",
+    "usable": "as an error left out, else used",
 }
 
 
@@ -85,11 +85,11 @@ def markdown() -> str:
     """docs/findings.md: `python -m rfdetr_core.ingest.rules > docs/findings.md`."""
     head = """# What validation finds
 
-Written by `python -m rfdetr_core.ingest.rules > docs/findings.md`. `validate.severities` in params.yaml gives a code another
-severity: `error`, `warning` or `ignore`. An error stops the run; with `validate.on_error: drop` what it names is left out instead,
-where that is possible.
+Written by `python -m rfdetr_core.ingest.rules > docs/findings.md`. `validate.severities` in params.yaml gives a code
+another severity: `error`, `warning` or `ignore`; not to those that always stop. An error stops the run; with
+`validate.on_error: drop` what it names is left out instead, where something can be.
 
-| code | severity | what becomes of it when the run goes on | what to do |
+| code | severity | with `drop` | what to do |
 |---|---|---|---|
 """
     rows = (f"| {rule.code} | {rule.severity} | {_EFFECTS[rule.scope]} | {rule.advice} |\n" for rule in RULES.values())

@@ -63,7 +63,7 @@ def _groups(images: list[ImageRecord], facts: Mapping[str, FileFacts], seed: int
     first: dict[str, str] = {}  # of each name or digest, the digest that its group is known by
     members: dict[str, list[ImageRecord]] = defaultdict(list)
     for record in sorted(images, key=lambda record: record.path):
-        digest = facts[record.path].sha256 if record.path in facts else record.path
+        digest = (facts[record.path].sha256 if record.path in facts else "") or record.path
         copied = origin(record.path)
         keys = [digest] + ([copied] if copied else [])
         homes = sorted({first[key] for key in keys if key in first})

@@ -15,8 +15,9 @@ from rfdetr_core.ingest.records import Dataset, Place, Split
 MOST_OBJECTS = 300
 
 
-def check_units(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> None:
-    """Find splits whose boxes are in another unit, or are corners, as a whole."""
+def check_units(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> bool:
+    """Find splits whose boxes are in another unit, or are corners, as a whole; True: no other check makes sense."""
+    wrong = False
     for name, split in dataset.items():
         count = fractions = pixels = corners = beyond = 0
         for box, relative, width, height in _boxes(split, facts):
@@ -28,16 +29,17 @@ def check_units(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Find
             beyond += not relative and (x + right > width + EDGE or y + bottom > height + EDGE)
         if count and fractions == count:
             what = f"all {count} boxes of {name} lie within 0 .. 1: parts of the image, not pixels"
-            findings.add("boxes-in-other-unit", split.place, what)
+            wrong |= findings.add("boxes-in-other-unit", split.place, what)
         elif pixels > 1 and 2 * pixels > count:
             what = f"{pixels} of {count} objects of {name} are larger than the image: pixels, not parts of it"
-            findings.add("boxes-in-other-unit", split.place, what)
+            wrong |= findings.add("boxes-in-other-unit", split.place, what)
         elif count > 2 and 2 * beyond >= count and 20 * corners >= 19 * count:
             what = (
                 f"{beyond} of {count} boxes of {name} go over the right or bottom edge, but fit into their images as "
                 "left, top, right, bottom"
             )
-            findings.add("boxes-as-corners", split.place, what)
+            wrong |= findings.add("boxes-as-corners", split.place, what)
+    return wrong
 
 
 def _boxes(split: Split, facts: Mapping[str, FileFacts]) -> Iterator[tuple[Box, bool, int, int]]:

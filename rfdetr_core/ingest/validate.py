@@ -39,7 +39,11 @@ def validate_dataset(
     report.print_summary(root, findings, dataset)
     if findings.stopping or dataset is None:
         count = len(findings.stopping)
-        drop = "" if findings.broken else ", or leave out what they name: validate.on_error: drop in params.yaml"
+        drop = (
+            ""
+            if findings.broken or config.on_error == "drop"
+            else ", or leave out what they name: validate.on_error: drop in params.yaml"
+        )
         raise UserError(
             f"{root} has {count} error{'s' * (count != 1)}, listed in {reports / 'findings.csv'} and shown in "
             f"{reports / 'index.html'}. Mend them{drop}."

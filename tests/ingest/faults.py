@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from tests.ingest.samples import coco_content, edit_coco, make_coco, make_masks, make_plain, make_yolo, picture, write_coco
+from tests.ingest.samples import (
+    coco_content,
+    edit_coco,
+    make_coco,
+    make_masks,
+    make_plain,
+    make_yolo,
+    picture,
+    write_coco,
+)
 
 Plant = Callable[[Path], object]
 JSON = {split: f"{split}/_annotations.coco.json" for split in ("train", "valid", "test")}
@@ -26,7 +36,7 @@ class Fault(NamedTuple):
     code: str
     file: str
     where: int | None = None
-    config: dict[str, Any] = {}
+    config: Mapping[str, Any] = MappingProxyType({})
 
 
 def coco(change: Callable[[Any], object], split: str = "train") -> Plant:
@@ -256,21 +266,28 @@ ENTRIES = {
     ),
     "class of valid alone": Fault(
         make_coco,
-        coco(lambda content: (content["categories"][1].update(name="cow")), "valid"),
+        coco(lambda content: content["categories"][1].update(name="cow"), "valid"),
         "class-not-in-train",
         VALID,
     ),
     "class of another id": Fault(
         make_coco,
-        coco(lambda content: (content["categories"][0].update(id=4), content["annotations"][0].update(category_id=4)), "valid"),
+        coco(
+            lambda content: (content["categories"][0].update(id=4), content["annotations"][0].update(category_id=4)),
+            "valid",
+        ),
         "class-ids-differ",
         VALID,
     ),
-    "class without objects in train": Fault(make_coco, update("annotations", 0, category_id=7), "class-untrained", TRAIN),
+    "class without objects in train": Fault(
+        make_coco, update("annotations", 0, category_id=7), "class-untrained", TRAIN
+    ),
     "no class": Fault(make_coco, coco(lambda content: content.update(categories=[])), "class-malformed", TRAIN),
     "no list of images": Fault(make_coco, coco(lambda content: content.pop("images")), "labels-malformed", TRAIN),
-    "annotations an object": Fault(make_coco, coco(lambda content: content.update(annotations={})), "labels-malformed", TRAIN),
-}  # fmt: skip
+    "annotations an object": Fault(
+        make_coco, coco(lambda content: content.update(annotations={})), "labels-malformed", TRAIN
+    ),
+}
 FILES = {
     "JSON with a syntax error": text("labels-unreadable", VALID, lambda _: b'{"images": [],\n "annotations": [}', 2),
     "JSON empty": text("labels-unreadable", VALID, lambda _: b"", 1),
@@ -300,6 +317,12 @@ FILES = {
     ),
     "train without images": Fault(make_coco, emptied("train", "images"), "split-empty", TRAIN),
     "valid without objects": Fault(make_coco, emptied("valid"), "split-empty", VALID),
+    "train of crowds alone": Fault(
+        make_coco,
+        coco(lambda content: [one.update(iscrowd=1) for one in content["annotations"]]),
+        "split-empty",
+        TRAIN,
+    ),
     "test without objects": Fault(make_coco, emptied("test"), "test-empty", TEST),
     "two layouts": Fault(
         make_coco, lambda root: (root / "data.yaml").write_text("names: [x]"), "layout-ambiguous", "."
@@ -315,7 +338,9 @@ FILES = {
     ),
     "plain COCO with a test split without annotations": Fault(
         make_plain,
-        lambda root: (root / "annotations/instances_test2017.json").rename(root / "annotations/image_info_test2017.json"),
+        lambda root: (root / "annotations/instances_test2017.json").rename(
+            root / "annotations/image_info_test2017.json"
+        ),
         "test-without-labels",
         "annotations/image_info_test2017.json",
     ),
@@ -337,7 +362,7 @@ FILES = {
     "file of a file manager": file("file-ignored", lambda path: path.write_text("x"), "train/.DS_Store"),
     "hidden folder": file("file-ignored", Path.mkdir, ".cache"),
     "linked folder": file("file-ignored", lambda path: path.symlink_to("."), "train/again"),
-}  # fmt: skip
+}
 IMAGES = {
     "image not listed": Fault(
         make_coco, coco(lambda content: content["images"].pop(2)), "image-not-listed", "train/train_3.png"
@@ -355,9 +380,7 @@ IMAGES = {
         "image-unreadable", lambda path: Image.fromarray(np.ones((48, 64), np.float32)).save(path, "TIFF")
     ),
     "image of another size": file("image-size-differs", lambda path: picture(5, (48, 64)).save(path)),
-    "image too large": file(
-        "image-too-large", lambda path: picture(5, (64, 49)).save(path), max_pixels=64 * 48
-    ),
+    "image too large": file("image-too-large", lambda path: picture(5, (64, 49)).save(path), max_pixels=64 * 48),
     "JPEG named PNG": file("image-of-other-kind", lambda path: picture(55).save(path, "JPEG")),
     "image of two frames": file(
         "image-with-frames", lambda path: picture(55).save(path, save_all=True, append_images=[picture(56)])
@@ -366,9 +389,7 @@ IMAGES = {
     "copy in the split": Fault(make_coco, copied("train/train_1.png", PNG), "image-doubled", PNG),
     "near copy in another split": Fault(make_coco, copied("test/test_1.png", PNG, 9), "near-leakage", PNG),
     "near copy in the split": Fault(make_coco, copied("train/train_1.png", PNG, 9), "near-doubled", PNG),
-    "augmented copies in two splits": Fault(
-        make_coco, two_origins, "origin-leakage", "train/x_png.rf.train.png"
-    ),
+    "augmented copies in two splits": Fault(make_coco, two_origins, "origin-leakage", "train/x_png.rf.train.png"),
     "one name in two splits": named("names-in-two-splits", "valid_1.png"),
     "name of a device": named("name-not-portable", "con.png"),
     "name that begins with a space": named("name-not-portable", " a.png"),
@@ -396,7 +417,7 @@ IMAGES = {
         "image-not-listed",
         "train/\\udcff.png",
     ),
-}  # fmt: skip
+}
 YOLO = {
     "three columns": row("annotation-malformed", "0 0.5 0.5"),
     "a confidence": row("annotation-malformed", "0 0.5 0.5 0.1 0.1 0.9"),
@@ -424,8 +445,12 @@ YOLO = {
     ),
     "label file with a byte order mark": text("byte-order-mark", LABEL, lambda old: b"\xef\xbb\xbf" + old),
     "label file no text": text("label-unreadable", OTHER_LABEL, lambda _: b"\xff\xfe\x00"),
-    "label file a pipe": Fault(make_yolo, lambda root: replaced(os.mkfifo)(root / OTHER_LABEL), "label-unreadable", OTHER_LABEL),
-    "label file a folder": Fault(make_yolo, lambda root: replaced(Path.mkdir)(root / OTHER_LABEL), "label-unreadable", OTHER_LABEL),
+    "label file a pipe": Fault(
+        make_yolo, lambda root: replaced(os.mkfifo)(root / OTHER_LABEL), "label-unreadable", OTHER_LABEL
+    ),
+    "label file a folder": Fault(
+        make_yolo, lambda root: replaced(Path.mkdir)(root / OTHER_LABEL), "label-unreadable", OTHER_LABEL
+    ),
     "label file a link out": Fault(
         make_yolo,
         lambda root: (
@@ -456,10 +481,21 @@ YOLO = {
     "YAML of many aliases": text(
         "labels-unreadable",
         "data.yaml",
-        lambda _: b"a0: &a0 x\n"
-        + b"".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n".encode() for k in range(1, 12)),
+        lambda _: (
+            b"a0: &a0 x\n"
+            + b"".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n".encode() for k in range(1, 12))
+        ),
     ),
     "YAML too large": text("labels-unreadable", "data.yaml", lambda old: old + b"#" * 2**20),
+    "YAML a link out": Fault(
+        make_yolo,
+        lambda root: (
+            (root / "data.yaml").rename(root.parent / "outside"),
+            (root / "data.yaml").symlink_to(root.parent / "outside"),
+        ),
+        "labels-outside",
+        "data.yaml",
+    ),
     "YAML without keys": text("labels-malformed", "data.yaml", lambda _: b"- x"),
     "names missing": definition("class-malformed", "names: [cat, dog]", ""),
     "names with a gap": definition("class-malformed", "[cat, dog]", "{0: cat, 2: dog}"),
@@ -476,5 +512,5 @@ YOLO = {
     "test folder with NUL": definition("labels-malformed", "images/test", '"a\\0b"'),
     "pose dataset": definition("keypoints-ignored", "nc: 2", "nc: 2\nkpt_shape: [3, 2]"),
     "pose dataset malformed": definition("labels-malformed", "nc: 2", "nc: 2\nkpt_shape: 17"),
-}  # fmt: skip
+}
 FAULTS: dict[str, Fault] = ANNOTATIONS | MASKS | ENTRIES | FILES | IMAGES | YOLO

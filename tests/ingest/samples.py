@@ -60,7 +60,9 @@ def make_masks(root: Path) -> Path:
     """The same with a polygon for each object: its box."""
     make_coco(root)
     for split in SPLITS:
-        edit_coco(root, split, lambda content: [one.update(segmentation=[_corners(one)]) for one in content["annotations"]])
+        edit_coco(
+            root, split, lambda content: [one.update(segmentation=[_corners(one)]) for one in content["annotations"]]
+        )
     return root
 
 

@@ -133,8 +133,8 @@ def test_the_order_of_a_folder_does_not_matter(
     root, walk = make(tmp_path / "data"), os.walk
     before = ingest(root, tmp_path / "before")
 
-    def backwards(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-        for parent, folders, names in walk(top):
+    def backwards(top: Path, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for parent, folders, names in walk(top, **options):
             folders.sort(reverse=True)
             yield parent, folders, sorted(names, reverse=True)
 
@@ -294,7 +294,7 @@ def test_what_is_over_the_edge_is_clipped(tmp_path: Path) -> None:
 
 def test_half_a_pixel_over_the_edge_is_clipped_without_a_word(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
-    edit_coco(root, "valid", lambda content: content["annotations"][1].update(bbox=[0, 24, 64, 24]))
+    edit_coco(root, "valid", lambda content: content["annotations"][1].update(bbox=[0, 24, 64, 24], area=1536))
     before = ingest(root, tmp_path / "before")
     edit_coco(root, "valid", lambda content: content["annotations"][1].update(bbox=[-0.5, 24, 65, 24.25]))
     assert validate(root, tmp_path) == ([], None)

@@ -108,7 +108,7 @@ def root(tmp_path: Path) -> Path:
     with Image.open(folder / "test" / "test_1.png") as image:
         ImageOps.mirror(ImageEnhance.Brightness(image).enhance(1.1)).save(folder / "train" / "train_2.png")
     with Image.open(folder / "train" / "train_1.png") as image:
-        image.save(folder / "train" / "train_3.png", "JPEG", quality=80)
+        encoded(image, "JPEG", quality=80).save(folder / "train" / "train_3.png")
     return folder
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,22 @@ def test_a_folder_that_nobody_ignores_is_fine(project: Path) -> None:
     check_folder(Path("data/mine"))
 
 
+def test_images_that_a_pattern_ignores_are_an_error_that_names_the_first(project: Path) -> None:
+    (project / "data" / ".gitignore").write_text("*.png\n.DS_Store\n")
+    (project / "data" / "mine" / "train" / ".DS_Store").write_text("x")
+    with pytest.raises(
+        UserError, match=r"6 files .* data/mine are ignored by git .* test/test_1\.png.*dvc add data/mine"
+    ):
+        check_folder(Path("data/mine"))
+    git(project, "add", "--force", "data/mine")
+    check_folder(Path("data/mine"))
+    git(project, "rm", "-r", "-q", "--cached", "data/mine/valid")
+    with pytest.raises(UserError, match=r"2 files"):
+        check_folder(Path("data/mine"))
+    (project / "data.dvc").write_text("outs: []\n")
+    check_folder(Path("data/mine"))
+
+
 def test_outside_git_nothing_is_asked(tmp_path: Path) -> None:
     check_folder(make_coco(tmp_path / "mine"))
 
@@ -77,5 +94,22 @@ def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: 
     (tmp_path / "data" / "labels.csv").write_text("")
     with pytest.raises(UserError) as raised:
         validate_dataset(tmp_path / "data", ValidateConfig(), tmp_path / "reports", tmp_path / "manifest")
-    for word in ("_annotations.coco.json", "data.yaml", "labels.csv, pictures/"):
+    for word in ("_annotations.coco.json", "instances_train2017.json", "data.yaml", "labels.csv, pictures/"):
         assert word in str(raised.value)
+    assert "Unpack" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("fill", "told"),
+    [
+        (lambda root: make_coco(root / "mine"), "mine/ has such a layout"),
+        (lambda root: (root / "mine.zip").write_text(""), r"Unpack mine\.zip first"),
+    ],
+)
+def test_an_unknown_layout_that_is_nearly_one_says_so(
+    tmp_path: Path, fill: Callable[[Path], object], told: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    fill(tmp_path / "data")
+    with pytest.raises(UserError, match=told):
+        validate_dataset(tmp_path / "data", ValidateConfig(), tmp_path / "reports", tmp_path / "manifest")

@@ -59,7 +59,9 @@ def test_two_years_are_not_guessed_between(tmp_path: Path) -> None:
 def test_a_list_of_test_images_without_annotations_is_no_test_split(tmp_path: Path) -> None:
     root = make_plain(tmp_path / "data", names={"train": "train2017", "valid": "val2017"})
     (root / "annotations" / "image_info_test2017.json").write_text(json.dumps({"images": [], "categories": []}))
-    assert validate(root, tmp_path) == ([], None)
+    findings, error = validate(root, tmp_path)
+    place = "annotations/image_info_test2017.json"
+    assert (places(findings), error) == ([("test-without-labels", "warning", place, None)], None)
 
 
 def test_images_that_are_nowhere_are_asked_for(tmp_path: Path) -> None:

@@ -19,36 +19,6 @@ def root(tmp_path: Path) -> Path:
     return make_yolo(tmp_path / "data")
 
 
-def test_a_good_dataset_has_no_finding(root: Path, tmp_path: Path) -> None:
-    assert validate(root, tmp_path) == ([], None)
-
-
-ROWS = {
-    "three columns": ("0 0.5 0.5", "annotation-malformed"),
-    "six columns": ("0 0.5 0.5 0.1 0.1 0.9", "annotation-malformed"),
-    "decimal comma": ("0 0,5 0,5 0,1 0,1", "annotation-malformed"),
-    "class as text": ("cat 0.5 0.5 0.1 0.1", "annotation-malformed"),
-    "class as float": ("1.0 0.5 0.5 0.1 0.1", "annotation-malformed"),
-    "polygon of odd length": ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.3", "annotation-malformed"),
-    "class too large": ("2 0.5 0.5 0.1 0.1", "class-unknown"),
-    "class negative": ("-1 0.5 0.5 0.1 0.1", "class-unknown"),
-    "NaN": ("0 nan 0.5 0.1 0.1", "box-not-finite"),
-    "infinite polygon": ("0 0.1 0.1 inf 0.1 0.2 0.2", "box-not-finite"),
-    "no width": ("0 0.5 0.5 0 0.1", "box-without-area"),
-    "in pixels": ("0 32 24 10 10", "box-outside"),
-}
-
-
-@pytest.mark.parametrize(("row", "code"), ROWS.values(), ids=ROWS.keys())
-def test_a_bad_row_is_found_with_its_line(root: Path, tmp_path: Path, row: str, code: str) -> None:
-    path = root / LABEL
-    path.write_text(path.read_text() + "\r\n" + row + "\r\n")
-    findings, error = validate(root, tmp_path)
-    assert places(findings) == [(code, "error", LABEL, 4)]
-    assert findings[0]["image"] == "images/train/train_1.png"
-    assert error
-
-
 def test_a_box_over_the_edge_is_clipped_with_a_warning(root: Path, tmp_path: Path) -> None:
     (root / "labels/train/train_2.txt").write_text("1 1.0 0.5 0.5 0.25\n")
     findings, error = validate(root, tmp_path)
@@ -88,6 +58,7 @@ DEFINITIONS: dict[str, Callable[[Path], object]] = {
     "names as a table": lambda root: rewrite(root, "names: [cat, dog]", "names: {1: dog, 0: cat}"),
     "no path, no nc": lambda root: rewrite(root, "path: .\n", "", "nc: 2\n", ""),
     "path to a folder": lambda root: rewrite(root, "path: .", "path: images", ": images/", ": "),
+    "path that is not here": lambda root: rewrite(root, "path: .", "path: ../datasets/coco8"),
     "absolute path": lambda root: rewrite(root, "path: .", f"path: {root.resolve()}"),
     "as Roboflow writes it": lambda root: rewrite(root, ": images/", ": ../images/"),
     "with a slash at the end": lambda root: rewrite(root, ": images/train", ": ./images/train/"),
@@ -133,40 +104,6 @@ def test_a_split_may_have_several_folders(root: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-BAD: dict[str, tuple[tuple[str, ...], str]] = {
-    "no YAML": (("names:", "names: [:"), "labels-unreadable"),
-    "doubled key": (("nc: 2", "nc: 2\nnc: 2"), "labels-unreadable"),
-    "names missing": (("names: [cat, dog]", ""), "class-malformed"),
-    "names with a gap": (("names: [cat, dog]", "names: {0: cat, 2: dog}"), "class-malformed"),
-    "names numbers": (("names: [cat, dog]", "names: [1, 2]"), "class-malformed"),
-    "names doubled": (("names: [cat, dog]", "names: [cat, cat]"), "class-malformed"),
-    "nc differs": (("nc: 2", "nc: 3"), "class-malformed"),
-    "folder missing": (("images/train", "images/trian"), "labels-missing"),
-    "folder outside": (("path: .", "path: /usr"), "labels-outside"),
-    "path too long": (("images/train", "x" * 300), "labels-malformed"),
-    "path with NUL": (("images/train", '"a\\0b"'), "labels-malformed"),
-    "path a number": (("path: .", "path: 3"), "labels-malformed"),
-    "no train": (("train: images/train", ""), "split-missing"),
-    "no val": (("val: images/valid", ""), "split-missing"),
-}
-
-
-@pytest.mark.parametrize(("pairs", "code"), BAD.values(), ids=BAD.keys())
-def test_a_bad_definition_is_found(root: Path, tmp_path: Path, pairs: tuple[str, ...], code: str) -> None:
-    rewrite(root, *pairs)
-    findings, error = validate(root, tmp_path)
-    assert {one["code"] for one in findings} - {"label-without-image"} == {code}
-    assert error
-
-
-def test_aliases_of_aliases_are_refused_before_they_are_multiplied(root: Path, tmp_path: Path) -> None:
-    levels = "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 12))
-    (root / "data.yaml").write_text(f"a0: &a0 x\n{levels}names: *a11\n")
-    findings, _ = validate(root, tmp_path)
-    assert [one["code"] for one in findings] == ["labels-unreadable"]
-    assert "aliases" in findings[0]["what"]
-
-
 @pytest.mark.parametrize(
     ("line", "code"),
     [
@@ -185,15 +122,26 @@ def test_a_bad_line_of_a_list_is_found(root: Path, tmp_path: Path, line: str, co
     assert places(findings) == [(code, "error", *where)]
 
 
-def test_label_files_that_no_image_has_or_that_are_no_text_are_found(root: Path, tmp_path: Path) -> None:
-    (root / "labels/train/other.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+def test_a_list_of_classes_among_the_labels_is_no_label_file(root: Path, tmp_path: Path) -> None:
     (root / "labels/train/classes.txt").write_text("cat\ndog\n")
-    (root / "labels/train/train_2.txt").write_bytes(b"\xff\xfe\x00")
-    findings, _ = validate(root, tmp_path)
-    assert places(findings) == [
-        ("label-without-image", "warning", "labels/train/other.txt", None),
-        ("label-unreadable", "error", "labels/train/train_2.txt", None),
-    ]
+    assert validate(root, tmp_path) == ([], None)
+
+
+@pytest.mark.parametrize("line", ["{:.6f}", "+{}", "{}.0", "0{}"])
+def test_a_class_may_be_written_as_tools_write_it(root: Path, tmp_path: Path, line: str) -> None:
+    before = ingest(root, tmp_path / "before")
+    rows = [row.split(" ", 1) for row in (root / LABEL).read_text().splitlines()]
+    (root / LABEL).write_text("\n".join(f"{line.format(int(label))} {rest}" for label, rest in rows))
+    assert validate(root, tmp_path) == ([], None)
+    assert ingest(root, tmp_path / "after") == before
+
+
+def test_of_a_pose_dataset_the_boxes_are_used(root: Path, tmp_path: Path) -> None:
+    before = ingest(root, tmp_path / "before")
+    rewrite(root, "nc: 2", "nc: 2\nkpt_shape: [4, 2]")
+    for path in (root / "labels").rglob("*.txt"):
+        path.write_text("".join(f"{row} 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n" for row in path.read_text().splitlines()))
+    assert ingest(root, tmp_path / "after") == before
 
 
 def test_the_same_folder_twice_leaks(root: Path, tmp_path: Path) -> None:
@@ -235,7 +183,9 @@ NODES = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     rows=st.lists(ROW, max_size=3),
     changes=st.dictionaries(st.sampled_from(["path", "train", "val", "test", "names", "nc"]), NODES, max_size=2),

@@ -31,6 +31,9 @@ def found(root: Path) -> bool:
 def read(root: Path, findings: Findings) -> Dataset:
     """Read all splits that data.yaml names."""
     place = Place(next(name for name in DEFINITIONS if (root / name).is_file()))
+    if leaves(root, place.file):
+        findings.add("labels-outside", place, "it is a link out of the dataset folder")
+        return {}
     try:
         content = load_yaml(root / place.file)
     except UserError as error:
@@ -94,9 +97,12 @@ def _base(root: Path, entry: Any, place: Place, findings: Findings) -> str | Non
             what = f"path is {shown(entry)}, outside the dataset folder: of another machine? Without it, train, val and"
             findings.add("labels-outside", place, f"{what} test count from the folder of {place.file}: remove the key")
             return None
-    elif not (root / joined(".", entry)).exists() and not name_fault(f"x/{entry}"):
-        what = f"path is {shown(entry)}, which is not in the dataset folder: train, val and test count from that itself"
-        return None if findings.add("base-ignored", place, what) else "."
+    else:
+        # Ultralytics counts a path like ../datasets/coco8 from a folder of its own.
+        below = joined(".", entry).replace("../", "")
+        if not name_fault(f"x/{below}") and not (root / below).exists():
+            what = f"path is {shown(entry)}, not in the dataset folder: train, val and test count from that itself"
+            return None if findings.add("base-ignored", place, what) else "."
     return _inside(root, ".", entry, place, findings)
 
 

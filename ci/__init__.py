@@ -1,0 +1,1 @@
+"""The steps of a retraining, each a command: `python -m ci.<step>` in the root of a clone. docs/retraining.md."""

@@ -1,0 +1,61 @@
+"""Is dvc.lock true? A stage that it calls up to date must have been run on what is here; the lineages in git say so.
+
+What a push changed and nobody has run yet is no lie: dvc.lock itself differs there, and the stage will run. A lie is
+where dvc.lock agrees with what is here and a lineage does not, as after `dvc commit -f`. No data is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ci.plan import certain
+from ci.steps import core, step
+from rfdetr_core.errors import UserError
+
+EVALUATION = "reports/evaluate/lineage.json"
+
+
+def lies(mismatches: Iterable[dict[str, Any]], changed: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Of what `verify --lock` found, that which no stage that is about to run explains."""
+    return [one for one in mismatches if not _told_by_the_lock(one) and not _explained(one, changed)]
+
+
+def _told_by_the_lock(one: dict[str, Any]) -> bool:
+    return all(by.startswith(("dvc.lock", "dvc.yaml")) or " wrote it, " in by for by in one["by"])
+
+
+def _explained(one: dict[str, Any], changed: dict[str, list[str]]) -> bool:
+    if one["what"].endswith(" in dvc.lock"):  # what the lineage says of itself against what dvc.lock says of it
+        return False
+    stages = {"evaluate"} if EVALUATION in one["by"] else changed.keys() - {"evaluate"}
+    stale = {reason for name in stages for reason in changed.get(name, [])}
+    words = re.sub(r"^images of (\w+)", r"manifest/\1.json", f"{one['what']} {' '.join(one['by'])}").split()
+    return any(word == path or word.startswith(f"{path}/") for word in words for path in stale)
+
+
+def main() -> None:
+    """Raise UserError with the contradictions, if there are any."""
+    core("check")
+    if not Path("dvc.lock").exists():
+        print("there is no dvc.lock yet: nothing to check")
+        return
+    done = core("verify", "--lock", "--json", check=False)
+    if not done.stdout.startswith("{"):
+        raise UserError(done.stderr.strip().removeprefix("error: "))
+    found = lies(json.loads(done.stdout)["mismatches"], certain(Path()))
+    if found:
+        told = [f"{one['what']}: {', '.join(one['by'])}: {one['expected']}; here {one['found']}" for one in found]
+        raise UserError(
+            "dvc.lock names as done what was not run:\n  "
+            + "\n  ".join(told)
+            + "\nTake dvc.lock and its results from the commit before (git restore --source), or run: dvc repro --force"
+        )
+    print("dvc.lock contradicts no lineage")
+
+
+if __name__ == "__main__":
+    step(main)

@@ -1,0 +1,108 @@
+"""The comment of a pull request: scores on one test split side by side, what changed, pictures, the gate."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ci.compare import BASE_MODEL
+from ci.steps import COMPARISON, MODEL, PLAN, RAN, call, core, left
+
+PICTURES = Path("reports/evaluate/pictures")
+NAMES = {"map": "mAP", "map_50": "AP50", "mar_100": "AR100", "f1": "F1"}
+MOST = 100  # lines of a list
+
+
+def title() -> str:
+    """The title of the pull request."""
+    content = left(COMPARISON) or {}
+    change = content.get("difference")
+    told = "" if change is None else f": test mAP {change:+.2f} points"
+    return f"Retrained{told}" + (", gate failed" if content.get("verdict") == "failed" else "")
+
+
+def comment(published: str) -> str:
+    """The comment, in Markdown; the new result must be committed, for its images to be found in git."""
+    content = left(COMPARISON) or {"missing": "it was not scored", "verdict": "not measured", "why": "no comparison"}
+    ran, plan = left(RAN), left(PLAN)
+    parts = [f"## {title()}", f"Gate {content['verdict']}: {content['why']}."]
+    parts.append(f"Ran: {', '.join(ran['ran']) or 'nothing'}. From the cache: {', '.join(ran['cached']) or 'nothing'}.")
+    parts.append("\n".join(f"- {name}: {_few(reasons)}" for name, reasons in plan["certain"].items()))
+    parts += _scores(content) if content["missing"] is None else [f"No comparison: {content['missing']}.", _alone()]
+    if content["missing"] is None:
+        told = core("audit", "--diff", str(BASE_MODEL), str(MODEL), check=False)
+        lines = (told.stdout or told.stderr).strip().splitlines()
+        lines = [*lines[:MOST], *([f"and {len(lines) - MOST} lines more"] if len(lines) > MOST else [])]
+        parts += ["### What changed in the making", "\n".join(["```", *lines, "```"])]
+    parts += ["### Pictures", _pictures(), f"MLflow: {published}."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _scores(content: dict[str, Any]) -> list[str]:
+    """Both models on the split as it is now, and how large the split was for the base."""
+    low, high = content["interval"]
+    before = _before(content["base"])
+    rows = [[NAMES[key], content["old"][key], content["new"][key]] for key in NAMES]
+    table = ["| | base | new | difference |", "|---|---|---|---|", *(_row(*row) for row in rows)]
+    classes = ["| class | objects | base AP | new AP | difference |", "|---|---|---|---|---|"]
+    classes += [
+        _row(f"{one['class']} | {one['instances']}", one["old"], one["new"]) for one in content["per_class"][:MOST]
+    ]
+    unknown = ", ".join(content["unknown_to_old"])
+    interval = f"[{low:+.2f}, {high:+.2f}]" if low is not None else "not measured"
+    return [
+        f"### Both models on the {content['split']} split as it is now",
+        f"{content['images']} images, {content['objects']} objects ({before}). Scores of {content['of']}, 0 to 1."
+        + (" The base's model and the new one are the same file." if content["same"] else "")
+        + (f" The base's model does not know: {unknown}." if unknown else ""),
+        "\n".join(table),
+        f"Difference of mAP in points: {_points(content['difference'])}; 95 of 100 resamplings of the images are in "
+        f"{interval} ({content['resamples']} drawn, seed 0).",
+        "\n".join(classes),
+    ]
+
+
+def _before(base: str) -> str:
+    told = call("git", "show", f"{base}:reports/evaluate/metrics.json", check=False)
+    if told.returncode:
+        return "the base was not evaluated"
+    metrics = json.loads(told.stdout)
+    return f"the base was evaluated on {metrics['images']} images, {metrics['objects']} objects of {metrics['split']}"
+
+
+def _alone() -> str:
+    path = Path("reports/evaluate/metrics.json")
+    if not path.exists():
+        return "There is no evaluation."
+    metrics = json.loads(path.read_text())
+    told = ", ".join(f"{NAMES[key]} {_number(metrics.get(key))}" for key in NAMES)
+    return f"{metrics['split']}: {metrics['images']} images, {metrics['objects']} objects; {told}."
+
+
+def _pictures() -> str:
+    """Where the pictures are: the artifact of this run, and DVC."""
+    names = sorted(path.name for path in PICTURES.glob("*.png"))
+    if not names:
+        return f"`dvc pull {PICTURES}`"
+    link = os.environ.get("RETRAIN_ARTIFACTS", "")
+    where = f"[in the artifacts of this run]({link}), or " if link else ""
+    return f"{', '.join(names)}: {where}`dvc pull {PICTURES}`"
+
+
+def _row(name: str, old: float | None, new: float | None) -> str:
+    change = None if old is None or new is None else 100 * (new - old)
+    return f"| {name} | {_number(old)} | {_number(new)} | {_points(change)} |"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
+
+
+def _few(reasons: list[str]) -> str:
+    return ", ".join(reasons[:5]) + (f" and {len(reasons) - 5} more" if len(reasons) > 5 else "")

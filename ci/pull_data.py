@@ -1,0 +1,35 @@
+"""Pull the dataset and the weights, if a stage that reads images may run: DVC does not know that train reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ci.steps import PLAN, left, nothing_to_do, show, step
+from rfdetr_core.errors import UserError
+from rfdetr_core.manifest import DataConfig
+from rfdetr_core.params import read_section
+from rfdetr_core.verification.contents import Contents
+
+READERS = {"validate", "convert", "train", "evaluate"}
+
+
+def main() -> None:
+    """Pull what .dvc files track in, at or above data.dir, and in weights/."""
+    if nothing_to_do():
+        return
+    plan = left(PLAN)
+    if not READERS & {*plan["certain"], *plan["possible"]}:
+        print("no stage that may run reads an image: nothing to pull")
+        return
+    folders = (read_section(DataConfig, "data").dir.strip("/"), "weights")
+    tracked = Contents(Path()).pointers
+    wanted = [path for path in tracked if any(f"{path}/".startswith(f"{one}/") for one in folders)]
+    wanted += [path for path in tracked if folders[0].startswith(f"{path}/")]
+    if not wanted:
+        print("the dataset is in git: nothing to pull")
+    elif show("dvc", "pull", *wanted)[0]:
+        raise UserError(f"{', '.join(wanted)} cannot be pulled, with the message above. Was it pushed? dvc push")
+
+
+if __name__ == "__main__":
+    step(main)

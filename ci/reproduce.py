@@ -1,0 +1,70 @@
+"""`dvc repro`, with what else it needs pulled. If validation finds errors, they are the comment."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+from ci.steps import COMMENT, MODEL, PLAN, RAN, left, nothing_to_do, show, step
+from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.records import FOLDER, write_record
+
+FINDINGS, MOST = Path("reports/dataset/findings.csv"), 50
+
+
+def main() -> None:
+    """Run; leave which stages ran and which came from the cache.
+
+    Raises:
+        UserError: a stage failed. dvc.lock of git and the remote are as they were.
+    """
+    if nothing_to_do():
+        return
+    force = ["--force"] if left(PLAN)["force"] else []
+    status, told = show("dvc", "repro", "--pull", "--allow-missing", *force)
+    ran = re.findall(r"^Running stage '(\w+)'", told, flags=re.MULTILINE)
+    cached = re.findall(r"^Stage '(\w+)' is cached", told, flags=re.MULTILINE)
+    RAN.write_text(json.dumps({"ran": ran, "cached": cached}) + "\n")
+    if status:
+        stage = next(iter(re.findall(r"failed to reproduce '(\w+)'", told)), ran[-1] if ran else "dvc repro")
+        COMMENT.write_text(failure(stage, told))
+        raise UserError(f"{stage} failed, with the message above; nothing was pushed.")
+    _note_record()
+
+
+def failure(stage: str, told: str) -> str:
+    """The comment about a stage that failed."""
+    lines = [
+        f"## Not retrained: {stage} failed",
+        "",
+        "Nothing was pushed: remote, `dvc.lock` and branches are as before.",
+    ]
+    rows = list(csv.DictReader(FINDINGS.open(newline=""))) if stage == "validate" and FINDINGS.exists() else []
+    rows.sort(key=lambda row: row["severity"] != "error")
+    if rows:
+        header = list(rows[0])
+        lines += ["", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+        lines += [f"| {' | '.join(_cell(row[name]) for name in header)} |" for row in rows[:MOST]]
+        lines += [f"\nand {len(rows) - MOST} more, in `{FINDINGS}`"] if len(rows) > MOST else []
+    last = "\n".join(told.strip().splitlines()[-15:]).replace("```", "'''")
+    return "\n".join([*lines, "", "```", last, "```", ""])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _note_record() -> None:
+    """A model that comes from the run cache, its commit lost with the runner, has no record of its run."""
+    from rfdetr_core.checkpoint.files import read_checkpoint
+
+    if MODEL.exists():
+        lineage = read_checkpoint(MODEL).lineage
+        if lineage and not (FOLDER / f"{lineage['tensors']}.json").exists():
+            write_record(FOLDER, MODEL, lineage, {"note": "restored from DVC's run cache; that run left no record"})
+
+
+if __name__ == "__main__":
+    step(main)

@@ -1,0 +1,75 @@
+"""What the steps share: the folder where one leaves facts for the next, and how commands are run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core.errors import UserError
+
+STATE = Path(".retrain")  # ignored by git
+COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
+PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
+MODEL = Path("output/checkpoint_best_total.pth")
+TRAILER = "Retrained-from"  # in the message of the commits made here: the commit that was retrained
+
+
+def step(run: Callable[[], None]) -> None:
+    """Run a step; what the user can mend ends in one message, which is the comment too, and exit status 1."""
+    STATE.mkdir(exist_ok=True)
+    try:
+        run()
+    except UserError as error:
+        if not COMMENT.exists():
+            COMMENT.write_text(f"## Not retrained\n\n```\n{error}\n```\n")
+        sys.exit(f"error: {error}")
+
+
+def call(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command and take its output."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise UserError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}".rstrip())
+    return done
+
+
+def show(*command: str) -> tuple[int, str]:
+    """Run a command, its output passed on as it comes; the exit status and the output."""
+    print("$", *command, flush=True)
+    lines = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    return process.returncode, "".join(lines)
+
+
+def core(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command of the core: `python -m rfdetr_core ...`."""
+    return call(sys.executable, "-m", "rfdetr_core", *arguments, check=check)
+
+
+def left(path: Path) -> Any:
+    """What an earlier step left; None if it left nothing."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def base() -> str:
+    """The commit whose model the new one is compared with: RETRAIN_BASE, else what is checked out."""
+    return call("git", "rev-parse", os.environ.get("RETRAIN_BASE") or "HEAD").stdout.strip()
+
+
+def nothing_to_do() -> bool:
+    """Whether the plan has no stage; said once, here."""
+    plan = left(PLAN)
+    if plan is None:
+        raise UserError("there is no plan. Run: python -m ci.plan")
+    if not plan["certain"]:
+        print("no stage to run: nothing to do")
+    return not plan["certain"]

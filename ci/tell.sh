@@ -1,0 +1,6 @@
+#!/bin/sh
+# Show the comment on the page of the run; if no pull request carries it, write it to the commit too. Needs gh, GH_TOKEN.
+set -eu
+[ -f .retrain/comment.md ] || exit 0
+[ -z "${GITHUB_STEP_SUMMARY:-}" ] || cat .retrain/comment.md >> "$GITHUB_STEP_SUMMARY"
+[ -f .retrain/branch.txt ] || gh api "repos/$GITHUB_REPOSITORY/commits/$GITHUB_SHA/comments" --silent -F body=@.retrain/comment.md

@@ -1,0 +1,174 @@
+"""An in-toto statement of what made a model file, and its signature. Offline, with a key of one's own.
+
+A consistent rewrite of weights, lineage and history cannot be told from the truth by comparing them with each other:
+only a signature over the file, made before, finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core import files
+from rfdetr_core.checkpoint.files import read_checkpoint
+from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.compose import SCHEMA
+from rfdetr_core.training.resume import flattened
+from rfdetr_core.verification.report import Report
+
+_STATEMENT = "https://in-toto.io/Statement/v1"
+_PREDICATE = "https://slsa.dev/provenance/v1"
+_BUILD, _BUILDER = f"urn:rfdetr-dvc:pipeline:{SCHEMA}", "urn:rfdetr-dvc:dvc-repro"
+_ENVIRONMENT = "requirements/numeric.lock"
+SUFFIX = ".intoto.json"
+
+
+def attest(file: Path, output: Path | None = None, key: Path | None = None) -> list[Path]:
+    """Write the statement beside the file, and with a private key its signature beside that; the paths.
+
+    Raises:
+        UserError: no model file, without lineage, a key that is none, or the signing extra is not installed.
+    """
+    statement = statement_of(file)
+    path = output or file.with_name(f"{file.name}{SUFFIX}")
+    if key is None:
+        files.write_json(path, statement)
+        return [path]
+    signature = path.with_name(f"{path.name}.sig")
+    with tempfile.TemporaryDirectory() as temporary:
+        draft, signed = Path(temporary) / "statement", Path(temporary) / "signature"
+        files.write_json(draft, statement)
+        with _staged(file, draft) as folder, _explained(f"{key} cannot sign"):
+            from model_signing import signing
+
+            config = signing.Config()  # type: ignore[no-untyped-call]
+            config.use_elliptic_key_signer(private_key=key).sign(folder, signed)
+        files.write_bytes(path, draft.read_bytes())
+        files.write_bytes(signature, signed.read_bytes())
+    return [path, signature]
+
+
+def statement_of(file: Path) -> dict[str, Any]:
+    """The statement: subject = the file; materials = manifests, annotations, code, params, weights, environment lock.
+
+    Raises:
+        UserError: no model file, or without lineage.
+    """
+    lineage = read_checkpoint(file).lineage
+    if lineage is None:
+        raise UserError(f"{file} carries no lineage. Attest the stripped model: output/checkpoint_best_total.pth")
+    training = lineage["training"]
+    return {
+        "_type": _STATEMENT,
+        "subject": [{"name": file.name, "digest": {"sha256": files.sha256_file(file)}}],
+        "predicateType": _PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": _BUILD,
+                "externalParameters": {"variant": lineage["variant"], "params": training["params"]},
+                "internalParameters": {
+                    **{key: training[key] for key in ("packages", "machine", "counts")},
+                    "selection": lineage["selection"],
+                },
+                "resolvedDependencies": list(_materials(lineage)),
+            },
+            "runDetails": {
+                "builder": {"id": _BUILDER},
+                "byproducts": [{"name": "tensors", "digest": {"sha256": lineage["tensors"]}}],
+            },
+        },
+    }
+
+
+def check_attestation(report: Report, file: Path, key: Path | None) -> None:
+    """The statement beside a file against its lineage, and with a public key its signature."""
+    path = file.with_name(f"{file.name}{SUFFIX}")
+    signature = path.with_name(f"{path.name}.sig")
+    if not path.is_file():
+        if key is not None:
+            report.wrong(str(path), "a statement", None, "--key")
+        return
+    try:
+        told, again = files.read_json(path), statement_of(file)
+        _compare(report, told, again, path)
+    except (UserError, TypeError, KeyError, AttributeError, IndexError) as error:
+        report.wrong(str(path), "a statement of the model", str(error), "its name")
+    if key is None:
+        if signature.is_file():
+            report.skip(str(signature), "no key given: --key PUBLIC.pem")
+        return
+    if not signature.is_file():
+        report.wrong(str(signature), "a signature", None, "--key")
+        return
+    report.checked += 1
+    try:
+        with _staged(file, path) as folder, _explained("it does not verify"):
+            from model_signing import verifying
+
+            config = verifying.Config()  # type: ignore[no-untyped-call]
+            config.use_elliptic_key_verifier(public_key=key).verify(folder, signature)
+    except UserError as error:
+        report.wrong(
+            f"signature of {file}", f"one of {key} over the file and its statement", str(error), str(signature)
+        )
+
+
+def _materials(lineage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    training = lineage["training"]
+    for name, sha256 in sorted(training["inputs"].items()):
+        yield {"name": name, "digest": {"sha256": sha256, "gitBlob": training["files"][name]["git"]}}
+    for name, sha256 in sorted((training["code"] | lineage["code"]).items()):
+        yield {"name": name, "digest": {"sha256": sha256}}
+    yield {"name": "params", "digest": {"sha256": files.digest(training["params"])}}
+    for key, parent in sorted(training["parents"].items()):
+        yield {"name": f"weights/{parent['name']}", "digest": {"sha256": parent["sha256"]}, "annotations": {"as": key}}
+    if training.get("lock") is not None:
+        yield {"name": _ENVIRONMENT, "digest": {"sha256": training["lock"]}}
+
+
+def _compare(report: Report, told: Any, again: dict[str, Any], path: Path) -> None:
+    """Statements part by part; a renamed file is the same subject."""
+    for statement in (told, again):
+        statement["subject"] = [one["digest"] for one in statement["subject"]]
+    materials = []
+    for statement in (told, again):
+        definition = statement["predicate"]["buildDefinition"]
+        materials.append({one["name"]: one for one in definition.pop("resolvedDependencies")})
+    for name in sorted(materials[0].keys() | materials[1].keys()):
+        report.equal(f"material {name} of {path}", materials[1].get(name), materials[0].get(name), "lineage")
+    before, after = flattened(again), flattened(told)
+    for name in sorted(before.keys() | after.keys()):
+        report.equal(f"{name} of {path}", before.get(name), after.get(name), "the file and its lineage")
+
+
+@contextlib.contextmanager
+def _staged(file: Path, statement: Path) -> Iterator[Path]:
+    """A folder with nothing but the two, under names that no renaming changes and that are never ignored.
+
+    model-signing covers folders; it refuses links and passes over names such as .gitattributes.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        folder.mkdir()
+        for source, name in ((file.resolve(), "checkpoint"), (statement.resolve(), "statement.json")):
+            try:
+                os.link(source, folder / name)
+            except OSError:
+                shutil.copyfile(source, folder / name)
+        yield folder
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Errors of the signing library as one message."""
+    try:
+        yield
+    except ImportError:
+        raise UserError("signing needs an extra: pip install '.[signing]'") from None
+    except Exception as error:  # the library raises what its parts do: ValueError, InvalidSignature, OSError
+        raise UserError(f"{what}: {type(error).__name__} {error}".strip()) from error

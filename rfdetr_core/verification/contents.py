@@ -1,0 +1,183 @@
+"""Files as DVC and the lineage know them, each read once, and always: no note of an earlier reading is trusted."""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rfdetr_core.errors import UserError
+from rfdetr_core.params import load_yaml
+
+Digests = tuple[str, str, int]  # MD5, SHA-256, bytes
+
+
+class Contents:
+    """The working tree of a project at `root`.
+
+    Raises:
+        UserError: there is no dvc.yaml.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Nothing is read before it is needed."""
+        if not (root / "dvc.yaml").is_file():
+            raise UserError(
+                f"{root.resolve()} has no dvc.yaml. Run this at the root of the project, or name it: --repo DIR"
+            )
+        self.root = root.resolve()
+        self._known: dict[tuple[int, int], Digests] = {}
+
+    def digests(self, path: Path) -> Digests:
+        """Of a file of the project; two names of one inode are read once. Not for temporary files: inodes return."""
+        status = path.stat()
+        place = status.st_dev, status.st_ino
+        if place not in self._known:
+            md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+            with path.open("rb") as file:
+                while piece := file.read(1 << 20):
+                    md5.update(piece)
+                    sha256.update(piece)
+                    size += len(piece)
+            self._known[place] = md5.hexdigest(), sha256.hexdigest(), size
+        return self._known[place]
+
+    def sha256(self, name: str) -> str | None:
+        """Of a file below the root; None where it is not."""
+        path = self.root / name
+        return self.digests(path)[1] if path.is_file() else None
+
+    def md5(self, name: str) -> str | None:
+        """As DVC computes it: of a file, or of a folder's listing, then with .dir at its end. None: not at hand."""
+        path = self.root / name
+        if path.is_file():
+            return self.digests(path)[0]
+        listing = self.listing(name) if path.is_dir() else None
+        return None if listing is None else listing_md5(listing)
+
+    def listing(self, name: str) -> dict[str, str] | None:
+        """The MD5 of each file in a folder, by path below it, without what .dvcignore names.
+
+        A file that a .dvc file in the folder names counts with its MD5 there though it was not pulled; None where that
+        is a folder.
+        """
+        folder, found = self.root / name, {}
+        for where, _, files in self._ignore.walk(self._filesystem, str(folder)):
+            for file in files:
+                path = Path(where) / file
+                if path.exists():
+                    found[path.relative_to(folder).as_posix()] = self.digests(path)[0]
+        for path_of, md5 in self.pointers.items():
+            inside = path_of.removeprefix(f"{name}/")
+            if inside != path_of and not (self.root / path_of).exists():
+                if md5.endswith(".dir"):
+                    return None
+                found[inside] = md5
+        return found
+
+    def measure(self, name: str) -> dict[str, int] | None:
+        """size in bytes, of a folder also nfiles; None where not all of it is at hand."""
+        path = self.root / name
+        if path.is_file():
+            return {"size": self.digests(path)[2]}
+        inside = [path / one for one in self.listing(name) or ()]
+        if not all(one.is_file() for one in inside):
+            return None
+        return {"size": sum(self.digests(one)[2] for one in inside), "nfiles": len(inside)}
+
+    @cached_property
+    def pointers(self) -> dict[str, str]:
+        """The MD5 that each .dvc file has for what it tracks, by path below the root."""
+        found = {}
+        for name in sorted({*self.tracked, *self._git("ls-files", "-oz", "--exclude-standard").split("\0")}):
+            if name.endswith(".dvc") and (self.root / name).is_file():
+                content = load_yaml(self.root / name)
+                for out in content.get("outs") or [] if isinstance(content, dict) else []:
+                    place = (self.root / name).parent / str(content.get("wdir", ".")) / str(out.get("path"))
+                    path = os.path.relpath(os.path.normpath(place), self.root)
+                    found[Path(path).as_posix()] = str(out.get("md5") or "")
+        return found
+
+    @cached_property
+    def tracked(self) -> set[str]:
+        """The files that git tracks, below the root."""
+        return set(self._git("ls-files", "-z").split("\0")) - {""}
+
+    def in_git(self, name: str) -> bool:
+        """Whether a file or something in a folder is tracked by git."""
+        return name in self.tracked or name in self._tracked_folders
+
+    @cached_property
+    def _tracked_folders(self) -> set[str]:
+        return {parent.as_posix() for name in self.tracked for parent in PurePosixPath(name).parents}
+
+    def differs_from_head(self, *names: str) -> list[str]:
+        """Tracked or new files under these names that are not as committed."""
+        lines = self._git("status", "--porcelain", "-z", "--no-renames", "--", *names).split("\0")
+        return sorted(line[3:] for line in lines if line)
+
+    def committed(self, name: str) -> bytes | None:
+        """A file's content at HEAD."""
+        done = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=self.root, capture_output=True, check=False)
+        return done.stdout if done.returncode == 0 else None
+
+    def cached(self, md5: str) -> Path:
+        """Where DVC's cache has the content of this MD5."""
+        return self.cache / "files" / "md5" / md5[:2] / md5[2:]
+
+    def cached_listing(self, md5: str) -> dict[str, str] | None:
+        """The listing of a folder in DVC's cache; None where it is not there, or not what its name says."""
+        path = self.cached(md5)
+        if not md5.endswith(".dir") or not path.is_file() or f"{self.digests(path)[0]}.dir" != md5:
+            return None
+        return {one["relpath"]: one["md5"] for one in json.loads(path.read_bytes())}
+
+    @cached_property
+    def cache(self) -> Path:
+        """The folder of DVC's cache."""
+        place = None
+        for name in ("config", "config.local"):
+            settings = configparser.ConfigParser(interpolation=None)
+            settings.read(self.root / ".dvc" / name)
+            place = settings.get("cache", "dir", fallback=place)
+        return self.root / ".dvc" / (place or "cache")
+
+    @cached_property
+    def _filesystem(self) -> Any:
+        from dvc.fs import LocalFileSystem  # type: ignore[import-untyped]
+
+        return LocalFileSystem()
+
+    @cached_property
+    def _ignore(self) -> Any:
+        from dvc.ignore import DvcIgnoreFilter  # type: ignore[import-untyped]
+
+        return DvcIgnoreFilter(self._filesystem, str(self.root))
+
+    def _git(self, *arguments: str) -> str:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, check=False)
+        except FileNotFoundError:
+            raise UserError("git is not installed.") from None
+        if done.returncode:
+            raise UserError(f"{self.root} is in no git repository: {os.fsdecode(done.stderr).strip()}")
+        return os.fsdecode(done.stdout)
+
+
+def listing_md5(listing: dict[str, str]) -> str:
+    """DVC's MD5 of a folder (dvc_data/hashfile/tree.py)."""
+    rows = [{"md5": listing[path], "relpath": path} for path in sorted(listing)]
+    return hashlib.md5(json.dumps(rows, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def changes(expected: dict[str, str], found: dict[str, str]) -> Iterable[tuple[str, str | None, str | None]]:
+    """Each path whose digest differs, with both; None: not there."""
+    for path in sorted(expected.keys() | found.keys()):
+        if expected.get(path) != found.get(path):
+            yield path, expected.get(path), found.get(path)

@@ -1,0 +1,163 @@
+"""The dataset at hand against the manifests and annotations: images by their bytes, labels by converting them again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+
+from rfdetr_core import files
+from rfdetr_core.errors import UserError
+from rfdetr_core.images import SUFFIXES
+from rfdetr_core.ingest.canonical import write_split
+from rfdetr_core.ingest.clean import clean
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.ingest.convert import convert_dataset
+from rfdetr_core.ingest.examine import FileFacts
+from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.ingest.validate import validate_dataset
+from rfdetr_core.manifest import SPLITS, ManifestRow, read_classes, read_manifest, write_classes, write_manifest
+from rfdetr_core.params import read_section
+from rfdetr_core.verification.contents import Contents, changes
+from rfdetr_core.verification.pipeline import LOCK, Pipeline, check_size
+from rfdetr_core.verification.report import Report
+
+_REPORTS = ("findings.csv", "findings.json", "statistics.json")
+
+
+def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: str) -> None:
+    """Compare the dataset folder `name`. Other bytes that mean the same are a note."""
+    folder = contents.root / name
+    manifests = contents.root / "manifest"
+    if not folder.is_dir():
+        report.skip(f"images and labels in {name}", "gone: the folder is not here")
+        return
+    try:
+        rows = {split: read_manifest(manifests / f"{split}.json") for split in SPLITS}
+        config = read_section(ValidateConfig, "validate", contents.root / "params.yaml")
+    except UserError as error:
+        report.skip(f"images and labels in {name}", str(error))
+        return
+    listing = contents.listing(name) or {}
+    gone = _check_images(report, contents, name, rows, listing)
+    entry = pipeline.lock.get("validate", {}).get("deps", {}).get(name)
+    same = entry is not None and contents.md5(name) == entry["md5"]
+    found = len(report.mismatches)
+    with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(io.StringIO()):
+        made = Path(temporary)
+        try:
+            if gone:
+                _convert_without_images(folder, config, manifests, rows, made)
+            else:
+                validate_dataset(folder, config, reports=made / "dataset", manifests=made / "manifest")
+                convert_dataset(folder, config, manifests=made / "manifest", annotations=made / "annotations")
+        except UserError as error:
+            report.wrong(f"{name}", "a dataset that passes", " ".join(str(error).split()), "validated again")
+        _compare(report, contents, pipeline, rows, made, with_reports=same)
+    if entry is not None and not same and not gone:
+        _explain(report, contents, name, entry["md5"], listing, harmless=len(report.mismatches) == found)
+    elif entry is not None and same:
+        check_size(report, contents, name, entry, f"{LOCK}: validate")
+
+
+def _check_images(
+    report: Report, contents: Contents, name: str, rows: dict[str, list[ManifestRow]], listing: dict[str, str]
+) -> bool:
+    """The SHA-256 of every image of the manifests; whether some are missing."""
+    known = {row.path for split in rows.values() for row in split}
+    extra = {}
+    if any(not (contents.root / name / path).is_file() for path in known):
+        unknown = (path for path in listing if path not in known and path.lower().endswith(SUFFIXES))
+        extra = {contents.sha256(f"{name}/{path}"): path for path in unknown}
+    gone = []
+    for split, entries in rows.items():
+        for row in entries:
+            found, by = contents.sha256(f"{name}/{row.path}"), f"manifest/{split}.json"
+            if found is not None:
+                report.equal(f"{name}/{row.path}", row.sha256, found, by)
+            elif row.sha256 in extra:
+                report.wrong(f"name of {name}/{row.path}", row.path, extra.pop(row.sha256), by)
+            else:
+                gone.append(row.path)
+                report.skip(f"image {name}/{row.path}", "gone: the file is not here")
+    if gone:
+        for path in extra.values():
+            report.wrong(f"{name}/{path}", None, "an image", "manifest/")
+    return bool(gone)
+
+
+def _convert_without_images(
+    root: Path, config: ValidateConfig, manifests: Path, rows: dict[str, list[ManifestRow]], made: Path
+) -> None:
+    """Rows and annotations from the labels at hand, and from the manifests what only images tell."""
+    facts = {row.path: FileFacts(row.sha256, row.width, row.height) for split in rows.values() for row in split}
+    kept = {row.path: split for split, entries in rows.items() for row in entries}
+    dataset = clean(root, Findings(config), lambda _: facts.items(), kept)
+    if dataset is None:
+        raise UserError("its annotations cannot be read")
+    for split, images in dataset.splits.items():
+        write_manifest(made / "manifest" / f"{split}.json", (image.row() for image in images))
+        write_split(made / "annotations" / f"{split}.json", images, dataset.classes)
+    for part in ("manifest", "annotations"):
+        write_classes(made / part / "classes.json", dataset.classes)
+
+
+def _compare(
+    report: Report,
+    contents: Contents,
+    pipeline: Pipeline,
+    rows: dict[str, list[ManifestRow]],
+    made: Path,
+    *,
+    with_reports: bool,
+) -> None:
+    """What was made again with what is there, and with dvc.lock; rows by their image."""
+    by = "validated again"
+    for split in SPLITS:
+        if not (made / "manifest" / f"{split}.json").exists():
+            continue
+        before, after = (
+            {row.path: row for row in one} for one in (rows[split], read_manifest(made / "manifest" / f"{split}.json"))
+        )
+        for path in sorted(before.keys() | after.keys()):
+            where, old, new = f"{path} in manifest/{split}.json", before.get(path), after.get(path)
+            if old is None or new is None:
+                report.wrong(where, "a row" if old else None, "a row" if new else None, by)
+                continue
+            for key in ("labels", "width", "height"):  # the bytes of images were compared before
+                report.equal(f"{key} of {where}", getattr(old, key), getattr(new, key), by)
+    for file in sorted(made.glob("*/*")):
+        name = file.relative_to(made).as_posix()
+        if file.parent.name == "dataset":
+            if file.name not in _REPORTS or not with_reports:
+                continue
+            name = f"reports/{name}"
+        if file.name == "classes.json":
+            _compare_classes(report, contents, name, file)
+        locked, again = pipeline.out(name), files.md5_file(file)
+        if locked is not None:
+            report.equal(f"{name}, made again", locked, again, LOCK)
+
+
+def _compare_classes(report: Report, contents: Contents, name: str, made: Path) -> None:
+    if not (contents.root / name).is_file():
+        return
+    old, new = ({entry.index: entry for entry in read_classes(path)} for path in (contents.root / name, made))
+    for index in sorted(old.keys() | new.keys()):
+        before, after = (f"{one.id} {one.name}" if (one := table.get(index)) else None for table in (old, new))
+        report.equal(f"class {index} of {name}", before, after, "validated again")
+
+
+def _explain(
+    report: Report, contents: Contents, name: str, md5: str, listing: dict[str, str], *, harmless: bool
+) -> None:
+    """A folder that is not what dvc.lock knows: which files, and whether it matters."""
+    expected = contents.cached_listing(md5)
+    differing = list(changes(expected, listing)) if expected is not None else []
+    for path, before, after in differing:
+        if path.lower().endswith(SUFFIXES) or not harmless:
+            report.wrong(f"{name}/{path}", before, after, f"{LOCK}: validate")
+    if harmless and not any(path.lower().endswith(SUFFIXES) for path, _, _ in differing):
+        named = f" ({', '.join(path for path, _, _ in differing[:3])})" if differing else ""
+        report.note(f"{name} has other bytes than {LOCK} knows and the same content{named}: dvc repro validate")

@@ -1,0 +1,164 @@
+"""Model files against their lineage, each other, their records and the history."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rfdetr_core import files, provenance
+from rfdetr_core.checkpoint.digest import tensor_digest
+from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
+from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.compose import CODE
+from rfdetr_core.lineage.history import History
+from rfdetr_core.lineage.trace import Archive
+from rfdetr_core.stripping import strip
+from rfdetr_core.training.resume import flattened
+from rfdetr_core.verification.contents import Contents
+from rfdetr_core.verification.origins import MODEL, SELECTION, check_lineage, check_past, check_training
+from rfdetr_core.verification.pipeline import LOCK, Pipeline
+from rfdetr_core.verification.report import Report
+
+_BEST = "output/checkpoint_best_{}.pth"
+
+
+def check_project(report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any] | None) -> None:
+    """The model files in output/; record: that of the model which dvc.lock names."""
+    training: Mapping[str, Any] | None = (record or {}).get("lineage", {}).get("training")
+    selection = None
+    total = _read(report, contents.root / MODEL, MODEL)
+    lineage = None
+    if total is not None and _check_own(report, total, MODEL, record):
+        lineage = total.lineage or {}
+        training, selection = lineage.get("training"), lineage.get("selection") or {}
+        check_lineage(report, contents, pipeline, lineage, f"lineage of {MODEL}")
+        check_past(report, History(contents.root), lineage.get("training") or {}, f"lineage of {MODEL}")
+        _check_machine(report, lineage.get("training") or {})
+    for track in ("ema", "regular"):
+        name = _BEST.format(track)
+        best = _read(report, contents.root / name, name)
+        if best is None:
+            continue
+        if training is not None:
+            _compare(report, f"origin in {name}", training, best.training_record or {}, f"lineage of {MODEL}")
+        check_training(report, contents, pipeline, best.training_record or {}, f"origin in {name}")
+        if total is not None and selection and selection.get("winner") == track:
+            report.equal(f"weights of {MODEL}", tensor_digest(best.weights), tensor_digest(total.weights), name)
+    if total is not None and lineage is not None and selection:
+        _strip_again(report, contents, pipeline, lineage)
+    _check_parents(report, contents, training or {})
+
+
+def check_file(report: Report, path: Path, archive: Archive) -> None:
+    """A model file from anywhere, by itself and the history."""
+    checkpoint = _read(report, path, str(path))
+    if checkpoint is None:
+        return
+    tensors = tensor_digest(checkpoint.weights)
+    record = archive.records.get(tensors)
+    if record is None and checkpoint.lineage is not None:
+        record = archive.records.get(str(checkpoint.lineage.get("tensors")))
+    if checkpoint.lineage is not None and record is None:
+        report.skip(f"lineage of {path}", "gone: no record of it in this history")
+    if checkpoint.lineage is not None and not _check_own(report, checkpoint, str(path), record):
+        return
+    origin = checkpoint.origin or (record or {}).get("lineage", {}).get("training")
+    if origin is None:
+        report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
+        return
+    check_past(report, archive.history, origin, f"lineage of {path}")
+    md5 = files.md5_file(path)
+    if md5 in archive.introduced:
+        report.checked += 1
+    elif record is None:
+        report.skip(f"weights of {path}", "gone: no record and no dvc.lock here has them")
+    elif record["file"]["md5"] != md5:
+        report.note(f"{path} was saved again: its weights are recorded, its bytes are others")
+    else:
+        report.skip(f"{LOCK} with {path}", "gone: no commit here has it")
+
+
+def _read(report: Report, path: Path, name: str) -> Checkpoint | None:
+    if not path.is_file():
+        report.skip(name, "gone: it is not here")
+        return None
+    try:
+        return read_checkpoint(path)
+    except UserError as error:
+        report.wrong(name, "a model file", str(error), "reading it")
+        return None
+
+
+def _check_own(report: Report, checkpoint: Checkpoint, name: str, record: Mapping[str, Any] | None) -> bool:
+    """What a file says of itself, and its record; whether it has a lineage."""
+    lineage = checkpoint.lineage
+    if lineage is None:
+        report.wrong(f"lineage of {name}", "an entry", None, "strip writes one")
+        return False
+    report.equal(f"weights of {name}", lineage.get("tensors"), tensor_digest(checkpoint.weights), "its lineage")
+    report.equal(f"variant of {name}", lineage.get("variant"), checkpoint.model_name, "its lineage")
+    if record is not None:
+        _compare(
+            report,
+            f"lineage of {name}",
+            record["lineage"],
+            lineage,
+            f"records/{record['lineage']['tensors'][:16]}...json",
+        )
+    return True
+
+
+def _compare(report: Report, what: str, expected: Mapping[str, Any], found: Mapping[str, Any], by: str) -> None:
+    before, after = flattened(expected), flattened(found)
+    for key in sorted(before.keys() | after.keys()):
+        report.equal(f"{what}: {key}", before.get(key), after.get(key), by)
+
+
+def _strip_again(report: Report, contents: Contents, pipeline: Pipeline, lineage: Mapping[str, Any]) -> None:
+    """Strip the winner into a temporary folder. With other code than the lineage names, its bytes may differ."""
+    if lineage.get("code") != provenance.code_digests(CODE):
+        report.skip(f"{MODEL}, stripped again", "changed: the code of strip is not that of the lineage")
+        return
+    with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(OSError, ValueError, KeyError, UserError):
+        selection = json.loads((contents.root / SELECTION).read_bytes())
+        made = Path(temporary) / "stripped.pth"
+        strip(contents.root / "output", selection, made, Path(temporary) / "records")
+        report.equal(f"{MODEL}, stripped again", pipeline.out(MODEL), files.md5_file(made), LOCK)
+        return
+    report.skip(f"{MODEL}, stripped again", "gone: the winner or the selection is not here")
+
+
+def _check_parents(report: Report, contents: Contents, training: Mapping[str, Any]) -> None:
+    for parent in (training.get("parents") or {}).values():
+        name = f"weights/{parent['name']}"
+        checkpoint = _read(report, contents.root / name, name)
+        if checkpoint is not None:
+            report.equal(
+                f"weights of {name}", parent["tensors"], tensor_digest(checkpoint.weights), f"lineage of {MODEL}"
+            )
+
+
+def _check_machine(report: Report, training: Mapping[str, Any]) -> None:
+    """Say where results cannot be expected to have the same bytes if they were made again here."""
+    told = training.get("machine") or {}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    here = {"device": device, "cpu": torch.backends.cpu.get_cpu_capability()}
+    differing = [f"{key} {told.get(key)}, here {value}" for key, value in here.items() if told.get(key) != value]
+    if differing:
+        report.note(f"trained on another kind of machine ({'; '.join(differing)}): compare scores, not bytes")
+
+
+def identity_of(contents: Contents) -> dict[str, Any] | None:
+    """The digests of the model at hand, as an evaluation names them."""
+    path = contents.root / MODEL
+    if not path.is_file():
+        return None
+    with contextlib.suppress(UserError):
+        return provenance.identity(path) | {"tensors": tensor_digest(read_checkpoint(path).weights)}
+    return provenance.identity(path)

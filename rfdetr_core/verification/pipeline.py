@@ -1,0 +1,236 @@
+"""dvc.yaml, params.yaml and the files at hand against dvc.lock. Nothing is run, and torch is not needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.history import History, Lock
+from rfdetr_core.params import PARAMS_FILE, load_yaml
+from rfdetr_core.verification.contents import Contents, changes
+from rfdetr_core.verification.report import Report
+
+LOCK = "dvc.lock"
+_VARIABLE = re.compile(r"\$\{([\w.-]+)\}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml, its variables filled in. params: the keys by file. uncached: outs that are in git alone."""
+
+    cmd: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    params: dict[str, list[str]]
+    uncached: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What was asked for and what dvc.lock says was done. lock: by stage cmd, params, deps and outs with their MD5."""
+
+    stages: dict[str, Stage]
+    lock: dict[str, dict[str, Any]]
+    strange: tuple[str, ...]
+
+    @classmethod
+    def read(cls, root: Path) -> Pipeline:
+        """Read both. Raises UserError where one is missing or unreadable."""
+        if not (root / LOCK).is_file():
+            raise UserError(f"{root / LOCK} does not exist: nothing was run yet. Run: dvc repro")
+        params = load_yaml(root / PARAMS_FILE) if (root / PARAMS_FILE).exists() else {}
+        asked, locked = load_yaml(root / "dvc.yaml"), load_yaml(root / LOCK)
+        try:
+            plain = {name: entry for name, entry in asked["stages"].items() if "cmd" in entry}
+            stages = {name: _stage(_filled(entry, params)) for name, entry in plain.items()}
+            lock = {name: _locked(entry) for name, entry in locked["stages"].items()}
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"dvc.yaml or {LOCK} of {root} is not readable ({error!r}). Restore it: git restore {LOCK}"
+            ) from None
+        return cls(stages, lock, tuple(sorted(asked["stages"].keys() - stages.keys())))
+
+    def out(self, path: str) -> str | None:
+        """The MD5 that dvc.lock has for an out."""
+        return next((entry["outs"][path]["md5"] for entry in self.lock.values() if path in entry["outs"]), None)
+
+    def params_of(self, stage: str) -> dict[str, Any]:
+        """The values of params.yaml that dvc.lock has for a stage."""
+        return dict(self.lock.get(stage, {}).get("params", {}).get(str(PARAMS_FILE)) or {})
+
+
+def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> None:
+    """Stages, commands, params, and which files they read and write."""
+    for name in pipeline.strange:
+        report.skip(f"stage {name}", "made by foreach or matrix")
+    for name in sorted(pipeline.lock.keys() - pipeline.stages.keys() - set(pipeline.strange)):
+        if not name.startswith(tuple(f"{one}@" for one in pipeline.strange)):
+            report.note(f"{LOCK} has a stage {name}, dvc.yaml has none")
+    values: dict[str, Any] = {}
+    for name, stage in pipeline.stages.items():
+        entry = pipeline.lock.get(name)
+        if entry is None:
+            report.wrong(f"stage {name}", f"an entry in {LOCK}", None, "dvc.yaml")
+            continue
+        report.equal(f"command of {name}", entry["cmd"], stage.cmd, LOCK)
+        for kind, paths in (("deps", stage.deps), ("outs", stage.outs)):
+            for path in sorted(set(paths) ^ entry[kind].keys()):
+                there = "an entry" if path in entry[kind] else None
+                report.wrong(f"{kind} of {name}: {path}", there, None if there else "it in dvc.yaml", LOCK)
+            report.checked += 1
+        for file, keys in stage.params.items():
+            if file not in values:
+                values[file] = load_yaml(contents.root / file) if (contents.root / file).exists() else {}
+            locked = entry["params"].get(file, {})
+            for key in sorted({*keys, *locked}):
+                _compare_params(report, f"{file}: {key}", locked.get(key), _at(values[file], key), name)
+
+
+def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave: str, only_git: bool) -> None:
+    """Every dep and out that is at hand, by its MD5 in dvc.lock. leave: a dep that is looked at elsewhere.
+
+    only_git: those that git tracks; of what DVC tracks, the MD5 in its .dvc file.
+    """
+    makers = {path: (name, one["md5"]) for name, entry in pipeline.lock.items() for path, one in entry["outs"].items()}
+    seen: dict[str, str | None] = {}
+    for name, entry in pipeline.lock.items():
+        for kind in ("deps", "outs"):
+            for path, one in entry[kind].items():
+                by = f"{LOCK}: {name}"
+                if kind == "deps" and path in makers:
+                    report.equal(
+                        f"{path} in {LOCK}", makers[path][1], one["md5"], f"{makers[path][0]} wrote it, {name} read it"
+                    )
+                if path in contents.pointers:
+                    report.equal(f"{path} in {path}.dvc", one["md5"], contents.pointers[path], by)
+                if path == leave or (only_git and not contents.in_git(path)):
+                    continue
+                if path not in seen:
+                    seen[path] = contents.md5(path)
+                if seen[path] is None:
+                    report.skip(path, "gone: it is not here")
+                elif not report.equal(path, one["md5"], seen[path], by):
+                    _name_files(report, contents, path, one["md5"], by)
+                else:
+                    check_size(report, contents, path, one, by)
+
+
+def check_size(report: Report, contents: Contents, path: str, one: Mapping[str, Any], by: str) -> None:
+    """What an entry says besides the MD5, of something whose MD5 is right."""
+    report.equal(f"kind of hash of {path}", one["hash"], "md5", by)
+    for key, value in (contents.measure(path) or {}).items():
+        if one[key] is not None:
+            report.equal(f"{key} of {path}", one[key], value, by)
+
+
+def check_cache(report: Report, contents: Contents, pipeline: Pipeline) -> None:
+    """The objects in DVC's cache that dvc.lock and the .dvc files name."""
+    outs = {path: one["md5"] for entry in pipeline.lock.values() for path, one in entry["outs"].items()}
+    uncached = {path for stage in pipeline.stages.values() for path in stage.uncached}
+    wanted = {path: md5 for path, md5 in outs.items() if path not in uncached} | contents.pointers
+    gone = []
+    for path, md5 in wanted.items():
+        members = contents.cached_listing(md5) or {}
+        for name, digest in ({path: md5} | {f"{path}/{inside}": one for inside, one in members.items()}).items():
+            place = contents.cached(digest)
+            if not place.is_file():
+                gone.append(name)
+            else:
+                found = contents.digests(place)[0] + (".dir" if digest.endswith(".dir") else "")
+                shown = f"cache object {place.relative_to(place.parents[3]).as_posix()} of {name}"
+                report.equal(shown, digest, found, "its name is its MD5")
+    if gone:
+        more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+        report.skip(f"cache objects of {', '.join(gone[:3])}{more}", "gone: not in the cache")
+
+
+def check_history(report: Report, root: Path) -> None:
+    """Whether a committed dvc.lock has other results for the same command, deps and params: a note, as another machine
+    or a training that is not deterministic may have made them."""
+    history, inputs = History(root), ("cmd", "deps", "params")
+    present = Lock.parse((root / LOCK).read_bytes())
+    for commit in history.commits:
+        past = history.locks.get(commit.changed.get(LOCK, ""))
+        for name, entry in present.stages.items() if past is not None else ():
+            old = past.stages.get(name) if past is not None else None
+            if old is None or any(old[key] != entry[key] for key in inputs):
+                continue
+            report.checked += 1
+            differing = sorted(path for path, md5 in entry["outs"].items() if old["outs"].get(path, md5) != md5)
+            if differing:
+                shown = f"{', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''}"
+                report.note(
+                    f"{LOCK} of commit {commit.id[:10]} has other results of {name} for the same inputs: {shown}"
+                )
+
+
+def _name_files(report: Report, contents: Contents, path: str, md5: str, by: str) -> None:
+    """The files of a folder that differ, where the cache has the listing."""
+    expected = contents.cached_listing(md5)
+    found = contents.listing(path) if expected and (contents.root / path).is_dir() else None
+    for name, before, after in changes(expected, found) if expected and found is not None else ():
+        report.wrong(f"{path}/{name}", before, after, by)
+
+
+def _compare_params(report: Report, what: str, locked: Any, asked: Any, stage: str) -> None:
+    """Key by key where both are mappings, so that the one that differs is named."""
+    if isinstance(locked, Mapping) and isinstance(asked, Mapping):
+        for key in sorted(locked.keys() | asked.keys(), key=str):
+            _compare_params(report, f"{what}.{key}", locked.get(key), asked.get(key), stage)
+    else:
+        report.equal(what, locked, asked, f"{LOCK}: {stage}")
+
+
+def _stage(entry: Mapping[str, Any]) -> Stage:
+    outs, uncached = [], set()
+    for kind in ("outs", "metrics", "plots"):
+        for path, options in _named(entry.get(kind)):
+            outs.append(path)
+            uncached |= {path} if options.get("cache") is False else set()
+    params: dict[str, list[str]] = {}
+    for one in entry.get("params") or []:
+        for file, keys in one.items() if isinstance(one, dict) else [(str(PARAMS_FILE), [one])]:
+            params.setdefault(file, []).extend(keys or [])
+    deps = tuple(path for path, _ in _named(entry.get("deps")))
+    return Stage(_command(entry["cmd"]), deps, tuple(outs), params, frozenset(uncached))
+
+
+def _named(entries: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for one in entries or []:
+        yield from (
+            ((str(path), options or {}) for path, options in one.items()) if isinstance(one, dict) else [(str(one), {})]
+        )
+
+
+def _locked(entry: Mapping[str, Any]) -> dict[str, Any]:
+    files = {
+        kind: {
+            str(one["path"]): {"md5": str(one.get("md5")), **{key: one.get(key) for key in ("hash", "size", "nfiles")}}
+            for one in entry.get(kind) or []
+        }
+        for kind in ("deps", "outs")
+    }
+    return {"cmd": _command(entry["cmd"]), "params": entry.get("params") or {}, **files}
+
+
+def _command(value: Any) -> str:
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _filled(value: Any, params: Any) -> Any:
+    """An entry of dvc.yaml with the values of params.yaml in place of ${...}."""
+    if isinstance(value, Mapping):
+        return {_filled(key, params): _filled(one, params) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_filled(one, params) for one in value]
+    return _VARIABLE.sub(lambda found: str(_at(params, found[1])), value) if isinstance(value, str) else value
+
+
+def _at(value: Any, key: str) -> Any:
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

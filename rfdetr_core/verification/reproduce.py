@@ -1,0 +1,163 @@
+"""The whole pipeline once more in a clean clone of HEAD, and every byte compared."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core.errors import UserError
+from rfdetr_core.verification.contents import Contents, changes
+from rfdetr_core.verification.origins import MODEL, SCORES
+from rfdetr_core.verification.pipeline import Pipeline
+from rfdetr_core.verification.report import Report
+from rfdetr_core.verification.scores import METRICS
+
+HISTORY = "output/history.csv"
+_REMOTE = "cache-of-the-original"
+# On another kind of machine: how far a score in 0..1 may be from the recorded one.
+TOLERANCE = 0.02
+
+
+def reproduce(root: Path) -> Report:
+    """Clone HEAD into a temporary folder, fetch what DVC tracks, run every stage, compare each out with dvc.lock.
+
+    The project itself and its cache are only read.
+
+    Raises:
+        UserError: no project, no dvc.lock, the dataset cannot be fetched, or a stage fails.
+    """
+    report, original = Report(), Contents(root)
+    changed = [name for name in original.differs_from_head(".") if name in original.tracked]
+    if changed:
+        report.note(f"HEAD was reproduced, without what is not committed: {', '.join(changed[:5])}")
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as temporary:
+        folder = Path(temporary) / "clone"
+        _run(original.root, "git", "clone", "-q", str(original.root), str(folder))
+        contents, pipeline = Contents(folder), Pipeline.read(folder)
+        before = {name: (folder / name).read_bytes() for name in (HISTORY, SCORES, METRICS) if (folder / name).exists()}
+        _fetch(original, contents, folder)
+        _run(folder, "dvc", "repro", "--force", "--no-run-cache")
+        _compare(report, Contents(folder), pipeline, before)
+    return report
+
+
+def _fetch(original: Contents, contents: Contents, folder: Path) -> None:
+    """What .dvc files track, from the cache of the original, else from the default remote."""
+    wanted = [name for name in sorted(contents.tracked) if name.endswith(".dvc") and (folder / name).is_file()]
+    if not wanted:
+        return
+    _run(folder, "dvc", "remote", "add", "-q", "--local", _REMOTE, str(original.cache.resolve()))
+    try:
+        _run(folder, "dvc", "pull", "-q", "-r", _REMOTE, *wanted)
+    except UserError:
+        _run(folder, "dvc", "pull", "-q", *wanted)
+
+
+def _compare(report: Report, contents: Contents, pipeline: Pipeline, before: dict[str, bytes]) -> None:
+    """Outs stage by stage, in the order in which they ran."""
+    other = _other_machine(contents, pipeline)
+    differing: dict[str, list[tuple[str, str, str | None]]] = {}
+    for stage in in_order(pipeline):
+        for path, one in pipeline.lock[stage]["outs"].items():
+            report.checked += 1
+            found = contents.md5(path)
+            if found != one["md5"]:
+                differing.setdefault(stage, []).append((path, one["md5"], found))
+    if not differing:
+        return
+    first = next(iter(differing))
+    where = f"first stage that differs: {first}"
+    if first == "train":
+        where += first_epoch(before.get(HISTORY), (contents.root / HISTORY).read_bytes())
+    if other and not {"validate", "convert"} & differing.keys():
+        report.note(f"made on another kind of machine ({other}), so bytes differ ({where}) and scores are compared")
+        _compare_scores(report, contents.root, before)
+        return
+    report.note(where)
+    for stage, outs in differing.items():
+        for path, expected, found in outs:
+            report.wrong(path, expected, found, f"{stage}, reproduced")
+
+
+def in_order(pipeline: Pipeline) -> list[str]:
+    """Stages, each after those whose outs it reads."""
+    waiting, ordered = dict(pipeline.lock), list[str]()
+    while waiting:
+        outs = {name: set(entry["outs"]) for name, entry in waiting.items()}
+
+        def ready(name: str, outs: dict[str, set[str]] = outs) -> bool:
+            others = set().union(*(made for other, made in outs.items() if other != name))
+            return not any(out == dep or out.startswith(f"{dep}/") for out in others for dep in waiting[name]["deps"])
+
+        name = next(filter(ready, waiting), next(iter(waiting)))
+        ordered.append(name)
+        del waiting[name]
+    return ordered
+
+
+def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
+    """How the machine and packages of the recorded training differ from those here; empty: not at all."""
+    from rfdetr_core.checkpoint.files import read_checkpoint
+
+    md5 = pipeline.out(MODEL)
+    records = [json.loads(path.read_bytes()) for path in sorted((contents.root / "records").glob("*.json"))]
+    told = next((one["lineage"]["training"] for one in records if one["file"]["md5"] == md5), None)
+    here = (read_checkpoint(contents.root / MODEL).lineage or {}).get("training")
+    if told is None or here is None:
+        return ""
+    pairs = [(key, told[part], here[part]) for part in ("machine", "packages") for key in (part,)]
+    found = [f"{key} {old}, here {new}" for _, before, after in pairs for key, old, new in _differing(before, after)]
+    return "; ".join(found)
+
+
+def _differing(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    return list(changes({key: str(one) for key, one in before.items()}, {key: str(one) for key, one in after.items()}))
+
+
+def first_epoch(before: bytes | None, after: bytes) -> str:
+    """Where two contents of history.csv part, as the end of a sentence."""
+    if before is None:
+        return ""
+    rows = [list(csv.DictReader(io.StringIO(text.decode()))) for text in (before, after)]
+    for old, new in zip(*rows, strict=False):
+        keys = [key for key in old if old[key] != new.get(key)]
+        if keys:
+            return f", from epoch {old['epoch']} on ({keys[0]} {old[keys[0]]}, here {new.get(keys[0])})"
+    return ", in no epoch of history.csv" if len(rows[0]) == len(rows[1]) else ", in the number of epochs"
+
+
+def _compare_scores(report: Report, root: Path, before: dict[str, bytes]) -> None:
+    for name, keys in ((SCORES, ("regular.score", "ema.score")), (METRICS, ("map", "map_50", "f1"))):
+        if name not in before or not (root / name).exists():
+            continue
+        for key in keys:
+            old, new = (_at(json.loads(text), key) for text in (before[name], (root / name).read_bytes()))
+            close = isinstance(old, (int, float)) and isinstance(new, (int, float)) and abs(old - new) <= TOLERANCE
+            report.equal(
+                f"{key} of {name}",
+                f"{old} within {TOLERANCE}",
+                f"{old} within {TOLERANCE}" if close else new,
+                "reproduced",
+            )
+
+
+def _at(value: Any, key: str) -> Any:
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _run(folder: Path, *command: str) -> None:
+    """Run a command as a user would whose environment is this one; its output goes where errors go."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "GIT_", "PYTHONPATH"))}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=2, check=False)
+    if done.returncode:
+        raise UserError(f"{' '.join(command[:3])} failed in a clean clone of HEAD, with the message above.")

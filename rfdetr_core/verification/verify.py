@@ -1,0 +1,120 @@
+"""Everything at hand computed again and compared with dvc.lock, the lineage and the history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core import files, provenance
+from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.history import EVALUATION, History
+from rfdetr_core.manifest import DataConfig
+from rfdetr_core.params import read_section
+from rfdetr_core.verification.contents import Contents
+from rfdetr_core.verification.dataset import check_dataset
+from rfdetr_core.verification.origins import (
+    MODEL,
+    SCORES,
+    SELECTION,
+    check_evaluation,
+    check_lineage,
+    check_selection,
+    record_of,
+)
+from rfdetr_core.verification.pipeline import LOCK, Pipeline, check_cache, check_contents, check_history, check_pipeline
+from rfdetr_core.verification.report import Report
+
+
+def verify_lock(root: Path) -> Report:
+    """Whether dvc.lock is true to dvc.yaml, params.yaml, the code and all else that git has. Seconds, without torch."""
+    report = Report()
+    contents, pipeline, _ = _check_git(report, root, only_git=True)
+    record = _check_record(report, contents, pipeline, with_lineage=True)
+    with report.reading(EVALUATION):
+        check_evaluation(
+            report, contents, pipeline, record and record["file"] | {"tensors": record["lineage"]["tensors"]}
+        )
+    report.skip("dataset, cache and model files", "not asked for: --lock")
+    return report
+
+
+def verify(root: Path, file: Path | None = None) -> Report:
+    """Check the whole project; or, where `file` is not its present model, that file against the history alone.
+
+    Raises:
+        UserError: no project, no dvc.lock, or no such file.
+    """
+    from rfdetr_core.lineage.trace import Archive
+    from rfdetr_core.verification.models import check_file, check_project, identity_of
+    from rfdetr_core.verification.scores import METRICS, check_metrics
+
+    report = Report()
+    if file is not None and not _is_present(root, file):
+        if not file.is_file():
+            raise UserError(f"{file} does not exist. Give a model file.")
+        with report.reading(f"lineage of {file}"):
+            check_file(report, file, Archive(History(root)))
+        return report
+    contents, pipeline, data = _check_git(report, root, only_git=False)
+    with report.reading(LOCK):
+        check_cache(report, contents, pipeline)
+        check_history(report, contents.root)
+    with report.reading(data):
+        check_dataset(report, contents, pipeline, data)
+    present = (contents.root / MODEL).is_file()
+    record = _check_record(report, contents, pipeline, with_lineage=not present)
+    with report.reading(f"lineage of {MODEL}"):
+        check_project(report, contents, pipeline, record)
+    model = identity_of(contents)
+    if record is not None and model is not None:
+        for key in ("sha256", "size"):
+            report.equal(f"{key} of {MODEL}", record["file"].get(key), model[key], _named(record))
+    with report.reading(EVALUATION):
+        check_evaluation(report, contents, pipeline, model)
+    with report.reading(METRICS):
+        check_metrics(report, contents)
+    return report
+
+
+def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents, Pipeline, str]:
+    """What needs neither the dataset nor a model file."""
+    contents = Contents(root)
+    pipeline = Pipeline.read(contents.root)
+    data = read_section(DataConfig, "data", contents.root / "params.yaml").dir
+    with report.reading(LOCK):
+        check_pipeline(report, contents, pipeline)
+        check_contents(report, contents, pipeline, leave="" if only_git else data, only_git=only_git)
+    with report.reading(SCORES):
+        check_selection(report, contents)
+    changed = contents.differs_from_head(LOCK, "manifest", SCORES, SELECTION, "reports")
+    if changed:
+        report.note(f"not as committed: {', '.join(changed)}")
+    if any(contents.sha256(name) != sha256 for name, sha256 in provenance.code_digests(["rfdetr_core"]).items()):
+        report.note(
+            f"computed with the code in {Path(provenance.__file__).parent}, which is not that of {contents.root}"
+        )
+    return contents, pipeline, data
+
+
+def _check_record(
+    report: Report, contents: Contents, pipeline: Pipeline, *, with_lineage: bool
+) -> dict[str, Any] | None:
+    """The record of the model that dvc.lock names, if there is one; its lineage where the model itself is not read."""
+    with report.reading("records"):
+        record = record_of(report, contents, pipeline)
+        if record is not None and with_lineage:
+            check_lineage(report, contents, pipeline, record["lineage"], _named(record))
+        return record
+    return None
+
+
+def _named(record: Mapping[str, Any]) -> str:
+    return f"records/{record['lineage']['tensors'][:16]}...json"
+
+
+def _is_present(root: Path, file: Path) -> bool:
+    """Whether a file is the model of the working tree, by its place or its bytes."""
+    present = root / MODEL
+    same = file.is_file() and present.is_file() and files.sha256_file(file) == files.sha256_file(present)
+    return same or file.resolve() == present.resolve()

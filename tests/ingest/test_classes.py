@@ -1,0 +1,96 @@
+"""One class table, whatever ids, order and parents the splits have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ingest.samples import SPLITS, edit_coco, ingest, make_coco, validate
+
+Rows = list[tuple[Any, ...]]  # id, name and, if given, supercategory
+
+
+def with_classes(root: Path, tables: dict[str, Rows]) -> None:
+    """Give the splits these classes; cat and dog keep their objects."""
+
+    def change(content: Any, rows: Rows) -> None:
+        ids = {name: identity for identity, name, *_ in rows}
+        names = {one["id"]: one["name"] for one in content["categories"]}
+        for one in content["annotations"]:
+            one["category_id"] = ids[names[one["category_id"]]]
+        content["categories"] = [dict(zip(("id", "name", "supercategory"), row, strict=False)) for row in rows]
+
+    for split in SPLITS:
+        rows = tables.get(split, tables["train"])
+        edit_coco(root, split, lambda content, rows=rows: change(content, rows))
+
+
+# Of each: the tables, the class table that follows as (id, name) in the order of the indexes, and the codes found.
+TABLES: dict[str, tuple[dict[str, Rows], Rows, set[str]]] = {
+    "from 0": ({"train": [(0, "cat"), (1, "dog")]}, [(0, "cat"), (1, "dog")], set()),
+    "from 1": ({"train": [(1, "cat"), (2, "dog")]}, [(1, "cat"), (2, "dog")], set()),
+    "with gaps, as COCO's 90": ({"train": [(17, "cat"), (90, "dog")]}, [(17, "cat"), (90, "dog")], set()),
+    "in another order": ({"train": [(90, "dog"), (17, "cat")]}, [(17, "cat"), (90, "dog")], set()),
+    "dog before cat": ({"train": [(1, "dog"), (2, "cat")]}, [(1, "dog"), (2, "cat")], set()),
+    "another order in valid": (
+        {"train": [(1, "cat"), (2, "dog")], "valid": [(2, "dog"), (1, "cat")]}, [(1, "cat"), (2, "dog")], set(),
+    ),
+    "other ids in valid": (
+        {"train": [(1, "cat"), (2, "dog")], "valid": [(0, "cat"), (1, "dog")]},
+        [(1, "cat"), (2, "dog")],
+        {"class-ids-differ"},
+    ),
+    "more classes in test": (
+        {"train": [(1, "cat"), (2, "dog")], "test": [(1, "cat"), (2, "dog"), (3, "cow")]},
+        [(1, "cat"), (2, "dog")],
+        set(),
+    ),
+    "a class without objects": (
+        {"train": [(1, "cat"), (2, "cow"), (3, "dog")]}, [(1, "cat"), (2, "cow"), (3, "dog")], {"class-unused"},
+    ),
+    "parent at 0": (
+        {"train": [(0, "pets", "none"), (1, "cat", "pets"), (2, "dog", "pets")]}, [(1, "cat"), (2, "dog")], set(),
+    ),
+    "parent in between": (
+        {"train": [(1, "cat", "pets"), (5, "pets", "none"), (7, "dog", "pets")]}, [(1, "cat"), (7, "dog")], set(),
+    ),
+    "parent in train alone": (
+        {"train": [(0, "pets"), (1, "cat", "pets"), (2, "dog", "pets")], "valid": [(1, "cat"), (2, "dog")]},
+        [(1, "cat"), (2, "dog")],
+        set(),
+    ),
+    "parent in valid alone": (
+        {"train": [(1, "cat"), (2, "dog")], "valid": [(0, "pets"), (1, "cat", "pets"), (2, "dog", "pets")]},
+        [(1, "cat"), (2, "dog")],
+        set(),
+    ),
+    "parent that has objects": ({"train": [(1, "cat", "none"), (2, "dog", "cat")]}, [(1, "cat"), (2, "dog")], set()),
+    "their own parents": ({"train": [(1, "cat", "cat"), (2, "dog", "dog")]}, [(1, "cat"), (2, "dog")], set()),
+    "parents that are no class": ({"train": [(1, "cat", "a"), (2, "dog", "b")]}, [(1, "cat"), (2, "dog")], set()),
+    "parents in a circle": ({"train": [(1, "cat", "dog"), (2, "dog", "cat")]}, [(1, "cat"), (2, "dog")], set()),
+    "parents of other types": ({"train": [(1, "cat", None), (2, "dog", [3])]}, [(1, "cat"), (2, "dog")], set()),
+    "parents of parents": (
+        {"train": [(0, "all"), (1, "pets", "all"), (2, "cat", "pets"), (3, "dog", "pets")]}, [(2, "cat"), (3, "dog")],
+        set(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tables", "expected", "codes"), TABLES.values(), ids=TABLES.keys())
+def test_all_splits_use_one_table(tmp_path: Path, tables: dict[str, Rows], expected: Rows, codes: set[str]) -> None:
+    root = make_coco(tmp_path / "data")
+    with_classes(root, tables)
+    findings, error = validate(root, tmp_path)
+    assert ({one["code"] for one in findings}, error) == (codes, None)
+    files = ingest(root, tmp_path)
+    table = json.loads(files["annotations/classes.json"])
+    assert [(one["id"], one["name"]) for one in table] == expected
+    assert [one["index"] for one in table] == list(range(len(expected)))
+    names = [name for _, name in expected]
+    for split, images in SPLITS.items():
+        content = json.loads(files[f"annotations/{split}.json"])
+        found = [(names[one["category_id"]], one["bbox"]) for one in content["annotations"]]
+        assert sorted(found) == sorted((("cat", "dog")[label], box) for image in images for label, box in image)

@@ -1,0 +1,96 @@
+"""What DVC offers beside `repro` works here as docs/retraining.md shows it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rfdetr_core import files
+from tests.pipeline.project import Project
+
+pytestmark = pytest.mark.slow
+MODEL = "output/checkpoint_best_total.pth"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Trained, committed and pushed to a remote in a folder; the dataset is in DVC."""
+    folder = tmp_path_factory.mktemp("features")
+    project = Project.create(folder / "project")
+    project.run("git", "branch", "-M", "main")
+    project.run("git", "rm", "-r", "-q", "--cached", "data/tiny")
+    project.run("dvc", "add", "-q", "data/tiny")
+    project.run("dvc", "remote", "add", "-q", "-d", "store", str(folder / "store"))
+    project.repro()
+    project.commit("first result")
+    project.run("dvc", "push", "-q", "--run-cache")
+    return project
+
+
+@pytest.fixture
+def project(trained: Project, tmp_path: Path) -> Project:
+    shutil.copytree(trained.folder, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy")
+
+
+def experiments(project: Project) -> dict[str, Any]:
+    """The finished experiments on main by name."""
+    (_, baseline) = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
+    return {one["revs"][0]["name"]: one["revs"][0]["data"] for one in baseline["experiments"] or []}
+
+
+def test_an_experiment_is_shown_and_its_metrics_and_plots_are_compared(project: Project) -> None:
+    project.run("dvc", "exp", "run", "-q", "-n", "shorter", "-S", "train.epochs=1")
+    shown = experiments(project)["shorter"]
+    assert shown["params"]["params.yaml"]["data"]["train"]["epochs"] == 1
+    assert shown["metrics"]["output/selection.json"]["data"]["epochs"] == 1
+    changes = json.loads(project.run("dvc", "metrics", "diff", "--json", "main", "shorter").stdout)
+    assert changes["diff"]["output/selection.json"]["epochs"] == {"old": 2, "new": 1, "diff": -1}
+    project.run("dvc", "plots", "diff", "main", "shorter", "--out", "plots")
+    page = (project.folder / "plots" / "index.html").read_text()
+    assert "history.csv" in page
+    assert "shorter" in page
+    assert project.repro() == []
+    project.run("dvc", "exp", "branch", "-q", "shorter", "shorter-branch")
+    assert "shorter-branch" in project.run("git", "branch", "--list").stdout
+
+
+def test_queued_and_temporary_experiments_leave_the_working_tree_alone(project: Project) -> None:
+    before = files.sha256_file(project.folder / "dvc.lock")
+    for pictures in (0, 2):
+        change = ("-n", f"queued-{pictures}", "-S", f"evaluate.pictures={pictures}")
+        project.run("dvc", "exp", "run", "-q", "--queue", *change)
+    project.run("dvc", "exp", "run", "-q", "--run-all")
+    project.run("dvc", "exp", "run", "-q", "--temp", "-n", "aside", "-S", "evaluate.split=valid")
+    shown = experiments(project)
+    assert {"queued-0", "queued-2", "aside"} <= shown.keys()
+    assert shown["aside"]["metrics"]["reports/evaluate/metrics.json"]["data"]["split"] == "valid"
+    assert files.sha256_file(project.folder / "dvc.lock") == before
+    assert project.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_what_was_pushed_is_pulled_where_nothing_is(project: Project, tmp_path: Path) -> None:
+    project.run("git", "clone", "-q", str(project.folder), str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    clone.run("dvc", "pull", "-q")
+    assert clone.changed_stages() == set()
+    assert files.sha256_file(clone.folder / MODEL) == files.sha256_file(project.folder / MODEL)
+
+
+def test_another_repository_gets_the_model_by_path_and_by_version(project: Project, tmp_path: Path) -> None:
+    there, here = str(project.folder), tmp_path / "elsewhere"
+    here.mkdir()
+    other = Project(here)
+    expected = files.sha256_file(project.folder / MODEL)
+    shutil.rmtree(project.folder / ".dvc" / "cache")  # so it comes from the remote
+    other.run("dvc", "get", "-q", there, MODEL, "--rev", "main", "-o", "by_path.pth")
+    project.run("gto", "register", "detector", "--version", "v1.0.0", "--repo", there)
+    other.run("dvc", "artifacts", "get", there, "detector", "--rev", "v1.0.0", "-o", "by_version.pth")
+    assert {path.name: files.sha256_file(path) for path in here.iterdir()} == {
+        "by_path.pth": expected,
+        "by_version.pth": expected,
+    }

@@ -1,0 +1,427 @@
+"""Retraining in CI, for real: the steps that the workflow names, in a clean clone, with an S3 remote and MLflow.
+
+GitHub is not here: `gh` is a stub that notes what it was asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from mlflow import MlflowClient
+from moto.server import ThreadedMotoServer
+
+from ci.check_lock import lies
+from ci.compare import verdict
+from ci.plan import certain, possible
+from rfdetr_core.gate import GateConfig
+from tests.architecture import ROOT
+from tests.observers.conftest import Server
+from tests.pipeline.project import Project, make_dataset
+
+WORKFLOW, GITLAB = ROOT / ".github/workflows/retrain.yml", ROOT / "ci/gitlab.yml"
+KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-east-1"}
+ALL = ["validate", "convert", "train", "select_best", "strip", "evaluate"]
+
+
+def steps(job: str) -> list[dict[str, Any]]:
+    """The steps of a job that run something."""
+    return [one for one in yaml.safe_load(WORKFLOW.read_text())["jobs"][job]["steps"] if "run" in one]
+
+
+@dataclass
+class World:
+    """A developer's project, the bare repository that is its origin, the bucket and the servers."""
+
+    folder: Path
+    origin: Path
+    bucket: Any
+    mlflow: Server
+
+    def clone(self, name: str, branch: str = "main") -> Project:
+        """A clean clone; nothing is pulled."""
+        target = self.folder / name
+        subprocess.run(["git", "clone", "-q", "-b", branch, str(self.origin), str(target)], check=True)
+        project = Project(target)
+        project.run("git", "config", "user.email", "ci@localhost")
+        project.run("git", "config", "user.name", "ci")
+        return project
+
+    def objects(self) -> dict[str, str]:
+        """What the remote has."""
+        return {one.key: one.e_tag for one in self.bucket.objects.all()}
+
+    def branches(self) -> dict[str, str]:
+        """The branches of the origin."""
+        told = subprocess.run(["git", "ls-remote", "-h", str(self.origin)], check=True, capture_output=True, text=True)
+        return {line.split("refs/heads/")[1]: line.split()[0] for line in told.stdout.splitlines()}
+
+    def environment(self, runner: Project) -> dict[str, str]:
+        """What the workflow sets, and a `gh` that notes its arguments."""
+        tools = self.folder / "tools"
+        tools.mkdir(exist_ok=True)
+        (tools / "gh").write_text('#!/bin/sh\necho "$@" >> "$GH_LOG"\n')
+        (tools / "gh").chmod(0o755)
+        return KEYS | {
+            "CI": "true",
+            "PATH": f"{tools}{os.pathsep}{runner.environment()['PATH']}",
+            "PARAMS": "",
+            "FORCE": "",
+            "RETRAIN_BRANCH": "main",
+            "MLFLOW_TRACKING_URI": self.mlflow.uri,
+            "GH_LOG": str(runner.folder / ".git" / "gh.log"),
+            "GITHUB_OUTPUT": str(runner.folder / ".git" / "output"),
+            "GITHUB_REPOSITORY": "owner/name",
+            "GITHUB_SHA": runner.run("git", "rev-parse", "HEAD").stdout.strip(),
+        }
+
+    def retrain(self, runner: Project, **more: str) -> tuple[int, str]:
+        """The runner's steps as the workflow has them, in order; status and output, of the first that fails."""
+        env = self.environment(runner) | more
+        told = ""
+        for step in steps("plan")[1:]:
+            done = runner.run("sh", "-ec", step["run"], check=False, env=env)
+            told += done.stdout + done.stderr
+            if done.returncode:
+                return done.returncode, told
+        # The second job has an `if`.
+        if (runner.folder / ".git" / "output").read_text().splitlines()[-1] == "stages=":
+            return 0, told
+        status = 0
+        for step in steps("retrain"):
+            if "ci" not in step["run"] or (status and step.get("if") != "always()"):
+                continue
+            done = runner.run("sh", "-ec", step["run"], check=False, env=env)
+            told += done.stdout + done.stderr
+            status = status or done.returncode
+        return status, told
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, Server]]:
+    storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    storage.start()
+    address = "http://{}:{}".format(*storage.get_host_and_port())
+    keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
+    bucket = boto3.resource("s3", endpoint_url=address, **keys).create_bucket(Bucket="store")
+    tracking = Server(tmp_path_factory.mktemp("tracking"))
+    tracking.start()
+    yield bucket, address, tracking
+    tracking.stop()
+    storage.stop()
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory, services: tuple[Any, str, Server]) -> Project:
+    """The developer's project: trained, pushed and committed; the dataset is in DVC."""
+    project = Project.create(tmp_path_factory.mktemp("first") / "developer")
+    project.run("git", "branch", "-M", "main")
+    project.run("git", "rm", "-r", "-q", "--cached", "data/tiny")
+    project.run("dvc", "add", "-q", "data/tiny")
+    project.run("dvc", "remote", "add", "-q", "-d", "store", "s3://store/dvc")
+    project.run("dvc", "remote", "modify", "-q", "store", "endpointurl", services[1])
+    project.repro()
+    project.commit("first result")
+    project.run("dvc", "push", "-q", "--run-cache", env=KEYS)
+    return project
+
+
+@pytest.fixture
+def world(first: Project, services: tuple[Any, str, Server], tmp_path: Path) -> World:
+    """A new origin; the bucket is shared, since what is in it is named by its content."""
+    origin = tmp_path / "origin.git"
+    subprocess.run(["git", "clone", "-q", "--bare", str(first.folder), str(origin)], check=True)
+    return World(tmp_path, origin, services[0], services[2])
+
+
+@pytest.fixture
+def developer(world: World, first: Project) -> Project:
+    """The developer at work."""
+    shutil.copytree(first.folder, world.folder / "developer", symlinks=True)
+    project = Project(world.folder / "developer")
+    project.run("git", "remote", "add", "origin", str(world.origin))
+    return project
+
+
+def push(project: Project, message: str, *, data: bool = False) -> None:
+    if data:
+        project.run("dvc", "add", "-q", "data/tiny")
+        project.run("dvc", "push", "-q", "data/tiny.dvc", env=KEYS)
+    project.commit(message)
+    project.run("git", "push", "-q", "origin", "HEAD:main")
+
+
+def holds(world: World, branch: str) -> Project:
+    """A third clone has all of the result, and finds it true."""
+    third = world.clone("third", branch)
+    third.run("dvc", "pull", "-q", env=KEYS)
+    assert third.changed_stages() == set()
+    told = json.loads(third.run(sys.executable, "-m", "rfdetr_core", "verify", "--json").stdout)
+    assert told["holds"]
+    assert [one["what"] for one in told["unchecked"]] == []
+    return third
+
+
+@pytest.mark.slow
+def test_new_data_is_trained_on_pushed_and_holds_in_a_third_clone(world: World, developer: Project) -> None:
+    shutil.rmtree(developer.folder / "data" / "tiny")
+    make_dataset(developer.folder / "data" / "tiny", {"train": 5, "valid": 2, "test": 3}, seed=1)
+    push(developer, "new data", data=True)
+    runner = world.clone("runner")
+    status, told = world.retrain(runner)
+    assert status == 0, told
+    state = runner.folder / ".retrain"
+    assert list(json.loads((state / "plan.json").read_text())["certain"]) == ["validate"]
+    ran = json.loads((state / "ran.json").read_text())["ran"]
+    assert [one for one in ran if one != "select_best"] == [one for one in ALL if one != "select_best"]
+    comment = (state / "comment.md").read_text()
+    for words in (
+        "3 images, 6 objects (the base was evaluated on 2 images, 4 objects of test)",
+        "| red |",
+        "95 of 100 resamplings",
+        "Gate passed",
+        "images added: 2",
+        "best_1.png",
+        f"{world.mlflow.uri}/#/experiments/",
+    ):
+        assert words in comment, comment
+    asked = (runner.folder / ".git" / "gh.log").read_text()
+    assert "pr create --head retrain/main --base main --title Retrained: test mAP" in asked
+    third = holds(world, "retrain/main")
+    assert len(list((third.folder / "records").glob("*.json"))) == 2
+    client = MlflowClient(world.mlflow.uri)
+    commit = world.branches()["retrain/main"]
+    runs = client.search_runs(
+        [one.experiment_id for one in client.search_experiments()], f"tags.mlflow.source.git.commit = '{commit}'"
+    )
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    # Its own commit, merged or not, is no reason to train.
+    third.run("git", "push", "-q", "origin", "retrain/main:main")
+    before = world.objects(), world.branches()
+    again = world.clone("again")
+    status, told = world.retrain(again)
+    assert (status, "no stage runs" in told) == (0, True), told
+    assert (world.objects(), world.branches()) == before
+
+
+@pytest.mark.slow
+def test_a_readme_retrains_nothing_and_a_param_of_evaluate_only_evaluates(world: World, developer: Project) -> None:
+    (developer.folder / "README.md").write_text("other words\n")
+    push(developer, "words")
+    status, told = world.retrain(world.clone("runner"))
+    assert (status, "no stage runs" in told, list(world.branches())) == (0, True, ["main"]), told
+    developer.set_params(evaluate={"pictures": 2})
+    push(developer, "more pictures")
+    runner = world.clone("runner 2")
+    status, told = world.retrain(runner)
+    assert status == 0, told
+    assert json.loads((runner.folder / ".retrain" / "ran.json").read_text())["ran"] == ["evaluate"]
+    comment = (runner.folder / ".retrain" / "comment.md").read_text()
+    assert "the new one are the same file" in comment
+    assert "- evaluate: params.yaml: evaluate.pictures" in comment
+    holds(world, "retrain/main")
+
+
+@pytest.mark.slow
+def test_a_bad_dataset_ends_at_validate_with_its_findings_and_nothing_is_pushed(
+    world: World, developer: Project
+) -> None:
+    path = developer.folder / "data/tiny/train/_annotations.coco.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 77
+    path.unlink()  # it may be a link into the cache
+    path.write_text(json.dumps(content))
+    push(developer, "bad data", data=True)
+    before = world.objects(), world.branches()
+    runner = world.clone("runner")
+    lock = (runner.folder / "dvc.lock").read_bytes()
+    status, told = world.retrain(runner)
+    assert status == 1, told
+    assert (world.objects(), world.branches()) == before
+    assert (runner.folder / "dvc.lock").read_bytes() == lock
+    comment = (runner.folder / ".retrain" / "comment.md").read_text()
+    assert "## Not retrained: validate failed" in comment
+    assert "| error |" in comment
+    assert "77" in comment
+    assert "Traceback" not in comment
+    commit = runner.run("git", "rev-parse", "HEAD").stdout.strip()
+    asked = (runner.folder / ".git" / "gh.log").read_text()
+    assert asked == f"api repos/owner/name/commits/{commit}/comments --silent -F body=@.retrain/comment.md\n"
+
+
+@pytest.mark.slow
+def test_killed_in_training_or_refused_after_the_push_the_next_run_completes(world: World, developer: Project) -> None:
+    developer.set_params(train={"seed": 5})
+    push(developer, "other seed")
+    before = world.objects(), world.branches()
+    runner = world.clone("killed")
+    env = runner.environment() | world.environment(runner)
+    for module in ("ci.plan", "ci.pull_data"):
+        runner.run(sys.executable, "-m", module, env=env)
+    log = world.folder / "log"
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "ci.reproduce"]
+        process = subprocess.Popen(
+            command, cwd=runner.folder, env=env, stdout=file, stderr=file, start_new_session=True
+        )
+    while "Running stage 'train'" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (world.objects(), world.branches()) == before
+
+    # Trained and pushed; then git refuses, as if the runner had died just before.
+    hook = world.origin / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    status, told = world.retrain(runner)  # the same folder: what the kill left is cleaned
+    assert status == 1, told
+    assert "What was trained is in the DVC remote" in told
+    assert world.branches() == before[1]
+    hook.unlink()
+
+    last = world.clone("last")
+    status, told = world.retrain(last)
+    assert status == 0, told
+    ran = json.loads((last.folder / ".retrain" / "ran.json").read_text())
+    assert "train" not in ran["ran"]
+    assert "train" in ran["cached"]
+    holds(world, "retrain/main")
+
+
+@pytest.mark.slow
+def test_a_lock_that_lies_is_stopped_before_anything_is_pulled(world: World, developer: Project) -> None:
+    developer.set_params(train={"lr": 0.5})
+    developer.run("dvc", "commit", "-f", "-q")
+    push(developer, "not run")
+    runner = world.clone("runner")
+    before = world.objects(), world.branches()
+    status, told = world.retrain(runner)
+    assert status == 1
+    assert "params.yaml: train.lr in dvc.lock" in told
+    assert "Traceback" not in told
+    assert (world.objects(), world.branches()) == before
+    assert not (runner.folder / "data" / "tiny").exists()
+
+
+@pytest.mark.slow
+def test_the_plan_is_what_dvc_status_says_with_all_the_data(developer: Project) -> None:
+    def edit(path: str) -> None:
+        file = developer.folder / path
+        file.write_text(file.read_text() + "# edited\n")
+
+    assert certain(developer.folder) == {}
+    changes = [
+        lambda: developer.set_params(evaluate={"pictures": 2}),
+        lambda: developer.set_params(train={"epochs": 3}),
+        lambda: developer.set_params(validate={"on_error": "drop"}),
+        lambda: developer.set_params(gate={"max_drop": 9.0}, runtime={"num_workers": 1}),
+        lambda: edit("rfdetr_core/loss/matcher.py"),
+        lambda: edit("rfdetr_core/files.py"),
+        lambda: edit("requirements/numeric.lock"),
+        lambda: edit("README.md"),
+        lambda: (developer.folder / "weights" / "more.pth").write_bytes(b"more"),
+        lambda: (developer.folder / "output" / "scores.json").write_text("{}\n"),
+        lambda: edit("manifest/train.json"),
+    ]
+    for change in changes:
+        change()
+        expected = developer.changed_stages()
+        assert set(certain(developer.folder)) == expected
+        developer.run("git", "reset", "-q", "--hard")
+        developer.run("git", "clean", "-fdq")
+    developer.run("git", "add", "-A")
+
+
+def test_what_comes_after_a_stage_is_possible() -> None:
+    assert possible(ROOT, {"validate"}) == ALL[1:]
+    assert possible(ROOT, {"train"}) == ALL[3:]
+    assert possible(ROOT, {"evaluate"}) == []
+
+
+def test_what_a_push_changed_is_no_lie_and_what_the_lock_hides_is() -> None:
+    found = {"expected": "a", "found": "b"}
+    told = [
+        found | {"what": "rfdetr_core/loss", "by": ["dvc.lock: train"]},
+        found | {"what": "code rfdetr_core/loss/matcher.py", "by": ["records/1.json"]},
+        found | {"what": "images of train", "by": ["records/1.json"]},
+    ]
+    changed = {"train": ["rfdetr_core/loss", "manifest/train.json"]}
+    assert lies(told, changed) == []
+    assert lies(told, {"evaluate": changed["train"]}) == told[1:]
+    claim = found | {"what": "params.yaml: train.lr in dvc.lock", "by": ["records/1.json"]}
+    assert lies([claim], changed) == [claim]
+
+
+@pytest.mark.parametrize(
+    ("limit", "change", "said"),
+    [
+        (0.5, -0.4, "passed"),
+        (0.5, -0.6, "failed"),
+        (0.5, 3.0, "passed"),
+        (None, -50.0, "passed"),
+        (0.0, -0.1, "failed"),
+    ],
+)
+def test_the_gate(limit: float | None, change: float, said: str) -> None:
+    assert verdict({"difference": change, "split": "test"}, GateConfig(max_drop=limit))[0] == said
+
+
+def test_a_difference_that_cannot_be_measured_is_not_called_passed() -> None:
+    assert verdict({"difference": None, "split": "test"}, GateConfig())[0] == "not measured"
+
+
+@pytest.mark.slow
+def test_the_plan_and_the_check_of_the_lock_need_only_what_their_job_installs(developer: Project) -> None:
+    texts = [(ROOT / "requirements" / name).read_text() for name in ("numeric.lock", "runtime.lock")]
+    numeric, runtime = (set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE)) for text in texts)
+    absent = [name.replace("-", "_") for name in sorted(numeric - runtime)]
+    assert "torch" in absent
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({absent})
+from pathlib import Path
+from rfdetr_core.cli import main
+from ci.check_lock import certain
+main(["check"])
+main(["verify", "--lock"])
+assert certain(Path()) == {{}}
+"""
+    developer.run(sys.executable, "-c", code)
+
+
+def test_the_workflow_runs_what_is_tested_and_keeps_secrets_from_forks() -> None:
+    content = yaml.safe_load(WORKFLOW.read_text())
+    on, jobs = content[True], content["jobs"]  # YAML 1.1 reads `on` as true
+    assert on["push"]["branches-ignore"] == ["retrain/**"]
+    assert "pull_request_target" not in on
+    assert content["permissions"] == {"contents": "read"}
+    assert "secrets." not in json.dumps(jobs["plan"])
+    assert jobs["plan"]["runs-on"] == "ubuntu-latest"
+    assert "github.event_name != 'pull_request'" in jobs["retrain"]["if"]
+    assert jobs["retrain"]["concurrency"] == {"group": "retrain-${{ github.ref }}", "cancel-in-progress": False}
+    lines = [step["run"] for job in jobs for step in steps(job)]
+    assert not [line for line in lines if "${{" in line], "an expression in a script is code that others can write"
+    for line in lines:
+        words = line.split()
+        if words[:2] == ["python", "-m"] and words[2].startswith("ci."):
+            assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file()
+        elif words[0] == "sh":
+            assert (ROOT / words[1]).is_file()
+    gitlab = yaml.safe_load(GITLAB.read_text())
+    there = [line for line in lines if line.startswith("python -m ci.")]
+    assert [line for line in gitlab["plan"]["script"] if "-m ci." in line] + gitlab["retrain"]["script"] == there

@@ -1,0 +1,415 @@
+"""Whatever is changed by hand, `verify` names it; and it is silent about what is as it should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from rfdetr_core import files
+from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write_checkpoint
+from rfdetr_core.cli import main
+from rfdetr_core.model.config import ModelConfig
+from rfdetr_core.model.detector import build_detector
+from tests.pipeline.project import TINY, Project
+
+pytestmark = pytest.mark.slow
+DATA, MODEL = Path("data/tiny"), Path("output/checkpoint_best_total.pth")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Trained from pretrained weights; dataset and weights are in DVC, and all is committed."""
+    project = Project.create(
+        tmp_path_factory.mktemp("tampered") / "main", {"model": {"pretrain_weights": "parent.pth"}}
+    )
+    architecture = ModelConfig.model_validate(TINY["model"]).architecture(classes=2)
+    weights = build_detector(architecture).state_dict()
+    parent = make_checkpoint(architecture, weights, class_names=["one", "two"], args={})
+    write_checkpoint(project.folder / "weights" / "parent.pth", parent)
+    project.run("git", "rm", "-r", "-q", "--cached", str(DATA))
+    project.run("dvc", "add", "-q", str(DATA), "weights/parent.pth")
+    project.commit("dataset and weights")
+    project.repro()
+    project.commit("trained")
+    return project
+
+
+@pytest.fixture
+def project(trained: Project, tmp_path: Path) -> Project:
+    """A copy to tamper with."""
+    shutil.copytree(trained.folder, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy")
+
+
+def verify(capsys: pytest.CaptureFixture[str], project: Project, *arguments: str) -> tuple[list[str], list[str]]:
+    """The mismatches by what they name, and what was not checked; the exit status must agree."""
+    capsys.readouterr()
+    try:
+        main(["verify", "--repo", str(project.folder), "--json", *arguments])
+        status: object = 0
+    except SystemExit as ended:
+        status = ended.code
+    told = json.loads(capsys.readouterr().out)
+    wrong = [one["what"] for one in told["mismatches"]]
+    assert status == (1 if wrong else 0)
+    assert told["holds"] == (not wrong)
+    return wrong, [one["what"] for one in told["unchecked"]]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def flip(path: Path, place: int = -20) -> None:
+    """Change one byte in place, whatever else is linked to the file."""
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+
+
+def an_image(folder: Path) -> Path:
+    return folder / DATA / "train" / "train_1.png"
+
+
+def a_pixel(folder: Path) -> None:
+    with Image.open(an_image(folder)) as image:
+        image.putpixel((0, 0), (1, 2, 3))
+        image.save(an_image(folder))
+
+
+def swapped(folder: Path) -> None:
+    one, other = an_image(folder), folder / DATA / "train" / "train_2.png"
+    contents = one.read_bytes(), other.read_bytes()
+    other.write_bytes(contents[0])
+    one.write_bytes(contents[1])
+
+
+def renamed_class(folder: Path) -> None:
+    for path in (folder / DATA).rglob("*.json"):
+        edit(path, '"red"', '"crimson"')
+
+
+def a_weight(folder: Path) -> None:
+    checkpoint = read_checkpoint(folder / MODEL)
+    name = sorted(checkpoint.weights)[0]
+    changed = checkpoint.weights[name].clone()
+    changed.view(-1)[0] += 1e-3
+    write_checkpoint(folder / MODEL, replace(checkpoint, weights=checkpoint.weights | {name: changed}))
+
+
+def a_lineage_entry(folder: Path) -> None:
+    checkpoint = read_checkpoint(folder / MODEL)
+    lineage = json.loads(json.dumps(checkpoint.lineage))
+    lineage["training"]["counts"]["train"]["objects"] += 1
+    write_checkpoint(folder / MODEL, replace(checkpoint, lineage=lineage))
+
+
+def pretrained(folder: Path) -> None:
+    path = folder / "weights" / "parent.pth"
+    path.chmod(0o644)
+    checkpoint = read_checkpoint(path)
+    name = sorted(checkpoint.weights)[0]
+    write_checkpoint(path, replace(checkpoint, weights=checkpoint.weights | {name: checkpoint.weights[name] + 1}))
+
+
+def cached(folder: Path, name: str) -> Path:
+    md5 = files.md5_file(folder / name)
+    return folder / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def behind_a_hardlink(folder: Path) -> None:
+    name = "annotations/valid.json"
+    (held := cached(folder, name)).chmod(0o644)
+    (folder / name).unlink()
+    os.link(held, folder / name)
+    flip(folder / name)
+
+
+def locked(folder: Path, name: str) -> str:
+    return files.md5_file(folder / name)
+
+
+CASES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a byte of an image": (lambda folder: flip(an_image(folder)), "data/tiny/train/train_1.png"),
+    "a pixel, re-encoded": (a_pixel, "data/tiny/train/train_1.png"),
+    "a box": (
+        lambda folder: Project(folder).edit_annotations("valid", bbox=[1, 2, 9, 9]),
+        "labels of valid/valid_0.png",
+    ),
+    "a class name": (renamed_class, "class 0 of manifest/classes.json"),
+    "an image renamed": (
+        lambda folder: an_image(folder).rename(folder / DATA / "train" / "other.png"),
+        "name of data/tiny/train/train_1.png",
+    ),
+    "two images swapped": (swapped, "data/tiny/train/train_2.png"),
+    "an image more": (
+        lambda folder: shutil.copy(an_image(folder), folder / DATA / "train" / "other.png"),
+        "data/tiny/train/other.png",
+    ),
+    "a param": (lambda folder: Project(folder).set_params(train={"epochs": 3}), "params.yaml: train.epochs"),
+    "a param of validate": (
+        lambda folder: Project(folder).set_params(validate={"on_error": "drop"}),
+        "params.yaml: validate.on_error",
+    ),
+    "a line of code": (
+        lambda folder: edit(folder / "rfdetr_core/loss/matcher.py", "import", "import "),
+        "code rfdetr_core/loss/matcher.py",
+    ),
+    "a line of validation": (
+        lambda folder: edit(folder / "rfdetr_core/ingest/clean.py", "import", "import "),
+        "rfdetr_core/ingest/clean.py",
+    ),
+    "the environment lock": (
+        lambda folder: edit(folder / "requirements/numeric.lock", "==", "== "),
+        "environment lock requirements/numeric.lock",
+    ),
+    "dvc.lock: an out": (
+        lambda folder: edit(folder / "dvc.lock", locked(folder, "output/checkpoint_best_total.pth"), "0" * 32),
+        "output/checkpoint_best_total.pth in dvc.lock",
+    ),
+    "dvc.lock: the dataset": (
+        lambda folder: edit(
+            folder / "dvc.lock", (folder / f"{DATA}.dvc").read_text().split("md5: ")[1].split()[0], "0" * 32 + ".dir"
+        ),
+        "data/tiny in data/tiny.dvc",
+    ),
+    "dvc.lock: a param": (
+        lambda folder: edit(folder / "dvc.lock", "epochs: 2", "epochs: 3"),
+        "params.yaml: train.epochs",
+    ),
+    "dvc.lock: a command": (
+        lambda folder: edit(folder / "dvc.lock", "python -m stages.strip", "python -m stages.evaluate"),
+        "command of strip",
+    ),
+    "a .dvc file": (lambda folder: edit(folder / f"{DATA}.dvc", "md5: ", "md5: 0"), "data/tiny in data/tiny.dvc"),
+    "a cache object": (
+        lambda folder: flip(cached(folder, "output/checkpoint_best_ema.pth")),
+        "of output/checkpoint_best_ema.pth",
+    ),
+    "a cached image": (lambda folder: flip(cached(folder, f"{DATA}/test/test_0.png")), "of data/tiny/test/test_0.png"),
+    "a cache object behind a hardlink": (behind_a_hardlink, "of annotations/valid.json"),
+    "the manifest": (
+        lambda folder: edit(folder / "manifest/test.json", '"width":64', '"width":65'),
+        "manifest/test.json",
+    ),
+    "annotations": (
+        lambda folder: edit(folder / "annotations/train.json", '"iscrowd":0', '"iscrowd":1'),
+        "annotations/train.json",
+    ),
+    "scores.json": (
+        lambda folder: edit(folder / "output/scores.json", '"epochs": 2', '"epochs": 1'),
+        "output/scores.json",
+    ),
+    "selection.json": (
+        lambda folder: edit(folder / "output/selection.json", '"metric": "map', '"metric": "mar'),
+        "metric of output/selection.json",
+    ),
+    "metrics.json": (
+        lambda folder: edit(folder / "reports/evaluate/metrics.json", '"map":', '"map" :'),
+        "reports/evaluate/metrics.json",
+    ),
+    "a weight": (a_weight, "weights of output/checkpoint_best_total.pth"),
+    "a byte of the checkpoint": (lambda folder: flip(folder / MODEL, 5000), "output/checkpoint_best_total.pth"),
+    "a lineage entry": (a_lineage_entry, "lineage of output/checkpoint_best_total.pth: training.counts.train.objects"),
+    "the pretrained weights": (pretrained, "weights/parent.pth"),
+    "the record": (
+        lambda folder: edit(next((folder / "records").glob("*.json")), '"epochs": 2', '"epochs": 9'),
+        "lineage of output/checkpoint_best_total.pth: ",
+    ),
+    "the file of a record": (
+        lambda folder: edit(
+            next((folder / "records").glob("*.json")), f'"md5": "{locked(folder, str(MODEL))[0]}', '"md5": "x'
+        ),
+        "md5 of the file in records/",
+    ),
+    "the run in a record": (
+        lambda folder: edit(next((folder / "records").glob("*.json")), '"run": {', '"run": {"more": 1, '),
+        "run of records/",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_whatever_is_tampered_with_is_named(project: Project, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    tamper, named = CASES[case]
+    tamper(project.folder)
+    wrong, _ = verify(capsys, project)
+    assert any(named in one for one in wrong), wrong
+
+
+COMMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a param": (lambda folder: Project(folder).set_params(train={"lr": 0.5}), "params.yaml: train.lr in dvc.lock"),
+    "a param left out": (
+        lambda folder: edit(folder / "params.yaml", "  multi_scale: false\n", ""),
+        "params.yaml: train.multi_scale in dvc.lock",
+    ),
+    "a param of evaluate": (
+        lambda folder: Project(folder).set_params(evaluate={"pictures": 3}),
+        "params.yaml: evaluate.pictures in dvc.lock",
+    ),
+    "code of train": (
+        lambda folder: edit(folder / "rfdetr_core/loss/matcher.py", "import", "import "),
+        "code rfdetr_core/loss/matcher.py",
+    ),
+    "code of strip": (
+        lambda folder: edit(folder / "rfdetr_core/stripping.py", "import", "import "),
+        "code rfdetr_core/stripping.py",
+    ),
+    "code of evaluate": (
+        lambda folder: edit(folder / "rfdetr_core/evaluation/tables.py", "import", "import "),
+        "code rfdetr_core/evaluation/tables.py",
+    ),
+    "the environment lock": (
+        lambda folder: edit(folder / "requirements/numeric.lock", "==", "== "),
+        "environment lock requirements/numeric.lock",
+    ),
+    "scores": (
+        lambda folder: edit(folder / "output/scores.json", '"metric": "map', '"metric": "mar'),
+        "metric of output/selection.json",
+    ),
+    "metrics": (
+        lambda folder: edit(folder / "reports/evaluate/metrics.json", '"objects": 4', '"objects": 5'),
+        "objects of reports/evaluate/metrics.json",
+    ),
+    "labels": (
+        lambda folder: Project(folder).edit_annotations("train", bbox=[1, 2, 9, 9]),
+        "labels of train/train_0.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMMITTED)
+def test_a_lock_that_was_committed_without_running_is_found(
+    project: Project, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    tamper, named = COMMITTED[case]
+    tamper(project.folder)
+    if case == "labels":
+        project.run("dvc", "add", "-q", str(DATA))
+    project.run("dvc", "commit", "-f", "-q")
+    project.commit("not run")
+    wrong, _ = verify(capsys, project)
+    assert any(named in one for one in wrong), wrong
+    if case not in ("labels", "metrics"):  # dataset and detections are not in git
+        wrong, _ = verify(capsys, project, "--lock")
+        assert any(named in one for one in wrong), wrong
+
+
+def test_another_result_of_the_same_inputs_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(project.folder / "reports/evaluate/pr_curve.csv", "0.01", "0.02")
+    project.run("dvc", "commit", "-f", "-q", "evaluate")
+    project.commit("a prettier curve")
+    main(["verify", "--repo", str(project.folder)])
+    told = capsys.readouterr().out
+    assert "has other results of evaluate for the same inputs: reports/evaluate/pr_curve.csv" in told
+
+
+def test_what_is_clean_holds(trained: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(capsys, trained) == ([], [])
+    assert verify(capsys, trained, "--lock")[0] == []
+
+
+def test_what_runs_again_to_the_same_bytes_is_reproduced(trained: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(capsys, trained, "--reproduce") == ([], [])
+
+
+def test_reproduction_names_the_first_stage_and_epoch_that_differ(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.set_params(train={"seed": 5})
+    project.run("dvc", "commit", "-f", "-q")
+    project.commit("not run")
+    with pytest.raises(SystemExit):
+        main(["verify", "--reproduce", "--repo", str(project.folder)])
+    told = capsys.readouterr().out
+    assert "note: first stage that differs: train, from epoch 0 on" in told
+    assert "output/checkpoint_best_ema.pth: expected" in told
+    assert "annotations/train.json" not in told
+
+
+def test_a_fresh_clone_holds_and_says_what_it_cannot_check(
+    trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained.run("git", "clone", "-q", str(trained.folder), str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    assert verify(capsys, clone, "--lock")[0] == []
+    wrong, unchecked = verify(capsys, clone)
+    assert wrong == []
+    assert {"images and labels in data/tiny", str(MODEL), "weights/parent.pth"} <= set(unchecked)
+    edit(clone.folder / "params.yaml", "epochs: 2", "epochs: 7")
+    assert verify(capsys, clone, "--lock")[0] == ["params.yaml: train.epochs"]
+
+
+def test_an_experiment_that_was_run_and_applied_holds(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.run("dvc", "exp", "run", "-q", "-n", "shorter", "-S", "train.epochs=1")
+    assert verify(capsys, project)[0] == []
+    project.run("git", "checkout", "-q", "--", ".")
+    project.run("dvc", "checkout", "-q")
+    assert verify(capsys, project)[0] == []
+    project.run("dvc", "exp", "apply", "-q", "shorter")
+    assert verify(capsys, project)[0] == []
+
+
+def test_after_gc_and_rebase_and_touching_it_holds(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.run("dvc", "gc", "-w", "-f", "-q")
+    project.run("git", "checkout", "-q", "-b", "other", "HEAD~1")
+    (project.folder / "README.md").write_text("other\n")
+    project.commit("other")
+    project.run("git", "checkout", "-q", "-")
+    project.run("git", "rebase", "-q", "other")
+    for path in [*(project.folder / "data").rglob("*"), *(project.folder / "rfdetr_core").rglob("*.py")]:
+        path.touch()
+    assert verify(capsys, project) == ([], [])
+
+
+def test_labels_that_are_written_otherwise_and_mean_the_same_hold(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (project.folder / DATA).rglob("*.json"):
+        content = json.loads(path.read_text())
+        content = {key: content[key][::-1] for key in sorted(content)}
+        path.unlink()
+        path.write_text(json.dumps(content, indent=3))
+    (project.folder / "params.yaml").write_text("# a comment\n" + (project.folder / "params.yaml").read_text())
+    assert verify(capsys, project) == ([], [])
+
+
+def test_a_withdrawn_image_is_gone_and_no_alarm(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    held = cached(project.folder, str(an_image(Path())))
+    held.unlink()
+    an_image(project.folder).unlink()
+    wrong, unchecked = verify(capsys, project)
+    assert wrong == []
+    assert "image data/tiny/train/train_1.png" in unchecked
+    # What is still there is still checked.
+    project.edit_annotations("train", bbox=[1, 2, 9, 9])
+    assert any("labels of train/train_0.png" in one for one in verify(capsys, project)[0])
+
+
+def test_a_copy_elsewhere_is_checked_against_the_history(
+    trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clone, copy = Project(tmp_path / "clone"), tmp_path / "renamed.pth"
+    trained.run("git", "clone", "-q", str(trained.folder), str(clone.folder))
+    shutil.copy(trained.folder / MODEL, copy)
+    assert verify(capsys, clone, str(copy))[0] == []
+    checkpoint = read_checkpoint(copy)
+    torch.save({"model": checkpoint.weights, "args": checkpoint.args}, tmp_path / "other.pth")
+    (tmp_path / "output").mkdir()
+    shutil.copy(copy, tmp_path / MODEL)
+    for tamper, named in ((a_weight, "weights of"), (a_lineage_entry, "training.counts.train.objects")):
+        shutil.copy(copy, tmp_path / MODEL)
+        tamper(tmp_path)
+        assert any(named in one for one in verify(capsys, clone, str(tmp_path / MODEL))[0])

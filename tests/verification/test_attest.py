@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from rfdetr_core import files
+from rfdetr_core.checkpoint.digest import tensor_digest
+from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
+from rfdetr_core.cli import main
+from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.records import write_record
+from rfdetr_core.verification.attest import attest
+from tests.lineage.repository import Images, Repository
+
+IMAGES: Images = {"train": {"train/a.jpg": "a"}, "valid": {"valid/b.jpg": "b"}, "test": {"test/c.jpg": "c"}}
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    made = Repository(tmp_path / "clone")
+    made.train(1, IMAGES, parent="0" * 64)
+    made.commit("Train")
+    return made
+
+
+@pytest.fixture
+def model(repository: Repository, tmp_path: Path) -> Path:
+    """The model, away from the project and under another name."""
+    return Path(shutil.move(repository.folder / "output" / "checkpoint_best_total.pth", tmp_path / "model.pth"))
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, Path]:
+    """A private key and its public one."""
+    return make_keys(tmp_path)
+
+
+def make_keys(folder: Path, name: str = "key") -> tuple[Path, Path]:
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
+    private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+def verify(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object) -> list[str]:
+    """What does not hold."""
+    capsys.readouterr()
+    with contextlib.suppress(SystemExit):
+        main(["verify", *map(str, arguments), "--repo", str(repository.folder), "--json"])
+    return [one["what"] for one in json.loads(capsys.readouterr().out)["mismatches"]]
+
+
+def test_a_statement_names_subject_and_materials_and_is_deterministic(repository: Repository, model: Path) -> None:
+    (path,) = attest(model)
+    assert path.name == "model.pth.intoto.json"
+    first, told = path.read_bytes(), files.read_json(path)
+    attest(model)
+    assert path.read_bytes() == first
+    assert told["_type"] == "https://in-toto.io/Statement/v1"
+    assert told["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert told["subject"] == [{"name": "model.pth", "digest": {"sha256": files.sha256_file(model)}}]
+    materials = {
+        one["name"]: one["digest"]["sha256"] for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]
+    }
+    manifest = repository.folder / "manifest" / "train.json"
+    assert materials["manifest/train.json"] == files.sha256_file(manifest)
+    assert materials["weights/promoted.pth"] == "0" * 64
+    assert {"params", "rfdetr_core/training/run.py", "rfdetr_core/stripping.py"} <= materials.keys()
+
+
+def test_a_statement_that_is_true_is_accepted_and_a_changed_one_is_not(
+    repository: Repository, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = attest(model)
+    assert verify(capsys, repository, model) == []
+    told = files.read_json(path)
+    told["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["sha256"] = "1" * 64
+    files.write_json(path, told)
+    name = told["predicate"]["buildDefinition"]["resolvedDependencies"][0]["name"]
+    assert verify(capsys, repository, model) == [f"material {name} of {path}"]
+
+
+@pytest.mark.parametrize("broken", ["[]", "{}", '{"subject": 1}', "no JSON"])
+def test_what_is_no_statement_is_a_mismatch(
+    repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], broken: str
+) -> None:
+    path = model.with_name("model.pth.intoto.json")
+    path.write_text(broken)
+    assert verify(capsys, repository, model) == [str(path)]
+
+
+def test_a_signature_holds_also_for_a_renamed_file_and_for_its_own_key_alone(
+    repository: Repository, model: Path, keys: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, public = keys
+    paths = attest(model, key=private)
+    assert [path.name for path in paths] == ["model.pth.intoto.json", "model.pth.intoto.json.sig"]
+    renamed = tmp_path / ".gitattributes"  # a name that the library skips
+    for path in (model, *paths):
+        shutil.copy(path, path.with_name(path.name.replace("model.pth", renamed.name)))
+    assert verify(capsys, repository, model, "--key", public) == []
+    assert verify(capsys, repository, renamed, "--key", public) == []
+    _, other = make_keys(tmp_path, "other")
+    assert verify(capsys, repository, model, "--key", other) == [f"signature of {model}"]
+
+
+def test_without_a_signature_a_key_is_not_satisfied(
+    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = model.with_name("model.pth.intoto.json")
+    assert verify(capsys, repository, model, "--key", keys[1]) == [str(path)]
+    attest(model)
+    assert verify(capsys, repository, model, "--key", keys[1]) == [f"{path}.sig"]
+
+
+def test_a_consistent_rewrite_is_found_by_the_signature_alone(
+    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, public = keys
+    attest(model, key=private)
+    checkpoint = read_checkpoint(model)
+    weights = {name: tensor + 1 for name, tensor in checkpoint.weights.items()}
+    lineage: dict[str, Any] = dict(checkpoint.lineage or {}) | {"tensors": tensor_digest(weights)}
+    write_checkpoint(model, replace(checkpoint, weights=weights, lineage=lineage))
+    write_record(repository.folder / "records", model, lineage, {})
+    there = Path(shutil.copy(model, repository.folder / "output" / "checkpoint_best_total.pth"))
+    repository.lock()
+    there.unlink()
+    repository.commit("Nothing to see")
+    signature = model.with_name("model.pth.intoto.json.sig").read_bytes()
+    attest(model)
+    assert verify(capsys, repository, model) == []
+    assert model.with_name("model.pth.intoto.json.sig").read_bytes() == signature
+    assert verify(capsys, repository, model, "--key", public) == [f"signature of {model}"]
+
+
+def test_a_key_that_is_none_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.pem").write_text("no key")
+    with pytest.raises(UserError, match=r"none\.pem cannot sign"):
+        attest(model, key=tmp_path / "none.pem")
+    assert not list(tmp_path.glob("*.intoto.json*"))
+
+
+def test_a_file_without_lineage_cannot_be_attested(model: Path) -> None:
+    write_checkpoint(model, replace(read_checkpoint(model), lineage=None))
+    with pytest.raises(UserError, match="carries no lineage"):
+        attest(model)

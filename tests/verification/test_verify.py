@@ -1,0 +1,209 @@
+"""The checks that need no training, on a small project of files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rfdetr_core import files
+from rfdetr_core.cli import main
+from rfdetr_core.errors import UserError
+from rfdetr_core.verification.contents import Contents, listing_md5
+from rfdetr_core.verification.pipeline import Pipeline, check_cache, check_contents, check_pipeline
+from rfdetr_core.verification.report import Report
+from rfdetr_core.verification.reproduce import first_epoch, in_order
+
+
+class Small:
+    """dvc.yaml, params.yaml and a dvc.lock that is true: stage `a` reads the folder code, `b` reads the out of `a`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "code").mkdir(parents=True)
+        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+        (folder / "code" / "one.py").write_text("one")
+        (folder / "code" / "two.py").write_text("two")
+        (folder / "out.txt").write_text("out")
+        (folder / ".dvcignore").write_text("*.pyc\n")
+        self.params({"data": {"dir": "code"}, "a": {"rate": 1, "deep": {"list": [1, 2]}}})
+        stages = {
+            "a": {"cmd": "run a", "deps": ["${data.dir}"], "params": ["a"], "outs": [{"out.txt": {"cache": False}}]},
+            "b": {"cmd": "run b", "deps": ["out.txt"], "params": [{"params.yaml": ["a.rate"]}]},
+        }
+        (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+        self.lock: dict[str, Any] = {
+            "a": {
+                "cmd": "run a",
+                "deps": [{"path": "code", "hash": "md5", "md5": self.contents().md5("code")}],
+                "params": {"params.yaml": {"a": {"rate": 1.0, "deep": {"list": [1, 2]}}}},
+                "outs": [{"path": "out.txt", "hash": "md5", "md5": files.md5_file(folder / "out.txt"), "size": 3}],
+            },
+            "b": {
+                "cmd": "run b",
+                "deps": [{"path": "out.txt", "hash": "md5", "md5": files.md5_file(folder / "out.txt"), "size": 3}],
+                "params": {"params.yaml": {"a.rate": 1}},
+            },
+        }
+
+    def contents(self) -> Contents:
+        return Contents(self.folder)
+
+    def params(self, content: dict[str, Any]) -> None:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(content))
+
+    def check(self) -> Report:
+        (self.folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": self.lock}))
+        report, contents, pipeline = Report(), self.contents(), Pipeline.read(self.folder)
+        check_pipeline(report, contents, pipeline)
+        check_contents(report, contents, pipeline, leave="", only_git=False)
+        check_cache(report, contents, pipeline)
+        return report
+
+    def wrong(self) -> set[str]:
+        return {what for what, _, _ in self.check().mismatches}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    return Small(tmp_path / "small")
+
+
+def test_a_lock_that_is_true_holds_though_one_is_written_as_one_point_zero(small: Small) -> None:
+    assert small.wrong() == set()
+
+
+def test_a_folder_is_digested_as_dvc_does_it(small: Small) -> None:
+    (small.folder / "code" / "left.pyc").write_text("compiled")
+    (small.folder / "code" / "ä é").mkdir()
+    (small.folder / "code" / "ä é" / "a.txt").write_text("")
+    dvc = Path(sys.executable).parent / "dvc"
+    subprocess.run([dvc, "init", "-q", "-f"], cwd=small.folder, check=True)
+    (small.folder / ".dvcignore").write_text("*.pyc\n")
+    subprocess.run([dvc, "add", "-q", "code", "--no-commit"], cwd=small.folder, check=True, capture_output=True)
+    (told,) = yaml.safe_load((small.folder / "code.dvc").read_text())["outs"]
+    assert small.contents().md5("code") == told["md5"]
+
+
+def test_what_differs_is_named(small: Small) -> None:
+    small.params({"data": {"dir": "code"}, "a": {"rate": 2, "deep": {"list": [1, 3]}, "new": 0}})
+    (small.folder / "code" / "one.py").write_text("changed")
+    (small.folder / "out.txt").write_text("changed")
+    small.lock["b"]["cmd"] = "run c"
+    assert small.wrong() == {
+        "params.yaml: a.rate",
+        "params.yaml: a.deep.list",
+        "params.yaml: a.new",
+        "code",
+        "out.txt",
+        "command of b",
+    }
+
+
+def test_a_stage_or_a_file_that_the_lock_does_not_have_is_named(small: Small) -> None:
+    del small.lock["b"]
+    small.lock["a"]["deps"].append({"path": "more.txt", "md5": "0" * 32})
+    assert small.wrong() == {"stage b", "deps of a: more.txt"}
+
+
+def test_size_and_number_of_files_are_compared(small: Small) -> None:
+    small.lock["a"]["deps"][0] |= {"size": 6, "nfiles": 2}
+    assert small.wrong() == set()
+    small.lock["a"]["deps"][0] |= {"size": 7, "nfiles": 3, "hash": "sha1"}
+    small.lock["b"]["deps"][0]["size"] = 4
+    assert small.wrong() == {"size of code", "nfiles of code", "kind of hash of code", "size of out.txt"}
+
+
+def test_two_stages_must_speak_of_the_same_file(small: Small) -> None:
+    small.lock["b"]["deps"][0]["md5"] = "0" * 32
+    assert "out.txt in dvc.lock" in small.wrong()
+
+
+def test_what_is_not_here_is_gone_and_not_wrong(small: Small) -> None:
+    (small.folder / "out.txt").unlink()
+    report = small.check()
+    assert not report.mismatches
+    assert report.unchecked == {"out.txt": "gone: it is not here"}
+
+
+def test_a_file_that_was_not_pulled_counts_with_the_md5_of_its_dvc_file(small: Small) -> None:
+    weights = small.folder / "code" / "weights.pth"
+    weights.write_text("weights")
+    md5 = files.md5_file(weights)
+    (small.folder / "code" / "weights.pth.dvc").write_text(
+        yaml.safe_dump({"outs": [{"md5": md5, "path": "weights.pth"}]})
+    )
+    whole = small.contents().md5("code")
+    weights.unlink()
+    assert small.contents().md5("code") == whole
+
+
+def test_a_cache_object_that_is_not_what_its_name_says_is_named(small: Small) -> None:
+    (small.folder / "data").write_text("data")
+    md5 = files.md5_file(small.folder / "data")
+    (small.folder / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": md5, "path": "data"}]}))
+    held = small.contents().cached(md5)
+    held.parent.mkdir(parents=True)
+    held.write_text("data")
+    assert small.wrong() == set()
+    held.write_text("DATA")
+    assert small.wrong() == {f"cache object files/md5/{md5[:2]}/{md5[2:]} of data"}
+
+
+def test_the_digest_of_an_empty_listing_is_that_of_dvc() -> None:
+    # dvc add of an empty folder, DVC 3.67.1
+    assert listing_md5({}) == "d751713988987e9331980363e24189ce.dir"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "stages: 1", "stages: {a: {deps: 1}}", "stages: {a: {cmd: x, deps: [1]}}"])
+def test_a_lock_that_cannot_be_read_is_an_error_with_a_remedy(small: Small, text: str) -> None:
+    (small.folder / "dvc.lock").write_text(text)
+    with pytest.raises(UserError, match=r"dvc\.lock"):
+        Pipeline.read(small.folder)
+
+
+def test_no_project_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"no dvc\.yaml"):
+        main(["verify", "--lock", "--repo", str(tmp_path)])
+
+
+def test_the_check_of_the_lock_does_not_import_torch() -> None:
+    code = (
+        "import sys, rfdetr_core.verification.verify, rfdetr_core.verification.commands; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_stages_are_compared_in_the_order_in_which_they_ran(small: Small) -> None:
+    small.lock = {"b": small.lock["b"], "a": small.lock["a"]}
+    small.check()
+    assert in_order(Pipeline.read(small.folder)) == ["a", "b"]
+
+
+def test_the_first_epoch_that_differs_is_named() -> None:
+    before, after = b"epoch,loss\n0,1.5\n1,1.25\n2,1.0\n", b"epoch,loss\n0,1.5\n1,1.26\n2,1.1\n"
+    assert first_epoch(before, after) == ", from epoch 1 on (loss 1.25, here 1.26)"
+    assert first_epoch(before, before) == ", in no epoch of history.csv"
+    assert first_epoch(before, before[:-6]) == ", in the number of epochs"
+
+
+def test_the_findings_are_the_same_for_people_and_programs() -> None:
+    report = Report()
+    report.equal("a", 1, 1.0, "x")
+    report.equal("b", 1, 2, "x")
+    report.equal("b", 1, 2, "y")
+    report.skip("c", "gone")
+    assert report.lines() == [
+        "b: expected 1, found 2  (x, y)",
+        "not checked: c (gone)",
+        "3 comparisons, 1 mismatches, 1 not checked",
+    ]
+    told = json.loads(json.dumps(report.plain()))
+    assert told["mismatches"] == [{"what": "b", "expected": "1", "found": "2", "by": ["x", "y"]}]
+    assert told["holds"] is False
