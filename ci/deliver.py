@@ -12,6 +12,7 @@ from ci.comment import comment, title
 from ci.steps import BRANCH, COMMENT, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
 from rfdetr_core.errors import UserError
 from rfdetr_core.lineage.records import FOLDER
+from rfdetr_core.params import load_yaml
 
 COMMITTED = ("dvc.lock", "params.yaml", "manifest", "annotations", "reports", "output")
 
@@ -37,6 +38,22 @@ def commit(source: str) -> bool:
         return False
     call("git", "commit", "-q", "-m", f"Retrain {source[:10]}", "-m", f"{TRAILER}: {source}")
     return True
+
+
+def push_small_results() -> None:
+    """Push metrics and the like, which git keeps, to the remote too: without them the run cache restores no stage.
+
+    `dvc push --run-cache` pushes the entries of the run cache, and the files of `dvc.lock` that are in no git.
+    """
+    from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    lock = load_yaml(Path("dvc.lock"))["stages"].values()
+    digests = {one["md5"] for entry in lock for one in entry["outs"] if not one["md5"].endswith(".dir")}
+    with Repo() as repo:
+        here = {HashInfo("md5", digest) for digest in digests if repo.cache.local.exists(digest)}
+        if repo.cloud.push(here).failed:
+            raise UserError("metrics cannot be pushed to the DVC remote; git is as it was.")
 
 
 def publish() -> str:
@@ -66,6 +83,7 @@ def main() -> None:
         raise UserError(f"the result does not hold, so nothing was pushed:\n{verified.stdout}{verified.stderr}")
     if show("dvc", "push", "--run-cache")[0]:
         raise UserError("the results cannot be pushed to the DVC remote, with the message above; git is as it was.")
+    push_small_results()
     if not commit(source):
         COMMENT.write_text("## Retrained, with the same results: there is nothing to merge\n")
         print(COMMENT.read_text())

@@ -11,8 +11,8 @@ from pathlib import Path
 import rfdetr_core
 from rfdetr_core.errors import UserError
 
-# DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Of dvc.yaml alone:
-# what the user changed in a dataset must stay.
+# DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
+# the outs of dvc.yaml alone: what the user changed in a dataset must stay.
 RESTORE = "Earlier results, if there were any: git restore manifest reports output; dvc checkout --force dvc.yaml"
 
 

@@ -44,7 +44,7 @@ def reproduce(root: Path) -> Report:
         before = {name: (folder / name).read_bytes() for name in (HISTORY, SCORES, METRICS) if (folder / name).exists()}
         _fetch(original, contents, folder)
         _run(folder, "dvc", "repro", "--force", "--no-run-cache")
-        _compare(report, Contents(folder), pipeline, before)
+        compare_outs(report, Contents(folder), pipeline, before, _other_machine(Contents(folder), pipeline))
     return report
 
 
@@ -60,9 +60,11 @@ def _fetch(original: Contents, contents: Contents, folder: Path) -> None:
         _run(folder, "dvc", "pull", "-q", *wanted)
 
 
-def _compare(report: Report, contents: Contents, pipeline: Pipeline, before: dict[str, bytes]) -> None:
-    """Outs stage by stage, in the order in which they ran."""
-    other = _other_machine(contents, pipeline)
+def compare_outs(report: Report, contents: Contents, pipeline: Pipeline, before: dict[str, bytes], other: str) -> None:
+    """Outs with dvc.lock, stage by stage in the order in which they ran; scores, where the machine is another.
+
+    before: history.csv, scores.json and metrics.json as committed. other: how the machine differs; empty: it does not.
+    """
     differing: dict[str, list[tuple[str, str, str | None]]] = {}
     for stage in in_order(pipeline):
         for path, one in pipeline.lock[stage]["outs"].items():
@@ -112,13 +114,11 @@ def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
     here = (read_checkpoint(contents.root / MODEL).lineage or {}).get("training")
     if told is None or here is None:
         return ""
-    pairs = [(key, told[part], here[part]) for part in ("machine", "packages") for key in (part,)]
-    found = [f"{key} {old}, here {new}" for _, before, after in pairs for key, old, new in _differing(before, after)]
+    found = []
+    for part in ("machine", "packages"):
+        before, after = ({key: str(value) for key, value in one[part].items()} for one in (told, here))
+        found += [f"{key} {old}, here {new}" for key, old, new in changes(before, after)]
     return "; ".join(found)
-
-
-def _differing(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    return list(changes({key: str(one) for key, one in before.items()}, {key: str(one) for key, one in after.items()}))
 
 
 def first_epoch(before: bytes | None, after: bytes) -> str:
@@ -139,13 +139,9 @@ def _compare_scores(report: Report, root: Path, before: dict[str, bytes]) -> Non
             continue
         for key in keys:
             old, new = (_at(json.loads(text), key) for text in (before[name], (root / name).read_bytes()))
-            close = isinstance(old, (int, float)) and isinstance(new, (int, float)) and abs(old - new) <= TOLERANCE
-            report.equal(
-                f"{key} of {name}",
-                f"{old} within {TOLERANCE}",
-                f"{old} within {TOLERANCE}" if close else new,
-                "reproduced",
-            )
+            numbers = isinstance(old, int | float) and isinstance(new, int | float)
+            close = abs(old - new) <= TOLERANCE if numbers else old == new
+            report.equal(f"{key} of {name}, give or take {TOLERANCE}", old, old if close else new, "reproduced")
 
 
 def _at(value: Any, key: str) -> Any:

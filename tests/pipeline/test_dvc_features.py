@@ -49,7 +49,7 @@ def test_an_experiment_is_shown_and_its_metrics_and_plots_are_compared(project: 
     assert shown["params"]["params.yaml"]["data"]["train"]["epochs"] == 1
     assert shown["metrics"]["output/selection.json"]["data"]["epochs"] == 1
     changes = json.loads(project.run("dvc", "metrics", "diff", "--json", "main", "shorter").stdout)
-    assert changes["diff"]["output/selection.json"]["epochs"] == {"old": 2, "new": 1, "diff": -1}
+    assert changes["output/selection.json"]["epochs"] == {"old": 2, "new": 1, "diff": -1}
     project.run("dvc", "plots", "diff", "main", "shorter", "--out", "plots")
     page = (project.folder / "plots" / "index.html").read_text()
     assert "history.csv" in page

@@ -236,7 +236,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "the run in a record": (
         lambda folder: edit(next((folder / "records").glob("*.json")), '"run": {', '"run": {"more": 1, '),
-        "run of records/",
+        "content of records/",
     ),
 }
 

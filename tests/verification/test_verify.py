@@ -17,7 +17,7 @@ from rfdetr_core.errors import UserError
 from rfdetr_core.verification.contents import Contents, listing_md5
 from rfdetr_core.verification.pipeline import Pipeline, check_cache, check_contents, check_pipeline
 from rfdetr_core.verification.report import Report
-from rfdetr_core.verification.reproduce import first_epoch, in_order
+from rfdetr_core.verification.reproduce import compare_outs, first_epoch, in_order
 
 
 class Small:
@@ -184,6 +184,23 @@ def test_stages_are_compared_in_the_order_in_which_they_ran(small: Small) -> Non
     small.lock = {"b": small.lock["b"], "a": small.lock["a"]}
     small.check()
     assert in_order(Pipeline.read(small.folder)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("score", "holds"), [(0.51, True), (0.6, False), (None, False)])
+def test_on_another_machine_scores_are_compared_and_bytes_are_not(
+    tmp_path: Path, score: float | None, holds: bool
+) -> None:
+    before = {"output/scores.json": b'{"regular": {"score": 0.5}, "ema": {"score": null}}'}
+    files.write_json(tmp_path / "output" / "scores.json", {"regular": {"score": score}, "ema": {"score": None}})
+    (tmp_path / "output" / "history.csv").write_text("epoch\n")
+    (tmp_path / "dvc.yaml").write_text("")
+    lock = {"train": {"deps": {}, "outs": {"output/scores.json": {"md5": "0" * 32}}}}
+    here, there = Report(), Report()
+    compare_outs(here, Contents(tmp_path), Pipeline({}, lock, ()), before, "")
+    compare_outs(there, Contents(tmp_path), Pipeline({}, lock, ()), before, "cpu AVX2, here AVX512")
+    assert {what for what, _, _ in here.mismatches} == {"output/scores.json"}
+    assert bool(there.mismatches) is not holds
+    assert "another kind of machine (cpu AVX2, here AVX512)" in there.notes[0]
 
 
 def test_the_first_epoch_that_differs_is_named() -> None:
