@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="every stage runs, changed or not")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="first write these to params.yaml")
     options = parser.parse_args()
-    for name in STATE.iterdir():  # of an earlier retraining on this machine
-        shutil.rmtree(name) if name.is_dir() else name.unlink()
+    for old in STATE.iterdir():  # of an earlier retraining on this machine
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
     values = [one for text in options.set for one in text.split()]
     if values:
         from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` does

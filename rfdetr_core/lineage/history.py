@@ -3,6 +3,7 @@ experiments."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,10 @@ from rfdetr_core.errors import UserError
 
 LOCK = "dvc.lock"
 EVALUATION = "reports/evaluate/lineage.json"
+NOT_COMMITTED = "0" * 40
 _WATCHED = (LOCK, "records", "manifest", EVALUATION)
+# Settings of the user's that would hide the first commit, or write more than is asked for.
+_PLAIN = ("-c", "log.showRoot=true", "-c", "log.showSignature=false", "-c", "core.quotePath=false")
 _COMMIT = "%x01%H%x00%P%x00%an%x00%ae%x00%aI%x00%s"
 
 
@@ -68,23 +72,54 @@ class History:
     def __init__(self, root: Path) -> None:
         """Look for the repository."""
         self.root = root
-        self._git("rev-parse", "--git-dir")
+        top = Path(self._git("rev-parse", "--show-toplevel").rstrip("\n"))
+        # From a folder inside the project git would find none of its files, and an audit would deny every use.
+        inside = [
+            folder for folder in (root.resolve(), *root.resolve().parents) if folder.is_relative_to(top.resolve())
+        ]
+        self.root = next((one for one in inside if (one / ".dvc").is_dir() or (one / LOCK).exists()), root)
+
+    @cached_property
+    def shallow(self) -> bool:
+        """Whether older commits are not in this clone."""
+        return self._git("rev-parse", "--is-shallow-repository").strip() == "true"
 
     @cached_property
     def commits(self) -> list[Commit]:
-        """Commits of all references that changed a watched file, newest first."""
-        arguments = ["-m", "--raw", "--no-abbrev", "--no-renames", "--relative", "--diff-filter=d"]
+        """Commits of all references that changed a watched file, newest first; before them, what the working tree has
+        and HEAD has not, as a commit whose id is NOT_COMMITTED."""
+        # --full-history: else git leaves out a merged branch whose results the merge did not take.
+        arguments = ["--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--relative", "--diff-filter=d"]
         text = self._git("log", "--all", "--topo-order", *arguments, f"--format={_COMMIT}", "--", *_WATCHED)
         found: dict[str, Commit] = {}
-        for entry in text.split("\x01")[1:]:
+        if self._fresh:
+            changed = {path: blob for blob, path in self._fresh.items()}
+            found[NOT_COMMITTED] = Commit(NOT_COMMITTED, (), "", "", "", "not committed yet", changed)
+        for entry in re.split("\x01(?=[0-9a-f]{40,64}\0)", text)[1:]:
             head, _, raw = entry.partition("\n")
-            name, parents, author, email, date, subject = head.split("\0")
+            name, parents, author, email, date, subject = head.split("\0", 5)
             commit = found.setdefault(name, Commit(name, tuple(parents.split()), author, email, date, subject))
-            for line in raw.splitlines():
+            for line in raw.split("\n"):
                 if line.startswith(":"):
                     meta, _, path = line.partition("\t")
                     commit.changed[path] = meta.split()[3]
         return list(found.values())
+
+    @cached_property
+    def _fresh(self) -> dict[str, str]:
+        """Watched files of the working tree that are not in HEAD as they are: blob to path."""
+        paths = [self.root / LOCK, self.root / EVALUATION]
+        paths += [one for folder in ("records", "manifest") for one in sorted((self.root / folder).glob("*.json"))]
+        names = [path.relative_to(self.root).as_posix() for path in paths if path.is_file()]
+        if not names:
+            return {}
+        blobs = self._git("hash-object", "--", *names).split()
+        heads = [f"HEAD:./{name}" for name in names]
+        command = ["git", "cat-file", "--batch-check=%(objectname)"]
+        asked = "".join(f"{head}\n" for head in heads).encode()
+        done = subprocess.run(command, cwd=self.root, input=asked, capture_output=True, check=False)
+        committed = done.stdout.decode(errors="replace").splitlines()
+        return {blob: name for blob, name, old in zip(blobs, names, committed, strict=True) if blob != old}
 
     @cached_property
     def locks(self) -> dict[str, Lock]:
@@ -101,7 +136,7 @@ class History:
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """The contents of git objects (a blob, or <commit>:./<path>), one at a time; None for what is not there."""
         names = list(names)
-        command = ["git", "-c", "core.deltaBaseCacheLimit=1g", "cat-file", "--batch", "--buffer"]
+        command = ["git", "-c", "core.deltaBaseCacheLimit=512m", "cat-file", "--batch", "--buffer"]
         with subprocess.Popen(command, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -110,7 +145,8 @@ class History:
             for name in names:
                 head = process.stdout.readline().split()
                 if len(head) != 3 or not head[2].isdigit():
-                    yield name, None
+                    fresh = self._fresh.get(name)
+                    yield name, (self.root / fresh).read_bytes() if fresh else None
                     continue
                 content = process.stdout.read(int(head[2]))
                 process.stdout.read(1)
@@ -119,7 +155,7 @@ class History:
 
     def _git(self, *arguments: str) -> str:
         try:
-            done = subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, check=False)
+            done = subprocess.run(["git", *_PLAIN, *arguments], cwd=self.root, capture_output=True, check=False)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} does not exist, or git is not installed.") from None
         if done.returncode:

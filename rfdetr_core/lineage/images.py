@@ -12,7 +12,7 @@ from typing import Any
 
 from rfdetr_core import files
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import Commit, Lock
+from rfdetr_core.lineage.history import LOCK, Commit, Lock
 from rfdetr_core.lineage.trace import MODEL, Archive, Trace, evaluations_of
 from rfdetr_core.manifest import SPLITS
 
@@ -68,15 +68,21 @@ def digest_of(image: str, archive: Archive) -> str:
 
 
 def uses_of(sha256: str, archive: Archive) -> list[Use]:
-    """Every model of the whole history that an image went into, newest first."""
+    """Every model of the whole history that an image went into, newest first.
+
+    Raises:
+        UserError: "none" would be no answer, since commits or manifests are not in this clone.
+    """
+    _require_whole(archive)
     places = _containing(sha256, archive)
     found: dict[tuple[str, str | None], Use] = {}
-    for tensors, record in archive.records.items():
+    for record in archive.all_records:
+        tensors = record["lineage"]["tensors"]
         link = archive.introduced.get(record["file"]["md5"])
         for split, blob in _recorded(record["lineage"]).items():
             if blob in places:
                 one = Use(ROLES[split], places[blob], tensors, record["file"]["md5"], link.commit if link else None)
-                found[one.role, one.md5] = one
+                found.setdefault((one.role, one.md5), one)
     for commit, evaluation in archive.evaluations:
         for blob in (one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/")):
             if blob in places:
@@ -107,24 +113,56 @@ def _recorded(lineage: dict[str, Any]) -> dict[str, str]:
 
 def _containing(sha256: str, archive: Archive) -> dict[str, str]:
     """The manifests of the whole history that hold an image, by blob, with its path there."""
-    names = (f"manifest/{split}.json" for split in SPLITS)
-    watched = set(names)
-    blobs = sorted({blob for one in archive.history.commits for path, blob in one.changed.items() if path in watched})
-    parts = [blobs[start::_READERS] for start in range(_READERS)]
+    blobs = _manifest_blobs(archive)
+    # In the order of the history, each reader a stretch of it: git keeps neighbours as changes to each other.
+    size = -(-len(blobs) // _READERS) or 1
+    parts = [blobs[start : start + size] for start in range(0, len(blobs), size)]
     with ThreadPoolExecutor(_READERS) as pool:
         return {
             blob: path for found in pool.map(lambda part: _search(sha256, part, archive), parts) for blob, path in found
         }
 
 
+def _manifest_blobs(archive: Archive) -> list[str]:
+    """Every manifest that a commit has or a record names, by split and then newest first."""
+    names = [f"manifest/{split}.json" for split in SPLITS]
+    blobs = [one.changed[name] for name in names for one in archive.history.commits if name in one.changed]
+    for record in archive.all_records:
+        blobs += _recorded(record["lineage"]).values()
+    for _, evaluation in archive.evaluations:
+        blobs += [one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/")]
+    return list(dict.fromkeys(blobs))
+
+
+def _require_whole(archive: Archive) -> None:
+    if archive.history.shallow:
+        raise UserError("this clone is shallow: models of older commits would be missed. Run git fetch --unshallow")
+    if not archive.history.locks and not archive.all_records:
+        raise UserError(
+            f"{archive.history.root} has no {LOCK} in its history. Name the clone of the project: --repo DIR"
+        )
+
+
 def _search(sha256: str, blobs: Iterable[str], archive: Archive) -> list[tuple[str, str]]:
     needle, found = f'"{sha256}"'.encode(), []
     for blob, content in archive.history.read(blobs):
-        place = content.find(needle) if content else -1
-        if content and place >= 0:
+        if content is None:
+            raise UserError(
+                f"a manifest of the history (git blob {blob}) is not in this clone: a model that used the image could "
+                "be missed. Name the clone that has it: --repo DIR"
+            )
+        place = content.find(needle)
+        if place >= 0:
             start, end = content.rfind(b"\n", 0, place) + 1, content.find(b"\n", place)
-            found.append((blob, str(json.loads(content[start:end].rstrip(b","))["path"])))
+            found.append((blob, _path_of(content[start:end], sha256, content)))
     return found
+
+
+def _path_of(line: bytes, sha256: str, content: bytes) -> str:
+    try:
+        return str(json.loads(line.strip().rstrip(b","))["path"])
+    except (ValueError, KeyError, TypeError):  # laid out by other hands
+        return next((str(row["path"]) for row in json.loads(content) if row.get("sha256") == sha256), "?")
 
 
 def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:
@@ -135,17 +173,20 @@ def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:
 def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
     """Models that were committed in a dvc.lock without a record, as DVC's experiments are."""
     known = {record["file"]["md5"] for record in archive.records.values()}
-    missing = {}
-    for md5, link in archive.introduced.items():
-        if link.entry["path"] == MODEL and md5 not in known:
-            missing[md5] = link
+    missing: list[tuple[str, Commit, Lock]] = []
+    for commit in archive.history.commits:
+        lock = archive.history.locks.get(commit.changed.get(LOCK, ""))
+        outs = {path: md5 for _, path, md5 in lock.outs()} if lock else {}
+        trained = next((md5 for path, md5 in outs.items() if path.endswith(".pth")), None)
+        md5 = outs.get(MODEL, trained)
+        if lock and md5 and md5 not in known:
+            missing.append((md5, commit, lock))
     digests = {_md5(content): blob for blob, content in archive.history.read(places) if content} if missing else {}
-    for md5, link in missing.items():
-        lock: Lock = link.entry["lock"]
+    for md5, commit, lock in missing:
         for split, stage in (("train", "train"), ("valid", "train"), ("test", "evaluate")):
             dep = lock.stages.get(stage, {}).get("deps", {}).get(f"manifest/{split}.json", "")
             if dep in digests:
-                yield Use(ROLES[split], places[digests[dep]], None, md5, link.commit)
+                yield Use(ROLES[split], places[digests[dep]], None, md5, commit)
 
 
 def _md5(content: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,12 +61,17 @@ class Archive:
     @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
         """The newest record of each tensor digest, over all commits."""
-        return {one["lineage"]["tensors"]: one for _, one in reversed(list(self._read("records/")))}
+        return {one["lineage"]["tensors"]: one for one in reversed(self.all_records)}
+
+    @cached_property
+    def all_records(self) -> list[dict[str, Any]]:
+        """Every version of every record that is whole and speaks of the tensors in its name, newest first."""
+        return [one for _, path, one in self._read("records/") if _is_record(path, one)]
 
     @cached_property
     def evaluations(self) -> list[tuple[Commit, dict[str, Any]]]:
         """The lineage of every evaluation, newest first."""
-        return list(self._read(EVALUATION))
+        return [(commit, one) for commit, _, one in self._read(EVALUATION) if _is_evaluation(one)]
 
     @cached_property
     def introduced(self) -> dict[str, Link]:
@@ -86,20 +92,20 @@ class Archive:
     def _places(self) -> dict[str, int]:
         return {commit.id: place for place, commit in enumerate(self.history.commits)}
 
-    def _read(self, prefix: str) -> Iterator[tuple[Commit, dict[str, Any]]]:
-        """Parsed JSON files whose path starts so, with the commit that brought each, newest first."""
-        places: dict[str, Commit] = {}
+    def _read(self, prefix: str) -> Iterator[tuple[Commit, str, dict[str, Any]]]:
+        """Parsed JSON files whose path starts so, with the commit that brought each and the path, newest first."""
+        places: dict[str, tuple[Commit, str]] = {}
         for commit in self.history.commits:
             for path, blob in commit.changed.items():
                 if path.startswith(prefix):
-                    places.setdefault(blob, commit)
+                    places.setdefault(blob, (commit, path))
         for blob, content in self.history.read(list(places)):
             try:
                 parsed = json.loads(content or b"")
             except ValueError:
                 continue
             if isinstance(parsed, dict):
-                yield places[blob], parsed
+                yield *places[blob], parsed
 
 
 def trace(path: Path, archive: Archive) -> Trace:
@@ -169,12 +175,42 @@ def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:
 
 def _in_folder(path: Path, md5: str, archive: Archive) -> Link | None:
     """The folder out that holds this content, where DVC's cache still has its listing."""
+    cache = _cache(archive.history.root)
     for digest, link in archive.introduced.items():
         if digest.endswith(".dir"):
-            listing = archive.history.root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
+            listing = cache / "files" / "md5" / digest[:2] / digest[2:]
             if listing.exists() and any(one.get("md5") == md5 for one in json.loads(listing.read_bytes())):
                 return link
     return None
+
+
+def _cache(root: Path) -> Path:
+    """DVC's cache folder: as configured for this clone, else for the project, else the usual one."""
+    for name in ("config.local", "config"):
+        command = ["git", "config", "--file", f".dvc/{name}", "cache.dir"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip():
+            return root / ".dvc" / done.stdout.strip()
+    return root / ".dvc" / "cache"
+
+
+def _is_record(path: str, content: dict[str, Any]) -> bool:
+    """Whether a record has what is read of it, and is named for the tensors that it speaks of."""
+    try:
+        named = content["lineage"]["training"]["files"] or {}
+        whole = all(isinstance(one["git"], str) for one in named.values())
+        whole = whole and all(isinstance(content["file"][key], str) for key in ("md5", "sha256"))
+        return bool(whole and Path(path).stem == content["lineage"]["tensors"])
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def _is_evaluation(content: dict[str, Any]) -> bool:
+    try:
+        whole = all(isinstance(content["model"][key], str) for key in ("tensors", "sha256"))
+        return whole and all(isinstance(one["git"], str) for one in content["inputs"].values())
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def _parents(record: dict[str, Any]) -> set[str]:

@@ -347,6 +347,21 @@ def test_the_plan_is_what_dvc_status_says_with_all_the_data(developer: Project) 
     developer.run("git", "add", "-A")
 
 
+@pytest.mark.slow
+def test_a_run_by_hand_takes_params_and_force(world: World) -> None:
+    runner = world.clone("by hand")
+    env = world.environment(runner)
+    before = (runner.folder / "params.yaml").read_text()
+    planned = runner.folder / ".retrain" / "plan.json"
+    runner.run("sh", "-ec", 'python -m ci.plan $FORCE --set "$PARAMS"', env=env | {"FORCE": "--force"})
+    assert list(json.loads(planned.read_text())["certain"]) == ALL
+    assert (runner.folder / "params.yaml").read_text() == before
+    changes = {"PARAMS": "evaluate.pictures=2 train.lr=1e-4"}
+    runner.run("sh", "-ec", 'python -m ci.plan $FORCE --set "$PARAMS"', env=env | changes)
+    assert set(json.loads(planned.read_text())["certain"]) == {"train", "evaluate"}
+    assert "pictures: 2" in (runner.folder / "params.yaml").read_text()
+
+
 def test_what_comes_after_a_stage_is_possible() -> None:
     assert possible(ROOT, {"validate"}) == ALL[1:]
     assert possible(ROOT, {"train"}) == ALL[3:]
@@ -365,6 +380,7 @@ def test_what_a_push_changed_is_no_lie_and_what_the_lock_hides_is() -> None:
     assert lies(told, {"evaluate": changed["train"]}) == told[1:]
     claim = found | {"what": "params.yaml: train.lr in dvc.lock", "by": ["records/1.json"]}
     assert lies([claim], changed) == [claim]
+    assert lies([claim], {"strip": ["output/checkpoint_best_ema.pth"]}) == []
 
 
 @pytest.mark.parametrize(
@@ -379,6 +395,15 @@ def test_what_a_push_changed_is_no_lie_and_what_the_lock_hides_is() -> None:
 )
 def test_the_gate(limit: float | None, change: float, said: str) -> None:
     assert verdict({"difference": change, "split": "test"}, GateConfig(max_drop=limit))[0] == said
+
+
+@pytest.mark.parametrize(("said", "status"), [("passed", 0), ("failed", 1), ("not measured", 0)])
+def test_a_failed_gate_fails_the_run(tmp_path: Path, said: str, status: int) -> None:
+    (tmp_path / ".retrain").mkdir()
+    (tmp_path / ".retrain" / "comparison.json").write_text(json.dumps({"verdict": said, "why": "so"}))
+    command = [sys.executable, "-m", "ci.gate"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == status
 
 
 def test_a_difference_that_cannot_be_measured_is_not_called_passed() -> None:
