@@ -38,7 +38,7 @@ def _audit(options: argparse.Namespace) -> None:
     asked = [name for name in ("file", "image", "diff") if getattr(options, name) is not None]
     if len(asked) != 1:
         raise UserError("audit takes one of FILE, --image PATH_OR_SHA256 and --diff A B.")
-    archive = Archive(History(options.repo))
+    archive = Archive(History(options.repo, working_tree=True))
     if options.image is not None:
         _audit_image(options, archive)
     elif options.diff is not None:
@@ -82,9 +82,14 @@ def _audit_image(options: argparse.Namespace, archive: Archive) -> None:
         return
     print(f"image {sha256}")
     for one in uses:
-        when = f"{one.commit.id[:10]} {one.commit.date[:10]} {one.commit.author}" if one.commit else "not committed"
+        when = (
+            f"{one.commit.id[:10]} {one.commit.date[:10]} {one.commit.author}"
+            if one.commit and one.commit.date
+            else "not committed yet"
+        )
         name = f"tensors {one.tensors[:16]}" if one.tensors else f"md5 {one.md5}"
         print(f"  {one.role:9}  {name}  {when}  as {one.path}")
+    print("  (these bytes only: the same picture saved again is another image)")
     if not uses:
         print("  no model of this repository's history was trained, validated or tested on it")
 

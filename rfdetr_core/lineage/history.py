@@ -65,13 +65,15 @@ class Lock:
 class History:
     """The repository that the folder `root` is in. Nothing is written, fetched or checked out.
 
+    working_tree: read what is not committed yet as well; who asks whether the working tree is true must not.
+
     Raises:
         UserError: `root` is in no git repository, or git is not installed.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, working_tree: bool = False) -> None:
         """Look for the repository."""
-        self.root = root
+        self.root, self._working_tree = root, working_tree
         top = Path(self._git("rev-parse", "--show-toplevel").rstrip("\n"))
         # From a folder inside the project git would find none of its files, and an audit would deny every use.
         inside = [
@@ -111,7 +113,7 @@ class History:
         paths = [self.root / LOCK, self.root / EVALUATION]
         paths += [one for folder in ("records", "manifest") for one in sorted((self.root / folder).glob("*.json"))]
         names = [path.relative_to(self.root).as_posix() for path in paths if path.is_file()]
-        if not names:
+        if not (names and self._working_tree):
             return {}
         blobs = self._git("hash-object", "--", *names).split()
         heads = [f"HEAD:./{name}" for name in names]

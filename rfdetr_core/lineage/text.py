@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.lineage.history import Commit
+from rfdetr_core.lineage.history import NOT_COMMITTED, Commit
 from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
 
 _FOUND = {
@@ -122,7 +122,15 @@ def _dataset(traced: Trace, archive: Archive) -> list[Commit]:
         return []
     folders = [dep for dep in link.entry["deps"] if not dep.startswith(("rfdetr_core", "stages", "requirements"))]
     paths = [name for folder in folders for name in (folder, f"{folder}.dvc")]
-    command = ["git", "log", "-1", "--format=%H%x00%an%x00%ae%x00%aI%x00%s", link.commit.id, "--", *paths]
+    command = [
+        "git",
+        "log",
+        "-1",
+        "--format=%H%x00%an%x00%ae%x00%aI%x00%s",
+        "HEAD" if link.commit.id == NOT_COMMITTED else link.commit.id,
+        "--",
+        *paths,
+    ]
     done = subprocess.run(command, cwd=archive.history.root, capture_output=True, text=True, check=False).stdout.strip()
     if not done:
         return []
@@ -143,6 +151,8 @@ def _commit(one: Commit) -> dict[str, str]:
 
 
 def _who(one: Commit) -> str:
+    if one.id == NOT_COMMITTED:
+        return one.subject
     return f"{one.id[:10]}  {one.date}  {one.author} <{one.email}>  {one.subject}"
 
 

@@ -193,3 +193,59 @@ def test_models_that_were_trained_from_a_model_are_named(
     repository.commit("from the first")
     told = found(capsys, repository, kept / "1.pth")
     assert told["trained_from_it"] == [tensor_digest(read_checkpoint(child).weights)]
+
+
+def test_a_result_of_a_merged_branch_that_the_merge_did_not_take_is_found(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.git("checkout", "-q", "-b", "side")
+    repository.train(7, {**FIRST, "train": {"train/x.jpg": "x"}})
+    repository.commit("side")
+    repository.git("checkout", "-q", "main")
+    repository.git("merge", "-q", "-s", "ours", "-m", "keep ours", "side")
+    repository.git("branch", "-D", "side")
+    assert [one["role"] for one in found(capsys, repository, "--image", sha256_of("x"))["uses"]] == ["trained"]
+
+
+def test_settings_of_git_and_the_folder_asked_from_hide_nothing(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.git("config", "log.showRoot", "false")
+    asked = ["audit", "--image", sha256_of("c"), "--json", "--repo", str(repository.folder / "manifest")]
+    main(asked)
+    assert [one["role"] for one in json.loads(capsys.readouterr().out)["uses"]] == ["validated"]
+
+
+def test_a_result_that_is_not_committed_yet_is_told_and_named_so(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = repository.train(8, {**FIRST, "train": {"train/x.jpg": "x"}})
+    told = found(capsys, repository, model)
+    assert (told["found_by"], told["chain"][0]["commit"]["subject"]) == ("bytes", "not committed yet")
+    assert len(found(capsys, repository, "--image", sha256_of("x"))["uses"]) == 1
+    assert "not committed yet" in audit(capsys, repository, model)
+
+
+def test_no_clone_that_lacks_history_denies_a_use(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.git("clone", "-q", "--depth", "1", f"file://{repository.folder}", str(kept / "shallow"))
+    with pytest.raises(SystemExit, match="shallow"):
+        main(["audit", "--image", sha256_of("c"), "--repo", str(kept / "shallow")])
+    repository.train(8, {**FIRST, "train": {"train/x.jpg": "x"}})
+    repository.commit("without its manifests", without=("manifest",))
+    repository.git("checkout", "-q", "-f", "HEAD")
+    with pytest.raises(SystemExit, match="not in this clone"):
+        main(["audit", "--image", sha256_of("x"), "--repo", str(repository.folder)])
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"lineage": {"tensors": "0"}}', "forged"])
+def test_a_record_that_is_damaged_or_of_other_tensors_hides_no_use(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    for path in (repository.folder / "records").iterdir():
+        forged = path.read_text().replace(path.stem, "f" * 64)
+        path.write_text(forged if content == "forged" else content)
+    repository.commit("damage")
+    assert [one["role"] for one in found(capsys, repository, "--image", sha256_of("c"))["uses"]] == ["validated"]
+    assert found(capsys, repository, kept / "1.pth")["found_by"] == "bytes"

@@ -1,0 +1,100 @@
+"""How long `audit` takes in a project with a long history: builds one with git fast-import, then times the commands.
+
+Run: python -m benchmarks.audit [--commits 1000] [--images 100000] [--keep DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+from rfdetr_core import files
+
+_CHANGED = 100
+
+
+def main() -> None:
+    """Build, pack as a clone is packed, and time each command in a fresh process, cold and again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--commits", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--keep", type=Path, help="build here and leave it")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        _build(folder, options.commits, options.images)
+        old, everywhere = _digest(0, 0), _digest(options.images - 1, 0)
+        asked = {"changed early": ["--image", old], "in every commit": ["--image", everywhere]}
+        asked |= {"in none": ["--image", "0" * 64], "FILE": [str(folder / "scores.json")]}
+        for name, arguments in asked.items():
+            command = [sys.executable, "-m", "rfdetr_core", "audit", *arguments, "--repo", str(folder), "--json"]
+            for again in ("first", "again"):
+                start = time.perf_counter()
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                uses = len(json.loads(done.stdout).get("uses", [])) if done.stdout else done.stderr.strip()
+                print(f"{name:16} {again}  {time.perf_counter() - start:6.1f} s  uses: {uses}", flush=True)
+
+
+def _digest(image: int, version: int) -> str:
+    return hashlib.sha256(f"{image} {version}".encode()).hexdigest()
+
+
+def _row(image: int, version: int) -> bytes:
+    name = f"train/{image:06}.jpg"
+    row = {"path": name, "sha256": _digest(image, version), "width": 64, "height": 48, "labels": _digest(image, -1)}
+    return files.canonical_json(row)
+
+
+def _build(folder: Path, commits: int, images: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["git", "init", "-q", "-b", "main"], cwd=folder, check=True)
+    (folder / "scores.json").write_text("scores 0")
+    command = ["git", "fast-import", "--quiet", "--depth=50"]
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        rows = [_row(image, 0) for image in range(images)]
+        for number in range(commits):
+            for place in range(_CHANGED if number else 0):
+                image = ((number - 1) * _CHANGED + place) % max(images - 1, 1)
+                rows[image] = _row(image, number)
+            _commit(process.stdin, number, b"[\n" + b",\n".join(rows) + b"\n]\n")
+        process.stdin.close()
+    subprocess.run(["git", "gc", "-q"], cwd=folder, check=True)
+
+
+def _commit(pipe: IO[bytes], number: int, manifest: bytes) -> None:
+    tensors = hashlib.sha256(f"tensors {number}".encode()).hexdigest()
+    git = hashlib.sha1(b"blob %d\0" % len(manifest) + manifest, usedforsecurity=False).hexdigest()
+    training = {"files": {"manifest/train.json": {"git": git}}, "parents": {}}
+    model = {"md5": tensors[:32], "sha256": tensors, "size": 1}
+    record = {"lineage": {"tensors": tensors, "training": training}, "file": model, "run": {}}
+    evaluation = {"model": {"sha256": tensors, "tensors": tensors}, "split": "test", "inputs": {}}
+    scores = hashlib.md5(f"scores {number}".encode(), usedforsecurity=False).hexdigest()
+    lock = {
+        "train": {"deps": [{"path": "manifest/train.json", "md5": hashlib.md5(manifest).hexdigest()}]},
+        "strip": {"outs": [{"path": "output/checkpoint_best_total.pth", "md5": model["md5"]}]},
+        "evaluate": {"outs": [{"path": "reports/evaluate/scores.json", "md5": scores}]},
+    }
+    contents = {
+        "manifest/train.json": manifest,
+        f"records/{tensors}.json": files.canonical_json(record),
+        "reports/evaluate/lineage.json": files.canonical_json(evaluation),
+        "dvc.lock": files.canonical_json({"schema": "2.0", "stages": lock}),
+    }
+    subject = f"Retrain {number}".encode()
+    head = b"commit refs/heads/main\ncommitter Ada <ada@example.org> %d +0000\n" % (1_700_000_000 + number)
+    pipe.write(head + b"data %d\n%s\n" % (len(subject), subject))
+    for path, content in contents.items():
+        pipe.write(b"M 100644 inline %s\ndata %d\n" % (path.encode(), len(content)))
+        pipe.write(content + b"\n")
+
+
+if __name__ == "__main__":
+    main()
