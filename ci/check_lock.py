@@ -15,8 +15,9 @@ from typing import Any
 from ci.plan import certain
 from ci.steps import core, step
 from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.history import EVALUATION
 
-EVALUATION, BEST = "reports/evaluate/lineage.json", "output/checkpoint_best_"
+BEST = "output/checkpoint_best_"
 
 
 def lies(mismatches: Iterable[dict[str, Any]], changed: dict[str, list[str]]) -> list[dict[str, Any]]:

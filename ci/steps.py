@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core.errors import UserError
+from rfdetr_core.lineage import history
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
 PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
-MODEL = Path("output/checkpoint_best_total.pth")
+MODEL = Path(history.MODEL)
 TRAILER = "Retrained-from"  # in the message of the commits made here: the commit that was retrained
 
 

@@ -15,14 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rfdetr_core import files, images
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.inference import Predictor
 from rfdetr_core.manifest import read_classes
-from rfdetr_core.metrics.coco import RECALLS, CocoScores, coco_results, numbered, score
+from rfdetr_core.metrics.coco import RECALLS, CocoScores, coco_results, indexed, numbered, score
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["bbox", "segm"]
@@ -116,8 +115,9 @@ def interval(annotations: Row, old: list[Row], new: list[Row], kind: Kind, resam
 def matches(annotations: Row, detections: list[Row], kind: Kind) -> list[_ClassMatches]:
     """pycocotools' matching, once; each class by itself, images in the order of their ids."""
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(annotations, annotations["annotations"]), _empty(annotations), kind)
-        evaluation.cocoDt = _coco(annotations, numbered(detections, kind))
+        truth = indexed(annotations, [dict(one) for one in annotations["annotations"]])
+        evaluation = COCOeval(truth, indexed(annotations, []), kind)
+        evaluation.cocoDt = indexed(annotations, numbered(detections, kind))
         evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
         evaluation.evaluate()
     place = {image: number for number, image in enumerate(evaluation.params.imgIds)}
@@ -160,20 +160,6 @@ def mean_precision(matched: Iterable[_ClassMatches], times: npt.NDArray[np.int64
 
 def _joined(parts: Iterable[npt.NDArray[np.bool_]], thresholds: int) -> npt.NDArray[np.bool_]:
     return np.concatenate([np.zeros((thresholds, 0), dtype=bool), *parts], axis=1)
-
-
-def _coco(annotations: Row, rows: list[Row]) -> COCO:
-    coco = _empty(annotations)
-    coco.dataset["annotations"] = [dict(one) for one in rows]
-    coco.createIndex()
-    return coco
-
-
-def _empty(annotations: Row) -> COCO:
-    coco = COCO()
-    coco.dataset = {"images": annotations["images"], "categories": annotations["categories"], "annotations": []}
-    coco.createIndex()
-    return coco
 
 
 def _numbers(scores: CocoScores) -> dict[str, float | None]:

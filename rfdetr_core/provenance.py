@@ -13,6 +13,7 @@ from rfdetr_core import files
 
 # What decides numerics. A package that is not here can change without a training starting anew.
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "pillow", "pycocotools")
+RUN_FILE = "run.json"  # in a run folder: what the training noted of itself
 _ROOT = Path(__file__).resolve().parent.parent
 NUMERIC_LOCK = _ROOT / "requirements" / "numeric.lock"
 

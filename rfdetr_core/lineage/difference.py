@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rfdetr_core.training.resume import flattened
+
 Rows = Iterable[Mapping[str, Any]]
 
 
@@ -21,7 +23,7 @@ def compare_lineages(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str
     }
     found = {}
     for topic, keys in topics.items():
-        before, after = (_flat(_at(one, keys)) for one in (old, new))
+        before, after = (flattened(_at(one, keys)) for one in (old, new))
         changed = {key: [before.get(key), after.get(key)] for key in sorted(before.keys() | after.keys())}
         found[topic] = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
     return {topic: changes for topic, changes in found.items() if changes}
@@ -59,10 +61,3 @@ def _at(value: Any, keys: Iterable[str]) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value or {}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        flat |= _flat(entry, f"{prefix}{key}.") if isinstance(entry, Mapping) else {f"{prefix}{key}": entry}
-    return flat

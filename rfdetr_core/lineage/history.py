@@ -3,6 +3,7 @@ experiments."""
 
 from __future__ import annotations
 
+import configparser
 import re
 import subprocess
 import threading
@@ -17,6 +18,7 @@ import yaml
 from rfdetr_core.errors import UserError
 
 LOCK = "dvc.lock"
+MODEL = "output/checkpoint_best_total.pth"
 EVALUATION = "reports/evaluate/lineage.json"
 NOT_COMMITTED = "0" * 40
 _WATCHED = (LOCK, "records", "manifest", EVALUATION)
@@ -164,6 +166,21 @@ class History:
             reason = done.stderr.decode(errors="replace").strip()
             raise UserError(f"{self.root} has no git history to search: {reason}. Name the clone: --repo DIR")
         return done.stdout.decode(errors="replace")
+
+
+def cache_folder(root: Path) -> Path:
+    """DVC's cache: as configured for this clone, else for the project, else the usual one."""
+    place = "cache"
+    for name in ("config", "config.local"):
+        settings = configparser.ConfigParser(interpolation=None)
+        settings.read(root / ".dvc" / name)
+        place = settings.get("cache", "dir", fallback=place)
+    return root / ".dvc" / place
+
+
+def cached(root: Path, md5: str) -> Path:
+    """Where DVC's cache has the content of this MD5."""
+    return cache_folder(root) / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def _feed(pipe: Any, names: list[str]) -> Any:

@@ -12,8 +12,8 @@ from typing import Any
 
 from rfdetr_core import files
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import LOCK, Commit, Lock
-from rfdetr_core.lineage.trace import MODEL, Archive, Trace, evaluations_of
+from rfdetr_core.lineage.history import LOCK, MODEL, Commit, Lock
+from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
 from rfdetr_core.manifest import SPLITS
 
 ROLES = {"train": "trained", "valid": "validated", "test": "tested"}

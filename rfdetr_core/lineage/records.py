@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core import files
+from rfdetr_core.provenance import RUN_FILE
 
 FOLDER = Path("records")
-RUN_FILE = "run.json"  # in a run folder: what the training noted of itself
 
 
 def write_record(folder: Path, model: Path, lineage: Mapping[str, Any], run: Mapping[str, Any]) -> Path:

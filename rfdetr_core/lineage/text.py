@@ -9,6 +9,7 @@ from typing import Any
 
 from rfdetr_core.lineage.history import NOT_COMMITTED, Commit
 from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
+from rfdetr_core.training.resume import short
 
 _FOUND = {
     "bytes": "by its bytes",
@@ -66,7 +67,7 @@ def told_difference(changes: Mapping[str, Mapping[str, list[Any]]], images: Mapp
     """Two comparisons as lines; long lists are cut, and say so."""
     lines = []
     for topic, pairs in changes.items():
-        lines += [topic, *(f"  {key}: {_short(old)} -> {_short(new)}" for key, (old, new) in pairs.items())]
+        lines += [topic, *(f"  {key}: {short(old)} -> {short(new)}" for key, (old, new) in pairs.items())]
     for kind, rows in images.items():
         lines.append(f"images {kind}: {len(rows)}")
         for row in rows[:_MOST]:
@@ -154,11 +155,6 @@ def _who(one: Commit) -> str:
     if one.id == NOT_COMMITTED:
         return one.subject
     return f"{one.id[:10]}  {one.date}  {one.author} <{one.email}>  {one.subject}"
-
-
-def _short(value: Any) -> str:
-    text = "absent" if value is None else str(value)
-    return f"{text[:12]}..." if len(text) == 64 else text
 
 
 def _count(params: Mapping[str, Any]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,9 +13,8 @@ from rfdetr_core import files
 from rfdetr_core.checkpoint.digest import tensor_digest
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import EVALUATION, LOCK, Commit, History, Lock
+from rfdetr_core.lineage.history import EVALUATION, LOCK, Commit, History, Lock, cached
 
-MODEL = "output/checkpoint_best_total.pth"
 SUFFIXES = (".pth", ".pt", ".ckpt")
 
 
@@ -122,7 +120,7 @@ def trace(path: Path, archive: Archive) -> Trace:
         checkpoint = read_checkpoint(path)
         tensors, lineage = tensor_digest(checkpoint.weights), checkpoint.lineage
     record = archive.records.get(tensors or "")
-    found = archive.introduced.get(md5) or _in_folder(path, md5, archive)
+    found = archive.introduced.get(md5) or _in_folder(md5, archive)
     by = "bytes" if found else None
     if found is None and record is not None:
         found, by = archive.introduced.get(record["file"]["md5"]), "tensors"
@@ -173,25 +171,14 @@ def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:
     return {out for out in makers for dep in deps if out == dep or out.startswith(f"{dep}/")}
 
 
-def _in_folder(path: Path, md5: str, archive: Archive) -> Link | None:
+def _in_folder(md5: str, archive: Archive) -> Link | None:
     """The folder out that holds this content, where DVC's cache still has its listing."""
-    cache = _cache(archive.history.root)
     for digest, link in archive.introduced.items():
         if digest.endswith(".dir"):
-            listing = cache / "files" / "md5" / digest[:2] / digest[2:]
+            listing = cached(archive.history.root, digest)
             if listing.exists() and any(one.get("md5") == md5 for one in json.loads(listing.read_bytes())):
                 return link
     return None
-
-
-def _cache(root: Path) -> Path:
-    """DVC's cache folder: as configured for this clone, else for the project, else the usual one."""
-    for name in ("config.local", "config"):
-        command = ["git", "config", "--file", f".dvc/{name}", "cache.dir"]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-        if done.returncode == 0 and done.stdout.strip():
-            return root / ".dvc" / done.stdout.strip()
-    return root / ".dvc" / "cache"
 
 
 def _is_record(path: str, content: dict[str, Any]) -> bool:

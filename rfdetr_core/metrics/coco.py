@@ -123,8 +123,8 @@ def score(
     """
     require_masks(annotations, iou_type)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _coco(annotations, [dict(one) for one in annotations["annotations"]])
-        evaluation = COCOeval(truth, _coco(annotations, numbered(detections, iou_type)), iou_type)
+        truth = indexed(annotations, [dict(one) for one in annotations["annotations"]])
+        evaluation = COCOeval(truth, indexed(annotations, numbered(detections, iou_type)), iou_type)
         evaluation.params.maxDets = [1, min(10, max_dets), max_dets]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -180,7 +180,8 @@ def summary(
     return CocoScores(per_class=per_class, matches={}, **named)
 
 
-def _coco(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
+def indexed(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
+    """The images and classes of canonical annotations with these rows, which pycocotools may change."""
     coco = COCO()
     coco.dataset = {"images": annotations["images"], "categories": annotations["categories"], "annotations": rows}
     coco.createIndex()

@@ -17,8 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from rfdetr_core import files
 from rfdetr_core.observers.history import fingerprint
 from rfdetr_core.observers.runs import origin
-
-RUN_FILE = "run.json"
+from rfdetr_core.provenance import RUN_FILE
 
 
 class RunFacts(Checkpoint):

@@ -54,17 +54,17 @@ def record_of(
     inputs = provenance.identities(where.inputs.values())
     weights = {"pretrain_weights": model.pretrain_weights, "resume": asked.resume}
     paths = {key: resolve_weights(name, where.weights) for key, name in weights.items()}
-    packages = provenance.environment()
+    parents = {key: _parent(path) for key, path in paths.items() if path is not None}
     return {
         "params": {"model": model.model_dump(mode="json"), "train": asked.model_dump(mode="json")},
         "inputs": {name: one.pop("sha256") for name, one in inputs.items()},
-        "weights": {key: path and files.sha256_file(path) for key, path in paths.items()},
+        "weights": {key: parents[key]["sha256"] if key in parents else None for key in paths},
         "code": provenance.code_digests(CODE),
-        **packages,
+        **provenance.environment(),
         "machine": _machine(asked, sized),
         "files": inputs,
         "counts": {split: _count(found) for split, found in samples.items()},
-        "parents": {key: _parent(path) for key, path in paths.items() if path is not None},
+        "parents": parents,
     }
 
 

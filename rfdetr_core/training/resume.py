@@ -38,7 +38,7 @@ def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """A phrase for each key in which two fingerprints differ."""
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return [f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in keys]
+    return [f"{key} was {short(old.get(key))}, is {short(new.get(key))}" for key in keys]
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,7 @@ def _listed(changes: Sequence[str]) -> str:
     return "; ".join(shown) + f"; and {len(code) - _CODE_SHOWN} more files of code" * (len(code) > _CODE_SHOWN)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as a message shows it: digests are cut."""
     text = "absent" if value is None else str(value)
     return text[:12] + "..." if len(text) == 64 else text

@@ -41,8 +41,8 @@ def _verify(options: argparse.Namespace) -> None:
 
         report = verify_lock(options.repo)
     else:
+        from rfdetr_core.lineage.history import MODEL
         from rfdetr_core.verification.attest import check_attestation
-        from rfdetr_core.verification.origins import MODEL
         from rfdetr_core.verification.verify import verify
 
         report = verify(options.repo, options.file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.history import cached
 from rfdetr_core.params import load_yaml
 
 Digests = tuple[str, str, int]  # MD5, SHA-256, bytes
@@ -129,7 +129,7 @@ class Contents:
 
     def cached(self, md5: str) -> Path:
         """Where DVC's cache has the content of this MD5."""
-        return self.cache / "files" / "md5" / md5[:2] / md5[2:]
+        return cached(self.root, md5)
 
     def cached_listing(self, md5: str) -> dict[str, str] | None:
         """The listing of a folder in DVC's cache; None where it is not there, or not what its name says."""
@@ -137,16 +137,6 @@ class Contents:
         if not md5.endswith(".dir") or not path.is_file() or f"{self.digests(path)[0]}.dir" != md5:
             return None
         return {one["relpath"]: one["md5"] for one in json.loads(path.read_bytes())}
-
-    @cached_property
-    def cache(self) -> Path:
-        """The folder of DVC's cache."""
-        place = None
-        for name in ("config", "config.local"):
-            settings = configparser.ConfigParser(interpolation=None)
-            settings.read(self.root / ".dvc" / name)
-            place = settings.get("cache", "dir", fallback=place)
-        return self.root / ".dvc" / (place or "cache")
 
     @cached_property
     def _filesystem(self) -> Any:

@@ -17,10 +17,11 @@ from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.validate import validate_dataset
+from rfdetr_core.lineage.history import LOCK
 from rfdetr_core.manifest import SPLITS, ManifestRow, read_classes, read_manifest, write_classes, write_manifest
 from rfdetr_core.params import read_section
 from rfdetr_core.verification.contents import Contents, changes
-from rfdetr_core.verification.pipeline import LOCK, Pipeline, check_size
+from rfdetr_core.verification.pipeline import Pipeline, check_size
 from rfdetr_core.verification.report import Report
 
 _REPORTS = ("findings.csv", "findings.json", "statistics.json")

@@ -16,13 +16,13 @@ from rfdetr_core.checkpoint.digest import tensor_digest
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.errors import UserError
 from rfdetr_core.lineage.compose import CODE
-from rfdetr_core.lineage.history import History
+from rfdetr_core.lineage.history import LOCK, MODEL, History
 from rfdetr_core.lineage.trace import Archive
 from rfdetr_core.stripping import strip
 from rfdetr_core.training.resume import flattened
 from rfdetr_core.verification.contents import Contents
-from rfdetr_core.verification.origins import MODEL, SELECTION, check_lineage, check_past, check_training
-from rfdetr_core.verification.pipeline import LOCK, Pipeline
+from rfdetr_core.verification.origins import SELECTION, check_lineage, check_past, check_training
+from rfdetr_core.verification.pipeline import Pipeline
 from rfdetr_core.verification.report import Report
 
 _BEST = "output/checkpoint_best_{}.pth"

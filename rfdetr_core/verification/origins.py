@@ -9,15 +9,14 @@ from typing import Any
 
 from rfdetr_core import files, provenance
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import EVALUATION, History
+from rfdetr_core.lineage.history import EVALUATION, LOCK, MODEL, History
 from rfdetr_core.params import parse
 from rfdetr_core.selection import select
 from rfdetr_core.settings import SECTIONS
 from rfdetr_core.verification.contents import Contents
-from rfdetr_core.verification.pipeline import LOCK, Pipeline
+from rfdetr_core.verification.pipeline import Pipeline
 from rfdetr_core.verification.report import Report
 
-MODEL = "output/checkpoint_best_total.pth"
 SCORES, SELECTION = "output/scores.json", "output/selection.json"
 
 

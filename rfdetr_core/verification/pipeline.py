@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import History, Lock
+from rfdetr_core.lineage.history import LOCK, History, Lock
 from rfdetr_core.params import PARAMS_FILE, load_yaml
 from rfdetr_core.verification.contents import Contents, changes
 from rfdetr_core.verification.report import Report
 
-LOCK = "dvc.lock"
 _VARIABLE = re.compile(r"\$\{([\w.-]+)\}")
 
 
@@ -87,7 +86,7 @@ def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> No
                 values[file] = load_yaml(contents.root / file) if (contents.root / file).exists() else {}
             locked = entry["params"].get(file, {})
             for key in sorted({*keys, *locked}):
-                _compare_params(report, f"{file}: {key}", locked.get(key), _at(values[file], key), name)
+                _compare_params(report, f"{file}: {key}", locked.get(key), value_at(values[file], key), name)
 
 
 def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave: str, only_git: bool) -> None:
@@ -227,10 +226,11 @@ def _filled(value: Any, params: Any) -> Any:
         return {_filled(key, params): _filled(one, params) for key, one in value.items()}
     if isinstance(value, list):
         return [_filled(one, params) for one in value]
-    return _VARIABLE.sub(lambda found: str(_at(params, found[1])), value) if isinstance(value, str) else value
+    return _VARIABLE.sub(lambda found: str(value_at(params, found[1])), value) if isinstance(value, str) else value
 
 
-def _at(value: Any, key: str) -> Any:
+def value_at(value: Any, key: str) -> Any:
+    """What a dotted key names in nested mappings; None where there is no such thing."""
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from rfdetr_core.errors import UserError
+from rfdetr_core.lineage.history import MODEL, cache_folder
 from rfdetr_core.verification.contents import Contents, changes
-from rfdetr_core.verification.origins import MODEL, SCORES
-from rfdetr_core.verification.pipeline import Pipeline
+from rfdetr_core.verification.origins import SCORES
+from rfdetr_core.verification.pipeline import Pipeline, value_at
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.scores import METRICS
 
@@ -53,7 +53,7 @@ def _fetch(original: Contents, contents: Contents, folder: Path) -> None:
     wanted = [name for name in sorted(contents.tracked) if name.endswith(".dvc") and (folder / name).is_file()]
     if not wanted:
         return
-    _run(folder, "dvc", "remote", "add", "-q", "--local", _REMOTE, str(original.cache.resolve()))
+    _run(folder, "dvc", "remote", "add", "-q", "--local", _REMOTE, str(cache_folder(original.root).resolve()))
     try:
         _run(folder, "dvc", "pull", "-q", "-r", _REMOTE, *wanted)
     except UserError:
@@ -138,16 +138,10 @@ def _compare_scores(report: Report, root: Path, before: dict[str, bytes]) -> Non
         if name not in before or not (root / name).exists():
             continue
         for key in keys:
-            old, new = (_at(json.loads(text), key) for text in (before[name], (root / name).read_bytes()))
+            old, new = (value_at(json.loads(text), key) for text in (before[name], (root / name).read_bytes()))
             numbers = isinstance(old, int | float) and isinstance(new, int | float)
             close = abs(old - new) <= TOLERANCE if numbers else old == new
             report.equal(f"{key} of {name}, give or take {TOLERANCE}", old, old if close else new, "reproduced")
-
-
-def _at(value: Any, key: str) -> Any:
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def _run(folder: Path, *command: str) -> None:

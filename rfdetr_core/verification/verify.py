@@ -8,13 +8,12 @@ from typing import Any
 
 from rfdetr_core import files, provenance
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import EVALUATION, History
+from rfdetr_core.lineage.history import EVALUATION, LOCK, MODEL, History
 from rfdetr_core.manifest import DataConfig
 from rfdetr_core.params import read_section
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.dataset import check_dataset
 from rfdetr_core.verification.origins import (
-    MODEL,
     SCORES,
     SELECTION,
     check_evaluation,
@@ -22,7 +21,7 @@ from rfdetr_core.verification.origins import (
     check_selection,
     record_of,
 )
-from rfdetr_core.verification.pipeline import LOCK, Pipeline, check_cache, check_contents, check_history, check_pipeline
+from rfdetr_core.verification.pipeline import Pipeline, check_cache, check_contents, check_history, check_pipeline
 from rfdetr_core.verification.report import Report
 
 

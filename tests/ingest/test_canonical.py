@@ -85,12 +85,15 @@ RESPELLINGS: dict[str, Callable[[Path], object]] = {
 }
 
 
+def assert_equal_bytes(root: Path, respell: Callable[[Path], object], out: Path) -> None:
+    before = ingest(root, out / "before")
+    respell(root)
+    assert ingest(root if root.exists() else root.with_name("other"), out / "after") == before
+
+
 @pytest.mark.parametrize("respell", RESPELLINGS.values(), ids=RESPELLINGS.keys())
 def test_equal_content_gives_equal_bytes(tmp_path: Path, respell: Callable[[Path], object]) -> None:
-    root = make_coco(tmp_path / "data")
-    before = ingest(root, tmp_path / "before")
-    respell(root)
-    assert ingest(root if root.exists() else root.with_name("other"), tmp_path / "after") == before
+    assert_equal_bytes(make_coco(tmp_path / "data"), respell, tmp_path)
 
 
 def rewrite_labels(change: Callable[[list[str]], list[str]], end: str = "\n") -> Callable[[Path], object]:
@@ -120,10 +123,7 @@ YOLO_RESPELLINGS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("respell", YOLO_RESPELLINGS.values(), ids=YOLO_RESPELLINGS.keys())
 def test_equal_yolo_gives_equal_bytes(tmp_path: Path, respell: Callable[[Path], object]) -> None:
-    root = make_yolo(tmp_path / "data")
-    before = ingest(root, tmp_path / "before")
-    respell(root)
-    assert ingest(root if root.exists() else root.with_name("other"), tmp_path / "after") == before
+    assert_equal_bytes(make_yolo(tmp_path / "data"), respell, tmp_path)
 
 
 @pytest.mark.parametrize("make", [make_coco, make_yolo])
