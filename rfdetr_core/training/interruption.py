@@ -99,15 +99,24 @@ class StopSignals(Callback):
         os.write(2, f"{self.asked.name}: stopping after this step.\n".encode())
 
 
-def explained(error: RuntimeError, signals: StopSignals) -> UserError | None:
-    """What the user can do about an error of another process of this training."""
+def explained(error: Exception, signals: StopSignals) -> UserError | None:
+    """What the user can do about an error of another process of this training; None where it is none."""
     again = "Run again to go on after the last finished epoch."
     if signals.asked:
         return UserError(f"stopped by {signals.reason}. {again}")
-    if "DataLoader worker (pid" in str(error):
-        return UserError(
-            f"a process that reads images ended ({error}). If memory was short, lower runtime.num_workers. {again}"
-        )
-    if "gloo" in str(error) or isinstance(error, torch.distributed.DistError):
-        return UserError(f"another process of this training ended, see its own message ({error}). {again}")
+    for one in _chain(error):
+        if "DataLoader worker (pid" in str(one):
+            return UserError(
+                f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers. {again}"
+            )
+        if "gloo" in str(one) or isinstance(one, torch.distributed.DistError):
+            return UserError(f"another process of this training ended, see its own message ({one}). {again}")
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it: torch raises the death of a worker wherever it is, as in the middle of a file,
+    whose writer then fails in its own words."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -103,8 +103,11 @@ def train_model(
             f"out of memory on the device. Lower train.batch_size (now {config.batch_size}) and raise "
             "train.grad_accum_steps as much, lower model.resolution, or set model.gradient_checkpointing."
         ) from error
-    except RuntimeError as error:
-        raise explained(error, signals) or error from error
+    except Exception as error:
+        told = explained(error, signals)
+        if told is None:
+            raise
+        raise told from error
 
 
 def _train(

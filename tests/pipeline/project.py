@@ -24,7 +24,7 @@ TINY = {
 }
 
 # Data and results of this checkout, and what a user of the pipeline does not run.
-LEFT_OUT = ("data/", "tests/", "docs/", "reports/", "output/", "annotations/", "manifest/", "dvc.lock")
+LEFT_OUT = ("data/", "tests/", "docs/", "reports/", "output/", "annotations/", "manifest/", "records/", "dvc.lock")
 
 
 def make_dataset(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
