@@ -1,1 +1,1 @@
-"""What made a file: written into it, found again in git, and checked."""
+"""What made a file: written into it, found again in git. `verification/` checks it."""

@@ -69,29 +69,19 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
 
 def _audit_image(options: argparse.Namespace, archive: Archive) -> None:
     from rfdetr_core.lineage.images import digest_of, uses_of
+    from rfdetr_core.lineage.text import told_uses
 
     sha256 = digest_of(options.image, archive)
     uses = uses_of(sha256, archive)
-    if options.json:
-        rows = [
-            {"role": one.role, "path": one.path, "tensors": one.tensors, "md5": one.md5}
-            | {"commit": one.commit.id if one.commit else None}
-            for one in uses
-        ]
-        print(json.dumps({"sha256": sha256, "uses": rows}, indent=2))
+    if not options.json:
+        print(told_uses(sha256, uses, archive.notes))
         return
-    print(f"image {sha256}")
-    for one in uses:
-        when = (
-            f"{one.commit.id[:10]} {one.commit.date[:10]} {one.commit.author}"
-            if one.commit and one.commit.date
-            else "not committed yet"
-        )
-        name = f"tensors {one.tensors[:16]}" if one.tensors else f"md5 {one.md5}"
-        print(f"  {one.role:9}  {name}  {when}  as {one.path}")
-    print("  (these bytes only: the same picture saved again is another image)")
-    if not uses:
-        print("  no model of this repository's history was trained, validated or tested on it")
+    rows = [
+        {"role": one.role, "path": one.path, "tensors": one.tensors, "md5": one.md5}
+        | {"commit": one.commit.id if one.commit else None}
+        for one in uses
+    ]
+    print(json.dumps({"sha256": sha256, "uses": rows, "notes": archive.notes}, indent=2))
 
 
 def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rfdetr_core.lineage.history import NOT_COMMITTED, Commit
+from rfdetr_core.lineage.images import Use
 from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
 from rfdetr_core.training.resume import short
 
@@ -61,6 +62,19 @@ def told(path: Path, traced: Trace, archive: Archive) -> str:
     lines += ["", "run", *(f"  {key:10} {value}" for key, value in run.items())] if run else []
     lines += ["", "trained from it", *(f"  tensors {child}" for child in traced.children)] if traced.children else []
     return "\n".join(lines)
+
+
+def told_uses(sha256: str, uses: Sequence[Use], notes: Iterable[str]) -> str:
+    """The models that an image went into, as lines."""
+    lines = [f"image {sha256}"]
+    for one in uses:
+        name = f"tensors {one.tensors}" if one.tensors else f"md5     {one.md5}"
+        lines += [f"  {one.role:9}  {name}", f"{'':13}commit  {_who(one.commit)}" if one.commit else ""]
+        lines += [f"{'':13}as      {one.path}"]
+    if not uses:
+        lines.append("  no model of this repository's history was trained, validated or tested on it")
+    lines += ["  (these bytes only: the same picture saved again is another image)"]
+    return "\n".join([*filter(None, lines), *(f"  note: {note}" for note in notes)])
 
 
 def told_difference(changes: Mapping[str, Mapping[str, list[Any]]], images: Mapping[str, list[dict[str, Any]]]) -> str:
@@ -154,7 +168,7 @@ def _commit(one: Commit) -> dict[str, str]:
 def _who(one: Commit) -> str:
     if one.id == NOT_COMMITTED:
         return one.subject
-    return f"{one.id[:10]}  {one.date}  {one.author} <{one.email}>  {one.subject}"
+    return f"{one.id}  {one.date}  {one.author} <{one.email}>  {one.subject}"
 
 
 def _count(params: Mapping[str, Any]) -> int:

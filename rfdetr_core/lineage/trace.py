@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,10 @@ from rfdetr_core import files
 from rfdetr_core.checkpoint.digest import tensor_digest
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import EVALUATION, LOCK, Commit, History, Lock, cached
+from rfdetr_core.lineage.history import EVALUATION, LOCK, NOT_COMMITTED, Commit, History, Lock, cached
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
+_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Archive:
     def __init__(self, history: History) -> None:
         """Nothing is read before it is needed."""
         self.history = history
+        self._damaged: list[str] = []
 
     @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
@@ -64,12 +66,21 @@ class Archive:
     @cached_property
     def all_records(self) -> list[dict[str, Any]]:
         """Every version of every record that is whole and speaks of the tensors in its name, newest first."""
-        return [one for _, path, one in self._read("records/") if _is_record(path, one)]
+        return [one for _, one in self._read("records/", _is_record)]
 
     @cached_property
     def evaluations(self) -> list[tuple[Commit, dict[str, Any]]]:
         """The lineage of every evaluation, newest first."""
-        return [(commit, one) for commit, _, one in self._read(EVALUATION) if _is_evaluation(one)]
+        return list(self._read(EVALUATION, _is_evaluation))
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the history cannot be read, and so is no part of any answer."""
+        _ = self.all_records, self.evaluations
+        locks = ((one, one.changed[LOCK]) for one in self.history.commits if LOCK in one.changed)
+        damaged = self._damaged + [f"{LOCK} {_of(one)}" for one, blob in locks if blob not in self.history.locks]
+        more = f" and {len(damaged) - _MOST} more" if len(damaged) > _MOST else ""
+        return [f"not readable, and left out: {', '.join(damaged[:_MOST])}{more}"] if damaged else []
 
     @cached_property
     def introduced(self) -> dict[str, Link]:
@@ -90,20 +101,23 @@ class Archive:
     def _places(self) -> dict[str, int]:
         return {commit.id: place for place, commit in enumerate(self.history.commits)}
 
-    def _read(self, prefix: str) -> Iterator[tuple[Commit, str, dict[str, Any]]]:
-        """Parsed JSON files whose path starts so, with the commit that brought each and the path, newest first."""
+    def _read(self, prefix: str, is_whole: Callable[[str, Any], bool]) -> Iterator[tuple[Commit, dict[str, Any]]]:
+        """Parsed JSON files whose path starts so, with the commit that brought each, newest first."""
         places: dict[str, tuple[Commit, str]] = {}
         for commit in self.history.commits:
             for path, blob in commit.changed.items():
                 if path.startswith(prefix):
                     places.setdefault(blob, (commit, path))
         for blob, content in self.history.read(list(places)):
+            commit, path = places[blob]
             try:
                 parsed = json.loads(content or b"")
             except ValueError:
-                continue
-            if isinstance(parsed, dict):
-                yield *places[blob], parsed
+                parsed = None
+            if is_whole(path, parsed):
+                yield commit, parsed
+            else:
+                self._damaged.append(f"{path} {_of(commit)}")
 
 
 def trace(path: Path, archive: Archive) -> Trace:
@@ -139,6 +153,7 @@ def trace(path: Path, archive: Archive) -> Trace:
         made.notes.append("the weights are not those that its lineage speaks of: one of the two was changed")
     if found is None:
         made.notes.append("no dvc.lock of this repository's history has this file")
+    made.notes.extend(archive.notes)
     return made
 
 
@@ -181,7 +196,11 @@ def _in_folder(md5: str, archive: Archive) -> Link | None:
     return None
 
 
-def _is_record(path: str, content: dict[str, Any]) -> bool:
+def _of(commit: Commit) -> str:
+    return "of the working tree" if commit.id == NOT_COMMITTED else f"of commit {commit.id}"
+
+
+def _is_record(path: str, content: Any) -> bool:
     """Whether a record has what is read of it, and is named for the tensors that it speaks of."""
     try:
         named = content["lineage"]["training"]["files"] or {}
@@ -192,7 +211,7 @@ def _is_record(path: str, content: dict[str, Any]) -> bool:
         return False
 
 
-def _is_evaluation(content: dict[str, Any]) -> bool:
+def _is_evaluation(path: str, content: Any) -> bool:
     try:
         whole = all(isinstance(content["model"][key], str) for key in ("tensors", "sha256"))
         return whole and all(isinstance(one["git"], str) for one in content["inputs"].values())

@@ -61,7 +61,8 @@ class Report:
             for (what, expected, found), by in self.mismatches.items()
         ]
         skipped = [f"not checked: {what} ({why})" for what, why in self.unchecked.items()]
-        told = f"{self.checked} comparisons, {len(wrong)} mismatches, {len(skipped)} not checked"
+        mismatches = "1 mismatch" if len(wrong) == 1 else f"{len(wrong)} mismatches"
+        told = f"{self.checked} comparisons, {mismatches}, {len(skipped)} not checked"
         return [*wrong, *skipped, *(f"note: {note}" for note in self.notes), told]
 
     def plain(self) -> dict[str, Any]:

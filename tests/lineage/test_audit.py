@@ -246,6 +246,9 @@ def test_a_record_that_is_damaged_or_of_other_tensors_hides_no_use(
     for path in (repository.folder / "records").iterdir():
         forged = path.read_text().replace(path.stem, "f" * 64)
         path.write_text(forged if content == "forged" else content)
-    repository.commit("damage")
-    assert [one["role"] for one in found(capsys, repository, "--image", sha256_of("c"))["uses"]] == ["validated"]
+    commit = repository.commit("damage")
+    told = found(capsys, repository, "--image", sha256_of("c"))
+    assert [one["role"] for one in told["uses"]] == ["validated"]
+    assert f"of commit {commit}" in told["notes"][0]
     assert found(capsys, repository, kept / "1.pth")["found_by"] == "bytes"
+    assert "left out: records/" in audit(capsys, repository, kept / "1.pth")

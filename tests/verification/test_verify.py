@@ -219,7 +219,7 @@ def test_the_findings_are_the_same_for_people_and_programs() -> None:
     assert report.lines() == [
         "b: expected 1, found 2  (x, y)",
         "not checked: c (gone)",
-        "3 comparisons, 1 mismatches, 1 not checked",
+        "3 comparisons, 1 mismatch, 1 not checked",
     ]
     told = json.loads(json.dumps(report.plain()))
     assert told["mismatches"] == [{"what": "b", "expected": "1", "found": "2", "by": ["x", "y"]}]
