@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.lineage.history import NOT_COMMITTED, Commit
+from rfdetr_core.lineage.history import EVALUATION, NOT_COMMITTED, Commit
 from rfdetr_core.lineage.images import Use
 from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
 from rfdetr_core.training.resume import short
@@ -17,6 +17,7 @@ _FOUND = {
     "tensors": "by its weights: the file itself was renamed, copied or saved again",
     None: "in no dvc.lock of this history",
 }
+_KINDS = {"moved": "in another split", "pixels": "with other pixels", "labels": "with other labels"}
 _MOST = 5
 
 
@@ -56,10 +57,12 @@ def told(path: Path, traced: Trace, archive: Archive) -> str:
     for link in traced.links:
         lines += ["", f"{link.stage:12} {_who(link.commit)}", *details.pop(link.stage, [])]
     for stage, told_of in details.items():
-        lines += ["", f"{stage:12} as the file itself says", *told_of]
+        source = EVALUATION if stage == "evaluate" else "as the file itself says"
+        lines += ["", f"{stage:12} {source}", *told_of]
     lines += ["", *_dataset_lines(traced, archive)] if traced.links else []
     run = (traced.record or {}).get("run") or {}
-    lines += ["", "run", *(f"  {key:10} {value}" for key, value in run.items())] if run else []
+    width = max(map(len, run), default=0)
+    lines += ["", "run", *(f"  {key:{width}} {value}" for key, value in run.items())] if run else []
     lines += ["", "trained from it", *(f"  tensors {child}" for child in traced.children)] if traced.children else []
     return "\n".join(lines)
 
@@ -83,7 +86,7 @@ def told_difference(changes: Mapping[str, Mapping[str, list[Any]]], images: Mapp
     for topic, pairs in changes.items():
         lines += [topic, *(f"  {key}: {short(old)} -> {short(new)}" for key, (old, new) in pairs.items())]
     for kind, rows in images.items():
-        lines.append(f"images {kind}: {len(rows)}")
+        lines.append(f"images {_KINDS.get(kind, kind)}: {len(rows)}")
         for row in rows[:_MOST]:
             was = f" (was {row['was']})" if "was" in row else ""
             lines.append(f"  {row['split']} {row['path']}{was}")

@@ -1,0 +1,171 @@
+"""docs/audit.md and docs/retention.md show what their commands print: each is run here, in the order of the pages.
+
+In a page `...` stands for anything, and a digest for one digest throughout; dates and counts are not compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
+from tests.architecture import ROOT
+from tests.pipeline.project import Project
+
+pytestmark = pytest.mark.slow
+_ANY = re.compile(
+    r"(?P<cut>[0-9a-f]*\.\.\.)|(?P<name>\b[0-9a-f]{32,64}\b)|(?P<date>\d{4}-\d\d-\d\dT\S+)|(?P<count>\b\d[\d.]*\b)"
+)
+_SPLIT = "_annotations.coco.json"
+
+
+@dataclass
+class Shown:
+    """A command of a page, and the lines that it is said to print."""
+
+    command: str
+    lines: list[str]
+
+
+def shown(page: str) -> list[Shown]:
+    found: list[Shown] = []
+    for line in (ROOT / "docs" / page).read_text().splitlines():
+        if line.startswith("    $ "):
+            found.append(Shown(line[6:], []))
+        elif found and line.startswith("    "):
+            found[-1].lines.append(line[4:])
+        elif found and found[-1].lines:
+            found[-1].lines.append("")
+    for one in found:
+        while one.lines and not one.lines[-1]:
+            one.lines.pop()
+    return found
+
+
+def compare(page: list[str], printed: list[str], names: dict[str, str]) -> None:
+    """Each line of the page is the next that was printed; a line of three dots skips some."""
+    place, skipping = 0, False
+    for line in page:
+        if line == "...":
+            skipping = True
+            continue
+        pattern, digests = as_pattern(line)
+        found = re.fullmatch(pattern, printed[place]) if place < len(printed) else None
+        while found is None and skipping and place + 1 < len(printed):
+            place += 1
+            found = re.fullmatch(pattern, printed[place])
+        assert found, "\n".join(["expected", line, "in", *printed])
+        for digest, real in zip(digests, found.groups(), strict=True):
+            assert names.setdefault(digest, real) == real, f"{digest} stood for {names[digest]}, now for {real}"
+        place, skipping = place + 1, False
+    assert skipping or place == len(printed), "\n".join(["more was printed:", *printed[place:]])
+
+
+def as_pattern(line: str) -> tuple[str, list[str]]:
+    pattern, at, digests = "", 0, []
+    for found in _ANY.finditer(line):
+        pattern += re.escape(line[at : found.start()])
+        pattern += {"cut": ".*", "name": "([0-9a-f]{32,64})", "date": r"\S+", "count": r"[\d.]+"}[str(found.lastgroup)]
+        digests += [found[0]] if found.lastgroup == "name" else []
+        at = found.end()
+    return pattern + re.escape(line[at:]), digests
+
+
+def run(project: Project, command: str) -> list[str]:
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=project.folder, env=project.environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    return done.stdout.rstrip("\n").splitlines()
+
+
+def check(project: Project, one: Shown, names: dict[str, str]) -> None:
+    """Run a command of a page; digests that it is given are those of the project."""
+    command = re.sub(r"\b[0-9a-f]{64}\b", lambda found: names[found[0]], one.command)
+    compare(one.lines, run(project, command), names)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Trained; a box moved and an image withdrawn; trained again. Copies of both models lie beside."""
+    folder = tmp_path_factory.mktemp("pages")
+    made = Project.create(folder / "project")
+    made.run("git", "rm", "-r", "-q", "--cached", "data/tiny")
+    made.run("dvc", "add", "-q", "data/tiny")
+    made.run("dvc", "remote", "add", "-q", "-d", "store", str(folder / "store"))
+    publish(made, "Train on the first data", "first.pth")
+    withdraw(made, "train_3.png")
+    made.edit_annotations("train", bbox=[20, 21, 9, 9], area=81)
+    publish(made, "Withdraw an image, move a box", "second.pth")
+    model = read_checkpoint(made.folder / "second.pth")
+    name, weights = next((name, one) for name, one in model.weights.items() if one.is_floating_point() and one.dim())
+    changed = weights.clone()
+    changed.view(-1)[0] += 1
+    write_checkpoint(made.folder / "swapped.pth", replace(model, weights={**model.weights, name: changed}))
+    shutil.copy(made.folder / "first.pth", made.folder / "renamed.pth")
+    return made
+
+
+def publish(project: Project, message: str, copy: str) -> None:
+    project.run("dvc", "add", "-q", "data/tiny")
+    project.repro()
+    project.run("git", "add", "-A", ":!*.pth")
+    project.run("git", "commit", "-q", "-m", message)
+    project.run("dvc", "push", "-q")
+    shutil.copy(project.folder / "output/checkpoint_best_total.pth", project.folder / copy)
+
+
+def withdraw(project: Project, name: str) -> None:
+    folder = project.folder / "data/tiny/train"
+    content = json.loads((folder / _SPLIT).read_text())
+    (gone,) = [one["id"] for one in content["images"] if one["file_name"] == name]
+    content["images"] = [one for one in content["images"] if one["id"] != gone]
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != gone]
+    (folder / _SPLIT).write_text(json.dumps(content))
+    (folder / name).unlink()
+
+
+@contextmanager
+def committed_without_training(project: Project) -> Iterator[None]:
+    """Someone changes a param and commits it as if it had been trained with."""
+    project.set_params(train={"batch_size": 3})
+    project.run("dvc", "commit", "-q", "-f")
+    project.run("git", "commit", "-q", "-a", "-m", "Larger batches")
+    yield
+    project.run("git", "reset", "-q", "--hard", "HEAD~")
+    project.run("dvc", "checkout", "-q", "--force")
+
+
+def test_an_auditor_is_answered_as_the_page_shows(project: Project) -> None:
+    names: dict[str, str] = {}
+    commands = shown("audit.md")
+    lies = [one for one in commands if any("train.batch_size" in line for line in one.lines)]
+    assert len(lies) == 1
+    for one in commands:
+        if one in lies:
+            with committed_without_training(project):
+                check(project, one, names)
+        else:
+            check(project, one, names)
+
+
+def test_after_each_deletion_of_the_page_what_it_promises_holds(project: Project) -> None:
+    page = (ROOT / "docs" / "retention.md").read_text()
+    gc = [line.split("#")[0].split() for line in page.splitlines() if line.startswith("    dvc gc")]
+    commits, workspace, cloud = gc
+    cache, store = project.folder / ".dvc/cache/files/md5", project.folder.parent / "store/files/md5"
+    first = next(line.split()[-1] for line in run(project, "python -m rfdetr_core audit first.pth") if "  md5 " in line)
+    place = Path(first[:2]) / first[2:]
+    for command, kept in ((commits, [True, True]), (workspace, [False, True]), (cloud, [False, False])):
+        project.run(*command, "-f")
+        assert [(folder / place).exists() for folder in (cache, store)] == kept, command
+    for one in shown("retention.md"):
+        check(project, one, {})
