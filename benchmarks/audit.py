@@ -15,9 +15,12 @@ import time
 from pathlib import Path
 from typing import IO
 
+import yaml
+
 from rfdetr_core import files
 
-_CHANGED = 100
+_CHANGED = 100  # images that differ from one commit to the next
+_CODE = 75  # files that a stage depends on
 
 
 def main() -> None:
@@ -30,8 +33,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         _build(folder, options.commits, options.images)
-        old, everywhere = _digest(0, 0), _digest(options.images - 1, 0)
-        asked = {"changed early": ["--image", old], "in every commit": ["--image", everywhere]}
+        changed, last = (_digest(image, 0) for image in (0, options.images - 1))
+        asked = {"in the first commit": ["--image", changed], "in all, last row": ["--image", last]}
         asked |= {"in none": ["--image", "0" * 64], "FILE": [str(folder / "scores.json")]}
         for name, arguments in asked.items():
             command = [sys.executable, "-m", "rfdetr_core", "audit", *arguments, "--repo", str(folder), "--json"]
@@ -39,7 +42,7 @@ def main() -> None:
                 start = time.perf_counter()
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 uses = len(json.loads(done.stdout).get("uses", [])) if done.stdout else done.stderr.strip()
-                print(f"{name:16} {again}  {time.perf_counter() - start:6.1f} s  uses: {uses}", flush=True)
+                print(f"{name:20} {again}  {time.perf_counter() - start:6.1f} s  uses: {uses}", flush=True)
 
 
 def _digest(image: int, version: int) -> str:
@@ -60,37 +63,51 @@ def _build(folder: Path, commits: int, images: int) -> None:
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         rows = [_row(image, 0) for image in range(images)]
+        manifests = []
+        # All manifests first: fast-import keeps a file as a change to the one before it.
         for number in range(commits):
             for place in range(_CHANGED if number else 0):
                 image = ((number - 1) * _CHANGED + place) % max(images - 1, 1)
                 rows[image] = _row(image, number)
-            _commit(process.stdin, number, b"[\n" + b",\n".join(rows) + b"\n]\n")
+            manifest = b"[\n" + b",\n".join(rows) + b"\n]\n"
+            process.stdin.write(b"blob\nmark :%d\ndata %d\n%s\n" % (number + 1, len(manifest), manifest))
+            git = hashlib.sha1(b"blob %d\0" % len(manifest) + manifest, usedforsecurity=False).hexdigest()
+            manifests.append((git, hashlib.md5(manifest, usedforsecurity=False).hexdigest()))
+        for number, (git, md5) in enumerate(manifests):
+            _commit(process.stdin, number, git, md5)
         process.stdin.close()
     subprocess.run(["git", "gc", "-q"], cwd=folder, check=True)
 
 
-def _commit(pipe: IO[bytes], number: int, manifest: bytes) -> None:
+def _stage(deps: dict[str, str], outs: dict[str, str]) -> dict[str, object]:
+    """As DVC writes it."""
+    rows = ([{"path": path, "hash": "md5", "md5": md5, "size": 1} for path, md5 in one.items()] for one in (deps, outs))
+    return {"cmd": "python", **dict(zip(("deps", "outs"), rows, strict=True))}
+
+
+def _commit(pipe: IO[bytes], number: int, git: str, md5: str) -> None:
     tensors = hashlib.sha256(f"tensors {number}".encode()).hexdigest()
-    git = hashlib.sha1(b"blob %d\0" % len(manifest) + manifest, usedforsecurity=False).hexdigest()
     training = {"files": {"manifest/train.json": {"git": git}}, "parents": {}}
     model = {"md5": tensors[:32], "sha256": tensors, "size": 1}
     record = {"lineage": {"tensors": tensors, "training": training}, "file": model, "run": {}}
     evaluation = {"model": {"sha256": tensors, "tensors": tensors}, "split": "test", "inputs": {}}
     scores = hashlib.md5(f"scores {number}".encode(), usedforsecurity=False).hexdigest()
+    code = {f"rfdetr_core/part_{place}.py": f"{place:032x}" for place in range(_CODE)}
+    model_path, scores_path = "output/checkpoint_best_total.pth", "reports/evaluate/scores.json"
     lock = {
-        "train": {"deps": [{"path": "manifest/train.json", "md5": hashlib.md5(manifest).hexdigest()}]},
-        "strip": {"outs": [{"path": "output/checkpoint_best_total.pth", "md5": model["md5"]}]},
-        "evaluate": {"outs": [{"path": "reports/evaluate/scores.json", "md5": scores}]},
+        "train": _stage({"manifest/train.json": md5, **code}, {"output/checkpoint_best_ema.pth": tensors[32:]}),
+        "strip": _stage({"output/checkpoint_best_ema.pth": tensors[32:]}, {model_path: model["md5"]}),
+        "evaluate": _stage({model_path: model["md5"], **code}, {scores_path: scores}),
     }
     contents = {
-        "manifest/train.json": manifest,
         f"records/{tensors}.json": files.canonical_json(record),
         "reports/evaluate/lineage.json": files.canonical_json(evaluation),
-        "dvc.lock": files.canonical_json({"schema": "2.0", "stages": lock}),
+        "dvc.lock": yaml.safe_dump({"schema": "2.0", "stages": lock}, sort_keys=False).encode(),
     }
     subject = f"Retrain {number}".encode()
     head = b"commit refs/heads/main\ncommitter Ada <ada@example.org> %d +0000\n" % (1_700_000_000 + number)
     pipe.write(head + b"data %d\n%s\n" % (len(subject), subject))
+    pipe.write(b"M 100644 :%d manifest/train.json\n" % (number + 1))
     for path, content in contents.items():
         pipe.write(b"M 100644 inline %s\ndata %d\n" % (path.encode(), len(content)))
         pipe.write(content + b"\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,3 +49,17 @@ def environment() -> dict[str, Any]:
     versions |= {name: metadata.version(name) for name in PACKAGES}
     lock = files.sha256_file(NUMERIC_LOCK) if NUMERIC_LOCK.exists() else None
     return {"lock": lock, "packages": versions}
+
+
+def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def short(value: Any) -> str:
+    """A value as a message shows it: digests are cut."""
+    text = "absent" if value is None else str(value)
+    return text[:12] + "..." if len(text) == 64 else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rfdetr_core.training.resume import flattened
+from rfdetr_core.provenance import flattened
 
 Rows = Iterable[Mapping[str, Any]]
 

@@ -4,10 +4,12 @@ experiments."""
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,14 @@ NOT_COMMITTED = "0" * 40
 _WATCHED = (LOCK, "records", "manifest", EVALUATION)
 # Settings of the user's that would hide the first commit, or write more than is asked for.
 _PLAIN = ("-c", "log.showRoot=true", "-c", "log.showSignature=false", "-c", "core.quotePath=false")
+_BASES = "core.deltaBaseCacheLimit=512m"
+_GREP = {
+    "grep.threads": 1, "grep.lineNumber": "false", "grep.column": "false", "submodule.recurse": "false",
+    **dict([_BASES.split("=")]),
+}  # fmt: skip
+_KEEP_MEMORY = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
+_SEARCHERS = 2
+_MOST_ARGUMENTS = 1000
 _COMMIT = "%x01%H%x00%P%x00%an%x00%ae%x00%aI%x00%s"
 
 
@@ -76,6 +86,7 @@ class History:
     def __init__(self, root: Path, *, working_tree: bool = False) -> None:
         """Look for the repository."""
         self.root, self._working_tree = root, working_tree
+        self.parsed: dict[str, Lock | None] = {}
         top = Path(self._git("rev-parse", "--show-toplevel").rstrip("\n"))
         # From a folder inside the project git would find none of its files, and an audit would deny every use.
         inside = [
@@ -119,28 +130,58 @@ class History:
             return {}
         blobs = self._git("hash-object", "--", *names).split()
         heads = [f"HEAD:./{name}" for name in names]
-        command = ["git", "cat-file", "--batch-check=%(objectname)"]
-        asked = "".join(f"{head}\n" for head in heads).encode()
-        done = subprocess.run(command, cwd=self.root, input=asked, capture_output=True, check=False)
-        committed = done.stdout.decode(errors="replace").splitlines()
+        asked = "".join(f"{head}\n" for head in heads)
+        committed = self._git("cat-file", "--batch-check=%(objectname)", asked=asked).splitlines()
         return {blob: name for blob, name, old in zip(blobs, names, committed, strict=True) if blob != old}
 
     @cached_property
-    def locks(self) -> dict[str, Lock]:
-        """Every dvc.lock that ever was committed, by its blob; those that are damaged are left out."""
-        blobs = sorted({blob for commit in self.commits for path, blob in commit.changed.items() if path == LOCK})
-        parsed = {}
-        for blob, content in self.read(blobs):
+    def lock_texts(self) -> dict[str, bytes]:
+        """The content of every dvc.lock that ever was committed, by its blob."""
+        blobs = sorted({commit.changed[LOCK] for commit in self.commits if LOCK in commit.changed})
+        return {blob: content or b"" for blob, content in self.read(blobs)}
+
+    def lock(self, blob: str) -> Lock | None:
+        """The dvc.lock in a blob; None where it is damaged. Parsed when it is asked for: it takes milliseconds."""
+        if blob not in self.parsed:
             try:
-                parsed[blob] = Lock.parse(content or b"")
+                self.parsed[blob] = Lock.parse(self.lock_texts[blob])
             except UserError:
-                continue
-        return parsed
+                self.parsed[blob] = None
+        return self.parsed[blob]
+
+    def lines_with(self, text: str, path: str, commits: Sequence[str]) -> dict[str, bytes]:
+        """By commit, the first line of the file `path` that has this text; commits whose file has none are absent.
+
+        git searches by itself: to read each version through a pipe would take twice the time.
+        """
+        settings = [item for key, value in _GREP.items() for item in ("-c", f"{key}={value}")]
+        options = ["--no-color", "--text", "--null", "--fixed-strings", "--max-count=1", "-e", text]
+
+        def search(part: Sequence[str]) -> bytes:
+            command = ["git", *settings, "grep", *options, *part, "--", path]
+            # What git frees between two versions would else be given back to the system, and faulted in again.
+            environment = os.environ | {"GLIBC_TUNABLES": _KEEP_MEMORY}
+            done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, check=False)
+            if done.returncode > 1 or done.stderr:
+                raise UserError(f"git cannot search {path} of {self.root}: {done.stderr.decode(errors='replace')}")
+            return done.stdout
+
+        # In the order of the history, each process a stretch of it: git keeps neighbours as changes to each other.
+        size = min(-(-len(commits) // _SEARCHERS), _MOST_ARGUMENTS) or 1
+        parts = [commits[start : start + size] for start in range(0, len(commits), size)]
+        with ThreadPoolExecutor(_SEARCHERS) as pool:
+            lines = [line for found in pool.map(search, parts) for line in found.splitlines()]
+        return {name.split(b":", 1)[0].decode(): line for name, _, line in (one.partition(b"\0") for one in lines)}
+
+    def missing(self, blobs: Iterable[str]) -> list[str]:
+        """The blobs among these that this clone does not have."""
+        told = self._git("cat-file", "--batch-check", asked="".join(f"{blob}\n" for blob in blobs))
+        return [line.removesuffix(" missing") for line in told.splitlines() if line.endswith(" missing")]
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """The contents of git objects (a blob, or <commit>:./<path>), one at a time; None for what is not there."""
         names = list(names)
-        command = ["git", "-c", "core.deltaBaseCacheLimit=512m", "cat-file", "--batch", "--buffer"]
+        command = ["git", "-c", _BASES, "cat-file", "--batch", "--buffer"]
         with subprocess.Popen(command, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -157,9 +198,10 @@ class History:
                 yield name, content
             feeder.join()
 
-    def _git(self, *arguments: str) -> str:
+    def _git(self, *arguments: str, asked: str = "") -> str:
+        command = ["git", *_PLAIN, *arguments]
         try:
-            done = subprocess.run(["git", *_PLAIN, *arguments], cwd=self.root, capture_output=True, check=False)
+            done = subprocess.run(command, cwd=self.root, input=asked.encode(), capture_output=True, check=False)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} does not exist, or git is not installed.") from None
         if done.returncode:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import md5 as new_md5
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import Any
 
 from rfdetr_core import files
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import LOCK, MODEL, Commit, Lock
+from rfdetr_core.lineage.history import LOCK, MODEL, NOT_COMMITTED, Commit, History, Lock
 from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
 from rfdetr_core.manifest import SPLITS
 
 ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
-_READERS = 2
+# As DVC writes it. A lock where this does not find a known model is parsed; parsing all would take most of the time.
+_MODEL_IN_LOCK = re.compile(rb"^ *- path: %s\n *hash: md5\n *md5: ([0-9a-f]{32})$" % re.escape(MODEL).encode(), re.M)
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,17 @@ def uses_of(sha256: str, archive: Archive) -> list[Use]:
     found: dict[tuple[str, str | None], Use] = {}
     for record in archive.all_records:
         tensors = record["lineage"]["tensors"]
-        link = archive.introduced.get(record["file"]["md5"])
         for split, blob in _recorded(record["lineage"]).items():
             if blob in places:
-                one = Use(ROLES[split], places[blob], tensors, record["file"]["md5"], link.commit if link else None)
+                md5 = record["file"]["md5"]
+                one = Use(ROLES[split], places[blob], tensors, md5, archive.first_with(md5))
                 found.setdefault((one.role, one.md5), one)
     for commit, evaluation in archive.evaluations:
         for blob in (one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/")):
             if blob in places:
                 model = evaluation["model"]
-                link = archive.introduced.get(new if (new := _md5_of(model, archive)) else "")
-                one = Use("tested", places[blob], model["tensors"], new, link.commit if link else commit)
+                new = _md5_of(model, archive)
+                one = Use("tested", places[blob], model["tensors"], new, archive.first_with(new) or commit)
                 found[one.role, one.md5 or model["tensors"]] = one
     for one in _unrecorded(places, archive):
         found.setdefault((one.role, one.md5), one)
@@ -112,57 +113,58 @@ def _recorded(lineage: dict[str, Any]) -> dict[str, str]:
 
 
 def _containing(sha256: str, archive: Archive) -> dict[str, str]:
-    """The manifests of the whole history that hold an image, by blob, with its path there."""
-    blobs = _manifest_blobs(archive)
-    # In the order of the history, each reader a stretch of it: git keeps neighbours as changes to each other.
-    size = -(-len(blobs) // _READERS) or 1
-    parts = [blobs[start : start + size] for start in range(0, len(blobs), size)]
-    with ThreadPoolExecutor(_READERS) as pool:
-        return {
-            blob: path for found in pool.map(lambda part: _search(sha256, part, archive), parts) for blob, path in found
-        }
+    """The manifests of the whole history that hold an image, by blob, with its path there.
+
+    Raises:
+        UserError: a manifest is not in this clone, so that a use could be missed.
+    """
+    needle, history, found = f'"{sha256}"', archive.history, {}
+    elsewhere = set(_named_blobs(archive))
+    for path in (f"manifest/{split}.json" for split in SPLITS):
+        oldest = {one.changed[path]: one.id for one in history.commits if path in one.changed}
+        blobs = {commit: blob for blob, commit in oldest.items() if commit != NOT_COMMITTED}
+        elsewhere = (elsewhere | oldest.keys()) - set(blobs.values())
+        _require(history.missing(blobs.values()))
+        for commit, line in history.lines_with(needle, path, list(blobs)).items():
+            found[blobs[commit]] = _path_of(line, sha256, blobs[commit], history)
+    for blob, content in history.read(sorted(elsewhere)):
+        _require([blob] * (content is None))
+        if content and needle.encode() in content:
+            found[blob] = _path_of(content, sha256, blob, history)
+    return found
 
 
-def _manifest_blobs(archive: Archive) -> list[str]:
-    """Every manifest that a commit has or a record names, by split and then newest first."""
-    names = [f"manifest/{split}.json" for split in SPLITS]
-    blobs = [one.changed[name] for name in names for one in archive.history.commits if name in one.changed]
+def _named_blobs(archive: Archive) -> Iterator[str]:
+    """Every manifest that a record or an evaluation names."""
     for record in archive.all_records:
-        blobs += _recorded(record["lineage"]).values()
+        yield from _recorded(record["lineage"]).values()
     for _, evaluation in archive.evaluations:
-        blobs += [one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/")]
-    return list(dict.fromkeys(blobs))
+        yield from (one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/"))
 
 
 def _require_whole(archive: Archive) -> None:
     if archive.history.shallow:
         raise UserError("this clone is shallow: models of older commits would be missed. Run git fetch --unshallow")
-    if not archive.history.locks and not archive.all_records:
+    if not archive.history.lock_texts and not archive.all_records:
         raise UserError(
             f"{archive.history.root} has no {LOCK} in its history. Name the clone of the project: --repo DIR"
         )
 
 
-def _search(sha256: str, blobs: Iterable[str], archive: Archive) -> list[tuple[str, str]]:
-    needle, found = f'"{sha256}"'.encode(), []
-    for blob, content in archive.history.read(blobs):
-        if content is None:
-            raise UserError(
-                f"a manifest of the history (git blob {blob}) is not in this clone: a model that used the image could "
-                "be missed. Name the clone that has it: --repo DIR"
-            )
-        place = content.find(needle)
-        if place >= 0:
-            start, end = content.rfind(b"\n", 0, place) + 1, content.find(b"\n", place)
-            found.append((blob, _path_of(content[start:end], sha256, content)))
-    return found
+def _require(missing: list[str]) -> None:
+    for blob in missing:
+        raise UserError(
+            f"a manifest of the history (git blob {blob}) is not in this clone: a model that used the image could "
+            "be missed. Name the clone that has it: --repo DIR"
+        )
 
 
-def _path_of(line: bytes, sha256: str, content: bytes) -> str:
+def _path_of(line: bytes, sha256: str, blob: str, history: History) -> str:
     try:
         return str(json.loads(line.strip().rstrip(b","))["path"])
     except (ValueError, KeyError, TypeError):  # laid out by other hands
-        return next((str(row["path"]) for row in json.loads(content) if row.get("sha256") == sha256), "?")
+        ((_, content),) = history.read([blob])
+        return next((str(row["path"]) for row in json.loads(content or b"[]") if row.get("sha256") == sha256), "?")
 
 
 def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:
@@ -175,7 +177,11 @@ def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
     known = {record["file"]["md5"] for record in archive.records.values()}
     missing: list[tuple[str, Commit, Lock]] = []
     for commit in archive.history.commits:
-        lock = archive.history.locks.get(commit.changed.get(LOCK, ""))
+        blob = commit.changed.get(LOCK, "")
+        told = {md5.decode() for md5 in _MODEL_IN_LOCK.findall(archive.history.lock_texts.get(blob, b""))}
+        if told and told <= known:
+            continue
+        lock = archive.history.lock(blob) if blob else None
         outs = {path: md5 for _, path, md5 in lock.outs()} if lock else {}
         trained = next((md5 for path, md5 in outs.items() if path.endswith(".pth")), None)
         md5 = outs.get(MODEL, trained)

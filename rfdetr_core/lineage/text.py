@@ -10,7 +10,7 @@ from typing import Any
 from rfdetr_core.lineage.history import EVALUATION, NOT_COMMITTED, Commit
 from rfdetr_core.lineage.images import Use
 from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
-from rfdetr_core.training.resume import short
+from rfdetr_core.provenance import short
 
 _FOUND = {
     "bytes": "by its bytes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core import files
-from rfdetr_core.checkpoint.digest import tensor_digest
-from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.errors import UserError
 from rfdetr_core.lineage.history import EVALUATION, LOCK, NOT_COMMITTED, Commit, History, Lock, cached
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
 _MOST = 3
+_MD5 = re.compile(rb"\b[0-9a-f]{32}\b(?:\.dir\b)?")
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,33 @@ class Archive:
 
     @property
     def notes(self) -> list[str]:
-        """What of the history cannot be read, and so is no part of any answer."""
+        """What of the history was looked at, cannot be read, and so is no part of the answer."""
         _ = self.all_records, self.evaluations
-        locks = ((one, one.changed[LOCK]) for one in self.history.commits if LOCK in one.changed)
-        damaged = self._damaged + [f"{LOCK} {_of(one)}" for one, blob in locks if blob not in self.history.locks]
+        parsed = ((one, self.history.parsed.get(one.changed.get(LOCK, ""), True)) for one in self.history.commits)
+        damaged = self._damaged + [f"{LOCK} {_of(commit)}" for commit, lock in parsed if lock is None]
         more = f" and {len(damaged) - _MOST} more" if len(damaged) > _MOST else ""
         return [f"not readable, and left out: {', '.join(damaged[:_MOST])}{more}"] if damaged else []
 
+    def introduced(self, md5: str) -> Link | None:
+        """The stage with this out, and the oldest commit whose dvc.lock has it."""
+        for commit in reversed(self.named.get(md5, [])):
+            lock = self.history.lock(commit.changed[LOCK])
+            for stage, path, out in lock.outs() if lock else ():
+                if lock and out == md5:
+                    return Link(stage, commit, lock.stages[stage] | {"path": path, "lock": lock})
+        return None
+
+    def first_with(self, md5: str | None) -> Commit | None:
+        """The oldest commit whose dvc.lock names an MD5."""
+        return self.named[md5][-1] if md5 in self.named else None
+
     @cached_property
-    def introduced(self) -> dict[str, Link]:
-        """By the MD5 of an out: the stage, and the oldest commit whose dvc.lock has it."""
-        found: dict[str, Link] = {}
+    def named(self) -> dict[str, list[Commit]]:
+        """By MD5: the commits whose dvc.lock names it as anything, newest first. Nothing is parsed for it."""
+        found: dict[str, list[Commit]] = {}
         for commit in self.history.commits:
-            lock = self.history.locks.get(commit.changed.get(LOCK, ""))
-            for stage, path, md5 in lock.outs() if lock else ():
-                assert lock is not None
-                found[md5] = Link(stage, commit, lock.stages[stage] | {"path": path, "lock": lock})
+            for md5 in set(_MD5.findall(self.history.lock_texts.get(commit.changed.get(LOCK, ""), b""))):
+                found.setdefault(md5.decode(), []).append(commit)
         return found
 
     def age(self, commit: Commit) -> int:
@@ -131,13 +142,17 @@ def trace(path: Path, archive: Archive) -> Trace:
     sha256, md5 = files.sha256_file(path), files.md5_file(path)
     tensors, lineage = None, None
     if path.suffix in SUFFIXES:
+        # They import torch, which the search for an image does without.
+        from rfdetr_core.checkpoint.digest import tensor_digest
+        from rfdetr_core.checkpoint.files import read_checkpoint
+
         checkpoint = read_checkpoint(path)
         tensors, lineage = tensor_digest(checkpoint.weights), checkpoint.lineage
     record = archive.records.get(tensors or "")
-    found = archive.introduced.get(md5) or _in_folder(md5, archive)
+    found = archive.introduced(md5) or _in_folder(md5, archive)
     by = "bytes" if found else None
     if found is None and record is not None:
-        found, by = archive.introduced.get(record["file"]["md5"]), "tensors"
+        found, by = archive.introduced(record["file"]["md5"]), "tensors"
     made = Trace(
         sha256,
         md5,
@@ -177,7 +192,7 @@ def _links(found: Link, archive: Archive) -> Iterator[Link]:
                 waiting.append(maker)
     for name in sorted(steps, key=lambda name: (steps[name], name)):
         entry = lock.stages[name]
-        commits = [archive.introduced[md5].commit for md5 in entry["outs"].values() if md5 in archive.introduced]
+        commits = [link.commit for md5 in entry["outs"].values() if (link := archive.introduced(md5))]
         yield Link(name, min(commits, key=archive.age) if commits else found.commit, entry)
 
 
@@ -188,11 +203,11 @@ def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:
 
 def _in_folder(md5: str, archive: Archive) -> Link | None:
     """The folder out that holds this content, where DVC's cache still has its listing."""
-    for digest, link in archive.introduced.items():
+    for digest in archive.named:
         if digest.endswith(".dir"):
             listing = cached(archive.history.root, digest)
             if listing.exists() and any(one.get("md5") == md5 for one in json.loads(listing.read_bytes())):
-                return link
+                return archive.introduced(digest)
     return None
 
 

@@ -17,8 +17,8 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from rfdetr_core.errors import UserError
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
+from rfdetr_core.provenance import flattened
 from rfdetr_core.training.config import RuntimeConfig
-from rfdetr_core.training.resume import flattened
 
 _PATIENCE = 60.0  # seconds that sending the rest may take when the training has ended
 

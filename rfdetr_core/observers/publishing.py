@@ -12,8 +12,8 @@ from rfdetr_core.manifest import DataConfig
 from rfdetr_core.observers.history import read_history
 from rfdetr_core.observers.runs import TrackedRun, connect, open_run, origin, where
 from rfdetr_core.params import load_yaml, read_section
+from rfdetr_core.provenance import flattened
 from rfdetr_core.training.config import RuntimeConfig
-from rfdetr_core.training.resume import flattened
 
 _PATIENCE = 60  # seconds; a server may take its time with a large file
 LOCK = Path("dvc.lock")

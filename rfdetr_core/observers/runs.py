@@ -16,7 +16,7 @@ from typing import Any
 
 from rfdetr_core import files
 from rfdetr_core.observers.history import fingerprint, main_repository
-from rfdetr_core.training.resume import flattened
+from rfdetr_core.provenance import flattened
 
 # Each epoch has it, and it is sent last: an epoch that has it on the server is there whole.
 MARK = "train/loss"

@@ -14,9 +14,9 @@ from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.model.config import ModelConfig
+from rfdetr_core.provenance import flattened
 from rfdetr_core.training.batch_size import devices
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.resume import flattened
 from rfdetr_core.training.trainer import device_kind, resolved_precision
 
 if TYPE_CHECKING:

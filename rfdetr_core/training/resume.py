@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from rfdetr_core.checkpoint.files import read_plain
 from rfdetr_core.errors import UserError
+from rfdetr_core.provenance import short
 
 STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"
@@ -25,14 +26,6 @@ _LENGTH = (
     *(f"params.train.{name}" for name in ("epochs ", "resume ", "early_stopping", "eval_interval ")),
     *("params.model.pretrain_weights ", "weights."),
 )
-
-
-def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in record.items():
-        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -184,9 +177,3 @@ def _listed(changes: Sequence[str]) -> str:
     code = [one for one in changes if one.startswith("code.")]
     shown = [one for one in changes if one not in code] + code[:_CODE_SHOWN]
     return "; ".join(shown) + f"; and {len(code) - _CODE_SHOWN} more files of code" * (len(code) > _CODE_SHOWN)
-
-
-def short(value: Any) -> str:
-    """A value as a message shows it: digests are cut."""
-    text = "absent" if value is None else str(value)
-    return text[:12] + "..." if len(text) == 64 else text

@@ -18,7 +18,7 @@ from rfdetr_core import files
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.errors import UserError
 from rfdetr_core.lineage.compose import SCHEMA
-from rfdetr_core.training.resume import flattened
+from rfdetr_core.provenance import flattened
 from rfdetr_core.verification.report import Report
 
 _STATEMENT = "https://in-toto.io/Statement/v1"

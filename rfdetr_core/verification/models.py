@@ -18,8 +18,8 @@ from rfdetr_core.errors import UserError
 from rfdetr_core.lineage.compose import CODE
 from rfdetr_core.lineage.history import LOCK, MODEL, History
 from rfdetr_core.lineage.trace import Archive
+from rfdetr_core.provenance import flattened
 from rfdetr_core.stripping import strip
-from rfdetr_core.training.resume import flattened
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.origins import SELECTION, check_lineage, check_past, check_training
 from rfdetr_core.verification.pipeline import Pipeline
@@ -74,7 +74,7 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
         return
     check_past(report, archive.history, origin, f"lineage of {path}")
     md5 = files.md5_file(path)
-    if md5 in archive.introduced:
+    if archive.introduced(md5):
         report.checked += 1
     elif record is None:
         report.skip(f"weights of {path}", "gone: no record and no dvc.lock here has them")

@@ -153,7 +153,7 @@ def check_history(report: Report, root: Path) -> None:
     history, inputs = History(root), ("cmd", "deps", "params")
     present = Lock.parse((root / LOCK).read_bytes())
     for commit in history.commits:
-        past = history.locks.get(commit.changed.get(LOCK, ""))
+        past = history.lock(commit.changed[LOCK]) if LOCK in commit.changed else None
         for name, entry in present.stages.items() if past is not None else ():
             old = past.stages.get(name) if past is not None else None
             if old is None or any(old[key] != entry[key] for key in inputs):

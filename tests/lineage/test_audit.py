@@ -210,7 +210,9 @@ def test_a_result_of_a_merged_branch_that_the_merge_did_not_take_is_found(
 def test_settings_of_git_and_the_folder_asked_from_hide_nothing(
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    repository.git("config", "log.showRoot", "false")
+    settings = {"log.showRoot": "false", "grep.lineNumber": "true", "grep.column": "true", "color.ui": "always"}
+    for name, value in settings.items():
+        repository.git("config", name, value)
     asked = ["audit", "--image", sha256_of("c"), "--json", "--repo", str(repository.folder / "manifest")]
     main(asked)
     assert [one["role"] for one in json.loads(capsys.readouterr().out)["uses"]] == ["validated"]
@@ -239,6 +241,13 @@ def test_no_clone_that_lacks_history_denies_a_use(
         main(["audit", "--image", sha256_of("x"), "--repo", str(repository.folder)])
 
 
+def test_a_lost_object_of_git_is_no_denial_of_a_use(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    blob = repository.git("rev-parse", "HEAD~:manifest/train.json")
+    (repository.folder / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(SystemExit, match=f"git blob {blob}.* not in this clone"):
+        main(["audit", "--image", sha256_of("a"), "--repo", str(repository.folder)])
+
+
 @pytest.mark.parametrize("content", ["{", "{}", '{"lineage": {"tensors": "0"}}', "forged"])
 def test_a_record_that_is_damaged_or_of_other_tensors_hides_no_use(
     repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str], content: str
@@ -252,3 +261,20 @@ def test_a_record_that_is_damaged_or_of_other_tensors_hides_no_use(
     assert f"of commit {commit}" in told["notes"][0]
     assert found(capsys, repository, kept / "1.pth")["found_by"] == "bytes"
     assert "left out: records/" in audit(capsys, repository, kept / "1.pth")
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_project_in_a_folder_of_a_repository_with_manifests_of_another_layout_is_searched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, indent: int | None
+) -> None:
+    def write(path: Path, rows: Any) -> None:
+        write_manifest(path, rows)
+        path.write_text(json.dumps(json.loads(path.read_text()), indent=indent))
+
+    monkeypatch.setattr("tests.lineage.repository.write_manifest", write)
+    inner = Repository(tmp_path / "outer" / "project")
+    shutil.move(inner.folder / ".git", tmp_path / "outer" / ".git")
+    inner.train(1, FIRST)
+    inner.commit("Retrain")
+    uses = found(capsys, inner, "--image", sha256_of("b"))["uses"]
+    assert [(one["role"], one["path"]) for one in uses] == [("trained", "train/b.jpg")]
