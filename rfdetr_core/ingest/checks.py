@@ -30,6 +30,8 @@ EDGE = 0.5
 # How far a mask may reach out of its box: tools round both, each in its own way.
 _LOOSE = 2.0
 _TINY = 1.01
+# Clipped to the image, a box in another unit would be the whole of it.
+_LARGER = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,11 @@ def _outside(one: Annotation, frame: Frame) -> str | None:
     # Of a box beyond the edge, rounding may have left a sliver inside.
     seen = width > min(EDGE, one.box[2] / 2) and height > min(EDGE, one.box[3] / 2)
     return None if seen else f"the box {_span(one.box)} is outside the {frame.width} x {frame.height} image"
+
+
+def _beyond(one: Annotation, frame: Frame) -> str | None:
+    larger = one.box[2] > _LARGER * frame.width or one.box[3] > _LARGER * frame.height
+    return f"the box {_span(one.box)} is larger than the {frame.width} x {frame.height} image" if larger else None
 
 
 def _segmentation(one: Annotation, frame: Frame) -> str | None:
@@ -196,6 +203,7 @@ ANNOTATION_RULES = (
     Rule("box-not-finite", "error", "unusable", "Write four finite numbers.", _finite),
     Rule("box-without-area", "error", "unusable", "Draw the box again or remove it.", _extent),
     Rule("box-outside", "error", "unusable", "Move or remove it; is it in the pixels of this image?", _outside),
+    Rule("box-beyond-image", "error", "unusable", "Draw it again; is it in another unit?", _beyond),
     Rule("segmentation-malformed", "error", "usable", "Draw it again; as a warning, the box is kept without it.",
          _segmentation, lambda one: replace(one, segmentation=None)),
     Rule("partly-outside", "warning", "usable", "It is clipped; if many are, is it right and bottom?", _edge),

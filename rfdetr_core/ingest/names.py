@@ -21,7 +21,8 @@ from rfdetr_core.manifest import SPLITS
 _COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.\w+$")
 _PLAIN = re.compile(r"[\w+=,;@#%&(){}\[\]~!$' .-]*", re.ASCII)
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-_JUNK = (".DS_Store", "Thumbs.db", "desktop.ini")
+# .DS_Store and Thumbs.db, which DVC ignores, must change no result: a clone lacks them.
+_JUNK = ("desktop.ini",)
 
 
 def origin(path: str) -> str | None:

@@ -182,6 +182,7 @@ ANNOTATIONS = {
     "box outside": on("box-outside", bbox=[70, 2, 3, 4]),
     "box at the edge, outside": on("box-outside", bbox=[-3, 2, 3, 4]),
     "box partly outside": on("partly-outside", bbox=[60, 40, 10, 4]),
+    "box larger than the image": on("box-beyond-image", bbox=[-30, 2, 97, 4], area=None),
     "box of a pixel": on("box-tiny", bbox=[5, 5, 1, 9], area=9),
     "box of half a pixel": on("box-tiny", bbox=[5, 5, 9, 0.5], area=4.5),
     "box of the whole image": on("box-whole-image", bbox=[0, 0, 64, 48]),
@@ -359,7 +360,7 @@ FILES = {
         config={"coco": {"train": {"annotations": TRAIN, "images": "../x"}}},
     ),
     "hidden image": file("file-ignored", lambda path: path.write_text("x"), "train/._train_1.png"),
-    "file of a file manager": file("file-ignored", lambda path: path.write_text("x"), "train/.DS_Store"),
+    "file of a file manager": file("file-ignored", lambda path: path.write_text("x"), "train/desktop.ini"),
     "hidden folder": file("file-ignored", Path.mkdir, ".cache"),
     "linked folder": file("file-ignored", lambda path: path.symlink_to("."), "train/again"),
 }
@@ -433,6 +434,7 @@ YOLO = {
     "infinite polygon": row("box-not-finite", "0 0.1 0.1 inf 0.1 0.2 0.2"),
     "no width": row("box-without-area", "0 0.5 0.5 0 0.1"),
     "in pixels": row("box-outside", "0 32 24 10 10"),
+    "in pixels, around all": row("box-beyond-image", "0 4 6 16 12"),
     "over the edge": row("partly-outside", "0 1 0.5 0.5 0.25"),
     "row doubled": row("annotation-doubled", "0 0.1875 0.25 0.25 0.25"),
     "all in pixels": Fault(

@@ -112,6 +112,16 @@ def test_files_that_dvc_links_to_its_cache_are_inside(tmp_path: Path) -> None:
     assert validate(root, tmp_path) == ([], None)
 
 
+def test_files_that_dvc_ignores_are_no_finding(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data")
+    lines = (ROOT / ".dvcignore").read_text().splitlines()
+    ignored = [name for name in lines if name[0] not in "#/*" and "/" not in name]
+    assert ".DS_Store" in ignored
+    for name in ignored:
+        (root / "train" / name).write_text("x")
+    assert validate(root, tmp_path) == ([], None)
+
+
 def test_valid_may_be_called_val(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     (root / "valid").rename(root / "val")
