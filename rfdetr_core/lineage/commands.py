@@ -72,16 +72,16 @@ def _audit_image(options: argparse.Namespace, archive: Archive) -> None:
     from rfdetr_core.lineage.text import told_uses
 
     sha256 = digest_of(options.image, archive)
-    uses = uses_of(sha256, archive)
-    if not options.json:
-        print(told_uses(sha256, uses, archive.notes))
-        return
+    answer = uses_of(sha256, archive)
     rows = [
         {"role": one.role, "path": one.path, "tensors": one.tensors, "md5": one.md5}
         | {"commit": one.commit.id if one.commit else None}
-        for one in uses
+        for one in answer.uses
     ]
-    print(json.dumps({"sha256": sha256, "uses": rows, "notes": archive.notes}, indent=2))
+    plain = {"sha256": sha256, "uses": rows, "unknown": answer.unknown, "notes": archive.notes}
+    print(json.dumps(plain, indent=2) if options.json else told_uses(sha256, answer, archive.notes))
+    if answer.unknown:
+        sys.exit(1)
 
 
 def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:

@@ -68,15 +68,25 @@ def digest_of(image: str, archive: Archive) -> str:
     raise UserError(f"{image} is no file, no SHA-256, and no image of the manifests at HEAD. Give its SHA-256.")
 
 
-def uses_of(sha256: str, archive: Archive) -> list[Use]:
-    """Every model of the whole history that an image went into, newest first.
+@dataclass(frozen=True)
+class Answer:
+    """Every use of an image, newest first; unknown: models that may have used it as well, since the manifest (a git
+    blob) that their record names is in no commit here."""
+
+    uses: list[Use]
+    unknown: list[dict[str, str | None]]
+
+
+def uses_of(sha256: str, archive: Archive) -> Answer:
+    """Every model of the whole history that an image went into.
 
     Raises:
-        UserError: "none" would be no answer, since commits or manifests are not in this clone.
+        UserError: "none" would be no answer, since commits or what they hold are not in this clone.
     """
     _require_whole(archive)
-    places = _containing(sha256, archive)
+    places, gone = _containing(sha256, archive)
     found: dict[tuple[str, str | None], Use] = {}
+    unknown: dict[tuple[str, str], dict[str, str | None]] = {}
     for record in archive.all_records:
         tensors = record["lineage"]["tensors"]
         for split, blob in _recorded(record["lineage"]).items():
@@ -84,6 +94,8 @@ def uses_of(sha256: str, archive: Archive) -> list[Use]:
                 md5 = record["file"]["md5"]
                 one = Use(ROLES[split], places[blob], tensors, md5, archive.first_with(md5))
                 found.setdefault((one.role, one.md5), one)
+            if blob in gone:
+                unknown[tensors, blob] = {"role": ROLES[split], "tensors": tensors, "manifest": blob}
     for commit, evaluation in archive.evaluations:
         for blob in (one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/")):
             if blob in places:
@@ -91,10 +103,14 @@ def uses_of(sha256: str, archive: Archive) -> list[Use]:
                 new = _md5_of(model, archive)
                 one = Use("tested", places[blob], model["tensors"], new, archive.first_with(new) or commit)
                 found[one.role, one.md5 or model["tensors"]] = one
+            if blob in gone:
+                tensors = evaluation["model"]["tensors"]
+                unknown[tensors, blob] = {"role": "tested", "tensors": tensors, "manifest": blob}
     for one in _unrecorded(places, archive):
         found.setdefault((one.role, one.md5), one)
     order = {commit.id: place for place, commit in enumerate(archive.history.commits)}
-    return sorted(found.values(), key=lambda one: (order.get(one.commit.id, 0) if one.commit else -1, one.role))
+    uses = sorted(found.values(), key=lambda one: (order.get(one.commit.id, 0) if one.commit else -1, one.role))
+    return Answer(uses, list(unknown.values()))
 
 
 def _manifests(traced: Trace, archive: Archive) -> dict[str, str]:
@@ -112,26 +128,32 @@ def _recorded(lineage: dict[str, Any]) -> dict[str, str]:
     return {split: named[name]["git"] for split in SPLITS if (name := f"manifest/{split}.json") in named}
 
 
-def _containing(sha256: str, archive: Archive) -> dict[str, str]:
-    """The manifests of the whole history that hold an image, by blob, with its path there.
+def _containing(sha256: str, archive: Archive) -> tuple[dict[str, str], set[str]]:
+    """The manifests of the whole history that hold an image, by blob, with its path there; and those that a record
+    names and no commit has, as after two trainings without a commit between them.
 
     Raises:
-        UserError: a manifest is not in this clone, so that a use could be missed.
+        UserError: the manifest of a commit is not in this clone.
     """
-    needle, history, found = f'"{sha256}"', archive.history, {}
+    needle, history = f'"{sha256}"', archive.history
+    found: dict[str, str] = {}
     elsewhere = set(_named_blobs(archive))
     for path in (f"manifest/{split}.json" for split in SPLITS):
         oldest = {one.changed[path]: one.id for one in history.commits if path in one.changed}
         blobs = {commit: blob for blob, commit in oldest.items() if commit != NOT_COMMITTED}
         elsewhere = (elsewhere | oldest.keys()) - set(blobs.values())
-        _require(history.missing(blobs.values()))
+        for blob in history.missing(blobs.values()):
+            raise UserError(
+                f"a manifest of the history (git blob {blob}) is not in this clone: a model that used the image could "
+                "be missed. Name the clone that has it: --repo DIR"
+            )
         for commit, line in history.lines_with(needle, path, list(blobs)).items():
             found[blobs[commit]] = _path_of(line, sha256, blobs[commit], history)
-    for blob, content in history.read(sorted(elsewhere)):
-        _require([blob] * (content is None))
+    contents = dict(history.read(sorted(elsewhere)))
+    for blob, content in contents.items():
         if content and needle.encode() in content:
             found[blob] = _path_of(content, sha256, blob, history)
-    return found
+    return found, {blob for blob, content in contents.items() if content is None}
 
 
 def _named_blobs(archive: Archive) -> Iterator[str]:
@@ -148,14 +170,6 @@ def _require_whole(archive: Archive) -> None:
     if not archive.history.lock_texts and not archive.all_records:
         raise UserError(
             f"{archive.history.root} has no {LOCK} in its history. Name the clone of the project: --repo DIR"
-        )
-
-
-def _require(missing: list[str]) -> None:
-    for blob in missing:
-        raise UserError(
-            f"a manifest of the history (git blob {blob}) is not in this clone: a model that used the image could "
-            "be missed. Name the clone that has it: --repo DIR"
         )
 
 

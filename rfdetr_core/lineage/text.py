@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rfdetr_core.lineage.history import EVALUATION, NOT_COMMITTED, Commit
-from rfdetr_core.lineage.images import Use
+from rfdetr_core.lineage.images import Answer
 from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
 from rfdetr_core.provenance import short
 
@@ -67,15 +67,19 @@ def told(path: Path, traced: Trace, archive: Archive) -> str:
     return "\n".join(lines)
 
 
-def told_uses(sha256: str, uses: Sequence[Use], notes: Iterable[str]) -> str:
+def told_uses(sha256: str, answer: Answer, notes: Iterable[str]) -> str:
     """The models that an image went into, as lines."""
     lines = [f"image {sha256}"]
-    for one in uses:
+    for one in answer.uses:
         name = f"tensors {one.tensors}" if one.tensors else f"md5     {one.md5}"
         lines += [f"  {one.role:9}  {name}", f"{'':13}commit  {_who(one.commit)}" if one.commit else ""]
         lines += [f"{'':13}as      {one.path}"]
-    if not uses:
-        lines.append("  no model of this repository's history was trained, validated or tested on it")
+    for row in answer.unknown:
+        lines += [f"  unknown    tensors {row['tensors']}"]
+        lines += [f"{'':13}perhaps {row['role']} on it: its manifest, git blob {row['manifest']}, was never committed"]
+    if not answer.uses:
+        other = "other " if answer.unknown else ""
+        lines.append(f"  no {other}model of this repository's history was trained, validated or tested on it")
     lines += ["  (these bytes only: the same picture saved again is another image)"]
     return "\n".join([*filter(None, lines), *(f"  note: {note}" for note in notes)])
 

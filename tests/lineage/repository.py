@@ -86,7 +86,7 @@ class Repository:
         }
         content = {
             name: {
-                "cmd": f"python -m stages.{name}",
+                "cmd": f"exec python -m stages.{name}",
                 "deps": list(map(self.entry, deps)),
                 "outs": list(map(self.entry, outs)),
             }

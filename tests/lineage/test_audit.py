@@ -234,11 +234,22 @@ def test_no_clone_that_lacks_history_denies_a_use(
     repository.git("clone", "-q", "--depth", "1", f"file://{repository.folder}", str(kept / "shallow"))
     with pytest.raises(SystemExit, match="shallow"):
         main(["audit", "--image", sha256_of("c"), "--repo", str(kept / "shallow")])
+
+
+def test_a_model_whose_manifest_nobody_committed_is_named_as_unknown(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
     repository.train(8, {**FIRST, "train": {"train/x.jpg": "x"}})
+    (tensors,) = {path.stem for path in (repository.folder / "records").iterdir()} - {
+        Path(name).stem for name in repository.git("ls-files", "records").splitlines()
+    }
     repository.commit("without its manifests", without=("manifest",))
     repository.git("checkout", "-q", "-f", "HEAD")
-    with pytest.raises(SystemExit, match="not in this clone"):
-        main(["audit", "--image", sha256_of("x"), "--repo", str(repository.folder)])
+    for word, uses in (("x", []), ("c", ["validated", "validated"])):
+        told = found(capsys, repository, "--image", sha256_of(word), status=1)
+        assert [one["role"] for one in told["uses"]] == uses
+        assert {(one["role"], one["tensors"]) for one in told["unknown"]} == {("trained", tensors)}
+    assert f"unknown    tensors {tensors}" in audit(capsys, repository, "--image", sha256_of("x"), status=1)
 
 
 def test_a_lost_object_of_git_is_no_denial_of_a_use(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
