@@ -34,7 +34,7 @@ TIERS = [
     {"training", "selection", "inference"},
     {"observers", "evaluation", "lineage"},
     {"settings", "stripping", "preview", "comparison"},
-    {"verification"},
+    {"verification", "preflight"},
     {"api", "cli", "reference"},
     {"__main__"},
 ]
@@ -65,7 +65,7 @@ def test_deps_of_a_stage_are_its_import_closure(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_is_run_as_a_module(stage: str) -> None:
-    assert PIPELINE[stage]["cmd"] == f"python -m stages.{stage}"
+    assert PIPELINE[stage]["cmd"] == f"exec python -m stages.{stage}"
 
 
 def test_stages_that_compute_numbers_depend_on_the_numeric_lock() -> None:

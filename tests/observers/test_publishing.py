@@ -28,7 +28,7 @@ def write_lock() -> None:
     stages: dict[str, dict[str, Any]] = {}
     for path, stage in PUBLISHED.items():
         digest = hashlib.md5(path.read_bytes()).hexdigest()
-        entry = stages.setdefault(stage, {"cmd": f"python -m stages.{stage}", "outs": []})
+        entry = stages.setdefault(stage, {"cmd": f"exec python -m stages.{stage}", "outs": []})
         entry["outs"].append({"path": path.as_posix(), "hash": "md5", "md5": digest, "size": path.stat().st_size})
     YAML().dump({"schema": "2.0", "stages": stages}, Path("dvc.lock"))
 
