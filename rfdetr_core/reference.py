@@ -18,7 +18,7 @@ Written by `python -m rfdetr_core.reference > docs/parameters.md`. `train()` tak
 TRACKED = {
     "runtime": "Not tracked: a change reruns nothing.",
     "gate": "Not tracked: a change reruns nothing. Read by `ci/compare.py`.",
-    "data": "Tracked: a change reruns every stage.",
+    "data": "Tracked: a change reruns validate, and what follows where the content differs.",
 }
 
 

@@ -67,8 +67,8 @@ def resolve_weights(name: str | None, folder: Path) -> Path | None:
         return fetch(name)
     there = sorted(path.name for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
     raise UserError(
-        f"{name!r} is no file in {folder}/ and no published name. In {folder}/: {', '.join(there) or 'nothing'}. "
-        f"Published: {', '.join(PUBLISHED)}."
+        f"{name!r} is no file in {folder}/ and no published name (a name has no folder). "
+        f"In {folder}/: {', '.join(there) or 'nothing'}. Published: {', '.join(PUBLISHED)}."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from importlib import metadata
 from typing import Any, Literal, Self
 
@@ -152,12 +153,23 @@ class TrainConfig(Config):
             raise ValueError(f"there is no package {value.partition('.')[0]}. Install it.")
         return value if "." in value else value.lower()
 
+    @field_validator("notes", "optimizer_kwargs", "lr_scheduler_kwargs")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise ValueError("it may not hold nan or inf.") from None
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs to train in.")
         if self.skip_best_epochs >= self.epochs:
             raise ValueError(f"skip_best_epochs {self.skip_best_epochs} leaves none of the {self.epochs} epochs.")
+        if not (self.cls_loss_coef or self.bbox_loss_coef or self.giou_loss_coef):
+            raise ValueError("cls_loss_coef, bbox_loss_coef and giou_loss_coef are all 0: nothing would be learnt.")
         self._check_schedule()
         if reserved := {"params", "lr", "weight_decay", "fused", "foreach"} & self.optimizer_kwargs.keys():
             raise ValueError(f"optimizer_kwargs may not hold {', '.join(sorted(reserved))}: other options decide it.")
@@ -185,6 +197,8 @@ class TrainConfig(Config):
             for name, value in self.lr_scheduler_kwargs.items():
                 if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
                     raise ValueError(f"lr_scheduler_kwargs {name} {value!r} must be a number, 0 or more.")
+                if name == "min_factor" and value > 1:
+                    raise ValueError(f"lr_scheduler_kwargs min_factor {value} is a part of the rate: 0 to 1.")
             self._without(f"lr_scheduler is {self.lr_scheduler}", ("lr_scheduler_interval",))
         elif self.warmup_epochs and (self.lr_scheduler == PLATEAU or self.lr_scheduler_interval == "epoch"):
             raise ValueError("warmup_epochs needs a schedule that steps with the optimiser: remove it.")
