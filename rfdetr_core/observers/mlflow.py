@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.observers.history import read_history
-from rfdetr_core.observers.runs import connect, open_run, origin
+from rfdetr_core.observers.runs import connect, fault, open_run, origin
 from rfdetr_core.training.interruption import Stopped
 
 _PATIENCE = 5  # seconds
@@ -29,7 +29,8 @@ class MlflowRun(Checkpoint):
         """Take the names of the experiment and of the run, what the training says of itself, and the run folder."""
         self.project, self.name, self.record, self.folder = project, name, record, folder
         self.client: Any = None
-        self.described = self.reported = False
+        self.described = False
+        self.reported: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find or open the run."""
@@ -64,11 +65,11 @@ class MlflowRun(Checkpoint):
             if status is not None:
                 run.end(status)
         except Exception as error:  # noqa: BLE001 - nothing that MLflow does may stop a training
-            if not self.reported:
-                reason = " ".join(str(error).split())[:300]
-                told = "MLflow cannot be reached; training goes on and tries again after each epoch. What is missing"
-                warnings.warn(f"{told} then is sent by `python -m rfdetr_core publish`. {reason}", stacklevel=2)
-            self.reported = True
+            what, reason = fault(error)
+            if what not in self.reported:
+                told = f"{what}; training goes on and tries again after each epoch. What is missing then"
+                warnings.warn(f"{told} is sent by `python -m rfdetr_core publish`. {reason}", stacklevel=2)
+            self.reported.add(what)
 
     def _datasets(self, trainer: Trainer) -> dict[str, str]:
         data = getattr(trainer, "datamodule", None)

@@ -10,7 +10,7 @@ from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.errors import UserError
 from rfdetr_core.manifest import DataConfig
 from rfdetr_core.observers.history import read_history
-from rfdetr_core.observers.runs import TrackedRun, connect, open_run, origin, where
+from rfdetr_core.observers.runs import TrackedRun, connect, fault, open_run, origin, where
 from rfdetr_core.params import load_yaml, read_section
 from rfdetr_core.provenance import flattened
 from rfdetr_core.training.config import RuntimeConfig
@@ -36,7 +36,7 @@ def publish(register: str | None = None) -> list[str]:
     registered model that gets a version, unless one has these very bytes. The result is what to tell: where the run is.
 
     Raises:
-        UserError: a file is missing or not the one of dvc.lock, or MLflow cannot be reached.
+        UserError: a file is missing or not the one of dvc.lock, or MLflow refuses, fails or cannot be reached.
     """
     lock = _checked_lock()
     record = read_checkpoint(CHECKPOINT).origin
@@ -60,8 +60,8 @@ def publish(register: str | None = None) -> list[str]:
         if register is not None:
             told.append(f"{CHECKPOINT} is version {_version(run, register)} of the model {register}")
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"MLflow refused or cannot be reached; publish again when it can be. {reason}") from error
+        what, reason = fault(error)
+        raise UserError(f"{what}; nothing is lost, publish again when that is mended. {reason}") from error
     if tags.get("git.dirty") == "true":
         told.append(f"note: not everything is committed, so commit {tags['mlflow.source.git.commit'][:10]} lacks it")
     return told

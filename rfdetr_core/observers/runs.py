@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import json
 import logging
 import math
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core import files
+from rfdetr_core.errors import causes
 from rfdetr_core.observers.history import fingerprint, main_repository
+from rfdetr_core.observers.naming import mlflow_name
 from rfdetr_core.provenance import flattened
 
 # Each epoch has it, and it is sent last: an epoch that has it on the server is there whole.
 MARK = "train/loss"
 # What MLflow takes in one call, and of a dataset's digest.
 _METRICS, _PARAMS, _DIGEST = 1000, 100, 36
+_CREDENTIALS = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
 
 Rows = Mapping[int, Mapping[str, float]]
 
@@ -38,7 +42,7 @@ class TrackedRun:
         """Log all of a training's record as params, the manifests' digests by "<dataset>/<split>", and tags."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
-        params = [Param(key, str(value)) for key, value in flattened(record).items()]
+        params = [Param(mlflow_name(key), str(value)) for key, value in flattened(record).items()]
         for start in range(0, len(params), _PARAMS):
             self.client.log_batch(self.id, params=params[start : start + _PARAMS])
         self.client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -58,7 +62,7 @@ class TrackedRun:
     def log_values(self, values: Mapping[str, float]) -> None:
         """Log numbers that belong to no epoch, such as the scores on the test split."""
         there = self.client.get_run(self.id).data.metrics
-        self._log({key: value for key, value in values.items() if there.get(_named(key)) != value}, 0)
+        self._log({key: value for key, value in values.items() if there.get(mlflow_name(key)) != value}, 0)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Attach a file, unless its very bytes are attached already."""
@@ -82,7 +86,7 @@ class TrackedRun:
 
         now = int(time.time() * 1000)
         keys = sorted((key for key in values if math.isfinite(values[key])), key=lambda key: key == MARK)
-        metrics = [Metric(_named(key), float(values[key]), now, step) for key in keys]
+        metrics = [Metric(mlflow_name(key), float(values[key]), now, step) for key in keys]
         for start in range(0, len(metrics), _METRICS):
             self.client.log_batch(self.id, metrics=metrics[start : start + _METRICS])
 
@@ -135,9 +139,33 @@ def origin() -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
+def fault(error: BaseException) -> tuple[str, str]:
+    """What went wrong with MLflow: whether it refused, cannot be reached or failed; and its own words."""
+    if isinstance(error, ImportError):
+        return "MLflow cannot be imported", str(error)
+    from mlflow.exceptions import MlflowException
+    from requests import exceptions
+
+    away = (exceptions.ConnectionError, exceptions.Timeout, ConnectionError, TimeoutError)
+    what, code = "failed", 0
+    for one in causes(error):
+        if isinstance(one, away):
+            what = "cannot be reached"
+        elif isinstance(one, MlflowException):
+            code = code or int(one.get_http_status_code())  # type: ignore[no-untyped-call]
+        elif isinstance(one, exceptions.HTTPError) and one.response is not None:
+            code = code or one.response.status_code
+    if what == "failed" and http.HTTPStatus.BAD_REQUEST <= code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        what = "refused"
+    told = _without_password(" ".join(str(error).split()))[:300]
+    if what == "refused" and code in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
+        told += f" ({_CREDENTIALS})"
+    return f"MLflow {what}", told
+
+
 def where(run: TrackedRun) -> str:
     """Where a person finds the run."""
-    server = _server()
+    server = _without_password(_server())
     if server.startswith("http"):
         return f"{server.rstrip('/')}/#/experiments/{run.experiment}/runs/{run.id}"
     return f"{run.id} in {server}" if server else f"{run.id} in {main_repository() / 'mlflow.db'} (make ui)"
@@ -147,12 +175,12 @@ def _server() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
+def _without_password(text: str) -> str:
+    return re.sub(r"(?<=://)[^\s/@]+@", "", text)
+
+
 def _logged(client: Any, run: str) -> dict[int, float]:
     return {metric.step: metric.value for metric in client.get_metric_history(run, MARK)}
-
-
-def _named(key: str) -> str:
-    return re.sub(r"[^\w/.\- :]", "_", key)  # a class name may have more than MLflow allows
 
 
 def _context(tag: Any, split: str) -> Any:

@@ -19,7 +19,7 @@ from rfdetr_core.model.detector import build_detector
 from rfdetr_core.structures import Target
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimizer import build_optimizer
-from rfdetr_core.training.trainer import device_kind, resolved_precision
+from rfdetr_core.training.trainer import device_kind, devices_per_node, resolved_precision
 
 ELSEWHERE = 4  # images per batch on a CPU, where memory is not probed: the default of batch_size
 _LIMIT = 128
@@ -78,8 +78,7 @@ def usable(most: int, config: TrainConfig) -> int:
 
 def devices(config: TrainConfig) -> int:
     """Devices of all nodes."""
-    count = torch.cuda.device_count() if device_kind(config) == "cuda" else 1
-    return config.num_nodes * (count if config.devices == "auto" else config.devices)
+    return config.num_nodes * devices_per_node(config)
 
 
 def _size_of(state: Path) -> int | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,8 +15,11 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.errors import UserError, causes
 
+_AGAIN = "Run again to go on after the last finished epoch."
+# What torch waits for before a training begins, such as the other ranks, keeps Python from hearing a signal: seconds.
+_PATIENCE = 1.0
 # Asking the other ranks waits for an accelerator.
 _STEPS_BETWEEN_QUESTIONS = 20
 
@@ -24,7 +29,7 @@ class Stopped(BaseException):
 
 
 class StopSignals(Callback):
-    """Notes the signals and stops at the end of a step. A second signal, or one outside of the epochs, stops at once.
+    """Notes the signals and stops at the end of a step. A second signal, or one before the first step, stops at once.
 
     Lightning's own handler of SIGTERM, which this replaces, calls the other ranks from wherever it finds this one.
     """
@@ -33,6 +38,7 @@ class StopSignals(Callback):
         """Nothing is asked yet."""
         self.asked: signal.Signals | None = None
         self.training = False
+        self.trainer: Trainer | None = None
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -41,10 +47,16 @@ class StopSignals(Callback):
             yield
             return
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        received, sent = socket.socketpair()
+        sent.setblocking(False)
+        fd_before = signal.set_wakeup_fd(sent.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=[received], daemon=True).start()
         self._install()
         try:
             yield
         finally:
+            signal.set_wakeup_fd(fd_before)
+            sent.close()
             for number, handler in before.items():
                 signal.signal(number, handler or signal.SIG_DFL)
 
@@ -82,14 +94,28 @@ class StopSignals(Callback):
         self.asked = None
 
     @property
-    def reason(self) -> str:
-        """What asked: the name of a signal, which another rank may have received."""
-        return self.asked.name if self.asked else "a signal"
+    def told(self) -> UserError:
+        """That a signal, which another rank may have received, ended this training."""
+        return UserError(_stopped(self.asked.name if self.asked else "a signal"))
 
     def _install(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._note)
+
+    def _watch(self, received: socket.socket) -> None:
+        """End a process whose main thread does not come to handle a signal before its training begins."""
+        with received:
+            while number := received.recv(1):
+                if number[0] not in (signal.SIGINT, signal.SIGTERM):
+                    continue
+                time.sleep(_PATIENCE)
+                if self.asked is None and not self.training:
+                    launcher = self.trainer.strategy.launcher if self.trainer else None
+                    if launcher is not None:
+                        launcher.kill(signal.SIGKILL)
+                    os.write(2, f"error: {_stopped(signal.Signals(number[0]).name)}\n".encode())
+                    os._exit(1)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked is not None, signal.Signals(number)
@@ -101,22 +127,18 @@ class StopSignals(Callback):
 
 def explained(error: Exception, signals: StopSignals) -> UserError | None:
     """What the user can do about an error of another process of this training; None where it is none."""
-    again = "Run again to go on after the last finished epoch."
     if signals.asked:
-        return UserError(f"stopped by {signals.reason}. {again}")
-    for one in _chain(error):
+        return signals.told
+    # torch raises the death of a worker wherever it is, as in a file's writer, which then fails in its own words.
+    for one in causes(error):
         if "DataLoader worker (pid" in str(one):
             return UserError(
-                f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers. {again}"
+                f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers. {_AGAIN}"
             )
         if "gloo" in str(one) or isinstance(one, torch.distributed.DistError):
-            return UserError(f"another process of this training ended, see its own message ({one}). {again}")
+            return UserError(f"another process of this training ended, see its own message ({one}). {_AGAIN}")
     return None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those behind it: torch raises the death of a worker wherever it is, as in the middle of a file,
-    whose writer then fails in its own words."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _stopped(by: str) -> str:
+    return f"stopped by {by}. {_AGAIN}"

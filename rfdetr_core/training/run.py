@@ -41,7 +41,7 @@ from rfdetr_core.training.resume import (
     sole_writer,
     state_to_resume,
 )
-from rfdetr_core.training.trainer import build_trainer, device_kind
+from rfdetr_core.training.trainer import build_trainer, check_launched, device_kind, devices_per_node
 
 # Named, not imported: what watches a training is no dependency of its result.
 _OBSERVERS = "rfdetr_core.observers"
@@ -83,8 +83,9 @@ def train_model(
 
     Raises:
         UserError: an input is missing or wrong, a loss is not finite, memory is short, another process of
-            the training ended, or a signal asked to stop.
+            the training ended, none was started on other nodes, or a signal asked to stop.
     """
+    check_launched(config)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     signals = StopSignals()
@@ -92,7 +93,7 @@ def train_model(
         with signals.handled(), sole_writer(output):
             _train(where, model, config, runtime, output, signals)
     except Stopped:
-        raise UserError(f"stopped by {signals.reason}. Run again to go on after the last finished epoch.") from None
+        raise signals.told from None
     except NonFiniteError as error:
         raise UserError(error.saved(output)) from None
     except UserError as error:
@@ -135,6 +136,7 @@ def _train(
     trainer = build_trainer(
         training.module.config, callbacks=callbacks, num_sanity_val_steps=runtime.num_sanity_val_steps
     )
+    signals.trainer = trainer
     if first_process():
         print(_told(training.record["machine"], config), flush=True)
     trainer.fit(training.module, training.data, ckpt_path=state.path if state else None, weights_only=True)
@@ -195,7 +197,7 @@ def prepare_training(
 
 def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:
     """Fix the number of threads, which decides bits on a CPU; Lightning would change it in a process of several."""
-    processes = config.devices if isinstance(config.devices, int) else max(1, torch.cuda.device_count())
+    processes = devices_per_node(config)
     threads = torch.get_num_threads()
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, threads // processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO
+from lightning_fabric.plugins.environments.lsf import LSFEnvironment
+from lightning_fabric.plugins.environments.mpi import MPIEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import Checkpoint
@@ -45,6 +49,32 @@ def device_kind(config: TrainConfig) -> str:
     if not there[kind]:
         raise UserError(f"train.accelerator is {kind}, but torch finds no such device here. Use auto or cpu.")
     return kind
+
+
+def devices_per_node(config: TrainConfig) -> int:
+    """How many devices, and so processes, a node trains with."""
+    if config.devices != "auto":
+        return config.devices
+    return torch.cuda.device_count() if device_kind(config) == "cuda" else 1
+
+
+def check_launched(config: TrainConfig) -> None:
+    """Check that a training of several nodes was started on all of them: Lightning would wait for them for ever.
+
+    Raises:
+        UserError: it seems to have been started on this one alone.
+    """
+    clusters = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
+    # By hand: an address that the nodes share; Lightning itself sets it for the processes that it starts.
+    if config.num_nodes == 1 or {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        return
+    if not any(cluster.detect() for cluster in clusters):
+        raise UserError(
+            f"train.num_nodes is {config.num_nodes}, and several nodes need a launcher. Run on each of them, where "
+            f"HOST is one of them and PORT is free there: torchrun --nnodes={config.num_nodes} "
+            f"--nproc-per-node={devices_per_node(config)} --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT "
+            "-m stages.train. Or start python -m stages.train by srun. For this machine alone: train.num_nodes: 1"
+        )
 
 
 def resolved_precision(config: TrainConfig) -> str:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import http.server
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.mlflow import MlflowRun
-from rfdetr_core.observers.runs import connect, open_run
+from rfdetr_core.observers.naming import mlflow_name
+from rfdetr_core.observers.runs import connect, fault, open_run
 from rfdetr_core.training.module import RFDETRModelModule
 from rfdetr_core.training.run import TrainingFiles
 from tests.observers.conftest import Server
@@ -131,13 +136,58 @@ def test_results_that_differ_in_spite_of_one_fingerprint_have_a_run_each(server:
 
 
 def test_a_class_name_that_mlflow_refuses_loses_no_epoch_and_neither_do_many_classes(server: Server) -> None:
-    client = connect(5)
+    client, odd = connect(5), ["a,b", "a;b", "x/../y", "dog/", "a//b", ".", "..", "crown (red) & wide", "w" * 300]
     run = open_run(client, "classes", None, {"inputs": {}}, {})
-    row = {f"val/AP/class {number}": number / 2000 for number in range(1500)}
-    run.log_epochs({0: {"val/AP/crown (red) & wide": 0.5, "train/loss": 1.0, **row}})
-    found = client.get_run(run.id).data.metrics
-    assert found["val/AP/crown _red_ _ wide"] == 0.5
-    assert {key: found[key] for key in row} == row
+    run.describe({"inputs": {}, "notes": {"a//b": 1, "a,b": 2}}, {}, {})
+    row = {f"val/AP/{name}": number / 2000 for number, name in enumerate([*odd, *map(str, range(1500))])}
+    run.log_epochs({0: {"train/loss": 1.0, **row}})
+    found = client.get_run(run.id).data
+    assert {key: found.metrics[mlflow_name(key)] for key in row} == row
+    assert {"notes.a/:2Fb": "1", "notes.a:2Cb": "2"}.items() <= found.params.items()
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A server that knows nobody."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b"You are not authenticated.")
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A refusing server, tracked to."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{server.server_port}")
+        yield
+        server.shutdown()
+
+
+def test_a_server_that_refuses_is_told_from_one_that_is_away_and_costs_no_training(
+    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path, refusing: None
+) -> None:
+    with pytest.warns(UserWarning, match="MLflow refused;.*401.*You are not authenticated") as told:
+        assert train(where, output, runtime={"mlflow": True}) == uninterrupted
+    (message,) = [str(one.message) for one in told if "MLflow" in str(one.message)]
+    assert "MLFLOW_TRACKING_USERNAME" in message
+
+
+def test_what_mlflow_says_is_told_without_the_password_of_its_address() -> None:
+    client = MlflowClient("http://someone:secret@127.0.0.1:9")
+    with pytest.raises(MlflowException) as raised:
+        client.get_experiment("1")
+    what, told = fault(raised.value)
+    assert what == "MLflow cannot be reached"
+    assert "127.0.0.1" in told
+    assert "secret" not in told
 
 
 def test_a_server_that_is_away_is_reported_once_and_costs_no_training(
@@ -149,7 +199,7 @@ def test_a_server_that_is_away_is_reported_once_and_costs_no_training(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.warns(UserWarning, match="MLflow cannot be reached") as told:
         assert train(where, output, runtime={"mlflow": True}) == uninterrupted
-    assert len([one for one in told if "MLflow cannot" in str(one.message)]) == 1
+    assert len([one for one in told if "MLflow" in str(one.message)]) == 1
 
 
 def test_the_fingerprint_is_a_function_of_content() -> None:

@@ -108,7 +108,7 @@ def test_what_is_not_there_or_not_that_of_the_lock_is_named(project: Path, serve
 
 def test_a_server_that_is_away_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert "MLflow refused or cannot be reached" in refused()
+    assert "MLflow cannot be reached; nothing is lost, publish again" in refused()
 
 
 @pytest.mark.slow

@@ -40,11 +40,20 @@ def start(folder: Path, source: str, *launcher: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
 
 
-def torchrun() -> tuple[str, ...]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = ("--master-addr=127.0.0.1", f"--master-port={port}")
+        return int(free.getsockname()[1])
+
+
+def listened(port: int) -> bool:
+    """Whether a process waits there; to connect would be one of those that it waits for."""
+    sockets = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return any(fields[1].endswith(f":{port:04X}") and fields[3] == "0A" for fields in sockets)
+
+
+def torchrun() -> tuple[str, ...]:
+    address = ("--master-addr=127.0.0.1", f"--master-port={free_port()}")
     return ("-m", "torch.distributed.run", "--nproc-per-node=2", *address)
 
 
@@ -102,6 +111,30 @@ def test_a_rank_that_is_killed_ends_all_and_a_told_launcher_stops_all_and_both_g
     assert resumed.returncode == 0, told
     assert told.count("going on after epoch") == 1
     assert len(rows(outs(tmp_path / "output"))) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_rank_that_waits_for_others_ends_when_told(
+    where: TrainingFiles, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    config = {"num_nodes": 2, "accelerator": "cpu"}
+    process = start(tmp_path, script(where, tmp_path / "output", train=config))
+    while not listened(port):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    process.send_signal(number)
+    try:
+        told = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode > 0
+    assert f"stopped by {number.name}. Run again" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_stage_2"])

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from rfdetr_core.errors import UserError
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.trainer import build_trainer, device_kind, resolved_precision
+from rfdetr_core.training.run import TrainingFiles
+from rfdetr_core.training.trainer import build_trainer, check_launched, device_kind, resolved_precision
+from tests.training.tiny import train
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
@@ -43,3 +46,35 @@ def test_deterministic_is_strict_and_reaches_cublas(strict: bool, monkeypatch: p
         assert not torch.backends.cudnn.benchmark
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+LAUNCHERS: dict[str, dict[str, str]] = {
+    "torchrun": {"TORCHELASTIC_RUN_ID": "none"},
+    "SLURM": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"},
+    "by hand": {"MASTER_ADDR": "node-0", "MASTER_PORT": "29500"},
+}
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in {name for launcher in LAUNCHERS.values() for name in launcher}:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_several_nodes_without_a_launcher_end_with_its_command_before_anything_is_read(
+    alone: None, tmp_path: Path
+) -> None:
+    nowhere = TrainingFiles(*(tmp_path / name for name in ("data", "annotations", "manifest", "weights")))
+    command = "torchrun --nnodes=3 --nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT -m stages.train"
+    with pytest.raises(UserError, match=command):
+        train(nowhere, tmp_path / "output", train={"num_nodes": 3, "devices": 2, "accelerator": "cpu"})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_several_nodes_with_a_launcher_are_not_refused(
+    alone: None, launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in LAUNCHERS[launcher].items():
+        monkeypatch.setenv(name, value)
+    check_launched(TrainConfig(num_nodes=2, accelerator="cpu"))
