@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
@@ -11,7 +12,7 @@ from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.errors import UserError
 from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.inference import Picture, Predictor
+from rfdetr_core.inference import Picture, Predictor, find_device
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
 from rfdetr_core.model.detector import Detector, build_detector
@@ -45,7 +46,8 @@ class RFDETR:
     device: cpu, cuda, mps, or auto for CUDA where there is one.
 
     Raises:
-        UserError: an unknown keyword, weights that are none or of another variant, or a resolution that does not fit.
+        UserError: an unknown keyword, a value of the wrong type or range, a device that is not here, or weights that
+            are none or of another variant.
     """
 
     variant: ClassVar[str] = ""
@@ -62,8 +64,16 @@ class RFDETR:
         if not self.variant:
             known = ", ".join(variant.name for variant in VARIANTS.values())
             raise UserError(f"{type(self).__name__} is no variant. Use one: {known}.")
+        if "variant" in settings:
+            raise UserError(f"variant is no keyword: {type(self).__name__} is one. Use the class of another variant.")
+        if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
+            what = "a whole number, 1 or more; None keeps what the weights were trained with"
+            raise UserError(f"num_classes is {num_classes!r}: it must be {what}.")
+        device = find_device(device)
         checkpoint = _find(pretrain_weights)
-        values = _told(checkpoint, self.variant) | {key: value for key, value in settings.items() if value is not None}
+        fields = ModelConfig.model_fields
+        given = {key: value for key, value in settings.items() if value is not None or key not in fields}
+        values = _told(checkpoint, self.variant) | given
         self.config = parse(ModelConfig, values | {"variant": self.variant}, type(self).__name__)
         self.weights = checkpoint.path if checkpoint else None
         self.data: EvaluationFiles | None = None
@@ -86,7 +96,8 @@ class RFDETR:
         Raises:
             UserError: no checkpoint, its variant is unknown or not this class, or see the class.
         """
-        checkpoint = read_checkpoint(Path(path))
+        find_device(settings.get("device", "auto"))
+        checkpoint = read_checkpoint(_path(path, "path"))
         name = architecture_of(checkpoint).name
         found: Any = globals().get(name)
         if not isinstance(found, type) or not issubclass(found, RFDETR):
@@ -124,10 +135,13 @@ class RFDETR:
         from rfdetr_core.training.run import TrainingFiles, train_model
 
         refuse_absent("train", settings.keys() - _TrainSettings.model_fields.keys(), "train()")
-        output, device = Path(output_dir), self._predictor.device
+        dataset, output = _path(dataset_dir, "dataset_dir"), _path(output_dir, "output_dir")
+        device = self._predictor.device
         weights, named = self.weights, self.weights.name if self.weights else None
         if settings.get("resume") is not None:
-            weights, named = Path(settings["resume"]), None  # the state holds the weights
+            weights, named = _path(settings["resume"], "resume"), None  # the state holds the weights
+            if not weights.is_file():
+                raise UserError(f"resume is {str(weights)!r}, which is no file. Give the path of a checkpoint.pth.")
             settings["resume"] = weights.name
         asked = parse(_TrainSettings, {"accelerator": device.partition(":")[0]} | settings, "train()")
         values = asked.model_dump(mode="json")
@@ -135,7 +149,7 @@ class RFDETR:
         runtime = parse(RuntimeConfig, {key: values[key] for key in RuntimeConfig.model_fields}, "train()")
         model = self.config.model_copy(update={"pretrain_weights": named})
         check_together(model, config)
-        self.data = _prepare(Path(dataset_dir), output / "dataset")
+        self.data = _prepare(dataset, output / "dataset")
         folder = weights.parent if weights else Path("weights")
         where = TrainingFiles(self.data.dataset, self.data.annotations, self.data.manifests, folder)
         train_model(where, model, config, runtime, output)
@@ -166,10 +180,12 @@ class RFDETR:
         from rfdetr_core.evaluation.evaluate import evaluate
 
         config = parse(EvaluateConfig, {"split": split} | more, "evaluate()")
-        data = self.data if dataset_dir is None else _prepare(Path(dataset_dir), Path(output_dir) / "dataset")
+        output, data = _path(output_dir, "output_dir"), self.data
+        if dataset_dir is not None:
+            data = _prepare(_path(dataset_dir, "dataset_dir"), output / "dataset")
         if data is None:
             raise UserError("evaluate() needs dataset_dir: this model was not trained here.")
-        return evaluate(self._predictor, data, config, Path(output_dir) / "evaluate")
+        return evaluate(self._predictor, data, config, output / "evaluate")
 
 
 def from_checkpoint(path: AnyPath, **settings: Any) -> RFDETR:
@@ -177,10 +193,21 @@ def from_checkpoint(path: AnyPath, **settings: Any) -> RFDETR:
     return RFDETR.from_checkpoint(path, **settings)
 
 
+def _path(value: Any, argument: str) -> Path:
+    """The path that an argument gives.
+
+    Raises:
+        UserError: empty, or of another type.
+    """
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise UserError(f"{argument} is {value!r}: it must be one path, as text or a Path.")
+    return Path(value)
+
+
 def _find(weights: AnyPath | Checkpoint | None) -> Checkpoint | None:
     if weights is None or isinstance(weights, Checkpoint):
         return weights
-    path = Path(weights)
+    path = _path(weights, "pretrain_weights")
     found = resolve_weights(path.name, path.parent if path.parent != Path() or path.is_file() else Path("weights"))
     assert found is not None
     return read_checkpoint(found)
@@ -204,7 +231,7 @@ def _prepare(dataset: Path, folder: Path) -> EvaluationFiles:
     from rfdetr_core.ingest.validate import validate_dataset
 
     made = EvaluationFiles(dataset, folder / "annotations", folder / "manifest")
-    validate_dataset(dataset, ValidateConfig(), folder, made.manifests)
+    validate_dataset(dataset, ValidateConfig(), folder, made.manifests, option="dataset_dir")
     convert_dataset(dataset, ValidateConfig(), made.manifests, made.annotations)
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import numbers
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,12 +48,10 @@ class Predictor:
         batch_size: int = 1,
     ) -> None:
         """Take the detector, its architecture and the names of its labels."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.detector = detector.to(device)
+        self.device = find_device(device)
+        self.detector = detector.to(self.device)
         self.architecture = architecture
         self.class_names = tuple(class_names)
-        self.device = device
         self.batch_size = batch_size
 
     @classmethod
@@ -60,8 +59,9 @@ class Predictor:
         """The predictor that a model file describes.
 
         Raises:
-            UserError: no checkpoint, or one whose model cannot be told.
+            UserError: no such device, no checkpoint, or one whose model cannot be told.
         """
+        device = find_device(device)
         made = build_from_checkpoint(path)
         names = class_names_of(made.checkpoint)
         return cls(made.detector, made.architecture, names, device=device, batch_size=batch_size)
@@ -75,14 +75,17 @@ class Predictor:
         floats in 0..1. Boxes are xyxy in pixels of the upright image; class names are in `.data["class_name"]`.
 
         Raises:
-            UserError: an image that cannot be read, or of another shape or type.
+            UserError: an image that cannot be read, or of another shape or type; a threshold beyond 0..1.
         """
         pictures = images if isinstance(images, list | tuple) else [images]
         found = [to_supervision(one, self.class_names) for one in self.detect(map(to_rgb, pictures), threshold)]
         return found if pictures is images else found[0]
 
     def detect(self, images: Iterable[Image.Image], threshold: float | None = None) -> Iterator[Detections]:
-        """Detections of upright RGB images, on the CPU: of each the best `queries`, cut at `threshold`."""
+        """Detections of upright RGB images, on the CPU: of each the best `queries`, cut at `threshold`, 0..1."""
+        number = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
+        if threshold is not None and not (number and 0 <= threshold <= 1):
+            raise UserError(f"threshold is {threshold!r}: it must be a number from 0 to 1.")
         if self.architecture.channels != 3:
             raise UserError(f"the model takes {self.architecture.channels} channels; prediction is for RGB images.")
         waiting = iter(images)
@@ -98,6 +101,22 @@ class Predictor:
                 found = detections(output, index, size, self.architecture.queries, threshold)
                 masks = None if found.masks is None else found.masks.cpu()
                 yield Detections(found.scores.cpu(), found.labels.cpu(), found.boxes.cpu(), masks)
+
+
+def find_device(name: str) -> str:
+    """The device of torch that is asked for; auto: CUDA, or without it the CPU.
+
+    Raises:
+        UserError: it is not here; names those that are.
+    """
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = ["cpu", *["cuda"] * (cuda > 0), *(f"cuda:{number}" for number in range(cuda))]
+    here += ["mps", "mps:0"] if torch.backends.mps.is_available() else []
+    if str(name) == "auto":
+        return "cuda" if cuda else "cpu"
+    if str(name) not in here:
+        raise UserError(f"device {str(name)!r} is not available. Use auto, or one that is here: {', '.join(here)}.")
+    return str(name)
 
 
 def to_rgb(image: Picture) -> Image.Image:

@@ -19,8 +19,7 @@ def main() -> None:
     end_with_parent()
     check_params()
     root, config = Path(read_section(DataConfig, "data").dir), read_section(ValidateConfig, "validate")
-    places = {"reports": Path("reports/dataset"), "manifests": Path("manifest"), "cache": Path(".cache/images.sqlite")}
-    validate_dataset(root, config, **places)
+    validate_dataset(root, config, Path("reports/dataset"), Path("manifest"), cache=Path(".cache/images.sqlite"))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,12 @@ def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
     ("settings", "message"),
     [
         ({"resolutoin": 64}, r"resolutoin is not a known key\. Did you mean resolution\?"),
-        ({"variant": "nano", "queries": 3}, "queries"),
+        ({"variant": "nano"}, "variant is no keyword"),
+        ({"variant": None}, "variant is no keyword"),
+        ({"queries": None}, "queries is not a known key"),
+        *(({"num_classes": wrong}, "num_classes is") for wrong in ("2", -1, 0, 2.5, True)),
+        ({"device": "gpu"}, "device 'gpu'.*cpu"),
+        ({"pretrain_weights": ["a.pth"]}, "pretrain_weights is"),
         ({"resolution": 65}, "not divisible"),
         ({"resolution": "big"}, "resolution is 'big'"),
         ({"pretrain_weights": "no.pth"}, "no published name"),
@@ -105,9 +110,40 @@ def test_a_wrong_keyword_of_train_or_evaluate_is_named_before_anything_is_writte
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere"):
-        rfdetr_core.RFDETRPico(**SMALL).train(dataset_dir=tmp_path / "nowhere", output_dir=tmp_path / "out", epochs=1)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(({"dataset_dir": wrong}, "dataset_dir is") for wrong in (["data"], None, 3, "", b"data")),
+        ({"dataset_dir": "nowhere"}, "nowhere does not exist.*: dataset_dir"),
+        ({"dataset_dir": "data", "output_dir": None}, "output_dir is None"),
+        ({"dataset_dir": "data", "resume": 3}, "resume is 3"),
+        ({"dataset_dir": "data", "resume": "none.pth"}, "resume is 'none.pth'"),
+    ],
+)
+def test_a_wrong_path_is_said_of_the_argument_that_gave_it(
+    arguments: dict[str, Any], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=message) as raised:
+        rfdetr_core.RFDETRPico(**SMALL).train(**{"output_dir": "none", "epochs": 1} | arguments)
+    assert "params.yaml" not in str(raised.value)
+    assert not (folder / "none").exists()
+
+
+def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data", {"train": 2, "valid": 1})
+    (tmp_path / "data" / "train" / "train_0.png").write_bytes(b"")
+    with pytest.raises(UserError, match="Mend them") as raised:
+        rfdetr_core.RFDETRPico(**SMALL).train(dataset_dir=tmp_path / "data", output_dir=tmp_path / "out", epochs=1)
+    assert "params.yaml" not in str(raised.value)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["a.pth"], ""])
+def test_what_is_no_path_of_a_checkpoint_is_refused(wrong: Any) -> None:
+    with pytest.raises(UserError, match="path is"):
+        rfdetr_core.from_checkpoint(wrong)
+    with pytest.raises(UserError, match="Is a directory"):
+        rfdetr_core.from_checkpoint(Path())
 
 
 def test_training_leaves_the_five_files_of_the_documentation(trained: api.RFDETR, folder: Path) -> None:

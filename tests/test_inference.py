@@ -13,7 +13,7 @@ from rfdetr_core.data.dataset import DetectionDataset
 from rfdetr_core.data.preprocess import preprocess
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.errors import UserError
-from rfdetr_core.inference import Predictor, to_rgb, to_supervision
+from rfdetr_core.inference import Predictor, find_device, to_rgb, to_supervision
 from rfdetr_core.structures import Detections
 from tests.evaluation.scene import NAMES, Scene, make_scene
 
@@ -77,6 +77,32 @@ def test_only_scores_above_the_threshold_are_kept(predictor: Predictor, path: Pa
     assert len(predictor.predict(path, threshold=middle)) == sum(everything.confidence > middle)
     assert len(predictor.predict(path, threshold=1.0)) == 0
     assert predictor.predict(path, threshold=1.0).xyxy.shape == (0, 4)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), float("inf"), "0.5", True])
+def test_a_threshold_beyond_0_to_1_is_refused(predictor: Predictor, path: Path, threshold: Any) -> None:
+    with pytest.raises(UserError, match="threshold is"):
+        predictor.predict(path, threshold)
+    assert len(predictor.predict(path, np.float32(0.3))) == len(predictor.predict(path, float(np.float32(0.3))))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:0", "cuda:x", "mps", "meta", "", None, 0])
+def test_a_device_that_is_not_here_is_refused_before_weights_are_read(
+    device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"device '.*' is not available.*here: cpu\."):
+        Predictor.from_checkpoint(Path("none.pth"), device=device)
+
+
+def test_devices_that_are_here_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert [find_device(name) for name in ("auto", "cuda:1", "mps", "cpu")] == ["cuda", "cuda:1", "mps", "cpu"]
+    with pytest.raises(UserError, match="cpu, cuda, cuda:0, cuda:1, mps"):
+        find_device("cuda:2")
 
 
 def test_boxes_and_masks_are_in_pixels_of_the_image(scene: Scene, predictor: Predictor) -> None:

@@ -32,8 +32,12 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
     Gives what was written, and what the format could not hold. Categories, images and annotations keep their ids.
 
     Raises:
-        UserError: the source has errors, the destination has content, or the format would confuse two things.
+        UserError: the source is no folder or has errors, the destination has content, or the format would confuse two
+            things.
     """
+    if not source.is_dir():
+        what = "is no folder" if source.exists() else "does not exist"
+        raise UserError(f"{source} {what}. Name the folder of a dataset; unpack an archive first.")
     if destination.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{destination} is inside {source}, which would change by it. Name a folder elsewhere.")
     findings = Findings(ValidateConfig())

@@ -10,17 +10,20 @@ from pathlib import Path
 from rfdetr_core.errors import UserError
 from rfdetr_core.images import SUFFIXES
 
+OPTION = "data.dir in params.yaml"
 _READ = (*SUFFIXES, ".json", ".txt", ".yaml", ".yml")
 
 
-def check_folder(root: Path) -> None:
+def check_folder(root: Path, option: str = OPTION) -> None:
     """Check that `root` is a folder with something in it, that git or DVC knows. Outside git it may be unknown.
+
+    option: what names the folder.
 
     Raises:
         UserError: it is not; names the folder and what to do.
     """
     folder = root.absolute()
-    remedy = "Put a dataset there, or name another folder: data.dir in params.yaml."
+    remedy = f"Put a dataset there, or name another folder: {option}."
     if Path(f"{folder}.dvc").is_file():
         remedy = f"Fetch it: dvc pull {root}.dvc"
     if not folder.is_dir():

@@ -9,7 +9,7 @@ from rfdetr_core.ingest import report
 from rfdetr_core.ingest.clean import clean
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import check_folder
+from rfdetr_core.ingest.folder import OPTION, check_folder
 from rfdetr_core.ingest.page import write_page
 from rfdetr_core.ingest.survey import Survey
 from rfdetr_core.manifest import write_classes, write_manifest
@@ -18,18 +18,24 @@ from rfdetr_core.processes import without_collection
 
 @without_collection()
 def validate_dataset(
-    root: Path, config: ValidateConfig, reports: Path, manifests: Path, cache: Path | None = None
+    root: Path,
+    config: ValidateConfig,
+    reports: Path,
+    manifests: Path,
+    cache: Path | None = None,
+    *,
+    option: str = OPTION,
 ) -> None:
     """Decode every image and check every annotation of the dataset at `root`.
 
     Writes index.html, findings.csv, findings.json and statistics.json into `reports`, and <split>.json and classes.json
-    into `manifests`. cache: a file where what was found of images is kept from run to run.
+    into `manifests`. cache: a file where what was found of images is kept from run to run. option: what names `root`.
 
     Raises:
         UserError: the folder is missing, empty, untracked or of no known layout; or there are findings that stop the
             run: the findings are written then, and no manifest.
     """
-    check_folder(root)
+    check_folder(root, option)
     findings = Findings(config)
     with Survey(root, cache, config.max_pixels) as survey:
         dataset = clean(root, findings, survey.examine)
@@ -41,7 +47,7 @@ def validate_dataset(
         count = len(findings.stopping)
         drop = (
             ""
-            if findings.broken or config.on_error == "drop"
+            if findings.broken or config.on_error == "drop" or option != OPTION
             else ", or leave out what they name: validate.on_error: drop in params.yaml"
         )
         raise UserError(

@@ -225,6 +225,14 @@ def test_the_destination_is_new_or_empty_and_not_in_the_source(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full", "source"]
 
 
+@pytest.mark.parametrize(("name", "what"), [("none", "does not exist"), ("a.zip", "is no folder")])
+def test_the_source_is_a_folder(tmp_path: Path, name: str, what: str) -> None:
+    (tmp_path / "a.zip").write_bytes(b"")
+    with pytest.raises(UserError, match=f"{name} {what}"):
+        export_dataset(tmp_path / name, tmp_path / "made", "yolo", "copy")
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.parametrize("linking", ["copy", "hardlink", "symlink", "none"])
 def test_images_come_as_asked(tmp_path: Path, linking: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = make_coco(tmp_path / "source")
