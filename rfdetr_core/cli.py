@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from rfdetr_core import files
 from rfdetr_core.errors import UserError
 from rfdetr_core.lineage.commands import add_commands
 from rfdetr_core.verification.commands import add_commands as add_verification
+
+N = TypeVar("N", int, float)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,19 +35,19 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="find objects in images: a drawn picture and a JSON file for each")
     predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as output/checkpoint_best_total.pth")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    predict.add_argument("--threshold", type=float, default=0.5, help="score to exceed (default 0.5)")
+    predict.add_argument("--threshold", type=_number(float, 0, 1), default=0.5, help="score to exceed (default 0.5)")
     predict.add_argument(
         "--output", type=Path, default=Path("predictions"), metavar="DIR", help="folder of the results"
     )
     predict.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
     predict.set_defaults(run=_predict)
-    check = commands.add_parser("check", help="check the whole of params.yaml before DVC starts")
+    check = commands.add_parser("check", help="check the whole of params.yaml, and what it names, before DVC starts")
     check.set_defaults(run=_check)
     preview = commands.add_parser("preview", help="draw batches as a training will see them, and find too small boxes")
     preview.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
     preview.add_argument("--split", choices=("train", "valid"), default="train")
-    preview.add_argument("--count", type=_positive, default=16, help="images (default 16)")
-    preview.add_argument("--epoch", type=int, default=0, help="whose augmentation is drawn (default 0)")
+    preview.add_argument("--count", type=_number(int, 1), default=16, help="images (default 16)")
+    preview.add_argument("--epoch", type=_number(int, 0), default=0, help="whose augmentation is drawn (default 0)")
     preview.add_argument("--out", type=Path, default=Path("reports/preview"), metavar="DIR")
     preview.set_defaults(run=_preview)
     export = commands.add_parser("export", help="write a dataset in another format: YOLO from COCO, COCO from YOLO")
@@ -65,12 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    """A count of the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+def _number(kind: type[N], least: int, most: float = math.inf) -> Callable[[str], N]:
+    """A reader of a number of the command line from `least` to `most`."""
+
+    def read(text: str) -> N:
+        with suppress(ValueError):
+            if least <= (value := kind(text)) <= most:
+                return value
+        bounds = f"{least} to {most}" if math.isfinite(most) else f"{least} on"
+        raise argparse.ArgumentTypeError(f"{text} is no {'whole ' * (kind is int)}number from {bounds}")
+
+    return read
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -114,9 +124,9 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from rfdetr_core.settings import check_params
+    from rfdetr_core.preflight import check_project
 
-    check_params()
+    check_project()
 
 
 def _results(options: argparse.Namespace) -> None:

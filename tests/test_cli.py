@@ -99,6 +99,30 @@ def test_what_is_wrong_is_said_in_one_message(
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("predict", "none.pth", "x.jpg", "--threshold", wrong) for wrong in ("-0.1", "2", "nan", "inf", "half")),
+        ("preview", "--epoch", "-1"),
+        ("preview", "--count", "0"),
+        ("preview", "--count", "1.5"),
+    ],
+)
+def test_a_number_out_of_its_range_is_said_of_its_option(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert f"argument {arguments[-2]}: {arguments[-1]} is no " in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_here_is_named(
+    checkpoint: Path, images: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "device 'gpu'" in fails(capsys, "predict", checkpoint, images[0], "--device", "gpu")
+
+
 def test_a_failing_command_ends_with_status_1_and_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rfdetr_core", "predict", str(tmp_path / "none.pth"), "x.jpg"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -136,6 +160,8 @@ def test_check_names_what_is_wrong_in_params(
     (tmp_path / "params.yaml").write_text(content)
     assert message in fails(capsys, "check")
     (tmp_path / "params.yaml").write_text("train: {epochs: 3, lr: 1e-4}")
+    assert "data.dir" in fails(capsys, "check")
+    (tmp_path / "data" / "sample").mkdir(parents=True)
     main(["check"])
 
 
