@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+# A shell has what it starts in the background ignore it, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
