@@ -43,7 +43,7 @@ def _explained(one: dict[str, Any], changed: dict[str, list[str]]) -> bool:
 
 def main() -> None:
     """Raise UserError with the contradictions, if there are any."""
-    core("check")
+    core("check", "--params")
     if not Path("dvc.lock").exists():
         print("there is no dvc.lock yet: nothing to check")
         return

@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
     predict.set_defaults(run=_predict)
     check = commands.add_parser("check", help="check the whole of params.yaml, and what it names, before DVC starts")
+    check.add_argument("--params", action="store_true", help="the parameters alone: where data is not pulled yet")
     check.set_defaults(run=_check)
     preview = commands.add_parser("preview", help="draw batches as a training will see them, and find too small boxes")
     preview.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
@@ -125,8 +126,9 @@ def _export(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     from rfdetr_core.preflight import check_project
+    from rfdetr_core.settings import check_params
 
-    check_project()
+    check_params() if options.params else check_project()
 
 
 def _results(options: argparse.Namespace) -> None:

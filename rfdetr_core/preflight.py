@@ -58,7 +58,9 @@ def _check_weights(root: Path, key: str, name: str | None) -> None:
     try:
         resolve_weights(name, root / "weights")
     except UserError as error:
-        raise UserError(f"{key}: {error}") from error
+        tracked = root / "weights" / f"{name}.dvc"
+        what = f"{name!r} is not here. Fetch it: dvc pull {tracked}" if tracked.is_file() else error
+        raise UserError(f"{key}: {what}") from error
 
 
 def _check_classes(model: ModelConfig, train: TrainConfig) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rfdetr_core.cli import main
 from rfdetr_core.errors import UserError
 from rfdetr_core.preflight import check_project
 from tests.architecture import ROOT
@@ -55,6 +56,23 @@ def test_missing_weights_are_named_with_their_key(project: Path, section: str, k
     with pytest.raises(UserError, match=rf"{section}\.{key}: 'none\.pth'.*here\.pth"):
         check(project, section, f"{{{key}: none.pth}}")
     check(project, section, f"{{{key}: here.pth}}")
+
+
+def test_missing_weights_are_to_be_pulled_where_dvc_knows_them(project: Path) -> None:
+    (project / "weights" / "mine.pth.dvc").touch()
+    with pytest.raises(UserError, match=r"model\.pretrain_weights: 'mine\.pth' is not here\. Fetch it: dvc pull"):
+        check(project, "model", "{pretrain_weights: mine.pth}")
+
+
+def test_the_parameters_alone_are_checked_without_data(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "params.yaml").write_text("data: {dir: data/none}\nmodel: {pretrain_weights: none.pth}\n")
+    monkeypatch.chdir(project)
+    main(["check", "--params"])
+    with pytest.raises(SystemExit, match=r"data\.dir is 'data/none'"):
+        main(["check"])
+    (project / "params.yaml").write_text("train: {epochs: none}\n")
+    with pytest.raises(SystemExit, match=r"train\.epochs"):
+        main(["check", "--params"])
 
 
 def test_published_weights_are_not_fetched(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
