@@ -10,6 +10,7 @@ from pathlib import Path
 
 import rfdetr_core
 from rfdetr_core.errors import UserError
+from rfdetr_core.imports import shadows
 
 # DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
 # the outs of dvc.yaml alone: what the user changed in a dataset must stay.
@@ -35,4 +36,9 @@ def _check_code_is_of_this_project() -> None:
     if not code.is_relative_to(root):
         raise UserError(
             f"rfdetr_core is imported from {code.parent}, not from {root}. Run stages as python -m stages.<name> there."
+        )
+    if found := shadows(root):
+        raise UserError(
+            f"{', '.join(found)} would be imported in place of a module that the results are recorded to come from. "
+            "Remove or rename it."
         )

@@ -18,6 +18,7 @@ TIERS = [
     {
         "errors",
         "files",
+        "imports",
         "params",
         "images",
         "manifest",

@@ -13,8 +13,8 @@ from rfdetr_core.evaluation.evaluate import EvaluationFiles
 
 # What stages.evaluate runs; a test compares this with its imports.
 CODE = (
-    *(f"rfdetr_core/{name}.py" for name in ("__init__", "boxes", "errors", "files", "images", "inference", "manifest")),
-    *(f"rfdetr_core/{name}.py" for name in ("params", "provenance", "sampling", "structures")),
+    *(f"rfdetr_core/{name}.py" for name in ("__init__", "boxes", "errors", "files", "images", "imports", "inference")),
+    *(f"rfdetr_core/{name}.py" for name in ("manifest", "params", "provenance", "sampling", "structures")),
     *(f"rfdetr_core/checkpoint/{name}.py" for name in ("__init__", "coco", "digest", "files", "keys", "loading")),
     *(f"rfdetr_core/data/{name}.py" for name in ("__init__", "preprocess", "samples")),
     *(f"rfdetr_core/metrics/{name}.py" for name in ("__init__", "coco")),

@@ -13,8 +13,8 @@ from rfdetr_core.errors import UserError
 SCHEMA = 1
 # What stages.strip runs; a test compares this with its imports.
 CODE = (
-    *("rfdetr_core/__init__.py", "rfdetr_core/errors.py", "rfdetr_core/files.py", "rfdetr_core/params.py"),
-    *("rfdetr_core/provenance.py", "rfdetr_core/stripping.py"),
+    *("rfdetr_core/__init__.py", "rfdetr_core/errors.py", "rfdetr_core/files.py", "rfdetr_core/imports.py"),
+    *("rfdetr_core/params.py", "rfdetr_core/provenance.py", "rfdetr_core/stripping.py"),
     *("rfdetr_core/checkpoint/__init__.py", "rfdetr_core/checkpoint/digest.py", "rfdetr_core/checkpoint/files.py"),
     *("rfdetr_core/checkpoint/keys.py", "rfdetr_core/lineage/__init__.py", "rfdetr_core/lineage/compose.py"),
     *("rfdetr_core/lineage/records.py", "rfdetr_core/model/__init__.py", "rfdetr_core/model/config.py"),

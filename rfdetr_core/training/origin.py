@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from rfdetr_core.training.run import TrainingFiles
 
 # What stages.train runs; a test compares this with its imports.
-_FILES = ("__init__", "boxes", "errors", "files", "images", "manifest", "params", "processes", "provenance", "sampling")
+_FILES = ("__init__", "boxes", "errors", "files", "images", "imports", "manifest", "params", "processes", "provenance")
 CODE = (
-    *(f"rfdetr_core/{name}.py" for name in (*_FILES, "structures")),
+    *(f"rfdetr_core/{name}.py" for name in (*_FILES, "sampling", "structures")),
     *(f"rfdetr_core/{name}" for name in ("checkpoint", "data", "loss", "metrics", "model", "training")),
     *("stages/__init__.py", "stages/train.py"),
 )
