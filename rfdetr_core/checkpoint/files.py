@@ -77,7 +77,8 @@ class Checkpoint:
     weights: by our names. model_config: upstream's 44 fields, empty where the file has none. args: the training
     parameters, with class_names. model_name: the class, such as RFDETRNano. epoch counts from 0. best_total_source:
     "ema" or "regular" in checkpoint_best_total.pth. training_record, lineage: what train and strip say of the origin.
-    unknown: upstream names that are no part of any model here. path: where it was read.
+    unknown: upstream names that are no part of any model here. others: what the file holds beside all this. path: where
+    it was read.
     """
 
     weights: dict[str, Tensor]
@@ -90,6 +91,7 @@ class Checkpoint:
     training_record: dict[str, Any] | None = None
     lineage: dict[str, Any] | None = None
     unknown: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     path: Path | None = None
 
     @property
@@ -232,7 +234,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     args = content.get("args", content.get("hyper_parameters"))
     args = vars(args) if isinstance(args, tuple(_NAMESPACES)) else args
     optional = {key: content[key] for key, kind in _OPTIONAL.items() if type(content.get(key)) is kind}
-    return Checkpoint(weights, args if isinstance(args, dict) else {}, unknown=tuple(unknown), path=path, **optional)
+    others = tuple(str(key) for key in content if key not in optional and key not in ("model", "args"))
+    told = args if isinstance(args, dict) else {}
+    return Checkpoint(weights, told, unknown=tuple(unknown), others=others, path=path, **optional)
 
 
 def _model_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
@@ -249,6 +253,8 @@ def _model_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is no RF-DETR checkpoint: it has no `model` or `state_dict` with RF-DETR's weights.")
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in model.items()):
         raise UserError(f"{path} is no RF-DETR checkpoint: its `model` holds something other than named tensors.")
+    if odd := [name for name, one in model.items() if one.layout != torch.strided or one.is_quantized or one.is_meta]:
+        raise UserError(f"{path}: {odd[0]} is a sparse, quantized or empty tensor. Save the model with plain tensors.")
     return dict(model)
 
 

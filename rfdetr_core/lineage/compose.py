@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rfdetr_core import provenance
+from rfdetr_core import files, provenance
 from rfdetr_core.checkpoint.digest import tensor_digest
 from rfdetr_core.checkpoint.files import Checkpoint
 from rfdetr_core.errors import UserError
@@ -20,6 +20,7 @@ CODE = (
     *("rfdetr_core/lineage/records.py", "rfdetr_core/model/__init__.py", "rfdetr_core/model/config.py"),
     *("stages/__init__.py", "stages/strip.py"),
 )
+_OF_TRAINING = ("params", "inputs", "files", "counts", "parents", "code", "packages", "machine")
 
 
 def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +28,8 @@ def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, A
 
     Keys: schema; variant; training: the record of train (params, inputs, weights, code, packages, machine, files,
     counts, parents, lock); selection: the content of selection.json; code: SHA-256 of each source file that strip
-    runs; tensors: the digest of the weights, whatever file they are in.
+    runs; description: the digest of what else the file says of the model; tensors: the digest of the weights, whatever
+    file they are in.
 
     Raises:
         UserError: the file has no record of its training.
@@ -40,5 +42,27 @@ def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, A
         "training": checkpoint.training_record,
         "selection": dict(selection),
         "code": provenance.code_digests(CODE),
+        "description": description_digest(checkpoint),
         "tensors": tensor_digest(checkpoint.weights),
     }
+
+
+def description_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 of what loading takes from a file beside the weights: class, configuration, parameters, class names."""
+    told = {"model_name": checkpoint.model_name, "model_config": checkpoint.model_config, "args": checkpoint.args}
+    return files.digest(told)
+
+
+def is_whole(lineage: Any) -> bool:
+    """Whether a lineage, which anyone may have written, has the parts that are read of it."""
+    try:
+        training = lineage["training"]
+        dicts = [lineage["selection"], lineage["code"], *(training[key] for key in _OF_TRAINING)]
+        named = (training["files"] or {}).values()
+        return (
+            all(isinstance(one, dict | None) for one in dicts)
+            and isinstance(lineage["tensors"], str)
+            and all(isinstance(one["git"], str) for one in named)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False

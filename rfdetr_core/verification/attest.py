@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core import files
+from rfdetr_core.checkpoint.digest import tensor_digest
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.compose import SCHEMA
+from rfdetr_core.lineage.compose import SCHEMA, description_digest, is_whole
 from rfdetr_core.provenance import flattened
 from rfdetr_core.verification.report import Report
 
@@ -32,7 +33,8 @@ def attest(file: Path, output: Path | None = None, key: Path | None = None) -> l
     """Write the statement beside the file, and with a private key its signature beside that; the paths.
 
     Raises:
-        UserError: no model file, without lineage, a key that is none, or the signing extra is not installed.
+        UserError: no model file, without lineage or with that of another, a key that is none, or the signing extra is
+            not installed.
     """
     statement = statement_of(file)
     path = output or file.with_name(f"{file.name}{SUFFIX}")
@@ -57,11 +59,15 @@ def statement_of(file: Path) -> dict[str, Any]:
     """The statement: subject = the file; materials = manifests, annotations, code, params, weights, environment lock.
 
     Raises:
-        UserError: no model file, or without lineage.
+        UserError: no model file, without lineage, or with that of another model.
     """
-    lineage = read_checkpoint(file).lineage
-    if lineage is None:
+    checkpoint = read_checkpoint(file)
+    lineage = checkpoint.lineage
+    if not is_whole(lineage) or lineage is None:
         raise UserError(f"{file} carries no lineage. Attest the stripped model: output/checkpoint_best_total.pth")
+    own = (checkpoint.model_name, description_digest(checkpoint), tensor_digest(checkpoint.weights))
+    if own != tuple(lineage.get(key) for key in ("variant", "description", "tensors")) or checkpoint.unknown:
+        raise UserError(f"{file} is not what its lineage says. What differs: python -m rfdetr_core verify {file}")
     training = lineage["training"]
     return {
         "_type": _STATEMENT,
@@ -89,9 +95,16 @@ def check_attestation(report: Report, file: Path, key: Path | None) -> None:
     """The statement beside a file against its lineage, and with a public key its signature."""
     path = file.with_name(f"{file.name}{SUFFIX}")
     signature = path.with_name(f"{path.name}.sig")
+    if key is not None:
+        _check_key(key)
     if not path.is_file():
         if key is not None:
             report.wrong(str(path), "a statement", None, "--key")
+        return
+    if not file.is_file():
+        if key is not None:
+            report.wrong(str(file), "the file that was signed", None, "--key")
+        report.skip(str(path), "gone: the model is not here")
         return
     try:
         told, again = files.read_json(path), statement_of(file)
@@ -118,6 +131,18 @@ def check_attestation(report: Report, file: Path, key: Path | None) -> None:
         )
 
 
+def _check_key(key: Path) -> None:
+    """Check that a file holds a public key.
+
+    Raises:
+        UserError: it does not, or the signing extra is not installed.
+    """
+    with _explained(f"{key} is no public key in PEM form"):
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        load_pem_public_key(key.read_bytes())
+
+
 def _materials(lineage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     training = lineage["training"]
     for name, sha256 in sorted(training["inputs"].items()):
@@ -135,10 +160,11 @@ def _compare(report: Report, told: Any, again: dict[str, Any], path: Path) -> No
     """Statements part by part; a renamed file is the same subject."""
     for statement in (told, again):
         statement["subject"] = [one["digest"] for one in statement["subject"]]
-    materials = []
+    materials: list[dict[str, Any]] = []
     for statement in (told, again):
-        definition = statement["predicate"]["buildDefinition"]
-        materials.append({one["name"]: one for one in definition.pop("resolvedDependencies")})
+        given = statement["predicate"]["buildDefinition"].pop("resolvedDependencies")
+        materials.append({one["name"]: one for one in given})
+        report.equal(f"materials of {path}", len(given), len(materials[-1]), "each has one name")
     for name in sorted(materials[0].keys() | materials[1].keys()):
         report.equal(f"material {name} of {path}", materials[1].get(name), materials[0].get(name), "lineage")
     before, after = flattened(again), flattened(told)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.errors import UserError
+
 
 def add_commands(commands: Any) -> None:
     """Add verify and attest to the parsers of the command line."""
@@ -32,6 +34,10 @@ def add_commands(commands: Any) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
+    only = "--lock" if options.lock else "--reproduce" if options.reproduce else None
+    if only and (options.file or options.key):
+        given = "FILE" if options.file else "--key"
+        raise UserError(f"{only} checks the project, not a model file: give {given} without it.")
     if options.reproduce:
         from rfdetr_core.verification.reproduce import reproduce
 

@@ -15,7 +15,7 @@ from rfdetr_core import files, provenance
 from rfdetr_core.checkpoint.digest import tensor_digest
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.compose import CODE
+from rfdetr_core.lineage.compose import CODE, description_digest
 from rfdetr_core.lineage.history import LOCK, MODEL, History
 from rfdetr_core.lineage.trace import Archive
 from rfdetr_core.provenance import flattened
@@ -25,7 +25,7 @@ from rfdetr_core.verification.origins import SELECTION, check_lineage, check_pas
 from rfdetr_core.verification.pipeline import Pipeline
 from rfdetr_core.verification.report import Report
 
-_BEST = "output/checkpoint_best_{}.pth"
+_BEST, RESUME = "output/checkpoint_best_{}.pth", "output/checkpoint.pth"
 
 
 def check_project(report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any] | None) -> None:
@@ -62,12 +62,13 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
         return
     tensors = tensor_digest(checkpoint.weights)
     record = archive.records.get(tensors)
-    if record is None and checkpoint.lineage is not None:
-        record = archive.records.get(str(checkpoint.lineage.get("tensors")))
-    if checkpoint.lineage is not None and record is None:
-        report.skip(f"lineage of {path}", "gone: no record of it in this history")
-    if checkpoint.lineage is not None and not _check_own(report, checkpoint, str(path), record):
-        return
+    if checkpoint.lineage is not None:
+        said = record or archive.records.get(str(checkpoint.lineage.get("tensors")))
+        if said is None:
+            report.skip(f"lineage of {path}", "gone: no record of it in this history")
+        _check_own(report, checkpoint, str(path), said)
+    elif record is not None and (checkpoint.args or checkpoint.model_config or checkpoint.model_name):
+        _check_description(report, checkpoint, str(path), record["lineage"])
     origin = checkpoint.origin or (record or {}).get("lineage", {}).get("training")
     if origin is None:
         report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
@@ -77,11 +78,22 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
     if archive.introduced(md5):
         report.checked += 1
     elif record is None:
-        report.skip(f"weights of {path}", "gone: no record and no dvc.lock here has them")
+        _check_unknown(report, path, tensors, archive.history)
     elif record["file"]["md5"] != md5:
         report.note(f"{path} was saved again: its weights are recorded, its bytes are others")
     else:
         report.skip(f"{LOCK} with {path}", "gone: no commit here has it")
+
+
+def _check_unknown(report: Report, path: Path, tensors: str, history: History) -> None:
+    """Weights that no record and no dvc.lock has: whoever made them, it was not this project."""
+    name = f"weights of {path}"
+    if path.resolve() == (history.root / RESUME).resolve():
+        report.skip(name, "a state to go on from, which is no result: neither records nor dvc.lock name it")
+    elif history.shallow:
+        report.skip(name, "this clone is shallow: git fetch --unshallow")
+    else:
+        report.wrong(name, "weights that this history has in a record or dvc.lock", tensors, "records/, dvc.lock")
 
 
 def _read(report: Report, path: Path, name: str) -> Checkpoint | None:
@@ -103,6 +115,11 @@ def _check_own(report: Report, checkpoint: Checkpoint, name: str, record: Mappin
         return False
     report.equal(f"weights of {name}", lineage.get("tensors"), tensor_digest(checkpoint.weights), "its lineage")
     report.equal(f"variant of {name}", lineage.get("variant"), checkpoint.model_name, "its lineage")
+    _check_description(report, checkpoint, name, lineage)
+    winner = (lineage.get("selection") or {}).get("winner")
+    report.equal(f"best_total_source of {name}", winner, checkpoint.best_total_source, "its lineage")
+    more = ", ".join((*checkpoint.unknown, *checkpoint.others))
+    report.equal(f"what {name} holds beside the model", None, more or None, "strip writes nothing else")
     if record is not None:
         _compare(
             report,
@@ -112,6 +129,11 @@ def _check_own(report: Report, checkpoint: Checkpoint, name: str, record: Mappin
             f"records/{record['lineage']['tensors'][:16]}...json",
         )
     return True
+
+
+def _check_description(report: Report, checkpoint: Checkpoint, name: str, lineage: Mapping[str, Any]) -> None:
+    found = description_digest(checkpoint)
+    report.equal(f"classes and configuration of {name}", lineage.get("description"), found, "its lineage")
 
 
 def _compare(report: Report, what: str, expected: Mapping[str, Any], found: Mapping[str, Any], by: str) -> None:

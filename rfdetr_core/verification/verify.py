@@ -8,6 +8,7 @@ from typing import Any
 
 from rfdetr_core import files, provenance
 from rfdetr_core.errors import UserError
+from rfdetr_core.imports import shadows
 from rfdetr_core.lineage.history import EVALUATION, LOCK, MODEL, History
 from rfdetr_core.manifest import DataConfig
 from rfdetr_core.params import read_section
@@ -31,9 +32,7 @@ def verify_lock(root: Path) -> Report:
     contents, pipeline, _ = _check_git(report, root, only_git=True)
     record = _check_record(report, contents, pipeline, with_lineage=True)
     with report.reading(EVALUATION):
-        check_evaluation(
-            report, contents, pipeline, record and record["file"] | {"tensors": record["lineage"]["tensors"]}
-        )
+        check_evaluation(report, contents, pipeline, _recorded(record))
     report.skip("dataset, cache and model files", "not asked for: --lock")
     return report
 
@@ -51,7 +50,8 @@ def verify(root: Path, file: Path | None = None) -> Report:
     report = Report()
     if file is not None and not _is_present(root, file):
         if not file.is_file():
-            raise UserError(f"{file} does not exist. Give a model file.")
+            what = "is no file" if file.exists() else "does not exist"
+            raise UserError(f"{file} {what}. Give a model file.")
         with report.reading(f"lineage of {file}"):
             check_file(report, file, Archive(History(root)))
         return report
@@ -70,7 +70,7 @@ def verify(root: Path, file: Path | None = None) -> Report:
         for key in ("sha256", "size"):
             report.equal(f"{key} of {MODEL}", record["file"].get(key), model[key], _named(record))
     with report.reading(EVALUATION):
-        check_evaluation(report, contents, pipeline, model)
+        check_evaluation(report, contents, pipeline, model or _recorded(record))
     with report.reading(METRICS):
         check_metrics(report, contents)
     return report
@@ -84,6 +84,8 @@ def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents,
     with report.reading(LOCK):
         check_pipeline(report, contents, pipeline)
         check_contents(report, contents, pipeline, leave="" if only_git else data, only_git=only_git)
+    for name in shadows(contents.root):
+        report.wrong(f"code {name}", None, "it is imported in place of another module", "the order of Python's imports")
     with report.reading(SCORES):
         check_selection(report, contents)
     changed = contents.differs_from_head(LOCK, "manifest", SCORES, SELECTION, "reports")
@@ -106,6 +108,11 @@ def _check_record(
             check_lineage(report, contents, pipeline, record["lineage"], _named(record))
         return record
     return None
+
+
+def _recorded(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The digests of the model file that a record has."""
+    return None if record is None else {**record["file"], "tensors": record["lineage"]["tensors"]}
 
 
 def _named(record: Mapping[str, Any]) -> str:

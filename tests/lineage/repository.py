@@ -48,7 +48,8 @@ class Repository:
         write_checkpoint(output / "checkpoint_best_ema.pth", best)
         lineage = compose(best, selection)
         model = output / "checkpoint_best_total.pth"
-        write_checkpoint(model, replace(best, epoch=None, training_record=None, lineage=lineage))
+        stripped = replace(best, epoch=None, training_record=None, lineage=lineage)
+        write_checkpoint(model, replace(stripped, best_total_source=selection["winner"]))
         write_record(self.folder / "records", model, lineage, {"host": "runner"})
         self.evaluate(model)
         self.lock()

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,24 +15,10 @@ from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.errors import UserError
 from rfdetr_core.lineage.records import write_record
-from rfdetr_core.verification.attest import attest
-from tests.lineage.repository import Images, Repository
-
-IMAGES: Images = {"train": {"train/a.jpg": "a"}, "valid": {"valid/b.jpg": "b"}, "test": {"test/c.jpg": "c"}}
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    made = Repository(tmp_path / "clone")
-    made.train(1, IMAGES, parent="0" * 64)
-    made.commit("Train")
-    return made
-
-
-@pytest.fixture
-def model(repository: Repository, tmp_path: Path) -> Path:
-    """The model, away from the project and under another name."""
-    return Path(shutil.move(repository.folder / "output" / "checkpoint_best_total.pth", tmp_path / "model.pth"))
+from rfdetr_core.verification.attest import attest, check_attestation
+from rfdetr_core.verification.report import Report
+from tests.lineage.repository import Repository
+from tests.verification.told import verify
 
 
 @pytest.fixture
@@ -51,14 +35,6 @@ def make_keys(folder: Path, name: str = "key") -> tuple[Path, Path]:
     private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
     public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
     return private, public
-
-
-def verify(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object) -> list[str]:
-    """What does not hold."""
-    capsys.readouterr()
-    with contextlib.suppress(SystemExit):
-        main(["verify", *map(str, arguments), "--repo", str(repository.folder), "--json"])
-    return [one["what"] for one in json.loads(capsys.readouterr().out)["mismatches"]]
 
 
 def test_a_statement_names_subject_and_materials_and_is_deterministic(repository: Repository, model: Path) -> None:
@@ -156,3 +132,55 @@ def test_a_file_without_lineage_cannot_be_attested(model: Path) -> None:
     write_checkpoint(model, replace(read_checkpoint(model), lineage=None))
     with pytest.raises(UserError, match="carries no lineage"):
         attest(model)
+
+
+@pytest.mark.parametrize("part", ["weights", "lineage", "args", "layout"])
+def test_a_file_that_contradicts_itself_is_not_attested(model: Path, part: str) -> None:
+    checkpoint = read_checkpoint(model)
+    changed: dict[str, Any] = {
+        "weights": {"weights": {name: tensor + 1 for name, tensor in checkpoint.weights.items()}},
+        "lineage": {"lineage": dict(checkpoint.lineage or {}) | {"variant": "RFDETRLarge"}},
+        "args": {"args": checkpoint.args | {"class_names": ["other"]}},
+        "layout": {"lineage": {"training": {}, "tensors": "x"}},
+    }
+    write_checkpoint(model, replace(checkpoint, **changed[part]))
+    with pytest.raises(UserError, match=r"model\.pth (is not what its lineage says|carries no lineage)"):
+        attest(model)
+    assert not model.with_name("model.pth.intoto.json").exists()
+
+
+def test_a_statement_of_a_model_that_is_not_here_is_unchecked_but_for_a_key(
+    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = repository.folder / "output" / "checkpoint_best_total.pth"
+    for path in attest(model, key=keys[0]):
+        shutil.copy(path, path.with_name(path.name.replace(model.name, gone.name)))
+        shutil.move(path.with_name(path.name.replace(model.name, gone.name)), gone.parent)
+    report = Report()
+    check_attestation(report, gone, None)
+    assert not report.mismatches
+    check_attestation(report, gone, keys[1])
+    assert [what for what, _, _ in report.mismatches] == [str(gone)]
+
+
+def test_a_material_that_is_named_twice_is_a_mismatch(
+    repository: Repository, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = attest(model)
+    told = files.read_json(path)
+    materials = told["predicate"]["buildDefinition"]["resolvedDependencies"]
+    materials.insert(0, materials[0] | {"digest": {"sha256": "1" * 64}})
+    files.write_json(path, told)
+    assert verify(capsys, repository, model) == [f"materials of {path}"]
+
+
+@pytest.mark.parametrize("content", [None, "no key"])
+def test_a_key_that_cannot_verify_is_no_mismatch_but_an_error(
+    repository: Repository, model: Path, tmp_path: Path, content: str | None
+) -> None:
+    attest(model)
+    key = tmp_path / "none.pem"
+    if content:
+        key.write_text(content)
+    with pytest.raises(SystemExit, match=r"none\.pem is no public key"):
+        main(["verify", str(model), "--key", str(key), "--repo", str(repository.folder)])

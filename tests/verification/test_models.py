@@ -1,0 +1,116 @@
+"""A model file from anywhere: what this history made holds, and what it did not make does not."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rfdetr_core.checkpoint.digest import tensor_digest
+from rfdetr_core.checkpoint.files import file_content, read_checkpoint, write_checkpoint, write_plain
+from rfdetr_core.cli import main
+from tests.lineage.repository import Repository
+from tests.verification.told import verify
+
+
+def reweighted(path: Path) -> None:
+    checkpoint = read_checkpoint(path)
+    weights = {name: tensor + 1 for name, tensor in checkpoint.weights.items()}
+    lineage = checkpoint.lineage and checkpoint.lineage | {"tensors": tensor_digest(weights)}
+    write_checkpoint(path, replace(checkpoint, weights=weights, lineage=lineage))
+
+
+def test_weights_that_nothing_here_made_do_not_hold(
+    repository: Repository, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = Path(shutil.copy(repository.folder / "output" / "checkpoint_best_ema.pth", model.with_name("best.pth")))
+    for path in (model, best):
+        assert verify(capsys, repository, path) == []
+        reweighted(path)
+        assert f"weights of {path}" in verify(capsys, repository, path)
+    dropped = read_checkpoint(model)
+    assert dropped.lineage
+    write_checkpoint(model, replace(dropped, lineage=None, training_record=dropped.lineage["training"]))
+    assert verify(capsys, repository, model) == [f"weights of {model}"]
+
+
+def test_in_a_shallow_clone_unknown_weights_are_unchecked(
+    repository: Repository, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.train(2, {"train": {"train/z.jpg": "z"}})
+    repository.git("rm", "-q", "-r", "--cached", "records")
+    shutil.rmtree(repository.folder / "records")
+    repository.commit("Another", without=("records",))
+    repository.git("clone", "-q", "--depth", "1", f"file://{repository.folder}", str(tmp_path / "shallow"))
+    clone = Repository.__new__(Repository)
+    clone.folder = tmp_path / "shallow"
+    assert verify(capsys, clone, model) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"args": {"class_names": ["green", "red"]}},
+        {"model_config": {"resolution": 128}},
+        {"model_name": "RFDETRLarge"},
+        {"best_total_source": "regular"},
+    ],
+)
+def test_what_a_file_says_of_its_model_is_covered(
+    repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
+    checkpoint = read_checkpoint(model)
+    values = {
+        key: getattr(checkpoint, key) | value if isinstance(value, dict) else value for key, value in change.items()
+    }
+    write_checkpoint(model, replace(checkpoint, **values))
+    what = "best_total_source" if "best_total_source" in change else "classes and configuration"
+    assert f"{what} of {model}" in verify(capsys, repository, model)
+    # The record knows it too, where the lineage was taken away.
+    write_checkpoint(model, replace(read_checkpoint(model), lineage=None))
+    assert verify(capsys, repository, model) == ([] if "best_total_source" in change else [f"{what} of {model}"])
+
+
+def test_what_a_file_holds_beside_its_model_is_named(
+    repository: Repository, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = file_content(read_checkpoint(model))
+    for more in ({"model": content["model"] | {"more.weight": torch.ones(3)}}, {"note": "x"}):
+        write_plain(model, content | more)
+        assert verify(capsys, repository, model) == [f"what {model} holds beside the model"]
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta"])
+def test_tensors_without_plain_bytes_are_refused(
+    repository: Repository, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensor = {
+        "sparse": lambda: torch.ones(3, 3).to_sparse(),
+        "meta": lambda: torch.ones(3, 3, device="meta"),
+    }[kind]()
+    torch.save({"model": {"class_embed.weight": tensor}}, tmp_path / "odd.pth")
+    assert verify(capsys, repository, tmp_path / "odd.pth") == [str(tmp_path / "odd.pth")]
+
+
+@pytest.mark.parametrize("lineage", [{}, {"training": {}}, {"training": [1], "selection": 5, "tensors": ["a"]}])
+def test_a_lineage_that_is_none_is_a_mismatch(
+    repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], lineage: dict[str, Any]
+) -> None:
+    write_checkpoint(model, replace(read_checkpoint(model), lineage=lineage))
+    assert verify(capsys, repository, model)
+
+
+@pytest.mark.parametrize("only", ["--lock", "--reproduce"])
+@pytest.mark.parametrize("given", [["model.pth"], ["--key", "public.pem"]])
+def test_a_file_or_a_key_is_not_silently_ignored(repository: Repository, only: str, given: list[str]) -> None:
+    with pytest.raises(SystemExit, match=f"{only} checks the project, not a model file"):
+        main(["verify", only, *given, "--repo", str(repository.folder)])
+
+
+def test_a_folder_is_not_said_to_be_missing(repository: Repository, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="is no file"):
+        main(["verify", str(tmp_path), "--repo", str(repository.folder)])

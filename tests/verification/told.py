@@ -1,0 +1,19 @@
+"""What `verify` says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+
+from rfdetr_core.cli import main
+from tests.lineage.repository import Repository
+
+
+def verify(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object) -> list[str]:
+    """What does not hold."""
+    capsys.readouterr()
+    with contextlib.suppress(SystemExit):
+        main(["verify", *map(str, arguments), "--repo", str(repository.folder), "--json"])
+    return [one["what"] for one in json.loads(capsys.readouterr().out)["mismatches"]]
