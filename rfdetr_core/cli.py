@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.run(options)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # as of `| head`; else Python tells of it once more when it flushes at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:

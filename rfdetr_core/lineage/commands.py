@@ -50,7 +50,7 @@ def _audit(options: argparse.Namespace) -> None:
 
         traced = trace(options.file, archive)
         print(json.dumps(plain(traced, archive), indent=2) if options.json else told(options.file, traced, archive))
-        if traced.found_by is None:
+        if traced.found_by is None or traced.contradicted:
             sys.exit(1)
 
 
@@ -58,13 +58,16 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
     from rfdetr_core.lineage.images import rows_of
     from rfdetr_core.lineage.trace import trace
 
-    rows = list(rows_of(trace(options.file, archive), archive))
+    traced = trace(options.file, archive)
+    rows = list(rows_of(traced, archive))
     if options.json:
         print(json.dumps(rows))
-        return
-    writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    else:
+        writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if traced.contradicted:
+        sys.exit("\n".join(f"note: {note}" for note in traced.notes))
 
 
 def _audit_image(options: argparse.Namespace, archive: Archive) -> None:

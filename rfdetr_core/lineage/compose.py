@@ -20,7 +20,6 @@ CODE = (
     *("rfdetr_core/lineage/records.py", "rfdetr_core/model/__init__.py", "rfdetr_core/model/config.py"),
     *("stages/__init__.py", "stages/strip.py"),
 )
-_OF_TRAINING = ("params", "inputs", "files", "counts", "parents", "code", "packages", "machine")
 
 
 def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,18 +50,3 @@ def description_digest(checkpoint: Checkpoint) -> str:
     """SHA-256 of what loading takes from a file beside the weights: class, configuration, parameters, class names."""
     told = {"model_name": checkpoint.model_name, "model_config": checkpoint.model_config, "args": checkpoint.args}
     return files.digest(told)
-
-
-def is_whole(lineage: Any) -> bool:
-    """Whether a lineage, which anyone may have written, has the parts that are read of it."""
-    try:
-        training = lineage["training"]
-        dicts = [lineage["selection"], lineage["code"], *(training[key] for key in _OF_TRAINING)]
-        named = (training["files"] or {}).values()
-        return (
-            all(isinstance(one, dict | None) for one in dicts)
-            and isinstance(lineage["tensors"], str)
-            and all(isinstance(one["git"], str) for one in named)
-        )
-    except (KeyError, TypeError, AttributeError):
-        return False

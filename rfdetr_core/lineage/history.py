@@ -3,7 +3,6 @@ experiments."""
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 import subprocess
@@ -11,7 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ MODEL = "output/checkpoint_best_total.pth"
 EVALUATION = "reports/evaluate/lineage.json"
 NOT_COMMITTED = "0" * 40
 _WATCHED = (LOCK, "records", "manifest", EVALUATION)
+# Another object that `git replace` names would be read in place of a manifest.
+GIT = ("git", "--no-replace-objects")
 # Settings of the user's that would hide the first commit, or write more than is asked for.
 _PLAIN = ("-c", "log.showRoot=true", "-c", "log.showSignature=false", "-c", "core.quotePath=false")
 _BASES = "core.deltaBaseCacheLimit=512m"
@@ -158,7 +159,7 @@ class History:
         options = ["--no-color", "--text", "--null", "--fixed-strings", "--max-count=1", "-e", text]
 
         def search(part: Sequence[str]) -> bytes:
-            command = ["git", *settings, "grep", *options, *part, "--", path]
+            command = [*GIT, *settings, "grep", *options, *part, "--", path]
             # What git frees between two versions would else be given back to the system, and faulted in again.
             environment = os.environ | {"GLIBC_TUNABLES": _KEEP_MEMORY}
             done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, check=False)
@@ -181,7 +182,7 @@ class History:
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """The contents of git objects (a blob, or <commit>:./<path>), one at a time; None for what is not there."""
         names = list(names)
-        command = ["git", "-c", _BASES, "cat-file", "--batch", "--buffer"]
+        command = [*GIT, "-c", _BASES, "cat-file", "--batch", "--buffer"]
         with subprocess.Popen(command, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -199,25 +200,33 @@ class History:
             feeder.join()
 
     def _git(self, *arguments: str, asked: str = "") -> str:
-        command = ["git", *_PLAIN, *arguments]
+        command = [*GIT, *_PLAIN, *arguments]
         try:
             done = subprocess.run(command, cwd=self.root, input=asked.encode(), capture_output=True, check=False)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} does not exist, or git is not installed.") from None
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip()
-            raise UserError(f"{self.root} has no git history to search: {reason}. Name the clone: --repo DIR")
+            raise UserError(
+                f"{self.root} has no git history to search: {reason}. Name a clone with a working tree: --repo DIR"
+            )
         return done.stdout.decode(errors="replace")
 
 
+@lru_cache
 def cache_folder(root: Path) -> Path:
-    """DVC's cache: as configured for this clone, else for the project, else the usual one."""
-    place = "cache"
-    for name in ("config", "config.local"):
-        settings = configparser.ConfigParser(interpolation=None)
-        settings.read(root / ".dvc" / name)
-        place = settings.get("cache", "dir", fallback=place)
-    return root / ".dvc" / place
+    """DVC's cache: as configured for this clone, for the project, the user or the system, else the usual one.
+
+    Raises:
+        UserError: a configuration of DVC is broken.
+    """
+    from dvc.config import Config, ConfigError  # type: ignore[import-untyped]
+
+    try:
+        settings = Config(dvc_dir=str((root / ".dvc").resolve()))
+    except ConfigError as error:
+        raise UserError(f"DVC's configuration cannot be read ({error}). See: dvc config --list --show-origin") from None
+    return root / ".dvc" / (settings["cache"].get("dir") or "cache")
 
 
 def cached(root: Path, md5: str) -> Path:

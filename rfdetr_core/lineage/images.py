@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import md5 as new_md5
+from hashlib import sha1 as new_sha1
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rfdetr_core.lineage.history import LOCK, MODEL, NOT_COMMITTED, Commit, Hist
 from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
 from rfdetr_core.manifest import SPLITS
 
+_SHA1 = 40  # hexadecimal digits; repositories with SHA-256 have more
 ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
 # As DVC writes it. A lock where this does not find a known model is parsed; parsing all would take most of the time.
 _MODEL_IN_LOCK = re.compile(rb"^ *- path: %s\n *hash: md5\n *md5: ([0-9a-f]{32})$" % re.escape(MODEL).encode(), re.M)
@@ -48,6 +50,8 @@ def rows_of(traced: Trace, archive: Archive) -> Iterator[dict[str, Any]]:
                 f"manifest/{split}.json (git blob {blob}) is not in this clone. Name the clone that has its history: "
                 "--repo DIR; a shallow clone needs git fetch --unshallow"
             )
+        if len(blob) == _SHA1 and new_sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob:
+            raise UserError(f"git's object {blob}, manifest/{split}.json, was changed. Fetch it again: git fsck")
         yield from ({"split": split, **row} for row in json.loads(content))
 
 

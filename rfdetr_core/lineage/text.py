@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.lineage.history import EVALUATION, NOT_COMMITTED, Commit
+from rfdetr_core.lineage.history import EVALUATION, GIT, NOT_COMMITTED, Commit
 from rfdetr_core.lineage.images import Answer
 from rfdetr_core.lineage.trace import Archive, Trace, evaluations_of
 from rfdetr_core.provenance import short
@@ -57,7 +57,8 @@ def told(path: Path, traced: Trace, archive: Archive) -> str:
     for link in traced.links:
         lines += ["", f"{link.stage:12} {_who(link.commit)}", *details.pop(link.stage, [])]
     for stage, told_of in details.items():
-        source = EVALUATION if stage == "evaluate" else "as the file itself says"
+        said = "as its record says" if traced.record else "as the file itself says"
+        source = EVALUATION if stage == "evaluate" else said
         lines += ["", f"{stage:12} {source}", *told_of]
     lines += ["", *_dataset_lines(traced, archive)] if traced.links else []
     run = (traced.record or {}).get("run") or {}
@@ -145,7 +146,7 @@ def _dataset(traced: Trace, archive: Archive) -> list[Commit]:
     folders = [dep for dep in link.entry["deps"] if not dep.startswith(("rfdetr_core", "stages", "requirements"))]
     paths = [name for folder in folders for name in (folder, f"{folder}.dvc")]
     command = [
-        "git",
+        *GIT,
         "log",
         "-1",
         "--format=%H%x00%an%x00%ae%x00%aI%x00%s",

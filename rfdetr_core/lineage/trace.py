@@ -13,6 +13,8 @@ from typing import Any
 from rfdetr_core import files
 from rfdetr_core.errors import UserError
 from rfdetr_core.lineage.history import EVALUATION, LOCK, NOT_COMMITTED, Commit, History, Lock, cached
+from rfdetr_core.lineage.records import is_whole
+from rfdetr_core.provenance import flattened
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
 _MOST = 3
@@ -35,7 +37,7 @@ class Trace:
     found_by: "bytes" (in a dvc.lock), "tensors" (the weights are those of a record), or None: in no history here.
     path: its name in the pipeline. links: from the stage that wrote it back to validate. lineage: what it carries, or
     what the record says. record: the content of its file in records/. children: tensor digests of models that were
-    trained from it.
+    trained from it. contradicted: the file speaks of another making than its record, or of other weights.
     """
 
     sha256: str
@@ -48,6 +50,7 @@ class Trace:
     record: dict[str, Any] | None = None
     children: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    contradicted: bool = False
 
 
 class Archive:
@@ -138,16 +141,17 @@ def trace(path: Path, archive: Archive) -> Trace:
         UserError: the file is missing; or it is a model file that cannot be read.
     """
     if not path.is_file():
-        raise UserError(f"{path} does not exist. Give a model file, or another result of the pipeline.")
+        what = "is no file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {what}. Give a model file, or another result of the pipeline.")
     sha256, md5 = files.sha256_file(path), files.md5_file(path)
-    tensors, lineage = None, None
+    tensors, own = None, None
     if path.suffix in SUFFIXES:
         # They import torch, which the search for an image does without.
         from rfdetr_core.checkpoint.digest import tensor_digest
         from rfdetr_core.checkpoint.files import read_checkpoint
 
         checkpoint = read_checkpoint(path)
-        tensors, lineage = tensor_digest(checkpoint.weights), checkpoint.lineage
+        tensors, own = tensor_digest(checkpoint.weights), checkpoint.lineage
     record = archive.records.get(tensors or "")
     found = archive.introduced(md5) or _in_folder(md5, archive)
     by = "bytes" if found else None
@@ -160,16 +164,34 @@ def trace(path: Path, archive: Archive) -> Trace:
         by,
         found.entry["path"] if found else None,
         tuple(_links(found, archive)) if found else (),
-        lineage or (record or {}).get("lineage"),
+        record["lineage"] if record else own if is_whole(own) else None,
         record,
         tuple(sorted(child for child, one in archive.records.items() if tensors and tensors in _parents(one))),
+        contradictions := list(_contradictions(own, tensors, record)),
+        bool(contradictions),
     )
-    if lineage and lineage.get("tensors") != tensors:
-        made.notes.append("the weights are not those that its lineage speaks of: one of the two was changed")
+    if own is not None and record is None:
+        made.notes.append("what made it is the file's own word: no record of its weights is in this history")
     if found is None:
         made.notes.append("no dvc.lock of this repository's history has this file")
     made.notes.extend(archive.notes)
     return made
+
+
+def _contradictions(own: dict[str, Any] | None, tensors: str | None, record: dict[str, Any] | None) -> Iterator[str]:
+    """What a file says of its making that is not so."""
+    if own is None:
+        return
+    if not is_whole(own):
+        yield "the lineage in the file is damaged"
+    elif own["tensors"] != tensors:
+        yield "the weights are not those that its lineage speaks of: one of the two was changed"
+    elif record is not None:
+        told, said = flattened(record["lineage"]), flattened(own)
+        other = sorted(key for key in told.keys() | said.keys() if told.get(key) != said.get(key))
+        more = f" and {len(other) - _MOST} more" if len(other) > _MOST else ""
+        if other:
+            yield f"told is its record; the file itself says otherwise of {', '.join(other[:_MOST])}{more}"
 
 
 def evaluations_of(tensors: str | None, archive: Archive) -> list[dict[str, Any]]:
@@ -206,7 +228,9 @@ def _in_folder(md5: str, archive: Archive) -> Link | None:
     for digest in archive.named:
         if digest.endswith(".dir"):
             listing = cached(archive.history.root, digest)
-            if listing.exists() and any(one.get("md5") == md5 for one in json.loads(listing.read_bytes())):
+            # Whoever can write into the cache could else have any file be found.
+            whole = listing.exists() and f"{files.md5_file(listing)}.dir" == digest
+            if whole and any(one.get("md5") == md5 for one in json.loads(listing.read_bytes())):
                 return archive.introduced(digest)
     return None
 
@@ -218,10 +242,8 @@ def _of(commit: Commit) -> str:
 def _is_record(path: str, content: Any) -> bool:
     """Whether a record has what is read of it, and is named for the tensors that it speaks of."""
     try:
-        named = content["lineage"]["training"]["files"] or {}
-        whole = all(isinstance(one["git"], str) for one in named.values())
-        whole = whole and all(isinstance(content["file"][key], str) for key in ("md5", "sha256"))
-        return bool(whole and Path(path).stem == content["lineage"]["tensors"])
+        whole = is_whole(content["lineage"]) and Path(path).stem == content["lineage"]["tensors"]
+        return whole and all(isinstance(content["file"][key], str) for key in ("md5", "sha256"))
     except (KeyError, TypeError, AttributeError):
         return False
 

@@ -18,7 +18,8 @@ from rfdetr_core import files
 from rfdetr_core.checkpoint.digest import tensor_digest
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.compose import SCHEMA, description_digest, is_whole
+from rfdetr_core.lineage.compose import SCHEMA, description_digest
+from rfdetr_core.lineage.records import is_whole
 from rfdetr_core.provenance import flattened
 from rfdetr_core.verification.report import Report
 
