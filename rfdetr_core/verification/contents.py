@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import cached
+from rfdetr_core.lineage.history import GIT, cached
 from rfdetr_core.params import load_yaml
 
 Digests = tuple[str, str, int]  # MD5, SHA-256, bytes
@@ -33,6 +33,7 @@ class Contents:
             )
         self.root = root.resolve()
         self._known: dict[tuple[int, int], Digests] = {}
+        self._events: dict[str, list[tuple[str, str | None]]] = {}
 
     def digests(self, path: Path) -> Digests:
         """Of a file of the project; two names of one inode are read once. Not for temporary files: inodes return."""
@@ -118,14 +119,39 @@ class Contents:
         return {parent.as_posix() for name in self.tracked for parent in PurePosixPath(name).parents}
 
     def differs_from_head(self, *names: str) -> list[str]:
-        """Tracked or new files under these names that are not as committed."""
-        lines = self._git("status", "--porcelain", "-z", "--no-renames", "--", *names).split("\0")
-        return sorted(line[3:] for line in lines if line)
+        """Tracked or new files under these names that are not as committed. The index, which can be told to leave a
+        file alone, is not asked."""
+        listed = self._git("ls-tree", "-r", "-z", "HEAD", "--", *names) if self._has_commits else ""
+        heads = {path: meta.split()[2] for meta, _, path in (one.partition("\t") for one in listed.split("\0")) if path}
+        there = {*heads, *self._git("ls-files", "-coz", "--exclude-standard", "--", *names).split("\0")} - {""}
+        files = sorted(name for name in there if (self.root / name).is_file())
+        blobs = dict(zip(files, self._git("hash-object", "--", *files).split(), strict=True)) if files else {}
+        return sorted(name for name in there if heads.get(name) != blobs.get(name))
 
     def committed(self, name: str) -> bytes | None:
         """A file's content at HEAD."""
-        done = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=self.root, capture_output=True, check=False)
+        return self.blob(f"HEAD:./{name}")
+
+    def blob(self, name: str) -> bytes | None:
+        """The content of an object of git; None where there is none."""
+        done = subprocess.run([*GIT, "show", name], cwd=self.root, capture_output=True, check=False)
         return done.stdout if done.returncode == 0 else None
+
+    def events(self, name: str) -> list[tuple[str, str | None]]:
+        """The commits before HEAD that changed a file, merges aside, oldest first, with its blob; None: deleted."""
+        if name not in self._events:
+            told = ("--topo-order", "--reverse", "--no-merges", "--raw", "--no-abbrev", "--no-renames", "--relative")
+            text = self._git("log", *told, "--format=%x01%H", "HEAD", "--", name) if self._has_commits else ""
+            entries = (entry.split() for entry in text.split("\x01") if entry)
+            self._events[name] = [
+                (entry[0], None if entry[5].startswith("D") else entry[4]) for entry in entries if len(entry) > 5
+            ]
+        return self._events[name]
+
+    @cached_property
+    def _has_commits(self) -> bool:
+        done = subprocess.run([*GIT, "rev-parse", "-q", "--verify", "HEAD"], cwd=self.root, capture_output=True)
+        return done.returncode == 0
 
     def cached(self, md5: str) -> Path:
         """Where DVC's cache has the content of this MD5."""
@@ -152,7 +178,7 @@ class Contents:
 
     def _git(self, *arguments: str) -> str:
         try:
-            done = subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, check=False)
+            done = subprocess.run([*GIT, *arguments], cwd=self.root, capture_output=True, check=False)
         except FileNotFoundError:
             raise UserError("git is not installed.") from None
         if done.returncode:

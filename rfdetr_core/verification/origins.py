@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rfdetr_core import files, provenance
@@ -24,7 +23,7 @@ def check_lineage(report: Report, contents: Contents, pipeline: Pipeline, lineag
     """The lineage of the model that dvc.lock names, with lock, params, code and files at hand."""
     check_training(report, contents, pipeline, lineage.get("training") or {}, by)
     _check_code(report, contents, lineage.get("code") or {}, by)
-    selection = _json(report, contents, SELECTION)
+    selection = read_json(report, contents, SELECTION)
     if selection is not None:
         for key in sorted(selection.keys() | lineage.get("selection", {}).keys()):
             report.equal(f"{key} of {SELECTION}", (lineage.get("selection") or {}).get(key), selection.get(key), by)
@@ -40,7 +39,7 @@ def check_training(report: Report, contents: Contents, pipeline: Pipeline, recor
             for key in sorted(one):
                 report.equal(f"{key} of {name}", one[key], found[key], by)
     for split, count in (record.get("counts") or {}).items():
-        rows = _json(report, contents, f"manifest/{split}.json")
+        rows = read_json(report, contents, f"manifest/{split}.json")
         if rows is not None:
             report.equal(f"images of {split}", count.get("images"), len(rows), by)
     _check_code(report, contents, record.get("code") or {}, by)
@@ -70,7 +69,7 @@ def check_past(report: Report, history: History, record: Mapping[str, Any], by: 
 
 def check_selection(report: Report, contents: Contents) -> None:
     """Choose again by the scores."""
-    scores, selection = _json(report, contents, SCORES), _json(report, contents, SELECTION)
+    scores, selection = read_json(report, contents, SCORES), read_json(report, contents, SELECTION)
     if scores is None or selection is None:
         return
     try:
@@ -84,7 +83,7 @@ def check_selection(report: Report, contents: Contents) -> None:
 
 def check_evaluation(report: Report, contents: Contents, pipeline: Pipeline, model: Mapping[str, Any] | None) -> None:
     """The lineage of the evaluation; model: the digests of the model file, as far as they are known."""
-    told = _json(report, contents, EVALUATION)
+    told = read_json(report, contents, EVALUATION)
     if told is None:
         return
     for key in sorted((model or {}).keys() & told.get("model", {}).keys()):
@@ -94,49 +93,9 @@ def check_evaluation(report: Report, contents: Contents, pipeline: Pipeline, mod
     _check_inputs(report, contents, {name: one.get("sha256") for name, one in inputs.items()}, EVALUATION)
     _check_code(report, contents, told.get("code") or {}, EVALUATION)
     _check_environment(report, contents, told, EVALUATION)
-    metrics = _json(report, contents, "reports/evaluate/metrics.json")
+    metrics = read_json(report, contents, "reports/evaluate/metrics.json")
     if metrics is not None:
         report.equal("split of reports/evaluate/metrics.json", told.get("split"), metrics.get("split"), EVALUATION)
-
-
-def record_of(report: Report, contents: Contents, pipeline: Pipeline) -> dict[str, Any] | None:
-    """The record of the model that dvc.lock names, itself compared with its name and with git."""
-    md5 = pipeline.out(MODEL)
-    found = None
-    for name, record in _records(report, contents):
-        with report.reading(name):
-            tensors, file = record["lineage"]["tensors"], record["file"]
-            report.equal(f"tensors of {name}", name.removeprefix("records/").removesuffix(".json"), tensors, "its name")
-            found = record if md5 is not None and file["md5"] == md5 else found
-    for name in contents.differs_from_head("records"):
-        committed = contents.committed(name)
-        if committed is None:
-            report.note(f"{name} is not committed")
-            continue
-        before, after = json.loads(committed), _json(report, contents, name)
-        # A result made otherwise has other bytes: the record of a file that is the same stays as it is.
-        if after is not None and before != after and before["file"] == after.get("file"):
-            report.wrong(f"content of {name}", "as committed", "changed", "git")
-        elif before != after:
-            report.note(f"{name} differs from the committed one")
-    scored = pipeline.lock.get("evaluate", {}).get("deps", {}).get(MODEL, {}).get("md5")
-    if found is None and md5 is not None and scored == md5 and (contents.root / EVALUATION).is_file():
-        # The same model by its weights: then the record has another file than dvc.lock.
-        name = f"records/{files.read_json(contents.root / EVALUATION)['model']['tensors']}.json"
-        if (contents.root / name).is_file():
-            found = files.read_json(contents.root / name)
-            report.equal(f"md5 of the file in {name}", md5, found["file"]["md5"], LOCK)
-    if found is None and md5 is not None:
-        report.skip(f"the record of {MODEL}", "gone: no file in records/ has its MD5")
-    return found
-
-
-def _records(report: Report, contents: Contents) -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted((contents.root / "records").glob("*.json")):
-        name = f"records/{path.name}"
-        record = _json(report, contents, name)
-        if record is not None:
-            yield name, record
 
 
 def _check_params(report: Report, told: Mapping[str, Any], locked: Mapping[str, Any], by: str) -> None:
@@ -180,7 +139,7 @@ def _check_environment(report: Report, contents: Contents, told: Mapping[str, An
         report.note(f"{by}: made with other packages, so bytes made here can differ: {'; '.join(differing)}")
 
 
-def _json(report: Report, contents: Contents, name: str) -> Any:
+def read_json(report: Report, contents: Contents, name: str) -> Any:
     """The content of a JSON file; None where it is not at hand or is broken, which is told."""
     path = contents.root / name
     if not path.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import md5 as new_md5
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,9 @@ def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave
                     )
                 if path in contents.pointers:
                     report.equal(f"{path} in {path}.dvc", one["md5"], contents.pointers[path], by)
+                if kind == "outs" and _deleted(contents, path, one["md5"]):
+                    report.wrong(path, "the file, as it was committed", "it was deleted", f"git log -- {path}")
+                    continue
                 if path == leave or (only_git and not contents.in_git(path)):
                     continue
                 if path not in seen:
@@ -116,6 +120,14 @@ def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave
                     _name_files(report, contents, path, one["md5"], by)
                 else:
                     check_size(report, contents, path, one, by)
+
+
+def _deleted(contents: Contents, path: str, md5: str) -> bool:
+    """Whether git once had an out as dvc.lock names it, and neither git nor the working tree has it now."""
+    if contents.in_git(path) or (contents.root / path).exists():
+        return False
+    past = (blob for _, blob in contents.events(path) if blob is not None)
+    return any(new_md5(contents.blob(blob) or b"", usedforsecurity=False).hexdigest() == md5 for blob in past)
 
 
 def check_size(report: Report, contents: Contents, path: str, one: Mapping[str, Any], by: str) -> None:

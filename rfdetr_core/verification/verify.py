@@ -20,9 +20,9 @@ from rfdetr_core.verification.origins import (
     check_evaluation,
     check_lineage,
     check_selection,
-    record_of,
 )
 from rfdetr_core.verification.pipeline import Pipeline, check_cache, check_contents, check_history, check_pipeline
+from rfdetr_core.verification.records import record_of
 from rfdetr_core.verification.report import Report
 
 

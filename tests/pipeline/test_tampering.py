@@ -137,6 +137,18 @@ def behind_a_hardlink(folder: Path) -> None:
     flip(folder / name)
 
 
+def the_run(folder: Path) -> Path:
+    path = next((folder / "records").glob("*.json"))
+    edit(path, '"run": {', '"run": {"more": 1, ')
+    return path
+
+
+def a_second_record(folder: Path) -> None:
+    record = json.loads(next((folder / "records").glob("*.json")).read_text())
+    record["lineage"]["tensors"] = "f" * 64
+    (folder / "records" / f"{'f' * 64}.json").write_text(json.dumps(record))
+
+
 def locked(folder: Path, name: str) -> str:
     return files.md5_file(folder / name)
 
@@ -234,9 +246,17 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "md5 of the file in records/",
     ),
-    "the run in a record": (
-        lambda folder: edit(next((folder / "records").glob("*.json")), '"run": {', '"run": {"more": 1, '),
+    "the run in a record": (the_run, "content of records/"),
+    "the run in a record that git is told to leave alone": (
+        lambda folder: Project(folder).run(
+            "git", "update-index", "--assume-unchanged", f"records/{the_run(folder).name}"
+        ),
         "content of records/",
+    ),
+    "a second record": (a_second_record, "records with the MD5 of output/checkpoint_best_total.pth"),
+    "a package that hides a module": (
+        lambda folder: files.write_bytes(folder / "rfdetr_core" / "boxes" / "__init__.py", b""),
+        "code rfdetr_core/boxes/__init__.py",
     ),
 }
 
@@ -305,6 +325,31 @@ def test_a_lock_that_was_committed_without_running_is_found(
     if case not in ("labels", "metrics"):  # dataset and detections are not in git
         wrong, _ = verify(capsys, project, "--lock")
         assert any(named in one for one in wrong), wrong
+
+
+@pytest.mark.parametrize("deleted", ["records", "manifest", "reports", "output"])
+def test_to_delete_what_contradicts_a_lie_hides_nothing(
+    project: Project, capsys: pytest.CaptureFixture[str], deleted: str
+) -> None:
+    project.set_params(train={"lr": 0.5})
+    project.run("dvc", "commit", "-f", "-q")
+    project.run("git", "rm", "-r", "-q", deleted)
+    project.commit("not run, and deleted")
+    for arguments in ([], ["--lock"]):
+        wrong, _ = verify(capsys, project, *arguments)
+        assert "params.yaml: train.lr in dvc.lock" in wrong
+        assert any(one.startswith(f"{deleted}/") for one in wrong), wrong
+
+
+def test_a_record_that_was_committed_with_another_run_is_found_until_it_is_reverted(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    the_run(project.folder)
+    project.commit("nothing to see")
+    (wrong,) = verify(capsys, project)[0]
+    assert wrong.startswith("run of records/")
+    project.run("git", "revert", "--no-edit", "HEAD")
+    assert verify(capsys, project) == ([], [])
 
 
 def test_another_result_of_the_same_inputs_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,6 +119,31 @@ def test_size_and_number_of_files_are_compared(small: Small) -> None:
     assert small.wrong() == {"size of code", "nfiles of code", "kind of hash of code", "size of out.txt"}
 
 
+def test_what_differs_from_head_is_found_in_a_folder_of_a_repository_and_behind_the_index(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=b"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    inner = tmp_path / "inner"
+    (inner / "records").mkdir(parents=True)
+    (inner / "dvc.yaml").write_text("stages: {}\n")
+    for name in ("same", "changed", "hidden", "gone"):
+        (inner / "records" / name).write_text(name)
+    git("init", "-q")
+    contents = Contents(inner)
+    assert contents.differs_from_head("records") == [f"records/{one}" for one in ("changed", "gone", "hidden", "same")]
+    git("add", "-A")
+    git("commit", "-q", "-m", "all")
+    assert Contents(inner).differs_from_head("records") == []
+    git("update-index", "--assume-unchanged", "inner/records/hidden")
+    for name in ("changed", "hidden", "new"):
+        (inner / "records" / name).write_text("other")
+    (inner / "records" / "gone").unlink()
+    expected = [f"records/{one}" for one in ("changed", "gone", "hidden", "new")]
+    assert Contents(inner).differs_from_head("records") == expected
+    assert Contents(inner).committed("records/hidden") == b"hidden"
+
+
 def test_two_stages_must_speak_of_the_same_file(small: Small) -> None:
     small.lock["b"]["deps"][0]["md5"] = "0" * 32
     assert "out.txt in dvc.lock" in small.wrong()
