@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -116,8 +117,8 @@ def test_a_folder_and_a_bare_repository_are_named_for_what_they_are(repository: 
 
 
 def test_a_pipe_that_is_closed_ends_it_quietly(repository: Repository) -> None:
-    command = f"{sys.executable} -m rfdetr_core audit --image {sha256_of('a')} --repo {repository.folder} | true"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    command = shlex.join([sys.executable, "-m", "rfdetr_core", "audit", "--image", sha256_of("a"), "--repo", str(repository.folder)])
+    done = subprocess.run(["bash", "-c", f"{command} | true"], capture_output=True, text=True, check=False)
     assert done.stderr == ""
 
 
