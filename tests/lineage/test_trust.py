@@ -117,7 +117,9 @@ def test_a_folder_and_a_bare_repository_are_named_for_what_they_are(repository: 
 
 
 def test_a_pipe_that_is_closed_ends_it_quietly(repository: Repository) -> None:
-    command = shlex.join([sys.executable, "-m", "rfdetr_core", "audit", "--image", sha256_of("a"), "--repo", str(repository.folder)])
+    command = shlex.join(
+        [sys.executable, "-m", "rfdetr_core", "audit", "--image", sha256_of("a"), "--repo", str(repository.folder)]
+    )
     done = subprocess.run(["bash", "-c", f"{command} | true"], capture_output=True, text=True, check=False)
     assert done.stderr == ""
 
