@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.errors import UserError
 from rfdetr_core.evaluation import tables
 from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.evaluation.judgement import confusions, judge
 from rfdetr_core.evaluation.pictures import compare, pick, write_png
+from rfdetr_core.evaluation.scoring import Scored
 from rfdetr_core.inference import Predictor
 from rfdetr_core.manifest import read_classes
-from rfdetr_core.metrics.coco import coco_results, score
+from rfdetr_core.metrics.coco import coco_results
 
 
 @dataclass(frozen=True)
@@ -54,34 +53,24 @@ def evaluate(predictor: Predictor, where: EvaluationFiles, config: EvaluateConfi
         # The head has one row more than there are classes; COCO has no name for it.
         results += [one for one in coco_results(sample.image_id, found) if one["category_id"] < len(names)]
     segments = predictor.architecture.segmentation
-    boxes, masks = score(annotations, results), score(annotations, results, "segm") if segments else None
-    main = masks or boxes
-    threshold = config.threshold if config.threshold is not None else main.threshold
-    threshold = 0.5 if math.isnan(threshold) else threshold
-    judgements = judge(annotations, results, main.matches, threshold)
+    scored = Scored.of(annotations, results, segmentation=segments, threshold=config.threshold)
     metrics: dict[str, Any] = {
         "split": split,
         **({"note": "the test split has no image"} if split != config.split else {}),
-        "images": len(samples),
-        "objects": sum(one.instances for one in boxes.per_class),
-        **tables.numbers(boxes),
-        **({"masks": tables.numbers(masks)} if masks else {}),
+        **scored.numbers(),
     }
     table = dict(enumerate(names))
     tables.write_results(output / "detections.json", results, "bbox")
     tables.write_results(output / "masks.json", results, "segmentation")
-    tables.write_per_class(output / "per_class.csv", boxes, masks)
-    tables.write_curve(output / "pr_curve.csv", boxes, masks)
-    tables.write_judgements(output / "per_image.csv", judgements)
-    tables.write_csv(output / "confusion.csv", ["actual", "predicted"], confusions(judgements, table))
+    scored.write(output, table)
     folder = output / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
     by_id = {sample.image_id: sample for sample in samples}
-    for name, one in pick(judgements, config.pictures).items():
+    for name, one in pick(scored.judgements, config.pictures).items():
         picture = _picture(where.dataset, by_id[one.image["id"]])
-        write_png(folder / f"{name}.png", compare(picture, one, table, threshold, masks=segments))
+        write_png(folder / f"{name}.png", compare(picture, one, table, scored.threshold, masks=segments))
     files.write_json(output / "metrics.json", metrics)
     return metrics
 

@@ -72,7 +72,7 @@ def verify(root: Path, file: Path | None = None) -> Report:
     with report.reading(EVALUATION):
         check_evaluation(report, contents, pipeline, model or _recorded(record))
     with report.reading(METRICS):
-        check_metrics(report, contents)
+        check_metrics(report, contents, pipeline)
     return report
 
 

@@ -303,6 +303,10 @@ COMMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit(folder / "reports/evaluate/metrics.json", '"objects": 4', '"objects": 5'),
         "objects of reports/evaluate/metrics.json",
     ),
+    "a table": (
+        lambda folder: edit(folder / "reports/evaluate/per_class.csv", ",2,", ",3,"),
+        "reports/evaluate/per_class.csv line 2",
+    ),
     "labels": (
         lambda folder: Project(folder).edit_annotations("train", bbox=[1, 2, 9, 9]),
         "labels of train/train_0.png",
@@ -322,7 +326,7 @@ def test_a_lock_that_was_committed_without_running_is_found(
     project.commit("not run")
     wrong, _ = verify(capsys, project)
     assert any(named in one for one in wrong), wrong
-    if case not in ("labels", "metrics"):  # dataset and detections are not in git
+    if case not in ("labels", "metrics", "a table"):  # dataset and detections are not in git
         wrong, _ = verify(capsys, project, "--lock")
         assert any(named in one for one in wrong), wrong
 
