@@ -45,14 +45,15 @@ class Pipeline:
         params = load_yaml(root / PARAMS_FILE) if (root / PARAMS_FILE).exists() else {}
         asked, locked = load_yaml(root / "dvc.yaml"), load_yaml(root / LOCK)
         try:
-            plain = {name: entry for name, entry in asked["stages"].items() if "cmd" in entry}
-            stages = {name: _stage(_filled(entry, params)) for name, entry in plain.items()}
+            known = [params, *(one for one in asked.get("vars") or [] if isinstance(one, dict))]
+            stages = {name: _stage(entry, known) for name, entry in asked["stages"].items()}
             lock = {name: _locked(entry) for name, entry in locked["stages"].items()}
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"dvc.yaml or {LOCK} of {root} is not readable ({error!r}). Restore it: git restore {LOCK}"
             ) from None
-        return cls(stages, lock, tuple(sorted(asked["stages"].keys() - stages.keys())))
+        plain = {name: stage for name, stage in stages.items() if stage is not None}
+        return cls(plain, lock, tuple(sorted(stages.keys() - plain.keys())))
 
     def out(self, path: str) -> str | None:
         """The MD5 that dvc.lock has for an out."""
@@ -66,7 +67,7 @@ class Pipeline:
 def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> None:
     """Stages, commands, params, and which files they read and write."""
     for name in pipeline.strange:
-        report.skip(f"stage {name}", "made by foreach or matrix")
+        report.skip(f"stage {name}", "made by foreach or matrix, or with variables of another file than params.yaml")
     for name in sorted(pipeline.lock.keys() - pipeline.stages.keys() - set(pipeline.strange)):
         if not name.startswith(tuple(f"{one}@" for one in pipeline.strange)):
             report.note(f"{LOCK} has a stage {name}, dvc.yaml has none")
@@ -196,7 +197,15 @@ def _compare_params(report: Report, what: str, locked: Any, asked: Any, stage: s
         report.equal(what, locked, asked, f"{LOCK}: {stage}")
 
 
-def _stage(entry: Mapping[str, Any]) -> Stage:
+def _stage(entry: Mapping[str, Any], known: list[Any]) -> Stage | None:
+    """Read an entry of dvc.yaml; None where only DVC can. known: where variables are looked up."""
+    own = [one for one in entry.get("vars") or [] if isinstance(one, dict)]
+    try:
+        entry = _filled({key: one for key, one in entry.items() if key != "vars"}, [*known, *own])
+    except LookupError:
+        return None
+    if "cmd" not in entry:
+        return None
     outs, uncached = [], set()
     for kind in ("outs", "metrics", "plots"):
         for path, options in _named(entry.get(kind)):
@@ -232,13 +241,20 @@ def _command(value: Any) -> str:
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _filled(value: Any, params: Any) -> Any:
-    """An entry of dvc.yaml with the values of params.yaml in place of ${...}."""
+def _filled(value: Any, known: list[Any]) -> Any:
+    """An entry of dvc.yaml with values in place of ${...}. Raises LookupError for one that is not known."""
     if isinstance(value, Mapping):
-        return {_filled(key, params): _filled(one, params) for key, one in value.items()}
+        return {_filled(key, known): _filled(one, known) for key, one in value.items()}
     if isinstance(value, list):
-        return [_filled(one, params) for one in value]
-    return _VARIABLE.sub(lambda found: str(value_at(params, found[1])), value) if isinstance(value, str) else value
+        return [_filled(one, known) for one in value]
+    return _VARIABLE.sub(lambda found: _text(found[1], known), value) if isinstance(value, str) else value
+
+
+def _text(name: str, known: list[Any]) -> str:
+    values = [value for value in (value_at(one, name) for one in known) if value is not None]
+    if not values or isinstance(values[0], Mapping | list):
+        raise LookupError(name)
+    return str(values[0]).lower() if isinstance(values[0], bool) else str(values[0])
 
 
 def value_at(value: Any, key: str) -> Any:

@@ -90,6 +90,27 @@ def test_a_folder_is_digested_as_dvc_does_it(small: Small) -> None:
     assert small.contents().md5("code") == told["md5"]
 
 
+def test_variables_are_filled_in_as_dvc_does_it_or_the_stage_is_not_checked(tmp_path: Path) -> None:
+    folder, dvc = tmp_path / "project", Path(sys.executable).parent / "dvc"
+    folder.mkdir()
+    (folder / "params.yaml").write_text("name: one\n")
+    (folder / "more.yaml").write_text("other: two\n")
+    stages = {
+        "a": {"cmd": "echo ${name} ${deep.flag} ${own} > ${name}.txt", "vars": [{"own": 3}], "outs": ["${name}.txt"]},
+        "b": {"cmd": "echo ${other} > b.txt", "outs": ["b.txt"]},
+        "c": {"foreach": ["x"], "do": {"cmd": "echo ${item}"}},
+    }
+    content = {"vars": ["more.yaml", {"deep": {"flag": True}}], "stages": stages}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(content))
+    for command in (["init", "-q", "--no-scm"], ["repro", "-q"]):
+        subprocess.run([dvc, *command], cwd=folder, check=True)
+    report, pipeline = Report(), Pipeline.read(folder)
+    check_pipeline(report, Contents(folder), pipeline)
+    assert not report.mismatches
+    assert pipeline.stages["a"].cmd == "echo one true 3 > one.txt"
+    assert sorted(report.unchecked) == ["stage b", "stage c"]
+
+
 def test_what_differs_is_named(small: Small) -> None:
     small.params({"data": {"dir": "code"}, "a": {"rate": 2, "deep": {"list": [1, 3]}, "new": 0}})
     (small.folder / "code" / "one.py").write_text("changed")
