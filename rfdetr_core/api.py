@@ -129,7 +129,7 @@ class RFDETR:
         `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end.
 
         Raises:
-            UserError: an unknown keyword, a fault of the dataset, or of the training.
+            UserError: an unknown keyword, a numbered device, a fault of the dataset, or of the training.
         """
         from rfdetr_core.observers.summary import run_files
         from rfdetr_core.training.run import TrainingFiles, train_model
@@ -137,13 +137,19 @@ class RFDETR:
         refuse_absent("train", settings.keys() - _TrainSettings.model_fields.keys(), "train()")
         dataset, output = _path(dataset_dir, "dataset_dir"), _path(output_dir, "output_dir")
         device = self._predictor.device
+        kind, _, number = device.partition(":")
+        if number not in ("", "0"):
+            raise UserError(
+                f"train() takes the first device, not {device}. Start Python with CUDA_VISIBLE_DEVICES={number}, and "
+                f"give the device as {kind}."
+            )
         weights, named = self.weights, self.weights.name if self.weights else None
         if settings.get("resume") is not None:
             weights, named = _path(settings["resume"], "resume"), None  # the state holds the weights
             if not weights.is_file():
                 raise UserError(f"resume is {str(weights)!r}, which is no file. Give the path of a checkpoint.pth.")
             settings["resume"] = weights.name
-        asked = parse(_TrainSettings, {"accelerator": device.partition(":")[0]} | settings, "train()")
+        asked = parse(_TrainSettings, {"accelerator": kind} | settings, "train()")
         values = asked.model_dump(mode="json")
         config = parse(TrainConfig, {key: values[key] for key in TrainConfig.model_fields}, "train()")
         runtime = parse(RuntimeConfig, {key: values[key] for key in RuntimeConfig.model_fields}, "train()")

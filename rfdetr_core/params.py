@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -78,13 +79,27 @@ def parse(config: type[C], values: Any, where: str) -> C:
         # JSON mode: a list serves for a tuple and an integer for a float; every other type must fit exactly.
         return config.model_validate_json(json.dumps(values, default=repr))
     except ValidationError as error:
-        raise UserError("\n".join(_explain(config, dict(one), where) for one in error.errors())) from None
+        raise UserError("\n".join(_explain(config, one, where) for one in _by_place(config, error))) from None
     except (TypeError, ValueError, RecursionError):
         raise UserError(f"{where} has a key that is no text, or holds itself.") from None
 
 
 def _yaml() -> YAML:
     return YAML(typ="safe", pure=True)
+
+
+def _by_place(config: type[Config], error: ValidationError) -> list[dict[str, Any]]:
+    """The errors of a config; those of the types that one field may have, such as a number or a word, as one."""
+    found: dict[tuple[int | str, ...], dict[str, Any]] = {}
+    for one in error.errors():
+        field = config.model_fields.get(str(one["loc"][0])) if one["loc"] else None
+        choice = field is not None and get_origin(field.annotation) in (Union, UnionType)
+        place = one["loc"][:1] if choice else one["loc"]
+        if place in found:
+            found[place]["msg"] += f"; or: {one['msg']}"
+        else:
+            found[place] = dict(one) | {"loc": place}
+    return list(found.values())
 
 
 def _explain(config: type[Config], error: dict[str, Any], where: str) -> str:

@@ -243,6 +243,16 @@ def test_a_training_can_be_gone_on_with(trained: api.RFDETR, folder: Path, tmp_p
         assert [row["epoch"] for row in csv.DictReader(table)] == ["0", "1", "2"]
 
 
+def test_a_training_on_another_device_than_the_first_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = rfdetr_core.RFDETRPico(**SMALL)
+    monkeypatch.setattr(model._predictor, "device", "cuda:1")
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=1"):
+        model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_channels_other_than_rgb_build_but_do_not_predict() -> None:
     model = rfdetr_core.RFDETRPico(**SMALL, num_channels=4)
     assert model.model(torch.zeros(1, 4, 64, 64)).logits.shape[1] == 10

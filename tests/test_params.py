@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -20,6 +21,7 @@ class Section(Config):
     sides: tuple[int, ...] = ()
     extra: float | None = None
     inner: Inner = Inner()
+    size: int | Literal["auto"] = 1
 
 
 def section(tmp_path: Path, text: str) -> Section:
@@ -82,6 +84,16 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, words: list[str]) -> None
 def test_all_mistakes_of_a_section_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)part\.count.*part\.colour"):
         section(tmp_path, "part: {count: x, colour: red}")
+
+
+@pytest.mark.parametrize("value", ["'2'", "1.5", "true", "[1]"])
+def test_a_field_of_two_types_has_one_line_that_names_both(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UserError) as raised:
+        section(tmp_path, f"part: {{size: {value}}}")
+    (line,) = str(raised.value).splitlines()
+    assert "part.size is" in line
+    assert "integer" in line
+    assert "'auto'" in line
 
 
 def test_few_aliases_are_fine_and_many_are_refused(tmp_path: Path) -> None:
