@@ -357,12 +357,12 @@ def test_a_record_that_was_committed_with_another_run_is_found_until_it_is_rever
 
 
 def test_another_result_of_the_same_inputs_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    edit(project.folder / "reports/evaluate/pr_curve.csv", "0.01", "0.02")
-    project.run("dvc", "commit", "-f", "-q", "evaluate")
-    project.commit("a prettier curve")
+    edit(project.folder / "output/history.csv", "\n0,", "\n0,1")
+    project.run("dvc", "commit", "-f", "-q", "train")
+    project.commit("another history")
     main(["verify", "--repo", str(project.folder)])
     told = capsys.readouterr().out
-    assert "has other results of evaluate for the same inputs: reports/evaluate/pr_curve.csv" in told
+    assert "has other results of train for the same inputs: output/history.csv" in told
 
 
 def test_what_is_clean_holds(trained: Project, capsys: pytest.CaptureFixture[str]) -> None:
