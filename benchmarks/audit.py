@@ -17,7 +17,7 @@ from typing import IO
 
 import yaml
 
-from rfdetr_core import files
+from rfdetr_core.base import files
 
 _CHANGED = 100  # images that differ from one commit to the next
 _CODE = 75  # files that a stage depends on

@@ -25,8 +25,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.train_step import our_step, peak_memory
-from rfdetr_core import sampling
 from rfdetr_core.model.config import VARIANTS
+from rfdetr_core.ops import sampling
 
 Operation = Callable[[], Tensor]
 

@@ -30,13 +30,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rfdetr_core import files
+from rfdetr_core.base import files
+from rfdetr_core.data.augmentation import View
 from rfdetr_core.data.batching import multi_scale_sizes
 from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.data.dataset import DetectionDataset, Draw
 from rfdetr_core.data.samples import Sample, read_samples
-from rfdetr_core.data.views import View
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.validate import validate_dataset

@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rfdetr_core.model.config import VARIANTS
-from rfdetr_core.structures import Target
+from rfdetr_core.ops.structures import Target
 from tests.small import random_images
 
 OBJECTS = 10
@@ -51,8 +51,8 @@ def our_step(options: argparse.Namespace, **model: Any) -> Step:
     from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours
     from rfdetr_core.loss.criterion import Criterion
     from rfdetr_core.model.detector import build_detector
-    from rfdetr_core.training.ema import WeightAverage
-    from rfdetr_core.training.optimizer import build_optimizer
+    from rfdetr_core.training.callbacks import WeightAverage
+    from rfdetr_core.training.optimization import build_optimizer
 
     architecture = VARIANTS[options.variant]
     detector = build_detector(architecture, **model)
@@ -132,7 +132,7 @@ def work(options: argparse.Namespace) -> None:
     if options.defaults:
         options.precision = default_precision(options.worker, options.device)
     if options.defaults and options.worker == "ours":
-        from rfdetr_core.training.allocator import keep_freed_memory
+        from rfdetr_core.training.trainer import keep_freed_memory
 
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)

@@ -14,8 +14,8 @@ from typing import Any
 
 from ci.plan import certain
 from ci.steps import core, step
-from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import EVALUATION
+from rfdetr_core.audit.history import EVALUATION
+from rfdetr_core.base.errors import UserError
 
 BEST = "output/checkpoint_best_"
 

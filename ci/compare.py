@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ci.steps import COMPARISON, MODEL, STATE, base, call, nothing_to_do, show, step
-from rfdetr_core import files
+from rfdetr_core.base import files
+from rfdetr_core.base.manifest import DataConfig
+from rfdetr_core.base.params import read_section
+from rfdetr_core.config.settings import GateConfig
 from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.gate import GateConfig
-from rfdetr_core.manifest import DataConfig
-from rfdetr_core.params import read_section
 
 BASE_MODEL = STATE / "base.pth"
 
@@ -44,7 +44,7 @@ def main() -> None:
     missing = fetch_base()
     content: dict[str, Any] = {"base": base(), "missing": missing}
     if missing is None:
-        from rfdetr_core.comparison import compare_models
+        from rfdetr_core.evaluation.comparison import compare_models
 
         config, gate = read_section(EvaluateConfig, "evaluate"), read_section(GateConfig, "gate")
         dataset = Path(read_section(DataConfig, "data").dir)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ci.comment import comment, title
 from ci.steps import BRANCH, COMMENT, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import load_yaml
 from rfdetr_core.lineage.records import FOLDER
-from rfdetr_core.params import load_yaml
 
 COMMITTED = ("dvc.lock", "params.yaml", "manifest", "annotations", "reports", "output")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ci.steps import COMPARISON, left, step
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ import shutil
 from pathlib import Path
 
 from ci.steps import PLAN, STATE, TRAILER, call, step
-from rfdetr_core.lineage.history import LOCK
-from rfdetr_core.params import PARAMS_FILE, load_yaml
+from rfdetr_core.audit.history import LOCK
+from rfdetr_core.base.params import PARAMS_FILE, load_yaml
 from rfdetr_core.verification.contents import Contents
-from rfdetr_core.verification.pipeline import Pipeline, check_contents, check_pipeline
+from rfdetr_core.verification.lock import Pipeline, check_contents, check_pipeline
 from rfdetr_core.verification.report import Report
 
 

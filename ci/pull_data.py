@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ci.steps import PLAN, left, nothing_to_do, show, step
-from rfdetr_core.errors import UserError
-from rfdetr_core.manifest import DataConfig
-from rfdetr_core.params import read_section
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import DataConfig
+from rfdetr_core.base.params import read_section
 from rfdetr_core.verification.contents import Contents
 
 READERS = {"validate", "convert", "train", "evaluate"}

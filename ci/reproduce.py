@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from ci.steps import COMMENT, MODEL, PLAN, RAN, left, nothing_to_do, show, step
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.records import FOLDER, write_record
 
 FINDINGS, MOST = Path("reports/dataset/findings.csv"), 50

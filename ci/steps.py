@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.errors import UserError
-from rfdetr_core.lineage import history
+from rfdetr_core.audit import history
+from rfdetr_core.base.errors import UserError
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"

@@ -14,13 +14,13 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 
-from rfdetr_core import files
+from rfdetr_core.base import files
+from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.checkpoint.files import make_checkpoint, write_checkpoint
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.validate import validate_dataset
-from rfdetr_core.manifest import read_classes
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.training import RFDETRDataModule, RFDETRModelModule, build_trainer

@@ -6,26 +6,26 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
-from rfdetr_core import files
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import parse
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights
 from rfdetr_core.checkpoint.published import resolve_weights
-from rfdetr_core.errors import UserError
+from rfdetr_core.config.settings import refuse_absent
 from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.inference import Picture, Predictor, find_device
+from rfdetr_core.inference.predictor import Picture, Predictor, find_device
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
 from rfdetr_core.model.detector import Detector, build_detector
-from rfdetr_core.params import parse
-from rfdetr_core.selection import select
-from rfdetr_core.stripping import strip
+from rfdetr_core.selection.select import select
+from rfdetr_core.selection.strip import strip
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
-from rfdetr_core.upstream_options import refuse_absent
 
 if TYPE_CHECKING:
     import supervision
 
-    from rfdetr_core.evaluation.evaluate import EvaluationFiles
+    from rfdetr_core.base.paths import ProjectPaths
 
 AnyPath: TypeAlias = str | Path
 COCO_CLASSES = 90  # of the published weights, and of a new model until it is trained
@@ -76,7 +76,7 @@ class RFDETR:
         values = _told(checkpoint, self.variant) | given
         self.config = parse(ModelConfig, values | {"variant": self.variant}, type(self).__name__)
         self.weights = checkpoint.path if checkpoint else None
-        self.data: EvaluationFiles | None = None
+        self.data: ProjectPaths | None = None
         stored = len(checkpoint.weights["class_head.bias"]) - 1 if checkpoint else COCO_CLASSES
         classes = num_classes or stored
         architecture = self.config.architecture(classes)
@@ -131,8 +131,9 @@ class RFDETR:
         Raises:
             UserError: an unknown keyword, a numbered device, a fault of the dataset, or of the training.
         """
-        from rfdetr_core.observers.summary import run_files
-        from rfdetr_core.training.run import TrainingFiles, train_model
+        from rfdetr_core.base.paths import ProjectPaths
+        from rfdetr_core.observers.history import run_files
+        from rfdetr_core.training.run import train_model
 
         refuse_absent("train", settings.keys() - _TrainSettings.model_fields.keys(), "train()")
         dataset, output = _path(dataset_dir, "dataset_dir"), _path(output_dir, "output_dir")
@@ -157,7 +158,7 @@ class RFDETR:
         check_together(model, config)
         self.data = _prepare(dataset, output / "dataset")
         folder = weights.parent if weights else Path("weights")
-        where = TrainingFiles(self.data.dataset, self.data.annotations, self.data.manifests, folder)
+        where = ProjectPaths(self.data.dataset, self.data.annotations, self.data.manifests, folder)
         train_model(where, model, config, runtime, output)
         selection = select(files.read_json(output / "scores.json"))
         files.write_json(output / "selection.json", selection)
@@ -230,13 +231,13 @@ def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
     return sizes | {"num_channels": told.channels}
 
 
-def _prepare(dataset: Path, folder: Path) -> EvaluationFiles:
+def _prepare(dataset: Path, folder: Path) -> ProjectPaths:
     """Validate and convert a dataset, as the first two stages do."""
-    from rfdetr_core.evaluation.evaluate import EvaluationFiles
+    from rfdetr_core.base.paths import ProjectPaths
     from rfdetr_core.ingest.convert import convert_dataset
     from rfdetr_core.ingest.validate import validate_dataset
 
-    made = EvaluationFiles(dataset, folder / "annotations", folder / "manifest")
+    made = ProjectPaths(dataset, folder / "annotations", folder / "manifest")
     validate_dataset(dataset, ValidateConfig(), folder, made.manifests, option="dataset_dir")
     convert_dataset(dataset, ValidateConfig(), made.manifests, made.annotations)
     return made

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rfdetr_core import files
-from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.commands import add_commands
-from rfdetr_core.verification.commands import add_commands as add_verification
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+
+if TYPE_CHECKING:
+    from rfdetr_core.audit.trace import Archive, Trace
 
 N = TypeVar("N", int, float)
 
@@ -66,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     publish = commands.add_parser("publish", help="bring MLflow up to what the pipeline made; twice changes nothing")
     publish.add_argument("--register", metavar="NAME", help="make it a version of this registered model, too")
     publish.set_defaults(run=_publish)
-    add_commands(commands)
-    add_verification(commands)
+    _add_audit(commands)
+    _add_verification(commands)
     page = commands.add_parser("ui", help="MLflow's page over the runs of this project")
     page.add_argument("--port", type=int, default=5000)
     page.set_defaults(run=_ui)
@@ -93,7 +95,7 @@ def _predict(options: argparse.Namespace) -> None:
     if doubled:
         raise UserError(f"several images are named {', '.join(doubled)}, but each makes one file. Give them apart.")
     from rfdetr_core.evaluation.pictures import PANEL, draw, label_of, write_png
-    from rfdetr_core.inference import Predictor, to_rgb, to_supervision
+    from rfdetr_core.inference.predictor import Predictor, to_rgb, to_supervision
     from rfdetr_core.metrics.coco import coco_results
 
     predictor = Predictor.from_checkpoint(options.checkpoint, device=options.device)
@@ -116,26 +118,26 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _preview(options: argparse.Namespace) -> None:
-    from rfdetr_core.preview import preview
+    from rfdetr_core.config.preview import preview
 
     print(preview(options.params, options.split, options.count, options.epoch, options.out))
 
 
 def _export(options: argparse.Namespace) -> None:
-    from rfdetr_core.ingest.export import export_dataset
+    from rfdetr_core.export.dataset import export_dataset
 
     print(export_dataset(options.source, options.destination, options.format, options.images))
 
 
 def _check(options: argparse.Namespace) -> None:
-    from rfdetr_core.preflight import check_project
-    from rfdetr_core.settings import check_params
+    from rfdetr_core.config.preflight import check_project
+    from rfdetr_core.config.settings import check_params
 
     check_params() if options.params else check_project()
 
 
 def _results(options: argparse.Namespace) -> None:
-    from rfdetr_core.observers.summary import run_files
+    from rfdetr_core.observers.history import run_files
 
     selection = files.read_json(Path("output/selection.json"))
     metrics = files.read_json(Path("reports/evaluate/metrics.json"))
@@ -181,3 +183,148 @@ def _ui(options: argparse.Namespace) -> None:
     page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.execv(sys.executable, [sys.executable, *page])
+
+
+_COLUMNS = ("split", "path", "sha256", "width", "height", "labels")
+
+
+def _add_audit(commands: Any) -> None:
+    audit = commands.add_parser("audit", help="say what made a file, which images, and what an image was used for")
+    audit.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file, or another tracked result")
+    audit.add_argument("--images", action="store_true", help="list every image behind FILE, as CSV")
+    audit.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that this image went into")
+    audit.add_argument(
+        "--diff", type=Path, nargs=2, metavar=("A", "B"), help="what differs in the making of two models"
+    )
+    audit.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help="the clone to search (default: here)")
+    audit.add_argument("--json", action="store_true", help="for programs")
+    audit.set_defaults(run=_audit)
+
+
+def _audit(options: argparse.Namespace) -> None:
+    from rfdetr_core.audit.history import History
+    from rfdetr_core.audit.trace import Archive, trace
+
+    asked = [name for name in ("file", "image", "diff") if getattr(options, name) is not None]
+    if len(asked) != 1:
+        raise UserError("audit takes one of FILE, --image PATH_OR_SHA256 and --diff A B.")
+    archive = Archive(History(options.repo, working_tree=True))
+    if options.image is not None:
+        _audit_image(options, archive)
+    elif options.diff is not None:
+        _audit_difference(options, archive)
+    elif options.images:
+        _list_images(options, archive)
+    else:
+        from rfdetr_core.audit.text import plain, told
+
+        traced = trace(options.file, archive)
+        print(json.dumps(plain(traced, archive), indent=2) if options.json else told(options.file, traced, archive))
+        if traced.found_by is None or traced.contradicted:
+            sys.exit(1)
+
+
+def _list_images(options: argparse.Namespace, archive: Archive) -> None:
+    from rfdetr_core.audit.images import rows_of
+    from rfdetr_core.audit.trace import trace
+
+    traced = trace(options.file, archive)
+    rows = list(rows_of(traced, archive))
+    if options.json:
+        print(json.dumps(rows))
+    else:
+        writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if traced.contradicted:
+        sys.exit("\n".join(f"note: {note}" for note in traced.notes))
+
+
+def _audit_image(options: argparse.Namespace, archive: Archive) -> None:
+    from rfdetr_core.audit.images import digest_of, uses_of
+    from rfdetr_core.audit.text import told_uses
+
+    sha256 = digest_of(options.image, archive)
+    answer = uses_of(sha256, archive)
+    rows = [
+        {"role": one.role, "path": one.path, "tensors": one.tensors, "md5": one.md5}
+        | {"commit": one.commit.id if one.commit else None}
+        for one in answer.uses
+    ]
+    plain = {"sha256": sha256, "uses": rows, "unknown": answer.unknown, "notes": archive.notes}
+    print(json.dumps(plain, indent=2) if options.json else told_uses(sha256, answer, archive.notes))
+    if answer.unknown:
+        sys.exit(1)
+
+
+def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
+    from rfdetr_core.audit.images import rows_of
+    from rfdetr_core.audit.text import compare_images, compare_lineages, told_difference
+    from rfdetr_core.audit.trace import trace
+
+    old, new = (_with_lineage(path, trace(path, archive)) for path in options.diff)
+    changes = compare_lineages(old.lineage or {}, new.lineage or {})
+    images = compare_images(rows_of(old, archive), rows_of(new, archive))
+    if options.json:
+        print(json.dumps({"making": changes, "images": images}, indent=2))
+    else:
+        print(told_difference(changes, images))
+
+
+def _with_lineage(path: Path, traced: Trace) -> Trace:
+    if traced.lineage is None:
+        raise UserError(f"{path} carries no lineage, and no record of it was found: there is nothing to compare.")
+    return traced
+
+
+def _add_verification(commands: Any) -> None:
+    verify = commands.add_parser(
+        "verify", help="compute again what is at hand, and compare with lock, lineage, history"
+    )
+    verify.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file (default: the project's)")
+    only = verify.add_mutually_exclusive_group()
+    only.add_argument(
+        "--lock", action="store_true", help="dvc.lock against code, params and git alone: seconds, for CI"
+    )
+    only.add_argument("--reproduce", action="store_true", help="run all again in a clean clone and compare every byte")
+    verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help="check the signature of FILE's attestation, too")
+    verify.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help="the project (default: here)")
+    verify.add_argument("--json", action="store_true", help="for programs")
+    verify.set_defaults(run=_verify)
+    attest = commands.add_parser("attest", help="write an in-toto statement of what made a model, and sign it")
+    attest.add_argument("file", type=Path, metavar="FILE", help="a model file that carries its lineage")
+    attest.add_argument("--sign-key", type=Path, metavar="KEY.pem", help="private key on an elliptic curve (P-256)")
+    attest.add_argument("--output", type=Path, metavar="PATH", help="default: FILE.intoto.json")
+    attest.set_defaults(run=_attest)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    only = "--lock" if options.lock else "--reproduce" if options.reproduce else None
+    if only and (options.file or options.key):
+        given = "FILE" if options.file else "--key"
+        raise UserError(f"{only} checks the project, not a model file: give {given} without it.")
+    if options.reproduce:
+        from rfdetr_core.verification.reproduce import reproduce
+
+        report = reproduce(options.repo)
+    elif options.lock:
+        from rfdetr_core.verification.verify import verify_lock
+
+        report = verify_lock(options.repo)
+    else:
+        from rfdetr_core.audit.history import MODEL
+        from rfdetr_core.verification.attest import check_attestation
+        from rfdetr_core.verification.verify import verify
+
+        report = verify(options.repo, options.file)
+        check_attestation(report, options.file or options.repo / MODEL, options.key)
+    print(json.dumps(report.plain(), indent=2) if options.json else "\n".join(report.lines()))
+    if report.mismatches:
+        sys.exit(1)
+
+
+def _attest(options: argparse.Namespace) -> None:
+    from rfdetr_core.verification.attest import attest
+
+    for path in attest(options.file, options.output, options.sign_key):
+        print(path)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import rfdetr_core
-from rfdetr_core.errors import UserError
-from rfdetr_core.imports import shadows
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.provenance import shadows
 
 # DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
 # the outs of dvc.yaml alone: what the user changed in a dataset must stay.

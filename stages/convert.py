@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rfdetr_core.base.manifest import DataConfig
+from rfdetr_core.base.params import read_section
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.processes import end_with_parent
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
-from rfdetr_core.manifest import DataConfig
-from rfdetr_core.params import read_section
-from rfdetr_core.processes import end_with_parent
 from stages import run
 
 
 def main() -> None:
     """Write annotations/."""
     end_with_parent()
-    root, config = Path(read_section(DataConfig, "data").dir), read_section(ValidateConfig, "validate")
-    convert_dataset(root, config, manifests=Path("manifest"), annotations=Path("annotations"))
+    where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
+    config = read_section(ValidateConfig, "validate")
+    convert_dataset(where.dataset, config, manifests=where.manifests, annotations=where.annotations)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core import files
-from rfdetr_core.selection import select
+from rfdetr_core.base import files
+from rfdetr_core.selection.select import select
 from stages import run
 
 

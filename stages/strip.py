@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core import files
-from rfdetr_core.stripping import strip
+from rfdetr_core.base import files
+from rfdetr_core.selection.strip import strip
 from stages import run
 
 

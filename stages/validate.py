@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
+from rfdetr_core.base.manifest import DataConfig
+from rfdetr_core.base.params import read_section
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.processes import end_with_parent, interrupt_when_told
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.validate import validate_dataset
-from rfdetr_core.manifest import DataConfig
-from rfdetr_core.params import read_section
-from rfdetr_core.processes import end_with_parent, interrupt_when_told
-from rfdetr_core.settings import check_params
 from stages import run
 
 
@@ -17,9 +18,11 @@ def main() -> None:
     """Write reports/dataset/ and manifest/."""
     interrupt_when_told()
     end_with_parent()
-    check_params()
-    root, config = Path(read_section(DataConfig, "data").dir), read_section(ValidateConfig, "validate")
-    validate_dataset(root, config, Path("reports/dataset"), Path("manifest"), cache=Path(".cache/images.sqlite"))
+    # By name: the check of all sections imports every config, and none of them changes the result of this stage.
+    importlib.import_module("rfdetr_core.config.settings").check_params()
+    where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
+    config, cache = read_section(ValidateConfig, "validate"), Path(".cache/images.sqlite")
+    validate_dataset(where.dataset, config, Path("reports/dataset"), where.manifests, cache=cache)
 
 
 if __name__ == "__main__":

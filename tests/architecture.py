@@ -7,8 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rfdetr_core", "stages")
-# Loaded by the trainer by name, and proven by test_observers to leave the results alone.
-NO_DEPENDENCY = "rfdetr_core/observers/"
+# Loaded by name: observers by train, proven by tests to leave the results alone, and the check of all of params.yaml by
+# validate, which stops it or changes nothing.
+NO_DEPENDENCY = ("rfdetr_core/observers/", "rfdetr_core/config/")
 
 
 def module_files() -> dict[str, Path]:

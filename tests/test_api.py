@@ -14,11 +14,11 @@ import torch
 
 import rfdetr_core
 from rfdetr_core import api
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, read_plain, write_checkpoint
-from rfdetr_core.errors import UserError
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.model.detector import build_detector
-from rfdetr_core.structures import DetectorOutput
+from rfdetr_core.ops.structures import DetectorOutput
 from tests.pipeline.project import make_dataset
 
 SMALL = {"resolution": 64, "num_queries": 10, "group_detr": 2, "device": "cpu"}

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from rfdetr_core import files
+from rfdetr_core.base import files
 from rfdetr_core.cli import main
-from rfdetr_core.inference import Predictor
+from rfdetr_core.inference.predictor import Predictor
 from tests.evaluation.scene import write_tiny_checkpoint
 
 

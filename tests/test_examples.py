@@ -13,11 +13,12 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from rfdetr_core import from_checkpoint
+from rfdetr_core.base.params import parse
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_plain
 from rfdetr_core.model.config import ModelConfig
-from rfdetr_core.params import parse
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
-from rfdetr_core.training.run import TrainingFiles, prepare_training
+from rfdetr_core.training.run import prepare_training
 from rfdetr_core.training.trainer import build_trainer
 from tests.architecture import ROOT
 from tests.pipeline.project import make_dataset
@@ -52,7 +53,7 @@ def test_a_training_with_a_callback_and_a_logger_of_ones_own(
 
 
 def test_lightnings_own_callbacks_loggers_strategies_and_precision_plugins_fit_in(tmp_path: Path) -> None:
-    where: TrainingFiles = make_files(tmp_path)
+    where: ProjectPaths = make_files(tmp_path)
     model, config = parse(ModelConfig, MODEL, "model"), parse(TrainConfig, TRAIN | {"epochs": 2}, "train")
     training = prepare_training(where, model, config, parse(RuntimeConfig, RUNTIME, "runtime"), tmp_path / "run")
     best = ModelCheckpoint(tmp_path, "best", monitor="val/ema_mAP_50", mode="max")

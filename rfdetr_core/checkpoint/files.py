@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import types
 import zipfile
@@ -14,10 +15,28 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import replacing
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, upstream_weights
-from rfdetr_core.errors import UserError
-from rfdetr_core.files import replacing
 from rfdetr_core.model.config import Architecture
+
+
+def tensor_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the tensors of a detector, given by our names, sorted by upstream's.
+
+    Of each: name, dtype, shape and bytes (little-endian, row-major), each preceded by its length in 8 bytes. So a file
+    that is renamed, or saved again by another tool, keeps the digest, and any changed weight changes it.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(upstream_weights(dict(weights)).items()):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        shape = ",".join(map(str, tensor.shape))
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        for part in (name.encode(), dtype.encode(), shape.encode(), content):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+    return digest.hexdigest()
+
 
 FORMAT_VERSION = "1.11.2"  # the rfdetr release whose layout is written
 

@@ -13,11 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rfdetr_core.checkpoint.coco import COCO_NAMES
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import ENCODERS, FIXED_FIELDS, MODEL_FIELDS, Checkpoint, read_checkpoint
-from rfdetr_core.errors import UserError
 from rfdetr_core.model.config import VARIANTS, Architecture, resized
 from rfdetr_core.model.detector import Detector, build_detector
+
+# Ids run from 1 to 90; ten of them were never used.
+_LIST = (
+    "|person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant||stop sign|"
+    "parking meter|bench|bird|cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe||backpack|umbrella|||"
+    "handbag|tie|suitcase|frisbee|skis|snowboard|sports ball|kite|baseball bat|baseball glove|skateboard|"
+    "surfboard|tennis racket|bottle||wine glass|cup|fork|knife|spoon|bowl|banana|apple|sandwich|orange|"
+    "broccoli|carrot|hot dog|pizza|donut|cake|chair|couch|potted plant|bed||dining table|||toilet||tv|laptop|"
+    "mouse|remote|keyboard|cell phone|microwave|oven|toaster|sink|refrigerator||book|clock|vase|scissors|"
+    "teddy bear|hair drier|toothbrush"
+)
+COCO_NAMES = tuple(_LIST.split("|"))
+
 
 TAKEN, LEFT = "taken", "left at the initial value"
 _CLASS_HEADS = re.compile(r"(proposer\.groups\.\d+\.)?class_head\.(weight|bias)")

@@ -12,7 +12,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
 
 _STORE = "https://storage.googleapis.com/rfdetr/"
 _ATTEMPTS = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from rfdetr_core.params import Config
+from rfdetr_core.base.params import Config
 
 
 class AugmentConfig(Config):

@@ -15,8 +15,8 @@ from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.dataset import DetectionDataset, Item
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
-from rfdetr_core.errors import UserError
-from rfdetr_core.processes import end_with_parent
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.processes import end_with_parent
 
 
 class RFDETRDataModule(pl.LightningDataModule):

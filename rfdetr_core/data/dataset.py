@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from rfdetr_core import images
+from rfdetr_core.base import images
 from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.preprocess import resize
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
-from rfdetr_core.data.transforms import augment, seen
-from rfdetr_core.data.views import View
-from rfdetr_core.errors import UserError
-from rfdetr_core.structures import Target
+from rfdetr_core.data.augmentation import augment, seen
+from rfdetr_core.data.augmentation import View
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.ops.structures import Target
 
 
 class Draw(NamedTuple):

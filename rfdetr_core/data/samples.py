@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rfdetr_core import files
-from rfdetr_core.errors import UserError
-from rfdetr_core.manifest import read_manifest
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import read_manifest
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rfdetr_core.params import Config
+from rfdetr_core.base.params import Config
 
 
 class EvaluateConfig(Config):

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from rfdetr_core import files, images
+from rfdetr_core.base import files, images, provenance
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import read_classes
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.data.samples import Sample, read_samples
-from rfdetr_core.errors import UserError
-from rfdetr_core.evaluation import tables
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.pictures import compare, pick, write_png
-from rfdetr_core.evaluation.scoring import Scored
-from rfdetr_core.inference import Predictor
-from rfdetr_core.manifest import read_classes
+from rfdetr_core.evaluation.scoring import Scored, write_results
+from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.metrics.coco import coco_results
 
 
-@dataclass(frozen=True)
-class EvaluationFiles:
-    """Where an evaluation reads: the dataset folder and the folders of the stages before."""
-
-    dataset: Path
-    annotations: Path = Path("annotations")
-    manifests: Path = Path("manifest")
-
-
-def evaluate(predictor: Predictor, where: EvaluationFiles, config: EvaluateConfig, output: Path) -> dict[str, Any]:
+def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, output: Path) -> dict[str, Any]:
     """Score a detector; the result is the content of metrics.json.
 
     Into `output` go metrics.json, per_class.csv, per_image.csv, pr_curve.csv, confusion.csv, detections.json,
@@ -40,13 +31,13 @@ def evaluate(predictor: Predictor, where: EvaluationFiles, config: EvaluateConfi
         UserError: an input is missing, an image is not the one of the manifest, or the classes are not the model's.
     """
     split, samples = _split(where, config)
-    names = tuple(entry.name for entry in read_classes(where.annotations / "classes.json"))
+    names = tuple(entry.name for entry in read_classes(where.classes))
     if names != predictor.class_names:
         raise UserError(
             f"the model's classes ({', '.join(predictor.class_names)}) are not the dataset's ({', '.join(names)}). "
             "Evaluate it on a dataset with its own class table, or train it on this one."
         )
-    annotations = files.read_json(where.annotations / f"{split}.json")
+    annotations = files.read_json(where.split(split)[0])
     results: list[dict[str, Any]] = []
     pictures = (_picture(where.dataset, sample) for sample in samples)
     for sample, found in zip(samples, predictor.detect(pictures), strict=True):
@@ -60,8 +51,8 @@ def evaluate(predictor: Predictor, where: EvaluationFiles, config: EvaluateConfi
         **scored.numbers(),
     }
     table = dict(enumerate(names))
-    tables.write_results(output / "detections.json", results, "bbox")
-    tables.write_results(output / "masks.json", results, "segmentation")
+    write_results(output / "detections.json", results, "bbox")
+    write_results(output / "masks.json", results, "segmentation")
     scored.write(output, table)
     folder = output / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,9 +66,9 @@ def evaluate(predictor: Predictor, where: EvaluationFiles, config: EvaluateConfi
     return metrics
 
 
-def _split(where: EvaluationFiles, config: EvaluateConfig) -> tuple[str, list[Sample]]:
+def _split(where: ProjectPaths, config: EvaluateConfig) -> tuple[str, list[Sample]]:
     for split in dict.fromkeys((config.split, "valid")):
-        samples = read_samples(where.annotations / f"{split}.json", where.manifests / f"{split}.json")
+        samples = read_samples(*where.split(split))
         if samples:
             return split, samples
     raise UserError(f"neither {config.split} nor valid has an image to evaluate on. Add images, then: dvc repro")
@@ -85,3 +76,29 @@ def _split(where: EvaluationFiles, config: EvaluateConfig) -> tuple[str, list[Sa
 
 def _picture(root: Path, sample: Sample) -> Image.Image:
     return images.decode(images.read_verified(root / sample.path, sample.sha256), sample.path, max_pixels=None)
+
+
+# What stages.evaluate runs; a test compares this with its imports.
+_BASE = ("__init__", "errors", "files", "images", "manifest", "params", "paths", "provenance")
+CODE = (
+    *(f"rfdetr_core/base/{name}.py" for name in _BASE),
+    *(f"rfdetr_core/checkpoint/{name}.py" for name in ("__init__", "files", "keys", "loading")),
+    *(f"rfdetr_core/data/{name}.py" for name in ("__init__", "preprocess", "samples")),
+    *(f"rfdetr_core/evaluation/{name}.py" for name in ("__init__", "config", "evaluate", "pictures", "scoring")),
+    *("rfdetr_core/inference", "rfdetr_core/metrics/__init__.py", "rfdetr_core/metrics/coco.py"),
+    *("rfdetr_core/__init__.py", "rfdetr_core/model", "rfdetr_core/ops", "stages/__init__.py", "stages/evaluate.py"),
+)
+
+
+def write_origin(path: Path, model: Path, where: ProjectPaths, config: EvaluateConfig, split: str) -> None:
+    """Write the digests of the model file, its tensors and the inputs, the params, the code and the packages."""
+    content: dict[str, Any] = {
+        "schema": 1,
+        "model": provenance.identity(model) | {"tensors": tensor_digest(read_checkpoint(model).weights)},
+        "split": split,
+        "inputs": provenance.identities([*where.split(split), where.classes]),
+        "params": {"evaluate": config.model_dump(mode="json")},
+        "code": provenance.code_digests(CODE),
+        **provenance.environment(),
+    }
+    files.write_json(path, content)

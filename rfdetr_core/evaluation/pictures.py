@@ -12,9 +12,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools.coco import COCO
 
-from rfdetr_core import files
-from rfdetr_core.evaluation.judgement import ImageJudgement, Row
-from rfdetr_core.inference import import_supervision
+from rfdetr_core.base import files
+from rfdetr_core.evaluation.scoring import ImageJudgement, Row
+from rfdetr_core.inference.predictor import import_supervision
 
 if TYPE_CHECKING:
     import supervision

@@ -1,16 +1,166 @@
-"""Detections scored against a split's annotations, and the tables of the scores."""
+"""The numbers and tables of an evaluation, and which detections are right at the threshold."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rfdetr_core.evaluation import tables
-from rfdetr_core.evaluation.judgement import ImageJudgement, Row, confusions, judge
-from rfdetr_core.metrics.coco import CocoScores, score
+import numpy as np
+from pycocotools import mask as overlaps
+
+from rfdetr_core.base import files
+from rfdetr_core.metrics.coco import RECALLS, CocoScores, ImageMatches, score
+
+BACKGROUND = "background"
+Row = dict[str, Any]  # an image, annotation or detection in COCO's format
+
+
+@dataclass(frozen=True)
+class ImageJudgement:
+    """found: pairs of a detection and the annotation of its class that it matches at IoU 0.5. Crowds are left out."""
+
+    image: Row
+    found: list[tuple[Row, Row]]
+    wrong: list[Row]
+    missed: list[Row]
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is there and nothing was seen."""
+        return not (self.found or self.wrong or self.missed)
+
+    @property
+    def f1(self) -> float:
+        """2 found / (2 found + wrong + missed); 1 where nothing is there and nothing was seen."""
+        found = len(self.found)
+        return 1.0 if self.empty else 2 * found / (2 * found + len(self.wrong) + len(self.missed))
+
+
+def judge(
+    annotations: Row, results: list[Row], matches: Mapping[int, ImageMatches], threshold: float
+) -> list[ImageJudgement]:
+    """Judge every image by the detections with a score above the threshold, in the order of the annotations' images."""
+    truth = {one["id"]: one for one in annotations["annotations"]}
+    judgements = []
+    for image in annotations["images"]:
+        match = matches[image["id"]]
+        pairs = sorted(match.pairs, key=lambda pair: -results[pair[0]]["score"])
+        above = [pair for pair in pairs if results[pair[0]]["score"] > threshold]
+        below = {number for _, number in pairs[len(above) :] if number is not None}
+        judgements.append(
+            ImageJudgement(
+                image,
+                found=[(results[place], truth[number]) for place, number in above if number is not None],
+                wrong=[results[place] for place, number in above if number is None],
+                missed=[truth[number] for number in sorted({*match.missed, *below})],
+            )
+        )
+    return judgements
+
+
+def confusions(judgements: list[ImageJudgement], names: Mapping[int, str]) -> list[tuple[str, str]]:
+    """(actual, predicted) class of every object and every detection.
+
+    A wrong detection is a confusion with the missed object of another class that its box overlaps most, if IoU is 0.5
+    or more; the best score chooses first. What is left over is paired with the background.
+    """
+    rows = []
+    for one in judgements:
+        rows += [(names[truth["category_id"]], names[seen["category_id"]]) for seen, truth in one.found]
+        missed = dict(enumerate(one.missed))
+        for seen in one.wrong:
+            near = {number: iou for number, iou in _overlaps(seen, missed).items() if iou >= 0.5}
+            taken = missed.pop(max(near, key=lambda number: near[number])) if near else None
+            rows.append((names[taken["category_id"]] if taken else BACKGROUND, names[seen["category_id"]]))
+        rows += [(names[truth["category_id"]], BACKGROUND) for truth in missed.values()]
+    return rows
+
+
+def _overlaps(seen: Row, missed: Mapping[int, Row]) -> dict[int, float]:
+    """IoU of a detection's box with those of the objects of other classes."""
+    others = {number: one for number, one in missed.items() if one["category_id"] != seen["category_id"]}
+    if not others:
+        return {}
+    ious = overlaps.iou(np.array([seen["bbox"]]), np.array([one["bbox"] for one in others.values()]), [0] * len(others))
+    return dict(zip(others, ious[0].tolist(), strict=True))
+
+
+DECIMALS = 6
+
+
+def numbers(scores: CocoScores) -> dict[str, Any]:
+    """COCO's twelve numbers and the best F1; what could not be measured is null, and `not_measured` says why."""
+    values: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in scores.numbers().items()}
+    reasons: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if value is None:
+            size = name.rpartition("_")[2]
+            kind = f"{size} object" if size in ("small", "medium", "large") else "object"
+            reasons.setdefault(f"the split has no {kind}", []).append(name)
+    told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    return values | ({"not_measured": told} if told else {})
+
+
+def write_per_class(path: Path, boxes: CocoScores, masks: CocoScores | None) -> None:
+    """One row per class, in the order of the class table."""
+    names = ["instances", "ap", "ap_50", "precision", "recall", "f1", "best_threshold", "best_f1"]
+    header = ["class", *names, *([f"mask_{name}" for name in names[1:]] if masks else [])]
+    rows = [[one.name, *(getattr(one, name) for name in names)] for one in boxes.per_class]
+    if masks:
+        rows = [
+            row + [getattr(one, name) for name in names[1:]] for row, one in zip(rows, masks.per_class, strict=True)
+        ]
+    write_csv(path, header, rows)
+
+
+def write_curve(path: Path, boxes: CocoScores, masks: CocoScores | None) -> None:
+    """Precision over recall at IoU 0.5, the mean over the classes with instances; no rows where there is none."""
+    curves = [RECALLS.tolist(), _mean_curve(boxes), *([_mean_curve(masks)] if masks else [])]
+    write_csv(path, ["recall", "precision", "mask_precision"][: len(curves)], zip(*curves, strict=False))
+
+
+def write_judgements(path: Path, judgements: Iterable[ImageJudgement]) -> None:
+    """One row per image."""
+    rows = [[one.image["file_name"], one.f1, len(one.found), len(one.wrong), len(one.missed)] for one in judgements]
+    write_csv(path, ["image", "f1", "found", "wrong", "missed"], rows)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table; floats with DECIMALS digits after the point."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    files.write_text(path, text.getvalue())
+
+
+def write_results(path: Path, results: Iterable[dict[str, Any]], kind: Literal["bbox", "segmentation"]) -> None:
+    """The boxes or the masks of detections in COCO's results format, one a line, with the digits that were scored.
+
+    Not both in one file: COCO.loadRes would take the area of the box for that of the mask.
+    """
+    keys = ("image_id", "category_id", kind, "score")
+    rows = [{key: one[key] for key in keys} for one in results if kind in one]
+    lines = [json.dumps(row, separators=(",", ":"), allow_nan=False) for row in rows]
+    files.write_text(path, "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")
+
+
+def _mean_curve(scores: CocoScores) -> list[float]:
+    present = np.array([one.precisions for one in scores.per_class if one.instances])
+    return np.mean(present, axis=0).tolist() if len(present) else []
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else round(value, DECIMALS)
+
 
 TABLES = ("per_class.csv", "pr_curve.csv", "per_image.csv", "confusion.csv")
 
@@ -41,13 +191,13 @@ class Scored:
         return {
             "images": self.images,
             "objects": sum(one.instances for one in self.boxes.per_class),
-            **tables.numbers(self.boxes),
-            **({"masks": tables.numbers(self.masks)} if self.masks else {}),
+            **numbers(self.boxes),
+            **({"masks": numbers(self.masks)} if self.masks else {}),
         }
 
     def write(self, folder: Path, names: Mapping[int, str]) -> None:
         """Write TABLES. names: of the classes, by id."""
-        tables.write_per_class(folder / "per_class.csv", self.boxes, self.masks)
-        tables.write_curve(folder / "pr_curve.csv", self.boxes, self.masks)
-        tables.write_judgements(folder / "per_image.csv", self.judgements)
-        tables.write_csv(folder / "confusion.csv", ["actual", "predicted"], confusions(self.judgements, names))
+        write_per_class(folder / "per_class.csv", self.boxes, self.masks)
+        write_curve(folder / "pr_curve.csv", self.boxes, self.masks)
+        write_judgements(folder / "per_image.csv", self.judgements)
+        write_csv(folder / "confusion.csv", ["actual", "predicted"], confusions(self.judgements, names))

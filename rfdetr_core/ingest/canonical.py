@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core import files
+from rfdetr_core.base import files
+from rfdetr_core.base.manifest import ClassEntry, ManifestRow
 from rfdetr_core.ingest.geometry import Box, polygon_area
 from rfdetr_core.ingest.records import Annotation
-from rfdetr_core.manifest import ClassEntry, ManifestRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from unicodedata import normalize
 
+from rfdetr_core.base.manifest import ClassEntry
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.records import Category, Dataset, Split, is_text, shown
-from rfdetr_core.manifest import ClassEntry
 
 
 @dataclass(frozen=True)

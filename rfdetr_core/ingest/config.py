@@ -6,10 +6,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rfdetr_core.images import MAX_PIXELS
-from rfdetr_core.ingest.checks import Severity
-from rfdetr_core.ingest.rules import RULES
-from rfdetr_core.params import Config
+from rfdetr_core.base.images import MAX_PIXELS
+from rfdetr_core.base.params import Config
+from rfdetr_core.ingest.rules import RULES, Severity
 
 
 class CocoFiles(Config):

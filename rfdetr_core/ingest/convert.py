@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import SPLITS, read_classes, read_manifest, write_classes
+from rfdetr_core.base.processes import without_collection
 from rfdetr_core.ingest.canonical import write_split
 from rfdetr_core.ingest.clean import clean
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.manifest import SPLITS, read_classes, read_manifest, write_classes
-from rfdetr_core.processes import without_collection
 
 
 @without_collection()

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rfdetr_core import images
-from rfdetr_core.errors import UserError
-from rfdetr_core.images import FORMATS, TooLargeError
+from rfdetr_core.base import images
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.images import FORMATS, TooLargeError
 from rfdetr_core.ingest import duplicates
-from rfdetr_core.ingest.paths import leaves
+from rfdetr_core.ingest.folder import leaves
 
 _HEAD = struct.Struct("<IIB?")
 _FAULTS = ("image-unreadable", "image-too-large")

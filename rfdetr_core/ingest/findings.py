@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rfdetr_core.ingest.checks import Severity
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.geometry import Box, drawable
 from rfdetr_core.ingest.records import Place
-from rfdetr_core.ingest.rules import RULES
+from rfdetr_core.ingest.rules import RULES, Severity
 
 Effect = Literal["stop", "left out", "kept"]
 

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from fractions import Fraction
 
-from rfdetr_core import files
-from rfdetr_core.errors import UserError
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.ingest.config import SplitConfig
 from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.names import origin

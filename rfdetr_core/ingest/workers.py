@@ -6,13 +6,15 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from rfdetr_core.errors import UserError
-from rfdetr_core.processes import end_with_parent
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.processes import end_with_parent
 
 Result = TypeVar("Result")
 # Enough that a worker never waits for its next item; few enough that a message fits into a pipe's buffer.
@@ -121,3 +123,24 @@ def _serve(pipe: Connection, begun: Any, make_work: Callable[[], Callable[[str],
             begun.value += 1
             results.append(work(item))
         pipe.send(results)
+
+
+Item = TypeVar("Item")
+_WIDTH = 20
+
+
+def with_progress(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator[Item]:
+    """Pass items on, and tell standard error how many of `total` were, and how many a second."""
+    terminal = sys.stderr.isatty()
+    every = 0.2 if terminal else 10.0
+    start = told = time.monotonic()
+    for count, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - told >= every or (terminal and count == total):
+            told, share = now, count / total
+            bar = f"[{'#' * int(share * _WIDTH):{_WIDTH}}] " if terminal else ""
+            line = f"{what}: {bar}{count:,} of {total:,} {unit}, {count / (now - start):,.0f} a second"
+            print(f"\r{line}\x1b[K" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+    if terminal and told > start:
+        print(file=sys.stderr)

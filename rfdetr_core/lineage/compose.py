@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rfdetr_core import files, provenance
-from rfdetr_core.checkpoint.digest import tensor_digest
-from rfdetr_core.checkpoint.files import Checkpoint
-from rfdetr_core.errors import UserError
+from rfdetr_core.base import files, provenance
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.checkpoint.files import Checkpoint, tensor_digest
 
 SCHEMA = 1
 # What stages.strip runs; a test compares this with its imports.
 CODE = (
-    *("rfdetr_core/__init__.py", "rfdetr_core/errors.py", "rfdetr_core/files.py", "rfdetr_core/imports.py"),
-    *("rfdetr_core/params.py", "rfdetr_core/provenance.py", "rfdetr_core/stripping.py"),
-    *("rfdetr_core/checkpoint/__init__.py", "rfdetr_core/checkpoint/digest.py", "rfdetr_core/checkpoint/files.py"),
-    *("rfdetr_core/checkpoint/keys.py", "rfdetr_core/lineage/__init__.py", "rfdetr_core/lineage/compose.py"),
-    *("rfdetr_core/lineage/records.py", "rfdetr_core/model/__init__.py", "rfdetr_core/model/config.py"),
-    *("stages/__init__.py", "stages/strip.py"),
+    *(f"rfdetr_core/base/{name}.py" for name in ("__init__", "errors", "files", "params", "provenance")),
+    *(f"rfdetr_core/checkpoint/{name}.py" for name in ("__init__", "files", "keys")),
+    *(f"rfdetr_core/{name}.py" for name in ("model/__init__", "model/config", "selection/__init__", "selection/strip")),
+    *("rfdetr_core/__init__.py", "rfdetr_core/lineage", "stages/__init__.py", "stages/strip.py"),
 )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core import files
-from rfdetr_core.provenance import RUN_FILE
+from rfdetr_core.base import files
+from rfdetr_core.base.provenance import RUN_FILE
 
 FOLDER = Path("records")
 _OF_TRAINING = ("params", "inputs", "files", "counts", "parents", "code", "packages", "machine")

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rfdetr_core.boxes import cxcywh_to_xyxy, overlap
 from rfdetr_core.loss import masks
 from rfdetr_core.loss.config import LossConfig
 from rfdetr_core.loss.matcher import Objects, Pairs, match
 from rfdetr_core.loss.softplus import softplus
-from rfdetr_core.structures import DetectorOutput, MaskFactors, Target
+from rfdetr_core.ops.boxes import cxcywh_to_xyxy, overlap
+from rfdetr_core.ops.structures import DetectorOutput, MaskFactors, Target
 
 _LOWEST_SCORE = 0.01  # a matched query is always pulled towards its class, however bad its box
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfdetr_core.loss.softplus import softplus
-from rfdetr_core.sampling import sample_maps
-from rfdetr_core.structures import MaskFactors
+from rfdetr_core.ops.sampling import sample_maps
+from rfdetr_core.ops.structures import MaskFactors
 
 _OVERSAMPLING = 3
 _UNCERTAIN_SHARE = 0.75

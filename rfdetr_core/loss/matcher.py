@@ -17,11 +17,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rfdetr_core.boxes import cxcywh_to_xyxy, overlap
 from rfdetr_core.loss import masks
 from rfdetr_core.loss.config import LossConfig
 from rfdetr_core.loss.softplus import softplus
-from rfdetr_core.structures import DetectorOutput, Target
+from rfdetr_core.ops.boxes import cxcywh_to_xyxy, overlap
+from rfdetr_core.ops.structures import DetectorOutput, Target
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from rfdetr_core.errors import UserError
-from rfdetr_core.structures import Detections
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.ops.structures import Detections
 
 RECALLS = np.linspace(0, 1, 101)  # where precision is sampled
 THRESHOLDS = np.linspace(0, 1, 101)  # of the score, where F1 is tried

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from rfdetr_core.errors import UserError
-from rfdetr_core.params import Config
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import Config
 
 
 @dataclass(frozen=True)

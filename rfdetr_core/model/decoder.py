@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfdetr_core.model.attention import attend
-from rfdetr_core.model.deformable import DeformableAttention
-from rfdetr_core.model.memory import Memory
-from rfdetr_core.model.mlp import MLP
-from rfdetr_core.model.positions import encode_boxes
+from rfdetr_core.model.deformable import DeformableAttention, Memory
+from rfdetr_core.model.layers import MLP, attend
+from rfdetr_core.model.vit import encode_boxes
 
 
 class Decoder(nn.Module):

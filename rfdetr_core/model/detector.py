@@ -7,16 +7,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rfdetr_core.boxes import apply_delta
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.decoder import Decoder
-from rfdetr_core.model.memory import flatten_maps
-from rfdetr_core.model.mlp import MLP, zero_last
+from rfdetr_core.model.deformable import flatten_maps
+from rfdetr_core.model.layers import MLP, zero_last
 from rfdetr_core.model.projector import Projector
 from rfdetr_core.model.proposals import Proposer
 from rfdetr_core.model.segmentation import SegmentationHead
 from rfdetr_core.model.vit import VisionTransformer
-from rfdetr_core.structures import DetectorOutput, MaskFactors
+from rfdetr_core.ops.boxes import apply_delta
+from rfdetr_core.ops.structures import DetectorOutput, MaskFactors
 
 PRIOR = 0.01  # what an untrained detector believes of each class, so that the many negatives do not drown the start
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rfdetr_core.boxes import cxcywh_to_xyxy
-from rfdetr_core.structures import Detections, DetectorOutput
+from rfdetr_core.ops.boxes import cxcywh_to_xyxy
+from rfdetr_core.ops.structures import Detections, DetectorOutput
 
 MASKS_AT_ONCE = 32  # resized together: bounds the memory that float masks of the image's size take
 

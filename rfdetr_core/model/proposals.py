@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfdetr_core.boxes import apply_delta
-from rfdetr_core.model.memory import Memory
-from rfdetr_core.model.mlp import MLP
+from rfdetr_core.model.deformable import Memory
+from rfdetr_core.model.layers import MLP
+from rfdetr_core.ops.boxes import apply_delta
 
 ANCHOR_SIZE = 0.05  # of the image, on the first level; it doubles from level to level
 MARGIN = 0.01  # anchors that come closer to 0 or 1 are not used

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfdetr_core.sampling import resize_maps
-from rfdetr_core.structures import MaskFactors
+from rfdetr_core.ops.sampling import resize_maps
+from rfdetr_core.ops.structures import MaskFactors
 
 
 class SegmentationHead(nn.Module):

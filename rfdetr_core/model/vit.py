@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rfdetr_core.model.attention import attend
-from rfdetr_core.model.economy import gelu_linear, norm_linear
-from rfdetr_core.model.positions import resize_positions
-from rfdetr_core.model.windows import join_windows, split_windows
+from rfdetr_core.model.layers import attend, gelu_linear, norm_linear
+from rfdetr_core.ops.sampling import resize_maps
 
 NORM_EPSILON = 1e-6
 
@@ -168,3 +168,43 @@ class DropPath(nn.Module):
             return x
         kept = torch.rand(len(x), 1, 1, dtype=x.dtype, device=x.device) >= self.rate
         return x / (1 - self.rate) * kept
+
+
+def split_windows(grid: Tensor, windows: int) -> Tensor:
+    """Cut (B, H, W, C) into windows x windows equal rectangles, row by row: (B * windows^2, H * W / windows^2, C)."""
+    batch, height, width, channels = grid.shape
+    grid = grid.reshape(batch, windows, height // windows, windows, width // windows, channels)
+    return grid.transpose(2, 3).reshape(batch * windows**2, -1, channels)
+
+
+def join_windows(tokens: Tensor, windows: int, height: int, width: int) -> Tensor:
+    """Undo `split_windows`: (B * windows^2, height * width / windows^2, C) to (B, height, width, C)."""
+    channels = tokens.shape[-1]
+    tokens = tokens.reshape(-1, windows, windows, height // windows, width // windows, channels)
+    return tokens.transpose(2, 3).reshape(-1, height, width, channels)
+
+
+def resize_positions(positions: Tensor, height: int, width: int) -> Tensor:
+    """Resample the patch positions of (1, 1 + grid^2, C) to a grid of height x width; the first row, cls, stays.
+
+    Bicubic, antialiased, in fp32, as DINOv2's `interpolate_pos_encoding`. Returns (1, 1 + height * width, C).
+    """
+    side = math.isqrt(positions.shape[1] - 1)
+    if (height, width) == (side, side):
+        return positions
+    grid = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, side, side)
+    grid = resize_maps(grid.float(), (height, width), kernel="bicubic", antialias=True)
+    patches = grid.to(positions.dtype).flatten(2).transpose(1, 2)  # (1, height * width, C)
+    return torch.cat([positions[:, :1], patches], dim=1)
+
+
+def encode_boxes(boxes: Tensor, width: int) -> Tensor:
+    """Sine code (..., 4 * width) of (..., 4) cxcywh boxes: y, x, w, h one after the other, sine and cosine in turn.
+
+    Scale 2 pi, temperature 10000: Conditional DETR's `gen_sineembed_for_position`.
+    """
+    index = torch.arange(width, dtype=boxes.dtype, device=boxes.device)
+    periods = 10000 ** (2 * (index // 2) / width)
+    x, y, *size = boxes.unbind(-1)
+    angles = torch.stack([y, x, *size], dim=-1)[..., None] * (2 * math.pi) / periods  # (..., 4, width)
+    return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-3)

@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from rfdetr_core.observers.summary import best_scores
+from rfdetr_core.observers.history import best_scores
 from rfdetr_core.training.module import RFDETRModelModule
 
 # Modules with one interface, a class `tqdm`; the first also draws in notebooks.

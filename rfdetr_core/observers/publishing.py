@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core import files
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import DataConfig
+from rfdetr_core.base.params import load_yaml, read_section
+from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import read_checkpoint
-from rfdetr_core.errors import UserError
-from rfdetr_core.manifest import DataConfig
 from rfdetr_core.observers.history import read_history
 from rfdetr_core.observers.runs import TrackedRun, connect, fault, open_run, origin, where
-from rfdetr_core.params import load_yaml, read_section
-from rfdetr_core.provenance import flattened
 from rfdetr_core.training.config import RuntimeConfig
 
 _PATIENCE = 60  # seconds; a server may take its time with a large file

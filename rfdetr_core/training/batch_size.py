@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_plain
-from rfdetr_core.errors import UserError
 from rfdetr_core.loss.config import loss_config
 from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.model.detector import build_detector
-from rfdetr_core.structures import Target
+from rfdetr_core.ops.structures import Target
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.optimizer import build_optimizer
+from rfdetr_core.training.optimization import build_optimizer
 from rfdetr_core.training.trainer import device_kind, devices_per_node, resolved_precision
 
 ELSEWHERE = 4  # images per batch on a CPU, where memory is not probed: the default of batch_size

@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import Config
 from rfdetr_core.data.config import AugmentConfig
-from rfdetr_core.errors import UserError
 from rfdetr_core.model.config import VARIANTS, ModelConfig
-from rfdetr_core.params import Config
 
 # Of torch.optim, by lower-case name; Muon, LBFGS and SparseAdam there cannot train every parameter of a detector.
 OPTIMIZERS = (

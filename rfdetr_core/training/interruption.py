@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from rfdetr_core.errors import UserError, causes
+from rfdetr_core.base.errors import UserError, causes
 
 _AGAIN = "Run again to go on after the last finished epoch."
 # What torch waits for before a training begins, such as the other ranks, keeps Python from hearing a signal: seconds.

@@ -12,21 +12,19 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours
-from rfdetr_core.data.batching import Batch
+from rfdetr_core.data.batching import Batch, at_drawn_size
 from rfdetr_core.data.seeding import mixed_seed
-from rfdetr_core.errors import UserError
 from rfdetr_core.loss.config import loss_config
 from rfdetr_core.loss.criterion import Criterion, Losses
 from rfdetr_core.metrics.coco import coco_results
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.postprocess import detections
-from rfdetr_core.structures import DetectorOutput
+from rfdetr_core.ops.structures import DetectorOutput
 from rfdetr_core.training.config import PLATEAU, TrainConfig
 from rfdetr_core.training.nonfinite import NonFiniteError, Step, Watch, kept
-from rfdetr_core.training.optimizer import build_optimizer
-from rfdetr_core.training.resizing import at_drawn_size
-from rfdetr_core.training.schedule import build_schedule
+from rfdetr_core.training.optimization import build_optimizer, build_schedule
 
 # Before the names of a track's values on valid.
 PREFIX = {"regular": "val/", "ema": "val/ema_"}

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import file_content, make_checkpoint, read_checkpoint, read_plain, write_plain
 from rfdetr_core.checkpoint.loading import architecture_of, load_weights
 from rfdetr_core.data.batching import Batch
-from rfdetr_core.errors import UserError
 from rfdetr_core.loss.config import loss_config
 from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import build_detector
-from rfdetr_core.structures import Target
+from rfdetr_core.ops.structures import Target
 
 FILE = "nonfinite_batch.pth"
 _STEPS_AHEAD = 2  # that may be queued on an accelerator before the oldest one's check is waited for

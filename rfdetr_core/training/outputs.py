@@ -15,9 +15,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 from torch import Tensor
 
-from rfdetr_core import files
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import Checkpoint, file_content, write_checkpoint
-from rfdetr_core.errors import UserError
 from rfdetr_core.training.module import PREFIX, RFDETRModelModule
 from rfdetr_core.training.resume import STATE_FILE
 

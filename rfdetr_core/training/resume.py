@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.provenance import short
 from rfdetr_core.checkpoint.files import read_plain
-from rfdetr_core.errors import UserError
-from rfdetr_core.provenance import short
 
 STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"

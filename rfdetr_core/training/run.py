@@ -14,7 +14,10 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from rfdetr_core import files
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import read_classes
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import Checkpoint, make_checkpoint, read_checkpoint, read_plain
 from rfdetr_core.checkpoint.loading import load_weights
 from rfdetr_core.checkpoint.published import resolve_weights
@@ -22,8 +25,6 @@ from rfdetr_core.data.batching import multi_scale_sizes
 from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.data.seeding import mixed_seed
-from rfdetr_core.errors import UserError
-from rfdetr_core.manifest import read_classes
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.training.batch_size import with_batch_size
@@ -32,37 +33,14 @@ from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_togeth
 from rfdetr_core.training.interruption import Stopped, StopSignals, explained
 from rfdetr_core.training.module import RFDETRModelModule
 from rfdetr_core.training.nonfinite import NonFiniteError
-from rfdetr_core.training.origin import fingerprint, record_of
 from rfdetr_core.training.outputs import RunFiles
-from rfdetr_core.training.resume import (
-    STATE_FILE,
-    first_process,
-    named_state,
-    sole_writer,
-    state_to_resume,
-)
+from rfdetr_core.training.record import fingerprint, record_of
+from rfdetr_core.training.resume import STATE_FILE, first_process, named_state, sole_writer, state_to_resume
 from rfdetr_core.training.trainer import build_trainer, check_launched, device_kind, devices_per_node
 
 # Named, not imported: what watches a training is no dependency of its result.
 _OBSERVERS = "rfdetr_core.observers"
 METRIC_KEYS = {"map": "mAP_50_95", "map_50": "mAP_50", "mar": "mAR", "f1": "F1"}
-
-
-@dataclass(frozen=True)
-class TrainingFiles:
-    """Where a training reads: the dataset folder, the folders of the stages before, and the one of weights."""
-
-    dataset: Path
-    annotations: Path = Path("annotations")
-    manifests: Path = Path("manifest")
-    weights: Path = Path("weights")
-
-    @property
-    def inputs(self) -> dict[str, Path]:
-        """The files that decide the result, but for the images, whose digests the manifests hold."""
-        named = [self.annotations / name for name in ("train.json", "valid.json", "classes.json")]
-        named += [self.manifests / name for name in ("train.json", "valid.json")]
-        return {f"{path.parent.name}/{path.name}": path for path in named}
 
 
 @dataclass(frozen=True)
@@ -77,7 +55,7 @@ class Training:
 
 
 def train_model(
-    where: TrainingFiles, model: ModelConfig, config: TrainConfig, runtime: RuntimeConfig, output: Path
+    where: ProjectPaths, model: ModelConfig, config: TrainConfig, runtime: RuntimeConfig, output: Path
 ) -> None:
     """Train, and leave the files of a run in `output`; go on where an interrupted training of the same inputs ended.
 
@@ -98,7 +76,7 @@ def train_model(
         raise UserError(error.saved(output)) from None
     except UserError as error:
         # torch puts the traceback of a loader worker before its message.
-        raise UserError(str(error).rpartition("rfdetr_core.errors.UserError: ")[2].strip()) from error
+        raise UserError(str(error).rpartition("rfdetr_core.base.errors.UserError: ")[2].strip()) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of memory on the device. Lower train.batch_size (now {config.batch_size}) and raise "
@@ -112,7 +90,7 @@ def train_model(
 
 
 def _train(
-    where: TrainingFiles,
+    where: ProjectPaths,
     model: ModelConfig,
     config: TrainConfig,
     runtime: RuntimeConfig,
@@ -143,7 +121,7 @@ def _train(
 
 
 def prepare_training(
-    where: TrainingFiles, model: ModelConfig, config: TrainConfig, runtime: RuntimeConfig, output: Path
+    where: ProjectPaths, model: ModelConfig, config: TrainConfig, runtime: RuntimeConfig, output: Path
 ) -> Training:
     """Build everything but the Trainer. Seeds torch's global generator and sets its number of threads.
 
@@ -151,7 +129,7 @@ def prepare_training(
         UserError: an input is missing or wrong.
     """
     _pin_threads(runtime, config)
-    classes = [entry.name for entry in read_classes(where.annotations / "classes.json")]
+    classes = [entry.name for entry in read_classes(where.classes)]
     architecture = model.architecture(len(classes))
     check_together(model, config)
     if config.class_names not in (None, classes):
@@ -184,7 +162,7 @@ def prepare_training(
     ranking: dict[str, Any] = {"skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
     written = RunFiles(output, metric, key, describe, fingerprint=fingerprint(record), interval=interval, **ranking)
     callbacks: list[Callback] = [
-        _scoring(files.read_json(where.annotations / "valid.json"), architecture, config),
+        _scoring(files.read_json(where.split("valid")[0]), architecture, config),
         written,
     ]
     if config.compute_train_metrics:
@@ -235,17 +213,14 @@ def _told(machine: Mapping[str, Any], config: TrainConfig) -> str:
 
 
 def training_data(
-    where: TrainingFiles, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
+    where: ProjectPaths, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
 ) -> RFDETRDataModule:
     """The data, training images at side x side pixels.
 
     Raises:
         UserError: an input is missing or wrong, or a split has no image.
     """
-    train, valid = (
-        read_samples(where.annotations / f"{split}.json", where.manifests / f"{split}.json")
-        for split in ("train", "valid")
-    )
+    train, valid = (read_samples(*where.split(name)) for name in ("train", "valid"))
     if not valid:
         raise UserError(
             "the valid split has no image, yet its scores pick the best epoch. Add images and annotations to it, or "

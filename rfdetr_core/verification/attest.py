@@ -14,13 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core import files
-from rfdetr_core.checkpoint.digest import tensor_digest
-from rfdetr_core.checkpoint.files import read_checkpoint
-from rfdetr_core.errors import UserError
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.provenance import flattened
+from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.lineage.compose import SCHEMA, description_digest
 from rfdetr_core.lineage.records import is_whole
-from rfdetr_core.provenance import flattened
 from rfdetr_core.verification.report import Report
 
 _STATEMENT = "https://in-toto.io/Statement/v1"

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import GIT, cached
-from rfdetr_core.params import load_yaml
+from rfdetr_core.audit.history import GIT, cached
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import load_yaml
 
 Digests = tuple[str, str, int]  # MD5, SHA-256, bytes
 

@@ -7,9 +7,12 @@ import io
 import tempfile
 from pathlib import Path
 
-from rfdetr_core import files
-from rfdetr_core.errors import UserError
-from rfdetr_core.images import SUFFIXES
+from rfdetr_core.audit.history import LOCK
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.images import SUFFIXES
+from rfdetr_core.base.manifest import SPLITS, ManifestRow, read_classes, read_manifest, write_classes, write_manifest
+from rfdetr_core.base.params import read_section
 from rfdetr_core.ingest.canonical import write_split
 from rfdetr_core.ingest.clean import clean
 from rfdetr_core.ingest.config import ValidateConfig
@@ -17,11 +20,8 @@ from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.validate import validate_dataset
-from rfdetr_core.lineage.history import LOCK
-from rfdetr_core.manifest import SPLITS, ManifestRow, read_classes, read_manifest, write_classes, write_manifest
-from rfdetr_core.params import read_section
 from rfdetr_core.verification.contents import Contents, changes
-from rfdetr_core.verification.pipeline import Pipeline, check_size
+from rfdetr_core.verification.lock import Pipeline, check_size
 from rfdetr_core.verification.report import Report
 
 _REPORTS = ("findings.csv", "findings.json", "statistics.json")

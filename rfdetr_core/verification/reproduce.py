@@ -11,13 +11,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rfdetr_core.errors import UserError
-from rfdetr_core.lineage.history import MODEL, cache_folder
+from rfdetr_core.audit.history import MODEL, cache_folder
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.verification.claims import SCORES
 from rfdetr_core.verification.contents import Contents, changes
-from rfdetr_core.verification.origins import SCORES
-from rfdetr_core.verification.pipeline import Pipeline, value_at
+from rfdetr_core.verification.lock import Pipeline, value_at
 from rfdetr_core.verification.report import Report
-from rfdetr_core.verification.scores import METRICS
+from rfdetr_core.verification.results import METRICS
 
 HISTORY = "output/history.csv"
 _REMOTE = "cache-of-the-original"

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core import files, provenance
-from rfdetr_core.errors import UserError
-from rfdetr_core.imports import shadows
-from rfdetr_core.lineage.history import EVALUATION, LOCK, MODEL, History
-from rfdetr_core.manifest import DataConfig
-from rfdetr_core.params import read_section
-from rfdetr_core.verification.contents import Contents
-from rfdetr_core.verification.dataset import check_dataset
-from rfdetr_core.verification.origins import (
+from rfdetr_core.audit.history import EVALUATION, LOCK, MODEL, History
+from rfdetr_core.base import files, provenance
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import DataConfig
+from rfdetr_core.base.params import read_section
+from rfdetr_core.base.provenance import shadows
+from rfdetr_core.verification.claims import (
     SCORES,
     SELECTION,
     check_evaluation,
     check_lineage,
     check_selection,
+    record_of,
 )
-from rfdetr_core.verification.pipeline import Pipeline, check_cache, check_contents, check_history, check_pipeline
-from rfdetr_core.verification.records import record_of
+from rfdetr_core.verification.contents import Contents
+from rfdetr_core.verification.dataset import check_dataset
+from rfdetr_core.verification.lock import Pipeline, check_cache, check_contents, check_history, check_pipeline
 from rfdetr_core.verification.report import Report
 
 
@@ -43,9 +43,8 @@ def verify(root: Path, file: Path | None = None) -> Report:
     Raises:
         UserError: no project, no dvc.lock, or no such file.
     """
-    from rfdetr_core.lineage.trace import Archive
-    from rfdetr_core.verification.models import check_file, check_project, identity_of
-    from rfdetr_core.verification.scores import METRICS, check_metrics
+    from rfdetr_core.audit.trace import Archive
+    from rfdetr_core.verification.results import METRICS, check_file, check_metrics, check_project, identity_of
 
     report = Report()
     if file is not None and not _is_present(root, file):
@@ -93,7 +92,7 @@ def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents,
         report.note(f"not as committed: {', '.join(changed)}")
     if any(contents.sha256(name) != sha256 for name, sha256 in provenance.code_digests(["rfdetr_core"]).items()):
         report.note(
-            f"computed with the code in {Path(provenance.__file__).parent}, which is not that of {contents.root}"
+            f"computed with the code in {Path(provenance.__file__).parents[1]}, which is not that of {contents.root}"
         )
     return contents, pipeline, data
 

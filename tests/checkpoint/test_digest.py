@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfdetr_core.checkpoint.digest import tensor_digest
-from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
+from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from tests.checkpoint.tiny import tiny_checkpoint
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import (
     Checkpoint,
     file_content,
@@ -28,7 +29,6 @@ from rfdetr_core.checkpoint.files import (
     write_checkpoint,
     write_plain,
 )
-from rfdetr_core.errors import UserError
 from rfdetr_core.model.config import VARIANTS
 from tests.checkpoint.tiny import tiny_checkpoint
 

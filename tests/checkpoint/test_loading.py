@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from rfdetr_core.checkpoint.coco import COCO_NAMES
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import Checkpoint, make_checkpoint, model_config_of, write_checkpoint
 from rfdetr_core.checkpoint.loading import (
+    COCO_NAMES,
     LEFT,
     TAKEN,
     adapt_channels,
@@ -23,7 +24,6 @@ from rfdetr_core.checkpoint.loading import (
     repeat_rows,
     resample_positions,
 )
-from rfdetr_core.errors import UserError
 from rfdetr_core.model.config import VARIANTS, Architecture, resized
 from rfdetr_core.model.detector import build_detector
 from tests.checkpoint.tiny import TINY, tiny_checkpoint, tiny_detector

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint import published
 from rfdetr_core.checkpoint.published import PUBLISHED, Published, cache_folder, fetch, resolve_weights
-from rfdetr_core.errors import UserError
 from rfdetr_core.model.config import VARIANTS
 
 NAME = "rf-detr-nano.pth"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rfdetr_core import files
+from rfdetr_core.base import files
 from rfdetr_core.data.samples import Sample, read_samples
-from rfdetr_core.manifest import ManifestRow, write_manifest
+from rfdetr_core.base.manifest import ManifestRow, write_manifest
 
 
 def rectangle(x: float, y: float, w: float, h: float, label: int = 0, **more: Any) -> dict[str, Any]:

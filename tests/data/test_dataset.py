@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfdetr_core.boxes import cxcywh_to_xyxy
+from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.dataset import DetectionDataset, Draw, Item
 from rfdetr_core.data.samples import read_samples
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
 from tests.data.canonical import rectangle, samples_of, write_split
 
 
@@ -85,7 +85,7 @@ def test_bytes_that_are_not_those_of_the_manifest_are_never_decoded(tmp_path: Pa
     elif fault == "missing":
         image.unlink()
     else:
-        from rfdetr_core import files
+        from rfdetr_core.base import files
 
         image.write_bytes(image.read_bytes()[:200])
         rows = json.loads(manifest.read_text())

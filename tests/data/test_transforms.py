@@ -10,14 +10,14 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from rfdetr_core.boxes import cxcywh_to_xyxy
+from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
-from rfdetr_core.data.transforms import Example, augment
-from rfdetr_core.data.views import decode_masks
-from rfdetr_core.errors import UserError
-from rfdetr_core.params import parse
+from rfdetr_core.data.augmentation import Example, augment
+from rfdetr_core.data.augmentation import decode_masks
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import parse
 
 PLAIN = AugmentConfig(crop_sides=(), horizontal_flip=0)
 EVERYTHING = AugmentConfig(

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from rfdetr_core import images
+from rfdetr_core.base import images
 from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
-from rfdetr_core.data.transforms import Example, augment
-from rfdetr_core.data.views import View, boxes_in, decode_masks, draw_view, image_in, masks_in
+from rfdetr_core.data.augmentation import Example, augment
+from rfdetr_core.data.augmentation import View, boxes_in, decode_masks, draw_view, image_in, masks_in
 
 sides = st.integers(1, 300)
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rfdetr_core.base.manifest import ClassEntry, write_classes
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import make_checkpoint, write_checkpoint
-from rfdetr_core.evaluation.evaluate import EvaluationFiles
-from rfdetr_core.inference import Predictor
-from rfdetr_core.manifest import ClassEntry, write_classes
+from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.metrics.coco import coco_results
 from rfdetr_core.model.detector import build_detector
 from tests.checkpoint.tiny import TINY
@@ -29,7 +29,7 @@ class Scene:
     """A checkpoint file, and where its dataset lies."""
 
     checkpoint: Path
-    where: EvaluationFiles
+    where: ProjectPaths
 
     def predictor(self, **settings: Any) -> Predictor:
         return Predictor.from_checkpoint(self.checkpoint, device="cpu", **settings)
@@ -71,7 +71,7 @@ def make_scene(folder: Path, *, segmentation: bool = False, splits: tuple[str, .
         write_split(folder, truth if split in splits else [], split)
     table = [ClassEntry(id=10 + index, index=index, name=name) for index, name in enumerate(NAMES)]
     write_classes(folder / "annotations" / "classes.json", table)
-    return Scene(checkpoint, EvaluationFiles(root, folder / "annotations", folder / "manifest"))
+    return Scene(checkpoint, ProjectPaths(root, folder / "annotations", folder / "manifest"))
 
 
 def _truth(predictor: Predictor, path: Path, random: np.random.Generator) -> list[dict[str, Any]]:

@@ -15,10 +15,11 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import ClassEntry, write_classes, write_manifest
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.evaluation.evaluate import EvaluationFiles, evaluate
-from rfdetr_core.manifest import ClassEntry, write_classes, write_manifest
+from rfdetr_core.evaluation.evaluate import evaluate
 from tests.architecture import ROOT
 from tests.evaluation.scene import NAMES, Scene, make_scene, write_tiny_checkpoint
 
@@ -153,7 +154,7 @@ def test_classes_of_another_dataset_are_refused(scene: Scene, tmp_path: Path) ->
     write_classes(tmp_path / "classes.json", [ClassEntry(1, 0, "cat"), ClassEntry(2, 1, "dog")])
     for split in ("test.json", "valid.json"):
         (tmp_path / split).write_bytes((scene.where.annotations / split).read_bytes())
-    where = EvaluationFiles(scene.where.dataset, tmp_path, scene.where.manifests)
+    where = ProjectPaths(scene.where.dataset, tmp_path, scene.where.manifests)
     with pytest.raises(UserError, match=r"class0.*cat, dog"):
         evaluate(scene.predictor(), where, EvaluateConfig(), tmp_path / "report")
     assert not (tmp_path / "report").exists()

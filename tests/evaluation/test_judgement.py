@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rfdetr_core.evaluation.judgement import BACKGROUND, ImageJudgement, confusions, judge
-from rfdetr_core.images import decode
+from rfdetr_core.base.images import decode
+from rfdetr_core.evaluation.scoring import BACKGROUND, ImageJudgement, confusions, judge
 from rfdetr_core.metrics.coco import coco_results, score
 from tests.evaluation.scene import NAMES, Scene
 

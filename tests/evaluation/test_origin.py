@@ -2,17 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core import files
-from rfdetr_core.checkpoint.digest import tensor_digest
-from rfdetr_core.checkpoint.files import write_checkpoint
+from rfdetr_core.base import files
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.checkpoint.files import tensor_digest, write_checkpoint
 from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.evaluation.evaluate import EvaluationFiles
-from rfdetr_core.evaluation.origin import write_origin
+from rfdetr_core.evaluation.evaluate import write_origin
 from tests.checkpoint.tiny import tiny_checkpoint
 
 
 def test_an_evaluation_names_the_model_and_the_inputs_it_was_made_of(tmp_path: Path) -> None:
-    where = EvaluationFiles(tmp_path, tmp_path / "annotations", tmp_path / "manifest")
+    where = ProjectPaths(tmp_path, tmp_path / "annotations", tmp_path / "manifest")
     for path in (where.annotations / "test.json", where.annotations / "classes.json", where.manifests / "test.json"):
         files.write_text(path, path.name)
     checkpoint, model = tiny_checkpoint(0), tmp_path / "model.pth"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfdetr_core.evaluation.judgement import ImageJudgement
 from rfdetr_core.evaluation.pictures import PANEL, compare, draw, pick, write_png
-from rfdetr_core.inference import import_supervision
+from rfdetr_core.evaluation.scoring import ImageJudgement
+from rfdetr_core.inference.predictor import import_supervision
 
 supervision = import_supervision()
 

@@ -11,9 +11,9 @@ from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.evaluate import evaluate
 from rfdetr_core.evaluation.scoring import TABLES
 from rfdetr_core.verification.contents import Contents
-from rfdetr_core.verification.pipeline import Pipeline
+from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
-from rfdetr_core.verification.scores import FOLDER, check_metrics
+from rfdetr_core.verification.results import FOLDER, check_metrics
 from tests.evaluation.scene import Scene
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import parse
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.validate import validate_dataset
-from rfdetr_core.params import parse
 
 SIZE = (64, 48)
 NAMES = ("cat", "dog")

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import read_classes, read_manifest
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.geometry import clip_polygon, polygon_area
-from rfdetr_core.manifest import read_classes, read_manifest
 from tests.ingest.samples import SPLITS, edit_coco, ingest, make_coco, make_yolo, validate
 
 TRAIN = "train/_annotations.coco.json"

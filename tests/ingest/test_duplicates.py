@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from rfdetr_core import images
+from rfdetr_core.base import images
 from rfdetr_core.ingest import duplicates
 from rfdetr_core.ingest.duplicates import find_near, thumbnail
 from tests.architecture import ROOT

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rfdetr_core import images
-from rfdetr_core.ingest import geometry, strict_json
-from rfdetr_core.ingest.formats import yolo
+from rfdetr_core.base import images
+from rfdetr_core.base.manifest import SPLITS, read_manifest
+from rfdetr_core.ingest import geometry
+from rfdetr_core.ingest.formats import coco, yolo
 from rfdetr_core.ingest.rules import RULES, markdown
-from rfdetr_core.manifest import SPLITS, read_manifest
 from tests.architecture import ROOT
 from tests.ingest.faults import FAULTS, LABEL, PNG, TRAIN, Fault, add
 from tests.ingest.samples import make_coco, make_masks, make_plain, make_yolo, picture, places, validate
@@ -73,7 +73,7 @@ def test_a_file_is_not_read_beyond_its_limit(tmp_path: Path, monkeypatch: pytest
         file.truncate(2**33)  # of which the disk has nothing
     findings, _ = validate(root, tmp_path, max_pixels=64 * 48)
     assert places(findings) == [("image-too-large", "error", PNG, None)]
-    monkeypatch.setattr(strict_json, "MOST_BYTES", (root / TRAIN).stat().st_size - 1)
+    monkeypatch.setattr(coco, "MOST_BYTES", (root / TRAIN).stat().st_size - 1)
     findings, _ = validate(root, tmp_path, max_pixels=64 * 48)
     assert places(findings) == [("labels-unreadable", "error", TRAIN, None)]
     root = make_yolo(tmp_path / "yolo")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.folder import check_folder
 from rfdetr_core.ingest.validate import validate_dataset

@@ -16,22 +16,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as rle
 
-from rfdetr_core import images
+from rfdetr_core.base import images
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import SPLITS
+from rfdetr_core.base.params import parse
 from rfdetr_core.data.batching import collate
 from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.dataset import DetectionDataset, Draw
 from rfdetr_core.data.preprocess import resize
 from rfdetr_core.data.samples import Sample, read_samples
-from rfdetr_core.errors import UserError
-from rfdetr_core.inference import to_rgb
+from rfdetr_core.inference.predictor import to_rgb
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
-from rfdetr_core.ingest.run_lengths import mask_area, mask_bounds, mask_fault, run_lengths
+from rfdetr_core.ingest.geometry import mask_area, mask_bounds, mask_fault, run_lengths
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.loss.criterion import Criterion
-from rfdetr_core.manifest import SPLITS
 from rfdetr_core.metrics.coco import score
-from rfdetr_core.params import parse
 from tests.ingest.samples import SIZE, edit_coco, ingest, make_coco, make_masks, make_yolo, picture, validate
 from tests.loss.synthetic import GROUPS, make_output
 

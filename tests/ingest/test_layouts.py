@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_core.manifest import read_manifest
+from rfdetr_core.base.manifest import read_manifest
 from tests.ingest.samples import SPLITS, coco_content, picture, places, validate
 
 YEARS = {"train": "train2017", "valid": "val2017", "test": "test2017"}

@@ -16,17 +16,16 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_masks
 
+from rfdetr_core.base.manifest import ClassEntry
 from rfdetr_core.ingest.canonical import CanonicalImage, Instance
 from rfdetr_core.ingest.clean import CleanDataset, clean
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.page import counts, write_page
-from rfdetr_core.ingest.page.outlines import rle_path, run_lengths
-from rfdetr_core.ingest.page.pictures import Studio, choose
+from rfdetr_core.ingest.page.pictures import Studio, choose, rle_path, run_lengths
 from rfdetr_core.ingest.records import Place
 from rfdetr_core.ingest.rules import RULES
 from rfdetr_core.ingest.survey import Survey
-from rfdetr_core.manifest import ClassEntry
 from tests.architecture import ROOT
 from tests.browser import Browser, Page, running
 from tests.ingest.samples import edit_coco, make_coco, make_yolo, picture, validate

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import parse
 from rfdetr_core.ingest import survey
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.rules import RULES
-from rfdetr_core.params import parse
 from tests.ingest.samples import SPLITS, coco_content, edit_coco, ingest, make_coco, places, validate, write_coco
 
 JSON = "train/_annotations.coco.json"

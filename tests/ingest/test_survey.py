@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_core.errors import UserError
-from rfdetr_core.ingest import cache, progress, survey
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.ingest import survey, workers
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.ingest.workers import Workers
@@ -133,19 +133,19 @@ def test_beside_another_validation_the_cache_is_left_alone(run, tmp_path: Path) 
 
 
 def test_a_cache_that_vanishes_meanwhile_recalls_nothing(tmp_path: Path) -> None:
-    reader = cache.Cache(tmp_path / "images.sqlite", "checker").reader()
+    reader = survey.Cache(tmp_path / "images.sqlite", "checker").reader()
     (tmp_path / "images.sqlite").unlink()
     assert reader()(b"digest") is None
 
 
 def test_the_cache_forgets_the_oldest(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(cache, "_KEPT", 5)
+    monkeypatch.setattr(survey, "_KEPT", 5)
     for start in range(0, 12, 4):
-        kept = cache.Cache(tmp_path / "images.sqlite", "checker")
+        kept = survey.Cache(tmp_path / "images.sqlite", "checker")
         for number in range(start, start + 4):
             kept.keep(bytes([number]), b"value")
         kept.close(in_use=1)
-    find = cache.Cache(tmp_path / "images.sqlite", "checker").reader()()
+    find = survey.Cache(tmp_path / "images.sqlite", "checker").reader()()
     assert [number for number in range(12) if find(bytes([number])) == b"value"] == [7, 8, 9, 10, 11]
 
 
@@ -192,7 +192,7 @@ from pathlib import Path
 from rfdetr_core.ingest import examine, survey
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.validate import validate_dataset
-from rfdetr_core.processes import interrupt_when_told
+from rfdetr_core.base.processes import interrupt_when_told
 from stages import run
 
 def slow(*_):
@@ -248,8 +248,8 @@ class Terminal(io.StringIO):
 def test_progress_has_a_rate_and_passes_everything_on(stream: type[io.StringIO], monkeypatch) -> None:
     out, clock = stream(), iter(range(0, 1000, 4))
     monkeypatch.setattr(sys, "stderr", out)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
-    assert list(progress.with_progress(range(7), 7, "validate", "images")) == list(range(7))
+    monkeypatch.setattr(workers.time, "monotonic", lambda: float(next(clock)))
+    assert list(workers.with_progress(range(7), 7, "validate", "images")) == list(range(7))
     lines = [line for line in re.split(r"[\r\n]+", out.getvalue()) if line]
     assert len(lines) == (7 if out.isatty() else 2)  # four seconds an item; a line every ten
     assert all("of 7 images, 0 a second" in line for line in lines)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfdetr_core.structures import DetectorOutput, MaskFactors, Target
+from rfdetr_core.ops.structures import DetectorOutput, MaskFactors, Target
 
 GROUPS = 3
 # Objects of each image.

@@ -13,7 +13,7 @@ from rfdetr_core.loss.config import LossConfig
 from rfdetr_core.loss.criterion import Criterion, classification_loss
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import build_detector
-from rfdetr_core.structures import DetectorOutput, MaskFactors, Target
+from rfdetr_core.ops.structures import DetectorOutput, MaskFactors, Target
 from tests.loss.synthetic import GROUPS, gradients, make_output, make_targets
 
 

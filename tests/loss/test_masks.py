@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from rfdetr_core.loss import masks
 from rfdetr_core.loss.softplus import softplus
-from rfdetr_core.structures import MaskFactors
+from rfdetr_core.ops.structures import MaskFactors
 
 
 def generator() -> torch.Generator:

@@ -7,7 +7,7 @@ import torch
 
 from rfdetr_core.loss.config import LossConfig
 from rfdetr_core.loss.matcher import Objects, Pairs, detection_cost, match
-from rfdetr_core.structures import DetectorOutput, Target
+from rfdetr_core.ops.structures import DetectorOutput, Target
 from tests.loss.synthetic import BATCHES, GROUPS, layers_of, make_output, make_targets
 
 

@@ -14,9 +14,9 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.metrics.coco import RECALLS, THRESHOLDS, CocoScores, coco_results, score
-from rfdetr_core.structures import Detections
+from rfdetr_core.ops.structures import Detections
 
 SIDE = 300
 NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.metrics.coco import CocoScores, score
 from rfdetr_core.metrics.quick import quick_score
 from tests.metrics.test_coco import ground_truth, guesses

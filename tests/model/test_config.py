@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import parse
 from rfdetr_core.model.config import VARIANTS, ModelConfig, resized
-from rfdetr_core.params import parse
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rfdetr_core.model.decoder import Decoder
-from rfdetr_core.model.memory import Memory
+from rfdetr_core.model.deformable import Memory
 
 
 @pytest.fixture

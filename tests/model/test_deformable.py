@@ -4,8 +4,7 @@ import math
 
 import torch
 
-from rfdetr_core.model.deformable import DeformableAttention, sample
-from rfdetr_core.model.memory import Memory
+from rfdetr_core.model.deformable import DeformableAttention, Memory, sample
 
 
 def test_sampling_a_ramp_gives_the_place() -> None:

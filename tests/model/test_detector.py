@@ -7,7 +7,7 @@ import torch
 
 from rfdetr_core.model.config import VARIANTS, Architecture
 from rfdetr_core.model.detector import Detector, build_detector
-from rfdetr_core.structures import DetectorOutput, MaskFactors
+from rfdetr_core.ops.structures import DetectorOutput, MaskFactors
 from tests.small import SMALL, random_images, small_detector
 
 SEGMENTER = replace(SMALL, segmentation=True)

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfdetr_core.model.attention import attend
-from rfdetr_core.model.economy import gelu_linear, norm_linear
+from rfdetr_core.model.layers import attend, gelu_linear, norm_linear
 
 Call = Callable[[Tensor, nn.LayerNorm, nn.Linear], Tensor]
 PAIRS: dict[str, tuple[Call, Call]] = {  # ours, and the layers apart

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from rfdetr_core.model.positions import encode_boxes, resize_positions
+from rfdetr_core.model.vit import encode_boxes, resize_positions
 
 
 def test_the_stored_grid_is_used_as_it_is() -> None:

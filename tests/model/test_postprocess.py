@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from rfdetr_core.model.postprocess import MASKS_AT_ONCE, detections, postprocess, resize_masks
-from rfdetr_core.structures import DetectorOutput
+from rfdetr_core.ops.structures import DetectorOutput
 
 
 def output(queries: int = 50, rows: int = 4) -> DetectorOutput:

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rfdetr_core.model.memory import Memory, flatten_maps
-from rfdetr_core.model.mlp import MLP
+from rfdetr_core.model.deformable import Memory, flatten_maps
+from rfdetr_core.model.layers import MLP
 from rfdetr_core.model.proposals import Proposer, grouped_linear, grouped_mlp, grouped_norm, make_anchors
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfdetr_core.structures import MaskFactors
+from rfdetr_core.ops.structures import MaskFactors
 from tests.small import SMALL, random_images, small_detector
 
 RECORD = Path(__file__).with_name("recorded.json")

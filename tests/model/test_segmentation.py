@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from rfdetr_core.model.segmentation import SegmentationHead
-from rfdetr_core.structures import MaskFactors
+from rfdetr_core.ops.structures import MaskFactors
 
 
 def test_factors_multiply_to_the_dense_masks() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rfdetr_core.model.windows import join_windows, split_windows
+from rfdetr_core.model.vit import join_windows, split_windows
 
 
 @pytest.mark.parametrize("windows", [1, 2, 3])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.observers.console import Lines, ProgressBar, console
-from rfdetr_core.observers.summary import run_files
-from rfdetr_core.training.run import TrainingFiles
+from rfdetr_core.observers.history import run_files
 from tests.training.tiny import train
 
 # What an epoch says, in a bar and in a line; a lower bound of the time left until there was an evaluation.
@@ -16,7 +16,7 @@ LINE = r"epoch \d/3.*loss \d+\.\d{3}.*mAP \d\.\d{3}.*EMA mAP \d\.\d{3}.*lr \d\S+
 
 
 def test_an_epoch_is_a_line_where_there_is_no_terminal(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(where, output) == uninterrupted
     told = capsys.readouterr()
@@ -31,7 +31,7 @@ def test_an_epoch_is_a_line_where_there_is_no_terminal(
 @pytest.mark.parametrize("kind", ["tqdm", "rich"])
 def test_a_terminal_has_a_bar_too_and_the_training_is_the_same(
     kind: str,
-    where: TrainingFiles,
+    where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -61,7 +61,7 @@ def test_there_is_a_bar_on_a_terminal_and_in_a_notebook_if_it_is_wanted(
 
 
 def test_the_end_names_the_files_that_are_there_and_both_scores(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path
 ) -> None:
     output.mkdir()
     for name in ("checkpoint.pth", "checkpoint_9.pth", "checkpoint_best_ema.pth", "checkpoint_best_regular.pth"):

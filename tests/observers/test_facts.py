@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core import files
-from rfdetr_core.selection import select
-from rfdetr_core.stripping import strip
+from rfdetr_core.base import files
+from rfdetr_core.selection.select import select
+from rfdetr_core.selection.strip import strip
 from tests.training.tiny import make_files, train
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import parse
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.observers.history import read_history
 from rfdetr_core.observers.loggers import ClearML, TensorBoard, WeightsAndBiases
-from rfdetr_core.params import parse
 from rfdetr_core.training.config import RuntimeConfig
 from rfdetr_core.training.module import RFDETRModelModule
-from rfdetr_core.training.run import TrainingFiles
 from tests.architecture import ROOT
 from tests.training.tiny import train
 
@@ -87,7 +87,7 @@ def clearml_history(folder: Path) -> History:
 
 @pytest.mark.slow
 def test_loggers_have_every_epoch_of_a_resumed_training_and_change_no_byte_of_it(
-    where: TrainingFiles,
+    where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
     tmp_path: Path,
@@ -132,7 +132,7 @@ def test_every_extra_that_the_message_names_is_there() -> None:
 
 
 def test_a_logger_that_cannot_start_is_an_error_before_anything_is_trained(
-    where: TrainingFiles, output: Path, monkeypatch: pytest.MonkeyPatch
+    where: ProjectPaths, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: WeightsAndBiases) -> None:
         raise RuntimeError("no API key")
@@ -144,7 +144,7 @@ def test_a_logger_that_cannot_start_is_an_error_before_anything_is_trained(
 
 
 def test_a_logger_that_fails_later_costs_no_training(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path, monkeypatch: pytest.MonkeyPatch
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: TensorBoard, epoch: int, row: object) -> None:
         raise OSError("disk full")

@@ -11,12 +11,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.mlflow import MlflowRun
-from rfdetr_core.observers.naming import mlflow_name
-from rfdetr_core.observers.runs import connect, fault, open_run
+from rfdetr_core.observers.runs import connect, fault, mlflow_name, open_run
 from rfdetr_core.training.module import RFDETRModelModule
-from rfdetr_core.training.run import TrainingFiles
 from tests.observers.conftest import Server
 from tests.training.tiny import train
 
@@ -39,7 +38,7 @@ def has_every_epoch_once(client: Any, run: Any, history: Path) -> bool:
 
 
 def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_origin(
-    where: TrainingFiles,
+    where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
     tmp_path: Path,
@@ -56,7 +55,7 @@ def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_origin(
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     assert (run.data.tags["mlflow.source.git.commit"], run.data.tags["dvc.stage"]) == (head, "train")
     datasets = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
-    manifests = {split: where.inputs[f"manifest/{split}.json"] for split in ("train", "valid")}
+    manifests = {split: where.split(split)[1] for split in ("train", "valid")}
     digests = {f"data/{split}": run.data.params[f"inputs.manifest/{split}.json"][:36] for split in manifests}
     assert datasets == digests
     assert has_every_epoch_once(client, run, output / "history.csv")
@@ -66,7 +65,7 @@ def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_origin(
 
 @pytest.mark.slow
 def test_a_server_down_and_up_again_costs_no_training_and_no_epoch(
-    where: TrainingFiles,
+    where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
     server: Server,
@@ -92,7 +91,7 @@ def test_a_server_down_and_up_again_costs_no_training_and_no_epoch(
 
 @pytest.mark.slow
 def test_a_resumed_training_goes_on_with_its_run_and_another_result_gets_another(
-    where: TrainingFiles,
+    where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
     tmp_path: Path,
@@ -172,7 +171,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_server_that_refuses_is_told_from_one_that_is_away_and_costs_no_training(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path, refusing: None
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, refusing: None
 ) -> None:
     with pytest.warns(UserWarning, match="MLflow refused;.*401.*You are not authenticated") as told:
         assert train(where, output, runtime={"mlflow": True}) == uninterrupted
@@ -191,7 +190,7 @@ def test_what_mlflow_says_is_told_without_the_password_of_its_address() -> None:
 
 
 def test_a_server_that_is_away_is_reported_once_and_costs_no_training(
-    where: TrainingFiles,
+    where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
     monkeypatch: pytest.MonkeyPatch,

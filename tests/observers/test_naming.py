@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric, path_not_unique
 
-from rfdetr_core.observers.naming import mlflow_name
+from rfdetr_core.observers.runs import mlflow_name
 
 # Dense in what MLflow minds, beside any text.
 KEYS = st.text(st.sampled_from("a.:/,;\n\\é2CF"), max_size=8) | st.text() | st.text(st.characters(), max_size=400)

@@ -10,11 +10,11 @@ import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from rfdetr_core import files
+from rfdetr_core.base import files
 from rfdetr_core.cli import main
 from rfdetr_core.observers.publishing import CHECKPOINT, METRICS, PUBLISHED
-from rfdetr_core.selection import select
-from rfdetr_core.stripping import strip
+from rfdetr_core.selection.select import select
+from rfdetr_core.selection.strip import strip
 from tests.observers.conftest import Server
 from tests.observers.test_mlflow import has_every_epoch_once, runs
 from tests.pipeline.project import Project

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rfdetr_core.structures import MaskFactors
+from rfdetr_core.ops.structures import MaskFactors
 from tests.model.test_recorded import ARCHITECTURES, IMAGES, RECORD, digest
 from tests.parity.reference import build_upstream_like, nested, random_weights
 

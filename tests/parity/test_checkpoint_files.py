@@ -14,16 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rfdetr_core.checkpoint.coco import COCO_NAMES
 from rfdetr_core.checkpoint.files import make_checkpoint, model_config_of, read_checkpoint, write_checkpoint
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, upstream_weights
-from rfdetr_core.checkpoint.loading import architecture_of, build_from_checkpoint, class_names_of
+from rfdetr_core.checkpoint.loading import COCO_NAMES, architecture_of, build_from_checkpoint, class_names_of
 from rfdetr_core.checkpoint.published import PUBLISHED as PUBLISHED_FILES
 from rfdetr_core.checkpoint.published import cache_folder
 from rfdetr_core.model.config import VARIANTS, Architecture, resized
 from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.model.postprocess import postprocess
-from rfdetr_core.structures import Detections
+from rfdetr_core.ops.structures import Detections
 from tests.parity.reference import PUBLISHED, build_upstream, model_config, nested, random_weights
 
 import rfdetr  # isort: skip

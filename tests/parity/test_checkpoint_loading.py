@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write_checkpoint
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours
 from rfdetr_core.checkpoint.loading import adapt_channels, load_weights
-from rfdetr_core.errors import UserError
 from rfdetr_core.model.config import VARIANTS, Architecture, resized
 from rfdetr_core.model.detector import build_detector
 from tests.parity.reference import SMALL, build_upstream_like, random_weights

@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 from pycocotools import mask as mask_codes
 
+from rfdetr_core.data.augmentation import View, augment, decode_masks, masks_in
 from rfdetr_core.data.batching import multi_scale_sizes
 from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.preprocess import normalise, preprocess
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
-from rfdetr_core.data.transforms import augment
-from rfdetr_core.data.views import View, decode_masks, masks_in
 from rfdetr_core.metrics.coco import THRESHOLDS, score
 from rfdetr_core.model.config import VARIANTS
 from tests.metrics.test_coco import ground_truth, guesses

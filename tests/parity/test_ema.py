@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from rfdetr_core.training.ema import WeightAverage
+from rfdetr_core.training.callbacks import WeightAverage
 from tests.parity import upstream_training
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rfdetr_core.model.config import VARIANTS, Architecture
-from rfdetr_core.structures import DetectorOutput, MaskFactors
+from rfdetr_core.ops.structures import DetectorOutput, MaskFactors
 from tests.parity.reference import (
     SMALL,
     Pair,

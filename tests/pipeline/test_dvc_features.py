@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rfdetr_core import files
+from rfdetr_core.base import files
 from tests.pipeline.project import Project
 
 pytestmark = pytest.mark.slow

@@ -27,7 +27,7 @@ from moto.server import ThreadedMotoServer
 from ci.check_lock import lies
 from ci.compare import verdict
 from ci.plan import certain, possible
-from rfdetr_core.gate import GateConfig
+from rfdetr_core.config.settings import GateConfig
 from tests.architecture import ROOT
 from tests.observers.conftest import Server
 from tests.pipeline.project import Project, make_dataset
@@ -331,7 +331,7 @@ def test_the_plan_is_what_dvc_status_says_with_all_the_data(developer: Project) 
         lambda: developer.set_params(validate={"on_error": "drop"}),
         lambda: developer.set_params(gate={"max_drop": 9.0}, runtime={"num_workers": 1}),
         lambda: edit("rfdetr_core/loss/matcher.py"),
-        lambda: edit("rfdetr_core/files.py"),
+        lambda: edit("rfdetr_core/base/files.py"),
         lambda: edit("requirements/numeric.lock"),
         lambda: edit("README.md"),
         lambda: (developer.folder / "weights" / "more.pth").write_bytes(b"more"),

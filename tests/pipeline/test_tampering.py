@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rfdetr_core import files
+from rfdetr_core.base import files
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.model.config import ModelConfig
@@ -284,12 +284,12 @@ COMMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
         "code rfdetr_core/loss/matcher.py",
     ),
     "code of strip": (
-        lambda folder: edit(folder / "rfdetr_core/stripping.py", "import", "import "),
-        "code rfdetr_core/stripping.py",
+        lambda folder: edit(folder / "rfdetr_core/selection/strip.py", "import", "import "),
+        "code rfdetr_core/selection/strip.py",
     ),
     "code of evaluate": (
-        lambda folder: edit(folder / "rfdetr_core/evaluation/tables.py", "import", "import "),
-        "code rfdetr_core/evaluation/tables.py",
+        lambda folder: edit(folder / "rfdetr_core/evaluation/scoring.py", "import", "import "),
+        "code rfdetr_core/evaluation/scoring.py",
     ),
     "the environment lock": (
         lambda folder: edit(folder / "requirements/numeric.lock", "==", "== "),

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_core.training.run import TrainingFiles
+from rfdetr_core.base.paths import ProjectPaths
 from tests.training.tiny import make_files, train
 
 
 @pytest.fixture(scope="session")
-def where(tmp_path_factory: pytest.TempPathFactory) -> TrainingFiles:
+def where(tmp_path_factory: pytest.TempPathFactory) -> ProjectPaths:
     """The tiny dataset."""
     return make_files(tmp_path_factory.mktemp("tiny dataset"))
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(where: TrainingFiles, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def uninterrupted(where: ProjectPaths, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The outs of a plain training of three epochs."""
     return train(where, tmp_path_factory.mktemp("uninterrupted") / "output")
 

@@ -11,7 +11,7 @@ from tests.architecture import ROOT
 FAULTS = """
 import resource, sys
 import numpy as np
-from rfdetr_core.training.allocator import keep_freed_memory
+from rfdetr_core.training.trainer import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 np.ones(2**23)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import write_plain
-from rfdetr_core.errors import UserError
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.training.batch_size import Probe, devices, largest, usable, with_batch_size
 from rfdetr_core.training.config import TrainConfig

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import parse
+from rfdetr_core.config.settings import ABSENT, DIFFERENT
 from rfdetr_core.model.config import ModelConfig
-from rfdetr_core.params import parse
 from rfdetr_core.training.config import OPTIMIZERS, PLATEAU, RuntimeConfig, TrainConfig, check_together
-from rfdetr_core.upstream_options import ABSENT, DIFFERENT
 
 
 @pytest.mark.parametrize(

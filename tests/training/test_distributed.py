@@ -15,15 +15,15 @@ import pytest
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
-from rfdetr_core.errors import UserError
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import build_detector
-from rfdetr_core.structures import Target
+from rfdetr_core.ops.structures import Target
 from rfdetr_core.training import resume, trainer
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.module import RFDETRModelModule
-from rfdetr_core.training.run import TrainingFiles
 from tests.architecture import ROOT
 from tests.training.tiny import OUTS, make_files, outs, script, train
 
@@ -57,7 +57,7 @@ def torchrun() -> tuple[str, ...]:
     return ("-m", "torch.distributed.run", "--nproc-per-node=2", *address)
 
 
-def trained(folder: Path, where: TrainingFiles, name: str, *launcher: str, **config: Any) -> dict[str, bytes]:
+def trained(folder: Path, where: ProjectPaths, name: str, *launcher: str, **config: Any) -> dict[str, bytes]:
     process = start(folder, script(where, folder / name, train=config), *launcher)
     told = process.communicate(timeout=300)[0]
     assert process.returncode == 0, told
@@ -89,7 +89,7 @@ def test_two_processes_train_and_score_as_one_with_the_same_batches(tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize(("victim", "number"), [("rank", signal.SIGKILL), ("launcher", signal.SIGTERM)])
 def test_a_rank_that_is_killed_ends_all_and_a_told_launcher_stops_all_and_both_go_on(
-    where: TrainingFiles, tmp_path: Path, victim: str, number: signal.Signals
+    where: ProjectPaths, tmp_path: Path, victim: str, number: signal.Signals
 ) -> None:
     config = {"epochs": 6, "batch_size": 1, **TWO}
     source = script(where, tmp_path / "output", train=config)
@@ -116,7 +116,7 @@ def test_a_rank_that_is_killed_ends_all_and_a_told_launcher_stops_all_and_both_g
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_rank_that_waits_for_others_ends_when_told(
-    where: TrainingFiles, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    where: ProjectPaths, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
     launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": "0"}

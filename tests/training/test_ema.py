@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rfdetr_core.training.ema import WeightAverage
+from rfdetr_core.training.callbacks import WeightAverage
 
 
 def make_network() -> nn.Module:

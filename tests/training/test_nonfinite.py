@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
-from rfdetr_core.errors import UserError
 from rfdetr_core.training.nonfinite import FILE, NonFiniteError, replay
-from rfdetr_core.training.run import TrainingFiles
 from rfdetr_core.training.trainer import build_trainer
 from tests.architecture import ROOT
 from tests.training.test_module import prepared
 from tests.training.tiny import train
 
 
-def poisoned(where: TrainingFiles, folder: Path) -> str:
+def poisoned(where: ProjectPaths, folder: Path) -> str:
     """The name of weights whose class head is not finite."""
     train(where, folder, train={"epochs": 1})
     weights = torch.load(folder / "checkpoint_best_regular.pth", weights_only=True)
@@ -27,7 +27,7 @@ def poisoned(where: TrainingFiles, folder: Path) -> str:
     return "poisoned.pth"
 
 
-def test_a_batch_that_is_not_finite_is_kept_and_computed_again(where: TrainingFiles, tmp_path: Path) -> None:
+def test_a_batch_that_is_not_finite_is_kept_and_computed_again(where: ProjectPaths, tmp_path: Path) -> None:
     output = tmp_path / "output"
     model = {"pretrain_weights": poisoned(where, tmp_path / "before")}
     with pytest.raises(UserError, match=r"loss nan.*learning rate 0.001.*train/\d+\.png.*computes it again") as raised:
@@ -44,7 +44,7 @@ def test_a_batch_that_is_not_finite_is_kept_and_computed_again(where: TrainingFi
     assert not (output / "checkpoint.pth").exists()
 
 
-def test_the_kept_weights_are_those_of_the_step_and_give_its_loss(where: TrainingFiles, tmp_path: Path) -> None:
+def test_the_kept_weights_are_those_of_the_step_and_give_its_loss(where: ProjectPaths, tmp_path: Path) -> None:
     """The gradient of the second step is spoiled, after a loss that was finite."""
     training, config = prepared(where, multi_scale="off")
     module, seen = training.module, list[dict[str, Any]]()

@@ -9,7 +9,7 @@ import torch
 
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import Detector, build_detector
-from rfdetr_core.training.optimizer import build_optimizer, parameter_groups
+from rfdetr_core.training.optimization import build_optimizer, parameter_groups
 
 NUMBERS: dict[str, Any] = {
     "lr": 1e-4,

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint
-from rfdetr_core.errors import UserError
 from rfdetr_core.metrics.coco import score
-from rfdetr_core.selection import select
+from rfdetr_core.selection.select import select
 from rfdetr_core.training.callbacks import CocoScoring
-from rfdetr_core.training.run import TrainingFiles
 from rfdetr_core.training.trainer import build_trainer
 from tests.training.test_module import prepared
 from tests.training.test_run import rows
@@ -67,7 +67,7 @@ NO_CHANGES: list[dict[str, Any]] = [
 BASE = {"epochs": 3, "lr": 1e-3, "multi_scale": "per-batch"}
 
 
-def weights_after(where: TrainingFiles, steps: int = 2, variant: str = "pico", **changes: Any) -> dict[str, Tensor]:
+def weights_after(where: ProjectPaths, steps: int = 2, variant: str = "pico", **changes: Any) -> dict[str, Tensor]:
     model = {"variant": variant, "resolution": 64 if variant == "pico" else 48}
     training, config = prepared(where, model, **BASE | changes)
     build_trainer(config, callbacks=training.callbacks[2:], limit_val_batches=0, max_steps=steps).fit(
@@ -77,14 +77,14 @@ def weights_after(where: TrainingFiles, steps: int = 2, variant: str = "pico", *
 
 
 @pytest.fixture(scope="module")
-def usual(where: TrainingFiles) -> dict[str, Tensor]:
+def usual(where: ProjectPaths) -> dict[str, Tensor]:
     """Weights after two steps of the base."""
     return weights_after(where)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_what_shapes_training_changes_the_weights(
-    where: TrainingFiles, usual: dict[str, Tensor], change: dict[str, Any]
+    where: ProjectPaths, usual: dict[str, Tensor], change: dict[str, Any]
 ) -> None:
     changed = weights_after(where, **change)
     assert not all(value.equal(changed[name]) for name, value in usual.items())
@@ -92,13 +92,13 @@ def test_what_shapes_training_changes_the_weights(
 
 @pytest.mark.parametrize("change", NO_CHANGES, ids=str)
 def test_what_watches_training_leaves_the_weights_alone(
-    where: TrainingFiles, usual: dict[str, Tensor], change: dict[str, Any]
+    where: ProjectPaths, usual: dict[str, Tensor], change: dict[str, Any]
 ) -> None:
     changed = weights_after(where, **change)
     assert all(value.equal(changed[name]) for name, value in usual.items())
 
 
-def test_what_shapes_the_training_of_masks_changes_the_weights(where: TrainingFiles) -> None:
+def test_what_shapes_the_training_of_masks_changes_the_weights(where: ProjectPaths) -> None:
     usual = weights_after(where, 1, "seg-pico", multi_scale="off", scale_jitter=False)
     for change in (*OF_MASKS, {"multi_scale": "per-sample"}):
         changed = weights_after(where, 1, "seg-pico", **{"multi_scale": "off", "scale_jitter": False} | change)
@@ -106,7 +106,7 @@ def test_what_shapes_the_training_of_masks_changes_the_weights(where: TrainingFi
 
 
 def test_what_is_asked_for_is_in_the_history(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path
 ) -> None:
     asked = {"log_per_class_metrics": True, "compute_val_loss": True, "compute_train_metrics": True}
     found = rows(train(where, output, train={"epochs": 1, "compact_train_metrics": False, **asked}))[0]
@@ -121,7 +121,7 @@ def test_what_is_asked_for_is_in_the_history(
         assert inner == pytest.approx(float(usual[f"train/{term}_aux"]), rel=1e-5)
 
 
-def test_the_loss_on_valid_hardly_depends_on_how_batches_are_cut(where: TrainingFiles, tmp_path: Path) -> None:
+def test_the_loss_on_valid_hardly_depends_on_how_batches_are_cut(where: ProjectPaths, tmp_path: Path) -> None:
     asked = {"epochs": 1, "compute_val_loss": True}
     one, two = (
         rows(train(where, tmp_path / str(size), train=asked | {"eval_batch_size": size}))[0]["val/loss"]
@@ -130,7 +130,7 @@ def test_the_loss_on_valid_hardly_depends_on_how_batches_are_cut(where: Training
     assert float(one) == pytest.approx(float(two), rel=1e-4)
 
 
-def test_without_an_average_both_best_files_have_the_regular_weights(where: TrainingFiles, output: Path) -> None:
+def test_without_an_average_both_best_files_have_the_regular_weights(where: ProjectPaths, output: Path) -> None:
     found = train(where, output, train={"use_ema": False})
     scores = json.loads(found["scores.json"])
     assert (scores["ema"]["score"], scores["ema"]["epoch"]) == (None, scores["regular"]["epoch"])
@@ -140,12 +140,12 @@ def test_without_an_average_both_best_files_have_the_regular_weights(where: Trai
     assert not [name for name in rows(found)[0] if "ema" in name]
 
 
-def test_sanity_checks_never_count(where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path) -> None:
+def test_sanity_checks_never_count(where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path) -> None:
     assert train(where, output, runtime={"num_sanity_val_steps": 2}) == uninterrupted
 
 
 @pytest.mark.parametrize("coarse", [True, False])
-def test_masks_can_be_scored_at_the_resolution_of_their_head(where: TrainingFiles, coarse: bool) -> None:
+def test_masks_can_be_scored_at_the_resolution_of_their_head(where: ProjectPaths, coarse: bool) -> None:
     model = {"variant": "seg-pico", "resolution": 48}
     training, _ = prepared(where, model, eval_masks_head_resolution=coarse)
     module, scoring, size = training.module.eval(), training.callbacks[0], [12, 12] if coarse else [64, 64]
@@ -158,7 +158,7 @@ def test_masks_can_be_scored_at_the_resolution_of_their_head(where: TrainingFile
         assert score(scoring.masks, perfect, "segm").map == 1
 
 
-def test_a_schedule_can_follow_the_loss_on_valid(where: TrainingFiles, output: Path) -> None:
+def test_a_schedule_can_follow_the_loss_on_valid(where: ProjectPaths, output: Path) -> None:
     plateau = {"lr_scheduler": "torch.optim.lr_scheduler.ReduceLROnPlateau"}
     never = plateau | {"lr_scheduler_kwargs": {"patience": 0, "threshold": 0.99, "factor": 0.5}}
     found = rows(train(where, output / "loss", train=never))
@@ -176,19 +176,19 @@ def test_a_schedule_can_follow_the_loss_on_valid(where: TrainingFiles, output: P
         ({"lr_scheduler": STEPLR}, "step_size"),
     ],
 )
-def test_classes_that_do_not_fit_are_named(where: TrainingFiles, changes: dict[str, Any], named: str) -> None:
+def test_classes_that_do_not_fit_are_named(where: ProjectPaths, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         weights_after(where, **changes)
 
 
-def test_class_names_guard_the_dataset_and_notes_are_kept(where: TrainingFiles, output: Path) -> None:
+def test_class_names_guard_the_dataset_and_notes_are_kept(where: ProjectPaths, output: Path) -> None:
     with pytest.raises(UserError, match="class_names"):
         train(where, output, train={"class_names": ["green", "red"]})
     train(where, output, train={"epochs": 1, "class_names": ["red", "green"], "notes": {"who": ["me", 1]}})
     assert read_checkpoint(output / OUTS[0]).args["notes"] == {"who": ["me", 1]}
 
 
-def test_loader_options_reach_the_loaders(where: TrainingFiles) -> None:
+def test_loader_options_reach_the_loaders(where: ProjectPaths) -> None:
     options = {"num_workers": 1, "pin_memory": True, "persistent_workers": False, "prefetch_factor": 5}
     data = prepared(where, runtime=options, eval_batch_size=3)[0].data
     for loader in (data.train_dataloader(), data.val_dataloader()):
@@ -198,7 +198,7 @@ def test_loader_options_reach_the_loaders(where: TrainingFiles) -> None:
 
 
 def test_the_effective_batch_size_is_printed_and_recorded(
-    where: TrainingFiles, output: Path, capsys: pytest.CaptureFixture[str]
+    where: ProjectPaths, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(where, output, train={"epochs": 1, "batch_size": "auto", "auto_batch_target_effective": 6})
     assert "effective batch size 8: 4 images (auto) x 2 batches a step x 1 devices" in capsys.readouterr().out
@@ -218,7 +218,7 @@ def test_background_alone_two_thousand_objects_and_one_class_train(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_schedules_and_optimisers_of_ones_own_go_on_as_if_never_stopped(where: TrainingFiles, tmp_path: Path) -> None:
+def test_schedules_and_optimisers_of_ones_own_go_on_as_if_never_stopped(where: ProjectPaths, tmp_path: Path) -> None:
     own: dict[str, Any] = {"optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}, "warmup_epochs": 0.5}
     own |= {"lr_scheduler": STEPLR, "lr_scheduler_kwargs": {"step_size": 3}, "smooth_alpha": 0.5, "use_ema": False}
     whole = train(where, tmp_path / "whole", train=own)

@@ -7,7 +7,7 @@ import torch
 
 from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.model.detector import build_detector
-from rfdetr_core.structures import Target
+from rfdetr_core.ops.structures import Target
 from tests.small import SMALL, random_images
 
 STEPS = 60

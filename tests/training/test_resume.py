@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 import torch
 
-from rfdetr_core import provenance
+from rfdetr_core.base import provenance
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import md5_file
+from rfdetr_core.base.params import parse
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_plain, write_plain
-from rfdetr_core.errors import UserError
-from rfdetr_core.files import md5_file
 from rfdetr_core.model.config import ModelConfig
-from rfdetr_core.params import parse
-from rfdetr_core.training import origin, resume
+from rfdetr_core.training import record, resume
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
-from rfdetr_core.training.run import TrainingFiles, prepare_training
+from rfdetr_core.training.run import prepare_training
 from tests.architecture import ROOT
 from tests.training.tiny import MODEL, OUTS, RUNTIME, TRAIN, make_files, outs, script, train
 
@@ -37,7 +38,7 @@ def start(source: str) -> subprocess.Popen[str]:
 
 
 def stopped(
-    where: TrainingFiles, output: Path, number: signal.Signals, epoch: int = 0, **changes: Any
+    where: ProjectPaths, output: Path, number: signal.Signals, epoch: int = 0, **changes: Any
 ) -> tuple[int, str]:
     """Start a training, send it a signal when it has saved an epoch, remove the outs as DVC does."""
     process, state = start(script(where, output, **changes)), output / "checkpoint.pth"
@@ -53,7 +54,7 @@ def stopped(
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scores = json.loads(uninterrupted["scores.json"])
     best = max(scores["regular"]["epoch"], scores["ema"]["epoch"])
@@ -68,7 +69,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_with_an_error_after_the_step_and_can_be_resumed(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path, number: signal.Signals
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, number: signal.Signals
 ) -> None:
     status, told = stopped(where, output, number, runtime={"num_workers": 2})
     assert status == 1
@@ -78,7 +79,7 @@ def test_a_signal_ends_with_an_error_after_the_step_and_can_be_resumed(
 
 
 def test_in_a_thread_of_a_notebook_it_trains_and_signals_are_left_as_they_were(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path
 ) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     thread = threading.Thread(target=train, args=(where, output))
@@ -90,7 +91,7 @@ def test_in_a_thread_of_a_notebook_it_trains_and_signals_are_left_as_they_were(
 
 
 def test_a_finished_state_is_not_resumed(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(where, output)
     capsys.readouterr()
@@ -99,7 +100,7 @@ def test_a_finished_state_is_not_resumed(
 
 
 def test_a_finished_state_is_written_again_if_dvc_has_not_recorded_it(
-    where: TrainingFiles,
+    where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -120,11 +121,11 @@ def test_a_finished_state_is_written_again_if_dvc_has_not_recorded_it(
     assert "epoch 1/3" in capsys.readouterr().out
 
 
-def fingerprint(where: TrainingFiles, folder: Path, **changes: Any) -> dict[str, Any]:
+def fingerprint(where: ProjectPaths, folder: Path, **changes: Any) -> dict[str, Any]:
     model = parse(ModelConfig, MODEL | changes.get("model", {}), "model")
     config = parse(TrainConfig, TRAIN | changes.get("train", {}), "train")
     runtime = parse(RuntimeConfig, RUNTIME | changes.get("runtime", {}), "runtime")
-    return origin.fingerprint(prepare_training(where, model, config, runtime, folder).record)
+    return record.fingerprint(prepare_training(where, model, config, runtime, folder).record)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
 
 
 def test_resume_goes_on_to_more_epochs_as_if_it_had_been_one_training(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    where: ProjectPaths, uninterrupted: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(where, tmp_path / "short", train={"epochs": 2})
     (where.weights / "state.pth").write_bytes((tmp_path / "short" / "checkpoint.pth").read_bytes())
@@ -204,7 +205,7 @@ def test_resume_goes_on_to_more_epochs_as_if_it_had_been_one_training(
 
 
 def test_resume_needs_the_same_classes_and_names_what_else_differs(
-    where: TrainingFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    where: ProjectPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(where, tmp_path / "short", train={"epochs": 1})
     states = [
@@ -218,7 +219,7 @@ def test_resume_needs_the_same_classes_and_names_what_else_differs(
     assert "inputs.annotations/train.json was" in capsys.readouterr().out
 
 
-def test_resume_refuses_a_file_of_weights(where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path) -> None:
+def test_resume_refuses_a_file_of_weights(where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path) -> None:
     (where.weights / "weights.pth").write_bytes(uninterrupted["checkpoint_best_ema.pth"])
     with pytest.raises(UserError, match="pretrain_weights"):
         train(where, output, train={"resume": "weights.pth"})
@@ -231,7 +232,7 @@ def test_a_damaged_state_starts_anew(tmp_path: Path) -> None:
     assert "starting anew" in told
 
 
-def test_a_state_holds_best_weights_and_optimiser_but_no_time_or_place(where: TrainingFiles, output: Path) -> None:
+def test_a_state_holds_best_weights_and_optimiser_but_no_time_or_place(where: ProjectPaths, output: Path) -> None:
     train(where, output, train={"epochs": 1})
     state = read_plain(output / "checkpoint.pth")
     assert state["run"]["finished"]
@@ -268,7 +269,7 @@ def test_two_trainings_never_write_to_one_folder(tmp_path: Path, monkeypatch: py
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 def test_a_trainer_ends_with_its_parent() -> None:
     child = (
-        "from rfdetr_core.processes import end_with_parent; import time\n"
+        "from rfdetr_core.base.processes import end_with_parent; import time\n"
         "end_with_parent(); print(flush=True); time.sleep(60)"
     )
     parent = start(
@@ -315,7 +316,7 @@ def short_of_space(folder: Path, way: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("way", ["limit", "disk", "read-only"])
 def test_without_space_or_rights_earlier_files_stay_and_the_error_says_so(
-    where: TrainingFiles, output: Path, way: str
+    where: ProjectPaths, output: Path, way: str
 ) -> None:
     before = train(where, output, train={"epochs": 1})
     with short_of_space(output, way) as reason:
@@ -326,7 +327,7 @@ def test_without_space_or_rights_earlier_files_stay_and_the_error_says_so(
         assert sorted(path.name for path in output.iterdir()) == files
 
 
-def test_a_file_in_place_of_the_run_folder_is_an_error(where: TrainingFiles, output: Path) -> None:
+def test_a_file_in_place_of_the_run_folder_is_an_error(where: ProjectPaths, output: Path) -> None:
     output.write_text("here already")
     with pytest.raises(UserError, match=r"output cannot be written \(File exists\)"):
         train(where, output)

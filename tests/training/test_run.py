@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
 from rfdetr_core.checkpoint.loading import build_from_checkpoint
-from rfdetr_core.errors import UserError
-from rfdetr_core.training.run import TrainingFiles
 from tests.architecture import ROOT
 from tests.training.tiny import OUTS, make_files, outs, script, train
 
@@ -33,7 +33,7 @@ PROCESSES = {
 
 @pytest.mark.slow
 def test_the_bytes_depend_on_nothing_of_the_process(
-    where: TrainingFiles, uninterrupted: dict[str, bytes], tmp_path: Path
+    where: ProjectPaths, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     running = []
     for folder, (runtime, hash_seed, before) in PROCESSES.items():
@@ -46,7 +46,7 @@ def test_the_bytes_depend_on_nothing_of_the_process(
         assert outs(tmp_path / folder) == uninterrupted, folder
 
 
-def test_threads_are_pinned_and_recorded(where: TrainingFiles, output: Path) -> None:
+def test_threads_are_pinned_and_recorded(where: ProjectPaths, output: Path) -> None:
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):
@@ -58,7 +58,7 @@ def test_threads_are_pinned_and_recorded(where: TrainingFiles, output: Path) -> 
         torch.set_num_threads(before)
 
 
-def test_another_seed_gives_other_weights(where: TrainingFiles, uninterrupted: dict[str, bytes], output: Path) -> None:
+def test_another_seed_gives_other_weights(where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path) -> None:
     assert train(where, output, train={"seed": 1})[OUTS[0]] != uninterrupted[OUTS[0]]
 
 
@@ -74,13 +74,13 @@ def test_a_best_file_holds_no_optimiser_and_says_what_made_it(uninterrupted: dic
     assert build_from_checkpoint(path).checkpoint.args["class_names"] == ["red", "green"]
 
 
-def test_the_resume_state_also_loads_as_a_model(where: TrainingFiles, output: Path) -> None:
+def test_the_resume_state_also_loads_as_a_model(where: ProjectPaths, output: Path) -> None:
     train(where, output, train={"epochs": 1}, runtime={"checkpoint_interval": 1})
     assert build_from_checkpoint(output / "checkpoint.pth").report.left == ()
     assert (output / "checkpoint_0.pth").read_bytes() == (output / "checkpoint.pth").read_bytes()
 
 
-def test_the_last_epoch_is_evaluated_whatever_the_interval(where: TrainingFiles, output: Path) -> None:
+def test_the_last_epoch_is_evaluated_whatever_the_interval(where: ProjectPaths, output: Path) -> None:
     found = rows(train(where, output, train={"eval_interval": 2}))
     assert [bool(row["val/ema_mAP_50_95"]) for row in found] == [False, True, True]
 
@@ -97,7 +97,7 @@ def test_no_valid_image_is_an_error_before_training(tmp_path: Path) -> None:
         train(make_files(tmp_path, 3, 0), tmp_path / "output")
 
 
-def test_a_segmenter_is_picked_by_its_masks(where: TrainingFiles, output: Path) -> None:
+def test_a_segmenter_is_picked_by_its_masks(where: ProjectPaths, output: Path) -> None:
     model = {"variant": "seg-pico", "resolution": 48}
     found = train(where, output, model=model, train={"epochs": 1})
     assert b'"key": "val/segm_mAP_50_95"' in found["scores.json"]
@@ -119,7 +119,7 @@ def test_no_train_image_is_an_error(tmp_path: Path) -> None:
         train(make_files(tmp_path, 0, 1), tmp_path / "output")
 
 
-def test_pretrain_weights_start_from_another_run(where: TrainingFiles, tmp_path: Path, capsys: Any) -> None:
+def test_pretrain_weights_start_from_another_run(where: ProjectPaths, tmp_path: Path, capsys: Any) -> None:
     first = train(where, tmp_path / "first", train={"epochs": 1})
     (where.weights / "first.pth").write_bytes(first["checkpoint_best_regular.pth"])
     # So small a rate leaves the weights as they were read.

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.run import TrainingFiles
 from rfdetr_core.training.trainer import build_trainer, check_launched, device_kind, resolved_precision
 from tests.training.tiny import train
 
@@ -64,7 +64,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_nodes_without_a_launcher_end_with_its_command_before_anything_is_read(
     alone: None, tmp_path: Path
 ) -> None:
-    nowhere = TrainingFiles(*(tmp_path / name for name in ("data", "annotations", "manifest", "weights")))
+    nowhere = ProjectPaths(*(tmp_path / name for name in ("data", "annotations", "manifest", "weights")))
     command = "torchrun --nnodes=3 --nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT -m stages.train"
     with pytest.raises(UserError, match=command):
         train(nowhere, tmp_path / "output", train={"num_nodes": 3, "devices": 2, "accelerator": "cpu"})

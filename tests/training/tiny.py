@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rfdetr_core import files
-from rfdetr_core.manifest import ClassEntry, ManifestRow, write_classes, write_manifest
+from rfdetr_core.base import files
+from rfdetr_core.base.manifest import ClassEntry, ManifestRow, write_classes, write_manifest
+from rfdetr_core.base.params import parse
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.model.config import ModelConfig
-from rfdetr_core.params import parse
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
-from rfdetr_core.training.run import TrainingFiles, train_model
+from rfdetr_core.training.run import train_model
 
 SIDE = 4
 COLOURS = ((250, 40, 40), (40, 250, 40))
@@ -25,7 +26,7 @@ RUNTIME = {"num_workers": 0, "mlflow": False, "threads": 1}
 OUTS = ("checkpoint_best_ema.pth", "checkpoint_best_regular.pth", "history.csv", "scores.json")
 
 
-def make_files(folder: Path, train: int = 4, valid: int = 2, objects: int = 2, kinds: int = 2) -> TrainingFiles:
+def make_files(folder: Path, train: int = 4, valid: int = 2, objects: int = 2, kinds: int = 2) -> ProjectPaths:
     """Write a dataset of bright squares on noise with its manifests and annotations; `objects` in each image."""
     random = np.random.default_rng(0)
     classes = [ClassEntry(id=5, index=0, name="red"), ClassEntry(id=7, index=1, name="green")][:kinds]
@@ -53,10 +54,10 @@ def make_files(folder: Path, train: int = 4, valid: int = 2, objects: int = 2, k
         files.write_json(folder / "annotations" / f"{split}.json", content | {"annotations": annotations})
     weights = folder / "weights"
     weights.mkdir()
-    return TrainingFiles(folder / "data", folder / "annotations", folder / "manifest", weights)
+    return ProjectPaths(folder / "data", folder / "annotations", folder / "manifest", weights)
 
 
-def train(where: TrainingFiles, output: Path, **changes: dict[str, Any]) -> dict[str, bytes]:
+def train(where: ProjectPaths, output: Path, **changes: dict[str, Any]) -> dict[str, bytes]:
     """Train with changed sections; the bytes of the outs."""
     model = parse(ModelConfig, MODEL | changes.get("model", {}), "model")
     config = parse(TrainConfig, TRAIN | changes.get("train", {}), "train")
@@ -70,14 +71,14 @@ def outs(output: Path) -> dict[str, bytes]:
     return {name: (output / name).read_bytes() for name in OUTS}
 
 
-def script(where: TrainingFiles, output: Path, **changes: dict[str, Any]) -> str:
+def script(where: ProjectPaths, output: Path, **changes: dict[str, Any]) -> str:
     """Python source that does what `train` does, for a process of its own."""
     paths = [str(path) for path in (where.dataset, where.annotations, where.manifests, where.weights)]
     return (
         "from pathlib import Path; import json\n"
         "from tests.training.tiny import train\n"
-        "from rfdetr_core.training.run import TrainingFiles\n"
-        f"train(TrainingFiles(*map(Path, {paths!r})), Path({str(output)!r}), **json.loads({json.dumps(changes)!r}))\n"
+        "from rfdetr_core.base.paths import ProjectPaths\n"
+        f"train(ProjectPaths(*map(Path, {paths!r})), Path({str(output)!r}), **json.loads({json.dumps(changes)!r}))\n"
     )
 
 

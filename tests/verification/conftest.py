@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lineage.repository import Images, Repository
+from tests.audit.repository import Images, Repository
 
 IMAGES: Images = {"train": {"train/a.jpg": "a"}, "valid": {"valid/b.jpg": "b"}, "test": {"test/c.jpg": "c"}}
 

@@ -9,15 +9,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from rfdetr_core import files
-from rfdetr_core.checkpoint.digest import tensor_digest
-from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
-from rfdetr_core.errors import UserError
 from rfdetr_core.lineage.records import write_record
 from rfdetr_core.verification.attest import attest, check_attestation
 from rfdetr_core.verification.report import Report
-from tests.lineage.repository import Repository
+from tests.audit.repository import Repository
 from tests.verification.told import verify
 
 
@@ -52,7 +51,7 @@ def test_a_statement_names_subject_and_materials_and_is_deterministic(repository
     manifest = repository.folder / "manifest" / "train.json"
     assert materials["manifest/train.json"] == files.sha256_file(manifest)
     assert materials["weights/promoted.pth"] == "0" * 64
-    assert {"params", "rfdetr_core/training/run.py", "rfdetr_core/stripping.py"} <= materials.keys()
+    assert {"params", "rfdetr_core/training/run.py", "rfdetr_core/selection/strip.py"} <= materials.keys()
 
 
 def test_a_statement_that_is_true_is_accepted_and_a_changed_one_is_not(

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from rfdetr_core.checkpoint.digest import tensor_digest
-from rfdetr_core.checkpoint.files import file_content, read_checkpoint, write_checkpoint, write_plain
+from rfdetr_core.checkpoint.files import file_content, read_checkpoint, tensor_digest, write_checkpoint, write_plain
 from rfdetr_core.cli import main
-from tests.lineage.repository import Repository
+from tests.audit.repository import Repository
 from tests.verification.told import verify
 
 

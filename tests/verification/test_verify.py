@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from rfdetr_core import files
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.cli import main
-from rfdetr_core.errors import UserError
 from rfdetr_core.verification.contents import Contents, listing_md5
-from rfdetr_core.verification.pipeline import Pipeline, check_cache, check_contents, check_pipeline
+from rfdetr_core.verification.lock import Pipeline, check_cache, check_contents, check_pipeline
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.reproduce import compare_outs, first_epoch, in_order
 
@@ -219,9 +219,7 @@ def test_no_project_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_check_of_the_lock_does_not_import_torch() -> None:
-    code = (
-        "import sys, rfdetr_core.verification.verify, rfdetr_core.verification.commands; print('torch' in sys.modules)"
-    )
+    code = "import sys, rfdetr_core.verification.verify, rfdetr_core.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

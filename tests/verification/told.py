@@ -8,7 +8,7 @@ import json
 import pytest
 
 from rfdetr_core.cli import main
-from tests.lineage.repository import Repository
+from tests.audit.repository import Repository
 
 
 def verify(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.formats import coco, yolo
 from rfdetr_core.ingest.records import Dataset, Place

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.errors import UserError
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import load_yaml
 from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault
 from rfdetr_core.ingest.geometry import bounds
-from rfdetr_core.ingest.paths import joined, leaves, listing, name_fault
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, shown
-from rfdetr_core.params import load_yaml
 
 DEFINITIONS = ("data.yaml", "data.yml")
 LAYOUT = "YOLO: data.yaml (or data.yml) with train, val, test and names; images/ across from labels/"

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core import files
+from rfdetr_core.base import files
 from rfdetr_core.ingest.clean import CleanDataset
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.page import counts, faults, pictures

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.ingest.clean import CleanDataset
-from rfdetr_core.manifest import SPLITS
 
 # COCO's borders between small, medium and large objects, as the side of a square.
 SMALL, LARGE = 32, 96

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
+from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.ingest.clean import CleanDataset
 from rfdetr_core.ingest.findings import Finding, Findings
 from rfdetr_core.ingest.page.pictures import Studio
 from rfdetr_core.ingest.rules import RULES
-from rfdetr_core.manifest import SPLITS
 
 _ROWS = 10_000
 _DRAWN, _DRAWN_EACH = 60, 6

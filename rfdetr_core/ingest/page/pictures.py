@@ -6,19 +6,60 @@ import base64
 import io
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from rfdetr_core import images
-from rfdetr_core.errors import UserError
+from rfdetr_core.base import images
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.ingest.canonical import CanonicalImage, Instance
 from rfdetr_core.ingest.clean import CleanDataset
-from rfdetr_core.ingest.geometry import Box
-from rfdetr_core.ingest.page.outlines import polygon_path, rle_path
-from rfdetr_core.manifest import SPLITS
+from rfdetr_core.ingest.geometry import Box, run_lengths
+
+_POINTS = 80
+# An RLE is drawn in strips of this many pixels of the small picture.
+_STRIP = 2
+
+
+def polygon_path(polygon: Sequence[float], scale: tuple[float, float]) -> str:
+    """A polygon; of many points, every n-th."""
+    points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2) * scale
+    step = math.ceil(len(points) / _POINTS)
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points[::step].tolist()) + "Z"
+
+
+def rle_path(counts: Any, size: tuple[int, int], box: Box, scale: tuple[float, float]) -> str:
+    """The part of a run-length encoded mask inside `box`, as strips; nothing where the runs do not fill the image.
+
+    size: width and height of the image.
+    """
+    runs = run_lengths(counts)
+    if runs is None or int(runs.sum()) != size[0] * size[1]:
+        return ""
+    ends = np.cumsum(runs)
+    columns, rows = (_strips(box[k], box[k + 2], scale[k]) for k in (0, 1))
+    x, y = ((strips + 0.5) * _STRIP / scale[k] for k, strips in enumerate((columns, rows)))
+    pixels = (
+        np.minimum(x.astype(np.int64), size[0] - 1) * size[1] + np.minimum(y.astype(np.int64), size[1] - 1)[:, None]
+    )
+    inside = np.searchsorted(ends, pixels, side="right") % 2 == 1
+    edges = np.diff(np.pad(inside, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    corner = np.array([rows[0], columns[0]])
+    starts, stops = ((np.argwhere(edges == sign) + corner) * _STRIP for sign in (1, -1))
+    return "".join(
+        f"M{left} {top}h{right - left}v{_STRIP}h{left - right}z"
+        for (top, left), (_, right) in zip(starts.tolist(), stops.tolist(), strict=True)
+    )
+
+
+def _strips(start: float, length: float, scale: float) -> npt.NDArray[np.int64]:
+    return np.arange(int(start * scale / _STRIP), math.ceil((start + length) * scale / _STRIP), dtype=np.int64)
+
 
 # Pixels that may be decoded for one part of the page: about five seconds.
 _BUDGET = 300_000_000

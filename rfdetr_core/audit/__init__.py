@@ -1,0 +1,1 @@
+"""Answers about files, images and models, from git alone."""

@@ -1,0 +1,249 @@
+"""The past of a project, read from git alone: every dvc.lock, manifest and record of all branches, tags and DVC
+experiments."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rfdetr_core.base.errors import UserError
+
+LOCK = "dvc.lock"
+MODEL = "output/checkpoint_best_total.pth"
+EVALUATION = "reports/evaluate/lineage.json"
+NOT_COMMITTED = "0" * 40
+_WATCHED = (LOCK, "records", "manifest", EVALUATION)
+# Another object that `git replace` names would be read in place of a manifest.
+GIT = ("git", "--no-replace-objects")
+# Settings of the user's that would hide the first commit, or write more than is asked for.
+_PLAIN = ("-c", "log.showRoot=true", "-c", "log.showSignature=false", "-c", "core.quotePath=false")
+_BASES = "core.deltaBaseCacheLimit=512m"
+_GREP = {
+    "grep.threads": 1, "grep.lineNumber": "false", "grep.column": "false", "submodule.recurse": "false",
+    **dict([_BASES.split("=")]),
+}  # fmt: skip
+_KEEP_MEMORY = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
+_SEARCHERS = 2
+_MOST_ARGUMENTS = 1000
+_COMMIT = "%x01%H%x00%P%x00%an%x00%ae%x00%aI%x00%s"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit; date: of its author, ISO 8601. changed: the watched files that it brought, with their blobs."""
+
+    id: str
+    parents: tuple[str, ...]
+    author: str
+    email: str
+    date: str
+    subject: str
+    changed: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One dvc.lock: by stage its cmd, deps and outs (path to MD5; of folders it ends in .dir) and params."""
+
+    stages: dict[str, dict[str, Any]]
+
+    @classmethod
+    def parse(cls, content: bytes) -> Lock:
+        """Read a dvc.lock. Raises UserError where it is none."""
+        try:
+            # DVC writes plain YAML; the C parser takes a hundredth of the time of the strict one.
+            stages = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+            return cls({name: _stage(entry) for name, entry in stages.items()})
+        except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{LOCK} is not readable ({type(error).__name__}). Restore it: git restore {LOCK}"
+            ) from None
+
+    def outs(self) -> Iterator[tuple[str, str, str]]:
+        """Stage, path and MD5 of every out."""
+        for name, stage in self.stages.items():
+            yield from ((name, path, md5) for path, md5 in stage["outs"].items())
+
+
+class History:
+    """The repository that the folder `root` is in. Nothing is written, fetched or checked out.
+
+    working_tree: read what is not committed yet as well; who asks whether the working tree is true must not.
+
+    Raises:
+        UserError: `root` is in no git repository, or git is not installed.
+    """
+
+    def __init__(self, root: Path, *, working_tree: bool = False) -> None:
+        """Look for the repository."""
+        self.root, self._working_tree = root, working_tree
+        self.parsed: dict[str, Lock | None] = {}
+        top = Path(self._git("rev-parse", "--show-toplevel").rstrip("\n"))
+        # From a folder inside the project git would find none of its files, and an audit would deny every use.
+        inside = [
+            folder for folder in (root.resolve(), *root.resolve().parents) if folder.is_relative_to(top.resolve())
+        ]
+        self.root = next((one for one in inside if (one / ".dvc").is_dir() or (one / LOCK).exists()), root)
+
+    @cached_property
+    def shallow(self) -> bool:
+        """Whether older commits are not in this clone."""
+        return self._git("rev-parse", "--is-shallow-repository").strip() == "true"
+
+    @cached_property
+    def commits(self) -> list[Commit]:
+        """Commits of all references that changed a watched file, newest first; before them, what the working tree has
+        and HEAD has not, as a commit whose id is NOT_COMMITTED."""
+        # --full-history: else git leaves out a merged branch whose results the merge did not take.
+        arguments = ["--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--relative", "--diff-filter=d"]
+        text = self._git("log", "--all", "--topo-order", *arguments, f"--format={_COMMIT}", "--", *_WATCHED)
+        found: dict[str, Commit] = {}
+        if self._fresh:
+            changed = {path: blob for blob, path in self._fresh.items()}
+            found[NOT_COMMITTED] = Commit(NOT_COMMITTED, (), "", "", "", "not committed yet", changed)
+        for entry in re.split("\x01(?=[0-9a-f]{40,64}\0)", text)[1:]:
+            head, _, raw = entry.partition("\n")
+            name, parents, author, email, date, subject = head.split("\0", 5)
+            commit = found.setdefault(name, Commit(name, tuple(parents.split()), author, email, date, subject))
+            for line in raw.split("\n"):
+                if line.startswith(":"):
+                    meta, _, path = line.partition("\t")
+                    commit.changed[path] = meta.split()[3]
+        return list(found.values())
+
+    @cached_property
+    def _fresh(self) -> dict[str, str]:
+        """Watched files of the working tree that are not in HEAD as they are: blob to path."""
+        paths = [self.root / LOCK, self.root / EVALUATION]
+        paths += [one for folder in ("records", "manifest") for one in sorted((self.root / folder).glob("*.json"))]
+        names = [path.relative_to(self.root).as_posix() for path in paths if path.is_file()]
+        if not (names and self._working_tree):
+            return {}
+        blobs = self._git("hash-object", "--", *names).split()
+        heads = [f"HEAD:./{name}" for name in names]
+        asked = "".join(f"{head}\n" for head in heads)
+        committed = self._git("cat-file", "--batch-check=%(objectname)", asked=asked).splitlines()
+        return {blob: name for blob, name, old in zip(blobs, names, committed, strict=True) if blob != old}
+
+    @cached_property
+    def lock_texts(self) -> dict[str, bytes]:
+        """The content of every dvc.lock that ever was committed, by its blob."""
+        blobs = sorted({commit.changed[LOCK] for commit in self.commits if LOCK in commit.changed})
+        return {blob: content or b"" for blob, content in self.read(blobs)}
+
+    def lock(self, blob: str) -> Lock | None:
+        """The dvc.lock in a blob; None where it is damaged. Parsed when it is asked for: it takes milliseconds."""
+        if blob not in self.parsed:
+            try:
+                self.parsed[blob] = Lock.parse(self.lock_texts[blob])
+            except UserError:
+                self.parsed[blob] = None
+        return self.parsed[blob]
+
+    def lines_with(self, text: str, path: str, commits: Sequence[str]) -> dict[str, bytes]:
+        """By commit, the first line of the file `path` that has this text; commits whose file has none are absent.
+
+        git searches by itself: to read each version through a pipe would take twice the time.
+        """
+        settings = [item for key, value in _GREP.items() for item in ("-c", f"{key}={value}")]
+        options = ["--no-color", "--text", "--null", "--fixed-strings", "--max-count=1", "-e", text]
+
+        def search(part: Sequence[str]) -> bytes:
+            command = [*GIT, *settings, "grep", *options, *part, "--", path]
+            # What git frees between two versions would else be given back to the system, and faulted in again.
+            environment = os.environ | {"GLIBC_TUNABLES": _KEEP_MEMORY}
+            done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, check=False)
+            if done.returncode > 1 or done.stderr:
+                raise UserError(f"git cannot search {path} of {self.root}: {done.stderr.decode(errors='replace')}")
+            return done.stdout
+
+        # In the order of the history, each process a stretch of it: git keeps neighbours as changes to each other.
+        size = min(-(-len(commits) // _SEARCHERS), _MOST_ARGUMENTS) or 1
+        parts = [commits[start : start + size] for start in range(0, len(commits), size)]
+        with ThreadPoolExecutor(_SEARCHERS) as pool:
+            lines = [line for found in pool.map(search, parts) for line in found.splitlines()]
+        return {name.split(b":", 1)[0].decode(): line for name, _, line in (one.partition(b"\0") for one in lines)}
+
+    def missing(self, blobs: Iterable[str]) -> list[str]:
+        """The blobs among these that this clone does not have."""
+        told = self._git("cat-file", "--batch-check", asked="".join(f"{blob}\n" for blob in blobs))
+        return [line.removesuffix(" missing") for line in told.splitlines() if line.endswith(" missing")]
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """The contents of git objects (a blob, or <commit>:./<path>), one at a time; None for what is not there."""
+        names = list(names)
+        command = [*GIT, "-c", _BASES, "cat-file", "--batch", "--buffer"]
+        with subprocess.Popen(command, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            # All at once: git reads names while it writes contents, and the two pipes must not wait for each other.
+            feeder = _feed(process.stdin, names)
+            for name in names:
+                head = process.stdout.readline().split()
+                if len(head) != 3 or not head[2].isdigit():
+                    fresh = self._fresh.get(name)
+                    yield name, (self.root / fresh).read_bytes() if fresh else None
+                    continue
+                content = process.stdout.read(int(head[2]))
+                process.stdout.read(1)
+                yield name, content
+            feeder.join()
+
+    def _git(self, *arguments: str, asked: str = "") -> str:
+        command = [*GIT, *_PLAIN, *arguments]
+        try:
+            done = subprocess.run(command, cwd=self.root, input=asked.encode(), capture_output=True, check=False)
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename} does not exist, or git is not installed.") from None
+        if done.returncode:
+            reason = done.stderr.decode(errors="replace").strip()
+            raise UserError(
+                f"{self.root} has no git history to search: {reason}. Name a clone with a working tree: --repo DIR"
+            )
+        return done.stdout.decode(errors="replace")
+
+
+@lru_cache
+def cache_folder(root: Path) -> Path:
+    """DVC's cache: as configured for this clone, for the project, the user or the system, else the usual one.
+
+    Raises:
+        UserError: a configuration of DVC is broken.
+    """
+    from dvc.config import Config, ConfigError  # type: ignore[import-untyped]
+
+    try:
+        settings = Config(dvc_dir=str((root / ".dvc").resolve()))
+    except ConfigError as error:
+        raise UserError(f"DVC's configuration cannot be read ({error}). See: dvc config --list --show-origin") from None
+    return root / ".dvc" / (settings["cache"].get("dir") or "cache")
+
+
+def cached(root: Path, md5: str) -> Path:
+    """Where DVC's cache has the content of this MD5."""
+    return cache_folder(root) / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def _feed(pipe: Any, names: list[str]) -> Any:
+    def write() -> None:
+        with pipe:
+            pipe.write("".join(f"{name}\n" for name in names).encode())
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    return thread
+
+
+def _stage(entry: dict[str, Any]) -> dict[str, Any]:
+    files = {key: {one["path"]: one.get("md5", "") for one in entry.get(key) or []} for key in ("deps", "outs")}
+    return {"cmd": entry.get("cmd"), "params": entry.get("params") or {}, **files}

@@ -1,0 +1,239 @@
+"""Audit answers as text, and what differs between two models."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core.audit.history import EVALUATION, GIT, NOT_COMMITTED, Commit
+from rfdetr_core.audit.images import Answer
+from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
+from rfdetr_core.base.provenance import flattened, short
+
+Rows = Iterable[Mapping[str, Any]]
+
+
+def compare_lineages(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """By topic (params, code, packages, machine, weights, scores): each key that differs, with both values."""
+    topics = {
+        "params": ("training", "params"),
+        "code": ("training", "code"),
+        "code of strip": ("code",),
+        "packages": ("training", "packages"),
+        "machine": ("training", "machine"),
+        "weights": ("training", "weights"),
+        "scores": ("selection",),
+    }
+    found = {}
+    for topic, keys in topics.items():
+        before, after = (flattened(_at(one, keys)) for one in (old, new))
+        changed = {key: [before.get(key), after.get(key)] for key in sorted(before.keys() | after.keys())}
+        found[topic] = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
+    return {topic: changes for topic, changes in found.items() if changes}
+
+
+def compare_images(old: Rows, new: Rows) -> dict[str, list[dict[str, Any]]]:
+    """Images by what became of them: added, removed, renamed, moved to another split, pixels changed, labels changed.
+
+    An image is followed by its path, and by its bytes where the path is new.
+    """
+    before, after = ({row["path"]: dict(row) for row in rows} for rows in (old, new))
+    found: dict[str, list[dict[str, Any]]] = {
+        key: [] for key in ("added", "removed", "renamed", "moved", "pixels", "labels")
+    }
+    gone = {path: row for path, row in before.items() if path not in after}
+    by_bytes = {row["sha256"]: path for path, row in gone.items()}
+    for path, row in sorted(after.items()):
+        earlier = before.get(path)
+        if earlier is None:
+            earlier = gone.pop(by_bytes.pop(row["sha256"], ""), None)
+            found["renamed" if earlier else "added"].append(row | ({"was": earlier["path"]} if earlier else {}))
+        if earlier is None:
+            continue
+        if earlier["split"] != row["split"]:
+            found["moved"].append(row | {"was": earlier["split"]})
+        if earlier["sha256"] != row["sha256"]:
+            found["pixels"].append(row)
+        if earlier["labels"] != row["labels"]:
+            found["labels"].append(row)
+    found["removed"] = [gone[path] for path in sorted(gone)]
+    return {key: rows for key, rows in found.items() if rows}
+
+
+def _at(value: Any, keys: Iterable[str]) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value or {}
+
+
+_FOUND = {
+    "bytes": "by its bytes",
+    "tensors": "by its weights: the file itself was renamed, copied or saved again",
+    None: "in no dvc.lock of this history",
+}
+_KINDS = {"moved": "in another split", "pixels": "with other pixels", "labels": "with other labels"}
+_MOST = 5
+
+
+def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
+    """A trace as plain values."""
+    return {
+        "sha256": traced.sha256,
+        "md5": traced.md5,
+        "tensors": traced.tensors,
+        "found_by": traced.found_by,
+        "path": traced.path,
+        "notes": traced.notes,
+        "chain": [
+            {
+                "stage": one.stage,
+                "commit": _commit(one.commit),
+                "deps": one.entry["deps"],
+                "params": one.entry["params"],
+            }
+            for one in traced.links
+        ],
+        "dataset": [_commit(one) for one in _dataset(traced, archive)],
+        "lineage": traced.lineage,
+        "run": (traced.record or {}).get("run"),
+        "evaluations": evaluations_of(traced.tensors, archive),
+        "trained_from_it": list(traced.children),
+    }
+
+
+def told(path: Path, traced: Trace, archive: Archive) -> str:
+    """A trace as lines: the file, then each stage that led to it, from the last to the dataset."""
+    lines = [f"{path}  found {_FOUND[traced.found_by]}", f"  sha256   {traced.sha256}", f"  md5      {traced.md5}"]
+    lines += [f"  tensors  {traced.tensors}"] if traced.tensors else []
+    lines += [f"  is       {traced.path}"] if traced.path else []
+    lines += [f"  note     {note}" for note in traced.notes]
+    details = dict(_details(traced, archive))
+    for link in traced.links:
+        lines += ["", f"{link.stage:12} {_who(link.commit)}", *details.pop(link.stage, [])]
+    for stage, told_of in details.items():
+        said = "as its record says" if traced.record else "as the file itself says"
+        source = EVALUATION if stage == "evaluate" else said
+        lines += ["", f"{stage:12} {source}", *told_of]
+    lines += ["", *_dataset_lines(traced, archive)] if traced.links else []
+    run = (traced.record or {}).get("run") or {}
+    width = max(map(len, run), default=0)
+    lines += ["", "run", *(f"  {key:{width}} {value}" for key, value in run.items())] if run else []
+    lines += ["", "trained from it", *(f"  tensors {child}" for child in traced.children)] if traced.children else []
+    return "\n".join(lines)
+
+
+def told_uses(sha256: str, answer: Answer, notes: Iterable[str]) -> str:
+    """The models that an image went into, as lines."""
+    lines = [f"image {sha256}"]
+    for one in answer.uses:
+        name = f"tensors {one.tensors}" if one.tensors else f"md5     {one.md5}"
+        lines += [f"  {one.role:9}  {name}", f"{'':13}commit  {_who(one.commit)}" if one.commit else ""]
+        lines += [f"{'':13}as      {one.path}"]
+    for row in answer.unknown:
+        lines += [f"  unknown    tensors {row['tensors']}"]
+        lines += [f"{'':13}perhaps {row['role']} on it: its manifest, git blob {row['manifest']}, was never committed"]
+    if not answer.uses:
+        other = "other " if answer.unknown else ""
+        lines.append(f"  no {other}model of this repository's history was trained, validated or tested on it")
+    lines += ["  (these bytes only: the same picture saved again is another image)"]
+    return "\n".join([*filter(None, lines), *(f"  note: {note}" for note in notes)])
+
+
+def told_difference(changes: Mapping[str, Mapping[str, list[Any]]], images: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Two comparisons as lines; long lists are cut, and say so."""
+    lines = []
+    for topic, pairs in changes.items():
+        lines += [topic, *(f"  {key}: {short(old)} -> {short(new)}" for key, (old, new) in pairs.items())]
+    for kind, rows in images.items():
+        lines.append(f"images {_KINDS.get(kind, kind)}: {len(rows)}")
+        for row in rows[:_MOST]:
+            was = f" (was {row['was']})" if "was" in row else ""
+            lines.append(f"  {row['split']} {row['path']}{was}")
+        lines += [f"  and {len(rows) - _MOST} more (--json lists them)"] if len(rows) > _MOST else []
+    return "\n".join(lines or ["no difference in data, params, code, packages, weights or scores"])
+
+
+def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]:
+    """By stage, what the lineage and the newest evaluation say."""
+    for one in evaluations_of(traced.tensors, archive)[:1]:
+        manifest = f"manifest/{one['split']}.json"
+        yield "evaluate", [f"  {one['split']:10} {manifest} sha256 {one['inputs'][manifest]['sha256']}"]
+    if traced.lineage is None:
+        return
+    selection, training = traced.lineage["selection"], traced.lineage["training"]
+    tracks = [f"{name} {selection[name]['score']} (epoch {selection[name]['epoch']})" for name in ("ema", "regular")]
+    yield "strip", [f"  code       {len(traced.lineage['code'])} files"]
+    yield "select_best", [f"  chosen     {selection['winner']} by {selection['key']}: {', '.join(tracks)}"]
+    params, parents = training["params"], training["parents"]
+    shown = {
+        "variant": traced.lineage["variant"],
+        "epochs": selection["epochs"],
+        "seed": params["train"]["seed"],
+        "machine": _pairs(training["machine"]),
+        "packages": _pairs(training["packages"]),
+        "weights": "; ".join(f"{key} {one['name']} sha256 {one['sha256']}" for key, one in parents.items())
+        or "from scratch",
+        "code": f"{len(training['code'])} files; {_count(params)} params (--json has them all)",
+    }
+    yield "train", [f"  {key:10} {value}" for key, value in shown.items()]
+    inputs, counts = training["inputs"], training["counts"]
+    yield "convert", [f"  {name} sha256 {digest}" for name, digest in inputs.items() if name.startswith("annotations/")]
+    yield (
+        "validate",
+        [
+            f"  {split:10} {counts[split]['images']} images, {counts[split]['objects']} objects, "
+            f"manifest/{split}.json sha256 {inputs[f'manifest/{split}.json']}"
+            for split in ("train", "valid")
+        ],
+    )
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _dataset(traced: Trace, archive: Archive) -> list[Commit]:
+    """The commit that last changed the dataset before the model was committed: of the folder, or of its .dvc file."""
+    link = next((one for one in traced.links if one.stage == "validate"), None)
+    if link is None:
+        return []
+    folders = [dep for dep in link.entry["deps"] if not dep.startswith(("rfdetr_core", "stages", "requirements"))]
+    paths = [name for folder in folders for name in (folder, f"{folder}.dvc")]
+    command = [
+        *GIT,
+        "log",
+        "-1",
+        "--format=%H%x00%an%x00%ae%x00%aI%x00%s",
+        "HEAD" if link.commit.id == NOT_COMMITTED else link.commit.id,
+        "--",
+        *paths,
+    ]
+    done = subprocess.run(command, cwd=archive.history.root, capture_output=True, text=True, check=False).stdout.strip()
+    if not done:
+        return []
+    name, author, email, date, subject = done.split("\0")
+    return [Commit(name, (), author, email, date, subject)]
+
+
+def _dataset_lines(traced: Trace, archive: Archive) -> list[str]:
+    link = next((one for one in traced.links if one.stage == "validate"), None)
+    deps = link.entry["deps"] if link else {}
+    found = {path: md5 for path, md5 in deps.items() if not path.startswith(("rfdetr_core", "stages", "requirements"))}
+    who = [f"{'dataset':12} {_who(one)}" for one in _dataset(traced, archive)] or ["dataset"]
+    return [*who, *(f"  {path:10} md5 {md5}" for path, md5 in found.items())] if found else []
+
+
+def _commit(one: Commit) -> dict[str, str]:
+    return {"id": one.id, "author": one.author, "email": one.email, "date": one.date, "subject": one.subject}
+
+
+def _who(one: Commit) -> str:
+    if one.id == NOT_COMMITTED:
+        return one.subject
+    return f"{one.id}  {one.date}  {one.author} <{one.email}>  {one.subject}"
+
+
+def _count(params: Mapping[str, Any]) -> int:
+    return sum(_count(value) if isinstance(value, Mapping) else 1 for value in params.values())

@@ -1,0 +1,165 @@
+"""Decoding an image file: one rule for validation, training, evaluation and prediction."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, ImageOps
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+MAX_PIXELS = 100_000_000
+# A plain file of four 16-bit channels, and room for what else it carries.
+_BYTES_OF_PIXEL, _BYTES_BESIDE = 8, 64 * 2**20
+
+# Tags of TIFF. Of colours of 16 bits that lie apart, Pillow 13 takes the halves for pixels, without a word.
+_BITS, _PLANAR = 258, 284
+
+
+class TooLargeError(UserError):
+    """An image of more pixels, or a file of more bytes, than are allowed."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What there is to see of an image file: the picture, which of FORMATS it is, and whether it has more frames."""
+
+    picture: Image.Image
+    kind: str
+    several: bool
+
+
+def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
+    """Decode the bytes of an image into RGB by the rules of `upright_rgb`; of several frames, the first.
+
+    reduction: 2, 4 or 8: a JPEG may come at this part of its size, rounded up, pixel i covering that many of its own
+    from i * reduction on; that is quick, and for training alone. max_pixels: None for bytes that validation accepted.
+
+    Raises:
+        UserError: not an image of a known format, damaged, or larger than max_pixels; names `name`.
+    """
+    return look(data, name, reduction, max_pixels).picture
+
+
+def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Look:
+    """As `decode`, and what else is known of the file."""
+    try:
+        with _open(data) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise TooLargeError(f"{image.width} x {image.height} pixels are more than the {max_pixels:,} allowed")
+            kind = "JPEG" if image.format in ("JPEG", "MPO") else str(image.format)
+            tags = getattr(image, "tag_v2", {})
+            if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (1,))) > 8:
+                raise ValueError("it keeps each colour apart, in 16 bits: save it with its colours together")
+            if reduction > 1:
+                _reduce(image, reduction)
+            image.load()
+            several = kind != "JPEG" and bool(getattr(image, "is_animated", False))
+            return Look(upright_rgb(image), kind, several)
+    except TooLargeError as error:
+        raise TooLargeError(f"{name} is too large: {error}. Make it smaller, or raise the limit.") from None
+    # On a damaged file Pillow's decoders raise almost anything: struct.error, EOFError, KeyError, zlib.error, ...
+    except Exception as error:
+        raise UserError(f"{name} cannot be decoded as {', '.join(FORMATS)}: {error}. Replace or remove it.") from error
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Read the head of an image file, as Image.open does.
+
+    That one refuses more than 179 million pixels by a setting of the whole process, whatever `max_pixels` is.
+    """
+    Image.init()
+    for factory, accept in (Image.OPEN[kind] for kind in FORMATS):
+        if accept is None or accept(data[:16]) is True:
+            return factory(io.BytesIO(data), "")
+    raise ValueError("no such file format")
+
+
+def read_limited(path: Path, max_pixels: int) -> bytes:
+    """The bytes of a file that no one has checked yet.
+
+    Raises:
+        TooLargeError: no image of max_pixels takes as many bytes; they are not read.
+        OSError: it cannot be read.
+    """
+    limit = _BYTES_OF_PIXEL * max_pixels + _BYTES_BESIDE
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise TooLargeError(f"its {size:,} bytes are more than an image of {max_pixels:,} pixels can take")
+        return file.read(size)
+
+
+def _reduce(image: Image.Image, reduction: int) -> None:
+    """Have an opened JPEG decoded at a reduced size; every other format stays as it is."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    # The last pixel of a row may cover more than there is; in a turned picture that would shift all others.
+    if not turned or not (image.width % reduction or image.height % reduction):
+        image.draft(None, (image.width // reduction, image.height // reduction))
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of the picture that `decode` gives, from the head of the file alone.
+
+    Raises:
+        UserError: it cannot be opened as an image.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else image.size
+    except Exception as error:
+        raise UserError(f"{path} cannot be opened as {', '.join(FORMATS)}. Replace or remove it.") from error
+
+
+def read_verified(path: Path, sha256: str) -> bytes:
+    """The bytes of a file whose digest is known: what is hashed is what is returned.
+
+    Raises:
+        UserError: the file is missing or its bytes are not those of the digest.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}), yet the manifest names it. Bring the dataset back: "
+            "dvc pull, or dvc checkout; if it was removed on purpose: dvc repro"
+        ) from error
+    if files.sha256_bytes(data) != sha256:
+        raise UserError(
+            f"{path} is not the file that was validated: its bytes have another sha256 than the manifest. "
+            "Restore it (dvc checkout), or validate again: dvc repro"
+        )
+    return data
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened image in RGB, turned as its EXIF orientation says.
+
+    16-bit greys are scaled to 8 bits, transparency is laid over white.
+
+    Raises:
+        UserError: pixels of 32 bits or with a sign, whose range is unknown.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F"):
+        raise UserError(
+            "its pixels have 32 bits or a sign: which are black and white is unknown. Save it with 8 or 16 bits"
+        )
+    if image.mode.startswith("I;16"):
+        # convert("RGB") would clip 16-bit greys at 255 (Pillow 13): most of such a picture turns white.
+        values = np.asarray(image, dtype=np.uint32)
+        greys = ((values + 128) // 257).astype(np.uint8)
+        greys[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(greys).convert("RGB")
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+    return image.convert("RGB")

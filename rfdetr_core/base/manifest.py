@@ -1,0 +1,78 @@
+"""Manifest and class table: which images and classes a split holds, in bytes that depend on content alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import Config
+
+SPLITS = ("train", "valid", "test")
+
+
+class DataConfig(Config):
+    """The `data` section of params.yaml. dir: the dataset folder, where the paths of a manifest start.
+
+    Training and evaluation do not track it: the manifests tell them what it must hold.
+    """
+
+    dir: str = "data/sample"
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """One image: path below the dataset folder (posix), digest of its bytes, size in pixels as decoded, and
+    the digest of its canonical annotations."""
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+    labels: str
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """One class: the id that the dataset uses, the index that the model uses, and its name."""
+
+    id: int
+    index: int
+    name: str
+
+
+def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
+    """Write the rows sorted by path, one a line, so that git shows and finds single images."""
+    lines = [files.canonical_json(asdict(row)).decode() for row in sorted(rows, key=lambda row: row.path)]
+    files.write_text(path, "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")
+
+
+def read_manifest(path: Path) -> list[ManifestRow]:
+    """Read what `write_manifest` wrote.
+
+    Raises:
+        UserError: missing or malformed.
+    """
+    try:
+        return [ManifestRow(**row) for row in files.read_json(path)]
+    except TypeError as error:
+        raise UserError(f"{path} is not a manifest of this version ({error}). Run: dvc repro validate") from error
+
+
+def write_classes(path: Path, classes: list[ClassEntry]) -> None:
+    """Write the class table in the order of the indexes."""
+    files.write_json(path, [asdict(entry) for entry in sorted(classes, key=lambda entry: entry.index)])
+
+
+def read_classes(path: Path) -> list[ClassEntry]:
+    """Read what `write_classes` wrote, in the order of the indexes.
+
+    Raises:
+        UserError: missing or malformed.
+    """
+    try:
+        return [ClassEntry(**entry) for entry in files.read_json(path)]
+    except TypeError as error:
+        raise UserError(f"{path} is not a class table of this version ({error}). Run: dvc repro convert") from error

@@ -1,0 +1,128 @@
+"""params.yaml: one section of it, read as strictly as DVC reads it, into a frozen config."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from rfdetr_core.base.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+# Aliases of aliases multiply: ten a level on nine levels make a billion.
+_MOST_ALIASES = 20
+_MOST_BYTES = 2**20
+
+
+class Config(BaseModel):
+    """A section of params.yaml: frozen, typed, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_yaml(path: Path) -> Any:
+    """Parse YAML 1.2 with the parser DVC uses (YAML 1.1 parsers read 1e-4 as text, off as false).
+
+    Raises:
+        UserError: missing, not UTF-8, a syntax error or a doubled key, with its line; too many bytes or aliases.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than the {_MOST_BYTES:,} allowed.")
+        text = path.read_text(encoding="utf-8-sig")
+        aliases = sum(isinstance(event, AliasEvent) for event in _yaml().parse(text)) if "*" in text else 0
+        if aliases > _MOST_ALIASES:
+            raise UserError(
+                f"{path} has {aliases} aliases (*name), more than the {_MOST_ALIASES} allowed. Write them out."
+            )
+        return _yaml().load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply.") from None
+    except (YAMLError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not readable as YAML: {_one_line(error)}") from error
+
+
+def read_section(config: type[C], section: str, path: Path = PARAMS_FILE) -> C:
+    """Read one section of a params file; keys that are left out keep the default of the config class.
+
+    Raises:
+        UserError: the file, the section, a key or a value is wrong; the message names it and the known keys.
+    """
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold sections (a mapping), found {type(content).__name__}.")
+    values = content.get(section)
+    return parse(config, {} if values is None else values, where=f"{path}: {section}")
+
+
+def parse(config: type[C], values: Any, where: str) -> C:
+    """Make a config from plain values; `where` opens the message of any error.
+
+    Raises:
+        UserError: an unknown key or a value of the wrong type or range.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where} must be a mapping of keys, found {values!r}.")
+    try:
+        # JSON mode: a list serves for a tuple and an integer for a float; every other type must fit exactly.
+        return config.model_validate_json(json.dumps(values, default=repr))
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(config, one, where) for one in _by_place(config, error))) from None
+    except (TypeError, ValueError, RecursionError):
+        raise UserError(f"{where} has a key that is no text, or holds itself.") from None
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
+
+
+def _by_place(config: type[Config], error: ValidationError) -> list[dict[str, Any]]:
+    """The errors of a config; those of the types that one field may have, such as a number or a word, as one."""
+    found: dict[tuple[int | str, ...], dict[str, Any]] = {}
+    for one in error.errors():
+        field = config.model_fields.get(str(one["loc"][0])) if one["loc"] else None
+        choice = field is not None and get_origin(field.annotation) in (Union, UnionType)
+        place = one["loc"][:1] if choice else one["loc"]
+        if place in found:
+            found[place]["msg"] += f"; or: {one['msg']}"
+        else:
+            found[place] = dict(one) | {"loc": place}
+    return list(found.values())
+
+
+def _explain(config: type[Config], error: dict[str, Any], where: str) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(config, error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        return f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(known)}."
+    reason = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"{where}: {reason}"
+    return f"{where}.{key} is {error['input']!r}: {reason}"
+
+
+def _fields_at(config: type[Config], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        field = config.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Config):
+            break
+        config = field.annotation
+    return sorted(config.model_fields)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

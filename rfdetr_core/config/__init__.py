@@ -1,0 +1,1 @@
+"""The whole of params.yaml: checked, documented, and previewed."""

@@ -1,0 +1,84 @@
+"""Writes docs/parameters.md from the config classes: `python -m rfdetr_core.config.reference > docs/parameters.md`."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, Union, get_args, get_origin
+
+from rfdetr_core.base.params import Config
+from rfdetr_core.config.settings import ABSENT, DIFFERENT, SECTIONS, UPSTREAM
+
+HEAD = """# Every option of params.yaml
+
+Written by `python -m rfdetr_core.config.reference > docs/parameters.md`. `train()` takes the keys of `train` and
+`runtime`.
+"""
+TRACKED = {
+    "runtime": "Not tracked: a change reruns nothing.",
+    "gate": "Not tracked: a change reruns nothing. Read by `ci/compare.py`.",
+    "data": "Tracked: a change reruns validate, and what follows where the content differs.",
+}
+
+
+def markdown() -> str:
+    """The page."""
+    parts = [HEAD]
+    for section, config in SECTIONS.items():
+        parts += [f"## {section}\n", TRACKED.get(section, "Tracked: a change reruns the stages that read it.") + "\n"]
+        parts += ["| key | type | default | meaning |", "|---|---|---|---|", *_rows(section, config), ""]
+    parts += [
+        "## Defaults that are not upstream's\n",
+        f"Of {UPSTREAM}. Keys that upstream does not have are not listed.\n",
+        "| key | upstream | here | why |",
+        "|---|---|---|---|",
+    ]
+    for name, (theirs, reason) in sorted(DIFFERENT.items()):
+        section, _, key = name.partition(".")
+        ours = _plain(SECTIONS[section].model_fields[key].get_default(call_default_factory=True))
+        parts.append(f"| {name} | {theirs} | {ours} | {reason} |")
+    parts += ["", "## Upstream's options that are not here, and why\n", "| option | why |", "|---|---|"]
+    absent = [f"| {section}.{key} | {reason} |" for section, keys in ABSENT.items() for key, reason in keys.items()]
+    return "\n".join([*parts, *sorted(absent), ""])
+
+
+def _rows(section: str, config: type[Config], prefix: str = "") -> Iterator[str]:
+    for name, field in config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Config):
+            yield from _rows(section, kind, f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
+        limits = [_limit(one) for one in field.metadata if _limit(one)]
+        shown = ", ".join([_kind(kind), *limits])
+        yield f"| {prefix}{name} | {shown} | {default} | {(field.description or '').replace('|', '/')} |"
+
+
+def _kind(kind: Any) -> str:
+    """A type in words."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " / ".join(map(str, inner))
+    if origin in (Union, types.UnionType):
+        return " / ".join(map(_kind, inner))
+    if origin in (list, tuple):
+        return f"list of {_kind(inner[0])}"
+    if origin is dict:
+        return "mapping"
+    names = {int: "integer", float: "number", str: "text", bool: "true / false", type(None): "null"}
+    return names.get(kind, "anything")
+
+
+def _limit(limit: Any) -> str:
+    """A bound of pydantic's in words."""
+    signs = {"gt": "above", "ge": "from", "lt": "below", "le": "to"}
+    return " ".join(f"{word} {getattr(limit, sign)}" for sign, word in signs.items() if hasattr(limit, sign))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,329 @@
+"""A dataset written in another format: YOLO from COCO, COCO from YOLO, with the same ids."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import posixpath
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rfdetr_core.base import files, images
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.ingest.clean import in_pixels
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.ingest.folder import leaves
+from rfdetr_core.ingest.formats import read_dataset
+from rfdetr_core.ingest.formats.coco import ANNOTATIONS
+from rfdetr_core.ingest.formats.yolo import IDS_KEY, KEYS, label_path
+from rfdetr_core.ingest.geometry import bounds, numbers, overshoot, polygon_area
+from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, is_text, shown
+from rfdetr_core.ingest.rules import ANNOTATION_RULES, Frame, clipped
+
+Linking = Literal["copy", "hardlink", "symlink", "none"]
+# In a YOLO dataset: the ids that COCO gives to images and annotations, and YOLO does not.
+IDS_FILE = "coco_ids.json"
+_SAME = 1e-6  # pixels
+
+
+@dataclass(frozen=True)
+class ExportedImage:
+    """One image to write: its file, its path in the new split, its size and objects in pixels; ids as far as known."""
+
+    source: Path
+    path: str
+    width: int
+    height: int
+    id: int | None
+    objects: list[Annotation]
+    object_ids: list[int | None]
+
+
+def _place_image(image: ExportedImage, target: Path, linking: Linking) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if linking == "copy":
+        shutil.copyfile(image.source, target)
+    elif linking == "hardlink":
+        os.link(os.path.realpath(image.source), target)
+    elif linking == "symlink":
+        target.symlink_to(os.path.relpath(os.path.realpath(image.source), os.path.realpath(target.parent)))
+
+
+def write_coco(
+    folder: Path, splits: dict[str, list[ExportedImage]], categories: list[Category], linking: Linking
+) -> list[str]:
+    """COCO in Roboflow's layout."""
+    for name, split in splits.items():
+        free = 1 + max([image.id or 0 for image in split], default=0)
+        free_object = 1 + max([one or 0 for image in split for one in image.object_ids], default=0)
+        rows, annotations = [], []
+        for image in split:
+            identity = image.id
+            if identity is None:
+                identity, free = free, free + 1
+            rows.append({"id": identity, "file_name": image.path, "width": image.width, "height": image.height})
+            for one, known in zip(image.objects, image.object_ids, strict=True):
+                if known is None:
+                    known, free_object = free_object, free_object + 1
+                annotations.append({"id": known, "image_id": identity} | _coco_object(one))
+            _place_image(image, folder / name / image.path, linking)
+        table = [{"id": one.id, "name": one.name} for one in categories]
+        content = {"images": rows, "annotations": annotations, "categories": table}
+        files.write_json(folder / name / ANNOTATIONS, content)
+    return []
+
+
+def _coco_object(one: Annotation) -> dict[str, Any]:
+    (area,) = numbers([one.area]) or (math.inf,)
+    if not math.isfinite(area):
+        polygons = one.segmentation if isinstance(one.segmentation, list) else []
+        area = sum(map(polygon_area, polygons)) if polygons else one.box[2] * one.box[3]
+    content = {"category_id": one.category, "bbox": list(one.box), "area": area, "iscrowd": int(one.crowd)}
+    return content | ({"segmentation": one.segmentation} if one.segmentation else {})
+
+
+def write_yolo(
+    folder: Path, splits: dict[str, list[ExportedImage]], categories: list[Category], linking: Linking
+) -> list[str]:
+    """YOLO in Ultralytics's layout. Gives what it cannot hold."""
+    every = [one for split in splits.values() for image in split for one in image.objects if not one.crowd]
+    # Ultralytics reads boxes in a file with polygons as polygons of two points: all or none.
+    polygons = bool(every) and all(map(_is_polygon, every))
+    crowds = sum(bool(one.crowd) for split in splits.values() for image in split for one in image.objects)
+    indexes = {one.id: number for number, one in enumerate(categories)}
+    ids, cut = {}, 0
+    for name, split in splits.items():
+        owners: dict[str, str] = {}
+        (folder / "images" / name).mkdir(parents=True)
+        for image in split:
+            path = posixpath.join("images", name, image.path)
+            label = label_path(path)
+            if owners.setdefault(label, path) != path:
+                raise UserError(
+                    f"{owners[label]} and {path} would share {label}, in YOLO's layout. Rename one of them."
+                )
+            frame = Frame(image.width, image.height, indexes)
+            kept = [k for k, one in enumerate(image.objects) if not one.crowd]
+            cut += sum(overshoot(image.objects[k].box, image.width, image.height) > _SAME for k in kept)
+            lines = [_yolo_line(clipped(image.objects[k], frame), indexes, image, polygons) for k in kept]
+            _write(folder / label, lines)
+            _place_image(image, folder / path, linking)
+            known = [image.object_ids[k] for k in kept]
+            if image.id is not None and None not in known:
+                ids[path] = [image.id, known]
+    _write_definition(folder, list(splits), categories)
+    if ids:
+        _write(folder / IDS_FILE, [json.dumps(ids, ensure_ascii=False), "\n"])
+    lost = {
+        "crowds, left out": crowds,
+        "boxes that reached over the edge of their image, cut": cut,
+        "masks, left out (YOLO holds one polygon an object, whose bounds are its box, for all objects or none)": (
+            0 if polygons else sum(bool(one.segmentation) for one in every)
+        ),
+        "areas that are not those of the polygon or box, left out": sum(
+            _has_own_area(one if polygons else replace(one, segmentation=None)) for one in every
+        ),
+    }
+    return [f"{what}: {count}" for what, count in lost.items() if count]
+
+
+def _is_polygon(one: Annotation) -> bool:
+    """Whether YOLO can hold the object as a polygon."""
+    if not isinstance(one.segmentation, list) or len(one.segmentation) != 1:
+        return False
+    return all(abs(a - b) <= _SAME for a, b in zip(bounds(one.segmentation[0]), one.box, strict=True))
+
+
+def _has_own_area(one: Annotation) -> bool:
+    computed = _coco_object(replace(one, area=None))["area"]
+    return bool(abs(_coco_object(one)["area"] - computed) > _SAME * max(1.0, computed))
+
+
+def _yolo_line(one: Annotation, indexes: dict[int, int], image: ExportedImage, polygons: bool) -> str:
+    left, top, width, height = one.box
+    values = one.segmentation[0] if polygons else [left + width / 2, top + height / 2, width, height]
+    sides = (image.width, image.height)
+    # Twelve digits: a hundredth of a millionth of a pixel in an image of 10,000.
+    relative = [f"{value / sides[k % 2]:.12f}".rstrip("0").rstrip(".") for k, value in enumerate(values)]
+    return " ".join([str(indexes[one.category]), *relative]) + "\n"
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def _write_definition(folder: Path, splits: list[str], categories: list[Category]) -> None:
+    lines = [f"{KEYS[name][0]}: images/{name}" for name in splits]
+    lines += [
+        "names:",
+        *(f"  {number}: {json.dumps(one.name, ensure_ascii=False)}" for number, one in enumerate(categories)),
+    ]
+    if [one.id for one in categories] != list(range(len(categories))):
+        lines.append(f"{IDS_KEY}: {[one.id for one in categories]}  # of COCO; other readers of YOLO pass over it")
+    _write(folder / "data.yaml", [f"{line}\n" for line in lines])
+
+
+Format = Literal["yolo", "coco"]
+_NAMED = 3  # faults that a message spells out
+
+
+def export_dataset(source: Path, destination: Path, to: Format, linking: Linking) -> str:
+    """Write the dataset `source`, in whichever layout it comes, to the new or empty folder `destination`.
+
+    Gives what was written, and what the format could not hold. Categories, images and annotations keep their ids.
+
+    Raises:
+        UserError: the source is no folder or has errors, the destination has content, or the format would confuse two
+            things.
+    """
+    if not source.is_dir():
+        what = "is no folder" if source.exists() else "does not exist"
+        raise UserError(f"{source} {what}. Name the folder of a dataset; unpack an archive first.")
+    if destination.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{destination} is inside {source}, which would change by it. Name a folder elsewhere.")
+    findings = Findings(ValidateConfig())
+    dataset = read_dataset(source, findings)
+    table = _class_table(dataset)
+    splits = {name: _images_of(source, split.images, table, findings) for name, split in dataset.items()}
+    _refuse(source, findings)
+    bare = _bare(dataset)
+    notes = [f"{n} x {code}: see validate" for code, n in Counter(one.code for one in findings.all).items()]
+    notes += [f"class {one.name!r}, the parent of others, has no object and is left out" for one in bare]
+    categories = [one for one in table.values() if one.id not in {other.id for other in bare}]
+    with _whole(destination) as folder:
+        write = write_yolo if to == "yolo" else write_coco
+        notes += write(folder, splits, categories, linking)
+    count = sum(map(len, splits.values()))
+    objects = sum(len(image.objects) for split in splits.values() for image in split)
+    told = f"{destination}: {count} images, {objects} objects of {len(categories)} classes, as {to.upper()}"
+    return "\n  ".join([told, *notes])
+
+
+def _class_table(dataset: Dataset) -> dict[int, Category]:
+    """The classes of all splits by id."""
+    table: dict[int, Category] = {}
+    for name, split in dataset.items():
+        for one in split.categories:
+            known = table.setdefault(one.id, one)
+            if known.name != one.name:
+                what = f"class id {one.id} is {shown(known.name)}, but in {name} {shown(one.name)}"
+                raise UserError(f"{what}. Give all splits the same classes.")
+            if not is_text(one.name):
+                raise UserError(f"the name of class id {one.id} is {shown(one.name)}, no text. Name it.")
+    doubled = [name for name, n in Counter(one.name for one in table.values()).items() if n > 1]
+    if doubled:
+        raise UserError(f"{shown(doubled[0])} is the name of several class ids. Give each class one id in all splits.")
+    return dict(sorted(table.items()))
+
+
+def _bare(dataset: Dataset) -> list[Category]:
+    """Roboflow's root category: the parent of others, without an object of its own, in no split."""
+    every = {one.id: one for split in dataset.values() for one in split.categories}.values()
+    parents = {str(one.parent) for one in every if one.parent not in (one.name, None, "", "none")}
+    used = {str(one.category) for split in dataset.values() for image in split.images for one in image.annotations}
+    bare = [one for one in every if one.name in parents and str(one.id) not in used]
+    return bare if len(bare) < len(every) else []
+
+
+def _images_of(
+    root: Path, records: list[ImageRecord], table: dict[int, Category], findings: Findings
+) -> list[ExportedImage]:
+    """The images of a split in the order of their paths, checked."""
+    ids = _known_ids(root)
+    shared = posixpath.commonpath([posixpath.dirname(record.path) for record in records]) if records else ""
+    found = []
+    for record in sorted(records, key=lambda record: record.path):
+        path, place = root / record.path, Place(record.path, image=record.path)
+        if leaves(root, record.path) or not path.is_file():
+            findings.add("image-missing", place, "it is no file of the dataset folder")
+            continue
+        try:
+            width, height = images.upright_size(path)
+        except UserError as error:
+            findings.add("image-unreadable", place, str(error))
+            continue
+        if (record.width, record.height) not in ((None, None), (width, height)):
+            claimed = shown((record.width, record.height))
+            findings.add("image-size-differs", place, f"it is {width} x {height}, but said to be {claimed}")
+        frame = Frame(width, height, table)
+        objects = [in_pixels(one, frame) for one in record.annotations]
+        for one in objects:
+            _check(one, frame, findings)
+        image_id, object_ids = record.id, [one.place.annotation for one in objects]
+        if image_id is None:
+            image_id, object_ids = ids.get(record.path, (None, []))
+        if len(object_ids) != len(objects):  # the label file was edited since
+            object_ids = [None] * len(objects)
+        name = posixpath.relpath(record.path, shared or ".")
+        found.append(ExportedImage(path, name, width, height, image_id, objects, object_ids))
+    return found
+
+
+def _check(one: Annotation, frame: Frame, findings: Findings) -> None:
+    for rule in ANNOTATION_RULES:
+        what = rule.check(one, frame) if rule.check and rule.severity == "error" else None
+        if what is not None:
+            findings.add(rule.code, one.place, what)
+            return
+
+
+def _known_ids(root: Path) -> dict[str, tuple[int | None, list[int | None]]]:
+    """The ids that an export to YOLO kept: of each image path its own and those of its lines."""
+    path = root / IDS_FILE
+    if not path.is_file():
+        return {}
+    content = files.read_json(path)
+    rows: Any = content.items() if isinstance(content, dict) else [("its start", None)]
+    known = {}
+    for name, row in rows:
+        good = isinstance(row, list) and len(row) == 2 and isinstance(row[1], list)
+        if not good or any(type(one) is not int for one in (row[0], *row[1])):
+            raise UserError(f"{path} is not as an export wrote it, at {shown(name)}. Remove it for new ids.")
+        known[name] = (row[0], row[1])
+    return known
+
+
+def _refuse(source: Path, findings: Findings) -> None:
+    """Stop at errors; a split that is missing is none here."""
+    faults = [one for one in findings.stopping if one.code != "split-missing"]
+    findings.all[:] = [one for one in findings.all if one.code != "split-missing"]
+    if faults:
+        places = [
+            f"\n  {one.place.file}"
+            + (f":{one.place.line}" if one.place.line else "")
+            + (f" annotation {one.place.annotation}" if one.place.annotation is not None else "")
+            + f": {one.what} ({one.code})"
+            for one in faults[:_NAMED]
+        ]
+        raise UserError(f"{source} has {len(faults)} errors; mend them first, validate names all:{''.join(places)}")
+
+
+@contextmanager
+def _whole(destination: Path) -> Iterator[Path]:
+    """A folder that becomes `destination` when the block succeeds, and is removed when it fails."""
+    if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
+        raise UserError(f"{destination} is no folder. Name a new or an empty one.")
+    if destination.exists() and any(destination.iterdir()):
+        raise UserError(f"{destination} is not empty. Name a new or an empty folder.")
+    temporary: Path | None = None
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
+        yield temporary
+        temporary.chmod(0o777 & ~files.umask())
+        temporary.replace(destination)  # also onto an empty folder
+    except OSError as error:
+        what = error.strerror or error
+        raise UserError(f"cannot write {destination}: {what}. Nothing was written; try --images copy.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)

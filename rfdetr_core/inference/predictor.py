@@ -1,0 +1,177 @@
+"""Images in, detections in pixels out."""
+
+from __future__ import annotations
+
+import importlib
+import numbers
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rfdetr_core.base import images as image_files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of
+from rfdetr_core.data.preprocess import preprocess
+from rfdetr_core.model.config import Architecture
+from rfdetr_core.model.detector import Detector
+from rfdetr_core.model.postprocess import detections
+from rfdetr_core.ops.structures import Detections
+
+if TYPE_CHECKING:
+    import supervision
+
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
+
+
+class Predictor:
+    """A detector with what its output needs to be read. It is put on `device`; auto: CUDA, or without it the CPU.
+
+    `batch_size` images go through the detector at a time; 1 makes a list give exactly what its images give alone.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        architecture: Architecture,
+        class_names: Sequence[str],
+        *,
+        device: str = "auto",
+        batch_size: int = 1,
+    ) -> None:
+        """Take the detector, its architecture and the names of its labels."""
+        self.device = find_device(device)
+        self.detector = detector.to(self.device)
+        self.architecture = architecture
+        self.class_names = tuple(class_names)
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, *, device: str = "auto", batch_size: int = 1) -> Self:
+        """The predictor that a model file describes.
+
+        Raises:
+            UserError: no such device, no checkpoint, or one whose model cannot be told.
+        """
+        device = find_device(device)
+        made = build_from_checkpoint(path)
+        names = class_names_of(made.checkpoint)
+        return cls(made.detector, made.architecture, names, device=device, batch_size=batch_size)
+
+    def predict(
+        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float = 0.5
+    ) -> supervision.Detections | list[supervision.Detections]:
+        """Objects with a score above `threshold`: one supervision.Detections for one image, a list for a list.
+
+        An image is a path, a PIL image, an RGB array (H, W, 3) of uint8, or an RGB tensor (3, H, W) of uint8 or of
+        floats in 0..1. Boxes are xyxy in pixels of the upright image; class names are in `.data["class_name"]`.
+
+        Raises:
+            UserError: an image that cannot be read, or of another shape or type; a threshold beyond 0..1.
+        """
+        pictures = images if isinstance(images, list | tuple) else [images]
+        found = [to_supervision(one, self.class_names) for one in self.detect(map(to_rgb, pictures), threshold)]
+        return found if pictures is images else found[0]
+
+    def detect(self, images: Iterable[Image.Image], threshold: float | None = None) -> Iterator[Detections]:
+        """Detections of upright RGB images, on the CPU: of each the best `queries`, cut at `threshold`, 0..1."""
+        number = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
+        if threshold is not None and not (number and 0 <= threshold <= 1):
+            raise UserError(f"threshold is {threshold!r}: it must be a number from 0 to 1.")
+        if self.architecture.channels != 3:
+            raise UserError(f"the model takes {self.architecture.channels} channels; prediction is for RGB images.")
+        waiting = iter(images)
+        while batch := list(islice(waiting, self.batch_size)):
+            inputs = torch.stack([preprocess(image, self.architecture.resolution) for image in batch])  # (B, 3, R, R)
+            was_training = self.detector.training
+            self.detector.eval()
+            with torch.inference_mode():
+                output = self.detector(inputs.to(self.device))
+            self.detector.train(was_training)
+            for index, image in enumerate(batch):
+                size = (image.height, image.width)
+                found = detections(output, index, size, self.architecture.queries, threshold)
+                masks = None if found.masks is None else found.masks.cpu()
+                yield Detections(found.scores.cpu(), found.labels.cpu(), found.boxes.cpu(), masks)
+
+
+def find_device(name: str) -> str:
+    """The device of torch that is asked for; auto: CUDA, or without it the CPU.
+
+    Raises:
+        UserError: it is not here; names those that are.
+    """
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = ["cpu", *["cuda"] * (cuda > 0), *(f"cuda:{number}" for number in range(cuda))]
+    here += ["mps", "mps:0"] if torch.backends.mps.is_available() else []
+    if str(name) == "auto":
+        return "cuda" if cuda else "cpu"
+    if str(name) not in here:
+        raise UserError(f"device {str(name)!r} is not available. Use auto, or one that is here: {', '.join(here)}.")
+    return str(name)
+
+
+def to_rgb(image: Picture) -> Image.Image:
+    """Any kind of image that `predict` takes as an upright RGB image.
+
+    Raises:
+        UserError: unreadable, or of another type, shape or range.
+    """
+    if isinstance(image, str | os.PathLike):
+        return _read(Path(image))
+    if isinstance(image, Image.Image):
+        return image_files.upright_rgb(image)
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or len(image) != 3:
+            raise UserError(f"an image tensor must have the shape (3, H, W), RGB; this one is {tuple(image.shape)}.")
+        return Image.fromarray(_to_uint8(image.detach().cpu()).permute(1, 2, 0).numpy())  # (H, W, 3)
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise UserError(f"an image array must be RGB uint8 of shape (H, W, 3), not {image.dtype} of {image.shape}.")
+        return Image.fromarray(np.ascontiguousarray(image))
+    raise UserError(f"an image must be a path, a PIL image, an array or a tensor; this is a {type(image).__name__}.")
+
+
+def to_supervision(found: Detections, class_names: Sequence[str]) -> supervision.Detections:
+    """Detections for supervision; a label beyond the class table is named by its number."""
+    labels = found.labels.numpy()
+    names = [class_names[label] if label < len(class_names) else str(label) for label in labels]
+    data: dict[str, Any] = {"class_name": np.array(names, dtype=np.str_)}
+    kind: type[supervision.Detections] = import_supervision().Detections
+    return kind(
+        xyxy=found.boxes.numpy(),
+        confidence=found.scores.numpy(),
+        class_id=labels,
+        mask=None if found.masks is None else found.masks.numpy(),
+        data=data,
+    )
+
+
+def import_supervision() -> Any:
+    """The package supervision; it takes a second, and warns of drawing with NumPy where OpenCV is missing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
+        return importlib.import_module("supervision")
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return image_files.decode(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _to_uint8(image: Tensor) -> Tensor:
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
+        raise UserError("an image tensor must be uint8, or floats in 0..1 (not normalised).")
+    return (image.float() * 255).round().to(torch.uint8)

@@ -1,0 +1,1 @@
+"""Pure functions of tensors, and the tensors that parts of the core hand on."""

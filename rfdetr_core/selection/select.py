@@ -1,0 +1,47 @@
+"""Which weights are the result: the moving average (EMA) or the regular ones. Decided by two numbers, without torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rfdetr_core.base.errors import UserError
+
+RULE = "EMA wins only with a strictly higher score; on a tie, or without an EMA score, the regular weights win."
+TRACKS = ("regular", "ema")
+
+
+def select(scores: dict[str, Any]) -> dict[str, Any]:
+    """Choose by `scores.json`; the result is the content of `selection.json`.
+
+    Upstream's rule (training/callbacks/best_model.py): a score that is missing or not finite never wins.
+
+    Raises:
+        UserError: the scores are not those of this version, or neither track has a finite score.
+    """
+    try:
+        found = {track: (_finite(scores[track]["score"]), scores[track]["epoch"]) for track in TRACKS}
+        metric, key, epochs = scores["metric"], scores["key"], scores["epochs"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"scores.json is not of this version ({error!r} in it). Train again: dvc repro --force train"
+        ) from None
+    regular, ema = found["regular"][0], found["ema"][0]
+    if regular is None and ema is None:
+        raise UserError(
+            f"neither the regular nor the EMA weights have a finite {key}, so there is no best checkpoint: "
+            "valid has no image, or the training diverged. See output/history.csv."
+        )
+    ema_wins = ema is not None and (regular is None or ema > regular)
+    return {
+        "winner": "ema" if ema_wins else "regular",
+        "metric": metric,
+        "key": key,
+        **{track: {"score": score, "epoch": epoch} for track, (score, epoch) in found.items()},
+        "epochs": epochs,
+        "rule": RULE,
+    }
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and math.isfinite(score) else None

@@ -1,0 +1,241 @@
+"""What lineage and records claim, against what is at hand. Without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rfdetr_core.audit.history import EVALUATION, LOCK, MODEL, History
+from rfdetr_core.audit.trace import Archive
+from rfdetr_core.base import files, provenance
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import parse
+from rfdetr_core.config.settings import SECTIONS
+from rfdetr_core.selection.select import select
+from rfdetr_core.verification.contents import Contents
+from rfdetr_core.verification.lock import Pipeline
+from rfdetr_core.verification.report import Report
+
+SCORES, SELECTION = "output/scores.json", "output/selection.json"
+
+
+def check_lineage(report: Report, contents: Contents, pipeline: Pipeline, lineage: Mapping[str, Any], by: str) -> None:
+    """The lineage of the model that dvc.lock names, with lock, params, code and files at hand."""
+    check_training(report, contents, pipeline, lineage.get("training") or {}, by)
+    _check_code(report, contents, lineage.get("code") or {}, by)
+    selection = read_json(report, contents, SELECTION)
+    if selection is not None:
+        for key in sorted(selection.keys() | lineage.get("selection", {}).keys()):
+            report.equal(f"{key} of {SELECTION}", (lineage.get("selection") or {}).get(key), selection.get(key), by)
+
+
+def check_training(report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any], by: str) -> None:
+    """What train wrote of itself."""
+    _check_params(report, record.get("params") or {}, pipeline.params_of("train"), by)
+    _check_inputs(report, contents, record.get("inputs") or {}, by)
+    for name, one in (record.get("files") or {}).items():
+        if contents.sha256(name) is not None:
+            found = provenance.identity(contents.root / name)
+            for key in sorted(one):
+                report.equal(f"{key} of {name}", one[key], found[key], by)
+    for split, count in (record.get("counts") or {}).items():
+        rows = read_json(report, contents, f"manifest/{split}.json")
+        if rows is not None:
+            report.equal(f"images of {split}", count.get("images"), len(rows), by)
+    _check_code(report, contents, record.get("code") or {}, by)
+    _check_environment(report, contents, record, by)
+    for key, sha256 in (record.get("weights") or {}).items():
+        name = (record.get("params") or {}).get("train" if key == "resume" else "model", {}).get(key)
+        if name is None or sha256 is None:
+            report.equal(f"weights {key}", name and "a digest", sha256, by)
+        elif (digest := contents.sha256(f"weights/{name}")) is not None:
+            report.equal(f"weights/{name}", sha256, digest, by)
+        else:
+            report.skip(f"weights/{name}", "gone: it is not here")
+        parent = (record.get("parents") or {}).get(key)
+        report.equal(f"parent {key}", sha256, parent and parent.get("sha256"), by)
+
+
+def check_past(report: Report, history: History, record: Mapping[str, Any], by: str) -> None:
+    """The inputs of a training against the git objects that it names."""
+    # Annotations are kept by DVC, not by git.
+    named = {name: one for name, one in (record.get("files") or {}).items() if name.startswith("manifest/")}
+    for name, (_, content) in zip(named, history.read(one["git"] for one in named.values()), strict=True):
+        if content is None:
+            report.skip(f"{name} of {by}", "gone: not in git's history")
+        else:
+            report.equal(f"{name} in git", record["inputs"].get(name), hashlib.sha256(content).hexdigest(), by)
+
+
+def check_selection(report: Report, contents: Contents) -> None:
+    """Choose again by the scores."""
+    scores, selection = read_json(report, contents, SCORES), read_json(report, contents, SELECTION)
+    if scores is None or selection is None:
+        return
+    try:
+        again = select(scores)
+    except UserError as error:
+        report.wrong(SCORES, "scores that can be compared", str(error), "chosen again")
+        return
+    for key in sorted(again.keys() | selection.keys()):
+        report.equal(f"{key} of {SELECTION}", again.get(key), selection.get(key), f"chosen again from {SCORES}")
+
+
+def check_evaluation(report: Report, contents: Contents, pipeline: Pipeline, model: Mapping[str, Any] | None) -> None:
+    """The lineage of the evaluation; model: the digests of the model file, as far as they are known."""
+    told = read_json(report, contents, EVALUATION)
+    if told is None:
+        return
+    for key in sorted((model or {}).keys() & told.get("model", {}).keys()):
+        report.equal(f"{key} of {MODEL}", told["model"][key], (model or {})[key], EVALUATION)
+    _check_params(report, told.get("params") or {}, pipeline.params_of("evaluate"), EVALUATION)
+    inputs = told.get("inputs") or {}
+    _check_inputs(report, contents, {name: one.get("sha256") for name, one in inputs.items()}, EVALUATION)
+    _check_code(report, contents, told.get("code") or {}, EVALUATION)
+    _check_environment(report, contents, told, EVALUATION)
+    metrics = read_json(report, contents, "reports/evaluate/metrics.json")
+    if metrics is not None:
+        report.equal("split of reports/evaluate/metrics.json", told.get("split"), metrics.get("split"), EVALUATION)
+
+
+def _check_params(report: Report, told: Mapping[str, Any], locked: Mapping[str, Any], by: str) -> None:
+    """Params with their defaults, as the lineage has them, against those given in dvc.lock."""
+    for section, values in told.items():
+        given = locked.get(section) or {}
+        try:
+            config = parse(SECTIONS[section], given, where=f"{LOCK}: {section}").model_dump(mode="json")
+        except (UserError, KeyError) as error:
+            report.wrong(f"{section} of {LOCK}", "params that are valid", str(error), by)
+            continue
+        # A key that came with newer code and was not given: the code itself is compared.
+        for key in sorted({*values, *given}):
+            report.equal(f"params.yaml: {section}.{key} in {LOCK}", values.get(key), config.get(key), by)
+
+
+def _check_inputs(report: Report, contents: Contents, inputs: Mapping[str, Any], by: str) -> None:
+    for name, sha256 in inputs.items():
+        found = contents.sha256(name)
+        if found is None:
+            report.skip(name, "gone: it is not here")
+        else:
+            report.equal(f"sha256 of {name}", sha256, found, by)
+
+
+def _check_code(report: Report, contents: Contents, code: Mapping[str, str], by: str) -> None:
+    for name, sha256 in code.items():
+        report.equal(f"code {name}", sha256, contents.sha256(name), by)
+
+
+def _check_environment(report: Report, contents: Contents, told: Mapping[str, Any], by: str) -> None:
+    lock = "requirements/numeric.lock"
+    report.equal(f"environment lock {lock}", told.get("lock"), contents.sha256(lock), by)
+    packages, here = told.get("packages") or {}, provenance.environment()["packages"]
+    differing = [
+        f"{key} {packages.get(key)}, here {here.get(key)}"
+        for key in sorted({*packages, *here})
+        if packages.get(key) != here.get(key)
+    ]
+    if differing:
+        report.note(f"{by}: made with other packages, so bytes made here can differ: {'; '.join(differing)}")
+
+
+def read_json(report: Report, contents: Contents, name: str) -> Any:
+    """The content of a JSON file; None where it is not at hand or is broken, which is told."""
+    path = contents.root / name
+    if not path.is_file():
+        report.skip(name, "gone: it is not here")
+        return None
+    try:
+        return files.read_json(path)
+    except UserError:
+        report.wrong(name, "JSON", "something else", "its name")
+        return None
+
+
+_RESULT = ("lineage", "file")
+
+
+def record_of(report: Report, contents: Contents, pipeline: Pipeline) -> dict[str, Any] | None:
+    """The record of the model that dvc.lock names; all records are compared with their names and with git.
+
+    A record that is not in the working tree, and is in the history, is given as well: to delete it hides nothing.
+    """
+    md5 = pipeline.out(MODEL)
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((contents.root / "records").glob("*.json")):
+        name = f"records/{path.name}"
+        record = read_json(report, contents, name)
+        with report.reading(name):
+            if record is not None:
+                report.equal(f"tensors of {name}", path.stem, record["lineage"]["tensors"], "its name")
+                found |= {name: record} if md5 is not None and record["file"]["md5"] == md5 else {}
+    if len(found) > 1:
+        report.wrong(f"records with the MD5 of {MODEL}", "one", ", ".join(found), LOCK)
+    _check_committed(report, contents)
+    if md5 is None or found:
+        return next(iter(found.values()), None)
+    return _missing(report, contents, pipeline, md5)
+
+
+def _missing(report: Report, contents: Contents, pipeline: Pipeline, md5: str) -> dict[str, Any] | None:
+    """The record that no file in records/ is: of the same weights in another file, or of the history."""
+    scored = pipeline.lock.get("evaluate", {}).get("deps", {}).get(MODEL, {}).get("md5")
+    if scored == md5 and (contents.root / EVALUATION).is_file():
+        name = f"records/{files.read_json(contents.root / EVALUATION)['model']['tensors']}.json"
+        if (contents.root / name).is_file():
+            record: dict[str, Any] = files.read_json(contents.root / name)
+            report.equal(f"md5 of the file in {name}", md5, record["file"]["md5"], LOCK)
+            return record
+    past = [one for one in Archive(History(contents.root)).all_records if one["file"]["md5"] == md5]
+    for record in past[:1]:
+        name = f"records/{record['lineage']['tensors']}.json"
+        # Where it is on another branch alone, DVC may have restored the model from its cache, which writes no record.
+        if contents.events(name):
+            report.wrong(name, "a record, as it was committed", "it was deleted", f"git log -- {name}")
+        return record
+    report.skip(f"the record of {MODEL}", "gone: no file in records/ has its MD5")
+    return None
+
+
+def _check_committed(report: Report, contents: Contents) -> None:
+    """Records as they were first committed: strip writes that of a result once, and never again."""
+    changed = contents.differs_from_head("records")
+    for name in changed:
+        committed = contents.committed(name)
+        if committed is None:
+            report.note(f"{name} is not committed")
+            continue
+        before, after = json.loads(committed), read_json(report, contents, name)
+        # A result made otherwise has other bytes: the record of a file that is the same stays as it is.
+        if after is not None and before != after and before["file"] == after.get("file"):
+            report.wrong(f"content of {name}", "as committed", "changed", "git")
+        elif before != after:
+            report.note(f"{name} differs from the committed one")
+    for path in sorted((contents.root / "records").glob("*.json")):
+        name = f"records/{path.name}"
+        with report.reading(name):
+            if name not in changed and (commit := _rewritten(contents, name)):
+                report.wrong(f"run of {name}", "as it was first committed", f"changed in commit {commit}", "git log")
+
+
+def _rewritten(contents: Contents, name: str) -> str | None:
+    """The commit that changed what a record says of the run, and nothing else; None if what is there is as written."""
+    blob, sound, last = None, set(), None
+    for commit, new in contents.events(name):
+        rewrites = blob is not None and new is not None and _same_result(contents, blob, new)
+        if new is not None and not rewrites:
+            sound.add(new)
+        elif new not in sound:
+            last = commit
+        blob = new or blob
+    return last if blob not in sound else None
+
+
+def _same_result(contents: Contents, old: str, new: str) -> bool:
+    try:
+        before, after = (json.loads(contents.blob(one) or b"") for one in (old, new))
+        return bool(before != after and all(before[key] == after[key] for key in _RESULT))
+    except (ValueError, KeyError, TypeError):
+        return False  # one of them was damaged: the other is no copy of it

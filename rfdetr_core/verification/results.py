@@ -1,0 +1,244 @@
+"""Model files and the numbers of an evaluation, computed again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from rfdetr_core.audit.history import LOCK, MODEL, History
+from rfdetr_core.audit.trace import Archive
+from rfdetr_core.base import files, provenance
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import read_classes
+from rfdetr_core.base.params import parse
+from rfdetr_core.base.provenance import flattened
+from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint, tensor_digest
+from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.evaluation.scoring import TABLES, Scored
+from rfdetr_core.lineage.compose import CODE, description_digest
+from rfdetr_core.selection.strip import strip
+from rfdetr_core.verification.claims import SELECTION, check_lineage, check_past, check_training
+from rfdetr_core.verification.contents import Contents
+from rfdetr_core.verification.lock import Pipeline
+from rfdetr_core.verification.report import Report
+
+_BEST, RESUME = "output/checkpoint_best_{}.pth", "output/checkpoint.pth"
+
+
+def check_project(report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any] | None) -> None:
+    """The model files in output/; record: that of the model which dvc.lock names."""
+    training: Mapping[str, Any] | None = (record or {}).get("lineage", {}).get("training")
+    selection = None
+    total = _read(report, contents.root / MODEL, MODEL)
+    lineage = None
+    if total is not None and _check_own(report, total, MODEL, record):
+        lineage = total.lineage or {}
+        training, selection = lineage.get("training"), lineage.get("selection") or {}
+        check_lineage(report, contents, pipeline, lineage, f"lineage of {MODEL}")
+        check_past(report, History(contents.root), lineage.get("training") or {}, f"lineage of {MODEL}")
+        _check_machine(report, lineage.get("training") or {})
+    for track in ("ema", "regular"):
+        name = _BEST.format(track)
+        best = _read(report, contents.root / name, name)
+        if best is None:
+            continue
+        if training is not None:
+            _compare(report, f"origin in {name}", training, best.training_record or {}, f"lineage of {MODEL}")
+        check_training(report, contents, pipeline, best.training_record or {}, f"origin in {name}")
+        if total is not None and selection and selection.get("winner") == track:
+            report.equal(f"weights of {MODEL}", tensor_digest(best.weights), tensor_digest(total.weights), name)
+    if total is not None and lineage is not None and selection:
+        _strip_again(report, contents, pipeline, lineage)
+    _check_parents(report, contents, training or {})
+
+
+def check_file(report: Report, path: Path, archive: Archive) -> None:
+    """A model file from anywhere, by itself and the history."""
+    checkpoint = _read(report, path, str(path))
+    if checkpoint is None:
+        return
+    tensors = tensor_digest(checkpoint.weights)
+    record = archive.records.get(tensors)
+    if checkpoint.lineage is not None:
+        said = record or archive.records.get(str(checkpoint.lineage.get("tensors")))
+        if said is None:
+            report.skip(f"lineage of {path}", "gone: no record of it in this history")
+        _check_own(report, checkpoint, str(path), said)
+    elif record is not None and (checkpoint.args or checkpoint.model_config or checkpoint.model_name):
+        _check_description(report, checkpoint, str(path), record["lineage"])
+    origin = checkpoint.origin or (record or {}).get("lineage", {}).get("training")
+    if origin is None:
+        report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
+        return
+    check_past(report, archive.history, origin, f"lineage of {path}")
+    md5 = files.md5_file(path)
+    if archive.introduced(md5):
+        report.checked += 1
+    elif record is None:
+        _check_unknown(report, path, tensors, archive.history)
+    elif record["file"]["md5"] != md5:
+        report.note(f"{path} was saved again: its weights are recorded, its bytes are others")
+    else:
+        report.skip(f"{LOCK} with {path}", "gone: no commit here has it")
+
+
+def _check_unknown(report: Report, path: Path, tensors: str, history: History) -> None:
+    """Weights that no record and no dvc.lock has: whoever made them, it was not this project."""
+    name = f"weights of {path}"
+    if path.resolve() == (history.root / RESUME).resolve():
+        report.skip(name, "a state to go on from, which is no result: neither records nor dvc.lock name it")
+    elif history.shallow:
+        report.skip(name, "this clone is shallow: git fetch --unshallow")
+    else:
+        report.wrong(name, "weights that this history has in a record or dvc.lock", tensors, "records/, dvc.lock")
+
+
+def _read(report: Report, path: Path, name: str) -> Checkpoint | None:
+    if not path.is_file():
+        report.skip(name, "gone: it is not here")
+        return None
+    try:
+        return read_checkpoint(path)
+    except UserError as error:
+        report.wrong(name, "a model file", str(error), "reading it")
+        return None
+
+
+def _check_own(report: Report, checkpoint: Checkpoint, name: str, record: Mapping[str, Any] | None) -> bool:
+    """What a file says of itself, and its record; whether it has a lineage."""
+    lineage = checkpoint.lineage
+    if lineage is None:
+        report.wrong(f"lineage of {name}", "an entry", None, "strip writes one")
+        return False
+    report.equal(f"weights of {name}", lineage.get("tensors"), tensor_digest(checkpoint.weights), "its lineage")
+    report.equal(f"variant of {name}", lineage.get("variant"), checkpoint.model_name, "its lineage")
+    _check_description(report, checkpoint, name, lineage)
+    winner = (lineage.get("selection") or {}).get("winner")
+    report.equal(f"best_total_source of {name}", winner, checkpoint.best_total_source, "its lineage")
+    more = ", ".join((*checkpoint.unknown, *checkpoint.others))
+    report.equal(f"what {name} holds beside the model", None, more or None, "strip writes nothing else")
+    if record is not None:
+        _compare(
+            report,
+            f"lineage of {name}",
+            record["lineage"],
+            lineage,
+            f"records/{record['lineage']['tensors'][:16]}...json",
+        )
+    return True
+
+
+def _check_description(report: Report, checkpoint: Checkpoint, name: str, lineage: Mapping[str, Any]) -> None:
+    found = description_digest(checkpoint)
+    report.equal(f"classes and configuration of {name}", lineage.get("description"), found, "its lineage")
+
+
+def _compare(report: Report, what: str, expected: Mapping[str, Any], found: Mapping[str, Any], by: str) -> None:
+    before, after = flattened(expected), flattened(found)
+    for key in sorted(before.keys() | after.keys()):
+        report.equal(f"{what}: {key}", before.get(key), after.get(key), by)
+
+
+def _strip_again(report: Report, contents: Contents, pipeline: Pipeline, lineage: Mapping[str, Any]) -> None:
+    """Strip the winner into a temporary folder. With other code than the lineage names, its bytes may differ."""
+    if lineage.get("code") != provenance.code_digests(CODE):
+        report.skip(f"{MODEL}, stripped again", "changed: the code of strip is not that of the lineage")
+        return
+    with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(OSError, ValueError, KeyError, UserError):
+        selection = json.loads((contents.root / SELECTION).read_bytes())
+        made = Path(temporary) / "stripped.pth"
+        strip(contents.root / "output", selection, made, Path(temporary) / "records")
+        report.equal(f"{MODEL}, stripped again", pipeline.out(MODEL), files.md5_file(made), LOCK)
+        return
+    report.skip(f"{MODEL}, stripped again", "gone: the winner or the selection is not here")
+
+
+def _check_parents(report: Report, contents: Contents, training: Mapping[str, Any]) -> None:
+    for parent in (training.get("parents") or {}).values():
+        name = f"weights/{parent['name']}"
+        checkpoint = _read(report, contents.root / name, name)
+        if checkpoint is not None:
+            report.equal(
+                f"weights of {name}", parent["tensors"], tensor_digest(checkpoint.weights), f"lineage of {MODEL}"
+            )
+
+
+def _check_machine(report: Report, training: Mapping[str, Any]) -> None:
+    """Say where results cannot be expected to have the same bytes if they were made again here."""
+    told = training.get("machine") or {}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    here = {"device": device, "cpu": torch.backends.cpu.get_cpu_capability()}
+    differing = [f"{key} {told.get(key)}, here {value}" for key, value in here.items() if told.get(key) != value]
+    if differing:
+        report.note(f"trained on another kind of machine ({'; '.join(differing)}): compare scores, not bytes")
+
+
+def identity_of(contents: Contents) -> dict[str, Any] | None:
+    """The digests of the model at hand, as an evaluation names them."""
+    path = contents.root / MODEL
+    if not path.is_file():
+        return None
+    with contextlib.suppress(UserError):
+        return provenance.identity(path) | {"tensors": tensor_digest(read_checkpoint(path).weights)}
+    return provenance.identity(path)
+
+
+FOLDER = Path("reports/evaluate")
+METRICS = (FOLDER / "metrics.json").as_posix()
+
+
+def check_metrics(report: Report, contents: Contents, pipeline: Pipeline) -> None:
+    """metrics.json and TABLES against detections.json, masks.json and the annotations, where all are at hand."""
+    folder = contents.root / FOLDER
+    if not (folder / "metrics.json").is_file():
+        return
+    told = files.read_json(folder / "metrics.json")
+    annotations, classes = (contents.root / "annotations" / f"{name}.json" for name in (told["split"], "classes"))
+    detections, masks = folder / "detections.json", folder / "masks.json"
+    if not all(path.is_file() for path in (annotations, classes, detections, masks)):
+        report.skip(f"numbers of {METRICS}", "gone: detections or annotations are not here")
+        return
+    segmentation = "masks" in told
+    results = files.read_json(detections)
+    if segmentation:
+        results = [box | mask for box, mask in zip(results, files.read_json(masks), strict=True)]
+    config = parse(EvaluateConfig, pipeline.params_of("evaluate")["evaluate"], "evaluate of dvc.lock")
+    scored = Scored.of(files.read_json(annotations), results, segmentation=segmentation, threshold=config.threshold)
+    again = scored.numbers()
+    if segmentation:
+        _compare_numbers(report, again.pop("masks"), told["masks"], "masks.")
+    _compare_numbers(report, again, told, "")
+    with TemporaryDirectory() as made:
+        scored.write(Path(made), {index: entry.name for index, entry in enumerate(read_classes(classes))})
+        for name in TABLES:
+            _compare_lines(report, FOLDER / name, Path(made) / name, folder / name)
+
+
+def _compare_numbers(report: Report, again: Mapping[str, Any], told: Mapping[str, Any], prefix: str) -> None:
+    for key, value in again.items():
+        old = told.get(key)
+        close = (
+            isinstance(old, int | float)
+            and isinstance(value, int | float)
+            and math.isclose(old, value, rel_tol=1e-9, abs_tol=1e-12)
+        )
+        report.equal(f"{prefix}{key} of {METRICS}", old if close else value, old, "scored again")
+
+
+def _compare_lines(report: Report, shown: Path, again: Path, path: Path) -> None:
+    """Name the first line that differs."""
+    if not path.is_file():
+        report.skip(shown.as_posix(), "gone: it is not here")
+        return
+    pairs = enumerate(zip_longest(again.read_text().splitlines(), path.read_text().splitlines()), 1)
+    line, value, old = next(((line, *pair) for line, pair in pairs if pair[0] != pair[1]), (0, None, None))
+    report.equal(f"{shown.as_posix()}{f' line {line}' if line else ''}", value, old, "scored again")

@@ -1,0 +1,124 @@
+"""A git repository as the pipeline leaves it after each training, made in milliseconds; weights are invented."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rfdetr_core.base import files, provenance
+from rfdetr_core.base.manifest import ManifestRow, write_manifest
+from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
+from rfdetr_core.lineage.compose import compose
+from rfdetr_core.lineage.records import write_record
+from rfdetr_core.selection.select import select
+from tests.checkpoint.tiny import tiny_checkpoint
+
+Images = dict[str, dict[str, str]]  # by split: path to a word that stands for the pixels, or two: pixels and labels
+
+
+class Repository:
+    """A clone whose commits are results. `git` is the real one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.git("init", "-q", "-b", "main")
+        self.git("config", "user.name", "Ada")
+        self.git("config", "user.email", "ada@example.org")
+
+    def git(self, *arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=self.folder, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def train(self, seed: int, images: Images, *, lr: float = 1e-4, parent: str | None = None) -> Path:
+        """Leave the files of a training on these images; the weights are those of `seed`."""
+        for split in ("train", "valid", "test"):
+            rows = [row(path, content) for path, content in images.get(split, {}).items()]
+            write_manifest(self.folder / "manifest" / f"{split}.json", rows)
+        output = self.folder / "output"
+        output.mkdir(exist_ok=True)
+        selection = select({"metric": "map", "key": "val/mAP_50_95", "epochs": 3, **tracks(seed)})
+        best = replace(tiny_checkpoint(seed), epoch=1, training_record=self.record(lr, parent))
+        write_checkpoint(output / "checkpoint_best_ema.pth", best)
+        lineage = compose(best, selection)
+        model = output / "checkpoint_best_total.pth"
+        stripped = replace(best, epoch=None, training_record=None, lineage=lineage)
+        write_checkpoint(model, replace(stripped, best_total_source=selection["winner"]))
+        write_record(self.folder / "records", model, lineage, {"host": "runner"})
+        self.evaluate(model)
+        self.lock()
+        return model
+
+    def record(self, lr: float, parent: str | None) -> dict[str, Any]:
+        named = {f"manifest/{split}.json": provenance.identity(self.manifest(split)) for split in ("train", "valid")}
+        inputs = {name: one.pop("sha256") for name, one in named.items()}
+        parents = {"pretrain_weights": {"name": "promoted.pth", "sha256": "0" * 64, "tensors": parent}}
+        return {
+            "params": {"model": {}, "train": {"lr": lr, "seed": 0}},
+            "inputs": inputs,
+            "files": named,
+            "counts": {split: {"images": 1, "objects": 1} for split in ("train", "valid")},
+            "parents": parents if parent else {},
+            "code": {"rfdetr_core/training/run.py": "1" * 64},
+            "packages": {"torch": "2.15.0"},
+            "machine": {"device": "cpu"},
+        }
+
+    def evaluate(self, model: Path) -> None:
+        tensors = tensor_digest(read_checkpoint(model).weights)
+        inputs = provenance.identities([self.manifest("test")])
+        content = {"model": provenance.identity(model) | {"tensors": tensors}, "split": "test", "inputs": inputs}
+        files.write_json(self.folder / "reports" / "evaluate" / "lineage.json", content)
+
+    def lock(self) -> None:
+        """Write dvc.lock for what is there."""
+        manifests = [f"manifest/{split}.json" for split in ("train", "valid", "test")]
+        stages = {
+            "validate": ([], manifests),
+            "train": (manifests[:2], ["output/checkpoint_best_ema.pth"]),
+            "strip": (["output/checkpoint_best_ema.pth"], ["output/checkpoint_best_total.pth"]),
+            "evaluate": (["output/checkpoint_best_total.pth", manifests[2]], ["reports/evaluate/lineage.json"]),
+        }
+        content = {
+            name: {
+                "cmd": f"exec python -m stages.{name}",
+                "deps": list(map(self.entry, deps)),
+                "outs": list(map(self.entry, outs)),
+            }
+            for name, (deps, outs) in stages.items()
+        }
+        (self.folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": content}, sort_keys=False))
+
+    def entry(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        return {"path": name, "hash": "md5", "md5": files.md5_file(path), "size": path.stat().st_size}
+
+    def manifest(self, split: str) -> Path:
+        return self.folder / "manifest" / f"{split}.json"
+
+    def commit(self, subject: str, *, without: tuple[str, ...] = ()) -> str:
+        """Commit what the pipeline tracks in git; the id."""
+        names = [
+            name for name in ("dvc.lock", "manifest", "records", "reports/evaluate/lineage.json") if name not in without
+        ]
+        self.git("add", *names)
+        self.git("commit", "-q", "-m", subject)
+        return self.git("rev-parse", "HEAD")
+
+
+def row(path: str, content: str) -> ManifestRow:
+    pixels, _, labels = content.partition(" ")
+    return ManifestRow(path, sha256_of(pixels), 64, 48, sha256_of(f"labels {labels}"))
+
+
+def sha256_of(word: str) -> str:
+    return files.sha256_bytes(word.encode())
+
+
+def tracks(seed: int) -> dict[str, Any]:
+    return {"regular": {"score": 0.1, "epoch": 0}, "ema": {"score": 0.2 + seed / 100, "epoch": 1}}

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rfdetr_core.base.manifest import write_manifest
+from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
+from rfdetr_core.cli import main
+from tests.audit.repository import Images, Repository, row, sha256_of, tracks
+
+FIRST: Images = {
+    "train": {"train/a.jpg": "a", "train/b.jpg": "b"},
+    "valid": {"valid/c.jpg": "c"},
+    "test": {"test/d.jpg": "d"},
+}
+SECOND: Images = {
+    "train": {"train/a.jpg": "a moved", "train/e.jpg": "e", "train/renamed.jpg": "b"},
+    "valid": {"valid/c.jpg": "C"},
+    "test": {"test/d.jpg": "d"},
+}
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """Two results on the branch main; copies of both model files lie in `kept`, under other names."""
+    made, kept = Repository(tmp_path / "clone"), tmp_path / "kept"
+    kept.mkdir()
+    for number, images in enumerate((FIRST, SECOND), start=1):
+        shutil.copy(made.train(number, images, lr=number / 1000), kept / f"{number}.pth")
+        made.commit(f"Retrain {number}")
+    return made
+
+
+@pytest.fixture
+def kept(repository: Repository) -> Path:
+    return repository.folder.parent / "kept"
+
+
+def audit(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> str:
+    command = ["audit", *map(str, arguments), "--repo", str(repository.folder)]
+    if status:
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == status
+    else:
+        main(command)
+    return capsys.readouterr().out
+
+
+def found(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> Any:
+    return json.loads(audit(capsys, repository, *arguments, "--json", status=status))
+
+
+def test_a_file_is_found_by_its_bytes_in_a_clone_without_any_file(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.git("clone", "-q", ".", str(kept / "clone"))
+    commits = repository.git("log", "--format=%H", "--reverse").split()
+    clone = Repository.__new__(Repository)
+    clone.folder = kept / "clone"
+    for number, commit in enumerate(commits, start=1):
+        told = found(capsys, clone, kept / f"{number}.pth")
+        assert told["found_by"] == "bytes"
+        assert told["path"] == "output/checkpoint_best_total.pth"
+        chain = {link["stage"]: link["commit"] for link in told["chain"]}
+        assert list(chain) == ["strip", "train", "validate"]
+        assert chain["strip"]["id"] == chain["train"]["id"] == commit
+        assert (chain["strip"]["author"], chain["strip"]["email"]) == ("Ada", "ada@example.org")
+        assert told["lineage"]["training"]["params"]["train"]["lr"] == number / 1000
+
+
+def test_a_link_names_the_commit_that_introduced_it(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = repository.git("log", "--format=%H", "--reverse").split()
+    # The same data and training as before, only stripped anew: train and validate are older than strip.
+    model = repository.train(3, SECOND)
+    third = repository.commit("Other weights")
+    repository.train(3, SECOND)
+    repository.git("commit", "-q", "--allow-empty", "-m", "nothing new")
+    chain = {link["stage"]: link["commit"]["id"] for link in found(capsys, repository, model)["chain"]}
+    assert chain == {"strip": third, "train": third, "validate": second}
+    assert first not in chain.values()
+
+
+def test_a_file_that_was_saved_again_is_found_by_its_weights(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": torch.load(kept / "1.pth", weights_only=True)["model"]}, kept / "mine.pt")
+    told = found(capsys, repository, kept / "mine.pt")
+    assert told["found_by"] == "tensors"
+    assert told["lineage"] == read_checkpoint(kept / "1.pth").lineage
+
+
+def test_a_tracked_result_that_is_no_model_is_found(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    told = found(capsys, repository, repository.folder / "reports/evaluate/lineage.json")
+    assert [link["stage"] for link in told["chain"]] == ["evaluate", "strip", "train", "validate"]
+
+
+def test_results_of_other_branches_tags_and_experiments_are_found(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, reference in enumerate(("refs/heads/other", "refs/tags/v1", "refs/exps/ab/cdef/try"), start=5):
+        shutil.copy(repository.train(number, FIRST), kept / "exp.pth")
+        repository.git("checkout", "-q", "--detach")
+        repository.git("update-ref", reference, repository.commit("elsewhere", without=("records",)))
+        repository.git("checkout", "-q", "-f", "main")
+        assert found(capsys, repository, kept / "exp.pth")["found_by"] == "bytes"
+
+
+def test_a_stranger_and_a_file_with_changed_weights_are_told(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(kept / "1.pth", weights_only=True)
+    content["model"]["class_embed.bias"][0] += 1
+    torch.save(content, kept / "changed.pth")
+    told = found(capsys, repository, kept / "changed.pth", status=1)
+    assert told["found_by"] is None
+    assert any("was changed" in note for note in told["notes"])
+    with pytest.raises(SystemExit, match=r"nowhere\.pth does not exist"):
+        main(["audit", str(kept / "nowhere.pth"), "--repo", str(repository.folder)])
+    with pytest.raises(SystemExit, match="no git history"):
+        main(["audit", str(kept / "1.pth"), "--repo", str(kept)])
+
+
+def test_every_image_behind_a_model_is_listed_though_the_manifests_changed_since(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(csv.DictReader(io.StringIO(audit(capsys, repository, kept / "1.pth", "--images"))))
+    expected = [(split, path, sha256_of(word)) for split, images in FIRST.items() for path, word in images.items()]
+    assert [(row["split"], row["path"], row["sha256"]) for row in rows] == expected
+
+
+def test_an_image_leads_to_every_model_that_it_went_into(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (tensor_digest(read_checkpoint(kept / f"{number}.pth").weights) for number in (1, 2))
+
+    def uses(word: str) -> set[tuple[str, str, str]]:
+        return {
+            (one["role"], one["tensors"], one["path"]) for one in found(capsys, repository, "--image", word)["uses"]
+        }
+
+    assert uses(sha256_of("b")) == {("trained", first, "train/b.jpg"), ("trained", second, "train/renamed.jpg")}
+    assert uses(sha256_of("c")) == {("validated", first, "valid/c.jpg")}
+    assert uses("test/d.jpg") == {("tested", first, "test/d.jpg"), ("tested", second, "test/d.jpg")}
+    assert uses(sha256_of("z")) == set()
+    assert sha256_of("e") in audit(capsys, repository, "--image", "data/mine/train/e.jpg")
+
+
+def test_a_model_without_a_record_is_found_by_the_digests_of_its_lock(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository(tmp_path / "clone")
+    repository.train(1, FIRST)
+    repository.commit("without a record", without=("records", "reports/evaluate/lineage.json"))
+    # Data that was committed and not trained on: the lock still has the old manifest.
+    write_manifest(repository.manifest("train"), [row("train/new.jpg", "new")])
+    repository.commit("new data, not trained", without=("records", "reports/evaluate/lineage.json"))
+    assert [one["role"] for one in found(capsys, repository, "--image", sha256_of("a"))["uses"]] == ["trained"]
+    assert [one["role"] for one in found(capsys, repository, "--image", sha256_of("d"))["uses"]] == ["tested"]
+    assert found(capsys, repository, "--image", sha256_of("new"))["uses"] == []
+
+
+def test_the_difference_of_two_models_names_what_changed_in_data_params_and_scores(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = found(capsys, repository, "--diff", kept / "1.pth", kept / "2.pth")
+    assert told["making"]["params"] == {"train.lr": [0.001, 0.002]}
+    assert told["making"]["scores"] == {"ema.score": [tracks(number)["ema"]["score"] for number in (1, 2)]}
+    assert told["making"].keys() == {"params", "scores"}
+    images = {kind: [row["path"] for row in rows] for kind, rows in told["images"].items()}
+    assert images == {
+        "added": ["train/e.jpg"],
+        "renamed": ["train/renamed.jpg"],
+        "pixels": ["valid/c.jpg"],
+        "labels": ["train/a.jpg"],
+    }
+    assert "no difference" in audit(capsys, repository, "--diff", kept / "1.pth", kept / "1.pth")
+
+
+def test_models_that_were_trained_from_a_model_are_named(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = tensor_digest(read_checkpoint(kept / "1.pth").weights)
+    child = repository.train(9, SECOND, parent=parent)
+    repository.commit("from the first")
+    told = found(capsys, repository, kept / "1.pth")
+    assert told["trained_from_it"] == [tensor_digest(read_checkpoint(child).weights)]
+
+
+def test_a_result_of_a_merged_branch_that_the_merge_did_not_take_is_found(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.git("checkout", "-q", "-b", "side")
+    repository.train(7, {**FIRST, "train": {"train/x.jpg": "x"}})
+    repository.commit("side")
+    repository.git("checkout", "-q", "main")
+    repository.git("merge", "-q", "-s", "ours", "-m", "keep ours", "side")
+    repository.git("branch", "-D", "side")
+    assert [one["role"] for one in found(capsys, repository, "--image", sha256_of("x"))["uses"]] == ["trained"]
+
+
+def test_settings_of_git_and_the_folder_asked_from_hide_nothing(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"log.showRoot": "false", "grep.lineNumber": "true", "grep.column": "true", "color.ui": "always"}
+    for name, value in settings.items():
+        repository.git("config", name, value)
+    asked = ["audit", "--image", sha256_of("c"), "--json", "--repo", str(repository.folder / "manifest")]
+    main(asked)
+    assert [one["role"] for one in json.loads(capsys.readouterr().out)["uses"]] == ["validated"]
+
+
+def test_a_result_that_is_not_committed_yet_is_told_and_named_so(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = repository.train(8, {**FIRST, "train": {"train/x.jpg": "x"}})
+    told = found(capsys, repository, model)
+    assert (told["found_by"], told["chain"][0]["commit"]["subject"]) == ("bytes", "not committed yet")
+    assert len(found(capsys, repository, "--image", sha256_of("x"))["uses"]) == 1
+    assert "not committed yet" in audit(capsys, repository, model)
+
+
+def test_no_clone_that_lacks_history_denies_a_use(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.git("clone", "-q", "--depth", "1", f"file://{repository.folder}", str(kept / "shallow"))
+    with pytest.raises(SystemExit, match="shallow"):
+        main(["audit", "--image", sha256_of("c"), "--repo", str(kept / "shallow")])
+
+
+def test_a_model_whose_manifest_nobody_committed_is_named_as_unknown(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.train(8, {**FIRST, "train": {"train/x.jpg": "x"}})
+    (tensors,) = {path.stem for path in (repository.folder / "records").iterdir()} - {
+        Path(name).stem for name in repository.git("ls-files", "records").splitlines()
+    }
+    repository.commit("without its manifests", without=("manifest",))
+    repository.git("checkout", "-q", "-f", "HEAD")
+    for word, uses in (("x", []), ("c", ["validated", "validated"])):
+        told = found(capsys, repository, "--image", sha256_of(word), status=1)
+        assert [one["role"] for one in told["uses"]] == uses
+        assert {(one["role"], one["tensors"]) for one in told["unknown"]} == {("trained", tensors)}
+    assert f"unknown    tensors {tensors}" in audit(capsys, repository, "--image", sha256_of("x"), status=1)
+
+
+def test_a_lost_object_of_git_is_no_denial_of_a_use(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    blob = repository.git("rev-parse", "HEAD~:manifest/train.json")
+    (repository.folder / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(SystemExit, match=f"git blob {blob}.* not in this clone"):
+        main(["audit", "--image", sha256_of("a"), "--repo", str(repository.folder)])
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"lineage": {"tensors": "0"}}', "forged"])
+def test_a_record_that_is_damaged_or_of_other_tensors_hides_no_use(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    for path in (repository.folder / "records").iterdir():
+        forged = path.read_text().replace(path.stem, "f" * 64)
+        path.write_text(forged if content == "forged" else content)
+    commit = repository.commit("damage")
+    told = found(capsys, repository, "--image", sha256_of("c"))
+    assert [one["role"] for one in told["uses"]] == ["validated"]
+    assert f"of commit {commit}" in told["notes"][0]
+    assert found(capsys, repository, kept / "1.pth")["found_by"] == "bytes"
+    assert "left out: records/" in audit(capsys, repository, kept / "1.pth")
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_project_in_a_folder_of_a_repository_with_manifests_of_another_layout_is_searched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, indent: int | None
+) -> None:
+    def write(path: Path, rows: Any) -> None:
+        write_manifest(path, rows)
+        path.write_text(json.dumps(json.loads(path.read_text()), indent=indent))
+
+    monkeypatch.setattr("tests.audit.repository.write_manifest", write)
+    inner = Repository(tmp_path / "outer" / "project")
+    shutil.move(inner.folder / ".git", tmp_path / "outer" / ".git")
+    inner.train(1, FIRST)
+    inner.commit("Retrain")
+    uses = found(capsys, inner, "--image", sha256_of("b"))["uses"]
+    assert [(one["role"], one["path"]) for one in uses] == [("trained", "train/b.jpg")]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import (
+    ClassEntry,
+    ManifestRow,
+    read_classes,
+    read_manifest,
+    write_classes,
+    write_manifest,
+)
+
+ROWS = [ManifestRow(f"train/é {k}.png", f"{k:064x}", 10 + k, 20, "0" * 64) for k in range(3)]
+CLASSES = [ClassEntry(id=3, index=0, name="cat"), ClassEntry(id=1, index=1, name="dög")]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "a.json", ROWS)
+    assert read_manifest(tmp_path / "a.json") == ROWS
+    write_classes(tmp_path / "classes.json", CLASSES)
+    assert read_classes(tmp_path / "classes.json") == CLASSES
+    write_manifest(tmp_path / "none.json", [])
+    assert read_manifest(tmp_path / "none.json") == []
+
+
+def test_the_order_that_is_given_does_not_show(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "a.json", ROWS)
+    write_manifest(tmp_path / "b.json", ROWS[::-1])
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    write_classes(tmp_path / "c.json", CLASSES)
+    write_classes(tmp_path / "d.json", CLASSES[::-1])
+    assert (tmp_path / "c.json").read_bytes() == (tmp_path / "d.json").read_bytes()
+
+
+def test_every_image_has_a_line_of_its_own(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "a.json", ROWS)
+    lines = (tmp_path / "a.json").read_text(encoding="utf-8").splitlines()
+    for row in ROWS:
+        assert len([line for line in lines if row.path in line and row.sha256 in line]) == 1
+
+
+@pytest.mark.parametrize("text", ["{", "3", '[{"path": "a"}]', "[[1]]", "null"])
+def test_anything_else_is_refused_with_the_name_of_the_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    for read in (read_manifest, read_classes):
+        with pytest.raises(UserError, match=r"a\.json.*dvc"):
+            read(tmp_path / "a.json")
+
+
+def test_a_missing_file_names_the_command_that_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.json does not exist.*dvc repro"):
+        read_manifest(tmp_path / "a.json")
