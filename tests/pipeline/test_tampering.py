@@ -256,7 +256,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a second record": (a_second_record, "records with the MD5 of output/checkpoint_best_total.pth"),
     "a package that hides a module": (
         lambda folder: files.write_bytes(folder / "rfdetr_core" / "boxes" / "__init__.py", b""),
-        "code rfdetr_core/boxes/__init__.py",
+        "code rfdetr_core/ops/boxes/__init__.py",
     ),
 }
 
