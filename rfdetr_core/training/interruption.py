@@ -77,13 +77,7 @@ class StopSignals(Callback):
             raise Stopped
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any
     ) -> None:
         """Stop this rank, whose share may differ from the others'; they end when they miss it."""
         if self.asked is not None:
