@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -41,8 +40,7 @@ def failure(stage: str, told: str) -> str:
         "",
         "Nothing was pushed: remote, `dvc.lock` and branches are as before.",
     ]
-    rows = list(csv.DictReader(FINDINGS.open(newline=""))) if stage == "validate" and FINDINGS.exists() else []
-    rows.sort(key=lambda row: row["severity"] != "error")
+    rows = _findings() if stage == "validate" and FINDINGS.exists() else []
     if rows:
         header = list(rows[0])
         lines += ["", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
@@ -50,6 +48,14 @@ def failure(stage: str, told: str) -> str:
         lines += [f"\nand {len(rows) - MOST} more, in `{FINDINGS}`"] if len(rows) > MOST else []
     last = "\n".join(told.strip().splitlines()[-15:]).replace("```", "'''")
     return "\n".join([*lines, "", "```", last, "```", ""])
+
+
+def _findings() -> list[dict[str, str]]:
+    """The rows of findings.csv, errors first."""
+    import pandas as pd
+
+    table = pd.read_csv(FINDINGS, dtype=str, keep_default_na=False)
+    return table.sort_values("severity", key=lambda severity: severity != "error", kind="stable").to_dict("records")
 
 
 def _cell(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -137,19 +136,18 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from rfdetr_core.observers.history import run_files
+    from rfdetr_core.observers.history import read_history, run_files
 
     selection = files.read_json(Path("output/selection.json"))
     metrics = files.read_json(Path("reports/evaluate/metrics.json"))
     winner, epoch = selection["winner"], selection[selection["winner"]]["epoch"]
-    with Path("output/history.csv").open(newline="") as table:
-        row = next(row for row in csv.DictReader(table) if int(row["epoch"]) == epoch)
+    row = read_history(Path("output/history.csv")).get(epoch, {})
     print(f"{'':12}{'AP':>6}{'AP50':>7}{'F1':>7}")
     prefix = "val/ema_" if winner == "ema" else "val/"
     for title, kind, scored in (("", "", metrics), (" masks", "segm_", metrics.get("masks"))):
         if scored is None:
             continue
-        seen = [row.get(prefix + kind + name) or None for name in ("mAP_50_95", "mAP_50", "F1")]
+        seen = [row.get(prefix + kind + name) for name in ("mAP_50_95", "mAP_50", "F1")]
         _print_scores(f"valid{title}", seen, f"{winner} weights of epoch {epoch}; picked by {selection['key']}")
         note = f"; {metrics['note']}" if "note" in metrics else ""
         about = f"{metrics['images']} images, {metrics['objects']} objects{note}"
@@ -160,8 +158,8 @@ def _results(options: argparse.Namespace) -> None:
     print("use       python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
 
 
-def _print_scores(title: str, values: Sequence[str | float | None], about: str) -> None:
-    print(f"{title:12}" + " ".join("     -" if v is None else f"{float(v):6.3f}" for v in values) + f"   {about}")
+def _print_scores(title: str, values: Sequence[float | None], about: str) -> None:
+    print(f"{title:12}" + " ".join("     -" if v is None else f"{v:6.3f}" for v in values) + f"   {about}")
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -230,12 +228,7 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
 
     traced = trace(options.file, archive)
     rows = list(rows_of(traced, archive))
-    if options.json:
-        print(json.dumps(rows))
-    else:
-        writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    print(json.dumps(rows) + "\n" if options.json else files.csv_text(rows, _COLUMNS), end="")
     if traced.contradicted:
         sys.exit("\n".join(f"note: {note}" for note in traced.notes))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,22 @@ def test_nothing_imports_upstream() -> None:
         or "from rfdetr." in path.read_text()
     ]
     assert not users
+
+
+def test_pandas_has_every_table_and_is_imported_only_where_one_is_made() -> None:
+    paths = [path for folder in ("rfdetr_core", "stages", "ci", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    trees = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in paths}
+    assert not [name for name, tree in trees.items() if "csv" in imported(ast.walk(tree))]
+    assert not [name for name, tree in trees.items() if "pandas" in imported(tree.body)]
+
+
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """The first parts of the modules that these statements import."""
+    names = set[str]()
+    for node in nodes:
+        names |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+        names |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+    return {name.partition(".")[0] for name in names}
 
 
 def test_no_checkpoint_is_read_with_full_pickle() -> None:

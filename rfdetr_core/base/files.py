@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with the key order it has; NaN and infinity are refused (ValueError)."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def csv_text(rows: Iterable[Any], columns: Sequence[str] | None = None) -> str:
+    """Rows (sequences, or mappings by column) as CSV, with values as Python prints them.
+
+    None, and a number that is not finite, is an empty cell. columns: by default as the rows bring them up.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(rows, columns=columns, dtype=object)  # or 1 beside None would become 1.0
+    return str(table.replace([math.inf, -math.inf], None).to_csv(index=False, lineterminator="\n"))
+
+
+def write_table(path: Path, rows: Iterable[Any], columns: Sequence[str] | None = None) -> None:
+    """Write rows as CSV (see csv_text), whole or not at all."""
+    write_text(path, csv_text(rows, columns))
 
 
 def read_json(path: Path) -> Any:

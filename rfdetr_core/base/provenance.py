@@ -13,7 +13,7 @@ from typing import Any
 from rfdetr_core.base import files
 
 # What decides numerics. A package that is not here can change without a training starting anew.
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "pillow", "pycocotools")
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "pandas", "scipy", "pillow", "pycocotools")
 RUN_FILE = "run.json"  # in a run folder: what the training noted of itself
 _ROOT = Path(__file__).resolve().parents[2]
 NUMERIC_LOCK = _ROOT / "requirements" / "numeric.lock"

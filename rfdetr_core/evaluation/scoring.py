@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,33 +110,28 @@ def write_per_class(path: Path, boxes: CocoScores, masks: CocoScores | None) -> 
     """One row per class, in the order of the class table."""
     names = ["instances", "ap", "ap_50", "precision", "recall", "f1", "best_threshold", "best_f1"]
     header = ["class", *names, *([f"mask_{name}" for name in names[1:]] if masks else [])]
-    rows = [[one.name, *(getattr(one, name) for name in names)] for one in boxes.per_class]
+    rows = [attrgetter("name", *names)(one) for one in boxes.per_class]
     if masks:
-        rows = [
-            row + [getattr(one, name) for name in names[1:]] for row, one in zip(rows, masks.per_class, strict=True)
-        ]
-    write_csv(path, header, rows)
+        rows = [row + attrgetter(*names[1:])(one) for row, one in zip(rows, masks.per_class, strict=True)]
+    _write_rounded(path, header, rows)
 
 
 def write_curve(path: Path, boxes: CocoScores, masks: CocoScores | None) -> None:
     """Precision over recall at IoU 0.5, the mean over the classes with instances; no rows where there is none."""
     curves = [RECALLS.tolist(), _mean_curve(boxes), *([_mean_curve(masks)] if masks else [])]
-    write_csv(path, ["recall", "precision", "mask_precision"][: len(curves)], zip(*curves, strict=False))
+    _write_rounded(path, ["recall", "precision", "mask_precision"][: len(curves)], zip(*curves, strict=False))
 
 
 def write_judgements(path: Path, judgements: Iterable[ImageJudgement]) -> None:
     """One row per image."""
     rows = [[one.image["file_name"], one.f1, len(one.found), len(one.wrong), len(one.missed)] for one in judgements]
-    write_csv(path, ["image", "f1", "found", "wrong", "missed"], rows)
+    _write_rounded(path, ["image", "f1", "found", "wrong", "missed"], rows)
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _write_rounded(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table; floats with DECIMALS digits after the point."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    files.write_text(path, text.getvalue())
+    rounded = ([round(value, DECIMALS) if isinstance(value, float) else value for value in row] for row in rows)
+    files.write_table(path, rounded, header)
 
 
 def write_results(path: Path, results: Iterable[dict[str, Any]], kind: Literal["bbox", "segmentation"]) -> None:
@@ -154,12 +148,6 @@ def write_results(path: Path, results: Iterable[dict[str, Any]], kind: Literal["
 def _mean_curve(scores: CocoScores) -> list[float]:
     present = np.array([one.precisions for one in scores.per_class if one.instances])
     return np.mean(present, axis=0).tolist() if len(present) else []
-
-
-def _cell(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else round(value, DECIMALS)
 
 
 TABLES = ("per_class.csv", "pr_curve.csv", "per_image.csv", "confusion.csv")
@@ -200,4 +188,4 @@ class Scored:
         write_per_class(folder / "per_class.csv", self.boxes, self.masks)
         write_curve(folder / "pr_curve.csv", self.boxes, self.masks)
         write_judgements(folder / "per_image.csv", self.judgements)
-        write_csv(folder / "confusion.csv", ["actual", "predicted"], confusions(self.judgements, names))
+        files.write_table(folder / "confusion.csv", confusions(self.judgements, names), ["actual", "predicted"])

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.manifest import write_classes, write_manifest
+from rfdetr_core.base.manifest import SPLITS, ClassEntry, write_classes, write_manifest
 from rfdetr_core.base.processes import without_collection
-from rfdetr_core.ingest.canonical import CanonicalImage
 from rfdetr_core.ingest.clean import CleanDataset, clean
 from rfdetr_core.ingest.config import ValidateConfig
-from rfdetr_core.ingest.findings import Finding, Findings
+from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import OPTION, check_folder
 from rfdetr_core.ingest.page import write_page
+from rfdetr_core.ingest.page.counts import tables
 from rfdetr_core.ingest.rules import RULES
 from rfdetr_core.ingest.survey import Survey
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 3
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -28,19 +28,17 @@ _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 def write_findings(folder: Path, findings: Findings) -> None:
     """Write findings.csv and findings.json, sorted by place; paths are below the dataset folder."""
-    rows = [_row(finding) for finding in findings.by_place()]
-    text = io.StringIO()
-    header = ("severity", "code", "file", "line", "annotation", "image", "what", "advice", "effect")
-    writer = csv.DictWriter(text, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(folder / "findings.csv", text.getvalue())
-    files.write_json(folder / "findings.json", rows)
+    table = _table(findings)
+    files.write_table(folder / "findings.csv", table)
+    files.write_json(folder / "findings.json", table.to_dict("records"))
 
 
 def write_statistics(folder: Path, dataset: CleanDataset) -> None:
     """Write statistics.json: what each split holds, and each class in it."""
-    files.write_json(folder / "statistics.json", {name: _count(dataset, name) for name in dataset.splits})
+    every = tables(dataset)
+    split_tables = ([table[table.split == number] for table in every] for number in range(len(SPLITS)))
+    counts = [_count(images, objects, dataset.classes) for images, objects in split_tables]
+    files.write_json(folder / "statistics.json", dict(zip(SPLITS, counts, strict=True)))
 
 
 def print_survey(root: Path, decoded: int, known: int, seconds: float) -> None:
@@ -53,50 +51,50 @@ def print_summary(root: Path, findings: Findings, dataset: CleanDataset | None) 
     """Print what was counted, and the first few findings of each code with their number and what becomes of them."""
     for name, images in dataset.splits.items() if dataset else ():
         print(f"{root} {name}: {len(images)} images, {sum(len(image.instances) for image in images)} objects")
-    groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in findings.by_place():
-        groups[finding.severity, finding.code].append(finding)
-    for (severity, code), group in sorted(groups.items()):
-        out = " (left out)" if group[0].effect == "left out" else ""
+    for (severity, code), group in _table(findings).groupby(["severity", "code"]):
+        out = " (left out)" if group.effect.iloc[0] == "left out" else ""
         print(f"{severity} {code}: {len(group)}{out}. {RULES[code].advice}")
-        for place, what in ((finding.place, finding.what) for finding in group[:_SHOWN]):
-            line = "" if place.line is None else f":{place.line}"
-            annotation = "" if place.annotation is None else f", annotation {place.annotation}"
-            image = f" ({place.image})" if place.image not in (None, place.file) else ""
-            print(f"  {place.file}{line}{annotation}{image}: {what}")
+        for row in group.head(_SHOWN).itertuples():
+            line = "" if row.line is None else f":{row.line}"
+            annotation = "" if row.annotation is None else f", annotation {row.annotation}"
+            image = f" ({row.image})" if row.image not in (None, row.file) else ""
+            print(f"  {row.file}{line}{annotation}{image}: {row.what}")
         if len(group) > _SHOWN:
             print(f"  and {len(group) - _SHOWN} more")
 
 
-def _row(finding: Finding) -> dict[str, Any]:
-    place = finding.place
-    where = {"file": place.file, "line": place.line, "annotation": place.annotation, "image": place.image}
-    told = {"what": finding.what, "advice": RULES[finding.code].advice, "effect": finding.effect}
-    return {"severity": finding.severity, "code": finding.code} | where | told
+def _table(findings: Findings) -> pd.DataFrame:
+    """Findings sorted by place, one a row, under the names of findings.csv."""
+    import pandas as pd
+
+    columns = ["severity", "code", "file", "line", "annotation", "image", "what", "advice", "effect"]
+    rows = [
+        (one.severity, one.code, *attrgetter(*columns[2:6])(one.place), one.what, RULES[one.code].advice, one.effect)
+        for one in findings.by_place()
+    ]
+    return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
-def _count(dataset: CleanDataset, name: str) -> dict[str, Any]:
-    images: list[CanonicalImage] = dataset.splits[name]
-    objects = [one for image in images for one in image.instances]
-    classes = Counter(one.entry.name for one in objects)
+def _count(images: pd.DataFrame, objects: pd.DataFrame, classes: list[ClassEntry]) -> dict[str, Any]:
+    of_class = objects.label.value_counts()
     return {
         "images": len(images),
-        "images_without_objects": sum(not image.instances for image in images),
+        "images_without_objects": int((images.objects == 0).sum()),
         "objects": len(objects),
-        "crowds": sum(one.crowd for one in objects),
-        "masks": sum(one.segmentation is not None for one in objects),
-        "objects_of_class": {entry.name: classes[entry.name] for entry in dataset.classes},
-        "objects_per_image": _quantiles([len(image.instances) for image in images]),
-        "box_width": _quantiles([one.box[2] for one in objects]),
-        "box_height": _quantiles([one.box[3] for one in objects]),
-        "box_area": _quantiles([one.box[2] * one.box[3] for one in objects]),
+        "crowds": int(objects.crowd.sum()),
+        "masks": int(objects["mask"].sum()),
+        "objects_of_class": {entry.name: int(of_class.get(entry.index, 0)) for entry in classes},
+        "objects_per_image": _quantiles(images.objects),
+        "box_width": _quantiles(objects.width),
+        "box_height": _quantiles(objects.height),
+        "box_area": _quantiles(objects.width * objects.height),
     }
 
 
-def _quantiles(values: Sequence[float]) -> dict[str, float]:
+def _quantiles(values: pd.Series) -> dict[str, float]:
     """Values that stand at these per cent of the way through the sorted ones."""
-    ordered = sorted(values)
-    return {f"{q}%": round(ordered[(len(ordered) - 1) * q // 100], 3) for q in _QUANTILES if ordered}
+    found = values.quantile([q / 100 for q in _QUANTILES], interpolation="lower").tolist() if len(values) else ()
+    return {f"{q}%": round(value, 3) for q, value in zip(_QUANTILES, found, strict=False)}
 
 
 @without_collection()

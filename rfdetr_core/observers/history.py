@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +14,10 @@ def read_history(path: Path) -> dict[int, dict[str, float]]:
     """The values of each epoch; without those that are not finite. No file: no epoch."""
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as table:
-        rows = list(csv.DictReader(table))
-    values = [{key: float(value) for key, value in row.items() if value} for row in rows]
-    return {int(row.pop("epoch")): row for row in values}
+    import pandas as pd
+
+    table = pd.read_csv(path, index_col="epoch", dtype=float, float_precision="round_trip")
+    return {int(epoch): row.dropna().to_dict() for epoch, row in table.iterrows()}
 
 
 def fingerprint(record: Mapping[str, Any]) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,16 +145,7 @@ class RunFiles(LightningCheckpoint):
             checkpoint = replace(self.describe(best.weights), epoch=best.epoch)
             write_checkpoint(self.folder / f"checkpoint_best_{track}.pth", checkpoint)
         self.unwritten.clear()
-        files.write_text(self.folder / "history.csv", _table(self.history))
+        files.write_table(self.folder / "history.csv", self.history)
         tracks = {track: {"score": best.score, "epoch": best.epoch} for track, best in self.best.items()}
         content = {"metric": self.metric, "key": f"val/{self.key}", **tracks, "epochs": len(self.history)}
         files.write_json(self.folder / "scores.json", content)
-
-
-def _table(rows: Sequence[Mapping[str, float]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: value if math.isfinite(value) else "" for name, value in row.items()} for row in rows)
-    return text.getvalue()

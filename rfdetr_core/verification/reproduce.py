@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -125,7 +124,13 @@ def first_epoch(before: bytes | None, after: bytes) -> str:
     """Where two contents of history.csv part, as the end of a sentence."""
     if before is None:
         return ""
-    rows = [list(csv.DictReader(io.StringIO(text.decode()))) for text in (before, after)]
+    import pandas as pd
+
+    try:
+        tables = [pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False) for text in (before, after)]
+    except ValueError:
+        return ", where a history.csv is not a table"
+    rows = [table.to_dict("records") for table in tables]
     for old, new in zip(*rows, strict=False):
         keys = [key for key in old if old[key] != new.get(key)]
         if keys:

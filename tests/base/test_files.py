@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
+import math
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -35,6 +42,38 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file/a"):
         files.write_text(tmp_path / "file" / "a", "x")
+
+
+# Python before 3.13 writes a carriage return without quotes, so that it ends the row for readers.
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"))
+CELLS = st.none() | st.integers() | st.floats() | TEXT
+# pandas gives names of its own to columns that have none, or the same, and takes a mark of the byte order off.
+NAMES = st.lists(TEXT.filter(lambda name: name != "" and "\ufeff" not in name), min_size=1, max_size=4, unique=True)
+
+
+def printed(cell: Any) -> str:
+    return "" if cell is None or (isinstance(cell, float) and not math.isfinite(cell)) else str(cell)
+
+
+@given(NAMES.flatmap(lambda names: st.tuples(st.just(names), st.lists(st.tuples(*[CELLS] * len(names))))))
+def test_a_table_is_read_back_as_its_cells_were_printed(table: tuple[list[str], list[tuple[Any, ...]]]) -> None:
+    names, rows = table
+    cells = [[printed(cell) for cell in row] for row in rows]
+    text = files.csv_text(rows, names)
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [names, *cells]
+    assert text.endswith("\n")
+    found = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False)
+    assert found.to_numpy().tolist() == cells
+    assert list(found) == names
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.floats(allow_nan=False)), min_size=1))
+def test_columns_come_as_rows_bring_them_up_and_numbers_keep_every_bit(rows: list[dict[str, float]]) -> None:
+    rows = [{"row": float(number)} | row for number, row in enumerate(rows)]
+    found = pd.read_csv(io.StringIO(files.csv_text(rows)), float_precision="round_trip", dtype=float)
+    assert list(found) == list(dict.fromkeys(name for row in rows for name in row))
+    kept = [{name: value.hex() for name, value in row.items() if math.isfinite(value)} for row in rows]
+    assert [{name: value.hex() for name, value in row.dropna().items()} for _, row in found.iterrows()] == kept
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:

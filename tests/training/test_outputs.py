@@ -10,10 +10,14 @@ from typing import Any, cast
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rfdetr_core.base import files
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import build_detector
+from rfdetr_core.observers.history import read_history
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.module import RFDETRModelModule
 from rfdetr_core.training.outputs import RunFiles
@@ -102,6 +106,19 @@ def test_the_history_has_a_row_per_epoch_and_blanks_for_what_is_no_number(tmp_pa
     run(tmp_path, [(NAN, 0.25), (0.5, NAN)])
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert lines == ["epoch,val/mAP_50_95,val/ema_mAP_50_95", "0,,0.25", "1,0.5,"]
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["train/loss", "val/map", 'val/ap/a, "b"']), st.floats())))
+def test_the_history_is_read_back_bit_for_bit_without_what_is_no_number(
+    tmp_path_factory: pytest.TempPathFactory, values: list[dict[str, float]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "history.csv"
+    files.write_table(path, [{"epoch": epoch} | row for epoch, row in enumerate(values)], None if values else ["epoch"])
+    kept = [{name: value.hex() for name, value in row.items() if math.isfinite(value)} for row in values]
+    found = read_history(path)
+    assert {epoch: {name: value.hex() for name, value in row.items()} for epoch, row in found.items()} == dict(
+        enumerate(kept)
+    )
 
 
 def test_a_run_that_goes_on_without_a_score_has_its_new_last_epoch(tmp_path: Path) -> None:

@@ -252,6 +252,7 @@ def test_the_first_epoch_that_differs_is_named() -> None:
     assert first_epoch(before, after) == ", from epoch 1 on (loss 1.25, here 1.26)"
     assert first_epoch(before, before) == ", in no epoch of history.csv"
     assert first_epoch(before, before[:-6]) == ", in the number of epochs"
+    assert first_epoch(b"", before) == first_epoch(before, b"\xff") == ", where a history.csv is not a table"
 
 
 def test_the_findings_are_the_same_for_people_and_programs() -> None:

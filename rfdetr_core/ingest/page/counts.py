@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import chain
-from typing import Any, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.ingest.clean import CleanDataset
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # COCO's borders between small, medium and large objects, as the side of a square.
 SMALL, LARGE = 32, 96
@@ -22,143 +23,135 @@ _SIDES = [round(2 ** (k / 2), 3) for k in range(29)]
 _ASPECTS = [round(2 ** (k / 4), 4) for k in range(-16, 17)]
 _SHARES = [k / 20 for k in range(21)]
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
+def tables(dataset: CleanDataset) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images in the order of the splits, and their objects. `split` is the number of the split in SPLITS.
 
-class _Objects(NamedTuple):
-    """All images in the order of the splits, and their objects: one row each."""
+    Of an image: split, width, height, objects (how many). Of an object: image (its row), split, label (the index of its
+    class), crowd and mask (1 or 0), width, height, area (of the mask, or of the box where there is none).
+    """
+    import pandas as pd
 
-    split: Ints  # of an image
-    size: Ints  # of an image, width and height
-    image: Ints  # of an object, its image's row
-    label: Ints
-    crowd: Ints
-    box: Floats  # width and height
-    area: Floats
+    splits = [(k, image) for k, name in enumerate(SPLITS) for image in dataset.splits[name]]
+    images = pd.DataFrame(
+        [(k, image.width, image.height, len(image.instances)) for k, image in splits],
+        columns=["split", "width", "height", "objects"],
+        dtype=np.int64,
+    )
+    objects = pd.DataFrame(
+        [
+            (row, k, one.entry.index, one.crowd, one.segmentation is not None, one.box[2], one.box[3], one.area)
+            for row, (k, image) in enumerate(splits)
+            for one in image.instances
+        ],
+        columns=["image", "split", "label", "crowd", "mask", "width", "height", "area"],
+    )
+    return images, objects.astype(
+        dict.fromkeys(objects.columns[:5], np.int64) | dict.fromkeys(objects.columns[5:], float)
+    )
 
 
 def count(dataset: CleanDataset) -> dict[str, Any]:
     """Counts by split and class, distributions of sizes, and which classes share images."""
-    objects = _gather(dataset)
-    of_split = objects.split[objects.image]
-    side = np.sqrt(objects.box[:, 0] * objects.box[:, 1])
-    whole = np.sqrt(objects.size[objects.image].prod(axis=1))
-    each = [np.bincount(objects.image, minlength=len(objects.split))[objects.split == k] for k in range(len(SPLITS))]
+    images, objects = tables(dataset)
+    objects["scale"] = _bin(objects.area, [0, SMALL**2, LARGE**2, math.inf])
+    area, image = objects.width * objects.height, images.loc[objects.image]
+    side = np.sqrt(area)
+    share = side / np.sqrt(image.width * image.height).to_numpy()
     return {
-        "splits": [_split(objects, k, name) for k, name in enumerate(SPLITS)],
+        "splits": [
+            _split(name, images[images.split == k], objects[objects.split == k]) for k, name in enumerate(SPLITS)
+        ],
         "classes": _classes(objects, dataset),
         "together": _together(objects, len(dataset.classes)),
-        "sizes": _sizes(objects),
-        "side": _histogram(side, of_split, _SIDES),
-        "aspect": _histogram(objects.box[:, 0] / objects.box[:, 1], of_split, _ASPECTS),
-        "share": _histogram(side / whole, of_split, _SHARES),
-        "width_height": _density(objects.box),
-        "image_width_height": _density(objects.size.astype(np.float64)),
-        "per_image": _whole_numbers(each),
+        "sizes": _sizes(images),
+        "side": _histogram(side, objects.split, _SIDES),
+        "aspect": _histogram(objects.width / objects.height, objects.split, _ASPECTS),
+        "share": _histogram(share, objects.split, _SHARES),
+        "width_height": _density(objects),
+        "image_width_height": _density(images),
+        "per_image": _per_image(images),
     }
 
 
-def _gather(dataset: CleanDataset) -> _Objects:
-    images = [image for name in SPLITS for image in dataset.splits[name]]
-    ones = [one for image in images for one in image.instances]
-    each = np.fromiter((len(image.instances) for image in images), np.int64)
-    return _Objects(
-        split=np.repeat(np.arange(len(SPLITS)), [len(dataset.splits[name]) for name in SPLITS]),
-        size=np.array([(image.width, image.height) for image in images], dtype=np.int64).reshape(-1, 2),
-        image=np.repeat(np.arange(len(images)), each),
-        label=np.fromiter((one.entry.index for one in ones), np.int64),
-        crowd=np.fromiter((one.crowd for one in ones), np.int64),
-        box=np.fromiter(chain.from_iterable(one.box[2:] for one in ones), np.float64).reshape(-1, 2),
-        area=np.fromiter((one.area for one in ones), np.float64),
-    )
-
-
-def _split(objects: _Objects, number: int, name: str) -> dict[str, Any]:
-    images = np.flatnonzero(objects.split == number)
-    own = objects.split[objects.image] == number
+def _split(name: str, images: pd.DataFrame, objects: pd.DataFrame) -> dict[str, Any]:
     return {
         "name": name,
         "images": len(images),
-        "background": len(images) - len(np.unique(objects.image[own])),
-        "objects": int(own.sum()),
-        "crowds": int(objects.crowd[own].sum()),
-        "classes": len(np.unique(objects.label[own])),
-        "scales": _scales(objects.area[own]),
+        "background": int((images.objects == 0).sum()),
+        "objects": len(objects),
+        "crowds": int(objects.crowd.sum()),
+        "classes": objects.label.nunique(),
+        "scales": objects.scale.value_counts().reindex(range(3), fill_value=0).tolist(),
     }
 
 
-def _classes(objects: _Objects, dataset: CleanDataset) -> list[dict[str, Any]]:
-    count, splits = len(dataset.classes), len(SPLITS)
-    cell = objects.label * splits + objects.split[objects.image]
-    by_split = np.bincount(cell, minlength=count * splits).reshape(count, splits)
-    image_and_label = np.unique(objects.image * max(1, count) + objects.label)
-    images = np.bincount(image_and_label % max(1, count), minlength=count)
-    order = np.argsort(objects.label, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(objects.label, minlength=count))[:-1]) if count else []
+def _classes(objects: pd.DataFrame, dataset: CleanDataset) -> list[dict[str, Any]]:
+    indexes = range(len(dataset.classes))
+    images = objects.groupby("label").image.nunique()
+    by_split, scales = (_cross(objects.label, objects[name], indexes, range(3)) for name in ("split", "scale"))
+    medians = objects.groupby("label")[["width", "height"]].median()
     return [
         {
             "name": entry.name,
             "id": entry.id,
-            "objects": by_split[entry.index].tolist(),
-            "images": int(images[entry.index]),
-            "scales": _scales(objects.area[part]),
-            "median": [round(float(value), 1) for value in np.median(objects.box[part], axis=0)] if len(part) else [],
+            "objects": by_split[entry.index],
+            "images": int(images.get(entry.index, 0)),
+            "scales": scales[entry.index],
+            "median": [round(side, 1) for side in medians.loc[entry.index].tolist()] if entry.index in images else [],
         }
-        for entry, part in zip(sorted(dataset.classes, key=lambda entry: entry.index), parts, strict=True)
+        for entry in sorted(dataset.classes, key=lambda entry: entry.index)
     ]
 
 
-def _scales(areas: Floats) -> list[int]:
-    """How many objects are small, medium and large."""
-    small, large = int((areas < SMALL**2).sum()), int((areas >= LARGE**2).sum())
-    return [small, len(areas) - small - large, large]
-
-
-def _together(objects: _Objects, count: int) -> dict[str, Any]:
+def _together(objects: pd.DataFrame, count: int) -> dict[str, Any]:
     """Of the most frequent classes, in their order: how many images have both of two, above and on the diagonal."""
-    frequency = np.bincount(objects.label, minlength=count)
-    shown = np.sort(np.argsort(-frequency, kind="stable")[:MATRIX])
-    column = np.full(count, -1)
-    column[shown] = np.arange(len(shown))
-    has = np.zeros((len(objects.split), len(shown)), dtype=np.float32)
-    used = column[objects.label] >= 0
-    has[objects.image[used], column[objects.label[used]]] = 1
+    frequency = objects.label.value_counts().reindex(range(count), fill_value=0)
+    shown = frequency.sort_values(ascending=False, kind="stable").index[:MATRIX].sort_values()
+    used = objects[objects.label.isin(shown)]
+    has = np.zeros((objects.image.max() + 1 if len(objects) else 0, len(shown)), dtype=np.float32)
+    has[used.image, shown.get_indexer(used.label)] = 1
     both = np.triu(has.T @ has).astype(np.int64)
     rows, columns = np.nonzero(both)
-    cells = np.stack([rows, columns, both[rows, columns]], axis=1)
-    return {"classes": shown.tolist(), "cells": cells.tolist()}
+    return {"classes": shown.tolist(), "cells": np.stack([rows, columns, both[rows, columns]], axis=1).tolist()}
 
 
-def _sizes(objects: _Objects) -> dict[str, Any]:
+def _sizes(images: pd.DataFrame) -> dict[str, Any]:
     """The most frequent sizes of images, and how many there are."""
-    every = Counter(map(tuple, objects.size.tolist()))
-    ordered = sorted(every.items(), key=lambda item: (-item[1], item[0]))
-    return {"distinct": len(every), "most": [[*size, number] for size, number in ordered[:_SIZES]]}
+    sizes = images.groupby(["width", "height"]).size()
+    most = sizes.sort_values(ascending=False, kind="stable")[:_SIZES]
+    return {"distinct": len(sizes), "most": most.reset_index().to_numpy().tolist()}
 
 
-def _histogram(values: Floats, of_split: Ints, edges: list[float]) -> dict[str, Any]:
+def _histogram(values: pd.Series, split: pd.Series, edges: list[float]) -> dict[str, Any]:
     """How many values of each split are in each bin; beyond the ends count as in the last one; empty ends are cut."""
     bins = _bin(values, edges)
-    counts = [np.bincount(bins[of_split == k], minlength=len(edges) - 1) for k in range(len(SPLITS))]
-    used = np.flatnonzero(sum(counts))
-    first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
-    return {"edges": edges[first : last + 1], "counts": [some[first:last].tolist() for some in counts]}
+    first, last = (int(bins.min()), int(bins.max()) + 1) if len(bins) else (0, 0)
+    return {"edges": edges[first : last + 1], "counts": _cross(split, bins, range(len(SPLITS)), range(first, last))}
 
 
-def _whole_numbers(each: list[Ints]) -> dict[str, Any]:
-    largest = max((int(some.max()) for some in each if len(some)), default=0)
-    width = -(-(largest + 1) // _BARS)
-    edges = [float(edge) for edge in range(0, largest + width + 1, width)]
-    of_split = np.repeat(np.arange(len(each)), [len(some) for some in each])
-    return _histogram(np.concatenate(each).astype(np.float64), of_split, edges)
+def _per_image(images: pd.DataFrame) -> dict[str, Any]:
+    width = -(-(max(images.objects, default=0) + 1) // _BARS)
+    edges = [float(edge) for edge in range(0, width * (_BARS + 1), width)]
+    return _histogram(images.objects, images.split, edges)
 
 
-def _density(pairs: Floats) -> dict[str, Any]:
+def _density(table: pd.DataFrame) -> dict[str, Any]:
     """How many widths and heights are in each cell of a logarithmic grid."""
-    cells = Counter(zip(*(_bin(pairs[:, side], _SIDES).tolist() for side in (0, 1)), strict=True))
-    return {"edges": _SIDES, "cells": [[*cell, number] for cell, number in sorted(cells.items())]}
+    cells = table.groupby([_bin(table[side], _SIDES) for side in ("width", "height")]).size()
+    return {"edges": _SIDES, "cells": cells.reset_index().to_numpy().tolist()}
 
 
-def _bin(values: Floats, edges: list[float]) -> Ints:
-    return np.clip(np.searchsorted(np.array(edges), values, side="right") - 1, 0, len(edges) - 2)
+def _cross(rows: pd.Series, columns: pd.Series, every_row: range, every_column: range) -> list[list[int]]:
+    """How often each value of the one is with each of the other."""
+    import pandas as pd
+
+    found = pd.crosstab(rows, columns).reindex(index=every_row, columns=every_column, fill_value=0)
+    return found.to_numpy().tolist()  # type: ignore[no-any-return]
+
+
+def _bin(values: pd.Series, edges: list[float]) -> pd.Series:
+    """The bin of each value, an edge being in the bin that begins there; beyond the ends it is the last one."""
+    import pandas as pd
+
+    return pd.cut(values, [-math.inf, *edges[1:-1], math.inf], right=False, labels=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import Any
 
 from rfdetr_core.base.manifest import SPLITS
-from rfdetr_core.ingest.clean import CleanDataset
+from rfdetr_core.ingest.clean import CleanDataset, Pair
 from rfdetr_core.ingest.findings import Finding, Findings
 from rfdetr_core.ingest.page.pictures import Studio
 from rfdetr_core.ingest.rules import RULES
@@ -19,13 +19,13 @@ _FAULT_SIDE, _PAIR_SIDE = 240, 288
 
 def tell(findings: Findings, dataset: CleanDataset | None, studio: Studio) -> dict[str, Any]:
     """Groups by code with advice and pictures, and rows sorted by place: of very many, some of each code."""
+    import pandas as pd
+
     ordered = findings.by_place()
-    groups: dict[str, list[Finding]] = defaultdict(list)
-    ranked = []
-    for number, finding in enumerate(ordered):
-        ranked.append((len(groups[finding.code]), number))
-        groups[finding.code].append(finding)
-    shown = sorted(number for _, number in sorted(ranked)[:_ROWS])
+    table = pd.DataFrame({"code": [one.code for one in ordered], "finding": ordered}, dtype=object)
+    by_code = table.groupby("code").finding
+    groups: dict[str, list[Finding]] = {code: group.tolist() for code, group in by_code}
+    shown = sorted(by_code.cumcount().sort_values(kind="stable").index[:_ROWS])
     codes = sorted(groups, key=lambda code: (groups[code][0].severity, -len(groups[code]), code))
     drawn = _draw({code: groups[code] for code in codes}, dataset, studio) if dataset else {}
     names: dict[str | None, int] = {None: 0}
@@ -49,19 +49,18 @@ def tell(findings: Findings, dataset: CleanDataset | None, studio: Studio) -> di
 
 def show_pairs(dataset: CleanDataset, findings: Findings, studio: Studio) -> dict[str, Any]:
     """Pictures of some pairs of copies: those across splits first, then of each original the closest."""
+    import pandas as pd
+
     splits: dict[str, list[str]] = defaultdict(list)
     for name in SPLITS:
         for image in dataset.splits[name]:
             splits[image.path].append(name)
     equal = {one.place.image for one in findings.all if one.code in ("leakage", "image-doubled")}
-    copies: Counter[str] = Counter()
-    ranked = []
-    for pair in sorted(dataset.pairs, key=lambda pair: (pair.distance, pair)):
-        within = bool(set(splits[pair.path]) & set(splits[pair.other]))
-        ranked.append((within, copies[pair.other], pair.distance, pair))
-        copies[pair.other] += 1
+    pairs = pd.DataFrame(dataset.pairs, columns=Pair._fields, dtype=object).sort_values(["distance", "path", "other"])
+    pairs["within"] = [not set(splits[pair.path]).isdisjoint(splits[pair.other]) for pair in pairs.itertuples()]
+    pairs["earlier"] = pairs.groupby("other").cumcount()
     shown: list[dict[str, Any]] = []
-    for _, _, _, pair in sorted(ranked)[:_PAIRS]:
+    for pair in pairs.sort_values(["within", "earlier"], kind="stable").head(_PAIRS).itertuples():
         pictures = [studio.whole(path, _PAIR_SIDE) for path in (pair.path, pair.other)]
         if all(pictures):
             sides = [
