@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -38,37 +37,27 @@ def make(option: str, name: str, base: type | tuple[type, ...], *arguments: Any,
 _EMBEDDINGS = ("encoder.cls_token", "encoder.mask_token", "encoder.position_embeddings", "encoder.patch_projection")
 
 
-def build_optimizer(
-    detector: nn.Module,
-    *,
-    lr: float,
-    lr_encoder: float,
-    weight_decay: float,
-    vit_layer_decay: float,
-    component_decay: float,
-    name: str = "adamw",
-    options: Mapping[str, Any] | None = None,
-    fused: bool = False,
-) -> Optimizer:
-    """An optimiser of torch.optim, or a class by its path, over `parameter_groups`; `options` are its own arguments.
+def build_optimizer(detector: nn.Module, config: TrainConfig, *, fused: bool = False) -> Optimizer:
+    """An optimiser of torch.optim, or a class by its path, over `parameter_groups`.
 
     fused: torch's one-kernel step of AdamW, which no GradScaler (16-mixed) may drive.
 
     Raises:
-        UserError: a class that does not exist or does not take the options.
+        UserError: a class that does not exist or does not take optimizer_kwargs.
     """
     groups = parameter_groups(
         detector,
-        lr=lr,
-        lr_encoder=lr_encoder,
-        weight_decay=weight_decay,
-        vit_layer_decay=vit_layer_decay,
-        component_decay=component_decay,
+        lr=config.lr,
+        lr_encoder=config.lr_encoder,
+        weight_decay=config.weight_decay,
+        vit_layer_decay=config.lr_vit_layer_decay,
+        component_decay=config.lr_component_decay,
     )
+    name = config.optimizer
     if "." not in name:
         classes = {one.lower(): one for one in vars(torch.optim) if one[0].isupper()}
         name = f"torch.optim.{classes[name]}"
-    keywords = dict(options or {}) | ({"fused": True} if fused else {})
+    keywords = config.optimizer_kwargs | ({"fused": True} if fused else {})
     made: Optimizer = make("train.optimizer", name, Optimizer, groups, **keywords)
     return made
 

@@ -14,6 +14,7 @@ from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, to_upstream
 from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.training.callbacks import WeightAverage
+from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimization import build_optimizer, learning_rate_factor, parameter_groups
 from tests.loss.synthetic import make_targets, targets_as_upstream
 from tests.parity import reference
@@ -104,7 +105,7 @@ def assert_equal_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.
 @pytest.mark.parametrize("fused", [False, True])
 def test_five_steps_with_the_same_gradients(fused: bool) -> None:
     model, detector, namespace = twins(torch.float32)
-    theirs, ours = upstream_optimizer(model, namespace), build_optimizer(detector, **NUMBERS, fused=fused)
+    theirs, ours = upstream_optimizer(model, namespace), build_optimizer(detector, TrainConfig(), fused=fused)
     parameters = dict(model.named_parameters())
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
@@ -119,7 +120,7 @@ def test_five_steps_with_the_same_gradients(fused: bool) -> None:
 
 def test_five_steps_of_training_from_end_to_end() -> None:
     model, detector, namespace = twins(torch.float64)
-    theirs, ours = upstream_optimizer(model, namespace), build_optimizer(detector, **NUMBERS)
+    theirs, ours = upstream_optimizer(model, namespace), build_optimizer(detector, TrainConfig())
     config = upstream_config.TrainConfig(
         dataset_dir=".", epochs=3, lr_scheduler="cosine", lr_scheduler_kwargs={"min_factor": 0.1}, warmup_epochs=1
     )

@@ -9,6 +9,7 @@ import torch
 
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import Detector, build_detector
+from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimization import build_optimizer, parameter_groups
 
 NUMBERS: dict[str, Any] = {
@@ -53,10 +54,10 @@ def test_a_frozen_encoder_is_not_trained() -> None:
 def test_going_on_from_a_saved_state_is_going_on(fused: bool) -> None:
     architecture = replace(VARIANTS["pico"], resolution=64, position_grid=4, queries=4, groups=1, encoder_width=48)
     one, other = build_detector(architecture), build_detector(architecture)
-    optimizer = build_optimizer(one, **NUMBERS, fused=fused)
+    optimizer = build_optimizer(one, TrainConfig(), fused=fused)
     step(one, optimizer, 0)
     other.load_state_dict(one.state_dict())
-    resumed = build_optimizer(other, **NUMBERS, fused=fused)
+    resumed = build_optimizer(other, TrainConfig(), fused=fused)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for number in (1, 2):
         step(one, optimizer, number)
