@@ -5,7 +5,7 @@ After upstream's models/criterion.py; the terms are in terms.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,7 +76,7 @@ class Criterion:
             total = torch.stack(weighted).sum()
             if any(term.default and not weight for term, weight in chosen):
                 # What only a term without weight would reach gets a gradient of zero: DDP waits for everyone's.
-                total = total + 0 * torch.stack([values.sum() for values in _tensors(layers.values())]).sum()
+                total = total + 0 * sum(values.sum() for layer in layers.values() for values in _tensors(layer))
             return Losses(total, terms)
 
 
@@ -97,13 +97,9 @@ def _precise(layer: DetectorOutput) -> DetectorOutput:
     return DetectorOutput(layer.logits.to(dtype), layer.boxes.to(dtype), masks)
 
 
-def _tensors(layers: Iterable[DetectorOutput]) -> Iterator[Tensor]:
-    for layer in layers:
-        yield from (layer.logits, layer.boxes)
-        if isinstance(layer.masks, MaskFactors):
-            yield from (layer.masks.pixels, layer.masks.queries, layer.masks.bias)
-        elif layer.masks is not None:
-            yield layer.masks
+def _tensors(layer: DetectorOutput) -> list[Tensor]:
+    masks = vars(layer.masks).values() if isinstance(layer.masks, MaskFactors) else (layer.masks,)
+    return [values for values in (layer.logits, layer.boxes, *masks) if values is not None]
 
 
 def _number_of_objects(own: int, device: torch.device, shared: bool) -> Tensor:

@@ -75,14 +75,9 @@ class Matched:
     config: LossConfig
     generator: torch.Generator | None = None
 
-    @property
-    def logits(self) -> Tensor:
-        """Class logits (B, Q, K) of all queries."""
-        return self.layer.logits
-
     @cached_property
     def place(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, query and class of each pair, (P,) each: an index into `logits`."""
+        """Image, query and class of each pair, (P,) each: an index into the logits."""
         return self.pairs.images, self.pairs.queries, self.objects.labels[self.pairs.objects]
 
     @cached_property
@@ -95,15 +90,10 @@ class Matched:
         """Boxes (P, 4) of the objects, cxcywh in 0..1."""
         return self.objects.boxes[self.pairs.objects]
 
-    @property
-    def iou(self) -> Tensor:
-        """IoU (P,) of the boxes."""
-        return self._overlap[0]
-
-    @property
-    def giou(self) -> Tensor:
-        """Generalised IoU (P,) of the boxes."""
-        return self._overlap[1]
+    @cached_property
+    def overlap(self) -> tuple[Tensor, Tensor]:
+        """IoU and generalised IoU of the boxes, (P,) each."""
+        return overlap(cxcywh_to_xyxy(self.predicted_boxes), cxcywh_to_xyxy(self.wanted_boxes))
 
     @cached_property
     def mask_samples(self) -> tuple[Tensor, Tensor]:
@@ -117,10 +107,6 @@ class Matched:
         logits = formulas.matched_logits(self.layer.masks, self.pairs.images, self.pairs.queries, self.pairs.counts)
         ratio = self.config.mask_point_sample_ratio
         return formulas.sample_matched(logits, self.objects.masks, self.pairs.objects, ratio, self.generator)
-
-    @cached_property
-    def _overlap(self) -> tuple[Tensor, Tensor]:
-        return overlap(cxcywh_to_xyxy(self.predicted_boxes), cxcywh_to_xyxy(self.wanted_boxes))
 
 
 @torch.no_grad()

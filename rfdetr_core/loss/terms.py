@@ -25,8 +25,8 @@ class Term:
     coefficient: the option that weighs it. With weight 0 it is not computed, and has no column in history.csv.
     function: its sum over a layer. The criterion divides it by the number of objects.
     default: its weight where params.yaml gives none: upstream's, or 0 where upstream has no such term.
-    description: of the option, in docs/parameters.md.
-    masks: it compares masks, so detectors of boxes alone do not have it.
+    description: of what it weighs, for docs/parameters.md.
+    mask: it compares masks, so only segmenters have it.
     """
 
     name: str
@@ -34,14 +34,15 @@ class Term:
     function: Callable[[Matched], Tensor]
     default: float
     description: str
-    masks: bool = False
+    mask: bool = False
 
 
 def loss_ce(matched: Matched) -> Tensor:
     """IoU-aware binary cross-entropy of all logits: see `classification_loss`."""
     from rfdetr_core.loss.formulas import classification_loss
 
-    return classification_loss(matched.logits, matched.place, matched.iou.detach(), matched.config.focal_alpha)
+    iou, _ = matched.overlap
+    return classification_loss(matched.layer.logits, matched.place, iou.detach(), matched.config.focal_alpha)
 
 
 def loss_bbox(matched: Matched) -> Tensor:
@@ -51,7 +52,8 @@ def loss_bbox(matched: Matched) -> Tensor:
 
 def loss_giou(matched: Matched) -> Tensor:
     """1 - generalised IoU (https://giou.stanford.edu) of the boxes (P, 4)."""
-    return (1 - matched.giou).sum()
+    _, giou = matched.overlap
+    return (1 - giou).sum()
 
 
 def loss_mask_ce(matched: Matched) -> Tensor:
@@ -72,25 +74,11 @@ def loss_mask_dice(matched: Matched) -> Tensor:
 
 # The order is that of the sum, of the options and of the columns: a new row comes last.
 TERMS = (
-    Term("loss_ce", "cls_loss_coef", loss_ce, default=1.0, description="weight of the class loss"),
-    Term("loss_bbox", "bbox_loss_coef", loss_bbox, default=5.0, description="weight of the L1 box loss"),
-    Term("loss_giou", "giou_loss_coef", loss_giou, default=2.0, description="weight of the GIoU loss"),
-    Term(
-        "loss_mask_ce",
-        "mask_ce_loss_coef",
-        loss_mask_ce,
-        default=5.0,
-        description="weight of the mask cross-entropy (segmenters)",
-        masks=True,
-    ),
-    Term(
-        "loss_mask_dice",
-        "mask_dice_loss_coef",
-        loss_mask_dice,
-        default=5.0,
-        description="weight of the mask Dice loss (segmenters)",
-        masks=True,
-    ),
+    Term("loss_ce", "cls_loss_coef", loss_ce, default=1.0, description="class loss"),
+    Term("loss_bbox", "bbox_loss_coef", loss_bbox, default=5.0, description="L1 box loss"),
+    Term("loss_giou", "giou_loss_coef", loss_giou, default=2.0, description="GIoU loss"),
+    Term("loss_mask_ce", "mask_ce_loss_coef", loss_mask_ce, default=5.0, description="mask cross-entropy", mask=True),
+    Term("loss_mask_dice", "mask_dice_loss_coef", loss_mask_dice, default=5.0, description="mask Dice loss", mask=True),
 )
 
 
@@ -117,4 +105,4 @@ class LossConfig:
 
     def weighted_terms(self, masks: bool) -> list[tuple[Term, float]]:
         """The terms of an output with or without masks, each with its weight."""
-        return [(term, self.weights[term.coefficient]) for term in TERMS if masks or not term.masks]
+        return [(term, self.weights[term.coefficient]) for term in TERMS if masks or not term.mask]

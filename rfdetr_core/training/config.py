@@ -23,10 +23,8 @@ OPTIMIZERS = (
 SCHEDULE_NUMBERS = {"lr_drop": 100, "min_factor": 0.0}
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 _OF_THE_AVERAGE = ("ema_decay", "ema_tau", "ema_update_interval", "early_stopping_use_ema", "auto_batch_ema_headroom")
-_OF_MASKS = (
-    *(term.coefficient for term in TERMS if term.masks),
-    *("mask_point_sample_ratio", "eval_masks_head_resolution"),
-)
+_OF_MASKS = tuple(term.coefficient for term in TERMS if term.mask)
+_OF_MASKS += ("mask_point_sample_ratio", "eval_masks_head_resolution")
 
 
 class TrainConfig(Config):
@@ -82,9 +80,10 @@ class TrainConfig(Config):
     # A field for each loss term. In a class body, locals() is the namespace that the class is made of; written there,
     # the fields keep their place among the others, and so the order of keys in checkpoints.
     for _term in TERMS:
+        _about = f"weight of the {_term.description}{' (segmenters)' if _term.mask else ''}"
         __annotations__[_term.coefficient] = float
-        locals()[_term.coefficient] = Field(float(_term.default), ge=0, description=_term.description)
-    del _term
+        locals()[_term.coefficient] = Field(float(_term.default), ge=0, description=_about)
+    del _term, _about
     mask_point_sample_ratio: int = Field(16, gt=0, description="mask pixels per sampled point (segmenters)")
     multi_scale: Literal["per-batch", "per-sample", "off"] = Field(
         "per-batch", description="draw the input's size around the resolution; true: per-batch, false: off"
@@ -173,7 +172,7 @@ class TrainConfig(Config):
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs to train in.")
         if self.skip_best_epochs >= self.epochs:
             raise ValueError(f"skip_best_epochs {self.skip_best_epochs} leaves none of the {self.epochs} epochs.")
-        weights = [term.coefficient for term in TERMS if not term.masks]
+        weights = [term.coefficient for term in TERMS if not term.mask]
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"{', '.join(weights)} are all 0: nothing would be learnt.")
         self._check_schedule()

@@ -125,7 +125,7 @@ def test_what_is_asked_for_is_in_the_history(
 def test_each_term_that_has_a_weight_has_its_columns_in_the_history(
     where: ProjectPaths, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = terms.Term("loss_new", "new_loss_coef", terms.loss_giou, default=0.5, description="weight of news")
+    new = terms.Term("loss_new", "new_loss_coef", terms.loss_giou, default=0.5, description="news")
     monkeypatch.setattr(terms, "TERMS", (*terms.TERMS, new))
     found = rows(train(where, output, train={"epochs": 1, "giou_loss_coef": 0.0}))[0]
     expected = ["train/loss", *(f"train/loss_{name}{end}" for end in ("", "_aux") for name in ("ce", "bbox", "new"))]
