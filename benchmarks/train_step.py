@@ -31,7 +31,6 @@ from rfdetr_core.ops.structures import Target
 from tests.small import random_images
 
 OBJECTS = 10
-RATES = {"lr": 1e-4, "lr_encoder": 1.5e-4, "weight_decay": 1e-4, "vit_layer_decay": 0.8, "component_decay": 0.7}
 Step = Callable[[], torch.Tensor]
 
 
@@ -52,6 +51,7 @@ def our_step(options: argparse.Namespace, **model: Any) -> Step:
     from rfdetr_core.loss.criterion import Criterion
     from rfdetr_core.model.detector import build_detector
     from rfdetr_core.training.callbacks import WeightAverage
+    from rfdetr_core.training.config import TrainConfig
     from rfdetr_core.training.optimization import build_optimizer
 
     architecture = VARIANTS[options.variant]
@@ -61,7 +61,7 @@ def our_step(options: argparse.Namespace, **model: Any) -> Step:
         detector.load_state_dict({to_ours(name): one for name, one in weights.items() if name != KEYPOINT_MASK})
     detector.to(options.device)
     criterion, average = Criterion(), WeightAverage(detector, 0.993, 100)
-    optimizer = build_optimizer(detector, **RATES, fused=True)
+    optimizer = build_optimizer(detector, TrainConfig(), fused=True)
     images, targets = batch_of(options.batch, architecture.resolution, options.device)
     updates = 0
 

@@ -72,14 +72,4 @@ def _check_classes(model: ModelConfig, train: TrainConfig) -> None:
 
     with torch.device("meta"):
         detector = build_detector(model.architecture(classes=1), freeze_encoder=model.freeze_encoder)
-    optimizer = build_optimizer(
-        detector,
-        lr=train.lr,
-        lr_encoder=train.lr_encoder,
-        weight_decay=train.weight_decay,
-        vit_layer_decay=train.lr_vit_layer_decay,
-        component_decay=train.lr_component_decay,
-        name=train.optimizer,
-        options=train.optimizer_kwargs,
-    )
-    build_schedule(optimizer, train, steps_per_epoch=1)
+    build_schedule(build_optimizer(detector, train), train, steps_per_epoch=1)

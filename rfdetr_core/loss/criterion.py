@@ -1,34 +1,27 @@
 """The loss of a step: IoU-aware classification, boxes and masks of the last layer, the others and the proposals.
 
-Formulas after upstream's models/criterion.py. B images, Q queries, K classes, P matched pairs.
+After upstream's models/criterion.py; the terms are in terms.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from rfdetr_core.loss import masks
-from rfdetr_core.loss.config import LossConfig
-from rfdetr_core.loss.matcher import Objects, Pairs, match
-from rfdetr_core.loss.softplus import softplus
-from rfdetr_core.ops.boxes import cxcywh_to_xyxy, overlap
+from rfdetr_core.loss.matcher import Matched, Objects, match
+from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.ops.structures import DetectorOutput, MaskFactors, Target
-
-_LOWEST_SCORE = 0.01  # a matched query is always pulled towards its class, however bad its box
 
 
 @dataclass(frozen=True)
 class Losses:
     """total: the weighted sum that training minimises.
 
-    terms: each term before its weight, by upstream's names: loss_ce, loss_bbox, loss_giou, loss_mask_ce,
-    loss_mask_dice of the last layer; with _0, _1, .. of the layers before it; with _enc of the proposals.
+    terms: each term of `TERMS` that has a weight, before that weight, by its name of the last layer; with _0, _1, .. of
+    the layers before it; with _enc of the proposals.
     """
 
     total: Tensor
@@ -41,13 +34,6 @@ class Criterion:
     def __init__(self, config: LossConfig | None = None) -> None:
         """Keep the weights; upstream's where none are given."""
         self.config = config or LossConfig()
-        self.weights = {
-            "loss_ce": self.config.cls_loss_coef,
-            "loss_bbox": self.config.bbox_loss_coef,
-            "loss_giou": self.config.giou_loss_coef,
-            "loss_mask_ce": self.config.mask_ce_loss_coef,
-            "loss_mask_dice": self.config.mask_dice_loss_coef,
-        }
 
     def __call__(
         self,
@@ -78,64 +64,20 @@ class Criterion:
                 generator = torch.Generator(device).manual_seed(point_seed)
             pairs = match(list(layers.values()), objects, groups, self.config, generator)
             number = _number_of_objects(sum(objects.counts) * groups, device, shared)
+            chosen = self.config.weighted_terms(masks=generator is not None)
             terms: dict[str, Tensor] = {}
             weighted: list[Tensor] = []
-            for (ending, layer), matched in zip(layers.items(), pairs, strict=True):
-                for term, value in self._layer_sums(layer, matched, objects, generator).items():
-                    terms[term + ending] = value / number
-                    weighted.append(self.weights[term] * terms[term + ending])
-            return Losses(torch.stack(weighted).sum(), terms)
-
-    def _layer_sums(
-        self, layer: DetectorOutput, pairs: Pairs, objects: Objects, generator: torch.Generator | None
-    ) -> dict[str, Tensor]:
-        predicted = layer.boxes[pairs.images, pairs.queries]
-        wanted = objects.boxes[pairs.objects]
-        iou, giou = overlap(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-        place = (pairs.images, pairs.queries, objects.labels[pairs.objects])
-        sums = {
-            "loss_ce": classification_loss(layer.logits, place, iou.detach(), self.config.focal_alpha),
-            "loss_bbox": F.l1_loss(predicted, wanted, reduction="sum"),
-            "loss_giou": (1 - giou).sum(),
-        }
-        if layer.masks is not None and objects.masks is not None and generator is not None:
-            logits = masks.matched_logits(layer.masks, pairs.images, pairs.queries, pairs.counts)
-            ratio = self.config.mask_point_sample_ratio
-            entropy, dice = masks.mask_losses(logits, objects.masks, pairs.objects, ratio, generator)
-            sums |= {"loss_mask_ce": entropy, "loss_mask_dice": dice}
-        return sums
-
-
-def classification_loss(logits: Tensor, place: tuple[Tensor, Tensor, Tensor], iou: Tensor, alpha: float) -> Tensor:
-    """IoU-aware binary cross-entropy, summed over logits (B, Q, K).
-
-    At the P matched (image, query, class) of `place` the aim is a score p^alpha IoU^(1 - alpha), held constant and
-    at least 0.01. Everywhere else it is zero, weighted with p^2, which takes part in the gradient.
-    """
-    chosen = logits[place]
-    score = (chosen.detach().sigmoid().pow(alpha) * iou.pow(1 - alpha)).clamp(min=_LOWEST_SCORE)
-    rest: Tensor = _Background.apply(logits, place)
-    return rest + ((1 - score) * chosen - F.logsigmoid(chosen)).sum()
-
-
-class _Background(torch.autograd.Function):
-    """Sum of p^2 softplus(x) over the logits that are not matched, with its gradient p^2 (2 (1 - p) softplus(x) + p).
-
-    Written out because this is the one term over all B Q K logits: autograd would keep and visit five such tensors.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, place: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        probability = logits.sigmoid()
-        weight = probability.square().index_put_(place, logits.new_zeros(()))
-        negative_log = softplus(logits)
-        gradient = (1 - probability).mul_(negative_log).mul_(2).add_(probability).mul_(weight)
-        ctx.save_for_backward(gradient)
-        return negative_log.mul_(weight).sum()
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
-        return outer[0] * ctx.saved_tensors[0], None
+            for (ending, layer), layer_pairs in zip(layers.items(), pairs, strict=True):
+                matched = Matched(layer, layer_pairs, objects, self.config, generator)
+                for term, weight in chosen:
+                    if weight:
+                        terms[term.name + ending] = term.function(matched) / number
+                        weighted.append(weight * terms[term.name + ending])
+            total = torch.stack(weighted).sum()
+            if any(term.default and not weight for term, weight in chosen):
+                # What only a term without weight would reach gets a gradient of zero: DDP waits for everyone's.
+                total = total + 0 * sum(values.sum() for layer in layers.values() for values in _tensors(layer))
+            return Losses(total, terms)
 
 
 def _named_layers(output: DetectorOutput) -> dict[str, DetectorOutput]:
@@ -153,6 +95,11 @@ def _precise(layer: DetectorOutput) -> DetectorOutput:
     elif masks is not None:
         masks = masks.to(dtype)
     return DetectorOutput(layer.logits.to(dtype), layer.boxes.to(dtype), masks)
+
+
+def _tensors(layer: DetectorOutput) -> list[Tensor]:
+    masks = vars(layer.masks).values() if isinstance(layer.masks, MaskFactors) else (layer.masks,)
+    return [values for values in (layer.logits, layer.boxes, *masks) if values is not None]
 
 
 def _number_of_objects(own: int, device: torch.device, shared: bool) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rfdetr_core.loss import masks
-from rfdetr_core.loss.config import LossConfig
-from rfdetr_core.loss.softplus import softplus
+from rfdetr_core.loss import formulas
+from rfdetr_core.loss.formulas import softplus
+from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy, overlap
 from rfdetr_core.ops.structures import DetectorOutput, Target
 
@@ -59,6 +60,53 @@ class Pairs:
     queries: Tensor
     objects: Tensor
     counts: list[int]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One layer of an output and the objects that its queries are matched with: all that a term of the loss sees.
+
+    Each value is computed once, when the first term asks for it. P pairs, sorted by image and query.
+    """
+
+    layer: DetectorOutput
+    pairs: Pairs
+    objects: Objects
+    config: LossConfig
+    generator: torch.Generator | None = None
+
+    @cached_property
+    def place(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, query and class of each pair, (P,) each: an index into the logits."""
+        return self.pairs.images, self.pairs.queries, self.objects.labels[self.pairs.objects]
+
+    @cached_property
+    def predicted_boxes(self) -> Tensor:
+        """Boxes (P, 4) of the queries, cxcywh in 0..1."""
+        return self.layer.boxes[self.pairs.images, self.pairs.queries]
+
+    @cached_property
+    def wanted_boxes(self) -> Tensor:
+        """Boxes (P, 4) of the objects, cxcywh in 0..1."""
+        return self.objects.boxes[self.pairs.objects]
+
+    @cached_property
+    def overlap(self) -> tuple[Tensor, Tensor]:
+        """IoU and generalised IoU of the boxes, (P,) each."""
+        return overlap(cxcywh_to_xyxy(self.predicted_boxes), cxcywh_to_xyxy(self.wanted_boxes))
+
+    @cached_property
+    def mask_samples(self) -> tuple[Tensor, Tensor]:
+        """Predicted logits and truth, 0 or 1, of the masks at sampled points, (P, points) each.
+
+        The points are drawn here, once for all terms: they are the same whichever term asks.
+        """
+        assert self.layer.masks is not None
+        assert self.objects.masks is not None
+        assert self.generator is not None
+        logits = formulas.matched_logits(self.layer.masks, self.pairs.images, self.pairs.queries, self.pairs.counts)
+        ratio = self.config.mask_point_sample_ratio
+        return formulas.sample_matched(logits, self.objects.masks, self.pairs.objects, ratio, self.generator)
 
 
 @torch.no_grad()
@@ -106,7 +154,10 @@ def detection_cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor,
     logits = logits.transpose(1, 2)[image, labels]  # (B, T, Q)
     boxes, truth = boxes[:, None], truth[:, :, None]
     # In place and with each coordinate contiguous: large temporaries cost a CPU several times the arithmetic.
-    probability, softplus_of_logits = logits.sigmoid(), softplus(logits)  # -log(1 - p); less the logit it is -log(p)
+    probability, softplus_of_logits = (
+        logits.sigmoid(),
+        softplus(logits),
+    )  # -log(1 - p); less the logit it is -log(p)
     positive = (1 - probability).square_().mul_(softplus_of_logits - logits).mul_(config.focal_alpha)
     negative = probability.square_().mul_(softplus_of_logits).mul_(1 - config.focal_alpha)
     cost = positive.sub_(negative).mul_(config.set_cost_class)
@@ -150,11 +201,11 @@ def _mask_cost(layer: DetectorOutput, objects: Objects, config: LossConfig, gene
     assert objects.masks is not None
     maps = layer.masks if isinstance(layer.masks, Tensor) else layer.masks.pixels
     count = maps[0, 0].numel() // config.mask_point_sample_ratio
-    points = masks.random_points(1, count, maps.dtype, generator)
-    truth = masks.sample_truth(objects.masks, torch.arange(len(objects.masks), device=points.device), points)
-    logits = masks.sample_all(layer.masks, points)
-    entropy, dice = masks.pairwise_losses(logits, _padded(truth, objects.counts))
-    return config.mask_ce_loss_coef * entropy + config.mask_dice_loss_coef * dice
+    points = formulas.random_points(1, count, maps.dtype, generator)
+    truth = formulas.sample_truth(objects.masks, torch.arange(len(objects.masks), device=points.device), points)
+    logits = formulas.sample_all(layer.masks, points)
+    entropy, dice = formulas.pairwise_losses(logits, _padded(truth, objects.counts))
+    return config.weights["mask_ce_loss_coef"] * entropy + config.weights["mask_dice_loss_coef"] * dice
 
 
 def _padded(values: Tensor, counts: list[int]) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_plain
-from rfdetr_core.loss.config import loss_config
 from rfdetr_core.loss.criterion import Criterion
+from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.ops.structures import Target
@@ -104,10 +104,9 @@ class Probe:
             "freeze_encoder": model.freeze_encoder,
         }
         self.detector = build_detector(architecture, **options).to(device).train()
-        self.optimizer = build_optimizer(
-            self.detector, lr=0.0, lr_encoder=0.0, weight_decay=0.0, vit_layer_decay=1.0, component_decay=1.0
-        )
-        self.criterion = Criterion(loss_config(vars(config)))
+        still = TrainConfig().model_copy(update={"lr": 0.0, "lr_encoder": 0.0, "weight_decay": 0.0})
+        self.optimizer = build_optimizer(self.detector, still)
+        self.criterion = Criterion(LossConfig.of(vars(config)))
 
     def __call__(self, images: int) -> bool:
         """Try a batch of this many images."""

@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import Config
 from rfdetr_core.data.config import AugmentConfig
+from rfdetr_core.loss.terms import TERMS
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 
 # Of torch.optim, by lower-case name; Muon, LBFGS and SparseAdam there cannot train every parameter of a detector.
@@ -22,7 +23,8 @@ OPTIMIZERS = (
 SCHEDULE_NUMBERS = {"lr_drop": 100, "min_factor": 0.0}
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 _OF_THE_AVERAGE = ("ema_decay", "ema_tau", "ema_update_interval", "early_stopping_use_ema", "auto_batch_ema_headroom")
-_OF_MASKS = ("mask_ce_loss_coef", "mask_dice_loss_coef", "mask_point_sample_ratio", "eval_masks_head_resolution")
+_OF_MASKS = tuple(term.coefficient for term in TERMS if term.mask)
+_OF_MASKS += ("mask_point_sample_ratio", "eval_masks_head_resolution")
 
 
 class TrainConfig(Config):
@@ -75,11 +77,13 @@ class TrainConfig(Config):
         100.0, ge=0, description="optimiser steps until the average's decay is near ema_decay; 0: at once"
     )
     ema_update_interval: int = Field(1, gt=0, description="optimiser steps between two updates of the average")
-    cls_loss_coef: float = Field(1.0, ge=0, description="weight of the class loss")
-    bbox_loss_coef: float = Field(5.0, ge=0, description="weight of the L1 box loss")
-    giou_loss_coef: float = Field(2.0, ge=0, description="weight of the GIoU loss")
-    mask_ce_loss_coef: float = Field(5.0, ge=0, description="weight of the mask cross-entropy (segmenters)")
-    mask_dice_loss_coef: float = Field(5.0, ge=0, description="weight of the mask Dice loss (segmenters)")
+    # A field for each loss term. In a class body, locals() is the namespace that the class is made of; written there,
+    # the fields keep their place among the others, and so the order of keys in checkpoints.
+    for _term in TERMS:
+        _about = f"weight of the {_term.description}{' (segmenters)' if _term.mask else ''}"
+        __annotations__[_term.coefficient] = float
+        locals()[_term.coefficient] = Field(float(_term.default), ge=0, description=_about)
+    del _term, _about
     mask_point_sample_ratio: int = Field(16, gt=0, description="mask pixels per sampled point (segmenters)")
     multi_scale: Literal["per-batch", "per-sample", "off"] = Field(
         "per-batch", description="draw the input's size around the resolution; true: per-batch, false: off"
@@ -168,8 +172,9 @@ class TrainConfig(Config):
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves none of the {self.epochs} epochs to train in.")
         if self.skip_best_epochs >= self.epochs:
             raise ValueError(f"skip_best_epochs {self.skip_best_epochs} leaves none of the {self.epochs} epochs.")
-        if not (self.cls_loss_coef or self.bbox_loss_coef or self.giou_loss_coef):
-            raise ValueError("cls_loss_coef, bbox_loss_coef and giou_loss_coef are all 0: nothing would be learnt.")
+        weights = [term.coefficient for term in TERMS if not term.mask]
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError(f"{', '.join(weights)} are all 0: nothing would be learnt.")
         self._check_schedule()
         if reserved := {"params", "lr", "weight_decay", "fused", "foreach"} & self.optimizer_kwargs.keys():
             raise ValueError(f"optimizer_kwargs may not hold {', '.join(sorted(reserved))}: other options decide it.")

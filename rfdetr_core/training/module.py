@@ -16,8 +16,8 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours
 from rfdetr_core.data.batching import Batch, at_drawn_size
 from rfdetr_core.data.seeding import mixed_seed
-from rfdetr_core.loss.config import loss_config
 from rfdetr_core.loss.criterion import Criterion, Losses
+from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.metrics.coco import coco_results
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.postprocess import detections
@@ -48,7 +48,7 @@ class RFDETRModelModule(LightningModule):
         self.architecture = architecture
         self.config = config
         self.sizes = list(sizes)
-        self.criterion = Criterion(loss_config(vars(config)))
+        self.criterion = Criterion(LossConfig.of(vars(config)))
         self.tracks: dict[str, nn.Module] = {"regular": detector}
         self.epoch_metrics: dict[str, float] = {}
         self._sums: Tensor | None = None
@@ -64,17 +64,7 @@ class RFDETRModelModule(LightningModule):
         config, plain = self.config, isinstance(self.trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
         self._fused = plain and self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         self._fused &= config.optimizer == "adamw"
-        optimizer = build_optimizer(
-            self.detector,
-            lr=config.lr,
-            lr_encoder=config.lr_encoder,
-            weight_decay=config.weight_decay,
-            vit_layer_decay=config.lr_vit_layer_decay,
-            component_decay=config.lr_component_decay,
-            name=config.optimizer,
-            options=config.optimizer_kwargs,
-            fused=self._fused,
-        )
+        optimizer = build_optimizer(self.detector, config, fused=self._fused)
         steps = max(1, int(self.trainer.estimated_stepping_batches) // config.epochs)
         return {"optimizer": optimizer, "lr_scheduler": build_schedule(optimizer, config, steps)}
 

@@ -19,8 +19,8 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import file_content, make_checkpoint, read_checkpoint, read_plain, write_plain
 from rfdetr_core.checkpoint.loading import architecture_of, load_weights
 from rfdetr_core.data.batching import Batch
-from rfdetr_core.loss.config import loss_config
 from rfdetr_core.loss.criterion import Criterion
+from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.ops.structures import Target
@@ -130,9 +130,8 @@ def replay(path: Path) -> dict[str, float]:
     targets = [Target(**target) for target in batch["targets"]]
     with torch.no_grad():
         output = detector(batch["images"], batch["padding"])
-        losses = Criterion(loss_config(checkpoint.args))(
-            output, targets, groups=architecture.groups, point_seed=batch["point_seed"]
-        )
+        criterion = Criterion(LossConfig.of(checkpoint.args))
+        losses = criterion(output, targets, groups=architecture.groups, point_seed=batch["point_seed"])
     return {"loss": losses.total.item()} | {name: value.item() for name, value in losses.terms.items()}
 
 

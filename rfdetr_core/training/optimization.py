@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -38,55 +37,29 @@ def make(option: str, name: str, base: type | tuple[type, ...], *arguments: Any,
 _EMBEDDINGS = ("encoder.cls_token", "encoder.mask_token", "encoder.position_embeddings", "encoder.patch_projection")
 
 
-def build_optimizer(
-    detector: nn.Module,
-    *,
-    lr: float,
-    lr_encoder: float,
-    weight_decay: float,
-    vit_layer_decay: float,
-    component_decay: float,
-    name: str = "adamw",
-    options: Mapping[str, Any] | None = None,
-    fused: bool = False,
-) -> Optimizer:
-    """An optimiser of torch.optim, or a class by its path, over `parameter_groups`; `options` are its own arguments.
+def build_optimizer(detector: nn.Module, config: TrainConfig, *, fused: bool = False) -> Optimizer:
+    """An optimiser of torch.optim, or a class by its path, over `parameter_groups`.
 
     fused: torch's one-kernel step of AdamW, which no GradScaler (16-mixed) may drive.
 
     Raises:
-        UserError: a class that does not exist or does not take the options.
+        UserError: a class that does not exist or does not take optimizer_kwargs.
     """
-    groups = parameter_groups(
-        detector,
-        lr=lr,
-        lr_encoder=lr_encoder,
-        weight_decay=weight_decay,
-        vit_layer_decay=vit_layer_decay,
-        component_decay=component_decay,
-    )
+    name = config.optimizer
     if "." not in name:
         classes = {one.lower(): one for one in vars(torch.optim) if one[0].isupper()}
         name = f"torch.optim.{classes[name]}"
-    keywords = dict(options or {}) | ({"fused": True} if fused else {})
-    made: Optimizer = make("train.optimizer", name, Optimizer, groups, **keywords)
+    keywords = config.optimizer_kwargs | ({"fused": True} if fused else {})
+    made: Optimizer = make("train.optimizer", name, Optimizer, parameter_groups(detector, config), **keywords)
     return made
 
 
-def parameter_groups(
-    detector: nn.Module,
-    *,
-    lr: float,
-    lr_encoder: float,
-    weight_decay: float,
-    vit_layer_decay: float,
-    component_decay: float,
-) -> list[dict[str, Any]]:
+def parameter_groups(detector: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """The parameters that are trained, (name, parameter) pairs in groups of one `lr` and `weight_decay`.
 
-    The encoder's rate falls with the distance from its end and by component_decay^2, the decoder's by component_decay.
-    In the encoder, embeddings, norms and biases are not decayed (its layer scales are); elsewhere everything is. After
-    upstream's training/param_groups.py and models/backbone/backbone.py.
+    The encoder's rate falls with the distance from its end and by lr_component_decay^2, the decoder's by
+    lr_component_decay. In the encoder, embeddings, norms and biases are not decayed (its layer scales are); elsewhere
+    everything is. After upstream's training/param_groups.py and models/backbone/backbone.py.
     """
     features: tuple[int, ...] = cast(Any, detector.get_submodule("encoder")).feature_indexes
     # Upstream counts one level more than the blocks that run, so the last block is two steps from the end.
@@ -95,12 +68,13 @@ def parameter_groups(
     for name, parameter in detector.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate, decay = lr, weight_decay
+        rate, decay = config.lr, config.weight_decay
         if name.startswith("encoder."):
-            rate = lr_encoder * vit_layer_decay ** (levels - _encoder_level(name, levels)) * component_decay**2
-            decay = 0.0 if name.startswith(_EMBEDDINGS) or "norm" in name or name.endswith("bias") else weight_decay
+            depth = levels - _encoder_level(name, levels)
+            rate = config.lr_encoder * config.lr_vit_layer_decay**depth * config.lr_component_decay**2
+            decay = 0.0 if name.startswith(_EMBEDDINGS) or "norm" in name or name.endswith("bias") else decay
         elif name.startswith("decoder."):
-            rate = lr * component_decay
+            rate = config.lr * config.lr_component_decay
         groups.setdefault((rate, decay), []).append((name, parameter))
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 

@@ -9,8 +9,9 @@ import torch.distributed
 import torch.multiprocessing
 from torch import Tensor
 
-from rfdetr_core.loss.config import LossConfig
-from rfdetr_core.loss.criterion import Criterion, classification_loss
+from rfdetr_core.loss.criterion import Criterion
+from rfdetr_core.loss.formulas import classification_loss
+from rfdetr_core.loss.terms import TERMS, LossConfig
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.ops.structures import DetectorOutput, MaskFactors, Target
@@ -36,11 +37,13 @@ def test_a_batch_without_objects_leaves_no_parameter_without_gradient() -> None:
 
 
 def test_the_total_is_the_weighted_sum_of_the_terms() -> None:
-    config = LossConfig(2, 3, 4, 5, 6)
+    weights = {term: number for number, term in enumerate(TERMS, start=2)}
+    config = LossConfig({term.coefficient: weight for term, weight in weights.items()})
     losses = Criterion(config)(make_output(2, masks=True), make_targets([3, 1], masks=True), groups=3, point_seed=1)
-    weights = {"loss_ce": 2, "loss_bbox": 3, "loss_giou": 4, "loss_mask_ce": 5, "loss_mask_dice": 6}
-    expected = sum(weights[name] * losses.terms[name + end] for name in weights for end in ("", "_0", "_1", "_enc"))
-    assert losses.total.item() == pytest.approx(float(expected))
+    ends = ("", "_0", "_1", "_enc")
+    parts = [weight * losses.terms[term.name + end].item() for term, weight in weights.items() for end in ends]
+    assert len(parts) == len(losses.terms)
+    assert losses.total.item() == pytest.approx(sum(parts))
 
 
 def test_the_points_are_a_function_of_the_seed_alone() -> None:

@@ -5,8 +5,8 @@ from itertools import permutations
 import pytest
 import torch
 
-from rfdetr_core.loss.config import LossConfig
 from rfdetr_core.loss.matcher import Objects, Pairs, detection_cost, match
+from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.ops.structures import DetectorOutput, Target
 from tests.loss.synthetic import BATCHES, GROUPS, layers_of, make_output, make_targets
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, to_upstream
-from rfdetr_core.loss.config import LossConfig
 from rfdetr_core.loss.criterion import Criterion, Losses
+from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.ops.structures import DetectorOutput, Target
 from tests.loss.synthetic import (

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfdetr_core.loss.config import LossConfig
 from rfdetr_core.loss.matcher import Objects, match
+from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.ops.structures import DetectorOutput, Target
 from tests.loss.synthetic import BATCHES, GROUPS, as_upstream, layers_of, make_output, make_targets
 

@@ -14,6 +14,7 @@ from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, to_upstream
 from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.training.callbacks import WeightAverage
+from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimization import build_optimizer, learning_rate_factor, parameter_groups
 from tests.loss.synthetic import make_targets, targets_as_upstream
 from tests.parity import reference
@@ -23,43 +24,24 @@ from tests.parity.upstream_training import module_model, param_groups
 lwdetr = pytest.importorskip("rfdetr.models.lwdetr")
 upstream_config = pytest.importorskip("rfdetr.config")
 
-NUMBERS: dict[str, Any] = {
-    "lr": 1e-4,
-    "lr_encoder": 1.5e-4,
-    "weight_decay": 1e-4,
-    "vit_layer_decay": 0.8,
-    "component_decay": 0.7,
-}
-OTHER_NUMBERS: dict[str, Any] = {
-    "lr": 3e-4,
-    "lr_encoder": 2e-5,
-    "weight_decay": 0.05,
-    "vit_layer_decay": 0.65,
-    "component_decay": 0.9,
-}
+# The first are the defaults.
+NUMBERS, OTHER_NUMBERS = (
+    dict(zip(("lr", "lr_encoder", "weight_decay", "lr_vit_layer_decay", "lr_component_decay"), values, strict=True))
+    for values in ((1e-4, 1.5e-4, 1e-4, 0.8, 0.7), (3e-4, 2e-5, 0.05, 0.65, 0.9))
+)
 
 
 def upstream_groups(model: nn.Module, namespace: Any) -> list[dict[str, Any]]:
     return param_groups.get_param_dict(namespace, model)
 
 
-def upstream_numbers(numbers: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "lr": numbers["lr"],
-        "lr_encoder": numbers["lr_encoder"],
-        "weight_decay": numbers["weight_decay"],
-        "lr_vit_layer_decay": numbers["vit_layer_decay"],
-        "lr_component_decay": numbers["component_decay"],
-    }
-
-
 @pytest.mark.parametrize("numbers", [NUMBERS, OTHER_NUMBERS], ids=["defaults", "others"])
 @pytest.mark.parametrize("variant", reference.PUBLISHED)
-def test_every_parameter_has_upstreams_rate_and_decay(variant: str, numbers: dict[str, Any]) -> None:
+def test_every_parameter_has_upstreams_rate_and_decay(variant: str, numbers: dict[str, float]) -> None:
     architecture = reference.VARIANTS[variant]
     with torch.device("meta"):
         model, detector = reference.build_upstream(variant), build_detector(architecture)
-    namespace = reference.upstream_namespace(architecture, **upstream_numbers(numbers))
+    namespace = reference.upstream_namespace(architecture, **numbers)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     expected = {
         names[id(parameter)]: (group["lr"], group.get("weight_decay", numbers["weight_decay"]))
@@ -68,7 +50,7 @@ def test_every_parameter_has_upstreams_rate_and_decay(variant: str, numbers: dic
     }
     found = {
         to_upstream(name): (group["lr"], group["weight_decay"])
-        for group in parameter_groups(detector, **numbers)
+        for group in parameter_groups(detector, TrainConfig(**numbers))
         for name, _ in group["params"]
     }
     for name, (rate, decay) in found.items():
@@ -104,7 +86,7 @@ def assert_equal_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.
 @pytest.mark.parametrize("fused", [False, True])
 def test_five_steps_with_the_same_gradients(fused: bool) -> None:
     model, detector, namespace = twins(torch.float32)
-    theirs, ours = upstream_optimizer(model, namespace), build_optimizer(detector, **NUMBERS, fused=fused)
+    theirs, ours = upstream_optimizer(model, namespace), build_optimizer(detector, TrainConfig(**NUMBERS), fused=fused)
     parameters = dict(model.named_parameters())
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
@@ -119,7 +101,7 @@ def test_five_steps_with_the_same_gradients(fused: bool) -> None:
 
 def test_five_steps_of_training_from_end_to_end() -> None:
     model, detector, namespace = twins(torch.float64)
-    theirs, ours = upstream_optimizer(model, namespace), build_optimizer(detector, **NUMBERS)
+    theirs, ours = upstream_optimizer(model, namespace), build_optimizer(detector, TrainConfig(**NUMBERS))
     config = upstream_config.TrainConfig(
         dataset_dir=".", epochs=3, lr_scheduler="cosine", lr_scheduler_kwargs={"min_factor": 0.1}, warmup_epochs=1
     )

@@ -7,6 +7,7 @@ import pytest
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.config.settings import ABSENT, DIFFERENT
+from rfdetr_core.loss.terms import TERMS
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import OPTIMIZERS, PLATEAU, RuntimeConfig, TrainConfig, check_together
 
@@ -105,8 +106,8 @@ def test_every_field_of_upstream_is_here_with_its_default_or_a_reason() -> None:
             ours = here[section][name].get_default(call_default_factory=True)
             theirs = field.get_default(call_default_factory=True)
             assert ours == getattr(theirs, "value", theirs) or f"{section}.{name}" in DIFFERENT, name
-    own = {"augmentation", "deterministic", "bbox_loss_coef", "giou_loss_coef"}
-    assert TrainConfig.model_fields.keys() - fields.keys() == own
+    own = {"augmentation", "deterministic"} | {term.coefficient for term in TERMS}
+    assert TrainConfig.model_fields.keys() - fields.keys() == own - fields.keys()
     model = upstream.RFDETRNanoConfig.model_fields.keys() - {"model_name", "license"}
     keypoints = {"keypoint_cross_attn", "inter_instance_kp_attn", "grouppose_keypoint_dim_downscale"}
     keypoints |= {"dual_projector", "dual_projector_kp_only", "postprocess_trace_alpha"}

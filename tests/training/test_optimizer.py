@@ -9,15 +9,8 @@ import torch
 
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import Detector, build_detector
+from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimization import build_optimizer, parameter_groups
-
-NUMBERS: dict[str, Any] = {
-    "lr": 1e-4,
-    "lr_encoder": 1.5e-4,
-    "weight_decay": 1e-4,
-    "vit_layer_decay": 0.8,
-    "component_decay": 0.7,
-}
 
 
 def make_detector(variant: str, **options: Any) -> Detector:
@@ -28,13 +21,13 @@ def make_detector(variant: str, **options: Any) -> Detector:
 @pytest.mark.parametrize("variant", ["nano", "base", "seg-pico"])
 def test_every_trained_parameter_is_in_one_group(variant: str) -> None:
     detector = make_detector(variant)
-    names = [name for group in parameter_groups(detector, **NUMBERS) for name, _ in group["params"]]
+    names = [name for group in parameter_groups(detector, TrainConfig()) for name, _ in group["params"]]
     assert sorted(names) == sorted(name for name, value in detector.named_parameters() if value.requires_grad)
 
 
 def test_nano_has_the_documented_rates() -> None:
     # upstream-facts 2.3.
-    groups = parameter_groups(make_detector("nano"), **NUMBERS)
+    groups = parameter_groups(make_detector("nano"), TrainConfig())
     rates = {name: group["lr"] for group in groups for name, _ in group["params"]}
     assert len(groups) == 28
     assert rates["encoder.position_embeddings"] == pytest.approx(3.2326e-6, rel=1e-4)
@@ -45,7 +38,7 @@ def test_nano_has_the_documented_rates() -> None:
 
 
 def test_a_frozen_encoder_is_not_trained() -> None:
-    groups = parameter_groups(make_detector("nano", freeze_encoder=True), **NUMBERS)
+    groups = parameter_groups(make_detector("nano", freeze_encoder=True), TrainConfig())
     assert not [name for group in groups for name, _ in group["params"] if name.startswith("encoder.")]
 
 
@@ -53,10 +46,10 @@ def test_a_frozen_encoder_is_not_trained() -> None:
 def test_going_on_from_a_saved_state_is_going_on(fused: bool) -> None:
     architecture = replace(VARIANTS["pico"], resolution=64, position_grid=4, queries=4, groups=1, encoder_width=48)
     one, other = build_detector(architecture), build_detector(architecture)
-    optimizer = build_optimizer(one, **NUMBERS, fused=fused)
+    optimizer = build_optimizer(one, TrainConfig(), fused=fused)
     step(one, optimizer, 0)
     other.load_state_dict(one.state_dict())
-    resumed = build_optimizer(other, **NUMBERS, fused=fused)
+    resumed = build_optimizer(other, TrainConfig(), fused=fused)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for number in (1, 2):
         step(one, optimizer, number)

@@ -13,6 +13,7 @@ from torch import Tensor
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint
+from rfdetr_core.loss import terms
 from rfdetr_core.metrics.coco import score
 from rfdetr_core.selection.select import select
 from rfdetr_core.training.callbacks import CocoScoring
@@ -119,6 +120,16 @@ def test_what_is_asked_for_is_in_the_history(
     for term in ("loss_ce", "loss_bbox", "loss_giou"):
         inner = sum(float(value) for name, value in found.items() if name.startswith(f"train/{term}_"))
         assert inner == pytest.approx(float(usual[f"train/{term}_aux"]), rel=1e-5)
+
+
+def test_each_term_that_has_a_weight_has_its_columns_in_the_history(
+    where: ProjectPaths, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = terms.Term("loss_new", "new_loss_coef", terms.loss_giou, default=0.5, description="news")
+    monkeypatch.setattr(terms, "TERMS", (*terms.TERMS, new))
+    found = rows(train(where, output, train={"epochs": 1, "giou_loss_coef": 0.0}))[0]
+    expected = ["train/loss", *(f"train/loss_{name}{end}" for end in ("", "_aux") for name in ("ce", "bbox", "new"))]
+    assert [name for name in found if name.startswith("train/loss")] == expected
 
 
 def test_the_loss_on_valid_hardly_depends_on_how_batches_are_cut(where: ProjectPaths, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rfdetr_core.loss import masks
-from rfdetr_core.loss.softplus import softplus
+from rfdetr_core.loss import formulas
+from rfdetr_core.loss.formulas import softplus
 from rfdetr_core.ops.structures import MaskFactors
 
 
@@ -22,7 +22,7 @@ def test_truth_is_the_nearest_pixel_of_the_named_mask(dtype: torch.dtype) -> Non
     grid = 2 * points[:, :, None] - 1
     images = truth[index][:, None].to(dtype)
     expected = F.grid_sample(images, grid, mode="nearest", padding_mode="border", align_corners=False)[:, 0, :, 0]
-    assert masks.sample_truth(truth, index, points).equal(expected)
+    assert formulas.sample_truth(truth, index, points).equal(expected)
 
 
 def test_factors_and_dense_masks_are_sampled_alike() -> None:
@@ -30,16 +30,16 @@ def test_factors_and_dense_masks_are_sampled_alike() -> None:
         torch.randn(2, 5, 9, 8, dtype=torch.float64), torch.randn(2, 7, 5, dtype=torch.float64), torch.ones(1)
     )
     points = torch.rand(1, 30, 2, dtype=torch.float64)
-    torch.testing.assert_close(masks.sample_all(factors, points), masks.sample_all(factors.dense(), points))
+    torch.testing.assert_close(formulas.sample_all(factors, points), formulas.sample_all(factors.dense(), points))
     images, queries = torch.tensor([0, 1, 1]), torch.tensor([2, 0, 6])
-    one = masks.matched_logits(factors, images, queries, [1, 2])
-    torch.testing.assert_close(one, masks.matched_logits(factors.dense(), images, queries, [1, 2]))
+    one = formulas.matched_logits(factors, images, queries, [1, 2])
+    torch.testing.assert_close(one, formulas.matched_logits(factors.dense(), images, queries, [1, 2]))
 
 
 def test_pairwise_losses_are_the_losses_of_every_pair() -> None:
     logits = torch.randn(2, 6, 40, dtype=torch.float64)
     truth = (torch.rand(2, 3, 40) > 0.5).double()
-    entropy, dice = masks.pairwise_losses(logits, truth)
+    entropy, dice = formulas.pairwise_losses(logits, truth)
     for image, query, number in [(0, 0, 0), (1, 5, 2), (0, 3, 1)]:
         one, other = logits[image, query], truth[image, number]
         assert entropy[image, number, query].item() == pytest.approx(F.binary_cross_entropy_with_logits(one, other))
@@ -51,9 +51,9 @@ def test_pairwise_losses_are_the_losses_of_every_pair() -> None:
 def test_three_quarters_of_the_points_are_the_least_certain() -> None:
     # The logit is the distance of x from the middle, so the least certain points are those near it.
     logits = (torch.arange(64.0) - 31.5).expand(2, 1, 64, 64)
-    points = masks.uncertain_points(logits, 100, generator())
+    points = formulas.uncertain_points(logits, 100, generator())
     assert points.shape == (2, 100, 2)
-    candidates = masks.random_points(2, 300, torch.float32, generator())
+    candidates = formulas.random_points(2, 300, torch.float32, generator())
     nearest = (candidates[..., 0] - 0.5).abs().sort(dim=1).values[:, :75]
     torch.testing.assert_close((points[:, :75, 0] - 0.5).abs().sort(dim=1).values, nearest)
     assert ((points >= 0) & (points <= 1)).all()
