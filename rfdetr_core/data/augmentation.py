@@ -1,7 +1,7 @@
 """Training augmentation: the crop, and one function for each other change of an image.
 
-A function with `@augmentation` is all that an augmentation needs: it is a key of `train.augmentation`, and is applied.
-This file must be importable without torch: `python -m rfdetr_core check` reads the settings and is not to wait for it.
+To add one, write a function with `@augmentation`: its key in `train.augmentation`, its line in docs/parameters.md and
+its call follow from that. Torch is imported within functions, so that `check` reads the settings without it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rfdetr_core.data.dataset import Example
 
 Change = Callable[["Example", float, "Generator"], "Example"]
-Stream = Callable[..., "Generator"]  # of a name, or of none: the shared stream
+Stream = Callable[..., "Generator"]  # called with a name: the stream of that augmentation; without: the shared one
 C = TypeVar("C", bound=Config)
 _JPEG_SCALES = (8, 4, 2)
 
@@ -96,11 +96,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {}
 
 
 def augmentation(*, most: float, default: float = 0.0, shared: bool = False) -> Callable[[Change], Change]:
-    """Make an augmentation of a function of (example, value, random); its name is its key in `train.augmentation`.
+    """Register a function of (example, value, random) under its name, which is its key in `train.augmentation`.
 
-    most: the largest value; 0, the default of every new augmentation, is off. The docstring says what the value means,
-    for docs/parameters.md. The function is called for values above 0, with a random stream of its own: an augmentation
-    that is added, or switched on, changes no draw of the others.
+    The value runs from 0 (off, the default) to `most`; the docstring says what it means. The function is called only if
+    the value is above 0, and with a random stream of its own: adding an augmentation, or switching it on, changes no
+    draw of the others. shared: of the first seven alone, see below.
     """
 
     def register(change: Change) -> Change:
@@ -114,7 +114,7 @@ def augmentation(*, most: float, default: float = 0.0, shared: bool = False) -> 
 
 def with_keys(config: type[C]) -> type[C]:
     """A config class with a key for each augmentation, after the keys that it has."""
-    # A class decorator: for mypy and pickle, the class stays the one that is written out, a name that types can use.
+    # A class decorator around create_model, not its result in a variable: mypy takes no variable for a type.
     keys: dict[str, Any] = {
         name: (float, Field(one.default, ge=0, le=one.most, description=one.meaning))
         for name, one in AUGMENTATIONS.items()
@@ -133,8 +133,8 @@ def vary(example: Example, config: AugmentConfig, random: Generator, stream: Str
     return example
 
 
-# The crop and the functions marked `shared` draw from one stream, in this order, and the flips draw even where they are
-# off: with streams of their own, the seeds of earlier trainings would give other images.
+# These seven and the crop draw from one stream, in this order, and the flips draw even if they are off. It stays so:
+# with streams of their own, no earlier training could be repeated with its seed.
 @augmentation(most=1, default=0.5, shared=True)
 def horizontal_flip(example: Example, value: float, random: Generator) -> Example:
     """probability of a left-right flip"""
