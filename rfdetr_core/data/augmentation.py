@@ -83,12 +83,10 @@ def around(centre: float, width: float, random: Generator) -> float:
 
 
 class Augmentation(NamedTuple):
-    """A function that changes an example, and its setting: default, largest value, what the value means."""
+    """A function that changes an example, the field of its value, and whether it draws from the shared stream."""
 
     change: Change
-    default: float
-    most: float
-    meaning: str
+    field: Any
     shared: bool
 
 
@@ -104,9 +102,8 @@ def augmentation(*, most: float, default: float = 0.0, shared: bool = False) -> 
     """
 
     def register(change: Change) -> Change:
-        AUGMENTATIONS[change.__name__] = Augmentation(
-            change, default, most, " ".join((change.__doc__ or "").split()), shared
-        )
+        field = Field(default, ge=0, le=most, description=" ".join((change.__doc__ or "").split()))
+        AUGMENTATIONS[change.__name__] = Augmentation(change, field, shared)
         return change
 
     return register
@@ -115,10 +112,7 @@ def augmentation(*, most: float, default: float = 0.0, shared: bool = False) -> 
 def with_keys(config: type[C]) -> type[C]:
     """A config class with a key for each augmentation, after the keys that it has."""
     # A class decorator around create_model, not its result in a variable: mypy takes no variable for a type.
-    keys: dict[str, Any] = {
-        name: (float, Field(one.default, ge=0, le=one.most, description=one.meaning))
-        for name, one in AUGMENTATIONS.items()
-    }
+    keys: dict[str, Any] = {name: (float, one.field) for name, one in AUGMENTATIONS.items()}
     return create_model(config.__name__, __base__=config, __doc__=config.__doc__, __module__=config.__module__, **keys)
 
 

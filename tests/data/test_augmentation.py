@@ -325,9 +325,10 @@ def test_every_augmentation_has_a_documented_key_after_those_of_the_crop() -> No
     assert list(AugmentConfig().model_dump()) == ["crop_sides", "crop_range", *AUGMENTATIONS]
     page = markdown()
     for name, one in AUGMENTATIONS.items():
-        assert one.meaning
-        assert f"| augmentation.{name} | number, from 0, to {one.most} | {one.default} | {one.meaning} |\n" in page
-        for wrong in (-0.1, one.most + 0.1):
+        most, meaning = one.field.metadata[1].le, one.change.__doc__
+        assert meaning
+        assert f"| augmentation.{name} | number, from 0, to {most} | {one.field.default} | {meaning} |\n" in page
+        for wrong in (-0.1, most + 0.1):
             with pytest.raises(UserError, match=name):
                 parse(AugmentConfig, {name: wrong}, "params.yaml: train.augmentation")
 
