@@ -31,9 +31,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rfdetr_core.base import files
-from rfdetr_core.data.augmentation import View
+from rfdetr_core.data.augmentation import AugmentConfig, View
 from rfdetr_core.data.batching import multi_scale_sizes
-from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.data.dataset import DetectionDataset, Draw
 from rfdetr_core.data.samples import Sample, read_samples

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import ENCODERS, FIXED_FIELDS, MODEL_FIELDS, Checkpoint, read_checkpoint
 from rfdetr_core.model.config import VARIANTS, Architecture, resized
 from rfdetr_core.model.detector import Detector, build_detector
+from rfdetr_core.model.vit import resize_positions
 
 # Ids run from 1 to 90; ten of them were never used.
 _LIST = (
@@ -274,7 +274,7 @@ def _fit(name: str, tensor: Tensor, facts: dict[str, Any], architecture: Archite
         change = "cut" if rows < len(tensor) else "tiled"
         return repeat_rows(tensor, rows), f"{change} from {len(tensor)} to {rows} rows"
     if name == "encoder.position_embeddings" and side != facts["position_grid"]:
-        return resample_positions(tensor, side), f"resized from {facts['position_grid']} to {side} positions a side"
+        return resize_positions(tensor, side, side), f"resized from {facts['position_grid']} to {side} positions a side"
     if name == "encoder.patch_projection.weight" and architecture.channels != facts["channels"]:
         change = "averaged" if architecture.channels == 1 else "tiled"
         return adapt_channels(tensor, architecture.channels), f"{change} from 3 to {architecture.channels} channels"
@@ -289,15 +289,6 @@ def repeat_rows(tensor: Tensor, rows: int) -> Tensor:
 def first_queries(tensor: Tensor, stored_groups: int, queries: int, groups: int) -> Tensor:
     """(G*Q, C), group after group, to the first queries of each of the first groups."""
     return torch.cat([group[:queries] for group in tensor.chunk(stored_groups)[:groups]])
-
-
-def resample_positions(tensor: Tensor, side: int) -> Tensor:
-    """Position embeddings (1, 1 + n*n, C) to (1, 1 + side*side, C), bicubic; the class token's stays as it is."""
-    token, patches = tensor[:, :1], tensor[:, 1:]
-    stored_side = math.isqrt(patches.shape[1])
-    grid = patches.float().mT.reshape(1, -1, stored_side, stored_side)
-    grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
-    return torch.cat([token, grid.flatten(2).mT.to(tensor.dtype)], dim=1)
 
 
 def adapt_channels(tensor: Tensor, channels: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import shutil
@@ -12,6 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 
 _STORE = "https://storage.googleapis.com/rfdetr/"
@@ -94,10 +94,10 @@ def fetch(name: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         resumed = part.exists()
         _download(published.address, part)
-        if resumed and _md5(part) != published.md5:
+        if resumed and files.md5_file(part) != published.md5:
             part.unlink()  # what was there may have been the start of another release
             _download(published.address, part)
-        found = _md5(part)
+        found = files.md5_file(part)
         if found != published.md5:
             part.unlink()
             raise UserError(
@@ -146,14 +146,9 @@ def _download_rest(address: str, part: Path) -> None:
 
 
 def _check(path: Path, published: Published) -> None:
-    found = _md5(path)
+    found = files.md5_file(path)
     if found != published.md5:
         raise UserError(
             f"{path} is not the published file: its MD5 is {found}, not {published.md5}. Rename it if it is your own, "
             "delete it if it is damaged."
         )
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()

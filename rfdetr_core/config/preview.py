@@ -26,11 +26,11 @@ from rfdetr_core.inference.predictor import to_supervision
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from rfdetr_core.ops.structures import Detections
+from rfdetr_core.training.batch_size import CPU_BATCH_SIZE
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 from rfdetr_core.training.run import training_data, training_sizes
 
 _CELL, _GAP = 480, 8  # pixels: the least side of an image on a page, and what is between two
-_AUTO = 4  # images of a batch whose size would be found by trying
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def preview(params: Path, split: Literal["train", "valid"], count: int, epoch: i
     names = [entry.name for entry in read_classes(where.classes)]
     architecture = model.architecture(len(names))
     auto = config.batch_size == "auto"
-    config = config.model_copy(update={"batch_size": _AUTO}) if auto else config
+    config = config.model_copy(update={"batch_size": CPU_BATCH_SIZE}) if auto else config
     sizes = training_sizes(config, architecture)
     side = max(sizes, default=architecture.resolution)
     data = training_data(where, config, RuntimeConfig(num_workers=0, pin_memory=False), architecture, side)
@@ -119,7 +119,7 @@ def preview(params: Path, split: Literal["train", "valid"], count: int, epoch: i
         if left <= 0:
             break
     if auto:
-        pages.append(f"train.batch_size is auto: drawn in batches of {_AUTO}")
+        pages.append(f"train.batch_size is auto: drawn in batches of {CPU_BATCH_SIZE}")
     samples = (data.train_set if split == "train" else data.valid_set).samples
     return "\n".join([*pages, SmallBoxes.of(samples, names, architecture).describe(split)])
 

@@ -1,27 +1,26 @@
-"""Training augmentation: an image and its instances, cropped, resized, flipped, turned and coloured together.
+"""Training augmentation: the crop, and one function for each other change of an image.
 
-The crop is chosen before the image is decoded, so that no more of it is decoded than the model sees.
+To add one, write a function with `@augmentation`: its key in `train.augmentation`, its line in docs/parameters.md and
+its call follow from that. Torch is imported within functions, so that `check` reads the settings without it.
 """
 
 from __future__ import annotations
-from typing import Any, NamedTuple
-import numpy as np
-import numpy.typing as npt
-import torch
-from PIL import Image
-from pycocotools import mask as rle
-from torch import Tensor
-from torchvision.transforms.v2 import functional as F
-from rfdetr_core.data.config import AugmentConfig
-from rfdetr_core.data.preprocess import resize
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
-from torchvision import tv_tensors
-from rfdetr_core.ops.boxes import xyxy_to_cxcywh
-from rfdetr_core.data.samples import Sample
-from rfdetr_core.ops.structures import Target
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+
+from pydantic import Field, create_model, model_validator
+
+from rfdetr_core.base.params import Config
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from rfdetr_core.data.dataset import Example
+
+Change = Callable[["Example", float, "Generator"], "Example"]
+Stream = Callable[..., "Generator"]  # called with a name: the stream of that augmentation; without: the shared one
+C = TypeVar("C", bound=Config)
 _JPEG_SCALES = (8, 4, 2)
 
 
@@ -44,7 +43,7 @@ class View(NamedTuple):
         return View(top, left, bottom - top, right - left)
 
 
-def draw_view(height: int, width: int, config: AugmentConfig, random: torch.Generator) -> View:
+def draw_view(height: int, width: int, config: AugmentConfig, random: Generator) -> View:
     """The whole image, or in half of the cases a square of it, as upstream crops (`datasets/coco.py`).
 
     Upstream resizes before it cuts; here the same square is cut from the original, so that pixels are interpolated
@@ -59,154 +58,136 @@ def draw_view(height: int, width: int, config: AugmentConfig, random: torch.Gene
     return View(integer(0, height - side, random), integer(0, width - side, random), side, side)
 
 
-def image_in(view: View, picture: Image.Image, factor: int, side: int) -> Tensor:
-    """The view as (3, side, side) uint8, from a picture that was reduced by `factor`, which divides the view."""
-    top, left, height, width = (value // factor for value in view)
-    # Cut by Pillow, which copies a fifth of the time that it takes to turn all pixels into a tensor.
-    picture = picture.crop((left, top, left + width, top + height))
-    shown: Tensor = resize(F.pil_to_tensor(picture), side)
-    return shown
+def uniform(random: Generator) -> float:
+    """Any number from 0 to 1."""
+    import torch
+
+    return torch.rand((), generator=random).item()
 
 
-def boxes_in(view: View, corners: npt.NDArray[np.float64], side: int) -> Tensor:
-    """Boxes (N, 4) xyxy in pixels of the image, as pixels of the view at side x side, clipped: float32."""
-    moved = (corners - (view.left, view.top) * 2) * (side / np.array([view.width, view.height] * 2))
-    return torch.from_numpy(moved.clip(0, side)).float()
-
-
-def masks_in(view: View, segmentations: list[Any], height: int, width: int, side: int) -> Tensor:
-    """COCO segmentations of an image of height x width, filled as they appear in the view: (N, side, side) bool.
-
-    Polygons are filled at this size; of run lengths the nearest pixels are taken.
-    """
-    masks = torch.zeros((len(segmentations), side, side), dtype=torch.bool)
-    rows, columns = (
-        np.floor(start + (np.arange(side) + 0.5) * length / side).astype(np.int64)
-        for start, length in ((view.top, view.height), (view.left, view.width))
-    )
-    scale = side / np.array([view.height, view.width])
-    for mask, coded in zip(masks, segmentations, strict=True):
-        if isinstance(coded, list):
-            # With x and y exchanged: pycocotools fills by columns, tensors are stored by rows.
-            points = (np.array(polygon, dtype=np.float64).reshape(-1, 2)[:, ::-1] for polygon in coded)
-            moved = [((yx - (view.top, view.left)) * scale).ravel().tolist() for yx in points]
-            filled = rle.decode(rle.merge(rle.frPyObjects(moved, side, side))).T
-        else:
-            whole = rle.decode(run_lengths(coded, height, width))
-            filled = whole.T[columns.clip(0, width - 1)][:, rows.clip(0, height - 1)].T
-        mask.copy_(torch.from_numpy(filled))
-    return masks
-
-
-def decode_masks(segmentations: list[Any], height: int, width: int) -> Tensor:
-    """Fill COCO segmentations (polygon lists, compressed or uncompressed RLEs): (N, height, width) bool."""
-    masks = torch.zeros((len(segmentations), height, width), dtype=torch.bool)
-    for mask, coded in zip(masks, segmentations, strict=True):
-        mask.copy_(torch.from_numpy(rle.decode(run_lengths(coded, height, width))))
-    return masks
-
-
-def run_lengths(coded: Any, height: int, width: int) -> Any:
-    """A COCO segmentation as a compressed RLE."""
-    if isinstance(coded, list):
-        return rle.merge(rle.frPyObjects(coded, height, width))
-    return rle.frPyObjects(coded, height, width) if isinstance(coded["counts"], list) else coded
-
-
-def chance(probability: float, random: torch.Generator) -> bool:
+def chance(probability: float, random: Generator) -> bool:
     """True in this share of the draws."""
-    return torch.rand((), generator=random).item() < probability
+    return uniform(random) < probability
 
 
-def integer(low: int, high: int, random: torch.Generator) -> int:
+def integer(low: int, high: int, random: Generator) -> int:
     """Any integer from low to high, both included, with equal probability."""
+    import torch
+
     return int(torch.randint(low, high + 1, (), generator=random).item())
 
 
-@dataclass(frozen=True)
-class Example:
-    """An 8-bit image with N instances.
+def around(centre: float, width: float, random: Generator) -> float:
+    """Any number from centre - width to centre + width."""
+    return centre + width * (2 * uniform(random) - 1)
 
-    image: (3, H, W), a tv_tensor. boxes: (N, 4) xyxy in pixels. labels: (N,). masks: (N, H, W) bool or None.
+
+class Augmentation(NamedTuple):
+    """A function that changes an example, the field of its value, and whether it draws from the shared stream."""
+
+    change: Change
+    field: Any
+    shared: bool
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {}
+
+
+def augmentation(*, most: float, default: float = 0.0, shared: bool = False) -> Callable[[Change], Change]:
+    """Register a function of (example, value, random) under its name, which is its key in `train.augmentation`.
+
+    The value runs from 0 (off, the default) to `most`; the docstring says what it means. The function is called only if
+    the value is above 0, and with a random stream of its own: adding an augmentation, or switching it on, changes no
+    draw of the others. shared: of the first seven alone, see below.
     """
 
-    image: Tensor
-    boxes: tv_tensors.BoundingBoxes
-    labels: Tensor
-    masks: tv_tensors.Mask | None
+    def register(change: Change) -> Change:
+        field = Field(default, ge=0, le=most, description=" ".join((change.__doc__ or "").split()))
+        AUGMENTATIONS[change.__name__] = Augmentation(change, field, shared)
+        return change
 
-    def apply(self, kernel: Callable[..., Any], *arguments: Any) -> Example:
-        """The example after a geometric function of torchvision's `transforms.v2.functional`."""
-        masks = None if self.masks is None else kernel(self.masks, *arguments)
-        return Example(kernel(self.image, *arguments), kernel(self.boxes, *arguments), self.labels, masks)
-
-    def visible(self) -> Example:
-        """Without the instances whose box has no area or whose mask, if there are masks, has no pixel."""
-        keep = (self.boxes[:, 2:] > self.boxes[:, :2]).all(dim=1)
-        if self.masks is not None:
-            keep &= self.masks.flatten(1).view(torch.uint8).amax(dim=1).bool()  # any() takes 60 times as long
-        if keep.all():
-            return self
-        masks = None if self.masks is None else tv_tensors.wrap(self.masks[keep], like=self.masks)
-        return Example(self.image, tv_tensors.wrap(self.boxes[keep], like=self.boxes), self.labels[keep], masks)
-
-    def target(self) -> Target:
-        """The instances as the losses want them: boxes cxcywh as fractions of the image."""
-        height, width = self.boxes.canvas_size
-        boxes = xyxy_to_cxcywh(self.boxes.as_subclass(Tensor) / torch.tensor([width, height, width, height]))
-        return Target(self.labels, boxes, None if self.masks is None else self.masks.as_subclass(Tensor))
+    return register
 
 
-def augment(
-    sample: Sample,
-    decode: Callable[[int], Image.Image],
-    side: int,
-    config: AugmentConfig,
-    random: torch.Generator,
-    *,
-    masks: bool,
-) -> Example:
-    """A sample as training sees it once, side x side, drawn from `random`; its law is upstream's (`datasets/coco.py`).
+def with_keys(config: type[C]) -> type[C]:
+    """A config class with a key for each augmentation, after the keys that it has."""
+    # A class decorator around create_model, not its result in a variable: mypy takes no variable for a type.
+    keys: dict[str, Any] = {name: (float, one.field) for name, one in AUGMENTATIONS.items()}
+    return create_model(config.__name__, __base__=config, __doc__=config.__doc__, __module__=config.__module__, **keys)
 
-    decode: gives the picture at 1 / its argument of its size, or at its full size where that is not possible.
+
+def vary(example: Example, config: AugmentConfig, random: Generator, stream: Stream) -> Example:
+    """Apply the augmentations in order. random: the shared stream, from which the crop was drawn."""
+    for name, one in AUGMENTATIONS.items():
+        value = getattr(config, name)
+        if one.shared:
+            example = one.change(example, value, random)
+        elif value > 0:
+            example = one.change(example, value, stream(name)).visible()
+    return example
+
+
+# These seven and the crop draw from one stream, in this order, and the flips draw even if they are off. It stays so:
+# with streams of their own, no earlier training could be repeated with its seed.
+@augmentation(most=1, default=0.5, shared=True)
+def horizontal_flip(example: Example, value: float, random: Generator) -> Example:
+    """probability of a left-right flip"""
+    return example.move("horizontal_flip") if chance(value, random) else example
+
+
+@augmentation(most=1, shared=True)
+def vertical_flip(example: Example, value: float, random: Generator) -> Example:
+    """probability of an upside-down flip"""
+    return example.move("vertical_flip") if chance(value, random) else example
+
+
+@augmentation(most=1, shared=True)
+def quarter_turn(example: Example, value: float, random: Generator) -> Example:
+    """probability of a turn by 90, 180 or 270 degrees"""
+    return example.move("rotate", 90.0 * integer(1, 3, random)) if chance(value, random) else example
+
+
+@augmentation(most=1, shared=True)
+def brightness(example: Example, value: float, random: Generator) -> Example:
+    """factor drawn from 1 - b to 1 + b"""
+    return example.recolour("adjust_brightness", around(1, value, random)) if value else example
+
+
+@augmentation(most=1, shared=True)
+def contrast(example: Example, value: float, random: Generator) -> Example:
+    """factor drawn from 1 - c to 1 + c"""
+    return example.recolour("adjust_contrast", around(1, value, random)) if value else example
+
+
+@augmentation(most=1, shared=True)
+def saturation(example: Example, value: float, random: Generator) -> Example:
+    """factor drawn from 1 - s to 1 + s"""
+    return example.recolour("adjust_saturation", around(1, value, random)) if value else example
+
+
+@augmentation(most=0.5, shared=True)
+def hue(example: Example, value: float, random: Generator) -> Example:
+    """shift drawn from -h to h, in turns of the colour circle"""
+    return example.recolour("adjust_hue", around(0, value, random)) if value else example
+
+
+# A new augmentation goes here.
+
+
+@with_keys
+class AugmentConfig(Config):
+    """How training images are varied; the defaults are upstream's: crops, and a flip in half of the cases.
+
+    `crop_sides` and `crop_range` are pixels of an image whose short side is first scaled to one of `crop_sides`. The
+    crop is resized to the model's input afterwards, so only their ratio counts: upstream's crops keep 0.64 to 1 of the
+    short side, whatever the resolution. A `crop_range` that starts lower magnifies more.
     """
-    view = draw_view(sample.height, sample.width, config, random)
-    picture = decode(view.reduction(side))
-    factor = round(sample.width / picture.width)
-    view = view.widened(factor)
-    return vary(seen(sample, view, image_in(view, picture, factor, side), masks=masks), config, random)
 
+    crop_sides: tuple[int, ...] = Field((400, 500, 600), description="short sides, one drawn per crop; none: no crop")
+    crop_range: tuple[int, int] = Field((384, 600), description="smallest and largest side of a square crop")
 
-def seen(sample: Sample, view: View, image: Tensor, *, masks: bool) -> Example:
-    """The image of a view, S x S, with what it shows of the sample's instances that are no crowd."""
-    side = image.shape[-1]
-    kept = np.flatnonzero(~sample.crowd)
-    corners = sample.boxes[kept]
-    corners[:, 2:] += corners[:, :2]
-    corners = corners.clip(0, (sample.width, sample.height) * 2)
-    boxes = tv_tensors.BoundingBoxes(boxes_in(view, corners, side), format="XYXY", canvas_size=(side, side))
-    filled = None
-    if masks:
-        shapes = [sample.segmentations[one] for one in kept]
-        filled = tv_tensors.Mask(masks_in(view, shapes, sample.height, sample.width, side))
-    return Example(tv_tensors.Image(image), boxes, torch.from_numpy(sample.labels[kept]), filled).visible()
-
-
-def vary(example: Example, config: AugmentConfig, random: torch.Generator) -> Example:
-    """Flip, turn and colour an example, drawing from `random`; by default only a flip in half of the cases."""
-    if chance(config.horizontal_flip, random):
-        example = example.apply(F.horizontal_flip)
-    if chance(config.vertical_flip, random):
-        example = example.apply(F.vertical_flip)
-    if chance(config.quarter_turn, random):
-        example = example.apply(F.rotate, 90.0 * integer(1, 3, random))
-    image = example.image
-    for adjust, centre, width in (
-        (F.adjust_brightness, 1, config.brightness),
-        (F.adjust_contrast, 1, config.contrast),
-        (F.adjust_saturation, 1, config.saturation),
-        (F.adjust_hue, 0, config.hue),
-    ):
-        if width:
-            image = adjust(image, centre + width * (2 * torch.rand((), generator=random).item() - 1))
-    return replace(example, image=image)
+    @model_validator(mode="after")
+    def _crops_exist(self) -> Self:
+        if min(self.crop_sides, default=1) < 1 or not 1 <= self.crop_range[0] <= self.crop_range[1]:
+            raise ValueError("crop_sides and crop_range count pixels from 1, and crop_range must not fall.")
+        return self

@@ -1,21 +1,22 @@
 """Batches: how items become one, which images an epoch visits in which order, and the sizes of multi-scale training."""
 
 from __future__ import annotations
-from collections.abc import Iterator
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Sampler, default_collate
+
 from rfdetr_core.data.dataset import Draw, Item
 from rfdetr_core.data.preprocess import normalise
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator, mixed_seed
 from rfdetr_core.ops.structures import Target
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
-import torch.nn.functional as F
-from rfdetr_core.data.seeding import mixed_seed
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -10,13 +10,13 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Subset
 
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.processes import end_with_parent
+from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.batching import Batch, EpochSampler, collate
-from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.dataset import DetectionDataset, Item
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
-from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.processes import end_with_parent
 
 
 class RFDETRDataModule(pl.LightningDataModule):

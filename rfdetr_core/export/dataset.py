@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from rfdetr_core.base import files, images
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.ingest.classes import bare_parents
 from rfdetr_core.ingest.clean import in_pixels
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.findings import Findings
@@ -195,7 +196,7 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
     table = _class_table(dataset)
     splits = {name: _images_of(source, split.images, table, findings) for name, split in dataset.items()}
     _refuse(source, findings)
-    bare = _bare(dataset)
+    bare = bare_parents(dataset.values())
     notes = [f"{n} x {code}: see validate" for code, n in Counter(one.code for one in findings.all).items()]
     notes += [f"class {one.name!r}, the parent of others, has no object and is left out" for one in bare]
     categories = [one for one in table.values() if one.id not in {other.id for other in bare}]
@@ -223,15 +224,6 @@ def _class_table(dataset: Dataset) -> dict[int, Category]:
     if doubled:
         raise UserError(f"{shown(doubled[0])} is the name of several class ids. Give each class one id in all splits.")
     return dict(sorted(table.items()))
-
-
-def _bare(dataset: Dataset) -> list[Category]:
-    """Roboflow's root category: the parent of others, without an object of its own, in no split."""
-    every = {one.id: one for split in dataset.values() for one in split.categories}.values()
-    parents = {str(one.parent) for one in every if one.parent not in (one.name, None, "", "none")}
-    used = {str(one.category) for split in dataset.values() for image in split.images for one in image.annotations}
-    bare = [one for one in every if one.name in parents and str(one.id) not in used]
-    return bare if len(bare) < len(every) else []
 
 
 def _images_of(

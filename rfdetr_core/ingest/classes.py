@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from unicodedata import normalize
 
@@ -27,7 +28,9 @@ def read_classes(dataset: Dataset, findings: Findings) -> Classes:
         findings.add("class-malformed", dataset["train"].place, "there is no class at all")
     if findings.broken:
         return Classes([], {})
-    kept = sorted(_without_bare_parents(dataset["train"]), key=lambda category: category.id)
+    categories = dataset["train"].categories
+    bare = bare_parents([dataset["train"]])
+    kept = sorted((one for one in categories if one not in bare), key=lambda category: category.id)
     entries = [ClassEntry(category.id, index, category.name) for index, category in enumerate(kept)]
     by_name = {entry.name: entry for entry in entries}
     by_id: dict[str, dict[int, ClassEntry | None]] = {"train": {entry.id: entry for entry in entries}}
@@ -62,12 +65,13 @@ def _plain(name: object) -> str:
     return "".join(normalize("NFKC", str(name)).casefold().split())
 
 
-def _without_bare_parents(split: Split) -> list[Category]:
-    """Leave out Roboflow's root category: the parent of others that no annotation uses (roboflow/rf-detr#609)."""
-    used = _uses(split)
-    parents = {one.parent for one in split.categories if isinstance(one.parent, str) and one.parent != one.name}
-    parents -= {"", "none"}
-    return [one for one in split.categories if one.name not in parents or used[one.id]] or split.categories
+def bare_parents(splits: Collection[Split]) -> list[Category]:
+    """Roboflow's root category: the parent of others that no annotation of these splits uses (roboflow/rf-detr#609)."""
+    categories = {one.id: one for split in splits for one in split.categories}.values()
+    parents = {one.parent for one in categories if isinstance(one.parent, str) and one.parent != one.name}
+    used = set[int]().union(*map(_uses, splits))
+    bare = [one for one in categories if one.name in parents - {"", "none"} and one.id not in used]
+    return bare if len(bare) < len(categories) else []
 
 
 def _compare(split: Split, by_id: dict[int, ClassEntry | None], trained: dict[str, str], findings: Findings) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rfdetr_core.model.deformable import DeformableAttention, Memory
 from rfdetr_core.model.layers import MLP, attend
-from rfdetr_core.model.vit import encode_boxes
 
 
 class Decoder(nn.Module):
@@ -104,3 +106,15 @@ class GroupAttention(nn.Module):
         )  # (B*G, heads, Q, C / heads)
         attended = attend(query, key, value)
         return self.output(attended.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+
+
+def encode_boxes(boxes: Tensor, width: int) -> Tensor:
+    """Sine code (..., 4 * width) of (..., 4) cxcywh boxes: y, x, w, h one after the other, sine and cosine in turn.
+
+    Scale 2 pi, temperature 10000: Conditional DETR's `gen_sineembed_for_position`.
+    """
+    index = torch.arange(width, dtype=boxes.dtype, device=boxes.device)
+    periods = 10000 ** (2 * (index // 2) / width)
+    x, y, *size = boxes.unbind(-1)
+    angles = torch.stack([y, x, *size], dim=-1)[..., None] * (2 * math.pi) / periods  # (..., 4, width)
+    return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-3)

@@ -196,15 +196,3 @@ def resize_positions(positions: Tensor, height: int, width: int) -> Tensor:
     grid = resize_maps(grid.float(), (height, width), kernel="bicubic", antialias=True)
     patches = grid.to(positions.dtype).flatten(2).transpose(1, 2)  # (1, height * width, C)
     return torch.cat([positions[:, :1], patches], dim=1)
-
-
-def encode_boxes(boxes: Tensor, width: int) -> Tensor:
-    """Sine code (..., 4 * width) of (..., 4) cxcywh boxes: y, x, w, h one after the other, sine and cosine in turn.
-
-    Scale 2 pi, temperature 10000: Conditional DETR's `gen_sineembed_for_position`.
-    """
-    index = torch.arange(width, dtype=boxes.dtype, device=boxes.device)
-    periods = 10000 ** (2 * (index // 2) / width)
-    x, y, *size = boxes.unbind(-1)
-    angles = torch.stack([y, x, *size], dim=-1)[..., None] * (2 * math.pi) / periods  # (..., 4, width)
-    return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-3)

@@ -21,7 +21,7 @@ from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimization import build_optimizer
 from rfdetr_core.training.trainer import device_kind, devices_per_node, resolved_precision
 
-ELSEWHERE = 4  # images per batch on a CPU, where memory is not probed: the default of batch_size
+CPU_BATCH_SIZE = 4  # images per batch, where memory is not probed: the default of batch_size
 _LIMIT = 128
 _PART = 0.9  # of what fits: real batches differ from the probed one
 
@@ -44,7 +44,7 @@ def with_batch_size(
     elif device_kind(config) == "cuda":
         size = usable(largest(Probe(config, model, architecture, side)), config)
     else:
-        size = min(ELSEWHERE, config.auto_batch_target_effective)
+        size = min(CPU_BATCH_SIZE, config.auto_batch_target_effective)
     steps = math.ceil(config.auto_batch_target_effective / size)
     return config.model_copy(update={"batch_size": size, "grad_accum_steps": steps})
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from rfdetr_core.data.augmentation import decode_masks
+from rfdetr_core.data.dataset import decode_masks
 from rfdetr_core.metrics.coco import coco_results, coded_mask
 from rfdetr_core.metrics.quick import quick_score
 from rfdetr_core.model.postprocess import detections

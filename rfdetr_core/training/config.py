@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import Config
-from rfdetr_core.data.config import AugmentConfig
+from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.loss.terms import TERMS
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 

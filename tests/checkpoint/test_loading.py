@@ -22,7 +22,6 @@ from rfdetr_core.checkpoint.loading import (
     first_queries,
     load_weights,
     repeat_rows,
-    resample_positions,
 )
 from rfdetr_core.model.config import VARIANTS, Architecture, resized
 from rfdetr_core.model.detector import build_detector
@@ -115,18 +114,6 @@ def test_class_rows_are_cut_or_repeated() -> None:
 def test_the_first_queries_of_the_first_groups_are_kept() -> None:
     labels = torch.tensor([[group, query] for group in range(3) for query in range(4)])
     assert first_queries(labels, 3, 2, 2).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
-
-
-def test_positions_are_resampled_around_an_unchanged_class_token() -> None:
-    plane = torch.cat([torch.tensor([[7.0]]), torch.full((16, 1), 2.5)])[None]
-    resampled = resample_positions(plane, 6)
-    assert resampled.shape == (1, 37, 1)
-    assert resampled[0, 0, 0] == 7
-    assert torch.allclose(resampled[0, 1:], torch.tensor(2.5))
-    gradient = torch.arange(4.0).repeat_interleave(4).reshape(1, 16, 1)  # grows downwards
-    rows = resample_positions(torch.cat([gradient[:, :1], gradient], dim=1), 8)[0, 1:].reshape(8, 8)
-    assert torch.allclose(rows, rows[:, :1].expand(8, 8), atol=1e-6)
-    assert bool((rows[1:, 0] > rows[:-1, 0]).all())
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6, 7])

@@ -114,7 +114,13 @@ def test_classes_that_training_makes_pass(project: Path, freeze: str) -> None:
     check(project, "train", f"{{{kwargs}, lr_scheduler: {STEP}}}\n{model}")
 
 
-def test_the_projects_own_params_pass_without_importing_torch() -> None:
+def test_the_projects_own_params_pass_without_importing_what_computes() -> None:
     code = "import sys; from rfdetr_core.config.preflight import check_project as check; check(); "
-    code += "assert 'torch' not in sys.modules"
+    code += "assert not sys.modules.keys() & {'torch', 'torchvision', 'pycocotools'}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_settings_of_training_are_read_without_importing_what_computes() -> None:
+    code = "import sys; from rfdetr_core.training.config import TrainConfig; TrainConfig(augmentation={'hue': 0.1}); "
+    code += "assert not sys.modules.keys() & {'torch', 'torchvision', 'pycocotools', 'PIL', 'numpy'}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

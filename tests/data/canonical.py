@@ -10,8 +10,10 @@ import numpy as np
 from PIL import Image
 
 from rfdetr_core.base import files
-from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.base.manifest import ManifestRow, write_manifest
+from rfdetr_core.data.augmentation import Stream
+from rfdetr_core.data.samples import Sample, read_samples
+from rfdetr_core.data.seeding import generator
 
 
 def rectangle(x: float, y: float, w: float, h: float, label: int = 0, **more: Any) -> dict[str, Any]:
@@ -49,6 +51,11 @@ def several(count: int, size: tuple[int, int] = (48, 40)) -> list[tuple[str, tup
         return rectangle(x, y, *random.uniform(4, 12, 2).round(2).tolist(), label=k % 3)
 
     return [(f"train/{n:02}.png", size, [instance(k) for k in range(n)]) for n in range(count)]
+
+
+def streams(seed: int) -> Stream:
+    """Random streams for `augment`: the shared one is `generator(seed)`."""
+    return lambda *name: generator(*name, seed)
 
 
 def samples_of(folder: Path, count: int, size: tuple[int, int] = (48, 40)) -> tuple[Path, list[Sample]]:

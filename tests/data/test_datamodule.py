@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from rfdetr_core.data.batching import Batch
-from rfdetr_core.data.config import AugmentConfig
-from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.data.augmentation import AugmentConfig
+from rfdetr_core.data.batching import Batch
+from rfdetr_core.data.datamodule import RFDETRDataModule
 from tests.data.canonical import samples_of
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfdetr_core.ops.boxes import cxcywh_to_xyxy
-from rfdetr_core.data.config import AugmentConfig
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.dataset import DetectionDataset, Draw, Item
 from rfdetr_core.data.samples import read_samples
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from tests.data.canonical import rectangle, samples_of, write_split
 
 

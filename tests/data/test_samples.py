@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rfdetr_core.data.samples import read_samples
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.data.samples import read_samples
 from tests.data.canonical import rectangle, write_split
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from rfdetr_core.base import images
-from rfdetr_core.data.config import AugmentConfig
+from rfdetr_core.data.augmentation import AugmentConfig, View, draw_view
+from rfdetr_core.data.dataset import Example, augment, boxes_in, decode_masks, image_in, masks_in
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
-from rfdetr_core.data.augmentation import Example, augment
-from rfdetr_core.data.augmentation import View, boxes_in, decode_masks, draw_view, image_in, masks_in
+from tests.data.canonical import streams
 
 sides = st.integers(1, 300)
 
@@ -76,7 +76,7 @@ def test_training_on_a_reduced_jpeg_sees_what_it_would_see_of_the_whole(
         return images.decode(data, "a.jpg", factor)
 
     def see(decode: object, seed: int) -> Example:
-        return augment(sample, decode, side, AugmentConfig(), generator(seed), masks=False)  # type: ignore[arg-type]
+        return augment(sample, decode, side, AugmentConfig(), streams(seed), masks=False)  # type: ignore[arg-type]
 
     for seed in range(12):
         whole, quick = see(lambda factor: images.decode(data, "a.jpg"), seed), see(reduced, seed)
@@ -157,7 +157,7 @@ def test_two_thousand_masks_of_an_image_are_filled_at_the_size_of_the_input() ->
     random = np.random.default_rng(0)
     boxes = np.concatenate([random.uniform(0, 1880, (2000, 2)), random.uniform(8, 40, (2000, 2))], axis=1)
     sample = sample_of(1920, 1920, boxes)
-    example = augment(sample, lambda _: Image.new("RGB", (1920, 1920)), 64, AugmentConfig(), generator(3), masks=True)
+    example = augment(sample, lambda _: Image.new("RGB", (1920, 1920)), 64, AugmentConfig(), streams(3), masks=True)
     assert example.masks is not None
     assert example.masks.shape[1:] == (64, 64)
     assert len(example.masks) == len(example.boxes) == len(example.labels) > 500

@@ -20,8 +20,8 @@ from rfdetr_core.base import images
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.base.params import parse
+from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.batching import collate
-from rfdetr_core.data.config import AugmentConfig
 from rfdetr_core.data.dataset import DetectionDataset, Draw
 from rfdetr_core.data.preprocess import resize
 from rfdetr_core.data.samples import Sample, read_samples

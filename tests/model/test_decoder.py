@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from rfdetr_core.model.decoder import Decoder
+from rfdetr_core.model.decoder import Decoder, encode_boxes
 from rfdetr_core.model.deformable import Memory
 
 
@@ -43,3 +45,13 @@ def test_queries_follow_a_permutation(decoder: Decoder) -> None:
     order = torch.randperm(9)
     expected = decoder(queries, boxes, memory, 1)[-1][:, order]
     torch.testing.assert_close(decoder(queries[:, order], boxes[:, order], memory, 1)[-1], expected)
+
+
+def test_box_codes_follow_the_formula() -> None:
+    box = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    code = encode_boxes(box, 4)[0].tolist()
+    expected = []
+    for coordinate in (0.2, 0.1, 0.3, 0.4):  # y before x
+        angle = 2 * math.pi * coordinate
+        expected += [math.sin(angle), math.cos(angle), math.sin(angle / 100), math.cos(angle / 100)]
+    torch.testing.assert_close(torch.tensor(code), torch.tensor(expected))

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import math
-
 import torch
 
-from rfdetr_core.model.vit import encode_boxes, resize_positions
+from rfdetr_core.model.vit import resize_positions
 
 
 def test_the_stored_grid_is_used_as_it_is() -> None:
@@ -26,13 +24,3 @@ def test_resizing_keeps_the_orientation() -> None:
     resized = resize_positions(positions, 8, 4)[0, 1:, 0].reshape(8, 4)
     assert (resized.diff(dim=0) > 0).all()
     torch.testing.assert_close(resized.diff(dim=1), torch.zeros(8, 3))
-
-
-def test_box_codes_follow_the_formula() -> None:
-    box = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
-    code = encode_boxes(box, 4)[0].tolist()
-    expected = []
-    for coordinate in (0.2, 0.1, 0.3, 0.4):  # y before x
-        angle = 2 * math.pi * coordinate
-        expected += [math.sin(angle), math.cos(angle), math.sin(angle / 100), math.cos(angle / 100)]
-    torch.testing.assert_close(torch.tensor(code), torch.tensor(expected))

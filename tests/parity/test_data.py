@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from pycocotools import mask as mask_codes
 
-from rfdetr_core.data.augmentation import View, augment, decode_masks, masks_in
+from rfdetr_core.data.augmentation import AugmentConfig, View
 from rfdetr_core.data.batching import multi_scale_sizes
-from rfdetr_core.data.config import AugmentConfig
+from rfdetr_core.data.dataset import augment, decode_masks, masks_in
 from rfdetr_core.data.preprocess import normalise, preprocess
 from rfdetr_core.data.samples import Sample
-from rfdetr_core.data.seeding import generator
 from rfdetr_core.metrics.coco import THRESHOLDS, score
 from rfdetr_core.model.config import VARIANTS
+from tests.data.canonical import streams
 from tests.metrics.test_coco import ground_truth, guesses
 
 coco = pytest.importorskip("rfdetr.datasets.coco", reason="parity needs upstream: pip install rfdetr==1.11.2")
@@ -60,9 +60,7 @@ def test_augmentation_draws_crops_and_flips_as_upstream_does() -> None:
     sample = sample_of(60, 48, [[28.0, 22, 6, 3]])
     transform, ours, theirs = pipeline("train", 32), [], []
     for seed in range(count):
-        ours.append(
-            augment(sample, lambda _: picture, 32, AugmentConfig(), generator(seed), masks=False).target().boxes
-        )
+        ours.append(augment(sample, lambda _: picture, 32, AugmentConfig(), streams(seed), masks=False).target().boxes)
         torch.manual_seed(seed)
         target = {"boxes": box.clone(), "labels": torch.zeros(1, dtype=torch.int64), "size": torch.tensor([48, 60])}
         theirs.append(transform(picture, target)[1]["boxes"])
@@ -100,7 +98,7 @@ def test_masks_are_upstreams_but_for_the_pixels_of_their_edges(side: int, coded:
 def test_training_without_augmentation_sees_what_validation_sees() -> None:
     """The integer kernels of torch and Pillow differ by one grey level at most."""
     config = AugmentConfig(crop_sides=(), horizontal_flip=0)
-    unchanged = augment(sample_of(60, 48, []), lambda _: noise(60, 48), 40, config, generator(0), masks=False)
+    unchanged = augment(sample_of(60, 48, []), lambda _: noise(60, 48), 40, config, streams(0), masks=False)
     assert (normalise(unchanged.image) - preprocess(noise(60, 48), 40)).abs().max() < 1.01 / 255 / 0.224
 
 

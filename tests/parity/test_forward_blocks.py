@@ -14,10 +14,11 @@ from rfdetr.models.postprocess import PostProcess
 from rfdetr.models.transformer import gen_encoder_output_proposals, gen_sineembed_for_position
 from torch import Tensor
 
+from rfdetr_core.model.decoder import encode_boxes
 from rfdetr_core.model.deformable import DeformableAttention, flatten_maps, sample
 from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.model.proposals import make_anchors
-from rfdetr_core.model.vit import encode_boxes, resize_positions
+from rfdetr_core.model.vit import resize_positions
 from rfdetr_core.ops.structures import DetectorOutput
 from tests.parity.reference import SMALL, pair, random_images
 from tests.small import random_weight
