@@ -93,16 +93,18 @@ class Augmentation(NamedTuple):
 AUGMENTATIONS: dict[str, Augmentation] = {}
 
 
-def augmentation(*, most: float, default: float = 0.0, shared: bool = False) -> Callable[[Change], Change]:
+def augmentation(
+    description: str, *, most: float, default: float = 0.0, shared: bool = False
+) -> Callable[[Change], Change]:
     """Register a function of (example, value, random) under its name, which is its key in `train.augmentation`.
 
-    The value runs from 0 (off, the default) to `most`; the docstring says what it means. The function is called only if
-    the value is above 0, and with a random stream of its own: adding an augmentation, or switching it on, changes no
-    draw of the others. shared: of the first seven alone, see below.
+    description: of the value, for docs/parameters.md. The value runs from 0 (off, the default) to `most`; the function
+    is called only if it is above 0, and with a random stream of its own: adding an augmentation, or switching it on,
+    changes no draw of the others. shared: of the first seven alone, see below.
     """
 
     def register(change: Change) -> Change:
-        field = Field(default, ge=0, le=most, description=" ".join((change.__doc__ or "").split()))
+        field = Field(default, ge=0, le=most, description=description)
         AUGMENTATIONS[change.__name__] = Augmentation(change, field, shared)
         return change
 
@@ -113,7 +115,7 @@ def with_keys(config: type[C]) -> type[C]:
     """A config class with a key for each augmentation, after the keys that it has."""
     # A class decorator around create_model, not its result in a variable: mypy takes no variable for a type.
     keys: dict[str, Any] = {name: (float, one.field) for name, one in AUGMENTATIONS.items()}
-    return create_model(config.__name__, __base__=config, __doc__=config.__doc__, __module__=config.__module__, **keys)
+    return create_model(config.__name__, __base__=config, __module__=config.__module__, **keys)
 
 
 def vary(example: Example, config: AugmentConfig, random: Generator, stream: Stream) -> Example:
@@ -129,45 +131,45 @@ def vary(example: Example, config: AugmentConfig, random: Generator, stream: Str
 
 # These seven and the crop draw from one stream, in this order, and the flips draw even if they are off. It stays so:
 # with streams of their own, no earlier training could be repeated with its seed.
-@augmentation(most=1, default=0.5, shared=True)
+@augmentation("probability of a left-right flip", most=1, default=0.5, shared=True)
 def horizontal_flip(example: Example, value: float, random: Generator) -> Example:
-    """probability of a left-right flip"""
+    """Mirror left and right."""
     return example.move("horizontal_flip") if chance(value, random) else example
 
 
-@augmentation(most=1, shared=True)
+@augmentation("probability of an upside-down flip", most=1, shared=True)
 def vertical_flip(example: Example, value: float, random: Generator) -> Example:
-    """probability of an upside-down flip"""
+    """Mirror top and bottom."""
     return example.move("vertical_flip") if chance(value, random) else example
 
 
-@augmentation(most=1, shared=True)
+@augmentation("probability of a turn by 90, 180 or 270 degrees", most=1, shared=True)
 def quarter_turn(example: Example, value: float, random: Generator) -> Example:
-    """probability of a turn by 90, 180 or 270 degrees"""
+    """Turn by a multiple of 90 degrees."""
     return example.move("rotate", 90.0 * integer(1, 3, random)) if chance(value, random) else example
 
 
-@augmentation(most=1, shared=True)
+@augmentation("factor drawn from 1 - b to 1 + b", most=1, shared=True)
 def brightness(example: Example, value: float, random: Generator) -> Example:
-    """factor drawn from 1 - b to 1 + b"""
+    """Multiply all pixels by a factor."""
     return example.recolour("adjust_brightness", around(1, value, random)) if value else example
 
 
-@augmentation(most=1, shared=True)
+@augmentation("factor drawn from 1 - c to 1 + c", most=1, shared=True)
 def contrast(example: Example, value: float, random: Generator) -> Example:
-    """factor drawn from 1 - c to 1 + c"""
+    """Scale the difference from the mean grey."""
     return example.recolour("adjust_contrast", around(1, value, random)) if value else example
 
 
-@augmentation(most=1, shared=True)
+@augmentation("factor drawn from 1 - s to 1 + s", most=1, shared=True)
 def saturation(example: Example, value: float, random: Generator) -> Example:
-    """factor drawn from 1 - s to 1 + s"""
+    """Scale the difference from grey."""
     return example.recolour("adjust_saturation", around(1, value, random)) if value else example
 
 
-@augmentation(most=0.5, shared=True)
+@augmentation("shift drawn from -h to h, in turns of the colour circle", most=0.5, shared=True)
 def hue(example: Example, value: float, random: Generator) -> Example:
-    """shift drawn from -h to h, in turns of the colour circle"""
+    """Turn the circle of colours."""
     return example.recolour("adjust_hue", around(0, value, random)) if value else example
 
 

@@ -192,7 +192,7 @@ def added(*changes: Change, first: bool = False) -> Iterator[type[AugmentConfig]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(augmentation, "AUGMENTATIONS", {} if first else dict(AUGMENTATIONS))
         for change in changes:
-            augmentation.augmentation(most=1)(change)
+            augmentation.augmentation("trial", most=1)(change)
         patch.setattr(augmentation, "AUGMENTATIONS", augmentation.AUGMENTATIONS | AUGMENTATIONS)
         yield with_keys(AugmentConfig)
 
@@ -325,7 +325,7 @@ def test_every_augmentation_has_a_documented_key_after_those_of_the_crop() -> No
     assert list(AugmentConfig().model_dump()) == ["crop_sides", "crop_range", *AUGMENTATIONS]
     page = markdown()
     for name, one in AUGMENTATIONS.items():
-        most, meaning = one.field.metadata[1].le, one.change.__doc__
+        most, meaning = one.field.metadata[1].le, one.field.description
         assert meaning
         assert f"| augmentation.{name} | number, from 0, to {most} | {one.field.default} | {meaning} |\n" in page
         for wrong in (-0.1, most + 0.1):
