@@ -30,9 +30,9 @@ def imported(project: Path, module: str) -> str:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("rfdetr_core.ops.boxes", "rfdetr_core/boxes/__init__.py"),
-        ("rfdetr_core.ops.boxes", "rfdetr_core/boxes/__init__.pyc"),
-        ("rfdetr_core.ops.boxes", f"rfdetr_core/boxes{EXTENSION_SUFFIXES[0]}"),
+        ("rfdetr_core.ops.boxes", "rfdetr_core/ops/boxes/__init__.py"),
+        ("rfdetr_core.ops.boxes", "rfdetr_core/ops/boxes/__init__.pyc"),
+        ("rfdetr_core.ops.boxes", f"rfdetr_core/ops/boxes{EXTENSION_SUFFIXES[0]}"),
         ("rfdetr_core", f"rfdetr_core/__init__{EXTENSION_SUFFIXES[-1]}"),
         ("torch", "torch.py"),
         ("pycocotools", "pycocotools/__init__.py"),
@@ -47,7 +47,9 @@ def test_what_python_imports_in_place_of_a_recorded_module_is_found(project: Pat
     assert shadows(project) == [name]
 
 
-@pytest.mark.parametrize("name", ["rfdetr_core/boxes/data.txt", "rfdetr_core/boxes.pyc", "tools_of_mine.py", "torch/x"])
+@pytest.mark.parametrize(
+    "name", ["rfdetr_core/ops/boxes/data.txt", "rfdetr_core/ops/boxes.pyc", "tools_of_mine.py", "torch/x"]
+)
 def test_what_python_does_not_import_in_its_place_is_none(project: Path, name: str) -> None:
     (project / name).parent.mkdir(exist_ok=True)
     (project / name).touch()
