@@ -12,6 +12,7 @@ PIPELINE = Path(__file__).parent / "pipeline"
 # Two workers share two cores: a second OpenMP thread of each would only wait. torch reads this when it is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test asks for two, they do not spin
 # A shell has what it starts in the background ignore it, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
