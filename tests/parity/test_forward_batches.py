@@ -122,7 +122,8 @@ def test_other_channels(channels: int) -> None:
     compare(*run(both, random_images(2, channels, 64, 64, dtype=torch.float64)), 1e-9)
 
 
-@pytest.mark.parametrize("variant", ["nano", pytest.param("seg-nano", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["nano", "seg-nano"])
 @torch.inference_mode()
 def test_published_variant_in_training_with_padded_images(variant: str) -> None:
     both = pair(VARIANTS[variant], build_upstream(variant), torch.float32).train()
