@@ -1,4 +1,5 @@
-# make repro: run the pipeline on what params.yaml names. make test: check the code. Both set up .venv first.
+# make repro: run the pipeline on what params.yaml names. make check: lint, types and the fast tests. make test: all tests.
+# Each sets up .venv first.
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,15 +7,21 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 # Parallel make would interleave two installations into one environment.
 .NOTPARALLEL:
-.PHONY: repro test lint setup setup-dev ui promote lock
+.PHONY: repro check test lint setup setup-dev ui promote lock
 
 repro: setup
 	@python -m rfdetr_core check
 	@dvc repro
 	@python -m rfdetr_core results
 
-test: setup-dev lint
-	@python -m pytest
+# Two workers, each with whole modules, whose fixtures are expensive; tests/conftest.py puts the longest modules first.
+PYTEST := python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
+check: lint
+	@$(PYTEST) -m "not slow"
+
+test: lint
+	@$(PYTEST)
 
 lint: setup-dev
 	@ruff check .

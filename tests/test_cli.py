@@ -123,8 +123,11 @@ def test_a_device_that_is_not_here_is_named(
     assert "device 'gpu'" in fails(capsys, "predict", checkpoint, images[0], "--device", "gpu")
 
 
-def test_a_failing_command_ends_with_status_1_and_no_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rfdetr_core", "predict", str(tmp_path / "none.pth"), "x.jpg"]
+def test_a_failing_command_ends_with_status_1_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fails(capsys, "predict", tmp_path / "none.pth", "x.jpg").startswith("error: ")
+    command = [sys.executable, "-m", "rfdetr_core", "audit", str(tmp_path / "none.pth")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")

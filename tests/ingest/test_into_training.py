@@ -270,6 +270,7 @@ def feed(out: Path, root: Path) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_masks, make_yolo])
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(harms=st.lists(HARM, min_size=1, max_size=4))

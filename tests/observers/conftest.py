@@ -17,6 +17,13 @@ from tests.training.conftest import output, uninterrupted, where
 __all__ = ["output", "uninterrupted", "where"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A server takes seconds to start: what needs one is slow."""
+    for item in items:
+        if "running" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 class Server:
     """A real `mlflow server` on loopback, with a database and a folder of artifacts that outlive it."""
 

@@ -50,6 +50,11 @@ PUBLISHED_COUNTS = {
 }
 
 
+def published(*fast: str) -> list[Any]:
+    """The published variants for parametrize; all but `fast` are marked slow."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
+
+
 def model_config(variant: str, **changes: Any) -> Any:
     """Upstream's own config of a published variant, from scratch, on the CPU."""
     config = getattr(upstream_config, f"{VARIANTS[variant].name}Config")

@@ -122,6 +122,7 @@ def test_other_channels(channels: int) -> None:
     compare(*run(both, random_images(2, channels, 64, 64, dtype=torch.float64)), 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["nano", "seg-nano"])
 @torch.inference_mode()
 def test_published_variant_in_training_with_padded_images(variant: str) -> None:

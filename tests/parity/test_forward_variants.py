@@ -15,15 +15,14 @@ from tests.parity.reference import (
     model_config,
     nested,
     pair,
+    published,
     random_images,
     recorded_order,
     replayed_order,
 )
 
-SLOW = ("large", "base", "large-deprecated", "seg-large", "seg-xlarge", "seg-2xlarge")
 
-
-@pytest.mark.parametrize("variant", PUBLISHED)
+@pytest.mark.parametrize("variant", published("nano", "seg-nano"))
 def test_names_shapes_and_counts_are_upstreams(variant: str) -> None:
     upstream = build_upstream(variant).state_dict()
     detector = build_detector(VARIANTS[variant])
@@ -66,7 +65,7 @@ def _numbers(architecture: Architecture) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("variant", [pytest.param(v, marks=pytest.mark.slow) if v in SLOW else v for v in PUBLISHED])
+@pytest.mark.parametrize("variant", published("nano", "seg-nano"))
 def test_outputs_are_upstreams_at_full_resolution(variant: str) -> None:
     architecture = VARIANTS[variant]
     both = pair(architecture, build_upstream(variant), torch.float32)

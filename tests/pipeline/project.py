@@ -23,6 +23,8 @@ TINY = {
     "runtime": {"num_workers": 0, "threads": 1, "mlflow": False},
 }
 
+STAGES = ["validate", "convert", "train", "select_best", "strip", "evaluate"]
+
 # Data and results of this checkout, and what a user of the pipeline does not run.
 LEFT_OUT = ("data/", "tests/", "docs/", "reports/", "output/", "annotations/", "manifest/", "records/", "dvc.lock")
 
@@ -81,11 +83,22 @@ class Project:
         project.set_params(data={"dir": "data/tiny"}, **{k: dict(v) for k, v in TINY.items()})
         for section, values in (params or {}).items():
             project.set_params(**{section: values})
-        project.run("git", "init", "-q")
+        project.run("git", "init", "-q", "-b", "main")
         project.run("git", "config", "user.email", "test@localhost")
         project.run("git", "config", "user.name", "test")
         project.commit("start")
         return project
+
+    def copy(self, folder: Path) -> Project:
+        """The same project in another folder, with its history, its cache and its results."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
+    def move_data_to_dvc(self, remote: str) -> None:
+        """Put the dataset, which is in git at first, under DVC, with a remote to push to."""
+        self.run("git", "rm", "-r", "-q", "--cached", "data/tiny")
+        self.run("dvc", "add", "-q", "data/tiny")
+        self.run("dvc", "remote", "add", "-q", "-d", "store", remote)
 
     def environment(self) -> dict[str, str]:
         """The environment of a user with the venv active; nothing of this repository leaks in."""

@@ -17,24 +17,14 @@ MODEL = "output/checkpoint_best_total.pth"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def trained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Trained, committed and pushed to a remote in a folder; the dataset is in DVC."""
     folder = tmp_path_factory.mktemp("features")
-    project = Project.create(folder / "project")
-    project.run("git", "branch", "-M", "main")
-    project.run("git", "rm", "-r", "-q", "--cached", "data/tiny")
-    project.run("dvc", "add", "-q", "data/tiny")
-    project.run("dvc", "remote", "add", "-q", "-d", "store", str(folder / "store"))
-    project.repro()
+    project = reproduced.copy(folder / "project")
+    project.move_data_to_dvc(str(folder / "store"))
     project.commit("first result")
     project.run("dvc", "push", "-q", "--run-cache")
     return project
-
-
-@pytest.fixture
-def project(trained: Project, tmp_path: Path) -> Project:
-    shutil.copytree(trained.folder, tmp_path / "copy", symlinks=True)
-    return Project(tmp_path / "copy")
 
 
 def experiments(project: Project) -> dict[str, Any]:

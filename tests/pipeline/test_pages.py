@@ -94,13 +94,11 @@ def check(project: Project, one: Shown, names: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Trained; a box moved and an image withdrawn; trained again. Copies of both models lie beside."""
     folder = tmp_path_factory.mktemp("pages")
-    made = Project.create(folder / "project")
-    made.run("git", "rm", "-r", "-q", "--cached", "data/tiny")
-    made.run("dvc", "add", "-q", "data/tiny")
-    made.run("dvc", "remote", "add", "-q", "-d", "store", str(folder / "store"))
+    made = reproduced.copy(folder / "project")
+    made.move_data_to_dvc(str(folder / "store"))
     publish(made, "Train on the first data", "first.pth")
     withdraw(made, "train_3.png")
     made.edit_annotations("train", bbox=[20, 21, 9, 9], area=81)

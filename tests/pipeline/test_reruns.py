@@ -12,17 +12,15 @@ import pytest
 from PIL import Image
 
 from tests.architecture import NO_DEPENDENCY, ROOT, closure
-from tests.pipeline.project import Project
+from tests.pipeline.project import STAGES, Project
 
-ALL = ["validate", "convert", "train", "select_best", "strip", "evaluate"]
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose pipeline ran once and was committed. Tests put back what they change."""
-    project = Project.create(tmp_path_factory.mktemp("a project") / "main")
-    assert project.repro() == ALL
+def trained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The pipeline ran once and was committed. Tests put back what they change."""
+    project = reproduced.copy(tmp_path_factory.mktemp("a project") / "main")
     project.commit("trained")
     return project
 
@@ -110,7 +108,7 @@ def test_a_pixel_or_a_name_changes_the_stages_that_use_it(
 def test_a_moved_box_of_train_or_valid_runs_everything(project: Project, split: str) -> None:
     project.edit_annotations(split, bbox=[1, 2, 9, 9])
     # select_best reads the two scores alone, and a training of seconds scores 0 before and after.
-    assert [stage for stage in project.repro() if stage != "select_best"] == [s for s in ALL if s != "select_best"]
+    assert [stage for stage in project.repro() if stage != "select_best"] == [s for s in STAGES if s != "select_best"]
 
 
 def test_a_moved_box_of_test_only_evaluates(project: Project) -> None:
@@ -119,7 +117,7 @@ def test_a_moved_box_of_test_only_evaluates(project: Project) -> None:
 
 
 def test_a_module_reruns_the_stages_that_import_it_and_no_other(project: Project) -> None:
-    closures = {stage: closure(f"stages.{stage}") for stage in ALL}
+    closures = {stage: closure(f"stages.{stage}") for stage in STAGES}
     groups: dict[tuple[str, ...], list[Path]] = {}
     for path in sorted((ROOT / "rfdetr_core").rglob("*.py")):
         file = path.relative_to(ROOT).as_posix()
@@ -161,7 +159,7 @@ def test_a_failing_stage_names_the_command_that_restores_and_it_does(project: Pr
 
 
 def test_a_temporary_experiment_trains_the_code_that_it_records(project: Project) -> None:
-    edited = project.folder / "rfdetr_core" / "selection.py"
+    edited = project.folder / "rfdetr_core" / "selection" / "select.py"
     edited.write_text(edited.read_text() + '\nraise RuntimeError("this very code ran")\n')
     failed = project.run("dvc", "exp", "run", "--temp", check=False)
     assert failed.returncode != 0

@@ -30,11 +30,10 @@ from ci.plan import certain, possible
 from rfdetr_core.config.settings import GateConfig
 from tests.architecture import ROOT
 from tests.observers.conftest import Server
-from tests.pipeline.project import Project, make_dataset
+from tests.pipeline.project import STAGES, Project, make_dataset
 
 WORKFLOW, GITLAB = ROOT / ".github/workflows/retrain.yml", ROOT / "ci/gitlab.yml"
 KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-east-1"}
-ALL = ["validate", "convert", "train", "select_best", "strip", "evaluate"]
 
 
 def steps(job: str) -> list[dict[str, Any]]:
@@ -125,15 +124,11 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, st
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, services: tuple[Any, str, Server]) -> Project:
+def first(reproduced: Project, services: tuple[Any, str, Server], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The developer's project: trained, pushed and committed; the dataset is in DVC."""
-    project = Project.create(tmp_path_factory.mktemp("first") / "developer")
-    project.run("git", "branch", "-M", "main")
-    project.run("git", "rm", "-r", "-q", "--cached", "data/tiny")
-    project.run("dvc", "add", "-q", "data/tiny")
-    project.run("dvc", "remote", "add", "-q", "-d", "store", "s3://store/dvc")
+    project = reproduced.copy(tmp_path_factory.mktemp("first") / "developer")
+    project.move_data_to_dvc("s3://store/dvc")
     project.run("dvc", "remote", "modify", "-q", "store", "endpointurl", services[1])
-    project.repro()
     project.commit("first result")
     project.run("dvc", "push", "-q", "--run-cache", env=KEYS)
     return project
@@ -150,8 +145,7 @@ def world(first: Project, services: tuple[Any, str, Server], tmp_path: Path) -> 
 @pytest.fixture
 def developer(world: World, first: Project) -> Project:
     """The developer at work."""
-    shutil.copytree(first.folder, world.folder / "developer", symlinks=True)
-    project = Project(world.folder / "developer")
+    project = first.copy(world.folder / "developer")
     project.run("git", "remote", "add", "origin", str(world.origin))
     return project
 
@@ -186,7 +180,7 @@ def test_new_data_is_trained_on_pushed_and_holds_in_a_third_clone(world: World, 
     state = runner.folder / ".retrain"
     assert list(json.loads((state / "plan.json").read_text())["certain"]) == ["validate"]
     ran = json.loads((state / "ran.json").read_text())["ran"]
-    assert [one for one in ran if one != "select_best"] == [one for one in ALL if one != "select_best"]
+    assert [one for one in ran if one != "select_best"] == [one for one in STAGES if one != "select_best"]
     comment = (state / "comment.md").read_text()
     for words in (
         "3 images, 6 objects (the base was evaluated on 2 images, 4 objects of test)",
@@ -354,7 +348,7 @@ def test_a_run_by_hand_takes_params_and_force(world: World) -> None:
     before = (runner.folder / "params.yaml").read_text()
     planned = runner.folder / ".retrain" / "plan.json"
     runner.run("sh", "-ec", 'python -m ci.plan $FORCE --set "$PARAMS"', env=env | {"FORCE": "--force"})
-    assert list(json.loads(planned.read_text())["certain"]) == ALL
+    assert list(json.loads(planned.read_text())["certain"]) == STAGES
     assert (runner.folder / "params.yaml").read_text() == before
     changes = {"PARAMS": "evaluate.pictures=2 train.lr=1e-4"}
     runner.run("sh", "-ec", 'python -m ci.plan $FORCE --set "$PARAMS"', env=env | changes)
@@ -363,8 +357,8 @@ def test_a_run_by_hand_takes_params_and_force(world: World) -> None:
 
 
 def test_what_comes_after_a_stage_is_possible() -> None:
-    assert possible(ROOT, {"validate"}) == ALL[1:]
-    assert possible(ROOT, {"train"}) == ALL[3:]
+    assert possible(ROOT, {"validate"}) == STAGES[1:]
+    assert possible(ROOT, {"train"}) == STAGES[3:]
     assert possible(ROOT, {"evaluate"}) == []
 
 

@@ -42,13 +42,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.fixture
-def project(trained: Project, tmp_path: Path) -> Project:
-    """A copy to tamper with."""
-    shutil.copytree(trained.folder, tmp_path / "copy", symlinks=True)
-    return Project(tmp_path / "copy")
-
-
 def verify(capsys: pytest.CaptureFixture[str], project: Project, *arguments: str) -> tuple[list[str], list[str]]:
     """The mismatches by what they name, and what was not checked; the exit status must agree."""
     capsys.readouterr()
@@ -255,7 +248,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a second record": (a_second_record, "records with the MD5 of output/checkpoint_best_total.pth"),
     "a package that hides a module": (
-        lambda folder: files.write_bytes(folder / "rfdetr_core" / "boxes" / "__init__.py", b""),
+        lambda folder: files.write_bytes(folder / "rfdetr_core" / "ops" / "boxes" / "__init__.py", b""),
         "code rfdetr_core/ops/boxes/__init__.py",
     ),
 }

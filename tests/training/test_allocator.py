@@ -28,6 +28,7 @@ def faults(how: str, **environment: str) -> int:
     return int(run.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_freed_memory_is_used_again_as_with_glibcs_tunables() -> None:
     huge = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"

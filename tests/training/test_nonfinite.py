@@ -27,6 +27,7 @@ def poisoned(where: ProjectPaths, folder: Path) -> str:
     return "poisoned.pth"
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_not_finite_is_kept_and_computed_again(where: ProjectPaths, tmp_path: Path) -> None:
     output = tmp_path / "output"
     model = {"pretrain_weights": poisoned(where, tmp_path / "before")}

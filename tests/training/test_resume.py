@@ -78,6 +78,7 @@ def test_a_signal_ends_with_an_error_after_the_step_and_can_be_resumed(
     assert train(where, output) == uninterrupted
 
 
+@pytest.mark.slow
 def test_in_a_thread_of_a_notebook_it_trains_and_signals_are_left_as_they_were(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
     assert ("name it as train.resume" in told) == (change == "epochs")
 
 
+@pytest.mark.slow
 def test_resume_goes_on_to_more_epochs_as_if_it_had_been_one_training(
     where: ProjectPaths, uninterrupted: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,23 @@
+"""One pipeline run for all modules that start from a finished one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.project import STAGES, Project
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny project after its first `dvc repro`, the results not yet committed. Work on a copy."""
+    project = Project.create(tmp_path_factory.mktemp("reproduced") / "project")
+    assert project.repro() == STAGES
+    return project
+
+
+@pytest.fixture
+def project(trained: Project, tmp_path: Path) -> Project:
+    """A copy of the module's `trained` project, to change at will."""
+    return trained.copy(tmp_path / "copy")

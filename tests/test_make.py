@@ -1,0 +1,33 @@
+"""What `make check`, CI and a commit run is the same, but for the slow tests."""
+
+from __future__ import annotations
+
+import subprocess
+
+import yaml
+
+from tests.architecture import ROOT
+
+
+def commands(target: str) -> list[str]:
+    """What make would run for a target, the installation apart."""
+    installed = ("-o", ".venv/.runtime", "-o", ".venv/.dev")
+    done = subprocess.run(["make", "-n", *installed, target], cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+def test_check_leaves_out_the_slow_tests_and_nothing_else() -> None:
+    *lint, tests = commands("test")
+    assert lint == commands("lint")
+    assert commands("check") == [*lint, f'{tests} -m "not slow"']
+
+
+def test_a_commit_is_linted_as_in_ci() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [hook["entry"].removeprefix(".venv/bin/") for hook in repository["hooks"]]
+    assert hooks == [line.removesuffix(" .") for line in commands("lint")]
+
+
+def test_ci_runs_everything() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line for line in lines if line.startswith("make ")] == ["make repro", "make test"]
