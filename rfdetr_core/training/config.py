@@ -224,7 +224,8 @@ class TrainConfig(Config):
         return self.compute_val_loss
 
 
-EXTRAS = ("tensorboard", "wandb", "clearml")  # keys of `runtime`, and the extra and package that each needs
+# Keys of `runtime` that need a package: the extra of that name.
+EXTRAS = ("tensorboard", "wandb", "clearml")
 
 
 class RuntimeConfig(Config):

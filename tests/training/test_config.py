@@ -31,7 +31,7 @@ from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
         ({"optimizer_kwargs": {"eps": float("inf")}}, "optimizer_kwargs"),
         ({"notes": {"rate": float("nan")}}, "train.notes"),
         ({"cls_loss_coef": 0, "bbox_loss_coef": 0, "giou_loss_coef": 0}, "nothing would be learnt"),
-        ({"lr_scheduler": "linear"}, "package.module.Class"),
+        ({"lr_scheduler": "no schedule"}, "package.module.Class"),
         ({"lr_scheduler_interval": "epoch"}, "lr_scheduler_interval"),
         ({"lr_scheduler": PLATEAU, "warmup_epochs": 1}, "warmup_epochs"),
         ({"lr_scheduler": PLATEAU, "compute_val_loss": False}, "compute_val_loss"),
