@@ -249,3 +249,4 @@ def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:
 
 
 globals().update({architecture.name: _variant(variant, architecture) for variant, architecture in VARIANTS.items()})
+__all__ = sorted(["RFDETR", "from_checkpoint", *(architecture.name for architecture in VARIANTS.values())])

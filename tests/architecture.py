@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rfdetr_core", "stages")
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = list(PIPELINE)  # in the order in which they run
 # Loaded by name: observers by train, proven by tests to leave the results alone, and the check of all of params.yaml by
 # validate, which stops it or changes nothing.
 NO_DEPENDENCY = ("rfdetr_core/observers/", "rfdetr_core/config/")
@@ -94,6 +99,20 @@ def _folded(folder: str, needed: set[str]) -> list[str]:
     return deps
 
 
-if __name__ == "__main__":  # python -m tests.architecture: what dvc.yaml must list
-    for name in ("validate", "convert", "train", "select_best", "strip", "evaluate"):
-        print(f"{name}:", *(f"      - {dep}" for dep in code_deps(name)), sep="\n")
+def with_code_deps(pipeline: str) -> str:
+    """The text of dvc.yaml with the code that each stage depends on, in place of what stands there."""
+    lines: list[str] = []
+    stage, written = "", False
+    for line in pipeline.splitlines():
+        if named := re.fullmatch(r"  (\w+):", line):
+            stage, written = named[1], False
+        if not line.startswith(("      - rfdetr_core", "      - stages/")):
+            lines.append(line)
+        elif not written:
+            lines += [f"      - {dep}" for dep in code_deps(stage)]
+            written = True
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":  # python -m tests.architecture: write the code dependencies of dvc.yaml anew
+    (ROOT / "dvc.yaml").write_text(with_code_deps((ROOT / "dvc.yaml").read_text()))

@@ -7,15 +7,23 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rfdetr_core.base.provenance import code_digests
 from rfdetr_core.evaluation import evaluate
 from rfdetr_core.lineage import compose
 from rfdetr_core.training import record
-from tests.architecture import NO_DEPENDENCY, ROOT, closure, imports, module_files, source_files
+from tests.architecture import (
+    NO_DEPENDENCY,
+    PIPELINE,
+    ROOT,
+    STAGES,
+    closure,
+    imports,
+    module_files,
+    source_files,
+    with_code_deps,
+)
 
-STAGES = ("validate", "convert", "train", "select_best", "strip", "evaluate")
 TIERS = [
     {"base"},
     {"ops"},
@@ -28,7 +36,6 @@ TIERS = [
     {"api", "cli"},
     {"__main__"},
 ]
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 def part_of(module: str) -> str | None:
@@ -51,6 +58,15 @@ def test_deps_of_a_stage_are_its_import_closure(stage: str) -> None:
             declared |= {file.relative_to(ROOT).as_posix() for file in files}
     needed = {file for file in closure(f"stages.{stage}") if not file.startswith(NO_DEPENDENCY)}
     assert declared == needed
+
+
+def test_the_code_that_dvc_yaml_lists_is_what_its_command_writes() -> None:
+    text = (ROOT / "dvc.yaml").read_text()
+    assert with_code_deps(text) == text, "python -m tests.architecture"
+
+
+def test_every_stage_has_its_file() -> None:
+    assert {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"} == set(STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -14,13 +14,12 @@ from rfdetr_core.base.images import SUFFIXES
 from rfdetr_core.ingest.records import is_text, shown
 
 OPTION = "data.dir in params.yaml"
-_READ = (*SUFFIXES, ".json", ".txt", ".yaml", ".yml")
 
 
-def check_folder(root: Path, option: str = OPTION) -> None:
+def check_folder(root: Path, labels: tuple[str, ...], option: str = OPTION) -> None:
     """Check that `root` is a folder with something in it, that git or DVC knows. Outside git it may be unknown.
 
-    option: what names the folder.
+    labels: the suffixes of label files. option: what names the folder.
 
     Raises:
         UserError: it is not; names the folder and what to do.
@@ -40,7 +39,7 @@ def check_folder(root: Path, option: str = OPTION) -> None:
             f"the dataset folder {root} is ignored by git and not tracked by DVC: no other machine would have it. "
             f"Track it: dvc add {root}"
         )
-    lost = [] if in_dvc else _ignored(folder)
+    lost = [] if in_dvc else _ignored(folder, (*SUFFIXES, *labels))
     if lost:
         raise UserError(
             f"{len(lost)} files of the dataset folder {root} are ignored by git and not tracked by DVC: no other "
@@ -49,15 +48,15 @@ def check_folder(root: Path, option: str = OPTION) -> None:
         )
 
 
-def _ignored(folder: Path) -> list[str]:
-    """Images and labels in a folder that git does not know because a pattern ignores them; sorted, below `folder`."""
+def _ignored(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Files of these suffixes that git does not know because a pattern ignores them; sorted, below `folder`."""
     command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "-z", "--", "."]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
     except FileNotFoundError:
         return []
     names = os.fsdecode(done.stdout).split("\0") if done.returncode == 0 else []
-    return sorted(name for name in names if name.lower().endswith(_READ) and not re.search(r"(^|/)\.", name))
+    return sorted(name for name in names if name.lower().endswith(suffixes) and not re.search(r"(^|/)\.", name))
 
 
 def _git(folder: Path, *command: str) -> bool:

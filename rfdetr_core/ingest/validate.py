@@ -14,6 +14,7 @@ from rfdetr_core.ingest.clean import CleanDataset, clean
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import OPTION, check_folder
+from rfdetr_core.ingest.formats import LABEL_SUFFIXES
 from rfdetr_core.ingest.page import write_page
 from rfdetr_core.ingest.page.counts import tables
 from rfdetr_core.ingest.rules import RULES
@@ -116,7 +117,7 @@ def validate_dataset(
         UserError: the folder is missing, empty, untracked or of no known layout; or there are findings that stop the
             run: the findings are written then, and no manifest.
     """
-    check_folder(root, option)
+    check_folder(root, LABEL_SUFFIXES, option)
     findings = Findings(config)
     with Survey(root, cache, config.max_pixels) as survey:
         dataset = clean(root, findings, survey.examine)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -85,8 +85,20 @@ class CocoScores:
     matches: dict[int, ImageMatches]  # by image id
 
     def numbers(self) -> dict[str, float]:
-        """The sixteen single numbers by name."""
+        """The single numbers by name, those of metrics.json."""
         return {name: value for name, value in vars(self).items() if isinstance(value, float)}
+
+
+# The numbers of an epoch: upstream's name, in history.csv, and the field of CocoScores.
+REPORTED = {
+    "mAP_50_95": "map",
+    "mAP_50": "map_50",
+    "mAP_75": "map_75",
+    "mAR": "mar_100",
+    "F1": "f1",
+    "precision": "precision",
+    "recall": "recall",
+}
 
 
 def coco_results(image_id: int, detections: Detections) -> list[dict[str, Any]]:
@@ -175,9 +187,8 @@ def summary(
         for k, index in enumerate(records)
     )
     threshold = float(THRESHOLDS[best]) if present.any() else float("nan")
-    numbers = [*stats.tolist(), threshold, *mean[:, best].tolist()]
-    named = dict(zip((field.name for field in fields(CocoScores)), numbers, strict=False))
-    return CocoScores(per_class=per_class, matches={}, **named)
+    fields: list[Any] = [*stats.tolist(), threshold, *mean[:, best].tolist(), per_class, {}]
+    return CocoScores(*fields)
 
 
 def indexed(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:

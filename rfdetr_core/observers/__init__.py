@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 def observers(runtime: RuntimeConfig, record: Mapping[str, Any], folder: Path) -> list[Callback]:
     """The callbacks that the `runtime` section asks for; `record` is what the training says of its origin."""
     from rfdetr_core.observers.console import console
-    from rfdetr_core.observers.loggers import ClearML, RunFacts, TensorBoard, WeightsAndBiases
+    from rfdetr_core.observers.loggers import LOGGERS, RunFacts
     from rfdetr_core.observers.mlflow import MlflowRun
 
     found: list[Callback] = [console(runtime.progress_bar, folder), RunFacts(record, folder)]
     if runtime.mlflow:
         found.append(MlflowRun(runtime.project, runtime.run, record, folder))
-    loggers = (TensorBoard, WeightsAndBiases, ClearML)
-    return found + [logger(runtime, record, folder) for logger in loggers if getattr(runtime, logger.key)]
+    return found + [logger(runtime, record, folder) for logger in LOGGERS if getattr(runtime, logger.key)]

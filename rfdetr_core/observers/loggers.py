@@ -33,6 +33,7 @@ _PATIENCE = 60.0  # seconds that sending the rest may take when the training has
 class EpochLogger(Checkpoint):
     """Sends each epoch of history.csv; a training that goes on sends the earlier ones too, in case they are missing.
 
+    A logger is a subclass in LOGGERS with `open`, `send` and `close`. key: the field of RuntimeConfig that asks for it.
     A Checkpoint, since Lightning calls those last: RunFiles has written the file then.
     """
 
@@ -207,6 +208,9 @@ class ClearML(EpochLogger):
         except subprocess.TimeoutExpired:
             self.to.kill()
             raise
+
+
+LOGGERS = (TensorBoard, WeightsAndBiases, ClearML)
 
 
 class RunFacts(Checkpoint):

@@ -14,7 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from rfdetr_core.data.dataset import decode_masks
-from rfdetr_core.metrics.coco import coco_results, coded_mask
+from rfdetr_core.metrics.coco import REPORTED, coco_results, coded_mask
 from rfdetr_core.metrics.quick import quick_score
 from rfdetr_core.model.postprocess import detections
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
@@ -54,18 +54,6 @@ class WeightAverage:
     def load_state_dict(self, weights: dict[str, Any]) -> None:
         """Take weights that `state_dict` gave; a missing or strange name is an error."""
         self.module.load_state_dict(weights)
-
-
-# Upstream's names of what is reported, and those of metrics.coco.
-REPORTED = {
-    "mAP_50_95": "map",
-    "mAP_50": "map_50",
-    "mAP_75": "map_75",
-    "mAR": "mar_100",
-    "F1": "f1",
-    "precision": "precision",
-    "recall": "recall",
-}
 
 
 class WeightAveraging(Callback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Collection
 from importlib import metadata
 from typing import Any, Literal, Self
 
@@ -14,13 +15,14 @@ from rfdetr_core.base.params import Config
 from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.loss.terms import TERMS
 from rfdetr_core.model.config import VARIANTS, ModelConfig
+from rfdetr_core.training.schedule import SCHEDULES
 
-# Of torch.optim, by lower-case name; Muon, LBFGS and SparseAdam there cannot train every parameter of a detector.
-OPTIMIZERS = (
-    *("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw"),
-    *("asgd", "nadam", "radam", "rmsprop", "rprop", "sgd"),
+# Each optimiser's class by its name. Muon, LBFGS and SparseAdam of torch cannot train every parameter of a detector.
+_OF_TORCH = (
+    *("Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW"),
+    *("ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
 )
-SCHEDULE_NUMBERS = {"lr_drop": 100, "min_factor": 0.0}
+OPTIMIZERS = {name.lower(): f"torch.optim.{name}" for name in _OF_TORCH}
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 _OF_THE_AVERAGE = ("ema_decay", "ema_tau", "ema_update_interval", "early_stopping_use_ema", "auto_batch_ema_headroom")
 _OF_MASKS = tuple(term.coefficient for term in TERMS if term.mask)
@@ -50,17 +52,20 @@ class TrainConfig(Config):
     )
     lr_component_decay: float = Field(0.7, gt=0, le=1, description="factor of the decoder, squared that of the encoder")
     weight_decay: float = Field(1e-4, ge=0, description="of the optimiser")
-    optimizer: str = Field(
-        "adamw", min_length=1, description="of torch.optim (" + ", ".join(OPTIMIZERS) + "), or package.module.Class"
-    )
+    optimizer: str = Field("adamw", min_length=1, description=", ".join(OPTIMIZERS) + ", or package.module.Class")
     optimizer_kwargs: dict[str, JsonValue] = Field({}, description="further arguments of the optimiser, such as betas")
     lr_scheduler: str = Field(
         "step",
         min_length=1,
-        description="step: x 0.1 after lr_drop epochs; cosine: half a period; or package.module.Class",
+        description="".join(f"{name}: {one.meaning}; " for name, one in SCHEDULES.items()) + "or package.module.Class",
     )
     lr_scheduler_kwargs: dict[str, JsonValue] = Field(
-        {}, description="of step: lr_drop (100 epochs); of cosine: min_factor (0: the part of the rate it ends at)"
+        {},
+        description="; ".join(
+            f"of {name}: {key} ({one.default:g}: {one.meaning})"
+            for name, kind in SCHEDULES.items()
+            for key, one in kind.numbers.items()
+        ),
     )
     lr_scheduler_interval: Literal["step", "epoch"] = Field(
         "step", description="when a scheduler given as package.module.Class steps"
@@ -150,7 +155,7 @@ class TrainConfig(Config):
     @field_validator("optimizer", "lr_scheduler")
     @classmethod
     def _known(cls, value: str, info: Any) -> str:
-        names = OPTIMIZERS if info.field_name == "optimizer" else ("step", "cosine")
+        names: Collection[str] = OPTIMIZERS if info.field_name == "optimizer" else SCHEDULES
         if "." not in value and value.lower() not in names:
             raise ValueError(f"unknown name. Use {', '.join(names)}, or a class as package.module.Class.")
         if "." in value and importlib.util.find_spec(value.partition(".")[0]) is None:
@@ -192,18 +197,17 @@ class TrainConfig(Config):
         return self
 
     def _check_schedule(self) -> None:
-        used = {"step": ("lr_drop",), "cosine": ("min_factor",)}.get(self.lr_scheduler)
-        if used is not None:
-            if strange := sorted(self.lr_scheduler_kwargs.keys() - set(used)):
+        if self.lr_scheduler in SCHEDULES:
+            numbers = SCHEDULES[self.lr_scheduler].numbers
+            if strange := sorted(self.lr_scheduler_kwargs.keys() - numbers):
                 raise ValueError(
                     f"lr_scheduler_kwargs {', '.join(strange)} has no effect on lr_scheduler {self.lr_scheduler}, "
-                    f"which takes {', '.join(used)}."
+                    f"which takes {', '.join(numbers) or 'none'}."
                 )
             for name, value in self.lr_scheduler_kwargs.items():
-                if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
-                    raise ValueError(f"lr_scheduler_kwargs {name} {value!r} must be a number, 0 or more.")
-                if name == "min_factor" and value > 1:
-                    raise ValueError(f"lr_scheduler_kwargs min_factor {value} is a part of the rate: 0 to 1.")
+                most = numbers[name].most
+                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+                    raise ValueError(f"lr_scheduler_kwargs {name} {value!r} must be a number from 0 to {most:g}.")
             self._without(f"lr_scheduler is {self.lr_scheduler}", ("lr_scheduler_interval",))
         elif self.warmup_epochs and (self.lr_scheduler == PLATEAU or self.lr_scheduler_interval == "epoch"):
             raise ValueError("warmup_epochs needs a schedule that steps with the optimiser: remove it.")
@@ -223,6 +227,10 @@ class TrainConfig(Config):
         if self.compute_val_loss == "auto":
             return self.lr_scheduler == PLATEAU and self.lr_scheduler_monitor.endswith("loss")
         return self.compute_val_loss
+
+
+# Keys of `runtime` that need a package: the extra of that name.
+EXTRAS = ("tensorboard", "wandb", "clearml")
 
 
 class RuntimeConfig(Config):
@@ -258,7 +266,7 @@ class RuntimeConfig(Config):
 
     @model_validator(mode="after")
     def _installed(self) -> Self:
-        for name in ("tensorboard", "wandb", "clearml"):
+        for name in EXTRAS:
             if getattr(self, name) and not list(metadata.distributions(name=name)):
                 raise ValueError(f"{name} is not installed. Run: pip install '.[{name}]', or set {name}: false.")
         return self

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import math
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.training.config import SCHEDULE_NUMBERS, TrainConfig
+from rfdetr_core.training.config import OPTIMIZERS, TrainConfig
+from rfdetr_core.training.schedule import learning_rate_factor
 
 
 def make(option: str, name: str, base: type | tuple[type, ...], *arguments: Any, **keywords: Any) -> Any:
@@ -38,19 +37,16 @@ _EMBEDDINGS = ("encoder.cls_token", "encoder.mask_token", "encoder.position_embe
 
 
 def build_optimizer(detector: nn.Module, config: TrainConfig, *, fused: bool = False) -> Optimizer:
-    """An optimiser of torch.optim, or a class by its path, over `parameter_groups`.
+    """An optimiser of OPTIMIZERS, or a class by its path, over `parameter_groups`.
 
     fused: torch's one-kernel step of AdamW, which no GradScaler (16-mixed) may drive.
 
     Raises:
         UserError: a class that does not exist or does not take optimizer_kwargs.
     """
-    name = config.optimizer
-    if "." not in name:
-        classes = {one.lower(): one for one in vars(torch.optim) if one[0].isupper()}
-        name = f"torch.optim.{classes[name]}"
     keywords = config.optimizer_kwargs | ({"fused": True} if fused else {})
-    made: Optimizer = make("train.optimizer", name, Optimizer, parameter_groups(detector, config), **keywords)
+    path, groups = OPTIMIZERS.get(config.optimizer, config.optimizer), parameter_groups(detector, config)
+    made: Optimizer = make("train.optimizer", path, Optimizer, groups, **keywords)
     return made
 
 
@@ -88,13 +84,13 @@ def _encoder_level(name: str, last: int) -> int:
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> dict[str, Any]:
-    """The schedule that `lr_scheduler` names, as Lightning takes it; step and cosine are functions of the step alone.
+    """The schedule that `lr_scheduler` names, as Lightning takes it; those of SCHEDULES follow from the step alone.
 
     Raises:
         UserError: a class that does not exist or does not take lr_scheduler_kwargs.
     """
     if "." not in config.lr_scheduler:
-        numbers: dict[str, Any] = SCHEDULE_NUMBERS | config.lr_scheduler_kwargs
+        numbers: dict[str, Any] = config.lr_scheduler_kwargs
 
         def factor(step: int) -> float:
             return learning_rate_factor(
@@ -119,27 +115,3 @@ def build_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: i
         growing = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup)
         scheduler = SequentialLR(optimizer, [growing, scheduler], [warmup])
     return {"scheduler": scheduler, "interval": config.lr_scheduler_interval}
-
-
-def learning_rate_factor(
-    step: int,
-    *,
-    kind: str,
-    steps_per_epoch: int,
-    epochs: int,
-    warmup_epochs: float = 0.0,
-    lr_drop: float = 100,
-    min_factor: float = 0.0,
-) -> float:
-    """What to multiply the learning rate with at optimiser step `step`, counted from 0.
-
-    Grows linearly from 0 over the warm-up. Then "step" is 1, and 0.1 from epoch `lr_drop` on; "cosine" falls in half a
-    period to `min_factor` at the end. After upstream's training/module_model.py.
-    """
-    warmup = int(steps_per_epoch * warmup_epochs)
-    if step < warmup:
-        return step / warmup
-    if kind == "step":
-        return 1.0 if step < lr_drop * steps_per_epoch else 0.1
-    progress = (step - warmup) / max(1, steps_per_epoch * epochs - warmup)
-    return min_factor + (1 - min_factor) * 0.5 * (1 + math.cos(math.pi * progress))

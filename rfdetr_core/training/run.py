@@ -25,6 +25,7 @@ from rfdetr_core.data.batching import multi_scale_sizes
 from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.data.seeding import mixed_seed
+from rfdetr_core.metrics.coco import REPORTED
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.training.batch_size import with_batch_size
@@ -40,7 +41,6 @@ from rfdetr_core.training.trainer import build_trainer, check_launched, device_k
 
 # Named, not imported: what watches a training is no dependency of its result.
 _OBSERVERS = "rfdetr_core.observers"
-METRIC_KEYS = {"map": "mAP_50_95", "map_50": "mAP_50", "mar": "mAR", "f1": "F1"}
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,8 @@ def prepare_training(
 
     metric, interval = config.best_model_metric, runtime.checkpoint_interval
     kind = "segm_" if architecture.segmentation else ""
-    key = kind + METRIC_KEYS[metric]
+    names = {field: name for name, field in REPORTED.items()}
+    key = kind + names["mar_100" if metric == "mar" else metric]
     ranking: dict[str, Any] = {"skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
     written = RunFiles(output, metric, key, describe, fingerprint=fingerprint(record), interval=interval, **ranking)
     callbacks: list[Callback] = [

@@ -108,6 +108,10 @@ def make_yolo(root: Path) -> Path:
     return root
 
 
+# The good dataset in every format and layout.
+MAKERS = (make_coco, make_masks, make_plain, make_yolo)
+
+
 def _fractions(box: list[float]) -> tuple[float, ...]:
     x, y, width, height = box
     return (x + width / 2) / SIZE[0], (y + height / 2) / SIZE[1], width / SIZE[0], height / SIZE[1]

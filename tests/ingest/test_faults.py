@@ -16,12 +16,12 @@ from rfdetr_core.ingest.formats import coco, yolo
 from rfdetr_core.ingest.rules import RULES, markdown
 from tests.architecture import ROOT
 from tests.ingest.faults import FAULTS, LABEL, PNG, TRAIN, Fault, add
-from tests.ingest.samples import make_coco, make_masks, make_plain, make_yolo, picture, places, validate
+from tests.ingest.samples import MAKERS, make_coco, make_yolo, picture, places, validate
 
 Point = tuple[int, int]
 
 
-@pytest.mark.parametrize("make", [make_coco, make_masks, make_plain, make_yolo])
+@pytest.mark.parametrize("make", MAKERS)
 def test_a_good_dataset_has_no_finding(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     assert validate(make(tmp_path / "data"), tmp_path) == ([], None)
 

@@ -3,15 +3,19 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.ingest import folder
 from rfdetr_core.ingest.config import ValidateConfig
-from rfdetr_core.ingest.folder import check_folder
+from rfdetr_core.ingest.formats import LABEL_SUFFIXES
 from rfdetr_core.ingest.validate import validate_dataset
 from tests.ingest.samples import make_coco
+
+check_folder = partial(folder.check_folder, labels=LABEL_SUFFIXES)
 
 
 def git(folder: Path, *command: str) -> None:

@@ -17,8 +17,8 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.observers.history import read_history
-from rfdetr_core.observers.loggers import ClearML, TensorBoard, WeightsAndBiases
-from rfdetr_core.training.config import RuntimeConfig
+from rfdetr_core.observers.loggers import LOGGERS, ClearML, TensorBoard, WeightsAndBiases
+from rfdetr_core.training.config import EXTRAS, RuntimeConfig
 from rfdetr_core.training.module import RFDETRModelModule
 from tests.architecture import ROOT
 from tests.training.tiny import train
@@ -117,7 +117,7 @@ def test_loggers_have_every_epoch_of_a_resumed_training_and_change_no_byte_of_it
             assert found[epoch] == pytest.approx(row, rel=1e-6)  # TensorBoard's are 32-bit
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "wandb", "clearml"])
+@pytest.mark.parametrize("name", EXTRAS)
 def test_a_missing_package_is_an_error_that_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert getattr(parse(RuntimeConfig, {name: True}, "runtime"), name)
     monkeypatch.setattr(metadata, "distributions", lambda **sought: iter(()))
@@ -128,7 +128,15 @@ def test_a_missing_package_is_an_error_that_names_the_extra(name: str, monkeypat
 
 def test_every_extra_that_the_message_names_is_there() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert all(project["optional-dependencies"][name] == [name] for name in ("tensorboard", "wandb", "clearml"))
+    assert all(project["optional-dependencies"][name] == [name] for name in EXTRAS)
+    told = {key: field.description or "" for key, field in RuntimeConfig.model_fields.items()}
+    assert {key for key, text in told.items() if "needs the extra" in text} == set(EXTRAS)
+
+
+def test_every_logger_has_its_key() -> None:
+    keys = [logger.key for logger in LOGGERS]
+    assert len(keys) == len(set(keys))
+    assert set(EXTRAS) <= set(keys) <= RuntimeConfig.model_fields.keys()
 
 
 def test_a_logger_that_cannot_start_is_an_error_before_anything_is_trained(

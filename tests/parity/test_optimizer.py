@@ -15,7 +15,8 @@ from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.training.callbacks import WeightAverage
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.optimization import build_optimizer, learning_rate_factor, parameter_groups
+from rfdetr_core.training.optimization import build_optimizer, parameter_groups
+from rfdetr_core.training.schedule import learning_rate_factor
 from tests.loss.synthetic import make_targets, targets_as_upstream
 from tests.parity import reference
 from tests.parity.test_ema import upstream_average

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rfdetr_core.training.optimization import learning_rate_factor
+from rfdetr_core.training.schedule import learning_rate_factor
 from tests.parity.upstream_training import module_model
 
 upstream_config = pytest.importorskip("rfdetr.config")

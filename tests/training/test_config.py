@@ -1,15 +1,22 @@
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import math
+import subprocess
+import sys
+from typing import Any, get_args
 
 import pytest
+import torch
+from torch.optim import Optimizer
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.config.settings import ABSENT, DIFFERENT
-from rfdetr_core.loss.terms import TERMS
+from rfdetr_core.metrics.coco import REPORTED, CocoScores
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import OPTIMIZERS, PLATEAU, RuntimeConfig, TrainConfig, check_together
+from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
 
 
 @pytest.mark.parametrize(
@@ -24,7 +31,7 @@ from rfdetr_core.training.config import OPTIMIZERS, PLATEAU, RuntimeConfig, Trai
         ({"optimizer_kwargs": {"eps": float("inf")}}, "optimizer_kwargs"),
         ({"notes": {"rate": float("nan")}}, "train.notes"),
         ({"cls_loss_coef": 0, "bbox_loss_coef": 0, "giou_loss_coef": 0}, "nothing would be learnt"),
-        ({"lr_scheduler": "linear"}, "package.module.Class"),
+        ({"lr_scheduler": "no schedule"}, "package.module.Class"),
         ({"lr_scheduler_interval": "epoch"}, "lr_scheduler_interval"),
         ({"lr_scheduler": PLATEAU, "warmup_epochs": 1}, "warmup_epochs"),
         ({"lr_scheduler": PLATEAU, "compute_val_loss": False}, "compute_val_loss"),
@@ -79,10 +86,42 @@ def test_workers_that_are_not_there_take_no_options() -> None:
 
 
 def test_named_optimisers_are_those_of_torch() -> None:
-    import torch
+    classes = {name for name, value in vars(torch.optim).items() if isinstance(value, type)}
+    trainable = classes - {"Optimizer", "LBFGS", "Muon", "SparseAdam"}
+    assert {name: OPTIMIZERS.get(name.lower()) for name in trainable} == {
+        name: f"torch.optim.{name}" for name in trainable
+    }
 
-    classes = {name.lower() for name, value in vars(torch.optim).items() if isinstance(value, type)}
-    assert set(OPTIMIZERS) == classes - {"optimizer", "lbfgs", "muon", "sparseadam"}
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_named_optimiser_is_a_class_of_that_name(name: str) -> None:
+    module, _, attribute = OPTIMIZERS[name].rpartition(".")
+    assert attribute.lower() == name
+    assert issubclass(getattr(importlib.import_module(module), attribute), Optimizer)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_takes_the_numbers_of_its_row(name: str) -> None:
+    numbers = SCHEDULES[name].numbers
+    assert all(0 <= number.default <= number.most for number in numbers.values())
+    values = {key: min(number.default + 1, number.most) for key, number in numbers.items()}
+    config = parse(TrainConfig, {"lr_scheduler": name, "lr_scheduler_kwargs": values}, "train")
+    places: dict[str, Any] = {"kind": name, "steps_per_epoch": 2, "epochs": 3, "warmup_epochs": 1}
+    factors = [learning_rate_factor(step, **places, **values) for step in range(6)]
+    assert factors[:2] == [0, 0.5]
+    assert all(math.isfinite(factor) and factor >= 0 for factor in factors)
+    assert config.lr_scheduler_kwargs == values
+
+
+def test_every_choice_of_the_best_epoch_is_in_the_history() -> None:
+    choices = get_args(TrainConfig.model_fields["best_model_metric"].annotation)
+    assert {"mar_100" if choice == "mar" else choice for choice in choices} <= set(REPORTED.values())
+    assert set(REPORTED.values()) <= CocoScores.__dataclass_fields__.keys()
+
+
+def test_reading_the_options_needs_no_torch() -> None:
+    code = "import sys, rfdetr_core.training.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_every_option_says_what_it_is() -> None:
@@ -106,8 +145,6 @@ def test_every_field_of_upstream_is_here_with_its_default_or_a_reason() -> None:
             ours = here[section][name].get_default(call_default_factory=True)
             theirs = field.get_default(call_default_factory=True)
             assert ours == getattr(theirs, "value", theirs) or f"{section}.{name}" in DIFFERENT, name
-    own = {"augmentation", "deterministic"} | {term.coefficient for term in TERMS}
-    assert TrainConfig.model_fields.keys() - fields.keys() == own - fields.keys()
     model = upstream.RFDETRNanoConfig.model_fields.keys() - {"model_name", "license"}
     keypoints = {"keypoint_cross_attn", "inter_instance_kp_attn", "grouppose_keypoint_dim_downscale"}
     keypoints |= {"dual_projector", "dual_projector_kp_only", "postprocess_trace_alpha"}

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from rfdetr_core.training.optimization import learning_rate_factor
+from rfdetr_core.training.schedule import learning_rate_factor
 
 
 def cosine(step: int, **changes: float) -> float:

@@ -14,6 +14,7 @@ _FORMATS = (
     (coco.PLAIN_LAYOUT, coco.found_plain, coco.read_plain),
     (yolo.LAYOUT, yolo.found, yolo.read),
 )
+LABEL_SUFFIXES = (".json", ".txt", ".yaml", ".yml")  # of their files beside the images
 
 
 def read_dataset(root: Path, findings: Findings) -> Dataset:

@@ -1,0 +1,56 @@
+"""Learning-rate schedules as functions of the optimiser step. To add one: its function, and a row of SCHEDULES."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Number(NamedTuple):
+    """A key of lr_scheduler_kwargs, whose smallest value is 0."""
+
+    default: float
+    meaning: str
+    most: float = math.inf
+
+
+class Schedule(NamedTuple):
+    """factor: what to multiply the learning rate with after the warm-up, of (step, warmup, per_epoch, steps, numbers).
+
+    Those are optimiser steps: this one, counted from 0, then how many the warm-up, an epoch and the training have.
+    """
+
+    meaning: str
+    numbers: dict[str, Number]
+    factor: Callable[..., float]
+
+
+def _step(step: int, warmup: int, per_epoch: int, steps: int, *, lr_drop: float) -> float:
+    return 1.0 if step < lr_drop * per_epoch else 0.1
+
+
+def _cosine(step: int, warmup: int, per_epoch: int, steps: int, *, min_factor: float) -> float:
+    progress = (step - warmup) / max(1, steps - warmup)
+    return min_factor + (1 - min_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+# After upstream's training/module_model.py.
+SCHEDULES = {
+    "step": Schedule("x 0.1 after lr_drop epochs", {"lr_drop": Number(100, "epochs")}, _step),
+    "cosine": Schedule("half a period", {"min_factor": Number(0, "the part of the rate it ends at", most=1)}, _cosine),
+}
+
+
+def learning_rate_factor(
+    step: int, *, kind: str, steps_per_epoch: int, epochs: int, warmup_epochs: float = 0.0, **numbers: float
+) -> float:
+    """What to multiply the learning rate with: grows linearly from 0 over the warm-up, then follows the schedule.
+
+    step: of the optimiser, counted from 0. kind: in SCHEDULES. numbers: its lr_scheduler_kwargs.
+    """
+    schedule, warmup = SCHEDULES[kind], int(steps_per_epoch * warmup_epochs)
+    if step < warmup:
+        return step / warmup
+    values = {name: number.default for name, number in schedule.numbers.items()} | numbers
+    return schedule.factor(step, warmup, steps_per_epoch, steps_per_epoch * epochs, **values)

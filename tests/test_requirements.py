@@ -1,0 +1,50 @@
+"""Every package that is asked for is pinned, has a reason in the README, and is declared in pyproject.toml."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+
+import pytest
+
+from tests.architecture import PACKAGES, ROOT, module_files
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def asked(name: str) -> set[str]:
+    """The packages of a requirements/*.in, without versions and extras."""
+    lines = (ROOT / "requirements" / f"{name}.in").read_text().splitlines()
+    return {normal(re.split(r"[\[=<>~! ]", line)[0]) for line in lines if line.strip() and line[0] != "#"}
+
+
+@pytest.mark.parametrize("name", ["numeric", "runtime", "dev"])
+def test_every_package_that_is_asked_for_is_pinned(name: str) -> None:
+    pinned = re.findall(r"^([\w.-]+)(?:\[[\w,-]*\])?==", (ROOT / "requirements" / f"{name}.lock").read_text(), re.M)
+    assert asked(name) <= {normal(one) for one in pinned}
+
+
+def test_every_package_that_is_asked_for_has_a_reason_in_the_readme() -> None:
+    table = (ROOT / "README.md").read_text().partition("## Dependencies")[2]
+    words = {normal(word) for word in re.findall(r"[\w.-]+", table)}
+    assert {name for part in ("numeric", "runtime", "dev") for name in asked(part) if name not in words} == set()
+
+
+def test_what_the_core_imports_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    declared = {normal(re.split(r"[\[=<>~! ]", one)[0]) for one in told}
+    owners = packages_distributions()
+    for module, path in module_files().items():
+        nodes = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        for name in {name.partition(".")[0] for name in names} - {*sys.stdlib_module_names, *PACKAGES}:
+            assert declared & {normal(owner) for owner in owners.get(name, [name])}, f"{module} imports {name}"
