@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import EVALUATION, GIT, NOT_COMMITTED, Commit
+from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit
 from rfdetr_core.audit.images import Answer
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
+from rfdetr_core.base import git
 from rfdetr_core.base.provenance import flattened, short
 
 Rows = Iterable[Mapping[str, Any]]
@@ -90,8 +90,8 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
             {
                 "stage": one.stage,
                 "commit": _commit(one.commit),
-                "deps": one.entry["deps"],
-                "params": one.entry["params"],
+                "deps": one.entry.deps,
+                "params": one.entry.params,
             }
             for one in traced.links
         ],
@@ -199,27 +199,20 @@ def _dataset(traced: Trace, archive: Archive) -> list[Commit]:
     link = next((one for one in traced.links if one.stage == "validate"), None)
     if link is None:
         return []
-    folders = [dep for dep in link.entry["deps"] if not dep.startswith(("rfdetr_core", "stages", "requirements"))]
+    folders = [dep for dep in link.entry.deps if not dep.startswith(("rfdetr_core", "stages", "requirements"))]
     paths = [name for folder in folders for name in (folder, f"{folder}.dvc")]
-    command = [
-        *GIT,
-        "log",
-        "-1",
-        "--format=%H%x00%an%x00%ae%x00%aI%x00%s",
-        "HEAD" if link.commit.id == NOT_COMMITTED else link.commit.id,
-        "--",
-        *paths,
-    ]
-    done = subprocess.run(command, cwd=archive.history.root, capture_output=True, text=True, check=False).stdout.strip()
-    if not done:
+    until = "HEAD" if link.commit.id == NOT_COMMITTED else link.commit.id
+    fields = "--format=%H%x00%an%x00%ae%x00%aI%x00%s"
+    line = (git.answer(archive.history.root, "log", "-1", fields, until, "--", *paths) or "").strip()
+    if not line:
         return []
-    name, author, email, date, subject = done.split("\0")
+    name, author, email, date, subject = line.split("\0")
     return [Commit(name, (), author, email, date, subject)]
 
 
 def _dataset_lines(traced: Trace, archive: Archive) -> list[str]:
     link = next((one for one in traced.links if one.stage == "validate"), None)
-    deps = link.entry["deps"] if link else {}
+    deps = link.entry.deps if link else {}
     found = {path: md5 for path, md5 in deps.items() if not path.startswith(("rfdetr_core", "stages", "requirements"))}
     who = [f"{'dataset':12} {_who(one)}" for one in _dataset(traced, archive)] or ["dataset"]
     return [*who, *(f"  {path:10} md5 {md5}" for path, md5 in found.items())] if found else []

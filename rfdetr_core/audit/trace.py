@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import EVALUATION, LOCK, NOT_COMMITTED, Commit, History, Lock, cached
+from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, History, cached
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import flattened
+from rfdetr_core.lineage.lock import LOCK, Entry, Lock
 from rfdetr_core.lineage.records import is_whole
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
@@ -27,7 +28,15 @@ class Link:
 
     stage: str
     commit: Commit
-    entry: dict[str, Any]
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Origin(Link):
+    """The stage that wrote a file as `path`, and the dvc.lock that says so."""
+
+    path: str
+    lock: Lock
 
 
 @dataclass(frozen=True)
@@ -85,13 +94,13 @@ class Archive:
         more = f" and {len(damaged) - _MOST} more" if len(damaged) > _MOST else ""
         return [f"not readable, and left out: {', '.join(damaged[:_MOST])}{more}"] if damaged else []
 
-    def introduced(self, md5: str) -> Link | None:
+    def introduced(self, md5: str) -> Origin | None:
         """The stage with this out, and the oldest commit whose dvc.lock has it."""
         for commit in reversed(self.named.get(md5, [])):
             lock = self.history.lock(commit.changed[LOCK])
             for stage, path, out in lock.outs() if lock else ():
                 if lock and out == md5:
-                    return Link(stage, commit, lock.stages[stage] | {"path": path, "lock": lock})
+                    return Origin(stage, commit, lock.stages[stage], path, lock)
         return None
 
     def first_with(self, md5: str | None) -> Commit | None:
@@ -161,7 +170,7 @@ def trace(path: Path, archive: Archive) -> Trace:
         md5,
         tensors,
         by,
-        found.entry["path"] if found else None,
+        found.path if found else None,
         tuple(_links(found, archive)) if found else (),
         record["lineage"] if record else own if is_whole(own) else None,
         record,
@@ -199,21 +208,21 @@ def evaluations_of(tensors: str | None, archive: Archive) -> list[dict[str, Any]
     return [one for number, one in enumerate(found) if one not in found[:number]]
 
 
-def _links(found: Link, archive: Archive) -> Iterator[Link]:
+def _links(found: Origin, archive: Archive) -> Iterator[Link]:
     """The stage that wrote a file and those before it, by the deps in the dvc.lock that has it."""
-    lock: Lock = found.entry["lock"]
+    lock = found.lock
     makers = {path: stage for stage, path, _ in lock.outs()}
     steps = {found.stage: 0}  # the longest way back to each stage: a stage comes after all that use it
     waiting = [found.stage]
     while waiting:
         name = waiting.pop()
-        for maker in {makers[path] for path in _within(lock.stages[name]["deps"], makers)}:
+        for maker in {makers[path] for path in _within(lock.stages[name].deps, makers)}:
             if steps.get(maker, 0) <= steps[name] < len(lock.stages):
                 steps[maker] = steps[name] + 1
                 waiting.append(maker)
     for name in sorted(steps, key=lambda name: (steps[name], name)):
         entry = lock.stages[name]
-        commits = [link.commit for md5 in entry["outs"].values() if (link := archive.introduced(md5))]
+        commits = [link.commit for md5 in entry.outs.values() if (link := archive.introduced(md5))]
         yield Link(name, min(commits, key=archive.age) if commits else found.commit, entry)
 
 
@@ -222,7 +231,7 @@ def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:
     return {out for out in makers for dep in deps if out == dep or out.startswith(f"{dep}/")}
 
 
-def _in_folder(md5: str, archive: Archive) -> Link | None:
+def _in_folder(md5: str, archive: Archive) -> Origin | None:
     """The folder out that holds this content, where DVC's cache still has its listing."""
     for digest in archive.named:
         if digest.endswith(".dir"):

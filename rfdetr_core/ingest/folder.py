@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import SUFFIXES
 from rfdetr_core.ingest.records import is_text, shown
@@ -34,8 +34,11 @@ def check_folder(root: Path, option: str = OPTION) -> None:
     if not any(folder.iterdir()):
         raise UserError(f"the dataset folder {root} is empty. {remedy}")
     in_dvc = any(Path(f"{path}.dvc").is_file() for path in (folder, *folder.parents))
-    in_git = _git(folder, "ls-files", "--error-unmatch") or not _git(folder, "check-ignore", "--quiet")
-    if not in_dvc and not in_git:
+    known, ignored = (
+        git.answer(folder.parent, *command, folder.name) is not None
+        for command in (("ls-files", "--error-unmatch"), ("check-ignore", "--quiet"))
+    )
+    if not in_dvc and not known and ignored:
         raise UserError(
             f"the dataset folder {root} is ignored by git and not tracked by DVC: no other machine would have it. "
             f"Track it: dvc add {root}"
@@ -51,22 +54,9 @@ def check_folder(root: Path, option: str = OPTION) -> None:
 
 def _ignored(folder: Path) -> list[str]:
     """Images and labels in a folder that git does not know because a pattern ignores them; sorted, below `folder`."""
-    command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "-z", "--", "."]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-    except FileNotFoundError:
-        return []
-    names = os.fsdecode(done.stdout).split("\0") if done.returncode == 0 else []
+    found = git.answer(folder, "ls-files", "--others", "--ignored", "--exclude-standard", "-z", "--", ".")
+    names = (found or "").split("\0")
     return sorted(name for name in names if name.lower().endswith(_READ) and not re.search(r"(^|/)\.", name))
-
-
-def _git(folder: Path, *command: str) -> bool:
-    """Whether a git command about a folder succeeds; without git or a repository it does not."""
-    try:
-        done = subprocess.run(["git", *command, folder.name], cwd=folder.parent, capture_output=True, check=False)
-    except FileNotFoundError:
-        return False
-    return done.returncode == 0
 
 
 # File systems take 255 bytes; the name of a label file may be longer than that of its image.
