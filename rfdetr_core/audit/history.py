@@ -171,7 +171,7 @@ class History:
             feeder.join()
 
     def _git(self, *arguments: str, stdin: str = "") -> str:
-        return git.raw(self.root, *arguments, stdin=stdin).decode(errors="replace")
+        return git.text(self.root, *arguments, stdin=stdin, errors="replace")
 
 
 @lru_cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,17 @@ _MD5 = re.compile(rb"\b[0-9a-f]{32}\b(?:\.dir\b)?")
 
 @dataclass(frozen=True)
 class Link:
-    """One stage that led to a file: the commit that brought this result of it, and its entry in dvc.lock."""
+    """One stage that led to a file: the commit that brought this result of it, its dvc.lock, and the file's path."""
 
     stage: str
     commit: Commit
-    entry: Entry
-
-
-@dataclass(frozen=True)
-class Origin(Link):
-    """The stage that wrote a file as `path`, and the dvc.lock that says so."""
-
-    path: str
     lock: Lock
+    path: str
+
+    @property
+    def entry(self) -> Entry:
+        """What dvc.lock says of the stage."""
+        return self.lock.stages[self.stage]
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,13 @@ class Archive:
         more = f" and {len(damaged) - _MOST} more" if len(damaged) > _MOST else ""
         return [f"not readable, and left out: {', '.join(damaged[:_MOST])}{more}"] if damaged else []
 
-    def introduced(self, md5: str) -> Origin | None:
+    def introduced(self, md5: str) -> Link | None:
         """The stage with this out, and the oldest commit whose dvc.lock has it."""
         for commit in reversed(self.named.get(md5, [])):
             lock = self.history.lock(commit.changed[LOCK])
             for stage, path, out in lock.outs() if lock else ():
                 if lock and out == md5:
-                    return Origin(stage, commit, lock.stages[stage], path, lock)
+                    return Link(stage, commit, lock, path)
         return None
 
     def first_with(self, md5: str | None) -> Commit | None:
@@ -208,7 +206,7 @@ def evaluations_of(tensors: str | None, archive: Archive) -> list[dict[str, Any]
     return [one for number, one in enumerate(found) if one not in found[:number]]
 
 
-def _links(found: Origin, archive: Archive) -> Iterator[Link]:
+def _links(found: Link, archive: Archive) -> Iterator[Link]:
     """The stage that wrote a file and those before it, by the deps in the dvc.lock that has it."""
     lock = found.lock
     makers = {path: stage for stage, path, _ in lock.outs()}
@@ -221,9 +219,8 @@ def _links(found: Origin, archive: Archive) -> Iterator[Link]:
                 steps[maker] = steps[name] + 1
                 waiting.append(maker)
     for name in sorted(steps, key=lambda name: (steps[name], name)):
-        entry = lock.stages[name]
-        commits = [link.commit for md5 in entry.outs.values() if (link := archive.introduced(md5))]
-        yield Link(name, min(commits, key=archive.age) if commits else found.commit, entry)
+        commits = [link.commit for md5 in lock.stages[name].outs.values() if (link := archive.introduced(md5))]
+        yield replace(found, stage=name, commit=min(commits, key=archive.age) if commits else found.commit)
 
 
 def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:
@@ -231,7 +228,7 @@ def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:
     return {out for out in makers for dep in deps if out == dep or out.startswith(f"{dep}/")}
 
 
-def _in_folder(md5: str, archive: Archive) -> Origin | None:
+def _in_folder(md5: str, archive: Archive) -> Link | None:
     """The folder out that holds this content, where DVC's cache still has its listing."""
     for digest in archive.named:
         if digest.endswith(".dir"):

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from ruamel.yaml.resolver import implicit_resolvers
@@ -18,33 +18,23 @@ LOCK = "dvc.lock"
 
 @dataclass(frozen=True)
 class Entry:
-    """A stage as it was run. deps, outs: the MD5 by path; of a folder it ends in .dir. raw: all that DVC wrote."""
+    """A stage as it was run. deps, outs: the MD5 by path; of a folder it ends in .dir. files: all that is said of both
+    (md5, hash, size, nfiles). raw: what DVC wrote."""
 
     cmd: str
     params: dict[str, dict[str, Any]]
     deps: dict[str, str]
     outs: dict[str, str]
+    files: dict[str, dict[str, Any]]
     raw: dict[str, Any]
 
     @classmethod
-    def of(cls, raw: dict[str, Any]) -> Entry:
-        """Read an entry as DVC wrote it."""
-        deps, outs = (
-            {str(one["path"]): str(one.get("md5", "")) for one in raw.get(kind) or ()} for kind in ("deps", "outs")
-        )
-        return cls(command(raw["cmd"]), raw.get("params") or {}, deps, outs, raw)
-
-    def described(self, kind: str) -> dict[str, dict[str, Any]]:
-        """All that is said of the "deps" or "outs", by path: md5, hash, size, nfiles."""
-        return {str(one["path"]): one for one in self.raw.get(kind) or ()}
-
-    def placed(self, folder: str) -> Entry:
-        """With paths below the root, where the entry has them below the folder in which the stage runs."""
-        files = {
-            kind: [one | {"path": below(folder, path)} for path, one in self.described(kind).items()]
-            for kind in ("deps", "outs")
-        }
-        return Entry.of(self.raw | files | {"params": {below(folder, name): one for name, one in self.params.items()}})
+    def of(cls, raw: dict[str, Any], folder: str = ".") -> Entry:
+        """Read an entry, whose paths are below the folder in which the stage runs, as paths below the root."""
+        deps, outs = ({below(folder, one["path"]): one for one in raw.get(kind) or ()} for kind in ("deps", "outs"))
+        read, wrote = ({path: str(one.get("md5", "")) for path, one in files.items()} for files in (deps, outs))
+        params = {below(folder, name): values for name, values in (raw.get("params") or {}).items()}
+        return cls(command(raw["cmd"]), params, read, wrote, deps | outs, raw)
 
 
 @dataclass(frozen=True)
@@ -99,18 +89,8 @@ def command(value: Any) -> str:
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The C parser, a tenth of the time of DVC's own; it takes words for values as YAML 1.2 has it, as DVC does."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
-    def integer(self, node: Any) -> int:
-        """010 is ten."""
-        digits = node.value
-        return int(digits, 0 if digits.lstrip("+-")[:2] in ("0x", "0o", "0b") else 10)
-
-
-for _versions, _tag, _pattern, _first in implicit_resolvers:
+# The C parser takes a tenth of the time of DVC's own; these are the words that are values in YAML 1.2, as DVC has it.
+_Loader: Any = type("_Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {"yaml_implicit_resolvers": {}})
+for _versions, *_resolver in implicit_resolvers:
     if (1, 2) in _versions:
-        _Loader.add_implicit_resolver(_tag, _pattern, _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
+        _Loader.add_implicit_resolver(*_resolver)

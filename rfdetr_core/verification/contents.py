@@ -135,7 +135,8 @@ class Contents:
 
     def blob(self, name: str) -> bytes | None:
         """The content of an object of git; None where there is none."""
-        return git.blob(self.root, name)
+        done = git.run(self.root, "show", name)
+        return None if done.returncode else done.stdout
 
     def events(self, name: str) -> list[tuple[str, str | None]]:
         """The commits before HEAD that changed a file, merges aside, oldest first, with its blob; None: deleted."""

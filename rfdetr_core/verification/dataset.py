@@ -59,8 +59,7 @@ def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: 
     if locked is not None and not same and not gone:
         _explain(report, contents, name, locked, listing, harmless=len(report.mismatches) == found)
     elif same:
-        entry = pipeline.lock.stages["validate"].described("deps")[name]
-        check_size(report, contents, name, entry, f"{LOCK}: validate")
+        check_size(report, contents, name, pipeline.lock.stages["validate"].files[name], f"{LOCK}: validate")
 
 
 def _check_images(

@@ -13,7 +13,7 @@ from rfdetr_core.audit.history import History, dvc_config
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml
-from rfdetr_core.lineage.lock import LOCK, Lock, below, command
+from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
 from rfdetr_core.verification.contents import Contents, changes
 from rfdetr_core.verification.report import Report
 
@@ -22,15 +22,14 @@ from rfdetr_core.verification.report import Report
 class Stage:
     """A stage of dvc.yaml as DVC makes it of templates and variables. Paths are below the root.
 
-    params: the keys by file, none for the whole file. uncached: outs that are in git alone. folder: where it runs.
-    after: the stages whose outs it reads.
+    outs: with whether they are in DVC's cache. params: the keys by file, none for the whole file. folder: where it
+    runs. after: the stages whose outs it reads.
     """
 
     cmd: str
     deps: frozenset[str]
-    outs: frozenset[str]
+    outs: dict[str, bool]
     params: dict[str, list[str]]
-    uncached: frozenset[str]
     folder: str
     after: frozenset[str]
 
@@ -46,8 +45,8 @@ class Pipeline:
     def read(cls, root: Path) -> Pipeline:
         """Read both. Raises UserError where one is missing or unreadable."""
         entries, stages = Lock.read(root).stages, read_stages(root)
-        moved = {name: entries[name].placed(stages[name].folder) for name in stages.keys() & entries.keys()}
-        return cls(stages, Lock(entries | moved))
+        placed = {name: Entry.of(entries[name].raw, stage.folder) for name, stage in stages.items() if name in entries}
+        return cls(stages, Lock(entries | placed))
 
 
 def read_stages(root: Path) -> dict[str, Stage]:
@@ -80,6 +79,8 @@ def read_stages(root: Path) -> dict[str, Stage]:
         file = ProjectFile(repo, str(root / "dvc.yaml"))
         file.lockfile_contents = {}  # read by Lock, in a tenth of the time
         stages = list(file.stages.values())
+        if not stages:
+            raise ValueError("it has no stage")
         graph = build_graph(stages)
     found = {}
     for one in lexicographical_topological_sort(reverse_view(graph), key=stages.index):
@@ -88,9 +89,8 @@ def read_stages(root: Path) -> dict[str, Stage]:
         found[str(one.name)] = Stage(
             command(one.cmd),
             deps=frozenset(place[dep] for dep in one.deps if not isinstance(dep, ParamsDependency)),
-            outs=frozenset(place[out] for out in one.outs),
+            outs={place[out]: out.use_cache for out in one.outs},
             params={place[dep]: list(dep.params) for dep in one.deps if isinstance(dep, ParamsDependency)},
-            uncached=frozenset(place[out] for out in one.outs if not out.use_cache),
             folder=folder,
             after=frozenset(str(other.name) for other in graph.successors(one)),
         )
@@ -105,21 +105,18 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (DvcException, TypeError, ValueError, KeyError, AttributeError) as error:
-        reason = " ".join(f"{error}: {getattr(error, 'exc', '')}".split()).rstrip(": ")
+        reason = " ".join(f"{error}: {getattr(error, 'exc', '')}".split()).rstrip(": .")
         raise UserError(f"{path} is not readable for DVC: {reason}. Correct it, or: git restore {path.name}") from None
 
 
 def _read_params(path: Path) -> Any:
     """The content of a params file, of any format that DVC has; that of none is empty."""
     from dvc.fs import localfs
-    from dvc.utils.serialize import load_path  # type: ignore[import-untyped]
+    from dvc.utils.serialize import LOADERS  # type: ignore[import-untyped]
 
-    if not path.exists():
-        return {}
-    if path.suffix in (".yaml", ".yml"):
-        return load_yaml(path)
     with _explained(path):
-        return load_path(str(path), localfs)
+        loader = LOADERS.get(path.suffix)
+        return {} if not path.exists() else loader(str(path), fs=localfs) if loader else load_yaml(path)
 
 
 def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> None:
@@ -134,7 +131,7 @@ def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> No
             continue
         report.equal(f"command of {name}", entry.cmd, stage.cmd, LOCK)
         for kind, paths, locked in (("deps", stage.deps, entry.deps), ("outs", stage.outs, entry.outs)):
-            for path in sorted(paths ^ locked.keys()):
+            for path in sorted({*paths} ^ locked.keys()):
                 there = "an entry" if path in locked else None
                 report.wrong(f"{kind} of {name}: {path}", there, None if there else "it in dvc.yaml", LOCK)
             report.checked += 1
@@ -175,7 +172,7 @@ def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave
                 elif not report.equal(path, md5, seen[path], by):
                     _name_files(report, contents, path, md5, by)
                 else:
-                    check_size(report, contents, path, entry.described(kind)[path], by)
+                    check_size(report, contents, path, entry.files[path], by)
 
 
 def _deleted(contents: Contents, path: str, md5: str) -> bool:
@@ -197,7 +194,7 @@ def check_size(report: Report, contents: Contents, path: str, one: Mapping[str, 
 def check_cache(report: Report, contents: Contents, pipeline: Pipeline) -> None:
     """The objects in DVC's cache that dvc.lock and the .dvc files name."""
     outs = {path: md5 for _, path, md5 in pipeline.lock.outs()}
-    uncached = {path for stage in pipeline.stages.values() for path in stage.uncached}
+    uncached = {path for stage in pipeline.stages.values() for path, cached in stage.outs.items() if not cached}
     wanted = {path: md5 for path, md5 in outs.items() if path not in uncached} | contents.pointers
     gone = []
     for path, md5 in wanted.items():
