@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from rfdetr_core.base import git
@@ -154,21 +154,20 @@ class History:
         """The contents of git objects (a blob, or <commit>:./<path>), one at a time; None for what is not there."""
         names = list(names)
         command = [*git.COMMAND, "-c", _BASES, "cat-file", "--batch", "--buffer"]
-        with subprocess.Popen(command, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            # All at once: git reads names while it writes contents, and the two pipes must not wait for each other.
-            feeder = _feed(process.stdin, names)
-            for name in names:
-                head = process.stdout.readline().split()
-                if len(head) != 3 or not head[2].isdigit():
-                    fresh = self._fresh.get(name)
-                    yield name, (self.root / fresh).read_bytes() if fresh else None
-                    continue
-                content = process.stdout.read(int(head[2]))
-                process.stdout.read(1)
-                yield name, content
-            feeder.join()
+        with TemporaryFile() as asked:  # not a pipe: git reads names while it writes, and two could wait for each other
+            asked.write("".join(f"{name}\n" for name in names).encode())
+            asked.seek(0)
+            with subprocess.Popen(command, cwd=self.root, stdin=asked, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                for name in names:
+                    head = process.stdout.readline().split()
+                    if len(head) != 3 or not head[2].isdigit():
+                        fresh = self._fresh.get(name)
+                        yield name, (self.root / fresh).read_bytes() if fresh else None
+                        continue
+                    content = process.stdout.read(int(head[2]))
+                    process.stdout.read(1)
+                    yield name, content
 
     def _git(self, *arguments: str, stdin: str = "") -> str:
         return git.text(self.root, *arguments, stdin=stdin, errors="replace")
@@ -193,13 +192,3 @@ def cache_folder(root: Path) -> Path:
 def cached(root: Path, md5: str) -> Path:
     """Where DVC's cache has the content of this MD5."""
     return cache_folder(root) / "files" / "md5" / md5[:2] / md5[2:]
-
-
-def _feed(pipe: Any, names: list[str]) -> Any:
-    def write() -> None:
-        with pipe:
-            pipe.write("".join(f"{name}\n" for name in names).encode())
-
-    thread = threading.Thread(target=write, daemon=True)
-    thread.start()
-    return thread

@@ -34,11 +34,9 @@ def check_folder(root: Path, option: str = OPTION) -> None:
     if not any(folder.iterdir()):
         raise UserError(f"the dataset folder {root} is empty. {remedy}")
     in_dvc = any(Path(f"{path}.dvc").is_file() for path in (folder, *folder.parents))
-    known, ignored = (
-        git.answer(folder.parent, *command, folder.name) is not None
-        for command in (("ls-files", "--error-unmatch"), ("check-ignore", "--quiet"))
-    )
-    if not in_dvc and not known and ignored:
+    tracked = git.answer(folder.parent, "ls-files", "--error-unmatch", folder.name)
+    ignored = git.answer(folder.parent, "check-ignore", folder.name)
+    if not in_dvc and tracked is None and ignored is not None:
         raise UserError(
             f"the dataset folder {root} is ignored by git and not tracked by DVC: no other machine would have it. "
             f"Track it: dvc add {root}"

@@ -57,9 +57,8 @@ class Lock:
         try:
             return cls({name: Entry.of(one) for name, one in yaml.load(content, Loader=_Loader)["stages"].items()})
         except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError) as error:
-            raise UserError(
-                f"{LOCK} is not readable ({type(error).__name__}). Restore it: git restore {LOCK}"
-            ) from None
+            reason = type(error).__name__
+            raise UserError(f"{LOCK} is not readable ({reason}). Restore it: git restore {LOCK}") from None
 
     def outs(self) -> Iterator[tuple[str, str, str]]:
         """Stage, path and MD5 of every out."""

@@ -70,7 +70,7 @@ class Contents:
         is a folder.
         """
         folder, found = self.root / name, {}
-        for where, _, files in self._ignore.walk(self._filesystem, str(folder)):
+        for where, _, files in self._ignore.walk(self._ignore.fs, str(folder)):
             for file in files:
                 path = Path(where) / file
                 if path.exists():
@@ -166,16 +166,11 @@ class Contents:
         return {one["relpath"]: one["md5"] for one in json.loads(path.read_bytes())}
 
     @cached_property
-    def _filesystem(self) -> Any:
-        from dvc.fs import LocalFileSystem  # type: ignore[import-untyped]
-
-        return LocalFileSystem()
-
-    @cached_property
     def _ignore(self) -> Any:
+        from dvc.fs import localfs  # type: ignore[import-untyped]
         from dvc.ignore import DvcIgnoreFilter  # type: ignore[import-untyped]
 
-        return DvcIgnoreFilter(self._filesystem, str(self.root))
+        return DvcIgnoreFilter(localfs, str(self.root))
 
 
 def listing_md5(listing: dict[str, str]) -> str:
