@@ -11,7 +11,7 @@ from pathlib import Path
 from ci.comment import comment, title
 from ci.steps import BRANCH, COMMENT, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.params import load_yaml
+from rfdetr_core.lineage.lock import Lock
 from rfdetr_core.lineage.records import FOLDER
 
 COMMITTED = ("dvc.lock", "params.yaml", "manifest", "annotations", "reports", "output")
@@ -48,8 +48,7 @@ def push_small_results() -> None:
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
 
-    lock = load_yaml(Path("dvc.lock"))["stages"].values()
-    digests = {one["md5"] for entry in lock for one in entry["outs"] if not one["md5"].endswith(".dir")}
+    digests = {md5 for _, _, md5 in Lock.read(Path()).outs() if not md5.endswith(".dir")}
     with Repo() as repo:
         here = {HashInfo("md5", digest) for digest in digests if repo.cache.local.exists(digest)}
         if repo.cloud.push(here).failed:

@@ -14,27 +14,26 @@ import shutil
 from pathlib import Path
 
 from ci.steps import PLAN, STATE, TRAILER, call, step
-from rfdetr_core.audit.history import LOCK
-from rfdetr_core.base.params import PARAMS_FILE, load_yaml
+from rfdetr_core.base.params import PARAMS_FILE
+from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.verification.contents import Contents
-from rfdetr_core.verification.lock import Pipeline, check_contents, check_pipeline
+from rfdetr_core.verification.lock import Pipeline, check_contents, check_pipeline, read_stages
 from rfdetr_core.verification.report import Report
 
 
 def certain(root: Path) -> dict[str, list[str]]:
     """The stages that differ from dvc.lock, each with what differs."""
     if not (root / LOCK).exists():
-        return {str(name): [f"there is no {LOCK}"] for name in load_yaml(root / "dvc.yaml")["stages"]}
+        return {name: [f"there is no {LOCK}"] for name in read_stages(root)}
     contents, pipeline = Contents(root), Pipeline.read(root)
-    outs = {path: one["md5"] for entry in pipeline.lock.values() for path, one in entry["outs"].items()}
+    outs = {path: md5 for _, path, md5 in pipeline.lock.outs()}
     found = {}
     for name, stage in pipeline.stages.items():
-        entry = pipeline.lock.get(name)
-        alone, report = Pipeline({name: stage}, {name: entry} if entry else {}, ()), Report()
+        entry = pipeline.lock.stages.get(name)
+        alone, report = Pipeline({name: stage}, Lock({name: entry} if entry else {})), Report()
         check_pipeline(report, contents, alone)
         check_contents(report, contents, alone, leave="", only_git=True)
-        deps = entry["deps"] if entry else {}
-        read = [path for path, one in deps.items() if path in outs and outs[path] != one["md5"]]
+        read = [path for path, md5 in (entry.deps if entry else {}).items() if outs.get(path, md5) != md5]
         reasons = dict.fromkeys([what for what, _, _ in report.mismatches] + read)
         if reasons:
             found[name] = list(reasons)
@@ -42,26 +41,11 @@ def certain(root: Path) -> dict[str, list[str]]:
 
 
 def possible(root: Path, start: set[str]) -> list[str]:
-    """The stages after those of `start`, without them, in the order of dvc.yaml."""
-    stages = load_yaml(root / "dvc.yaml")["stages"]
-    made = {name: _paths(entry, "outs", "metrics", "plots") for name, entry in stages.items()}
-    found = set(start)
-    while True:
-        outs = [out for name in found for out in made[name]]
-        more = {
-            name
-            for name, entry in stages.items()
-            for dep in _paths(entry, "deps")
-            if name not in found and any(out == dep or out.startswith(f"{dep}/") for out in outs)
-        }
-        if not more:
-            return [name for name in stages if name in found - start]
-        found |= more
-
-
-def _paths(entry: dict[str, list[object]], *kinds: str) -> list[str]:
-    rows = [one for kind in kinds for one in entry.get(kind) or []]
-    return [str(next(iter(one))) if isinstance(one, dict) else str(one) for one in rows]
+    """The stages after those of `start`, without them, in an order in which they can run."""
+    stages, found = read_stages(root), set(start)
+    for name, stage in stages.items():
+        found |= {name} if stage.after & found else set()
+    return [name for name in stages if name in found - start]
 
 
 def made_here() -> bool:
@@ -89,7 +73,7 @@ def main() -> None:
         print("this commit was made by a retraining")
         changed = {}
     if options.force:
-        changed = {str(name): changed.get(name, ["asked for"]) for name in load_yaml(Path("dvc.yaml"))["stages"]}
+        changed = {name: changed.get(name, ["asked for"]) for name in read_stages(Path())}
     later = possible(Path(), set(changed))
     PLAN.write_text(json.dumps({"certain": changed, "possible": later, "force": options.force}, indent=2) + "\n")
     for name, reasons in changed.items():

@@ -6,27 +6,22 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-import yaml
-
+from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.lineage.lock import LOCK, Lock
 
-LOCK = "dvc.lock"
 MODEL = "output/checkpoint_best_total.pth"
 EVALUATION = "reports/evaluate/lineage.json"
 NOT_COMMITTED = "0" * 40
 _WATCHED = (LOCK, "records", "manifest", EVALUATION)
-# Another object that `git replace` names would be read in place of a manifest.
-GIT = ("git", "--no-replace-objects")
-# Settings of the user's that would hide the first commit, or write more than is asked for.
-_PLAIN = ("-c", "log.showRoot=true", "-c", "log.showSignature=false", "-c", "core.quotePath=false")
 _BASES = "core.deltaBaseCacheLimit=512m"
 _GREP = {
     "grep.threads": 1, "grep.lineNumber": "false", "grep.column": "false", "submodule.recurse": "false",
@@ -49,30 +44,6 @@ class Commit:
     date: str
     subject: str
     changed: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
-
-
-@dataclass(frozen=True)
-class Lock:
-    """One dvc.lock: by stage its cmd, deps and outs (path to MD5; of folders it ends in .dir) and params."""
-
-    stages: dict[str, dict[str, Any]]
-
-    @classmethod
-    def parse(cls, content: bytes) -> Lock:
-        """Read a dvc.lock. Raises UserError where it is none."""
-        try:
-            # DVC writes plain YAML; the C parser takes a hundredth of the time of the strict one.
-            stages = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
-            return cls({name: _stage(entry) for name, entry in stages.items()})
-        except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"{LOCK} is not readable ({type(error).__name__}). Restore it: git restore {LOCK}"
-            ) from None
-
-    def outs(self) -> Iterator[tuple[str, str, str]]:
-        """Stage, path and MD5 of every out."""
-        for name, stage in self.stages.items():
-            yield from ((name, path, md5) for path, md5 in stage["outs"].items())
 
 
 class History:
@@ -132,7 +103,7 @@ class History:
         blobs = self._git("hash-object", "--", *names).split()
         heads = [f"HEAD:./{name}" for name in names]
         asked = "".join(f"{head}\n" for head in heads)
-        committed = self._git("cat-file", "--batch-check=%(objectname)", asked=asked).splitlines()
+        committed = self._git("cat-file", "--batch-check=%(objectname)", stdin=asked).splitlines()
         return {blob: name for blob, name, old in zip(blobs, names, committed, strict=True) if blob != old}
 
     @cached_property
@@ -159,7 +130,7 @@ class History:
         options = ["--no-color", "--text", "--null", "--fixed-strings", "--max-count=1", "-e", text]
 
         def search(part: Sequence[str]) -> bytes:
-            command = [*GIT, *settings, "grep", *options, *part, "--", path]
+            command = [*git.COMMAND, *settings, "grep", *options, *part, "--", path]
             # What git frees between two versions would else be given back to the system, and faulted in again.
             environment = os.environ | {"GLIBC_TUNABLES": _KEEP_MEMORY}
             done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, check=False)
@@ -176,74 +147,48 @@ class History:
 
     def missing(self, blobs: Iterable[str]) -> list[str]:
         """The blobs among these that this clone does not have."""
-        told = self._git("cat-file", "--batch-check", asked="".join(f"{blob}\n" for blob in blobs))
+        told = self._git("cat-file", "--batch-check", stdin="".join(f"{blob}\n" for blob in blobs))
         return [line.removesuffix(" missing") for line in told.splitlines() if line.endswith(" missing")]
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """The contents of git objects (a blob, or <commit>:./<path>), one at a time; None for what is not there."""
         names = list(names)
-        command = [*GIT, "-c", _BASES, "cat-file", "--batch", "--buffer"]
-        with subprocess.Popen(command, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            # All at once: git reads names while it writes contents, and the two pipes must not wait for each other.
-            feeder = _feed(process.stdin, names)
-            for name in names:
-                head = process.stdout.readline().split()
-                if len(head) != 3 or not head[2].isdigit():
-                    fresh = self._fresh.get(name)
-                    yield name, (self.root / fresh).read_bytes() if fresh else None
-                    continue
-                content = process.stdout.read(int(head[2]))
-                process.stdout.read(1)
-                yield name, content
-            feeder.join()
+        command = [*git.COMMAND, "-c", _BASES, "cat-file", "--batch", "--buffer"]
+        with TemporaryFile() as asked:  # not a pipe: git reads names while it writes, and two could wait for each other
+            asked.write("".join(f"{name}\n" for name in names).encode())
+            asked.seek(0)
+            with subprocess.Popen(command, cwd=self.root, stdin=asked, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                for name in names:
+                    head = process.stdout.readline().split()
+                    if len(head) != 3 or not head[2].isdigit():
+                        fresh = self._fresh.get(name)
+                        yield name, (self.root / fresh).read_bytes() if fresh else None
+                        continue
+                    content = process.stdout.read(int(head[2]))
+                    process.stdout.read(1)
+                    yield name, content
 
-    def _git(self, *arguments: str, asked: str = "") -> str:
-        command = [*GIT, *_PLAIN, *arguments]
-        try:
-            done = subprocess.run(command, cwd=self.root, input=asked.encode(), capture_output=True, check=False)
-        except FileNotFoundError as error:
-            raise UserError(f"{error.filename} does not exist, or git is not installed.") from None
-        if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip()
-            raise UserError(
-                f"{self.root} has no git history to search: {reason}. Name a clone with a working tree: --repo DIR"
-            )
-        return done.stdout.decode(errors="replace")
+    def _git(self, *arguments: str, stdin: str = "") -> str:
+        return git.text(self.root, *arguments, stdin=stdin, errors="replace")
 
 
 @lru_cache
-def cache_folder(root: Path) -> Path:
-    """DVC's cache: as configured for this clone, for the project, the user or the system, else the usual one.
-
-    Raises:
-        UserError: a configuration of DVC is broken.
-    """
+def dvc_config(root: Path) -> dict[str, Any]:
+    """DVC's configuration: of this clone, of the project, the user and the system. Raises UserError: it is broken."""
     from dvc.config import Config, ConfigError  # type: ignore[import-untyped]
 
     try:
-        settings = Config(dvc_dir=str((root / ".dvc").resolve()))
+        return dict(Config(dvc_dir=str((root / ".dvc").resolve())))
     except ConfigError as error:
         raise UserError(f"DVC's configuration cannot be read ({error}). See: dvc config --list --show-origin") from None
-    return root / ".dvc" / (settings["cache"].get("dir") or "cache")
+
+
+def cache_folder(root: Path) -> Path:
+    """DVC's cache, as configured, else the usual one."""
+    return root / ".dvc" / (dvc_config(root)["cache"].get("dir") or "cache")
 
 
 def cached(root: Path, md5: str) -> Path:
     """Where DVC's cache has the content of this MD5."""
     return cache_folder(root) / "files" / "md5" / md5[:2] / md5[2:]
-
-
-def _feed(pipe: Any, names: list[str]) -> Any:
-    def write() -> None:
-        with pipe:
-            pipe.write("".join(f"{name}\n" for name in names).encode())
-
-    thread = threading.Thread(target=write, daemon=True)
-    thread.start()
-    return thread
-
-
-def _stage(entry: dict[str, Any]) -> dict[str, Any]:
-    files = {key: {one["path"]: one.get("md5", "") for one in entry.get(key) or []} for key in ("deps", "outs")}
-    return {"cmd": entry.get("cmd"), "params": entry.get("params") or {}, **files}

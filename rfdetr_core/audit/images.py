@@ -6,16 +6,16 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import md5 as new_md5
 from hashlib import sha1 as new_sha1
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import LOCK, MODEL, NOT_COMMITTED, Commit, History, Lock
+from rfdetr_core.audit.history import MODEL, NOT_COMMITTED, Commit, History
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
+from rfdetr_core.lineage.lock import LOCK, Lock
 
 _SHA1 = 40  # hexadecimal digits; repositories with SHA-256 have more
 ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
@@ -205,13 +205,10 @@ def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
         md5 = outs.get(MODEL, trained)
         if lock and md5 and md5 not in known:
             missing.append((md5, commit, lock))
-    digests = {_md5(content): blob for blob, content in archive.history.read(places) if content} if missing else {}
+    manifests = archive.history.read(places if missing else ())
+    digests = {files.md5_bytes(content): blob for blob, content in manifests if content}
     for md5, commit, lock in missing:
         for split, stage in (("train", "train"), ("valid", "train"), ("test", "evaluate")):
-            dep = lock.stages.get(stage, {}).get("deps", {}).get(f"manifest/{split}.json", "")
+            dep = lock.dep(stage, f"manifest/{split}.json")
             if dep in digests:
                 yield Use(ROLES[split], places[digests[dep]], None, md5, commit)
-
-
-def _md5(content: bytes) -> str:
-    return new_md5(content, usedforsecurity=False).hexdigest()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import EVALUATION, GIT, NOT_COMMITTED, Commit
+from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit
 from rfdetr_core.audit.images import Answer
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
+from rfdetr_core.base import git
 from rfdetr_core.base.provenance import flattened, short
 
 Rows = Iterable[Mapping[str, Any]]
@@ -87,12 +87,7 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
         "path": traced.path,
         "notes": traced.notes,
         "chain": [
-            {
-                "stage": one.stage,
-                "commit": _commit(one.commit),
-                "deps": one.entry["deps"],
-                "params": one.entry["params"],
-            }
+            {"stage": one.stage, "commit": _commit(one.commit), "deps": one.entry.deps, "params": one.entry.params}
             for one in traced.links
         ],
         "dataset": [_commit(one) for one in _dataset(traced, archive)],
@@ -194,35 +189,25 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
+def _data_of(traced: Trace) -> dict[str, str]:
+    """What validate read beside code, with its MD5: the dataset."""
+    deps = next((one.entry.deps for one in traced.links if one.stage == "validate"), {})
+    return {path: md5 for path, md5 in deps.items() if not path.startswith(("rfdetr_core", "stages", "requirements"))}
+
+
 def _dataset(traced: Trace, archive: Archive) -> list[Commit]:
     """The commit that last changed the dataset before the model was committed: of the folder, or of its .dvc file."""
-    link = next((one for one in traced.links if one.stage == "validate"), None)
-    if link is None:
-        return []
-    folders = [dep for dep in link.entry["deps"] if not dep.startswith(("rfdetr_core", "stages", "requirements"))]
-    paths = [name for folder in folders for name in (folder, f"{folder}.dvc")]
-    command = [
-        *GIT,
-        "log",
-        "-1",
-        "--format=%H%x00%an%x00%ae%x00%aI%x00%s",
-        "HEAD" if link.commit.id == NOT_COMMITTED else link.commit.id,
-        "--",
-        *paths,
-    ]
-    done = subprocess.run(command, cwd=archive.history.root, capture_output=True, text=True, check=False).stdout.strip()
-    if not done:
-        return []
-    name, author, email, date, subject = done.split("\0")
-    return [Commit(name, (), author, email, date, subject)]
+    commit = next((one.commit.id for one in traced.links if one.stage == "validate"), None)
+    paths = [name for folder in _data_of(traced) for name in (folder, f"{folder}.dvc")]
+    asked = ("log", "-1", "--format=%H%x00%an%x00%ae%x00%aI%x00%s", "HEAD" if commit == NOT_COMMITTED else commit or "")
+    fields = ((commit and git.answer(archive.history.root, *asked, "--", *paths)) or "").strip().split("\0")
+    return [Commit(fields[0], (), fields[1], fields[2], fields[3], fields[4])] if len(fields) > 1 else []
 
 
 def _dataset_lines(traced: Trace, archive: Archive) -> list[str]:
-    link = next((one for one in traced.links if one.stage == "validate"), None)
-    deps = link.entry["deps"] if link else {}
-    found = {path: md5 for path, md5 in deps.items() if not path.startswith(("rfdetr_core", "stages", "requirements"))}
+    lines = [f"  {path:10} md5 {md5}" for path, md5 in _data_of(traced).items()]
     who = [f"{'dataset':12} {_who(one)}" for one in _dataset(traced, archive)] or ["dataset"]
-    return [*who, *(f"  {path:10} md5 {md5}" for path, md5 in found.items())] if found else []
+    return [*who, *lines] if lines else []
 
 
 def _commit(one: Commit) -> dict[str, str]:

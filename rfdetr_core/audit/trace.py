@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import EVALUATION, LOCK, NOT_COMMITTED, Commit, History, Lock, cached
+from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, History, cached
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import flattened
+from rfdetr_core.lineage.lock import LOCK, Entry, Lock
 from rfdetr_core.lineage.records import is_whole
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
@@ -23,11 +24,17 @@ _MD5 = re.compile(rb"\b[0-9a-f]{32}\b(?:\.dir\b)?")
 
 @dataclass(frozen=True)
 class Link:
-    """One stage that led to a file: the commit that brought this result of it, and its entry in dvc.lock."""
+    """One stage that led to a file: the commit that brought this result of it, its dvc.lock, and the file's path."""
 
     stage: str
     commit: Commit
-    entry: dict[str, Any]
+    lock: Lock
+    path: str
+
+    @property
+    def entry(self) -> Entry:
+        """What dvc.lock says of the stage."""
+        return self.lock.stages[self.stage]
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class Archive:
             lock = self.history.lock(commit.changed[LOCK])
             for stage, path, out in lock.outs() if lock else ():
                 if lock and out == md5:
-                    return Link(stage, commit, lock.stages[stage] | {"path": path, "lock": lock})
+                    return Link(stage, commit, lock, path)
         return None
 
     def first_with(self, md5: str | None) -> Commit | None:
@@ -161,7 +168,7 @@ def trace(path: Path, archive: Archive) -> Trace:
         md5,
         tensors,
         by,
-        found.entry["path"] if found else None,
+        found.path if found else None,
         tuple(_links(found, archive)) if found else (),
         record["lineage"] if record else own if is_whole(own) else None,
         record,
@@ -201,20 +208,19 @@ def evaluations_of(tensors: str | None, archive: Archive) -> list[dict[str, Any]
 
 def _links(found: Link, archive: Archive) -> Iterator[Link]:
     """The stage that wrote a file and those before it, by the deps in the dvc.lock that has it."""
-    lock: Lock = found.entry["lock"]
+    lock = found.lock
     makers = {path: stage for stage, path, _ in lock.outs()}
     steps = {found.stage: 0}  # the longest way back to each stage: a stage comes after all that use it
     waiting = [found.stage]
     while waiting:
         name = waiting.pop()
-        for maker in {makers[path] for path in _within(lock.stages[name]["deps"], makers)}:
+        for maker in {makers[path] for path in _within(lock.stages[name].deps, makers)}:
             if steps.get(maker, 0) <= steps[name] < len(lock.stages):
                 steps[maker] = steps[name] + 1
                 waiting.append(maker)
     for name in sorted(steps, key=lambda name: (steps[name], name)):
-        entry = lock.stages[name]
-        commits = [link.commit for md5 in entry["outs"].values() if (link := archive.introduced(md5))]
-        yield Link(name, min(commits, key=archive.age) if commits else found.commit, entry)
+        commits = [link.commit for md5 in lock.stages[name].outs.values() if (link := archive.introduced(md5))]
+        yield replace(found, stage=name, commit=min(commits, key=archive.age) if commits else found.commit)
 
 
 def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:

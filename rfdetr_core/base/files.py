@@ -102,6 +102,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def md5_bytes(data: bytes) -> str:
+    """Hexadecimal MD5 of `data`, by which DVC knows it."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
 def md5_file(path: Path) -> str:
     """Hexadecimal MD5 of a file, by which DVC knows it."""
     with path.open("rb") as file:

@@ -15,7 +15,8 @@ CODE = (
     *(f"rfdetr_core/base/{name}.py" for name in ("__init__", "errors", "files", "params", "provenance")),
     *(f"rfdetr_core/checkpoint/{name}.py" for name in ("__init__", "files", "keys")),
     *(f"rfdetr_core/{name}.py" for name in ("model/__init__", "model/config", "selection/__init__", "selection/strip")),
-    *("rfdetr_core/__init__.py", "rfdetr_core/lineage", "stages/__init__.py", "stages/strip.py"),
+    *(f"rfdetr_core/lineage/{name}.py" for name in ("__init__", "compose", "records")),
+    *("rfdetr_core/__init__.py", "stages/__init__.py", "stages/strip.py"),
 )
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
-from rfdetr_core.base.params import load_yaml, read_section
+from rfdetr_core.base.params import read_section
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import read_checkpoint
+from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.observers.history import read_history
 from rfdetr_core.observers.runs import TrackedRun, connect, fault, open_run, origin, where
 from rfdetr_core.training.config import RuntimeConfig
 
 _PATIENCE = 60  # seconds; a server may take its time with a large file
-LOCK = Path("dvc.lock")
 HISTORY, METRICS = Path("output/history.csv"), Path("reports/evaluate/metrics.json")
 CHECKPOINT = Path("output/checkpoint_best_total.pth")
 # What is published, and the stage that wrote it.
@@ -46,7 +45,8 @@ def publish(register: str | None = None) -> list[str]:
     name = Path(read_section(DataConfig, "data").dir).name
     digests = {split: record["inputs"][f"manifest/{split}.json"] for split in ("train", "valid")}
     digests[metrics["split"]] = files.sha256_file(Path("manifest") / f"{metrics['split']}.json")
-    tags = origin() | {f"dvc.lock.{stage}": files.digest(lock[stage]) for stage in ("train", "strip", "evaluate")}
+    entries = {stage: lock.stages[stage].raw for stage in ("train", "strip", "evaluate")}
+    tags = origin() | {f"dvc.lock.{stage}": files.digest(entry) for stage, entry in entries.items()}
     scores = {f"{metrics['split']}/{key}": value for key, value in flattened(metrics).items()}
     try:
         run = open_run(connect(_PATIENCE), runtime.project, runtime.run, record, rows)
@@ -67,15 +67,14 @@ def publish(register: str | None = None) -> list[str]:
     return told
 
 
-def _checked_lock() -> dict[str, Any]:
-    """The stages of dvc.lock, whose digests are those of the files."""
-    missing = [str(path) for path in (*PUBLISHED, LOCK) if not path.exists()]
+def _checked_lock() -> Lock:
+    """dvc.lock, whose digests are those of the files."""
+    missing = [str(path) for path in (*PUBLISHED, Path(LOCK)) if not path.exists()]
     if missing:
         raise UserError(f"{', '.join(missing)} does not exist. Fetch what was made: dvc pull. Or make it: dvc repro")
-    lock: dict[str, Any] = load_yaml(LOCK)["stages"]
+    lock = Lock.read(Path())
     for path, stage in PUBLISHED.items():
-        outs = {out["path"]: out.get("md5") for out in lock.get(stage, {}).get("outs", [])}
-        if outs.get(path.as_posix()) != files.md5_file(path):
+        if stage not in lock.stages or lock.stages[stage].outs.get(path.as_posix()) != files.md5_file(path):
             raise UserError(
                 f"{path} is not the file of {LOCK}. Run dvc repro, or restore both: git restore, dvc checkout"
             )

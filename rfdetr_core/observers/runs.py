@@ -9,14 +9,13 @@ import logging
 import math
 import os
 import re
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.base import files
+from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import causes
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.observers.history import fingerprint, main_repository
@@ -153,10 +152,10 @@ def open_run(client: Any, project: str, name: str | None, record: Mapping[str, A
 
 def origin() -> dict[str, str]:
     """Tags: the commit, whether the working tree differs from it, and the stage and experiment of DVC, if any."""
-    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    commit, changes = (git.answer(Path(), *one) for one in (("rev-parse", "HEAD"), ("status", "--porcelain")))
     tags = {
         "mlflow.source.name": "rfdetr_core.training",
-        "mlflow.source.git.commit": commit,
+        "mlflow.source.git.commit": (commit or "").strip(),
         "git.dirty": str(bool(changes)).lower() if commit else "",
         "dvc.stage": os.environ.get("DVC_STAGE", ""),
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
@@ -210,10 +209,3 @@ def _logged(client: Any, run: str) -> dict[int, float]:
 
 def _context(tag: Any, split: str) -> Any:
     return tag("mlflow.data.context", {"train": "training", "valid": "validation"}.get(split, "evaluation"))
-
-
-def _git(*arguments: str) -> str:
-    try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""

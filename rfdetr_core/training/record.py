@@ -20,9 +20,11 @@ from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.trainer import device_kind, resolved_precision
 
 # What stages.train runs; a test compares this with its imports.
-_FOLDERS = ("base", "checkpoint", "data", "loss", "metrics", "model", "ops", "training")
+_BASE = ("__init__", "errors", "files", "images", "manifest", "params", "paths", "processes", "provenance")
+_FOLDERS = ("checkpoint", "data", "loss", "metrics", "model", "ops", "training")
 CODE = (
     "rfdetr_core/__init__.py",
+    *(f"rfdetr_core/base/{name}.py" for name in _BASE),
     *(f"rfdetr_core/{name}" for name in _FOLDERS),
     "stages/__init__.py",
     "stages/train.py",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from rfdetr_core.audit.history import EVALUATION, LOCK, MODEL, History
+from rfdetr_core.audit.history import EVALUATION, MODEL, History
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.config.settings import SECTIONS
+from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.selection.select import select
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
@@ -33,7 +33,7 @@ def check_lineage(report: Report, contents: Contents, pipeline: Pipeline, lineag
 
 def check_training(report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any], by: str) -> None:
     """What train wrote of itself."""
-    _check_params(report, record.get("params") or {}, pipeline.params_of("train"), by)
+    _check_params(report, record.get("params") or {}, pipeline.lock.params_of("train"), by)
     _check_inputs(report, contents, record.get("inputs") or {}, by)
     for name, one in (record.get("files") or {}).items():
         if contents.sha256(name) is not None:
@@ -66,7 +66,7 @@ def check_past(report: Report, history: History, record: Mapping[str, Any], by: 
         if content is None:
             report.skip(f"{name} of {by}", "gone: not in git's history")
         else:
-            report.equal(f"{name} in git", record["inputs"].get(name), hashlib.sha256(content).hexdigest(), by)
+            report.equal(f"{name} in git", record["inputs"].get(name), files.sha256_bytes(content), by)
 
 
 def check_selection(report: Report, contents: Contents) -> None:
@@ -90,7 +90,7 @@ def check_evaluation(report: Report, contents: Contents, pipeline: Pipeline, mod
         return
     for key in sorted((model or {}).keys() & told.get("model", {}).keys()):
         report.equal(f"{key} of {MODEL}", told["model"][key], (model or {})[key], EVALUATION)
-    _check_params(report, told.get("params") or {}, pipeline.params_of("evaluate"), EVALUATION)
+    _check_params(report, told.get("params") or {}, pipeline.lock.params_of("evaluate"), EVALUATION)
     inputs = told.get("inputs") or {}
     _check_inputs(report, contents, {name: one.get("sha256") for name, one in inputs.items()}, EVALUATION)
     _check_code(report, contents, told.get("code") or {}, EVALUATION)
@@ -162,7 +162,7 @@ def record_of(report: Report, contents: Contents, pipeline: Pipeline) -> dict[st
 
     A record that is not in the working tree, and is in the history, is given as well: to delete it hides nothing.
     """
-    md5 = pipeline.out(MODEL)
+    md5 = pipeline.lock.out(MODEL)
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((contents.root / "records").glob("*.json")):
         name = f"records/{path.name}"
@@ -181,7 +181,7 @@ def record_of(report: Report, contents: Contents, pipeline: Pipeline) -> dict[st
 
 def _missing(report: Report, contents: Contents, pipeline: Pipeline, md5: str) -> dict[str, Any] | None:
     """The record that no file in records/ is: of the same weights in another file, or of the history."""
-    scored = pipeline.lock.get("evaluate", {}).get("deps", {}).get(MODEL, {}).get("md5")
+    scored = pipeline.lock.dep("evaluate", MODEL)
     if scored == md5 and (contents.root / EVALUATION).is_file():
         name = f"records/{files.read_json(contents.root / EVALUATION)['model']['tensors']}.json"
         if (contents.root / name).is_file():

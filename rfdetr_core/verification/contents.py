@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rfdetr_core.audit.history import GIT, cached
+from rfdetr_core.audit.history import cached
+from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import md5_bytes
 from rfdetr_core.base.params import load_yaml
 
 Digests = tuple[str, str, int]  # MD5, SHA-256, bytes
@@ -69,7 +70,7 @@ class Contents:
         is a folder.
         """
         folder, found = self.root / name, {}
-        for where, _, files in self._ignore.walk(self._filesystem, str(folder)):
+        for where, _, files in self._ignore.walk(self._ignore.fs, str(folder)):
             for file in files:
                 path = Path(where) / file
                 if path.exists():
@@ -96,7 +97,7 @@ class Contents:
     def pointers(self) -> dict[str, str]:
         """The MD5 that each .dvc file has for what it tracks, by path below the root."""
         found = {}
-        for name in sorted({*self.tracked, *self._git("ls-files", "-oz", "--exclude-standard").split("\0")}):
+        for name in sorted(self.tracked | git.names(self.root, "ls-files", "-oz", "--exclude-standard")):
             if name.endswith(".dvc") and (self.root / name).is_file():
                 content = load_yaml(self.root / name)
                 for out in content.get("outs") or [] if isinstance(content, dict) else []:
@@ -108,7 +109,7 @@ class Contents:
     @cached_property
     def tracked(self) -> set[str]:
         """The files that git tracks, below the root."""
-        return set(self._git("ls-files", "-z").split("\0")) - {""}
+        return git.names(self.root, "ls-files", "-z")
 
     def in_git(self, name: str) -> bool:
         """Whether a file or something in a folder is tracked by git."""
@@ -121,11 +122,11 @@ class Contents:
     def differs_from_head(self, *names: str) -> list[str]:
         """Tracked or new files under these names that are not as committed. The index, which can be told to leave a
         file alone, is not asked."""
-        listed = self._git("ls-tree", "-r", "-z", "HEAD", "--", *names) if self._has_commits else ""
-        heads = {path: meta.split()[2] for meta, _, path in (one.partition("\t") for one in listed.split("\0")) if path}
-        there = {*heads, *self._git("ls-files", "-coz", "--exclude-standard", "--", *names).split("\0")} - {""}
+        listed = git.names(self.root, "ls-tree", "-r", "-z", "HEAD", "--", *names) if self._has_commits else ()
+        heads = {path: meta.split()[2] for meta, _, path in (one.partition("\t") for one in listed)}
+        there = heads.keys() | git.names(self.root, "ls-files", "-coz", "--exclude-standard", "--", *names)
         files = sorted(name for name in there if (self.root / name).is_file())
-        blobs = dict(zip(files, self._git("hash-object", "--", *files).split(), strict=True)) if files else {}
+        blobs = dict(zip(files, git.text(self.root, "hash-object", "--", *files).split(), strict=True)) if files else {}
         return sorted(name for name in there if heads.get(name) != blobs.get(name))
 
     def committed(self, name: str) -> bytes | None:
@@ -134,14 +135,15 @@ class Contents:
 
     def blob(self, name: str) -> bytes | None:
         """The content of an object of git; None where there is none."""
-        done = subprocess.run([*GIT, "show", name], cwd=self.root, capture_output=True, check=False)
-        return done.stdout if done.returncode == 0 else None
+        done = git.run(self.root, "show", name)
+        return None if done.returncode else done.stdout
 
     def events(self, name: str) -> list[tuple[str, str | None]]:
         """The commits before HEAD that changed a file, merges aside, oldest first, with its blob; None: deleted."""
         if name not in self._events:
             told = ("--topo-order", "--reverse", "--no-merges", "--raw", "--no-abbrev", "--no-renames", "--relative")
-            text = self._git("log", *told, "--format=%x01%H", "HEAD", "--", name) if self._has_commits else ""
+            asked = ("log", *told, "--format=%x01%H", "HEAD", "--", name)
+            text = git.text(self.root, *asked) if self._has_commits else ""
             entries = (entry.split() for entry in text.split("\x01") if entry)
             self._events[name] = [
                 (entry[0], None if entry[5].startswith("D") else entry[4]) for entry in entries if len(entry) > 5
@@ -150,8 +152,7 @@ class Contents:
 
     @cached_property
     def _has_commits(self) -> bool:
-        done = subprocess.run([*GIT, "rev-parse", "-q", "--verify", "HEAD"], cwd=self.root, capture_output=True)
-        return done.returncode == 0
+        return git.answer(self.root, "rev-parse", "-q", "--verify", "HEAD") is not None
 
     def cached(self, md5: str) -> Path:
         """Where DVC's cache has the content of this MD5."""
@@ -165,31 +166,17 @@ class Contents:
         return {one["relpath"]: one["md5"] for one in json.loads(path.read_bytes())}
 
     @cached_property
-    def _filesystem(self) -> Any:
-        from dvc.fs import LocalFileSystem  # type: ignore[import-untyped]
-
-        return LocalFileSystem()
-
-    @cached_property
     def _ignore(self) -> Any:
+        from dvc.fs import localfs  # type: ignore[import-untyped]
         from dvc.ignore import DvcIgnoreFilter  # type: ignore[import-untyped]
 
-        return DvcIgnoreFilter(self._filesystem, str(self.root))
-
-    def _git(self, *arguments: str) -> str:
-        try:
-            done = subprocess.run([*GIT, *arguments], cwd=self.root, capture_output=True, check=False)
-        except FileNotFoundError:
-            raise UserError("git is not installed.") from None
-        if done.returncode:
-            raise UserError(f"{self.root} is in no git repository: {os.fsdecode(done.stderr).strip()}")
-        return os.fsdecode(done.stdout)
+        return DvcIgnoreFilter(localfs, str(self.root))
 
 
 def listing_md5(listing: dict[str, str]) -> str:
     """DVC's MD5 of a folder (dvc_data/hashfile/tree.py)."""
     rows = [{"md5": listing[path], "relpath": path} for path in sorted(listing)]
-    return hashlib.md5(json.dumps(rows, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    return md5_bytes(json.dumps(rows, sort_keys=True).encode()) + ".dir"
 
 
 def changes(expected: dict[str, str], found: dict[str, str]) -> Iterable[tuple[str, str | None, str | None]]:

@@ -7,7 +7,6 @@ import io
 import tempfile
 from pathlib import Path
 
-from rfdetr_core.audit.history import LOCK
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import SUFFIXES
@@ -20,6 +19,7 @@ from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.validate import validate_dataset
+from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.verification.contents import Contents, changes
 from rfdetr_core.verification.lock import Pipeline, check_size
 from rfdetr_core.verification.report import Report
@@ -42,8 +42,8 @@ def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: 
         return
     listing = contents.listing(name) or {}
     gone = _check_images(report, contents, name, rows, listing)
-    entry = pipeline.lock.get("validate", {}).get("deps", {}).get(name)
-    same = entry is not None and contents.md5(name) == entry["md5"]
+    locked = pipeline.lock.dep("validate", name)
+    same = locked is not None and contents.md5(name) == locked
     found = len(report.mismatches)
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(io.StringIO()):
         made = Path(temporary)
@@ -56,10 +56,10 @@ def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: 
         except UserError as error:
             report.wrong(f"{name}", "a dataset that passes", " ".join(str(error).split()), "validated again")
         _compare(report, contents, pipeline, rows, made, with_reports=same)
-    if entry is not None and not same and not gone:
-        _explain(report, contents, name, entry["md5"], listing, harmless=len(report.mismatches) == found)
-    elif entry is not None and same:
-        check_size(report, contents, name, entry, f"{LOCK}: validate")
+    if locked is not None and not same and not gone:
+        _explain(report, contents, name, locked, listing, harmless=len(report.mismatches) == found)
+    elif same:
+        check_size(report, contents, name, pipeline.lock.stages["validate"].files[name], f"{LOCK}: validate")
 
 
 def _check_images(
@@ -136,7 +136,7 @@ def _compare(
             name = f"reports/{name}"
         if file.name == "classes.json":
             _compare_classes(report, contents, name, file)
-        locked, again = pipeline.out(name), files.md5_file(file)
+        locked, again = pipeline.lock.out(name), files.md5_file(file)
         if locked is not None:
             report.equal(f"{name}, made again", locked, again, LOCK)
 

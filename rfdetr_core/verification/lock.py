@@ -2,93 +2,145 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import md5 as new_md5
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import LOCK, History, Lock
+from rfdetr_core.audit.history import History, dvc_config
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml
+from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
 from rfdetr_core.verification.contents import Contents, changes
 from rfdetr_core.verification.report import Report
-
-_VARIABLE = re.compile(r"\$\{([\w.-]+)\}")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of dvc.yaml, its variables filled in. params: the keys by file. uncached: outs that are in git alone."""
+    """A stage of dvc.yaml as DVC makes it of templates and variables. Paths are below the root.
+
+    outs: with whether they are in DVC's cache. params: the keys by file, none for the whole file. folder: where it
+    runs. after: the stages whose outs it reads.
+    """
 
     cmd: str
-    deps: tuple[str, ...]
-    outs: tuple[str, ...]
+    deps: frozenset[str]
+    outs: dict[str, bool]
     params: dict[str, list[str]]
-    uncached: frozenset[str]
+    folder: str
+    after: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What was asked for and what dvc.lock says was done. lock: by stage cmd, params, deps and outs with their MD5."""
+    """What dvc.yaml asks for, each stage after those it reads from, and what dvc.lock says was done."""
 
     stages: dict[str, Stage]
-    lock: dict[str, dict[str, Any]]
-    strange: tuple[str, ...]
+    lock: Lock
 
     @classmethod
     def read(cls, root: Path) -> Pipeline:
         """Read both. Raises UserError where one is missing or unreadable."""
-        if not (root / LOCK).is_file():
-            raise UserError(f"{root / LOCK} does not exist: nothing was run yet. Run: dvc repro")
-        params = load_yaml(root / PARAMS_FILE) if (root / PARAMS_FILE).exists() else {}
-        asked, locked = load_yaml(root / "dvc.yaml"), load_yaml(root / LOCK)
-        try:
-            known = [params, *(one for one in asked.get("vars") or [] if isinstance(one, dict))]
-            stages = {name: _stage(entry, known) for name, entry in asked["stages"].items()}
-            lock = {name: _locked(entry) for name, entry in locked["stages"].items()}
-        except (TypeError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"dvc.yaml or {LOCK} of {root} is not readable ({error!r}). Restore it: git restore {LOCK}"
-            ) from None
-        plain = {name: stage for name, stage in stages.items() if stage is not None}
-        return cls(plain, lock, tuple(sorted(stages.keys() - plain.keys())))
+        entries, stages = Lock.read(root).stages, read_stages(root)
+        placed = {name: Entry.of(entries[name].raw, stage.folder) for name, stage in stages.items() if name in entries}
+        return cls(stages, Lock(entries | placed))
 
-    def out(self, path: str) -> str | None:
-        """The MD5 that dvc.lock has for an out."""
-        return next((entry["outs"][path]["md5"] for entry in self.lock.values() if path in entry["outs"]), None)
 
-    def params_of(self, stage: str) -> dict[str, Any]:
-        """The values of params.yaml that dvc.lock has for a stage."""
-        return dict(self.lock.get(stage, {}).get("params", {}).get(str(PARAMS_FILE)) or {})
+def read_stages(root: Path) -> dict[str, Stage]:
+    """The stages of dvc.yaml in an order in which they can run. Nothing is locked, written or fetched.
+
+    Raises:
+        UserError: DVC cannot read dvc.yaml, its variables are not known, or two stages write one file.
+    """
+    from dvc.dependency import ParamsDependency  # type: ignore[import-untyped]
+    from dvc.dvcfile import ProjectFile  # type: ignore[import-untyped]
+    from dvc.exceptions import NotDvcRepoError  # type: ignore[import-untyped]
+    from dvc.fs import localfs  # type: ignore[import-untyped]
+    from dvc.repo import Repo  # type: ignore[import-untyped]
+    from dvc.repo.graph import build_graph  # type: ignore[import-untyped]
+    from dvc.scm import NoSCM  # type: ignore[import-untyped]
+    from networkx import lexicographical_topological_sort, reverse_view  # type: ignore[import-untyped]
+
+    class Reader(Repo):  # type: ignore[misc]
+        """A repository whose .dvc is not found has no lock, and no .dvc/tmp and .dvc/.gitignore to write."""
+
+        @classmethod
+        def find_root(cls, *_: Any) -> str:
+            raise NotDvcRepoError("not looked for")
+
+    root = root.resolve()
+    load_yaml(root / "dvc.yaml")  # it says more of a syntax error, and stops at too many aliases
+    _read_params(root / PARAMS_FILE)
+    with _explained(root / "dvc.yaml"):
+        repo = Reader(str(root), fs=localfs, uninitialized=True, scm=NoSCM(str(root)), config=dvc_config(root))
+        file = ProjectFile(repo, str(root / "dvc.yaml"))
+        file.lockfile_contents = {}  # read by Lock, in a tenth of the time
+        stages = list(file.stages.values())
+        if not stages:
+            raise ValueError("it has no stage")
+        graph = build_graph(stages)
+    found = {}
+    for one in lexicographical_topological_sort(reverse_view(graph), key=stages.index):
+        folder = Path(os.path.relpath(one.wdir, root)).as_posix()
+        place = {item: below(folder, item.def_path) for item in (*one.deps, *one.outs)}
+        found[str(one.name)] = Stage(
+            command(one.cmd),
+            deps=frozenset(place[dep] for dep in one.deps if not isinstance(dep, ParamsDependency)),
+            outs={place[out]: out.use_cache for out in one.outs},
+            params={place[dep]: list(dep.params) for dep in one.deps if isinstance(dep, ParamsDependency)},
+            folder=folder,
+            after=frozenset(str(other.name) for other in graph.successors(one)),
+        )
+    return found
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """DVC's errors as one message about a file."""
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except (DvcException, TypeError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(f"{error}: {getattr(error, 'exc', '')}".split()).rstrip(": .")
+        raise UserError(f"{path} is not readable for DVC: {reason}. Correct it, or: git restore {path.name}") from None
+
+
+def _read_params(path: Path) -> Any:
+    """The content of a params file, of any format that DVC has; that of none is empty."""
+    from dvc.fs import localfs
+    from dvc.utils.serialize import LOADERS  # type: ignore[import-untyped]
+
+    with _explained(path):
+        loader = LOADERS.get(path.suffix)
+        return {} if not path.exists() else loader(str(path), fs=localfs) if loader else load_yaml(path)
 
 
 def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> None:
     """Stages, commands, params, and which files they read and write."""
-    for name in pipeline.strange:
-        report.skip(f"stage {name}", "made by foreach or matrix, or with variables of another file than params.yaml")
-    for name in sorted(pipeline.lock.keys() - pipeline.stages.keys() - set(pipeline.strange)):
-        if not name.startswith(tuple(f"{one}@" for one in pipeline.strange)):
-            report.note(f"{LOCK} has a stage {name}, dvc.yaml has none")
+    for name in sorted(pipeline.lock.stages.keys() - pipeline.stages.keys()):
+        report.note(f"{LOCK} has a stage {name}, dvc.yaml has none")
     values: dict[str, Any] = {}
     for name, stage in pipeline.stages.items():
-        entry = pipeline.lock.get(name)
+        entry = pipeline.lock.stages.get(name)
         if entry is None:
             report.wrong(f"stage {name}", f"an entry in {LOCK}", None, "dvc.yaml")
             continue
-        report.equal(f"command of {name}", entry["cmd"], stage.cmd, LOCK)
-        for kind, paths in (("deps", stage.deps), ("outs", stage.outs)):
-            for path in sorted(set(paths) ^ entry[kind].keys()):
-                there = "an entry" if path in entry[kind] else None
+        report.equal(f"command of {name}", entry.cmd, stage.cmd, LOCK)
+        for kind, paths, locked in (("deps", stage.deps, entry.deps), ("outs", stage.outs, entry.outs)):
+            for path in sorted({*paths} ^ locked.keys()):
+                there = "an entry" if path in locked else None
                 report.wrong(f"{kind} of {name}: {path}", there, None if there else "it in dvc.yaml", LOCK)
             report.checked += 1
         for file, keys in stage.params.items():
             if file not in values:
-                values[file] = load_yaml(contents.root / file) if (contents.root / file).exists() else {}
-            locked = entry["params"].get(file, {})
-            for key in sorted({*keys, *locked}):
-                _compare_params(report, f"{file}: {key}", locked.get(key), value_at(values[file], key), name)
+                values[file] = _read_params(contents.root / file)
+            given = entry.params.get(file, {})
+            for key in sorted({*(keys or values[file]), *given}):
+                _compare_params(report, f"{file}: {key}", given.get(key), value_at(values[file], key), name)
 
 
 def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave: str, only_git: bool) -> None:
@@ -96,19 +148,19 @@ def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave
 
     only_git: those that git tracks; of what DVC tracks, the MD5 in its .dvc file.
     """
-    makers = {path: (name, one["md5"]) for name, entry in pipeline.lock.items() for path, one in entry["outs"].items()}
+    makers = {path: (name, md5) for name, path, md5 in pipeline.lock.outs()}
     seen: dict[str, str | None] = {}
-    for name, entry in pipeline.lock.items():
-        for kind in ("deps", "outs"):
-            for path, one in entry[kind].items():
+    for name, entry in pipeline.lock.stages.items():
+        for kind, files in (("deps", entry.deps), ("outs", entry.outs)):
+            for path, md5 in files.items():
                 by = f"{LOCK}: {name}"
                 if kind == "deps" and path in makers:
                     report.equal(
-                        f"{path} in {LOCK}", makers[path][1], one["md5"], f"{makers[path][0]} wrote it, {name} read it"
+                        f"{path} in {LOCK}", makers[path][1], md5, f"{makers[path][0]} wrote it, {name} read it"
                     )
                 if path in contents.pointers:
-                    report.equal(f"{path} in {path}.dvc", one["md5"], contents.pointers[path], by)
-                if kind == "outs" and _deleted(contents, path, one["md5"]):
+                    report.equal(f"{path} in {path}.dvc", md5, contents.pointers[path], by)
+                if kind == "outs" and _deleted(contents, path, md5):
                     report.wrong(path, "the file, as it was committed", "it was deleted", f"git log -- {path}")
                     continue
                 if path == leave or (only_git and not contents.in_git(path)):
@@ -117,10 +169,10 @@ def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave
                     seen[path] = contents.md5(path)
                 if seen[path] is None:
                     report.skip(path, "gone: it is not here")
-                elif not report.equal(path, one["md5"], seen[path], by):
-                    _name_files(report, contents, path, one["md5"], by)
+                elif not report.equal(path, md5, seen[path], by):
+                    _name_files(report, contents, path, md5, by)
                 else:
-                    check_size(report, contents, path, one, by)
+                    check_size(report, contents, path, entry.files[path], by)
 
 
 def _deleted(contents: Contents, path: str, md5: str) -> bool:
@@ -128,21 +180,21 @@ def _deleted(contents: Contents, path: str, md5: str) -> bool:
     if contents.in_git(path) or (contents.root / path).exists():
         return False
     past = (blob for _, blob in contents.events(path) if blob is not None)
-    return any(new_md5(contents.blob(blob) or b"", usedforsecurity=False).hexdigest() == md5 for blob in past)
+    return any(md5_bytes(contents.blob(blob) or b"") == md5 for blob in past)
 
 
 def check_size(report: Report, contents: Contents, path: str, one: Mapping[str, Any], by: str) -> None:
     """What an entry says besides the MD5, of something whose MD5 is right."""
-    report.equal(f"kind of hash of {path}", one["hash"], "md5", by)
+    report.equal(f"kind of hash of {path}", one.get("hash"), "md5", by)
     for key, value in (contents.measure(path) or {}).items():
-        if one[key] is not None:
+        if one.get(key) is not None:
             report.equal(f"{key} of {path}", one[key], value, by)
 
 
 def check_cache(report: Report, contents: Contents, pipeline: Pipeline) -> None:
     """The objects in DVC's cache that dvc.lock and the .dvc files name."""
-    outs = {path: one["md5"] for entry in pipeline.lock.values() for path, one in entry["outs"].items()}
-    uncached = {path for stage in pipeline.stages.values() for path in stage.uncached}
+    outs = {path: md5 for _, path, md5 in pipeline.lock.outs()}
+    uncached = {path for stage in pipeline.stages.values() for path, cached in stage.outs.items() if not cached}
     wanted = {path: md5 for path, md5 in outs.items() if path not in uncached} | contents.pointers
     gone = []
     for path, md5 in wanted.items():
@@ -163,16 +215,15 @@ def check_cache(report: Report, contents: Contents, pipeline: Pipeline) -> None:
 def check_history(report: Report, root: Path) -> None:
     """Whether a committed dvc.lock has other results for the same command, deps and params: a note, as another machine
     or a training that is not deterministic may have made them."""
-    history, inputs = History(root), ("cmd", "deps", "params")
-    present = Lock.parse((root / LOCK).read_bytes())
+    history, present = History(root), Lock.read(root)
     for commit in history.commits:
         past = history.lock(commit.changed[LOCK]) if LOCK in commit.changed else None
         for name, entry in present.stages.items() if past is not None else ():
             old = past.stages.get(name) if past is not None else None
-            if old is None or any(old[key] != entry[key] for key in inputs):
+            if old is None or (old.cmd, old.deps, old.params) != (entry.cmd, entry.deps, entry.params):
                 continue
             report.checked += 1
-            differing = sorted(path for path, md5 in entry["outs"].items() if old["outs"].get(path, md5) != md5)
+            differing = sorted(path for path, md5 in entry.outs.items() if old.outs.get(path, md5) != md5)
             if differing:
                 shown = f"{', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''}"
                 report.note(
@@ -195,66 +246,6 @@ def _compare_params(report: Report, what: str, locked: Any, asked: Any, stage: s
             _compare_params(report, f"{what}.{key}", locked.get(key), asked.get(key), stage)
     else:
         report.equal(what, locked, asked, f"{LOCK}: {stage}")
-
-
-def _stage(entry: Mapping[str, Any], known: list[Any]) -> Stage | None:
-    """Read an entry of dvc.yaml; None where only DVC can. known: where variables are looked up."""
-    own = [one for one in entry.get("vars") or [] if isinstance(one, dict)]
-    try:
-        entry = _filled({key: one for key, one in entry.items() if key != "vars"}, [*known, *own])
-    except LookupError:
-        return None
-    if "cmd" not in entry:
-        return None
-    outs, uncached = [], set()
-    for kind in ("outs", "metrics", "plots"):
-        for path, options in _named(entry.get(kind)):
-            outs.append(path)
-            uncached |= {path} if options.get("cache") is False else set()
-    params: dict[str, list[str]] = {}
-    for one in entry.get("params") or []:
-        for file, keys in one.items() if isinstance(one, dict) else [(str(PARAMS_FILE), [one])]:
-            params.setdefault(file, []).extend(keys or [])
-    deps = tuple(path for path, _ in _named(entry.get("deps")))
-    return Stage(_command(entry["cmd"]), deps, tuple(outs), params, frozenset(uncached))
-
-
-def _named(entries: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for one in entries or []:
-        yield from (
-            ((str(path), options or {}) for path, options in one.items()) if isinstance(one, dict) else [(str(one), {})]
-        )
-
-
-def _locked(entry: Mapping[str, Any]) -> dict[str, Any]:
-    files = {
-        kind: {
-            str(one["path"]): {"md5": str(one.get("md5")), **{key: one.get(key) for key in ("hash", "size", "nfiles")}}
-            for one in entry.get(kind) or []
-        }
-        for kind in ("deps", "outs")
-    }
-    return {"cmd": _command(entry["cmd"]), "params": entry.get("params") or {}, **files}
-
-
-def _command(value: Any) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _filled(value: Any, known: list[Any]) -> Any:
-    """An entry of dvc.yaml with values in place of ${...}. Raises LookupError for one that is not known."""
-    if isinstance(value, Mapping):
-        return {_filled(key, known): _filled(one, known) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_filled(one, known) for one in value]
-    return _VARIABLE.sub(lambda found: _text(found[1], known), value) if isinstance(value, str) else value
-
-
-def _text(name: str, known: list[Any]) -> str:
-    values = [value for value in (value_at(one, name) for one in known) if value is not None]
-    if not values or isinstance(values[0], Mapping | list):
-        raise LookupError(name)
-    return str(values[0]).lower() if isinstance(values[0], bool) else str(values[0])
 
 
 def value_at(value: Any, key: str) -> Any:

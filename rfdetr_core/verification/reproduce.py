@@ -65,12 +65,12 @@ def compare_outs(report: Report, contents: Contents, pipeline: Pipeline, before:
     before: history.csv, scores.json and metrics.json as committed. other: how the machine differs; empty: it does not.
     """
     differing: dict[str, list[tuple[str, str, str | None]]] = {}
-    for stage in in_order(pipeline):
-        for path, one in pipeline.lock[stage]["outs"].items():
+    for stage in dict.fromkeys([*pipeline.stages, *pipeline.lock.stages]):
+        for path, md5 in pipeline.lock.stages[stage].outs.items() if stage in pipeline.lock.stages else ():
             report.checked += 1
             found = contents.md5(path)
-            if found != one["md5"]:
-                differing.setdefault(stage, []).append((path, one["md5"], found))
+            if found != md5:
+                differing.setdefault(stage, []).append((path, md5, found))
     if not differing:
         return
     first = next(iter(differing))
@@ -87,27 +87,11 @@ def compare_outs(report: Report, contents: Contents, pipeline: Pipeline, before:
             report.wrong(path, expected, found, f"{stage}, reproduced")
 
 
-def in_order(pipeline: Pipeline) -> list[str]:
-    """Stages, each after those whose outs it reads."""
-    waiting, ordered = dict(pipeline.lock), list[str]()
-    while waiting:
-        outs = {name: set(entry["outs"]) for name, entry in waiting.items()}
-
-        def ready(name: str, outs: dict[str, set[str]] = outs) -> bool:
-            others = set().union(*(made for other, made in outs.items() if other != name))
-            return not any(out == dep or out.startswith(f"{dep}/") for out in others for dep in waiting[name]["deps"])
-
-        name = next(filter(ready, waiting), next(iter(waiting)))
-        ordered.append(name)
-        del waiting[name]
-    return ordered
-
-
 def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
     """How the machine and packages of the recorded training differ from those here; empty: not at all."""
     from rfdetr_core.checkpoint.files import read_checkpoint
 
-    md5 = pipeline.out(MODEL)
+    md5 = pipeline.lock.out(MODEL)
     records = [json.loads(path.read_bytes()) for path in sorted((contents.root / "records").glob("*.json"))]
     told = next((one["lineage"]["training"] for one in records if one["file"]["md5"] == md5), None)
     here = (read_checkpoint(contents.root / MODEL).lineage or {}).get("training")

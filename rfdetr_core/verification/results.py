@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rfdetr_core.audit.history import LOCK, MODEL, History
+from rfdetr_core.audit.history import MODEL, History
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.errors import UserError
@@ -25,6 +25,7 @@ from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint, tensor_dig
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.scoring import TABLES, Scored
 from rfdetr_core.lineage.compose import CODE, description_digest
+from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.selection.strip import strip
 from rfdetr_core.verification.claims import SELECTION, check_lineage, check_past, check_training
 from rfdetr_core.verification.contents import Contents
@@ -157,7 +158,7 @@ def _strip_again(report: Report, contents: Contents, pipeline: Pipeline, lineage
         selection = json.loads((contents.root / SELECTION).read_bytes())
         made = Path(temporary) / "stripped.pth"
         strip(contents.root / "output", selection, made, Path(temporary) / "records")
-        report.equal(f"{MODEL}, stripped again", pipeline.out(MODEL), files.md5_file(made), LOCK)
+        report.equal(f"{MODEL}, stripped again", pipeline.lock.out(MODEL), files.md5_file(made), LOCK)
         return
     report.skip(f"{MODEL}, stripped again", "gone: the winner or the selection is not here")
 
@@ -211,7 +212,7 @@ def check_metrics(report: Report, contents: Contents, pipeline: Pipeline) -> Non
     results = files.read_json(detections)
     if segmentation:
         results = [box | mask for box, mask in zip(results, files.read_json(masks), strict=True)]
-    config = parse(EvaluateConfig, pipeline.params_of("evaluate")["evaluate"], "evaluate of dvc.lock")
+    config = parse(EvaluateConfig, pipeline.lock.params_of("evaluate")["evaluate"], "evaluate of dvc.lock")
     scored = Scored.of(files.read_json(annotations), results, segmentation=segmentation, threshold=config.threshold)
     again = scored.numbers()
     if segmentation:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import EVALUATION, LOCK, MODEL, History
+from rfdetr_core.audit.history import EVALUATION, MODEL, History
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.provenance import shadows
+from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.verification.claims import (
     SCORES,
     SELECTION,

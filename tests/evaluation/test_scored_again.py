@@ -10,6 +10,7 @@ import pytest
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.evaluate import evaluate
 from rfdetr_core.evaluation.scoring import TABLES
+from rfdetr_core.lineage.lock import Entry, Lock
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
@@ -19,8 +20,8 @@ from tests.evaluation.scene import Scene
 
 def mismatches(root: Path, threshold: float | None) -> list[str]:
     report = Report()
-    params = {"params": {"params.yaml": {"evaluate": {"threshold": threshold}}}}
-    check_metrics(report, Contents(root), Pipeline({}, {"evaluate": params}, ()))
+    entry = Entry.of({"cmd": "", "params": {"params.yaml": {"evaluate": {"threshold": threshold}}}})
+    check_metrics(report, Contents(root), Pipeline({}, Lock({"evaluate": entry})))
     assert report.checked > len(TABLES)
     return [what for what, *_ in report.mismatches]
 

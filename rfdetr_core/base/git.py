@@ -1,0 +1,47 @@
+"""git: the one way to run it. Nothing here writes to a repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from rfdetr_core.base.errors import UserError
+
+# Another object that `git replace` names would be read in place of the committed one; settings of the user could hide
+# the first commit, write signatures into a log, or quote the names of files.
+_PLAIN = ("-c", "log.showRoot=true", "-c", "log.showSignature=false", "-c", "core.quotePath=false")
+COMMAND = ("git", "--no-replace-objects", *_PLAIN)
+
+
+def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[bytes]:
+    """Run a command. Without git, or without the folder, it fails."""
+    command = [*COMMAND, *arguments]
+    try:
+        return subprocess.run(command, cwd=folder, input=stdin.encode(), capture_output=True, check=False)
+    except OSError:
+        return subprocess.CompletedProcess(command, 127, b"", b"the folder does not exist, or git is not installed")
+
+
+def answer(folder: Path, *arguments: str) -> str | None:
+    """What a command prints; None where it fails."""
+    done = run(folder, *arguments)
+    return None if done.returncode else os.fsdecode(done.stdout)
+
+
+def text(folder: Path, *arguments: str, stdin: str = "", errors: str = "surrogateescape") -> str:
+    """What a command prints; by default decoded so that the names of files are found again.
+
+    Raises:
+        UserError: git is not installed, the folder is in no repository, or the command fails.
+    """
+    done = run(folder, *arguments, stdin=stdin)
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip()
+        raise UserError(f"{folder} has no git history to read: {reason}. Name a clone with a working tree: --repo DIR")
+    return done.stdout.decode(errors=errors)
+
+
+def names(folder: Path, *arguments: str) -> set[str]:
+    """The names of files that a command prints with -z. Raises what `text` does."""
+    return set(text(folder, *arguments).split("\0")) - {""}
