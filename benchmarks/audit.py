@@ -92,7 +92,7 @@ def _commit(pipe: IO[bytes], number: int, git: str, md5: str) -> None:
     record = {"lineage": {"tensors": tensors, "training": training}, "file": model, "run": {}}
     evaluation = {"model": {"sha256": tensors, "tensors": tensors}, "split": "test", "inputs": {}}
     scores = hashlib.md5(f"scores {number}".encode(), usedforsecurity=False).hexdigest()
-    code = {f"rfdetr_core/part_{place}.py": f"{place:032x}" for place in range(_CODE)}
+    code = {f"rfdetr_core/part_{place}.py": f"a{place:031x}" for place in range(_CODE)}
     model_path, scores_path = "output/checkpoint_best_total.pth", "reports/evaluate/scores.json"
     lock = {
         "train": _stage({"manifest/train.json": md5, **code}, {"output/checkpoint_best_ema.pth": tensors[32:]}),

@@ -93,3 +93,5 @@ _Loader: Any = type("_Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),),
 for _versions, *_resolver in implicit_resolvers:
     if (1, 2) in _versions:
         _Loader.add_implicit_resolver(*_resolver)
+_DECIMAL = "tag:yaml.org,2002:int"  # 010 is ten
+_Loader.add_constructor(_DECIMAL, lambda _, node: int(node.value, 0 if node.value.lstrip("+-")[1:2] in "xob" else 10))

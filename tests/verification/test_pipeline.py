@@ -224,6 +224,8 @@ def test_values_in_a_lock_are_what_dvc_wrote(tmp_path: Path) -> None:
     entry = Lock.read(tmp_path).stages["a"]
     assert json.dumps(entry.params["params.yaml"]) == json.dumps(values)
     assert entry.cmd == "x\ny"
-    by_hand = "stages: {a: {cmd: x, params: {p: {a: '010', b: 0x1F, c: 0o17, d: +1_0, e: 1., f: No, g: 1E5}}}}"
+    by_hand = (
+        "stages: {a: {cmd: x, params: {p: {a: 010, h: -008, i: 0, b: 0x1F, c: 0o17, d: +1_0, e: 1., f: No, g: 1E5}}}}"
+    )
     (tmp_path / LOCK).write_text(by_hand)
     assert Lock.read(tmp_path).stages["a"].raw == load_yaml(tmp_path / LOCK)["stages"]["a"]
