@@ -155,9 +155,8 @@ def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave
             for path, md5 in files.items():
                 by = f"{LOCK}: {name}"
                 if kind == "deps" and path in makers:
-                    report.equal(
-                        f"{path} in {LOCK}", makers[path][1], md5, f"{makers[path][0]} wrote it, {name} read it"
-                    )
+                    maker, written = makers[path]
+                    report.equal(f"{path} in {LOCK}", written, md5, f"{maker} wrote it, {name} read it")
                 if path in contents.pointers:
                     report.equal(f"{path} in {path}.dvc", md5, contents.pointers[path], by)
                 if kind == "outs" and _deleted(contents, path, md5):
@@ -193,9 +192,8 @@ def check_size(report: Report, contents: Contents, path: str, one: Mapping[str, 
 
 def check_cache(report: Report, contents: Contents, pipeline: Pipeline) -> None:
     """The objects in DVC's cache that dvc.lock and the .dvc files name."""
-    outs = {path: md5 for _, path, md5 in pipeline.lock.outs()}
     uncached = {path for stage in pipeline.stages.values() for path, cached in stage.outs.items() if not cached}
-    wanted = {path: md5 for path, md5 in outs.items() if path not in uncached} | contents.pointers
+    wanted = {path: md5 for _, path, md5 in pipeline.lock.outs() if path not in uncached} | contents.pointers
     gone = []
     for path, md5 in wanted.items():
         members = contents.cached_listing(md5) or {}
@@ -218,7 +216,7 @@ def check_history(report: Report, root: Path) -> None:
     history, present = History(root), Lock.read(root)
     for commit in history.commits:
         past = history.lock(commit.changed[LOCK]) if LOCK in commit.changed else None
-        for name, entry in present.stages.items() if past is not None else ():
+        for name, entry in present.stages.items():
             old = past.stages.get(name) if past is not None else None
             if old is None or (old.cmd, old.deps, old.params) != (entry.cmd, entry.deps, entry.params):
                 continue
@@ -226,9 +224,8 @@ def check_history(report: Report, root: Path) -> None:
             differing = sorted(path for path, md5 in entry.outs.items() if old.outs.get(path, md5) != md5)
             if differing:
                 shown = f"{', '.join(differing[:3])}{', ...' if len(differing) > 3 else ''}"
-                report.note(
-                    f"{LOCK} of commit {commit.id[:10]} has other results of {name} for the same inputs: {shown}"
-                )
+                by = f"{LOCK} of commit {commit.id[:10]}"
+                report.note(f"{by} has other results of {name} for the same inputs: {shown}")
 
 
 def _name_files(report: Report, contents: Contents, path: str, md5: str, by: str) -> None:
