@@ -112,8 +112,8 @@ def uses_of(sha256: str, archive: Archive) -> Answer:
                 unknown[tensors, blob] = {"role": "tested", "tensors": tensors, "manifest": blob}
     for one in _unrecorded(places, archive):
         found.setdefault((one.role, one.md5), one)
-    order = {commit.id: place for place, commit in enumerate(archive.history.commits)}
-    uses = sorted(found.values(), key=lambda one: (order.get(one.commit.id, 0) if one.commit else -1, one.role))
+    places_of = archive.places
+    uses = sorted(found.values(), key=lambda one: (places_of.get(one.commit.id, 0) if one.commit else -1, one.role))
     return Answer(uses, list(unknown.values()))
 
 

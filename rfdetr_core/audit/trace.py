@@ -64,7 +64,6 @@ class Archive:
     """Records, evaluations and locks of a history, by what they are looked up with."""
 
     def __init__(self, history: History) -> None:
-        """Nothing is read before it is needed."""
         self.history = history
         self._damaged: list[str] = []
 
@@ -114,12 +113,9 @@ class Archive:
                 found.setdefault(md5.decode(), []).append(commit)
         return found
 
-    def age(self, commit: Commit) -> int:
-        """Place in the history: the higher, the older."""
-        return self._places[commit.id]
-
     @cached_property
-    def _places(self) -> dict[str, int]:
+    def places(self) -> dict[str, int]:
+        """The place of each commit in the history, by its id: the higher, the older."""
         return {commit.id: place for place, commit in enumerate(self.history.commits)}
 
     def _read(self, prefix: str, is_whole: Callable[[str, Any], bool]) -> Iterator[tuple[Commit, dict[str, Any]]]:
@@ -220,7 +216,8 @@ def _links(found: Link, archive: Archive) -> Iterator[Link]:
                 waiting.append(maker)
     for name in sorted(steps, key=lambda name: (steps[name], name)):
         commits = [link.commit for md5 in lock.stages[name].outs.values() if (link := archive.introduced(md5))]
-        yield replace(found, stage=name, commit=min(commits, key=archive.age) if commits else found.commit)
+        oldest = min(commits, key=lambda commit: archive.places[commit.id], default=found.commit)
+        yield replace(found, stage=name, commit=oldest)
 
 
 def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:

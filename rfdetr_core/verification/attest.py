@@ -22,10 +22,6 @@ from rfdetr_core.lineage.compose import SCHEMA, description_digest
 from rfdetr_core.lineage.records import is_whole
 from rfdetr_core.verification.report import Report
 
-_STATEMENT = "https://in-toto.io/Statement/v1"
-_PREDICATE = "https://slsa.dev/provenance/v1"
-_BUILD, _BUILDER = f"urn:rfdetr-dvc:pipeline:{SCHEMA}", "urn:rfdetr-dvc:dvc-repro"
-_ENVIRONMENT = "requirements/numeric.lock"
 SUFFIX = ".intoto.json"
 
 
@@ -70,12 +66,12 @@ def statement_of(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not what its lineage says. What differs: python -m rfdetr_core verify {file}")
     training = lineage["training"]
     return {
-        "_type": _STATEMENT,
+        "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": file.name, "digest": {"sha256": files.sha256_file(file)}}],
-        "predicateType": _PREDICATE,
+        "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
-                "buildType": _BUILD,
+                "buildType": f"urn:rfdetr-dvc:pipeline:{SCHEMA}",
                 "externalParameters": {"variant": lineage["variant"], "params": training["params"]},
                 "internalParameters": {
                     **{key: training[key] for key in ("packages", "machine", "counts")},
@@ -84,7 +80,7 @@ def statement_of(file: Path) -> dict[str, Any]:
                 "resolvedDependencies": list(_materials(lineage)),
             },
             "runDetails": {
-                "builder": {"id": _BUILDER},
+                "builder": {"id": "urn:rfdetr-dvc:dvc-repro"},
                 "byproducts": [{"name": "tensors", "digest": {"sha256": lineage["tensors"]}}],
             },
         },
@@ -126,9 +122,8 @@ def check_attestation(report: Report, file: Path, key: Path | None) -> None:
             config = verifying.Config()  # type: ignore[no-untyped-call]
             config.use_elliptic_key_verifier(public_key=key).verify(folder, signature)
     except UserError as error:
-        report.wrong(
-            f"signature of {file}", f"one of {key} over the file and its statement", str(error), str(signature)
-        )
+        wanted = f"one of {key} over the file and its statement"
+        report.wrong(f"signature of {file}", wanted, str(error), str(signature))
 
 
 def _check_key(key: Path) -> None:
@@ -153,15 +148,14 @@ def _materials(lineage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key, parent in sorted(training["parents"].items()):
         yield {"name": f"weights/{parent['name']}", "digest": {"sha256": parent["sha256"]}, "annotations": {"as": key}}
     if training.get("lock") is not None:
-        yield {"name": _ENVIRONMENT, "digest": {"sha256": training["lock"]}}
+        yield {"name": "requirements/numeric.lock", "digest": {"sha256": training["lock"]}}
 
 
 def _compare(report: Report, told: Any, again: dict[str, Any], path: Path) -> None:
     """Statements part by part; a renamed file is the same subject."""
-    for statement in (told, again):
-        statement["subject"] = [one["digest"] for one in statement["subject"]]
     materials: list[dict[str, Any]] = []
     for statement in (told, again):
+        statement["subject"] = [one["digest"] for one in statement["subject"]]
         given = statement["predicate"]["buildDefinition"].pop("resolvedDependencies")
         materials.append({one["name"]: one for one in given})
         report.equal(f"materials of {path}", len(given), len(materials[-1]), "each has one name")

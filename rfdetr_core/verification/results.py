@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -33,6 +32,8 @@ from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
 
 _BEST, RESUME = "output/checkpoint_best_{}.pth", "output/checkpoint.pth"
+FOLDER = Path("reports/evaluate")
+METRICS = (FOLDER / "metrics.json").as_posix()
 
 
 def check_project(report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any] | None) -> None:
@@ -128,13 +129,8 @@ def _check_own(report: Report, checkpoint: Checkpoint, name: str, record: Mappin
     more = ", ".join((*checkpoint.unknown, *checkpoint.others))
     report.equal(f"what {name} holds beside the model", None, more or None, "strip writes nothing else")
     if record is not None:
-        _compare(
-            report,
-            f"lineage of {name}",
-            record["lineage"],
-            lineage,
-            f"records/{record['lineage']['tensors'][:16]}...json",
-        )
+        by = f"records/{record['lineage']['tensors'][:16]}...json"
+        _compare(report, f"lineage of {name}", record["lineage"], lineage, by)
     return True
 
 
@@ -168,9 +164,8 @@ def _check_parents(report: Report, contents: Contents, training: Mapping[str, An
         name = f"weights/{parent['name']}"
         checkpoint = _read(report, contents.root / name, name)
         if checkpoint is not None:
-            report.equal(
-                f"weights of {name}", parent["tensors"], tensor_digest(checkpoint.weights), f"lineage of {MODEL}"
-            )
+            found = tensor_digest(checkpoint.weights)
+            report.equal(f"weights of {name}", parent["tensors"], found, f"lineage of {MODEL}")
 
 
 def _check_machine(report: Report, training: Mapping[str, Any]) -> None:
@@ -191,10 +186,6 @@ def identity_of(contents: Contents) -> dict[str, Any] | None:
     with contextlib.suppress(UserError):
         return provenance.identity(path) | {"tensors": tensor_digest(read_checkpoint(path).weights)}
     return provenance.identity(path)
-
-
-FOLDER = Path("reports/evaluate")
-METRICS = (FOLDER / "metrics.json").as_posix()
 
 
 def check_metrics(report: Report, contents: Contents, pipeline: Pipeline) -> None:
@@ -218,7 +209,7 @@ def check_metrics(report: Report, contents: Contents, pipeline: Pipeline) -> Non
     if segmentation:
         _compare_numbers(report, again.pop("masks"), told["masks"], "masks.")
     _compare_numbers(report, again, told, "")
-    with TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as made:
         scored.write(Path(made), {index: entry.name for index, entry in enumerate(read_classes(classes))})
         for name in TABLES:
             _compare_lines(report, FOLDER / name, Path(made) / name, folder / name)
