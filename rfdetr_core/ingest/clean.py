@@ -12,12 +12,11 @@ from rfdetr_core.base.manifest import SPLITS, ClassEntry
 from rfdetr_core.ingest.canonical import CanonicalImage, Instance
 from rfdetr_core.ingest.classes import read_classes
 from rfdetr_core.ingest.duplicates import find_near
-from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.formats import read_dataset
 from rfdetr_core.ingest.geometry import Box, drawable
 from rfdetr_core.ingest.names import check_files, check_names
-from rfdetr_core.ingest.records import Annotation, Dataset, ImageRecord, Place, shown
+from rfdetr_core.ingest.records import Annotation, Dataset, FileFacts, ImageRecord, Place, shown
 from rfdetr_core.ingest.rules import ANNOTATION_RULES, EDGE, Frame, clipped
 from rfdetr_core.ingest.split import cut_splits, recut_splits
 

@@ -12,10 +12,9 @@ from unicodedata import category, is_normalized, normalize
 
 from rfdetr_core.base.images import SUFFIXES
 from rfdetr_core.base.manifest import SPLITS
-from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import joined
-from rfdetr_core.ingest.records import Dataset, Place
+from rfdetr_core.ingest.records import Dataset, FileFacts, Place
 
 # Roboflow names augmented copies of one picture <stem>.rf.<hash>.jpg.
 _COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.\w+$")

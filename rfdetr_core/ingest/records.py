@@ -85,3 +85,20 @@ class Split:
 
 
 Dataset = dict[str, Split]
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """Digest of an image file, its size as decoded and its thumbnail (see `duplicates`), or what is wrong with it: code
+    and text of a finding. decoded: the pixels were looked at now, not in an earlier run. kind, several: see
+    `images.Look`; empty where only the manifest is known."""
+
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    code: str | None = None
+    fault: str = ""
+    thumbnail: bytes = b""
+    decoded: bool = False
+    kind: str = ""
+    several: bool = False

@@ -9,9 +9,8 @@ from fractions import Fraction
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.ingest.config import SplitConfig
-from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.names import origin
-from rfdetr_core.ingest.records import Dataset, ImageRecord, Split
+from rfdetr_core.ingest.records import Dataset, FileFacts, ImageRecord, Split
 
 _BACKGROUND = -1
 
