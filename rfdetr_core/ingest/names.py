@@ -56,7 +56,7 @@ def _check_origins(dataset: Dataset, facts: Mapping[str, FileFacts], findings: F
         for path in paths:
             below = posixpath.relpath(path, shared or ".")
             split, other = first.setdefault(origin(below) or posixpath.splitext(below)[0], (name, path))
-            if split == name or _digest(path, facts) == _digest(other, facts):
+            if split == name or digest_or_path(path, facts) == digest_or_path(other, facts):
                 continue
             what = f"it and {other}, which is in {split}, are copies of one picture by their names"
             if origin(below) is None:
@@ -71,7 +71,8 @@ def _check_origins(dataset: Dataset, facts: Mapping[str, FileFacts], findings: F
     return out
 
 
-def _digest(path: str, facts: Mapping[str, FileFacts]) -> str:
+def digest_or_path(path: str, facts: Mapping[str, FileFacts]) -> str:
+    """The digest of an image, its path where it has none."""
     return facts[path].sha256 if path in facts and facts[path].sha256 else path
 
 

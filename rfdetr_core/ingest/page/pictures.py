@@ -21,9 +21,18 @@ from rfdetr_core.ingest.canonical import CanonicalImage, Instance
 from rfdetr_core.ingest.clean import CleanDataset
 from rfdetr_core.ingest.geometry import Box, run_lengths
 
+Picture = dict[str, Any]
 _POINTS = 80
 # An RLE is drawn in strips of this many pixels of the small picture.
 _STRIP = 2
+# Pixels that may be decoded for one part of the page: about five seconds.
+_BUDGET = 300_000_000
+_SHAPES = 150
+_QUALITY = 74
+_GREY = (128, 128, 128)
+# A box outside is shown up to this many images from the edge.
+_BEYOND = 2.1
+_FILTER = Image.Resampling.LANCZOS
 
 
 def polygon_path(polygon: Sequence[float], scale: tuple[float, float]) -> str:
@@ -44,9 +53,8 @@ def rle_path(counts: Any, size: tuple[int, int], box: Box, scale: tuple[float, f
     ends = np.cumsum(runs)
     columns, rows = (_strips(box[k], box[k + 2], scale[k]) for k in (0, 1))
     x, y = ((strips + 0.5) * _STRIP / scale[k] for k, strips in enumerate((columns, rows)))
-    pixels = (
-        np.minimum(x.astype(np.int64), size[0] - 1) * size[1] + np.minimum(y.astype(np.int64), size[1] - 1)[:, None]
-    )
+    x, y = (np.minimum(at.astype(np.int64), side - 1) for at, side in zip((x, y), size, strict=True))
+    pixels = x * size[1] + y[:, None]
     inside = np.searchsorted(ends, pixels, side="right") % 2 == 1
     edges = np.diff(np.pad(inside, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     corner = np.array([rows[0], columns[0]])
@@ -59,18 +67,6 @@ def rle_path(counts: Any, size: tuple[int, int], box: Box, scale: tuple[float, f
 
 def _strips(start: float, length: float, scale: float) -> npt.NDArray[np.int64]:
     return np.arange(int(start * scale / _STRIP), math.ceil((start + length) * scale / _STRIP), dtype=np.int64)
-
-
-# Pixels that may be decoded for one part of the page: about five seconds.
-_BUDGET = 300_000_000
-_SHAPES = 150
-_QUALITY = 74
-_GREY = (128, 128, 128)
-# A box outside is shown up to this many images from the edge.
-_BEYOND = 2.1
-_FILTER = Image.Resampling.LANCZOS
-
-Picture = dict[str, Any]
 
 
 class Studio:
@@ -151,9 +147,8 @@ def _spread(split: list[CanonicalImage], number: int) -> Iterator[CanonicalImage
     taken: set[str] = set()
     while having and len(taken) < number:
         # Of images without objects a few are enough.
-        label = min(
-            having, key=lambda label: (shown[label] if label >= 0 else 1 + 5 * shown[label], rarity[label], label)
-        )
+        turns = {label: shown[label] if label >= 0 else 1 + 5 * shown[label] for label in having}
+        label = min(having, key=lambda label: (turns[label], rarity[label], label))
         image = having[label].pop()
         if not having[label]:
             del having[label]
