@@ -53,6 +53,9 @@ class ExportedImage:
     objects: list[Annotation]
 
 
+Splits = dict[str, list[ExportedImage]]
+
+
 def _place_image(image: ExportedImage, target: Path, linking: Linking) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if linking == "copy":
@@ -63,9 +66,7 @@ def _place_image(image: ExportedImage, target: Path, linking: Linking) -> None:
         target.symlink_to(os.path.relpath(os.path.realpath(image.source), os.path.realpath(target.parent)))
 
 
-def write_coco(
-    folder: Path, splits: dict[str, list[ExportedImage]], categories: list[Category], linking: Linking
-) -> list[str]:
+def write_coco(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
     """COCO in Roboflow's layout."""
     for name, split in splits.items():
         free = count(1 + max([image.id or 0 for image in split], default=0))
@@ -94,9 +95,7 @@ def _coco_object(one: Annotation) -> dict[str, Any]:
     return content | ({"segmentation": one.segmentation} if one.segmentation else {})
 
 
-def write_yolo(
-    folder: Path, splits: dict[str, list[ExportedImage]], categories: list[Category], linking: Linking
-) -> list[str]:
+def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
     """YOLO in Ultralytics's layout. Gives what it cannot hold."""
     every = [one for split in splits.values() for image in split for one in image.objects if not one.crowd]
     # Ultralytics reads boxes in a file with polygons as polygons of two points: all or none.
@@ -111,9 +110,8 @@ def write_yolo(
             path = posixpath.join("images", name, image.path)
             label = label_path(path)
             if owners.setdefault(label, path) != path:
-                raise UserError(
-                    f"{owners[label]} and {path} would share {label}, in YOLO's layout. Rename one of them."
-                )
+                what = f"{owners[label]} and {path} would share {label}, in YOLO's layout"
+                raise UserError(f"{what}. Rename one of them.")
             frame = Frame(image.width, image.height, indexes)
             kept = [one for one in image.objects if not one.crowd]
             cut += sum(overshoot(one.box, image.width, image.height) > _SAME for one in kept)
@@ -131,15 +129,13 @@ def write_yolo(
     files.write_text(folder / "data.yaml", "".join(f"{line}\n" for line in definition))
     if ids:
         files.write_text(folder / IDS_FILE, json.dumps(ids, ensure_ascii=False) + "\n")
+    masks = 0 if polygons else sum(bool(one.segmentation) for one in every)
+    areas = sum(_has_own_area(one if polygons else replace(one, segmentation=None)) for one in every)
     lost = {
         "crowds, left out": crowds,
         "boxes that reached over the edge of their image, cut": cut,
-        "masks, left out (YOLO holds one polygon an object, whose bounds are its box, for all objects or none)": (
-            0 if polygons else sum(bool(one.segmentation) for one in every)
-        ),
-        "areas that are not those of the polygon or box, left out": sum(
-            _has_own_area(one if polygons else replace(one, segmentation=None)) for one in every
-        ),
+        "masks, left out (YOLO holds one polygon an object, whose bounds are its box, for all objects or none)": masks,
+        "areas that are not those of the polygon or box, left out": areas,
     }
     return [f"{what}: {count}" for what, count in lost.items() if count]
 

@@ -16,7 +16,7 @@ from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.formats import read_dataset
 from rfdetr_core.ingest.geometry import Box, drawable
 from rfdetr_core.ingest.names import check_files, check_names
-from rfdetr_core.ingest.records import Annotation, Dataset, FileFacts, ImageRecord, Place, shown
+from rfdetr_core.ingest.records import Annotation, Dataset, Facts, FileFacts, ImageRecord, Place, shown
 from rfdetr_core.ingest.rules import ANNOTATION_RULES, EDGE, Frame, clipped
 from rfdetr_core.ingest.split import cut_splits, recut_splits
 
@@ -34,13 +34,12 @@ _EQUAL = ("has the bytes of", "image-doubled", "leakage")
 _NEAR = ("looks like", "near-doubled", "near-leakage")
 
 
-def check_units(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> bool:
+def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
     """Find splits whose boxes are in another unit, or are corners, as a whole; True: no other check makes sense."""
     wrong = False
     for name, split in dataset.items():
         count = fractions = pixels = corners = beyond = 0
-        annotations = ((facts.get(record.path), one) for record in split.images for one in record.annotations)
-        for fact, one in annotations:
+        for fact, one in ((facts.get(record.path), one) for record in split.images for one in record.annotations):
             box = drawable(one.box)
             if fact is None or fact.code or box is None:
                 continue
@@ -148,9 +147,7 @@ def clean(
     return CleanDataset(classes.entries, splits, pairs)
 
 
-def _find_copies(
-    dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings
-) -> tuple[set[tuple[str, str]], list[Pair]]:
+def _find_copies(dataset: Dataset, facts: Facts, findings: Findings) -> tuple[set[tuple[str, str]], list[Pair]]:
     """Note images of the same bytes or the same look; those that must be left out, as split and path, and all pairs.
 
     The first in test, valid, train stands: of a copy in train and test the finding names the one in train.
@@ -163,9 +160,9 @@ def _find_copies(
     different = list(groups.values())
     found = [(one, group[0], 0.0, _EQUAL) for group in different for one in group[1:]]
     thumbnails = [facts[group[0][1]].thumbnail for group in different]
-    numbers = [-SPLITS.index(group[0][0]) for group in different]
-    # Conversion has none: it finds what validation left out in the manifests.
-    for near in find_near(thumbnails, numbers) if all(thumbnails) else ():
+    splits = [-SPLITS.index(group[0][0]) for group in different]
+    # Conversion has no thumbnails: it finds what validation left out in the manifests.
+    for near in find_near(thumbnails, splits) if all(thumbnails) else ():
         found += [(one, different[near.earlier][0], near.distance, _NEAR) for one in different[near.number]]
     out, pairs = set(), []
     for (name, path), (other_split, other), distance, (how, doubled, leaked) in found:

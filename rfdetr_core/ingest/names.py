@@ -6,7 +6,6 @@ import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from unicodedata import category, is_normalized, normalize
 
@@ -14,7 +13,7 @@ from rfdetr_core.base.images import SUFFIXES
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import joined
-from rfdetr_core.ingest.records import Dataset, FileFacts, Place
+from rfdetr_core.ingest.records import Dataset, Facts, Place
 
 # Roboflow names augmented copies of one picture <stem>.rf.<hash>.jpg.
 _COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.\w+$")
@@ -29,7 +28,7 @@ def origin(path: str) -> str | None:
     return _COPY.sub("", path) if _COPY.search(path) else None
 
 
-def check_names(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> set[tuple[str, str]]:
+def check_names(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple[str, str]]:
     """Look at the names of all images; gives those that must be left out, as split and path."""
     out = set()
     alike: dict[str, str] = {}
@@ -45,7 +44,7 @@ def check_names(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Find
     return out | _check_origins(dataset, facts, findings)
 
 
-def _check_origins(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> set[tuple[str, str]]:
+def _check_origins(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple[str, str]]:
     """Find copies of one picture, and equal names, in two splits; copies of equal bytes are found elsewhere."""
     out = set()
     first: dict[str, tuple[str, str]] = {}
@@ -71,7 +70,7 @@ def _check_origins(dataset: Dataset, facts: Mapping[str, FileFacts], findings: F
     return out
 
 
-def digest_or_path(path: str, facts: Mapping[str, FileFacts]) -> str:
+def digest_or_path(path: str, facts: Facts) -> str:
     """The digest of an image, its path where it has none."""
     return facts[path].sha256 if path in facts and facts[path].sha256 else path
 

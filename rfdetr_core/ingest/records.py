@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import category
@@ -102,3 +103,6 @@ class FileFacts:
     decoded: bool = False
     kind: str = ""
     several: bool = False
+
+
+Facts = Mapping[str, FileFacts]  # by path

@@ -10,12 +10,12 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.ingest.config import SplitConfig
 from rfdetr_core.ingest.names import digest_or_path, origin
-from rfdetr_core.ingest.records import Dataset, FileFacts, ImageRecord, Split
+from rfdetr_core.ingest.records import Dataset, Facts, ImageRecord, Split
 
 _BACKGROUND = -1
 
 
-def cut_splits(dataset: Dataset, facts: Mapping[str, FileFacts], config: SplitConfig) -> Dataset:
+def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig) -> Dataset:
     """The dataset with the splits that `config` asks for, cut from train.
 
     Each class is shared out by the parts that are asked for, the rarest first, and so are images without objects
@@ -55,7 +55,7 @@ def _with_splits(dataset: Dataset, made: Mapping[str, list[ImageRecord]]) -> Dat
     return dataset | {name: Split(train.place, images, train.categories) for name, images in made.items()}
 
 
-def _groups(images: list[ImageRecord], facts: Mapping[str, FileFacts], seed: int) -> list[list[ImageRecord]]:
+def _groups(images: list[ImageRecord], facts: Facts, seed: int) -> list[list[ImageRecord]]:
     """Images that must stay together, in the order of the draw."""
     first: dict[str, str] = {}  # of each name or digest, the digest that its group is known by
     members: dict[str, list[ImageRecord]] = defaultdict(list)

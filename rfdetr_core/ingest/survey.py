@@ -166,11 +166,9 @@ class Survey:
     """
 
     def __init__(self, root: Path, path: Path | None, max_pixels: int = images.MAX_PIXELS) -> None:
-        self._root = root
         self._cache = Cache(path, _checker_digest(max_pixels)) if path else None
-        self._make_work: Callable[[], Callable[[str], FileFacts]] = partial(
-            _make_work, root, max_pixels, self._cache.path if self._cache else None
-        )
+        kept = self._cache.path if self._cache else None
+        self._make_work: Callable[[], Callable[[str], FileFacts]] = partial(_make_work, root, max_pixels, kept)
         many = len(list(islice((name for _, _, names in os.walk(root) for name in names), _WORTH_PROCESSES)))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._workers = Workers(self._make_work, _crashed, cores) if many >= _WORTH_PROCESSES else None
@@ -206,8 +204,7 @@ class Survey:
 
 def _checker_digest(max_pixels: int) -> str:
     """Changes with everything that decides what is found of an image's bytes."""
-    sources = map(Path, (__file__, images.__file__, duplicates.__file__))
-    codes = {path.name: files.sha256_file(path) for path in sources}
+    codes = {path.name: files.sha256_file(path) for path in map(Path, (__file__, images.__file__, duplicates.__file__))}
     parts = [part for kind in (features.modules, features.codecs, features.features) for part in kind]
     versions = {part: str(features.version(part)) for part in sorted(parts) if features.check(part)}
     return files.digest({"code": codes, "limit": max_pixels, "libraries": versions, "numpy": np.__version__})

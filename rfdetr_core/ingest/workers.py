@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -103,10 +104,8 @@ class _Worker:
 
     def send(self, batch: list[str]) -> None:
         self.unanswered += batch
-        try:
+        with suppress(OSError):  # it has died: the next reading tells
             self.pipe.send(batch)
-        except OSError:
-            return  # it has died: the next reading tells
 
 
 def _serve(pipe: Connection, begun: Any, make_work: Callable[[], Callable[[str], Any]]) -> None:

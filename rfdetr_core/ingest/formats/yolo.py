@@ -96,8 +96,7 @@ def _base(root: Path, entry: Any, place: Place, findings: Findings) -> str | Non
     if not isinstance(entry, str) or not entry:
         return "." if not entry else _inside(root, ".", entry, place, findings)
     if entry.startswith(("/", "\\")) or entry[1:2] == ":":
-        path = _below(root, ".", entry)
-        if name_fault(f"x/{path}") or entry[1:2] == ":":
+        if name_fault(f"x/{_below(root, '.', entry)}") or entry[1:2] == ":":
             what = f"path is {shown(entry)}, outside the dataset folder: of another machine? Without it, train, val and"
             findings.add("labels-outside", place, f"{what} test count from the folder of {place.file}: remove the key")
             return None

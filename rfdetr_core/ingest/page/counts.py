@@ -60,10 +60,9 @@ def count(dataset: CleanDataset) -> dict[str, Any]:
     area, image = objects.width * objects.height, images.loc[objects.image]
     side = np.sqrt(area)
     share = side / np.sqrt(image.width * image.height).to_numpy()
+    splits = [_split(name, images[images.split == k], objects[objects.split == k]) for k, name in enumerate(SPLITS)]
     return {
-        "splits": [
-            _split(name, images[images.split == k], objects[objects.split == k]) for k, name in enumerate(SPLITS)
-        ],
+        "splits": splits,
         "classes": _classes(objects, dataset),
         "together": _together(objects, len(dataset.classes)),
         "sizes": {"distinct": len(sizes), "most": most.reset_index().to_numpy().tolist()},

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from rfdetr_core.base import images
@@ -50,12 +49,11 @@ def rle_path(counts: Any, size: tuple[int, int], box: Box, scale: tuple[float, f
     runs = run_lengths(counts)
     if runs is None or int(runs.sum()) != size[0] * size[1]:
         return ""
-    ends = np.cumsum(runs)
-    columns, rows = (_strips(box[k], box[k + 2], scale[k]) for k in (0, 1))
-    x, y = ((strips + 0.5) * _STRIP / scale[k] for k, strips in enumerate((columns, rows)))
-    x, y = (np.minimum(at.astype(np.int64), side - 1) for at, side in zip((x, y), size, strict=True))
-    pixels = x * size[1] + y[:, None]
-    inside = np.searchsorted(ends, pixels, side="right") % 2 == 1
+    spans = ((box[k] * scale[k] / _STRIP, (box[k] + box[k + 2]) * scale[k] / _STRIP) for k in (0, 1))
+    columns, rows = (np.arange(int(start), math.ceil(end), dtype=np.int64) for start, end in spans)
+    middles = [(strips + 0.5) * _STRIP / scale[k] for k, strips in enumerate((columns, rows))]
+    x, y = (np.minimum(middles[k].astype(np.int64), size[k] - 1) for k in (0, 1))
+    inside = np.searchsorted(np.cumsum(runs), x * size[1] + y[:, None], side="right") % 2 == 1
     edges = np.diff(np.pad(inside, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     corner = np.array([rows[0], columns[0]])
     starts, stops = ((np.argwhere(edges == sign) + corner) * _STRIP for sign in (1, -1))
@@ -63,10 +61,6 @@ def rle_path(counts: Any, size: tuple[int, int], box: Box, scale: tuple[float, f
         f"M{left} {top}h{right - left}v{_STRIP}h{left - right}z"
         for (top, left), (_, right) in zip(starts.tolist(), stops.tolist(), strict=True)
     )
-
-
-def _strips(start: float, length: float, scale: float) -> npt.NDArray[np.int64]:
-    return np.arange(int(start * scale / _STRIP), math.ceil((start + length) * scale / _STRIP), dtype=np.int64)
 
 
 class Studio:
