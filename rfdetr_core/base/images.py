@@ -18,7 +18,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
 # A plain file of four 16-bit channels, and room for what else it carries.
 _BYTES_OF_PIXEL, _BYTES_BESIDE = 8, 64 * 2**20
-
 # Tags of TIFF. Of colours of 16 bits that lie apart, Pillow 13 takes the halves for pixels, without a word.
 _BITS, _PLANAR = 258, 284
 
@@ -150,9 +149,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):
-        raise UserError(
-            "its pixels have 32 bits or a sign: which are black and white is unknown. Save it with 8 or 16 bits"
-        )
+        what = "its pixels have 32 bits or a sign: which are black and white is unknown"
+        raise UserError(f"{what}. Save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
         # convert("RGB") would clip 16-bit greys at 255 (Pillow 13): most of such a picture turns white.
         values = np.asarray(image, dtype=np.uint32)

@@ -42,16 +42,15 @@ def load_yaml(path: Path) -> Any:
         text = path.read_text(encoding="utf-8-sig")
         aliases = sum(isinstance(event, AliasEvent) for event in _yaml().parse(text)) if "*" in text else 0
         if aliases > _MOST_ALIASES:
-            raise UserError(
-                f"{path} has {aliases} aliases (*name), more than the {_MOST_ALIASES} allowed. Write them out."
-            )
+            what = f"{path} has {aliases} aliases (*name), more than the {_MOST_ALIASES} allowed"
+            raise UserError(f"{what}. Write them out.")
         return _yaml().load(text)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply.") from None
     except (YAMLError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not readable as YAML: {_one_line(error)}") from error
+        raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
 
 
 def read_section(config: type[C], section: str, path: Path = PARAMS_FILE) -> C:
@@ -109,10 +108,8 @@ def _explain(config: type[Config], error: dict[str, Any], where: str) -> str:
         close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(known)}."
-    reason = error["msg"].removeprefix("Value error, ")
-    if not key:
-        return f"{where}: {reason}"
-    return f"{where}.{key} is {error['input']!r}: {reason}"
+    found = f".{key} is {error['input']!r}" if key else ""
+    return f"{where}{found}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _fields_at(config: type[Config], location: tuple[int | str, ...]) -> list[str]:
@@ -122,7 +119,3 @@ def _fields_at(config: type[Config], location: tuple[int | str, ...]) -> list[st
             break
         config = field.annotation
     return sorted(config.model_fields)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

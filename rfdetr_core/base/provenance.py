@@ -17,6 +17,10 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "pandas", "sci
 RUN_FILE = "run.json"  # in a run folder: what the training noted of itself
 _ROOT = Path(__file__).resolve().parents[2]
 NUMERIC_LOCK = _ROOT / "requirements" / "numeric.lock"
+# Before a source file Python takes an extension, and before both a package of the same name.
+_PACKAGES = [f"/__init__{suffix}" for suffix in (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)]
+_BEFORE_SOURCE = (*EXTENSION_SUFFIXES, *_PACKAGES)
+_OWN = ("rfdetr_core", "stages", "ci", "tests", "benchmarks")
 
 
 def identity(path: Path) -> dict[str, Any]:
@@ -66,12 +70,6 @@ def short(value: Any) -> str:
     return text[:12] + "..." if len(text) == 64 else text
 
 
-# Before a source file Python takes an extension, and before both a package of the same name.
-_PACKAGES = [f"/__init__{suffix}" for suffix in (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)]
-_BEFORE_SOURCE = (*EXTENSION_SUFFIXES, *_PACKAGES)
-_OWN = ("rfdetr_core", "stages", "ci", "tests", "benchmarks")
-
-
 def shadows(root: Path) -> list[str]:
     """Files below a project's root that are imported in place of its modules, or of installed ones, as root is first.
 
@@ -84,7 +82,6 @@ def shadows(root: Path) -> list[str]:
     for end in (*_BEFORE_SOURCE, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES):
         for path in root.glob(f"*{end}"):
             name = path.relative_to(root).parts[0].partition(".")[0]
-            installed = name in sys.stdlib_module_names or PathFinder.find_spec(name, others) is not None
-            if installed and name not in _OWN:
+            if name not in _OWN and (name in sys.stdlib_module_names or PathFinder.find_spec(name, others)):
                 found.append(path)
     return sorted({path.relative_to(root).as_posix() for path in found})

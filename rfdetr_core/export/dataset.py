@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,15 +30,20 @@ from rfdetr_core.ingest.geometry import bounds, numbers, overshoot, polygon_area
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, is_text, shown
 from rfdetr_core.ingest.rules import ANNOTATION_RULES, Frame, clipped
 
+Format = Literal["yolo", "coco"]
 Linking = Literal["copy", "hardlink", "symlink", "none"]
 # In a YOLO dataset: the ids that COCO gives to images and annotations, and YOLO does not.
 IDS_FILE = "coco_ids.json"
 _SAME = 1e-6  # pixels
+_NAMED = 3  # faults that a message spells out
 
 
 @dataclass(frozen=True)
 class ExportedImage:
-    """One image to write: its file, its path in the new split, its size and objects in pixels; ids as far as known."""
+    """One image to write: its file, its path in the new split, its size and objects in pixels.
+
+    id: if known; those of the objects are in their places.
+    """
 
     source: Path
     path: str
@@ -45,7 +51,9 @@ class ExportedImage:
     height: int
     id: int | None
     objects: list[Annotation]
-    object_ids: list[int | None]
+
+
+Splits = dict[str, list[ExportedImage]]
 
 
 def _place_image(image: ExportedImage, target: Path, linking: Linking) -> None:
@@ -58,23 +66,19 @@ def _place_image(image: ExportedImage, target: Path, linking: Linking) -> None:
         target.symlink_to(os.path.relpath(os.path.realpath(image.source), os.path.realpath(target.parent)))
 
 
-def write_coco(
-    folder: Path, splits: dict[str, list[ExportedImage]], categories: list[Category], linking: Linking
-) -> list[str]:
+def write_coco(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
     """COCO in Roboflow's layout."""
     for name, split in splits.items():
-        free = 1 + max([image.id or 0 for image in split], default=0)
-        free_object = 1 + max([one or 0 for image in split for one in image.object_ids], default=0)
+        free = count(1 + max([image.id or 0 for image in split], default=0))
+        free_object = count(1 + max([one.place.annotation or 0 for image in split for one in image.objects], default=0))
         rows, annotations = [], []
         for image in split:
-            identity = image.id
-            if identity is None:
-                identity, free = free, free + 1
-            rows.append({"id": identity, "file_name": image.path, "width": image.width, "height": image.height})
-            for one, known in zip(image.objects, image.object_ids, strict=True):
-                if known is None:
-                    known, free_object = free_object, free_object + 1
-                annotations.append({"id": known, "image_id": identity} | _coco_object(one))
+            image_id = next(free) if image.id is None else image.id
+            rows.append({"id": image_id, "file_name": image.path, "width": image.width, "height": image.height})
+            for one in image.objects:
+                known = one.place.annotation
+                identity = next(free_object) if known is None else known
+                annotations.append({"id": identity, "image_id": image_id} | _coco_object(one))
             _place_image(image, folder / name / image.path, linking)
         table = [{"id": one.id, "name": one.name} for one in categories]
         content = {"images": rows, "annotations": annotations, "categories": table}
@@ -91,9 +95,7 @@ def _coco_object(one: Annotation) -> dict[str, Any]:
     return content | ({"segmentation": one.segmentation} if one.segmentation else {})
 
 
-def write_yolo(
-    folder: Path, splits: dict[str, list[ExportedImage]], categories: list[Category], linking: Linking
-) -> list[str]:
+def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
     """YOLO in Ultralytics's layout. Gives what it cannot hold."""
     every = [one for split in splits.values() for image in split for one in image.objects if not one.crowd]
     # Ultralytics reads boxes in a file with polygons as polygons of two points: all or none.
@@ -108,30 +110,32 @@ def write_yolo(
             path = posixpath.join("images", name, image.path)
             label = label_path(path)
             if owners.setdefault(label, path) != path:
-                raise UserError(
-                    f"{owners[label]} and {path} would share {label}, in YOLO's layout. Rename one of them."
-                )
+                what = f"{owners[label]} and {path} would share {label}, in YOLO's layout"
+                raise UserError(f"{what}. Rename one of them.")
             frame = Frame(image.width, image.height, indexes)
-            kept = [k for k, one in enumerate(image.objects) if not one.crowd]
-            cut += sum(overshoot(image.objects[k].box, image.width, image.height) > _SAME for k in kept)
-            lines = [_yolo_line(clipped(image.objects[k], frame), indexes, image, polygons) for k in kept]
-            _write(folder / label, lines)
+            kept = [one for one in image.objects if not one.crowd]
+            cut += sum(overshoot(one.box, image.width, image.height) > _SAME for one in kept)
+            (folder / label).parent.mkdir(parents=True, exist_ok=True)
+            with (folder / label).open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(_yolo_line(clipped(one, frame), indexes, image, polygons) for one in kept)
             _place_image(image, folder / path, linking)
-            known = [image.object_ids[k] for k in kept]
+            known = [one.place.annotation for one in kept]
             if image.id is not None and None not in known:
                 ids[path] = [image.id, known]
-    _write_definition(folder, list(splits), categories)
+    definition = [f"{KEYS[name][0]}: images/{name}" for name in splits] + ["names:"]
+    definition += [f"  {number}: {json.dumps(one.name, ensure_ascii=False)}" for number, one in enumerate(categories)]
+    if list(indexes) != list(indexes.values()):
+        definition.append(f"{IDS_KEY}: {list(indexes)}  # of COCO; other readers of YOLO pass over it")
+    files.write_text(folder / "data.yaml", "".join(f"{line}\n" for line in definition))
     if ids:
-        _write(folder / IDS_FILE, [json.dumps(ids, ensure_ascii=False), "\n"])
+        files.write_text(folder / IDS_FILE, json.dumps(ids, ensure_ascii=False) + "\n")
+    masks = 0 if polygons else sum(bool(one.segmentation) for one in every)
+    areas = sum(_has_own_area(one if polygons else replace(one, segmentation=None)) for one in every)
     lost = {
         "crowds, left out": crowds,
         "boxes that reached over the edge of their image, cut": cut,
-        "masks, left out (YOLO holds one polygon an object, whose bounds are its box, for all objects or none)": (
-            0 if polygons else sum(bool(one.segmentation) for one in every)
-        ),
-        "areas that are not those of the polygon or box, left out": sum(
-            _has_own_area(one if polygons else replace(one, segmentation=None)) for one in every
-        ),
+        "masks, left out (YOLO holds one polygon an object, whose bounds are its box, for all objects or none)": masks,
+        "areas that are not those of the polygon or box, left out": areas,
     }
     return [f"{what}: {count}" for what, count in lost.items() if count]
 
@@ -157,26 +161,6 @@ def _yolo_line(one: Annotation, indexes: dict[int, int], image: ExportedImage, p
     return " ".join([str(indexes[one.category]), *relative]) + "\n"
 
 
-def _write(path: Path, lines: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines), encoding="utf-8", newline="\n")
-
-
-def _write_definition(folder: Path, splits: list[str], categories: list[Category]) -> None:
-    lines = [f"{KEYS[name][0]}: images/{name}" for name in splits]
-    lines += [
-        "names:",
-        *(f"  {number}: {json.dumps(one.name, ensure_ascii=False)}" for number, one in enumerate(categories)),
-    ]
-    if [one.id for one in categories] != list(range(len(categories))):
-        lines.append(f"{IDS_KEY}: {[one.id for one in categories]}  # of COCO; other readers of YOLO pass over it")
-    _write(folder / "data.yaml", [f"{line}\n" for line in lines])
-
-
-Format = Literal["yolo", "coco"]
-_NAMED = 3  # faults that a message spells out
-
-
 def export_dataset(source: Path, destination: Path, to: Format, linking: Linking) -> str:
     """Write the dataset `source`, in whichever layout it comes, to the new or empty folder `destination`.
 
@@ -195,17 +179,25 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
     dataset = read_dataset(source, findings)
     table = _class_table(dataset)
     splits = {name: _images_of(source, split.images, table, findings) for name, split in dataset.items()}
-    _refuse(source, findings)
+    findings.all[:] = [one for one in findings.all if one.code != "split-missing"]  # no fault here
+    if findings.stopping:
+        places = [
+            f"\n  {one.place.file}"
+            + (f":{one.place.line}" if one.place.line else "")
+            + (f" annotation {one.place.annotation}" if one.place.annotation is not None else "")
+            + f": {one.what} ({one.code})"
+            for one in findings.stopping[:_NAMED]
+        ]
+        head = f"{source} has {len(findings.stopping)} errors; mend them first, validate names all:"
+        raise UserError(head + "".join(places))
     bare = bare_parents(dataset.values())
     notes = [f"{n} x {code}: see validate" for code, n in Counter(one.code for one in findings.all).items()]
     notes += [f"class {one.name!r}, the parent of others, has no object and is left out" for one in bare]
     categories = [one for one in table.values() if one.id not in {other.id for other in bare}]
     with _whole(destination) as folder:
-        write = write_yolo if to == "yolo" else write_coco
-        notes += write(folder, splits, categories, linking)
-    count = sum(map(len, splits.values()))
-    objects = sum(len(image.objects) for split in splits.values() for image in split)
-    told = f"{destination}: {count} images, {objects} objects of {len(categories)} classes, as {to.upper()}"
+        notes += (write_yolo if to == "yolo" else write_coco)(folder, splits, categories, linking)
+    counts = [len(image.objects) for split in splits.values() for image in split]
+    told = f"{destination}: {len(counts)} images, {sum(counts)} objects of {len(categories)} classes, as {to.upper()}"
     return "\n  ".join([told, *notes])
 
 
@@ -249,23 +241,20 @@ def _images_of(
         frame = Frame(width, height, table)
         objects = [in_pixels(one, frame) for one in record.annotations]
         for one in objects:
-            _check(one, frame, findings)
-        image_id, object_ids = record.id, [one.place.annotation for one in objects]
+            for rule in ANNOTATION_RULES:
+                what = rule.check(one, frame) if rule.check and rule.severity == "error" else None
+                if what is not None:
+                    findings.add(rule.code, one.place, what)
+                    break
+        image_id = record.id
         if image_id is None:
             image_id, object_ids = ids.get(record.path, (None, []))
-        if len(object_ids) != len(objects):  # the label file was edited since
-            object_ids = [None] * len(objects)
+            if len(object_ids) == len(objects):  # else the label file was edited since
+                for k, one in enumerate(objects):
+                    objects[k] = replace(one, place=replace(one.place, annotation=object_ids[k]))
         name = posixpath.relpath(record.path, shared or ".")
-        found.append(ExportedImage(path, name, width, height, image_id, objects, object_ids))
+        found.append(ExportedImage(path, name, width, height, image_id, objects))
     return found
-
-
-def _check(one: Annotation, frame: Frame, findings: Findings) -> None:
-    for rule in ANNOTATION_RULES:
-        what = rule.check(one, frame) if rule.check and rule.severity == "error" else None
-        if what is not None:
-            findings.add(rule.code, one.place, what)
-            return
 
 
 def _known_ids(root: Path) -> dict[str, tuple[int | None, list[int | None]]]:
@@ -282,21 +271,6 @@ def _known_ids(root: Path) -> dict[str, tuple[int | None, list[int | None]]]:
             raise UserError(f"{path} is not as an export wrote it, at {shown(name)}. Remove it for new ids.")
         known[name] = (row[0], row[1])
     return known
-
-
-def _refuse(source: Path, findings: Findings) -> None:
-    """Stop at errors; a split that is missing is none here."""
-    faults = [one for one in findings.stopping if one.code != "split-missing"]
-    findings.all[:] = [one for one in findings.all if one.code != "split-missing"]
-    if faults:
-        places = [
-            f"\n  {one.place.file}"
-            + (f":{one.place.line}" if one.place.line else "")
-            + (f" annotation {one.place.annotation}" if one.place.annotation is not None else "")
-            + f": {one.what} ({one.code})"
-            for one in faults[:_NAMED]
-        ]
-        raise UserError(f"{source} has {len(faults)} errors; mend them first, validate names all:{''.join(places)}")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from rfdetr_core.base import files
 from rfdetr_core.base.manifest import ClassEntry, ManifestRow
-from rfdetr_core.ingest.geometry import Box, polygon_area
+from rfdetr_core.ingest.geometry import Box, mask_area
 from rfdetr_core.ingest.records import Annotation
 
 
@@ -30,11 +30,10 @@ class Instance:
     def of(cls, one: Annotation, entry: ClassEntry) -> Instance:
         """The canonical form of an annotation that passed the checks and is clipped."""
         segmentation, area = one.segmentation, one.area
+        if area is None:
+            area = mask_area(segmentation) if segmentation else one.box[2] * one.box[3]
         if isinstance(segmentation, dict):
             segmentation = {"counts": segmentation["counts"], "size": segmentation["size"]}
-        elif segmentation and area is None:
-            area = sum(map(polygon_area, segmentation))
-        area = one.box[2] * one.box[3] if area is None else area
         return cls(entry, one.box, float(area), int(one.crowd), segmentation)
 
     def content(self) -> dict[str, Any]:
@@ -65,13 +64,17 @@ class CanonicalImage:
 
 def write_split(path: Path, images: list[CanonicalImage], classes: list[ClassEntry]) -> None:
     """Write images sorted by path as COCO: one row a line, ids from 1, class indexes as category ids."""
+    objects = ((number, one) for number, image in enumerate(images, start=1) for one in image.instances)
     lists: dict[str, Iterator[dict[str, Any]]] = {
         "categories": ({"id": entry.index, "name": entry.name} for entry in classes),
         "images": (
             {"id": number, "file_name": image.path, "width": image.width, "height": image.height}
             for number, image in enumerate(images, start=1)
         ),
-        "annotations": _annotations(images),
+        "annotations": (
+            {"id": identity, "image_id": number, "category_id": one.entry.index} | one.content()
+            for identity, (number, one) in enumerate(objects, start=1)
+        ),
     }
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         for number, (key, rows) in enumerate(lists.items()):
@@ -80,11 +83,3 @@ def write_split(path: Path, images: list[CanonicalImage], classes: list[ClassEnt
             file.writelines((b",\n" if k else b"\n") + files.canonical_json(row) for k, row in enumerate(rows))
             file.write(b"\n]")
         file.write(b"}\n")
-
-
-def _annotations(images: list[CanonicalImage]) -> Iterator[dict[str, Any]]:
-    identity = 0
-    for number, image in enumerate(images, start=1):
-        for one in image.instances:
-            identity += 1
-            yield {"id": identity, "image_id": number, "category_id": one.entry.index} | one.content()

@@ -28,32 +28,26 @@ def read_classes(dataset: Dataset, findings: Findings) -> Classes:
         findings.add("class-malformed", dataset["train"].place, "there is no class at all")
     if findings.broken:
         return Classes([], {})
-    categories = dataset["train"].categories
     bare = bare_parents([dataset["train"]])
-    kept = sorted((one for one in categories if one not in bare), key=lambda category: category.id)
+    kept = sorted((one for one in dataset["train"].categories if one not in bare), key=lambda category: category.id)
     entries = [ClassEntry(category.id, index, category.name) for index, category in enumerate(kept)]
     by_name = {entry.name: entry for entry in entries}
-    by_id: dict[str, dict[int, ClassEntry | None]] = {"train": {entry.id: entry for entry in entries}}
+    by_id = {name: {one.id: by_name.get(one.name) for one in split.categories} for name, split in dataset.items()}
     for name, split in dataset.items():
         if name != "train":
-            by_id[name] = {one.id: by_name.get(one.name) for one in split.categories}
             _compare(split, by_id[name], {_plain(name): name for name in by_name}, findings)
     return Classes(entries, by_id)
 
 
 def _check(split: Split, findings: Findings) -> None:
-    faults = [
-        f"the name of class {one.id} is {shown(one.name)}, no text" for one in split.categories if not is_text(one.name)
-    ]
-    for kind, values in (
-        ("id", [one.id for one in split.categories]),
-        ("name", [str(one.name) for one in split.categories]),
-    ):
+    classes = split.categories
+    faults = [f"the name of class {one.id} is {shown(one.name)}, no text" for one in classes if not is_text(one.name)]
+    for kind, values in ("id", [one.id for one in classes]), ("name", [str(one.name) for one in classes]):
         faults += [f"{n} classes have the {kind} {shown(value)}" for value, n in Counter(values).items() if n > 1]
     for fault in faults:
         findings.add("class-malformed", split.place, fault)
     alike = defaultdict(set)
-    for one in split.categories:
+    for one in classes:
         alike[_plain(one.name)].add(str(one.name))
     for names in (sorted(group) for group in alike.values() if len(group) > 1):
         what = f"{' and '.join(map(shown, names))} differ by case or white space alone"

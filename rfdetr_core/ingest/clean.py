@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,31 +12,43 @@ from rfdetr_core.base.manifest import SPLITS, ClassEntry
 from rfdetr_core.ingest.canonical import CanonicalImage, Instance
 from rfdetr_core.ingest.classes import read_classes
 from rfdetr_core.ingest.duplicates import find_near
-from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.formats import read_dataset
 from rfdetr_core.ingest.geometry import Box, drawable
 from rfdetr_core.ingest.names import check_files, check_names
-from rfdetr_core.ingest.records import Annotation, Dataset, ImageRecord, Place, Split, shown
+from rfdetr_core.ingest.records import Annotation, Dataset, Facts, FileFacts, ImageRecord, Place, shown
 from rfdetr_core.ingest.rules import ANNOTATION_RULES, EDGE, Frame, clipped
 from rfdetr_core.ingest.split import cut_splits, recut_splits
 
 # Most variants have 300 queries.
 MOST_OBJECTS = 300
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+}
+# Of copies: how they are alike, and the codes of those in one split and in two.
+_EQUAL = ("has the bytes of", "image-doubled", "leakage")
+_NEAR = ("looks like", "near-doubled", "near-leakage")
 
 
-def check_units(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> bool:
+def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
     """Find splits whose boxes are in another unit, or are corners, as a whole; True: no other check makes sense."""
     wrong = False
     for name, split in dataset.items():
         count = fractions = pixels = corners = beyond = 0
-        for box, relative, width, height in _boxes(split, facts):
+        for fact, one in ((facts.get(record.path), one) for record in split.images for one in record.annotations):
+            box = drawable(one.box)
+            if fact is None or fact.code or box is None:
+                continue
             x, y, right, bottom = box
             count += 1
-            pixels += relative and max(right, bottom) > 1.5
-            fractions += not relative and min(box) >= 0 and max(box) <= 1 < max(width, height)
-            corners += x < right <= width + EDGE and y < bottom <= height + EDGE
-            beyond += not relative and (x + right > width + EDGE or y + bottom > height + EDGE)
+            pixels += one.relative and max(right, bottom) > 1.5
+            fractions += not one.relative and min(box) >= 0 and max(box) <= 1 < max(fact.width, fact.height)
+            corners += x < right <= fact.width + EDGE and y < bottom <= fact.height + EDGE
+            beyond += not one.relative and (x + right > fact.width + EDGE or y + bottom > fact.height + EDGE)
         if count and fractions == count:
             what = f"all {count} boxes of {name} lie within 0 .. 1: parts of the image, not pixels"
             wrong |= findings.add("boxes-in-other-unit", split.place, what)
@@ -44,22 +56,9 @@ def check_units(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Find
             what = f"{pixels} of {count} objects of {name} are larger than the image: pixels, not parts of it"
             wrong |= findings.add("boxes-in-other-unit", split.place, what)
         elif count > 2 and 2 * beyond >= count and 20 * corners >= 19 * count:
-            what = (
-                f"{beyond} of {count} boxes of {name} go over the right or bottom edge, but fit into their images as "
-                "left, top, right, bottom"
-            )
-            wrong |= findings.add("boxes-as-corners", split.place, what)
+            what = f"{beyond} of {count} boxes of {name} go over the right or bottom edge, but fit into their images as"
+            wrong |= findings.add("boxes-as-corners", split.place, f"{what} left, top, right, bottom")
     return wrong
-
-
-def _boxes(split: Split, facts: Mapping[str, FileFacts]) -> Iterator[tuple[Box, bool, int, int]]:
-    """Every box of numbers, as the files have it, whether it is relative, and the size of its image."""
-    for record in split.images:
-        fact = facts.get(record.path)
-        for one in record.annotations if fact and not fact.code else ():
-            box = drawable(one.box)
-            if fact and box:
-                yield box, one.relative, fact.width, fact.height
 
 
 def check_content(dataset: Dataset, splits: Mapping[str, list[CanonicalImage]], findings: Findings) -> None:
@@ -82,16 +81,6 @@ def check_content(dataset: Dataset, splits: Mapping[str, list[CanonicalImage]], 
         if 0 < bare < objects:
             what = f"{bare} of {objects} objects of {name} have no mask, the first in {first}"
             findings.add("masks-incomplete", dataset[name].place, what)
-
-
-Table = Mapping[int, ClassEntry | None]
-_SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-}
 
 
 @dataclass(frozen=True)
@@ -150,9 +139,7 @@ def clean(
             fact = facts.get(record.path)
             if fact is None or (name, record.path) in out or _is_faulty(record, fact, findings):
                 continue
-            instances = _keep(
-                record, Frame(fact.width, fact.height, classes.by_id[name]), classes.by_id[name], findings
-            )
+            instances = _keep(record, fact, classes.by_id[name], findings)
             splits[name].append(CanonicalImage(record.path, fact.sha256, fact.width, fact.height, instances))
             record.annotations = []  # of many images, both forms together would fill the memory
     check_content(dataset, splits, findings)
@@ -160,9 +147,7 @@ def clean(
     return CleanDataset(classes.entries, splits, pairs)
 
 
-def _find_copies(
-    dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings
-) -> tuple[set[tuple[str, str]], list[Pair]]:
+def _find_copies(dataset: Dataset, facts: Facts, findings: Findings) -> tuple[set[tuple[str, str]], list[Pair]]:
     """Note images of the same bytes or the same look; those that must be left out, as split and path, and all pairs.
 
     The first in test, valid, train stands: of a copy in train and test the finding names the one in train.
@@ -172,22 +157,15 @@ def _find_copies(
         for path in sorted(record.path for record in dataset[name].images):
             if path in facts and facts[path].code is None:
                 groups[facts[path].sha256].append((name, path))
-    found = [
-        (one, group[0], "image-doubled", "leakage", 0.0, "has the bytes of")
-        for group in groups.values()
-        for one in group[1:]
-    ]
     different = list(groups.values())
+    found = [(one, group[0], 0.0, _EQUAL) for group in different for one in group[1:]]
     thumbnails = [facts[group[0][1]].thumbnail for group in different]
-    numbers = [-SPLITS.index(group[0][0]) for group in different]
-    # Conversion has none: it finds what validation left out in the manifests.
-    for near in find_near(thumbnails, numbers) if all(thumbnails) else ():
-        first = different[near.earlier][0]
-        found += [
-            (one, first, "near-doubled", "near-leakage", near.distance, "looks like") for one in different[near.number]
-        ]
+    splits = [-SPLITS.index(group[0][0]) for group in different]
+    # Conversion has no thumbnails: it finds what validation left out in the manifests.
+    for near in find_near(thumbnails, splits) if all(thumbnails) else ():
+        found += [(one, different[near.earlier][0], near.distance, _NEAR) for one in different[near.number]]
     out, pairs = set(), []
-    for (name, path), (other_split, other), doubled, leaked, distance, how in found:
+    for (name, path), (other_split, other), distance, (how, doubled, leaked) in found:
         code = doubled if name == other_split else leaked
         if findings.add(code, Place(path, image=path), f"it {how} {other}, which is in {other_split}"):
             out.add((name, path))
@@ -214,8 +192,11 @@ def _is_faulty(record: ImageRecord, fact: FileFacts, findings: Findings) -> bool
     return findings.add("image-size-differs", place, what) or out
 
 
-def _keep(record: ImageRecord, frame: Frame, table: Table, findings: Findings) -> list[Instance]:
+def _keep(
+    record: ImageRecord, fact: FileFacts, table: Mapping[int, ClassEntry | None], findings: Findings
+) -> list[Instance]:
     """The instances of an image that pass the checks, in order."""
+    frame = Frame(fact.width, fact.height, table)
     kept: dict[Box, list[Instance]] = defaultdict(list)
     for raw in record.annotations:
         one = _check(in_pixels(raw, frame), frame, findings)
@@ -256,10 +237,9 @@ def _check_sufficiency(
     dataset: Dataset, classes: list[ClassEntry], splits: dict[str, list[CanonicalImage]], findings: Findings
 ) -> None:
     """Find splits and classes that have too little left to train, to select or to score."""
-    used = {
-        name: {one.entry for image in images for one in image.instances if not one.crowd}
-        for name, images in splits.items()
-    }
+    used: dict[str, set[ClassEntry]] = {}
+    for name, images in splits.items():
+        used[name] = {one.entry for image in images for one in image.instances if not one.crowd}
     for name, split in dataset.items():
         if not used[name]:
             code = "test-empty" if name == "test" else "split-empty"

@@ -10,8 +10,8 @@ from rfdetr_core.base.processes import without_collection
 from rfdetr_core.ingest.canonical import write_split
 from rfdetr_core.ingest.clean import clean
 from rfdetr_core.ingest.config import ValidateConfig
-from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.ingest.records import FileFacts
 
 
 @without_collection()

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+Ints = npt.NDArray[np.int64]
 SIDE = 16
 _CELLS = SIDE * SIDE
 CORRELATION = 0.99
@@ -25,8 +26,6 @@ FLAT = 4.0
 _FREQUENCIES = [(0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2)]
 _CLOSEST = 6
 _CHUNK = 4096
-
-Ints = npt.NDArray[np.int64]
 
 
 class Near(NamedTuple):
@@ -120,7 +119,6 @@ def _confirm(greys: npt.NDArray[np.uint8], ones: Ints, others: Ints, mirrored: b
         a_squares, b_squares = (a * a).sum(axis=1), (b * b).sum(axis=1)
         correlation = (a * b).sum(axis=1) / np.sqrt(a_squares.astype(np.float64) * b_squares)
         scaled = a / np.sqrt(a_squares / _CELLS)[:, None] - b / np.sqrt(b_squares / _CELLS)[:, None]
-        near = (correlation >= CORRELATION) & (np.abs(scaled).max(axis=1) <= OUTLIER)
-        for k in np.flatnonzero(near):
+        for k in np.flatnonzero((correlation >= CORRELATION) & (np.abs(scaled).max(axis=1) <= OUTLIER)):
             one, other = int(pair[0][k]), int(pair[1][k])
             yield Near(max(one, other), min(one, other), max(0.0, round(1 - float(correlation[k]), 6)))

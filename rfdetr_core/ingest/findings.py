@@ -59,11 +59,10 @@ class Findings:
 
     def by_place(self) -> list[Finding]:
         """All, sorted by file, line or annotation, and code."""
-
-        def key(one: Finding) -> tuple[str, int, int, str, str]:
-            return one.place.file, one.place.line or 0, one.place.annotation or 0, one.code, one.what
-
-        return sorted(self.all, key=key)
+        return sorted(
+            self.all,
+            key=lambda one: (one.place.file, one.place.line or 0, one.place.annotation or 0, one.code, one.what),
+        )
 
     @property
     def stopping(self) -> list[Finding]:

@@ -11,9 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 Box = tuple[float, float, float, float]
+Runs = npt.NDArray[np.int64]
 _LARGEST = 1e9
 # Pairs of sides that are compared for one polygon: a tenth of a second, 100 MB.
 _MOST_PAIRS = 500_000
+# Of a compressed RLE, five bits a character, from the character 48 on: the format of pycocotools' common/maskApi.c.
+_FIRST, _BITS, _CONTINUES, _SIGN = 48, 5, 0x20, 0x10
+_MOST_CHARACTERS = 8
+_LONGEST_RUN = 2**40
 
 
 def numbers(values: Any) -> list[float] | None:
@@ -87,8 +92,7 @@ def crosses_itself(polygon: Sequence[float]) -> bool:
     order = np.argsort(left, kind="stable")
     starts, ends, left, right = starts[order], ends[order], left[order], right[order]
     # Sorted by its left end, a side can only cross those that begin before it ends.
-    counts = np.searchsorted(left, right, side="left") - np.arange(len(left)) - 1
-    counts = np.maximum(counts, 0)
+    counts = np.maximum(np.searchsorted(left, right, side="left") - np.arange(len(left)) - 1, 0)
     counts[np.cumsum(counts) > _MOST_PAIRS] = 0
     first = np.repeat(np.arange(len(left)), counts)
     second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -104,13 +108,6 @@ def _apart(a: Any, b: Any, c: Any, d: Any) -> Any:
     return (np.minimum(left, right) < -noise) & (np.maximum(left, right) > noise)
 
 
-Runs = npt.NDArray[np.int64]
-# Five bits a character, from the character 48 on: the format of pycocotools' common/maskApi.c.
-_FIRST, _BITS, _CONTINUES, _SIGN = 48, 5, 0x20, 0x10
-_MOST_CHARACTERS = 8
-_LONGEST_RUN = 2**40
-
-
 def run_lengths(counts: Any) -> Runs | None:
     """The runs of an RLE as in COCO, a list or a compressed string; None where it is neither.
 
@@ -119,10 +116,8 @@ def run_lengths(counts: Any) -> Runs | None:
     if isinstance(counts, list):
         good = all(type(run) is int and 0 <= run < _LONGEST_RUN for run in counts)
         return np.array(counts, dtype=np.int64) if good else None
-    return _uncompressed(counts) if isinstance(counts, str) and counts.isascii() else None
-
-
-def _uncompressed(counts: str) -> Runs | None:
+    if not isinstance(counts, str) or not counts.isascii():
+        return None
     digits = np.frombuffer(counts.encode(), dtype=np.uint8).astype(np.int64) - _FIRST
     last = np.flatnonzero(digits & _CONTINUES == 0)
     if not len(digits) or digits.min() < 0 or digits.max() >= 64 or not len(last) or last[-1] != len(digits) - 1:
@@ -153,8 +148,10 @@ def mask_fault(segmentation: dict[str, Any], height: int, width: int) -> str | N
     return None if runs[1::2].any() else "the run lengths have no pixel inside"
 
 
-def mask_area(segmentation: dict[str, Any]) -> float:
-    """Pixels of a mask without fault."""
+def mask_area(segmentation: Any) -> float:
+    """Pixels of a mask without fault, an RLE or polygons; where polygons overlap, these count twice."""
+    if not isinstance(segmentation, dict):
+        return float(sum(map(polygon_area, segmentation or ())))
     runs = run_lengths(segmentation["counts"])
     return 0.0 if runs is None else float(runs[1::2].sum())
 
@@ -167,8 +164,7 @@ def mask_bounds(segmentation: dict[str, Any]) -> Box:
     inside = np.flatnonzero(np.diff(ends, prepend=0)[1::2])
     firsts, lasts = ends[0::2][inside], ends[1::2][inside] - 1
     left, right = firsts[0] // height, lasts[-1] // height
-    if (firsts // height != lasts // height).any():  # it goes on in the next column: from the bottom to the top
-        top, bottom = 0, height - 1
-    else:
-        top, bottom = (firsts % height).min(), (lasts % height).max()
+    if (firsts // height != lasts // height).any():  # a run goes on in the next column: from the bottom to the top
+        return float(left), 0.0, float(right - left + 1), float(height)
+    top, bottom = (firsts % height).min(), (lasts % height).max()
     return float(left), float(top), float(right - left + 1), float(bottom - top + 1)

@@ -6,16 +6,14 @@ import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from unicodedata import category, is_normalized, normalize
 
 from rfdetr_core.base.images import SUFFIXES
 from rfdetr_core.base.manifest import SPLITS
-from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import joined
-from rfdetr_core.ingest.records import Dataset, Place
+from rfdetr_core.ingest.records import Dataset, Facts, Place
 
 # Roboflow names augmented copies of one picture <stem>.rf.<hash>.jpg.
 _COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.\w+$")
@@ -30,7 +28,7 @@ def origin(path: str) -> str | None:
     return _COPY.sub("", path) if _COPY.search(path) else None
 
 
-def check_names(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> set[tuple[str, str]]:
+def check_names(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple[str, str]]:
     """Look at the names of all images; gives those that must be left out, as split and path."""
     out = set()
     alike: dict[str, str] = {}
@@ -46,7 +44,7 @@ def check_names(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Find
     return out | _check_origins(dataset, facts, findings)
 
 
-def _check_origins(dataset: Dataset, facts: Mapping[str, FileFacts], findings: Findings) -> set[tuple[str, str]]:
+def _check_origins(dataset: Dataset, facts: Facts, findings: Findings) -> set[tuple[str, str]]:
     """Find copies of one picture, and equal names, in two splits; copies of equal bytes are found elsewhere."""
     out = set()
     first: dict[str, tuple[str, str]] = {}
@@ -57,7 +55,7 @@ def _check_origins(dataset: Dataset, facts: Mapping[str, FileFacts], findings: F
         for path in paths:
             below = posixpath.relpath(path, shared or ".")
             split, other = first.setdefault(origin(below) or posixpath.splitext(below)[0], (name, path))
-            if split == name or _digest(path, facts) == _digest(other, facts):
+            if split == name or digest_or_path(path, facts) == digest_or_path(other, facts):
                 continue
             what = f"it and {other}, which is in {split}, are copies of one picture by their names"
             if origin(below) is None:
@@ -72,7 +70,8 @@ def _check_origins(dataset: Dataset, facts: Mapping[str, FileFacts], findings: F
     return out
 
 
-def _digest(path: str, facts: Mapping[str, FileFacts]) -> str:
+def digest_or_path(path: str, facts: Facts) -> str:
+    """The digest of an image, its path where it has none."""
     return facts[path].sha256 if path in facts and facts[path].sha256 else path
 
 

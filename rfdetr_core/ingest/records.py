@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import category
@@ -85,3 +86,23 @@ class Split:
 
 
 Dataset = dict[str, Split]
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """Digest of an image file, its size as decoded and its thumbnail (see `duplicates`), or what is wrong with it: code
+    and text of a finding. decoded: the pixels were looked at now, not in an earlier run. kind, several: see
+    `images.Look`; empty where only the manifest is known."""
+
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    code: str | None = None
+    fault: str = ""
+    thumbnail: bytes = b""
+    decoded: bool = False
+    kind: str = ""
+    several: bool = False
+
+
+Facts = Mapping[str, FileFacts]  # by path

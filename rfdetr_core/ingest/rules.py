@@ -7,19 +7,8 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rfdetr_core.ingest.geometry import (
-    Box,
-    bounds,
-    clip_box,
-    clip_polygon,
-    crosses_itself,
-    mask_area,
-    mask_bounds,
-    mask_fault,
-    numbers,
-    overshoot,
-    polygon_area,
-)
+from rfdetr_core.ingest import geometry
+from rfdetr_core.ingest.geometry import bounds, mask_area, numbers, polygon_area
 from rfdetr_core.ingest.records import Annotation, shown
 
 Severity = Literal["error", "warning", "ignore"]
@@ -47,9 +36,9 @@ class Rule:
     """One kind of finding.
 
     scope: `dataset`: nothing can be left out to mend it, so it always stops the run; `split`: the same, but only as an
-    error, and another severity may be set; `unusable`: the named image,
-    annotation or class is left out whenever the run goes on; `usable`: it is left out only where this is an error and
-    on_error is drop. check: sees it in one annotation; the rest is seen where files are read and compared.
+    error, and another severity may be set; `unusable`: the named image, annotation or class is left out whenever the
+    run goes on; `usable`: it is left out only where this is an error and on_error is drop.
+    check: sees it in one annotation; the rest is seen where files are read and compared.
     mend: what makes of an annotation that is kept all the same one without the fault.
     """
 
@@ -62,21 +51,15 @@ class Rule:
 
 
 def clipped(one: Annotation, frame: Frame) -> Annotation:
-    """The part of an annotation inside the image, as floats; where it is not the whole, its area is left open.
-
-    That of run lengths is filled in.
-    """
-    box, segmentation = clip_box(numbers(one.box) or (), frame.width, frame.height), one.segmentation
+    """The part of an annotation inside the image, as floats; where it is not the whole, its area is left open."""
+    box, segmentation = geometry.clip_box(numbers(one.box) or (), frame.width, frame.height), one.segmentation
     whole = box[2:] == tuple(one.box[2:]) or isinstance(segmentation, dict)
     if isinstance(segmentation, list):
         polygons = [numbers(polygon) or [] for polygon in segmentation]
-        parts = [clip_polygon(polygon, frame.width, frame.height) for polygon in polygons]
+        parts = [geometry.clip_polygon(polygon, frame.width, frame.height) for polygon in polygons]
         segmentation = [part for part in parts if polygon_area(part)]
         whole = whole and segmentation == polygons
-    area = one.area if whole else None
-    if area is None and isinstance(segmentation, dict):
-        area = mask_area(segmentation)
-    return replace(one, box=box, segmentation=segmentation or None, area=area)
+    return replace(one, box=box, segmentation=segmentation or None, area=one.area if whole else None)
 
 
 def _class(one: Annotation, frame: Frame) -> str | None:
@@ -105,7 +88,7 @@ def _extent(one: Annotation, frame: Frame) -> str | None:
 
 
 def _outside(one: Annotation, frame: Frame) -> str | None:
-    _, _, width, height = clip_box(one.box, frame.width, frame.height)
+    _, _, width, height = geometry.clip_box(one.box, frame.width, frame.height)
     # Of a box beyond the edge, rounding may have left a sliver inside.
     seen = width > min(EDGE, one.box[2] / 2) and height > min(EDGE, one.box[3] / 2)
     return None if seen else f"the box {_span(one.box)} is outside the {frame.width} x {frame.height} image"
@@ -118,7 +101,7 @@ def _beyond(one: Annotation, frame: Frame) -> str | None:
 
 def _segmentation(one: Annotation, frame: Frame) -> str | None:
     if isinstance(one.segmentation, dict):
-        return mask_fault(one.segmentation, frame.height, frame.width)
+        return geometry.mask_fault(one.segmentation, frame.height, frame.width)
     if one.segmentation is not None and not isinstance(one.segmentation, list):
         return f"the segmentation is {shown(one.segmentation)}, neither polygons nor run lengths"
     if numbers(one.segmentation):
@@ -133,7 +116,7 @@ def _segmentation(one: Annotation, frame: Frame) -> str | None:
 
 
 def _edge(one: Annotation, frame: Frame) -> str | None:
-    over = max(overshoot(box, frame.width, frame.height) for box in (one.box, *map(bounds, _polygons(one))))
+    over = max(geometry.overshoot(box, frame.width, frame.height) for box in (one.box, *map(bounds, _polygons(one))))
     if over <= EDGE:
         return None
     what = f"the box {_span(one.box)}, or a polygon of it, goes {over:g} pixels over the edge of"
@@ -141,19 +124,16 @@ def _edge(one: Annotation, frame: Frame) -> str | None:
 
 
 def _crossing(one: Annotation, frame: Frame) -> str | None:
-    crossing = [number for number, polygon in enumerate(_polygons(one), start=1) if crosses_itself(polygon)]
+    crossing = [number for number, polygon in enumerate(_polygons(one), start=1) if geometry.crosses_itself(polygon)]
     return f"polygon {crossing[0]} of {len(_polygons(one))} crosses itself" if crossing else None
 
 
 def _enclosing(one: Annotation, frame: Frame) -> str | None:
-    shapes = _shapes(one)
-    right, bottom = one.box[0] + one.box[2], one.box[1] + one.box[3]
-    over = [
-        max(one.box[0] - x, one.box[1] - y, x + width - right, y + height - bottom) for x, y, width, height in shapes
-    ]
-    if not over or max(over) <= _LOOSE:
-        return None
-    return f"its mask reaches {max(over):g} pixels out of the box {_span(one.box)}"
+    rle = isinstance(one.segmentation, dict)
+    parts = [geometry.mask_bounds(one.segmentation)] if rle else map(bounds, _polygons(one))
+    left, top, right, bottom = one.box[0], one.box[1], one.box[0] + one.box[2], one.box[1] + one.box[3]
+    over = max((max(left - x, top - y, x + w - right, y + h - bottom) for x, y, w, h in parts), default=0.0)
+    return f"its mask reaches {over:g} pixels out of the box {_span(one.box)}" if over > _LOOSE else None
 
 
 def _tiny(one: Annotation, frame: Frame) -> str | None:
@@ -174,21 +154,13 @@ def _area(one: Annotation, frame: Frame) -> str | None:
     (area,) = numbers([one.area]) or (math.nan,)
     if not 0 < area <= 1.01 * limit + 1:
         return f"the area is {shown(one.area)}, that of the box {limit:g}"
-    if isinstance(one.segmentation, dict):
-        inside = mask_area(one.segmentation)
-    else:
-        inside = sum(map(polygon_area, _polygons(one)))
+    inside = mask_area(one.segmentation)
     # Tools write that of the box or of the mask; polygons that overlap count twice here.
     return None if area + 1 >= inside / 2 else f"the area is {shown(one.area)}, that of the mask {inside:g}"
 
 
 def _polygons(one: Annotation) -> list[list[float]]:
     return one.segmentation if isinstance(one.segmentation, list) else []
-
-
-def _shapes(one: Annotation) -> list[Box]:
-    """The boxes around the parts of a mask."""
-    return [mask_bounds(one.segmentation)] if isinstance(one.segmentation, dict) else [*map(bounds, _polygons(one))]
 
 
 def _span(box: Sequence[float]) -> str:
@@ -214,7 +186,6 @@ ANNOTATION_RULES = (
          _area, lambda one: replace(one, area=None)),
 )  # fmt: skip
 
-
 _OTHERS = (
     # Files of labels.
     Rule("labels-unreadable", "error", "dataset", "Write the file again as valid UTF-8."),
@@ -235,12 +206,8 @@ _OTHERS = (
     Rule("class-unused", "warning", "split", "Label objects of it, or remove it from the class table."),
     Rule("class-names-alike", "warning", "split", "If they are one class, give them one name and id."),
     # Splits.
-    Rule(
-        "split-missing",
-        "error",
-        "dataset",
-        "Training needs train and valid: add it, or cut it from train: validate.split.",
-    ),
+    Rule("split-missing", "error", "dataset",
+         "Training needs train and valid: add it, or cut it from train: validate.split."),
     Rule("split-empty", "error", "dataset", "Add images with objects to the split."),
     Rule("test-empty", "warning", "split", "Add images with objects, or remove the split: valid is evaluated then."),
     Rule("test-without-labels", "warning", "split", "Remove it, or add annotations/instances_test*.json."),
@@ -261,9 +228,8 @@ _OTHERS = (
     Rule("image-missing", "error", "unusable", "Add the file or remove the entry."),
     Rule("image-unreadable", "error", "unusable", "Replace the file, or remove it with its entry."),
     Rule("image-too-large", "error", "unusable", "Make it smaller, or raise validate.max_pixels in params.yaml."),
-    Rule(
-        "image-of-other-kind", "warning", "usable", "It is read by its content; rename it, other tools go by the name."
-    ),
+    Rule("image-of-other-kind", "warning", "usable",
+         "It is read by its content; rename it, other tools go by the name."),
     Rule("image-with-frames", "warning", "usable", "The first one is used; save the others as images of their own."),
     Rule("image-size-differs", "error", "usable", "Check that its boxes fit, then correct the size."),
     Rule("path-outside", "error", "unusable", "Name a file inside the dataset folder, and put it there."),
@@ -281,7 +247,7 @@ _OTHERS = (
     Rule("annotation-id-doubled", "error", "unusable", "Give every annotation an id of its own."),
     Rule("annotation-without-image", "error", "unusable", "Use the id of an image, or remove the annotation."),
     Rule("annotation-doubled", "warning", "usable", "Remove one of the two."),
-)
+)  # fmt: skip
 RULES = {rule.code: rule for rule in (*_OTHERS, *ANNOTATION_RULES)}
 
 _EFFECTS = {

@@ -9,14 +9,13 @@ from fractions import Fraction
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.ingest.config import SplitConfig
-from rfdetr_core.ingest.examine import FileFacts
-from rfdetr_core.ingest.names import origin
-from rfdetr_core.ingest.records import Dataset, ImageRecord, Split
+from rfdetr_core.ingest.names import digest_or_path, origin
+from rfdetr_core.ingest.records import Dataset, Facts, ImageRecord, Split
 
 _BACKGROUND = -1
 
 
-def cut_splits(dataset: Dataset, facts: Mapping[str, FileFacts], config: SplitConfig) -> Dataset:
+def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig) -> Dataset:
     """The dataset with the splits that `config` asks for, cut from train.
 
     Each class is shared out by the parts that are asked for, the rarest first, and so are images without objects
@@ -33,8 +32,7 @@ def cut_splits(dataset: Dataset, facts: Mapping[str, FileFacts], config: SplitCo
         if name in dataset:
             place = dataset[name].place.file
             raise UserError(f"validate.split.{name} asks for a {name} split, but {place} has one. Remove that key.")
-    train = dataset["train"]
-    groups = _groups(train.images, facts, config.seed)
+    groups = _groups(dataset["train"].images, facts, config.seed)
     share = _share_out([_classes(group) for group in groups], wanted)
     made: dict[str, list[ImageRecord]] = {name: [] for name in ("train", *wanted)}
     for group, name in zip(groups, share, strict=True):
@@ -44,9 +42,8 @@ def cut_splits(dataset: Dataset, facts: Mapping[str, FileFacts], config: SplitCo
 
 def recut_splits(dataset: Dataset, splits: Mapping[str, str]) -> Dataset:
     """The dataset with train cut as before; splits: by path, the split of each image that was kept."""
-    made: dict[str, list[ImageRecord]] = {
-        name: [] for name in sorted({"train", *splits.values()} - dataset.keys() | {"train"})
-    }
+    names = {"train", *splits.values()} - dataset.keys() | {"train"}
+    made: dict[str, list[ImageRecord]] = {name: [] for name in sorted(names)}
     for record in dataset["train"].images:
         if splits.get(record.path) in made:
             made[splits[record.path]].append(record)
@@ -58,12 +55,12 @@ def _with_splits(dataset: Dataset, made: Mapping[str, list[ImageRecord]]) -> Dat
     return dataset | {name: Split(train.place, images, train.categories) for name, images in made.items()}
 
 
-def _groups(images: list[ImageRecord], facts: Mapping[str, FileFacts], seed: int) -> list[list[ImageRecord]]:
+def _groups(images: list[ImageRecord], facts: Facts, seed: int) -> list[list[ImageRecord]]:
     """Images that must stay together, in the order of the draw."""
     first: dict[str, str] = {}  # of each name or digest, the digest that its group is known by
     members: dict[str, list[ImageRecord]] = defaultdict(list)
     for record in sorted(images, key=lambda record: record.path):
-        digest = (facts[record.path].sha256 if record.path in facts else "") or record.path
+        digest = digest_or_path(record.path, facts)
         copied = origin(record.path)
         keys = [digest] + ([copied] if copied else [])
         homes = sorted({first[key] for key in keys if key in first})
@@ -86,9 +83,7 @@ def _classes(group: list[ImageRecord]) -> Counter[int]:
 
 def _share_out(groups: list[Counter[int]], parts: Mapping[str, Fraction]) -> list[str]:
     """A split for each group, so that each split of `parts` gets its part of every class; train gets the rest."""
-    totals: Counter[int] = Counter()
-    for group in groups:
-        totals.update(group)
+    totals = Counter(one for group in groups for one in group.elements())
     desired = {name: {one: part * count for one, count in totals.items()} for name, part in parts.items()}
     share: dict[int, str] = {}
     for rarest in sorted(totals, key=lambda one: (totals[one], one)):

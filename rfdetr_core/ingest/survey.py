@@ -1,4 +1,7 @@
-"""One pass over all images of a dataset, in as many processes as there are cores, decoding only what is new."""
+"""One pass over all images of a dataset, in as many processes as there are cores, decoding only what is new.
+
+Every file is opened once: the bytes that are hashed are the bytes that are decoded.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import fcntl
 import hashlib
 import os
 import sqlite3
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,14 +25,21 @@ import numpy as np
 from PIL import features
 
 from rfdetr_core.base import files, images
-from rfdetr_core.ingest import duplicates, examine
-from rfdetr_core.ingest.examine import FileFacts
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.images import FORMATS, TooLargeError
+from rfdetr_core.ingest import duplicates
+from rfdetr_core.ingest.folder import leaves
+from rfdetr_core.ingest.records import FileFacts
 from rfdetr_core.ingest.workers import Workers, with_progress
 
 # About 350 bytes each. Older ones make room, but never those of the dataset at hand.
 _KEPT = 1_000_000
 _FLUSH = 2_000
 _CHECK = 8
+_HEAD = struct.Struct("<IIB?")
+_FAULTS = ("image-unreadable", "image-too-large")
+# Below this, starting processes takes longer than they save.
+_WORTH_PROCESSES = 300
 
 
 class Cache:
@@ -34,10 +47,11 @@ class Cache:
 
     Each value carries a digest, and a damaged file is begun anew: what is kept can be lost, but never be wrong. One
     process writes at a time, another one does without. Whatever goes wrong ends in one note, never in an error.
+    path: None where it is not used.
     """
 
     def __init__(self, path: Path, checker: str) -> None:
-        self._path: Path | None = path
+        self.path: Path | None = path
         self._fresh: list[tuple[bytes, bytes]] = []
         self._lock: IO[str] | None = None
         try:
@@ -57,10 +71,6 @@ class Cache:
         except (OSError, sqlite3.Error) as error:
             self._give_up(f"{path} is not used: {error}")
 
-    def reader(self) -> Callable[[], Callable[[bytes], bytes | None]]:
-        """What a process of its own calls to get a look-up: SQLite's state must not cross a fork."""
-        return partial(_lookup, self._path)
-
     def keep(self, sha256: bytes, value: bytes) -> None:
         """Note a value, to be written with others."""
         self._fresh.append((sha256, _check(sha256, value) + value))
@@ -70,22 +80,20 @@ class Cache:
     def flush(self, in_use: int = 0) -> None:
         """Write what was noted, and forget the oldest where there is too much; in_use: images of the dataset."""
         rows, self._fresh = self._fresh, []
-        if self._path is None or not rows:
+        if self.path is None or not rows:
             return
         try:
             # A connection for each write: none is open when a process is forked.
-            connection = _connect(self._path)
-            with connection:
+            with closing(_connect(self.path)) as connection, connection:
                 connection.executemany("INSERT OR REPLACE INTO images (sha256, value) VALUES (?, ?)", rows)
                 newest = connection.execute("SELECT max(number) FROM images").fetchone()[0]
                 if in_use:
                     connection.execute("DELETE FROM images WHERE number <= ?", (newest - max(_KEPT, 2 * in_use),))
-            connection.close()
         except sqlite3.OperationalError as error:
-            self._give_up(f"{self._path} is not written: {error}")
+            self._give_up(f"{self.path} is not written: {error}")
         except sqlite3.DatabaseError as error:
-            _remove(self._path)
-            self._give_up(f"{self._path} was damaged and is removed: {error}")
+            _remove(self.path)
+            self._give_up(f"{self.path} was damaged and is removed: {error}")
 
     def close(self, in_use: int) -> None:
         """Write the rest and let others write."""
@@ -95,25 +103,20 @@ class Cache:
 
     def _give_up(self, why: str) -> None:
         _note(why)
-        self._path = None
+        self.path = None
 
 
 def _prepare(path: Path, checker: str) -> None:
-    connection = _connect(path)
-    try:
-        with connection:
-            if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("it is damaged")
-            connection.execute("CREATE TABLE IF NOT EXISTS about (checker TEXT)")
-            if connection.execute("SELECT checker FROM about").fetchall() != [(checker,)]:
-                connection.execute("DROP TABLE IF EXISTS images")
-                connection.execute("DELETE FROM about")
-                connection.execute("INSERT INTO about VALUES (?)", (checker,))
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS images (number INTEGER PRIMARY KEY, sha256 BLOB UNIQUE, value BLOB)"
-            )
-    finally:
-        connection.close()
+    columns = "number INTEGER PRIMARY KEY, sha256 BLOB UNIQUE, value BLOB"
+    with closing(_connect(path)) as connection, connection:
+        if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("it is damaged")
+        connection.execute("CREATE TABLE IF NOT EXISTS about (checker TEXT)")
+        if connection.execute("SELECT checker FROM about").fetchall() != [(checker,)]:
+            connection.execute("DROP TABLE IF EXISTS images")
+            connection.execute("DELETE FROM about")
+            connection.execute("INSERT INTO about VALUES (?)", (checker,))
+        connection.execute(f"CREATE TABLE IF NOT EXISTS images ({columns})")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -123,7 +126,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _lookup(path: Path | None) -> Callable[[bytes], bytes | None]:
+def cache_reader(path: Path | None) -> Callable[[bytes], bytes | None]:
+    """A function that reads a cache; made anew in each process, as SQLite's state must not cross a fork."""
     if path is None:
         return lambda _: None
     try:
@@ -155,10 +159,6 @@ def _note(text: str) -> None:
     print(f"note: {text}. Images are decoded again.", file=sys.stderr)
 
 
-# Below this, starting processes takes longer than they save.
-_WORTH_PROCESSES = 300
-
-
 class Survey:
     """Examines images; to be entered before labels are read, since the processes start then.
 
@@ -166,13 +166,12 @@ class Survey:
     """
 
     def __init__(self, root: Path, path: Path | None, max_pixels: int = images.MAX_PIXELS) -> None:
-        self._root = root
         self._cache = Cache(path, _checker_digest(max_pixels)) if path else None
-        self._make_work: Callable[[], Callable[[str], FileFacts]] = partial(
-            _make_work, root, max_pixels, self._cache.reader() if self._cache else None
-        )
+        kept = self._cache.path if self._cache else None
+        self._make_work: Callable[[], Callable[[str], FileFacts]] = partial(_make_work, root, max_pixels, kept)
         many = len(list(islice((name for _, _, names in os.walk(root) for name in names), _WORTH_PROCESSES)))
-        self._workers = Workers(self._make_work, _crashed, _cores()) if many >= _WORTH_PROCESSES else None
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._workers = Workers(self._make_work, _crashed, cores) if many >= _WORTH_PROCESSES else None
         self.decoded = self.known = 0
         self.seconds = 0.0
 
@@ -198,29 +197,68 @@ class Survey:
             self.decoded += facts.decoded
             self.known += not facts.decoded and bool(facts.sha256)
             if self._cache and facts.decoded:
-                self._cache.keep(bytes.fromhex(facts.sha256), facts.value())
+                self._cache.keep(bytes.fromhex(facts.sha256), _packed(facts))
             yield path, facts
         self.seconds += time.monotonic() - start
 
 
 def _checker_digest(max_pixels: int) -> str:
     """Changes with everything that decides what is found of an image's bytes."""
-    sources = [Path(__file__), *(Path(module.__file__ or "") for module in (images, duplicates, examine))]
-    codes = {path.name: files.sha256_file(path) for path in sources}
+    codes = {path.name: files.sha256_file(path) for path in map(Path, (__file__, images.__file__, duplicates.__file__))}
     parts = [part for kind in (features.modules, features.codecs, features.features) for part in kind]
     versions = {part: str(features.version(part)) for part in sorted(parts) if features.check(part)}
     return files.digest({"code": codes, "limit": max_pixels, "libraries": versions, "numpy": np.__version__})
 
 
-def _make_work(
-    root: Path, max_pixels: int, reader: Callable[[], Callable[[bytes], bytes | None]] | None
-) -> Callable[[str], FileFacts]:
-    return partial(examine.examine, root, max_pixels, reader() if reader else lambda _: None)
+def _make_work(root: Path, max_pixels: int, cache: Path | None) -> Callable[[str], FileFacts]:
+    return partial(examine, root, max_pixels, cache_reader(cache))
+
+
+def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None], path: str) -> FileFacts:
+    """Read and hash one image of a dataset, and decode it unless the cache recalls its bytes."""
+    file = root / path
+    if leaves(root, path):
+        return FileFacts(code="path-outside", fault=f"{path} is a link out of the dataset folder")
+    try:
+        if not file.is_file():
+            missing = not file.exists()
+            fault = f"there is no file {path}" if missing else f"{path} is no regular file"
+            return FileFacts(code="image-missing" if missing else "image-unreadable", fault=fault)
+        data = images.read_limited(file, max_pixels)
+    except TooLargeError as error:
+        return FileFacts(code="image-too-large", fault=str(error))
+    except OSError as error:
+        return FileFacts(code="image-unreadable", fault=f"{path} cannot be read: {error.strerror}")
+    sha256 = hashlib.sha256(data)
+    known = recall(sha256.digest())
+    if known is not None:
+        return _unpacked(sha256.hexdigest(), known)
+    return replace(_decode(data, max_pixels), sha256=sha256.hexdigest(), decoded=True)
+
+
+def _decode(data: bytes, max_pixels: int) -> FileFacts:
+    try:
+        seen = images.look(data, "it", max_pixels=max_pixels)
+    except UserError as error:
+        return FileFacts(code=_FAULTS[isinstance(error, TooLargeError)], fault=str(error))
+    width, height = seen.picture.size
+    thumbnail = duplicates.thumbnail(seen.picture)
+    return FileFacts(width=width, height=height, thumbnail=thumbnail, kind=seen.kind, several=seen.several)
+
+
+def _packed(facts: FileFacts) -> bytes:
+    """What the cache keeps: all that follows from the bytes of the file."""
+    if facts.code:
+        return _HEAD.pack(0, 0, _FAULTS.index(facts.code), False) + facts.fault.encode(errors="backslashreplace")
+    return _HEAD.pack(facts.width, facts.height, FORMATS.index(facts.kind), facts.several) + facts.thumbnail
+
+
+def _unpacked(sha256: str, value: bytes) -> FileFacts:
+    (width, height, number, several), rest = _HEAD.unpack_from(value), value[_HEAD.size :]
+    if width:
+        return FileFacts(sha256, width, height, thumbnail=rest, kind=FORMATS[number], several=several)
+    return FileFacts(sha256, code=_FAULTS[number], fault=rest.decode())
 
 
 def _crashed(path: str, signal: str) -> FileFacts:
     return FileFacts(code="image-unreadable", fault=f"the decoder crashed at {path} ({signal}). Replace or remove it.")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

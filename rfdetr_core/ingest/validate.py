@@ -27,32 +27,14 @@ _SHOWN = 3
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
-def write_findings(folder: Path, findings: Findings) -> None:
-    """Write findings.csv and findings.json, sorted by place; paths are below the dataset folder."""
-    table = _table(findings)
-    files.write_table(folder / "findings.csv", table)
-    files.write_json(folder / "findings.json", table.to_dict("records"))
-
-
-def write_statistics(folder: Path, dataset: CleanDataset) -> None:
-    """Write statistics.json: what each split holds, and each class in it."""
-    every = tables(dataset)
-    split_tables = ([table[table.split == number] for table in every] for number in range(len(SPLITS)))
-    counts = [_count(images, objects, dataset.classes) for images, objects in split_tables]
-    files.write_json(folder / "statistics.json", dict(zip(SPLITS, counts, strict=True)))
-
-
-def print_survey(root: Path, decoded: int, known: int, seconds: float) -> None:
-    """Print how many images were opened, and how fast."""
-    rate = (decoded + known) / max(seconds, 1e-3)
-    print(f"{root}: {decoded:,} images decoded, {known:,} known, in {seconds:.1f} s ({rate:,.0f} a second)")
-
-
-def print_summary(root: Path, findings: Findings, dataset: CleanDataset | None) -> None:
+def _print_summary(root: Path, survey: Survey, table: pd.DataFrame, dataset: CleanDataset | None) -> None:
     """Print what was counted, and the first few findings of each code with their number and what becomes of them."""
+    rate = (survey.decoded + survey.known) / max(survey.seconds, 1e-3)
+    counts = f"{survey.decoded:,} images decoded, {survey.known:,} known"
+    print(f"{root}: {counts}, in {survey.seconds:.1f} s ({rate:,.0f} a second)")
     for name, images in dataset.splits.items() if dataset else ():
         print(f"{root} {name}: {len(images)} images, {sum(len(image.instances) for image in images)} objects")
-    for (severity, code), group in _table(findings).groupby(["severity", "code"]):
+    for (severity, code), group in table.groupby(["severity", "code"]):
         out = " (left out)" if group.effect.iloc[0] == "left out" else ""
         print(f"{severity} {code}: {len(group)}{out}. {RULES[code].advice}")
         for row in group.head(_SHOWN).itertuples():
@@ -65,7 +47,7 @@ def print_summary(root: Path, findings: Findings, dataset: CleanDataset | None) 
 
 
 def _table(findings: Findings) -> pd.DataFrame:
-    """Findings sorted by place, one a row, under the names of findings.csv."""
+    """Findings sorted by place, one a row, under the names of findings.csv; paths are below the dataset folder."""
     import pandas as pd
 
     columns = ["severity", "code", "file", "line", "annotation", "image", "what", "advice", "effect"]
@@ -110,8 +92,9 @@ def validate_dataset(
 ) -> None:
     """Decode every image and check every annotation of the dataset at `root`.
 
-    Writes index.html, findings.csv, findings.json and statistics.json into `reports`, and <split>.json and classes.json
-    into `manifests`. cache: a file where what was found of images is kept from run to run. option: what names `root`.
+    Writes index.html, findings.csv, findings.json and statistics.json (what each split and class holds) into `reports`,
+    and <split>.json and classes.json into `manifests`. cache: a file where what was found of images is kept from run to
+    run. option: what names `root`.
 
     Raises:
         UserError: the folder is missing, empty, untracked or of no known layout; or there are findings that stop the
@@ -121,22 +104,24 @@ def validate_dataset(
     findings = Findings(config)
     with Survey(root, cache, config.max_pixels) as survey:
         dataset = clean(root, findings, survey.examine)
-    write_findings(reports, findings)
+    table = _table(findings)
+    files.write_table(reports / "findings.csv", table)
+    files.write_json(reports / "findings.json", table.to_dict("records"))
     write_page(reports, root, dataset, findings)
-    print_survey(root, survey.decoded, survey.known, survey.seconds)
-    print_summary(root, findings, dataset)
+    _print_summary(root, survey, table, dataset)
     if findings.stopping or dataset is None:
         count = len(findings.stopping)
-        drop = (
-            ""
-            if findings.broken or config.on_error == "drop" or option != OPTION
-            else ", or leave out what they name: validate.on_error: drop in params.yaml"
-        )
-        raise UserError(
-            f"{root} has {count} error{'s' * (count != 1)}, listed in {reports / 'findings.csv'} and shown in "
-            f"{reports / 'index.html'}. Mend them{drop}."
-        )
-    write_statistics(reports, dataset)
-    for name, images in dataset.splits.items():
-        write_manifest(manifests / f"{name}.json", (image.row() for image in images))
+        where = f"listed in {reports / 'findings.csv'} and shown in {reports / 'index.html'}"
+        remedy = "Mend them"
+        if not findings.broken and config.on_error != "drop" and option == OPTION:
+            remedy += ", or leave out what they name: validate.on_error: drop in params.yaml"
+        raise UserError(f"{root} has {count} error{'s' * (count != 1)}, {where}. {remedy}.")
+    images, objects = tables(dataset)
+    counts = {
+        name: _count(images[images.split == number], objects[objects.split == number], dataset.classes)
+        for number, name in enumerate(SPLITS)
+    }
+    files.write_json(reports / "statistics.json", counts)
+    for name, split in dataset.splits.items():
+        write_manifest(manifests / f"{name}.json", (image.row() for image in split))
     write_classes(manifests / "classes.json", dataset.classes)

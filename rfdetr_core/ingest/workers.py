@@ -10,17 +10,20 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.processes import end_with_parent
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Enough that a worker never waits for its next item; few enough that a message fits into a pipe's buffer.
 _BATCH, _AHEAD = 32, 2
 # What a decoder does to itself, unlike the SIGKILL of a system that runs out of memory.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+_WIDTH = 20
 
 
 class Workers(Generic[Result]):
@@ -101,10 +104,8 @@ class _Worker:
 
     def send(self, batch: list[str]) -> None:
         self.unanswered += batch
-        try:
+        with suppress(OSError):  # it has died: the next reading tells
             self.pipe.send(batch)
-        except OSError:
-            return  # it has died: the next reading tells
 
 
 def _serve(pipe: Connection, begun: Any, make_work: Callable[[], Callable[[str], Any]]) -> None:
@@ -123,10 +124,6 @@ def _serve(pipe: Connection, begun: Any, make_work: Callable[[], Callable[[str],
             begun.value += 1
             results.append(work(item))
         pipe.send(results)
-
-
-Item = TypeVar("Item")
-_WIDTH = 20
 
 
 def with_progress(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator[Item]:

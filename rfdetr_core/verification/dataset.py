@@ -16,8 +16,8 @@ from rfdetr_core.ingest.canonical import write_split
 from rfdetr_core.ingest.clean import clean
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
-from rfdetr_core.ingest.examine import FileFacts
 from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.ingest.records import FileFacts
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.verification.contents import Contents, changes

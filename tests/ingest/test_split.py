@@ -9,8 +9,7 @@ import pytest
 
 from rfdetr_core.base.manifest import read_manifest
 from rfdetr_core.ingest.config import SplitConfig
-from rfdetr_core.ingest.examine import FileFacts
-from rfdetr_core.ingest.records import Annotation, Category, ImageRecord, Place, Split
+from rfdetr_core.ingest.records import Annotation, Category, FileFacts, ImageRecord, Place, Split
 from rfdetr_core.ingest.split import cut_splits
 from tests.ingest.samples import ingest, make_coco, places, validate
 

@@ -55,8 +55,8 @@ def run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Calla
 def test_what_is_known_is_not_decoded_and_gives_the_same_bytes(run, root: Path, monkeypatch) -> None:
     count, cold = run()
     assert count == 6
-    decode, decoded = survey.examine._decode, []
-    monkeypatch.setattr(survey.examine, "_decode", lambda data, limit: decoded.append(data) or decode(data, limit))
+    decode, decoded = survey._decode, []
+    monkeypatch.setattr(survey, "_decode", lambda data, limit: decoded.append(data) or decode(data, limit))
     assert run() == (0, cold)
     assert not decoded
     (root / "train" / "train_1.png").rename(root / "train" / "other.png")
@@ -133,9 +133,9 @@ def test_beside_another_validation_the_cache_is_left_alone(run, tmp_path: Path) 
 
 
 def test_a_cache_that_vanishes_meanwhile_recalls_nothing(tmp_path: Path) -> None:
-    reader = survey.Cache(tmp_path / "images.sqlite", "checker").reader()
+    kept = survey.Cache(tmp_path / "images.sqlite", "checker")
     (tmp_path / "images.sqlite").unlink()
-    assert reader()(b"digest") is None
+    assert survey.cache_reader(kept.path)(b"digest") is None
 
 
 def test_the_cache_forgets_the_oldest(tmp_path: Path, monkeypatch) -> None:
@@ -145,7 +145,7 @@ def test_the_cache_forgets_the_oldest(tmp_path: Path, monkeypatch) -> None:
         for number in range(start, start + 4):
             kept.keep(bytes([number]), b"value")
         kept.close(in_use=1)
-    find = survey.Cache(tmp_path / "images.sqlite", "checker").reader()()
+    find = survey.cache_reader(tmp_path / "images.sqlite")
     assert [number for number in range(12) if find(bytes([number])) == b"value"] == [7, 8, 9, 10, 11]
 
 
@@ -189,7 +189,7 @@ def test_a_killed_process_is_an_error_that_names_the_file() -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-from rfdetr_core.ingest import examine, survey
+from rfdetr_core.ingest import survey
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.base.processes import interrupt_when_told
@@ -200,7 +200,7 @@ def slow(*_):
 
 def main():
     interrupt_when_told()
-    examine.examine = slow
+    survey.examine = slow
     survey._WORTH_PROCESSES = 0
     started = survey.Survey.examine
     def told(self, paths):

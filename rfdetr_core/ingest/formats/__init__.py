@@ -11,7 +11,7 @@ from rfdetr_core.ingest.records import Dataset, Place
 
 _FORMATS = (
     (coco.LAYOUT, coco.found, coco.read),
-    (coco.PLAIN_LAYOUT, coco.found_plain, coco.read_plain),
+    (coco.PLAIN_LAYOUT, coco.plain_files, coco.read_plain),
     (yolo.LAYOUT, yolo.found, yolo.read),
 )
 LABEL_SUFFIXES = (".json", ".txt", ".yaml", ".yml")  # of their files beside the images
@@ -33,9 +33,9 @@ def read_dataset(root: Path, findings: Findings) -> Dataset:
                 findings.add("layout-ambiguous", Place("."), what)
             dataset = read(root, findings)
             for name in () if findings.broken else ("train", "valid"):
-                if name not in dataset and not _is_cut(name, findings):
-                    what = f"there is no {name} split. Looked for {layout}"
-                    findings.add("split-missing", Place(name), what)
+                is_cut = name == "valid" and findings.config.split is not None and findings.config.split.valid > 0
+                if name not in dataset and not is_cut:
+                    findings.add("split-missing", Place(name), f"there is no {name} split. Looked for {layout}")
             return dataset
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
     listed = ", ".join(entries[:12]) + (f" and {len(entries) - 12} more" if len(entries) > 12 else "")
@@ -51,8 +51,3 @@ def _hint(root: Path) -> str:
         if entry.name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")):
             return f"\nUnpack {entry.name} first?"
     return ""
-
-
-def _is_cut(name: str, findings: Findings) -> bool:
-    """Whether params.yaml asks for a split to be cut from train."""
-    return name == "valid" and findings.config.split is not None and findings.config.split.valid > 0

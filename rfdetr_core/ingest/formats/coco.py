@@ -14,6 +14,12 @@ from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, shown
 
+ANNOTATIONS = "_annotations.coco.json"
+LAYOUT = f"COCO as Roboflow exports it: train/{ANNOTATIONS} beside the images, also in valid/ (or val/) and test/"
+FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+PLAIN_LAYOUT = "COCO itself: annotations/instances_train2017.json and train2017/ (or images/train2017/), val, test"
+_PLAIN = re.compile(r"instances_((train|valid|val|test)[^/]*)\.json")
+_KEYS = ("images", "annotations", "categories")
 # Parsed, it takes several times as much memory.
 MOST_BYTES = 2 * 2**30
 
@@ -27,9 +33,8 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
             names = [name for name, _ in pairs]
             doubled = next(name for name in names if names.count(name) > 1)
             annotation = value.get("id") if "image_id" in value and isinstance(value.get("id"), int) else None
-            findings.add(
-                "key-doubled", Place(file, annotation=annotation), f"{shown(doubled)} stands twice in an object"
-            )
+            what = f"{shown(doubled)} stands twice in an object"
+            findings.add("key-doubled", Place(file, annotation=annotation), what)
         return value
 
     place, fault = Place(file), ""
@@ -54,23 +59,9 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
     return None
 
 
-ANNOTATIONS = "_annotations.coco.json"
-LAYOUT = f"COCO as Roboflow exports it: train/{ANNOTATIONS} beside the images, also in valid/ (or val/) and test/"
-FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
-
-
-PLAIN_LAYOUT = "COCO itself: annotations/instances_train2017.json and train2017/ (or images/train2017/), val, test"
-_PLAIN = re.compile(r"instances_((train|valid|val|test)[^/]*)\.json")
-
-
 def found(root: Path) -> bool:
     """Whether the folder of a split has annotations."""
     return any((root / folder / ANNOTATIONS).is_file() for folders in FOLDERS.values() for folder in folders)
-
-
-def found_plain(root: Path) -> bool:
-    """Whether a folder `annotations` has instances of a split."""
-    return bool(_plain_files(root))
 
 
 def read(root: Path, findings: Findings) -> Dataset:
@@ -91,7 +82,7 @@ def read(root: Path, findings: Findings) -> Dataset:
 def read_plain(root: Path, findings: Findings) -> Dataset:
     """Read all splits of COCO's own layout; of several years, params.yaml must choose."""
     places = {}
-    for split, files in _plain_files(root).items():
+    for split, files in plain_files(root).items():
         if len(files) > 1:
             what = f"{' and '.join(files)} are both the {split} split. Choose: validate.coco in params.yaml"
             findings.add("labels-malformed", Place(files[1]), what)
@@ -116,16 +107,15 @@ def read_named(root: Path, findings: Findings) -> Dataset:
         for name in (named.annotations, named.images):
             fault = name_fault(f"x/{name}")
             if fault or leaves(root, name):
-                findings.add(
-                    "labels-outside", Place(name), f"validate.coco.{split} names it: it leaves the dataset folder"
-                )
+                what = f"validate.coco.{split} names it: it leaves the dataset folder"
+                findings.add("labels-outside", Place(name), what)
             elif not (root / name).exists():
                 findings.add("labels-missing", Place(name), f"validate.coco.{split} names it, and it is not there")
         places[split] = (joined(".", named.annotations), joined(".", named.images))
     return {} if findings.broken else _read_splits(root, places, findings)
 
 
-def _plain_files(root: Path) -> dict[str, list[str]]:
+def plain_files(root: Path) -> dict[str, list[str]]:
     """The annotation files of COCO's own layout, by split. image_info_test*.json has no annotations and is none."""
     found: dict[str, list[str]] = {}
     for path in sorted((root / "annotations").glob("instances_*.json")):
@@ -162,16 +152,22 @@ def _find_misspelt(root: Path, split: Split, lost: set[str], findings: Findings)
 def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split:
     """Read one annotation file, whose images lie in `folder`."""
     content = read_json(root, file, findings)
-    lists = [content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations", "categories")]
+    lists: list[Any] = [content.get(key) for key in _KEYS] if isinstance(content, dict) else [None]
     if not all(isinstance(entries, list) for entries in lists):
         if not findings.broken:
             findings.add("labels-malformed", Place(file), "images, annotations and categories are not three lists")
         return Split(Place(file), [], [])
-    images = _read_images(lists[0] or [], file, folder, findings)
-    _read_annotations(lists[1] or [], file, images, findings)
-    named = {joined(folder, str(entry.get("file_name"))) for entry in lists[0] or [] if isinstance(entry, dict)}
-    records = [record for record in images.values() if record]
-    return Split(Place(file), records, _read_categories(lists[2] or [], file, findings), frozenset(named))
+    images = _read_images(lists[0], file, folder, findings)
+    _read_annotations(lists[1], file, images, findings)
+    categories = []
+    for number, entry in enumerate(lists[2]):
+        identity = _id(entry)
+        if identity is None:
+            findings.add("class-malformed", Place(file), f"categories[{number}] is {shown(entry)}, without a valid id")
+        else:
+            categories.append(Category(identity, entry.get("name"), entry.get("supercategory")))
+    named = {joined(folder, str(entry.get("file_name"))) for entry in lists[0] if isinstance(entry, dict)}
+    return Split(Place(file), [record for record in images.values() if record], categories, frozenset(named))
 
 
 def _read_images(entries: list[Any], file: str, folder: str, findings: Findings) -> dict[int, ImageRecord | None]:
@@ -196,13 +192,10 @@ def _read_images(entries: list[Any], file: str, folder: str, findings: Findings)
         # Of an id with two files, the annotations may be meant for either.
         if first is None or first.path != path:
             usable = not fault and identity not in images and path not in paths
-            images[identity] = _record(entry, path, place) if usable else None
+            record = ImageRecord(path, place, entry.get("width"), entry.get("height"), id=identity)
+            images[identity] = record if usable else None
         paths.setdefault(path, identity)
     return images
-
-
-def _record(entry: dict[str, Any], path: str, place: Place) -> ImageRecord:
-    return ImageRecord(path, place, entry.get("width"), entry.get("height"), id=entry["id"])
 
 
 def _read_annotations(entries: list[Any], file: str, images: dict[int, ImageRecord | None], findings: Findings) -> None:
@@ -221,17 +214,6 @@ def _read_annotations(entries: list[Any], file: str, images: dict[int, ImageReco
             category, box, segmentation, area = map(entry.get, ("category_id", "bbox", "segmentation", "area"))
             record.annotations.append(Annotation(place, category, box, segmentation, area, entry.get("iscrowd", 0)))
         seen.add(-1 if identity is None else identity)
-
-
-def _read_categories(entries: list[Any], file: str, findings: Findings) -> list[Category]:
-    categories = []
-    for number, entry in enumerate(entries):
-        identity = _id(entry)
-        if identity is None:
-            findings.add("class-malformed", Place(file), f"categories[{number}] is {shown(entry)}, without a valid id")
-        else:
-            categories.append(Category(identity, entry.get("name"), entry.get("supercategory")))
-    return categories
 
 
 def _id(entry: Any, key: str = "id") -> int | None:

@@ -55,7 +55,11 @@ def read(root: Path, findings: Findings) -> Dataset:
             if IDS_KEY in content:
                 _use_category_ids(kept, categories, findings)
             dataset[name] = Split(place, kept, categories)
-    _find_lost_labels(root, set(owners), findings)
+    folders = {posixpath.dirname(label) for label in owners if "labels" in label.split("/")}
+    labels = {label for folder in folders for label in listing(root, folder, (".txt",))}
+    for label in sorted(labels - owners.keys()):
+        if posixpath.basename(label) != "classes.txt":
+            findings.add("label-without-image", Place(label), "no image of a split belongs to it")
     return dataset
 
 
@@ -92,8 +96,7 @@ def _base(root: Path, entry: Any, place: Place, findings: Findings) -> str | Non
     if not isinstance(entry, str) or not entry:
         return "." if not entry else _inside(root, ".", entry, place, findings)
     if entry.startswith(("/", "\\")) or entry[1:2] == ":":
-        path = _below(root, ".", entry)
-        if name_fault(f"x/{path}") or entry[1:2] == ":":
+        if name_fault(f"x/{_below(root, '.', entry)}") or entry[1:2] == ":":
             what = f"path is {shown(entry)}, outside the dataset folder: of another machine? Without it, train, val and"
             findings.add("labels-outside", place, f"{what} test count from the folder of {place.file}: remove the key")
             return None
@@ -115,8 +118,7 @@ def _keypoints(content: dict[str, Any], place: Place, findings: Findings) -> int
         findings.add("labels-malformed", place, f"kpt_shape is {shown(shape)}, not [number, 2] or [number, 3]")
         return 0
     findings.add("keypoints-ignored", place, f"kpt_shape is {shown(shape)}: its lines have keypoints")
-    count: int = shape[0] * shape[1]
-    return count
+    return int(shape[0] * shape[1])
 
 
 def _is_alone(record: ImageRecord, owners: dict[str, str], findings: Findings) -> bool:
@@ -195,9 +197,13 @@ def _read_objects(root: Path, record: ImageRecord, keypoints: int, findings: Fin
             values = values[:4]
         if category is not None and (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)):
             record.annotations.append(_annotation(place, category, values))
-        else:
-            what = f"{shown(line)} is neither class, centre x, centre y, width, height nor class and a polygon"
-            findings.add("annotation-malformed", place, what + _hint(line, values))
+            continue
+        what = f"{shown(line)} is neither class, centre x, centre y, width, height nor class and a polygon"
+        if "," in line:
+            what += ". Write decimal points, and spaces between numbers"
+        elif len(values) == 5:
+            what += ". Is the last one a confidence? Then these are predictions"
+        findings.add("annotation-malformed", place, what)
     return lines is not None
 
 
@@ -211,14 +217,6 @@ def _numbers(line: str) -> tuple[int | None, list[float]]:
         return whole if line.isascii() and "_" not in line else None, [float(word) for word in rest]
     except (ValueError, OverflowError):
         return None, []
-
-
-def _hint(line: str, values: list[float]) -> str:
-    if "," in line:
-        return ". Write decimal points, and spaces between numbers"
-    if len(values) == 5:
-        return ". Is the last one a confidence? Then these are predictions"
-    return ""
 
 
 def _annotation(place: Place, category: int, values: list[float]) -> Annotation:
@@ -245,10 +243,3 @@ def _read_lines(root: Path, path: str, code: str, findings: Findings) -> list[tu
         findings.add("byte-order-mark", Place(path), "the file begins with a byte order mark")
     lines = enumerate(text.removeprefix("\ufeff").split("\n"), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
-
-
-def _find_lost_labels(root: Path, labels: set[str], findings: Findings) -> None:
-    folders = {posixpath.dirname(label) for label in labels if "labels" in label.split("/")}
-    for label in sorted({label for folder in folders for label in listing(root, folder, (".txt",))} - labels):
-        if posixpath.basename(label) != "classes.txt":
-            findings.add("label-without-image", Place(label), "no image of a split belongs to it")

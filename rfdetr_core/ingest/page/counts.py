@@ -46,31 +46,32 @@ def tables(dataset: CleanDataset) -> tuple[pd.DataFrame, pd.DataFrame]:
         ],
         columns=["image", "split", "label", "crowd", "mask", "width", "height", "area"],
     )
-    return images, objects.astype(
-        dict.fromkeys(objects.columns[:5], np.int64) | dict.fromkeys(objects.columns[5:], float)
-    )
+    types = dict.fromkeys(objects.columns[:5], np.int64) | dict.fromkeys(objects.columns[5:], float)
+    return images, objects.astype(types)
 
 
 def count(dataset: CleanDataset) -> dict[str, Any]:
     """Counts by split and class, distributions of sizes, and which classes share images."""
     images, objects = tables(dataset)
+    bar = -(-(max(images.objects, default=0) + 1) // _BARS)
+    sizes = images.groupby(["width", "height"]).size()
+    most = sizes.sort_values(ascending=False, kind="stable")[:_SIZES]
     objects["scale"] = _bin(objects.area, [0, SMALL**2, LARGE**2, math.inf])
     area, image = objects.width * objects.height, images.loc[objects.image]
     side = np.sqrt(area)
     share = side / np.sqrt(image.width * image.height).to_numpy()
+    splits = [_split(name, images[images.split == k], objects[objects.split == k]) for k, name in enumerate(SPLITS)]
     return {
-        "splits": [
-            _split(name, images[images.split == k], objects[objects.split == k]) for k, name in enumerate(SPLITS)
-        ],
+        "splits": splits,
         "classes": _classes(objects, dataset),
         "together": _together(objects, len(dataset.classes)),
-        "sizes": _sizes(images),
+        "sizes": {"distinct": len(sizes), "most": most.reset_index().to_numpy().tolist()},
         "side": _histogram(side, objects.split, _SIDES),
         "aspect": _histogram(objects.width / objects.height, objects.split, _ASPECTS),
         "share": _histogram(share, objects.split, _SHARES),
         "width_height": _density(objects),
         "image_width_height": _density(images),
-        "per_image": _per_image(images),
+        "per_image": _histogram(images.objects, images.split, [float(bar * k) for k in range(_BARS + 1)]),
     }
 
 
@@ -116,24 +117,11 @@ def _together(objects: pd.DataFrame, count: int) -> dict[str, Any]:
     return {"classes": shown.tolist(), "cells": np.stack([rows, columns, both[rows, columns]], axis=1).tolist()}
 
 
-def _sizes(images: pd.DataFrame) -> dict[str, Any]:
-    """The most frequent sizes of images, and how many there are."""
-    sizes = images.groupby(["width", "height"]).size()
-    most = sizes.sort_values(ascending=False, kind="stable")[:_SIZES]
-    return {"distinct": len(sizes), "most": most.reset_index().to_numpy().tolist()}
-
-
 def _histogram(values: pd.Series, split: pd.Series, edges: list[float]) -> dict[str, Any]:
     """How many values of each split are in each bin; beyond the ends count as in the last one; empty ends are cut."""
     bins = _bin(values, edges)
     first, last = (int(bins.min()), int(bins.max()) + 1) if len(bins) else (0, 0)
     return {"edges": edges[first : last + 1], "counts": _cross(split, bins, range(len(SPLITS)), range(first, last))}
-
-
-def _per_image(images: pd.DataFrame) -> dict[str, Any]:
-    width = -(-(max(images.objects, default=0) + 1) // _BARS)
-    edges = [float(edge) for edge in range(0, width * (_BARS + 1), width)]
-    return _histogram(images.objects, images.split, edges)
 
 
 def _density(table: pd.DataFrame) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from rfdetr_core.base import images
@@ -21,9 +20,18 @@ from rfdetr_core.ingest.canonical import CanonicalImage, Instance
 from rfdetr_core.ingest.clean import CleanDataset
 from rfdetr_core.ingest.geometry import Box, run_lengths
 
+Picture = dict[str, Any]
 _POINTS = 80
 # An RLE is drawn in strips of this many pixels of the small picture.
 _STRIP = 2
+# Pixels that may be decoded for one part of the page: about five seconds.
+_BUDGET = 300_000_000
+_SHAPES = 150
+_QUALITY = 74
+_GREY = (128, 128, 128)
+# A box outside is shown up to this many images from the edge.
+_BEYOND = 2.1
+_FILTER = Image.Resampling.LANCZOS
 
 
 def polygon_path(polygon: Sequence[float], scale: tuple[float, float]) -> str:
@@ -41,13 +49,11 @@ def rle_path(counts: Any, size: tuple[int, int], box: Box, scale: tuple[float, f
     runs = run_lengths(counts)
     if runs is None or int(runs.sum()) != size[0] * size[1]:
         return ""
-    ends = np.cumsum(runs)
-    columns, rows = (_strips(box[k], box[k + 2], scale[k]) for k in (0, 1))
-    x, y = ((strips + 0.5) * _STRIP / scale[k] for k, strips in enumerate((columns, rows)))
-    pixels = (
-        np.minimum(x.astype(np.int64), size[0] - 1) * size[1] + np.minimum(y.astype(np.int64), size[1] - 1)[:, None]
-    )
-    inside = np.searchsorted(ends, pixels, side="right") % 2 == 1
+    spans = ((box[k] * scale[k] / _STRIP, (box[k] + box[k + 2]) * scale[k] / _STRIP) for k in (0, 1))
+    columns, rows = (np.arange(int(start), math.ceil(end), dtype=np.int64) for start, end in spans)
+    middles = [(strips + 0.5) * _STRIP / scale[k] for k, strips in enumerate((columns, rows))]
+    x, y = (np.minimum(middles[k].astype(np.int64), size[k] - 1) for k in (0, 1))
+    inside = np.searchsorted(np.cumsum(runs), x * size[1] + y[:, None], side="right") % 2 == 1
     edges = np.diff(np.pad(inside, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     corner = np.array([rows[0], columns[0]])
     starts, stops = ((np.argwhere(edges == sign) + corner) * _STRIP for sign in (1, -1))
@@ -55,22 +61,6 @@ def rle_path(counts: Any, size: tuple[int, int], box: Box, scale: tuple[float, f
         f"M{left} {top}h{right - left}v{_STRIP}h{left - right}z"
         for (top, left), (_, right) in zip(starts.tolist(), stops.tolist(), strict=True)
     )
-
-
-def _strips(start: float, length: float, scale: float) -> npt.NDArray[np.int64]:
-    return np.arange(int(start * scale / _STRIP), math.ceil((start + length) * scale / _STRIP), dtype=np.int64)
-
-
-# Pixels that may be decoded for one part of the page: about five seconds.
-_BUDGET = 300_000_000
-_SHAPES = 150
-_QUALITY = 74
-_GREY = (128, 128, 128)
-# A box outside is shown up to this many images from the edge.
-_BEYOND = 2.1
-_FILTER = Image.Resampling.LANCZOS
-
-Picture = dict[str, Any]
 
 
 class Studio:
@@ -151,9 +141,8 @@ def _spread(split: list[CanonicalImage], number: int) -> Iterator[CanonicalImage
     taken: set[str] = set()
     while having and len(taken) < number:
         # Of images without objects a few are enough.
-        label = min(
-            having, key=lambda label: (shown[label] if label >= 0 else 1 + 5 * shown[label], rarity[label], label)
-        )
+        turns = {label: shown[label] if label >= 0 else 1 + 5 * shown[label] for label in having}
+        label = min(having, key=lambda label: (turns[label], rarity[label], label))
         image = having[label].pop()
         if not having[label]:
             del having[label]
