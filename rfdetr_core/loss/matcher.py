@@ -154,10 +154,7 @@ def detection_cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor,
     logits = logits.transpose(1, 2)[image, labels]  # (B, T, Q)
     boxes, truth = boxes[:, None], truth[:, :, None]
     # In place and with each coordinate contiguous: large temporaries cost a CPU several times the arithmetic.
-    probability, softplus_of_logits = (
-        logits.sigmoid(),
-        softplus(logits),
-    )  # -log(1 - p); less the logit it is -log(p)
+    probability, softplus_of_logits = (logits.sigmoid(), softplus(logits))  # -log(1 - p); less the logit it is -log(p)
     positive = (1 - probability).square_().mul_(softplus_of_logits - logits).mul_(config.focal_alpha)
     negative = probability.square_().mul_(softplus_of_logits).mul_(1 - config.focal_alpha)
     cost = positive.sub_(negative).mul_(config.set_cost_class)

@@ -129,8 +129,7 @@ class TrainConfig(Config):
     early_stopping_use_ema: bool = Field(False, description="watch the EMA weights alone, not the better of both")
     seed: int = Field(0, ge=0, description="of everything random")
     amp_dtype: Literal["auto", "bf16", "fp16"] | None = Field(
-        "auto",
-        description="mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; null: all in fp32",
+        "auto", description="mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; null: all in fp32"
     )
     deterministic: bool = Field(True, description="only algorithms that give equal bits again")
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="kind of device")

@@ -37,11 +37,7 @@ def fingerprint(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def record_of(
-    where: ProjectPaths,
-    model: ModelConfig,
-    asked: TrainConfig,
-    sized: TrainConfig,
-    samples: Mapping[str, list[Sample]],
+    where: ProjectPaths, model: ModelConfig, asked: TrainConfig, sized: TrainConfig, samples: Mapping[str, list[Sample]]
 ) -> dict[str, Any]:
     """Everything that decides the result, as it is; equal for equal inputs on equal machines.
 

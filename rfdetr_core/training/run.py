@@ -162,10 +162,7 @@ def prepare_training(
     key = kind + names["mar_100" if metric == "mar" else metric]
     ranking: dict[str, Any] = {"skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
     written = RunFiles(output, metric, key, describe, fingerprint=fingerprint(record), interval=interval, **ranking)
-    callbacks: list[Callback] = [
-        _scoring(files.read_json(where.split("valid")[0]), architecture, config),
-        written,
-    ]
+    callbacks: list[Callback] = [_scoring(files.read_json(where.split("valid")[0]), architecture, config), written]
     if config.compute_train_metrics:
         callbacks.append(TrainScoring(classes, config.eval_interval, config.eval_max_dets))
     if config.early_stopping:
