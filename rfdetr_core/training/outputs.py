@@ -17,7 +17,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import Checkpoint, file_content, write_checkpoint
 from rfdetr_core.training.module import PREFIX, RFDETRModelModule
-from rfdetr_core.training.resume import STATE_FILE
+from rfdetr_core.training.record import STATE_FILE
 
 
 @dataclass

@@ -39,7 +39,7 @@ def keep_freed_memory() -> bool:
     if not hasattr(library, "gnu_get_libc_version"):
         return False
     # No block gets a mapping of its own, and the heap is never trimmed.
-    return bool(library.mallopt(_MMAP_MAX, 0)) and bool(library.mallopt(_TRIM_THRESHOLD, -1))
+    return bool(library.mallopt(_MMAP_MAX, 0) and library.mallopt(_TRIM_THRESHOLD, -1))
 
 
 class PlainCheckpoints(TorchCheckpointIO):
@@ -80,10 +80,10 @@ def check_launched(config: TrainConfig) -> None:
     Raises:
         UserError: it seems to have been started on this one alone.
     """
-    clusters = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
     # By hand: an address that the nodes share; Lightning itself sets it for the processes that it starts.
     if config.num_nodes == 1 or {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return
+    clusters = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
     if not any(cluster.detect() for cluster in clusters):
         raise UserError(
             f"train.num_nodes is {config.num_nodes}, and several nodes need a launcher. Run on each of them, where "
@@ -106,12 +106,9 @@ def resolved_precision(config: TrainConfig) -> str:
         return {None: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[config.amp_dtype]
     if kind == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if kind == "cpu" and multiplies_bf16() else "32-true"
-
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX), which halve a training step."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    # These instructions of a CPU multiply bfloat16, which halves a training step.
+    multiplies_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if kind == "cpu" and multiplies_bf16 else "32-true"
 
 
 def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
@@ -128,6 +125,12 @@ def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **
         keep_freed_memory()
     average = [WeightAveraging(config.ema_decay, config.ema_tau, config.ema_update_interval)] if config.use_ema else []
     everything = [*average, *callbacks]
+    # SLURM's own requeue would save the middle of an epoch and go on from it whatever has changed since.
+    plugins: list[Any] = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    given = options.pop("plugins", None) or []
+    plugins += given if isinstance(given, list | tuple) else [given]
+    if not any(isinstance(one, CheckpointIO) for one in plugins):
+        plugins.append(PlainCheckpoints())
     defaults: dict[str, Any] = {
         "max_epochs": config.epochs,
         "accelerator": kind,
@@ -145,16 +148,10 @@ def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "logger": False,
-        # SLURM's own requeue would save the middle of an epoch and go on from it whatever has changed since.
-        "plugins": [*([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
+        "plugins": plugins,
     }
-    given = options.pop("plugins", None) or []
-    plugins = [*defaults["plugins"], *(given if isinstance(given, list | tuple) else [given])]
-    if not any(isinstance(one, CheckpointIO) for one in plugins):
-        plugins.append(PlainCheckpoints())
     if any(isinstance(one, Precision) for one in plugins):
         del defaults["precision"]  # Lightning takes one of the two
-    defaults["plugins"] = plugins
     try:
         return Trainer(**defaults | options, callbacks=everything)
     except (MisconfigurationException, ImportError, ValueError) as error:
