@@ -6,7 +6,6 @@ import gc
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -38,13 +37,14 @@ def with_batch_size(
     """
     if config.batch_size != "auto":
         return config
-    before = _size_of(state)
-    if before is not None:
-        size = before
-    elif device_kind(config) == "cuda":
+    try:
+        run = read_plain(state)["run"]
+        size = None if run["finished"] else int(run["fingerprint"]["machine.batch_size"])
+    except (UserError, KeyError, TypeError, ValueError):
+        size = None
+    if size is None and device_kind(config) == "cuda":
         size = usable(largest(Probe(config, model, architecture, side)), config)
-    else:
-        size = min(CPU_BATCH_SIZE, config.auto_batch_target_effective)
+    size = size or min(CPU_BATCH_SIZE, config.auto_batch_target_effective)
     steps = math.ceil(config.auto_batch_target_effective / size)
     return config.model_copy(update={"batch_size": size, "grad_accum_steps": steps})
 
@@ -81,29 +81,15 @@ def devices(config: TrainConfig) -> int:
     return config.num_nodes * devices_per_node(config)
 
 
-def _size_of(state: Path) -> int | None:
-    try:
-        run = read_plain(state)["run"]
-        return None if run["finished"] else int(run["fingerprint"]["machine.batch_size"])
-    except (UserError, KeyError, TypeError, ValueError):
-        return None
-
-
 class Probe:
-    """Whether a batch of some size trains on CUDA: a whole step, of a detector of its own."""
+    """Whether a batch of some size trains on CUDA: a whole step, of a detector of its own with any weights."""
 
     def __init__(
         self, config: TrainConfig, model: ModelConfig, architecture: Architecture, side: int, device: str = "cuda"
     ) -> None:
-        """Build the detector; its weights do not matter."""
-        self.device = device
-        self.config, self.architecture, self.side = config, architecture, side
-        options: dict[str, Any] = {
-            "drop_path": config.drop_path,
-            "gradient_checkpointing": model.gradient_checkpointing,
-            "freeze_encoder": model.freeze_encoder,
-        }
-        self.detector = build_detector(architecture, **options).to(device).train()
+        self.config, self.architecture, self.side, self.device = config, architecture, side, device
+        economy = {"gradient_checkpointing": model.gradient_checkpointing, "freeze_encoder": model.freeze_encoder}
+        self.detector = build_detector(architecture, drop_path=config.drop_path, **economy).to(device).train()
         still = TrainConfig().model_copy(update={"lr": 0.0, "lr_encoder": 0.0, "weight_decay": 0.0})
         self.optimizer = build_optimizer(self.detector, still)
         self.criterion = Criterion(LossConfig.of(vars(config)))
@@ -111,8 +97,8 @@ class Probe:
     def __call__(self, images: int) -> bool:
         """Try a batch of this many images."""
         try:
-            self._step(images)
-            self._step(images)  # the first of all made the optimiser's state, which the next has beside it
+            for _ in range(2):  # the first of all makes the optimiser's state, which the next has beside it
+                self._step(images)
         except torch.OutOfMemoryError:
             return False
         finally:

@@ -48,7 +48,6 @@ class NonFiniteError(UserError):
     """A step that is not finite. `saved` writes what is needed to compute it again."""
 
     def __init__(self, message: str, content: dict[str, Any]) -> None:
-        """Take the message and the content of the file."""
         super().__init__(message)
         self.content = content
 
@@ -67,7 +66,6 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        """Nothing was seen."""
         self.bad: Tensor | None = None
         self._step: Step | None = None
         self._waiting: deque[tuple[Step, Tensor, torch.cuda.Event | None]] = deque()
@@ -101,20 +99,18 @@ class Watch:
         return None
 
 
-def kept(
-    step: Step, architecture: Architecture, weights: Mapping[str, Tensor], args: Mapping[str, Any], /, **more: Any
-) -> dict[str, Any]:
-    """What computes a step again, as plain values: a model file with the keys batch, losses and `more`."""
+def kept(step: Step, architecture: Architecture, weights: Mapping[str, Tensor], args: Any) -> dict[str, Any]:
+    """What computes a step again, as plain values: a model file with the keys batch and losses. args: of training."""
     batch = step.batch.to("cpu")
-    content = file_content(make_checkpoint(architecture, weights, class_names=[], args=args))
-    content["batch"] = {
+    content = {
         "images": batch.images,
         "padding": batch.padding,
         "targets": [vars(target) for target in batch.targets],
         "paths": [sample.path for sample in batch.samples],
         "point_seed": step.point_seed,
     }
-    return content | {"losses": step.terms()} | more
+    model = file_content(make_checkpoint(architecture, weights, class_names=[], args=args))
+    return model | {"batch": content, "losses": step.terms()}
 
 
 def replay(path: Path) -> dict[str, float]:
