@@ -20,10 +20,7 @@ from rfdetr_core.ops.structures import Target
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (B, 3, H, W) uint8, or float32 once normalised. targets, samples: one per image.
-
-    padding: (B, H, W), True outside.
-    """
+    """images: (B, 3, H, W) uint8, or float32 once normalised; padding (B, H, W) is True outside of them."""
 
     images: Tensor
     targets: list[Target]
@@ -127,8 +124,7 @@ def resized(batch: Batch, side: int) -> Batch:
     """The batch with all of its images, and the padding, at side x side. Targets are relative and stay."""
     if side == batch.images.shape[-1]:
         return batch
-    padding = batch.padding
-    if padding is not None:
+    if (padding := batch.padding) is not None:
         padding = F.interpolate(padding[:, None].float(), size=(side, side))[:, 0] > 0.5
     return replace(batch, images=_scaled(batch.images, side), padding=padding)
 

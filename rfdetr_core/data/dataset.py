@@ -168,10 +168,8 @@ def seen(sample: Sample, view: View, image: Tensor, *, masks: bool) -> Example:
     corners[:, 2:] += corners[:, :2]
     corners = corners.clip(0, (sample.width, sample.height) * 2)
     boxes = tv_tensors.BoundingBoxes(boxes_in(view, corners, side), format="XYXY", canvas_size=(side, side))
-    filled = None
-    if masks:
-        shapes = [sample.segmentations[one] for one in kept]
-        filled = tv_tensors.Mask(masks_in(view, shapes, sample.height, sample.width, side))
+    shapes = [sample.segmentations[one] for one in kept]
+    filled = tv_tensors.Mask(masks_in(view, shapes, sample.height, sample.width, side)) if masks else None
     return Example(tv_tensors.Image(image), boxes, torch.from_numpy(sample.labels[kept]), filled).visible()
 
 
