@@ -124,16 +124,15 @@ class DetectionDataset(Dataset[Item]):
         draw = key if isinstance(key, Draw) else Draw(0, key)
         sample = self.samples[draw.image]
         data = images.read_verified(self.root / sample.path, sample.sha256)
+        decode = partial(images.decode, data, sample.path, max_pixels=None)
         if self.augmentation is None:
-            picture = resize(images.decode(data, sample.path, max_pixels=None), self.resolution)
-            whole = View(0, 0, sample.height, sample.width)
-            example = seen(sample, whole, F.pil_to_tensor(picture), masks=self.masks)
+            view, picture = View(0, 0, sample.height, sample.width), resize(decode(), self.resolution)
+            example = seen(sample, view, F.pil_to_tensor(picture), masks=self.masks)
         else:
 
             def stream(*name: str) -> torch.Generator:
                 return generator("augment", *name, self.seed, *draw)
 
-            decode = partial(images.decode, data, sample.path, max_pixels=None)
             example = augment(sample, decode, self.resolution, self.augmentation, stream, masks=self.masks)
         return Item(example.image.as_subclass(Tensor), example.target(), sample)
 

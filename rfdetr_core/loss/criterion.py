@@ -6,7 +6,7 @@ After upstream's models/criterion.py; the terms are in terms.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,12 +28,11 @@ class Losses:
     terms: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
 class Criterion:
-    """Computes the losses of a batch, in float32 or better whatever the autocast."""
+    """Computes the losses of a batch, in float32 or better whatever the autocast. config: upstream's by default."""
 
-    def __init__(self, config: LossConfig | None = None) -> None:
-        """Keep the weights; upstream's where none are given."""
-        self.config = config or LossConfig()
+    config: LossConfig = field(default_factory=LossConfig)
 
     def __call__(
         self,
@@ -55,7 +54,10 @@ class Criterion:
         """
         device = output.logits.device
         with torch.autocast(device.type, enabled=False):
-            layers = {name: _precise(layer) for name, layer in _named_layers(output).items()}
+            # By the ending of their terms' names: the last layer, the layers before it and the proposals.
+            named = {"": output} | {f"_{number}": layer for number, layer in enumerate(output.auxiliary)}
+            named |= {} if output.proposals is None else {"_enc": output.proposals}
+            layers = {name: _precise(layer) for name, layer in named.items()}
             objects = Objects.of(targets, layers[""].logits.dtype)
             generator = None
             if output.masks is not None:
@@ -78,12 +80,6 @@ class Criterion:
                 # What only a term without weight would reach gets a gradient of zero: DDP waits for everyone's.
                 total = total + 0 * sum(values.sum() for layer in layers.values() for values in _tensors(layer))
             return Losses(total, terms)
-
-
-def _named_layers(output: DetectorOutput) -> dict[str, DetectorOutput]:
-    """The last layer, the layers before it and the proposals, by the ending of their terms' names."""
-    layers = {"": output} | {f"_{number}": layer for number, layer in enumerate(output.auxiliary)}
-    return layers if output.proposals is None else layers | {"_enc": output.proposals}
 
 
 def _precise(layer: DetectorOutput) -> DetectorOutput:

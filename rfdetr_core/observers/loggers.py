@@ -67,11 +67,7 @@ class EpochLogger(Checkpoint):
         raise NotImplementedError
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the run.
-
-        Raises:
-            UserError: the service refuses, or is not set up.
-        """
+        """Open the run. UserError: the service refuses, or is not set up."""
         if trainer.is_global_zero:
             try:
                 self.to = self.open()

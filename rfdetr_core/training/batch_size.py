@@ -95,10 +95,10 @@ class Probe:
         self.criterion = Criterion(LossConfig.of(vars(config)))
 
     def __call__(self, images: int) -> bool:
-        """Try a batch of this many images."""
+        """Try a batch of this many images, twice: the first makes the optimiser's state, the next has it beside it."""
         try:
-            for _ in range(2):  # the first of all makes the optimiser's state, which the next has beside it
-                self._step(images)
+            self._step(images)
+            self._step(images)
         except torch.OutOfMemoryError:
             return False
         finally:

@@ -196,12 +196,11 @@ class EarlyStopping(Callback):
         """Look at the epoch's scores, if it has any."""
         assert isinstance(pl_module, RFDETRModelModule)
         scores = [pl_module.epoch_metrics[key] for key in self.keys if key in pl_module.epoch_metrics]
-        if not scores:
-            return
-        value = max((one for one in scores if math.isfinite(one)), default=-math.inf)
-        grown = value > self.best + self.min_delta
-        self.best, self.waited = (value, 0) if grown else (self.best, self.waited + 1)
-        trainer.should_stop = trainer.should_stop or self.waited >= self.patience
+        if scores:
+            value = max((one for one in scores if math.isfinite(one)), default=-math.inf)
+            grown = value > self.best + self.min_delta
+            self.best, self.waited = (value, 0) if grown else (self.best, self.waited + 1)
+            trainer.should_stop = trainer.should_stop or self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
         """For a resume."""

@@ -210,9 +210,8 @@ class TrainConfig(Config):
     @property
     def validation_loss(self) -> bool:
         """Whether losses are computed on valid."""
-        if self.compute_val_loss == "auto":
-            return self.lr_scheduler == PLATEAU and self.lr_scheduler_monitor.endswith("loss")
-        return self.compute_val_loss
+        watched = self.lr_scheduler == PLATEAU and self.lr_scheduler_monitor.endswith("loss")
+        return watched if self.compute_val_loss == "auto" else self.compute_val_loss
 
 
 class RuntimeConfig(Config):
@@ -251,11 +250,7 @@ class RuntimeConfig(Config):
 
 
 def check_together(model: ModelConfig, train: TrainConfig) -> None:
-    """Find what the `model` and `train` sections say against each other.
-
-    Raises:
-        UserError: a contradiction, or an option without effect.
-    """
+    """Raise UserError if the `model` and `train` sections contradict each other, or an option has no effect."""
     if model.num_channels != 3:
         raise UserError(f"model.num_channels is {model.num_channels}, but images are RGB: it must be 3 to train.")
     if train.resume is not None and model.pretrain_weights is not None:

@@ -50,7 +50,7 @@ class RFDETRModelModule(LightningModule):
         self.epoch_metrics: dict[str, float] = {}
         self._sums: Tensor | None = None
         self._objects: Tensor | None = None
-        self._names: list[str] = []
+        self._names: tuple[str, ...] = ()
         self._validation: dict[str, Tensor] = {}
         self._steps, self._fused, self._watch = 0, False, Watch()
 
@@ -84,7 +84,12 @@ class RFDETRModelModule(LightningModule):
         output = self.detector(batch.images, batch.padding)
         seed = mixed_seed("points", config.seed, epoch, batch_idx, self.global_rank)
         losses = self.criterion(output, batch.targets, groups=groups, point_seed=seed)
-        self._record(losses, batch, seed, batch_idx)
+        values = torch.stack([losses.total, *losses.terms.values()]).detach()
+        self.loss, self._names, self._steps = values[0], ("loss", *losses.terms), self._steps + 1
+        self._sums = values if self._sums is None else self._sums + values
+        self._watch.see(Step(batch, seed, self._names, values, batch_idx))
+        if not self._fused:
+            self._stop_at(self._watch.first(last=True))
         loss = self._accumulated(losses, batch)
         if not config.compute_train_metrics:
             return loss
@@ -171,22 +176,11 @@ class RFDETRModelModule(LightningModule):
             named = dict(zip(self._names, means, strict=True))
             named = _compact(named) if self.config.compact_train_metrics else named
             self.record({f"train/{name}": value for name, value in named.items()})
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
-        self.record({"train/lr": max(group["lr"] for group in optimizer.param_groups)})
+        self.record({"train/lr": max(group["lr"] for group in self.trainer.optimizers[0].param_groups)})
         monitor, validated = self.config.lr_scheduler_monitor, any(key.startswith("val/") for key in self.epoch_metrics)
         if self.config.lr_scheduler == PLATEAU and validated and monitor not in self.epoch_metrics:
             names = ", ".join(sorted(self.epoch_metrics))
             raise UserError(f"train.lr_scheduler_monitor {monitor} is no value of an epoch. There are: {names}.")
-
-    def _record(self, losses: Losses, batch: Batch, point_seed: int, batch_idx: int) -> None:
-        self._names = ["loss", *losses.terms]
-        values = torch.stack([losses.total, *losses.terms.values()]).detach()
-        self.loss, self._steps = values[0], self._steps + 1
-        self._sums = values if self._sums is None else self._sums + values
-        self._watch.see(Step(batch, point_seed, tuple(self._names), values, batch_idx))
-        if not self._fused:
-            self._stop_at(self._watch.first(last=True))
 
     def _stop_at(self, step: Step | None) -> None:
         if step is None:

@@ -59,7 +59,12 @@ def record_of(
     identities = provenance.identities(where.inputs("train", "valid"))
     weights = {"pretrain_weights": model.pretrain_weights, "resume": asked.resume}
     paths = {key: resolve_weights(name, where.weights) for key, name in weights.items()}
-    parents = {key: _parent(path) for key, path in paths.items() if path is not None}
+    parents: dict[str, dict[str, Any]] = {}
+    for key, path in paths.items():
+        if path is not None:
+            checkpoint = read_checkpoint(path)
+            parents[key] = {"name": path.name, "sha256": files.sha256_file(path)}
+            parents[key] |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
     kind, size = device_kind(asked), int(sized.batch_size)
     machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
@@ -85,12 +90,6 @@ def record_of(
         },
         "parents": parents,
     }
-
-
-def _parent(path: Path) -> dict[str, Any]:
-    checkpoint = read_checkpoint(path)
-    digests = {"name": path.name, "sha256": files.sha256_file(path), "tensors": tensor_digest(checkpoint.weights)}
-    return digests | {"lineage": checkpoint.lineage}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -126,7 +125,10 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
         return None, f"{path} cannot be gone on from ({error}): starting anew."
     if changed:
         kind = "finished" if state.finished else "interrupted"
-        told = f"starting anew, since the {kind} training in {folder} differs: {_listed(changed)}."
+        code = [one for one in changed if one.startswith("code.")]
+        listed = "; ".join([one for one in changed if one not in code] + code[:_CODE_SHOWN])
+        listed += f"; and {len(code) - _CODE_SHOWN} more files of code" if len(code) > _CODE_SHOWN else ""
+        told = f"starting anew, since the {kind} training in {folder} differs: {listed}."
         if any(one.startswith("params.train.epochs ") for one in changed):
             told += f" To go on to more epochs, copy {path} to weights/ and name it as train.resume."
         return None, told
@@ -195,7 +197,14 @@ def _locked(folder: Path) -> TextIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_FILE).open("a+")
-        _acquire(lock, folder)
+        deadline = time.monotonic() + PATIENCE
+        while not _acquired(lock):
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                holder = lock.read() or "unknown"
+                lock.close()
+                raise UserError(f"another training (process {holder}) writes to {folder}. Wait for it, or end it.")
+            time.sleep(0.1)
         for name in ("checkpoint*.pth", "history.csv", "scores.json"):
             for path in folder.glob(f".{name}.????????"):  # what `files.replacing` of a killed trainer left
                 path.unlink()
@@ -206,33 +215,19 @@ def _locked(folder: Path) -> TextIO:
     return lock
 
 
-def _acquire(lock: TextIO, folder: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            # Unlike flock, this lock is not inherited by loader workers, which may outlive a killed trainer.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError:
-            lock.seek(0)
-            holder = f"another training (process {lock.read() or 'unknown'}) writes to {folder}"
-        if time.monotonic() > deadline:
-            lock.close()
-            raise UserError(f"{holder}. Wait for it, or end it.")
-        time.sleep(0.1)
+def _acquired(lock: TextIO) -> bool:
+    try:
+        # Unlike flock, this lock is not inherited by loader workers, which may outlive a killed trainer.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _recorded(result: Sequence[str]) -> bool:
     """Whether DVC, if it runs this process, has files of these MD5s in dvc.lock."""
-    root = os.environ.get("DVC_ROOT")
-    if root is None:
+    if (root := os.environ.get("DVC_ROOT")) is None:
         return True
     lock = Path(root) / "dvc.lock"
     text = lock.read_text() if lock.exists() else ""
     return all(md5 in text for md5 in result)
-
-
-def _listed(changes: Sequence[str]) -> str:
-    code = [one for one in changes if one.startswith("code.")]
-    shown = [one for one in changes if one not in code] + code[:_CODE_SHOWN]
-    return "; ".join(shown) + f"; and {len(code) - _CODE_SHOWN} more files of code" * (len(code) > _CODE_SHOWN)

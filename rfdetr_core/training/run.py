@@ -188,11 +188,7 @@ def training_sizes(config: TrainConfig, architecture: Architecture) -> list[int]
 def training_data(
     where: ProjectPaths, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
 ) -> RFDETRDataModule:
-    """The data, training images at side x side pixels.
-
-    Raises:
-        UserError: an input is missing or wrong, or a split has no image.
-    """
+    """The data, training images at side x side pixels. UserError: an input is missing or wrong, or a split is empty."""
     train, valid = (read_samples(*where.split(name)) for name in ("train", "valid"))
     if not valid:
         raise UserError(

@@ -55,11 +55,7 @@ class PlainCheckpoints(TorchCheckpointIO):
 
 
 def device_kind(config: TrainConfig) -> str:
-    """The kind of device that training will use: cpu, cuda or mps.
-
-    Raises:
-        UserError: CUDA or MPS is asked for and not there.
-    """
+    """The kind of device that training will use: cpu, cuda or mps. UserError: it is asked for and not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     kind = ("cuda" if there["cuda"] else "cpu") if config.accelerator == "auto" else config.accelerator
     if not there[kind]:
@@ -94,11 +90,7 @@ def check_launched(config: TrainConfig) -> None:
 
 
 def resolved_precision(config: TrainConfig) -> str:
-    """Lightning's precision: what `amp_dtype` means on this machine.
-
-    Raises:
-        UserError: fp16 on a CPU, which cannot scale its gradients.
-    """
+    """What `amp_dtype` means here, for Lightning. UserError: fp16 on a CPU, which cannot scale its gradients."""
     kind = device_kind(config)
     if config.amp_dtype == "fp16" and kind == "cpu":
         raise UserError("train.amp_dtype fp16 needs a GPU. Use null or bf16 on a CPU.")
