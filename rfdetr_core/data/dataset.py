@@ -107,7 +107,6 @@ class DetectionDataset(Dataset[Item]):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that there are masks where they are wanted."""
         for sample in self.samples if self.masks else ():
             if any(one is None for one, crowd in zip(sample.segmentations, sample.crowd, strict=True) if not crowd):
                 raise UserError(
@@ -116,7 +115,6 @@ class DetectionDataset(Dataset[Item]):
                 )
 
     def __len__(self) -> int:
-        """Images."""
         return len(self.samples)
 
     def __getitem__(self, key: Draw | int) -> Item:

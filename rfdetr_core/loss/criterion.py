@@ -65,7 +65,11 @@ class Criterion:
                     raise ValueError("a segmentation loss needs a point_seed and the targets' masks")
                 generator = torch.Generator(device).manual_seed(point_seed)
             pairs = match(list(layers.values()), objects, groups, self.config, generator)
-            number = _number_of_objects(sum(objects.counts) * groups, device, shared)
+            number = torch.full((), float(sum(objects.counts) * groups), device=device)
+            if shared and torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(number)
+                number /= torch.distributed.get_world_size()
+            number.clamp_(min=1)
             chosen = self.config.weighted_terms(masks=generator is not None)
             terms: dict[str, Tensor] = {}
             weighted: list[Tensor] = []
@@ -96,12 +100,3 @@ def _precise(layer: DetectorOutput) -> DetectorOutput:
 def _tensors(layer: DetectorOutput) -> list[Tensor]:
     masks = vars(layer.masks).values() if isinstance(layer.masks, MaskFactors) else (layer.masks,)
     return [values for values in (layer.logits, layer.boxes, *masks) if values is not None]
-
-
-def _number_of_objects(own: int, device: torch.device, shared: bool) -> Tensor:
-    """The objects (times groups) of a batch, as a mean over the ranks if `shared`; at least 1."""
-    number = torch.full((), float(own), device=device)
-    if shared and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(number)
-        number /= torch.distributed.get_world_size()
-    return number.clamp(min=1)

@@ -178,8 +178,8 @@ class ClearML(EpochLogger):
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
         assert process.stdin is not None
         assert process.stdout is not None
-        told: dict[str, Any] = {"project": self.project, "name": self.name, "fingerprint": self.identity}
-        told["params"] = {key: str(value) for key, value in flattened(self.record).items()}
+        task = {"project_name": self.project, "task_name": self.name, "tags": [self.identity]}
+        told = {"task": task, "params": {key: str(value) for key, value in flattened(self.record).items()}}
         impatience = threading.Timer(2 * _PATIENCE, process.kill)
         impatience.start()
         print(json.dumps(told), file=process.stdin, flush=True)

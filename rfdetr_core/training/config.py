@@ -18,10 +18,8 @@ from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.training.schedule import SCHEDULES
 
 # Each optimiser's class by its name. Muon, LBFGS and SparseAdam of torch cannot train every parameter of a detector.
-_OF_TORCH = (
-    *("Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW"),
-    *("ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
-)
+_OF_TORCH = ["Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW"]
+_OF_TORCH += ["ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"]
 OPTIMIZERS = {name.lower(): f"torch.optim.{name}" for name in _OF_TORCH}
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 _OF_THE_AVERAGE = ("ema_decay", "ema_tau", "ema_update_interval", "early_stopping_use_ema", "auto_batch_ema_headroom")

@@ -87,7 +87,7 @@ class RFDETRModelModule(LightningModule):
         values = torch.stack([losses.total, *losses.terms.values()]).detach()
         self.loss, self._names, self._steps = values[0], ("loss", *losses.terms), self._steps + 1
         self._sums = values if self._sums is None else self._sums + values
-        self._watch.see(Step(batch, seed, self._names, values, batch_idx))
+        self._watch.see(values, Step(batch, seed, self._names, values, batch_idx))
         if not self._fused:
             self._stop_at(self._watch.first(last=True))
         loss = self._accumulated(losses, batch)
@@ -122,7 +122,7 @@ class RFDETRModelModule(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         if gradient_clip_val:
-            self._watch.also(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+            self._watch.see(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
         cast(Any, optimizer).found_inf = self._watch.bad  # with which AdamW leaves the weights as they are
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -70,13 +70,9 @@ class Watch:
         self._step: Step | None = None
         self._waiting: deque[tuple[Step, Tensor, torch.cuda.Event | None]] = deque()
 
-    def see(self, step: Step) -> None:
-        """Take a step's values."""
-        self._step = step
-        self.also(step.values)
-
-    def also(self, values: Tensor) -> None:
-        """Take more values of the step, such as the norm of its gradient."""
+    def see(self, values: Tensor, step: Step | None = None) -> None:
+        """Take the values of a step or, without it, more values of the last one, such as the norm of its gradient."""
+        self._step = step or self._step
         bad = (~values.isfinite().all()).float()
         self.bad = bad if self.bad is None else torch.maximum(self.bad, bad)
 

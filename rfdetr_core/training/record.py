@@ -20,9 +20,8 @@ from rfdetr_core.checkpoint.files import read_checkpoint, read_plain, tensor_dig
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.model.config import ModelConfig
-from rfdetr_core.training.batch_size import devices
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.trainer import device_kind, resolved_precision
+from rfdetr_core.training.trainer import device_kind, devices, resolved_precision
 
 # What stages.train runs; a test compares this with its imports.
 _PARTS = ("base", "checkpoint", "data", "loss", "metrics", "model", "ops", "training")

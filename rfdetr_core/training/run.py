@@ -29,14 +29,13 @@ from rfdetr_core.metrics.coco import REPORTED
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.training import record
-from rfdetr_core.training.batch_size import with_batch_size
 from rfdetr_core.training.callbacks import CocoScoring, EarlyStopping, TrainScoring
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
 from rfdetr_core.training.interruption import Stopped, StopSignals, explained
 from rfdetr_core.training.module import RFDETRModelModule
 from rfdetr_core.training.nonfinite import NonFiniteError
 from rfdetr_core.training.outputs import RunFiles
-from rfdetr_core.training.trainer import build_trainer, check_launched, device_kind, devices_per_node
+from rfdetr_core.training.trainer import build_trainer, check_launched, device_kind, devices_per_node, with_batch_size
 
 
 @dataclass(frozen=True)
@@ -128,12 +127,8 @@ def prepare_training(
     config = with_batch_size(config, model, architecture, side, output / record.STATE_FILE)
     data = training_data(where, config, runtime, architecture, side)
     torch.manual_seed(mixed_seed("weights", config.seed))
-    detector = build_detector(
-        architecture,
-        drop_path=config.drop_path,
-        gradient_checkpointing=model.gradient_checkpointing,
-        freeze_encoder=model.freeze_encoder,
-    )
+    economy = {"gradient_checkpointing": model.gradient_checkpointing, "freeze_encoder": model.freeze_encoder}
+    detector = build_detector(architecture, drop_path=config.drop_path, **economy)
     if (parent := resolve_weights(model.pretrain_weights, where.weights)) is not None:
         report = load_weights(detector, architecture, read_checkpoint(parent))
         print(f"weights of {parent}:\n{report.describe()}", flush=True)
