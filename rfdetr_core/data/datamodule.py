@@ -57,18 +57,15 @@ class RFDETRDataModule(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.grad_accum_steps, self.seed = grad_accum_steps, seed
         persistent = num_workers > 0 if persistent_workers is None else persistent_workers
-        self._workers = {
-            "num_workers": num_workers,
-            "persistent_workers": persistent,
-            "prefetch_factor": prefetch_factor,
-        }
-        self._shared = {"pin_memory": pin_memory, "collate_fn": collate, "worker_init_fn": _belong_to_trainer}
+        self._loader: dict[str, Any] = {"num_workers": num_workers, "prefetch_factor": prefetch_factor}
+        self._loader |= {"persistent_workers": persistent, "pin_memory": pin_memory}
+        self._loader |= {"collate_fn": collate, "worker_init_fn": _belong_to_trainer}
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Augmented batches; the epoch of the sampler decides their order and augmentation."""
-        images, batch_size = self.train_set, self.batch_size
-        sampler = EpochSampler(len(images), self.seed, batch_size, self.grad_accum_steps, *self._place())
-        return _LateLoader(images, batch_size, sampler=sampler, **self._options())
+        size, batches = self.batch_size, self.grad_accum_steps
+        sampler = EpochSampler(len(self.train_set), self.seed, size, batches, *self._place())
+        return _LateLoader(self.train_set, size, sampler=sampler, **self._options())
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Each validation image once and in order: rank r has those at r, r + world, r + 2 world, ..."""
@@ -87,7 +84,7 @@ class RFDETRDataModule(pl.LightningDataModule):
 
     def _options(self) -> dict[str, Any]:
         # Without a generator of its own a loader draws from the global one, and dropout would depend on it.
-        return {**self._workers, **self._shared, "generator": generator("loader", self.seed)}
+        return self._loader | {"generator": generator("loader", self.seed)}
 
 
 def _belong_to_trainer(worker: int) -> None:

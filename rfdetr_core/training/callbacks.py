@@ -53,8 +53,7 @@ class WeightAveraging(Callback):
     average: WeightAverage
 
     def __init__(self, decay: float, tau: float, interval: int = 1) -> None:
-        self.decay, self.tau, self.interval = decay, tau, interval
-        self.steps = 0
+        self.decay, self.tau, self.interval, self.steps = decay, tau, interval, 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the detector before anything is restored or moved."""
@@ -103,9 +102,8 @@ class CocoScoring(Callback):
         the detections' masks, where it is not the image's.
         """
         self.masks = annotations if mask_side is None else _at_side(annotations, mask_side)
-        self.annotations, self.max_dets, self.per_class = annotations, max_dets, per_class
+        self.annotations, self.interval, self.max_dets, self.per_class = annotations, interval, max_dets, per_class
         self.kinds: dict[str, Literal["bbox", "segm"]] = {"": "bbox", "segm_": "segm"} if segmentation else {"": "bbox"}
-        self.interval = interval
         self.found: dict[str, list[dict[str, Any]]] = {}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -77,10 +77,8 @@ class RFDETRModelModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Any]:
         """The loss of a batch, at the size drawn for this optimiser step; `compute_train_metrics` adds the output."""
         config, epoch, groups = self.config, self.current_epoch, self.architecture.groups
-        if config.multi_scale != "off" and self.sizes:
-            batch = at_drawn_size(
-                batch, self.sizes, config.multi_scale, config.seed, epoch=epoch, step=self.global_step
-            )
+        if (mode := config.multi_scale) != "off" and self.sizes:
+            batch = at_drawn_size(batch, self.sizes, mode, config.seed, epoch=epoch, step=self.global_step)
         output = self.detector(batch.images, batch.padding)
         seed = mixed_seed("points", config.seed, epoch, batch_idx, self.global_rank)
         losses = self.criterion(output, batch.targets, groups=groups, point_seed=seed)

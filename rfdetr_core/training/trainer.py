@@ -186,8 +186,8 @@ def with_batch_size(
     return config.model_copy(update={"batch_size": size, "grad_accum_steps": steps})
 
 
-def largest(fits: Callable[[int], bool], limit: int = _LIMIT) -> int:
-    """The largest batch up to `limit` that fits, if none larger fits where a smaller one does not.
+def largest(fits: Callable[[int], bool]) -> int:
+    """The largest batch up to 128 that fits, if none larger fits where a smaller one does not.
 
     Raises:
         UserError: one image does not fit.
@@ -198,9 +198,9 @@ def largest(fits: Callable[[int], bool], limit: int = _LIMIT) -> int:
             "model.gradient_checkpointing."
         )
     low, high = 1, 2
-    while high <= limit and fits(high):
+    while high <= _LIMIT and fits(high):
         low, high = high, 2 * high
-    high = min(high, limit + 1)
+    high = min(high, _LIMIT + 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
