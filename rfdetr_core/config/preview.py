@@ -26,9 +26,9 @@ from rfdetr_core.inference.predictor import to_supervision
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from rfdetr_core.ops.structures import Detections
-from rfdetr_core.training.batch_size import CPU_BATCH_SIZE
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 from rfdetr_core.training.run import training_data, training_sizes
+from rfdetr_core.training.trainer import CPU_BATCH_SIZE
 
 _CELL, _GAP = 480, 8  # pixels: the least side of an image on a page, and what is between two
 

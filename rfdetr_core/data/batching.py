@@ -20,10 +20,7 @@ from rfdetr_core.ops.structures import Target
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (B, 3, H, W) uint8, or float32 once normalised. targets, samples: one per image.
-
-    padding: (B, H, W), True outside.
-    """
+    """images: (B, 3, H, W) uint8, or float32 once normalised; padding (B, H, W) is True outside of them."""
 
     images: Tensor
     targets: list[Target]
@@ -42,9 +39,8 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch with its large tensors in pinned memory. DataLoader calls this."""
-        masks = [None if target.masks is None else target.masks.pin_memory() for target in self.targets]
-        targets = [Target(one.labels, one.boxes, mask) for one, mask in zip(self.targets, masks, strict=True)]
-        return Batch(self.images.pin_memory(), targets, self.samples, self.padding)
+        targets = [replace(one, masks=None if one.masks is None else one.masks.pin_memory()) for one in self.targets]
+        return replace(self, images=self.images.pin_memory(), targets=targets)
 
 
 def collate(items: list[Item]) -> Batch:
@@ -83,11 +79,9 @@ class EpochSampler(Sampler[Draw]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Draws of this rank in an epoch."""
         return self.steps * self.batch_size * self.accumulate
 
     def __iter__(self) -> Iterator[Draw]:
-        """The draws of this rank in the epoch that was set."""
         draws: list[Draw] = []
         total = len(self) * self.world
         while len(draws) < total:
@@ -127,8 +121,7 @@ def resized(batch: Batch, side: int) -> Batch:
     """The batch with all of its images, and the padding, at side x side. Targets are relative and stay."""
     if side == batch.images.shape[-1]:
         return batch
-    padding = batch.padding
-    if padding is not None:
+    if (padding := batch.padding) is not None:
         padding = F.interpolate(padding[:, None].float(), size=(side, side))[:, 0] > 0.5
     return replace(batch, images=_scaled(batch.images, side), padding=padding)
 

@@ -20,7 +20,7 @@ from rfdetr_core.data.seeding import generator
 
 
 class RFDETRDataModule(pl.LightningDataModule):
-    """Training and validation images of one dataset.
+    """Training and validation images of one dataset, from the samples of `read_samples`.
 
     resolution: side for validation. train_resolution: side for training where it differs (the largest multi-scale
     size). The trainer needs use_distributed_sampler=False: the ranks' shares are cut here.
@@ -48,28 +48,24 @@ class RFDETRDataModule(pl.LightningDataModule):
         persistent_workers: bool | None = None,
         prefetch_factor: int | None = None,
     ) -> None:
-        """Take the samples of `read_samples` and what batches are made of."""
         super().__init__()
         if not train_samples:
             raise UserError("the train split has no image. Add images and annotations to it, then: dvc repro")
         side, augmentation = train_resolution or resolution, augmentation or AugmentConfig()
         self.train_set = DetectionDataset(train_samples, root, side, masks=masks, augmentation=augmentation, seed=seed)
         self.valid_set = DetectionDataset(valid_samples, root, resolution, masks=masks)
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
-        self.grad_accum_steps = grad_accum_steps
-        self.seed = seed
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
-        self.persistent_workers = num_workers > 0 if persistent_workers is None else persistent_workers
-        self.prefetch_factor = prefetch_factor
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.grad_accum_steps, self.seed = grad_accum_steps, seed
+        persistent = num_workers > 0 if persistent_workers is None else persistent_workers
+        self._loader: dict[str, Any] = {"num_workers": num_workers, "prefetch_factor": prefetch_factor}
+        self._loader |= {"persistent_workers": persistent, "pin_memory": pin_memory}
+        self._loader |= {"collate_fn": collate, "worker_init_fn": _belong_to_trainer}
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Augmented batches; the epoch of the sampler decides their order and augmentation."""
-        rank, world = self._place()
-        images, batch_size = self.train_set, self.batch_size
-        sampler = EpochSampler(len(images), self.seed, batch_size, self.grad_accum_steps, rank, world)
-        return _LateLoader(images, batch_size, sampler=sampler, **self._options())
+        size, batches = self.batch_size, self.grad_accum_steps
+        sampler = EpochSampler(len(self.train_set), self.seed, size, batches, *self._place())
+        return _LateLoader(self.train_set, size, sampler=sampler, **self._options())
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Each validation image once and in order: rank r has those at r, r + world, r + 2 world, ..."""
@@ -88,10 +84,7 @@ class RFDETRDataModule(pl.LightningDataModule):
 
     def _options(self) -> dict[str, Any]:
         # Without a generator of its own a loader draws from the global one, and dropout would depend on it.
-        own = generator("loader", self.seed)
-        workers = {"num_workers": self.num_workers, "persistent_workers": self.persistent_workers}
-        shared = {"pin_memory": self.pin_memory, "collate_fn": collate, "worker_init_fn": _belong_to_trainer}
-        return workers | shared | {"prefetch_factor": self.prefetch_factor, "generator": own}
+        return self._loader | {"generator": generator("loader", self.seed)}
 
 
 def _belong_to_trainer(worker: int) -> None:

@@ -107,7 +107,6 @@ class DetectionDataset(Dataset[Item]):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that there are masks where they are wanted."""
         for sample in self.samples if self.masks else ():
             if any(one is None for one, crowd in zip(sample.segmentations, sample.crowd, strict=True) if not crowd):
                 raise UserError(
@@ -116,7 +115,6 @@ class DetectionDataset(Dataset[Item]):
                 )
 
     def __len__(self) -> int:
-        """Images."""
         return len(self.samples)
 
     def __getitem__(self, key: Draw | int) -> Item:
@@ -124,16 +122,15 @@ class DetectionDataset(Dataset[Item]):
         draw = key if isinstance(key, Draw) else Draw(0, key)
         sample = self.samples[draw.image]
         data = images.read_verified(self.root / sample.path, sample.sha256)
+        decode = partial(images.decode, data, sample.path, max_pixels=None)
         if self.augmentation is None:
-            picture = resize(images.decode(data, sample.path, max_pixels=None), self.resolution)
-            whole = View(0, 0, sample.height, sample.width)
-            example = seen(sample, whole, F.pil_to_tensor(picture), masks=self.masks)
+            view, picture = View(0, 0, sample.height, sample.width), resize(decode(), self.resolution)
+            example = seen(sample, view, F.pil_to_tensor(picture), masks=self.masks)
         else:
 
             def stream(*name: str) -> torch.Generator:
                 return generator("augment", *name, self.seed, *draw)
 
-            decode = partial(images.decode, data, sample.path, max_pixels=None)
             example = augment(sample, decode, self.resolution, self.augmentation, stream, masks=self.masks)
         return Item(example.image.as_subclass(Tensor), example.target(), sample)
 
@@ -168,10 +165,8 @@ def seen(sample: Sample, view: View, image: Tensor, *, masks: bool) -> Example:
     corners[:, 2:] += corners[:, :2]
     corners = corners.clip(0, (sample.width, sample.height) * 2)
     boxes = tv_tensors.BoundingBoxes(boxes_in(view, corners, side), format="XYXY", canvas_size=(side, side))
-    filled = None
-    if masks:
-        shapes = [sample.segmentations[one] for one in kept]
-        filled = tv_tensors.Mask(masks_in(view, shapes, sample.height, sample.width, side))
+    shapes = [sample.segmentations[one] for one in kept]
+    filled = tv_tensors.Mask(masks_in(view, shapes, sample.height, sample.width, side)) if masks else None
     return Example(tv_tensors.Image(image), boxes, torch.from_numpy(sample.labels[kept]), filled).visible()
 
 

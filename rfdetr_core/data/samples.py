@@ -41,8 +41,7 @@ def read_samples(annotations: Path, manifest: Path) -> list[Sample]:
     Raises:
         UserError: a file is missing or malformed, or the two do not name the same images with the same sizes.
     """
-    content = files.read_json(annotations)
-    rows = read_manifest(manifest)
+    content, rows = files.read_json(annotations), read_manifest(manifest)
     digests = {row.path: row.sha256 for row in rows}
     instances: dict[int, list[dict[str, Any]]] = defaultdict(list)
     try:
@@ -57,9 +56,8 @@ def read_samples(annotations: Path, manifest: Path) -> list[Sample]:
         ordered = sorted(content["images"], key=lambda image: str(image["file_name"]))
         return [_sample(image, digests[image["file_name"]], instances[image["id"]]) for image in ordered]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{annotations} is not canonical COCO ({error!r}). Write it anew: dvc repro -f convert"
-        ) from error
+        told = f"{annotations} is not canonical COCO ({error!r}). Write it anew: dvc repro -f convert"
+        raise UserError(told) from error
 
 
 def _sample(image: dict[str, Any], sha256: str, instances: list[dict[str, Any]]) -> Sample:

@@ -6,7 +6,7 @@ After upstream's models/criterion.py; the terms are in terms.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,12 +28,11 @@ class Losses:
     terms: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
 class Criterion:
-    """Computes the losses of a batch, in float32 or better whatever the autocast."""
+    """Computes the losses of a batch, in float32 or better whatever the autocast. config: upstream's by default."""
 
-    def __init__(self, config: LossConfig | None = None) -> None:
-        """Keep the weights; upstream's where none are given."""
-        self.config = config or LossConfig()
+    config: LossConfig = field(default_factory=LossConfig)
 
     def __call__(
         self,
@@ -55,7 +54,10 @@ class Criterion:
         """
         device = output.logits.device
         with torch.autocast(device.type, enabled=False):
-            layers = {name: _precise(layer) for name, layer in _named_layers(output).items()}
+            # By the ending of their terms' names: the last layer, the layers before it and the proposals.
+            named = {"": output} | {f"_{number}": layer for number, layer in enumerate(output.auxiliary)}
+            named |= {} if output.proposals is None else {"_enc": output.proposals}
+            layers = {name: _precise(layer) for name, layer in named.items()}
             objects = Objects.of(targets, layers[""].logits.dtype)
             generator = None
             if output.masks is not None:
@@ -63,7 +65,11 @@ class Criterion:
                     raise ValueError("a segmentation loss needs a point_seed and the targets' masks")
                 generator = torch.Generator(device).manual_seed(point_seed)
             pairs = match(list(layers.values()), objects, groups, self.config, generator)
-            number = _number_of_objects(sum(objects.counts) * groups, device, shared)
+            number = torch.full((), float(sum(objects.counts) * groups), device=device)
+            if shared and torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(number)
+                number /= torch.distributed.get_world_size()
+            number.clamp_(min=1)
             chosen = self.config.weighted_terms(masks=generator is not None)
             terms: dict[str, Tensor] = {}
             weighted: list[Tensor] = []
@@ -80,12 +86,6 @@ class Criterion:
             return Losses(total, terms)
 
 
-def _named_layers(output: DetectorOutput) -> dict[str, DetectorOutput]:
-    """The last layer, the layers before it and the proposals, by the ending of their terms' names."""
-    layers = {"": output} | {f"_{number}": layer for number, layer in enumerate(output.auxiliary)}
-    return layers if output.proposals is None else layers | {"_enc": output.proposals}
-
-
 def _precise(layer: DetectorOutput) -> DetectorOutput:
     """One layer in float32, or in float64 if it is that already."""
     dtype = torch.promote_types(layer.logits.dtype, torch.float32)
@@ -100,12 +100,3 @@ def _precise(layer: DetectorOutput) -> DetectorOutput:
 def _tensors(layer: DetectorOutput) -> list[Tensor]:
     masks = vars(layer.masks).values() if isinstance(layer.masks, MaskFactors) else (layer.masks,)
     return [values for values in (layer.logits, layer.boxes, *masks) if values is not None]
-
-
-def _number_of_objects(own: int, device: torch.device, shared: bool) -> Tensor:
-    """The objects (times groups) of a batch, as a mean over the ranks if `shared`; at least 1."""
-    number = torch.full((), float(own), device=device)
-    if shared and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(number)
-        number /= torch.distributed.get_world_size()
-    return number.clamp(min=1)

@@ -112,16 +112,6 @@ def matched_logits(masks: Tensor | MaskFactors, images: Tensor, queries: Tensor,
     return torch.cat(dense) + masks.bias
 
 
-def sample_matched(
-    logits: Tensor, truth: Tensor, index: Tensor, ratio: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Logits and truth (N, P) of predicted masks (N, h, w) and the masks (M, H, W) that `index` (N,) names."""
-    height, width = logits.shape[-2:]
-    logits = logits[:, None]
-    points = uncertain_points(logits.detach(), max(height, height * width // ratio), generator)
-    return sample(logits, points)[:, 0], sample_truth(truth, index, points)
-
-
 def uncertain_points(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Points (N, count, 2): three quarters where logits (N, 1, h, w) are nearest zero, the rest anywhere."""
     candidates = random_points(len(logits), _OVERSAMPLING * count, logits.dtype, generator)

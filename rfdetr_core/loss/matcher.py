@@ -104,9 +104,13 @@ class Matched:
         assert self.layer.masks is not None
         assert self.objects.masks is not None
         assert self.generator is not None
-        logits = formulas.matched_logits(self.layer.masks, self.pairs.images, self.pairs.queries, self.pairs.counts)
-        ratio = self.config.mask_point_sample_ratio
-        return formulas.sample_matched(logits, self.objects.masks, self.pairs.objects, ratio, self.generator)
+        pairs = self.pairs
+        logits = formulas.matched_logits(self.layer.masks, pairs.images, pairs.queries, pairs.counts)[:, None]
+        height, width = logits.shape[-2:]
+        count = max(height, height * width // self.config.mask_point_sample_ratio)
+        points = formulas.uncertain_points(logits.detach(), count, self.generator)
+        truth = formulas.sample_truth(self.objects.masks, pairs.objects, points)
+        return formulas.sample(logits, points)[:, 0], truth
 
 
 @torch.no_grad()
@@ -154,10 +158,7 @@ def detection_cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor,
     logits = logits.transpose(1, 2)[image, labels]  # (B, T, Q)
     boxes, truth = boxes[:, None], truth[:, :, None]
     # In place and with each coordinate contiguous: large temporaries cost a CPU several times the arithmetic.
-    probability, softplus_of_logits = (
-        logits.sigmoid(),
-        softplus(logits),
-    )  # -log(1 - p); less the logit it is -log(p)
+    probability, softplus_of_logits = (logits.sigmoid(), softplus(logits))  # -log(1 - p); less the logit it is -log(p)
     positive = (1 - probability).square_().mul_(softplus_of_logits - logits).mul_(config.focal_alpha)
     negative = probability.square_().mul_(softplus_of_logits).mul_(1 - config.focal_alpha)
     cost = positive.sub_(negative).mul_(config.set_cost_class)
@@ -174,8 +175,7 @@ def replace_invalid(cost: NDArray[np.float32]) -> NDArray[np.float32]:
     time, so that it does not reach into other images.
     """
     valid = np.isfinite(cost)
-    limit = float(np.finfo(np.float32).max)
-    highest = limit
+    highest = limit = float(np.finfo(np.float32).max)
     if valid.any():
         highest = min(float(cost[valid].max()) + float(np.abs(cost[valid]).max()) + 1, limit)
     return np.where(valid, cost, np.float32(highest))

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 def observers(runtime: RuntimeConfig, record: Mapping[str, Any], folder: Path) -> list[Callback]:
     """The callbacks that the `runtime` section asks for; `record` is what the training says of its origin."""
     from rfdetr_core.observers.console import console
-    from rfdetr_core.observers.loggers import LOGGERS, RunFacts
-    from rfdetr_core.observers.mlflow import MlflowRun
+    from rfdetr_core.observers.loggers import LOGGERS, MlflowRun, RunFacts
 
     found: list[Callback] = [console(runtime.progress_bar, folder), RunFacts(record, folder)]
     if runtime.mlflow:

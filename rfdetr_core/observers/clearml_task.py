@@ -22,9 +22,7 @@ def main() -> None:
         # Its setting sdk.development.report_use_subprocess, which no variable sets: forking with threads can hang it.
         setattr(Task, "_report_subprocess_enabled", False)  # noqa: B010 - typed as what reads the setting
         task: Any = Task.init(
-            project_name=told["project"],
-            task_name=told["name"],
-            tags=[told["fingerprint"]],
+            **told["task"],
             reuse_last_task_id=False,
             auto_connect_arg_parser=False,
             auto_connect_frameworks=False,

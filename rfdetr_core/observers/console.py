@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from rfdetr_core.base import files
 from rfdetr_core.observers.history import best_scores
 from rfdetr_core.training.module import RFDETRModelModule
 
@@ -27,7 +28,6 @@ class Lines(Checkpoint):
     """Prints a line after each epoch. A Checkpoint, since Lightning calls those last, with all values there."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is known yet of the training whose files go to a folder."""
         self.folder = folder
         self.begun = self.started = self.trained = time.monotonic()
         self.epochs = self.images = 0
@@ -62,7 +62,7 @@ class Lines(Checkpoint):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print both best scores."""
         if trainer.is_global_zero:
-            print(best_scores(self.folder), flush=True)
+            print(best_scores(files.read_json(self.folder / "scores.json")), flush=True)
 
     def _speed(self) -> float:
         return self.images / max(self.trained - self.started, 1e-9)
@@ -72,11 +72,9 @@ class ProgressBar(Lines):
     """Shows a bar until the line is there."""
 
     def __init__(self, folder: Path, kind: Literal["tqdm", "rich"]) -> None:
-        """The bar is made when the number of batches is known."""
         super().__init__(folder)
-        self.kind = kind
+        self.kind, self.shown = kind, 0.0
         self.bar: Any = None
-        self.shown = 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

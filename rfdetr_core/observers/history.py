@@ -9,6 +9,8 @@ from typing import Any
 
 from rfdetr_core.base import files
 
+_TRACKS = {"regular": "regular", "ema": "EMA"}
+
 
 def read_history(path: Path) -> dict[int, dict[str, float]]:
     """The values of each epoch; without those that are not finite. No file: no epoch."""
@@ -32,14 +34,6 @@ def main_repository() -> Path:
     return copies[0].parents[2] if copies else here
 
 
-_TRACKS = {"regular": "regular", "ema": "EMA"}
-
-
-def best_scores(folder: Path) -> str:
-    """Both tracks' best scores, from scores.json."""
-    return _scores(files.read_json(folder / "scores.json"))
-
-
 def run_files(folder: Path) -> str:
     """The checkpoints of a run folder that are there, a line each, with what they are for; then both scores."""
     selection = files.read_json(folder / "selection.json")
@@ -49,14 +43,14 @@ def run_files(folder: Path) -> str:
     kept = sorted(folder.glob("checkpoint_[0-9]*.pth"), key=lambda path: int(path.stem.rpartition("_")[2]))
     told |= {path.name: f"the state after epoch {path.stem.rpartition('_')[2]}" for path in kept}
     there = [f"{folder / name}  {what}" for name, what in told.items() if (folder / name).exists()]
-    return "\n".join([*there, _scores(selection)])
+    return "\n".join([*there, best_scores(selection)])
 
 
-def _scores(content: dict[str, Any]) -> str:
-    tracks = {name: content[track] for track, name in _TRACKS.items() if track in content}
-    told = [f"{name} {_number(best['score'])} (epoch {best['epoch']})" for name, best in tracks.items()]
+def best_scores(content: dict[str, Any]) -> str:
+    """Both tracks' best scores, from the content of scores.json or selection.json."""
+    told = []
+    for track, name in _TRACKS.items():
+        if (best := content.get(track)) is not None:
+            score = "none" if best["score"] is None else f"{best['score']:.3f}"
+            told.append(f"{name} {score} (epoch {best['epoch']})")
     return f"best {content['key']}: {', '.join(told)}; epochs count from 0, as in history.csv"
-
-
-def _number(score: float | None) -> str:
-    return "none" if score is None else f"{score:.3f}"

@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases, ClearML, and the facts of a run in its folder."""
+"""TensorBoard, Weights & Biases, ClearML, MLflow, and the facts of a run in its folder."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from pytorch_lightning.callbacks import Checkpoint
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import RUN_FILE, flattened
+from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
-from rfdetr_core.observers.runs import origin
+from rfdetr_core.observers.runs import connect, fault, open_run, origin
 from rfdetr_core.training.config import RuntimeConfig
+from rfdetr_core.training.interruption import Stopped
 
 _PATIENCE = 60.0  # seconds that sending the rest may take when the training has ended
+_MLFLOW_PATIENCE = 5  # seconds
 
 
 class EpochLogger(Checkpoint):
@@ -40,7 +43,6 @@ class EpochLogger(Checkpoint):
     key = ""
 
     def __init__(self, runtime: RuntimeConfig, record: Mapping[str, Any], folder: Path) -> None:
-        """Take the names, what the training says of itself, and the run folder."""
         self.project, self.record, self.folder = runtime.project, record, folder
         self.identity = fingerprint(record)[:32]
         self.name = runtime.run or self.identity[:8]
@@ -65,19 +67,14 @@ class EpochLogger(Checkpoint):
         raise NotImplementedError
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the run.
-
-        Raises:
-            UserError: the service refuses, or is not set up.
-        """
+        """Open the run. UserError: the service refuses, or is not set up."""
         if trainer.is_global_zero:
             try:
                 self.to = self.open()
             except Exception as error:
                 reason = " ".join(str(error).split())[:300]
-                raise UserError(
-                    f"runtime.{self.key}: {reason}. Set it up, or set runtime.{self.key}: false."
-                ) from error
+                option = f"runtime.{self.key}"
+                raise UserError(f"{option}: {reason}. Set it up, or set {option}: false.") from error
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send what is new."""
@@ -177,16 +174,15 @@ class ClearML(EpochLogger):
 
     def open(self) -> Any:
         """Start the process, and wait until its task is there."""
-        command = [sys.executable, "-P", str(Path(__file__).with_name("clearml_task.py"))]
-        pipe = subprocess.PIPE
+        command, pipe = [sys.executable, "-P", str(Path(__file__).with_name("clearml_task.py"))], subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
         assert process.stdin is not None
         assert process.stdout is not None
-        names = {"project": self.project, "name": self.name, "fingerprint": self.identity}
-        params = {key: str(value) for key, value in flattened(self.record).items()}
+        task = {"project_name": self.project, "task_name": self.name, "tags": [self.identity]}
+        told = {"task": task, "params": {key: str(value) for key, value in flattened(self.record).items()}}
         impatience = threading.Timer(2 * _PATIENCE, process.kill)
         impatience.start()
-        print(json.dumps(names | {"params": params}), file=process.stdin, flush=True)
+        print(json.dumps(told), file=process.stdin, flush=True)
         answer = process.stdout.readline().strip()
         impatience.cancel()
         if answer != "ready":
@@ -213,13 +209,67 @@ class ClearML(EpochLogger):
 LOGGERS = (TensorBoard, WeightsAndBiases, ClearML)
 
 
+class MlflowRun(Checkpoint):
+    """Brings the MLflow run of the training's fingerprint up to history.csv after each epoch. project: the experiment.
+
+    What could not be sent is in history.csv, and is sent after the next epoch, by the process that goes on with the
+    training, or by `publish`. A Checkpoint, since Lightning calls those last: RunFiles has written the file then.
+    """
+
+    def __init__(self, project: str, name: str | None, record: Mapping[str, Any], folder: Path) -> None:
+        self.project, self.name, self.record, self.folder = project, name, record, folder
+        self.client: Any = None
+        self.described = False
+        self.reported: set[str] = set()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find or open the run."""
+        self._send(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send the epoch, and what could not be sent before."""
+        self._send(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach history and scores, close the run."""
+        self._send(trainer, "FINISHED")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the run as killed or failed."""
+        self._send(trainer, "KILLED" if isinstance(exception, Stopped) else "FAILED")
+
+    def _send(self, trainer: Trainer, status: str | None = None) -> None:
+        if not trainer.is_global_zero:
+            return
+        try:
+            self.client = self.client or connect(_MLFLOW_PATIENCE)
+            rows = read_history(self.folder / "history.csv")
+            run = open_run(self.client, self.project, self.name, self.record, rows)
+            if not self.described:
+                data, inputs = getattr(trainer, "datamodule", None), self.record["inputs"]
+                name = data.train_set.root.name if isinstance(data, RFDETRDataModule) else "dataset"
+                digests = {f"{name}/{split}": inputs.get(f"manifest/{split}.json") for split in ("train", "valid")}
+                run.describe(self.record, {name: digest for name, digest in digests.items() if digest}, origin())
+                run.resume()
+                self.described = True
+            run.log_epochs(rows)
+            for name in ("history.csv", "scores.json") if status == "FINISHED" else ():
+                run.log_file(self.folder / name)
+            if status is not None:
+                run.end(status)
+        except Exception as error:  # noqa: BLE001 - nothing that MLflow does may stop a training
+            what, reason = fault(error)
+            if what not in self.reported:
+                told = f"{what}; training goes on and tries again after each epoch. What is missing then"
+                warnings.warn(f"{told} is sent by `python -m rfdetr_core publish`. {reason}", stacklevel=2)
+            self.reported.add(what)
+
+
 class RunFacts(Checkpoint):
-    """Writes run.json at the end. A Checkpoint, since Lightning calls those last."""
+    """Writes run.json, with the record's fingerprint, at the end. A Checkpoint, since Lightning calls those last."""
 
     def __init__(self, record: Mapping[str, Any], folder: Path) -> None:
-        """Take what the training says of itself, by which the note is known as its own."""
-        self.record, self.folder = record, folder
-        self.started = time.time()
+        self.record, self.folder, self.started = record, folder, time.time()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the note."""

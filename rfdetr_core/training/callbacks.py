@@ -30,7 +30,6 @@ class WeightAverage:
     """
 
     def __init__(self, detector: nn.Module, decay: float, tau: float) -> None:
-        """Copy the detector."""
         self.decay, self.tau = decay, tau
         self.module = copy.deepcopy(detector).eval().requires_grad_(False)
 
@@ -47,24 +46,14 @@ class WeightAverage:
         for own, other in zip(self.module.buffers(), detector.buffers(), strict=True):
             own.copy_(other)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights by the detector's names."""
-        return self.module.state_dict()
-
-    def load_state_dict(self, weights: dict[str, Any]) -> None:
-        """Take weights that `state_dict` gave; a missing or strange name is an error."""
-        self.module.load_state_dict(weights)
-
 
 class WeightAveraging(Callback):
-    """Averages the weights after every optimiser step and has the average validated as the track "ema"."""
+    """Averages the weights every `interval` optimiser steps and has the average validated as the track "ema"."""
 
     average: WeightAverage
 
     def __init__(self, decay: float, tau: float, interval: int = 1) -> None:
-        """See `ema.WeightAverage`; `interval`: optimiser steps between two updates."""
-        self.decay, self.tau, self.interval = decay, tau, interval
-        self.steps = 0
+        self.decay, self.tau, self.interval, self.steps = decay, tau, interval, 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the detector before anything is restored or moved."""
@@ -78,24 +67,20 @@ class WeightAveraging(Callback):
         pl_module.tracks["ema"] = self.average.module.to(pl_module.device)
         self.steps = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Average if the batch ended in an optimiser step."""
         assert isinstance(pl_module, RFDETRModelModule)
-        if trainer.global_step == self.steps:
-            return
+        if trainer.global_step != self.steps and trainer.global_step % self.interval == 0:
+            self.average.update(pl_module.detector, trainer.global_step // self.interval)
         self.steps = trainer.global_step
-        if self.steps % self.interval == 0:
-            self.average.update(pl_module.detector, self.steps // self.interval)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average, for a resume."""
-        return self.average.state_dict()
+        """The averaged weights by the detector's names, for a resume."""
+        return self.average.module.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the average of a stopped run."""
-        self.average.load_state_dict(state_dict)
+        """Take the average of a stopped run; a missing or strange name is an error."""
+        self.average.module.load_state_dict(state_dict)
 
 
 class CocoScoring(Callback):
@@ -117,9 +102,8 @@ class CocoScoring(Callback):
         the detections' masks, where it is not the image's.
         """
         self.masks = annotations if mask_side is None else _at_side(annotations, mask_side)
-        self.annotations, self.max_dets, self.per_class = annotations, max_dets, per_class
+        self.annotations, self.interval, self.max_dets, self.per_class = annotations, interval, max_dets, per_class
         self.kinds: dict[str, Literal["bbox", "segm"]] = {"": "bbox", "segm_": "segm"} if segmentation else {"": "bbox"}
-        self.interval = interval
         self.found: dict[str, list[dict[str, Any]]] = {}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -130,9 +114,7 @@ class CocoScoring(Callback):
         """Forget the detections of the epoch before."""
         self.found = {}
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Keep a batch's results."""
         for track, results in outputs.items():
             self.found.setdefault(track, []).extend(results)
@@ -154,10 +136,12 @@ class CocoScoring(Callback):
 
 
 class TrainScoring(Callback):
-    """Scores the boxes that training finds, as train/mAP_50_95 and so on: augmented images, weights in motion."""
+    """Scores the boxes that training finds, as train/mAP_50_95 and so on: augmented images, weights in motion.
+
+    classes: their names. interval: epochs between evaluations. max_dets: detections of an image and class that count.
+    """
 
     def __init__(self, classes: Sequence[str], interval: int = 1, max_dets: int = 100) -> None:
-        """Take the names of the classes, the epochs between evaluations, and the detections that count."""
         self.categories = [{"id": index, "name": name} for index, name in enumerate(classes)]
         self.interval, self.max_dets = interval, max_dets
         self.found: list[dict[str, Any]] = []
@@ -199,10 +183,9 @@ class TrainScoring(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stops when the best score has not grown by `min_delta` over `patience` evaluations."""
+    """Stops when the better of both scores, or the EMA's, has not grown by `min_delta` in `patience` evaluations."""
 
     def __init__(self, key: str, patience: int, min_delta: float, use_ema: bool) -> None:
-        """Watch the better of both tracks, or the EMA alone."""
         self.keys = [PREFIX[track] + key for track in (("ema",) if use_ema else PREFIX)]
         self.patience, self.min_delta = patience, min_delta
         self.best, self.waited = -math.inf, 0
@@ -211,12 +194,11 @@ class EarlyStopping(Callback):
         """Look at the epoch's scores, if it has any."""
         assert isinstance(pl_module, RFDETRModelModule)
         scores = [pl_module.epoch_metrics[key] for key in self.keys if key in pl_module.epoch_metrics]
-        if not scores:
-            return
-        value = max((one for one in scores if math.isfinite(one)), default=-math.inf)
-        grown = value > self.best + self.min_delta
-        self.best, self.waited = (value, 0) if grown else (self.best, self.waited + 1)
-        trainer.should_stop = trainer.should_stop or self.waited >= self.patience
+        if scores:
+            value = max((one for one in scores if math.isfinite(one)), default=-math.inf)
+            grown = value > self.best + self.min_delta
+            self.best, self.waited = (value, 0) if grown else (self.best, self.waited + 1)
+            trainer.should_stop = trainer.should_stop or self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
         """For a resume."""

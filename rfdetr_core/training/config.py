@@ -18,15 +18,15 @@ from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.training.schedule import SCHEDULES
 
 # Each optimiser's class by its name. Muon, LBFGS and SparseAdam of torch cannot train every parameter of a detector.
-_OF_TORCH = (
-    *("Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW"),
-    *("ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
-)
+_OF_TORCH = ["Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW"]
+_OF_TORCH += ["ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"]
 OPTIMIZERS = {name.lower(): f"torch.optim.{name}" for name in _OF_TORCH}
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 _OF_THE_AVERAGE = ("ema_decay", "ema_tau", "ema_update_interval", "early_stopping_use_ema", "auto_batch_ema_headroom")
 _OF_MASKS = tuple(term.coefficient for term in TERMS if term.mask)
 _OF_MASKS += ("mask_point_sample_ratio", "eval_masks_head_resolution")
+_SCHEDULES = "".join(f"{name}: {schedule.meaning}; " for name, schedule in SCHEDULES.items())
+EXTRAS = ("tensorboard", "wandb", "clearml")  # keys of `runtime` that need a package: the extra of that name
 
 
 class TrainConfig(Config):
@@ -47,18 +47,12 @@ class TrainConfig(Config):
     eval_batch_size: int | None = Field(None, gt=0, description="images per validation batch; null: batch_size")
     lr: float = Field(1e-4, gt=0, description="learning rate of decoder, projector and heads")
     lr_encoder: float = Field(1.5e-4, ge=0, description="learning rate of the encoder, before its decay by depth")
-    lr_vit_layer_decay: float = Field(
-        0.8, gt=0, le=1, description="factor per encoder block, from the last to the first"
-    )
+    lr_vit_layer_decay: float = Field(0.8, gt=0, le=1, description="factor per encoder block, from last to first")
     lr_component_decay: float = Field(0.7, gt=0, le=1, description="factor of the decoder, squared that of the encoder")
     weight_decay: float = Field(1e-4, ge=0, description="of the optimiser")
     optimizer: str = Field("adamw", min_length=1, description=", ".join(OPTIMIZERS) + ", or package.module.Class")
     optimizer_kwargs: dict[str, JsonValue] = Field({}, description="further arguments of the optimiser, such as betas")
-    lr_scheduler: str = Field(
-        "step",
-        min_length=1,
-        description="".join(f"{name}: {one.meaning}; " for name, one in SCHEDULES.items()) + "or package.module.Class",
-    )
+    lr_scheduler: str = Field("step", min_length=1, description=_SCHEDULES + "or package.module.Class")
     lr_scheduler_kwargs: dict[str, JsonValue] = Field(
         {},
         description="; ".join(
@@ -73,14 +67,10 @@ class TrainConfig(Config):
     lr_scheduler_monitor: str = Field("val/loss", description="the value of an epoch that ReduceLROnPlateau watches")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear growth from 0")
     clip_max_norm: float = Field(0.1, ge=0, description="largest norm of the gradient; 0: no clipping")
-    drop_path: float = Field(
-        0.0, ge=0, lt=1, description="stochastic depth of the encoder's last block, 0 at its first"
-    )
+    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last encoder block, 0 at the first")
     use_ema: bool = Field(True, description="average the weights; if not, both best files hold the regular weights")
     ema_decay: float = Field(0.993, ge=0, lt=1, description="of the moving average of the weights")
-    ema_tau: float = Field(
-        100.0, ge=0, description="optimiser steps until the average's decay is near ema_decay; 0: at once"
-    )
+    ema_tau: float = Field(100.0, ge=0, description="optimiser steps until the decay nears ema_decay; 0: at once")
     ema_update_interval: int = Field(1, gt=0, description="optimiser steps between two updates of the average")
     # A field for each loss term. In a class body, locals() is the namespace that the class is made of; written there,
     # the fields keep their place among the others, and so the order of keys in checkpoints.
@@ -95,9 +85,7 @@ class TrainConfig(Config):
     )
     expanded_scales: bool = Field(True, description="a wider range of those sizes")
     scale_jitter: bool = Field(True, description="crop half of the training images before they are resized")
-    augmentation: AugmentConfig = Field(
-        default_factory=lambda: AugmentConfig(), description="changes of training images"
-    )
+    augmentation: AugmentConfig = Field(default_factory=AugmentConfig, description="changes of training images")
     class_names: list[str] | None = Field(
         None, description="the classes in order, checked against the dataset's; null: the dataset's"
     )
@@ -129,8 +117,7 @@ class TrainConfig(Config):
     early_stopping_use_ema: bool = Field(False, description="watch the EMA weights alone, not the better of both")
     seed: int = Field(0, ge=0, description="of everything random")
     amp_dtype: Literal["auto", "bf16", "fp16"] | None = Field(
-        "auto",
-        description="mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; null: all in fp32",
+        "auto", description="mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; null: all in fp32"
     )
     deterministic: bool = Field(True, description="only algorithms that give equal bits again")
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="kind of device")
@@ -191,9 +178,7 @@ class TrainConfig(Config):
         if not self.use_ema:
             self._without("use_ema is false", _OF_THE_AVERAGE)
         elif self.strategy.startswith(("fsdp", "deepspeed")):
-            raise ValueError(
-                f"strategy {self.strategy} cuts the weights up, and an average needs whole ones: add use_ema: false."
-            )
+            raise ValueError(f"strategy {self.strategy} cuts up the weights that an average needs: add use_ema: false.")
         return self
 
     def _check_schedule(self) -> None:
@@ -217,20 +202,14 @@ class TrainConfig(Config):
             raise ValueError(f"lr_scheduler_monitor {self.lr_scheduler_monitor} needs compute_val_loss auto or true.")
 
     def _without(self, reason: str, names: tuple[str, ...]) -> None:
-        changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
-        if changed:
+        if changed := [name for name in names if getattr(self, name) != type(self).model_fields[name].default]:
             raise ValueError(f"{', '.join(changed)} has no effect: {reason}.")
 
     @property
     def validation_loss(self) -> bool:
         """Whether losses are computed on valid."""
-        if self.compute_val_loss == "auto":
-            return self.lr_scheduler == PLATEAU and self.lr_scheduler_monitor.endswith("loss")
-        return self.compute_val_loss
-
-
-# Keys of `runtime` that need a package: the extra of that name.
-EXTRAS = ("tensorboard", "wandb", "clearml")
+        watched = self.lr_scheduler == PLATEAU and self.lr_scheduler_monitor.endswith("loss")
+        return watched if self.compute_val_loss == "auto" else self.compute_val_loss
 
 
 class RuntimeConfig(Config):
@@ -259,13 +238,9 @@ class RuntimeConfig(Config):
         return {True: "tqdm", False: None}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
-    def _workers(self) -> Self:
+    def _consistent(self) -> Self:
         if self.num_workers == 0 and (self.persistent_workers or self.prefetch_factor):
             raise ValueError("persistent_workers and prefetch_factor need num_workers above 0.")
-        return self
-
-    @model_validator(mode="after")
-    def _installed(self) -> Self:
         for name in EXTRAS:
             if getattr(self, name) and not list(metadata.distributions(name=name)):
                 raise ValueError(f"{name} is not installed. Run: pip install '.[{name}]', or set {name}: false.")
@@ -273,15 +248,9 @@ class RuntimeConfig(Config):
 
 
 def check_together(model: ModelConfig, train: TrainConfig) -> None:
-    """Find what the `model` and `train` sections say against each other.
-
-    Raises:
-        UserError: a contradiction, or an option without effect.
-    """
+    """Raise UserError if the `model` and `train` sections contradict each other, or an option has no effect."""
     if model.num_channels != 3:
-        raise UserError(
-            f"model.num_channels is {model.num_channels}, but images are read as RGB: it must be 3 to train."
-        )
+        raise UserError(f"model.num_channels is {model.num_channels}, but images are RGB: it must be 3 to train.")
     if train.resume is not None and model.pretrain_weights is not None:
         raise UserError(
             "train.resume and model.pretrain_weights are both given, but a training that goes on has its weights. "

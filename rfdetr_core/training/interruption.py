@@ -35,7 +35,6 @@ class StopSignals(Callback):
     """
 
     def __init__(self) -> None:
-        """Nothing is asked yet."""
         self.asked: signal.Signals | None = None
         self.training = False
         self.trainer: Trainer | None = None
@@ -76,9 +75,7 @@ class StopSignals(Callback):
         if asked:
             raise Stopped
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Stop this rank, whose share may differ from the others'; they end when they miss it."""
         if self.asked is not None:
             raise Stopped
@@ -90,7 +87,7 @@ class StopSignals(Callback):
     @property
     def told(self) -> UserError:
         """That a signal, which another rank may have received, ended this training."""
-        return UserError(_stopped(self.asked.name if self.asked else "a signal"))
+        return UserError(f"stopped by {self.asked.name if self.asked else 'a signal'}. {_AGAIN}")
 
     def _install(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -108,7 +105,7 @@ class StopSignals(Callback):
                     launcher = self.trainer.strategy.launcher if self.trainer else None
                     if launcher is not None:
                         launcher.kill(signal.SIGKILL)
-                    os.write(2, f"error: {_stopped(signal.Signals(number[0]).name)}\n".encode())
+                    os.write(2, f"error: stopped by {signal.Signals(number[0]).name}. {_AGAIN}\n".encode())
                     os._exit(1)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -126,13 +123,8 @@ def explained(error: Exception, signals: StopSignals) -> UserError | None:
     # torch raises the death of a worker wherever it is, as in a file's writer, which then fails in its own words.
     for one in causes(error):
         if "DataLoader worker (pid" in str(one):
-            return UserError(
-                f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers. {_AGAIN}"
-            )
+            told = f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers."
+            return UserError(f"{told} {_AGAIN}")
         if "gloo" in str(one) or isinstance(one, torch.distributed.DistError):
             return UserError(f"another process of this training ended, see its own message ({one}). {_AGAIN}")
     return None
-
-
-def _stopped(by: str) -> str:
-    return f"stopped by {by}. {_AGAIN}"

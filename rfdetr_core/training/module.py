@@ -31,10 +31,11 @@ PREFIX = {"regular": "val/", "ema": "val/ema_"}
 
 
 class RFDETRModelModule(LightningModule):
-    """Trains a detector. `tracks` are the networks that validation runs: "regular", and "ema" once averaging is on.
+    """Trains a detector: that of `build_detector`, or one with its interface.
 
-    `sizes` are the sides of the input to draw from in training; none: as it comes. `epoch_metrics` holds the epoch's
-    values under the names of history.csv, `loss` the last step's.
+    `tracks` are the networks that validation runs: "regular", and "ema" once averaging is on. `sizes` are the sides of
+    the input to draw from in training; none: as it comes. `epoch_metrics` holds the epoch's values under the names of
+    history.csv, `loss` the last step's.
     """
 
     loss: Tensor
@@ -42,22 +43,16 @@ class RFDETRModelModule(LightningModule):
     def __init__(
         self, detector: nn.Module, architecture: Architecture, config: TrainConfig, sizes: Sequence[int] = ()
     ) -> None:
-        """Keep the detector (our `build_detector`, or a wrapper with its interface) and the numbers of training."""
         super().__init__()
-        self.detector = detector
-        self.architecture = architecture
-        self.config = config
-        self.sizes = list(sizes)
+        self.detector, self.architecture, self.config, self.sizes = detector, architecture, config, list(sizes)
         self.criterion = Criterion(LossConfig.of(vars(config)))
         self.tracks: dict[str, nn.Module] = {"regular": detector}
         self.epoch_metrics: dict[str, float] = {}
         self._sums: Tensor | None = None
-        self._names: list[str] = []
-        self._steps = 0
-        self._fused = False
-        self._watch = Watch()
         self._objects: Tensor | None = None
+        self._names: tuple[str, ...] = ()
         self._validation: dict[str, Tensor] = {}
+        self._steps, self._fused, self._watch = 0, False, Watch()
 
     def configure_optimizers(self) -> Any:
         """The optimiser with upstream's groups, and its schedule."""
@@ -77,26 +72,34 @@ class RFDETRModelModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Make this epoch's dropout and drop path a function of (seed, epoch, rank), whatever ran before."""
         torch.manual_seed(mixed_seed("epoch", self.config.seed, self.current_epoch, self.global_rank))
-        self._sums, self._steps, self.epoch_metrics = None, 0, {}
-        self._watch = Watch()
+        self._sums, self._steps, self._watch, self.epoch_metrics = None, 0, Watch(), {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Any]:
         """The loss of a batch, at the size drawn for this optimiser step; `compute_train_metrics` adds the output."""
-        batch = self._resized(batch)
+        config, epoch, groups = self.config, self.current_epoch, self.architecture.groups
+        if (mode := config.multi_scale) != "off" and self.sizes:
+            batch = at_drawn_size(batch, self.sizes, mode, config.seed, epoch=epoch, step=self.global_step)
         output = self.detector(batch.images, batch.padding)
-        groups = self.architecture.groups
-        seed = mixed_seed("points", self.config.seed, self.current_epoch, batch_idx, self.global_rank)
+        seed = mixed_seed("points", config.seed, epoch, batch_idx, self.global_rank)
         losses = self.criterion(output, batch.targets, groups=groups, point_seed=seed)
-        self._record(losses, batch, seed, batch_idx)
+        values = torch.stack([losses.total, *losses.terms.values()]).detach()
+        self.loss, self._names, self._steps = values[0], ("loss", *losses.terms), self._steps + 1
+        self._sums = values if self._sums is None else self._sums + values
+        self._watch.see(values, Step(batch, seed, self._names, values, batch_idx))
+        if not self._fused:
+            self._stop_at(self._watch.first(last=True))
         loss = self._accumulated(losses, batch)
-        return {"loss": loss, "output": self._first_group(output)} if self.config.compute_train_metrics else loss
+        if not config.compute_train_metrics:
+            return loss
+        first_group = slice(self.architecture.queries)
+        found = DetectorOutput(output.logits[:, first_group].detach(), output.boxes[:, first_group].detach())
+        return {"loss": loss, "output": found}
 
     def _accumulated(self, losses: Losses, batch: Batch) -> Tensor:
-        groups = self.architecture.groups
         if self.trainer.accumulate_grad_batches == 1:
             return losses.total
         # Sums are accumulated and divided once by the objects of all batches, as if they had been one batch.
-        number = float(sum(len(target.labels) for target in batch.targets) * groups)
+        number = float(sum(len(target.labels) for target in batch.targets) * self.architecture.groups)
         objects = self.trainer.strategy.reduce(torch.full((), number, device=self.device), reduce_op="mean")
         self._objects = objects if self._objects is None else self._objects + objects
         return losses.total * objects.clamp(min=1)
@@ -115,10 +118,10 @@ class RFDETRModelModule(LightningModule):
         """Clip by norm. Lightning itself refuses this for a fused optimiser, which is safe where nothing is scaled."""
         if not self._fused:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:
-            self._watch.also(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
-        if self._fused:
-            cast(Any, optimizer).found_inf = self._watch.bad  # with which AdamW leaves the weights as they are
+            return
+        if gradient_clip_val:
+            self._watch.see(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+        cast(Any, optimizer).found_inf = self._watch.bad  # with which AdamW leaves the weights as they are
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop at a step that is not finite, before anything of it is scored or saved."""
@@ -136,24 +139,21 @@ class RFDETRModelModule(LightningModule):
             return found
         side = self.architecture.resolution // self.architecture.mask_downsample_ratio
         mask_size = (side, side) if self.config.eval_masks_head_resolution else None
+        # A loss is weighted by what it was divided by, so that the mean hardly depends on how batches are cut.
+        objects = max(1, sum(len(target.labels) for target in batch.targets))
+        seed = mixed_seed("valid points", self.config.seed, batch_idx, self.global_rank)
         for track, network in self.tracks.items():
             output = network(batch.images, batch.padding)
             if self.config.validation_loss:
-                self._add_loss(track, output, batch, batch_idx)
+                loss = self.criterion(output, batch.targets, groups=1, point_seed=seed, shared=False).total
+                entry = torch.stack([loss * objects, loss.new_tensor(objects)])
+                self._validation[track] = self._validation.get(track, torch.zeros_like(entry)) + entry
             found[track] = []
             for index, sample in enumerate(batch.samples):  # one by one: masks of an image's size are large
                 size = (sample.height, sample.width)
                 one = detections(output, index, size, self.architecture.queries, mask_size=mask_size)
                 found[track] += coco_results(sample.image_id, one)
         return found
-
-    def _add_loss(self, track: str, output: DetectorOutput, batch: Batch, batch_idx: int) -> None:
-        seed = mixed_seed("valid points", self.config.seed, batch_idx, self.global_rank)
-        loss = self.criterion(output, batch.targets, groups=1, point_seed=seed, shared=False).total
-        # Weighted by what each batch was divided by, so that the mean hardly depends on how batches are cut.
-        objects = max(1, sum(len(target.labels) for target in batch.targets))
-        entry = torch.stack([loss * objects, loss.new_tensor(objects)])
-        self._validation[track] = self._validation.get(track, torch.zeros_like(entry)) + entry
 
     def on_validation_epoch_end(self) -> None:
         """Give the mean losses per object on valid, of all ranks."""
@@ -174,50 +174,27 @@ class RFDETRModelModule(LightningModule):
             named = dict(zip(self._names, means, strict=True))
             named = _compact(named) if self.config.compact_train_metrics else named
             self.record({f"train/{name}": value for name, value in named.items()})
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
-        self.record({"train/lr": max(group["lr"] for group in optimizer.param_groups)})
+        self.record({"train/lr": max(group["lr"] for group in self.trainer.optimizers[0].param_groups)})
         monitor, validated = self.config.lr_scheduler_monitor, any(key.startswith("val/") for key in self.epoch_metrics)
         if self.config.lr_scheduler == PLATEAU and validated and monitor not in self.epoch_metrics:
-            raise UserError(
-                f"train.lr_scheduler_monitor {monitor} is no value of an epoch. There are: "
-                f"{', '.join(sorted(self.epoch_metrics))}."
-            )
-
-    def _resized(self, batch: Batch) -> Batch:
-        mode, seed = self.config.multi_scale, self.config.seed
-        if mode == "off" or not self.sizes:
-            return batch
-        return at_drawn_size(batch, self.sizes, mode, seed, epoch=self.current_epoch, step=self.global_step)
-
-    def _first_group(self, output: DetectorOutput) -> DetectorOutput:
-        queries = self.architecture.queries
-        return DetectorOutput(output.logits[:, :queries].detach(), output.boxes[:, :queries].detach())
-
-    def _record(self, losses: Losses, batch: Batch, point_seed: int, batch_idx: int) -> None:
-        self._names = ["loss", *losses.terms]
-        values = torch.stack([losses.total, *losses.terms.values()]).detach()
-        self.loss, self._steps = values[0], self._steps + 1
-        self._sums = values if self._sums is None else self._sums + values
-        self._watch.see(Step(batch, point_seed, tuple(self._names), values, batch_idx))
-        if not self._fused:
-            self._stop_at(self._watch.first(last=True))
+            names = ", ".join(sorted(self.epoch_metrics))
+            raise UserError(f"train.lr_scheduler_monitor {monitor} is no value of an epoch. There are: {names}.")
 
     def _stop_at(self, step: Step | None) -> None:
         if step is None:
             return
-        terms, config = step.terms(), self.config
+        terms, config, epoch = step.terms(), self.config, self.current_epoch
         lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
         what = "gradient" if all(map(math.isfinite, terms.values())) else "loss"
         message = (
-            f"the {what} of step {step.number} in epoch {self.current_epoch} is not finite: "
+            f"the {what} of step {step.number} in epoch {epoch} is not finite: "
             f"{', '.join(f'{name} {value:g}' for name, value in terms.items())}; learning rate {lr:g}. "
             f"Images of the batch: {', '.join(sample.path for sample in step.batch.samples)}. "
             f"Lower train.lr (now {config.lr:g}), or train with amp_dtype null (now {config.amp_dtype})."
         )
-        about = {"epoch": self.current_epoch, "step": step.number, "lr": lr, "amp": str(self.trainer.precision)}
-        args = config.model_dump(mode="json")
-        raise NonFiniteError(message, kept(step, self.architecture, self.detector.state_dict(), args, **about))
+        about = {"epoch": epoch, "step": step.number, "lr": lr, "amp": str(self.trainer.precision)}
+        weights, args = self.detector.state_dict(), config.model_dump(mode="json")
+        raise NonFiniteError(message, kept(step, self.architecture, weights, args) | about)
 
 
 def _compact(terms: Mapping[str, float]) -> dict[str, float]:

@@ -48,7 +48,6 @@ class NonFiniteError(UserError):
     """A step that is not finite. `saved` writes what is needed to compute it again."""
 
     def __init__(self, message: str, content: dict[str, Any]) -> None:
-        """Take the message and the content of the file."""
         super().__init__(message)
         self.content = content
 
@@ -67,18 +66,13 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        """Nothing was seen."""
         self.bad: Tensor | None = None
         self._step: Step | None = None
         self._waiting: deque[tuple[Step, Tensor, torch.cuda.Event | None]] = deque()
 
-    def see(self, step: Step) -> None:
-        """Take a step's values."""
-        self._step = step
-        self.also(step.values)
-
-    def also(self, values: Tensor) -> None:
-        """Take more values of the step, such as the norm of its gradient."""
+    def see(self, values: Tensor, step: Step | None = None) -> None:
+        """Take the values of a step or, without it, more values of the last one, such as the norm of its gradient."""
+        self._step = step or self._step
         bad = (~values.isfinite().all()).float()
         self.bad = bad if self.bad is None else torch.maximum(self.bad, bad)
 
@@ -101,28 +95,22 @@ class Watch:
         return None
 
 
-def kept(
-    step: Step, architecture: Architecture, weights: Mapping[str, Tensor], args: Mapping[str, Any], /, **more: Any
-) -> dict[str, Any]:
-    """What computes a step again, as plain values: a model file with the keys batch, losses and `more`."""
+def kept(step: Step, architecture: Architecture, weights: Mapping[str, Tensor], args: Any) -> dict[str, Any]:
+    """What computes a step again, as plain values: a model file with the keys batch and losses. args: of training."""
     batch = step.batch.to("cpu")
-    content = file_content(make_checkpoint(architecture, weights, class_names=[], args=args))
-    content["batch"] = {
+    content = {
         "images": batch.images,
         "padding": batch.padding,
         "targets": [vars(target) for target in batch.targets],
         "paths": [sample.path for sample in batch.samples],
         "point_seed": step.point_seed,
     }
-    return content | {"losses": step.terms()} | more
+    model = file_content(make_checkpoint(architecture, weights, class_names=[], args=args))
+    return model | {"batch": content, "losses": step.terms()}
 
 
 def replay(path: Path) -> dict[str, float]:
-    """The loss terms of a kept batch, in fp32 on the CPU; with drop_path, of another draw.
-
-    Raises:
-        UserError: no such file.
-    """
+    """The loss terms of a kept batch, in fp32 on the CPU; with drop_path, of another draw. UserError: no such file."""
     checkpoint, batch = read_checkpoint(path), read_plain(path)["batch"]
     architecture = architecture_of(checkpoint)
     detector = build_detector(architecture, drop_path=checkpoint.args["drop_path"]).train()

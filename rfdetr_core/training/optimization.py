@@ -13,6 +13,8 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.training.config import OPTIMIZERS, TrainConfig
 from rfdetr_core.training.schedule import learning_rate_factor
 
+_EMBEDDINGS = ("encoder.cls_token", "encoder.mask_token", "encoder.position_embeddings", "encoder.patch_projection")
+
 
 def make(option: str, name: str, base: type | tuple[type, ...], *arguments: Any, **keywords: Any) -> Any:
     """An instance of the class package.module.Class that an option names.
@@ -31,9 +33,6 @@ def make(option: str, name: str, base: type | tuple[type, ...], *arguments: Any,
         return found(*arguments, **keywords)
     except (TypeError, ValueError) as error:
         raise UserError(f"{option} {name} does not take {option}_kwargs {keywords}: {error}.") from error
-
-
-_EMBEDDINGS = ("encoder.cls_token", "encoder.mask_token", "encoder.position_embeddings", "encoder.patch_projection")
 
 
 def build_optimizer(detector: nn.Module, config: TrainConfig, *, fused: bool = False) -> Optimizer:
@@ -66,21 +65,15 @@ def parameter_groups(detector: nn.Module, config: TrainConfig) -> list[dict[str,
             continue
         rate, decay = config.lr, config.weight_decay
         if name.startswith("encoder."):
-            depth = levels - _encoder_level(name, levels)
-            rate = config.lr_encoder * config.lr_vit_layer_decay**depth * config.lr_component_decay**2
-            decay = 0.0 if name.startswith(_EMBEDDINGS) or "norm" in name or name.endswith("bias") else decay
+            embedding, part = name.startswith(_EMBEDDINGS), name.split(".")
+            # Embeddings are at level 0, block i at i + 1, the final norm at the last.
+            level = int(part[2]) + 1 if part[1] == "blocks" else (0 if embedding else levels)
+            rate = config.lr_encoder * config.lr_vit_layer_decay ** (levels - level) * config.lr_component_decay**2
+            decay = 0.0 if embedding or "norm" in name or name.endswith("bias") else decay
         elif name.startswith("decoder."):
             rate = config.lr * config.lr_component_decay
         groups.setdefault((rate, decay), []).append((name, parameter))
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
-
-
-def _encoder_level(name: str, last: int) -> int:
-    """0 for the embeddings, i + 1 for block i, `last` for the final norm."""
-    if name.startswith(_EMBEDDINGS):
-        return 0
-    part = name.split(".")
-    return int(part[2]) + 1 if part[1] == "blocks" else last
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> dict[str, Any]:
@@ -90,28 +83,16 @@ def build_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: i
         UserError: a class that does not exist or does not take lr_scheduler_kwargs.
     """
     if "." not in config.lr_scheduler:
-        numbers: dict[str, Any] = config.lr_scheduler_kwargs
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(
-                step,
-                kind=config.lr_scheduler,
-                steps_per_epoch=steps_per_epoch,
-                epochs=config.epochs,
-                warmup_epochs=config.warmup_epochs,
-                **numbers,
-            )
-
-        return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        numbers = {"epochs": config.epochs, "warmup_epochs": config.warmup_epochs, **config.lr_scheduler_kwargs}
+        fixed: dict[str, Any] = {"kind": config.lr_scheduler, "steps_per_epoch": steps_per_epoch, **numbers}
+        return {"scheduler": LambdaLR(optimizer, lambda step: learning_rate_factor(step, **fixed)), "interval": "step"}
     kinds, kwargs = (LRScheduler, ReduceLROnPlateau), config.lr_scheduler_kwargs
     scheduler = make("train.lr_scheduler", config.lr_scheduler, kinds, optimizer, **kwargs)
     if isinstance(scheduler, ReduceLROnPlateau):
         # Not strict: between evaluations there is no new value. The module checks that there ever is one.
-        return {
-            "scheduler": scheduler, "interval": "epoch", "monitor": config.lr_scheduler_monitor, "strict": False
-        }  # fmt: skip
-    warmup = int(steps_per_epoch * config.warmup_epochs)
-    if warmup:
+        watched = {"monitor": config.lr_scheduler_monitor, "strict": False}
+        return {"scheduler": scheduler, "interval": "epoch", **watched}
+    if warmup := int(steps_per_epoch * config.warmup_epochs):
         growing = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup)
         scheduler = SequentialLR(optimizer, [growing, scheduler], [warmup])
     return {"scheduler": scheduler, "interval": config.lr_scheduler_interval}

@@ -17,7 +17,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import Checkpoint, file_content, write_checkpoint
 from rfdetr_core.training.module import PREFIX, RFDETRModelModule
-from rfdetr_core.training.resume import STATE_FILE
+from rfdetr_core.training.record import STATE_FILE
 
 
 @dataclass
@@ -36,6 +36,9 @@ class RunFiles(LightningCheckpoint):
     The best epoch of a track is the first with the highest score. A score of zero, or none, is no better than
     nothing: if it stays so, the last epoch's weights are written, so that both best files exist after every run.
     Without an average of the weights, both files have the regular ones.
+
+    metric: best_model_metric. key: the name of its value in the history. describe: makes a model file of weights.
+    interval: epochs between kept states. skip, smooth: see skip_best_epochs and smooth_alpha of TrainConfig.
     """
 
     def __init__(
@@ -50,12 +53,7 @@ class RunFiles(LightningCheckpoint):
         skip: int = 0,
         smooth: float = 0.0,
     ) -> None:
-        """Take the folder, best_model_metric, the name of its value in the history, and what makes a model file.
-
-        skip, smooth: see skip_best_epochs and smooth_alpha of TrainConfig.
-        """
-        self.folder, self.metric, self.key = folder, metric, key
-        self.describe = describe
+        self.folder, self.metric, self.key, self.describe = folder, metric, key, describe
         self.fingerprint = dict(fingerprint or {})
         self.interval, self.skip, self.smooth = interval, skip, smooth
         self.history: list[dict[str, float]] = []
@@ -69,20 +67,19 @@ class RunFiles(LightningCheckpoint):
         epoch = trainer.current_epoch
         metrics = sorted(pl_module.epoch_metrics.items(), key=lambda entry: not entry[0].startswith("train/"))
         self.history.append({"epoch": epoch, **dict(metrics)})
+        self.finished = trainer.should_stop or epoch + 1 == trainer.max_epochs
         for track, network in pl_module.tracks.items():
             value = pl_module.epoch_metrics.get(PREFIX[track] + self.key, math.nan)
             ranked = self._smoothed(PREFIX[track] + self.key) if track == "regular" and self.smooth else value
-            if epoch >= self.skip and math.isfinite(value) and ranked > (self.best[track].ranked or 0.0):
-                self._take(track, network.state_dict(), value, epoch, ranked)
-        self.finished = trainer.should_stop or epoch + 1 == trainer.max_epochs
-        if self.finished:
-            for track, network in pl_module.tracks.items():
-                if self.best[track].ranked is None:
-                    value = pl_module.epoch_metrics.get(PREFIX[track] + self.key, math.nan)
-                    self._take(track, network.state_dict(), value if math.isfinite(value) else None, epoch)
-            if "ema" not in pl_module.tracks:
-                self.best["ema"] = replace(self.best["regular"], score=None)
-                self.unwritten.add("ema")
+            better = epoch >= self.skip and math.isfinite(value) and ranked > (self.best[track].ranked or 0.0)
+            if better or (self.finished and self.best[track].ranked is None):
+                weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+                score = value if math.isfinite(value) else None
+                self.best[track] = Best(score, ranked if better else None, epoch, weights)
+                self.unwritten.add(track)
+        if self.finished and "ema" not in pl_module.tracks:
+            self.best["ema"] = replace(self.best["regular"], score=None)
+            self.unwritten.add("ema")
         if trainer.is_global_zero:
             self._write()
         trainer.save_checkpoint(self.folder / STATE_FILE)
@@ -116,13 +113,12 @@ class RunFiles(LightningCheckpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the weights as a model file does, so that the state also loads as a model; add what decides a resume."""
-        prefix = "detector."
-        weights = {name.removeprefix(prefix): tensor for name, tensor in checkpoint["state_dict"].items()}
+        weights = {name.removeprefix("detector."): tensor for name, tensor in checkpoint["state_dict"].items()}
         checkpoint |= file_content(self.describe(weights)) | {"state_dict": {}}
         checkpoint["run"] = {"fingerprint": self.fingerprint, "finished": self.finished}
         if self.finished and trainer.is_global_zero:
-            best = [self.folder / f"checkpoint_best_{track}.pth" for track in self.best]
-            checkpoint["run"]["result"] = [files.md5_file(path) for path in best]
+            digests = [files.md5_file(self.folder / f"checkpoint_best_{track}.pth") for track in self.best]
+            checkpoint["run"]["result"] = digests
 
     def _smoothed(self, key: str) -> float:
         """Upstream's smoothing (training/callbacks/best_model.py): from 0, each score moves it by 1 - smooth."""
@@ -130,13 +126,6 @@ class RunFiles(LightningCheckpoint):
         for value in (row[key] for row in self.history if math.isfinite(row.get(key, math.nan))):
             smoothed = self.smooth * smoothed + (1 - self.smooth) * value
         return smoothed
-
-    def _take(
-        self, track: str, weights: Mapping[str, Tensor], value: float | None, epoch: int, ranked: float | None = None
-    ) -> None:
-        copied = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-        self.best[track] = Best(value, ranked, epoch, copied)
-        self.unwritten.add(track)
 
     def _write(self) -> None:
         for track in sorted(self.unwritten):

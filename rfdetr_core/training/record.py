@@ -1,49 +1,58 @@
-"""The training record: every input that determines the result."""
+"""The training record: every input that determines the result; resuming from it; who may write to a run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from rfdetr_core.base import files, provenance
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.base.provenance import flattened
-from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
+from rfdetr_core.checkpoint.files import read_checkpoint, read_plain, tensor_digest
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.model.config import ModelConfig
-from rfdetr_core.training.batch_size import devices
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.trainer import device_kind, resolved_precision
+from rfdetr_core.training.trainer import device_kind, devices, resolved_precision
 
 # What stages.train runs; a test compares this with its imports.
 _BASE = ("__init__", "errors", "files", "images", "manifest", "params", "paths", "processes", "provenance")
 _FOLDERS = ("checkpoint", "data", "loss", "metrics", "model", "ops", "training")
 CODE = (
-    "rfdetr_core/__init__.py",
-    *(f"rfdetr_core/base/{name}.py" for name in _BASE),
+    *(f"rfdetr_core/{name}.py" for name in ("__init__", *(f"base/{name}" for name in _BASE))),
     *(f"rfdetr_core/{name}" for name in _FOLDERS),
-    "stages/__init__.py",
-    "stages/train.py",
+    *("stages/__init__.py", "stages/train.py"),
 )
 # The rest follows from these, or names what they digest.
 _DECIDING = ("params", "inputs", "weights", "code", "packages", "machine")
+STATE_FILE = "checkpoint.pth"
+LOCK_FILE = ".lock"
+PATIENCE = 15.0  # seconds: a trainer that was told to stop finishes its step
+_held: set[Path] = set()
+_CODE_SHOWN = 3  # files named of those that changed
+# What must not differ when a training is gone on with on purpose, but for its length and where its weights came from.
+_KEPT = ("params.", "inputs.annotations/classes.json ")
+_LENGTH = (
+    *(f"params.train.{name}" for name in ("epochs ", "resume ", "early_stopping", "eval_interval ")),
+    *("params.model.pretrain_weights ", "weights."),
+)
 
 
 def fingerprint(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record that decides the result, with dotted keys."""
-    return flattened({key: record[key] for key in _DECIDING})
+    return provenance.flattened({key: record[key] for key in _DECIDING})
 
 
 def record_of(
-    where: ProjectPaths,
-    model: ModelConfig,
-    asked: TrainConfig,
-    sized: TrainConfig,
-    samples: Mapping[str, list[Sample]],
+    where: ProjectPaths, model: ModelConfig, asked: TrainConfig, sized: TrainConfig, samples: Mapping[str, list[Sample]]
 ) -> dict[str, Any]:
     """Everything that decides the result, as it is; equal for equal inputs on equal machines.
 
@@ -54,23 +63,14 @@ def record_of(
     identities = provenance.identities(where.inputs("train", "valid"))
     weights = {"pretrain_weights": model.pretrain_weights, "resume": asked.resume}
     paths = {key: resolve_weights(name, where.weights) for key, name in weights.items()}
-    parents = {key: _parent(path) for key, path in paths.items() if path is not None}
-    return {
-        "params": {"model": model.model_dump(mode="json"), "train": asked.model_dump(mode="json")},
-        "inputs": {name: identity["sha256"] for name, identity in identities.items()},
-        "weights": {key: parents[key]["sha256"] if key in parents else None for key in paths},
-        "code": provenance.code_digests(CODE),
-        **provenance.environment(),
-        "machine": _machine(asked, sized),
-        "files": {name: {"size": identity["size"], "git": identity["git"]} for name, identity in identities.items()},
-        "counts": {split: _count(found) for split, found in samples.items()},
-        "parents": parents,
-    }
-
-
-def _machine(asked: TrainConfig, sized: TrainConfig) -> dict[str, Any]:
+    parents: dict[str, dict[str, Any]] = {}
+    for key, path in paths.items():
+        if path is not None:
+            checkpoint = read_checkpoint(path)
+            parents[key] = {"name": path.name, "sha256": files.sha256_file(path)}
+            parents[key] |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
     kind, size = device_kind(asked), int(sized.batch_size)
-    return {
+    machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cuda": torch.version.cuda if kind == "cuda" else None,
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -80,13 +80,158 @@ def _machine(asked: TrainConfig, sized: TrainConfig) -> dict[str, Any]:
         "grad_accum_steps": sized.grad_accum_steps,
         "effective_batch_size": size * sized.grad_accum_steps * devices(asked),
     }
+    return {
+        "params": {"model": model.model_dump(mode="json"), "train": asked.model_dump(mode="json")},
+        "inputs": {name: identity["sha256"] for name, identity in identities.items()},
+        "weights": {key: parents[key]["sha256"] if key in parents else None for key in paths},
+        "code": provenance.code_digests(CODE),
+        **provenance.environment(),
+        "machine": machine,
+        "files": {name: {"size": identity["size"], "git": identity["git"]} for name, identity in identities.items()},
+        "counts": {
+            split: {"images": len(found), "objects": sum(len(sample.labels) for sample in found)}
+            for split, found in samples.items()
+        },
+        "parents": parents,
+    }
 
 
-def _count(samples: list[Sample]) -> dict[str, int]:
-    return {"images": len(samples), "objects": sum(len(sample.labels) for sample in samples)}
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A phrase for each key in which two fingerprints differ."""
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [f"{key} was {provenance.short(old.get(key))}, is {provenance.short(new.get(key))}" for key in keys]
 
 
-def _parent(path: Path) -> dict[str, Any]:
-    checkpoint = read_checkpoint(path)
-    digests = {"name": path.name, "sha256": files.sha256_file(path), "tensors": tensor_digest(checkpoint.weights)}
-    return digests | {"lineage": checkpoint.lineage}
+@dataclass(frozen=True)
+class State:
+    """The resume state at `path`: the epochs that it has trained, and whether that was all."""
+
+    path: Path
+    epochs: int
+    finished: bool
+
+
+def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State | None, str]:
+    """What an interrupted training of the same inputs left in a folder, and a sentence for the user.
+
+    A finished one counts as interrupted only if DVC was, before it recorded the result: else to run again is to train
+    again.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None, ""
+    try:
+        content = read_plain(path)
+        run, state = content["run"], State(path, content["epoch"] + 1, content["run"]["finished"])
+        changed = differences(run["fingerprint"], fingerprint)
+        recorded = state.finished and _recorded(run["result"])
+    except (UserError, KeyError, TypeError) as error:
+        return None, f"{path} cannot be gone on from ({error}): starting anew."
+    if changed:
+        kind = "finished" if state.finished else "interrupted"
+        code = [one for one in changed if one.startswith("code.")]
+        listed = "; ".join([one for one in changed if one not in code] + code[:_CODE_SHOWN])
+        listed += f"; and {len(code) - _CODE_SHOWN} more files of code" if len(code) > _CODE_SHOWN else ""
+        told = f"starting anew, since the {kind} training in {folder} differs: {listed}."
+        if any(one.startswith("params.train.epochs ") for one in changed):
+            told += f" To go on to more epochs, copy {path} to weights/ and name it as train.resume."
+        return None, told
+    if recorded:
+        return None, ""
+    if state.finished:
+        return state, f"the training in {folder} had finished, but DVC had not recorded it: writing its files again."
+    return state, f"going on after epoch {state.epochs} of the interrupted training in {folder}."
+
+
+def named_state(path: Path, epochs: int, fingerprint: Mapping[str, Any]) -> tuple[State, str]:
+    """The state that `train.resume` names, to be gone on with up to `epochs`, and a sentence for the user.
+
+    Raises:
+        UserError: it is no checkpoint.pth of a training, or of one with other parameters than the length, other
+            classes, or more epochs.
+    """
+    content = read_plain(path)
+    if "run" not in content:
+        raise UserError(
+            f"{path} has no state of a training; train.resume needs a checkpoint.pth. To start from its weights, name "
+            "it as model.pretrain_weights."
+        )
+    changed = differences(content["run"]["fingerprint"], fingerprint)
+    changes = [one for one in changed if not one.startswith(_LENGTH)]
+    if refused := [one for one in changes if one.startswith(_KEPT)]:
+        raise UserError(
+            f"train.resume goes on with the same parameters, but {'; '.join(refused)}. For a new training from its "
+            f"weights, name {path.name} as model.pretrain_weights."
+        )
+    state = State(path, content["epoch"] + 1, finished=False)
+    if state.epochs > epochs:
+        raise UserError(f"{path} has trained {state.epochs} epochs, more than train.epochs: {epochs}. Raise it.")
+    return state, f"going on after epoch {state.epochs} of {path}." + "".join(f" {one}." for one in changes)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder; the system releases it when the process ends, however that happens.
+
+    Raises:
+        UserError: another process trains there, or the folder cannot be written.
+    """
+    if not first_process():
+        yield  # that of rank 0 holds the lock for all
+        return
+    place = folder.resolve()
+    if place in _held:  # by a thread; the system's lock is the process's, and gone when any file on it is closed
+        raise UserError(f"another training of this process ({os.getpid()}) writes to {folder}. Wait for it.")
+    _held.add(place)
+    try:
+        with _locked(folder):
+            yield
+    finally:
+        _held.discard(place)
+
+
+def first_process() -> bool:
+    """Whether this is rank 0, by the variables of torchrun, SLURM, or Lightning's own launcher."""
+    names = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return not any(int(os.environ.get(name) or 0) for name in names)
+
+
+def _locked(folder: Path) -> TextIO:
+    """The lock file, locked and with this process's id, in a folder that has no half-written file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("a+")
+        deadline = time.monotonic() + PATIENCE
+        while not _acquired(lock):
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                holder = lock.read() or "unknown"
+                lock.close()
+                raise UserError(f"another training (process {holder}) writes to {folder}. Wait for it, or end it.")
+            time.sleep(0.1)
+        for name in ("checkpoint*.pth", "history.csv", "scores.json"):
+            for path in folder.glob(f".{name}.????????"):  # what `files.replacing` of a killed trainer left
+                path.unlink()
+        lock.truncate(0)
+        print(os.getpid(), end="", file=lock, flush=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}). Make it a folder that can be.") from error
+    return lock
+
+
+def _acquired(lock: TextIO) -> bool:
+    try:
+        # Unlike flock, this lock is not inherited by loader workers, which may outlive a killed trainer.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _recorded(result: Sequence[str]) -> bool:
+    """Whether DVC, if it runs this process, has files of these MD5s in dvc.lock."""
+    if (root := os.environ.get("DVC_ROOT")) is None:
+        return True
+    lock = Path(root) / "dvc.lock"
+    text = lock.read_text() if lock.exists() else ""
+    return all(md5 in text for md5 in result)

@@ -28,19 +28,14 @@ from rfdetr_core.data.seeding import mixed_seed
 from rfdetr_core.metrics.coco import REPORTED
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.model.detector import build_detector
-from rfdetr_core.training.batch_size import with_batch_size
+from rfdetr_core.training import record
 from rfdetr_core.training.callbacks import CocoScoring, EarlyStopping, TrainScoring
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
 from rfdetr_core.training.interruption import Stopped, StopSignals, explained
 from rfdetr_core.training.module import RFDETRModelModule
 from rfdetr_core.training.nonfinite import NonFiniteError
 from rfdetr_core.training.outputs import RunFiles
-from rfdetr_core.training.record import fingerprint, record_of
-from rfdetr_core.training.resume import STATE_FILE, first_process, named_state, sole_writer, state_to_resume
-from rfdetr_core.training.trainer import build_trainer, check_launched, device_kind, devices_per_node
-
-# Named, not imported: what watches a training is no dependency of its result.
-_OBSERVERS = "rfdetr_core.observers"
+from rfdetr_core.training.trainer import build_trainer, check_launched, device_kind, devices_per_node, with_batch_size
 
 
 @dataclass(frozen=True)
@@ -68,8 +63,8 @@ def train_model(
         logging.getLogger(name).setLevel(logging.WARNING)
     signals = StopSignals()
     try:
-        with signals.handled(), sole_writer(output):
-            _train(where, model, config, runtime, output, signals)
+        with signals.handled(), record.sole_writer(output):
+            _fit(prepare_training(where, model, config, runtime, output), where.weights, runtime, signals)
     except Stopped:
         raise signals.told from None
     except NonFiniteError as error:
@@ -83,40 +78,33 @@ def train_model(
             "train.grad_accum_steps as much, lower model.resolution, or set model.gradient_checkpointing."
         ) from error
     except Exception as error:
-        told = explained(error, signals)
-        if told is None:
+        if (explanation := explained(error, signals)) is None:
             raise
-        raise told from error
+        raise explanation from error
 
 
-def _train(
-    where: ProjectPaths,
-    model: ModelConfig,
-    config: TrainConfig,
-    runtime: RuntimeConfig,
-    output: Path,
-    signals: StopSignals,
-) -> None:
-    training = prepare_training(where, model, config, runtime, output)
-    state, told = state_to_resume(output, fingerprint(training.record))
-    if state is None and config.resume is not None:
-        named = resolve_weights(config.resume, where.weights)
-        assert named is not None
-        state, told = named_state(named, config.epochs, fingerprint(training.record))
-    if told and first_process():
+def _fit(training: Training, weights: Path, runtime: RuntimeConfig, signals: StopSignals) -> None:
+    """Train from the state that the folder or, in the folder `weights`, `train.resume` has; if there is none, anew."""
+    config, folder, fingerprint = training.module.config, training.files.folder, training.files.fingerprint
+    state, told = record.state_to_resume(folder, fingerprint)
+    if state is None and (named := resolve_weights(config.resume, weights)) is not None:
+        state, told = record.named_state(named, config.epochs, fingerprint)
+    if told and record.first_process():
         print(told, flush=True)
     if state is not None and (state.finished or state.epochs == config.epochs):
-        if first_process():
+        if record.first_process():
             training.files.rewrite(read_plain(state.path))
         return
-    observers = importlib.import_module(_OBSERVERS).observers(runtime, training.record, output)
+    # Loaded by name: what watches a training is no dependency of its result.
+    observers = importlib.import_module("rfdetr_core.observers").observers(runtime, training.record, folder)
     callbacks = [*training.callbacks, signals, *observers]
-    trainer = build_trainer(
-        training.module.config, callbacks=callbacks, num_sanity_val_steps=runtime.num_sanity_val_steps
-    )
+    trainer = build_trainer(config, callbacks=callbacks, num_sanity_val_steps=runtime.num_sanity_val_steps)
     signals.trainer = trainer
-    if first_process():
-        print(_told(training.record["machine"], config), flush=True)
+    if record.first_process():
+        machine, asked = training.record["machine"], training.record["params"]["train"]["batch_size"]
+        size, batches, effective = machine["batch_size"], machine["grad_accum_steps"], machine["effective_batch_size"]
+        step = f"{size} images{' (auto)' if asked == 'auto' else ''} x {batches} batches a step"
+        print(f"effective batch size {effective}: {step} x {effective // (size * batches)} devices", flush=True)
     trainer.fit(training.module, training.data, ckpt_path=state.path if state else None, weights_only=True)
 
 
@@ -136,42 +124,43 @@ def prepare_training(
         raise UserError(f"train.class_names are {config.class_names}, but the dataset's are {classes}. Change one.")
     asked, sizes = config, training_sizes(config, architecture)
     side = max(sizes, default=architecture.resolution)
-    config = with_batch_size(config, model, architecture, side, output / STATE_FILE)
+    config = with_batch_size(config, model, architecture, side, output / record.STATE_FILE)
     data = training_data(where, config, runtime, architecture, side)
     torch.manual_seed(mixed_seed("weights", config.seed))
-    detector = build_detector(
-        architecture,
-        drop_path=config.drop_path,
-        gradient_checkpointing=model.gradient_checkpointing,
-        freeze_encoder=model.freeze_encoder,
-    )
-    parent = resolve_weights(model.pretrain_weights, where.weights)
-    if parent is not None:
+    economy = {"gradient_checkpointing": model.gradient_checkpointing, "freeze_encoder": model.freeze_encoder}
+    detector = build_detector(architecture, drop_path=config.drop_path, **economy)
+    if (parent := resolve_weights(model.pretrain_weights, where.weights)) is not None:
         report = load_weights(detector, architecture, read_checkpoint(parent))
         print(f"weights of {parent}:\n{report.describe()}", flush=True)
-    record = record_of(where, model, asked, config, {"train": data.train_set.samples, "valid": data.valid_set.samples})
+    samples = {"train": data.train_set.samples, "valid": data.valid_set.samples}
+    training_record = record.record_of(where, model, asked, config, samples)
     args = config.model_dump(mode="json")
 
     def describe(weights: Mapping[str, Tensor]) -> Checkpoint:
         made = make_checkpoint(architecture, weights, class_names=classes, args=args)
-        return replace(made, training_record=record)
+        return replace(made, training_record=training_record)
 
-    metric, interval = config.best_model_metric, runtime.checkpoint_interval
-    kind = "segm_" if architecture.segmentation else ""
-    names = {field: name for name, field in REPORTED.items()}
-    key = kind + names["mar_100" if metric == "mar" else metric]
-    ranking: dict[str, Any] = {"skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
-    written = RunFiles(output, metric, key, describe, fingerprint=fingerprint(record), interval=interval, **ranking)
-    callbacks: list[Callback] = [
-        _scoring(files.read_json(where.split("valid")[0]), architecture, config),
-        written,
-    ]
+    names, metric = {field: name for name, field in REPORTED.items()}, config.best_model_metric
+    key = ("segm_" if architecture.segmentation else "") + names["mar_100" if metric == "mar" else metric]
+    options: dict[str, Any] = {"skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
+    options |= {"fingerprint": record.fingerprint(training_record), "interval": runtime.checkpoint_interval}
+    written = RunFiles(output, metric, key, describe, **options)
+    mask_side = architecture.resolution // architecture.mask_downsample_ratio
+    scoring = CocoScoring(
+        files.read_json(where.split("valid")[0]),
+        architecture.segmentation,
+        config.eval_interval,
+        max_dets=config.eval_max_dets,
+        per_class=config.log_per_class_metrics,
+        mask_side=mask_side if config.eval_masks_head_resolution else None,
+    )
+    callbacks: list[Callback] = [scoring, written]
     if config.compute_train_metrics:
         callbacks.append(TrainScoring(classes, config.eval_interval, config.eval_max_dets))
     if config.early_stopping:
         patience, delta = config.early_stopping_patience, config.early_stopping_min_delta
         callbacks.append(EarlyStopping(key, patience, delta, config.early_stopping_use_ema))
-    return Training(RFDETRModelModule(detector, architecture, config, sizes), data, callbacks, written, record)
+    return Training(RFDETRModelModule(detector, architecture, config, sizes), data, callbacks, written, training_record)
 
 
 def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:
@@ -185,49 +174,22 @@ def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:
         os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for the processes that Lightning starts
 
 
-def _scoring(valid: dict[str, Any], architecture: Architecture, config: TrainConfig) -> CocoScoring:
-    side = architecture.resolution // architecture.mask_downsample_ratio
-    return CocoScoring(
-        valid,
-        architecture.segmentation,
-        config.eval_interval,
-        max_dets=config.eval_max_dets,
-        per_class=config.log_per_class_metrics,
-        mask_side=side if config.eval_masks_head_resolution else None,
-    )
-
-
 def training_sizes(config: TrainConfig, architecture: Architecture) -> list[int]:
     """The sizes of multi-scale training."""
     side, patch, windows = architecture.resolution, architecture.patch_size, architecture.windows
     return multi_scale_sizes(side, patch, windows, config.expanded_scales) if config.multi_scale != "off" else []
 
 
-def _told(machine: Mapping[str, Any], config: TrainConfig) -> str:
-    """The effective batch size."""
-    size, batches, effective = (
-        machine[f"{name}"] for name in ("batch_size", "grad_accum_steps", "effective_batch_size")
-    )
-    found = " (auto)" if config.batch_size == "auto" else ""
-    count = effective // (size * batches)
-    return f"effective batch size {effective}: {size} images{found} x {batches} batches a step x {count} devices"
-
-
 def training_data(
     where: ProjectPaths, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
 ) -> RFDETRDataModule:
-    """The data, training images at side x side pixels.
-
-    Raises:
-        UserError: an input is missing or wrong, or a split has no image.
-    """
+    """The data, training images at side x side pixels. UserError: an input is missing or wrong, or a split is empty."""
     train, valid = (read_samples(*where.split(name)) for name in ("train", "valid"))
     if not valid:
         raise UserError(
             "the valid split has no image, yet its scores pick the best epoch. Add images and annotations to it, or "
             "have validate split some off train."
         )
-    assert config.batch_size != "auto"
     augmentation = config.augmentation.model_copy(update={} if config.scale_jitter else {"crop_sides": ()})
     return RFDETRDataModule(
         where.dataset,
@@ -235,14 +197,12 @@ def training_data(
         valid,
         resolution=architecture.resolution,
         train_resolution=side,
-        batch_size=config.batch_size,
+        batch_size=int(config.batch_size),
         eval_batch_size=config.eval_batch_size,
         grad_accum_steps=config.grad_accum_steps,
         seed=config.seed,
         masks=architecture.segmentation,
         augmentation=augmentation,
-        num_workers=runtime.num_workers,
         pin_memory=device_kind(config) == "cuda" if runtime.pin_memory is None else runtime.pin_memory,
-        persistent_workers=runtime.persistent_workers,
-        prefetch_factor=runtime.prefetch_factor,
+        **runtime.model_dump(include={"num_workers", "persistent_workers", "prefetch_factor"}),
     )

@@ -1,11 +1,13 @@
-"""The Lightning Trainer of this project."""
+"""The Lightning Trainer of this project: its devices, its precision, and the images that fit (`batch_size: auto`)."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,20 @@ from pytorch_lightning.plugins import Precision
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_plain, write_plain
+from rfdetr_core.loss.criterion import Criterion
+from rfdetr_core.loss.terms import LossConfig
+from rfdetr_core.model.config import Architecture, ModelConfig
+from rfdetr_core.model.detector import build_detector
+from rfdetr_core.ops.structures import Target
 from rfdetr_core.training.callbacks import WeightAveraging
 from rfdetr_core.training.config import TrainConfig
+from rfdetr_core.training.optimization import build_optimizer
 
 # Of glibc's malloc.h, for mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+CPU_BATCH_SIZE = 4  # images per batch, where memory is not probed: the default of batch_size
+_LIMIT = 128
+_PART = 0.9  # of what fits: real batches differ from the probed one
 
 
 def keep_freed_memory() -> bool:
@@ -39,7 +50,7 @@ def keep_freed_memory() -> bool:
     if not hasattr(library, "gnu_get_libc_version"):
         return False
     # No block gets a mapping of its own, and the heap is never trimmed.
-    return bool(library.mallopt(_MMAP_MAX, 0)) and bool(library.mallopt(_TRIM_THRESHOLD, -1))
+    return bool(library.mallopt(_MMAP_MAX, 0) and library.mallopt(_TRIM_THRESHOLD, -1))
 
 
 class PlainCheckpoints(TorchCheckpointIO):
@@ -55,11 +66,7 @@ class PlainCheckpoints(TorchCheckpointIO):
 
 
 def device_kind(config: TrainConfig) -> str:
-    """The kind of device that training will use: cpu, cuda or mps.
-
-    Raises:
-        UserError: CUDA or MPS is asked for and not there.
-    """
+    """The kind of device that training will use: cpu, cuda or mps. UserError: it is asked for and not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     kind = ("cuda" if there["cuda"] else "cpu") if config.accelerator == "auto" else config.accelerator
     if not there[kind]:
@@ -80,10 +87,10 @@ def check_launched(config: TrainConfig) -> None:
     Raises:
         UserError: it seems to have been started on this one alone.
     """
-    clusters = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
     # By hand: an address that the nodes share; Lightning itself sets it for the processes that it starts.
     if config.num_nodes == 1 or {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return
+    clusters = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
     if not any(cluster.detect() for cluster in clusters):
         raise UserError(
             f"train.num_nodes is {config.num_nodes}, and several nodes need a launcher. Run on each of them, where "
@@ -94,11 +101,7 @@ def check_launched(config: TrainConfig) -> None:
 
 
 def resolved_precision(config: TrainConfig) -> str:
-    """Lightning's precision: what `amp_dtype` means on this machine.
-
-    Raises:
-        UserError: fp16 on a CPU, which cannot scale its gradients.
-    """
+    """What `amp_dtype` means here, for Lightning. UserError: fp16 on a CPU, which cannot scale its gradients."""
     kind = device_kind(config)
     if config.amp_dtype == "fp16" and kind == "cpu":
         raise UserError("train.amp_dtype fp16 needs a GPU. Use null or bf16 on a CPU.")
@@ -106,12 +109,9 @@ def resolved_precision(config: TrainConfig) -> str:
         return {None: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[config.amp_dtype]
     if kind == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if kind == "cpu" and multiplies_bf16() else "32-true"
-
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX), which halve a training step."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    # These instructions of a CPU multiply bfloat16, which halves a training step.
+    multiplies_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if kind == "cpu" and multiplies_bf16 else "32-true"
 
 
 def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
@@ -128,6 +128,12 @@ def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **
         keep_freed_memory()
     average = [WeightAveraging(config.ema_decay, config.ema_tau, config.ema_update_interval)] if config.use_ema else []
     everything = [*average, *callbacks]
+    # SLURM's own requeue would save the middle of an epoch and go on from it whatever has changed since.
+    plugins: list[Any] = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    given = options.pop("plugins", None) or []
+    plugins += given if isinstance(given, list | tuple) else [given]
+    if not any(isinstance(one, CheckpointIO) for one in plugins):
+        plugins.append(PlainCheckpoints())
     defaults: dict[str, Any] = {
         "max_epochs": config.epochs,
         "accelerator": kind,
@@ -145,18 +151,110 @@ def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "logger": False,
-        # SLURM's own requeue would save the middle of an epoch and go on from it whatever has changed since.
-        "plugins": [*([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
+        "plugins": plugins,
     }
-    given = options.pop("plugins", None) or []
-    plugins = [*defaults["plugins"], *(given if isinstance(given, list | tuple) else [given])]
-    if not any(isinstance(one, CheckpointIO) for one in plugins):
-        plugins.append(PlainCheckpoints())
     if any(isinstance(one, Precision) for one in plugins):
         del defaults["precision"]  # Lightning takes one of the two
-    defaults["plugins"] = plugins
     try:
         return Trainer(**defaults | options, callbacks=everything)
     except (MisconfigurationException, ImportError, ValueError) as error:
         told = ", ".join(f"{name} {defaults[name]}" for name in ("strategy", "accelerator", "devices", "num_nodes"))
         raise UserError(f"Lightning cannot train with {told}: {error}") from error
+
+
+def with_batch_size(
+    config: TrainConfig, model: ModelConfig, architecture: Architecture, side: int, state: Path
+) -> TrainConfig:
+    """The config with numbers for `batch_size: auto`, which on CUDA is the largest that trains at side x side pixels.
+
+    state: the file an interrupted training goes on from; its size is kept, since free memory differs by the moment.
+
+    Raises:
+        UserError: not even one image fits.
+    """
+    if config.batch_size != "auto":
+        return config
+    try:
+        run = read_plain(state)["run"]
+        size = None if run["finished"] else int(run["fingerprint"]["machine.batch_size"])
+    except (UserError, KeyError, TypeError, ValueError):
+        size = None
+    if size is None and device_kind(config) == "cuda":
+        size = usable(largest(Probe(config, model, architecture, side)), config)
+    size = size or min(CPU_BATCH_SIZE, config.auto_batch_target_effective)
+    steps = math.ceil(config.auto_batch_target_effective / size)
+    return config.model_copy(update={"batch_size": size, "grad_accum_steps": steps})
+
+
+def largest(fits: Callable[[int], bool]) -> int:
+    """The largest batch up to 128 that fits, if none larger fits where a smaller one does not.
+
+    Raises:
+        UserError: one image does not fit.
+    """
+    if not fits(1):
+        raise UserError(
+            "train.batch_size auto: not even one image fits on the device. Lower model.resolution, or set "
+            "model.gradient_checkpointing."
+        )
+    low, high = 1, 2
+    while high <= _LIMIT and fits(high):
+        low, high = high, 2 * high
+    high = min(high, _LIMIT + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def usable(most: int, config: TrainConfig) -> int:
+    """What to take of the most that fits: a part, less with an averaged copy of the weights (upstream's rule)."""
+    size = math.floor(most * _PART)
+    return max(1, math.floor(size * config.auto_batch_ema_headroom) if config.use_ema else size)
+
+
+def devices(config: TrainConfig) -> int:
+    """Devices of all nodes."""
+    return config.num_nodes * devices_per_node(config)
+
+
+class Probe:
+    """Whether a batch of some size trains on CUDA: a whole step, of a detector of its own with any weights."""
+
+    def __init__(
+        self, config: TrainConfig, model: ModelConfig, architecture: Architecture, side: int, device: str = "cuda"
+    ) -> None:
+        self.config, self.architecture, self.side, self.device = config, architecture, side, device
+        economy = {"gradient_checkpointing": model.gradient_checkpointing, "freeze_encoder": model.freeze_encoder}
+        self.detector = build_detector(architecture, drop_path=config.drop_path, **economy).to(device).train()
+        still = TrainConfig().model_copy(update={"lr": 0.0, "lr_encoder": 0.0, "weight_decay": 0.0})
+        self.optimizer = build_optimizer(self.detector, still)
+        self.criterion = Criterion(LossConfig.of(vars(config)))
+
+    def __call__(self, images: int) -> bool:
+        """Try a batch of this many images, twice: the first makes the optimiser's state, the next has it beside it."""
+        try:
+            self._step(images)
+            self._step(images)
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            self.optimizer.zero_grad()
+            gc.collect()
+            torch.cuda.empty_cache()
+        return True
+
+    def _step(self, images: int) -> None:
+        side, count = self.side, self.config.auto_batch_max_targets_per_image
+        boxes = torch.full((count, 4), 0.5, device=self.device)
+        masks = torch.ones(count, side, side, dtype=torch.bool, device=self.device)
+        labels = torch.zeros(count, dtype=torch.long, device=self.device)
+        targets = [Target(labels, boxes, masks if self.architecture.segmentation else None)] * images
+        pixels = torch.zeros(images, self.architecture.channels, side, side, device=self.device)
+        half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolved_precision(self.config))
+        with torch.autocast(self.device, dtype=half, enabled=half is not None):
+            output = self.detector(pixels)
+        losses = self.criterion(output, targets, groups=self.architecture.groups, point_seed=0, shared=False)
+        torch.autograd.backward(losses.total)
+        self.optimizer.step()
+        self.optimizer.zero_grad()

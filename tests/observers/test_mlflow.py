@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
-from rfdetr_core.observers.mlflow import MlflowRun
+from rfdetr_core.observers.loggers import MlflowRun
 from rfdetr_core.observers.runs import connect, fault, mlflow_name, open_run
 from rfdetr_core.training.module import RFDETRModelModule
 from tests.observers.conftest import Server

@@ -31,4 +31,4 @@ def test_200_updates(decay: float, tau: int, dtype: torch.dtype) -> None:
         ours.update(network, step)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-12
     for name, value in theirs.module.state_dict().items():
-        assert (ours.state_dict()[name] - value).norm() <= tolerance * value.norm()
+        assert (ours.module.state_dict()[name] - value).norm() <= tolerance * value.norm()

@@ -8,8 +8,8 @@ import torch
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import write_plain
 from rfdetr_core.model.config import VARIANTS, ModelConfig
-from rfdetr_core.training.batch_size import Probe, devices, largest, usable, with_batch_size
 from rfdetr_core.training.config import TrainConfig
+from rfdetr_core.training.trainer import Probe, devices, largest, usable, with_batch_size
 
 AUTO = TrainConfig(batch_size="auto", accelerator="cpu")
 

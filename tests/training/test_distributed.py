@@ -21,7 +21,7 @@ from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.ops.structures import Target
-from rfdetr_core.training import resume, trainer
+from rfdetr_core.training import record, trainer
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.module import RFDETRModelModule
 from tests.architecture import ROOT
@@ -166,7 +166,7 @@ def test_slurm_is_found_by_lightning_and_does_not_save_epochs_in_the_middle(monk
     assert isinstance(environment, SLURMEnvironment)
     assert not environment.auto_requeue
     assert (made.global_rank, made.world_size) == (1, 2)
-    assert not resume.first_process()
+    assert not record.first_process()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

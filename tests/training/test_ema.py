@@ -44,7 +44,7 @@ def test_the_first_update_copies() -> None:
     average = WeightAverage(network, 0.9, 100)
     change(network, 1)
     average.update(network, 1)
-    assert all(value.equal(network.state_dict()[name]) for name, value in average.state_dict().items())
+    assert all(value.equal(network.state_dict()[name]) for name, value in average.module.state_dict().items())
 
 
 def test_buffers_are_copied_and_equal_weights_stay_as_they_are() -> None:
@@ -52,7 +52,7 @@ def test_buffers_are_copied_and_equal_weights_stay_as_they_are() -> None:
     average = WeightAverage(network, 0.9, 100)
     for step in (1, 2, 3):
         average.update(network, step)
-    assert all(value.equal(network.state_dict()[name]) for name, value in average.state_dict().items())
+    assert all(value.equal(network.state_dict()[name]) for name, value in average.module.state_dict().items())
     change(network, 7)
     average.update(network, 4)
     for name, buffer in average.module.named_buffers():
@@ -66,12 +66,12 @@ def test_going_on_from_a_saved_state_is_going_on() -> None:
         change(network, step)
         average.update(network, step)
     other = WeightAverage(network, 0.9, 10)
-    other.load_state_dict({name: value.clone() for name, value in average.state_dict().items()})
+    other.module.load_state_dict({name: value.clone() for name, value in average.module.state_dict().items()})
     for step in (3, 4):
         change(network, step)
         average.update(network, step)
         other.update(network, step)
-    assert all(value.equal(other.state_dict()[name]) for name, value in average.state_dict().items())
+    assert all(value.equal(other.module.state_dict()[name]) for name, value in average.module.state_dict().items())
 
 
 def test_the_average_is_for_evaluation_and_leaves_the_network_alone() -> None:

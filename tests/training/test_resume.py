@@ -24,7 +24,7 @@ from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_plain, write_plain
 from rfdetr_core.model.config import ModelConfig
-from rfdetr_core.training import record, resume
+from rfdetr_core.training import record
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 from rfdetr_core.training.run import prepare_training
 from tests.architecture import ROOT
@@ -170,7 +170,7 @@ def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
         other = there | {"packages": there["packages"] | {"torch": "9.9"}}
         monkeypatch.setattr(provenance, "environment", lambda: other)
     new = fingerprint(where, tmp_path, **weights | changes.get(change, {}))
-    found, told = resume.state_to_resume(tmp_path, new)
+    found, told = record.state_to_resume(tmp_path, new)
     if named is None:
         assert found is not None
         assert "going on after epoch 1" in told
@@ -229,7 +229,7 @@ def test_resume_refuses_a_file_of_weights(where: ProjectPaths, uninterrupted: di
 
 def test_a_damaged_state_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pth").write_bytes(b"half")
-    path, told = resume.state_to_resume(tmp_path, {})
+    path, told = record.state_to_resume(tmp_path, {})
     assert path is None
     assert "starting anew" in told
 
@@ -244,28 +244,28 @@ def test_a_state_holds_best_weights_and_optimiser_but_no_time_or_place(where: Pr
 
 
 def test_two_trainings_never_write_to_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "PATIENCE", 0.3)
+    monkeypatch.setattr(record, "PATIENCE", 0.3)
     holder = start(
-        "from pathlib import Path; import sys; from rfdetr_core.training.resume import sole_writer\n"
+        "from pathlib import Path; import sys; from rfdetr_core.training.record import sole_writer\n"
         f"with sole_writer(Path({str(tmp_path)!r})): print('ready', flush=True); sys.stdin.read()"
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "ready\n"
-    with pytest.raises(UserError, match=str(holder.pid)), resume.sole_writer(tmp_path):
+    with pytest.raises(UserError, match=str(holder.pid)), record.sole_writer(tmp_path):
         pass
     own = tmp_path / "own"
-    with resume.sole_writer(own):
+    with record.sole_writer(own):
         for _ in range(2):
-            with pytest.raises(UserError, match=str(os.getpid())), resume.sole_writer(own):
+            with pytest.raises(UserError, match=str(os.getpid())), record.sole_writer(own):
                 pass
-    with resume.sole_writer(own):
+    with record.sole_writer(own):
         pass
     shutil.rmtree(own)
     holder.kill()
     holder.wait()
     (tmp_path / ".checkpoint.pth.abcd1234").write_text("half written")
-    with resume.sole_writer(tmp_path):
-        assert [path.name for path in tmp_path.iterdir()] == [resume.LOCK_FILE]
+    with record.sole_writer(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [record.LOCK_FILE]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
@@ -356,4 +356,4 @@ def test_rank_0_of_every_launcher_writes(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert resume.first_process() == first
+    assert record.first_process() == first
