@@ -116,9 +116,7 @@ class ModelConfig(Config):
     group_detr: int | None = Field(None, gt=0, description="groups of queries in training")
     num_channels: int = Field(3, gt=0, description="channels of the input")
     freeze_encoder: bool = Field(False, description="leave the encoder as it was loaded")
-    gradient_checkpointing: bool = Field(
-        False, description="recompute the encoder's activations: less memory, more time"
-    )
+    gradient_checkpointing: bool = Field(False, description="recompute encoder activations: less memory, more time")
 
     @field_validator("variant")
     @classmethod
@@ -134,14 +132,9 @@ class ModelConfig(Config):
             UserError: a resolution that the patches and windows do not divide.
         """
         variant = VARIANTS[self.variant]
-        changes: dict[str, Any] = {"classes": classes, "channels": self.num_channels}
-        if self.num_queries is not None:
-            changes["queries"] = self.num_queries
-        if self.group_detr is not None:
-            changes["groups"] = self.group_detr
-        if self.resolution is not None:
-            changes |= resized(variant, self.resolution)
-        return replace(variant, **changes)
+        queries, groups = self.num_queries or variant.queries, self.group_detr or variant.groups
+        sizes: dict[str, Any] = resized(variant, self.resolution) if self.resolution else {}
+        return replace(variant, classes=classes, channels=self.num_channels, queries=queries, groups=groups, **sizes)
 
 
 def resized(architecture: Architecture, resolution: int) -> dict[str, int]:
