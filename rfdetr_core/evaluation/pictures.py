@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools.coco import COCO
 
@@ -83,7 +82,10 @@ def draw(
     # All in reverse: the first, which is the best, is drawn last.
     boxes = (found.xyxy * np.array([size[0] / picture.width, size[1] / picture.height] * 2))[::-1]
     ids = found.class_id[::-1]
-    masks = None if found.mask is None else np.stack([_resized(mask, size) for mask in found.mask[::-1]])
+    masks = None
+    if found.mask is not None:
+        resized = [Image.fromarray(mask).resize(size, Image.Resampling.NEAREST) for mask in found.mask[::-1]]
+        masks = np.stack([np.asarray(mask) for mask in resized])
     shown = supervision.Detections(xyxy=boxes, mask=masks, class_id=ids)
     thickness = max(1, round(2 * side / PANEL))
     font_size = round(12 * side / PANEL)
@@ -124,12 +126,7 @@ def _detections(rows: list[tuple[Row, bool]], image: Row, masks: bool) -> superv
     coder = COCO()
     coder.imgs = {image["id"]: image}
     drawn = np.stack([coder.annToMask(row) for row, _ in rows]).astype(np.bool_) if masks and rows else None
-    states = np.array([0 if matched else 1 for _, matched in rows], dtype=np.int64)
-    return supervision.Detections(xyxy=boxes, mask=drawn, class_id=states)
-
-
-def _resized(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return supervision.Detections(boxes, drawn, class_id=np.array([not matched for _, matched in rows], dtype=np.int64))
 
 
 def _write(canvas: Image.Image, left: int, top: int, parts: Sequence[tuple[str, str]]) -> None:

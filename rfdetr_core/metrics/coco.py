@@ -142,9 +142,9 @@ def score(
         evaluation.accumulate()
         evaluation.summarize()
     precisions = measured(evaluation.eval["precision"])[:, :, :, 0, -1]
-    stats, there = measured(evaluation.stats), precisions[~np.isnan(precisions)]
+    stats = measured(evaluation.stats)
     if max_dets != 100:  # pycocotools looks for this one at 100 alone
-        stats[0] = there.mean() if there.size else np.nan
+        stats[0] = mean_of(precisions)
     records: dict[int, list[Record]] = {category["id"]: [] for category in annotations["categories"]}
     for record in evaluation.evalImgs:
         if record and record["aRng"] == evaluation.params.areaRng[0]:
@@ -215,6 +215,12 @@ def measured(values: Floats) -> Floats:
     return np.where(values == -1, np.nan, values)
 
 
+def mean_of(values: Floats) -> float:
+    """The mean of what was measured; NaN where nothing was."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
 def _curves(records: list[Record]) -> Floats:
     """Precision, recall and F1 of a class at IoU 0.5 and each of THRESHOLDS: (3, 101); 0 / 0 is 0, NaN if no instance.
 
@@ -236,9 +242,7 @@ def _matches(annotations: dict[str, Any], records: dict[int, list[Record]]) -> d
     missed: dict[int, list[int]] = {image: [] for image in pairs}
     for record in (record for of_class in records.values() for record in of_class):
         found = zip(record["dtIds"], record["dtMatches"][0], record["dtIgnore"][0], strict=True)
-        pairs[record["image_id"]] += [
-            (number - 1, int(match) or None) for number, match, ignored in found if not ignored
-        ]
+        pairs[record["image_id"]] += [(number - 1, int(match) or None) for number, match, hidden in found if not hidden]
         there = zip(record["gtIds"], record["gtMatches"][0], record["gtIgnore"], strict=True)
         missed[record["image_id"]] += [number for number, match, ignored in there if not match and not ignored]
     return {image: ImageMatches(tuple(pairs[image]), tuple(missed[image])) for image in pairs}

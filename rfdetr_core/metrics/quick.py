@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from rfdetr_core.metrics.coco import CocoScores, Floats, Record, measured, numbered, require_masks, summary
+from rfdetr_core.metrics.coco import CocoScores, Floats, Record, mean_of, measured, numbered, require_masks, summary
 
 _IOU = 0.5 - 1e-10  # pycocotools' 0.5, for its smallest boxes' sake
 
@@ -38,10 +38,10 @@ def quick_score(
     precision, recall = precision.reshape(shape), recall.reshape(shape[0], *shape[2:])
     areas, limits = range(1, 4), range(3)
     stats = [
-        *(_mean(one) for one in (precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2])),
-        *(_mean(precision[..., area, 2]) for area in areas),
-        *(_mean(recall[..., 0, limit]) for limit in limits),
-        *(_mean(recall[..., area, 2]) for area in areas),
+        *(mean_of(one) for one in (precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2])),
+        *(mean_of(precision[..., area, 2]) for area in areas),
+        *(mean_of(recall[..., 0, limit]) for limit in limits),
+        *(mean_of(recall[..., area, 2]) for area in areas),
     ]
     return summary(annotations, precision[..., 0, 2], np.array(stats), _records(evaluation, truth, found, max_dets))
 
@@ -51,11 +51,6 @@ def _coco(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
         {"images": annotations["images"], "categories": annotations["categories"], "annotations": rows},
         print_function=lambda *_: None,
     )
-
-
-def _mean(values: Floats) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else float("nan")
 
 
 def _records(evaluation: COCOeval_faster, truth: COCO, found: COCO, max_dets: int) -> dict[int, list[Record]]:
