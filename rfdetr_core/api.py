@@ -192,17 +192,11 @@ class RFDETR:
         return evaluate(self._predictor, data, config, output / "evaluate")
 
 
-def from_checkpoint(path: AnyPath, **settings: Any) -> RFDETR:
-    """The model of a file, as the class of its variant: see RFDETR.from_checkpoint."""
-    return RFDETR.from_checkpoint(path, **settings)
+from_checkpoint = RFDETR.from_checkpoint
 
 
 def _path(value: Any, argument: str) -> Path:
-    """The path that an argument gives.
-
-    Raises:
-        UserError: empty, or of another type.
-    """
+    """The path that an argument gives. Raises a UserError where it is empty, or of another type."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise UserError(f"{argument} is {value!r}: it must be one path, as text or a Path.")
     return Path(value)

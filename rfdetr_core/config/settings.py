@@ -104,11 +104,7 @@ SECTIONS: dict[str, type[Config]] = {
 
 
 def refuse_absent(section: str, keys: Iterable[str], where: str) -> None:
-    """Name an option of upstream's that is not here.
-
-    Raises:
-        UserError: there is one among the keys.
-    """
+    """Raise a UserError that names the options of upstream's among the keys that are not here, and says why."""
     told = [f"{where}.{key} is not here: {ABSENT[section][key]}." for key in keys if key in ABSENT.get(section, {})]
     if told:
         raise UserError("\n".join(told))

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +21,9 @@ from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.evaluation.evaluate import detect
-from rfdetr_core.evaluation.scoring import Row
 from rfdetr_core.inference.predictor import Predictor
-from rfdetr_core.metrics.coco import RECALLS, indexed, numbered, score
+from rfdetr_core.metrics.coco import RECALLS, Kind, Row, indexed, numbered, score
 
-Kind = Literal["bbox", "segm"]
 COMPARED = ("map", "map_50", "mar_100", "f1")
 
 

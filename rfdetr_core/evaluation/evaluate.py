@@ -16,9 +16,9 @@ from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.pictures import compare, pick, write_png
-from rfdetr_core.evaluation.scoring import Row, Scored, write_results
+from rfdetr_core.evaluation.scoring import Scored, write_results
 from rfdetr_core.inference.predictor import Predictor
-from rfdetr_core.metrics.coco import coco_results
+from rfdetr_core.metrics.coco import Row, coco_results
 
 # What stages.evaluate runs; a test compares this with its imports.
 _BASE = ("__init__", "errors", "files", "images", "manifest", "params", "paths", "provenance")

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools.coco import COCO
 
 from rfdetr_core.base import files
-from rfdetr_core.evaluation.scoring import ImageJudgement, Row
+from rfdetr_core.evaluation.scoring import ImageJudgement
 from rfdetr_core.inference.predictor import import_supervision
+from rfdetr_core.metrics.coco import Row
 
 if TYPE_CHECKING:
     import supervision
@@ -49,7 +50,7 @@ def compare(
     seen = [(row, True) for row, _ in one.found] + [(row, False) for row in one.wrong]
     panels = []
     for rows in (truth, seen):
-        labels = [_label(row, names) for row, _ in rows]
+        labels = [label_of(names[row["category_id"]], row.get("score")) for row, _ in rows]
         panels.append(draw(picture, _detections(rows, one.image, masks), labels, side=PANEL, palette=[RIGHT, WRONG]))
     left = PANEL + _GAP
     canvas = Image.new("RGB", (left + PANEL, panels[0].height + 2 * _LINE + _GAP), "white")
@@ -102,9 +103,9 @@ def draw(
     return annotator.annotate(drawn, labelled, labels=labels[::-1])
 
 
-def label_of(name: str, score: float) -> str:
-    """What is written beside a detection."""
-    return f"{name} {score:.2f}"
+def label_of(name: str, score: float | None) -> str:
+    """What is written beside a detection, or, without a score, beside an object."""
+    return name if score is None else f"{name} {score:.2f}"
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
@@ -112,11 +113,6 @@ def write_png(path: Path, picture: Image.Image) -> None:
     data = io.BytesIO()
     Image.fromarray(np.asarray(picture.convert("RGB"))).save(data, format="PNG", optimize=False)
     files.write_bytes(path, data.getvalue())
-
-
-def _label(row: Row, names: Mapping[int, str]) -> str:
-    name = names[row["category_id"]]
-    return label_of(name, row["score"]) if "score" in row else name
 
 
 def _detections(rows: list[tuple[Row, bool]], image: Row, masks: bool) -> supervision.Detections:

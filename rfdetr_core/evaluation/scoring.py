@@ -14,12 +14,11 @@ import numpy as np
 from pycocotools import mask as overlaps
 
 from rfdetr_core.base import files
-from rfdetr_core.metrics.coco import RECALLS, CocoScores, ImageMatches, score
+from rfdetr_core.metrics.coco import RECALLS, CocoScores, ImageMatches, Row, score
 
 BACKGROUND = "background"
 DECIMALS = 6  # of the tables
 TABLES = ("per_class.csv", "pr_curve.csv", "per_image.csv", "confusion.csv")
-Row = dict[str, Any]  # an image, annotation or detection in COCO's format
 
 
 @dataclass(frozen=True)

@@ -5,27 +5,29 @@ faster-coco-eval accumulates; only the matches at IoU 0.5, of which F1 is made, 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from rfdetr_core.metrics.coco import CocoScores, Floats, Record, mean_of, measured, numbered, require_masks, summary
+from rfdetr_core.metrics.coco import (
+    CocoScores,
+    Floats,
+    Kind,
+    Record,
+    Row,
+    mean_of,
+    measured,
+    numbered,
+    require_masks,
+    summary,
+)
 
 _IOU = 0.5 - 1e-10  # pycocotools' 0.5, for its smallest boxes' sake
 
 
-def quick_score(
-    annotations: dict[str, Any],
-    detections: list[dict[str, Any]],
-    iou_type: Literal["bbox", "segm"] = "bbox",
-    max_dets: int = 100,
-) -> CocoScores:
-    """As `coco.score`, but without matches.
-
-    Raises:
-        UserError: masks are to be scored and an annotation has none.
-    """
+def quick_score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox", max_dets: int = 100) -> CocoScores:
+    """As `coco.score`, but without matches: raises a UserError where a mask is to be scored and there is none."""
     require_masks(annotations, iou_type)
     truth = _coco(annotations, [dict(one) for one in annotations["annotations"]])
     found = _coco(annotations, numbered(detections, iou_type))
@@ -46,7 +48,7 @@ def quick_score(
     return summary(annotations, precision[..., 0, 2], np.array(stats), _records(evaluation, truth, found, max_dets))
 
 
-def _coco(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
+def _coco(annotations: Row, rows: list[Row]) -> COCO:
     return COCO(
         {"images": annotations["images"], "categories": annotations["categories"], "annotations": rows},
         print_function=lambda *_: None,

@@ -52,6 +52,7 @@ class Architecture:
 
 _OLD: dict[str, Any] = {"patch_size": 14, "windows": 4, "position_grid": 37, "feature_indexes": (2, 5, 8, 11)}
 _SEGMENTER: dict[str, Any] = {"patch_size": 12, "decoder_layers": 4, "queries": 200, "segmentation": True}
+_LARGE_SEGMENTER = _SEGMENTER | {"decoder_layers": 6, "queries": 300}
 _SMALLEST: dict[str, Any] = {
     "patch_size": 8,
     "windows": 4,
@@ -94,12 +95,8 @@ VARIANTS: dict[str, Architecture] = {
     "seg-small": Architecture("RFDETRSegSmall", "rf-detr-seg-small.pt", 384, **_SEGMENTER | {"queries": 100}),
     "seg-medium": Architecture("RFDETRSegMedium", "rf-detr-seg-medium.pt", 432, **_SEGMENTER | {"decoder_layers": 5}),
     "seg-large": Architecture("RFDETRSegLarge", "rf-detr-seg-large.pt", 504, **_SEGMENTER | {"decoder_layers": 5}),
-    "seg-xlarge": Architecture(
-        "RFDETRSegXLarge", "rf-detr-seg-xlarge.pt", 624, **_SEGMENTER | {"decoder_layers": 6, "queries": 300}
-    ),
-    "seg-2xlarge": Architecture(
-        "RFDETRSeg2XLarge", "rf-detr-seg-xxlarge.pt", 768, **_SEGMENTER | {"decoder_layers": 6, "queries": 300}
-    ),
+    "seg-xlarge": Architecture("RFDETRSegXLarge", "rf-detr-seg-xlarge.pt", 624, **_LARGE_SEGMENTER),
+    "seg-2xlarge": Architecture("RFDETRSeg2XLarge", "rf-detr-seg-xxlarge.pt", 768, **_LARGE_SEGMENTER),
     # Ours, not upstream's: small enough to train from scratch on two CPU cores.
     "pico": Architecture("RFDETRPico", None, 256, **_SMALLEST),
     "seg-pico": Architecture("RFDETRSegPico", None, 192, **_SMALLEST | {"patch_size": 12, "segmentation": True}),

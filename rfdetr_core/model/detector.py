@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -93,14 +94,11 @@ class Detector(nn.Module):
             DetectorOutput(self.class_head(state), apply_delta(self.box_head(state), boxes), mask)
             for state, mask in zip(states, masks, strict=True)
         ]
-        last = layers[-1]
-        return DetectorOutput(
-            last.logits,
-            last.boxes,
-            last.masks.dense() if isinstance(last.masks, MaskFactors) and not self.training else last.masks,
-            auxiliary=tuple(layers[:-1]),
-            proposals=DetectorOutput(proposals.logits, proposals.boxes, proposal_masks),
-        )
+        first = DetectorOutput(proposals.logits, proposals.boxes, proposal_masks)
+        last = replace(layers[-1], auxiliary=tuple(layers[:-1]), proposals=first)
+        if isinstance(last.masks, MaskFactors) and not self.training:
+            return replace(last, masks=last.masks.dense())
+        return last
 
     def _references(self, proposals: Tensor, groups: int) -> Tensor:
         """The queries' boxes (B, G*Q, 4): proposal i moved by learned delta i, or the latter alone."""
