@@ -207,8 +207,7 @@ def _find(weights: AnyPath | Checkpoint | None) -> Checkpoint | None:
         return weights
     path = _path(weights, "pretrain_weights")
     found = resolve_weights(path.name, path.parent if path.parent != Path() or path.is_file() else Path("weights"))
-    assert found is not None
-    return read_checkpoint(found)
+    return read_checkpoint(found) if found else None
 
 
 def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:

@@ -160,12 +160,9 @@ class Scored:
 
     def numbers(self) -> dict[str, Any]:
         """The numbers of metrics.json."""
-        return {
-            "images": self.images,
-            "objects": sum(one.instances for one in self.boxes.per_class),
-            **numbers(self.boxes),
-            **({"masks": numbers(self.masks)} if self.masks else {}),
-        }
+        objects = sum(one.instances for one in self.boxes.per_class)
+        masks = {"masks": numbers(self.masks)} if self.masks else {}
+        return {"images": self.images, "objects": objects, **numbers(self.boxes), **masks}
 
     def write(self, folder: Path, names: Mapping[int, str]) -> None:
         """Write TABLES. names: of the classes, by id."""
