@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights
 from rfdetr_core.checkpoint.published import resolve_weights
@@ -24,8 +25,6 @@ from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_togeth
 
 if TYPE_CHECKING:
     import supervision
-
-    from rfdetr_core.base.paths import ProjectPaths
 
 AnyPath: TypeAlias = str | Path
 COCO_CLASSES = 90  # of the published weights, and of a new model until it is trained
@@ -60,7 +59,6 @@ class RFDETR:
         device: str = "auto",
         **settings: Any,
     ) -> None:
-        """Build the model and load its weights."""
         if not self.variant:
             known = ", ".join(variant.name for variant in VARIANTS.values())
             raise UserError(f"{type(self).__name__} is no variant. Use one: {known}.")
@@ -69,8 +67,7 @@ class RFDETR:
         if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
             what = "a whole number, 1 or more; None keeps what the weights were trained with"
             raise UserError(f"num_classes is {num_classes!r}: it must be {what}.")
-        device = find_device(device)
-        checkpoint = _find(pretrain_weights)
+        device, checkpoint = find_device(device), _find(pretrain_weights)
         fields = ModelConfig.model_fields
         given = {key: value for key, value in settings.items() if value is not None or key not in fields}
         values = _told(checkpoint, self.variant) | given
@@ -131,7 +128,6 @@ class RFDETR:
         Raises:
             UserError: an unknown keyword, a numbered device, a fault of the dataset, or of the training.
         """
-        from rfdetr_core.base.paths import ProjectPaths
         from rfdetr_core.observers.history import run_files
         from rfdetr_core.training.run import train_model
 
@@ -162,11 +158,12 @@ class RFDETR:
         train_model(where, model, config, runtime, output)
         selection = select(files.read_json(output / "scores.json"))
         files.write_json(output / "selection.json", selection)
-        strip(output, selection, output / "checkpoint_best_total.pth", records=output / "records")
-        self._predictor = Predictor.from_checkpoint(output / "checkpoint_best_total.pth", device=device)
+        best = output / "checkpoint_best_total.pth"
+        strip(output, selection, best, records=output / "records")
+        self._predictor = Predictor.from_checkpoint(best, device=device)
         if asked.run_test:
             self.evaluate("test", output_dir=output)
-        print(f"{run_files(output)}\nuse: python -m rfdetr_core predict {output / 'checkpoint_best_total.pth'} IMAGE")
+        print(f"{run_files(output)}\nuse: python -m rfdetr_core predict {best} IMAGE")
 
     def predict(
         self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float = 0.5
@@ -195,17 +192,11 @@ class RFDETR:
         return evaluate(self._predictor, data, config, output / "evaluate")
 
 
-def from_checkpoint(path: AnyPath, **settings: Any) -> RFDETR:
-    """The model of a file, as the class of its variant: see RFDETR.from_checkpoint."""
-    return RFDETR.from_checkpoint(path, **settings)
+from_checkpoint = RFDETR.from_checkpoint
 
 
 def _path(value: Any, argument: str) -> Path:
-    """The path that an argument gives.
-
-    Raises:
-        UserError: empty, or of another type.
-    """
+    """The path that an argument gives. Raises a UserError where it is empty, or of another type."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise UserError(f"{argument} is {value!r}: it must be one path, as text or a Path.")
     return Path(value)
@@ -216,8 +207,7 @@ def _find(weights: AnyPath | Checkpoint | None) -> Checkpoint | None:
         return weights
     path = _path(weights, "pretrain_weights")
     found = resolve_weights(path.name, path.parent if path.parent != Path() or path.is_file() else Path("weights"))
-    assert found is not None
-    return read_checkpoint(found)
+    return read_checkpoint(found) if found else None
 
 
 def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
@@ -233,7 +223,6 @@ def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
 
 def _prepare(dataset: Path, folder: Path) -> ProjectPaths:
     """Validate and convert a dataset, as the first two stages do."""
-    from rfdetr_core.base.paths import ProjectPaths
     from rfdetr_core.ingest.convert import convert_dataset
     from rfdetr_core.ingest.validate import validate_dataset
 

@@ -10,15 +10,16 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 
 if TYPE_CHECKING:
-    from rfdetr_core.audit.trace import Archive, Trace
+    from rfdetr_core.audit.trace import Archive
 
 N = TypeVar("N", int, float)
+_IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels")  # of `audit --images`
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,42 +37,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m rfdetr_core", description="RF-DETR, trained reproducibly.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    predict = commands.add_parser("predict", help="find objects in images: a drawn picture and a JSON file for each")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about)
+        command.set_defaults(run=run)
+        return command
+
+    predict = add("predict", _predict, "find objects in images: a drawn picture and a JSON file for each")
     predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as output/checkpoint_best_total.pth")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     predict.add_argument("--threshold", type=_number(float, 0, 1), default=0.5, help="score to exceed (default 0.5)")
-    predict.add_argument(
-        "--output", type=Path, default=Path("predictions"), metavar="DIR", help="folder of the results"
-    )
+    predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR", help="results folder")
     predict.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
-    predict.set_defaults(run=_predict)
-    check = commands.add_parser("check", help="check the whole of params.yaml, and what it names, before DVC starts")
+    check = add("check", _check, "check the whole of params.yaml, and what it names, before DVC starts")
     check.add_argument("--params", action="store_true", help="the parameters alone: where data is not pulled yet")
-    check.set_defaults(run=_check)
-    preview = commands.add_parser("preview", help="draw batches as a training will see them, and find too small boxes")
+    preview = add("preview", _preview, "draw batches as a training will see them, and find too small boxes")
     preview.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
     preview.add_argument("--split", choices=("train", "valid"), default="train")
     preview.add_argument("--count", type=_number(int, 1), default=16, help="images (default 16)")
     preview.add_argument("--epoch", type=_number(int, 0), default=0, help="whose augmentation is drawn (default 0)")
     preview.add_argument("--out", type=Path, default=Path("reports/preview"), metavar="DIR")
-    preview.set_defaults(run=_preview)
-    export = commands.add_parser("export", help="write a dataset in another format: YOLO from COCO, COCO from YOLO")
+    export = add("export", _export, "write a dataset in another format: YOLO from COCO, COCO from YOLO")
     export.add_argument("source", type=Path, metavar="SOURCE", help="a dataset folder in any layout that is known")
     export.add_argument("destination", type=Path, metavar="DESTINATION", help="a new or empty folder")
     export.add_argument("--format", choices=("yolo", "coco"), required=True)
-    told = "copy (default), hardlink, none, or symlink, which other tools follow and validate refuses"
-    export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=told)
-    export.set_defaults(run=_export)
-    results = commands.add_parser("results", help="say what the pipeline found, and where its files are")
-    results.set_defaults(run=_results)
-    publish = commands.add_parser("publish", help="bring MLflow up to what the pipeline made; twice changes nothing")
+    ways = "copy (default), hardlink, none, or symlink, which other tools follow and validate refuses"
+    export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=ways)
+    add("results", _results, "say what the pipeline found, and where its files are")
+    publish = add("publish", _publish, "bring MLflow up to what the pipeline made; twice changes nothing")
     publish.add_argument("--register", metavar="NAME", help="make it a version of this registered model, too")
-    publish.set_defaults(run=_publish)
-    _add_audit(commands)
-    _add_verification(commands)
-    page = commands.add_parser("ui", help="MLflow's page over the runs of this project")
+    audit = add("audit", _audit, "say what made a file, which images, and what an image was used for")
+    audit.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file, or another tracked result")
+    audit.add_argument("--images", action="store_true", help="list every image behind FILE, as CSV")
+    audit.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that this image went into")
+    audit.add_argument("--diff", type=Path, nargs=2, metavar=("A", "B"), help="how the making of two models differs")
+    verify = add("verify", _verify, "compute again what is at hand, and compare with lock, lineage, history")
+    verify.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file (default: the project's)")
+    only = verify.add_mutually_exclusive_group()
+    only.add_argument("--lock", action="store_true", help="dvc.lock against code, params and git: seconds, for CI")
+    only.add_argument("--reproduce", action="store_true", help="run all again in a clean clone and compare every byte")
+    verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help="check the signature of FILE's attestation, too")
+    for command, about in ((audit, "the clone to search"), (verify, "the project")):
+        command.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help=f"{about} (default: here)")
+        command.add_argument("--json", action="store_true", help="for programs")
+    attest = add("attest", _attest, "write an in-toto statement of what made a model, and sign it")
+    attest.add_argument("file", type=Path, metavar="FILE", help="a model file that carries its lineage")
+    attest.add_argument("--sign-key", type=Path, metavar="KEY.pem", help="private key on an elliptic curve (P-256)")
+    attest.add_argument("--output", type=Path, metavar="PATH", help="default: FILE.intoto.json")
+    page = add("ui", _ui, "MLflow's page over the runs of this project")
     page.add_argument("--port", type=int, default=5000)
-    page.set_defaults(run=_ui)
     return parser
 
 
@@ -116,6 +130,12 @@ def _predict(options: argparse.Namespace) -> None:
         print(f"{path}: {len(rows)} objects, drawn in {options.output / path.stem}.png")
 
 
+def _check(options: argparse.Namespace) -> None:
+    from rfdetr_core.config.settings import check_params, check_project
+
+    check_params() if options.params else check_project()
+
+
 def _preview(options: argparse.Namespace) -> None:
     from rfdetr_core.config.preview import preview
 
@@ -126,13 +146,6 @@ def _export(options: argparse.Namespace) -> None:
     from rfdetr_core.export.dataset import export_dataset
 
     print(export_dataset(options.source, options.destination, options.format, options.images))
-
-
-def _check(options: argparse.Namespace) -> None:
-    from rfdetr_core.config.preflight import check_project
-    from rfdetr_core.config.settings import check_params
-
-    check_params() if options.params else check_project()
 
 
 def _results(options: argparse.Namespace) -> None:
@@ -168,37 +181,6 @@ def _publish(options: argparse.Namespace) -> None:
     print(*publish(options.register), sep="\n")
 
 
-def _ui(options: argparse.Namespace) -> None:
-    from rfdetr_core.observers.history import main_repository
-
-    server = os.environ.get("MLFLOW_TRACKING_URI")
-    if server:
-        raise UserError(f"runs are tracked at {server} (MLFLOW_TRACKING_URI); unset it to see the local ones.")
-    store = main_repository() / "mlflow.db"
-    if not store.exists():
-        raise UserError(f"{store} does not exist: no run was tracked here yet. Run: make repro")
-    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", f"sqlite:///{store}"]
-    page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
-    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    os.execv(sys.executable, [sys.executable, *page])
-
-
-_COLUMNS = ("split", "path", "sha256", "width", "height", "labels")
-
-
-def _add_audit(commands: Any) -> None:
-    audit = commands.add_parser("audit", help="say what made a file, which images, and what an image was used for")
-    audit.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file, or another tracked result")
-    audit.add_argument("--images", action="store_true", help="list every image behind FILE, as CSV")
-    audit.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that this image went into")
-    audit.add_argument(
-        "--diff", type=Path, nargs=2, metavar=("A", "B"), help="what differs in the making of two models"
-    )
-    audit.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help="the clone to search (default: here)")
-    audit.add_argument("--json", action="store_true", help="for programs")
-    audit.set_defaults(run=_audit)
-
-
 def _audit(options: argparse.Namespace) -> None:
     from rfdetr_core.audit.history import History
     from rfdetr_core.audit.trace import Archive, trace
@@ -228,7 +210,7 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
 
     traced = trace(options.file, archive)
     rows = list(rows_of(traced, archive))
-    print(json.dumps(rows) + "\n" if options.json else files.csv_text(rows, _COLUMNS), end="")
+    print(json.dumps(rows) + "\n" if options.json else files.csv_text(rows, _IMAGE_COLUMNS), end="")
     if traced.contradicted:
         sys.exit("\n".join(f"note: {note}" for note in traced.notes))
 
@@ -255,40 +237,14 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
     from rfdetr_core.audit.text import compare_images, compare_lineages, told_difference
     from rfdetr_core.audit.trace import trace
 
-    old, new = (_with_lineage(path, trace(path, archive)) for path in options.diff)
+    old, new = traces = [trace(path, archive) for path in options.diff]
+    for path, traced in zip(options.diff, traces, strict=True):
+        if traced.lineage is None:
+            raise UserError(f"{path} carries no lineage, and no record of it was found: there is nothing to compare.")
     changes = compare_lineages(old.lineage or {}, new.lineage or {})
     images = compare_images(rows_of(old, archive), rows_of(new, archive))
-    if options.json:
-        print(json.dumps({"making": changes, "images": images}, indent=2))
-    else:
-        print(told_difference(changes, images))
-
-
-def _with_lineage(path: Path, traced: Trace) -> Trace:
-    if traced.lineage is None:
-        raise UserError(f"{path} carries no lineage, and no record of it was found: there is nothing to compare.")
-    return traced
-
-
-def _add_verification(commands: Any) -> None:
-    verify = commands.add_parser(
-        "verify", help="compute again what is at hand, and compare with lock, lineage, history"
-    )
-    verify.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file (default: the project's)")
-    only = verify.add_mutually_exclusive_group()
-    only.add_argument(
-        "--lock", action="store_true", help="dvc.lock against code, params and git alone: seconds, for CI"
-    )
-    only.add_argument("--reproduce", action="store_true", help="run all again in a clean clone and compare every byte")
-    verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help="check the signature of FILE's attestation, too")
-    verify.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help="the project (default: here)")
-    verify.add_argument("--json", action="store_true", help="for programs")
-    verify.set_defaults(run=_verify)
-    attest = commands.add_parser("attest", help="write an in-toto statement of what made a model, and sign it")
-    attest.add_argument("file", type=Path, metavar="FILE", help="a model file that carries its lineage")
-    attest.add_argument("--sign-key", type=Path, metavar="KEY.pem", help="private key on an elliptic curve (P-256)")
-    attest.add_argument("--output", type=Path, metavar="PATH", help="default: FILE.intoto.json")
-    attest.set_defaults(run=_attest)
+    content = {"making": changes, "images": images}
+    print(json.dumps(content, indent=2) if options.json else told_difference(changes, images))
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -319,5 +275,19 @@ def _verify(options: argparse.Namespace) -> None:
 def _attest(options: argparse.Namespace) -> None:
     from rfdetr_core.verification.attest import attest
 
-    for path in attest(options.file, options.output, options.sign_key):
-        print(path)
+    print(*attest(options.file, options.output, options.sign_key), sep="\n")
+
+
+def _ui(options: argparse.Namespace) -> None:
+    from rfdetr_core.observers.history import main_repository
+
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    if server:
+        raise UserError(f"runs are tracked at {server} (MLFLOW_TRACKING_URI); unset it to see the local ones.")
+    store = main_repository() / "mlflow.db"
+    if not store.exists():
+        raise UserError(f"{store} does not exist: no run was tracked here yet. Run: make repro")
+    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", f"sqlite:///{store}"]
+    page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execv(sys.executable, [sys.executable, *page])

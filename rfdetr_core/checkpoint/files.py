@@ -20,24 +20,6 @@ from rfdetr_core.base.files import replacing
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, upstream_weights
 from rfdetr_core.model.config import Architecture
 
-
-def tensor_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the tensors of a detector, given by our names, sorted by upstream's.
-
-    Of each: name, dtype, shape and bytes (little-endian, row-major), each preceded by its length in 8 bytes. So a file
-    that is renamed, or saved again by another tool, keeps the digest, and any changed weight changes it.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(upstream_weights(dict(weights)).items()):
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        shape = ",".join(map(str, tensor.shape))
-        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-        for part in (name.encode(), dtype.encode(), shape.encode(), content):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
-    return digest.hexdigest()
-
-
 FORMAT_VERSION = "1.11.2"  # the rfdetr release whose layout is written
 
 ENCODERS = {(384, 12, 6): "dinov2_windowed_small", (768, 12, 12): "dinov2_windowed_base"}
@@ -119,6 +101,23 @@ class Checkpoint:
         return self.training_record or (self.lineage or {}).get("training")
 
 
+def tensor_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the tensors of a detector, given by our names, sorted by upstream's.
+
+    Of each: name, dtype, shape and bytes (little-endian, row-major), each preceded by its length in 8 bytes. So a file
+    that is renamed, or saved again by another tool, keeps the digest, and any changed weight changes it.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(upstream_weights(dict(weights)).items()):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        shape = ",".join(map(str, tensor.shape))
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        for part in (name.encode(), dtype.encode(), shape.encode(), content):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+    return digest.hexdigest()
+
+
 def make_checkpoint(
     architecture: Architecture, weights: Mapping[str, Tensor], *, class_names: Sequence[str], args: Mapping[str, Any]
 ) -> Checkpoint:
@@ -134,12 +133,7 @@ def make_checkpoint(
         "patch_size": architecture.patch_size,
         "segmentation_head": architecture.segmentation,
     }
-    return Checkpoint(
-        weights=dict(weights),
-        args=dict(args) | told,
-        model_name=architecture.name,
-        model_config=model_config_of(architecture),
-    )
+    return Checkpoint(dict(weights), dict(args) | told, architecture.name, model_config_of(architecture))
 
 
 def model_config_of(architecture: Architecture) -> dict[str, Any]:
@@ -161,11 +155,8 @@ def model_config_of(architecture: Architecture) -> dict[str, Any]:
 
 def file_content(checkpoint: Checkpoint) -> dict[str, Any]:
     """What `write_checkpoint` saves. A resume file adds its own keys to it and goes through `write_plain`."""
-    content: dict[str, Any] = {
-        "model": dict(sorted(upstream_weights(checkpoint.weights).items())),
-        "args": checkpoint.args,
-        "rfdetr_version": FORMAT_VERSION,
-    }
+    model = dict(sorted(upstream_weights(checkpoint.weights).items()))
+    content = {"model": model, "args": checkpoint.args, "rfdetr_version": FORMAT_VERSION}
     told = {key: getattr(checkpoint, key) for key in _OPTIONAL if key not in content}
     return content | {key: value for key, value in told.items() if value is not None}
 
@@ -192,7 +183,8 @@ def write_plain(path: Path, content: Mapping[str, Any]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         sink = _Sink(file)  # no path: torch.save puts the stem of a file's name into the file
         torch.save(plain, cast(BinaryIO, sink))
-        sink.check()
+        if sink.error is not None:
+            raise sink.error
 
 
 def read_plain(path: Path) -> dict[str, Any]:
@@ -262,12 +254,8 @@ def _model_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     model = content.get("model")
     if model is None and isinstance(content.get("state_dict"), dict):
         # Lightning's layout: the module's attribute `model`, which torch.compile may have wrapped.
-        state = content["state_dict"]
-        model = {
-            name.removeprefix("model.").removeprefix("_orig_mod."): tensor
-            for name, tensor in state.items()
-            if str(name).startswith("model.")
-        }
+        own = {name: tensor for name, tensor in content["state_dict"].items() if str(name).startswith("model.")}
+        model = {name.removeprefix("model.").removeprefix("_orig_mod."): tensor for name, tensor in own.items()}
     if not isinstance(model, dict) or "class_embed.weight" not in model:
         raise UserError(f"{path} is no RF-DETR checkpoint: it has no `model` or `state_dict` with RF-DETR's weights.")
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in model.items()):
@@ -294,10 +282,6 @@ class _Sink:
 
     def flush(self) -> None:
         pass
-
-    def check(self) -> None:
-        if self.error is not None:
-            raise self.error
 
 
 def _plain(value: Any, place: str, storages: set[int]) -> Any:

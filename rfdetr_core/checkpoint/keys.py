@@ -88,9 +88,8 @@ def to_ours(name: str) -> str:
 
 def upstream_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights by our names, as upstream names and completes them."""
-    return {KEYPOINT_MASK: torch.zeros(0, 0, dtype=torch.bool)} | {
-        to_upstream(name): value for name, value in weights.items()
-    }
+    mask = {KEYPOINT_MASK: torch.zeros(0, 0, dtype=torch.bool)}
+    return mask | {to_upstream(name): value for name, value in weights.items()}
 
 
 def _translate(name: str, table: list[tuple[re.Pattern[str], str]]) -> str:
@@ -101,11 +100,8 @@ def _translate(name: str, table: list[tuple[re.Pattern[str], str]]) -> str:
 
 
 def _compiled(pairs: dict[str, str]) -> list[tuple[re.Pattern[str], str]]:
-    return [(re.compile(_expression(source)), target) for source, target in pairs.items()]
-
-
-def _expression(pattern: str) -> str:
-    return re.escape(pattern).replace(r"\#", r"(\d+)").replace(r"\*", "(weight|bias)")
+    expressions = (re.escape(source).replace(r"\#", r"(\d+)").replace(r"\*", "(weight|bias)") for source in pairs)
+    return list(zip(map(re.compile, expressions), pairs.values(), strict=True))
 
 
 _TO_UPSTREAM = _compiled(_TABLE)

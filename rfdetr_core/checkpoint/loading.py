@@ -29,8 +29,6 @@ _LIST = (
     "teddy bear|hair drier|toothbrush"
 )
 COCO_NAMES = tuple(_LIST.split("|"))
-
-
 TAKEN, LEFT = "taken", "left at the initial value"
 _CLASS_HEADS = re.compile(r"(proposer\.groups\.\d+\.)?class_head\.(weight|bias)")
 _BY_NAME = {variant.name: variant for variant in VARIANTS.values()}
@@ -89,8 +87,7 @@ def build_from_checkpoint(path: Path, **changes: Any) -> Loaded:
     report = load_weights(detector, architecture, checkpoint)
     if report.left:
         raise UserError(f"{path} is incomplete: it lacks {len(report.left)} weights, such as {report.left[0]}.")
-    detector.eval()
-    return Loaded(detector, architecture, checkpoint, report)
+    return Loaded(detector.eval(), architecture, checkpoint, report)
 
 
 def load_weights(detector: Detector, architecture: Architecture, checkpoint: Checkpoint) -> LoadReport:
@@ -118,8 +115,7 @@ def load_weights(detector: Detector, architecture: Architecture, checkpoint: Che
             raise UserError(f"{where}: {name} is {[*tensor.shape]}, {architecture.name} has {[*state[name].shape]}.")
         state[name] = tensor
     detector.load_state_dict(state)
-    unused = [name for name in checkpoint.weights if name not in state]
-    return LoadReport(actions, (*unused, *checkpoint.unknown))
+    return LoadReport(actions, (*(name for name in checkpoint.weights if name not in state), *checkpoint.unknown))
 
 
 def class_names_of(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -243,11 +239,9 @@ def _named(checkpoint: Checkpoint, facts: dict[str, Any]) -> Architecture | None
 
 
 def _require_same_variant(architecture: Architecture, facts: dict[str, Any], checkpoint: Checkpoint) -> None:
-    different = [
-        f"{field} {value} instead of {getattr(architecture, field)}"
-        for field, value in facts.items()
-        if field not in _FREE and value != getattr(architecture, field)
-    ]
+    own = vars(architecture)
+    wrong = {field: value for field, value in facts.items() if field not in _FREE and value != own[field]}
+    different = [f"{field} {value} instead of {own[field]}" for field, value in wrong.items()]
     named = _named(checkpoint, facts)
     if different or (named and architecture.name in _BY_NAME and named.name != architecture.name):
         variants = [named] if named else _fitting(facts)

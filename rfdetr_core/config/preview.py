@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
 
 from rfdetr_core.base.manifest import DataConfig, read_classes
 from rfdetr_core.base.params import read_section
@@ -82,13 +81,11 @@ class SmallBoxes:
                 share, least = count / own.sum(), self.sides[own].min()
                 lines.append(f"  {name:{width}} {count:6} {own.sum():7} {share:7.1%} {least:9.1f}")
         least = int(self.sides.argmin())
-        lines.append(f"smallest: {self.sides[least]:.1f} pixels, {self._name(least)} in {self.places[least]}")
+        name = self.names[int(self.labels[least])]
+        lines.append(f"smallest: {self.sides[least]:.1f} pixels, {name} in {self.places[least]}")
         half, most, every = (self.resolution_for(share) for share in (0.5, 0.9, 1.0))
         lines.append(f"model.resolution {half} would lift half of them to a patch, {most} nine tenths, {every} all")
         return "\n".join(lines)
-
-    def _name(self, box: int) -> str:
-        return self.names[int(self.labels[box])]
 
 
 def preview(params: Path, split: Literal["train", "valid"], count: int, epoch: int, out: Path) -> str:
@@ -162,12 +159,7 @@ def _draw_image(batch: Batch, index: int, names: Sequence[str]) -> Image.Image:
     boxes = cxcywh_to_xyxy(target.boxes) * own * factor
     count = len(target.labels)
     found = to_supervision(Detections(torch.ones(count), target.labels, boxes, target.masks), names)
-    picture = _picture(image)
+    pixels = image.permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
+    picture = Image.fromarray((pixels * 255).round().clamp(0, 255).byte().numpy())
     picture = picture.resize((whole * factor, whole * factor), Image.Resampling.NEAREST)
     return draw(picture, found, [names[label] for label in target.labels.tolist()], side=whole * factor)
-
-
-def _picture(image: Tensor) -> Image.Image:
-    """The picture of a normalised image."""
-    pixels = image.permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
-    return Image.fromarray((pixels * 255).round().clamp(0, 255).byte().numpy())

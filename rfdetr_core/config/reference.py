@@ -50,8 +50,7 @@ def _rows(section: str, config: type[Config], prefix: str = "") -> Iterator[str]
             yield from _rows(section, kind, f"{prefix}{name}.")
             continue
         default = "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
-        limits = [_limit(one) for one in field.metadata if _limit(one)]
-        shown = ", ".join([_kind(kind), *limits])
+        shown = ", ".join(filter(None, (_kind(kind), *map(_limit, field.metadata))))
         yield f"| {prefix}{name} | {shown} | {default} | {(field.description or '').replace('|', '/')} |"
 
 

@@ -8,24 +8,22 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools.cocoeval import COCOeval
 
-from rfdetr_core.base import files, images
+from rfdetr_core.base import files
 from rfdetr_core.base.manifest import read_classes
-from rfdetr_core.data.samples import Sample, read_samples
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.data.samples import read_samples
+from rfdetr_core.evaluation.evaluate import detect
 from rfdetr_core.inference.predictor import Predictor
-from rfdetr_core.metrics.coco import RECALLS, CocoScores, coco_results, indexed, numbered, score
+from rfdetr_core.metrics.coco import RECALLS, Kind, Row, indexed, numbered, score
 
-Floats = npt.NDArray[np.float64]
-Kind = Literal["bbox", "segm"]
-Row = dict[str, Any]
 COMPARED = ("map", "map_50", "mar_100", "f1")
 
 
@@ -42,46 +40,28 @@ class _ClassMatches:
     instances: npt.NDArray[np.int64]
 
 
-def detect(predictor: Predictor, dataset: Path, samples: Sequence[Sample], names: Sequence[str]) -> list[Row]:
-    """Detections in COCO's results format, the predictor's classes found by name among `names`; others are left out.
-
-    Raises:
-        UserError: an image is missing or not the one of the manifest.
-    """
-    index = {name: place for place, name in enumerate(names)}
-    labels = {place: index[name] for place, name in enumerate(predictor.class_names) if name in index}
-    pictures = (
-        images.decode(images.read_verified(dataset / one.path, one.sha256), one.path, max_pixels=None)
-        for one in samples
-    )
-    results = []
-    for sample, found in zip(samples, predictor.detect(pictures), strict=True):
-        rows = coco_results(sample.image_id, found)
-        results += [one | {"category_id": labels[one["category_id"]]} for one in rows if one["category_id"] in labels]
-    return results
-
-
 def compare_models(old: Path, new: Path, dataset: Path, split: str, resamples: int, batch_size: int = 1) -> Row:
     """Score two model files on a split of annotations/ and manifest/; plain values, for `write_json`.
 
     `difference` is in points of mAP (of masks, where both models find them): new less old, with the interval that
     holds 95 of 100 resamplings of the images. Null where there is no object to measure with.
     """
-    annotations = files.read_json(Path("annotations") / f"{split}.json")
-    samples = read_samples(Path("annotations") / f"{split}.json", Path("manifest") / f"{split}.json")
-    names = [entry.name for entry in read_classes(Path("annotations/classes.json"))]
+    where = ProjectPaths(dataset)
+    annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
+    names = [entry.name for entry in read_classes(where.classes)]
     predictors = [Predictor.from_checkpoint(path, batch_size=batch_size) for path in (old, new)]
     results = [detect(one, dataset, samples, names) for one in predictors]
     kind: Kind = "segm" if all(one.architecture.segmentation for one in predictors) else "bbox"
-    before, after = (score(annotations, rows, kind) for rows in results)
+    before, after = scores = [score(annotations, rows, kind) for rows in results]
+    old_numbers, new_numbers = ({name: _plain(getattr(one, name)) for name in COMPARED} for one in scores)
     low, high = interval(annotations, results[0], results[1], kind, resamples)
     return {
         "split": split,
         "of": "masks" if kind == "segm" else "boxes",
         "images": len(samples),
         "objects": sum(one.instances for one in after.per_class),
-        "old": _numbers(before),
-        "new": _numbers(after),
+        "old": old_numbers,
+        "new": new_numbers,
         "difference": _plain(100 * (after.map - before.map)),
         "interval": [_plain(low), _plain(high)],
         "resamples": resamples,
@@ -106,10 +86,8 @@ def interval(annotations: Row, old: list[Row], new: list[Row], kind: Kind, resam
         times = np.bincount(random.integers(0, count, count), minlength=count)
         drops.append(100 * (mean_precision(matched[1], times) - mean_precision(matched[0], times)))
     there = [one for one in drops if not math.isnan(one)]
-    if not there:
-        return math.nan, math.nan
-    low, high = np.percentile(there, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.percentile(there, [2.5, 97.5]).tolist() if there else (math.nan, math.nan)
+    return low, high
 
 
 def matches(annotations: Row, detections: list[Row], kind: Kind) -> list[_ClassMatches]:
@@ -160,10 +138,6 @@ def mean_precision(matched: Iterable[_ClassMatches], times: npt.NDArray[np.int64
 
 def _joined(parts: Iterable[npt.NDArray[np.bool_]], thresholds: int) -> npt.NDArray[np.bool_]:
     return np.concatenate([np.zeros((thresholds, 0), dtype=bool), *parts], axis=1)
-
-
-def _numbers(scores: CocoScores) -> dict[str, float | None]:
-    return {name: _plain(value) for name, value in scores.numbers().items() if name in COMPARED}
 
 
 def _plain(value: float) -> float | None:

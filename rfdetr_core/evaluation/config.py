@@ -16,8 +16,5 @@ class EvaluateConfig(Config):
     batch_size: int = Field(1, gt=0, description="images at a time; 1: exactly what predict() gives")
     pictures: int = Field(9, ge=0, description="drawn: a third each of the best, the middle and the worst images")
     threshold: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="score that counts in pictures and confusion; null: that of the best F1",
+        None, ge=0, le=1, description="score that counts in pictures and confusion; null: that of the best F1"
     )

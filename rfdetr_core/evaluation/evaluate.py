@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.pictures import compare, pick, write_png
 from rfdetr_core.evaluation.scoring import Scored, write_results
 from rfdetr_core.inference.predictor import Predictor
-from rfdetr_core.metrics.coco import coco_results
+from rfdetr_core.metrics.coco import Row, coco_results
+
+# What stages.evaluate runs; a test compares this with its imports.
+_BASE = ("__init__", "errors", "files", "images", "manifest", "params", "paths", "provenance")
+CODE = (
+    *(f"rfdetr_core/base/{name}.py" for name in _BASE),
+    *(f"rfdetr_core/checkpoint/{name}.py" for name in ("__init__", "files", "keys", "loading")),
+    *(f"rfdetr_core/data/{name}.py" for name in ("__init__", "preprocess", "samples")),
+    *(f"rfdetr_core/evaluation/{name}.py" for name in ("__init__", "config", "evaluate", "pictures", "scoring")),
+    *("rfdetr_core/inference", "rfdetr_core/metrics/__init__.py", "rfdetr_core/metrics/coco.py"),
+    *("rfdetr_core/__init__.py", "rfdetr_core/model", "rfdetr_core/ops", "stages/__init__.py", "stages/evaluate.py"),
+)
 
 
 def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, output: Path) -> dict[str, Any]:
@@ -37,19 +49,11 @@ def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, 
             f"the model's classes ({', '.join(predictor.class_names)}) are not the dataset's ({', '.join(names)}). "
             "Evaluate it on a dataset with its own class table, or train it on this one."
         )
-    annotations = files.read_json(where.split(split)[0])
-    results: list[dict[str, Any]] = []
-    pictures = (_picture(where.dataset, sample) for sample in samples)
-    for sample, found in zip(samples, predictor.detect(pictures), strict=True):
-        # The head has one row more than there are classes; COCO has no name for it.
-        results += [one for one in coco_results(sample.image_id, found) if one["category_id"] < len(names)]
-    segments = predictor.architecture.segmentation
+    results = detect(predictor, where.dataset, samples, names)
+    segments, annotations = predictor.architecture.segmentation, files.read_json(where.split(split)[0])
     scored = Scored.of(annotations, results, segmentation=segments, threshold=config.threshold)
-    metrics: dict[str, Any] = {
-        "split": split,
-        **({"note": "the test split has no image"} if split != config.split else {}),
-        **scored.numbers(),
-    }
+    note = {"note": "the test split has no image"} if split != config.split else {}
+    metrics = {"split": split, **note, **scored.numbers()}
     table = dict(enumerate(names))
     write_results(output / "detections.json", results, "bbox")
     write_results(output / "masks.json", results, "segmentation")
@@ -66,6 +70,24 @@ def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, 
     return metrics
 
 
+def detect(predictor: Predictor, dataset: Path, samples: Sequence[Sample], names: Sequence[str]) -> list[Row]:
+    """Detections in COCO's results format, the predictor's classes found by name among `names`; others are left out.
+
+    So is the row of the class head that has no class.
+
+    Raises:
+        UserError: an image is missing or not the one of the manifest.
+    """
+    index = {name: place for place, name in enumerate(names)}
+    labels = {place: index[name] for place, name in enumerate(predictor.class_names) if name in index}
+    pictures = (_picture(dataset, sample) for sample in samples)
+    results = []
+    for sample, found in zip(samples, predictor.detect(pictures), strict=True):
+        rows = coco_results(sample.image_id, found)
+        results += [row | {"category_id": labels[row["category_id"]]} for row in rows if row["category_id"] in labels]
+    return results
+
+
 def _split(where: ProjectPaths, config: EvaluateConfig) -> tuple[str, list[Sample]]:
     for split in dict.fromkeys((config.split, "valid")):
         samples = read_samples(*where.split(split))
@@ -78,21 +100,9 @@ def _picture(root: Path, sample: Sample) -> Image.Image:
     return images.decode(images.read_verified(root / sample.path, sample.sha256), sample.path, max_pixels=None)
 
 
-# What stages.evaluate runs; a test compares this with its imports.
-_BASE = ("__init__", "errors", "files", "images", "manifest", "params", "paths", "provenance")
-CODE = (
-    *(f"rfdetr_core/base/{name}.py" for name in _BASE),
-    *(f"rfdetr_core/checkpoint/{name}.py" for name in ("__init__", "files", "keys", "loading")),
-    *(f"rfdetr_core/data/{name}.py" for name in ("__init__", "preprocess", "samples")),
-    *(f"rfdetr_core/evaluation/{name}.py" for name in ("__init__", "config", "evaluate", "pictures", "scoring")),
-    *("rfdetr_core/inference", "rfdetr_core/metrics/__init__.py", "rfdetr_core/metrics/coco.py"),
-    *("rfdetr_core/__init__.py", "rfdetr_core/model", "rfdetr_core/ops", "stages/__init__.py", "stages/evaluate.py"),
-)
-
-
 def write_origin(path: Path, model: Path, where: ProjectPaths, config: EvaluateConfig, split: str) -> None:
     """Write the digests of the model file, its tensors and the inputs, the params, the code and the packages."""
-    content: dict[str, Any] = {
+    content = {
         "schema": 1,
         "model": provenance.identity(model) | {"tensors": tensor_digest(read_checkpoint(model).weights)},
         "split": split,

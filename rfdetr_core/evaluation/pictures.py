@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools.coco import COCO
 
 from rfdetr_core.base import files
-from rfdetr_core.evaluation.scoring import ImageJudgement, Row
+from rfdetr_core.evaluation.scoring import ImageJudgement
 from rfdetr_core.inference.predictor import import_supervision
+from rfdetr_core.metrics.coco import Row
 
 if TYPE_CHECKING:
     import supervision
@@ -50,7 +50,7 @@ def compare(
     seen = [(row, True) for row, _ in one.found] + [(row, False) for row in one.wrong]
     panels = []
     for rows in (truth, seen):
-        labels = [_label(row, names) for row, _ in rows]
+        labels = [label_of(names[row["category_id"]], row.get("score")) for row, _ in rows]
         panels.append(draw(picture, _detections(rows, one.image, masks), labels, side=PANEL, palette=[RIGHT, WRONG]))
     left = PANEL + _GAP
     canvas = Image.new("RGB", (left + PANEL, panels[0].height + 2 * _LINE + _GAP), "white")
@@ -83,7 +83,10 @@ def draw(
     # All in reverse: the first, which is the best, is drawn last.
     boxes = (found.xyxy * np.array([size[0] / picture.width, size[1] / picture.height] * 2))[::-1]
     ids = found.class_id[::-1]
-    masks = None if found.mask is None else np.stack([_resized(mask, size) for mask in found.mask[::-1]])
+    masks = None
+    if found.mask is not None:
+        resized = [Image.fromarray(mask).resize(size, Image.Resampling.NEAREST) for mask in found.mask[::-1]]
+        masks = np.stack([np.asarray(mask) for mask in resized])
     shown = supervision.Detections(xyxy=boxes, mask=masks, class_id=ids)
     thickness = max(1, round(2 * side / PANEL))
     font_size = round(12 * side / PANEL)
@@ -100,9 +103,9 @@ def draw(
     return annotator.annotate(drawn, labelled, labels=labels[::-1])
 
 
-def label_of(name: str, score: float) -> str:
-    """What is written beside a detection."""
-    return f"{name} {score:.2f}"
+def label_of(name: str, score: float | None) -> str:
+    """What is written beside a detection, or, without a score, beside an object."""
+    return name if score is None else f"{name} {score:.2f}"
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
@@ -112,11 +115,6 @@ def write_png(path: Path, picture: Image.Image) -> None:
     files.write_bytes(path, data.getvalue())
 
 
-def _label(row: Row, names: Mapping[int, str]) -> str:
-    name = names[row["category_id"]]
-    return label_of(name, row["score"]) if "score" in row else name
-
-
 def _detections(rows: list[tuple[Row, bool]], image: Row, masks: bool) -> supervision.Detections:
     """Annotations or results of an image; class id 0: matched, 1: not."""
     boxes = np.array([row["bbox"] for row, _ in rows], dtype=np.float64).reshape(-1, 4)
@@ -124,12 +122,7 @@ def _detections(rows: list[tuple[Row, bool]], image: Row, masks: bool) -> superv
     coder = COCO()
     coder.imgs = {image["id"]: image}
     drawn = np.stack([coder.annToMask(row) for row, _ in rows]).astype(np.bool_) if masks and rows else None
-    states = np.array([0 if matched else 1 for _, matched in rows], dtype=np.int64)
-    return supervision.Detections(xyxy=boxes, mask=drawn, class_id=states)
-
-
-def _resized(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return supervision.Detections(boxes, drawn, class_id=np.array([not matched for _, matched in rows], dtype=np.int64))
 
 
 def _write(canvas: Image.Image, left: int, top: int, parts: Sequence[tuple[str, str]]) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 from pycocotools import mask as overlaps
 
 from rfdetr_core.base import files
-from rfdetr_core.metrics.coco import RECALLS, CocoScores, ImageMatches, score
+from rfdetr_core.metrics.coco import RECALLS, CocoScores, ImageMatches, Row, score
 
 BACKGROUND = "background"
-Row = dict[str, Any]  # an image, annotation or detection in COCO's format
+DECIMALS = 6  # of the tables
+TABLES = ("per_class.csv", "pr_curve.csv", "per_image.csv", "confusion.csv")
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,10 @@ def judge(
         pairs = sorted(match.pairs, key=lambda pair: -results[pair[0]]["score"])
         above = [pair for pair in pairs if results[pair[0]]["score"] > threshold]
         below = {number for _, number in pairs[len(above) :] if number is not None}
-        judgements.append(
-            ImageJudgement(
-                image,
-                found=[(results[place], truth[number]) for place, number in above if number is not None],
-                wrong=[results[place] for place, number in above if number is None],
-                missed=[truth[number] for number in sorted({*match.missed, *below})],
-            )
-        )
+        found = [(results[place], truth[number]) for place, number in above if number is not None]
+        wrong = [results[place] for place, number in above if number is None]
+        missed = [truth[number] for number in sorted({*match.missed, *below})]
+        judgements.append(ImageJudgement(image, found, wrong, missed))
     return judgements
 
 
@@ -88,9 +85,6 @@ def _overlaps(seen: Row, missed: Mapping[int, Row]) -> dict[int, float]:
         return {}
     ious = overlaps.iou(np.array([seen["bbox"]]), np.array([one["bbox"] for one in others.values()]), [0] * len(others))
     return dict(zip(others, ious[0].tolist(), strict=True))
-
-
-DECIMALS = 6
 
 
 def numbers(scores: CocoScores) -> dict[str, Any]:
@@ -122,12 +116,6 @@ def write_curve(path: Path, boxes: CocoScores, masks: CocoScores | None) -> None
     _write_rounded(path, ["recall", "precision", "mask_precision"][: len(curves)], zip(*curves, strict=False))
 
 
-def write_judgements(path: Path, judgements: Iterable[ImageJudgement]) -> None:
-    """One row per image."""
-    rows = [[one.image["file_name"], one.f1, len(one.found), len(one.wrong), len(one.missed)] for one in judgements]
-    _write_rounded(path, ["image", "f1", "found", "wrong", "missed"], rows)
-
-
 def _write_rounded(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table; floats with DECIMALS digits after the point."""
     rounded = ([round(value, DECIMALS) if isinstance(value, float) else value for value in row] for row in rows)
@@ -150,9 +138,6 @@ def _mean_curve(scores: CocoScores) -> list[float]:
     return np.mean(present, axis=0).tolist() if len(present) else []
 
 
-TABLES = ("per_class.csv", "pr_curve.csv", "per_image.csv", "confusion.csv")
-
-
 @dataclass(frozen=True)
 class Scored:
     """masks: None for a detector of boxes. threshold: the score that counts in the judgements."""
@@ -170,22 +155,20 @@ class Scored:
         main = masks or boxes
         if threshold is None:
             threshold = 0.5 if math.isnan(main.threshold) else main.threshold
-        return cls(
-            len(annotations["images"]), boxes, masks, threshold, judge(annotations, results, main.matches, threshold)
-        )
+        judgements = judge(annotations, results, main.matches, threshold)
+        return cls(len(annotations["images"]), boxes, masks, threshold, judgements)
 
     def numbers(self) -> dict[str, Any]:
         """The numbers of metrics.json."""
-        return {
-            "images": self.images,
-            "objects": sum(one.instances for one in self.boxes.per_class),
-            **numbers(self.boxes),
-            **({"masks": numbers(self.masks)} if self.masks else {}),
-        }
+        objects = sum(one.instances for one in self.boxes.per_class)
+        masks = {"masks": numbers(self.masks)} if self.masks else {}
+        return {"images": self.images, "objects": objects, **numbers(self.boxes), **masks}
 
     def write(self, folder: Path, names: Mapping[int, str]) -> None:
         """Write TABLES. names: of the classes, by id."""
         write_per_class(folder / "per_class.csv", self.boxes, self.masks)
         write_curve(folder / "pr_curve.csv", self.boxes, self.masks)
-        write_judgements(folder / "per_image.csv", self.judgements)
-        files.write_table(folder / "confusion.csv", confusions(self.judgements, names), ["actual", "predicted"])
+        judged = self.judgements
+        every = [[one.image["file_name"], one.f1, len(one.found), len(one.wrong), len(one.missed)] for one in judged]
+        _write_rounded(folder / "per_image.csv", ["image", "f1", "found", "wrong", "missed"], every)
+        files.write_table(folder / "confusion.csv", confusions(judged, names), ["actual", "predicted"])

@@ -47,7 +47,6 @@ class Predictor:
         device: str = "auto",
         batch_size: int = 1,
     ) -> None:
-        """Take the detector, its architecture and the names of its labels."""
         self.device = find_device(device)
         self.detector = detector.to(self.device)
         self.architecture = architecture
@@ -61,8 +60,7 @@ class Predictor:
         Raises:
             UserError: no such device, no checkpoint, or one whose model cannot be told.
         """
-        device = find_device(device)
-        made = build_from_checkpoint(path)
+        device, made = find_device(device), build_from_checkpoint(path)
         names = class_names_of(made.checkpoint)
         return cls(made.detector, made.architecture, names, device=device, batch_size=batch_size)
 
@@ -110,10 +108,10 @@ def find_device(name: str) -> str:
         UserError: it is not here; names those that are.
     """
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    here = ["cpu", *["cuda"] * (cuda > 0), *(f"cuda:{number}" for number in range(cuda))]
-    here += ["mps", "mps:0"] if torch.backends.mps.is_available() else []
     if str(name) == "auto":
         return "cuda" if cuda else "cpu"
+    here = ["cpu", *["cuda"] * (cuda > 0), *(f"cuda:{number}" for number in range(cuda))]
+    here += ["mps", "mps:0"] if torch.backends.mps.is_available() else []
     if str(name) not in here:
         raise UserError(f"device {str(name)!r} is not available. Use auto, or one that is here: {', '.join(here)}.")
     return str(name)
@@ -126,7 +124,10 @@ def to_rgb(image: Picture) -> Image.Image:
         UserError: unreadable, or of another type, shape or range.
     """
     if isinstance(image, str | os.PathLike):
-        return _read(Path(image))
+        try:
+            return image_files.decode(Path(image).read_bytes(), str(Path(image)))
+        except OSError as error:
+            raise UserError(f"{Path(image)} cannot be read: {error.strerror or error}.") from error
     if isinstance(image, Image.Image):
         return image_files.upright_rgb(image)
     if isinstance(image, Tensor):
@@ -144,14 +145,13 @@ def to_supervision(found: Detections, class_names: Sequence[str]) -> supervision
     """Detections for supervision; a label beyond the class table is named by its number."""
     labels = found.labels.numpy()
     names = [class_names[label] if label < len(class_names) else str(label) for label in labels]
-    data: dict[str, Any] = {"class_name": np.array(names, dtype=np.str_)}
     kind: type[supervision.Detections] = import_supervision().Detections
     return kind(
         xyxy=found.boxes.numpy(),
         confidence=found.scores.numpy(),
         class_id=labels,
         mask=None if found.masks is None else found.masks.numpy(),
-        data=data,
+        data={"class_name": np.array(names, dtype=np.str_)},
     )
 
 
@@ -160,13 +160,6 @@ def import_supervision() -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
         return importlib.import_module("supervision")
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        return image_files.decode(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _to_uint8(image: Tensor) -> Tensor:

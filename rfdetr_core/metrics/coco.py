@@ -22,6 +22,8 @@ from rfdetr_core.ops.structures import Detections
 
 RECALLS = np.linspace(0, 1, 101)  # where precision is sampled
 THRESHOLDS = np.linspace(0, 1, 101)  # of the score, where F1 is tried
+Kind = Literal["bbox", "segm"]  # boxes or masks
+Row = dict[str, Any]  # an image, annotation or detection in COCO's format, or the content of an annotation file
 Record = dict[str, Any]  # what COCOeval notes of one image and one class
 Floats = npt.NDArray[np.float64]
 
@@ -101,7 +103,7 @@ REPORTED = {
 }
 
 
-def coco_results(image_id: int, detections: Detections) -> list[dict[str, Any]]:
+def coco_results(image_id: int, detections: Detections) -> list[Row]:
     """Detections of an image in COCO's results format: boxes as left, top, width, height; masks as compressed RLE."""
     boxes = detections.boxes.double().cpu()
     boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
@@ -119,12 +121,7 @@ def coded_mask(mask: Tensor) -> dict[str, Any]:
     return coded | {"counts": coded["counts"].decode("ascii")}
 
 
-def score(
-    annotations: dict[str, Any],
-    detections: list[dict[str, Any]],
-    iou_type: Literal["bbox", "segm"] = "bbox",
-    max_dets: int = 100,
-) -> CocoScores:
+def score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox", max_dets: int = 100) -> CocoScores:
     """Score detections (COCO's results format) against canonical COCO annotations; neither is changed.
 
     Small, medium and large go by an annotation's `area`, and by the area of a detection's box or mask.
@@ -142,9 +139,9 @@ def score(
         evaluation.accumulate()
         evaluation.summarize()
     precisions = measured(evaluation.eval["precision"])[:, :, :, 0, -1]
-    stats, there = measured(evaluation.stats), precisions[~np.isnan(precisions)]
+    stats = measured(evaluation.stats)
     if max_dets != 100:  # pycocotools looks for this one at 100 alone
-        stats[0] = there.mean() if there.size else np.nan
+        stats[0] = mean_of(precisions)
     records: dict[int, list[Record]] = {category["id"]: [] for category in annotations["categories"]}
     for record in evaluation.evalImgs:
         if record and record["aRng"] == evaluation.params.areaRng[0]:
@@ -152,16 +149,14 @@ def score(
     return replace(summary(annotations, precisions, stats, records), matches=_matches(annotations, records))
 
 
-def require_masks(annotations: dict[str, Any], iou_type: str) -> None:
+def require_masks(annotations: Row, iou_type: str) -> None:
     """Raise a UserError where masks are to be scored and an annotation has none."""
     for one in annotations["annotations"] if iou_type == "segm" else ():
         if not one.get("segmentation"):
             raise UserError(f"annotation {one['id']} has no segmentation, so masks cannot be scored. Add it.")
 
 
-def summary(
-    annotations: dict[str, Any], precisions: Floats, stats: Floats, records: dict[int, list[Record]]
-) -> CocoScores:
+def summary(annotations: Row, precisions: Floats, stats: Floats, records: dict[int, list[Record]]) -> CocoScores:
     """Scores from precisions (IoU, recall, K), COCO's twelve numbers and what was noted of every class; no matches."""
     records = dict(sorted(records.items()))
     names = {category["id"]: category["name"] for category in annotations["categories"]}
@@ -191,7 +186,7 @@ def summary(
     return CocoScores(*fields)
 
 
-def indexed(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
+def indexed(annotations: Row, rows: list[Row]) -> COCO:
     """The images and classes of canonical annotations with these rows, which pycocotools may change."""
     coco = COCO()
     coco.dataset = {"images": annotations["images"], "categories": annotations["categories"], "annotations": rows}
@@ -199,7 +194,7 @@ def indexed(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
     return coco
 
 
-def numbered(detections: list[dict[str, Any]], iou_type: str) -> list[dict[str, Any]]:
+def numbered(detections: list[Row], iou_type: str) -> list[Row]:
     """Detections as annotations, as by COCO.loadRes, which fails on an empty list and gives a mask its box's area."""
     if iou_type == "segm":
         # One by one: given a list of more than 255, pycocotools 2.0.11 overflows under numpy 2.
@@ -213,6 +208,12 @@ def numbered(detections: list[dict[str, Any]], iou_type: str) -> list[dict[str, 
 def measured(values: Floats) -> Floats:
     """The same, NaN where pycocotools says -1."""
     return np.where(values == -1, np.nan, values)
+
+
+def mean_of(values: Floats) -> float:
+    """The mean of what was measured; NaN where nothing was."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
 
 
 def _curves(records: list[Record]) -> Floats:
@@ -231,14 +232,12 @@ def _curves(records: list[Record]) -> Floats:
     return np.stack([hits / np.maximum(found, 1), hits / instances, 2 * hits / (found + instances)])
 
 
-def _matches(annotations: dict[str, Any], records: dict[int, list[Record]]) -> dict[int, ImageMatches]:
+def _matches(annotations: Row, records: dict[int, list[Record]]) -> dict[int, ImageMatches]:
     pairs: dict[int, list[tuple[int, int | None]]] = {image["id"]: [] for image in annotations["images"]}
     missed: dict[int, list[int]] = {image: [] for image in pairs}
     for record in (record for of_class in records.values() for record in of_class):
         found = zip(record["dtIds"], record["dtMatches"][0], record["dtIgnore"][0], strict=True)
-        pairs[record["image_id"]] += [
-            (number - 1, int(match) or None) for number, match, ignored in found if not ignored
-        ]
+        pairs[record["image_id"]] += [(number - 1, int(match) or None) for number, match, hidden in found if not hidden]
         there = zip(record["gtIds"], record["gtMatches"][0], record["gtIgnore"], strict=True)
         missed[record["image_id"]] += [number for number, match, ignored in there if not match and not ignored]
     return {image: ImageMatches(tuple(pairs[image]), tuple(missed[image])) for image in pairs}

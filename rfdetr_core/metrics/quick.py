@@ -5,27 +5,29 @@ faster-coco-eval accumulates; only the matches at IoU 0.5, of which F1 is made, 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from rfdetr_core.metrics.coco import CocoScores, Floats, Record, measured, numbered, require_masks, summary
+from rfdetr_core.metrics.coco import (
+    CocoScores,
+    Floats,
+    Kind,
+    Record,
+    Row,
+    mean_of,
+    measured,
+    numbered,
+    require_masks,
+    summary,
+)
 
 _IOU = 0.5 - 1e-10  # pycocotools' 0.5, for its smallest boxes' sake
 
 
-def quick_score(
-    annotations: dict[str, Any],
-    detections: list[dict[str, Any]],
-    iou_type: Literal["bbox", "segm"] = "bbox",
-    max_dets: int = 100,
-) -> CocoScores:
-    """As `coco.score`, but without matches.
-
-    Raises:
-        UserError: masks are to be scored and an annotation has none.
-    """
+def quick_score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox", max_dets: int = 100) -> CocoScores:
+    """As `coco.score`, but without matches: raises a UserError where a mask is to be scored and there is none."""
     require_masks(annotations, iou_type)
     truth = _coco(annotations, [dict(one) for one in annotations["annotations"]])
     found = _coco(annotations, numbered(detections, iou_type))
@@ -38,24 +40,19 @@ def quick_score(
     precision, recall = precision.reshape(shape), recall.reshape(shape[0], *shape[2:])
     areas, limits = range(1, 4), range(3)
     stats = [
-        *(_mean(one) for one in (precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2])),
-        *(_mean(precision[..., area, 2]) for area in areas),
-        *(_mean(recall[..., 0, limit]) for limit in limits),
-        *(_mean(recall[..., area, 2]) for area in areas),
+        *(mean_of(one) for one in (precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2])),
+        *(mean_of(precision[..., area, 2]) for area in areas),
+        *(mean_of(recall[..., 0, limit]) for limit in limits),
+        *(mean_of(recall[..., area, 2]) for area in areas),
     ]
     return summary(annotations, precision[..., 0, 2], np.array(stats), _records(evaluation, truth, found, max_dets))
 
 
-def _coco(annotations: dict[str, Any], rows: list[dict[str, Any]]) -> COCO:
+def _coco(annotations: Row, rows: list[Row]) -> COCO:
     return COCO(
         {"images": annotations["images"], "categories": annotations["categories"], "annotations": rows},
         print_function=lambda *_: None,
     )
-
-
-def _mean(values: Floats) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else float("nan")
 
 
 def _records(evaluation: COCOeval_faster, truth: COCO, found: COCO, max_dets: int) -> dict[int, list[Record]]:

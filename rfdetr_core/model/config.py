@@ -52,6 +52,7 @@ class Architecture:
 
 _OLD: dict[str, Any] = {"patch_size": 14, "windows": 4, "position_grid": 37, "feature_indexes": (2, 5, 8, 11)}
 _SEGMENTER: dict[str, Any] = {"patch_size": 12, "decoder_layers": 4, "queries": 200, "segmentation": True}
+_LARGE_SEGMENTER = _SEGMENTER | {"decoder_layers": 6, "queries": 300}
 _SMALLEST: dict[str, Any] = {
     "patch_size": 8,
     "windows": 4,
@@ -94,12 +95,8 @@ VARIANTS: dict[str, Architecture] = {
     "seg-small": Architecture("RFDETRSegSmall", "rf-detr-seg-small.pt", 384, **_SEGMENTER | {"queries": 100}),
     "seg-medium": Architecture("RFDETRSegMedium", "rf-detr-seg-medium.pt", 432, **_SEGMENTER | {"decoder_layers": 5}),
     "seg-large": Architecture("RFDETRSegLarge", "rf-detr-seg-large.pt", 504, **_SEGMENTER | {"decoder_layers": 5}),
-    "seg-xlarge": Architecture(
-        "RFDETRSegXLarge", "rf-detr-seg-xlarge.pt", 624, **_SEGMENTER | {"decoder_layers": 6, "queries": 300}
-    ),
-    "seg-2xlarge": Architecture(
-        "RFDETRSeg2XLarge", "rf-detr-seg-xxlarge.pt", 768, **_SEGMENTER | {"decoder_layers": 6, "queries": 300}
-    ),
+    "seg-xlarge": Architecture("RFDETRSegXLarge", "rf-detr-seg-xlarge.pt", 624, **_LARGE_SEGMENTER),
+    "seg-2xlarge": Architecture("RFDETRSeg2XLarge", "rf-detr-seg-xxlarge.pt", 768, **_LARGE_SEGMENTER),
     # Ours, not upstream's: small enough to train from scratch on two CPU cores.
     "pico": Architecture("RFDETRPico", None, 256, **_SMALLEST),
     "seg-pico": Architecture("RFDETRSegPico", None, 192, **_SMALLEST | {"patch_size": 12, "segmentation": True}),
@@ -116,9 +113,7 @@ class ModelConfig(Config):
     group_detr: int | None = Field(None, gt=0, description="groups of queries in training")
     num_channels: int = Field(3, gt=0, description="channels of the input")
     freeze_encoder: bool = Field(False, description="leave the encoder as it was loaded")
-    gradient_checkpointing: bool = Field(
-        False, description="recompute the encoder's activations: less memory, more time"
-    )
+    gradient_checkpointing: bool = Field(False, description="recompute encoder activations: less memory, more time")
 
     @field_validator("variant")
     @classmethod
@@ -134,14 +129,9 @@ class ModelConfig(Config):
             UserError: a resolution that the patches and windows do not divide.
         """
         variant = VARIANTS[self.variant]
-        changes: dict[str, Any] = {"classes": classes, "channels": self.num_channels}
-        if self.num_queries is not None:
-            changes["queries"] = self.num_queries
-        if self.group_detr is not None:
-            changes["groups"] = self.group_detr
-        if self.resolution is not None:
-            changes |= resized(variant, self.resolution)
-        return replace(variant, **changes)
+        queries, groups = self.num_queries or variant.queries, self.group_detr or variant.groups
+        sizes: dict[str, Any] = resized(variant, self.resolution) if self.resolution else {}
+        return replace(variant, classes=classes, channels=self.num_channels, queries=queries, groups=groups, **sizes)
 
 
 def resized(architecture: Architecture, resolution: int) -> dict[str, int]:

@@ -13,31 +13,14 @@ from rfdetr_core.model.layers import MLP, attend
 
 
 class Decoder(nn.Module):
-    """Queries and their boxes, which stay as they are, to one normed hidden state per layer."""
+    """Queries and their boxes, which stay as they are, to one normed hidden state per layer.
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        layers: int,
-        self_heads: int,
-        cross_heads: int,
-        levels: int,
-        points: int,
-        feedforward_width: int,
-    ) -> None:
+    layers: how many; the other numbers are those of each DecoderLayer.
+    """
+
+    def __init__(self, width: int, *, layers: int, **numbers: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(
-                width,
-                self_heads=self_heads,
-                cross_heads=cross_heads,
-                levels=levels,
-                points=points,
-                feedforward_width=feedforward_width,
-            )
-            for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(width, **numbers) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.position_mlp = MLP(2 * width, width, width)
         for layer in self.position_mlp.layers:
@@ -104,8 +87,7 @@ class GroupAttention(nn.Module):
             one.reshape(len(x) * groups, -1, self.heads, width // self.heads).transpose(1, 2)
             for one in (query, key, value)
         )  # (B*G, heads, Q, C / heads)
-        attended = attend(query, key, value)
-        return self.output(attended.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+        return self.output(attend(query, key, value).transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 
 
 def encode_boxes(boxes: Tensor, width: int) -> Tensor:

@@ -103,6 +103,5 @@ def flatten_maps(maps: list[Tensor], padding: Tensor | None) -> Memory:
         return Memory(tokens, shapes)
     masks = [F.interpolate(padding[None].float(), shape)[0].bool() for shape in shapes]  # nearest
     extents = [torch.stack([(~one[:, 0]).sum(1), (~one[:, :, 0]).sum(1)], dim=1) for one in masks]
-    return Memory(
-        tokens, shapes, torch.cat([one.flatten(1) for one in masks], dim=1), torch.stack(extents, dim=1).float()
-    )
+    outside = torch.cat([one.flatten(1) for one in masks], dim=1)
+    return Memory(tokens, shapes, outside, torch.stack(extents, dim=1).float())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -25,30 +26,51 @@ class Detector(nn.Module):
     """The whole network. In training it answers for all groups of queries, otherwise for the first one."""
 
     def __init__(
-        self,
-        encoder: VisionTransformer,
-        projector: Projector,
-        proposer: Proposer,
-        decoder: Decoder,
-        class_head: nn.Linear,
-        box_head: MLP,
-        segmentation: SegmentationHead | None,
-        *,
-        width: int,
-        queries: int,
-        groups: int,
+        self, architecture: Architecture, *, drop_path: float = 0.0, gradient_checkpointing: bool = False
     ) -> None:
         super().__init__()
-        self.queries, self.groups = queries, groups
-        self.encoder = encoder
-        self.projector = projector
-        self.proposer = proposer
-        self.decoder = decoder
-        self.class_head = class_head
-        self.box_head = box_head
-        self.query_boxes = nn.Parameter(torch.zeros(groups * queries, 4))
-        self.query_features = nn.Parameter(torch.randn(groups * queries, width))
-        self.segmentation = segmentation
+        width = architecture.width
+        self.queries, self.groups = architecture.queries, architecture.groups
+        self.encoder = VisionTransformer(
+            channels=architecture.channels,
+            patch_size=architecture.patch_size,
+            width=architecture.encoder_width,
+            blocks=architecture.encoder_blocks,
+            heads=architecture.encoder_heads,
+            mlp_ratio=architecture.encoder_mlp_ratio,
+            windows=architecture.windows,
+            position_grid=architecture.position_grid,
+            feature_indexes=architecture.feature_indexes,
+            drop_path=drop_path,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        self.projector = Projector(
+            features=len(architecture.feature_indexes),
+            inward=architecture.encoder_width,
+            outward=width,
+            scales=architecture.projector_scales,
+        )
+        class_head = nn.Linear(width, architecture.classes + 1)
+        nn.init.constant_(class_head.bias, -math.log((1 - PRIOR) / PRIOR))
+        box_head = zero_last(MLP(width, width, width, 4))
+        # The order decides which random numbers a part starts with, and where upstream's files have it.
+        self.proposer = Proposer(width, class_head, box_head, groups=self.groups, limit=self.queries)
+        self.decoder = Decoder(
+            width,
+            layers=architecture.decoder_layers,
+            self_heads=architecture.self_heads,
+            cross_heads=architecture.cross_heads,
+            levels=len(architecture.projector_scales),
+            points=architecture.points,
+            feedforward_width=architecture.feedforward_width,
+        )
+        self.class_head, self.box_head = class_head, box_head
+        self.segmentation: SegmentationHead | None = None
+        if architecture.segmentation:
+            ratio = architecture.mask_downsample_ratio
+            self.segmentation = SegmentationHead(width, blocks=architecture.decoder_layers, downsample_ratio=ratio)
+        self.query_boxes = nn.Parameter(torch.zeros(self.groups * self.queries, 4))
+        self.query_features = nn.Parameter(torch.randn(self.groups * self.queries, width))
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> DetectorOutput:
         """Normalised images (B, channels, H, W), H and W divisible by the stride; padding (B, H, W) bool, True outside.
@@ -72,14 +94,11 @@ class Detector(nn.Module):
             DetectorOutput(self.class_head(state), apply_delta(self.box_head(state), boxes), mask)
             for state, mask in zip(states, masks, strict=True)
         ]
-        last = layers[-1]
-        return DetectorOutput(
-            last.logits,
-            last.boxes,
-            last.masks.dense() if isinstance(last.masks, MaskFactors) and not self.training else last.masks,
-            auxiliary=tuple(layers[:-1]),
-            proposals=DetectorOutput(proposals.logits, proposals.boxes, proposal_masks),
-        )
+        first = DetectorOutput(proposals.logits, proposals.boxes, proposal_masks)
+        last = replace(layers[-1], auxiliary=tuple(layers[:-1]), proposals=first)
+        if isinstance(last.masks, MaskFactors) and not self.training:
+            return replace(last, masks=last.masks.dense())
+        return last
 
     def _references(self, proposals: Tensor, groups: int) -> Tensor:
         """The queries' boxes (B, G*Q, 4): proposal i moved by learned delta i, or the latter alone."""
@@ -102,63 +121,7 @@ def build_detector(
     drop_path: the stochastic depth rate of the encoder's last block. gradient_checkpointing: recompute the encoder's
     activations in the backward pass. freeze_encoder: the encoder gets no gradients.
     """
-    encoder = VisionTransformer(
-        channels=architecture.channels,
-        patch_size=architecture.patch_size,
-        width=architecture.encoder_width,
-        blocks=architecture.encoder_blocks,
-        heads=architecture.encoder_heads,
-        mlp_ratio=architecture.encoder_mlp_ratio,
-        windows=architecture.windows,
-        position_grid=architecture.position_grid,
-        feature_indexes=architecture.feature_indexes,
-        drop_path=drop_path,
-        gradient_checkpointing=gradient_checkpointing,
-    )
+    detector = Detector(architecture, drop_path=drop_path, gradient_checkpointing=gradient_checkpointing)
     if freeze_encoder:
-        encoder.requires_grad_(False)
-    projector = Projector(
-        features=len(architecture.feature_indexes),
-        inward=architecture.encoder_width,
-        outward=architecture.width,
-        scales=architecture.projector_scales,
-    )
-    class_head = nn.Linear(architecture.width, architecture.classes + 1)
-    nn.init.constant_(class_head.bias, -math.log((1 - PRIOR) / PRIOR))
-    box_head = zero_last(MLP(architecture.width, architecture.width, architecture.width, 4))
-    proposer = Proposer(
-        architecture.width, class_head, box_head, groups=architecture.groups, limit=architecture.queries
-    )
-    decoder = Decoder(
-        architecture.width,
-        layers=architecture.decoder_layers,
-        self_heads=architecture.self_heads,
-        cross_heads=architecture.cross_heads,
-        levels=len(architecture.projector_scales),
-        points=architecture.points,
-        feedforward_width=architecture.feedforward_width,
-    )
-    segmentation = None
-    if architecture.segmentation:
-        segmentation = SegmentationHead(
-            architecture.width,
-            blocks=architecture.decoder_layers,
-            downsample_ratio=architecture.mask_downsample_ratio,
-        )
-    return Detector(
-        encoder,
-        projector,
-        proposer,
-        decoder,
-        class_head,
-        box_head,
-        segmentation,
-        width=architecture.width,
-        queries=architecture.queries,
-        groups=architecture.groups,
-    )
-
-
-def parameter_count(detector: nn.Module) -> int:
-    """All parameters, the never used and frozen ones of upstream's files too."""
-    return sum(parameter.numel() for parameter in detector.parameters())
+        detector.encoder.requires_grad_(False)
+    return detector

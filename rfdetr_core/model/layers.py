@@ -54,23 +54,20 @@ class _HalfOnCPU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, ...]:
         *values, logsumexp = ctx.saved_tensors
-        values = [one.float() for one in values]
         gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            outer[0].float(), *values, logsumexp, 0.0, False
+            outer[0].float(), *(one.float() for one in values), logsumexp, 0.0, False
         )
         return tuple(one.to(outer[0].dtype) for one in gradients)
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
     """`F.linear(norm(x), weight, bias)` of x (..., C)."""
-    weight, bias = _as_autocast(weight, bias)
-    return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)  # type: ignore[no-any-return]
+    return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, *_as_autocast(weight, bias))  # type: ignore[no-any-return]
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`F.linear(F.gelu(x), weight, bias)` of x (..., C)."""
-    weight, bias = _as_autocast(weight, bias)
-    return _GeluLinear.apply(x, weight, bias)  # type: ignore[no-any-return]
+    return _GeluLinear.apply(x, *_as_autocast(weight, bias))  # type: ignore[no-any-return]
 
 
 class _NormLinear(torch.autograd.Function):

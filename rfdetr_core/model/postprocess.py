@@ -35,8 +35,7 @@ def detections(
     """
     height, width = size
     rows = output.logits.shape[-1]
-    scores = output.logits[index].sigmoid().flatten()
-    scores, order = scores.sort(descending=True, stable=True)
+    scores, order = output.logits[index].sigmoid().flatten().sort(descending=True, stable=True)
     scores, order = scores[:limit], order[:limit]
     if threshold is not None:
         kept = int((scores > threshold).sum())
@@ -44,9 +43,7 @@ def detections(
     queries = order // rows
     corner = output.boxes.new_tensor([width, height, width, height])
     boxes = (cxcywh_to_xyxy(output.boxes[index, queries]) * corner).clamp(min=0).minimum(corner)
-    masks = None
-    if isinstance(output.masks, Tensor):
-        masks = resize_masks(output.masks[index, queries], mask_size or size)
+    masks = resize_masks(output.masks[index, queries], mask_size or size) if isinstance(output.masks, Tensor) else None
     return Detections(scores, order % rows, boxes, masks)
 
 
@@ -54,8 +51,6 @@ def resize_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Mask logits (N, h, w), resized to (height, width) and cut at zero: (N, height, width) bool."""
     masks = torch.empty(len(logits), *size, dtype=torch.bool, device=logits.device)
     for start in range(0, len(logits), MASKS_AT_ONCE):
-        chunk = logits[start : start + MASKS_AT_ONCE, None]
-        masks[start : start + MASKS_AT_ONCE] = (
-            F.interpolate(chunk, size, mode="bilinear", align_corners=False)[:, 0] > 0
-        )
+        chunk = F.interpolate(logits[start : start + MASKS_AT_ONCE, None], size, mode="bilinear", align_corners=False)
+        masks[start : start + MASKS_AT_ONCE] = chunk[:, 0] > 0
     return masks

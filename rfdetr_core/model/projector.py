@@ -52,7 +52,9 @@ class C2f(nn.Module):
         super().__init__()
         self.stage_width = outward // 2
         self.reduce = ConvNorm(inward, 2 * self.stage_width, kernel=1)
-        self.bottlenecks = nn.ModuleList(Bottleneck(self.stage_width) for _ in range(bottlenecks))
+        # A bottleneck is two convolutions, with no short cut.
+        pairs = [[ConvNorm(self.stage_width, self.stage_width, kernel=3) for _ in range(2)] for _ in range(bottlenecks)]
+        self.bottlenecks = nn.ModuleList(nn.Sequential(*pair) for pair in pairs)
         self.merge = ConvNorm((2 + bottlenecks) * self.stage_width, outward, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,13 +63,6 @@ class C2f(nn.Module):
         for bottleneck in self.bottlenecks:
             stages.append(bottleneck(stages[-1]))
         return self.merge(torch.cat(stages, dim=1))  # type: ignore[no-any-return]
-
-
-class Bottleneck(nn.Sequential):
-    """Two 3x3 convolutions, with no short cut."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(ConvNorm(width, width, kernel=3), ConvNorm(width, width, kernel=3))
 
 
 class ConvNorm(nn.Module):

@@ -69,14 +69,12 @@ class Proposer(nn.Module):
         picked = torch.cat(chosen, dim=1)[..., None]  # (B, G*k, 1)
         anchors = anchors.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, 4))
         # Scored above over all tokens; only the picked ones need the heads with gradients.
-        tokens = tokens.gather(1, picked.expand(-1, -1, width))
-        rows = _by_group(tokens, len(heads))
+        rows = _swap(tokens.gather(1, picked.expand(-1, -1, width)), len(heads))  # (G, B*k, C)
         rows = grouped_linear(rows, [head.project for head in heads])
         rows = grouped_norm(rows, [head.norm for head in heads])
         logits = grouped_linear(rows, [head.class_head for head in heads])
         delta = grouped_mlp(rows, [head.box_head for head in heads])
-        boxes = apply_delta(_by_image(delta, batch), anchors)
-        return Proposals(_by_image(rows, batch), _by_image(logits, batch), boxes)
+        return Proposals(_swap(rows, batch), _swap(logits, batch), apply_delta(_swap(delta, batch), anchors))
 
 
 def best_tokens(scores: Tensor, count: int) -> Tensor:
@@ -90,18 +88,14 @@ def make_anchors(memory: Memory) -> tuple[Tensor, Tensor]:
     Sizes are relative to the image, so the anchors of padding lie beyond 1 and are unusable like those at the border.
     Returns (B, S, 4), zero where unusable, and (B, S, 1) bool; B is 1 without padding.
     """
-    device = memory.tokens.device
     anchors = []
-    for level, (height, width) in enumerate(memory.shapes):
-        y, x = torch.meshgrid(
-            torch.arange(height, dtype=torch.float32, device=device),
-            torch.arange(width, dtype=torch.float32, device=device),
-            indexing="ij",
-        )
+    for level, shape in enumerate(memory.shapes):
+        sides = (torch.arange(side, dtype=torch.float32, device=memory.tokens.device) for side in shape)
+        y, x = torch.meshgrid(*sides, indexing="ij")
         grid = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
         if memory.extents is None:
             # Filled on the device: a tensor made of numbers would make the host wait for it.
-            extent = torch.cat([grid.new_full((1, 1), width), grid.new_full((1, 1), height)], dim=1)
+            extent = torch.cat([grid.new_full((1, 1), side) for side in reversed(shape)], dim=1)
         else:
             extent = memory.extents[:, level]
         centre = (grid + 0.5) / extent[:, None]
@@ -133,9 +127,6 @@ def grouped_mlp(rows: Tensor, mlps: list[MLP]) -> Tensor:
     return rows
 
 
-def _by_group(rows: Tensor, groups: int) -> Tensor:
-    return rows.reshape(len(rows), groups, -1, rows.shape[-1]).transpose(0, 1).flatten(1, 2)  # (G, B*k, C)
-
-
-def _by_image(rows: Tensor, batch: int) -> Tensor:
-    return rows.reshape(len(rows), batch, -1, rows.shape[-1]).transpose(0, 1).flatten(1, 2)  # (B, G*k, C)
+def _swap(rows: Tensor, parts: int) -> Tensor:
+    """Image by image (B, G*k, C) to group by group (G, B*k, C), given G `parts`, or back, given B."""
+    return rows.reshape(len(rows), parts, -1, rows.shape[-1]).transpose(0, 1).flatten(1, 2)

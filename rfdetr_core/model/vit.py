@@ -86,19 +86,15 @@ class VisionTransformer(nn.Module):
         tokens = split_windows(patches + positions[:, 1:].reshape(1, height, width, -1), self.windows)
         cls = (self.cls_token + positions[:, :1]).expand(len(tokens), -1, -1)
         x = torch.cat([cls, tokens], dim=1)  # (B * windows^2, 1 + H * W / windows^2, C)
+        recompute = self.gradient_checkpointing and self.training
         maps = []
         for index in range(self.feature_indexes[-1] + 1):
             if index in self.feature_indexes:
-                patches = join_windows(self.norm(x[:, 1:]), self.windows, height, width)
-                maps.append(patches.permute(0, 3, 1, 2))
+                maps.append(join_windows(self.norm(x[:, 1:]), self.windows, height, width).permute(0, 3, 1, 2))
             if index < self.feature_indexes[-1]:
-                x = self._run(self.blocks[index], x)
+                block = self.blocks[index]
+                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return maps
-
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        if self.gradient_checkpointing and self.training:
-            return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
-        return block(x)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -122,8 +118,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(windows of all images, tokens of a window, C) to the same."""
         sequences = x.reshape(len(x) // self.windows_seen, -1, x.shape[-1])
-        attended = self.attention(sequences, self.norm1, self.scale1).view_as(x)
-        x = x + self.drop_path(attended)
+        x = x + self.drop_path(self.attention(sequences, self.norm1, self.scale1).view_as(x))
         hidden = norm_linear(x, self.norm2, self.expand.weight, self.expand.bias)
         return x + self.drop_path(gelu_linear(hidden, *scaled(self.contract, self.scale2)))  # type: ignore[no-any-return]
 

@@ -60,16 +60,11 @@ def multiply_to_size(
     """As `resize_maps`: rows and columns times the matrices that torch's kernel makes of the identity."""
     dtype = torch.promote_types(maps.dtype, torch.float32)
     with torch.autocast(maps.device.type, enabled=False):
+        identities = (torch.eye(side, dtype=dtype, device=maps.device)[None, :, None] for side in maps.shape[-2:])
         rows, columns = (
-            F.interpolate(
-                torch.eye(inward, dtype=dtype, device=maps.device)[None, :, None],
-                (1, outward),
-                mode=kernel,
-                align_corners=False,
-                antialias=antialias,
-            )[0, :, 0]  # (inward, outward)
-            for inward, outward in zip(maps.shape[-2:], size, strict=True)
-        )
+            F.interpolate(identity, (1, side), mode=kernel, align_corners=False, antialias=antialias)[0, :, 0]
+            for identity, side in zip(identities, size, strict=True)
+        )  # (inward, outward)
         return (rows.t() @ maps.to(dtype) @ columns).to(maps.dtype)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.cli import main
-from rfdetr_core.config.preflight import check_project
+from rfdetr_core.config.settings import check_project
 from tests.architecture import ROOT
 
 STEP = "torch.optim.lr_scheduler.StepLR"
@@ -115,7 +115,7 @@ def test_classes_that_training_makes_pass(project: Path, freeze: str) -> None:
 
 
 def test_the_projects_own_params_pass_without_importing_what_computes() -> None:
-    code = "import sys; from rfdetr_core.config.preflight import check_project as check; check(); "
+    code = "import sys; from rfdetr_core.config.settings import check_project as check; check(); "
     code += "assert not sys.modules.keys() & {'torch', 'torchvision', 'pycocotools'}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
