@@ -98,9 +98,10 @@ def augmentation(
 ) -> Callable[[Change], Change]:
     """Register a function of (example, value, random) under its name, which is its key in `train.augmentation`.
 
+    The example is the crop, resized to the model's input, in 8 bits: change it by `Example.move` and `recolour`.
     description: of the value, for docs/parameters.md. The value runs from 0 (off, the default) to `most`; the function
     is called only if it is above 0, and with a random stream of its own: adding an augmentation, or switching it on,
-    changes no draw of the others. shared: of the first seven alone, see below.
+    changes no draw of the others. shared: not in a new one.
     """
 
     def register(change: Change) -> Change:

@@ -35,11 +35,11 @@ class Frame:
 class Rule:
     """One kind of finding.
 
-    scope: `dataset`: nothing can be left out to mend it, so it always stops the run; `split`: the same, but only as an
-    error, and another severity may be set; `unusable`: the named image, annotation or class is left out whenever the
-    run goes on; `usable`: it is left out only where this is an error and on_error is drop.
-    check: sees it in one annotation; the rest is seen where files are read and compared.
-    mend: what makes of an annotation that is kept all the same one without the fault.
+    scope: what becomes of what the finding names. `dataset`: it always stops the run. `split`: it stops the run as an
+    error. `unusable`: the image, annotation or class is left out. `usable`: it is kept as a warning, and left out as an
+    error. With on_error stop, every error stops the run.
+    check: finds it in one annotation; other findings are added where files are read and compared.
+    mend: repairs an annotation that is kept despite the finding.
     """
 
     code: str
@@ -51,7 +51,7 @@ class Rule:
 
 
 def clipped(one: Annotation, frame: Frame) -> Annotation:
-    """The part of an annotation inside the image, as floats; where it is not the whole, its area is left open."""
+    """The part of an annotation inside the image, as floats. If anything was cut off, its area is None."""
     box, segmentation = geometry.clip_box(numbers(one.box) or (), frame.width, frame.height), one.segmentation
     whole = box[2:] == tuple(one.box[2:]) or isinstance(segmentation, dict)
     if isinstance(segmentation, list):
@@ -167,6 +167,8 @@ def _span(box: Sequence[float]) -> str:
     return f"from ({box[0]:g}, {box[1]:g}) to ({box[0] + box[2]:g}, {box[1] + box[3]:g})"
 
 
+# In this order; the first finding that leaves an annotation out is its last. Boxes are in pixels, not clipped yet, and
+# from the first `usable` row on their sides are positive.
 ANNOTATION_RULES = (
     Rule("class-unknown", "error", "unusable", "Use an id of the class table.", _class),
     Rule("crowd-malformed", "error", "unusable", "Write 0, or 1 for a crowd.", _crowd),

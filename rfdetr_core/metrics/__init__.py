@@ -1,1 +1,1 @@
-"""COCO scores of boxes and masks, computed by pycocotools."""
+"""COCO scores of boxes and masks, by pycocotools; during training by faster-coco-eval, which gives the same."""

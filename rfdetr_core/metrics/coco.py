@@ -91,7 +91,7 @@ class CocoScores:
         return {name: value for name, value in vars(self).items() if isinstance(value, float)}
 
 
-# The numbers of an epoch: upstream's name, in history.csv, and the field of CocoScores.
+# The numbers of an epoch: the column of history.csv (upstream's name, if it has one) and the field of CocoScores.
 REPORTED = {
     "mAP_50_95": "map",
     "mAP_50": "map_50",

@@ -1,4 +1,4 @@
-"""The scores of `coco.score` in a tenth of its time, for scoring during training. What is reported is pycocotools'.
+"""The scores of `coco.score` in a fifth of its time, for the epochs of a training. Evaluations report pycocotools'.
 
 faster-coco-eval accumulates; only the matches at IoU 0.5, of which F1 is made, are found here.
 """

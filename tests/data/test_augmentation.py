@@ -180,6 +180,22 @@ def test_masks_of_polygons_and_of_both_kinds_of_rle_are_the_same() -> None:
     assert int(masks[0].sum()) == 12 * 7
 
 
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_each_augmentation_changes_images_and_keeps_them_valid(name: str) -> None:
+    off = dict.fromkeys(AUGMENTATIONS, 0.0) | {"crop_sides": []}
+    most = AUGMENTATIONS[name].field.metadata[1].le
+    plain, changed = (parse(AugmentConfig, values, "augmentation") for values in (off, off | {name: most}))
+    noise = np.random.default_rng(0).integers(0, 256, (44, 60, 3), dtype=np.uint8)
+    given, differing = (Image.fromarray(noise), scene()[1]), 0
+    for seed in range(8):
+        before, after, again = (augmented(given, 32, config, seed) for config in (plain, changed, changed))
+        assert (after.image.shape, after.image.dtype) == (before.image.shape, torch.uint8)
+        assert torch.equal(after.image, again.image)
+        assert bool(((after.boxes >= 0) & (after.boxes <= 32)).all())
+        differing += not torch.equal(before.image, after.image)
+    assert differing >= 4
+
+
 @pytest.mark.parametrize("values", [{"crop_range": [5, 4]}, {"crop_sides": [0]}, {"hue": 0.6}, {"flip": 1}])
 def test_impossible_augmentation_is_an_error_that_names_the_key(values: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(values))):
