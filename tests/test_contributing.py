@@ -78,7 +78,7 @@ PATCHES = {
             ),
             Before(
                 "rfdetr_core/ingest/rules.py",
-                ")  # fmt: skip\n\n\n_OTHERS",
+                ")  # fmt: skip\n\n_OTHERS",
                 '    Rule("box-sliver", "warning", "usable", "Draw it again: it is too narrow.", _sliver),\n',
             ),
             Before(
