@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.architecture import ROOT
+from tests.pipeline.project import copy_checkout
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 NOT_COPIED = ("data/", "reports/", "output/", "annotations/", "manifest/", "records/", "dvc.lock", "docs/sample.png")
@@ -606,13 +606,7 @@ PATCHES = {
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project without data and results, in a repository of its own."""
     folder = tmp_path_factory.mktemp("contributing") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.split("\0")
-    for name in listed:
-        if name and not name.startswith(NOT_COPIED) and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_checkout(folder, NOT_COPIED)
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", "-A")
     run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "start")

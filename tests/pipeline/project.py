@@ -62,6 +62,17 @@ def make_dataset(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
         (folder / split / "_annotations.coco.json").write_text(json.dumps(content))
 
 
+def copy_checkout(folder: Path, left_out: tuple[str, ...]) -> None:
+    """Copy what git tracks of this checkout, or would track; left_out: beginnings of paths."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split("\0")
+    for name in listed:
+        if name and not name.startswith(left_out) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
 class Project:
     """A checkout of the project in a folder of its own."""
 
@@ -71,13 +82,7 @@ class Project:
     @classmethod
     def create(cls, folder: Path, params: dict[str, dict[str, object]] | None = None) -> Project:
         """Copy the working tree (what git tracks or would track), put the tiny dataset and params in, commit."""
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
-        ).stdout.split("\0")
-        for name in listed:
-            if name and not name.startswith(LEFT_OUT) and (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
+        copy_checkout(folder, LEFT_OUT)
         project = cls(folder)
         make_dataset(folder / "data" / "tiny", {"train": 4, "valid": 2, "test": 2})
         project.set_params(data={"dir": "data/tiny"}, **{k: dict(v) for k, v in TINY.items()})
