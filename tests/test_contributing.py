@@ -239,7 +239,7 @@ PATCHES = {
             ),
             Before(
                 "rfdetr_core/training/optimization.py",
-                "_EMBEDDINGS = (",
+                "def build_optimizer(",
                 '''
                 class SignSGD(Optimizer):
                     """Steps of the size of the learning rate, against the sign of the gradient."""
@@ -456,11 +456,8 @@ PATCHES = {
         [
             Before(
                 "rfdetr_core/cli.py",
-                "    _add_audit(commands)\n",
-                """
-                    variants = commands.add_parser("variants", help="list the models and their input sizes")
-                    variants.set_defaults(run=_variants)
-                """,
+                '    publish = add("publish"',
+                '    add("variants", _variants, "list the models and their input sizes")\n',
             ),
             Before(
                 "rfdetr_core/cli.py",

@@ -26,7 +26,8 @@ _OF_THE_AVERAGE = ("ema_decay", "ema_tau", "ema_update_interval", "early_stoppin
 _OF_MASKS = tuple(term.coefficient for term in TERMS if term.mask)
 _OF_MASKS += ("mask_point_sample_ratio", "eval_masks_head_resolution")
 _SCHEDULES = "".join(f"{name}: {schedule.meaning}; " for name, schedule in SCHEDULES.items())
-EXTRAS = ("tensorboard", "wandb", "clearml")  # keys of `runtime` that need a package: the extra of that name
+# Keys of `runtime` that need a package: the extra of that name.
+EXTRAS = ("tensorboard", "wandb", "clearml")
 
 
 class TrainConfig(Config):

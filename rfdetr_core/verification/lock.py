@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,6 @@ def read_stages(root: Path) -> dict[str, Stage]:
     from dvc.repo import Repo  # type: ignore[import-untyped]
     from dvc.repo.graph import build_graph  # type: ignore[import-untyped]
     from dvc.scm import NoSCM  # type: ignore[import-untyped]
-    from networkx import lexicographical_topological_sort, reverse_view  # type: ignore[import-untyped]
 
     class Reader(Repo):  # type: ignore[misc]
         """A repository whose .dvc is not found has no lock, and no .dvc/tmp and .dvc/.gitignore to write."""
@@ -83,7 +83,7 @@ def read_stages(root: Path) -> dict[str, Stage]:
             raise ValueError("it has no stage")
         graph = build_graph(stages)
     found = {}
-    for one in lexicographical_topological_sort(reverse_view(graph), key=stages.index):
+    for one in TopologicalSorter({stage: list(graph.successors(stage)) for stage in stages}).static_order():
         folder = Path(os.path.relpath(one.wdir, root)).as_posix()
         place = {item: below(folder, item.def_path) for item in (*one.deps, *one.outs)}
         found[str(one.name)] = Stage(

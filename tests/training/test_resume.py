@@ -58,8 +58,12 @@ def test_killed_and_resumed_equals_uninterrupted(
 ) -> None:
     scores = json.loads(uninterrupted["scores.json"])
     best = max(scores["regular"]["epoch"], scores["ema"]["epoch"])
-    status, _ = stopped(where, output, signal.SIGKILL, min(best, 1), runtime={"num_workers": 1})
-    assert status == -signal.SIGKILL
+    for _ in range(5):
+        status, _ = stopped(where, output, signal.SIGKILL, min(best, 1), runtime={"num_workers": 1})
+        assert status == -signal.SIGKILL
+        if not read_plain(output / "checkpoint.pth")["run"]["finished"]:
+            break
+        shutil.rmtree(output)  # on a busy machine the signal can come after the last epoch
     assert train(where, output) == uninterrupted
     told = capsys.readouterr().out
     assert "going on after epoch" in told
