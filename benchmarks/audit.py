@@ -87,9 +87,11 @@ def _stage(deps: dict[str, str], outs: dict[str, str]) -> dict[str, object]:
 
 def _commit(pipe: IO[bytes], number: int, git: str, md5: str) -> None:
     tensors = hashlib.sha256(f"tensors {number}".encode()).hexdigest()
-    training = {"files": {"manifest/train.json": {"git": git}}, "parents": {}}
+    training = dict.fromkeys(("params", "inputs", "counts", "parents", "code", "packages", "machine"), {})
+    training |= {"files": {"manifest/train.json": {"git": git}}}
     model = {"md5": tensors[:32], "sha256": tensors, "size": 1}
-    record = {"lineage": {"tensors": tensors, "training": training}, "file": model, "run": {}}
+    lineage = {"tensors": tensors, "training": training, "selection": {}, "code": {}}
+    record = {"lineage": lineage, "file": model, "run": {}}
     evaluation = {"model": {"sha256": tensors, "tensors": tensors}, "split": "test", "inputs": {}}
     scores = hashlib.md5(f"scores {number}".encode(), usedforsecurity=False).hexdigest()
     code = {f"rfdetr_core/part_{place}.py": f"a{place:031x}" for place in range(_CODE)}
