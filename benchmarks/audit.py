@@ -87,8 +87,8 @@ def _stage(deps: dict[str, str], outs: dict[str, str]) -> dict[str, object]:
 
 def _commit(pipe: IO[bytes], number: int, git: str, md5: str) -> None:
     tensors = hashlib.sha256(f"tensors {number}".encode()).hexdigest()
-    training = dict.fromkeys(("params", "inputs", "counts", "parents", "code", "packages", "machine"), {})
-    training |= {"files": {"manifest/train.json": {"git": git}}}
+    training = {key: {} for key in ("params", "inputs", "counts", "parents", "code", "packages", "machine")}
+    training["files"] = {"manifest/train.json": {"git": git}}
     model = {"md5": tensors[:32], "sha256": tensors, "size": 1}
     lineage = {"tensors": tensors, "training": training, "selection": {}, "code": {}}
     record = {"lineage": lineage, "file": model, "run": {}}
