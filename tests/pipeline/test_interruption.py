@@ -118,21 +118,23 @@ def wait_for(condition: Callable[[], object], dvc: subprocess.Popen[str]) -> Non
         time.sleep(0.005)
 
 
-def wait_for_moment(project: Project, dvc: subprocess.Popen[str], moment: str, chance: float, best: int) -> None:
+def wait_for_moment(
+    project: Project, dvc: subprocess.Popen[str], moment: str, chance: float, best: int, span: float
+) -> None:
     """early: wherever dvc and the trainer's imports are. any: in preparation or the epochs. writing: a checkpoint is
-    being written. late: the best epoch is over. finished: all are."""
+    being written. late: the best epoch is over. finished: all are. span: seconds of preparation and epochs."""
     output = project.folder / "output"
     if moment == "early":
         time.sleep(5 * chance)
         return
     wait_for(lambda: writes(project), dvc)
     if moment == "any":
-        time.sleep(2.5 * chance)
+        time.sleep(span * chance)
     elif moment == "writing":
         wait_for(lambda: list(output.glob(".checkpoint*.pth.*")), dvc)
     elif moment == "late":
         wait_for(lambda: trained_epochs(project) > best + 1, dvc)
-        time.sleep(chance / 2)
+        time.sleep(chance * span / EPOCHS)
     elif moment == "finished":
         wait_for(lambda: trained_epochs(project) == EPOCHS, dvc)
 
@@ -165,7 +167,12 @@ def writes(project: Project) -> bool:
 
 def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
     project, draw = create(tmp_path, epochs=EPOCHS, lr=3e-3), random.Random(0)
-    project.repro("train")
+    dvc = started(project, SHELLS[0])
+    wait_for(lambda: writes(project), dvc)
+    begun = time.monotonic()
+    wait_for(lambda: trained_epochs(project) == EPOCHS, dvc)
+    span = time.monotonic() - begun
+    assert ended(project, dvc)[0] == 0
     whole = outs(project)
     scores = json.loads(whole["scores.json"])
     best = max(scores["regular"]["epoch"], scores["ema"]["epoch"])
@@ -180,7 +187,7 @@ def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tm
     for place, (victim, number, moment) in enumerate(kills):
         before = trained_epochs(project)
         dvc = started(project, SHELLS[place % 2])
-        wait_for_moment(project, dvc, moment, draw.random(), best)
+        wait_for_moment(project, dvc, moment, draw.random(), best, span)
         kill(project, dvc, victim, number, draw.random())
         status, told = ended(project, dvc)
         after = trained_epochs(project)
