@@ -25,7 +25,7 @@ class Term:
     coefficient: the option that weighs it. With weight 0 it is not computed, and has no column in history.csv.
     function: its sum over a layer. The criterion divides it by the number of objects.
     default: its weight where params.yaml gives none: upstream's, or 0 where upstream has no such term.
-    description: of what it weighs, for docs/parameters.md.
+    description: completes "weight of the .." in docs/parameters.md.
     mask: it compares masks, so only segmenters have it.
     """
 

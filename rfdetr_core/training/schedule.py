@@ -18,7 +18,7 @@ class Number(NamedTuple):
 class Schedule(NamedTuple):
     """factor: what to multiply the learning rate with after the warm-up, of (step, warmup, per_epoch, steps, numbers).
 
-    Those are optimiser steps: this one, counted from 0, then how many the warm-up, an epoch and the training have.
+    All are optimiser steps: the present one, counted from 0, and the lengths of the warm-up, an epoch and the training.
     """
 
     meaning: str
