@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import yaml
@@ -12,7 +13,10 @@ from tests.architecture import ROOT
 def commands(target: str) -> list[str]:
     """What make would run for a target, the installation apart."""
     installed = ("-o", ".venv/.runtime", "-o", ".venv/.dev")
-    done = subprocess.run(["make", "-n", *installed, target], cwd=ROOT, check=True, capture_output=True, text=True)
+    # Under `make test` itself, make would announce the folder that it enters.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-n", *installed, target]
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     return done.stdout.splitlines()
 
 
