@@ -101,7 +101,7 @@ def uses_of(sha256: str, archive: Archive) -> Answer:
             if blob in gone:
                 unknown[tensors, blob] = {"role": ROLES[split], "tensors": tensors, "manifest": blob}
     for commit, evaluation in archive.evaluations:
-        for blob in (one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/")):
+        for blob in _evaluated(evaluation).values():
             if blob in places:
                 model = evaluation["model"]
                 new = _md5_of(model, archive)
@@ -121,10 +121,14 @@ def _manifests(traced: Trace, archive: Archive) -> dict[str, str]:
     """The git blob of each split's manifest; that of test from an evaluation of the same weights."""
     blobs = _recorded(traced.lineage or {})
     for evaluation in evaluations_of(traced.tensors, archive)[:1]:
-        blobs |= {
-            Path(name).stem: one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/")
-        }
+        blobs |= _evaluated(evaluation)
     return blobs
+
+
+def _evaluated(evaluation: dict[str, Any]) -> dict[str, str]:
+    """The git blob of the manifest of each split that an evaluation read."""
+    inputs = evaluation["inputs"].items()
+    return {Path(name).stem: one["git"] for name, one in inputs if name.startswith("manifest/")}
 
 
 def _recorded(lineage: dict[str, Any]) -> dict[str, str]:
@@ -165,7 +169,7 @@ def _named_blobs(archive: Archive) -> Iterator[str]:
     for record in archive.all_records:
         yield from _recorded(record["lineage"]).values()
     for _, evaluation in archive.evaluations:
-        yield from (one["git"] for name, one in evaluation["inputs"].items() if name.startswith("manifest/"))
+        yield from _evaluated(evaluation).values()
 
 
 def _require_whole(archive: Archive) -> None:
