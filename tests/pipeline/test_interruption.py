@@ -203,7 +203,8 @@ def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tm
         if after == EPOCHS:
             if status:
                 told = project.run("dvc", "repro", "train").stdout
-                assert "had finished" in told
+                # The signal may have come after DVC had recorded the stage; then it does not run again.
+                assert ("had finished" in told) == ("Running stage 'train'" in told)
                 assert f"epoch {EPOCHS}/{EPOCHS}" not in told
             assert outs(project) == whole
             forget(project)
