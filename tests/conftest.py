@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 PIPELINE = Path(__file__).parent / "pipeline"
 # Two workers share two cores: a second OpenMP thread of each would only wait. torch reads this when it is imported.
@@ -15,6 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test asks for two, they do not spin
 # A shell has what it starts in the background ignore it, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# A machine that is busy is no failure. In CI hypothesis draws the same examples each time, by a profile of its own.
+settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

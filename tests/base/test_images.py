@@ -241,7 +241,7 @@ def test_every_cut_file_is_refused(kind: str) -> None:
             decode(data[:length], "cut")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.sampled_from(KINDS), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6))
 def test_a_damaged_file_is_decoded_or_refused(kind: str, changes: list[tuple[float, int]]) -> None:
     data = bytearray(encoded(Image.fromarray(PIXELS), kind, exif=Image.Exif()))

@@ -86,7 +86,7 @@ def test_four_quarter_turns_are_none() -> None:
     assert torch.equal(turned.masks, square.masks)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(9, 90), st.integers(9, 90), st.sampled_from([AugmentConfig(), EVERYTHING]))
 def test_boxes_stay_in_the_image_and_instances_in_step(
     seed: int, width: int, height: int, config: AugmentConfig
@@ -232,7 +232,7 @@ def same(one: Item, other: Item) -> bool:
 VALUES = EVERYTHING.model_dump()
 draws = st.builds(Draw, st.integers(0, 99), st.integers(0, 3), st.integers(0, 3))
 seeds = st.integers(0, 10**6)
-in_time = settings(max_examples=40, deadline=None)
+in_time = settings(max_examples=40)
 
 
 @in_time

@@ -66,7 +66,7 @@ def coco_rows(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(coco_rows())
 def test_coco_to_yolo_and_back_keeps_boxes_and_every_id(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]

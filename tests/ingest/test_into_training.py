@@ -147,7 +147,7 @@ def test_training_reads_what_a_raised_limit_let_in(tmp_path: Path, monkeypatch: 
     assert len(DetectionDataset(samples_of(tmp_path, "train"), root, 32)[0].target.labels) == 2
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(st.integers(1, 12), st.integers(1, 12), st.data())
 def test_run_lengths_are_read_as_pycocotools_reads_them(height: int, width: int, data: st.DataObject) -> None:
     bits = data.draw(st.lists(st.integers(0, 1), min_size=height * width, max_size=height * width))
@@ -165,7 +165,7 @@ def test_run_lengths_are_read_as_pycocotools_reads_them(height: int, width: int,
         assert mask_bounds(shape) == (x, y, columns.max() + 1 - x, rows.max() + 1 - y)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12) | st.lists(st.integers(-3, 99)))
 def test_any_counts_are_runs_or_refused(counts: object) -> None:
     runs = run_lengths(counts)
@@ -272,7 +272,7 @@ def feed(out: Path, root: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [make_masks, make_yolo])
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(harms=st.lists(HARM, min_size=1, max_size=4))
 def test_no_harm_crashes_validation_and_what_it_lets_through_can_be_trained_on(
     make: Any, tmp_path: Path, harms: list[tuple[str, int, int, Any]]
