@@ -71,7 +71,7 @@ def test_a_page_shows_the_pixels_that_the_model_sees(project: Path) -> None:
     assert np.array_equal(cell, expected.repeat(8, axis=0).repeat(8, axis=1))
 
 
-@pytest.mark.parametrize("variant", ["pico", "seg-pico"])
+@pytest.mark.parametrize("variant", ["pico", pytest.param("seg-pico", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["per-batch", "per-sample"])
 def test_images_come_at_the_sizes_of_multi_scale_training(
     project: Path, capsys: pytest.CaptureFixture[str], variant: str, mode: str

@@ -77,6 +77,7 @@ def test_flat_pictures_are_no_copies_of_each_other() -> None:
     assert find_near([thumbnail(image) for image in greys + noise], [0] * 8) == []
 
 
+@pytest.mark.slow
 def test_many_pictures_that_are_alike_give_one_finding_each_at_most() -> None:
     count, random = 20_000, np.random.default_rng(0)
     base = random.integers(60, 200, 256)

@@ -142,6 +142,7 @@ def test_a_guess_at_the_unit_is_overruled_by_its_severity(tmp_path: Path) -> Non
     assert ({one["code"] for one in findings}, error) == ({"boxes-as-corners", "partly-outside"}, None)
 
 
+@pytest.mark.slow
 def test_every_fault_that_can_be_left_out_is(tmp_path: Path) -> None:
     """As an error and with on_error: drop, nothing remains that has the fault."""
     for number, (name, fault) in enumerate(FAULTS.items()):

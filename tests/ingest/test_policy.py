@@ -164,9 +164,8 @@ def mutate(content: Any, where: int, how: str, value: Any) -> None:
         parent.append(parent[key])
 
 
-@settings(
-    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@pytest.mark.slow
+@settings(max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutations=MUTATIONS, split=st.sampled_from(sorted(SPLITS)), on_error=st.sampled_from(["stop", "drop"]))
 def test_no_annotations_crash_validation_and_what_passes_is_sound(
     root: Path, tmp_path: Path, mutations: list[tuple[int, str, Any]], split: str, on_error: str

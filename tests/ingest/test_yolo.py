@@ -183,9 +183,8 @@ NODES = st.one_of(
 )
 
 
-@settings(
-    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@pytest.mark.slow
+@settings(max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(ROW, max_size=3),
     changes=st.dictionaries(st.sampled_from(["path", "train", "val", "test", "names", "nc"]), NODES, max_size=2),

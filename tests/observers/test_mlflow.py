@@ -37,6 +37,7 @@ def has_every_epoch_once(client: Any, run: Any, history: Path) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_origin(
     where: ProjectPaths,
     uninterrupted: dict[str, bytes],

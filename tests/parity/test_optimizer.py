@@ -37,7 +37,7 @@ def upstream_groups(model: nn.Module, namespace: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("numbers", [NUMBERS, OTHER_NUMBERS], ids=["defaults", "others"])
-@pytest.mark.parametrize("variant", reference.PUBLISHED)
+@pytest.mark.parametrize("variant", reference.published("nano", "seg-nano"))
 def test_every_parameter_has_upstreams_rate_and_decay(variant: str, numbers: dict[str, float]) -> None:
     architecture = reference.VARIANTS[variant]
     with torch.device("meta"):

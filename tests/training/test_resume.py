@@ -95,6 +95,7 @@ def test_in_a_thread_of_a_notebook_it_trains_and_signals_are_left_as_they_were(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.slow
 def test_a_finished_state_is_not_resumed(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_finished_state_is_not_resumed(
     assert "epoch 1/3" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_finished_state_is_written_again_if_dvc_has_not_recorded_it(
     where: ProjectPaths,
     uninterrupted: dict[str, bytes],
@@ -247,6 +249,7 @@ def test_a_state_holds_best_weights_and_optimiser_but_no_time_or_place(where: Pr
     assert str(output) not in repr(state.keys()) + repr(state["args"]) + repr(state["run"])
 
 
+@pytest.mark.slow
 def test_two_trainings_never_write_to_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "PATIENCE", 0.3)
     holder = start(

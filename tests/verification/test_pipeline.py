@@ -164,6 +164,7 @@ def change(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
 def test_nothing_is_written_and_no_lock_is_waited_for(project: Path) -> None:
     def state() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in sorted(project.rglob("*"))}
