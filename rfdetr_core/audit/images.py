@@ -126,13 +126,15 @@ def _manifests(traced: Trace, archive: Archive) -> dict[str, str]:
 
 
 def _evaluated(evaluation: dict[str, Any]) -> dict[str, str]:
-    """The git blob of the manifest of each split that an evaluation read."""
-    inputs = evaluation["inputs"].items()
-    return {Path(name).stem: one["git"] for name, one in inputs if name.startswith("manifest/")}
+    return _by_split(evaluation["inputs"])
 
 
 def _recorded(lineage: dict[str, Any]) -> dict[str, str]:
-    named = lineage.get("training", {}).get("files") or {}
+    return _by_split(lineage.get("training", {}).get("files") or {})
+
+
+def _by_split(named: dict[str, Any]) -> dict[str, str]:
+    """The git blob of each split's manifest that is among the files."""
     return {split: named[name]["git"] for split in SPLITS if (name := f"manifest/{split}.json") in named}
 
 
