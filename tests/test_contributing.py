@@ -5,7 +5,6 @@ A patch may touch only the files that its row names, and brings a test that show
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.architecture import ROOT
-from tests.pipeline.project import copy_checkout
+from tests.pipeline.project import copy_checkout, environment_without
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 NOT_COPIED = ("data/", "reports/", "output/", "annotations/", "manifest/", "records/", "dvc.lock", "docs/sample.png")
@@ -620,7 +619,7 @@ def project(copied: Path) -> Iterator[Path]:
 
 def run(folder: Path, *command: str) -> str:
     """What a command prints; it must not fail."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "PYTEST_", "PYTHONPATH"))}
+    environment = environment_without("GIT_", "DVC_", "PYTEST_", "PYTHONPATH")
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout

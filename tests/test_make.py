@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 
 import yaml
 
 from tests.architecture import ROOT
+from tests.pipeline.project import environment_without
 
 
 def commands(target: str) -> list[str]:
     """What make would run for a target, the installation apart."""
     installed = ("-o", ".venv/.runtime", "-o", ".venv/.dev")
     # Under `make test` itself, make would announce the folder that it enters.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    environment = environment_without("MAKE", "MFLAGS")
     command = ["make", "-n", *installed, target]
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     return done.stdout.splitlines()

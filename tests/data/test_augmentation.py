@@ -232,10 +232,10 @@ def same(one: Item, other: Item) -> bool:
 VALUES = EVERYTHING.model_dump()
 draws = st.builds(Draw, st.integers(0, 99), st.integers(0, 3), st.integers(0, 3))
 seeds = st.integers(0, 10**6)
-in_time = settings(max_examples=40)
+few = settings(max_examples=40)
 
 
-@in_time
+@few
 @given(seeds, draws, st.booleans())
 def test_an_augmentation_that_is_off_is_not_called_and_changes_nothing(
     read: Any, seed: int, draw: Draw, first: bool
@@ -249,7 +249,7 @@ def test_an_augmentation_that_is_off_is_not_called_and_changes_nothing(
         assert same(read(config(**VALUES), seed, draw), before)
 
 
-@in_time
+@few
 @given(seeds, draws, st.booleans())
 def test_an_augmentation_that_is_on_changes_no_draw_of_the_others(
     read: Any, seed: int, draw: Draw, first: bool
@@ -306,7 +306,7 @@ def test_a_stream_depends_on_name_seed_and_draw_alone(read: Any) -> None:
         assert stream(3, Draw(1, 2, 1), two=1) == usual
 
 
-@in_time
+@few
 @given(seeds, draws)
 def test_the_first_augmentations_share_a_stream_and_their_order_in_it(read: Any, seed: int, draw: Draw) -> None:
     """As they were when all drew from one stream: the images of every seed stay what they were."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.project import environment_without
 from tests.training.conftest import output, uninterrupted, where
 
 __all__ = ["output", "uninterrupted", "where"]
@@ -39,7 +40,7 @@ class Server:
         options = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         options += ["--backend-store-uri", "sqlite:///runs.db", "--artifacts-destination", "artifacts"]
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")} | quiet
+        environment = environment_without("MLFLOW_") | quiet
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "server", *options],

@@ -62,6 +62,11 @@ def make_dataset(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
         (folder / split / "_annotations.coco.json").write_text(json.dumps(content))
 
 
+def environment_without(*beginnings: str) -> dict[str, str]:
+    """The environment without the variables whose names begin so."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(beginnings)}
+
+
 def copy_checkout(folder: Path, left_out: tuple[str, ...]) -> None:
     """Copy what git tracks of this checkout, or would track; left_out: beginnings of paths."""
     listed = subprocess.run(
@@ -107,7 +112,7 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         """The environment of a user with the venv active; nothing of this repository leaks in."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "PYTHONPATH", "GIT_"))}
+        env = environment_without("DVC_", "MLFLOW_", "PYTHONPATH", "GIT_")
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
         return env
 
