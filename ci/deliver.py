@@ -14,7 +14,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.lock import Lock
 from rfdetr_core.lineage.records import FOLDER
 
-COMMITTED = ("dvc.lock", "params.yaml", "manifest", "annotations", "reports", "output")
+COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "annotations", "reports", "output")
 
 
 def branch() -> tuple[str, str]:

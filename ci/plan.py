@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from ci.steps import PLAN, STATE, TRAILER, call, step
+from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.params import PARAMS_FILE
 from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.verification.contents import Contents
@@ -34,15 +35,18 @@ def certain(root: Path) -> dict[str, list[str]]:
         check_pipeline(report, contents, alone)
         check_contents(report, contents, alone, leave="", only_git=True)
         read = [path for path, md5 in (entry.deps if entry else {}).items() if outs.get(path, md5) != md5]
-        reasons = dict.fromkeys([what for what, _, _ in report.mismatches] + read)
+        reasons = dict.fromkeys([what.removeprefix("code ") for what, _, _ in report.mismatches] + read)
         if reasons:
             found[name] = list(reasons)
     return found
 
 
 def possible(root: Path, start: set[str]) -> list[str]:
-    """The stages after those of `start`, without them, in an order in which they can run."""
-    stages, found = read_stages(root), set(start)
+    """The stages after those of `start`, without them, in an order in which they can run.
+
+    What `code` writes anew is known beforehand: the stages that read it are certain.
+    """
+    stages, found = read_stages(root), start - {STAGE}
     for name, stage in stages.items():
         found |= {name} if stage.after & found else set()
     return [name for name in stages if name in found - start]

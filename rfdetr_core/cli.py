@@ -131,9 +131,15 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
+    from rfdetr_core.base.code import FOLDER, Code
+
+    changes = {} if options.params else Code().changes()  # first: what is imported next may not parse
     from rfdetr_core.config.settings import check_params, check_project
 
     check_params() if options.params else check_project()
+    for stage, paths in changes.items() if FOLDER.is_dir() else ():
+        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+        print(f"{stage:12} runs, since its code changed: {', '.join(paths[:3])}{more}")
 
 
 def _preview(options: argparse.Namespace) -> None:

@@ -1,27 +1,38 @@
-"""What the six stages share: how one is run, and how its errors end."""
+"""What the stages share: how one is run on the code that its digests name, and how its errors end."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import rfdetr_core
+from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.provenance import shadows
+from rfdetr_core.base.imports import Guard, shadows
+from rfdetr_core.base.processes import end_with_parent
 
 # DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
 # the outs of dvc.yaml alone: what the user changed in a dataset must stay.
-RESTORE = "Earlier results, if there were any: git restore manifest reports output; dvc checkout --force dvc.yaml"
+RESTORE = (
+    "Earlier results, if there were any: git restore digests manifest reports output; dvc checkout --force dvc.yaml"
+)
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; what the user can mend ends in one message and exit status 1."""
+    """Run a stage, which imports what it needs of the core; a UserError ends in one message and exit status 1."""
+    # A rank that Lightning or torchrun started has nothing to finish alone.
+    end_with_parent(signal.SIGTERM if os.environ.get("LOCAL_RANK", "0") == "0" else signal.SIGKILL)
+    name = Path(sys.argv[0]).stem
     try:
         _check_code_is_of_this_project()
-        stage()
+        if name == STAGE:
+            stage()
+        else:
+            with _digested_code(name):
+                stage()
     except UserError as error:
         sys.exit(f"error: {error}\n{RESTORE}")
     except KeyboardInterrupt:
@@ -29,13 +40,38 @@ def run(stage: Callable[[], None]) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
+@contextmanager
+def _digested_code(name: str) -> Iterator[None]:
+    """Stop a stage whose code is not that of digests/<name>.json: before it runs, when it imports, and when it has run.
+
+    `dvc repro --single-item` and `--downstream` run no stage before it, and a module may be edited while it runs.
+    """
+    if changed := Code().changed(name):
+        what = "changed since the stage code ran" if (FOLDER / f"{name}.json").exists() else "has no digest yet"
+        raise UserError(f"{_few(changed)} {what}. Run: dvc repro")
+    guard = Guard(Code(), name)
+    sys.meta_path.insert(0, guard)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(guard)
+    if changed := Code().changed(name):
+        raise UserError(
+            f"{_few(changed)} was edited while {name} ran, so DVC does not record what it made. "
+            "Undo the edit to keep that, or keep the edit; then run: dvc repro"
+        )
+
+
+def _few(paths: list[str]) -> str:
+    return paths[0] + (f" (and {len(paths) - 1} more)" if len(paths) > 1 else "")
+
+
 def _check_code_is_of_this_project() -> None:
     # An editable install elsewhere on the path would be trained with, while dvc.lock records the code that is here.
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    code = Path(rfdetr_core.__file__).resolve()
-    if not code.is_relative_to(root):
+    if not ROOT.is_relative_to(root):
         raise UserError(
-            f"rfdetr_core is imported from {code.parent}, not from {root}. Run stages as python -m stages.<name> there."
+            f"rfdetr_core is imported from {ROOT}, not from {root}. Run stages as python -m stages.<name> there."
         )
     if found := shadows(root):
         raise UserError(

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core.base.manifest import DataConfig
-from rfdetr_core.base.params import read_section
-from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.base.processes import end_with_parent
-from rfdetr_core.ingest.config import ValidateConfig
-from rfdetr_core.ingest.convert import convert_dataset
 from stages import run
 
 
 def main() -> None:
     """Write annotations/."""
-    end_with_parent()
+    from rfdetr_core.base.manifest import DataConfig
+    from rfdetr_core.base.params import read_section
+    from rfdetr_core.base.paths import ProjectPaths
+    from rfdetr_core.ingest.config import ValidateConfig
+    from rfdetr_core.ingest.convert import convert_dataset
+
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
     config = read_section(ValidateConfig, "validate")
     convert_dataset(where.dataset, config, manifests=where.manifests, annotations=where.annotations)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core.base.manifest import DataConfig
-from rfdetr_core.base.params import read_section
-from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.evaluation.evaluate import evaluate, write_origin
-from rfdetr_core.inference.predictor import Predictor
 from stages import run
 
 
 def main() -> None:
     """Write reports/evaluate/."""
+    from rfdetr_core.base.manifest import DataConfig
+    from rfdetr_core.base.params import read_section
+    from rfdetr_core.base.paths import ProjectPaths
+    from rfdetr_core.evaluation.config import EvaluateConfig
+    from rfdetr_core.evaluation.evaluate import evaluate, write_origin
+    from rfdetr_core.inference.predictor import Predictor
+
     config = read_section(EvaluateConfig, "evaluate")
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
     model, output = Path("output/checkpoint_best_total.pth"), Path("reports/evaluate")

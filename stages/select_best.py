@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core.base import files
-from rfdetr_core.selection.select import select
 from stages import run
 
 
 def main() -> None:
     """Write output/selection.json."""
+    from rfdetr_core.base import files
+    from rfdetr_core.selection.select import select
+
     output = Path("output")
     files.write_json(output / "selection.json", select(files.read_json(output / "scores.json")))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core.base import files
-from rfdetr_core.selection.strip import strip
 from stages import run
 
 
 def main() -> None:
     """Write output/checkpoint_best_total.pth, and records/<digest of its tensors>.json."""
+    from rfdetr_core.base import files
+    from rfdetr_core.selection.strip import strip
+
     output, selection = Path("output"), files.read_json(Path("output/selection.json"))
     strip(output, selection, output / "checkpoint_best_total.pth", records=Path("records"))
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
-from rfdetr_core.base.processes import end_with_parent
 from stages import run
 
 
 def main() -> None:
     """Write output/checkpoint_best_ema.pth, checkpoint_best_regular.pth, history.csv and scores.json."""
-    # Before the imports that take seconds. A rank that Lightning or torchrun started has nothing to finish alone.
-    end_with_parent(signal.SIGTERM if os.environ.get("LOCAL_RANK", "0") == "0" else signal.SIGKILL)
     from rfdetr_core.base.manifest import DataConfig
     from rfdetr_core.base.params import read_section
     from rfdetr_core.base.paths import ProjectPaths

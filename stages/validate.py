@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from rfdetr_core.base.manifest import DataConfig
-from rfdetr_core.base.params import read_section
-from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.base.processes import end_with_parent, interrupt_when_told
-from rfdetr_core.ingest.config import ValidateConfig
-from rfdetr_core.ingest.validate import validate_dataset
 from stages import run
 
 
 def main() -> None:
     """Write reports/dataset/ and manifest/."""
+    from rfdetr_core.base.manifest import DataConfig
+    from rfdetr_core.base.params import read_section
+    from rfdetr_core.base.paths import ProjectPaths
+    from rfdetr_core.base.processes import interrupt_when_told
+    from rfdetr_core.ingest.config import ValidateConfig
+    from rfdetr_core.ingest.validate import validate_dataset
+
     interrupt_when_told()
-    end_with_parent()
     # By name: the check of all sections imports every config, and none of them changes the result of this stage.
     importlib.import_module("rfdetr_core.config.settings").check_params()
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))

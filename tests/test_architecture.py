@@ -8,21 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_core.base.provenance import code_digests
-from rfdetr_core.evaluation import evaluate
-from rfdetr_core.lineage import compose
-from rfdetr_core.training import record
-from tests.architecture import (
-    NO_DEPENDENCY,
-    PIPELINE,
-    ROOT,
-    STAGES,
-    closure,
-    imports,
-    module_files,
-    source_files,
-    with_code_deps,
-)
+from rfdetr_core.base.code import BY_NAME, ROOT
+from tests.architecture import CODE, PIPELINE, STAGES
 
 TIERS = [
     {"base"},
@@ -48,21 +35,34 @@ def tier(part: str) -> int:
     return next(number for number, names in enumerate(TIERS) if part in names)
 
 
+@pytest.mark.parametrize("stage", CODE.stages)
+def test_a_stage_depends_on_its_digests_and_on_no_other_code(stage: str) -> None:
+    code = [dep for dep in PIPELINE[stage]["deps"] if dep.startswith(("digests", "rfdetr_core", "stages"))]
+    assert code == [f"digests/{stage}.json"]
+
+
+def test_the_stage_code_writes_the_digests_of_every_other_stage_from_all_code() -> None:
+    assert STAGES[0] == "code"
+    assert PIPELINE["code"]["deps"] == ["rfdetr_core", "stages"]
+    outs = [*({path: flags} for out in PIPELINE["code"]["outs"] for path, flags in out.items())]
+    in_git = [{f"digests/{stage}.json": {"cache": False}} for stage in STAGES[1:]]
+    assert sorted(map(str, outs)) == sorted(map(str, in_git))
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_of_a_stage_are_its_import_closure(stage: str) -> None:
-    declared: set[str] = set()
-    for dep in PIPELINE[stage]["deps"]:
-        path = ROOT / dep
-        if dep.startswith(("rfdetr_core", "stages")):
-            files = source_files(path) if path.is_dir() else {path}
-            declared |= {file.relative_to(ROOT).as_posix() for file in files}
-    needed = {file for file in closure(f"stages.{stage}") if not file.startswith(NO_DEPENDENCY)}
-    assert declared == needed
+def test_a_stage_imports_the_core_when_its_code_has_been_compared(stage: str) -> None:
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
+    checked = {"rfdetr_core.base.code", "rfdetr_core.base.files", "rfdetr_core.base.processes", "rfdetr_core.base"}
+    early = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)} - {"__future__", "stages"}
+    assert not {name for name in early if (name or "").startswith("rfdetr_core")} - (
+        checked if stage == "code" else set()
+    )
 
 
-def test_the_code_that_dvc_yaml_lists_is_what_its_command_writes() -> None:
-    text = (ROOT / "dvc.yaml").read_text()
-    assert with_code_deps(text) == text, "python -m tests.architecture"
+def test_what_is_loaded_by_name_is_no_dependency_of_any_stage() -> None:
+    assert BY_NAME.keys() | set(BY_NAME.values()) <= CODE.modules.keys()
+    for stage in CODE.stages:
+        assert not CODE.closure(f"stages.{stage}") & set(BY_NAME.values())
 
 
 def test_every_stage_has_its_file() -> None:
@@ -82,29 +82,21 @@ def test_stages_that_compute_numbers_depend_on_the_numeric_lock() -> None:
 def test_training_does_not_see_reports_validation_lineage_or_interfaces() -> None:
     packages = ("ingest", "inference", "evaluation", "lineage", "audit", "verification", "config", "observers")
     outside = (*(f"{package}/" for package in packages), "api.py", "cli.py", "__main__.py")
-    assert not [file for file in closure("stages.train") if file.removeprefix("rfdetr_core/").startswith(outside)]
+    files = CODE.digests("stages.train")
+    assert not [file for file in files if file.removeprefix("rfdetr_core/").startswith(outside)]
 
 
 def test_training_does_not_read_the_test_split() -> None:
     assert not [dep for dep in PIPELINE["train"]["deps"] if Path(dep).stem == "test"]
 
 
-@pytest.mark.parametrize(
-    ("stage", "code"), [("train", record.CODE), ("strip", compose.CODE), ("evaluate", evaluate.CODE)]
-)
-def test_the_code_that_a_result_names_is_what_its_stage_runs(stage: str, code: tuple[str, ...]) -> None:
-    needed = {file for file in closure(f"stages.{stage}") if not file.startswith(NO_DEPENDENCY)}
-    assert code_digests(code).keys() == needed
-
-
 def test_arrows_go_down() -> None:
-    modules = module_files()
     upward = []
-    for module in modules:
+    for module in CODE.modules:
         part = part_of(module)
         if part is None:
             continue
-        for imported in imports(module, modules):
+        for imported in CODE.imports(module):
             other = part_of(imported)
             if other is not None and other != part and tier(other) >= tier(part) > 0:
                 upward.append(f"{module} imports {imported}")
@@ -114,7 +106,7 @@ def test_arrows_go_down() -> None:
 
 
 def test_no_file_of_the_core_is_longer_than_400_lines() -> None:
-    long = {module: n for module, path in module_files().items() if (n := len(path.read_text().splitlines())) > 400}
+    long = {module: n for module, path in CODE.modules.items() if (n := len(path.read_text().splitlines())) > 400}
     assert not long
 
 
@@ -128,7 +120,7 @@ def test_stages_are_thin() -> None:
 def test_nothing_imports_upstream() -> None:
     users = [
         path.name
-        for path in module_files().values()
+        for path in CODE.modules.values()
         if "import rfdetr\n" in path.read_text()
         or "from rfdetr " in path.read_text()
         or "from rfdetr." in path.read_text()
@@ -153,5 +145,5 @@ def imported(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def test_no_checkpoint_is_read_with_full_pickle() -> None:
-    readers = [path.name for path in module_files().values() if "weights_only=False" in path.read_text()]
+    readers = [path.name for path in CODE.modules.values() if "weights_only=False" in path.read_text()]
     assert not readers

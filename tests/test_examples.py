@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from rfdetr_core import from_checkpoint
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_plain
@@ -20,7 +21,6 @@ from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 from rfdetr_core.training.run import prepare_training
 from rfdetr_core.training.trainer import build_trainer
-from tests.architecture import ROOT
 from tests.pipeline.project import make_dataset
 from tests.training.tiny import MODEL, RUNTIME, TRAIN, make_files
 

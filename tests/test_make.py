@@ -6,7 +6,7 @@ import subprocess
 
 import yaml
 
-from tests.architecture import ROOT
+from rfdetr_core.base.code import ROOT
 from tests.pipeline.project import environment_without
 
 

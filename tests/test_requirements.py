@@ -10,7 +10,8 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-from tests.architecture import PACKAGES, ROOT, module_files
+from rfdetr_core.base.code import PACKAGES, ROOT
+from tests.architecture import CODE
 
 
 def normal(name: str) -> str:
@@ -40,7 +41,7 @@ def test_what_the_core_imports_is_declared() -> None:
     told = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
     declared = {normal(re.split(r"[\[=<>~! ]", one)[0]) for one in told}
     owners = packages_distributions()
-    for module, path in module_files().items():
+    for module, path in CODE.modules.items():
         nodes = [
             node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
         ]

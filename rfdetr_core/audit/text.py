@@ -13,6 +13,7 @@ from rfdetr_core.base import git
 from rfdetr_core.base.provenance import flattened, short
 
 Rows = Iterable[Mapping[str, Any]]
+_NO_DATA = ("digests", "requirements", "rfdetr_core", "stages")  # beginnings of deps; the last two of older locks
 
 
 def compare_lineages(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
@@ -27,6 +28,10 @@ def compare_lineages(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str
         "scores": ("selection",),
     }
     found = {}
+    schemas = [one.get("schema") for one in (old, new)]
+    if schemas[0] != schemas[1]:  # digests of bytes are not comparable with digests of meaning
+        topics = {topic: keys for topic, keys in topics.items() if not topic.startswith("code")}
+        found["code"] = {"not compared, since its digests are of another schema": schemas}
     for topic, keys in topics.items():
         before, after = (flattened(_at(one, keys)) for one in (old, new))
         changed = {key: [before.get(key), after.get(key)] for key in sorted(before.keys() | after.keys())}
@@ -114,7 +119,8 @@ def told(path: Path, traced: Trace, archive: Archive) -> str:
     lines += ["", *_dataset_lines(traced, archive)] if traced.links else []
     run = (traced.record or {}).get("run") or {}
     width = max(map(len, run), default=0)
-    lines += ["", "run", *(f"  {key:{width}} {value}" for key, value in run.items())] if run else []
+    values = {key: f"{len(one)} files (--json)" if isinstance(one, Mapping) else one for key, one in run.items()}
+    lines += ["", "run", *(f"  {key:{width}} {value}" for key, value in values.items())] if run else []
     lines += ["", "trained from it", *(f"  tensors {child}" for child in traced.children)] if traced.children else []
     return "\n".join(lines)
 
@@ -192,7 +198,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 def _data_of(traced: Trace) -> dict[str, str]:
     """What validate read beside code, with its MD5: the dataset."""
     deps = next((one.entry.deps for one in traced.links if one.stage == "validate"), {})
-    return {path: md5 for path, md5 in deps.items() if not path.startswith(("rfdetr_core", "stages", "requirements"))}
+    return {path: md5 for path, md5 in deps.items() if not path.startswith(_NO_DATA)}
 
 
 def _dataset(traced: Trace, archive: Archive) -> list[Commit]:

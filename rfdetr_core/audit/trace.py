@@ -12,6 +12,7 @@ from typing import Any
 
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, History, cached
 from rfdetr_core.base import files
+from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock
@@ -210,7 +211,7 @@ def _links(found: Link, archive: Archive) -> Iterator[Link]:
     waiting = [found.stage]
     while waiting:
         name = waiting.pop()
-        for maker in {makers[path] for path in _within(lock.stages[name].deps, makers)}:
+        for maker in {makers[path] for path in _within(lock.stages[name].deps, makers)} - {STAGE}:  # the lineage has it
             if steps.get(maker, 0) <= steps[name] < len(lock.stages):
                 steps[maker] = steps[name] + 1
                 waiting.append(maker)

@@ -56,9 +56,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def json_text(value: Any) -> str:
+    """Indented JSON with the key order it has; NaN and infinity are refused (ValueError)."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with the key order it has; NaN and infinity are refused (ValueError)."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `value` as `json_text` has it, whole or not at all."""
+    write_text(path, json_text(value))
 
 
 def csv_text(rows: Iterable[Any], columns: Sequence[str] | None = None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from rfdetr_core.base import files, images, provenance
+from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
@@ -19,17 +20,6 @@ from rfdetr_core.evaluation.pictures import compare, pick, write_png
 from rfdetr_core.evaluation.scoring import Scored, write_results
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.metrics.coco import Row, coco_results
-
-# What stages.evaluate runs; a test compares this with its imports.
-_BASE = ("__init__", "errors", "files", "images", "manifest", "params", "paths", "provenance")
-CODE = (
-    *(f"rfdetr_core/base/{name}.py" for name in _BASE),
-    *(f"rfdetr_core/checkpoint/{name}.py" for name in ("__init__", "files", "keys", "loading")),
-    *(f"rfdetr_core/data/{name}.py" for name in ("__init__", "preprocess", "samples")),
-    *(f"rfdetr_core/evaluation/{name}.py" for name in ("__init__", "config", "evaluate", "pictures", "scoring")),
-    *("rfdetr_core/inference", "rfdetr_core/metrics/__init__.py", "rfdetr_core/metrics/coco.py"),
-    *("rfdetr_core/__init__.py", "rfdetr_core/model", "rfdetr_core/ops", "stages/__init__.py", "stages/evaluate.py"),
-)
 
 
 def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, output: Path) -> dict[str, Any]:
@@ -103,12 +93,12 @@ def _picture(root: Path, sample: Sample) -> Image.Image:
 def write_origin(path: Path, model: Path, where: ProjectPaths, config: EvaluateConfig, split: str) -> None:
     """Write the digests of the model file, its tensors and the inputs, the params, the code and the packages."""
     content = {
-        "schema": 1,
+        "schema": 2,  # 1: the digests of code are of the bytes, comments and all
         "model": provenance.identity(model) | {"tensors": tensor_digest(read_checkpoint(model).weights)},
         "split": split,
         "inputs": provenance.identities([*where.split(split), where.classes]),
         "params": {"evaluate": config.model_dump(mode="json")},
-        "code": provenance.code_digests(CODE),
+        "code": Code().digests("stages.evaluate", __name__),
         **provenance.environment(),
     }
     files.write_json(path, content)

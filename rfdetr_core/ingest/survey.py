@@ -25,6 +25,7 @@ import numpy as np
 from PIL import features
 
 from rfdetr_core.base import files, images
+from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import FORMATS, TooLargeError
 from rfdetr_core.ingest import duplicates
@@ -204,10 +205,11 @@ class Survey:
 
 def _checker_digest(max_pixels: int) -> str:
     """Changes with everything that decides what is found of an image's bytes."""
-    codes = {path.name: files.sha256_file(path) for path in map(Path, (__file__, images.__file__, duplicates.__file__))}
     parts = [part for kind in (features.modules, features.codecs, features.features) for part in kind]
     versions = {part: str(features.version(part)) for part in sorted(parts) if features.check(part)}
-    return files.digest({"code": codes, "limit": max_pixels, "libraries": versions, "numpy": np.__version__})
+    return files.digest(
+        {"code": Code().digests(__name__), "limit": max_pixels, "libraries": versions, "numpy": np.__version__}
+    )
 
 
 def _make_work(root: Path, max_pixels: int, cache: Path | None) -> Callable[[str], FileFacts]:

@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rfdetr_core.base import files, provenance
+from rfdetr_core.base import files
+from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import Checkpoint, tensor_digest
 
-SCHEMA = 1
-# What stages.strip runs; a test compares this with its imports.
-CODE = (
-    *(f"rfdetr_core/base/{name}.py" for name in ("__init__", "errors", "files", "params", "provenance")),
-    *(f"rfdetr_core/checkpoint/{name}.py" for name in ("__init__", "files", "keys")),
-    *(f"rfdetr_core/{name}.py" for name in ("model/__init__", "model/config", "selection/__init__", "selection/strip")),
-    *(f"rfdetr_core/lineage/{name}.py" for name in ("__init__", "compose", "records")),
-    *("rfdetr_core/__init__.py", "stages/__init__.py", "stages/strip.py"),
-)
+SCHEMA = 2  # 1: the digests of code are of the bytes, comments and all
 
 
 def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, Any]:
     """What train wrote of itself into a best file, and what was chosen and made of it since.
 
     Keys: schema; variant; training: the record of train (params, inputs, weights, code, packages, machine, files,
-    counts, parents, lock); selection: the content of selection.json; code: SHA-256 of each source file that strip
-    runs; description: the digest of what else the file says of the model; tensors: the digest of the weights, whatever
-    file they are in.
+    counts, parents, lock); selection: the content of selection.json; code: the semantic digest of each source file that
+    strip runs; description: the digest of what else the file says of the model; tensors: the digest of the weights,
+    whatever file they are in.
 
     Raises:
         UserError: the file has no record of its training.
@@ -38,10 +31,15 @@ def compose(checkpoint: Checkpoint, selection: Mapping[str, Any]) -> dict[str, A
         "variant": checkpoint.model_name,
         "training": checkpoint.training_record,
         "selection": dict(selection),
-        "code": provenance.code_digests(CODE),
+        "code": strip_code(),
         "description": description_digest(checkpoint),
         "tensors": tensor_digest(checkpoint.weights),
     }
+
+
+def strip_code() -> dict[str, str]:
+    """The semantic digests of what stages.strip runs."""
+    return Code().digests("stages.strip", "rfdetr_core.selection.strip")
 
 
 def description_digest(checkpoint: Checkpoint) -> str:

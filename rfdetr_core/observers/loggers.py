@@ -21,6 +21,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from rfdetr_core.base import files
+from rfdetr_core.base.code import exact_digests
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import RUN_FILE, flattened
 from rfdetr_core.data.datamodule import RFDETRDataModule
@@ -279,6 +280,7 @@ class RunFacts(Checkpoint):
         run = {
             "parent_commit": tags.get("mlflow.source.git.commit"),
             "dirty": tags.get("git.dirty") == "true",
+            "code": exact_digests(self.record["code"]),
             "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
             "epochs_here": trainer.current_epoch,

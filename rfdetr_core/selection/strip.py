@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.base.code import exact_digests
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.lineage.compose import compose
@@ -36,4 +37,5 @@ def strip(folder: Path, selection: dict[str, Any], output: Path, records: Path) 
     lineage = compose(checkpoint, selection)
     stripped = replace(checkpoint, epoch=None, best_total_source=winner, training_record=None, lineage=lineage)
     write_checkpoint(output, stripped)
-    write_record(records, output, lineage, read_run(folder, checkpoint.training_record or {}))
+    run = read_run(folder, checkpoint.training_record or {})
+    write_record(records, output, lineage, run | {"code_of_strip": exact_digests(lineage["code"])})

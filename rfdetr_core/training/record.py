@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import torch
 
 from rfdetr_core.base import files, provenance
+from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain, tensor_digest
@@ -23,14 +24,6 @@ from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.trainer import device_kind, devices, resolved_precision
 
-# What stages.train runs; a test compares this with its imports.
-_BASE = ("__init__", "errors", "files", "images", "manifest", "params", "paths", "processes", "provenance")
-_FOLDERS = ("checkpoint", "data", "loss", "metrics", "model", "ops", "training")
-CODE = (
-    *(f"rfdetr_core/{name}.py" for name in ("__init__", *(f"base/{name}" for name in _BASE))),
-    *(f"rfdetr_core/{name}" for name in _FOLDERS),
-    *("stages/__init__.py", "stages/train.py"),
-)
 # The rest follows from these, or names what they digest.
 _DECIDING = ("params", "inputs", "weights", "code", "packages", "machine")
 STATE_FILE = "checkpoint.pth"
@@ -84,7 +77,7 @@ def record_of(
         "params": {"model": model.model_dump(mode="json"), "train": asked.model_dump(mode="json")},
         "inputs": {name: identity["sha256"] for name, identity in identities.items()},
         "weights": {key: parents[key]["sha256"] if key in parents else None for key in paths},
-        "code": provenance.code_digests(CODE),
+        "code": Code().digests("stages.train", "rfdetr_core.training.run"),
         **provenance.environment(),
         "machine": machine,
         "files": {name: {"size": identity["size"], "git": identity["git"]} for name, identity in identities.items()},

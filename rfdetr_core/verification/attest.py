@@ -18,7 +18,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
-from rfdetr_core.lineage.compose import SCHEMA, description_digest
+from rfdetr_core.lineage.compose import description_digest
 from rfdetr_core.lineage.records import is_whole
 from rfdetr_core.verification.report import Report
 
@@ -71,7 +71,7 @@ def statement_of(file: Path) -> dict[str, Any]:
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
-                "buildType": f"urn:rfdetr-dvc:pipeline:{SCHEMA}",
+                "buildType": f"urn:rfdetr-dvc:pipeline:{lineage.get('schema', 1)}",
                 "externalParameters": {"variant": lineage["variant"], "params": training["params"]},
                 "internalParameters": {
                     **{key: training[key] for key in ("packages", "machine", "counts")},
@@ -142,8 +142,9 @@ def _materials(lineage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     training = lineage["training"]
     for name, sha256 in sorted(training["inputs"].items()):
         yield {"name": name, "digest": {"sha256": sha256, "gitBlob": training["files"][name]["git"]}}
-    for name, sha256 in sorted((training["code"] | lineage["code"]).items()):
-        yield {"name": name, "digest": {"sha256": sha256}}
+    kind = "sha256" if lineage.get("schema", 1) == 1 else "semanticSha256"
+    for name, digest in sorted((training["code"] | lineage["code"]).items()):
+        yield {"name": name, "digest": {kind: digest}}
     yield {"name": "params", "digest": {"sha256": files.digest(training["params"])}}
     for key, parent in sorted(training["parents"].items()):
         yield {"name": f"weights/{parent['name']}", "digest": {"sha256": parent["sha256"]}, "annotations": {"as": key}}

@@ -9,6 +9,7 @@ from typing import Any
 from rfdetr_core.audit.history import EVALUATION, MODEL, History
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files, provenance
+from rfdetr_core.base.code import semantic_digest
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.config.settings import SECTIONS
@@ -124,8 +125,11 @@ def _check_inputs(report: Report, contents: Contents, inputs: Mapping[str, Any],
 
 
 def _check_code(report: Report, contents: Contents, code: Mapping[str, str], by: str) -> None:
-    for name, sha256 in code.items():
-        report.equal(f"code {name}", sha256, contents.sha256(name), by)
+    for name, digest in code.items():
+        found = contents.sha256(name)
+        if found is not None and found != digest:  # as records of schema 1 have it
+            found = semantic_digest(contents.root / name)
+        report.equal(f"code {name}", digest, found, by)
 
 
 def _check_environment(report: Report, contents: Contents, told: Mapping[str, Any], by: str) -> None:

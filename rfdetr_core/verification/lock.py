@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core.audit.history import History, dvc_config
+from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code, differing
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.files import md5_bytes
+from rfdetr_core.base.files import json_text, md5_bytes, read_json
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
 from rfdetr_core.verification.contents import Contents, changes
@@ -146,8 +147,10 @@ def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> No
 def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave: str, only_git: bool) -> None:
     """Every dep and out that is at hand, by its MD5 in dvc.lock. leave: a dep that is looked at elsewhere.
 
-    only_git: those that git tracks; of what DVC tracks, the MD5 in its .dvc file.
+    only_git: those that git tracks; of what DVC tracks, the MD5 in its .dvc file. The digests of code are computed
+    anew: the folders behind them may differ, and where it matters, the modules are named.
     """
+    code = CodeDigests(contents)
     makers = {path: (name, md5) for name, path, md5 in pipeline.lock.outs()}
     seen: dict[str, str | None] = {}
     for name, entry in pipeline.lock.stages.items():
@@ -162,6 +165,8 @@ def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave
                 if kind == "outs" and _deleted(contents, path, md5):
                     report.wrong(path, "the file, as it was committed", "it was deleted", f"git log -- {path}")
                     continue
+                if kind == "deps" and code.check(report, name, entry, path, by):
+                    continue
                 if path == leave or (only_git and not contents.in_git(path)):
                     continue
                 if path not in seen:
@@ -172,6 +177,39 @@ def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave
                     _name_files(report, contents, path, md5, by)
                 else:
                     check_size(report, contents, path, entry.files[path], by)
+
+
+class CodeDigests:
+    """What stage `code` would write now, against what dvc.lock says it wrote and other stages read."""
+
+    def __init__(self, contents: Contents) -> None:
+        self.contents, self.code = contents, Code(contents.root)
+        self.stages = {f"{FOLDER}/{stage}.json": stage for stage in self.code.stages}
+
+    def check(self, report: Report, stage: str, entry: Entry, path: str, by: str) -> bool:
+        """Compare a dep; whether it is one of code: digests, or of stage `code` the folders that it reads."""
+        if path in self.stages:
+            self._compare(report, path, entry.deps[path], by)
+        elif stage == STAGE and path in PACKAGES and entry.outs.keys() <= self.stages.keys():
+            for out, md5 in entry.outs.items():
+                self._compare(report, out, md5, by)
+        else:
+            return False
+        return True
+
+    def _compare(self, report: Report, path: str, md5: str, by: str) -> None:
+        """Name the modules, where the file at hand is the one of dvc.lock; else the file."""
+        found = self.code.digests(f"stages.{self.stages[path]}")
+        report.checked += 1
+        again = md5_bytes(json_text(found).encode())
+        if again == md5:
+            return
+        if self.contents.md5(path) != md5:
+            report.wrong(path, md5, again, by)
+            return
+        written = read_json(self.contents.root / path)
+        for module in differing(written, found):
+            report.wrong(f"code {module}", written.get(module), found.get(module), by)
 
 
 def _deleted(contents: Contents, path: str, md5: str) -> bool:

@@ -23,7 +23,7 @@ from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint, tensor_digest
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.scoring import TABLES, Scored
-from rfdetr_core.lineage.compose import CODE, description_digest
+from rfdetr_core.lineage.compose import description_digest, strip_code
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.selection.strip import strip
 from rfdetr_core.verification.claims import SELECTION, check_lineage, check_past, check_training
@@ -147,7 +147,7 @@ def _compare(report: Report, what: str, expected: Mapping[str, Any], found: Mapp
 
 def _strip_again(report: Report, contents: Contents, pipeline: Pipeline, lineage: Mapping[str, Any]) -> None:
     """Strip the winner into a temporary folder. With other code than the lineage names, its bytes may differ."""
-    if lineage.get("code") != provenance.code_digests(CODE):
+    if lineage.get("code") != strip_code():
         report.skip(f"{MODEL}, stripped again", "changed: the code of strip is not that of the lineage")
         return
     with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(OSError, ValueError, KeyError, UserError):

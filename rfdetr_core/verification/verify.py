@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core.audit.history import EVALUATION, MODEL, History
-from rfdetr_core.base import files, provenance
+from rfdetr_core.base import files
+from rfdetr_core.base.code import ROOT, Code, exact_digests
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.imports import shadows
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
-from rfdetr_core.base.provenance import shadows
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.verification.claims import (
     SCORES,
@@ -91,10 +92,9 @@ def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents,
     changed = contents.differs_from_head(LOCK, "manifest", SCORES, SELECTION, "reports")
     if changed:
         report.note(f"not as committed: {', '.join(changed)}")
-    if any(contents.sha256(name) != sha256 for name, sha256 in provenance.code_digests(["rfdetr_core"]).items()):
-        report.note(
-            f"computed with the code in {Path(provenance.__file__).parents[1]}, which is not that of {contents.root}"
-        )
+    own = exact_digests(path.relative_to(ROOT).as_posix() for path in Code().modules.values())
+    if any(contents.sha256(name) != sha256 for name, sha256 in own.items()):
+        report.note(f"computed with the code in {ROOT}, which is not that of {contents.root}")
     return contents, pipeline, data
 
 

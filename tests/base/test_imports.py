@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_core.base.provenance import shadows
+from rfdetr_core.base.imports import shadows
 
 WHERE = "import importlib.util as u, sys; print(u.find_spec(sys.argv[1]).origin)"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.cli import main
 from rfdetr_core.config.settings import check_project
-from tests.architecture import ROOT
 
 STEP = "torch.optim.lr_scheduler.StepLR"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from rfdetr_core import RFDETRPico
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.reference import markdown
 from rfdetr_core.config.settings import ABSENT, DIFFERENT, SECTIONS, check_params
-from tests.architecture import ROOT
 
 
 def test_the_page_is_what_the_configs_say() -> None:

@@ -15,12 +15,12 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import ClassEntry, write_classes, write_manifest
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.evaluate import evaluate
-from tests.architecture import ROOT
 from tests.evaluation.scene import NAMES, Scene, make_scene, write_tiny_checkpoint
 
 TWELVE = (

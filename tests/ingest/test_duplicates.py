@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from rfdetr_core.base import images
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.ingest import duplicates
 from rfdetr_core.ingest.duplicates import find_near, thumbnail
-from tests.architecture import ROOT
 from tests.ingest.samples import ingest, make_coco, places, validate
 
 Change = Callable[[Image.Image], Image.Image]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from rfdetr_core.base import images
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.manifest import SPLITS, read_manifest
 from rfdetr_core.ingest import geometry
 from rfdetr_core.ingest.formats import coco, yolo
 from rfdetr_core.ingest.rules import RULES, markdown
-from tests.architecture import ROOT
 from tests.ingest.faults import FAULTS, LABEL, PNG, TRAIN, Fault, add
 from tests.ingest.samples import MAKERS, make_coco, make_yolo, picture, places, validate
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_masks
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.manifest import ClassEntry
 from rfdetr_core.ingest.canonical import CanonicalImage, Instance
 from rfdetr_core.ingest.clean import CleanDataset, clean
@@ -26,7 +27,6 @@ from rfdetr_core.ingest.page.pictures import Studio, choose, rle_path, run_lengt
 from rfdetr_core.ingest.records import Place
 from rfdetr_core.ingest.rules import RULES
 from rfdetr_core.ingest.survey import Survey
-from tests.architecture import ROOT
 from tests.browser import Browser, Page, running
 from tests.ingest.samples import edit_coco, make_coco, make_yolo, picture, validate
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.ingest import survey, workers
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.ingest.workers import Workers
-from tests.architecture import ROOT
 from tests.ingest.samples import make_coco, picture
 
 BAD = "train/train_2.png"

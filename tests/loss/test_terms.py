@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.config.reference import markdown
 from rfdetr_core.loss import formulas, terms
 from rfdetr_core.loss.criterion import Criterion, Losses
 from rfdetr_core.loss.matcher import Matched
 from rfdetr_core.loss.terms import TERMS, LossConfig, Term
 from rfdetr_core.training.config import TrainConfig
-from tests.architecture import ROOT
 from tests.loss.synthetic import GROUPS, gradients, make_output, make_targets
 
 ENDINGS = ("", "_0", "_1", "_enc")  # of the layers of `make_output`

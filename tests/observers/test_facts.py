@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rfdetr_core.base import files
+from rfdetr_core.base.code import ROOT, Code
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
 from tests.training.tiny import make_files, train
@@ -18,7 +19,10 @@ def test_what_a_training_notes_of_its_run_reaches_the_record_and_no_result(tmp_p
     assert (first / "total.pth").read_bytes() == (again / "total.pth").read_bytes()
     (path,) = (first / "records").iterdir()
     run = files.read_json(path)["run"]
-    assert run == files.read_json(first / "run.json")["run"]
+    noted = files.read_json(first / "run.json")["run"]
+    assert run == noted | {"code_of_strip": run["code_of_strip"]}
+    assert {path: files.sha256_file(ROOT / path) for path in noted["code"]} == noted["code"]
+    assert noted["code"].keys() == Code().digests("stages.train").keys()
     assert run["seconds"] > 0
     assert {"parent_commit", "dirty", "host", "started"} <= run.keys()
     assert path.name in {other.name for other in (again / "records").iterdir()}

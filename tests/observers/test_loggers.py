@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
@@ -20,7 +21,6 @@ from rfdetr_core.observers.history import read_history
 from rfdetr_core.observers.loggers import LOGGERS, ClearML, TensorBoard, WeightsAndBiases
 from rfdetr_core.training.config import EXTRAS, RuntimeConfig
 from rfdetr_core.training.module import RFDETRModelModule
-from tests.architecture import ROOT
 from tests.training.tiny import train
 
 ALL = {"tensorboard": True, "wandb": True, "clearml": True, "project": "crowns", "run": "first"}

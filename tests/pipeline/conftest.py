@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.project import STAGES, Project
+from tests.architecture import STAGES
+from tests.pipeline.project import Project
 
 
 @pytest.fixture(scope="session")

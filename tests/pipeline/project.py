@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
-from tests.architecture import ROOT
+from rfdetr_core.base.code import ROOT
 
 TINY = {
     "model": {"variant": "pico", "resolution": 64, "num_queries": 10, "group_detr": 2},
@@ -23,10 +23,9 @@ TINY = {
     "runtime": {"num_workers": 0, "threads": 1, "mlflow": False},
 }
 
-STAGES = ["validate", "convert", "train", "select_best", "strip", "evaluate"]
-
 # Data and results of this checkout, and what a user of the pipeline does not run.
-LEFT_OUT = ("data/", "tests/", "docs/", "reports/", "output/", "annotations/", "manifest/", "records/", "dvc.lock")
+RESULTS = ("digests/", "manifest/", "annotations/", "output/", "reports/", "records/", "dvc.lock")
+LEFT_OUT = ("data/", "tests/", "docs/", *RESULTS)
 
 
 def make_dataset(folder: Path, counts: dict[str, int], seed: int = 0) -> None:

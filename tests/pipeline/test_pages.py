@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
-from tests.architecture import ROOT
 from tests.pipeline.project import Project
 
 pytestmark = pytest.mark.slow

@@ -27,10 +27,11 @@ from moto.server import ThreadedMotoServer
 from ci.check_lock import lies
 from ci.compare import verdict
 from ci.plan import certain, possible
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.config.settings import GateConfig
-from tests.architecture import ROOT
+from tests.architecture import STAGES
 from tests.observers.conftest import Server
-from tests.pipeline.project import STAGES, Project, make_dataset
+from tests.pipeline.project import Project, make_dataset
 
 WORKFLOW, GITLAB = ROOT / ".github/workflows/retrain.yml", ROOT / "ci/gitlab.yml"
 KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -180,7 +181,7 @@ def test_new_data_is_trained_on_pushed_and_holds_in_a_third_clone(world: World, 
     state = runner.folder / ".retrain"
     assert list(json.loads((state / "plan.json").read_text())["certain"]) == ["validate"]
     ran = json.loads((state / "ran.json").read_text())["ran"]
-    assert [one for one in ran if one != "select_best"] == [one for one in STAGES if one != "select_best"]
+    assert [one for one in ran if one != "select_best"] == [one for one in STAGES[1:] if one != "select_best"]
     comment = (state / "comment.md").read_text()
     for words in (
         "3 images, 6 objects (the base was evaluated on 2 images, 4 objects of test)",
@@ -357,8 +358,9 @@ def test_a_run_by_hand_takes_params_and_force(world: World) -> None:
 
 
 def test_what_comes_after_a_stage_is_possible() -> None:
-    assert possible(ROOT, {"validate"}) == STAGES[1:]
-    assert possible(ROOT, {"train"}) == STAGES[3:]
+    assert possible(ROOT, {"validate"}) == STAGES[2:]
+    assert possible(ROOT, {"code", "train"}) == STAGES[4:]
+    assert possible(ROOT, {"code"}) == []
     assert possible(ROOT, {"evaluate"}) == []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture import ROOT
+from rfdetr_core.base.code import ROOT
 from tests.pipeline.project import Project
 
 pytestmark = pytest.mark.slow

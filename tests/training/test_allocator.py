@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.architecture import ROOT
+from rfdetr_core.base.code import ROOT
 
 # Pages that are faulted in for 64 MiB, made, filled and freed eight times.
 FAULTS = """

@@ -15,6 +15,7 @@ import pytest
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
@@ -24,7 +25,6 @@ from rfdetr_core.ops.structures import Target
 from rfdetr_core.training import record, trainer
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.module import RFDETRModelModule
-from tests.architecture import ROOT
 from tests.training.tiny import OUTS, make_files, outs, script, train
 
 TWO = {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
 from rfdetr_core.training.nonfinite import FILE, NonFiniteError, replay
 from rfdetr_core.training.trainer import build_trainer
-from tests.architecture import ROOT
 from tests.training.test_module import prepared
 from tests.training.tiny import train
 

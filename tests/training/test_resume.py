@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from rfdetr_core.base import provenance
+from rfdetr_core.base.code import ROOT, Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import md5_file
 from rfdetr_core.base.params import parse
@@ -27,7 +28,6 @@ from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training import record
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 from rfdetr_core.training.run import prepare_training
-from tests.architecture import ROOT
 from tests.training.tiny import MODEL, OUTS, RUNTIME, TRAIN, make_files, outs, script, train
 
 
@@ -168,9 +168,9 @@ def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
     elif change == "weights":
         (where.weights / "parent.pth").write_bytes(uninterrupted[OUTS[1]])
     elif change == "code":
-        digests = provenance.code_digests
+        digests = Code.digests
         edited = {"rfdetr_core/training/run.py": "0" * 64}
-        monkeypatch.setattr(provenance, "code_digests", lambda parts: digests(parts) | edited)
+        monkeypatch.setattr(Code, "digests", lambda code, *starts: digests(code, *starts) | edited)
     elif change == "package":
         there = provenance.environment()
         other = there | {"packages": there["packages"] | {"torch": "9.9"}}

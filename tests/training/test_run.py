@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
 from rfdetr_core.checkpoint.loading import build_from_checkpoint
-from tests.architecture import ROOT
 from tests.training.tiny import OUTS, make_files, outs, script, train
 
 

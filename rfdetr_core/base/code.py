@@ -1,0 +1,311 @@
+"""Code as an input: which modules a stage runs, and a digest of what each one means."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import re
+import tokenize
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Literal
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("rfdetr_core", "stages")
+STAGE = "code"  # the stage that writes the digests of every other stage
+FOLDER = Path("digests")
+# What a module loads by name, without depending on it: a stage may load the second and what that imports.
+BY_NAME = {
+    "rfdetr_core.training.run": "rfdetr_core.observers",  # tests prove that they change no result
+    "stages.validate": "rfdetr_core.config.settings",  # it checks params.yaml: it stops the stage or changes nothing
+}
+# What a module could read of its own source, and the modules that do it; one pattern, or this module would be refused.
+_OF_SOURCE = re.compile(r"__doc__|__loader__|co_firstlineno|f_lineno|get_?source\w*|use_attribute_docstrings")
+_READERS = ("inspect", "linecache")
+_IMPORTERS = ("import_module", "__import__")
+_SPACE = " \t\f"
+
+When = Literal["always", "lazily", "never"]
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of a module from its source.
+
+    digest: SHA-256 of the source without comments, docstrings, blank lines and trailing white space. imports: the names
+    in import statements that run, each with its number of leading dots. by_name: names of modules given to
+    import_module, with their lines. reads_itself: what makes its comments or docstrings decide a result, with lines.
+    """
+
+    digest: str
+    imports: tuple[tuple[int, str], ...]
+    by_name: tuple[tuple[int, str], ...]
+    reads_itself: tuple[tuple[int, str], ...]
+
+
+class Code:
+    """The modules below the root of a project, as they are in its files now."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
+        self.modules: dict[str, Path] = {}
+        for path in (path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))):
+            parts = path.relative_to(root).with_suffix("").parts
+            self.modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that have a digest: each module of stages/ but `code`."""
+        return [name.partition(".")[2] for name in self.modules if name.startswith("stages.") and name[7:] != STAGE]
+
+    def closure(self, *starts: str) -> set[str]:
+        """The modules that run when these, as far as they exist, are imported and used, those loaded by name aside.
+
+        Raises:
+            UserError: a module does not parse.
+        """
+        found: set[str] = set()
+        waiting = [name for name in starts if name in self.modules]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += [*self.imports(name), *(one for one in _parents(name) if one in self.modules)]
+        return found
+
+    def imports(self, module: str) -> list[str]:
+        """The modules of the project that a module imports itself, also within functions; not for type checking only.
+
+        Raises:
+            UserError: it does not parse.
+        """
+        parts = module.split(".")
+        package = parts if self.modules[module].name == "__init__.py" else parts[:-1]
+        names = (
+            ".".join([*package[: len(package) - dots + 1], name]).rstrip(".") if dots else name
+            for dots, name in self._read(module).imports
+        )
+        return [name for name in dict.fromkeys(names) if name in self.modules]
+
+    def digests(self, *starts: str) -> dict[str, str]:
+        """Path and digest of each module of a closure, and of the data files of its packages, sorted by path.
+
+        Raises:
+            UserError: a module does not parse, reads its own source, or loads one by name that BY_NAME does not have.
+        """
+        closure = self.closure(*starts)
+        for name in sorted(closure):
+            self._check(name, closure)
+        found = {self.modules[name]: self._read(name).digest for name in closure}
+        for path in [path for path in found if path.name == "__init__.py"]:
+            found |= {data: files.sha256_file(data) for data in _data_files(path.parent)}
+        return {path.relative_to(self.root).as_posix(): found[path] for path in sorted(found)}
+
+    def refused(self, stage: str) -> set[str]:
+        """The modules that a stage may not load: those outside its closure that none of its modules loads by name."""
+        closure = self.closure(f"stages.{stage}")
+        return self.modules.keys() - closure - self.closure(*(BY_NAME[name] for name in closure & BY_NAME.keys()))
+
+    def changed(self, stage: str, folder: Path = FOLDER) -> list[str]:
+        """The paths whose digest is not that of digests/<stage>.json; all of them where there is no such file."""
+        path = folder / f"{stage}.json"
+        return differing(files.read_json(path) if path.exists() else {}, self.digests(f"stages.{stage}"))
+
+    def changes(self, folder: Path = FOLDER) -> dict[str, list[str]]:
+        """The stages whose digests are not those of their files, each with the paths that differ."""
+        found = {stage: self.changed(stage, folder) for stage in self.stages}
+        return {stage: paths for stage, paths in found.items() if paths}
+
+    def _check(self, name: str, closure: set[str]) -> None:
+        source, path = self._read(name), self.modules[name].relative_to(self.root)
+        for line, word in source.reads_itself:
+            raise UserError(
+                f"{path}:{line} uses {word}: with it a comment or docstring could change a result, and no digest of "
+                "code would show it. Give the text as a value instead."
+            )
+        for line, target in source.by_name:
+            if target in self.modules.keys() - closure and BY_NAME.get(name) != target:
+                raise not_named(f"{path}:{line}", target)
+
+    def _read(self, module: str) -> Source:
+        return read_source(self.modules[module], self.root)
+
+
+def not_named(who: str, target: str) -> UserError:
+    """The error about a module that is loaded by name and is not in BY_NAME."""
+    return UserError(
+        f"{who} loads {target} by name, so an edit there would rerun nothing. Import it with a statement; or, if it "
+        "cannot change a result, add it to BY_NAME in rfdetr_core/base/code.py."
+    )
+
+
+def differing(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """The paths whose digests differ, sorted."""
+    return sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+
+
+def exact_digests(paths: Iterable[str], root: Path = ROOT) -> dict[str, str]:
+    """The SHA-256 of the bytes of source files, by path below the root."""
+    return {path: files.sha256_file(root / path) for path in paths if (root / path).exists()}
+
+
+def semantic_digest(path: Path) -> str:
+    """The digest of one file as `digests` has it. UserError: a module that does not parse."""
+    return read_source(path).digest if path.suffix == ".py" else files.sha256_file(path)
+
+
+def read_source(path: Path, root: Path = Path()) -> Source:
+    """Read a module.
+
+    Raises:
+        UserError: it does not parse; the message names file and line.
+    """
+    try:
+        return _parsed(path.read_bytes())
+    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        line = getattr(error, "lineno", None)
+        reason = getattr(error, "msg", None) or str(error)
+        raise UserError(
+            f"{name}{f':{line}' if line else ''} does not parse ({reason}). Correct it, or: git restore {name}"
+        ) from None
+
+
+def _parents(module: str) -> Iterator[str]:
+    while module := module.rpartition(".")[0]:
+        yield module
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    """The files of a package that are not modules. Hidden files, backups and compiled modules are not data."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == "__pycache__" or path.name.endswith("~"):
+            continue
+        if path.is_dir():
+            yield from () if (path / "__init__.py").exists() else _data_files(path)
+        elif path.suffix not in (".py", ".pyc"):
+            yield path
+
+
+@functools.cache
+def _parsed(source: bytes) -> Source:
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
+    text = io.TextIOWrapper(io.BytesIO(source), encoding).read()
+    tree = ast.parse(text)
+    imports: dict[tuple[int, str], None] = {}
+    by_name: list[tuple[int, str]] = []
+    reads: list[tuple[int, str]] = []
+    docstrings: list[ast.Expr] = []
+    folders = _folder_names(tree) if "__file__" in text else set()
+    for node, when in _nodes(tree):
+        if isinstance(node, _DOCUMENTED) and (docstring := _docstring(node)):
+            docstrings.append(docstring)
+        if when == "never":
+            continue
+        if isinstance(node, ast.Import):
+            imports |= {(0, alias.name): None for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            within = [f"{node.module}.{alias.name}" if node.module else alias.name for alias in node.names]
+            imports |= {(node.level, name): None for name in (node.module or "", *within)}
+        elif isinstance(node, ast.Call) and when == "always" and node.args and _name_of(node.func) in _IMPORTERS:
+            target = node.args[0]
+            if isinstance(target, ast.Constant) and isinstance(target.value, str):
+                by_name.append((node.lineno, target.value))
+        if (word := _of_source(node)) and id(node) not in folders:
+            reads.append((getattr(node, "lineno", 1), word))
+    digest = files.sha256_bytes(_without_prose(text, docstrings).encode())
+    return Source(digest, tuple(imports), tuple(by_name), tuple(sorted(reads)))
+
+
+def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, When]]:
+    """The nodes of a module, and when they run: lazily in its `__getattr__`, which loads what somebody asks it for."""
+    waiting: list[tuple[ast.AST, When]] = [(tree, "always")]
+    while waiting:
+        node, when = waiting.pop()
+        yield node, when
+        if isinstance(node, ast.If) and _name_of(node.test) == "TYPE_CHECKING":
+            waiting += [(child, "never") for child in node.body]
+            waiting += [(child, when) for child in node.orelse]
+            continue
+        for child in ast.iter_child_nodes(node):
+            is_lazy = isinstance(child, ast.FunctionDef) and child.name == "__getattr__" and node is tree
+            waiting.append((child, "lazily" if is_lazy else when))
+
+
+def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.Expr | None:
+    match node.body:
+        case [ast.Expr(value=ast.Constant(value=str())) as first, *_]:
+            return first
+    return None
+
+
+def _folder_names(tree: ast.AST) -> set[int]:
+    """The ids of the nodes of which only `.parent` or `.parents` is used."""
+    attributes = (node for node in ast.walk(tree) if _name_of(node) in ("parent", "parents"))
+    return {id(inner) for node in attributes for inner in ast.walk(node)}
+
+
+def _name_of(node: ast.AST) -> str | None:
+    """The last part of a dotted name."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
+def _of_source(node: ast.AST) -> str | None:
+    """What a node reads of the source, if it does; `__file__` as well, which may also name a folder."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+        return next((name for name in _READERS if name in names), None)
+    if isinstance(node, ast.Constant):  # as of getattr
+        return node.value if isinstance(node.value, str) and _OF_SOURCE.fullmatch(node.value) else None
+    name = node.arg if isinstance(node, ast.keyword) else _name_of(node)
+    return name if name and (name == "__file__" or _OF_SOURCE.fullmatch(name)) else None
+
+
+def _without_prose(text: str, docstrings: Iterable[ast.Expr]) -> str:
+    """A source without comments, these docstrings, blank lines and trailing white space.
+
+    What is left of a line stays as it is: strings, and the blank lines and spaces in them, are never altered.
+    """
+    lines = text.split("\n")
+    cuts: dict[int, list[tuple[int, int | None]]] = defaultdict(list)
+    in_string: set[int] = set()  # the lines whose end is within a string
+    starts: list[int] = []  # the first lines of the f-strings that are open
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind == "STRING":
+            in_string |= set(range(token.start[0] - 1, token.end[0] - 1))
+        elif kind.endswith("STRING_START"):
+            starts.append(token.start[0] - 1)
+        elif kind.endswith("STRING_END"):
+            in_string |= set(range(starts.pop(), token.end[0] - 1))
+        elif kind == "COMMENT" and not starts:
+            cuts[token.start[0] - 1].append((token.start[1], None))
+    for node in docstrings:
+        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+        for number in range(first, last + 1):
+            encoded = lines[number].encode()  # the columns of a node count bytes
+            begin = len(encoded[: node.col_offset].decode()) if number == first else 0
+            cuts[number].append((begin, len(encoded[: node.end_col_offset].decode()) if number == last else None))
+        in_string -= set(range(first, last))
+    kept: list[str] = []
+    continued = False
+    for number, line in enumerate(lines):
+        for begin, stop in sorted(cuts[number], key=itemgetter(0), reverse=True):
+            line = line[:begin] + ("" if stop is None else line[stop:])
+        if number in in_string:
+            kept.append(line)
+            continued = False
+            continue
+        line = line.rstrip(_SPACE)
+        if line or continued:  # an empty line ends a statement that a backslash continues
+            kept.append(line)
+        continued = line.endswith("\\")
+    return "\n".join(kept)
