@@ -15,6 +15,7 @@ from typing import Any
 from ci.plan import certain
 from ci.steps import core, step
 from rfdetr_core.audit.history import EVALUATION
+from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError
 
 BEST = "output/checkpoint_best_"
@@ -35,7 +36,7 @@ def _explained(one: dict[str, Any], changed: dict[str, list[str]]) -> bool:
         return True
     if one["what"].endswith(" in dvc.lock"):  # what the lineage says of itself against what dvc.lock says of it
         return False
-    stages = {"evaluate"} if EVALUATION in one["by"] else changed.keys() - {"evaluate"}
+    stages = {"evaluate"} if EVALUATION in one["by"] else changed.keys() - {"evaluate", STAGE}
     stale = {reason for name in stages for reason in changed.get(name, [])}
     words = re.sub(r"^images of (\w+)", r"manifest/\1.json", f"{one['what']} {' '.join(one['by'])}").split()
     return any(word == path or word.startswith(f"{path}/") for word in words for path in stale)

@@ -64,7 +64,8 @@ class Code:
     @property
     def stages(self) -> list[str]:
         """The stages that have a digest: each module of stages/ but `code`."""
-        return [name.partition(".")[2] for name in self.modules if name.startswith("stages.") and name[7:] != STAGE]
+        names = [name.removeprefix("stages.") for name in self.modules if name.startswith("stages.")]
+        return [name for name in names if name != STAGE]
 
     def closure(self, *starts: str) -> set[str]:
         """The modules that run when these, as far as they exist, are imported and used, those loaded by name aside.
@@ -117,7 +118,8 @@ class Code:
     def changed(self, stage: str, folder: Path = FOLDER) -> list[str]:
         """The paths whose digest is not that of digests/<stage>.json; all of them where there is no such file."""
         path = folder / f"{stage}.json"
-        return differing(files.read_json(path) if path.exists() else {}, self.digests(f"stages.{stage}"))
+        written = files.read_json(path) if path.exists() else {}
+        return differing(written if isinstance(written, dict) else {}, self.digests(f"stages.{stage}"))
 
     def changes(self, folder: Path = FOLDER) -> dict[str, list[str]]:
         """The stages whose digests are not those of their files, each with the paths that differ."""

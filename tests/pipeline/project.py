@@ -77,6 +77,14 @@ def copy_checkout(folder: Path, left_out: tuple[str, ...]) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
+def add_prose(path: Path) -> None:
+    """Add comments, blank lines and trailing spaces to a module, and words to its docstring."""
+    first, docstring, rest = path.read_text().partition('"""')
+    rest = rest.replace("\nfrom __future__ import annotations\n", "\nfrom __future__ import annotations  \n")
+    documented = f"{first}{docstring}Other words. {rest}" if docstring else first
+    path.write_text(f"# A comment.\n\n{documented}\n\n  \n# another\n")
+
+
 class Project:
     """A checkout of the project in a folder of its own."""
 

@@ -1,20 +1,32 @@
-"""Only what changed reruns: real `dvc repro` on a real project, counting the stages that ran."""
+"""Only what changed reruns: real `dvc repro` on a real project, counting the stages that ran.
+
+Each row of the table in docs/reruns.md is an edit, made here.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.architecture import NO_DEPENDENCY, ROOT, closure
-from tests.pipeline.project import STAGES, Project
+from rfdetr_core.base.code import ROOT
+from tests.pipeline.project import Project, add_prose
+from tests.pipeline.test_interruption import SHELLS, ended, started, wait_for
 
 pytestmark = pytest.mark.slow
+ROWS = [
+    (edit, re.findall(r"`([^`]+)`", where) or [where], stages.split(", ") if stages else [])
+    for edit, where, stages in re.findall(
+        r"^\| (.+?) \| (.+?) \| ?(.*?) ?\|$", (ROOT / "docs" / "reruns.md").read_text(), re.MULTILINE
+    )
+    if edit != "edit"
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,42 +41,80 @@ def trained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Pr
 def project(trained: Project):
     """The trained project; afterwards its files are as committed and its outs those of dvc.lock."""
     yield trained
-    trained.run("git", "checkout", "-q", "--", ".")
+    trained.run("git", "reset", "-q", "--hard")
     trained.run("git", "clean", "-q", "-fd")
-    trained.run("dvc", "checkout", "-q")
+    trained.run("dvc", "checkout", "-q", "--force")
+
+
+def modules(project: Project, where: str) -> list[Path]:
+    """The modules at a path of a row."""
+    if where == "every module":
+        return [path for package in ("rfdetr_core", "stages") for path in (project.folder / package).rglob("*.py")]
+    path = project.folder / where
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def add_statement(path: Path) -> None:
+    path.write_text(path.read_text() + "\n\nEDITED = True\n")
+
+
+def set_value(project: Project, key: str) -> None:
+    section, name = key.split(".")
+    project.set_params(**{section: {name: {"num_workers": 1, "pictures": 2}[name]}})
+
+
+def reorder(project: Project, split: str) -> None:
+    path = project.folder / "data" / "tiny" / split / "_annotations.coco.json"
+    content = json.loads(path.read_text())
+    content = {key: content[key][::-1] for key in sorted(content)}
+    path.write_bytes(json.dumps(content, indent=3, sort_keys=True).replace("\n", "\r\n").encode())
+
+
+def change(project: Project, edit: str, where: str) -> None:
+    """Make the edit of a row at one of its places."""
+    if edit.startswith("comments"):
+        for path in modules(project, where):
+            add_prose(path)
+    elif edit == "a new module that nothing imports":
+        (project.folder / where).write_text("x = (\n")
+    elif edit == "a statement":
+        for path in modules(project, where):
+            add_statement(path)
+    elif edit in ("a line", "a comment"):
+        path = project.folder / where
+        path.write_text(path.read_text() + "\n" + ("# a comment\n" if edit == "a comment" else ""))
+    elif edit == "a value":
+        set_value(project, where)
+    elif edit.startswith("white space"):
+        reorder(project, where)
+    else:
+        assert edit == "a moved box"
+        project.edit_annotations(where, bbox=[1, 2, 9, 9])
+
+
+@pytest.mark.parametrize(("edit", "places", "stages"), ROWS, ids=[f"{row[0]}-{row[1][0]}" for row in ROWS])
+def test_an_edit_runs_the_stages_of_its_row(project: Project, edit: str, places: list[str], stages: list[str]) -> None:
+    for where in places if len(places) > 1 and stages != ["code"] else ():
+        change(project, edit, where)
+        project.repro("code")
+        changed = {Path(path).stem for path in project.run("git", "diff", "--name-only", "digests").stdout.split()}
+        assert changed, where
+        assert changed <= set(stages), where
+        project.run("git", "checkout", "-q", "--", ".")
+    for where in places:
+        change(project, edit, where)
+    assert project.repro() == stages
+    assert project.repro() == []
 
 
 def test_nothing_changed_runs_nothing(project: Project) -> None:
     assert project.repro() == []
 
 
-def test_a_parameter_of_evaluate_runs_evaluate_alone(project: Project) -> None:
-    project.set_params(evaluate={"pictures": 2})
-    assert project.repro() == ["evaluate"]
-
-
-def test_runtime_settings_run_nothing(project: Project) -> None:
-    project.set_params(runtime={"num_workers": 1})
-    assert project.repro() == []
-
-
-def test_a_comment_in_params_runs_nothing(project: Project) -> None:
-    path = project.folder / "params.yaml"
-    path.write_text("# a comment\n" + path.read_text())
-    assert project.repro() == []
-
-
-def test_resaved_and_reordered_annotations_do_not_train(project: Project) -> None:
-    path = project.folder / "data" / "tiny" / "train" / "_annotations.coco.json"
-    content = json.loads(path.read_text())
-    content = {key: content[key][::-1] for key in sorted(content)}
-    path.write_bytes(json.dumps(content, indent=3, sort_keys=True).replace("\n", "\r\n").encode())
-    assert project.repro() == ["validate"]
-
-
 def test_touched_files_run_nothing(project: Project) -> None:
-    for path in (project.folder / "data").rglob("*"):
-        path.touch()
+    for folder in ("data", "rfdetr_core", "stages"):
+        for path in (project.folder / folder).rglob("*"):
+            path.touch()
     assert project.repro() == []
 
 
@@ -104,35 +154,6 @@ def test_a_pixel_or_a_name_changes_the_stages_that_use_it(
     assert project.changed_stages() == changed
 
 
-@pytest.mark.parametrize("split", ["train", "valid"])
-def test_a_moved_box_of_train_or_valid_runs_everything(project: Project, split: str) -> None:
-    project.edit_annotations(split, bbox=[1, 2, 9, 9])
-    # select_best reads the two scores alone, and a training of seconds scores 0 before and after.
-    assert [stage for stage in project.repro() if stage != "select_best"] == [s for s in STAGES if s != "select_best"]
-
-
-def test_a_moved_box_of_test_only_evaluates(project: Project) -> None:
-    project.edit_annotations("test", bbox=[1, 2, 9, 9])
-    assert project.repro() == ["validate", "convert", "evaluate"]
-
-
-def test_a_module_reruns_the_stages_that_import_it_and_no_other(project: Project) -> None:
-    closures = {stage: closure(f"stages.{stage}") for stage in STAGES}
-    groups: dict[tuple[str, ...], list[Path]] = {}
-    for path in sorted((ROOT / "rfdetr_core").rglob("*.py")):
-        file = path.relative_to(ROOT).as_posix()
-        if not file.startswith(NO_DEPENDENCY):
-            users = tuple(stage for stage, files in closures.items() if file in files)
-            groups.setdefault(users, []).append(project.folder / file)
-    for users, paths in groups.items():
-        originals = {path: path.read_bytes() for path in paths}
-        for path, content in originals.items():
-            path.write_bytes(content + b"# edited\n")
-        assert project.changed_stages() == set(users), paths
-        for path, content in originals.items():
-            path.write_bytes(content)
-
-
 def test_a_fresh_clone_with_the_cache_pulled_runs_nothing(project: Project, tmp_path: Path) -> None:
     project.run("dvc", "remote", "add", "-d", "-f", "store", str(tmp_path / "store"))
     project.commit("remote")
@@ -158,9 +179,156 @@ def test_a_failing_stage_names_the_command_that_restores_and_it_does(project: Pr
     assert project.repro() == []
 
 
-def test_a_temporary_experiment_trains_the_code_that_it_records(project: Project) -> None:
-    edited = project.folder / "rfdetr_core" / "selection" / "select.py"
+@pytest.mark.parametrize("option", ["--temp", "--queue"])
+def test_an_experiment_elsewhere_trains_the_code_that_it_records(project: Project, option: str) -> None:
+    edited = project.folder / "rfdetr_core" / "training" / "run.py"
     edited.write_text(edited.read_text() + '\nraise RuntimeError("this very code ran")\n')
-    failed = project.run("dvc", "exp", "run", "--temp", check=False)
+    told = project.run("dvc", "exp", "run", option, "-n", f"edited{option}", check=False)
+    if option == "--queue":
+        told = project.run("dvc", "exp", "run", "--run-all", check=False)
+        told = project.run("dvc", "queue", "logs", f"edited{option}")
+    assert "this very code ran" in told.stdout + told.stderr
+    project.run("dvc", "queue", "remove", "--all")
+
+
+def locked(project: Project) -> bytes:
+    return (project.folder / "dvc.lock").read_bytes()
+
+
+@pytest.mark.parametrize("options", [["-s"], ["--downstream"]])
+def test_where_only_code_changed_a_stage_that_is_asked_for_alone_does_not_run(
+    project: Project, options: list[str]
+) -> None:
+    before = locked(project)
+    add_statement(project.folder / "rfdetr_core" / "loss" / "matcher.py")
+    assert project.repro(*options, "train") == []  # dvc.lock stays true of what was run
+    assert locked(project) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "dvc repro -s train",
+        "dvc repro --downstream train",
+        "dvc repro -s -f train",
+        "dvc repro --downstream -f train",
+        "python -m stages.train",
+    ],
+)
+def test_no_stage_runs_on_code_that_its_digests_do_not_name(project: Project, command: str) -> None:
+    before = locked(project)
+    add_statement(project.folder / "rfdetr_core" / "loss" / "matcher.py")
+    if "-f" not in command.split():
+        project.set_params(train={"seed": 3})  # so that DVC runs it
+    failed = project.run(*command.split(), check=False)
     assert failed.returncode != 0
-    assert "this very code ran" in failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stderr
+    expected = r"^error: rfdetr_core/loss/matcher\.py changed since the stage code ran\. Run: dvc repro$"
+    assert re.search(expected, failed.stderr, re.MULTILINE)
+    assert locked(project) == before
+
+
+def test_a_comment_does_not_stop_a_stage_that_runs_alone(project: Project) -> None:
+    add_prose(project.folder / "rfdetr_core" / "evaluation" / "evaluate.py")
+    assert project.repro("-s", "-f", "evaluate") == ["evaluate"]
+
+
+def test_an_edit_while_a_stage_runs_is_named_and_its_result_is_not_recorded(project: Project) -> None:
+    before = locked(project)
+    matcher = project.folder / "rfdetr_core" / "loss" / "matcher.py"
+    original = matcher.read_text()
+    project.set_params(train={"epochs": 3, "seed": 4})
+    state = project.folder / "output" / "checkpoint.pth"
+    state.unlink()
+    dvc = started(project, SHELLS[0])
+    wait_for(state.exists, dvc)
+    add_statement(matcher)
+    add_prose(project.folder / "rfdetr_core" / "loss" / "terms.py")
+    status, told = ended(project, dvc)
+    assert status != 0
+    assert "error: rfdetr_core/loss/matcher.py was edited while train ran, so DVC does not record what it made." in told
+    assert "Traceback" not in told
+    assert locked(project) == before
+    trained = (project.folder / "output" / "checkpoint_best_ema.pth").read_bytes()
+    matcher.write_text(original)
+    told = project.run("dvc", "repro", "train").stdout
+    assert "had finished, but DVC had not recorded it" in told
+    assert "epoch 1/3" not in told
+    assert (project.folder / "output" / "checkpoint_best_ema.pth").read_bytes() == trained
+
+
+LOADS = """
+
+def loads() -> None:
+    import importlib
+
+    importlib.import_module({})
+
+
+loads()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "ran"),
+    [('"rfdetr_core.audit.text"', ["code"]), ('"rfdetr_core.audit" + ".text"', ["code", "select_best"])],
+)
+def test_a_module_that_a_stage_loads_by_name_is_refused_by_the_stage_itself(
+    project: Project, name: str, ran: list[str]
+) -> None:
+    path = project.folder / "rfdetr_core" / "selection" / "select.py"
+    path.write_text(path.read_text() + LOADS.format(name))
+    failed = project.run("dvc", "repro", check=False)
+    assert re.findall(r"^Running stage '(\w+)'", failed.stdout, flags=re.MULTILINE) == ran
+    assert re.search(r"loads rfdetr_core\.audit(\.text)? by name", failed.stderr)
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_file_that_does_not_parse_stops_make_repro_before_anything_is_deleted(project: Project) -> None:
+    (project.folder / ".venv").symlink_to(sys.prefix)
+    results = [path for folder in ("digests", "manifest", "output") for path in (project.folder / folder).iterdir()]
+    path = project.folder / "rfdetr_core" / "loss" / "matcher.py"
+    path.write_text(path.read_text() + "\nx = (\n")
+    line = len(path.read_text().splitlines())
+    stopped = project.run("make", "-o", ".venv/.runtime", "repro", check=False)
+    assert f"error: rfdetr_core/loss/matcher.py:{line} does not parse" in stopped.stderr
+    assert "Running stage" not in stopped.stdout
+    assert "Traceback" not in stopped.stderr
+    assert results
+    assert all(result.exists() for result in results)
+    failed = project.run("dvc", "repro", check=False)
+    restore = re.search(r"^Earlier results.*?: (.*)$", failed.stderr, flags=re.MULTILINE)
+    assert restore is not None
+    assert not (project.folder / "digests" / "train.json").exists()
+    project.run("sh", "-c", restore.group(1))
+    project.run("git", "checkout", "-q", "--", "rfdetr_core")
+    assert project.repro() == []
+
+
+def test_make_repro_says_which_stages_an_edit_of_code_reaches(project: Project) -> None:
+    add_statement(project.folder / "rfdetr_core" / "selection" / "select.py")
+    add_prose(project.folder / "rfdetr_core" / "training" / "run.py")
+    told = project.run("python", "-m", "rfdetr_core", "check").stdout
+    assert " ".join(told.split()) == "select_best runs, since its code changed: rfdetr_core/selection/select.py"
+
+
+def test_two_branches_that_changed_code_are_merged_with_the_command_of_the_page(project: Project) -> None:
+    page = (ROOT / "docs" / "reruns.md").read_text()
+    (command,) = re.findall(r"^    (git checkout --ours .*)$", page, re.MULTILINE)
+    strip = project.folder / "rfdetr_core" / "selection" / "strip.py"
+    start = project.run("git", "rev-parse", "HEAD").stdout.strip()
+    for branch, name in (("one", "selection/select.py"), ("two", "evaluation/pictures.py")):
+        project.run("git", "checkout", "-q", "-B", branch, start)
+        add_statement(project.folder / "rfdetr_core" / name)
+        strip.write_text(f"{strip.read_text()}\n\n{branch.upper()} = True\n")
+        project.repro()
+        project.commit(branch)
+    assert project.run("git", "merge", "one", check=False).returncode != 0
+    conflicts = project.run("git", "diff", "--name-only", "--diff-filter=U").stdout.split()
+    assert {"dvc.lock", "digests/strip.json", "rfdetr_core/selection/strip.py"} <= set(conflicts)
+    strip.write_text(re.sub(r"^(<<<<|====|>>>>).*\n", "", strip.read_text(), flags=re.MULTILINE))
+    assert "Running stage 'train'" not in project.run("sh", "-ec", command).stdout
+    project.commit("merged")
+    assert project.repro() == []
+    project.run("python", "-m", "rfdetr_core", "verify")
+    project.run("git", "checkout", "-q", "main")

@@ -18,7 +18,7 @@ from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write
 from rfdetr_core.cli import main
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.model.detector import build_detector
-from tests.pipeline.project import TINY, Project
+from tests.pipeline.project import TINY, Project, add_prose
 
 pytestmark = pytest.mark.slow
 DATA, MODEL = Path("data/tiny"), Path("output/checkpoint_best_total.pth")
@@ -174,8 +174,9 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a line of validation": (
         lambda folder: edit(folder / "rfdetr_core/ingest/clean.py", "import", "import "),
-        "rfdetr_core/ingest/clean.py",
+        "code rfdetr_core/ingest/clean.py",
     ),
+    "a digest of code": (lambda folder: edit(folder / "digests/train.json", '": "', '": "0'), "digests/train.json"),
     "the environment lock": (
         lambda folder: edit(folder / "requirements/numeric.lock", "==", "== "),
         "environment lock requirements/numeric.lock",
@@ -315,6 +316,8 @@ def test_a_lock_that_was_committed_without_running_is_found(
     tamper(project.folder)
     if case == "labels":
         project.run("dvc", "add", "-q", str(DATA))
+    if case.startswith("code"):
+        project.repro("code")  # so that nothing but the lineage contradicts
     project.run("dvc", "commit", "-f", "-q")
     project.commit("not run")
     wrong, _ = verify(capsys, project)
@@ -363,8 +366,15 @@ def test_what_is_clean_holds(trained: Project, capsys: pytest.CaptureFixture[str
     assert verify(capsys, trained, "--lock")[0] == []
 
 
-def test_what_runs_again_to_the_same_bytes_is_reproduced(trained: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    assert verify(capsys, trained, "--reproduce") == ([], [])
+def test_after_a_commit_of_comments_everything_holds_and_is_reproduced_to_the_byte(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (path for package in ("rfdetr_core", "stages") for path in (project.folder / package).rglob("*.py")):
+        add_prose(path)
+    project.commit("comments")
+    assert verify(capsys, project) == ([], [])
+    assert verify(capsys, project, "--lock")[0] == []
+    assert verify(capsys, project, "--reproduce") == ([], [])
 
 
 def test_reproduction_names_the_first_stage_and_epoch_that_differ(
