@@ -26,7 +26,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 128
-RESULTS = ("data/", "reports/", "output/", "annotations/", "manifest/", "dvc.lock")
+RESULTS = ("data/", "digests/", "reports/", "output/", "annotations/", "manifest/", "dvc.lock")
 PARTS = {"train": 0.9, "valid": 0.05, "test": 0.05}
 
 
@@ -146,6 +146,7 @@ def main() -> None:
     python = sys.executable
     rows = []
     for name, command in (
+        ("code", (python, "-m", "stages.code")),
         ("validate, nothing known", (python, "-m", "stages.validate")),
         ("validate, all known", (python, "-m", "stages.validate")),
         ("convert", (python, "-m", "stages.convert")),

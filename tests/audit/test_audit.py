@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from rfdetr_core.audit.text import compare_lineages
 from rfdetr_core.base.manifest import write_manifest
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.cli import main
@@ -182,6 +183,15 @@ def test_the_difference_of_two_models_names_what_changed_in_data_params_and_scor
         "labels": ["train/a.jpg"],
     }
     assert "no difference" in audit(capsys, repository, "--diff", kept / "1.pth", kept / "1.pth")
+
+
+def test_digests_of_code_of_different_kinds_are_not_compared() -> None:
+    code = {"rfdetr_core/a.py": "1" * 64}
+    old, new = ({"schema": schema, "code": code, "training": {"code": code}} for schema in (1, 2))
+    new["code"] = {"rfdetr_core/a.py": "2" * 64}
+    assert compare_lineages(old | {"schema": 2}, new) == {"code of strip": {"rfdetr_core/a.py": ["1" * 64, "2" * 64]}}
+    (told,) = compare_lineages(old, new).values()
+    assert list(told.values()) == [[1, 2]]
 
 
 def test_models_that_were_trained_from_a_model_are_named(

@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from rfdetr_core.base import files
+from rfdetr_core.base.code import ROOT, semantic_digest
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.lineage.records import write_record
-from rfdetr_core.verification.attest import attest, check_attestation
+from rfdetr_core.verification.attest import attest, check_attestation, statement_of
 from rfdetr_core.verification.report import Report
 from tests.audit.repository import Repository
 from tests.verification.told import verify
@@ -45,13 +46,26 @@ def test_a_statement_names_subject_and_materials_and_is_deterministic(repository
     assert told["_type"] == "https://in-toto.io/Statement/v1"
     assert told["predicateType"] == "https://slsa.dev/provenance/v1"
     assert told["subject"] == [{"name": "model.pth", "digest": {"sha256": files.sha256_file(model)}}]
-    materials = {
-        one["name"]: one["digest"]["sha256"] for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]
-    }
+    materials = materials_of(told)
     manifest = repository.folder / "manifest" / "train.json"
-    assert materials["manifest/train.json"] == files.sha256_file(manifest)
-    assert materials["weights/promoted.pth"] == "0" * 64
-    assert {"params", "rfdetr_core/training/run.py", "rfdetr_core/selection/strip.py"} <= materials.keys()
+    assert materials["manifest/train.json"]["sha256"] == files.sha256_file(manifest)
+    assert materials["weights/promoted.pth"] == {"sha256": "0" * 64}
+    assert "params" in materials
+    strip = "rfdetr_core/selection/strip.py"
+    assert materials[strip] == {"semanticSha256": semantic_digest(ROOT / strip)}
+
+
+def materials_of(statement: dict[str, Any]) -> dict[str, dict[str, str]]:
+    return {one["name"]: one["digest"] for one in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
+
+
+def test_the_statement_of_an_older_model_stays_what_it_was(model: Path) -> None:
+    checkpoint = read_checkpoint(model)
+    assert checkpoint.lineage is not None
+    write_checkpoint(model, replace(checkpoint, lineage=checkpoint.lineage | {"schema": 1}))
+    statement = statement_of(model)
+    assert statement["predicate"]["buildDefinition"]["buildType"] == "urn:rfdetr-dvc:pipeline:1"
+    assert materials_of(statement)["rfdetr_core/training/run.py"] == {"sha256": "1" * 64}
 
 
 def test_a_statement_that_is_true_is_accepted_and_a_changed_one_is_not(

@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from rfdetr_core.base import files
+from rfdetr_core.base.code import semantic_digest
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.cli import main
 from rfdetr_core.lineage.lock import Entry, Lock
+from rfdetr_core.verification.claims import check_lineage
 from rfdetr_core.verification.contents import Contents, listing_md5
 from rfdetr_core.verification.lock import Pipeline, check_cache, check_contents, check_pipeline
 from rfdetr_core.verification.report import Report
@@ -73,6 +75,29 @@ class Small:
 @pytest.fixture
 def small(tmp_path: Path) -> Small:
     return Small(tmp_path / "small")
+
+
+def test_code_is_compared_by_its_meaning_and_in_an_older_record_by_its_bytes(small: Small) -> None:
+    module = small.folder / "rfdetr_core" / "a.py"
+    module.parent.mkdir()
+    module.write_text("x = 1\n")
+    told = {
+        "old": {"rfdetr_core/a.py": files.sha256_file(module)},
+        "new": {"rfdetr_core/a.py": semantic_digest(module)},
+    }
+
+    def wrong(kind: str) -> set[str]:
+        report = Report()
+        check_lineage(report, small.contents(), Pipeline({}, Lock({})), {"code": told[kind]}, "a record")
+        return {what for what, _, _ in report.mismatches}
+
+    assert (wrong("old"), wrong("new")) == (set(), set())
+    module.write_text("# a comment\nx = 1\n")
+    assert (wrong("old"), wrong("new")) == ({"code rfdetr_core/a.py"}, set())
+    module.write_text("x = 2\n")
+    assert (wrong("old"), wrong("new")) == ({"code rfdetr_core/a.py"}, {"code rfdetr_core/a.py"})
+    module.unlink()
+    assert (wrong("old"), wrong("new")) == ({"code rfdetr_core/a.py"}, {"code rfdetr_core/a.py"})
 
 
 def test_a_lock_that_is_true_holds_though_one_is_written_as_one_point_zero(small: Small) -> None:
