@@ -15,7 +15,7 @@ from typing import Any
 from ci.plan import certain
 from ci.steps import core, step
 from rfdetr_core.audit.history import EVALUATION
-from rfdetr_core.base.code import STAGE
+from rfdetr_core.base.code import FOLDER, STAGE
 from rfdetr_core.base.errors import UserError
 
 BEST = "output/checkpoint_best_"
@@ -38,6 +38,9 @@ def _explained(one: dict[str, Any], changed: dict[str, list[str]]) -> bool:
         return False
     stages = {"evaluate"} if EVALUATION in one["by"] else changed.keys() - {"evaluate", STAGE}
     stale = {reason for name in stages for reason in changed.get(name, [])}
+    # The digests that the stage read are neither at hand nor in git, so that no module is named.
+    if one["what"].startswith("code ") and any(path.startswith(f"{FOLDER}/") for path in stale):
+        return True
     words = re.sub(r"^images of (\w+)", r"manifest/\1.json", f"{one['what']} {' '.join(one['by'])}").split()
     return any(word == path or word.startswith(f"{path}/") for word in words for path in stale)
 

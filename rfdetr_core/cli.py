@@ -131,15 +131,35 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from rfdetr_core.base.code import FOLDER, Code
+    if options.params:
+        from rfdetr_core.config.settings import check_params
 
-    changes = {} if options.params else Code().changes()  # first: what is imported next may not parse
-    from rfdetr_core.config.settings import check_params, check_project
+        check_params()
+        return
+    _check_code()  # first: what is imported next may not parse
+    from rfdetr_core.config.settings import check_project
 
-    check_params() if options.params else check_project()
-    for stage, paths in changes.items() if FOLDER.is_dir() else ():
-        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-        print(f"{stage:12} runs, since its code changed: {', '.join(paths[:3])}{more}")
+    check_project()
+
+
+def _check_code() -> None:
+    """Say which stages an edit of code reaches. UserError: code that has no digest."""
+    from rfdetr_core.base.code import Code
+
+    for stage in Code().stages:
+        Code().digests(f"stages.{stage}")
+    if not Path("dvc.lock").exists():
+        return
+    from rfdetr_core.lineage.lock import Lock
+    from rfdetr_core.verification.contents import Contents
+    from rfdetr_core.verification.lock import CodeDigests
+
+    lock, digests = Lock.read(Path()), CodeDigests(Contents(Path()))
+    for path, stage in digests.stages.items():
+        changed = [what.removeprefix("code ") for what, _, _ in digests.differences(path, lock.dep(stage, path) or "")]
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        if changed and stage in lock.stages:
+            print(f"{stage:12} runs, since its code changed: {', '.join(changed[:3])}{more}")
 
 
 def _preview(options: argparse.Namespace) -> None:

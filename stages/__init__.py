@@ -17,7 +17,8 @@ from rfdetr_core.base.processes import end_with_parent
 # DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
 # the outs of dvc.yaml alone: what the user changed in a dataset must stay.
 RESTORE = (
-    "Earlier results, if there were any: git restore digests manifest reports output; dvc checkout --force dvc.yaml"
+    "Earlier results, if there were any: "
+    "git restore digests; git restore manifest reports output; dvc checkout --force dvc.yaml"
 )
 
 
@@ -46,10 +47,11 @@ def _digested_code(name: str) -> Iterator[None]:
 
     `dvc repro --single-item` and `--downstream` run no stage before it, and a module may be edited while it runs.
     """
+    guard = Guard(Code(), name)  # first: what it lets through is compared next
+    if not (FOLDER / f"{name}.json").exists():
+        raise UserError(f"{FOLDER}/{name}.json does not exist. Run: dvc repro")
     if changed := Code().changed(name):
-        what = "changed since the stage code ran" if (FOLDER / f"{name}.json").exists() else "has no digest yet"
-        raise UserError(f"{_few(changed)} {what}. Run: dvc repro")
-    guard = Guard(Code(), name)
+        raise UserError(f"{_few(changed)} changed since the stage code ran. Run: dvc repro")
     sys.meta_path.insert(0, guard)
     try:
         yield

@@ -21,16 +21,21 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("rfdetr_core", "stages")
 STAGE = "code"  # the stage that writes the digests of every other stage
 FOLDER = Path("digests")
-# What a module loads by name, without depending on it: a stage may load the second and what that imports.
+# Modules that cannot change a result, by the module that loads them by name. A stage may load them, and what they
+# import; its digests leave them out.
 BY_NAME = {
     "rfdetr_core.training.run": "rfdetr_core.observers",  # tests prove that they change no result
     "stages.validate": "rfdetr_core.config.settings",  # it checks params.yaml: it stops the stage or changes nothing
 }
 # What a module could read of its own source, and the modules that do it; one pattern, or this module would be refused.
-_OF_SOURCE = re.compile(r"__doc__|__loader__|co_firstlineno|f_lineno|get_?source\w*|use_attribute_docstrings")
-_READERS = ("inspect", "linecache")
+_OF_SOURCE = re.compile(
+    r"__doc__|__loader__|__spec__|__firstlineno__|co_(firstlineno|lines|positions)|(f|tb)_lineno"
+    r"|get_?source(lines|file)?|model_json_schema|use_attribute_docstrings"
+)
+_READERS = ("inspect", "linecache", "pkgutil", "pydoc")
 _IMPORTERS = ("import_module", "__import__")
 _SPACE = " \t\f"
+_NO_DATA = ("__pycache__", "Thumbs.db")  # with hidden files and compiled modules, what .dvcignore hides from DVC
 
 When = Literal["always", "lazily", "never"]
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -59,16 +64,18 @@ class Code:
         self.modules: dict[str, Path] = {}
         for path in (path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))):
             parts = path.relative_to(root).with_suffix("").parts
+            if not all(part.isidentifier() for part in parts):  # an editor's, which no import finds
+                continue
             self.modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
 
     @property
     def stages(self) -> list[str]:
         """The stages that have a digest: each module of stages/ but `code`."""
         names = [name.removeprefix("stages.") for name in self.modules if name.startswith("stages.")]
-        return [name for name in names if name != STAGE]
+        return [name for name in names if name != STAGE and "." not in name]
 
     def closure(self, *starts: str) -> set[str]:
-        """The modules that run when these, as far as they exist, are imported and used, those loaded by name aside.
+        """Those of these modules that exist, and all that they import, directly or not; not what they load by name.
 
         Raises:
             UserError: a module does not parse.
@@ -121,11 +128,6 @@ class Code:
         written = files.read_json(path) if path.exists() else {}
         return differing(written if isinstance(written, dict) else {}, self.digests(f"stages.{stage}"))
 
-    def changes(self, folder: Path = FOLDER) -> dict[str, list[str]]:
-        """The stages whose digests are not those of their files, each with the paths that differ."""
-        found = {stage: self.changed(stage, folder) for stage in self.stages}
-        return {stage: paths for stage, paths in found.items() if paths}
-
     def _check(self, name: str, closure: set[str]) -> None:
         source, path = self._read(name), self.modules[name].relative_to(self.root)
         for line, word in source.reads_itself:
@@ -144,8 +146,8 @@ class Code:
 def not_named(who: str, target: str) -> UserError:
     """The error about a module that is loaded by name and is not in BY_NAME."""
     return UserError(
-        f"{who} loads {target} by name, so an edit there would rerun nothing. Import it with a statement; or, if it "
-        "cannot change a result, add it to BY_NAME in rfdetr_core/base/code.py."
+        f"{who} loads {target} by name, so its digests do not have it and an edit there would rerun nothing. Import it "
+        "with a statement; or, if it cannot change a result, add it to BY_NAME in rfdetr_core/base/code.py."
     )
 
 
@@ -172,7 +174,7 @@ def read_source(path: Path, root: Path = Path()) -> Source:
     """
     try:
         return _parsed(path.read_bytes())
-    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
+    except (SyntaxError, ValueError, LookupError, tokenize.TokenError, RecursionError, MemoryError, OSError) as error:
         name = path.relative_to(root) if path.is_relative_to(root) else path
         line = getattr(error, "lineno", None)
         reason = getattr(error, "msg", None) or str(error)
@@ -189,7 +191,7 @@ def _parents(module: str) -> Iterator[str]:
 def _data_files(folder: Path) -> Iterator[Path]:
     """The files of a package that are not modules. Hidden files, backups and compiled modules are not data."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == "__pycache__" or path.name.endswith("~"):
+        if path.name.startswith(".") or path.name in _NO_DATA or path.name.endswith("~"):
             continue
         if path.is_dir():
             yield from () if (path / "__init__.py").exists() else _data_files(path)
@@ -220,6 +222,7 @@ def _parsed(source: bytes) -> Source:
         elif isinstance(node, ast.Call) and when == "always" and node.args and _name_of(node.func) in _IMPORTERS:
             target = node.args[0]
             if isinstance(target, ast.Constant) and isinstance(target.value, str):
+                reads += [(node.lineno, target.value)] if target.value in _READERS else []
                 by_name.append((node.lineno, target.value))
         if (word := _of_source(node)) and id(node) not in folders:
             reads.append((getattr(node, "lineno", 1), word))

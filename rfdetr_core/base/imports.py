@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ModuleSpec, PathFinder
+from importlib.abc import FileLoader, MetaPathFinder
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ModuleSpec,
+    PathFinder,
+    SourcelessFileLoader,
+)
 from pathlib import Path
 from types import ModuleType
 
-from rfdetr_core.base.code import Code, not_named, semantic_digest
+from rfdetr_core.base.code import PACKAGES, Code, not_named, semantic_digest
 from rfdetr_core.base.errors import UserError
 
 # Before a source file Python takes an extension, and before both a package of the same name.
@@ -19,12 +26,12 @@ _OWN = ("rfdetr_core", "stages", "ci", "tests", "benchmarks")
 
 
 class Guard(MetaPathFinder):
-    """Put first in sys.meta_path, it lets a stage import those modules of the project alone that its digests name, as
-    they were digested; how they are imported makes no difference.
+    """First in sys.meta_path, it stops a stage that imports code of the project which its digests do not have, or which
+    was edited since they were computed. What BY_NAME has may be imported.
     """
 
     def __init__(self, code: Code, stage: str) -> None:
-        self.stage, self.modules, self.refused = stage, code.modules, code.refused(stage)
+        self.stage, self.root, self.modules, self.refused = stage, code.root, code.modules, code.refused(stage)
         self.digests = {name: semantic_digest(code.modules[name]) for name in code.closure(f"stages.{stage}")}
 
     def find_spec(
@@ -35,7 +42,23 @@ class Guard(MetaPathFinder):
             raise not_named(f"stage {self.stage}", fullname)
         if fullname in self.digests and semantic_digest(self.modules[fullname]) != self.digests[fullname]:
             raise UserError(f"{fullname} was edited while {self.stage} ran. Run: dvc repro")
+        if fullname not in self.modules and (place := self._undigested(fullname, path)):
+            raise UserError(
+                f"stage {self.stage} imports {place}, which no digest of code has, so an edit there would rerun "
+                "nothing. Move its source to rfdetr_core/."
+            )
         return None
+
+    def _undigested(self, fullname: str, path: Sequence[str] | None) -> str | None:
+        """The file of a module of the project that is no source in its packages; None where it is another's module."""
+        top = fullname.partition(".")[0]
+        if top not in PACKAGES and ("." in fullname or top in sys.stdlib_module_names):
+            return None
+        spec = PathFinder.find_spec(fullname, [str(self.root)] if top == fullname else path)
+        loader = spec.loader if spec else None
+        if not isinstance(loader, SourcelessFileLoader if top in PACKAGES else FileLoader) or spec is None:
+            return None
+        return Path(spec.origin or fullname).relative_to(self.root).as_posix()
 
 
 def shadows(root: Path) -> list[str]:

@@ -271,6 +271,7 @@ class RunFacts(Checkpoint):
 
     def __init__(self, record: Mapping[str, Any], folder: Path) -> None:
         self.record, self.folder, self.started = record, folder, time.time()
+        self.code = exact_digests(record["code"])  # now: a comment may be edited while the training runs
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the note."""
@@ -280,7 +281,7 @@ class RunFacts(Checkpoint):
         run = {
             "parent_commit": tags.get("mlflow.source.git.commit"),
             "dirty": tags.get("git.dirty") == "true",
-            "code": exact_digests(self.record["code"]),
+            "code": self.code,
             "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
             "epochs_here": trainer.current_epoch,

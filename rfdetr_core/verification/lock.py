@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rfdetr_core.audit.history import History, dvc_config
-from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code, differing
+from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.files import json_text, md5_bytes, read_json
+from rfdetr_core.base.files import json_text, md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
 from rfdetr_core.verification.contents import Contents, changes
@@ -144,13 +146,14 @@ def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> No
                 _compare_params(report, f"{file}: {key}", given.get(key), value_at(values[file], key), name)
 
 
-def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave: str, only_git: bool) -> None:
+def check_contents(
+    report: Report, contents: Contents, pipeline: Pipeline, leave: str, only_git: bool, code: CodeDigests | None
+) -> None:
     """Every dep and out that is at hand, by its MD5 in dvc.lock. leave: a dep that is looked at elsewhere.
 
-    only_git: those that git tracks; of what DVC tracks, the MD5 in its .dvc file. The digests of code are computed
-    anew: the folders behind them may differ, and where it matters, the modules are named.
+    only_git: those that git tracks; of what DVC tracks, the MD5 in its .dvc file. code: digests computed anew, with
+    which the folders behind them may differ, and where it matters, the modules are named; None: files as they are.
     """
-    code = CodeDigests(contents)
     makers = {path: (name, md5) for name, path, md5 in pipeline.lock.outs()}
     seen: dict[str, str | None] = {}
     for name, entry in pipeline.lock.stages.items():
@@ -165,7 +168,7 @@ def check_contents(report: Report, contents: Contents, pipeline: Pipeline, leave
                 if kind == "outs" and _deleted(contents, path, md5):
                     report.wrong(path, "the file, as it was committed", "it was deleted", f"git log -- {path}")
                     continue
-                if kind == "deps" and code.check(report, name, entry, path, by):
+                if kind == "deps" and code and code.check(report, name, entry, path, by):
                     continue
                 if path == leave or (only_git and not contents.in_git(path)):
                     continue
@@ -187,29 +190,38 @@ class CodeDigests:
         self.stages = {f"{FOLDER}/{stage}.json": stage for stage in self.code.stages}
 
     def check(self, report: Report, stage: str, entry: Entry, path: str, by: str) -> bool:
-        """Compare a dep; whether it is one of code: digests, or of stage `code` the folders that it reads."""
+        """Compare a dep of code by digests computed anew. False: it is no digests file, and no folder of `code`."""
         if path in self.stages:
-            self._compare(report, path, entry.deps[path], by)
+            compared = {path: entry.deps[path]}
         elif stage == STAGE and path in PACKAGES and entry.outs.keys() <= self.stages.keys():
-            for out, md5 in entry.outs.items():
-                self._compare(report, out, md5, by)
+            # Where the folders are those of dvc.lock, DVC will not run `code`: its entry contradicts itself.
+            by = by if self.will_run(entry) else f"the folders of code in {LOCK}"
+            compared = entry.outs
         else:
             return False
+        for out, md5 in compared.items():
+            report.checked += 1
+            for what, expected, found in self.differences(out, md5):
+                report.wrong(what, expected, found, by)
         return True
 
-    def _compare(self, report: Report, path: str, md5: str, by: str) -> None:
-        """Name the modules, where the file at hand is the one of dvc.lock; else the file."""
+    def differences(self, path: str, md5: str) -> list[tuple[str, str | None, str | None]]:
+        """Between digests/<stage>.json of this MD5 and what it would be now: modules, or the file if its content is
+        neither at hand nor in git."""
         found = self.code.digests(f"stages.{self.stages[path]}")
-        report.checked += 1
         again = md5_bytes(json_text(found).encode())
         if again == md5:
-            return
-        if self.contents.md5(path) != md5:
-            report.wrong(path, md5, again, by)
-            return
-        written = read_json(self.contents.root / path)
-        for module in differing(written, found):
-            report.wrong(f"code {module}", written.get(module), found.get(module), by)
+            return []
+        here = (self.contents.root / path).read_bytes() if self.contents.md5(path) else b""
+        blobs = (self.contents.blob(blob) or b"" for _, blob in reversed(self.contents.events(path)) if blob)
+        text = next((text for text in chain([here], blobs) if md5_bytes(text) == md5), None)
+        if text is None:
+            return [(path, md5, again)]
+        return [(f"code {module}", old, new) for module, old, new in changes(json.loads(text), found)]
+
+    def will_run(self, entry: Entry) -> bool:
+        """Whether DVC will run `code`: its folders or its files are not those of dvc.lock."""
+        return any(self.contents.md5(path) != md5 for path, md5 in (entry.deps | entry.outs).items())
 
 
 def _deleted(contents: Contents, path: str, md5: str) -> bool:

@@ -24,7 +24,14 @@ from rfdetr_core.verification.claims import (
 )
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.dataset import check_dataset
-from rfdetr_core.verification.lock import Pipeline, check_cache, check_contents, check_history, check_pipeline
+from rfdetr_core.verification.lock import (
+    CodeDigests,
+    Pipeline,
+    check_cache,
+    check_contents,
+    check_history,
+    check_pipeline,
+)
 from rfdetr_core.verification.report import Report
 
 
@@ -84,7 +91,9 @@ def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents,
     data = read_section(DataConfig, "data", contents.root / "params.yaml").dir
     with report.reading(LOCK):
         check_pipeline(report, contents, pipeline)
-        check_contents(report, contents, pipeline, leave="" if only_git else data, only_git=only_git)
+        check_contents(
+            report, contents, pipeline, leave="" if only_git else data, only_git=only_git, code=CodeDigests(contents)
+        )
     for name in shadows(contents.root):
         report.wrong(f"code {name}", None, "it is imported in place of another module", "the order of Python's imports")
     with report.reading(SCORES):

@@ -354,6 +354,21 @@ def test_the_plan_is_what_dvc_status_says_with_all_the_data(developer: Project) 
     (developer.folder / "digests" / "train.json").write_text("{}")  # DVC runs code for it, and nothing else
     developer.run("git", "checkout", "-q", "--", "rfdetr_core")
     assert certain(developer.folder) == {"code": ["digests/train.json"]}
+    developer.run("git", "reset", "-q", "--hard")
+
+    # Code that was digested, and not yet run, is no lie; code that was committed as if it had been is one.
+    for command, status in ((("dvc", "repro", "-q", "code"), 0), (("dvc", "commit", "-q", "-f"), 1)):
+        edit("rfdetr_core/loss/matcher.py", "EDITED = True")
+        developer.run(*command)
+        developer.commit("edited")
+        told = developer.run(sys.executable, "-m", "ci.check_lock", check=False)
+        assert (told.returncode, "code rfdetr_core/loss/matcher.py" in told.stderr) == (status, status == 1), (
+            told.stderr
+        )
+        assert set(certain(developer.folder)) == developer.changed_stages() == ({"train"} if status == 0 else set())
+        if status == 0:
+            assert named[0] in certain(developer.folder)["train"]
+        developer.run("git", "reset", "-q", "--hard", "HEAD~")
 
 
 @pytest.mark.slow

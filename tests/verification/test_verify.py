@@ -64,7 +64,7 @@ class Small:
         (self.folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": self.lock}))
         report, contents, pipeline = Report(), self.contents(), Pipeline.read(self.folder)
         check_pipeline(report, contents, pipeline)
-        check_contents(report, contents, pipeline, leave="", only_git=False)
+        check_contents(report, contents, pipeline, leave="", only_git=False, code=None)
         check_cache(report, contents, pipeline)
         return report
 
