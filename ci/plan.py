@@ -38,7 +38,13 @@ def certain(root: Path) -> dict[str, list[str]]:
         check_pipeline(report, contents, alone)
         check_contents(report, contents, alone, leave="", only_git=True, code=anew)
         read = [path for path, md5 in (entry.deps if entry else {}).items() if outs.get(path, md5) != md5]
-        reasons = dict.fromkeys([what.removeprefix("code ") for what, _, _ in report.mismatches] + read)
+        reasons: dict[str, None] = {}
+        for what in [*(what for what, _, _ in report.mismatches), *read]:
+            if name != STAGE and entry and what in digests.stages and what in entry.deps:  # name the modules behind it
+                modules = [module for module, _, _ in digests.differences(what, entry.deps[what])]
+            else:
+                modules = []
+            reasons |= dict.fromkeys(module.removeprefix("code ") for module in modules or [what])
         if reasons:
             found[name] = list(reasons)
     return found
