@@ -1,4 +1,4 @@
-"""What the stages share: how one is run on the code that its digests name, and how its errors end."""
+"""Run a stage: compare its code with digests/<stage>.json, and end a UserError in one message."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _digested_code(name: str) -> Iterator[None]:
         sys.meta_path.remove(guard)
     if changed := Code().changed(name):
         raise UserError(
-            f"{_few(changed)} was edited while {name} ran, so DVC does not record what it made. "
-            "Undo the edit to keep that, or keep the edit; then run: dvc repro"
+            f"Edited while {name} ran: {_few(changed)}. DVC does not record the result. To keep the result, undo the "
+            "edit; then run: dvc repro"
         )
 
 

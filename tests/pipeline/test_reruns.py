@@ -246,7 +246,7 @@ def test_an_edit_while_a_stage_runs_is_named_and_its_result_is_not_recorded(proj
     add_prose(project.folder / "rfdetr_core" / "loss" / "terms.py")
     status, told = ended(project, dvc)
     assert status != 0
-    assert "error: rfdetr_core/loss/matcher.py was edited while train ran, so DVC does not record what it made." in told
+    assert "error: Edited while train ran: rfdetr_core/loss/matcher.py. DVC does not record the result." in told
     assert "Traceback" not in told
     assert locked(project) == before
     trained = (project.folder / "output" / "checkpoint_best_ema.pth").read_bytes()
