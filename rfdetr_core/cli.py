@@ -146,8 +146,9 @@ def _check_code() -> None:
     """Say which stages an edit of code reaches. UserError: code that has no digest."""
     from rfdetr_core.base.code import Code
 
-    for stage in Code().stages:
-        Code().digests(f"stages.{stage}")
+    code = Code()
+    for stage in code.stages:
+        code.digests(f"stages.{stage}")
     if not Path("dvc.lock").exists():
         return
     from rfdetr_core.lineage.lock import Lock

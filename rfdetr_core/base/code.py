@@ -8,7 +8,7 @@ import io
 import re
 import tokenize
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -126,7 +126,8 @@ class Code:
         """The paths whose digest is not that of digests/<stage>.json; all of them where there is no such file."""
         path = folder / f"{stage}.json"
         written = files.read_json(path) if path.exists() else {}
-        return differing(written if isinstance(written, dict) else {}, self.digests(f"stages.{stage}"))
+        before = written if isinstance(written, dict) else {}
+        return [path for path, _, _ in files.changes(before, self.digests(f"stages.{stage}"))]
 
     def _check(self, name: str, closure: set[str]) -> None:
         source, path = self._read(name), self.modules[name].relative_to(self.root)
@@ -149,11 +150,6 @@ def not_named(who: str, target: str) -> UserError:
         f"{who} loads {target} by name, so its digests do not have it and an edit there would rerun nothing. Import it "
         "with a statement; or, if it cannot change a result, add it to BY_NAME in rfdetr_core/base/code.py."
     )
-
-
-def differing(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """The paths whose digests differ, sorted."""
-    return sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
 
 
 def exact_digests(paths: Iterable[str], root: Path = ROOT) -> dict[str, str]:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,13 @@ def canonical_json(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """SHA-256 of the canonical JSON of a value."""
     return sha256_bytes(canonical_json(value))
+
+
+def changes(expected: Mapping[str, str], found: Mapping[str, str]) -> Iterable[tuple[str, str | None, str | None]]:
+    """Each path whose digest differs, with both; None: not there."""
+    for path in sorted(expected.keys() | found.keys()):
+        if expected.get(path) != found.get(path):
+            yield path, expected.get(path), found.get(path)
 
 
 def umask() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -177,10 +176,3 @@ def listing_md5(listing: dict[str, str]) -> str:
     """DVC's MD5 of a folder (dvc_data/hashfile/tree.py)."""
     rows = [{"md5": listing[path], "relpath": path} for path in sorted(listing)]
     return md5_bytes(json.dumps(rows, sort_keys=True).encode()) + ".dir"
-
-
-def changes(expected: dict[str, str], found: dict[str, str]) -> Iterable[tuple[str, str | None, str | None]]:
-    """Each path whose digest differs, with both; None: not there."""
-    for path in sorted(expected.keys() | found.keys()):
-        if expected.get(path) != found.get(path):
-            yield path, expected.get(path), found.get(path)

@@ -20,7 +20,7 @@ from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.records import FileFacts
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.lineage.lock import LOCK
-from rfdetr_core.verification.contents import Contents, changes
+from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline, check_size
 from rfdetr_core.verification.report import Report
 
@@ -155,7 +155,7 @@ def _explain(
 ) -> None:
     """A folder that is not what dvc.lock knows: which files, and whether it matters."""
     expected = contents.cached_listing(md5)
-    differing = list(changes(expected, listing)) if expected is not None else []
+    differing = list(files.changes(expected, listing)) if expected is not None else []
     for path, before, after in differing:
         if path.lower().endswith(SUFFIXES) or not harmless:
             report.wrong(f"{name}/{path}", before, after, f"{LOCK}: validate")

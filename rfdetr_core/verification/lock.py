@@ -15,10 +15,10 @@ from typing import Any
 from rfdetr_core.audit.history import History, dvc_config
 from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.files import json_text, md5_bytes
+from rfdetr_core.base.files import changes, json_text, md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
-from rfdetr_core.verification.contents import Contents, changes
+from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from rfdetr_core.audit.history import MODEL, cache_folder
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import changes
 from rfdetr_core.verification.claims import SCORES
-from rfdetr_core.verification.contents import Contents, changes
+from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline, value_at
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.results import METRICS
