@@ -129,6 +129,7 @@ class RFDETR:
             UserError: an unknown keyword, a numbered device, a fault of the dataset, or of the training.
         """
         from rfdetr_core.observers.history import run_files
+        from rfdetr_core.observers.publishing import track_evaluation
         from rfdetr_core.training.run import train_model
 
         refuse_absent("train", settings.keys() - _TrainSettings.model_fields.keys(), "train()")
@@ -163,6 +164,7 @@ class RFDETR:
         self._predictor = Predictor.from_checkpoint(best, device=device)
         if asked.run_test:
             self.evaluate("test", output_dir=output)
+            track_evaluation(self.data, output, output / "evaluate", runtime)
         print(f"{run_files(output)}\nuse: python -m rfdetr_core predict {best} IMAGE")
 
     def predict(

@@ -307,6 +307,7 @@ def _attest(options: argparse.Namespace) -> None:
 
 def _ui(options: argparse.Namespace) -> None:
     from rfdetr_core.observers.history import main_repository
+    from rfdetr_core.observers.runs import local_server, newest_page
 
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
@@ -316,5 +317,6 @@ def _ui(options: argparse.Namespace) -> None:
         raise UserError(f"{store} does not exist: no run was tracked here yet. Run: make repro")
     page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", f"sqlite:///{store}"]
     page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
+    print(f"the newest run: {newest_page(local_server(options.port))}", flush=True)
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.execv(sys.executable, [sys.executable, *page])
