@@ -137,18 +137,26 @@ def _check(options: argparse.Namespace) -> None:
         check_params()
         return
     _check_code()  # first: what is imported next may not parse
+    from rfdetr_core.config.dvc_files import check_dvc_files
     from rfdetr_core.config.settings import check_project
 
+    for mended in check_dvc_files():
+        print(mended)
+    _print_reached_by_code()
     check_project()
 
 
 def _check_code() -> None:
-    """Say which stages an edit of code reaches. UserError: code that has no digest."""
+    """Raise a UserError of code that has no digest."""
     from rfdetr_core.base.code import Code
 
     code = Code()
     for stage in code.stages:
         code.digests(f"stages.{stage}")
+
+
+def _print_reached_by_code() -> None:
+    """Say which stages an edit of code reaches."""
     if not Path("dvc.lock").exists():
         return
     from rfdetr_core.lineage.lock import Lock
