@@ -58,7 +58,7 @@ def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random)
     start(project)
     while counted["kills"] < kills:
         dvc = started(project, SHELLS[draw.randrange(2)])
-        deadline = time.monotonic() + draw.uniform(0, 1.1 * span)
+        deadline = time.monotonic() + draw.uniform(0, 0.8 * span)
         while dvc.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         if dvc.poll() is None:
