@@ -51,8 +51,7 @@ ui: setup
 
 # Go on from the last result: set model.pretrain_weights to the file this makes.
 promote:
-	@cp output/checkpoint_best_total.pth weights/promoted.pth
-	@echo "now: dvc add weights/promoted.pth, and in params.yaml model.pretrain_weights: promoted.pth"
+	@python -m rfdetr_core promote
 
 # Resolve the locks anew (needs uv on the path).
 lock:

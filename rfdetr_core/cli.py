@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     ways = "copy (default), hardlink, none, or symlink, which other tools follow and validate refuses"
     export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=ways)
     add("results", _results, "say what the pipeline found, and where its files are")
+    promote = add("promote", _promote, "copy a model to weights/, for the next training to start or go on from")
+    promote.add_argument("file", type=Path, nargs="?", default=Path("output/checkpoint_best_total.pth"), metavar="FILE")
     publish = add("publish", _publish, "bring MLflow up to what the pipeline made; twice changes nothing")
     publish.add_argument("--register", metavar="NAME", help="make it a version of this registered model, too")
     audit = add("audit", _audit, "say what made a file, which images, and what an image was used for")
@@ -200,6 +202,17 @@ def _results(options: argparse.Namespace) -> None:
 
 def _print_scores(title: str, values: Sequence[float | None], about: str) -> None:
     print(f"{title:12}" + " ".join("     -" if v is None else f"{v:6.3f}" for v in values) + f"   {about}")
+
+
+def _promote(options: argparse.Namespace) -> None:
+    from rfdetr_core.checkpoint.files import read_plain
+
+    if "run" in read_plain(options.file):
+        name, key = "resume.pth", "train.resume"
+    else:
+        name, key = "promoted.pth", "model.pretrain_weights"
+    files.copy(options.file, Path("weights") / name)
+    print(f"now: dvc add weights/{name}, and in params.yaml {key}: {name}")
 
 
 def _publish(options: argparse.Namespace) -> None:

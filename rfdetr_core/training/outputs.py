@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,8 +83,7 @@ class RunFiles(LightningCheckpoint):
             self._write()
         trainer.save_checkpoint(self.folder / STATE_FILE)
         if (epoch + 1) % self.interval == 0 and trainer.is_global_zero:
-            with files.replacing(self.folder / f"checkpoint_{epoch}.pth") as temporary:
-                shutil.copyfile(self.folder / STATE_FILE, temporary)
+            files.copy(self.folder / STATE_FILE, self.folder / f"checkpoint_{epoch}.pth")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to train if the ranks, each of which looked for a state to go on from, found different ones."""

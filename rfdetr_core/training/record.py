@@ -127,7 +127,7 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
         listed += f"; and {len(code) - _CODE_SHOWN} more files of code" if len(code) > _CODE_SHOWN else ""
         told = f"starting anew, since the {kind} training in {folder} differs: {listed}."
         if any(one.startswith("params.train.epochs ") for one in changed):
-            told += f" To go on to more epochs, copy {path} to weights/ and name it as train.resume."
+            told += f" To go on to more epochs: python -m rfdetr_core promote {path}"
         return None, told
     if recorded:
         return None, ""
