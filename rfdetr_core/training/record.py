@@ -120,6 +120,9 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
         recorded = state.finished and _recorded(run["result"])
     except (UserError, KeyError, TypeError) as error:
         return None, f"{path} cannot be gone on from ({error}): starting anew."
+    if changed and state.finished and not recorded:
+        # DVC has since restored another result, so what differs is not what changed since the last one.
+        return None, f"starting anew; {path} is of another training than dvc.lock."
     if changed:
         kind = "finished" if state.finished else "interrupted"
         code = [one for one in changed if one.startswith("code.")]
