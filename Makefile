@@ -4,7 +4,8 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+# On a terminal pip shows what it downloads; a log would have a line for each of it.
+INSTALL := $(BIN)/python -m pip install $$( [ -t 1 ] || echo --quiet ) --disable-pip-version-check --require-hashes --no-deps
 # Parallel make would interleave two installations into one environment.
 .NOTPARALLEL:
 .PHONY: repro check test lint setup setup-dev ui promote lock

@@ -132,7 +132,11 @@ class RunFiles(LightningCheckpoint):
             checkpoint = replace(self.describe(best.weights), epoch=best.epoch)
             write_checkpoint(self.folder / f"checkpoint_best_{track}.pth", checkpoint)
         self.unwritten.clear()
-        files.write_table(self.folder / "history.csv", self.history)
-        tracks = {track: {"score": best.score, "epoch": best.epoch} for track, best in self.best.items()}
+        # Epochs count from 1 in what people read, the progress and these files; in checkpoints from 0, as upstream's.
+        files.write_table(self.folder / "history.csv", [row | {"epoch": int(row["epoch"]) + 1} for row in self.history])
+        tracks = {
+            track: {"score": best.score, "epoch": None if best.epoch is None else best.epoch + 1}
+            for track, best in self.best.items()
+        }
         content = {"metric": self.metric, "key": f"val/{self.key}", **tracks, "epochs": len(self.history)}
         files.write_json(self.folder / "scores.json", content)
