@@ -135,14 +135,11 @@ def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch:
     stage = {"cmd": "true", "outs": ["output/a.pth", "reports/evaluate/metrics.json"]}
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"train": stage}}))
     model = rfdetr_core.RFDETRPico(**SMALL)
-    for settings in (
-        {},
-        {"output_dir": tmp_path / "output"},
-        {"output_dir": "output/a.pth/inner"},
-        {"output_dir": "."},
-    ):
+    for folder in ("output", tmp_path / "output", "output/a.pth/inner", "."):
         with pytest.raises(UserError, match=r"is where the pipeline of .*dvc\.yaml keeps its results"):
-            model.train(dataset_dir="data", **settings)
+            model.train(dataset_dir="data", output_dir=folder)
+    with pytest.raises(UserError, match=r"^output is where"):
+        model.train(dataset_dir="data")
     with pytest.raises(UserError, match=r"reports/evaluate is where"):
         model.evaluate(dataset_dir="data", output_dir="reports")
     assert [path.name for path in tmp_path.iterdir()] == ["dvc.yaml"]
