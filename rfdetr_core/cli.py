@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
 
 N = TypeVar("N", int, float)
+_COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "records", "reports", "output")
 _IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels")  # of `audit --images`
 
 
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     preview.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
     preview.add_argument("--split", choices=("train", "valid"), default="train")
     preview.add_argument("--count", type=_number(int, 1), default=16, help="images (default 16)")
-    preview.add_argument("--epoch", type=_number(int, 0), default=0, help="whose augmentation is drawn (default 0)")
+    preview.add_argument("--epoch", type=_number(int, 1), default=1, help="whose augmentation is drawn (default 1)")
     preview.add_argument("--out", type=Path, default=Path("reports/preview"), metavar="DIR")
     export = add("export", _export, "write a dataset in another format: YOLO from COCO, COCO from YOLO")
     export.add_argument("source", type=Path, metavar="SOURCE", help="a dataset folder in any layout that is known")
@@ -64,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     ways = "copy (default), hardlink, none, or symlink, which other tools follow and validate refuses"
     export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=ways)
     add("results", _results, "say what the pipeline found, and where its files are")
+    promote = add("promote", _promote, "copy a model to weights/, for the next training to start or go on from")
+    promote.add_argument("file", type=Path, nargs="?", default=Path("output/checkpoint_best_total.pth"), metavar="FILE")
     publish = add("publish", _publish, "bring MLflow up to what the pipeline made; twice changes nothing")
     publish.add_argument("--register", metavar="NAME", help="make it a version of this registered model, too")
     audit = add("audit", _audit, "say what made a file, which images, and what an image was used for")
@@ -185,7 +188,9 @@ def _export(options: argparse.Namespace) -> None:
 
 def _results(options: argparse.Namespace) -> None:
     from rfdetr_core.observers.history import read_history, run_files
+    from rfdetr_core.verification.lock import copy_linked_results
 
+    copy_linked_results(Path())
     selection = files.read_json(Path("output/selection.json"))
     metrics = files.read_json(Path("reports/evaluate/metrics.json"))
     winner, epoch = selection["winner"], selection[selection["winner"]]["epoch"]
@@ -201,13 +206,46 @@ def _results(options: argparse.Namespace) -> None:
         about = f"{metrics['images']} images, {metrics['objects']} objects{note}"
         _print_scores(metrics["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], about)
     print(run_files(Path("output")))
+    here = _activated()
     print("scores    reports/evaluate/: metrics.json and tables\npictures  reports/evaluate/pictures/")
-    print("curves    dvc plots show\nruns      make ui\nnext      git commit, dvc push; python -m rfdetr_core publish")
-    print("use       python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+    print(f"dataset   reports/dataset/index.html\ncurves    {here}dvc plots show\nruns      make ui")
+    print(*(f"next      {command}" for command in _next_steps(here)), sep="\n")
+    print(f"use       {here}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+
+
+def _activated() -> str:
+    """What a command of the environment begins with in the user's shell, whose path `make` does not change."""
+    return ".venv/bin/" if "VIRTUAL_ENV" not in os.environ and Path(".venv/bin/dvc").exists() else ""
+
+
+def _next_steps(here: str) -> Iterator[str]:
+    """The commands that keep a result."""
+    from rfdetr_core.audit.history import dvc_config
+    from rfdetr_core.base import git
+
+    names = [name for name in _COMMITTED if Path(name).exists()]
+    if git.answer(Path(), "status", "--porcelain", "--", *names):
+        yield f'git add {" ".join(names)} && git commit -m "A new result"'
+    if dvc_config(Path())["core"].get("remote"):
+        yield f"{here}dvc push"
+    else:
+        yield f"{here}dvc remote add -d store URL && {here}dvc push   # a folder or bucket; now models are only here"
+    yield f"{here}python -m rfdetr_core publish"
 
 
 def _print_scores(title: str, values: Sequence[float | None], about: str) -> None:
     print(f"{title:12}" + " ".join("     -" if v is None else f"{v:6.3f}" for v in values) + f"   {about}")
+
+
+def _promote(options: argparse.Namespace) -> None:
+    from rfdetr_core.checkpoint.files import read_plain
+
+    if "run" in read_plain(options.file):
+        name, key = "resume.pth", "train.resume"
+    else:
+        name, key = "promoted.pth", "model.pretrain_weights"
+    files.copy(options.file, Path("weights") / name)
+    print(f"now: dvc add weights/{name}, and in params.yaml {key}: {name}")
 
 
 def _publish(options: argparse.Namespace) -> None:
