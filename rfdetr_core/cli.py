@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 N = TypeVar("N", int, float)
 _COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "records", "reports", "output")
-_IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels")  # of `audit --images`
+_IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "through")  # of `audit --images`
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -273,19 +273,22 @@ def _audit(options: argparse.Namespace) -> None:
 
         traced = trace(options.file, archive)
         print(json.dumps(plain(traced, archive), indent=2) if options.json else told(options.file, traced, archive))
-        if traced.found_by is None or traced.contradicted:
+        if not traced.known:
             sys.exit(1)
 
 
 def _list_images(options: argparse.Namespace, archive: Archive) -> None:
-    from rfdetr_core.audit.images import rows_of
+    from rfdetr_core.audit.images import images_of
     from rfdetr_core.audit.trace import trace
 
     traced = trace(options.file, archive)
-    rows = list(rows_of(traced, archive))
-    print(json.dumps(rows) + "\n" if options.json else files.csv_text(rows, _IMAGE_COLUMNS), end="")
-    if traced.contradicted:
-        sys.exit("\n".join(f"note: {note}" for note in traced.notes))
+    images = images_of(traced, archive)
+    print(json.dumps(images.rows) + "\n" if options.json else files.csv_text(images.rows, _IMAGE_COLUMNS), end="")
+    lines = [f"unknown: {one}" for one in images.unknown]
+    lines += [f"note: {one}" for one in (*images.notes, *(() if traced.known else traced.notes))]
+    print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+    if traced.contradicted or images.unknown:
+        sys.exit(1)
 
 
 def _audit_image(options: argparse.Namespace, archive: Archive) -> None:
@@ -294,30 +297,33 @@ def _audit_image(options: argparse.Namespace, archive: Archive) -> None:
 
     sha256 = digest_of(options.image, archive)
     answer = uses_of(sha256, archive)
-    rows = [
-        {"role": one.role, "path": one.path, "tensors": one.tensors, "md5": one.md5}
-        | {"commit": one.commit.id if one.commit else None}
-        for one in answer.uses
-    ]
-    plain = {"sha256": sha256, "uses": rows, "unknown": answer.unknown, "notes": archive.notes}
+    rows = [vars(one) | {"commit": one.commit.id if one.commit else None} for one in answer.uses]
+    plain = {"sha256": sha256, "uses": rows, "unknown": answer.unknown, "published": answer.published}
+    plain |= {"notes": archive.notes}
     print(json.dumps(plain, indent=2) if options.json else told_uses(sha256, answer, archive.notes))
     if answer.unknown:
         sys.exit(1)
 
 
 def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
-    from rfdetr_core.audit.images import rows_of
+    from rfdetr_core.audit.images import images_of
     from rfdetr_core.audit.text import compare_images, compare_lineages, told_difference
     from rfdetr_core.audit.trace import trace
 
-    old, new = traces = [trace(path, archive) for path in options.diff]
+    traces = [trace(path, archive) for path in options.diff]
     for path, traced in zip(options.diff, traces, strict=True):
-        if traced.lineage is None:
+        if traced.runs and traced.training is None:
+            raise UserError(f"{path} cannot be compared, since {traced.notes[0]}")
+        if traced.training is None:
             raise UserError(f"{path} carries no lineage, and no record of it was found: there is nothing to compare.")
-    changes = compare_lineages(old.lineage or {}, new.lineage or {})
-    images = compare_images(rows_of(old, archive), rows_of(new, archive))
-    content = {"making": changes, "images": images}
-    print(json.dumps(content, indent=2) if options.json else told_difference(changes, images))
+    changes = compare_lineages(*(one.lineage or {"training": one.training} for one in traces))
+    before, after = (images_of(one, archive, own=True) for one in traces)
+    unknown = before.unknown + after.unknown
+    images = {} if unknown else compare_images(before.rows, after.rows)
+    content = {"making": changes, "images": images, "unknown": unknown}
+    print(json.dumps(content, indent=2) if options.json else told_difference(changes, images, unknown))
+    if unknown:
+        sys.exit(1)
 
 
 def _verify(options: argparse.Namespace) -> None:

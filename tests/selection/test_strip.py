@@ -106,12 +106,13 @@ def test_the_record_names_the_file_and_what_the_run_noted_of_itself(folder: Path
     (path,) = (folder / "records").iterdir()
     record, total = files.read_json(path), read_checkpoint(folder / "total.pth")
     assert record["lineage"] == total.lineage
-    assert path.stem == record["lineage"]["tensors"]
+    assert path.name.startswith(record["lineage"]["tensors"][:16])
+    assert (folder / "record.json").read_bytes() == path.read_bytes()
     assert record["file"]["sha256"] == files.sha256_file(folder / "total.pth")
     assert record["run"] == {"host": "here", "code_of_strip": exact_digests(record["lineage"]["code"])}
     files.write_json(folder / "run.json", noted | {"run": {"host": "elsewhere"}})
     strip(folder, selection(0.6), folder / "total.pth", folder / "records")
-    assert files.read_json(path) == record  # the same result again
+    assert files.read_json(path) == files.read_json(folder / "record.json") == record  # the same result again
 
 
 def test_a_note_of_another_training_is_not_taken(folder: Path) -> None:
