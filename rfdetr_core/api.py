@@ -11,7 +11,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
-from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights
+from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.config.settings import refuse_absent
 from rfdetr_core.evaluation.config import EvaluateConfig
@@ -78,13 +78,14 @@ class RFDETR:
         classes = num_classes or stored
         architecture = self.config.architecture(classes)
         detector = build_detector(architecture)
-        names = tuple(map(str, range(classes)))
+        names, threshold = tuple(map(str, range(classes))), None
         if checkpoint is not None:
             report = load_weights(detector, architecture, checkpoint)
             if report.left:
                 raise UserError(f"{checkpoint.path} is incomplete: it lacks {', '.join(report.left[:3])}.")
-            names = class_names_of(checkpoint) if classes == stored else names
-        self._predictor = Predictor(detector.eval(), architecture, names, device=device)
+            if classes == stored:
+                names, threshold = class_names_of(checkpoint), threshold_of(checkpoint)
+        self._predictor = Predictor(detector.eval(), architecture, names, device=device, threshold=threshold)
 
     @classmethod
     def from_checkpoint(cls, path: AnyPath, **settings: Any) -> Self:
@@ -131,6 +132,7 @@ class RFDETR:
                 training.
         """
         from rfdetr_core.observers.history import run_files
+        from rfdetr_core.observers.publishing import track_evaluation
         from rfdetr_core.training.run import train_model
 
         refuse_absent("train", settings.keys() - _TrainSettings.model_fields.keys(), "train()")
@@ -166,12 +168,13 @@ class RFDETR:
         self._predictor = Predictor.from_checkpoint(best, device=device)
         if asked.run_test:
             self.evaluate("test", output_dir=output)
+            track_evaluation(self.data, output, output / "evaluate", runtime)
         print(f"{run_files(output)}\nuse: python -m rfdetr_core predict {best} IMAGE")
 
     def predict(
-        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float = 0.5
+        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float | None = None
     ) -> supervision.Detections | list[supervision.Detections]:
-        """Objects with a score above `threshold`: see `Predictor.predict`."""
+        """Objects with a score above `threshold`, or above the one of the weights: see `Predictor.predict`."""
         return self._predictor.predict(images, threshold)
 
     def evaluate(

@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     predict = add("predict", _predict, "find objects in images: a drawn picture and a JSON file for each")
     predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as output/checkpoint_best_total.pth")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    predict.add_argument("--threshold", type=_number(float, 0, 1), default=0.5, help="score to exceed (default 0.5)")
+    predict.add_argument(
+        "--threshold", type=_number(float, 0, 1), help="score to exceed (default: CHECKPOINT's, or 0.5)"
+    )
     predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR", help="results folder")
     predict.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
     check = add("check", _check, "check the whole of params.yaml, and what it names, before DVC starts")
@@ -115,9 +117,11 @@ def _predict(options: argparse.Namespace) -> None:
     from rfdetr_core.metrics.coco import coco_results
 
     predictor = Predictor.from_checkpoint(options.checkpoint, device=options.device)
+    threshold = predictor.threshold if options.threshold is None else options.threshold
+    print(predictor.threshold_note if options.threshold is None else f"threshold {threshold:g}: as given")
     for path in options.images:
         picture = to_rgb(path)
-        (found,) = predictor.detect([picture], options.threshold)
+        (found,) = predictor.detect([picture], threshold)
         drawn = to_supervision(found, predictor.class_names)
         names = [str(name) for name in drawn.data["class_name"]]
         rows = [
@@ -125,7 +129,7 @@ def _predict(options: argparse.Namespace) -> None:
             | {key: row[key] for key in ("segmentation",) if key in row}
             for row, name, box in zip(coco_results(0, found), names, found.boxes.tolist(), strict=True)
         ]
-        content = {"image": path.name, "width": picture.width, "height": picture.height, "threshold": options.threshold}
+        content = {"image": path.name, "width": picture.width, "height": picture.height, "threshold": threshold}
         files.write_json(options.output / f"{path.stem}.json", content | {"detections": rows})
         labels = [label_of(name, row["score"]) for name, row in zip(names, rows, strict=True)]
         side = max(PANEL, *picture.size)
@@ -359,6 +363,7 @@ def _attest(options: argparse.Namespace) -> None:
 
 def _ui(options: argparse.Namespace) -> None:
     from rfdetr_core.observers.history import main_repository
+    from rfdetr_core.observers.runs import local_server, newest_page
 
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
@@ -368,5 +373,6 @@ def _ui(options: argparse.Namespace) -> None:
         raise UserError(f"{store} does not exist: no run was tracked here yet. Run: make repro")
     page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", f"sqlite:///{store}"]
     page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
+    print(f"the newest run: {newest_page(local_server(options.port))}", flush=True)
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.execv(sys.executable, [sys.executable, *page])

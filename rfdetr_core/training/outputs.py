@@ -21,11 +21,15 @@ from rfdetr_core.training.record import STATE_FILE
 
 @dataclass
 class Best:
-    """The best epoch of a track so far; no score: none above zero yet. ranked: the score, smoothed if that is asked."""
+    """The best epoch of a track so far; no score: none above zero yet.
+
+    ranked: the score, smoothed if that is asked. threshold: of the detections, that of the epoch's best F1.
+    """
 
     score: float | None = None
     ranked: float | None = None
     epoch: int | None = None
+    threshold: float | None = None
     weights: dict[str, Tensor] | None = None
 
 
@@ -74,7 +78,8 @@ class RunFiles(LightningCheckpoint):
             if better or (self.finished and self.best[track].ranked is None):
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
                 score = value if math.isfinite(value) else None
-                self.best[track] = Best(score, ranked if better else None, epoch, weights)
+                threshold = self._threshold(pl_module.epoch_metrics, PREFIX[track])
+                self.best[track] = Best(score, ranked if better else None, epoch, threshold, weights)
                 self.unwritten.add(track)
         if self.finished and "ema" not in pl_module.tracks:
             self.best["ema"] = replace(self.best["regular"], score=None)
@@ -118,6 +123,11 @@ class RunFiles(LightningCheckpoint):
             digests = [files.md5_file(self.folder / f"checkpoint_best_{track}.pth") for track in self.best]
             checkpoint["run"]["result"] = digests
 
+    def _threshold(self, metrics: Mapping[str, float], start: str) -> float | None:
+        """That of the best F1, if it is above 0."""
+        start += "segm_" if self.key.startswith("segm_") else ""
+        return round(metrics[f"{start}threshold"], 2) if metrics.get(f"{start}F1", 0.0) > 0 else None
+
     def _smoothed(self, key: str) -> float:
         """Upstream's smoothing (training/callbacks/best_model.py): from 0, each score moves it by 1 - smooth."""
         smoothed = 0.0
@@ -129,7 +139,7 @@ class RunFiles(LightningCheckpoint):
         for track in sorted(self.unwritten):
             best = self.best[track]
             assert best.weights is not None
-            checkpoint = replace(self.describe(best.weights), epoch=best.epoch)
+            checkpoint = replace(self.describe(best.weights), epoch=best.epoch, threshold=best.threshold)
             write_checkpoint(self.folder / f"checkpoint_best_{track}.pth", checkpoint)
         self.unwritten.clear()
         # Epochs count from 1 in what people read, the progress and these files; in checkpoints from 0, as upstream's.
