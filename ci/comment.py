@@ -65,7 +65,7 @@ def _scores(content: dict[str, Any]) -> list[str]:
 
 
 def _before(base: str) -> str:
-    told = call("git", "show", f"{base}:reports/evaluate/metrics.json", check=False)
+    told = call("git", "show", f"{base}:./reports/evaluate/metrics.json", check=False)
     if told.returncode:
         return "the base was not evaluated"
     metrics = json.loads(told.stdout)

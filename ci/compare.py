@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ci.steps import COMPARISON, MODEL, STATE, base, call, nothing_to_do, show, step
+from ci.steps import COMPARISON, MODEL, STATE, base, call, nothing_to_do, step
+from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.config.settings import GateConfig
 from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.lineage.lock import LOCK, Lock
 
 BASE_MODEL = STATE / "base.pth"
 
@@ -29,12 +31,31 @@ def verdict(comparison: dict[str, Any], config: GateConfig) -> tuple[str, str]:
 
 def fetch_base() -> str | None:
     """Put the base's model into BASE_MODEL; why it cannot be had, or None."""
-    if call("git", "cat-file", "-e", f"{base()}:dvc.lock", check=False).returncode != 0:
+    told = call("git", "show", f"{base()}:./{LOCK}", check=False)
+    if told.returncode:
         return "the base has no dvc.lock: this is the first result"
-    options = ("--rev", base(), "--force", "-o", str(BASE_MODEL))
-    if show("dvc", "get", ".", str(MODEL), *options)[0]:
+    md5 = Lock.parse(told.stdout.encode()).out(MODEL.as_posix())
+    if md5 is None:
+        return "the base's dvc.lock has no model"
+    _pull(md5)
+    if not (model := cached(Path(), md5)).exists():
         return "the base's model is neither in the cache nor in the remote"
+    files.copy(model, BASE_MODEL)
     return None
+
+
+def _pull(md5: str) -> None:
+    """Bring a file from the remote to the cache. `dvc get` finds no cache where the project is no root of git's."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    with Repo() as repo:
+        try:
+            if not repo.cache.local.exists(md5):
+                repo.cloud.pull([HashInfo("md5", md5)])
+        except DvcException as error:
+            print(error)
 
 
 def main() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ci.comment import comment, title
 from ci.steps import BRANCH, COMMENT, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
+from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.lock import Lock
-from rfdetr_core.lineage.records import FOLDER
+from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
 
 COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "annotations", "reports", "output")
 
@@ -22,19 +23,17 @@ def branch() -> tuple[str, str]:
     name = os.environ.get("RETRAIN_BRANCH") or call("git", "branch", "--show-current").stdout.strip()
     if not name:
         raise UserError("no branch is checked out. Name the one that is retrained: RETRAIN_BRANCH=main")
-    return name, f"retrain/{name}"
+    folder = call("git", "rev-parse", "--show-prefix").stdout.strip()  # two projects of a repository have a branch each
+    return name, f"retrain/{folder}{name}"
 
 
 def commit(source: str) -> bool:
     """Commit dvc.lock and the results that git keeps, records of this result alone; False if nothing changed."""
-    from rfdetr_core.checkpoint.files import read_checkpoint
-
     paths = [name for name in COMMITTED if Path(name).exists()]
-    lineage = read_checkpoint(MODEL).lineage if MODEL.exists() else None
-    record = FOLDER / f"{lineage['tensors']}.json" if lineage else FOLDER
-    paths += [str(record)] if record.is_file() else []
+    names = record_names(files.read_json(RECORD)) if RECORD.exists() else ()
+    paths += [str(FOLDER / name) for name in names if (FOLDER / name).is_file()]
     call("git", "add", "-A", "--", *paths)
-    if call("git", "diff", "--cached", "--quiet", check=False).returncode == 0:
+    if call("git", "diff", "--cached", "--quiet", "--", ".", check=False).returncode == 0:
         return False
     call("git", "commit", "-q", "-m", f"Retrain {source[:10]}", "-m", f"{TRAILER}: {source}")
     return True

@@ -6,9 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from ci.steps import COMMENT, MODEL, PLAN, RAN, left, nothing_to_do, show, step
+from ci.steps import COMMENT, PLAN, RAN, left, nothing_to_do, show, step
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.lineage.records import FOLDER, write_record
+from rfdetr_core.verification.lock import copy_linked_results
 
 FINDINGS, MOST = Path("reports/dataset/findings.csv"), 50
 
@@ -23,14 +23,14 @@ def main() -> None:
         return
     force = ["--force"] if left(PLAN)["force"] else []
     status, told = show("dvc", "repro", "--pull", "--allow-missing", *force)
-    ran = re.findall(r"^Running stage '(\w+)'", told, flags=re.MULTILINE)
-    cached = re.findall(r"^Stage '(\w+)' is cached", told, flags=re.MULTILINE)
+    ran = re.findall(r"^Running stage '([^']+)'", told, flags=re.MULTILINE)
+    cached = re.findall(r"^Stage '([^']+)' is cached", told, flags=re.MULTILINE)
     RAN.write_text(json.dumps({"ran": ran, "cached": cached}) + "\n")
     if status:
-        stage = next(iter(re.findall(r"failed to reproduce '(\w+)'", told)), ran[-1] if ran else "dvc repro")
+        stage = next(iter(re.findall(r"failed to reproduce '([^']+)'", told)), ran[-1] if ran else "dvc repro")
         COMMENT.write_text(failure(stage, told))
         raise UserError(f"{stage} failed, with the message above; nothing was pushed.")
-    _note_record()
+    copy_linked_results(Path())
 
 
 def failure(stage: str, told: str) -> str:
@@ -60,16 +60,6 @@ def _findings() -> list[dict[str, str]]:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _note_record() -> None:
-    """A model that comes from the run cache, its commit lost with the runner, has no record of its run."""
-    from rfdetr_core.checkpoint.files import read_checkpoint
-
-    if MODEL.exists():
-        lineage = read_checkpoint(MODEL).lineage
-        if lineage and not (FOLDER / f"{lineage['tensors']}.json").exists():
-            write_record(FOLDER, MODEL, lineage, {"note": "restored from DVC's run cache; that run left no record"})
 
 
 if __name__ == "__main__":

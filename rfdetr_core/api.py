@@ -123,11 +123,13 @@ class RFDETR:
         """Validate and convert a dataset, train from the pretrain_weights, select, strip, and hold the best weights.
 
         `settings`: the fields of TrainConfig and RuntimeConfig, such as epochs, batch_size, grad_accum_steps, lr. Into
-        `output_dir` go the files of a run, checkpoint_best_total.pth among them. The classes are the dataset's.
+        `output_dir` go the files of a run, checkpoint_best_total.pth among them; it may not be where a dvc.yaml has its
+        results. The classes are the dataset's.
         `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end.
 
         Raises:
-            UserError: an unknown keyword, a numbered device, a fault of the dataset, or of the training.
+            UserError: an unknown keyword, a numbered device, a folder of a pipeline, a fault of the dataset, or of the
+                training.
         """
         from rfdetr_core.observers.history import run_files
         from rfdetr_core.observers.publishing import track_evaluation
@@ -154,6 +156,7 @@ class RFDETR:
         runtime = parse(RuntimeConfig, {key: values[key] for key in RuntimeConfig.model_fields}, "train()")
         model = self.config.model_copy(update={"pretrain_weights": named})
         check_together(model, config)
+        _refuse_outs(output)
         self.data = _prepare(dataset, output / "dataset")
         folder = weights.parent if weights else Path("weights")
         where = ProjectPaths(self.data.dataset, self.data.annotations, self.data.manifests, folder)
@@ -188,6 +191,7 @@ class RFDETR:
 
         config = parse(EvaluateConfig, {"split": split} | more, "evaluate()")
         output, data = _path(output_dir, "output_dir"), self.data
+        _refuse_outs(output / "evaluate")
         if dataset_dir is not None:
             data = _prepare(_path(dataset_dir, "dataset_dir"), output / "dataset")
         if data is None:
@@ -222,6 +226,25 @@ def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
         return {}  # load_weights says what is wrong
     sizes = {"resolution": told.resolution, "num_queries": told.queries, "group_detr": told.groups}
     return sizes | {"num_channels": told.channels}
+
+
+def _refuse_outs(output: Path) -> None:
+    """Raise a UserError where a folder to write to holds results of a pipeline."""
+    folder = output.resolve()
+    root = next((one for one in folder.parents if (one / "dvc.yaml").is_file()), None)
+    if root is None:
+        return
+    from rfdetr_core.verification.lock import read_stages
+
+    try:
+        outs = [root / path for stage in read_stages(root).values() for path in stage.outs]
+    except UserError:
+        return  # a dvc.yaml that DVC cannot read has no results
+    if any(out.is_relative_to(folder) or folder.is_relative_to(out) for out in outs):
+        raise UserError(
+            f"{output} is where the pipeline of {root / 'dvc.yaml'} keeps its results, which would be written over. "
+            'Name another folder, such as output_dir="runs/first".'
+        )
 
 
 def _prepare(dataset: Path, folder: Path) -> ProjectPaths:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
 
 N = TypeVar("N", int, float)
-_IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels")  # of `audit --images`
+_COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "records", "reports", "output")
+_IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "through")  # of `audit --images`
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     preview.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
     preview.add_argument("--split", choices=("train", "valid"), default="train")
     preview.add_argument("--count", type=_number(int, 1), default=16, help="images (default 16)")
-    preview.add_argument("--epoch", type=_number(int, 0), default=0, help="whose augmentation is drawn (default 0)")
+    preview.add_argument("--epoch", type=_number(int, 1), default=1, help="whose augmentation is drawn (default 1)")
     preview.add_argument("--out", type=Path, default=Path("reports/preview"), metavar="DIR")
     export = add("export", _export, "write a dataset in another format: YOLO from COCO, COCO from YOLO")
     export.add_argument("source", type=Path, metavar="SOURCE", help="a dataset folder in any layout that is known")
@@ -66,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     ways = "copy (default), hardlink, none, or symlink, which other tools follow and validate refuses"
     export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=ways)
     add("results", _results, "say what the pipeline found, and where its files are")
+    promote = add("promote", _promote, "copy a model to weights/, for the next training to start or go on from")
+    promote.add_argument("file", type=Path, nargs="?", default=Path("output/checkpoint_best_total.pth"), metavar="FILE")
     publish = add("publish", _publish, "bring MLflow up to what the pipeline made; twice changes nothing")
     publish.add_argument("--register", metavar="NAME", help="make it a version of this registered model, too")
     audit = add("audit", _audit, "say what made a file, which images, and what an image was used for")
@@ -141,18 +144,26 @@ def _check(options: argparse.Namespace) -> None:
         check_params()
         return
     _check_code()  # first: what is imported next may not parse
+    from rfdetr_core.config.dvc_files import check_dvc_files
     from rfdetr_core.config.settings import check_project
 
+    for mended in check_dvc_files():
+        print(mended)
+    _print_reached_by_code()
     check_project()
 
 
 def _check_code() -> None:
-    """Say which stages an edit of code reaches. UserError: code that has no digest."""
+    """Raise a UserError of code that has no digest."""
     from rfdetr_core.base.code import Code
 
     code = Code()
     for stage in code.stages:
         code.digests(f"stages.{stage}")
+
+
+def _print_reached_by_code() -> None:
+    """Say which stages an edit of code reaches."""
     if not Path("dvc.lock").exists():
         return
     from rfdetr_core.lineage.lock import Lock
@@ -181,7 +192,9 @@ def _export(options: argparse.Namespace) -> None:
 
 def _results(options: argparse.Namespace) -> None:
     from rfdetr_core.observers.history import read_history, run_files
+    from rfdetr_core.verification.lock import copy_linked_results
 
+    copy_linked_results(Path())
     selection = files.read_json(Path("output/selection.json"))
     metrics = files.read_json(Path("reports/evaluate/metrics.json"))
     winner, epoch = selection["winner"], selection[selection["winner"]]["epoch"]
@@ -197,13 +210,46 @@ def _results(options: argparse.Namespace) -> None:
         about = f"{metrics['images']} images, {metrics['objects']} objects{note}"
         _print_scores(metrics["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], about)
     print(run_files(Path("output")))
+    here = _activated()
     print("scores    reports/evaluate/: metrics.json and tables\npictures  reports/evaluate/pictures/")
-    print("curves    dvc plots show\nruns      make ui\nnext      git commit, dvc push; python -m rfdetr_core publish")
-    print("use       python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+    print(f"dataset   reports/dataset/index.html\ncurves    {here}dvc plots show\nruns      make ui")
+    print(*(f"next      {command}" for command in _next_steps(here)), sep="\n")
+    print(f"use       {here}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+
+
+def _activated() -> str:
+    """What a command of the environment begins with in the user's shell, whose path `make` does not change."""
+    return ".venv/bin/" if "VIRTUAL_ENV" not in os.environ and Path(".venv/bin/dvc").exists() else ""
+
+
+def _next_steps(here: str) -> Iterator[str]:
+    """The commands that keep a result."""
+    from rfdetr_core.audit.history import dvc_config
+    from rfdetr_core.base import git
+
+    names = [name for name in _COMMITTED if Path(name).exists()]
+    if git.answer(Path(), "status", "--porcelain", "--", *names):
+        yield f'git add {" ".join(names)} && git commit -m "A new result"'
+    if dvc_config(Path())["core"].get("remote"):
+        yield f"{here}dvc push"
+    else:
+        yield f"{here}dvc remote add -d store URL && {here}dvc push   # a folder or bucket; now models are only here"
+    yield f"{here}python -m rfdetr_core publish"
 
 
 def _print_scores(title: str, values: Sequence[float | None], about: str) -> None:
     print(f"{title:12}" + " ".join("     -" if v is None else f"{v:6.3f}" for v in values) + f"   {about}")
+
+
+def _promote(options: argparse.Namespace) -> None:
+    from rfdetr_core.checkpoint.files import read_plain
+
+    if "run" in read_plain(options.file):
+        name, key = "resume.pth", "train.resume"
+    else:
+        name, key = "promoted.pth", "model.pretrain_weights"
+    files.copy(options.file, Path("weights") / name)
+    print(f"now: dvc add weights/{name}, and in params.yaml {key}: {name}")
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -231,19 +277,22 @@ def _audit(options: argparse.Namespace) -> None:
 
         traced = trace(options.file, archive)
         print(json.dumps(plain(traced, archive), indent=2) if options.json else told(options.file, traced, archive))
-        if traced.found_by is None or traced.contradicted:
+        if not traced.known:
             sys.exit(1)
 
 
 def _list_images(options: argparse.Namespace, archive: Archive) -> None:
-    from rfdetr_core.audit.images import rows_of
+    from rfdetr_core.audit.images import images_of
     from rfdetr_core.audit.trace import trace
 
     traced = trace(options.file, archive)
-    rows = list(rows_of(traced, archive))
-    print(json.dumps(rows) + "\n" if options.json else files.csv_text(rows, _IMAGE_COLUMNS), end="")
-    if traced.contradicted:
-        sys.exit("\n".join(f"note: {note}" for note in traced.notes))
+    images = images_of(traced, archive)
+    print(json.dumps(images.rows) + "\n" if options.json else files.csv_text(images.rows, _IMAGE_COLUMNS), end="")
+    lines = [f"unknown: {one}" for one in images.unknown]
+    lines += [f"note: {one}" for one in (*images.notes, *(() if traced.known else traced.notes))]
+    print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+    if traced.contradicted or images.unknown:
+        sys.exit(1)
 
 
 def _audit_image(options: argparse.Namespace, archive: Archive) -> None:
@@ -252,30 +301,33 @@ def _audit_image(options: argparse.Namespace, archive: Archive) -> None:
 
     sha256 = digest_of(options.image, archive)
     answer = uses_of(sha256, archive)
-    rows = [
-        {"role": one.role, "path": one.path, "tensors": one.tensors, "md5": one.md5}
-        | {"commit": one.commit.id if one.commit else None}
-        for one in answer.uses
-    ]
-    plain = {"sha256": sha256, "uses": rows, "unknown": answer.unknown, "notes": archive.notes}
+    rows = [vars(one) | {"commit": one.commit.id if one.commit else None} for one in answer.uses]
+    plain = {"sha256": sha256, "uses": rows, "unknown": answer.unknown, "published": answer.published}
+    plain |= {"notes": archive.notes}
     print(json.dumps(plain, indent=2) if options.json else told_uses(sha256, answer, archive.notes))
     if answer.unknown:
         sys.exit(1)
 
 
 def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
-    from rfdetr_core.audit.images import rows_of
+    from rfdetr_core.audit.images import images_of
     from rfdetr_core.audit.text import compare_images, compare_lineages, told_difference
     from rfdetr_core.audit.trace import trace
 
-    old, new = traces = [trace(path, archive) for path in options.diff]
+    traces = [trace(path, archive) for path in options.diff]
     for path, traced in zip(options.diff, traces, strict=True):
-        if traced.lineage is None:
+        if traced.runs and traced.training is None:
+            raise UserError(f"{path} cannot be compared, since {traced.notes[0]}")
+        if traced.training is None:
             raise UserError(f"{path} carries no lineage, and no record of it was found: there is nothing to compare.")
-    changes = compare_lineages(old.lineage or {}, new.lineage or {})
-    images = compare_images(rows_of(old, archive), rows_of(new, archive))
-    content = {"making": changes, "images": images}
-    print(json.dumps(content, indent=2) if options.json else told_difference(changes, images))
+    changes = compare_lineages(*(one.lineage or {"training": one.training} for one in traces))
+    before, after = (images_of(one, archive, own=True) for one in traces)
+    unknown = before.unknown + after.unknown
+    images = {} if unknown else compare_images(before.rows, after.rows)
+    content = {"making": changes, "images": images, "unknown": unknown}
+    print(json.dumps(content, indent=2) if options.json else told_difference(changes, images, unknown))
+    if unknown:
+        sys.exit(1)
 
 
 def _verify(options: argparse.Namespace) -> None:

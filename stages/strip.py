@@ -8,7 +8,7 @@ from stages import run
 
 
 def main() -> None:
-    """Write output/checkpoint_best_total.pth, and records/<digest of its tensors>.json."""
+    """Write output/checkpoint_best_total.pth, and records/<weights>-<run>.json, also as output/record.json."""
     from rfdetr_core.base import files
     from rfdetr_core.selection.strip import strip
 

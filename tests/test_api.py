@@ -130,6 +130,23 @@ def test_a_wrong_path_is_said_of_the_argument_that_gave_it(
     assert not (folder / "none").exists()
 
 
+def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage = {"cmd": "true", "outs": ["output/a.pth", "reports/evaluate/metrics.json"]}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"train": stage}}))
+    model = rfdetr_core.RFDETRPico(**SMALL)
+    for folder in ("output", tmp_path / "output", "output/a.pth/inner", "."):
+        with pytest.raises(UserError, match=r"is where the pipeline of .*dvc\.yaml keeps its results"):
+            model.train(dataset_dir="data", output_dir=folder)
+    with pytest.raises(UserError, match=r"^output is where"):
+        model.train(dataset_dir="data")
+    with pytest.raises(UserError, match=r"reports/evaluate is where"):
+        model.evaluate(dataset_dir="data", output_dir="reports")
+    assert [path.name for path in tmp_path.iterdir()] == ["dvc.yaml"]
+    with pytest.raises(UserError, match="data does not exist"):
+        model.train(dataset_dir="data", output_dir="runs/first")
+
+
 def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", {"train": 2, "valid": 1})
     (tmp_path / "data" / "train" / "train_0.png").write_bytes(b"")
@@ -190,7 +207,7 @@ def test_evaluate_gives_the_metrics_that_it_writes(trained: api.RFDETR, folder: 
         rows = list(csv.DictReader(table))
     selection = json.loads((folder / "output" / "selection.json").read_text())
     column = "val/ema_mAP_50_95" if selection["winner"] == "ema" else "val/mAP_50_95"
-    row = rows[selection[selection["winner"]]["epoch"]]
+    row = rows[selection[selection["winner"]]["epoch"] - 1]
     valid = trained.evaluate(split="valid", output_dir=tmp_path, pictures=0)
     assert valid["map"] == pytest.approx(float(row[column]), abs=1e-6)
 
@@ -240,7 +257,7 @@ def test_a_training_can_be_gone_on_with(trained: api.RFDETR, folder: Path, tmp_p
     state = folder / "output" / "checkpoint.pth"
     model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out", epochs=3, resume=state, **settings)
     with (tmp_path / "out" / "history.csv").open() as table:
-        assert [row["epoch"] for row in csv.DictReader(table)] == ["0", "1", "2"]
+        assert [row["epoch"] for row in csv.DictReader(table)] == ["1", "2", "3"]
 
 
 def test_a_training_on_another_device_than_the_first_is_refused(

@@ -225,7 +225,7 @@ PATCHES = {
             column = [float(row["val/ema_mAP_60"] or "nan") for row in rows(outs)]
             scores = json.loads(outs["scores.json"])
             assert scores["key"] == "val/mAP_60"
-            assert scores["ema"] == {"score": max(column), "epoch": int(np.argmax(column))}
+            assert scores["ema"] == {"score": max(column), "epoch": int(np.argmax(column)) + 1}
         """,
         "tests/training",
     ),

@@ -17,11 +17,12 @@ from typing import Any
 from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.lock import LOCK, Lock
+from rfdetr_core.lineage.records import FOLDER, RECORD
 
 MODEL = "output/checkpoint_best_total.pth"
 EVALUATION = "reports/evaluate/lineage.json"
 NOT_COMMITTED = "0" * 40
-_WATCHED = (LOCK, "records", "manifest", EVALUATION)
+_WATCHED = (LOCK, FOLDER.as_posix(), RECORD.as_posix(), "manifest", EVALUATION)
 _BASES = "core.deltaBaseCacheLimit=512m"
 _GREP = {
     "grep.threads": 1, "grep.lineNumber": "false", "grep.column": "false", "submodule.recurse": "false",
@@ -59,11 +60,9 @@ class History:
         """Look for the repository."""
         self.root, self._working_tree = root, working_tree
         self.parsed: dict[str, Lock | None] = {}
-        top = Path(self._git("rev-parse", "--show-toplevel").rstrip("\n"))
+        top = git.toplevel(root)
         # From a folder inside the project git would find none of its files, and an audit would deny every use.
-        inside = [
-            folder for folder in (root.resolve(), *root.resolve().parents) if folder.is_relative_to(top.resolve())
-        ]
+        inside = [folder for folder in (root.resolve(), *root.resolve().parents) if folder.is_relative_to(top)]
         self.root = next((one for one in inside if (one / ".dvc").is_dir() or (one / LOCK).exists()), root)
 
     @cached_property
@@ -80,8 +79,7 @@ class History:
         text = self._git("log", "--all", "--topo-order", *arguments, f"--format={_COMMIT}", "--", *_WATCHED)
         found: dict[str, Commit] = {}
         if self._fresh:
-            changed = {path: blob for blob, path in self._fresh.items()}
-            found[NOT_COMMITTED] = Commit(NOT_COMMITTED, (), "", "", "", "not committed yet", changed)
+            found[NOT_COMMITTED] = Commit(NOT_COMMITTED, (), "", "", "", "not committed yet", self._fresh)
         for entry in re.split("\x01(?=[0-9a-f]{40,64}\0)", text)[1:]:
             head, _, raw = entry.partition("\n")
             name, parents, author, email, date, subject = head.split("\0", 5)
@@ -94,9 +92,9 @@ class History:
 
     @cached_property
     def _fresh(self) -> dict[str, str]:
-        """Watched files of the working tree that are not in HEAD as they are: blob to path."""
-        paths = [self.root / LOCK, self.root / EVALUATION]
-        paths += [one for folder in ("records", "manifest") for one in sorted((self.root / folder).glob("*.json"))]
+        """Watched files of the working tree that are not in HEAD as they are, with their blobs."""
+        paths = [self.root / LOCK, self.root / RECORD, self.root / EVALUATION]
+        paths += [one for folder in (FOLDER, "manifest") for one in sorted((self.root / folder).glob("*.json"))]
         names = [path.relative_to(self.root).as_posix() for path in paths if path.is_file()]
         if not (names and self._working_tree):
             return {}
@@ -104,7 +102,7 @@ class History:
         heads = [f"HEAD:./{name}" for name in names]
         asked = "".join(f"{head}\n" for head in heads)
         committed = self._git("cat-file", "--batch-check=%(objectname)", stdin=asked).splitlines()
-        return {blob: name for blob, name, old in zip(blobs, names, committed, strict=True) if blob != old}
+        return {name: blob for name, blob, old in zip(names, blobs, committed, strict=True) if blob != old}
 
     @cached_property
     def lock_texts(self) -> dict[str, bytes]:
@@ -150,9 +148,18 @@ class History:
         told = self._git("cat-file", "--batch-check", stdin="".join(f"{blob}\n" for blob in blobs))
         return [line.removesuffix(" missing") for line in told.splitlines() if line.endswith(" missing")]
 
+    def why_missing(self, blob: str) -> str:
+        """Why a manifest that a record names by its git blob is not in this clone."""
+        if self.shallow:
+            return "not in this clone, which is shallow: git fetch --unshallow"
+        if any(blob in commit.changed.values() for commit in self.commits):
+            return f"git's object {blob} is lost: git fsck"
+        return f"never committed: no commit here has git blob {blob}"
+
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """The contents of git objects (a blob, or <commit>:./<path>), one at a time; None for what is not there."""
         names = list(names)
+        fresh = {blob: path for path, blob in self._fresh.items()}
         command = [*git.COMMAND, "-c", _BASES, "cat-file", "--batch", "--buffer"]
         with TemporaryFile() as asked:  # not a pipe: git reads names while it writes, and two could wait for each other
             asked.write("".join(f"{name}\n" for name in names).encode())
@@ -162,8 +169,7 @@ class History:
                 for name in names:
                     head = process.stdout.readline().split()
                     if len(head) != 3 or not head[2].isdigit():
-                        fresh = self._fresh.get(name)
-                        yield name, (self.root / fresh).read_bytes() if fresh else None
+                        yield name, (self.root / fresh[name]).read_bytes() if name in fresh else None
                         continue
                     content = process.stdout.read(int(head[2]))
                     process.stdout.read(1)

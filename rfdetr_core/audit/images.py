@@ -10,11 +10,13 @@ from hashlib import sha1 as new_sha1
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.audit.ancestors import ancestors_of
 from rfdetr_core.audit.history import MODEL, NOT_COMMITTED, Commit, History
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
+from rfdetr_core.base.provenance import identity
 from rfdetr_core.lineage.lock import LOCK, Lock
 
 _SHA1 = 40  # hexadecimal digits; repositories with SHA-256 have more
@@ -26,33 +28,79 @@ _MODEL_IN_LOCK = re.compile(rb"^ *- path: %s\n *hash: md5\n *md5: ([0-9a-f]{32})
 @dataclass(frozen=True)
 class Use:
     """One model that an image was trained, validated or tested on; path: the image's name then. tensors: None where
-    the model was committed without a record. commit: the one that brought it."""
+    the model was committed without a record. commit: the one that brought it. through: empty, or the tensor digests of
+    the model's parent and so on to the ancestor that the image was used for."""
 
     role: str
     path: str
     tensors: str | None
     md5: str | None
     commit: Commit | None
+    through: tuple[str, ...] = ()
 
 
-def rows_of(traced: Trace, archive: Archive) -> Iterator[dict[str, Any]]:
-    """Every image behind a model: split, path, sha256, width, height, labels (the digest of its annotations).
+@dataclass(frozen=True)
+class Images:
+    """Every image behind a model: split, path, sha256, width, height, labels (the digest of its annotations), through
+    (the tensors of the ancestor that it was used for, or ""). unknown: a sentence for each part that cannot be named.
+    notes: what limits the answer."""
+
+    rows: list[dict[str, Any]]
+    unknown: list[str]
+    notes: list[str]
+
+
+def images_of(traced: Trace, archive: Archive, *, own: bool = False) -> Images:
+    """The images behind a model and behind the models that it was trained from; own: those of its own training alone.
 
     Raises:
-        UserError: the file has no lineage, or a manifest that it names is in no commit here.
+        UserError: what made the file is not known.
     """
-    if traced.lineage is None:
+    training, found = _training_of(traced), Images([], [], [])
+    _add(found, _manifests(training, traced, archive), "this run", "", traced, archive)
+    for ancestor in () if own else ancestors_of(training, archive):
+        who = f"its ancestor {ancestor.name}, tensors {ancestor.through[-1]}"
+        if ancestor.training is not None:
+            _add(found, _recorded(ancestor.training), who, ancestor.through[-1], traced, archive)
+        elif ancestor.published:
+            found.notes.append(published([ancestor.name]))
+        else:
+            found.unknown.append(f"the images of {who}: no record here knows what made it")
+    return found
+
+
+def published(names: list[str]) -> str:
+    """A note on published weights."""
+    return (
+        f"started from published weights, {', '.join(names)}: which images upstream trained them on is not known here"
+    )
+
+
+def _training_of(traced: Trace) -> dict[str, Any]:
+    """The training of a file; of several that may have made it any, where they had the same images and parents."""
+    if traced.training is not None:
+        return traced.training
+    if not traced.runs:
         raise UserError("the file carries no lineage, and no record of it was found: its images cannot be named.")
-    for split, blob in sorted(_manifests(traced, archive).items(), key=lambda one: SPLITS.index(one[0])):
+    trainings = [one["lineage"]["training"] for one in traced.runs]
+    if any((_recorded(one), one["parents"]) != (_recorded(trainings[0]), trainings[0]["parents"]) for one in trainings):
+        raise UserError(f"its images cannot be named, since {traced.notes[0]}")
+    return dict(trainings[0])
+
+
+def _add(found: Images, blobs: dict[str, str], who: str, through: str, traced: Trace, archive: Archive) -> None:
+    """Add the rows of these manifests, or why they cannot be read."""
+    for split, blob in sorted(blobs.items(), key=lambda one: SPLITS.index(one[0])):
         ((_, content),) = archive.history.read([blob])
         if content is None:
-            raise UserError(
-                f"manifest/{split}.json (git blob {blob}) is not in this clone. Name the clone that has its history: "
-                "--repo DIR; a shallow clone needs git fetch --unshallow"
-            )
+            beside = traced.file.parent / "dataset" / "manifest" / f"{split}.json"  # as RFDETR.train() leaves it
+            content = beside.read_bytes() if beside.is_file() and identity(beside)["git"] == blob else None
+        if content is None:
+            found.unknown.append(f"manifest/{split}.json of {who}: {archive.history.why_missing(blob)}")
+            continue
         if len(blob) == _SHA1 and new_sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob:
             raise UserError(f"git's object {blob}, manifest/{split}.json, was changed. Fetch it again: git fsck")
-        yield from ({"split": split, **row} for row in json.loads(content))
+        found.rows.extend({"split": split, **row, "through": through} for row in json.loads(content))
 
 
 def digest_of(image: str, archive: Archive) -> str:
@@ -74,53 +122,68 @@ def digest_of(image: str, archive: Archive) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """Every use of an image, newest first; unknown: models that may have used it as well, since the manifest (a git
-    blob) that their record names is in no commit here."""
+    """Every use of an image, newest first; unknown: models that may have used it as well, with the reason: a manifest
+    (a git blob) that was never committed, or an ancestor (its file's name) that no record knows. published: weights of
+    upstream that models of the history started from."""
 
     uses: list[Use]
-    unknown: list[dict[str, str | None]]
+    unknown: list[dict[str, Any]]
+    published: list[str]
 
 
 def uses_of(sha256: str, archive: Archive) -> Answer:
-    """Every model of the whole history that an image went into.
+    """Every model of the whole history that an image went into, itself or through a model that it was trained from.
 
     Raises:
         UserError: "none" would be no answer, since commits or what they hold are not in this clone.
     """
     _require_whole(archive)
-    places, gone = _containing(sha256, archive)
+    families = [(record, list(ancestors_of(record["lineage"]["training"], archive))) for record in archive.runs]
+    named = [_recorded(record["lineage"]["training"]) for record, _ in families]
+    named += [_recorded(one.training) for _, ancestors in families for one in ancestors if one.training]
+    named += [_evaluated(evaluation) for _, evaluation in archive.evaluations]
+    places, gone = _containing(sha256, archive, {blob for blobs in named for blob in blobs.values()})
     found: dict[tuple[str, str | None], Use] = {}
-    unknown: dict[tuple[str, str], dict[str, str | None]] = {}
-    for record in archive.all_records:
-        tensors = record["lineage"]["tensors"]
-        for split, blob in _recorded(record["lineage"]).items():
-            if blob in places:
-                md5 = record["file"]["md5"]
-                one = Use(ROLES[split], places[blob], tensors, md5, archive.first_with(md5))
-                found.setdefault((one.role, one.md5), one)
-            if blob in gone:
-                unknown[tensors, blob] = {"role": ROLES[split], "tensors": tensors, "manifest": blob}
+    unknown: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def add(
+        role: str, blob: str, tensors: str, md5: str | None, commit: Commit | None, through: tuple[str, ...]
+    ) -> None:
+        if blob in places:
+            found.setdefault((role, md5 or tensors), Use(role, places[blob], tensors, md5, commit, through))
+        if blob in gone:
+            row = {"role": role, "tensors": tensors, "manifest": blob, "ancestor": None, "through": list(through)}
+            unknown.setdefault((tensors, blob), row)
+
+    for record, ancestors in families:
+        tensors, md5 = record["lineage"]["tensors"], record["file"]["md5"]
+        for through, training in (
+            ((), record["lineage"]["training"]),
+            *((one.through, one.training) for one in ancestors),
+        ):
+            for split, blob in _recorded(training or {}).items():
+                add(ROLES[split], blob, tensors, md5, archive.first_with(md5), through)
+        for one in ancestors:
+            if one.training is None and not one.published:
+                row = {"role": "trained", "tensors": tensors, "manifest": None, "ancestor": one.name}
+                unknown[tensors, one.through] = row | {"through": list(one.through)}
     for commit, evaluation in archive.evaluations:
+        model = evaluation["model"]
+        md5 = _md5_of(model, archive)
         for blob in _evaluated(evaluation).values():
-            if blob in places:
-                model = evaluation["model"]
-                new = _md5_of(model, archive)
-                one = Use("tested", places[blob], model["tensors"], new, archive.first_with(new) or commit)
-                found[one.role, one.md5 or model["tensors"]] = one
-            if blob in gone:
-                tensors = evaluation["model"]["tensors"]
-                unknown[tensors, blob] = {"role": "tested", "tensors": tensors, "manifest": blob}
-    for one in _unrecorded(places, archive):
-        found.setdefault((one.role, one.md5), one)
+            add("tested", blob, model["tensors"], md5, archive.first_with(md5) or commit, ())
+    for use in _unrecorded(places, archive):
+        found.setdefault((use.role, use.md5), use)
     places_of = archive.places
     uses = sorted(found.values(), key=lambda one: (places_of.get(one.commit.id, 0) if one.commit else -1, one.role))
-    return Answer(uses, list(unknown.values()))
+    upstream = sorted({one.name for _, ancestors in families for one in ancestors if one.published})
+    return Answer(uses, list(unknown.values()), upstream)
 
 
-def _manifests(traced: Trace, archive: Archive) -> dict[str, str]:
-    """The git blob of each split's manifest; that of test from an evaluation of the same weights."""
-    blobs = _recorded(traced.lineage or {})
-    for evaluation in evaluations_of(traced.tensors, archive)[:1]:
+def _manifests(training: dict[str, Any], traced: Trace, archive: Archive) -> dict[str, str]:
+    """The git blob of each split's manifest; that of test from an evaluation of the same file, else of its weights."""
+    blobs = _recorded(training)
+    for evaluation in evaluations_of(traced, archive)[:1]:
         blobs |= _evaluated(evaluation)
     return blobs
 
@@ -129,8 +192,8 @@ def _evaluated(evaluation: dict[str, Any]) -> dict[str, str]:
     return _by_split(evaluation["inputs"])
 
 
-def _recorded(lineage: dict[str, Any]) -> dict[str, str]:
-    return _by_split(lineage.get("training", {}).get("files") or {})
+def _recorded(training: dict[str, Any]) -> dict[str, str]:
+    return _by_split(training.get("files") or {})
 
 
 def _by_split(named: dict[str, Any]) -> dict[str, str]:
@@ -138,16 +201,15 @@ def _by_split(named: dict[str, Any]) -> dict[str, str]:
     return {split: named[name]["git"] for split in SPLITS if (name := f"manifest/{split}.json") in named}
 
 
-def _containing(sha256: str, archive: Archive) -> tuple[dict[str, str], set[str]]:
-    """The manifests of the whole history that hold an image, by blob, with its path there; and those that a record
-    names and no commit has, as after two trainings without a commit between them.
+def _containing(sha256: str, archive: Archive, named: set[str]) -> tuple[dict[str, str], set[str]]:
+    """The manifests of the whole history that hold an image, by blob, with its path there; and those of `named`
+    that no commit has, as after two trainings without a commit between them.
 
     Raises:
         UserError: the manifest of a commit is not in this clone.
     """
-    needle, history = f'"{sha256}"', archive.history
+    needle, history, elsewhere = f'"{sha256}"', archive.history, set(named)
     found: dict[str, str] = {}
-    elsewhere = set(_named_blobs(archive))
     for path in (f"manifest/{split}.json" for split in SPLITS):
         oldest = {one.changed[path]: one.id for one in history.commits if path in one.changed}
         blobs = {commit: blob for blob, commit in oldest.items() if commit != NOT_COMMITTED}
@@ -164,14 +226,6 @@ def _containing(sha256: str, archive: Archive) -> tuple[dict[str, str], set[str]
         if content and needle.encode() in content:
             found[blob] = _path_of(content, sha256, blob, history)
     return found, {blob for blob, content in contents.items() if content is None}
-
-
-def _named_blobs(archive: Archive) -> Iterator[str]:
-    """Every manifest that a record or an evaluation names."""
-    for record in archive.all_records:
-        yield from _recorded(record["lineage"]).values()
-    for _, evaluation in archive.evaluations:
-        yield from _evaluated(evaluation).values()
 
 
 def _require_whole(archive: Archive) -> None:
@@ -192,13 +246,12 @@ def _path_of(line: bytes, sha256: str, blob: str, history: History) -> str:
 
 
 def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:
-    record = archive.records.get(model["tensors"])
-    return record["file"]["md5"] if record and record["file"]["sha256"] == model["sha256"] else None
+    return next((one["file"]["md5"] for one in archive.runs if one["file"]["sha256"] == model["sha256"]), None)
 
 
 def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
     """Models that were committed in a dvc.lock without a record, as DVC's experiments are."""
-    known = {record["file"]["md5"] for record in archive.records.values()}
+    known = {record["file"]["md5"] for record in archive.runs}
     missing: list[tuple[str, Commit, Lock]] = []
     for commit in archive.history.commits:
         blob = commit.changed.get(LOCK, "")

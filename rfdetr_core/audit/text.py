@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit
-from rfdetr_core.audit.images import Answer
-from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
+from rfdetr_core.audit.images import Answer, published
+from rfdetr_core.audit.trace import Archive, Trace, evaluations_of, title_of
 from rfdetr_core.base import git
 from rfdetr_core.base.provenance import flattened, short
 
@@ -76,6 +77,7 @@ def _at(value: Any, keys: Iterable[str]) -> Any:
 _FOUND = {
     "bytes": "by its bytes",
     "tensors": "by its weights: the file itself was renamed, copied or saved again",
+    "training": "by the training that it names, and not by its weights",
     None: "in no dvc.lock of this history",
 }
 _KINDS = {"moved": "in another split", "pixels": "with other pixels", "labels": "with other labels"}
@@ -97,8 +99,11 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
         ],
         "dataset": [_commit(one) for one in _dataset(traced, archive)],
         "lineage": traced.lineage,
+        "training": traced.training,
+        "record": title_of(traced.record) if traced.record else None,
+        "runs": [title_of(one) for one in traced.runs],
         "run": (traced.record or {}).get("run"),
-        "evaluations": evaluations_of(traced.tensors, archive),
+        "evaluations": evaluations_of(traced, archive),
         "trained_from_it": list(traced.children),
     }
 
@@ -131,18 +136,29 @@ def told_uses(sha256: str, answer: Answer, notes: Iterable[str]) -> str:
     for one in answer.uses:
         name = f"tensors {one.tensors}" if one.tensors else f"md5     {one.md5}"
         lines += [f"  {one.role:9}  {name}", f"{'':13}commit  {_who(one.commit)}" if one.commit else ""]
-        lines += [f"{'':13}as      {one.path}"]
+        lines += [f"{'':13}as      {one.path}", *_through(one.through)]
     for row in answer.unknown:
         lines += [f"  unknown    tensors {row['tensors']}"]
-        lines += [f"{'':13}perhaps {row['role']} on it: its manifest, git blob {row['manifest']}, was never committed"]
+        reason = f"the manifest, git blob {row['manifest']}, was never committed"
+        if row["ancestor"]:
+            reason = f"no record here knows what made {row['ancestor']}"
+        lines += [f"{'':13}perhaps {row['role']} on it: {reason}", *_through(row["through"])]
     if not answer.uses:
         other = "other " if answer.unknown else ""
         lines.append(f"  no {other}model of this repository's history was trained, validated or tested on it")
+    lines += [f"  note: models here {published(answer.published)}"] if answer.published else []
     lines += ["  (these bytes only: the same picture saved again is another image)"]
     return "\n".join([*filter(None, lines), *(f"  note: {note}" for note in notes)])
 
 
-def told_difference(changes: Mapping[str, Mapping[str, list[Any]]], images: Mapping[str, list[dict[str, Any]]]) -> str:
+def _through(ancestors: Sequence[str]) -> Iterator[str]:
+    for whose, tensors in zip(chain(["its"], repeat("and that one's")), ancestors, strict=False):
+        yield f"{'':13}through {whose} parent {tensors}"
+
+
+def told_difference(
+    changes: Mapping[str, Mapping[str, list[Any]]], images: Mapping[str, list[dict[str, Any]]], unknown: Iterable[str]
+) -> str:
     """Two comparisons as lines; long lists are cut, and say so."""
     lines = []
     for topic, pairs in changes.items():
@@ -153,24 +169,27 @@ def told_difference(changes: Mapping[str, Mapping[str, list[Any]]], images: Mapp
             was = f" (was {row['was']})" if "was" in row else ""
             lines.append(f"  {row['split']} {row['path']}{was}")
         lines += [f"  and {len(rows) - _MOST} more (--json lists them)"] if len(rows) > _MOST else []
+    lines += [f"images not compared, since unknown: {one}" for one in unknown]
     return "\n".join(lines or ["no difference in data, params, code, packages, weights or scores"])
 
 
 def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]:
     """By stage, what the lineage and the newest evaluation say."""
-    for one in evaluations_of(traced.tensors, archive)[:1]:
+    for one in evaluations_of(traced, archive)[:1]:
         manifest = f"manifest/{one['split']}.json"
         yield "evaluate", [f"  {one['split']:10} {manifest} sha256 {one['inputs'][manifest]['sha256']}"]
-    if traced.lineage is None:
+    training = traced.training
+    if training is None:
         return
-    selection, training = traced.lineage["selection"], traced.lineage["training"]
-    tracks = [f"{name} {selection[name]['score']} (epoch {selection[name]['epoch']})" for name in ("ema", "regular")]
-    yield "strip", [f"  code       {len(traced.lineage['code'])} files"]
-    yield "select_best", [f"  chosen     {selection['winner']} by {selection['key']}: {', '.join(tracks)}"]
+    if traced.lineage is not None:
+        selection = traced.lineage["selection"]
+        tracks = [f"{key} {selection[key]['score']} (epoch {selection[key]['epoch']})" for key in ("ema", "regular")]
+        yield "strip", [f"  code       {len(traced.lineage['code'])} files"]
+        yield "select_best", [f"  chosen     {selection['winner']} by {selection['key']}: {', '.join(tracks)}"]
     params, parents = training["params"], training["parents"]
+    made = {"variant": traced.lineage["variant"], "epochs": selection["epochs"]} if traced.lineage else {}
     shown = {
-        "variant": traced.lineage["variant"],
-        "epochs": selection["epochs"],
+        **made,
         "seed": params["train"]["seed"],
         "machine": _pairs(training["machine"]),
         "packages": _pairs(training["packages"]),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, History, cached
 from rfdetr_core.base import files
@@ -16,7 +16,10 @@ from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock
-from rfdetr_core.lineage.records import is_whole
+from rfdetr_core.lineage.records import FOLDER, RECORD, is_whole, record_names, run_digest
+
+if TYPE_CHECKING:
+    from rfdetr_core.checkpoint.files import Checkpoint
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
 _MOST = 3
@@ -42,12 +45,16 @@ class Link:
 class Trace:
     """What is known of a file.
 
-    found_by: "bytes" (in a dvc.lock), "tensors" (the weights are those of a record), or None: in no history here.
-    path: its name in the pipeline. links: from the stage that wrote it back to validate. lineage: what it carries, or
-    what the record says. record: the content of its file in records/. children: tensor digests of models that were
-    trained from it. contradicted: the file speaks of another making than its record, or of other weights.
+    file: where it was read. found_by: "bytes" (of a dvc.lock or a record), "tensors" (the weights are those of a
+    record), "training" (what it says of its training is in a record; of its weights nothing is), or None: unknown here.
+    path: its name in the pipeline. links: from the stage that wrote it back to validate. lineage: what the record says,
+    else what the file carries. training: that of the lineage, else what the file carries. record: the content of its
+    file in records/; None also where `runs` has several: the runs that made these weights, of which the file does not
+    say which made it. children: tensor digests of models that were trained from it. contradicted: the file speaks of
+    another making than its record, or of other weights.
     """
 
+    file: Path
     sha256: str
     md5: str
     tensors: str | None = None
@@ -55,10 +62,17 @@ class Trace:
     path: str | None = None
     links: tuple[Link, ...] = ()
     lineage: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
     record: dict[str, Any] | None = None
+    runs: tuple[dict[str, Any], ...] = ()
     children: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     contradicted: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether the history vouches for the file, and for what is said of it."""
+        return self.found_by in ("bytes", "tensors") and not self.contradicted and not self.runs
 
 
 class Archive:
@@ -69,14 +83,22 @@ class Archive:
         self._damaged: list[str] = []
 
     @cached_property
-    def records(self) -> dict[str, dict[str, Any]]:
-        """The newest record of each tensor digest, over all commits."""
-        return {one["lineage"]["tensors"]: one for one in reversed(self.all_records)}
+    def runs(self) -> list[dict[str, Any]]:
+        """The record of every run, newest first; of several versions of a record, the first."""
+        return list({run_digest(one): one for one in self.all_records}.values())
+
+    def runs_of(self, sha256: str, tensors: str | None, said: Checkpoint | None) -> list[dict[str, Any]]:
+        """The runs that may have made a file: by its bytes, else by its weights and what it says, or by these alone."""
+        runs = [one for one in self.runs if one["lineage"]["tensors"] == tensors]
+        exact = [one for one in runs if one["file"]["sha256"] == sha256]
+        lineage, training = (said.lineage, said.training_record) if said else (None, None)
+        alike = [one for one in runs if lineage == one["lineage"] or training == one["lineage"]["training"]]
+        return exact or alike or runs
 
     @cached_property
     def all_records(self) -> list[dict[str, Any]]:
-        """Every version of every record that is whole and speaks of the tensors in its name, newest first."""
-        return [one for _, one in self._read("records/", _is_record)]
+        """Every version of every record that is whole and has the name of its content, newest first."""
+        return [one for _, one in self._read((f"{FOLDER}/", RECORD.as_posix()), _is_record)]
 
     @cached_property
     def evaluations(self) -> list[tuple[Commit, dict[str, Any]]]:
@@ -119,23 +141,23 @@ class Archive:
         """The place of each commit in the history, by its id: the higher, the older."""
         return {commit.id: place for place, commit in enumerate(self.history.commits)}
 
-    def _read(self, prefix: str, is_whole: Callable[[str, Any], bool]) -> Iterator[tuple[Commit, dict[str, Any]]]:
-        """Parsed JSON files whose path starts so, with the commit that brought each, newest first."""
-        places: dict[str, tuple[Commit, str]] = {}
+    def _read(
+        self, prefix: str | tuple[str, ...], is_whole: Callable[[str, Any], bool]
+    ) -> Iterator[tuple[Commit, dict[str, Any]]]:
+        """Parsed JSON files whose path starts so, with the commit that brought each, newest first; equal ones once."""
+        places: dict[str, list[tuple[Commit, str]]] = {}
         for commit in self.history.commits:
             for path, blob in commit.changed.items():
                 if path.startswith(prefix):
-                    places.setdefault(blob, (commit, path))
+                    places.setdefault(blob, []).append((commit, path))
         for blob, content in self.history.read(list(places)):
-            commit, path = places[blob]
             try:
                 parsed = json.loads(content or b"")
             except ValueError:
                 parsed = None
-            if is_whole(path, parsed):
-                yield commit, parsed
-            else:
-                self._damaged.append(f"{path} {_of(commit)}")
+            sound = [commit for commit, path in places[blob] if is_whole(path, parsed)]
+            yield from ((commit, parsed) for commit in sound[:1])
+            self._damaged += [f"{path} {_of(commit)}" for commit, path in places[blob][:1] if not sound]
 
 
 def trace(path: Path, archive: Archive) -> Trace:
@@ -148,58 +170,110 @@ def trace(path: Path, archive: Archive) -> Trace:
         what = "is no file" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}. Give a model file, or another result of the pipeline.")
     sha256, md5 = files.sha256_file(path), files.md5_file(path)
-    tensors, own = None, None
+    tensors, said = None, None
     if path.suffix in SUFFIXES:
         # They import torch, which the search for an image does without.
         from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 
-        checkpoint = read_checkpoint(path)
-        tensors, own = tensor_digest(checkpoint.weights), checkpoint.lineage
-    record = archive.records.get(tensors or "")
+        said = read_checkpoint(path)
+        tensors = tensor_digest(said.weights)
+    runs = archive.runs_of(sha256, tensors, said)
+    record = runs[0] if len(runs) == 1 else None
+    own, training = (said.lineage, said.training_record) if said else (None, None)
+    lineage = record["lineage"] if record else own if is_whole(own) else None
+    training = lineage["training"] if lineage else training if is_training(training) else None
+    contradictions = list(_contradictions(said, tensors, runs))
+    sisters = [one for one in archive.runs if one["lineage"]["training"] == training and not contradictions]
     found = archive.introduced(md5) or _in_folder(md5, archive)
-    by = "bytes" if found else None
-    if found is None and record is not None:
-        found, by = archive.introduced(record["file"]["md5"]), "tensors"
+    known = found is not None or any(one["file"]["sha256"] == sha256 for one in runs)
+    path_there = found.path if found else None
+    if found is None and (record or sisters):
+        found = archive.introduced((record or sisters[0])["file"]["md5"])
+        path_there = found.path if found and record else None
+        found = replace(found, stage="train") if found and not record and "train" in found.lock.stages else found
     made = Trace(
-        sha256,
-        md5,
-        tensors,
-        by,
-        found.path if found else None,
-        tuple(_links(found, archive)) if found else (),
-        record["lineage"] if record else own if is_whole(own) else None,
-        record,
-        tuple(sorted(child for child, one in archive.records.items() if tensors and tensors in _parents(one))),
-        contradictions := list(_contradictions(own, tensors, record)),
-        bool(contradictions),
+        file=path,
+        sha256=sha256,
+        md5=md5,
+        tensors=tensors,
+        found_by="bytes" if known else "tensors" if runs else "training" if sisters else None,
+        path=path_there,
+        links=tuple(_links(found, archive)) if found else (),
+        lineage=lineage,
+        training=training,
+        record=record,
+        runs=tuple(runs) if record is None else (),
+        children=tuple(sorted({one["lineage"]["tensors"] for one in archive.runs if tensors in _parents(one)})),
+        notes=contradictions,
+        contradicted=bool(contradictions),
     )
-    if own is not None and record is None:
-        made.notes.append("what made it is the file's own word: no record of its weights is in this history")
-    if found is None:
-        made.notes.append("no dvc.lock of this repository's history has this file")
-    made.notes.extend(archive.notes)
+    made.notes.extend([*_notes(made, archive), *archive.notes])
     return made
 
 
-def _contradictions(own: dict[str, Any] | None, tensors: str | None, record: dict[str, Any] | None) -> Iterator[str]:
+def _notes(made: Trace, archive: Archive) -> Iterator[str]:
+    """What limits an answer."""
+    if made.runs:
+        known = [flattened(one["lineage"]) for one in made.runs]
+        keys = dict.fromkeys(key for one in known[1:] for key in _differing(known[0], one))
+        yield (
+            f"{len(made.runs)} runs made these weights, and which of them made this file is not known: "
+            f"{_listed(map(title_of, made.runs))}; they differ in {_listed(keys)}"
+        )
+    elif made.record is not None:
+        more = [one for one in archive.runs if one["lineage"]["tensors"] == made.tensors and one != made.record]
+        if more:
+            yield f"equal weights were made by another run, too: {_listed(map(title_of, more))}"
+    elif made.found_by == "training":
+        yield "that its training made these weights is the file's own word: no record and no dvc.lock has them"
+    elif made.lineage or (made.training and made.found_by is None):
+        yield "what made it is the file's own word: no record of its weights is in this history"
+    if made.found_by is None or not made.links:
+        yield "no dvc.lock of this repository's history has this file"
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The keys with other values, params first."""
+    keys = (key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return sorted(keys, key=lambda key: (not key.startswith("training.params."), key))
+
+
+def title_of(record: dict[str, Any]) -> str:
+    """A record as messages name it."""
+    return f"{FOLDER}/{record_names(record)[0]}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_MOST]) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")
+
+
+def _contradictions(said: Checkpoint | None, tensors: str | None, runs: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What a file says of its making that is not so."""
+    own, training = (said.lineage, said.training_record) if said else (None, None)
     if own is None:
-        return
-    if not is_whole(own):
+        if training is not None and runs and all(training != one["lineage"]["training"] for one in runs):
+            yield "the training that the file names is that of no run that made these weights"
+    elif not is_whole(own):
         yield "the lineage in the file is damaged"
     elif own["tensors"] != tensors:
         yield "the weights are not those that its lineage speaks of: one of the two was changed"
-    elif record is not None:
-        told, said = flattened(record["lineage"]), flattened(own)
-        other = sorted(key for key in told.keys() | said.keys() if told.get(key) != said.get(key))
-        more = f" and {len(other) - _MOST} more" if len(other) > _MOST else ""
-        if other:
-            yield f"told is its record; the file itself says otherwise of {', '.join(other[:_MOST])}{more}"
+    elif len(runs) > 1 and all(own != one["lineage"] for one in runs):
+        yield "what the file itself says is the lineage of no run that made these weights"
+    elif runs and (other := _differing(flattened(runs[0]["lineage"]), flattened(own))):
+        yield f"told is its record; the file itself says otherwise of {_listed(other)}"
 
 
-def evaluations_of(tensors: str | None, archive: Archive) -> list[dict[str, Any]]:
-    """Every evaluation of these weights that was committed, newest first, without repetition."""
-    found = [one for _, one in archive.evaluations if tensors and one["model"]["tensors"] == tensors]
+def is_training(training: Any) -> bool:
+    """Whether a training record, which anyone may have written, has the parts that are read of it."""
+    return is_whole({"training": training, "selection": {}, "code": {}, "tensors": ""})
+
+
+def evaluations_of(traced: Trace, archive: Archive) -> list[dict[str, Any]]:
+    """Every evaluation that was committed of this file, else of these weights; newest first, without repetition."""
+    found = [one for _, one in archive.evaluations if traced.tensors and one["model"]["tensors"] == traced.tensors]
+    files_of_run = {traced.sha256, traced.record["file"]["sha256"] if traced.record else None}
+    found = [one for one in found if one["model"]["sha256"] in files_of_run] or found
     return [one for number, one in enumerate(found) if one not in found[:number]]
 
 
@@ -243,11 +317,13 @@ def _of(commit: Commit) -> str:
 
 
 def _is_record(path: str, content: Any) -> bool:
-    """Whether a record has what is read of it, and is named for the tensors that it speaks of."""
+    """Whether a record has what is read of it, and, in records/, the name of its content."""
     try:
-        whole = is_whole(content["lineage"]) and Path(path).stem == content["lineage"]["tensors"]
+        whole = is_whole(content["lineage"]) and (
+            path == RECORD.as_posix() or PurePosixPath(path).name in record_names(content)
+        )
         return whole and all(isinstance(content["file"][key], str) for key in ("md5", "sha256"))
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         return False
 
 

@@ -226,6 +226,16 @@ def read_plain(path: Path) -> dict[str, Any]:
     return content
 
 
+def origin_of(path: Path) -> dict[str, Any] | None:
+    """The record of the training that wrote a file of a run folder, without its tensors; None where it has none."""
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        found = content.get("training_record") or content["lineage"]["training"]
+    except Exception:  # noqa: BLE001 - a broken file can raise anything; whoever reads its weights says what is wrong
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a model file: ours, upstream 1.11.2's .pth and .ckpt, a published one, or one from before Lightning.
 

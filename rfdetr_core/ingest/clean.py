@@ -23,7 +23,7 @@ from rfdetr_core.ingest.split import cut_splits, recut_splits
 # Most variants have 300 queries.
 MOST_OBJECTS = 300
 _SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png",),
     "BMP": (".bmp",),
     "WEBP": (".webp",),
@@ -129,7 +129,7 @@ def clean(
     out, pairs = _find_copies(dataset, facts, findings)
     # What these leave out is missing from the manifests: conversion has nothing to look for.
     if kept is None:
-        check_files(root, findings)
+        check_files(root, dataset, findings)
         out |= check_names(dataset, facts, findings)
         if check_units(dataset, facts, findings):
             return None

@@ -197,7 +197,10 @@ _OTHERS = (
     Rule("base-ignored", "warning", "split", "Write path: . or remove the key: then every reader finds the images."),
     Rule("layout-ambiguous", "warning", "split", "Remove the files of the layout that is not meant."),
     Rule("label-unreadable", "error", "unusable", "Write the label file again as UTF-8 text, or remove it."),
-    Rule("label-without-image", "warning", "split", "Add the image or remove the label file."),
+    Rule("label-without-image", "warning", "split",
+         "Add its image to a split, move it where the labels of its image are looked for, or remove it."),
+    Rule("labels-not-read", "warning", "split",
+         "Rename it as the layout has it, name it in validate.coco of params.yaml, or remove it."),
     Rule("key-doubled", "error", "dataset", "Keep one of the two: readers differ in which they take."),
     Rule("byte-order-mark", "warning", "split", "It is skipped here; other readers may fail: save without it."),
     # Classes.
@@ -227,6 +230,10 @@ _OTHERS = (
     Rule("image-doubled", "warning", "usable", "Remove one of the two."),
     Rule("near-doubled", "warning", "usable", "Compare the two, and remove one if nothing is new in it."),
     Rule("image-not-listed", "warning", "split", "It is not used; list it (without objects it is a negative)."),
+    Rule("image-not-read", "warning", "split", "Save it as JPEG, PNG, BMP, WebP or TIFF, or remove it."),
+    Rule("image-without-labels", "warning", "split",
+         "Put its label file into labels/ in place of the last images/ of its path, or beside the image if there is no "
+         "images/; an empty file says that nothing is in it."),
     Rule("image-missing", "error", "unusable", "Add the file or remove the entry."),
     Rule("image-unreadable", "error", "unusable", "Replace the file, or remove it with its entry."),
     Rule("image-too-large", "error", "unusable", "Make it smaller, or raise validate.max_pixels in params.yaml."),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.ingest.config import SplitConfig
 from rfdetr_core.ingest.names import digest_or_path, origin
-from rfdetr_core.ingest.records import Dataset, Facts, ImageRecord, Split
+from rfdetr_core.ingest.records import Dataset, Facts, ImageRecord
 
 _BACKGROUND = -1
 
@@ -52,7 +53,7 @@ def recut_splits(dataset: Dataset, splits: Mapping[str, str]) -> Dataset:
 
 def _with_splits(dataset: Dataset, made: Mapping[str, list[ImageRecord]]) -> Dataset:
     train = dataset["train"]
-    return dataset | {name: Split(train.place, images, train.categories) for name, images in made.items()}
+    return dataset | {name: replace(train, images=images) for name, images in made.items()}
 
 
 def _groups(images: list[ImageRecord], facts: Facts, seed: int) -> list[list[ImageRecord]]:

@@ -60,7 +60,9 @@ class Lock:
             return cls({name: Entry.of(one) for name, one in yaml.load(content, Loader=_Loader)["stages"].items()})
         except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError) as error:
             reason = type(error).__name__
-            raise UserError(f"{LOCK} is not readable ({reason}). Restore it: git restore {LOCK}") from None
+            raise UserError(
+                f"{LOCK} is not readable ({reason}). Run: git restore {LOCK}; or, if it is in no commit, remove it"
+            ) from None
 
     def outs(self) -> Iterator[tuple[str, str, str]]:
         """Stage, path and MD5 of every out."""

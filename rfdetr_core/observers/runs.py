@@ -189,7 +189,9 @@ def open_run(client: Any, project: str, name: str | None, record: Mapping[str, A
 
 def origin() -> dict[str, str]:
     """Tags: the commit, whether the working tree differs from it, and the stage and experiment of DVC, if any."""
-    commit, changes = (git.answer(Path(), *one) for one in (("rev-parse", "HEAD"), ("status", "--porcelain")))
+    commit, changes = (
+        git.answer(Path(), *one) for one in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "."))
+    )
     tags = {
         "mlflow.source.name": "rfdetr_core.training",
         "mlflow.source.git.commit": (commit or "").strip(),

@@ -17,7 +17,8 @@ def strip(folder: Path, selection: dict[str, Any], output: Path, records: Path) 
     """Write `output` (checkpoint_best_total.pth) from the best file in `folder` that `selection.json` names.
 
     Left out: the epoch, optimiser state, and whatever is no part of a checkpoint; the record of the training becomes
-    part of the lineage. Equal input gives equal bytes. What is true of the run alone goes to a file in `records`.
+    part of the lineage. Equal input gives equal bytes. What is true of the run alone goes to a file in `records`, and
+    to record.json beside `output`.
 
     Raises:
         UserError: the selection is not of this version, or the file it names is missing or of another epoch.
@@ -29,9 +30,10 @@ def strip(folder: Path, selection: dict[str, Any], output: Path, records: Path) 
         )
     path = folder / f"checkpoint_best_{winner}.pth"
     checkpoint = read_checkpoint(path)
-    if checkpoint.epoch != selection[winner]["epoch"]:
+    epoch = None if checkpoint.epoch is None else checkpoint.epoch + 1  # selection.json counts from 1
+    if epoch != selection[winner]["epoch"]:
         raise UserError(
-            f"{path} is of epoch {checkpoint.epoch}, selection.json of epoch {selection[winner]['epoch']}. "
+            f"{path} is of epoch {epoch}, selection.json of epoch {selection[winner]['epoch']}. "
             "The two belong to different trainings. Restore them: dvc checkout, or dvc repro"
         )
     lineage = compose(checkpoint, selection)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,8 +88,7 @@ class RunFiles(LightningCheckpoint):
             self._write()
         trainer.save_checkpoint(self.folder / STATE_FILE)
         if (epoch + 1) % self.interval == 0 and trainer.is_global_zero:
-            with files.replacing(self.folder / f"checkpoint_{epoch}.pth") as temporary:
-                shutil.copyfile(self.folder / STATE_FILE, temporary)
+            files.copy(self.folder / STATE_FILE, self.folder / f"checkpoint_{epoch}.pth")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to train if the ranks, each of which looked for a state to go on from, found different ones."""
@@ -144,7 +142,11 @@ class RunFiles(LightningCheckpoint):
             checkpoint = replace(self.describe(best.weights), epoch=best.epoch, threshold=best.threshold)
             write_checkpoint(self.folder / f"checkpoint_best_{track}.pth", checkpoint)
         self.unwritten.clear()
-        files.write_table(self.folder / "history.csv", self.history)
-        tracks = {track: {"score": best.score, "epoch": best.epoch} for track, best in self.best.items()}
+        # Epochs count from 1 in what people read, the progress and these files; in checkpoints from 0, as upstream's.
+        files.write_table(self.folder / "history.csv", [row | {"epoch": int(row["epoch"]) + 1} for row in self.history])
+        tracks = {
+            track: {"score": best.score, "epoch": None if best.epoch is None else best.epoch + 1}
+            for track, best in self.best.items()
+        }
         content = {"metric": self.metric, "key": f"val/{self.key}", **tracks, "epochs": len(self.history)}
         files.write_json(self.folder / "scores.json", content)

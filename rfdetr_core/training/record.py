@@ -120,6 +120,9 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
         recorded = state.finished and _recorded(run["result"])
     except (UserError, KeyError, TypeError) as error:
         return None, f"{path} cannot be gone on from ({error}): starting anew."
+    if changed and state.finished and not recorded:
+        # DVC has since restored another result, so what differs is not what changed since the last one.
+        return None, f"starting anew; {path} is of another training than dvc.lock."
     if changed:
         kind = "finished" if state.finished else "interrupted"
         code = [one for one in changed if one.startswith("code.")]
@@ -127,7 +130,7 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
         listed += f"; and {len(code) - _CODE_SHOWN} more files of code" if len(code) > _CODE_SHOWN else ""
         told = f"starting anew, since the {kind} training in {folder} differs: {listed}."
         if any(one.startswith("params.train.epochs ") for one in changed):
-            told += f" To go on to more epochs, copy {path} to weights/ and name it as train.resume."
+            told += f" To go on to more epochs: python -m rfdetr_core promote {path}"
         return None, told
     if recorded:
         return None, ""

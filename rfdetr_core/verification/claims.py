@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from rfdetr_core.audit.history import EVALUATION, MODEL, History
@@ -14,6 +15,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.config.settings import SECTIONS
 from rfdetr_core.lineage.lock import LOCK
+from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
 from rfdetr_core.selection.select import select
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
@@ -65,7 +67,7 @@ def check_past(report: Report, history: History, record: Mapping[str, Any], by: 
     named = {name: one for name, one in (record.get("files") or {}).items() if name.startswith("manifest/")}
     for name, (_, content) in zip(named, history.read(one["git"] for one in named.values()), strict=True):
         if content is None:
-            report.skip(f"{name} of {by}", "gone: not in git's history")
+            report.skip(f"{name} of {by}", history.why_missing(record["files"][name]["git"]))
         else:
             report.equal(f"{name} in git", record["inputs"].get(name), files.sha256_bytes(content), by)
 
@@ -168,44 +170,40 @@ def record_of(report: Report, contents: Contents, pipeline: Pipeline) -> dict[st
     """
     md5 = pipeline.lock.out(MODEL)
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted((contents.root / "records").glob("*.json")):
-        name = f"records/{path.name}"
+    for name in _present(contents):
         record = read_json(report, contents, name)
         with report.reading(name):
             if record is not None:
-                report.equal(f"tensors of {name}", path.stem, record["lineage"]["tensors"], "its name")
+                own = record_names(record)
+                if name != RECORD.as_posix() and PurePosixPath(name).name not in own:
+                    report.wrong(f"content of {name}", "the record that its name says", f"that of {own[0]}", "its name")
                 found |= {name: record} if md5 is not None and record["file"]["md5"] == md5 else {}
-    if len(found) > 1:
+    if len({files.digest(one) for one in found.values()}) > 1:
         report.wrong(f"records with the MD5 of {MODEL}", "one", ", ".join(found), LOCK)
     _check_committed(report, contents)
-    if md5 is None or found:
-        return next(iter(found.values()), None)
-    return _missing(report, contents, pipeline, md5)
+    record = next(iter(found.values()), None)
+    if md5 is not None and record is None:
+        past = Archive(History(contents.root)).all_records
+        record = next((one for one in past if one["file"]["md5"] == md5), None)
+    if record is not None:
+        for name in (f"{FOLDER}/{name}" for name in record_names(record)):
+            # Where it is on another branch alone, DVC may have restored the model from its cache, which writes no file.
+            if not (contents.root / name).exists() and contents.events(name):
+                report.wrong(name, "a record, as it was committed", "it was deleted", f"git log -- {name}")
+    elif md5 is not None:
+        report.skip(f"the record of {MODEL}", f"gone: neither {FOLDER}/ nor {RECORD} has its MD5")
+    return record
 
 
-def _missing(report: Report, contents: Contents, pipeline: Pipeline, md5: str) -> dict[str, Any] | None:
-    """The record that no file in records/ is: of the same weights in another file, or of the history."""
-    scored = pipeline.lock.dep("evaluate", MODEL)
-    if scored == md5 and (contents.root / EVALUATION).is_file():
-        name = f"records/{files.read_json(contents.root / EVALUATION)['model']['tensors']}.json"
-        if (contents.root / name).is_file():
-            record: dict[str, Any] = files.read_json(contents.root / name)
-            report.equal(f"md5 of the file in {name}", md5, record["file"]["md5"], LOCK)
-            return record
-    past = [one for one in Archive(History(contents.root)).all_records if one["file"]["md5"] == md5]
-    for record in past[:1]:
-        name = f"records/{record['lineage']['tensors']}.json"
-        # Where it is on another branch alone, DVC may have restored the model from its cache, which writes no record.
-        if contents.events(name):
-            report.wrong(name, "a record, as it was committed", "it was deleted", f"git log -- {name}")
-        return record
-    report.skip(f"the record of {MODEL}", "gone: no file in records/ has its MD5")
-    return None
+def _present(contents: Contents) -> list[str]:
+    """The records in the working tree."""
+    paths = [*sorted((contents.root / FOLDER).glob("*.json")), contents.root / RECORD]
+    return [path.relative_to(contents.root).as_posix() for path in paths if path.is_file()]
 
 
 def _check_committed(report: Report, contents: Contents) -> None:
     """Records as they were first committed: strip writes that of a result once, and never again."""
-    changed = contents.differs_from_head("records")
+    changed = contents.differs_from_head(FOLDER.as_posix(), RECORD.as_posix())
     for name in changed:
         committed = contents.committed(name)
         if committed is None:
@@ -217,8 +215,7 @@ def _check_committed(report: Report, contents: Contents) -> None:
             report.wrong(f"content of {name}", "as committed", "changed", "git")
         elif before != after:
             report.note(f"{name} differs from the committed one")
-    for path in sorted((contents.root / "records").glob("*.json")):
-        name = f"records/{path.name}"
+    for name in _present(contents):
         with report.reading(name):
             if name not in changed and (commit := _rewritten(contents, name)):
                 report.wrong(f"run of {name}", "as it was first committed", f"changed in commit {commit}", "git log")

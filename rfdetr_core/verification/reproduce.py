@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from rfdetr_core.audit.history import MODEL, cache_folder
+from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import changes
 from rfdetr_core.verification.claims import SCORES
@@ -38,8 +39,9 @@ def reproduce(root: Path) -> Report:
     if changed:
         report.note(f"HEAD was reproduced, without what is not committed: {', '.join(changed[:5])}")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as temporary:
-        folder = Path(temporary) / "clone"
-        _run(original.root, "git", "clone", "-q", str(original.root), str(folder))
+        top, clone = git.toplevel(original.root), Path(temporary) / "clone"
+        _run(original.root, "git", "clone", "-q", str(top), str(clone))
+        folder = clone / original.root.relative_to(top)
         contents, pipeline = Contents(folder), Pipeline.read(folder)
         before = {name: (folder / name).read_bytes() for name in (HISTORY, SCORES, METRICS) if (folder / name).exists()}
         _fetch(original, contents, folder)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from rfdetr_core.audit.history import MODEL, History
-from rfdetr_core.audit.trace import Archive
+from rfdetr_core.audit.trace import Archive, title_of
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import read_classes
@@ -68,29 +68,39 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
     checkpoint = _read(report, path, str(path))
     if checkpoint is None:
         return
-    tensors = tensor_digest(checkpoint.weights)
-    record = archive.records.get(tensors)
-    if checkpoint.lineage is not None:
-        said = record or archive.records.get(str(checkpoint.lineage.get("tensors")))
-        if said is None:
+    sha256, md5, tensors = files.sha256_file(path), files.md5_file(path), tensor_digest(checkpoint.weights)
+    runs = archive.runs_of(sha256, tensors, checkpoint)
+    if not runs:
+        here = Archive(History(archive.history.root, working_tree=True))
+        runs = [one for one in here.runs_of(sha256, tensors, checkpoint) if one["file"]["sha256"] == sha256]
+        for record in runs:
+            report.skip(f"record of {path}", f"not committed: git add {title_of(record)}")
+    lineage = checkpoint.lineage
+    if lineage is not None:
+        said = runs or archive.runs_of(sha256, str(lineage.get("tensors")), checkpoint)
+        if not said:
             report.skip(f"lineage of {path}", "gone: no record of it in this history")
-        _check_own(report, checkpoint, str(path), said)
-    elif record is not None and (checkpoint.args or checkpoint.model_config or checkpoint.model_name):
-        _check_description(report, checkpoint, str(path), record["lineage"])
-    origin = checkpoint.origin or (record or {}).get("lineage", {}).get("training")
-    if origin is None:
+        elif len(said) > 1:  # none of them has this lineage
+            report.wrong(
+                f"lineage of {path}", f"that of one of {', '.join(map(title_of, said))}", "another", "records/"
+            )
+        _check_own(report, checkpoint, str(path), said[0] if len(said) == 1 else None)
+    elif runs and (checkpoint.args or checkpoint.model_config or checkpoint.model_name):
+        _check_description(report, checkpoint, str(path), runs[0]["lineage"])
+    origins = [checkpoint.origin] if checkpoint.origin else [one["lineage"]["training"] for one in runs]
+    if not origins:
         report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
         return
-    check_past(report, archive.history, origin, f"lineage of {path}")
-    md5 = files.md5_file(path)
+    for origin in origins:
+        check_past(report, archive.history, origin, f"lineage of {path}")
     if archive.introduced(md5):
         report.checked += 1
-    elif record is None:
+    elif not runs:
         _check_unknown(report, path, tensors, archive.history)
-    elif record["file"]["md5"] != md5:
+    elif all(one["file"]["md5"] != md5 for one in runs):
         report.note(f"{path} was saved again: its weights are recorded, its bytes are others")
     else:
-        report.skip(f"{LOCK} with {path}", "gone: no commit here has it")
+        report.skip(f"{LOCK} with {path}", "not committed: no commit here has it")
 
 
 def _check_unknown(report: Report, path: Path, tensors: str, history: History) -> None:

@@ -35,7 +35,7 @@ class Repository:
             ["git", *arguments], cwd=self.folder, check=True, capture_output=True, text=True
         ).stdout.strip()
 
-    def train(self, seed: int, images: Images, *, lr: float = 1e-4, parent: str | None = None) -> Path:
+    def train(self, seed: int, images: Images, *, lr: float = 1e-4, parent: str | None = None, notes: str = "") -> Path:
         """Leave the files of a training on these images; the weights are those of `seed`."""
         for split in ("train", "valid", "test"):
             rows = [row(path, content) for path, content in images.get(split, {}).items()]
@@ -43,7 +43,7 @@ class Repository:
         output = self.folder / "output"
         output.mkdir(exist_ok=True)
         selection = select({"metric": "map", "key": "val/mAP_50_95", "epochs": 3, **tracks(seed)})
-        best = replace(tiny_checkpoint(seed), epoch=1, training_record=self.record(lr, parent))
+        best = replace(tiny_checkpoint(seed), epoch=1, training_record=self.record(lr, parent, notes))
         write_checkpoint(output / "checkpoint_best_ema.pth", best)
         lineage = compose(best, selection)
         model = output / "checkpoint_best_total.pth"
@@ -54,12 +54,12 @@ class Repository:
         self.lock()
         return model
 
-    def record(self, lr: float, parent: str | None) -> dict[str, Any]:
+    def record(self, lr: float, parent: str | None, notes: str) -> dict[str, Any]:
         named = {f"manifest/{split}.json": provenance.identity(self.manifest(split)) for split in ("train", "valid")}
         inputs = {name: one.pop("sha256") for name, one in named.items()}
         parents = {"pretrain_weights": {"name": "promoted.pth", "sha256": "0" * 64, "tensors": parent}}
         return {
-            "params": {"model": {}, "train": {"lr": lr, "seed": 0}},
+            "params": {"model": {}, "train": {"lr": lr, "seed": 0, "notes": notes}},
             "inputs": inputs,
             "files": named,
             "counts": {split: {"images": 1, "objects": 1} for split in ("train", "valid")},
@@ -103,9 +103,9 @@ class Repository:
 
     def commit(self, subject: str, *, without: tuple[str, ...] = ()) -> str:
         """Commit what the pipeline tracks in git; the id."""
-        names = [
-            name for name in ("dvc.lock", "manifest", "records", "reports/evaluate/lineage.json") if name not in without
-        ]
+        without += ("output/record.json",) if "records" in without else ()
+        names = ["dvc.lock", "manifest", "records", "output/record.json", "reports/evaluate/lineage.json"]
+        names = [name for name in names if name not in without]
         self.git("add", *names)
         self.git("commit", "-q", "-m", subject)
         return self.git("rev-parse", "HEAD")

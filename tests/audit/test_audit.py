@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rfdetr_core.audit.text import compare_lineages
 from rfdetr_core.base.manifest import write_manifest
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.cli import main
+from rfdetr_core.lineage.records import RECORD
 from tests.audit.repository import Images, Repository, row, sha256_of, tracks
 
 FIRST: Images = {
@@ -249,9 +251,7 @@ def test_a_model_whose_manifest_nobody_committed_is_named_as_unknown(
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository.train(8, {**FIRST, "train": {"train/x.jpg": "x"}})
-    (tensors,) = {path.stem for path in (repository.folder / "records").iterdir()} - {
-        Path(name).stem for name in repository.git("ls-files", "records").splitlines()
-    }
+    tensors = json.loads((repository.folder / RECORD).read_text())["lineage"]["tensors"]
     repository.commit("without its manifests", without=("manifest",))
     repository.git("checkout", "-q", "-f", "HEAD")
     for word, uses in (("x", []), ("c", ["validated", "validated"])):
@@ -273,7 +273,7 @@ def test_a_record_that_is_damaged_or_of_other_tensors_hides_no_use(
     repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     for path in (repository.folder / "records").iterdir():
-        forged = path.read_text().replace(path.stem, "f" * 64)
+        forged = path.read_text().replace(json.loads(path.read_text())["lineage"]["tensors"], "f" * 64)
         path.write_text(forged if content == "forged" else content)
     commit = repository.commit("damage")
     told = found(capsys, repository, "--image", sha256_of("c"))
@@ -298,3 +298,63 @@ def test_a_project_in_a_folder_of_a_repository_with_manifests_of_another_layout_
     inner.commit("Retrain")
     uses = found(capsys, inner, "--image", sha256_of("b"))["uses"]
     assert [(one["role"], one["path"]) for one in uses] == [("trained", "train/b.jpg")]
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> tuple[Repository, Path, Path]:
+    """Two runs with equal weights, of other images and with another note, before one commit."""
+    made = Repository(tmp_path / "twins")
+    copies = tmp_path / "first.pth", tmp_path / "second.pth"
+    for path, images, notes in zip(copies, (FIRST, SECOND), ("one", "two"), strict=True):
+        shutil.copy(made.train(1, images, notes=notes), path)
+    made.commit("both")
+    return made, *copies
+
+
+def test_runs_with_equal_weights_are_told_apart(
+    twins: tuple[Repository, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository, *copies = twins
+    for path, notes in zip(copies, ("one", "two"), strict=True):
+        told = found(capsys, repository, path)
+        assert told["lineage"]["training"]["params"]["train"]["notes"] == notes
+        assert told["lineage"] == read_checkpoint(path).lineage
+        assert told["found_by"] == "bytes"
+        assert any("equal weights were made by another run" in note for note in told["notes"])
+    told = found(capsys, repository, "--diff", *copies, status=1)
+    assert told["making"] == {"params": {"train.notes": ["one", "two"]}}
+
+
+def test_of_a_file_that_several_runs_may_have_made_none_is_taken_for_its_making(
+    twins: tuple[Repository, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository, first, second = twins
+    bare = tmp_path / "bare.pth"
+    torch.save({"model": torch.load(first, weights_only=True)["model"]}, bare)
+    told = found(capsys, repository, bare, status=1)
+    assert (told["found_by"], told["lineage"]) == ("tensors", None)
+    names = {path.name for path in (repository.folder / "records").iterdir()}
+    assert len(names) == 2
+    assert all(any(name in note for note in told["notes"]) for name in names)
+    assert any("training.params.train.notes" in note for note in told["notes"])
+    for arguments in (["--diff", bare, second], [bare, "--images"]):
+        with pytest.raises(SystemExit, match="which of them"):
+            main(["audit", *map(str, arguments), "--repo", str(repository.folder)])
+
+
+def test_a_manifest_that_was_never_committed_is_said_to_be_so_and_the_others_are_listed(
+    twins: tuple[Repository, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository, first, second = twins
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", str(first), "--images", "--repo", str(repository.folder)])
+    printed = capsys.readouterr()
+    assert ended.value.code == 1
+    listed = list(csv.DictReader(io.StringIO(printed.out)))
+    assert [row["path"] for row in listed] == ["test/d.jpg"]
+    for split in ("train", "valid"):
+        assert re.search(rf"^unknown: manifest/{split}\.json of this run: .*never committed", printed.err, re.MULTILINE)
+    assert "train/e.jpg" in audit(capsys, repository, second, "--images")
+    # The first run again: its manifest is that of the working tree.
+    repository.train(1, FIRST, notes="one")
+    assert "train/b.jpg" in audit(capsys, repository, first, "--images")

@@ -11,7 +11,7 @@ from rfdetr_core.base.manifest import read_manifest
 from rfdetr_core.ingest.config import SplitConfig
 from rfdetr_core.ingest.records import Annotation, Category, FileFacts, ImageRecord, Place, Split
 from rfdetr_core.ingest.split import cut_splits
-from tests.ingest.samples import ingest, make_coco, places, validate
+from tests.ingest.samples import ingest, make_coco, picture, places, validate
 
 
 def images(count: int, rare: int = 10) -> list[ImageRecord]:
@@ -73,7 +73,12 @@ def test_a_split_is_cut_on_request_alone_and_conversion_keeps_it(tmp_path: Path)
     shutil.rmtree(root / "valid")
     findings, _ = validate(root, tmp_path)
     assert places(findings) == [("split-missing", "error", "valid", None)]
+    picture(99).save(root / "train" / "stray.png")
     made = ingest(root, tmp_path, split={"valid": 0.4, "seed": 3})
+    findings, _ = validate(root, tmp_path, split={"valid": 0.4, "seed": 3})
+    assert [one for one in places(findings) if one[0] != "class-untrained"] == [
+        ("image-not-listed", "warning", "train/stray.png", None)
+    ]
     paths = {
         name: [row.path for row in read_manifest(tmp_path / "manifest" / f"{name}.json")] for name in ("train", "valid")
     }

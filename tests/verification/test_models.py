@@ -113,3 +113,21 @@ def test_a_file_or_a_key_is_not_silently_ignored(repository: Repository, only: s
 def test_a_folder_is_not_said_to_be_missing(repository: Repository, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="is no file"):
         main(["verify", str(tmp_path), "--repo", str(repository.folder)])
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_an_untouched_file_of_the_first_of_two_runs_with_equal_weights_holds(
+    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str], committed: bool
+) -> None:
+    first = Path(
+        shutil.copy(repository.train(5, {"train": {"train/z.jpg": "z"}}, notes="first"), tmp_path / "first.pth")
+    )
+    repository.train(5, {"train": {"train/y.jpg": "y"}}, notes="second")
+    if committed:
+        repository.commit("Both")
+    assert verify(capsys, repository, first) == []
+    main(["verify", str(first), "--repo", str(repository.folder)])
+    told = capsys.readouterr().out
+    assert "not checked: manifest/train.json of lineage of" in told
+    assert "never committed" in told
+    assert (f"not checked: record of {first} (not committed: git add records/" in told) == (not committed)

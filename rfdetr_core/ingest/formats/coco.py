@@ -167,7 +167,7 @@ def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split
         else:
             categories.append(Category(identity, entry.get("name"), entry.get("supercategory")))
     named = {joined(folder, str(entry.get("file_name"))) for entry in lists[0] if isinstance(entry, dict)}
-    return Split(Place(file), [record for record in images.values() if record], categories, frozenset(named))
+    return Split(Place(file), [record for record in images.values() if record], categories, frozenset(named), folder)
 
 
 def _read_images(entries: list[Any], file: str, folder: str, findings: Findings) -> dict[int, ImageRecord | None]:
