@@ -199,7 +199,8 @@ def test_every_file_of_a_run_loads_by_path_and_by_variant(trained: api.RFDETR, f
 def test_evaluate_gives_the_metrics_that_it_writes(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
     metrics = trained.evaluate(output_dir=tmp_path)
     assert metrics["split"] == "test"
-    assert metrics == json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
+    written = [json.loads((tmp_path / "evaluate" / name).read_text()) for name in ("about.json", "metrics.json")]
+    assert metrics == written[0] | written[1]
     loaded = rfdetr_core.from_checkpoint(folder / "output" / "checkpoint_best_total.pth", device="cpu")
     assert loaded.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "again", pictures=0) == metrics
     assert trained.evaluate(split="valid", output_dir=tmp_path, pictures=0)["split"] == "valid"

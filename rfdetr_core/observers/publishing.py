@@ -84,7 +84,8 @@ def track_evaluation(
         runtime = runtime or read_section(RuntimeConfig, "runtime")
         if runtime.mlflow:
             record = _record(output / CHECKPOINT.name)
-            run = _bring_up(connect(PATIENCE), runtime, record, origin(), where, output, report)
+            # No tags: the run keeps the commit of its training.
+            run = _bring_up(connect(PATIENCE), runtime, record, {}, where, output, report)
             run.end("FINISHED")
             print(f"tracked as run {page(run)}", flush=True)
     except Exception as error:  # noqa: BLE001 - nothing that MLflow does may cost a result
