@@ -105,7 +105,7 @@ def test_first_epochs_can_be_passed_over_and_scores_smoothed(
 def test_the_history_has_a_row_per_epoch_and_blanks_for_what_is_no_number(tmp_path: Path) -> None:
     run(tmp_path, [(NAN, 0.25), (0.5, NAN)])
     lines = (tmp_path / "history.csv").read_text().splitlines()
-    assert lines == ["epoch,val/mAP_50_95,val/ema_mAP_50_95", "0,,0.25", "1,0.5,"]
+    assert lines == ["epoch,val/mAP_50_95,val/ema_mAP_50_95", "1,,0.25", "2,0.5,"]
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["train/loss", "val/map", 'val/ap/a, "b"']), st.floats())))
