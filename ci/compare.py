@@ -69,7 +69,7 @@ def main() -> None:
 
         config, gate = read_section(EvaluateConfig, "evaluate"), read_section(GateConfig, "gate")
         dataset = Path(read_section(DataConfig, "data").dir)
-        split = files.read_json(Path("reports/evaluate/metrics.json"))["split"]
+        split = files.read_json(Path("reports/evaluate/about.json"))["split"]
         content |= compare_models(BASE_MODEL, MODEL, dataset, split, gate.resamples, config.batch_size)
         content["same"] = files.sha256_file(BASE_MODEL) == files.sha256_file(MODEL)
         content["verdict"], content["why"] = verdict(content, gate)

@@ -182,7 +182,7 @@ class RFDETR:
     ) -> dict[str, Any]:
         """COCO's numbers on a split of `dataset_dir`, or of the dataset trained on; a report to `output_dir`/evaluate.
 
-        `more`: the other fields of EvaluateConfig, such as pictures. The result is the content of metrics.json.
+        `more`: the other fields of EvaluateConfig, such as pictures. The result: what metrics.json and about.json have.
 
         Raises:
             UserError: an unknown keyword, no dataset, a fault of it, or classes that are not the model's.

@@ -196,7 +196,7 @@ def _results(options: argparse.Namespace) -> None:
 
     copy_linked_results(Path())
     selection = files.read_json(Path("output/selection.json"))
-    metrics = files.read_json(Path("reports/evaluate/metrics.json"))
+    about, metrics = (files.read_json(Path("reports/evaluate") / name) for name in ("about.json", "metrics.json"))
     winner, epoch = selection["winner"], selection[selection["winner"]]["epoch"]
     row = read_history(Path("output/history.csv")).get(epoch, {})
     print(f"{'':12}{'AP':>6}{'AP50':>7}{'F1':>7}")
@@ -206,9 +206,9 @@ def _results(options: argparse.Namespace) -> None:
             continue
         seen = [row.get(prefix + kind + name) for name in ("mAP_50_95", "mAP_50", "F1")]
         _print_scores(f"valid{title}", seen, f"{winner} weights of epoch {epoch}; picked by {selection['key']}")
-        note = f"; {metrics['note']}" if "note" in metrics else ""
-        about = f"{metrics['images']} images, {metrics['objects']} objects{note}"
-        _print_scores(metrics["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], about)
+        note = f"; {about['note']}" if "note" in about else ""
+        size = f"{metrics['images']} images, {metrics['objects']} objects{note}"
+        _print_scores(about["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], size)
     print(run_files(Path("output")))
     here = _activated()
     print("scores    reports/evaluate/: metrics.json and tables\npictures  reports/evaluate/pictures/")

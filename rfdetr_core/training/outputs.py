@@ -40,14 +40,13 @@ class RunFiles(LightningCheckpoint):
     nothing: if it stays so, the last epoch's weights are written, so that both best files exist after every run.
     Without an average of the weights, both files have the regular ones.
 
-    metric: best_model_metric. key: the name of its value in the history. describe: makes a model file of weights.
+    key: the name of the value in the history that picks the best epoch. describe: makes a model file of weights.
     interval: epochs between kept states. skip, smooth: see skip_best_epochs and smooth_alpha of TrainConfig.
     """
 
     def __init__(
         self,
         folder: Path,
-        metric: str,
         key: str,
         describe: Callable[[Mapping[str, Tensor]], Checkpoint],
         *,
@@ -56,7 +55,7 @@ class RunFiles(LightningCheckpoint):
         skip: int = 0,
         smooth: float = 0.0,
     ) -> None:
-        self.folder, self.metric, self.key, self.describe = folder, metric, key, describe
+        self.folder, self.key, self.describe = folder, key, describe
         self.fingerprint = dict(fingerprint or {})
         self.interval, self.skip, self.smooth = interval, skip, smooth
         self.history: list[dict[str, float]] = []
@@ -148,5 +147,4 @@ class RunFiles(LightningCheckpoint):
             track: {"score": best.score, "epoch": None if best.epoch is None else best.epoch + 1}
             for track, best in self.best.items()
         }
-        content = {"metric": self.metric, "key": f"val/{self.key}", **tracks, "epochs": len(self.history)}
-        files.write_json(self.folder / "scores.json", content)
+        files.write_json(self.folder / "scores.json", {f"val/{self.key}": tracks, "epochs": len(self.history)})

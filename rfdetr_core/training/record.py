@@ -187,8 +187,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def first_process() -> bool:
-    """Whether this is rank 0, by the variables of torchrun, SLURM, or Lightning's own launcher."""
-    names = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    """Whether this is rank 0, by the variables of torchrun, Kubeflow, SLURM, LSF, MPI, or Lightning's own launcher."""
+    others = ("SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "NODE_RANK", "LOCAL_RANK")
+    names = ("RANK",) if "RANK" in os.environ else others
     return not any(int(os.environ.get(name) or 0) for name in names)
 
 

@@ -42,7 +42,7 @@ class Repository:
             write_manifest(self.folder / "manifest" / f"{split}.json", rows)
         output = self.folder / "output"
         output.mkdir(exist_ok=True)
-        selection = select({"metric": "map", "key": "val/mAP_50_95", "epochs": 3, **tracks(seed)})
+        selection = select({"val/mAP_50_95": tracks(seed), "epochs": 3})
         best = replace(tiny_checkpoint(seed), epoch=1, training_record=self.record(lr, parent, notes))
         write_checkpoint(output / "checkpoint_best_ema.pth", best)
         lineage = compose(best, selection)

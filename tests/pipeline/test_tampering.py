@@ -229,8 +229,8 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         "output/scores.json",
     ),
     "selection.json": (
-        lambda folder: edit(folder / "output/selection.json", '"metric": "map', '"metric": "mar'),
-        "metric of output/selection.json",
+        lambda folder: edit(folder / "output/selection.json", '"key": "val/mAP', '"key": "val/mAR'),
+        "key of output/selection.json",
     ),
     "metrics.json": (
         lambda folder: edit(folder / "reports/evaluate/metrics.json", '"map":', '"map" :'),
@@ -301,8 +301,12 @@ COMMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
         "environment lock requirements/numeric.lock",
     ),
     "scores": (
-        lambda folder: edit(folder / "output/scores.json", '"metric": "map', '"metric": "mar'),
-        "metric of output/selection.json",
+        lambda folder: edit(folder / "output/scores.json", '"val/mAP', '"val/mAR'),
+        "key of output/selection.json",
+    ),
+    "the split of an evaluation": (
+        lambda folder: edit(folder / "reports/evaluate/about.json", '"test"', '"valid"'),
+        "split of reports/evaluate/about.json",
     ),
     "metrics": (
         lambda folder: edit(folder / "reports/evaluate/metrics.json", '"objects": 4', '"objects": 5'),

@@ -28,7 +28,7 @@ KEPT = {"model", "args", "model_name", "model_config", "rfdetr_version", "best_t
 
 def selection(ema: float) -> dict[str, Any]:
     tracks = {"regular": {"score": 0.5, "epoch": 3}, "ema": {"score": ema, "epoch": 8}}
-    return select({"metric": "map", "key": "val/mAP_50_95", **tracks, "epochs": 9})
+    return select({"val/mAP_50_95": tracks, "epochs": 9})
 
 
 @pytest.fixture
