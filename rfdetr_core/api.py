@@ -231,7 +231,7 @@ def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
 def _refuse_outs(output: Path) -> None:
     """Raise a UserError where a folder to write to holds results of a pipeline."""
     folder = output.resolve()
-    root = next((one for one in folder.parents if (one / "dvc.yaml").is_file()), None)
+    root = next((one for one in (folder, *folder.parents) if (one / "dvc.yaml").is_file()), None)
     if root is None:
         return
     from rfdetr_core.verification.lock import read_stages

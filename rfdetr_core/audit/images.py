@@ -17,6 +17,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.base.provenance import identity
+from rfdetr_core.checkpoint.published import PUBLISHED
 from rfdetr_core.lineage.lock import LOCK, Lock
 
 _SHA1 = 40  # hexadecimal digits; repositories with SHA-256 have more
@@ -172,8 +173,13 @@ def uses_of(sha256: str, archive: Archive) -> Answer:
         md5 = _md5_of(model, archive)
         for blob in _evaluated(evaluation).values():
             add("tested", blob, model["tensors"], md5, archive.first_with(md5) or commit, ())
-    for use in _unrecorded(places, archive):
+    unrecorded = list(_unrecorded(archive))
+    for use in _uses_unrecorded(unrecorded, places, archive):
         found.setdefault((use.role, use.md5), use)
+    for md5, _, lock in unrecorded:
+        for name in _started_from(lock):
+            row = {"role": "trained", "tensors": None, "md5": md5, "manifest": None, "ancestor": name, "through": []}
+            unknown[md5, name] = row
     places_of = archive.places
     uses = sorted(found.values(), key=lambda one: (places_of.get(one.commit.id, 0) if one.commit else -1, one.role))
     upstream = sorted({one.name for _, ancestors in families for one in ancestors if one.published})
@@ -249,10 +255,9 @@ def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:
     return next((one["file"]["md5"] for one in archive.runs if one["file"]["sha256"] == model["sha256"]), None)
 
 
-def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
-    """Models that were committed in a dvc.lock without a record, as DVC's experiments are."""
+def _unrecorded(archive: Archive) -> Iterator[tuple[str, Commit, Lock]]:
+    """Models that were committed in a dvc.lock without a record: MD5, commit, lock."""
     known = {record["file"]["md5"] for record in archive.runs}
-    missing: list[tuple[str, Commit, Lock]] = []
     for commit in archive.history.commits:
         blob = commit.changed.get(LOCK, "")
         told = {md5.decode() for md5 in _MODEL_IN_LOCK.findall(archive.history.lock_texts.get(blob, b""))}
@@ -263,7 +268,13 @@ def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
         trained = next((md5 for path, md5 in outs.items() if path.endswith(".pth")), None)
         md5 = outs.get(MODEL, trained)
         if lock and md5 and md5 not in known:
-            missing.append((md5, commit, lock))
+            yield md5, commit, lock
+
+
+def _uses_unrecorded(
+    missing: list[tuple[str, Commit, Lock]], places: dict[str, str], archive: Archive
+) -> Iterator[Use]:
+    """The uses by models without a record, by the manifests that their dvc.lock names."""
     manifests = archive.history.read(places if missing else ())
     digests = {files.md5_bytes(content): blob for blob, content in manifests if content}
     for md5, commit, lock in missing:
@@ -271,3 +282,12 @@ def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
             dep = lock.dep(stage, f"manifest/{split}.json")
             if dep in digests:
                 yield Use(ROLES[split], places[digests[dep]], None, md5, commit)
+
+
+def _started_from(lock: Lock) -> Iterator[str]:
+    """The weights that the params of a training name and that are not upstream's."""
+    params = lock.params_of("train")
+    for section, key in (("model", "pretrain_weights"), ("train", "resume")):
+        name = (params.get(section) or {}).get(key)
+        if name is not None and name not in PUBLISHED:
+            yield str(name)

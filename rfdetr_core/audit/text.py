@@ -138,7 +138,7 @@ def told_uses(sha256: str, answer: Answer, notes: Iterable[str]) -> str:
         lines += [f"  {one.role:9}  {name}", f"{'':13}commit  {_who(one.commit)}" if one.commit else ""]
         lines += [f"{'':13}as      {one.path}", *_through(one.through)]
     for row in answer.unknown:
-        lines += [f"  unknown    tensors {row['tensors']}"]
+        lines += [f"  unknown    {'tensors' if row['tensors'] else 'md5    '} {row['tensors'] or row['md5']}"]
         reason = f"the manifest, git blob {row['manifest']}, was never committed"
         if row["ancestor"]:
             reason = f"no record here knows what made {row['ancestor']}"

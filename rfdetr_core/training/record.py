@@ -50,8 +50,8 @@ def record_of(
     """Everything that decides the result, as it is; equal for equal inputs on equal machines.
 
     Besides the parts of the fingerprint: files (size of each input and the name git gives to its content), counts,
-    parents (of weights: name, digests and lineage), lock (the SHA-256 of requirements/numeric.lock). sized: the params
-    with the batch size that `auto` came to.
+    parents (of weights: name, digests, lineage or training record), lock (the SHA-256 of requirements/numeric.lock).
+    sized: the params with the batch size that `auto` came to.
     """
     identities = provenance.identities(where.inputs("train", "valid"))
     weights = {"pretrain_weights": model.pretrain_weights, "resume": asked.resume}
@@ -62,6 +62,7 @@ def record_of(
             checkpoint = read_checkpoint(path)
             parents[key] = {"name": path.name, "sha256": files.sha256_file(path)}
             parents[key] |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
+            parents[key] |= {"training": checkpoint.training_record} if checkpoint.training_record else {}
     kind, size = device_kind(asked), int(sized.batch_size)
     machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,

@@ -268,6 +268,7 @@ ENTRIES = {
     "class id doubled": entry("class-malformed", "categories", id=7, name="cow"),
     "class name doubled": entry("class-malformed", "categories", id=8),
     "class name a number": entry("class-malformed", "categories", id=8, name=1.5),
+    "class name a list, as its parent": entry("class-malformed", "categories", id=8, name=["x"], supercategory=["x"]),
     "class name blank": entry("class-malformed", "categories", id=8, name=" "),
     "class name of half a character": entry("class-malformed", "categories", id=8, name="\ud800"),
     "class id text as id": entry("class-malformed", "categories", id="8", name="cow"),
