@@ -137,9 +137,10 @@ def _check(options: argparse.Namespace) -> None:
         check_params()
         return
     _check_code()  # first: what is imported next may not parse
-    from rfdetr_core.config.settings import check_project
+    from rfdetr_core.config.preflight import check_project
 
-    check_project()
+    for warning in check_project():
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _check_code() -> None:
