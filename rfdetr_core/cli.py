@@ -145,12 +145,13 @@ def _check(options: argparse.Namespace) -> None:
         return
     _check_code()  # first: what is imported next may not parse
     from rfdetr_core.config.dvc_files import check_dvc_files
-    from rfdetr_core.config.settings import check_project
+    from rfdetr_core.config.preflight import check_project
 
     for mended in check_dvc_files():
         print(mended)
     _print_reached_by_code()
-    check_project()
+    for warning in check_project():
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _check_code() -> None:
