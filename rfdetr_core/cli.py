@@ -364,15 +364,15 @@ def _attest(options: argparse.Namespace) -> None:
 
 def _ui(options: argparse.Namespace) -> None:
     from rfdetr_core.observers.history import main_repository
-    from rfdetr_core.observers.runs import local_server, newest_page
+    from rfdetr_core.observers.runs import local_server, newest_page, store
 
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
         raise UserError(f"runs are tracked at {server} (MLFLOW_TRACKING_URI); unset it to see the local ones.")
-    store = main_repository() / "mlflow.db"
-    if not store.exists():
-        raise UserError(f"{store} does not exist: no run was tracked here yet. Run: make repro")
-    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", f"sqlite:///{store}"]
+    database = main_repository() / "mlflow.db"
+    if not database.exists():
+        raise UserError(f"{database} does not exist: no run was tracked here yet. Run: make repro")
+    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", store()]
     page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
     print(f"the newest run: {newest_page(local_server(options.port))}", flush=True)
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

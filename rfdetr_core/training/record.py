@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -168,7 +169,7 @@ def named_state(path: Path, epochs: int, fingerprint: Mapping[str, Any]) -> tupl
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder; the system releases it when the process ends, however that happens.
+    """Hold the lock of a run folder, if its file system has locks; the system releases it when the process ends.
 
     Raises:
         UserError: another process trains there, or the folder cannot be written.
@@ -218,11 +219,17 @@ def _locked(folder: Path) -> TextIO:
 
 
 def _acquired(lock: TextIO) -> bool:
+    """False where another process holds the lock. A file system without locks, which is said, refuses nobody."""
     try:
         # Unlike flock, this lock is not inherited by loader workers, which may outlive a killed trainer.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        what = f"the file system of {Path(lock.name).parent} has no locks ({error.strerror})"
+        print(f"{what}: start no second training there while this one runs.", flush=True)
     return True
 
 
