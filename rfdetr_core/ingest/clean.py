@@ -124,7 +124,11 @@ def clean(
         return None
     facts = dict(facts_of(sorted({record.path for split in dataset.values() for record in split.images})))
     if findings.config.split is not None:
-        dataset = cut_splits(dataset, facts, findings.config.split) if kept is None else recut_splits(dataset, kept)
+        if kept is None:
+            together = findings.config.severities.get(_NEAR[2]) != "ignore"
+            dataset = cut_splits(dataset, facts, findings.config.split, near_together=together)
+        else:
+            dataset = recut_splits(dataset, kept)
         classes = replace(classes, by_id={name: classes.by_id.get(name, classes.by_id["train"]) for name in dataset})
     out, pairs = _find_copies(dataset, facts, findings)
     # What these leave out is missing from the manifests: conversion has nothing to look for.

@@ -252,6 +252,8 @@ _OTHERS = (
     Rule("many-objects", "warning", "usable", "A model finds at most as many as it has queries: cut the image up."),
     Rule("box-doubled", "warning", "usable", "Keep the right one of them."),
     Rule("keypoints-ignored", "warning", "split", "Boxes are used, keypoints are not."),
+    Rule("ignored-as-crowd", "warning", "split",
+         "They are left out of training and score nothing, as crowds; remove ignore to use them."),
     Rule("annotation-malformed", "error", "unusable", "Write it as the format wants it."),
     Rule("annotation-id-doubled", "error", "unusable", "Give every annotation an id of its own."),
     Rule("annotation-without-image", "error", "unusable", "Use the id of an image, or remove the annotation."),

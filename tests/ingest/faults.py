@@ -177,6 +177,7 @@ ANNOTATIONS = {
     "class id 3.0": on("class-unknown", category_id=3.0),
     "class id list": on("class-unknown", category_id=[3]),
     "crowd two": on("crowd-malformed", iscrowd=2),
+    "annotation to ignore": on("ignored-as-crowd", ignore=1)._replace(where=None),
     "box of three": on("box-malformed", bbox=[1, 2, 3]),
     "box of five": on("box-malformed", bbox=[1, 2, 3, 4, 5]),
     "box missing": on("box-malformed", bbox=None),
