@@ -12,6 +12,7 @@ from pathlib import Path
 from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.imports import Guard, shadows
+from rfdetr_core.base.printing import printable
 from rfdetr_core.base.processes import end_with_parent
 
 # DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
@@ -35,7 +36,7 @@ def run(stage: Callable[[], None]) -> None:
             with _digested_code(name):
                 stage()
     except UserError as error:
-        sys.exit(f"error: {error}\n{RESTORE}")
+        sys.exit(printable(f"error: {error}\n{RESTORE}"))
     except KeyboardInterrupt:
         print(f"\ninterrupted. {RESTORE}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,9 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import flattened
+from rfdetr_core.base.schema import Fields, checked
+from rfdetr_core.checkpoint.schema import Evaluation, RecordFile
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock
-from rfdetr_core.lineage.records import is_whole
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
 _MOST = 3
@@ -76,12 +76,12 @@ class Archive:
     @cached_property
     def all_records(self) -> list[dict[str, Any]]:
         """Every version of every record that is whole and speaks of the tensors in its name, newest first."""
-        return [one for _, one in self._read("records/", _is_record)]
+        return [one for _, one in self._read("records/", RecordFile)]
 
     @cached_property
     def evaluations(self) -> list[tuple[Commit, dict[str, Any]]]:
         """The lineage of every evaluation, newest first."""
-        return list(self._read(EVALUATION, _is_evaluation))
+        return list(self._read(EVALUATION, Evaluation))
 
     @property
     def notes(self) -> list[str]:
@@ -119,7 +119,7 @@ class Archive:
         """The place of each commit in the history, by its id: the higher, the older."""
         return {commit.id: place for place, commit in enumerate(self.history.commits)}
 
-    def _read(self, prefix: str, is_whole: Callable[[str, Any], bool]) -> Iterator[tuple[Commit, dict[str, Any]]]:
+    def _read(self, prefix: str, schema: type[Fields]) -> Iterator[tuple[Commit, dict[str, Any]]]:
         """Parsed JSON files whose path starts so, with the commit that brought each, newest first."""
         places: dict[str, tuple[Commit, str]] = {}
         for commit in self.history.commits:
@@ -129,13 +129,13 @@ class Archive:
         for blob, content in self.history.read(list(places)):
             commit, path = places[blob]
             try:
-                parsed = json.loads(content or b"")
-            except ValueError:
-                parsed = None
-            if is_whole(path, parsed):
-                yield commit, parsed
-            else:
+                parsed = checked(files.parse_json(content or b""), schema, path)
+                if schema is RecordFile and Path(path).stem != parsed["lineage"]["tensors"]:
+                    raise ValueError("it is not of the tensors in its name")
+            except (ValueError, UserError):
                 self._damaged.append(f"{path} {_of(commit)}")
+            else:
+                yield commit, parsed
 
 
 def trace(path: Path, archive: Archive) -> Trace:
@@ -167,7 +167,7 @@ def trace(path: Path, archive: Archive) -> Trace:
         by,
         found.path if found else None,
         tuple(_links(found, archive)) if found else (),
-        record["lineage"] if record else own if is_whole(own) else None,
+        record["lineage"] if record else own,
         record,
         tuple(sorted(child for child, one in archive.records.items() if tensors and tensors in _parents(one))),
         contradictions := list(_contradictions(own, tensors, record)),
@@ -185,9 +185,7 @@ def _contradictions(own: dict[str, Any] | None, tensors: str | None, record: dic
     """What a file says of its making that is not so."""
     if own is None:
         return
-    if not is_whole(own):
-        yield "the lineage in the file is damaged"
-    elif own["tensors"] != tensors:
+    if own["tensors"] != tensors:
         yield "the weights are not those that its lineage speaks of: one of the two was changed"
     elif record is not None:
         told, said = flattened(record["lineage"]), flattened(own)
@@ -233,30 +231,13 @@ def _in_folder(md5: str, archive: Archive) -> Link | None:
             listing = cached(archive.history.root, digest)
             # Whoever can write into the cache could else have any file be found.
             whole = listing.exists() and f"{files.md5_file(listing)}.dir" == digest
-            if whole and any(one.get("md5") == md5 for one in json.loads(listing.read_bytes())):
+            if whole and f'"md5": "{md5}"'.encode() in listing.read_bytes():  # as DVC writes it
                 return archive.introduced(digest)
     return None
 
 
 def _of(commit: Commit) -> str:
     return "of the working tree" if commit.id == NOT_COMMITTED else f"of commit {commit.id}"
-
-
-def _is_record(path: str, content: Any) -> bool:
-    """Whether a record has what is read of it, and is named for the tensors that it speaks of."""
-    try:
-        whole = is_whole(content["lineage"]) and Path(path).stem == content["lineage"]["tensors"]
-        return whole and all(isinstance(content["file"][key], str) for key in ("md5", "sha256"))
-    except (KeyError, TypeError, AttributeError):
-        return False
-
-
-def _is_evaluation(path: str, content: Any) -> bool:
-    try:
-        whole = all(isinstance(content["model"][key], str) for key in ("tensors", "sha256"))
-        return whole and all(isinstance(one["git"], str) for one in content["inputs"].values())
-    except (KeyError, TypeError, AttributeError):
-        return False
 
 
 def _parents(record: dict[str, Any]) -> set[str]:
