@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import printable, printable_output
 
 if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
@@ -27,9 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; what the user can mend ends in one message and exit status 1."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        with printable_output():
+            options.run(options)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
     except BrokenPipeError:  # as of `| head`; else Python tells of it once more when it flushes at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

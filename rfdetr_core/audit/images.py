@@ -17,7 +17,9 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.base.provenance import identity
+from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.published import PUBLISHED
+from rfdetr_core.checkpoint.schema import Manifest
 from rfdetr_core.lineage.lock import LOCK, Lock
 
 _SHA1 = 40  # hexadecimal digits; repositories with SHA-256 have more
@@ -101,7 +103,8 @@ def _add(found: Images, blobs: dict[str, str], who: str, through: str, traced: T
             continue
         if len(blob) == _SHA1 and new_sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob:
             raise UserError(f"git's object {blob}, manifest/{split}.json, was changed. Fetch it again: git fsck")
-        found.rows.extend({"split": split, **row, "through": through} for row in json.loads(content))
+        rows = _rows(content, f"manifest/{split}.json (git blob {blob})")
+        found.rows.extend({"split": split, **row, "through": through} for row in rows)
 
 
 def digest_of(image: str, archive: Archive) -> str:
@@ -115,7 +118,7 @@ def digest_of(image: str, archive: Archive) -> str:
     if len(image) == 64 and set(image.lower()) <= set("0123456789abcdef"):
         return image.lower()
     for _, content in archive.history.read(f"HEAD:./manifest/{split}.json" for split in SPLITS):
-        for row in json.loads(content or b"[]"):
+        for row in _rows(content or b"[]", "a manifest at HEAD"):
             if image == row["path"] or image.endswith(f"/{row['path']}"):
                 return str(row["sha256"])
     raise UserError(f"{image} is no file, no SHA-256, and no image of the manifests at HEAD. Give its SHA-256.")
@@ -248,7 +251,18 @@ def _path_of(line: bytes, sha256: str, blob: str, history: History) -> str:
         return str(json.loads(line.strip().rstrip(b","))["path"])
     except (ValueError, KeyError, TypeError):  # laid out by other hands
         ((_, content),) = history.read([blob])
-        return next((str(row["path"]) for row in json.loads(content or b"[]") if row.get("sha256") == sha256), "?")
+        rows = _rows(content or b"[]", f"a manifest (git blob {blob})")
+        return next((row["path"] for row in rows if row["sha256"] == sha256), "?")
+
+
+def _rows(content: bytes, where: str) -> list[dict[str, Any]]:
+    """The rows of a manifest. UserError: it is none."""
+    try:
+        rows: list[dict[str, Any]] = files.parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{where} is not readable JSON ({error}).") from None
+    require(Manifest, {"rows": rows}, where)
+    return rows
 
 
 def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:

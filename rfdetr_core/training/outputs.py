@@ -14,7 +14,9 @@ from torch import Tensor
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.files import Checkpoint, file_content, write_checkpoint
+from rfdetr_core.checkpoint.schema import RunState
 from rfdetr_core.training.module import PREFIX, RFDETRModelModule
 from rfdetr_core.training.record import STATE_FILE
 
@@ -98,9 +100,17 @@ class RunFiles(LightningCheckpoint):
                 f"differ in machine or folder. Remove {self.folder / STATE_FILE}, or name it as train.resume."
             )
 
-    def rewrite(self, state: Mapping[str, Any]) -> None:
-        """Write the files of a training that has no epoch left to train, from its resume state."""
-        self.load_state_dict(state["callbacks"][type(self).__name__])
+    def rewrite(self, state: Mapping[str, Any], path: Path) -> None:
+        """Write the files of a training that has no epoch left to train, from its resume state, which is at `path`.
+
+        Raises:
+            UserError: the state has not what they are written from.
+        """
+        callbacks, name = state.get("callbacks"), type(self).__name__
+        own = callbacks.get(name) if isinstance(callbacks, dict) else None
+        require(RunState, own, str(path), f"callbacks.{name}")
+        assert isinstance(own, dict)
+        self.load_state_dict(own)
         self._write()
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain, tensor_digest
 from rfdetr_core.checkpoint.published import resolve_weights
+from rfdetr_core.checkpoint.schema import ResumeState
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import TrainConfig
@@ -116,12 +118,12 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
     if not path.exists():
         return None, ""
     try:
-        content = read_plain(path)
-        run, state = content["run"], State(path, content["epoch"] + 1, content["run"]["finished"])
-        changed = differences(run["fingerprint"], fingerprint)
-        recorded = state.finished and _recorded(run["result"])
-    except (UserError, KeyError, TypeError) as error:
+        content = read_plain(path, ResumeState)
+    except UserError as error:
         return None, f"{path} cannot be gone on from ({error}): starting anew."
+    run, state = content["run"], State(path, content["epoch"] + 1, content["run"]["finished"])
+    changed = differences(run["fingerprint"], fingerprint)
+    recorded = state.finished and _recorded(run.get("result", ()))
     if changed and state.finished and not recorded:
         # DVC has since restored another result, so what differs is not what changed since the last one.
         return None, f"starting anew; {path} is of another training than dvc.lock."
@@ -149,11 +151,12 @@ def named_state(path: Path, epochs: int, fingerprint: Mapping[str, Any]) -> tupl
             classes, or more epochs.
     """
     content = read_plain(path)
-    if "run" not in content:
+    if content.get("run") is None:
         raise UserError(
             f"{path} has no state of a training; train.resume needs a checkpoint.pth. To start from its weights, name "
             "it as model.pretrain_weights."
         )
+    require(ResumeState, content, str(path))
     changed = differences(content["run"]["fingerprint"], fingerprint)
     changes = [one for one in changed if not one.startswith(_LENGTH)]
     if refused := [one for one in changes if one.startswith(_KEPT)]:
