@@ -4,7 +4,8 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+# On a terminal pip shows what it downloads; a log would have a line for each of it.
+INSTALL := $(BIN)/python -m pip install $$( [ -t 1 ] || echo --quiet ) --disable-pip-version-check --require-hashes --no-deps
 # Parallel make would interleave two installations into one environment.
 .NOTPARALLEL:
 .PHONY: repro check test lint setup setup-dev ui promote lock
@@ -51,8 +52,7 @@ ui: setup
 
 # Go on from the last result: set model.pretrain_weights to the file this makes.
 promote:
-	@cp output/checkpoint_best_total.pth weights/promoted.pth
-	@echo "now: dvc add weights/promoted.pth, and in params.yaml model.pretrain_weights: promoted.pth"
+	@python -m rfdetr_core promote
 
 # Resolve the locks anew (needs uv on the path).
 lock:

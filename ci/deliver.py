@@ -23,7 +23,8 @@ def branch() -> tuple[str, str]:
     name = os.environ.get("RETRAIN_BRANCH") or call("git", "branch", "--show-current").stdout.strip()
     if not name:
         raise UserError("no branch is checked out. Name the one that is retrained: RETRAIN_BRANCH=main")
-    return name, f"retrain/{name}"
+    folder = call("git", "rev-parse", "--show-prefix").stdout.strip()  # two projects of a repository have a branch each
+    return name, f"retrain/{folder}{name}"
 
 
 def commit(source: str) -> bool:
@@ -32,7 +33,7 @@ def commit(source: str) -> bool:
     names = record_names(files.read_json(RECORD)) if RECORD.exists() else ()
     paths += [str(FOLDER / name) for name in names if (FOLDER / name).is_file()]
     call("git", "add", "-A", "--", *paths)
-    if call("git", "diff", "--cached", "--quiet", check=False).returncode == 0:
+    if call("git", "diff", "--cached", "--quiet", "--", ".", check=False).returncode == 0:
         return False
     call("git", "commit", "-q", "-m", f"Retrain {source[:10]}", "-m", f"{TRAILER}: {source}")
     return True

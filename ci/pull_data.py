@@ -18,7 +18,8 @@ def main() -> None:
     if nothing_to_do():
         return
     plan = left(PLAN)
-    if not READERS & {*plan["certain"], *plan["possible"]}:
+    stages = {name.partition("@")[0] for name in (*plan["certain"], *plan["possible"])}  # one that a template makes
+    if not READERS & stages:
         print("no stage that may run reads an image: nothing to pull")
         return
     folders = (read_section(DataConfig, "data").dir.strip("/"), "weights")

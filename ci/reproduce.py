@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ci.steps import COMMENT, PLAN, RAN, left, nothing_to_do, show, step
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.verification.lock import copy_linked_results
 
 FINDINGS, MOST = Path("reports/dataset/findings.csv"), 50
 
@@ -22,13 +23,14 @@ def main() -> None:
         return
     force = ["--force"] if left(PLAN)["force"] else []
     status, told = show("dvc", "repro", "--pull", "--allow-missing", *force)
-    ran = re.findall(r"^Running stage '(\w+)'", told, flags=re.MULTILINE)
-    cached = re.findall(r"^Stage '(\w+)' is cached", told, flags=re.MULTILINE)
+    ran = re.findall(r"^Running stage '([^']+)'", told, flags=re.MULTILINE)
+    cached = re.findall(r"^Stage '([^']+)' is cached", told, flags=re.MULTILINE)
     RAN.write_text(json.dumps({"ran": ran, "cached": cached}) + "\n")
     if status:
-        stage = next(iter(re.findall(r"failed to reproduce '(\w+)'", told)), ran[-1] if ran else "dvc repro")
+        stage = next(iter(re.findall(r"failed to reproduce '([^']+)'", told)), ran[-1] if ran else "dvc repro")
         COMMENT.write_text(failure(stage, told))
         raise UserError(f"{stage} failed, with the message above; nothing was pushed.")
+    copy_linked_results(Path())
 
 
 def failure(stage: str, told: str) -> str:

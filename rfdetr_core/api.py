@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+
+import torch
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
-from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights
+from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.config.settings import refuse_absent
 from rfdetr_core.evaluation.config import EvaluateConfig
@@ -35,6 +41,30 @@ class _TrainSettings(TrainConfig, RuntimeConfig):
 
     mlflow: bool = False  # the pipeline tracks its runs; a script asks for it
     run_test: bool = False  # the pipeline always evaluates; a script asks for it
+
+
+@contextmanager
+def _process_restored() -> Iterator[None]:
+    """Restore what a training sets in the whole process: a script goes on after it, also after its failure."""
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    debug_mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "alembic")]
+    levels = [logger.level for logger in loggers]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices):
+            yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(debug_mode)
+        torch.backends.cudnn.benchmark = benchmark
+        setattr(torch.utils.deterministic, "fill_uninitialized_memory", fill)  # noqa: B010 - a property of a module
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class RFDETR:
@@ -78,13 +108,14 @@ class RFDETR:
         classes = num_classes or stored
         architecture = self.config.architecture(classes)
         detector = build_detector(architecture)
-        names = tuple(map(str, range(classes)))
+        names, threshold = tuple(map(str, range(classes))), None
         if checkpoint is not None:
             report = load_weights(detector, architecture, checkpoint)
             if report.left:
                 raise UserError(f"{checkpoint.path} is incomplete: it lacks {', '.join(report.left[:3])}.")
-            names = class_names_of(checkpoint) if classes == stored else names
-        self._predictor = Predictor(detector.eval(), architecture, names, device=device)
+            if classes == stored:
+                names, threshold = class_names_of(checkpoint), threshold_of(checkpoint)
+        self._predictor = Predictor(detector.eval(), architecture, names, device=device, threshold=threshold)
 
     @classmethod
     def from_checkpoint(cls, path: AnyPath, **settings: Any) -> Self:
@@ -118,17 +149,22 @@ class RFDETR:
         """The name of each class label."""
         return list(self._predictor.class_names)
 
+    @_process_restored()
     def train(self, *, dataset_dir: AnyPath, output_dir: AnyPath = "output", **settings: Any) -> None:
         """Validate and convert a dataset, train from the pretrain_weights, select, strip, and hold the best weights.
 
         `settings`: the fields of TrainConfig and RuntimeConfig, such as epochs, batch_size, grad_accum_steps, lr. Into
-        `output_dir` go the files of a run, checkpoint_best_total.pth among them. The classes are the dataset's.
-        `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end.
+        `output_dir` go the files of a run, checkpoint_best_total.pth among them; it may not be where a dvc.yaml has its
+        results. The classes are the dataset's.
+        `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end. What a training sets
+        in the process, such as torch's deterministic mode and the number of threads, is restored.
 
         Raises:
-            UserError: an unknown keyword, a numbered device, a fault of the dataset, or of the training.
+            UserError: an unknown keyword, a numbered device, a folder of a pipeline, a fault of the dataset, or of the
+                training.
         """
         from rfdetr_core.observers.history import run_files
+        from rfdetr_core.observers.publishing import track_evaluation
         from rfdetr_core.training.run import train_model
 
         refuse_absent("train", settings.keys() - _TrainSettings.model_fields.keys(), "train()")
@@ -152,6 +188,7 @@ class RFDETR:
         runtime = parse(RuntimeConfig, {key: values[key] for key in RuntimeConfig.model_fields}, "train()")
         model = self.config.model_copy(update={"pretrain_weights": named})
         check_together(model, config)
+        _refuse_outs(output)
         self.data = _prepare(dataset, output / "dataset")
         folder = weights.parent if weights else Path("weights")
         where = ProjectPaths(self.data.dataset, self.data.annotations, self.data.manifests, folder)
@@ -163,12 +200,13 @@ class RFDETR:
         self._predictor = Predictor.from_checkpoint(best, device=device)
         if asked.run_test:
             self.evaluate("test", output_dir=output)
+            track_evaluation(self.data, output, output / "evaluate", runtime)
         print(f"{run_files(output)}\nuse: python -m rfdetr_core predict {best} IMAGE")
 
     def predict(
-        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float = 0.5
+        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float | None = None
     ) -> supervision.Detections | list[supervision.Detections]:
-        """Objects with a score above `threshold`: see `Predictor.predict`."""
+        """Objects with a score above `threshold`, or above the one of the weights: see `Predictor.predict`."""
         return self._predictor.predict(images, threshold)
 
     def evaluate(
@@ -176,7 +214,7 @@ class RFDETR:
     ) -> dict[str, Any]:
         """COCO's numbers on a split of `dataset_dir`, or of the dataset trained on; a report to `output_dir`/evaluate.
 
-        `more`: the other fields of EvaluateConfig, such as pictures. The result is the content of metrics.json.
+        `more`: the other fields of EvaluateConfig, such as pictures. The result: what metrics.json and about.json have.
 
         Raises:
             UserError: an unknown keyword, no dataset, a fault of it, or classes that are not the model's.
@@ -185,6 +223,7 @@ class RFDETR:
 
         config = parse(EvaluateConfig, {"split": split} | more, "evaluate()")
         output, data = _path(output_dir, "output_dir"), self.data
+        _refuse_outs(output / "evaluate")
         if dataset_dir is not None:
             data = _prepare(_path(dataset_dir, "dataset_dir"), output / "dataset")
         if data is None:
@@ -219,6 +258,25 @@ def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
         return {}  # load_weights says what is wrong
     sizes = {"resolution": told.resolution, "num_queries": told.queries, "group_detr": told.groups}
     return sizes | {"num_channels": told.channels}
+
+
+def _refuse_outs(output: Path) -> None:
+    """Raise a UserError where a folder to write to holds results of a pipeline."""
+    folder = output.resolve()
+    root = next((one for one in (folder, *folder.parents) if (one / "dvc.yaml").is_file()), None)
+    if root is None:
+        return
+    from rfdetr_core.verification.lock import read_stages
+
+    try:
+        outs = [root / path for stage in read_stages(root).values() for path in stage.outs]
+    except UserError:
+        return  # a dvc.yaml that DVC cannot read has no results
+    if any(out.is_relative_to(folder) or folder.is_relative_to(out) for out in outs):
+        raise UserError(
+            f"{output} is where the pipeline of {root / 'dvc.yaml'} keeps its results, which would be written over. "
+            'Name another folder, such as output_dir="runs/first".'
+        )
 
 
 def _prepare(dataset: Path, folder: Path) -> ProjectPaths:

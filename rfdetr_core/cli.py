@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
 
 N = TypeVar("N", int, float)
+_COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "records", "reports", "output")
 _IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "through")  # of `audit --images`
 
 
@@ -46,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     predict = add("predict", _predict, "find objects in images: a drawn picture and a JSON file for each")
     predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as output/checkpoint_best_total.pth")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    predict.add_argument("--threshold", type=_number(float, 0, 1), default=0.5, help="score to exceed (default 0.5)")
+    predict.add_argument(
+        "--threshold", type=_number(float, 0, 1), help="score to exceed (default: CHECKPOINT's, or 0.5)"
+    )
     predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR", help="results folder")
     predict.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
     check = add("check", _check, "check the whole of params.yaml, and what it names, before DVC starts")
@@ -55,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     preview.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
     preview.add_argument("--split", choices=("train", "valid"), default="train")
     preview.add_argument("--count", type=_number(int, 1), default=16, help="images (default 16)")
-    preview.add_argument("--epoch", type=_number(int, 0), default=0, help="whose augmentation is drawn (default 0)")
+    preview.add_argument("--epoch", type=_number(int, 1), default=1, help="whose augmentation is drawn (default 1)")
     preview.add_argument("--out", type=Path, default=Path("reports/preview"), metavar="DIR")
     export = add("export", _export, "write a dataset in another format: YOLO from COCO, COCO from YOLO")
     export.add_argument("source", type=Path, metavar="SOURCE", help="a dataset folder in any layout that is known")
@@ -64,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     ways = "copy (default), hardlink, none, or symlink, which other tools follow and validate refuses"
     export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=ways)
     add("results", _results, "say what the pipeline found, and where its files are")
+    promote = add("promote", _promote, "copy a model to weights/, for the next training to start or go on from")
+    promote.add_argument("file", type=Path, nargs="?", default=Path("output/checkpoint_best_total.pth"), metavar="FILE")
     publish = add("publish", _publish, "bring MLflow up to what the pipeline made; twice changes nothing")
     publish.add_argument("--register", metavar="NAME", help="make it a version of this registered model, too")
     audit = add("audit", _audit, "say what made a file, which images, and what an image was used for")
@@ -112,9 +117,11 @@ def _predict(options: argparse.Namespace) -> None:
     from rfdetr_core.metrics.coco import coco_results
 
     predictor = Predictor.from_checkpoint(options.checkpoint, device=options.device)
+    threshold = predictor.threshold if options.threshold is None else options.threshold
+    print(predictor.threshold_note if options.threshold is None else f"threshold {threshold:g}: as given")
     for path in options.images:
         picture = to_rgb(path)
-        (found,) = predictor.detect([picture], options.threshold)
+        (found,) = predictor.detect([picture], threshold)
         drawn = to_supervision(found, predictor.class_names)
         names = [str(name) for name in drawn.data["class_name"]]
         rows = [
@@ -122,7 +129,7 @@ def _predict(options: argparse.Namespace) -> None:
             | {key: row[key] for key in ("segmentation",) if key in row}
             for row, name, box in zip(coco_results(0, found), names, found.boxes.tolist(), strict=True)
         ]
-        content = {"image": path.name, "width": picture.width, "height": picture.height, "threshold": options.threshold}
+        content = {"image": path.name, "width": picture.width, "height": picture.height, "threshold": threshold}
         files.write_json(options.output / f"{path.stem}.json", content | {"detections": rows})
         labels = [label_of(name, row["score"]) for name, row in zip(names, rows, strict=True)]
         side = max(PANEL, *picture.size)
@@ -137,18 +144,27 @@ def _check(options: argparse.Namespace) -> None:
         check_params()
         return
     _check_code()  # first: what is imported next may not parse
-    from rfdetr_core.config.settings import check_project
+    from rfdetr_core.config.dvc_files import check_dvc_files
+    from rfdetr_core.config.preflight import check_project
 
-    check_project()
+    for mended in check_dvc_files():
+        print(mended)
+    _print_reached_by_code()
+    for warning in check_project():
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _check_code() -> None:
-    """Say which stages an edit of code reaches. UserError: code that has no digest."""
+    """Raise a UserError of code that has no digest."""
     from rfdetr_core.base.code import Code
 
     code = Code()
     for stage in code.stages:
         code.digests(f"stages.{stage}")
+
+
+def _print_reached_by_code() -> None:
+    """Say which stages an edit of code reaches."""
     if not Path("dvc.lock").exists():
         return
     from rfdetr_core.lineage.lock import Lock
@@ -177,9 +193,11 @@ def _export(options: argparse.Namespace) -> None:
 
 def _results(options: argparse.Namespace) -> None:
     from rfdetr_core.observers.history import read_history, run_files
+    from rfdetr_core.verification.lock import copy_linked_results
 
+    copy_linked_results(Path())
     selection = files.read_json(Path("output/selection.json"))
-    metrics = files.read_json(Path("reports/evaluate/metrics.json"))
+    about, metrics = (files.read_json(Path("reports/evaluate") / name) for name in ("about.json", "metrics.json"))
     winner, epoch = selection["winner"], selection[selection["winner"]]["epoch"]
     row = read_history(Path("output/history.csv")).get(epoch, {})
     print(f"{'':12}{'AP':>6}{'AP50':>7}{'F1':>7}")
@@ -189,17 +207,50 @@ def _results(options: argparse.Namespace) -> None:
             continue
         seen = [row.get(prefix + kind + name) for name in ("mAP_50_95", "mAP_50", "F1")]
         _print_scores(f"valid{title}", seen, f"{winner} weights of epoch {epoch}; picked by {selection['key']}")
-        note = f"; {metrics['note']}" if "note" in metrics else ""
-        about = f"{metrics['images']} images, {metrics['objects']} objects{note}"
-        _print_scores(metrics["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], about)
+        note = f"; {about['note']}" if "note" in about else ""
+        size = f"{metrics['images']} images, {metrics['objects']} objects{note}"
+        _print_scores(about["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], size)
     print(run_files(Path("output")))
+    here = _activated()
     print("scores    reports/evaluate/: metrics.json and tables\npictures  reports/evaluate/pictures/")
-    print("curves    dvc plots show\nruns      make ui\nnext      git commit, dvc push; python -m rfdetr_core publish")
-    print("use       python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+    print(f"dataset   reports/dataset/index.html\ncurves    {here}dvc plots show\nruns      make ui")
+    print(*(f"next      {command}" for command in _next_steps(here)), sep="\n")
+    print(f"use       {here}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+
+
+def _activated() -> str:
+    """What a command of the environment begins with in the user's shell, whose path `make` does not change."""
+    return ".venv/bin/" if "VIRTUAL_ENV" not in os.environ and Path(".venv/bin/dvc").exists() else ""
+
+
+def _next_steps(here: str) -> Iterator[str]:
+    """The commands that keep a result."""
+    from rfdetr_core.audit.history import dvc_config
+    from rfdetr_core.base import git
+
+    names = [name for name in _COMMITTED if Path(name).exists()]
+    if git.answer(Path(), "status", "--porcelain", "--", *names):
+        yield f'git add {" ".join(names)} && git commit -m "A new result"'
+    if dvc_config(Path())["core"].get("remote"):
+        yield f"{here}dvc push"
+    else:
+        yield f"{here}dvc remote add -d store URL && {here}dvc push   # a folder or bucket; now models are only here"
+    yield f"{here}python -m rfdetr_core publish"
 
 
 def _print_scores(title: str, values: Sequence[float | None], about: str) -> None:
     print(f"{title:12}" + " ".join("     -" if v is None else f"{v:6.3f}" for v in values) + f"   {about}")
+
+
+def _promote(options: argparse.Namespace) -> None:
+    from rfdetr_core.checkpoint.files import read_plain
+
+    if "run" in read_plain(options.file):
+        name, key = "resume.pth", "train.resume"
+    else:
+        name, key = "promoted.pth", "model.pretrain_weights"
+    files.copy(options.file, Path("weights") / name)
+    print(f"now: dvc add weights/{name}, and in params.yaml {key}: {name}")
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -313,14 +364,16 @@ def _attest(options: argparse.Namespace) -> None:
 
 def _ui(options: argparse.Namespace) -> None:
     from rfdetr_core.observers.history import main_repository
+    from rfdetr_core.observers.runs import local_server, newest_page, store
 
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
         raise UserError(f"runs are tracked at {server} (MLFLOW_TRACKING_URI); unset it to see the local ones.")
-    store = main_repository() / "mlflow.db"
-    if not store.exists():
-        raise UserError(f"{store} does not exist: no run was tracked here yet. Run: make repro")
-    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", f"sqlite:///{store}"]
+    database = main_repository() / "mlflow.db"
+    if not database.exists():
+        raise UserError(f"{database} does not exist: no run was tracked here yet. Run: make repro")
+    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", store()]
     page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
+    print(f"the newest run: {newest_page(local_server(options.port))}", flush=True)
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.execv(sys.executable, [sys.executable, *page])

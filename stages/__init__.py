@@ -13,6 +13,7 @@ from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.imports import Guard, shadows
 from rfdetr_core.base.processes import end_with_parent
+from rfdetr_core.base.run_cache import save_run
 
 # DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
 # the outs of dvc.yaml alone: what the user changed in a dataset must stay.
@@ -34,6 +35,7 @@ def run(stage: Callable[[], None]) -> None:
         else:
             with _digested_code(name):
                 stage()
+            save_run()
     except UserError as error:
         sys.exit(f"error: {error}\n{RESTORE}")
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 from stages import run
@@ -22,6 +23,8 @@ def main() -> None:
     predictor = Predictor.from_checkpoint(model, batch_size=config.batch_size)
     metrics = evaluate(predictor, where, config, output)
     write_origin(output / "lineage.json", model, where, config, metrics["split"])
+    # Loaded by name: what is tracked of a result is no dependency of it.
+    importlib.import_module("rfdetr_core.observers.publishing").track_evaluation(where)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
+import resource
+import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +61,44 @@ def test_there_is_a_class_for_every_variant_and_every_public_name() -> None:
         found = getattr(rfdetr_core, architecture.name)
         assert issubclass(found, rfdetr_core.RFDETR)
         assert (found.variant, found.__name__, found.__module__) == (variant, architecture.name, "rfdetr_core.api")
+
+
+def process_state() -> dict[str, Any]:
+    """What torch, warnings, logging and the environment are set to in this process."""
+    names = ("pytorch_lightning", "lightning_fabric", "alembic")
+    return {
+        "deterministic": torch.get_deterministic_debug_mode(),
+        "benchmark": torch.backends.cudnn.benchmark,
+        "fill": torch.utils.deterministic.fill_uninitialized_memory,
+        "threads": torch.get_num_threads(),
+        "random": torch.get_rng_state().tolist(),
+        "filters": list(warnings.filters),
+        "levels": [logging.getLogger(name).level for name in names],
+        "environment": dict(os.environ),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "limits": resource.getrlimit(resource.RLIMIT_NOFILE),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"lr": 1e30, "multi_scale": False}])
+def test_train_restores_what_it_sets_in_the_process_also_after_an_error(
+    folder: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    torch.set_deterministic_debug_mode("warn")
+    before, failed = process_state(), False
+    try:
+        model = rfdetr_core.RFDETRPico(**SMALL)
+        before["random"] = torch.get_rng_state().tolist()
+        settings = {"epochs": 1, "batch_size": 2, "num_workers": 0, "threads": before["threads"] + 1} | settings
+        model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out", **settings)
+    except UserError as error:
+        failed = "not finite" in str(error)
+    finally:
+        after = process_state()
+        torch.set_deterministic_debug_mode("default")
+    assert failed == ("lr" in settings)
+    assert after == before
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -130,6 +173,23 @@ def test_a_wrong_path_is_said_of_the_argument_that_gave_it(
     assert not (folder / "none").exists()
 
 
+def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage = {"cmd": "true", "outs": ["output/a.pth", "reports/evaluate/metrics.json"]}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"train": stage}}))
+    model = rfdetr_core.RFDETRPico(**SMALL)
+    for folder in ("output", tmp_path / "output", "output/a.pth/inner", "."):
+        with pytest.raises(UserError, match=r"is where the pipeline of .*dvc\.yaml keeps its results"):
+            model.train(dataset_dir="data", output_dir=folder)
+    with pytest.raises(UserError, match=r"^output is where"):
+        model.train(dataset_dir="data")
+    with pytest.raises(UserError, match=r"reports/evaluate is where"):
+        model.evaluate(dataset_dir="data", output_dir="reports")
+    assert [path.name for path in tmp_path.iterdir()] == ["dvc.yaml"]
+    with pytest.raises(UserError, match="data does not exist"):
+        model.train(dataset_dir="data", output_dir="runs/first")
+
+
 def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", {"train": 2, "valid": 1})
     (tmp_path / "data" / "train" / "train_0.png").write_bytes(b"")
@@ -182,7 +242,8 @@ def test_every_file_of_a_run_loads_by_path_and_by_variant(trained: api.RFDETR, f
 def test_evaluate_gives_the_metrics_that_it_writes(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
     metrics = trained.evaluate(output_dir=tmp_path)
     assert metrics["split"] == "test"
-    assert metrics == json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
+    written = [json.loads((tmp_path / "evaluate" / name).read_text()) for name in ("about.json", "metrics.json")]
+    assert metrics == written[0] | written[1]
     loaded = rfdetr_core.from_checkpoint(folder / "output" / "checkpoint_best_total.pth", device="cpu")
     assert loaded.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "again", pictures=0) == metrics
     assert trained.evaluate(split="valid", output_dir=tmp_path, pictures=0)["split"] == "valid"
@@ -190,7 +251,7 @@ def test_evaluate_gives_the_metrics_that_it_writes(trained: api.RFDETR, folder: 
         rows = list(csv.DictReader(table))
     selection = json.loads((folder / "output" / "selection.json").read_text())
     column = "val/ema_mAP_50_95" if selection["winner"] == "ema" else "val/mAP_50_95"
-    row = rows[selection[selection["winner"]]["epoch"]]
+    row = rows[selection[selection["winner"]]["epoch"] - 1]
     valid = trained.evaluate(split="valid", output_dir=tmp_path, pictures=0)
     assert valid["map"] == pytest.approx(float(row[column]), abs=1e-6)
 
@@ -240,7 +301,7 @@ def test_a_training_can_be_gone_on_with(trained: api.RFDETR, folder: Path, tmp_p
     state = folder / "output" / "checkpoint.pth"
     model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out", epochs=3, resume=state, **settings)
     with (tmp_path / "out" / "history.csv").open() as table:
-        assert [row["epoch"] for row in csv.DictReader(table)] == ["0", "1", "2"]
+        assert [row["epoch"] for row in csv.DictReader(table)] == ["1", "2", "3"]
 
 
 def test_a_training_on_another_device_than_the_first_is_refused(

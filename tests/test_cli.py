@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from rfdetr_core.base import files
+from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.inference.predictor import Predictor
 from tests.evaluation.scene import write_tiny_checkpoint
@@ -69,6 +71,29 @@ def test_predict_writes_a_drawn_picture_and_what_predict_finds(
         with Image.open(output / f"{path.stem}.png") as drawn, Image.open(path) as plain:
             assert drawn.width * plain.height == pytest.approx(drawn.height * plain.width, rel=0.01)
             assert drawn.tobytes() != plain.resize(drawn.size, Image.Resampling.BICUBIC).tobytes()
+
+
+def test_predict_takes_the_threshold_of_the_file_and_says_so(
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told, wrong = tmp_path / "told.pth", tmp_path / "wrong.pth"
+    for path, threshold in ((told, 0.4), (wrong, 1.5)):
+        write_checkpoint(path, replace(read_checkpoint(checkpoint), threshold=threshold))
+    for path, options, threshold, why in (
+        (told, (), 0.4, "the best F1"),
+        (told, ("--threshold", "0.3"), 0.3, "as given"),
+        (checkpoint, (), 0.5, "the model recommends none"),
+    ):
+        main(["predict", str(path), str(images[0]), "--output", str(tmp_path / "found"), *options])
+        assert f"threshold {threshold}: {why}" in capsys.readouterr().out
+        content = json.loads((tmp_path / "found" / "one.json").read_text())
+        predictor = Predictor.from_checkpoint(path, device="cpu")
+        expected = predictor.predict(images[0], threshold=threshold)
+        assert (content["threshold"], len(content["detections"])) == (threshold, len(expected))
+        if not options:
+            assert np.array_equal(predictor.predict(images[0]).xyxy, expected.xyxy)
+            assert f"threshold {threshold}: {why}" in capsys.readouterr().err
+    assert "wrong.pth: threshold is 1.5" in fails(capsys, "predict", wrong, images[0])
 
 
 def test_predict_gives_equal_bytes_again(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
@@ -177,7 +202,10 @@ def test_results_tells_the_scores_of_the_winning_epoch_and_of_the_test_split(
     files.write_json(Path("output/selection.json"), selection)
     head = "epoch,val/mAP_50_95,val/mAP_50,val/F1,val/ema_mAP_50_95,val/ema_mAP_50,val/ema_F1\n"
     files.write_text(Path("output/history.csv"), f"{head}0,.9,.9,.9,.9,.9,.9\n1,.9,.9,.9,.25,.45,.55\n")
-    metrics = {"split": "test", "images": 3, "objects": 7, "map": None, "map_50": 0.35, "f1": 0.65}
+    scores = {"val/mAP_50_95": {"ema": {"score": 0.25, "epoch": 1}}, "epochs": 2}
+    files.write_json(Path("output/scores.json"), scores)
+    files.write_json(Path("reports/evaluate/about.json"), {"split": "test"})
+    metrics = {"images": 3, "objects": 7, "map": None, "map_50": 0.35, "f1": 0.65}
     files.write_json(Path("reports/evaluate/metrics.json"), metrics)
     main(["results"])
     shown = capsys.readouterr().out

@@ -60,11 +60,9 @@ class History:
         """Look for the repository."""
         self.root, self._working_tree = root, working_tree
         self.parsed: dict[str, Lock | None] = {}
-        top = Path(self._git("rev-parse", "--show-toplevel").rstrip("\n"))
+        top = git.toplevel(root)
         # From a folder inside the project git would find none of its files, and an audit would deny every use.
-        inside = [
-            folder for folder in (root.resolve(), *root.resolve().parents) if folder.is_relative_to(top.resolve())
-        ]
+        inside = [folder for folder in (root.resolve(), *root.resolve().parents) if folder.is_relative_to(top)]
         self.root = next((one for one in inside if (one / ".dvc").is_dir() or (one / LOCK).exists()), root)
 
     @cached_property

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds, remove it when it fails.
+
+    `path` itself is never opened: where DVC links files (cache.type hardlink or symlink), it is an object of the cache.
 
     Raises:
         UserError: the folder cannot be written or the disk is full. What stood at `path` before is intact.
@@ -49,6 +52,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copy a file to `path`, whole or not at all. Raises a UserError where `path` or `source` fails."""
+    with replacing(path) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def write_text(path: Path, text: str) -> None:

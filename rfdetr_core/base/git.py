@@ -1,4 +1,7 @@
-"""git: the one way to run it. Nothing here writes to a repository."""
+"""git: the one way to run it. Nothing here writes to a repository.
+
+A project may be a folder of a larger repository: paths are below the project, commits name files as <commit>:./<path>.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,11 @@ def text(folder: Path, *arguments: str, stdin: str = "", errors: str = "surrogat
         reason = done.stderr.decode(errors="replace").strip()
         raise UserError(f"{folder} has no git history to read: {reason}. Name a clone with a working tree: --repo DIR")
     return done.stdout.decode(errors=errors)
+
+
+def toplevel(folder: Path) -> Path:
+    """The root of the repository that a folder is in, without links. Raises what `text` does."""
+    return Path(text(folder, "rev-parse", "--show-toplevel").rstrip("\n")).resolve()
 
 
 def names(folder: Path, *arguments: str) -> set[str]:

@@ -14,7 +14,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
 # A plain file of four 16-bit channels, and room for what else it carries.
 _BYTES_OF_PIXEL, _BYTES_BESIDE = 8, 64 * 2**20

@@ -1,4 +1,4 @@
-"""Signals, the death of the parent process, and pausing garbage collection."""
+"""Signals, the death of the parent process, starting processes without the script, and pausing garbage collection."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import gc
 import signal
 import sys
+import types
 from collections.abc import Iterator
 
 
@@ -20,6 +21,21 @@ def without_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextlib.contextmanager
+def without_script() -> Iterator[None]:
+    """Start processes that do not run the caller's script again, whether or not it has a main guard.
+
+    Python's start methods spawn and forkserver would run it in each process, to find there what the script defines. So
+    a process that is started here can be given nothing that the script defines.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def interrupt_when_told() -> None:

@@ -67,6 +67,7 @@ _OPTIONAL = {
     **dict.fromkeys(("model_name", "rfdetr_version", "best_total_source"), str),
     **dict.fromkeys(("model_config", "training_record", "lineage"), dict),
     "epoch": int,
+    "threshold": float,
 }
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -77,7 +78,8 @@ class Checkpoint:
 
     weights: by our names. model_config: upstream's 44 fields, empty where the file has none. args: the training
     parameters, with class_names. model_name: the class, such as RFDETRNano. epoch counts from 0. best_total_source:
-    "ema" or "regular" in checkpoint_best_total.pth. training_record, lineage: what train and strip say of the origin.
+    "ema" or "regular" in checkpoint_best_total.pth. threshold: the score with the best F1 on valid.
+    training_record, lineage: what train and strip say of the origin.
     unknown: upstream names that are no part of any model here. others: what the file holds beside all this. path: where
     it was read.
     """
@@ -89,6 +91,7 @@ class Checkpoint:
     rfdetr_version: str | None = None
     epoch: int | None = None
     best_total_source: str | None = None
+    threshold: float | None = None
     training_record: dict[str, Any] | None = None
     lineage: dict[str, Any] | None = None
     unknown: tuple[str, ...] = ()
@@ -221,6 +224,16 @@ def read_plain(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} is no RF-DETR checkpoint: it holds {type(content).__name__}, not a dict.")
     return content
+
+
+def origin_of(path: Path) -> dict[str, Any] | None:
+    """The record of the training that wrote a file of a run folder, without its tensors; None where it has none."""
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        found = content.get("training_record") or content["lineage"]["training"]
+    except Exception:  # noqa: BLE001 - a broken file can raise anything; whoever reads its weights says what is wrong
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

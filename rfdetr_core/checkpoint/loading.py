@@ -131,6 +131,13 @@ def class_names_of(checkpoint: Checkpoint) -> tuple[str, ...]:
     return names or tuple(str(label) for label in range(classes))
 
 
+def threshold_of(checkpoint: Checkpoint) -> float | None:
+    """The score threshold that a file recommends. UserError: no number from 0 to 1."""
+    if checkpoint.threshold is not None and not 0 <= checkpoint.threshold <= 1:
+        raise UserError(f"{_where(checkpoint)}: threshold is {checkpoint.threshold}; it must be from 0 to 1.")
+    return checkpoint.threshold
+
+
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """The architecture that a checkpoint's weights belong to.
 

@@ -91,6 +91,8 @@ class SmallBoxes:
 def preview(params: Path, split: Literal["train", "valid"], count: int, epoch: int, out: Path) -> str:
     """Draw the first batches of an epoch into `out`, a page each, by the params; gives what is to be printed.
 
+    epoch: counts from 1.
+
     Raises:
         UserError: params, annotations, manifests or images are missing or wrong.
     """
@@ -103,7 +105,7 @@ def preview(params: Path, split: Literal["train", "valid"], count: int, epoch: i
     sizes = training_sizes(config, architecture)
     side = max(sizes, default=architecture.resolution)
     data = training_data(where, config, RuntimeConfig(num_workers=0, pin_memory=False), architecture, side)
-    batches = _training_batches(data, config, sizes, epoch) if split == "train" else _validation_batches(data)
+    batches = _training_batches(data, config, sizes, epoch - 1) if split == "train" else _validation_batches(data)
     left, pages = count, []
     for path in out.glob(f"{split}_epoch*_batch*.png"):
         path.unlink()

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Subset
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.processes import end_with_parent
+from rfdetr_core.base.processes import end_with_parent, without_script
 from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.batching import Batch, EpochSampler, collate
 from rfdetr_core.data.dataset import DetectionDataset, Item
@@ -71,9 +71,9 @@ class RFDETRDataModule(pl.LightningDataModule):
         """Each validation image once and in order: rank r has those at r, r + world, r + 2 world, ..."""
         rank, world = self._place()
         if rank >= len(self.valid_set) > 0:  # one empty batch: Lightning skips validation on a rank without any
-            return DataLoader(self.valid_set, batch_sampler=[[]], **self._options())
+            return _Loader(self.valid_set, batch_sampler=[[]], **self._options())
         images = Subset(self.valid_set, range(rank, len(self.valid_set), world))
-        return DataLoader(images, self.eval_batch_size, **self._options())
+        return _Loader(images, self.eval_batch_size, **self._options())
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise on the device, which bytes reach sooner than floats. Lightning calls this."""
@@ -93,7 +93,15 @@ def _belong_to_trainer(worker: int) -> None:
     end_with_parent(signal.SIGKILL)
 
 
-class _LateLoader(DataLoader[Item]):
+class _Loader(DataLoader[Item]):
+    """Starts its workers without the script of the main process, which may have no main guard."""
+
+    def __iter__(self) -> Any:
+        with without_script():
+            return super().__iter__()
+
+
+class _LateLoader(_Loader):
     """Asks its sampler at the first batch, not before.
 
     Lightning makes the iterator of a resumed training before it sets the epoch, and workers fetch ahead at once.

@@ -16,7 +16,6 @@ from pycocotools import mask as overlaps
 from rfdetr_core.base import files
 from rfdetr_core.metrics.coco import RECALLS, CocoScores, ImageMatches, Row, score
 
-BACKGROUND = "background"
 DECIMALS = 6  # of the tables
 TABLES = ("per_class.csv", "pr_curve.csv", "per_image.csv", "confusion.csv")
 
@@ -60,21 +59,29 @@ def judge(
     return judgements
 
 
+def background_name(classes: Iterable[str]) -> str:
+    """The name of "nothing is there" in the confusion table: no class has it, in whichever case and white space."""
+    taken, name = {"".join(one.split()).casefold() for one in classes}, "background"
+    while name in taken:
+        name = f"({name})"
+    return name
+
+
 def confusions(judgements: list[ImageJudgement], names: Mapping[int, str]) -> list[tuple[str, str]]:
     """(actual, predicted) class of every object and every detection.
 
     A wrong detection is a confusion with the missed object of another class that its box overlaps most, if IoU is 0.5
-    or more; the best score chooses first. What is left over is paired with the background.
+    or more; the best score chooses first. What is left over is paired with the background, named by background_name.
     """
-    rows = []
+    rows, background = [], background_name(names.values())
     for one in judgements:
         rows += [(names[truth["category_id"]], names[seen["category_id"]]) for seen, truth in one.found]
         missed = dict(enumerate(one.missed))
         for seen in one.wrong:
             near = {number: iou for number, iou in _overlaps(seen, missed).items() if iou >= 0.5}
             taken = missed.pop(max(near, key=lambda number: near[number])) if near else None
-            rows.append((names[taken["category_id"]] if taken else BACKGROUND, names[seen["category_id"]]))
-        rows += [(names[truth["category_id"]], BACKGROUND) for truth in missed.values()]
+            rows.append((names[taken["category_id"]] if taken else background, names[seen["category_id"]]))
+        rows += [(names[truth["category_id"]], background) for truth in missed.values()]
     return rows
 
 
@@ -88,16 +95,19 @@ def _overlaps(seen: Row, missed: Mapping[int, Row]) -> dict[int, float]:
 
 
 def numbers(scores: CocoScores) -> dict[str, Any]:
-    """COCO's twelve numbers and the best F1; what could not be measured is null, and `not_measured` says why."""
-    values: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in scores.numbers().items()}
+    """COCO's twelve numbers and the best F1; what could not be measured is null."""
+    return {name: None if math.isnan(value) else value for name, value in scores.numbers().items()}
+
+
+def not_measured(values: Mapping[str, Any]) -> str:
+    """Why numbers are null; nothing where none is."""
     reasons: dict[str, list[str]] = {}
     for name, value in values.items():
         if value is None:
             size = name.rpartition("_")[2]
             kind = f"{size} object" if size in ("small", "medium", "large") else "object"
             reasons.setdefault(f"the split has no {kind}", []).append(name)
-    told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-    return values | ({"not_measured": told} if told else {})
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
 def write_per_class(path: Path, boxes: CocoScores, masks: CocoScores | None) -> None:

@@ -212,7 +212,8 @@ def _class_table(dataset: Dataset) -> dict[int, Category]:
                 raise UserError(f"{what}. Give all splits the same classes.")
             if not is_text(one.name):
                 raise UserError(f"the name of class id {one.id} is {shown(one.name)}, no text. Name it.")
-    doubled = [name for name, n in Counter(one.name for one in table.values()).items() if n > 1]
+    bare = bare_parents(dataset.values())
+    doubled = [name for name, n in Counter(one.name for one in table.values() if one not in bare).items() if n > 1]
     if doubled:
         raise UserError(f"{shown(doubled[0])} is the name of several class ids. Give each class one id in all splits.")
     return dict(sorted(table.items()))

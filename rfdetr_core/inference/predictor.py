@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import numbers
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from rfdetr_core.base import images as image_files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of
+from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of, threshold_of
 from rfdetr_core.data.preprocess import preprocess
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
@@ -29,6 +30,7 @@ from rfdetr_core.ops.structures import Detections
 if TYPE_CHECKING:
     import supervision
 
+DEFAULT_THRESHOLD = 0.5  # upstream's
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
 
 
@@ -36,6 +38,7 @@ class Predictor:
     """A detector with what its output needs to be read. It is put on `device`; auto: CUDA, or without it the CPU.
 
     `batch_size` images go through the detector at a time; 1 makes a list give exactly what its images give alone.
+    threshold: the score to exceed where `predict` is given none; None for 0.5.
     """
 
     def __init__(
@@ -46,7 +49,11 @@ class Predictor:
         *,
         device: str = "auto",
         batch_size: int = 1,
+        threshold: float | None = None,
     ) -> None:
+        self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
+        why = "the best F1 on its validation images" if threshold is not None else "the model recommends none"
+        self.threshold_note: str | None = f"threshold {self.threshold:g}: {why}"
         self.device = find_device(device)
         self.detector = detector.to(self.device)
         self.architecture = architecture
@@ -62,19 +69,26 @@ class Predictor:
         """
         device, made = find_device(device), build_from_checkpoint(path)
         names = class_names_of(made.checkpoint)
-        return cls(made.detector, made.architecture, names, device=device, batch_size=batch_size)
+        threshold = threshold_of(made.checkpoint)
+        return cls(made.detector, made.architecture, names, device=device, batch_size=batch_size, threshold=threshold)
 
     def predict(
-        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float = 0.5
+        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float | None = None
     ) -> supervision.Detections | list[supervision.Detections]:
         """Objects with a score above `threshold`: one supervision.Detections for one image, a list for a list.
 
         An image is a path, a PIL image, an RGB array (H, W, 3) of uint8, or an RGB tensor (3, H, W) of uint8 or of
         floats in 0..1. Boxes are xyxy in pixels of the upright image; class names are in `.data["class_name"]`.
+        threshold: None for the model's own, which is told once on standard error.
 
         Raises:
             UserError: an image that cannot be read, or of another shape or type; a threshold beyond 0..1.
         """
+        if threshold is None:
+            threshold = self.threshold
+            if self.threshold_note:
+                print(self.threshold_note, file=sys.stderr)
+                self.threshold_note = None
         pictures = images if isinstance(images, list | tuple) else [images]
         found = [to_supervision(one, self.class_names) for one in self.detect(map(to_rgb, pictures), threshold)]
         return found if pictures is images else found[0]

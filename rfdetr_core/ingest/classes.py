@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unicodedata import normalize
 
 from rfdetr_core.base.manifest import ClassEntry
@@ -28,21 +28,21 @@ def read_classes(dataset: Dataset, findings: Findings) -> Classes:
         findings.add("class-malformed", dataset["train"].place, "there is no class at all")
     if findings.broken:
         return Classes([], {})
-    bare = bare_parents([dataset["train"]])
-    kept = sorted((one for one in dataset["train"].categories if one not in bare), key=lambda category: category.id)
+    own = {name: replace(split, categories=_without_roots(split)) for name, split in dataset.items()}
+    kept = sorted(own["train"].categories, key=lambda category: category.id)
     entries = [ClassEntry(category.id, index, category.name) for index, category in enumerate(kept)]
     by_name = {entry.name: entry for entry in entries}
-    by_id = {name: {one.id: by_name.get(one.name) for one in split.categories} for name, split in dataset.items()}
-    for name, split in dataset.items():
+    by_id = {name: {one.id: by_name.get(one.name) for one in split.categories} for name, split in own.items()}
+    for name, split in own.items():
         if name != "train":
             _compare(split, by_id[name], {_plain(name): name for name in by_name}, findings)
     return Classes(entries, by_id)
 
 
 def _check(split: Split, findings: Findings) -> None:
-    classes = split.categories
-    faults = [f"the name of class {one.id} is {shown(one.name)}, no text" for one in classes if not is_text(one.name)]
-    for kind, values in ("id", [one.id for one in classes]), ("name", [str(one.name) for one in classes]):
+    classes, everyone = _without_roots(split), split.categories
+    faults = [f"the name of class {one.id} is {shown(one.name)}, no text" for one in everyone if not is_text(one.name)]
+    for kind, values in ("id", [one.id for one in everyone]), ("name", [str(one.name) for one in classes]):
         faults += [f"{n} classes have the {kind} {shown(value)}" for value, n in Counter(values).items() if n > 1]
     for fault in faults:
         findings.add("class-malformed", split.place, fault)
@@ -60,12 +60,24 @@ def _plain(name: object) -> str:
 
 
 def bare_parents(splits: Collection[Split]) -> list[Category]:
-    """Roboflow's root category: the parent of others that no annotation of these splits uses (roboflow/rf-detr#609)."""
-    categories = {one.id: one for split in splits for one in split.categories}.values()
+    """Roboflow's root category: the parent of others that no annotation of these splits uses (roboflow/rf-detr#609).
+
+    A class may have the name of the root: then it names itself as its parent, and the root does not.
+    """
+    named = (one for split in splits for one in split.categories if isinstance(one.name, str))
+    categories = {one.id: one for one in named}.values()
+    shared = {name for name, count in Counter(one.name for one in categories).items() if count > 1}
+    leaves = [one for one in categories if one.parent == one.name and one.name in shared]
     parents = {one.parent for one in categories if isinstance(one.parent, str) and one.parent != one.name}
+    parents = (parents | {one.name for one in leaves}) - {"", "none"}
     used = set[int]().union(*map(_uses, splits))
-    bare = [one for one in categories if one.name in parents - {"", "none"} and one.id not in used]
+    bare = [one for one in categories if one.name in parents and one.id not in used and one not in leaves]
     return bare if len(bare) < len(categories) else []
+
+
+def _without_roots(split: Split) -> list[Category]:
+    bare = bare_parents([split])
+    return [one for one in split.categories if one not in bare]
 
 
 def _compare(split: Split, by_id: dict[int, ClassEntry | None], trained: dict[str, str], findings: Findings) -> None:

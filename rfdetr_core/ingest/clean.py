@@ -23,7 +23,7 @@ from rfdetr_core.ingest.split import cut_splits, recut_splits
 # Most variants have 300 queries.
 MOST_OBJECTS = 300
 _SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png",),
     "BMP": (".bmp",),
     "WEBP": (".webp",),
@@ -124,12 +124,16 @@ def clean(
         return None
     facts = dict(facts_of(sorted({record.path for split in dataset.values() for record in split.images})))
     if findings.config.split is not None:
-        dataset = cut_splits(dataset, facts, findings.config.split) if kept is None else recut_splits(dataset, kept)
+        if kept is None:
+            together = findings.config.severities.get(_NEAR[2]) != "ignore"
+            dataset = cut_splits(dataset, facts, findings.config.split, near_together=together)
+        else:
+            dataset = recut_splits(dataset, kept)
         classes = replace(classes, by_id={name: classes.by_id.get(name, classes.by_id["train"]) for name in dataset})
     out, pairs = _find_copies(dataset, facts, findings)
     # What these leave out is missing from the manifests: conversion has nothing to look for.
     if kept is None:
-        check_files(root, findings)
+        check_files(root, dataset, findings)
         out |= check_names(dataset, facts, findings)
         if check_units(dataset, facts, findings):
             return None

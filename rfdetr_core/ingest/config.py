@@ -40,7 +40,7 @@ class ValidateConfig(Config):
     coco: dict[Literal["train", "valid", "test"], CocoFiles] | None = Field(
         None, description="where the splits of a COCO dataset are, if not where its layout has them"
     )
-    split: SplitConfig | None = Field(None, description="cut missing splits from train")
+    split: SplitConfig | None = Field(None, description="cut missing splits from train; copies stay together")
     max_pixels: int = Field(MAX_PIXELS, gt=0, description="the largest image that is decoded")
 
     @field_validator("severities")

@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 from collections import defaultdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from unicodedata import category, is_normalized, normalize
 
 from rfdetr_core.base.images import SUFFIXES
@@ -21,6 +21,11 @@ _PLAIN = re.compile(r"[\w+=,;@#%&(){}\[\]~!$' .-]*", re.ASCII)
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 # .DS_Store and Thumbs.db, which DVC ignores, must change no result: a clone lacks them.
 _JUNK = ("desktop.ini",)
+_OTHER_PICTURES = re.compile(
+    r"\.(apng|arw|avif|cr[23]|dcm|dib|dng|exr|gif|hdr|hei[cf]|ico|j2k|jp2|jpx|jxl|nef|orf|p[bfgnp]m|pcx|psd|qoi|raf|raw|rw2"
+    r"|svg|tga)"
+)
+_COCO_FILE = re.compile(r"_annotations\.coco\.json|instances_.*\.json")
 
 
 def origin(path: str) -> str | None:
@@ -93,8 +98,13 @@ def _foreign(path: str) -> str | None:
     return None
 
 
-def check_files(root: Path, findings: Findings) -> None:
-    """Find what a listing of images passes over: hidden files, folders that are links, folders that cannot be read."""
+def check_files(root: Path, dataset: Dataset, findings: Findings) -> None:
+    """Find what the readers pass over: hidden files, folders that are links or cannot be read, pictures in formats that
+    are not read, images and annotation files that belong to no split."""
+    read = {path for split in dataset.values() for path in (split.place.file, *split.listed)}
+    read |= {record.path for split in dataset.values() for record in split.images}
+    searched = {split.folder for split in dataset.values() if split.folder}
+    unlisted: dict[str, list[str]] = {}
 
     def note(path: Path, what: str) -> None:
         found = joined(".", path.relative_to(root).as_posix())
@@ -107,7 +117,23 @@ def check_files(root: Path, findings: Findings) -> None:
                 note(path, "a hidden folder")
             elif path.is_symlink():
                 note(path, "a folder that is a link")
-        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        below = Path(parent).relative_to(root).as_posix()
+        known = any(PurePosixPath(below).is_relative_to(folder) for folder in searched)
         for name in sorted(names):
+            found, suffix = joined(below, name), posixpath.splitext(name)[1].lower()
             if name in _JUNK or (name.startswith(".") and name.lower().endswith(SUFFIXES)):
                 note(Path(parent, name), "hidden, or left by a file manager")
+            elif name.startswith(".") or found in read:
+                continue
+            elif _OTHER_PICTURES.fullmatch(suffix):
+                findings.add(
+                    "image-not-read", Place(found, image=found), f"pictures in the format {suffix} are not read"
+                )
+            elif suffix in SUFFIXES and not known:
+                unlisted.setdefault(below, []).append(found)
+            elif _COCO_FILE.fullmatch(name) and findings.config.coco is None:
+                findings.add("labels-not-read", Place(found), "it looks like annotations, and is not read")
+    for folder, paths in unlisted.items():
+        what = f"{len(paths)} images in it belong to no split. The first: {paths[0]}"
+        findings.add("image-not-listed", Place(folder), what)

@@ -77,12 +77,16 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The images and classes of train, valid or test; place: the file that defines it; listed: all paths in it."""
+    """The images and classes of train, valid or test; place: the file that defines it; listed: all paths in it.
+
+    folder: where the reader has looked for images that are not listed.
+    """
 
     place: Place
     images: list[ImageRecord]
     categories: list[Category]
     listed: frozenset[str] = frozenset()
+    folder: str | None = None
 
 
 Dataset = dict[str, Split]

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.ingest.config import SplitConfig
+from rfdetr_core.ingest.duplicates import find_near
 from rfdetr_core.ingest.names import digest_or_path, origin
-from rfdetr_core.ingest.records import Dataset, Facts, ImageRecord, Split
+from rfdetr_core.ingest.records import Dataset, Facts, ImageRecord
 
 _BACKGROUND = -1
 
 
-def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig) -> Dataset:
+def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_together: bool = True) -> Dataset:
     """The dataset with the splits that `config` asks for, cut from train.
 
     Each class is shared out by the parts that are asked for, the rarest first, and so are images without objects
-    (iterative stratification, Sechidis et al. 2011). Images of equal bytes and Roboflow's augmented copies of a picture
-    stay together. The order of the draw is that of the SHA-256 of seed and image: neither names nor the order of files
-    matter, and a few new images move few others.
+    (iterative stratification, Sechidis et al. 2011). Images of equal bytes, Roboflow's augmented copies of a picture
+    and, with near_together, images that look the same stay together. The order of the draw is that of the SHA-256 of
+    seed and image: neither names nor the order of files matter, and a few new images move few others.
 
     Raises:
-        UserError: a split that is asked for is there.
+        UserError: a split that is asked for is there, or gets no image since too many stay together.
     """
     parts = {name: Fraction(str(getattr(config, name))) for name in ("valid", "test")}
     wanted = {name: part for name, part in parts.items() if part}
@@ -32,11 +35,22 @@ def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig) -> Dataset:
         if name in dataset:
             place = dataset[name].place.file
             raise UserError(f"validate.split.{name} asks for a {name} split, but {place} has one. Remove that key.")
-    groups = _groups(dataset["train"].images, facts, config.seed)
-    share = _share_out([_classes(group) for group in groups], wanted)
-    made: dict[str, list[ImageRecord]] = {name: [] for name in ("train", *wanted)}
-    for group, name in zip(groups, share, strict=True):
-        made[name] += group
+    images = dataset["train"].images
+    groups = _Groups(images, facts)
+    if near_together:
+        groups.join(_near({"train": images}, facts))
+    made = _draw(groups, wanted, config.seed)
+    # The search between two splits finds a few more than that within one.
+    while near_together and groups.join(_near(made, facts)):
+        made = _draw(groups, wanted, config.seed)
+    largest = max(map(len, groups.in_order(config.seed)), default=0)
+    for name, part in wanted.items():
+        if not made[name] and largest > 2 * part * len(images):
+            raise UserError(
+                f"validate.split.{name} leaves {name} without an image: {largest} of {len(images)} images of train "
+                "are, or look, the same, and stay together. Make the splits by hand, or ask for a larger part. If only "
+                "the looks are alike, cut regardless of them: validate.severities: {near-leakage: ignore}"
+            )
     return _with_splits(dataset, made)
 
 
@@ -52,25 +66,62 @@ def recut_splits(dataset: Dataset, splits: Mapping[str, str]) -> Dataset:
 
 def _with_splits(dataset: Dataset, made: Mapping[str, list[ImageRecord]]) -> Dataset:
     train = dataset["train"]
-    return dataset | {name: Split(train.place, images, train.categories) for name, images in made.items()}
+    return dataset | {name: replace(train, images=images) for name, images in made.items()}
 
 
-def _groups(images: list[ImageRecord], facts: Facts, seed: int) -> list[list[ImageRecord]]:
-    """Images that must stay together, in the order of the draw."""
-    first: dict[str, str] = {}  # of each name or digest, the digest that its group is known by
-    members: dict[str, list[ImageRecord]] = defaultdict(list)
-    for record in sorted(images, key=lambda record: record.path):
-        digest = digest_or_path(record.path, facts)
-        copied = origin(record.path)
-        keys = [digest] + ([copied] if copied else [])
-        homes = sorted({first[key] for key in keys if key in first})
-        home = homes[0] if homes else digest
-        for other in homes[1:]:
-            members[home] += members.pop(other)
-            first.update({key: home for key, value in first.items() if value == other})
-        first.update(dict.fromkeys(keys, home))
-        members[home].append(record)
-    return [members[home] for home in sorted(members, key=lambda home: files.sha256_bytes(f"{seed}:{home}".encode()))]
+class _Groups:
+    """Images that must stay together. Each group is known by the least digest of those that it was joined by."""
+
+    def __init__(self, images: list[ImageRecord], facts: Facts) -> None:
+        self._digests = {record.path: digest_or_path(record.path, facts) for record in images}
+        self._records = sorted(images, key=lambda record: record.path)
+        self._next: dict[str, str] = {}  # of each name or digest, one nearer to that of its group
+        for record in self._records:
+            copied = origin(record.path)
+            self._join(self._digests[record.path], *([copied] if copied else []))
+
+    def join(self, pairs: Iterable[tuple[str, str]]) -> bool:
+        """Put pairs of images, given by their paths, into one group each; False: all were together."""
+        return sum(self._join(self._digests[one], self._digests[other]) for one, other in pairs) > 0
+
+    def in_order(self, seed: int) -> list[list[ImageRecord]]:
+        """The groups in the order of the draw."""
+        members: dict[str, list[ImageRecord]] = defaultdict(list)
+        for record in self._records:
+            members[self._home(self._digests[record.path])].append(record)
+        return [members[home] for home in sorted(members, key=lambda one: files.sha256_bytes(f"{seed}:{one}".encode()))]
+
+    def _home(self, key: str) -> str:
+        while (nearer := self._next[key]) != key:
+            self._next[key] = self._next[nearer]
+            key = nearer
+        return key
+
+    def _join(self, *keys: str) -> bool:
+        homes = sorted({self._home(key) for key in keys if key in self._next})
+        self._next |= dict.fromkeys((*keys, *homes), homes[0] if homes else keys[0])
+        return len(homes) > 1
+
+
+def _draw(groups: _Groups, wanted: Mapping[str, Fraction], seed: int) -> dict[str, list[ImageRecord]]:
+    """The images of each split."""
+    drawn = groups.in_order(seed)
+    made: dict[str, list[ImageRecord]] = {name: [] for name in ("train", *wanted)}
+    for group, name in zip(drawn, _share_out([_classes(group) for group in drawn], wanted), strict=True):
+        made[name] += group
+    return made
+
+
+def _near(made: Mapping[str, list[ImageRecord]], facts: Facts) -> Iterator[tuple[str, str]]:
+    """Pairs of images that validation would find to look the same, by their paths."""
+    seen: dict[str, tuple[int, str]] = {}  # by digest
+    for name, images in made.items():
+        paths = (record.path for record in images if record.path in facts)
+        seen |= {facts[path].sha256: (-SPLITS.index(name), path) for path in paths if facts[path].thumbnail}
+    order = sorted((rank, digest) for digest, (rank, _) in seen.items())
+    thumbnails = [facts[seen[digest][1]].thumbnail for _, digest in order]
+    for near in find_near(thumbnails, [rank for rank, _ in order]) if order else ():
+        yield seen[order[near.number][1]][1], seen[order[near.earlier][1]][1]
 
 
 def _classes(group: list[ImageRecord]) -> Counter[int]:

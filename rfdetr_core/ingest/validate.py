@@ -100,7 +100,9 @@ def validate_dataset(
         UserError: the folder is missing, empty, untracked or of no known layout; or there are findings that stop the
             run: the findings are written then, and no manifest.
     """
-    check_folder(root, LABEL_SUFFIXES, option)
+    for warning in check_folder(root, LABEL_SUFFIXES, option):
+        if option == OPTION:
+            print(f"warning: {warning}")
     findings = Findings(config)
     with Survey(root, cache, config.max_pixels) as survey:
         dataset = clean(root, findings, survey.examine)

@@ -43,6 +43,7 @@ def strip_code() -> dict[str, str]:
 
 
 def description_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of what loading takes from a file beside the weights: class, configuration, parameters, class names."""
+    """SHA-256 of what loading takes from a file beside the weights: class, configuration, params, names, threshold."""
     told = {"model_name": checkpoint.model_name, "model_config": checkpoint.model_config, "args": checkpoint.args}
-    return files.digest(told)
+    # A file without a threshold keeps the digest that it had before there were any.
+    return files.digest(told | ({} if checkpoint.threshold is None else {"threshold": checkpoint.threshold}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import yaml
 from ruamel.yaml.resolver import implicit_resolvers
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import md5_bytes
 
 LOCK = "dvc.lock"
 
@@ -58,7 +60,9 @@ class Lock:
             return cls({name: Entry.of(one) for name, one in yaml.load(content, Loader=_Loader)["stages"].items()})
         except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError) as error:
             reason = type(error).__name__
-            raise UserError(f"{LOCK} is not readable ({reason}). Restore it: git restore {LOCK}") from None
+            raise UserError(
+                f"{LOCK} is not readable ({reason}). Run: git restore {LOCK}; or, if it is in no commit, remove it"
+            ) from None
 
     def outs(self) -> Iterator[tuple[str, str, str]]:
         """Stage, path and MD5 of every out."""
@@ -86,6 +90,12 @@ def below(folder: str, path: str) -> str:
 def command(value: Any) -> str:
     """The cmd of a stage, which may be a list of lines."""
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def listing_md5(listing: dict[str, str]) -> str:
+    """DVC's MD5 of a folder (dvc_data/hashfile/tree.py)."""
+    rows = [{"md5": listing[path], "relpath": path} for path in sorted(listing)]
+    return md5_bytes(json.dumps(rows, sort_keys=True).encode()) + ".dir"
 
 
 # The C parser takes a tenth of the time of DVC's own; these are the words that are values in YAML 1.2, as DVC has it.

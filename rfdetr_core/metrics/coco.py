@@ -100,6 +100,7 @@ REPORTED = {
     "F1": "f1",
     "precision": "precision",
     "recall": "recall",
+    "threshold": "threshold",
 }
 
 

@@ -36,21 +36,30 @@ def main_repository() -> Path:
 
 def run_files(folder: Path) -> str:
     """The checkpoints of a run folder that are there, a line each, with what they are for; then both scores."""
+    from rfdetr_core.checkpoint.files import origin_of
+
     selection = files.read_json(folder / "selection.json")
     told = {"checkpoint_best_total.pth": f"the result, to deploy: the {_TRACKS[selection['winner']]} weights alone"}
     told |= {f"checkpoint_best_{track}.pth": f"the best {name} weights" for track, name in _TRACKS.items()}
-    told["checkpoint.pth"] = "the state after the last epoch, to go on from"
-    kept = sorted(folder.glob("checkpoint_[0-9]*.pth"), key=lambda path: int(path.stem.rpartition("_")[2]))
-    told |= {path.name: f"the state after epoch {path.stem.rpartition('_')[2]}" for path in kept}
+    kept = {int(path.stem.rpartition("_")[2]): path.name for path in folder.glob("checkpoint_[0-9]*.pth")}
+    states = {"checkpoint.pth": "the state after the last epoch, to go on from"}
+    states |= {kept[number]: f"the state after epoch {number + 1}" for number in sorted(kept)}
+    # Where DVC restored the result, the states, which it does not know, are of the training before.
+    result = origin_of(folder / "checkpoint_best_total.pth")
+    for name, what in states.items():
+        own = origin_of(folder / name)
+        other = own is not None and result is not None and fingerprint(own) != fingerprint(result)
+        told[name] = "the state of another training, not of this result" if other else what
     there = [f"{folder / name}  {what}" for name, what in told.items() if (folder / name).exists()]
-    return "\n".join([*there, best_scores(selection)])
+    return "\n".join([*there, best_scores(files.read_json(folder / "scores.json"))])
 
 
-def best_scores(content: dict[str, Any]) -> str:
-    """Both tracks' best scores, from the content of scores.json or selection.json."""
+def best_scores(scores: dict[str, Any]) -> str:
+    """Both tracks' best scores, from the content of scores.json."""
+    (key,) = scores.keys() - {"epochs"}
     told = []
     for track, name in _TRACKS.items():
-        if (best := content.get(track)) is not None:
+        if (best := scores[key].get(track)) is not None:
             score = "none" if best["score"] is None else f"{best['score']:.3f}"
             told.append(f"{name} {score} (epoch {best['epoch']})")
-    return f"best {content['key']}: {', '.join(told)}; epochs count from 0, as in history.csv"
+    return f"best {key}: {', '.join(told)}"

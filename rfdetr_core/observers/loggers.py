@@ -26,12 +26,11 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import RUN_FILE, flattened
 from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
-from rfdetr_core.observers.runs import connect, fault, open_run, origin
+from rfdetr_core.observers.runs import PATIENCE, connect, fault, open_run, origin
 from rfdetr_core.training.config import RuntimeConfig
 from rfdetr_core.training.interruption import Stopped
 
 _PATIENCE = 60.0  # seconds that sending the rest may take when the training has ended
-_MLFLOW_PATIENCE = 5  # seconds
 
 
 class EpochLogger(Checkpoint):
@@ -219,6 +218,7 @@ class MlflowRun(Checkpoint):
 
     def __init__(self, project: str, name: str | None, record: Mapping[str, Any], folder: Path) -> None:
         self.project, self.name, self.record, self.folder = project, name, record, folder
+        self.note = folder / ".mlflow_run"  # the id of the run that was opened last for a training in this folder
         self.client: Any = None
         self.described = False
         self.reported: set[str] = set()
@@ -243,7 +243,7 @@ class MlflowRun(Checkpoint):
         if not trainer.is_global_zero:
             return
         try:
-            self.client = self.client or connect(_MLFLOW_PATIENCE)
+            self.client = self.client or connect(PATIENCE)
             rows = read_history(self.folder / "history.csv")
             run = open_run(self.client, self.project, self.name, self.record, rows)
             if not self.described:
@@ -252,6 +252,9 @@ class MlflowRun(Checkpoint):
                 digests = {f"{name}/{split}": inputs.get(f"manifest/{split}.json") for split in ("train", "valid")}
                 run.describe(self.record, {name: digest for name, digest in digests.items() if digest}, origin())
                 run.resume()
+                if self.note.exists():
+                    run.replace(self.note.read_text())
+                files.write_text(self.note, run.id)
                 self.described = True
             run.log_epochs(rows)
             for name in ("history.csv", "scores.json") if status == "FINISHED" else ():

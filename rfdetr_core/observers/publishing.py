@@ -1,30 +1,46 @@
-"""Publish what the pipeline made to MLflow: a stage that DVC restores from its cache tracks nothing by itself."""
+"""What MLflow gets of an evaluation, and of a result that DVC restored: a stage that does not run tracks nothing."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
-from rfdetr_core.base.provenance import flattened
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint
-from rfdetr_core.lineage.lock import LOCK, Lock
+from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
+from rfdetr_core.metrics.coco import REPORTED
 from rfdetr_core.observers.history import read_history
-from rfdetr_core.observers.runs import TrackedRun, connect, fault, open_run, origin, where
+from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, fault, open_run, origin, page
 from rfdetr_core.training.config import RuntimeConfig
 
 _PATIENCE = 60  # seconds; a server may take its time with a large file
-HISTORY, METRICS = Path("output/history.csv"), Path("reports/evaluate/metrics.json")
-CHECKPOINT = Path("output/checkpoint_best_total.pth")
+OUTPUT, REPORT = Path("output"), Path("reports/evaluate")
+HISTORY, CHECKPOINT, METRICS = (
+    OUTPUT / "history.csv",
+    OUTPUT / "checkpoint_best_total.pth",
+    REPORT / "metrics.json",
+)
+_OF_RUN = {"history.csv": "train", "scores.json": "train", "selection.json": "select_best"}
+_OF_REPORT = (
+    "about.json",
+    "metrics.json",
+    "per_class.csv",
+    "per_image.csv",
+    "pr_curve.csv",
+    "confusion.csv",
+    "pictures",
+)
 # What is published, and the stage that wrote it.
 PUBLISHED = {
-    HISTORY: "train",
-    Path("output/scores.json"): "train",
-    Path("output/selection.json"): "select_best",
+    **{OUTPUT / name: stage for name, stage in _OF_RUN.items()},
     CHECKPOINT: "strip",
-    METRICS: "evaluate",
+    **{REPORT / name: "evaluate" for name in _OF_REPORT},
 }
 
 
@@ -38,25 +54,15 @@ def publish(register: str | None = None) -> list[str]:
         UserError: a file is missing or not the one of dvc.lock, or MLflow refuses, fails or cannot be reached.
     """
     lock = _checked_lock()
-    record = read_checkpoint(CHECKPOINT).origin
-    if record is None:
-        raise UserError(f"{CHECKPOINT} does not say what it was trained from. Train with this version: dvc repro")
-    runtime, rows, metrics = read_section(RuntimeConfig, "runtime"), read_history(HISTORY), files.read_json(METRICS)
-    name = Path(read_section(DataConfig, "data").dir).name
-    digests = {split: record["inputs"][f"manifest/{split}.json"] for split in ("train", "valid")}
-    digests[metrics["split"]] = files.sha256_file(Path("manifest") / f"{metrics['split']}.json")
     entries = {stage: lock.stages[stage].raw for stage in ("train", "strip", "evaluate")}
     tags = origin() | {f"dvc.lock.{stage}": files.digest(entry) for stage, entry in entries.items()}
-    scores = {f"{metrics['split']}/{key}": value for key, value in flattened(metrics).items()}
+    runtime, dataset = read_section(RuntimeConfig, "runtime"), Path(read_section(DataConfig, "data").dir)
+    record = _record(CHECKPOINT)
     try:
-        run = open_run(connect(_PATIENCE), runtime.project, runtime.run, record, rows)
-        run.describe(record, {f"{name}/{split}": digest for split, digest in digests.items()}, tags)
-        run.log_epochs(rows)
-        run.log_values({key: value for key, value in scores.items() if type(value) in (int, float)})
-        for path in PUBLISHED:
-            run.log_file(path, "model" if path == CHECKPOINT else None)
+        run = _bring_up(connect(_PATIENCE), runtime, record, tags, ProjectPaths(dataset), OUTPUT, REPORT)
+        run.log_file(CHECKPOINT, "model")
         run.end("FINISHED")
-        told = [f"published as run {where(run)}"]
+        told = [f"published as run {page(run)}"]
         if register is not None:
             told.append(f"{CHECKPOINT} is version {_version(run, register)} of the model {register}")
     except Exception as error:
@@ -67,6 +73,83 @@ def publish(register: str | None = None) -> list[str]:
     return told
 
 
+def track_evaluation(
+    where: ProjectPaths, output: Path = OUTPUT, report: Path = REPORT, runtime: RuntimeConfig | None = None
+) -> None:
+    """Add an evaluation to the MLflow run of the training whose run folder is `output`, if `runtime` tracks.
+
+    runtime: None for that of params.yaml. Whatever goes wrong is a warning: `publish` sends what is missing.
+    """
+    try:
+        runtime = runtime or read_section(RuntimeConfig, "runtime")
+        if runtime.mlflow:
+            record = _record(output / CHECKPOINT.name)
+            # No tags: the run keeps the commit of its training.
+            run = _bring_up(connect(PATIENCE), runtime, record, {}, where, output, report)
+            run.end("FINISHED")
+            print(f"tracked as run {page(run)}", flush=True)
+    except Exception as error:  # noqa: BLE001 - nothing that MLflow does may cost a result
+        what, reason = fault(error)
+        told = f"{what}, so its run lacks this evaluation until `python -m rfdetr_core publish`"
+        warnings.warn(f"{told}. {reason}", stacklevel=2)
+
+
+def _record(checkpoint: Path) -> dict[str, Any]:
+    """The training record of a checkpoint. UserError: it has none."""
+    record = read_checkpoint(checkpoint).origin
+    if record is None:
+        raise UserError(f"{checkpoint} does not say what it was trained from. Train with this version: dvc repro")
+    return record
+
+
+def _bring_up(
+    client: Any,
+    runtime: RuntimeConfig,
+    record: Mapping[str, Any],
+    tags: Mapping[str, str],
+    where: ProjectPaths,
+    output: Path,
+    report: Path,
+) -> TrackedRun:
+    """The run of a training, with all that its run folder and the report of its evaluation have but the checkpoints."""
+    rows, split = read_history(output / HISTORY.name), files.read_json(report / "about.json")["split"]
+    digests = {split: record["inputs"][f"manifest/{split}.json"] for split in ("train", "valid")}
+    digests[split] = files.sha256_file(where.split(split)[1])
+    run = open_run(client, runtime.project, runtime.run, record, rows)
+    run.describe(record, {f"{where.dataset.name}/{split}": digest for split, digest in digests.items()}, tags)
+    run.log_epochs(rows)
+    run.log_values(named_scores(split, files.read_json(report / METRICS.name)))
+    for name, values in _curves(split, report / "pr_curve.csv").items():
+        run.log_curve(name, values)
+    for name in _OF_RUN:
+        run.log_file(output / name)
+    for path in (report / name for name in _OF_REPORT):
+        for file in sorted(path.glob("*.png")) if path.is_dir() else [path]:
+            run.log_file(file, file.parent.relative_to(report.parent).as_posix())
+    return run
+
+
+def named_scores(split: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of metrics.json under names like those of history.csv: test/mAP_50 beside val/mAP_50."""
+    columns, scores = {field: column for column, field in REPORTED.items()}, {}
+    for kind, part in (("", metrics), ("segm_", metrics.get("masks") or {})):
+        for key, value in part.items():
+            if type(value) in (int, float):
+                name = columns.get(key) or key.replace("map_", "mAP_").replace("mar_", "mAR_")
+                scores[f"{split}/{kind}{name}"] = float(value)
+    return scores
+
+
+def _curves(split: str, path: Path) -> dict[str, dict[int, float]]:
+    """Precision by recall in percent, of pr_curve.csv."""
+    import pandas as pd
+
+    table = pd.read_csv(path)
+    recalls = (100 * table["recall"]).round().astype(int)
+    names = {column: f"{split}/{column.replace('mask_', 'segm_')}_at_recall" for column in table.columns[1:]}
+    return {name: dict(zip(recalls, table[column], strict=True)) for column, name in names.items()}
+
+
 def _checked_lock() -> Lock:
     """dvc.lock, whose digests are those of the files."""
     missing = [str(path) for path in (*PUBLISHED, Path(LOCK)) if not path.exists()]
@@ -74,7 +157,9 @@ def _checked_lock() -> Lock:
         raise UserError(f"{', '.join(missing)} does not exist. Fetch what was made: dvc pull. Or make it: dvc repro")
     lock = Lock.read(Path())
     for path, stage in PUBLISHED.items():
-        if stage not in lock.stages or lock.stages[stage].outs.get(path.as_posix()) != files.md5_file(path):
+        content = {file.name: files.md5_file(file) for file in (path.iterdir() if path.is_dir() else [path])}
+        found = listing_md5(content) if path.is_dir() else content[path.name]
+        if stage not in lock.stages or lock.stages[stage].outs.get(path.as_posix()) != found:
             raise UserError(
                 f"{path} is not the file of {LOCK}. Run dvc repro, or restore both: git restore, dvc checkout"
             )

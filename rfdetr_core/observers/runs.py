@@ -10,13 +10,14 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rfdetr_core.base import files, git
-from rfdetr_core.base.errors import causes
+from rfdetr_core.base.errors import UserError, causes
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.observers.history import fingerprint, main_repository
 
@@ -49,6 +50,9 @@ def _bytes(character: str) -> str:
 MARK = "train/loss"
 # What MLflow takes in one call, and of a dataset's digest.
 _METRICS, _PARAMS, _DIGEST = 1000, 100, 36
+PATIENCE = 5  # seconds that a training or an evaluation waits for a server
+# The start of the address of a database, which the client itself opens: it decides where the artifacts go.
+_DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:")
 _CREDENTIALS = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
 
 Rows = Mapping[int, Mapping[str, float]]
@@ -81,17 +85,29 @@ class TrackedRun:
         """Log the epochs that are not there."""
         there = _logged(self.client, self.id)
         for epoch in sorted(rows.keys() - there):
-            self._log({"epoch": float(epoch), **rows[epoch]}, epoch)
+            values = {"epoch": float(epoch), **rows[epoch]}
+            self._log((key, values[key], epoch) for key in sorted(values, key=lambda key: key == MARK))
 
     def log_values(self, values: Mapping[str, float]) -> None:
         """Log numbers that belong to no epoch, such as the scores on the test split."""
         there = self.client.get_run(self.id).data.metrics
-        self._log({key: value for key, value in values.items() if there.get(mlflow_name(key)) != value}, 0)
+        self._log((key, value, 0) for key, value in values.items() if there.get(mlflow_name(key)) != value)
+
+    def log_curve(self, name: str, values: Mapping[int, float]) -> None:
+        """Log a curve, such as precision by recall in percent: the page draws it over the step."""
+        there = {metric.step: metric.value for metric in self.client.get_metric_history(self.id, mlflow_name(name))}
+        self._log((name, value, step) for step, value in values.items() if there.get(step) != value)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Attach a file, unless its very bytes are attached already."""
-        tag, digest = f"sha256.{path.name}", files.sha256_file(path)
-        if self.client.get_run(self.id).data.tags.get(tag) != digest:
+        """Attach a file, unless its very bytes are attached already, and still there."""
+        tag, digest, place = (
+            f"sha256.{path.name}",
+            files.sha256_file(path),
+            f"{folder}/{path.name}" if folder else path.name,
+        )
+        there = {file.path: file.file_size for file in self.client.list_artifacts(self.id, folder)}
+        whole = place in there and there[place] in (path.stat().st_size, None)  # None: a store that does not say it
+        if not whole or self.client.get_run(self.id).data.tags.get(tag) != digest:
             self.client.log_artifact(self.id, str(path), folder)
             self.client.set_tag(self.id, tag, digest)
 
@@ -105,12 +121,23 @@ class TrackedRun:
         if self.client.get_run(self.id).info.status != status:
             self.client.set_terminated(self.id, status)
 
-    def _log(self, values: Mapping[str, float], step: int) -> None:
+    def replace(self, earlier: str) -> None:
+        """Close an earlier run as KILLED: its training was killed, and this run does not resume it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if earlier != self.id and self.client.get_run(earlier).info.status == "RUNNING":
+                self.client.set_terminated(earlier, "KILLED")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # it was tracked elsewhere
+                raise
+
+    def _log(self, values: Iterable[tuple[str, float, int]]) -> None:
+        """Log names, values and steps in this order."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        keys = sorted((key for key in values if math.isfinite(values[key])), key=lambda key: key == MARK)
-        metrics = [Metric(mlflow_name(key), float(values[key]), now, step) for key in keys]
+        metrics = [Metric(mlflow_name(key), value, now, step) for key, value, step in values if math.isfinite(value)]
         for start in range(0, len(metrics), _METRICS):
             self.client.log_batch(self.id, metrics=metrics[start : start + _METRICS])
 
@@ -128,7 +155,7 @@ def connect(seconds: int) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return MlflowClient(None if _server() else f"sqlite:///{main_repository() / 'mlflow.db'}")
+    return MlflowClient(store())
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:
@@ -136,9 +163,20 @@ def open_run(client: Any, project: str, name: str | None, record: Mapping[str, A
 
     Without `deterministic`, one fingerprint can have several results. So a run whose losses are not those of `rows` is
     that of another result.
+
+    Raises:
+        UserError: the experiment was deleted.
     """
     found = client.get_experiment_by_name(project)
-    place = None if _server() else (main_repository() / "mlartifacts").as_uri()
+    if found and found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"the MLflow experiment {project} was deleted. Restore it: "
+            f"MLFLOW_TRACKING_URI={_without_password(store())} mlflow experiments restore --experiment-id "
+            f"{found.experiment_id}. Or set another runtime.project."
+        )
+    # By default a client puts the artifacts of a database into its working directory, which DVC removes where that is
+    # of a temporary experiment.
+    place = (main_repository() / "mlartifacts").as_uri() if _DATABASE.match(store()) else None
     experiment = found.experiment_id if found else client.create_experiment(project, place)
     own = fingerprint(record)
     query = f"tags.fingerprint = '{own}'"
@@ -152,7 +190,9 @@ def open_run(client: Any, project: str, name: str | None, record: Mapping[str, A
 
 def origin() -> dict[str, str]:
     """Tags: the commit, whether the working tree differs from it, and the stage and experiment of DVC, if any."""
-    commit, changes = (git.answer(Path(), *one) for one in (("rev-parse", "HEAD"), ("status", "--porcelain")))
+    commit, changes = (
+        git.answer(Path(), *one) for one in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "."))
+    )
     tags = {
         "mlflow.source.name": "rfdetr_core.training",
         "mlflow.source.git.commit": (commit or "").strip(),
@@ -167,6 +207,8 @@ def fault(error: BaseException) -> tuple[str, str]:
     """What went wrong with MLflow: whether it refused, cannot be reached or failed; and its own words."""
     if isinstance(error, ImportError):
         return "MLflow cannot be imported", str(error)
+    if isinstance(error, UserError):
+        return "MLflow refused", str(error)
     from mlflow.exceptions import MlflowException
     from requests import exceptions
 
@@ -187,12 +229,43 @@ def fault(error: BaseException) -> tuple[str, str]:
     return f"MLflow {what}", told
 
 
-def where(run: TrackedRun) -> str:
+def page(run: TrackedRun) -> str:
     """Where a person finds the run."""
     server = _without_password(_server())
-    if server.startswith("http"):
-        return f"{server.rstrip('/')}/#/experiments/{run.experiment}/runs/{run.id}"
-    return f"{run.id} in {server}" if server else f"{run.id} in {main_repository() / 'mlflow.db'} (make ui)"
+    if server and not server.startswith("http"):
+        return f"{run.id} in {_without_password(store())}"
+    return _page(server or local_server(), run.experiment, run.id) + ("" if server else " (after: make ui)")
+
+
+def newest_page(server: str) -> str:
+    """The address of the page of the run that was begun last; without one, of the server."""
+    client = connect(PATIENCE)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    for run in client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1):
+        return _page(server, run.info.experiment_id, run.info.run_id)
+    return server
+
+
+def local_server(port: int = 5000) -> str:
+    """The address of `make ui`."""
+    return f"http://127.0.0.1:{port}"
+
+
+def store() -> str:
+    """The address that a client is to open: MLFLOW_TRACKING_URI, else mlflow.db in the main repository.
+
+    A database of a relative path is below the main repository, not below a copy of it.
+    """
+    server, folder = _server(), quote(str(main_repository()))  # what an address has after % or ? is no path
+    kind, _, path = server.partition(":///")
+    if kind == "sqlite" and path and not path.startswith("/"):
+        return f"sqlite:///{folder}/{path}"
+    return server or f"sqlite:///{folder}/mlflow.db"
+
+
+def _page(server: str, experiment: str, run: str) -> str:
+    # That of a server alone opens MLflow's home, which shows something else.
+    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
 
 
 def _server() -> str:

@@ -20,9 +20,10 @@ def select(scores: dict[str, Any]) -> dict[str, Any]:
         UserError: the scores are not those of this version, or neither track has a finite score.
     """
     try:
-        found = {track: (_finite(scores[track]["score"]), scores[track]["epoch"]) for track in TRACKS}
-        metric, key, epochs = scores["metric"], scores["key"], scores["epochs"]
-    except (KeyError, TypeError) as error:
+        (key,) = scores.keys() - {"epochs"}
+        found = {track: (_finite(scores[key][track]["score"]), scores[key][track]["epoch"]) for track in TRACKS}
+        epochs = scores["epochs"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"scores.json is not of this version ({error!r} in it). Train again: dvc repro --force train"
         ) from None
@@ -35,7 +36,6 @@ def select(scores: dict[str, Any]) -> dict[str, Any]:
     ema_wins = ema is not None and (regular is None or ema > regular)
     return {
         "winner": "ema" if ema_wins else "regular",
-        "metric": metric,
         "key": key,
         **{track: {"score": score, "epoch": epoch} for track, (score, epoch) in found.items()},
         "epochs": epochs,

@@ -30,9 +30,10 @@ def strip(folder: Path, selection: dict[str, Any], output: Path, records: Path) 
         )
     path = folder / f"checkpoint_best_{winner}.pth"
     checkpoint = read_checkpoint(path)
-    if checkpoint.epoch != selection[winner]["epoch"]:
+    epoch = None if checkpoint.epoch is None else checkpoint.epoch + 1  # selection.json counts from 1
+    if epoch != selection[winner]["epoch"]:
         raise UserError(
-            f"{path} is of epoch {checkpoint.epoch}, selection.json of epoch {selection[winner]['epoch']}. "
+            f"{path} is of epoch {epoch}, selection.json of epoch {selection[winner]['epoch']}. "
             "The two belong to different trainings. Restore them: dvc checkout, or dvc repro"
         )
     lineage = compose(checkpoint, selection)

@@ -187,7 +187,7 @@ class RFDETRModelModule(LightningModule):
         lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
         what = "gradient" if all(map(math.isfinite, terms.values())) else "loss"
         message = (
-            f"the {what} of step {step.number} in epoch {epoch} is not finite: "
+            f"the {what} of step {step.number} in epoch {epoch + 1} is not finite: "
             f"{', '.join(f'{name} {value:g}' for name, value in terms.items())}; learning rate {lr:g}. "
             f"Images of the batch: {', '.join(sample.path for sample in step.batch.samples)}. "
             f"Lower train.lr (now {config.lr:g}), or train with amp_dtype null (now {config.amp_dtype})."

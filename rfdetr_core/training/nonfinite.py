@@ -126,7 +126,8 @@ def replay(path: Path) -> dict[str, float]:
 if __name__ == "__main__":
     place = Path(sys.argv[1])
     before = read_plain(place)
-    print(f"epoch {before['epoch']}, step {before['step']}, learning rate {before['lr']:g}, amp_dtype {before['amp']}")
+    about = f"step {before['step']}, learning rate {before['lr']:g}, amp_dtype {before['amp']}"
+    print(f"epoch {before['epoch'] + 1}, {about}")
     print(*before["batch"]["paths"], sep="\n")
     for name, value in replay(place).items():
         print(f"{name:20} {before['losses'][name]:12g} then, {value:12g} in fp32")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +21,15 @@ from rfdetr_core.training.record import STATE_FILE
 
 @dataclass
 class Best:
-    """The best epoch of a track so far; no score: none above zero yet. ranked: the score, smoothed if that is asked."""
+    """The best epoch of a track so far; no score: none above zero yet.
+
+    ranked: the score, smoothed if that is asked. threshold: of the detections, that of the epoch's best F1.
+    """
 
     score: float | None = None
     ranked: float | None = None
     epoch: int | None = None
+    threshold: float | None = None
     weights: dict[str, Tensor] | None = None
 
 
@@ -37,14 +40,13 @@ class RunFiles(LightningCheckpoint):
     nothing: if it stays so, the last epoch's weights are written, so that both best files exist after every run.
     Without an average of the weights, both files have the regular ones.
 
-    metric: best_model_metric. key: the name of its value in the history. describe: makes a model file of weights.
+    key: the name of the value in the history that picks the best epoch. describe: makes a model file of weights.
     interval: epochs between kept states. skip, smooth: see skip_best_epochs and smooth_alpha of TrainConfig.
     """
 
     def __init__(
         self,
         folder: Path,
-        metric: str,
         key: str,
         describe: Callable[[Mapping[str, Tensor]], Checkpoint],
         *,
@@ -53,7 +55,7 @@ class RunFiles(LightningCheckpoint):
         skip: int = 0,
         smooth: float = 0.0,
     ) -> None:
-        self.folder, self.metric, self.key, self.describe = folder, metric, key, describe
+        self.folder, self.key, self.describe = folder, key, describe
         self.fingerprint = dict(fingerprint or {})
         self.interval, self.skip, self.smooth = interval, skip, smooth
         self.history: list[dict[str, float]] = []
@@ -75,7 +77,8 @@ class RunFiles(LightningCheckpoint):
             if better or (self.finished and self.best[track].ranked is None):
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
                 score = value if math.isfinite(value) else None
-                self.best[track] = Best(score, ranked if better else None, epoch, weights)
+                threshold = self._threshold(pl_module.epoch_metrics, PREFIX[track])
+                self.best[track] = Best(score, ranked if better else None, epoch, threshold, weights)
                 self.unwritten.add(track)
         if self.finished and "ema" not in pl_module.tracks:
             self.best["ema"] = replace(self.best["regular"], score=None)
@@ -84,8 +87,7 @@ class RunFiles(LightningCheckpoint):
             self._write()
         trainer.save_checkpoint(self.folder / STATE_FILE)
         if (epoch + 1) % self.interval == 0 and trainer.is_global_zero:
-            with files.replacing(self.folder / f"checkpoint_{epoch}.pth") as temporary:
-                shutil.copyfile(self.folder / STATE_FILE, temporary)
+            files.copy(self.folder / STATE_FILE, self.folder / f"checkpoint_{epoch}.pth")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to train if the ranks, each of which looked for a state to go on from, found different ones."""
@@ -120,6 +122,11 @@ class RunFiles(LightningCheckpoint):
             digests = [files.md5_file(self.folder / f"checkpoint_best_{track}.pth") for track in self.best]
             checkpoint["run"]["result"] = digests
 
+    def _threshold(self, metrics: Mapping[str, float], start: str) -> float | None:
+        """That of the best F1, if it is above 0."""
+        start += "segm_" if self.key.startswith("segm_") else ""
+        return round(metrics[f"{start}threshold"], 2) if metrics.get(f"{start}F1", 0.0) > 0 else None
+
     def _smoothed(self, key: str) -> float:
         """Upstream's smoothing (training/callbacks/best_model.py): from 0, each score moves it by 1 - smooth."""
         smoothed = 0.0
@@ -131,10 +138,13 @@ class RunFiles(LightningCheckpoint):
         for track in sorted(self.unwritten):
             best = self.best[track]
             assert best.weights is not None
-            checkpoint = replace(self.describe(best.weights), epoch=best.epoch)
+            checkpoint = replace(self.describe(best.weights), epoch=best.epoch, threshold=best.threshold)
             write_checkpoint(self.folder / f"checkpoint_best_{track}.pth", checkpoint)
         self.unwritten.clear()
-        files.write_table(self.folder / "history.csv", self.history)
-        tracks = {track: {"score": best.score, "epoch": best.epoch} for track, best in self.best.items()}
-        content = {"metric": self.metric, "key": f"val/{self.key}", **tracks, "epochs": len(self.history)}
-        files.write_json(self.folder / "scores.json", content)
+        # Epochs count from 1 in what people read, the progress and these files; in checkpoints from 0, as upstream's.
+        files.write_table(self.folder / "history.csv", [row | {"epoch": int(row["epoch"]) + 1} for row in self.history])
+        tracks = {
+            track: {"score": best.score, "epoch": None if best.epoch is None else best.epoch + 1}
+            for track, best in self.best.items()
+        }
+        files.write_json(self.folder / "scores.json", {f"val/{self.key}": tracks, "epochs": len(self.history)})

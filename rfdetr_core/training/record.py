@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -121,6 +122,9 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
         recorded = state.finished and _recorded(run["result"])
     except (UserError, KeyError, TypeError) as error:
         return None, f"{path} cannot be gone on from ({error}): starting anew."
+    if changed and state.finished and not recorded:
+        # DVC has since restored another result, so what differs is not what changed since the last one.
+        return None, f"starting anew; {path} is of another training than dvc.lock."
     if changed:
         kind = "finished" if state.finished else "interrupted"
         code = [one for one in changed if one.startswith("code.")]
@@ -128,7 +132,7 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
         listed += f"; and {len(code) - _CODE_SHOWN} more files of code" if len(code) > _CODE_SHOWN else ""
         told = f"starting anew, since the {kind} training in {folder} differs: {listed}."
         if any(one.startswith("params.train.epochs ") for one in changed):
-            told += f" To go on to more epochs, copy {path} to weights/ and name it as train.resume."
+            told += f" To go on to more epochs: python -m rfdetr_core promote {path}"
         return None, told
     if recorded:
         return None, ""
@@ -165,7 +169,7 @@ def named_state(path: Path, epochs: int, fingerprint: Mapping[str, Any]) -> tupl
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder; the system releases it when the process ends, however that happens.
+    """Hold the lock of a run folder, if its file system has locks; the system releases it when the process ends.
 
     Raises:
         UserError: another process trains there, or the folder cannot be written.
@@ -185,8 +189,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def first_process() -> bool:
-    """Whether this is rank 0, by the variables of torchrun, SLURM, or Lightning's own launcher."""
-    names = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    """Whether this is rank 0, by the variables of torchrun, Kubeflow, SLURM, LSF, MPI, or Lightning's own launcher."""
+    others = ("SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "NODE_RANK", "LOCAL_RANK")
+    names = ("RANK",) if "RANK" in os.environ else others
     return not any(int(os.environ.get(name) or 0) for name in names)
 
 
@@ -214,11 +219,17 @@ def _locked(folder: Path) -> TextIO:
 
 
 def _acquired(lock: TextIO) -> bool:
+    """False where another process holds the lock. A file system without locks, which is said, refuses nobody."""
     try:
         # Unlike flock, this lock is not inherited by loader workers, which may outlive a killed trainer.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        what = f"the file system of {Path(lock.name).parent} has no locks ({error.strerror})"
+        print(f"{what}: start no second training there while this one runs.", flush=True)
     return True
 
 

@@ -144,7 +144,7 @@ def prepare_training(
     key = ("segm_" if architecture.segmentation else "") + names["mar_100" if metric == "mar" else metric]
     options: dict[str, Any] = {"skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
     options |= {"fingerprint": record.fingerprint(training_record), "interval": runtime.checkpoint_interval}
-    written = RunFiles(output, metric, key, describe, **options)
+    written = RunFiles(output, key, describe, **options)
     mask_side = architecture.resolution // architecture.mask_downsample_ratio
     scoring = CocoScoring(
         files.read_json(where.split("valid")[0]),

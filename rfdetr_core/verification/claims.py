@@ -98,9 +98,9 @@ def check_evaluation(report: Report, contents: Contents, pipeline: Pipeline, mod
     _check_inputs(report, contents, {name: one.get("sha256") for name, one in inputs.items()}, EVALUATION)
     _check_code(report, contents, told.get("code") or {}, EVALUATION)
     _check_environment(report, contents, told, EVALUATION)
-    metrics = read_json(report, contents, "reports/evaluate/metrics.json")
-    if metrics is not None:
-        report.equal("split of reports/evaluate/metrics.json", told.get("split"), metrics.get("split"), EVALUATION)
+    about = read_json(report, contents, "reports/evaluate/about.json")
+    if about is not None:
+        report.equal("split of reports/evaluate/about.json", told.get("split"), about.get("split"), EVALUATION)
 
 
 def _check_params(report: Report, told: Mapping[str, Any], locked: Mapping[str, Any], by: str) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.files import md5_bytes
 from rfdetr_core.base.params import load_yaml
+from rfdetr_core.lineage.lock import listing_md5
 
 Digests = tuple[str, str, int]  # MD5, SHA-256, bytes
 
@@ -170,9 +170,3 @@ class Contents:
         from dvc.ignore import DvcIgnoreFilter  # type: ignore[import-untyped]
 
         return DvcIgnoreFilter(localfs, str(self.root))
-
-
-def listing_md5(listing: dict[str, str]) -> str:
-    """DVC's MD5 of a folder (dvc_data/hashfile/tree.py)."""
-    rows = [{"md5": listing[path], "relpath": path} for path in sorted(listing)]
-    return md5_bytes(json.dumps(rows, sort_keys=True).encode()) + ".dir"

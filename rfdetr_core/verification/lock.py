@@ -15,7 +15,7 @@ from typing import Any
 from rfdetr_core.audit.history import History, dvc_config
 from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.files import changes, json_text, md5_bytes
+from rfdetr_core.base.files import changes, copy, json_text, md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
 from rfdetr_core.verification.contents import Contents
@@ -98,6 +98,17 @@ def read_stages(root: Path) -> dict[str, Stage]:
             after=frozenset(str(other.name) for other in graph.successors(one)),
         )
     return found
+
+
+def copy_linked_results(root: Path) -> None:
+    """Put files in place of links among the outs that git keeps: git would keep the link.
+
+    From its run cache DVC restores them as it does others, with cache.type symlink as links to the cache.
+    """
+    for stage in read_stages(root).values() if (root / LOCK).exists() else ():
+        for path in (root / out for out, cached in stage.outs.items() if not cached):
+            if path.is_symlink() and path.is_file():
+                copy(path, path)
 
 
 @contextmanager

@@ -208,8 +208,8 @@ def check_metrics(report: Report, contents: Contents, pipeline: Pipeline) -> Non
     folder = contents.root / FOLDER
     if not (folder / "metrics.json").is_file():
         return
-    told = files.read_json(folder / "metrics.json")
-    annotations, classes = (contents.root / "annotations" / f"{name}.json" for name in (told["split"], "classes"))
+    told, about = (files.read_json(folder / f"{name}.json") for name in ("metrics", "about"))
+    annotations, classes = (contents.root / "annotations" / f"{name}.json" for name in (about["split"], "classes"))
     detections, masks = folder / "detections.json", folder / "masks.json"
     if not all(path.is_file() for path in (annotations, classes, detections, masks)):
         report.skip(f"numbers of {METRICS}", "gone: detections or annotations are not here")

@@ -51,7 +51,7 @@ class Repository:
             write_manifest(self.folder / "manifest" / f"{split}.json", rows)
         output = self.folder / "output"
         output.mkdir(exist_ok=True)
-        selection = select({"metric": "map", "key": "val/mAP_50_95", "epochs": 3, **tracks(seed)})
+        selection = select({"val/mAP_50_95": tracks(seed), "epochs": 3})
         if parent:
             parents = {"pretrain_weights": {"name": "promoted.pth", "sha256": "0" * 64, "tensors": parent}}
         best = replace(tiny_checkpoint(seed), epoch=1, training_record=self.record(lr, parents or {}, notes))

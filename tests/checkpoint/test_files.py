@@ -49,6 +49,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
         tiny_checkpoint(),
         epoch=0,
         best_total_source="ema",
+        threshold=0.25,
         training_record={"seed": 1, "inputs": {"a": "0" * 64}},
         lineage={"parents": [None, 1.5, True]},
         rfdetr_version="1.11.2",

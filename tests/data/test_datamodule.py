@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.batching import Batch
@@ -49,6 +53,25 @@ def test_batches_are_equal_bit_for_bit_for_every_number_of_workers(tmp_path: Pat
     for other in others:
         assert epochs(other, 2) == trained
         assert [digest(batch) for batch in other.val_dataloader()] == validated
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_do_not_run_a_script_without_a_main_guard_again(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, pathlib\n"
+        f"multiprocessing.set_start_method({method!r})\n"
+        "print('started', flush=True)\n"
+        "from tests.data.test_datamodule import digest, epochs, module_of\n"
+        f"module = module_of(pathlib.Path({str(tmp_path)!r}), num_workers=2)\n"
+        "print(epochs(module, 1), [digest(batch) for batch in module.val_dataloader()])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
+    alone = module_of(tmp_path)
+    validated = [digest(batch) for batch in alone.val_dataloader()]
+    assert done.stdout == f"started\n{epochs(alone, 1)} {validated}\n"
 
 
 def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:

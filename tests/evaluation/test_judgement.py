@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from rfdetr_core.base.images import decode
-from rfdetr_core.evaluation.scoring import BACKGROUND, ImageJudgement, confusions, judge
+from rfdetr_core.evaluation.scoring import ImageJudgement, background_name, confusions, judge
 from rfdetr_core.metrics.coco import coco_results, score
 from tests.evaluation.scene import NAMES, Scene
 
 TABLE = dict(enumerate(NAMES))
+BACKGROUND = background_name(NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,29 @@ def test_confusions_count_every_object_in_its_row_and_every_detection_in_its_col
     assert Counter(predicted for _, predicted in pairs if predicted != BACKGROUND) == detections
     assert sum(actual == predicted for actual, predicted in pairs) == sum(len(one.found) for one in judgements)
     assert any(BACKGROUND not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+NAMINGS: dict[str, list[str]] = {
+    "as the background": ["background", "b", "c"],
+    "as the background and its other name": ["(background)", "background", "((background))"],
+    "as the background in another case": ["Back ground", "(BACKGROUND)", "c"],
+    "as nothing": ["nothing", "", "(none)"],
+    "as a number": ["0", "nan", "-1"],
+}
+
+
+@pytest.mark.parametrize("names", NAMINGS.values(), ids=NAMINGS.keys())
+def test_a_class_is_not_mixed_with_the_background_whatever_it_is_called(
+    scene: Scene, results: list[dict[str, Any]], names: list[str]
+) -> None:
+    judgements = judged(scene, results, 0.45)
+    plain = [f"class of another name {number}" for number in range(len(names))]
+    expected = Counter(confusions(judgements, dict(enumerate(plain))))
+    renamed = dict(zip([*plain, background_name(plain)], [*names, background_name(names)], strict=True))
+    assert len({name.casefold() for name in renamed.values()}) == len(names) + 1
+    assert Counter(confusions(judgements, dict(enumerate(names)))) == Counter(
+        {(renamed[actual], renamed[predicted]): count for (actual, predicted), count in expected.items()}
+    )
 
 
 def row(label: int, box: list[float], **more: Any) -> dict[str, Any]:

@@ -128,6 +128,20 @@ def test_the_pipeline_reads_an_export_as_it_reads_the_source(tmp_path: Path, mak
         assert read[0] == read[1]
 
 
+def test_a_root_with_the_name_of_a_class_is_left_out(tmp_path: Path) -> None:
+    source = make_coco(tmp_path / "source")
+    table = [
+        {"id": 0, "name": "cat", "supercategory": "none"},
+        {"id": 3, "name": "cat", "supercategory": "cat"},
+        {"id": 7, "name": "dog", "supercategory": "cat"},
+    ]
+    for split in ("train", "valid", "test"):
+        edit_coco(source, split, lambda content: content.update(categories=table))
+    told = export_dataset(source, tmp_path / "coco", "coco", "copy")
+    assert "class 'cat', the parent of others, has no object and is left out" in told
+    assert rows_of(tmp_path / "coco", "train")["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
+
+
 def test_what_yolo_cannot_hold_is_named(tmp_path: Path) -> None:
     source = make_coco(tmp_path / "source")
 

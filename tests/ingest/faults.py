@@ -88,6 +88,16 @@ def row(code: str, line: str) -> Fault:
     return text(code, LABEL, lambda old: old + f"\r\n{line}\r\n".encode(), 4)
 
 
+def stray(path: str, line: str = "0 0.5 0.5 0.1 0.1") -> Fault:
+    """A label file that no image has."""
+
+    def plant(root: Path) -> None:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(f"{line}\n")
+
+    return Fault(make_yolo, plant, "label-without-image", path)
+
+
 def definition(code: str, old: str, new: str) -> Fault:
     def change(content: bytes) -> bytes:
         assert old.encode() in content
@@ -167,6 +177,7 @@ ANNOTATIONS = {
     "class id 3.0": on("class-unknown", category_id=3.0),
     "class id list": on("class-unknown", category_id=[3]),
     "crowd two": on("crowd-malformed", iscrowd=2),
+    "annotation to ignore": on("ignored-as-crowd", ignore=1)._replace(where=None),
     "box of three": on("box-malformed", bbox=[1, 2, 3]),
     "box of five": on("box-malformed", bbox=[1, 2, 3, 4, 5]),
     "box missing": on("box-malformed", bbox=None),
@@ -258,6 +269,7 @@ ENTRIES = {
     "class id doubled": entry("class-malformed", "categories", id=7, name="cow"),
     "class name doubled": entry("class-malformed", "categories", id=8),
     "class name a number": entry("class-malformed", "categories", id=8, name=1.5),
+    "class name a list, as its parent": entry("class-malformed", "categories", id=8, name=["x"], supercategory=["x"]),
     "class name blank": entry("class-malformed", "categories", id=8, name=" "),
     "class name of half a character": entry("class-malformed", "categories", id=8, name="\ud800"),
     "class id text as id": entry("class-malformed", "categories", id="8", name="cow"),
@@ -324,6 +336,18 @@ FILES = {
         "split-empty",
         TRAIN,
     ),
+    "annotations of a fourth split": Fault(
+        make_coco,
+        lambda root: ((root / "dev").mkdir(), write_coco(root, "dev", coco_content("test"))),
+        "labels-not-read",
+        "dev/_annotations.coco.json",
+    ),
+    "annotations beside plain COCO's": Fault(
+        make_plain,
+        lambda root: (root / "annotations/instances_minival.json").write_text("{}"),
+        "labels-not-read",
+        "annotations/instances_minival.json",
+    ),
     "test without objects": Fault(make_coco, emptied("test"), "test-empty", TEST),
     "two layouts": Fault(
         make_coco, lambda root: (root / "data.yaml").write_text("names: [x]"), "layout-ambiguous", "."
@@ -339,8 +363,9 @@ FILES = {
     ),
     "plain COCO with a test split without annotations": Fault(
         make_plain,
-        lambda root: (root / "annotations/instances_test2017.json").rename(
-            root / "annotations/image_info_test2017.json"
+        lambda root: (
+            (root / "annotations/instances_test2017.json").rename(root / "annotations/image_info_test2017.json"),
+            (root / "test2017").rename(root.parent / "away"),
         ),
         "test-without-labels",
         "annotations/image_info_test2017.json",
@@ -368,6 +393,14 @@ IMAGES = {
     "image not listed": Fault(
         make_coco, coco(lambda content: content["images"].pop(2)), "image-not-listed", "train/train_3.png"
     ),
+    "image outside all splits": Fault(
+        make_coco,
+        lambda root: ((root / "more").mkdir(), picture(99).save(root / "more/a.png")),
+        "image-not-listed",
+        "more",
+    ),
+    "picture of another format": file("image-not-read", lambda path: picture(99).save(path), "train/a.GIF"),
+    "picture of another format without a reader": file("image-not-read", Path.touch, "a.heic"),
     "image missing": file("image-missing", Path.unlink),
     "image a link to itself": file("image-missing", replaced(lambda path: path.symlink_to(path.name))),
     "image a link out": file("path-outside", link_out),
@@ -467,6 +500,19 @@ YOLO = {
         lambda root: (root / "labels/train/other.txt").write_text("0 0.5 0.5 0.1 0.1\n"),
         "label-without-image",
         "labels/train/other.txt",
+    ),
+    "label file across from no image": stray("other/labels/x.txt"),
+    "label file of another case": stray("Labels/train/x.txt", "not even numbers"),
+    "label file beside images": stray("images/train/x.txt"),
+    "label file in a folder of another name": stray("annotation/train_1.txt"),
+    "image without a label file": Fault(
+        make_yolo, lambda root: (root / OTHER_LABEL).unlink(), "image-without-labels", "data.yaml"
+    ),
+    "image in a folder that is no split's": Fault(
+        make_yolo,
+        lambda root: ((root / "images/more").mkdir(), picture(99).save(root / "images/more/a.png")),
+        "image-not-listed",
+        "images/more",
     ),
     "two images of one label file": Fault(
         make_yolo,

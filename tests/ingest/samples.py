@@ -100,8 +100,7 @@ def make_yolo(root: Path) -> Path:
         for k, objects in enumerate(images):
             picture(10 * number + k).save(root / "images" / split / f"{split}_{k + 1}.png")
             rows = [" ".join(map(str, (label, *_fractions(box)))) for label, box in objects]
-            if rows:
-                (root / "labels" / split / f"{split}_{k + 1}.txt").write_text("\n".join(rows) + "\n")
+            (root / "labels" / split / f"{split}_{k + 1}.txt").write_text("".join(f"{row}\n" for row in rows))
     (root / "data.yaml").write_text(
         "path: .\ntrain: images/train\nval: images/valid\ntest: images/test\nnc: 2\nnames: [cat, dog]\n"
     )

@@ -327,3 +327,14 @@ def test_converting_opens_no_image(tmp_path: Path) -> None:
         path.write_bytes(b"")
     convert_dataset(root, ValidateConfig(), tmp_path / "manifest", tmp_path / "annotations")
     assert (tmp_path / "annotations" / "train.json").read_bytes() == before["annotations/train.json"]
+
+
+@pytest.mark.parametrize("value", [1, True])
+def test_what_is_to_be_ignored_is_a_crowd(tmp_path: Path, value: object) -> None:
+    root = make_coco(tmp_path / "data")
+    edit_coco(root, "train", lambda content: content["annotations"][1].update(iscrowd=1, ignore=0))
+    crowd = ingest(root, tmp_path / "crowd")
+    edit_coco(root, "train", lambda content: content["annotations"][1].update(iscrowd=0, ignore=value))
+    assert ingest(root, tmp_path / "ignored") == crowd
+    edit_coco(root, "train", lambda content: content["annotations"][1].update(ignore=0))
+    assert ingest(root, tmp_path / "plain") != crowd

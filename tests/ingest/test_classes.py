@@ -17,7 +17,7 @@ def with_classes(root: Path, tables: dict[str, Rows]) -> None:
     """Give the splits these classes; cat and dog keep their objects."""
 
     def change(content: Any, rows: Rows) -> None:
-        ids = {name: identity for identity, name, *_ in rows}
+        ids = {name: identity for identity, name, *_ in rows}  # of one name twice, the last is the class
         names = {one["id"]: one["name"] for one in content["categories"]}
         for one in content["annotations"]:
             one["category_id"] = ids[names[one["category_id"]]]
@@ -72,6 +72,22 @@ TABLES: dict[str, tuple[dict[str, Rows], Rows, set[str]]] = {
     "parents that are no class": ({"train": [(1, "cat", "a"), (2, "dog", "b")]}, [(1, "cat"), (2, "dog")], set()),
     "parents in a circle": ({"train": [(1, "cat", "dog"), (2, "dog", "cat")]}, [(1, "cat"), (2, "dog")], set()),
     "parents of other types": ({"train": [(1, "cat", None), (2, "dog", [3])]}, [(1, "cat"), (2, "dog")], set()),
+    "parent with the name of a class": (
+        {"train": [(0, "cat", "none"), (1, "cat", "cat"), (2, "dog", "cat")]}, [(1, "cat"), (2, "dog")], set(),
+    ),
+    "parent with the name of a class, which has no object": (
+        {"train": [(0, "cow", "none"), (1, "cow", "cow"), (2, "cat", "cow"), (3, "dog", "cow")]},
+        [(1, "cow"), (2, "cat"), (3, "dog")],
+        {"class-unused"},
+    ),
+    "parent with the name of a class in valid alone": (
+        {"train": [(1, "cat"), (2, "dog")], "valid": [(0, "dog", "none"), (1, "cat", "dog"), (2, "dog", "dog")]},
+        [(1, "cat"), (2, "dog")],
+        set(),
+    ),
+    "parent that differs from a class by case": (
+        {"train": [(0, "Cat", "none"), (1, "cat", "Cat"), (2, "dog", "Cat")]}, [(1, "cat"), (2, "dog")], set(),
+    ),
     "parents of parents": (
         {"train": [(0, "all"), (1, "pets", "all"), (2, "cat", "pets"), (3, "dog", "pets")]}, [(2, "cat"), (3, "dog")],
         set(),
@@ -94,3 +110,37 @@ def test_all_splits_use_one_table(tmp_path: Path, tables: dict[str, Rows], expec
         content = json.loads(files[f"annotations/{split}.json"])
         found = [(names[one["category_id"]], one["bbox"]) for one in content["annotations"]]
         assert sorted(found) == sorted((("cat", "dog")[label], box) for image in images for label, box in image)
+
+
+@pytest.mark.parametrize("used", [(0, 1), (0,)])
+def test_a_root_that_has_objects_is_a_class_of_the_same_name(tmp_path: Path, used: tuple[int, ...]) -> None:
+    """Which of the two is meant cannot be known."""
+    root = make_coco(tmp_path / "data")
+
+    def change(content: Any) -> None:
+        for number, one in enumerate(content["annotations"]):
+            one["category_id"] = used[number % len(used)]
+        content["categories"] = [
+            {"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "cat"},
+        ]  # fmt: skip
+
+    edit_coco(root, "train", change)
+    findings, error = validate(root, tmp_path)
+    assert error is not None
+    assert "2 classes have the name 'cat'" in {one["what"] for one in findings if one["file"].startswith("train")}
+
+
+def test_a_root_with_the_name_of_the_only_class_goes(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data")
+
+    def change(content: Any) -> None:
+        for one in content["annotations"]:
+            one["category_id"] = 1
+        content["categories"] = [
+            {"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "cat"},
+        ]  # fmt: skip
+
+    for split in SPLITS:
+        edit_coco(root, split, change)
+    assert validate(root, tmp_path) == ([], None)
+    assert json.loads(ingest(root, tmp_path)["annotations/classes.json"]) == [{"id": 1, "index": 0, "name": "cat"}]

@@ -5,13 +5,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rfdetr_core.base.manifest import read_manifest
 from rfdetr_core.ingest.config import SplitConfig
 from rfdetr_core.ingest.records import Annotation, Category, FileFacts, ImageRecord, Place, Split
 from rfdetr_core.ingest.split import cut_splits
-from tests.ingest.samples import ingest, make_coco, places, validate
+from tests.ingest.samples import ingest, make_coco, picture, places, validate, write_coco
 
 
 def images(count: int, rare: int = 10) -> list[ImageRecord]:
@@ -68,12 +70,58 @@ def test_augmented_copies_and_equal_bytes_stay_together() -> None:
     assert home[records[3].path] == home[records[23].path]
 
 
+def film(root: Path, scenes: int, frames: int, step: float = 0.0) -> Path:
+    """A dataset without valid: of each scene some frames that look alike. step: how far a frame is from the last."""
+    random = np.random.default_rng(0)
+    content: Any = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    (root / "train").mkdir(parents=True)
+    for scene in range(scenes):
+        cells, other = random.integers(40, 215, (2, 16, 16, 3)).astype(float)
+        for frame in range(frames):
+            seen = np.cos(frame * step) * (cells - 128) + np.sin(frame * step) * (other - 128) + 128
+            noisy = seen.repeat(4, 0).repeat(4, 1) + random.normal(0, 3, (64, 64, 3))
+            name, number = f"{random.integers(2**60)}.png", scene * frames + frame + 1  # no name tells of the scene
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / "train" / name)
+            content["images"].append({"id": number, "file_name": name, "width": 64, "height": 64})
+            content["annotations"].append({"id": number, "image_id": number, "category_id": 1, "bbox": [8, 8, 30, 20]})
+    write_coco(root, "train", content)
+    return root
+
+
+@pytest.mark.parametrize("step", [0.0, 0.1])
+def test_nothing_that_validation_calls_near_is_in_two_splits_of_its_cut(tmp_path: Path, step: float) -> None:
+    """Also where each frame is like the next few, and the first not like the last."""
+    root, split = film(tmp_path / "data", 12, 9, step), {"valid": 0.25, "test": 0.25}
+    findings, error = validate(root, tmp_path, split=split)
+    assert ({one["code"] for one in findings}, error) == ({"near-doubled"}, None)
+    sizes = [len(read_manifest(tmp_path / "manifest" / f"{name}.json")) for name in ("train", "valid", "test")]
+    assert sizes == [54, 27, 27]
+    cut_anew = validate(root, tmp_path, split=split, severities={"near-leakage": "ignore"})
+    assert cut_anew[1] is None
+    assert [len(read_manifest(tmp_path / "manifest" / f"{name}.json")) for name in ("train", "valid")] == [54, 27]
+
+
+def test_images_that_all_look_the_same_are_cut_only_where_that_is_ignored(tmp_path: Path) -> None:
+    root = film(tmp_path / "data", 1, 10)
+    _, error = validate(root, tmp_path, split={"valid": 0.2})
+    assert error is not None
+    assert "10 of 10 images of train are, or look, the same" in error
+    _, error = validate(root, tmp_path, split={"valid": 0.2}, severities={"near-leakage": "ignore"})
+    assert error is None
+    assert len(read_manifest(tmp_path / "manifest" / "valid.json")) == 2
+
+
 def test_a_split_is_cut_on_request_alone_and_conversion_keeps_it(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     shutil.rmtree(root / "valid")
     findings, _ = validate(root, tmp_path)
     assert places(findings) == [("split-missing", "error", "valid", None)]
+    picture(99).save(root / "train" / "stray.png")
     made = ingest(root, tmp_path, split={"valid": 0.4, "seed": 3})
+    findings, _ = validate(root, tmp_path, split={"valid": 0.4, "seed": 3})
+    assert [one for one in places(findings) if one[0] != "class-untrained"] == [
+        ("image-not-listed", "warning", "train/stray.png", None)
+    ]
     paths = {
         name: [row.path for row in read_manifest(tmp_path / "manifest" / f"{name}.json")] for name in ("train", "valid")
     }

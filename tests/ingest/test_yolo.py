@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfdetr_core.ingest.formats.yolo import label_path
-from tests.ingest.samples import SIZE, ingest, make_yolo, places, validate
+from tests.ingest.samples import SIZE, ingest, make_yolo, picture, places, validate
 
 LABEL = "labels/train/train_1.txt"
 
@@ -46,11 +46,63 @@ def test_white_space_and_line_ends_do_not_matter(root: Path, tmp_path: Path, spe
 
 
 def test_an_image_without_a_label_file_is_a_negative(root: Path, tmp_path: Path) -> None:
-    assert not (root / "labels/train/train_3.txt").exists()
+    assert (root / "labels/train/train_3.txt").read_text() == ""
     before = ingest(root, tmp_path / "before")
     assert b"train_3.png" in before["annotations/train.json"]
-    (root / "labels/train/train_3.txt").write_text("")
+    (root / "labels/train/train_3.txt").unlink()
     assert ingest(root, tmp_path / "after") == before
+
+
+@pytest.mark.parametrize("place", ["images/train/train_2.txt", "labels/nite/train_2.txt"])
+def test_a_lost_label_file_is_told_with_the_place_where_it_was_looked_for(
+    root: Path, tmp_path: Path, place: str
+) -> None:
+    (root / place).parent.mkdir(exist_ok=True)
+    (root / "labels/train/train_2.txt").rename(root / place)
+    findings, error = validate(root, tmp_path)
+    assert error is None
+    assert places(findings) == [
+        ("image-without-labels", "warning", "data.yaml", None),
+        ("label-without-image", "warning", place, None),
+    ]
+    assert "1 of 3 images of train" in findings[0]["what"]
+    for finding in findings:
+        assert "images/train/train_2.png" in finding["what"]
+        assert "labels/train/train_2.txt" in finding["what"]
+
+
+def test_labels_that_are_all_lost_are_told_with_the_place_where_they_were_looked_for(
+    root: Path, tmp_path: Path
+) -> None:
+    (root / "images").rename(root / "Images")
+    (root / "labels").rename(root / "Labels")
+    rewrite(
+        root, ": images/train", ": Images/train", ": images/valid", ": Images/valid", ": images/test", ": Images/test"
+    )
+    findings, error = validate(root, tmp_path)
+    assert error is not None
+    told = [one["what"] for one in findings if one["code"] == "image-without-labels"]
+    assert len(told) == 3
+    assert "3 of 3 images of train" in told[2]
+    assert "Images/train/train_1.txt" in told[2]
+    assert sum(one["code"] == "label-without-image" for one in findings) == 6
+
+
+def test_text_files_that_hold_no_labels_are_none(root: Path, tmp_path: Path) -> None:
+    (root / "README.roboflow.txt").write_text("1 dataset of cats.\n")
+    (root / "images/train/notes.txt").write_text("")
+    assert validate(root, tmp_path) == ([], None)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JFIF", ".jpe", ".JPG", ".Jpeg"])
+def test_every_ending_of_jpeg_is_read(root: Path, tmp_path: Path, suffix: str) -> None:
+    picture(99).save(root / f"images/train/a{suffix}", "JPEG")
+    (root / "labels/train/a.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    after = ingest(root, tmp_path)
+    assert f"images/train/a{suffix}" in [
+        one["file_name"] for one in json.loads(after["annotations/train.json"])["images"]
+    ]
+    assert validate(root, tmp_path) == ([], None)
 
 
 DEFINITIONS: dict[str, Callable[[Path], object]] = {

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from rfdetr_core.base import files
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.observers.console import Lines, ProgressBar, console
-from rfdetr_core.observers.history import run_files
+from rfdetr_core.observers.history import read_history, run_files
+from rfdetr_core.selection.select import select
+from rfdetr_core.selection.strip import strip
 from tests.training.tiny import train
 
 # What an epoch says, in a bar and in a line; a lower bound of the time left until there was an evaluation.
@@ -26,6 +29,15 @@ def test_an_epoch_is_a_line_where_there_is_no_terminal(
     assert lines[-1].endswith("0:00:00 left")
     assert re.search(r"^best val/mAP_50_95: regular \S+ \(epoch \d\), EMA \S+ \(epoch \d\)", told.out, re.MULTILINE)
     assert "\r" not in told.out + told.err
+    # An epoch has one number wherever people read it.
+    shown = [(int(line.split("/")[0].split()[1]), line.split("  mAP ")[1][:5]) for line in lines]
+    history = read_history(output / "history.csv")
+    assert shown == [(epoch, f"{row['val/mAP_50_95']:.3f}") for epoch, row in history.items()]
+    assert [epoch for epoch, _ in shown] == [1, 2, 3]
+    for track, key in {"regular": "val/mAP_50_95", "ema": "val/ema_mAP_50_95"}.items():
+        best = files.read_json(output / "scores.json")["val/mAP_50_95"][track]
+        assert history[best["epoch"]][key] == best["score"]
+        assert f"{best['score']:.3f} (epoch {best['epoch']})" in told.out
 
 
 @pytest.mark.parametrize("kind", ["tqdm", "rich"])
@@ -66,8 +78,8 @@ def test_the_end_names_the_files_that_are_there_and_both_scores(
     output.mkdir()
     for name in ("checkpoint.pth", "checkpoint_9.pth", "checkpoint_best_ema.pth", "checkpoint_best_regular.pth"):
         (output / name).touch()
-    selection = uninterrupted["scores.json"].decode().replace("{", '{"winner": "ema",', 1)
-    (output / "selection.json").write_text(selection)
+    (output / "scores.json").write_bytes(uninterrupted["scores.json"])
+    files.write_json(output / "selection.json", select(files.read_json(output / "scores.json")))
     told = run_files(output)
     assert [line.split()[0] for line in told.splitlines()[:-1]] == [
         str(output / f"checkpoint{name}.pth") for name in ("_best_regular", "_best_ema", "", "_9")
@@ -75,3 +87,20 @@ def test_the_end_names_the_files_that_are_there_and_both_scores(
     assert told.splitlines()[-1].startswith("best val/mAP_50_95: regular 0.")
     (output / "checkpoint_best_total.pth").touch()
     assert run_files(output).startswith(f"{output / 'checkpoint_best_total.pth'}  the result")
+
+
+def test_a_state_of_another_training_than_the_result_is_not_called_the_one_to_go_on_from(
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path
+) -> None:
+    train(where, output, train={"epochs": 1})
+    own, another = output / "checkpoint.pth", output / "checkpoint_4.pth"
+    train(where, output.parent / "another", train={"epochs": 1, "seed": 1})
+    (output.parent / "another" / own.name).rename(another)
+    selection = select(files.read_json(output / "scores.json"))
+    files.write_json(output / "selection.json", selection)
+    strip(output, selection, output / "checkpoint_best_total.pth", output / "records")
+    told = dict(line.split("  ", 1) for line in run_files(output).splitlines()[:-1])
+    assert told[str(own)] == "the state after the last epoch, to go on from"
+    assert told[str(another)] == "the state of another training, not of this result"
+    another.rename(own)  # as when DVC restores the result
+    assert "not of this result" in run_files(output)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import http.server
+import os
+import shutil
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +14,19 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
 
+from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.cli import main
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.loggers import MlflowRun
-from rfdetr_core.observers.runs import connect, fault, mlflow_name, open_run
+from rfdetr_core.observers.runs import connect, fault, mlflow_name, newest_page, open_run, page, store
 from rfdetr_core.training.module import RFDETRModelModule
+from tests.browser import running as running_browser
 from tests.observers.conftest import Server
-from tests.training.tiny import train
+from tests.training.tiny import script, train
 
 
 def runs(client: Any, project: str) -> list[Any]:
@@ -121,6 +130,119 @@ def test_a_resumed_training_goes_on_with_its_run_and_another_result_gets_another
         assert has_every_epoch_once(client, same, output / "history.csv")
     train(where, tmp_path / "other", runtime=runtime, train={"epochs": 1, "seed": 1})
     assert len(runs(client, "resumed")) == 2
+
+
+@pytest.mark.slow
+def test_the_run_of_a_killed_training_is_closed_by_the_one_that_starts_anew_in_its_folder(
+    where: ProjectPaths, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs.db'}")
+    client, runtime = MlflowClient(), {"mlflow": True, "project": "killed"}
+    killed = (
+        "import os\nfrom rfdetr_core.training.module import RFDETRModelModule as module\nstep = module.training_step\n"
+        "module.training_step = lambda self, *of: os.kill(os.getpid(), 9) if self.current_epoch else step(self, *of)\n"
+    )
+    program = killed + script(where, output, runtime=runtime)
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    (first,) = runs(client, "killed")
+    assert first.info.status == "RUNNING"
+    elsewhere = {"train": {"epochs": 1, "seed": 3}}
+    train(where, tmp_path / "another folder", runtime=runtime, **elsewhere)
+    assert client.get_run(first.info.run_id).info.status == "RUNNING"  # it may be alive, for all that is known there
+    train(where, output, runtime=runtime, train={"epochs": 1})
+    assert {run.info.status for run in runs(client, "killed")} == {"FINISHED", "KILLED"}
+    assert client.get_run(first.info.run_id).info.status == "KILLED"
+    train(where, output, runtime=runtime)  # what was killed, from its beginning
+    assert client.get_run(first.info.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("database", ["{folder}/shared.db", "shared.db"])
+def test_the_artifacts_of_a_temporary_experiment_are_there_when_its_folder_is_gone(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "standalone" / "tmp1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(copy))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database.format(folder=tmp_path)}")
+    Path("scores.json").write_text("{}")
+    open_run(connect(5), "aside", None, {"inputs": {}}, {}).log_file(Path("scores.json"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT")
+    shutil.rmtree(copy)
+    client = connect(5)
+    (run,) = runs(client, "aside")
+    assert Path(client.download_artifacts(run.info.run_id, "scores.json")).read_text() == "{}"
+
+
+@pytest.mark.slow
+def test_a_run_and_the_page_are_those_of_the_project_whatever_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a%20b?c#d"
+    folder.mkdir()
+    (tmp_path / "a b").mkdir()  # what this path means in an address
+    (folder / "scores.json").write_text("{}")
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    open_run(connect(5), "here", None, {"inputs": {}}, {}).log_file(folder / "scores.json")
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlartifacts", "scores.json"}
+    assert list((tmp_path / "a b").iterdir()) == []
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: commands.append(arguments))
+    main(["ui"])
+    (command,) = commands
+    client = MlflowClient(command[command.index("--backend-store-uri") + 1])
+    (run,) = runs(client, "here")
+    assert Path(client.download_artifacts(run.info.run_id, "scores.json")).read_text() == "{}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///below.db")
+    assert make_url(store()).database == str(folder / "below.db")
+
+
+def test_an_artifact_that_is_gone_or_cut_is_sent_again_though_the_run_says_that_it_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run, file = open_run(connect(5), "lost", None, {"inputs": {}}, {}), tmp_path / "history.csv"
+    file.write_text("epoch\n0\n")
+    run.log_file(file, "some/where")
+    (sent,) = (tmp_path / "mlartifacts").rglob("history.csv")
+    written = sent.stat().st_mtime_ns
+    run.log_file(file, "some/where")
+    assert sent.stat().st_mtime_ns == written
+    for lose in (sent.unlink, lambda: sent.write_text("epoch")):
+        lose()
+        run.log_file(file, "some/where")
+        assert sent.read_text() == file.read_text()
+
+
+def test_a_deleted_experiment_is_named_with_what_restores_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    client = connect(5)
+    run = open_run(client, "binned", None, {"inputs": {}}, {})
+    client.delete_experiment(run.experiment)
+    with pytest.raises(UserError, match="binned was deleted") as raised:
+        open_run(client, "binned", None, {"inputs": {}}, {})
+    what, told = fault(raised.value)
+    assert what == "MLflow refused"
+    command = told.partition("Restore it: ")[2].partition(". Or")[0]
+    bin_first = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, env=bin_first, capture_output=True, check=True)
+    assert open_run(client, "binned", None, {"inputs": {}}, {}).id == run.id
+
+
+def test_the_address_of_a_run_opens_its_page(server: Server, tmp_path: Path) -> None:
+    run = open_run(connect(5), "looked at", "a run with a name", {"inputs": {}}, {})
+    run.log_values({"test/mAP_50": 0.25})
+    assert newest_page(server.uri) == page(run)
+    start = tmp_path / "empty.html"
+    start.write_text("")
+    with running_browser() as browser:
+        opened = browser.open(start)
+        opened.value(f"location.href = {page(run)!r}")
+        opened.wait("['a run with a name', 'test/mAP_50'].every((text) => document.body?.innerText.includes(text))")
 
 
 def test_results_that_differ_in_spite_of_one_fingerprint_have_a_run_each(server: Server) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
+from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +14,47 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from rfdetr_core.base import files
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.cli import main
-from rfdetr_core.observers.publishing import CHECKPOINT, METRICS, PUBLISHED
+from rfdetr_core.lineage.lock import listing_md5
+from rfdetr_core.metrics.coco import CocoScores
+from rfdetr_core.observers.history import read_history
+from rfdetr_core.observers.publishing import CHECKPOINT, METRICS, PUBLISHED, REPORT, named_scores, track_evaluation
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
 from tests.observers.conftest import Server
-from tests.observers.test_mlflow import has_every_epoch_once, runs
+from tests.observers.test_mlflow import has_every_epoch_once, logged, runs
 from tests.pipeline.project import Project
 from tests.training.tiny import make_files, train
 
-SCORES = {"split": "test", "images": 2, "map": 0.25, "map_75": None, "masks": {"map": 0.5}, "not_measured": "map_75"}
+SCORES = {"images": 2, "map": 0.25, "map_75": None, "masks": {"map": 0.5}}
+SENT = {"test/mAP_50_95": 0.25, "test/segm_mAP_50_95": 0.5, "test/images": 2}
 
 
 def write_lock() -> None:
     """What DVC records of the published files."""
     stages: dict[str, dict[str, Any]] = {}
     for path, stage in PUBLISHED.items():
-        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        content = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in files_of(path)}
+        digest = listing_md5(content) if path.is_dir() else content[path.name]
         entry = stages.setdefault(stage, {"cmd": f"exec python -m stages.{stage}", "outs": []})
-        entry["outs"].append({"path": path.as_posix(), "hash": "md5", "md5": digest, "size": path.stat().st_size})
+        entry["outs"].append({"path": path.as_posix(), "hash": "md5", "md5": digest})
     YAML().dump({"schema": "2.0", "stages": stages}, Path("dvc.lock"))
+
+
+def files_of(path: Path) -> list[Path]:
+    return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+def write_report() -> None:
+    """What evaluate leaves, as far as it is published."""
+    files.write_json(METRICS, SCORES)
+    files.write_json(REPORT / "about.json", {"split": "test", "not_measured": "map_75"})
+    for name in ("per_class.csv", "per_image.csv", "confusion.csv"):
+        files.write_text(REPORT / name, f"of\n{name}\n")
+    files.write_text(REPORT / "pr_curve.csv", "recall,precision,mask_precision\n0.0,1.0,0.5\n0.01,0.75,0.25\n")
+    for name in ("best_1.png", "worst_1.png"):
+        files.write_bytes(REPORT / "pictures" / name, name.encode())
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +67,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         selection = select(files.read_json(Path("output/scores.json")))
         files.write_json(Path("output/selection.json"), selection)
         strip(Path("output"), selection, CHECKPOINT, Path("records"))
-        files.write_json(METRICS, SCORES)
+        write_report()
         shutil.copyfile("manifest/valid.json", "manifest/test.json")
         Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: published, run: named}\n")
         write_lock()
@@ -79,9 +103,11 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
         assert "version 1 of the model detector" in told
         assert (run.info.status, run.info.run_name) == ("FINISHED", "named")
         assert has_every_epoch_once(client, run, Path("output/history.csv"))
-        for key, value in {"test/map": 0.25, "test/masks.map": 0.5, "test/images": 2}.items():
-            assert [metric.value for metric in client.get_metric_history(run.info.run_id, key)] == [value]
-        assert "test/map_75" not in run.data.metrics
+        for key, value in SENT.items():
+            assert logged(client, run, key) == [(0, value)]
+        assert logged(client, run, "test/precision_at_recall") == [(0, 1.0), (1, 0.75)]
+        assert logged(client, run, "test/segm_precision_at_recall") == [(0, 0.5), (1, 0.25)]
+        assert "test/mAP_75" not in run.data.metrics
         datasets = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
         manifests = {split: files.sha256_file(Path(f"manifest/{split}.json")) for split in ("train", "valid", "test")}
         assert datasets == {f"data/{split}": digest[:36] for split, digest in manifests.items()}
@@ -94,7 +120,10 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
         fetched = Path(client.download_artifacts(run.info.run_id, "model/checkpoint_best_total.pth", str(project)))
         assert files.sha256_file(fetched) == files.sha256_file(CHECKPOINT) == version.tags["sha256"]
         attached = {one.path for one in client.list_artifacts(run.info.run_id)}
-        assert attached == {"history.csv", "scores.json", "selection.json", "metrics.json", "model"}
+        assert attached == {"history.csv", "scores.json", "selection.json", "evaluate", "model"}
+        here = {file.relative_to(REPORT.parent).as_posix() for file in REPORT.rglob("*") if file.is_file()}
+        folders = [client.list_artifacts(run.info.run_id, path) for path in ("evaluate", "evaluate/pictures")]
+        assert {one.path for one in chain(*folders) if not one.is_dir} == here
 
 
 def test_what_is_not_there_or_not_that_of_the_lock_is_named(project: Path, server: Server) -> None:
@@ -106,9 +135,23 @@ def test_what_is_not_there_or_not_that_of_the_lock_is_named(project: Path, serve
     assert not runs(MlflowClient(server.uri), "refused")
 
 
-def test_a_server_that_is_away_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_away_is_an_error_of_publish_and_a_warning_of_evaluate(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert "MLflow cannot be reached; nothing is lost, publish again" in refused()
+    with pytest.warns(UserWarning, match="MLflow cannot be reached, so its run lacks this evaluation until"):
+        track_evaluation(ProjectPaths(Path("data")))
+
+
+def test_the_scores_of_a_report_are_named_as_those_of_an_epoch(project: Path) -> None:
+    measured = {field.name: 0.5 for field in fields(CocoScores) if field.type == "float"}
+    row, names = read_history(Path("output/history.csv"))[1], named_scores("val", measured)
+    of_epoch = {name for name in row if name.startswith("val/") and not name.startswith("val/ema_")}
+    assert of_epoch - {"val/loss"} <= names.keys()
+    assert not {
+        name for name in names.keys() - of_epoch if not name.endswith(("_small", "_medium", "_large", "_1", "_10"))
+    }
 
 
 @pytest.mark.slow
@@ -121,6 +164,12 @@ def test_a_result_that_dvc_restored_is_published_to_the_run_of_its_training_or_t
     monkeypatch.chdir(project.folder)
     for name in ("DVC_ROOT", "DVC_STAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
+    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    (run,) = runs(client, "rfdetr")
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/mAP_50"] == json.loads(METRICS.read_text())["map_50"]
+    pictures = {one.path for one in client.list_artifacts(run.info.run_id, "evaluate/pictures")}
+    assert pictures == {f"evaluate/pictures/{path.name}" for path in (REPORT / "pictures").iterdir()} != set()
     shutil.rmtree("output")
     project.run("git", "checkout", "-q", "--", ".")
     project.run("dvc", "checkout", "-q")

@@ -45,7 +45,7 @@ def test_upstream_loads_our_file_of_every_variant_and_predicts_the_same(variant:
     detector = _randomised(build_detector(architecture))
     path = tmp_path / "checkpoint_best_total.pth"
     checkpoint = make_checkpoint(architecture, detector.state_dict(), class_names=CLASSES, args={"epochs": 1})
-    write_checkpoint(path, replace(checkpoint, best_total_source="ema", lineage={"inputs": []}))
+    write_checkpoint(path, replace(checkpoint, best_total_source="ema", threshold=0.25, lineage={"inputs": []}))
 
     theirs = _from_checkpoint(path)
     assert type(theirs).__name__ == architecture.name

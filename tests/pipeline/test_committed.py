@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from rfdetr_core.base.code import ROOT
 from tests.pipeline.project import Project
 
 pytestmark = pytest.mark.slow
@@ -25,10 +28,47 @@ def test_git_lists_the_lock_the_small_results_and_the_records_alone(reproduced: 
     project.set_params(train={"seed": 1}, runtime={"mlflow": True, "tensorboard": True, "checkpoint_interval": 1})
     project.run("git", "commit", "-q", "-m", "another seed, tracked", "params.yaml")
     (project.folder / ".venv").symlink_to(sys.prefix)  # as several checkouts share one
-    project.run("make", "-o", ".venv/.runtime", "repro")
+    closing = project.run("make", "-o", ".venv/.runtime", "repro").stdout
     for name in (".venv", "mlflow.db", "output/tensorboard", "output/checkpoint_0.pth", "output/.lock"):
         assert (project.folder / name).exists()
     records = {path.relative_to(project.folder).as_posix() for path in (project.folder / "records").iterdir()}
     assert len(records) == 2
     listed = project.run("git", "status", "--porcelain", "-uall").stdout.splitlines()
     assert set(listed) == {f"?? {name}" for name in {"dvc.lock"} | outs_in_git(project) | records}
+    follow(project, closing, tmp_path)
+
+
+def follow(project: Project, closing: str, folder: Path) -> None:
+    """Run each command that `make repro` names at its end, in a shell that knows nothing of the environment."""
+    told = [line.split(maxsplit=1) for line in closing.splitlines()[-8:]]
+    *commands, publish = [command for word, command in told if word == "next"]
+    assert [word for word, _ in told] == ["pictures", "dataset", "curves", "runs", *["next"] * 3, "use"]
+    commands += [command for word, command in told if word in ("curves", "use")]
+    for command in [*commands, publish]:
+        line = command.replace("URL", str(folder / "store")).replace("IMAGE", "data/tiny/test/test_0.png")
+        plain = ["env", "-i", f"HOME={folder}", "PATH=/usr/bin:/bin", "sh", "-ec", line]
+        project.run(*plain)
+    for _, name in (told[0], told[1]):
+        assert (project.folder / name).exists()
+    left = project.run("git", "status", "--porcelain").stdout.split()
+    assert left == ["M", ".dvc/config"]
+    assert any((folder / "store").rglob("*"))
+    environment = {name: value for name, value in project.environment().items() if name != "VIRTUAL_ENV"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rfdetr_core", "results"],
+        cwd=project.folder,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "git add" not in done.stdout
+    assert "next      .venv/bin/dvc push\n" in done.stdout
+
+
+def test_private_keys_and_what_dvc_draws_are_ignored_by_git_and_public_keys_are_not() -> None:
+    made = re.findall(r"-out (\S+\.pem)", (ROOT / "docs" / "audit.md").read_text())
+    assert made == ["key.pem", "public.pem"]
+    asked = ["git", "check-ignore", "--no-index", *made, "docs/key.pem", "dvc_plots/index.html"]
+    ignored = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert ignored == ["key.pem", "docs/key.pem", "dvc_plots/index.html"]

@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 
 from rfdetr_core.base.code import ROOT
+from tests.architecture import PIPELINE
 from tests.pipeline.project import Project, add_prose
+from tests.pipeline.test_committed import outs_in_git
 from tests.pipeline.test_interruption import SHELLS, ended, started, wait_for
 
 pytestmark = pytest.mark.slow
@@ -109,6 +111,24 @@ def test_an_edit_runs_the_stages_of_its_row(project: Project, edit: str, places:
 
 def test_nothing_changed_runs_nothing(project: Project) -> None:
     assert project.repro() == []
+
+
+def test_going_back_runs_nothing_and_leaves_files_and_not_links_to_git(trained: Project, tmp_path: Path) -> None:
+    project = trained.copy(tmp_path / "copy")
+    project.run("dvc", "config", "cache.type", "symlink")  # restored outs are links, those that git keeps as well
+    project.commit("links")
+    project.set_params(validate={"on_error": "drop"}, evaluate={"threshold": 0.3})
+    project.edit_annotations("test", bbox=[1, 1, 9, 9], area=81)
+    assert project.repro() == ["validate", "convert", "evaluate"]
+    project.run("git", "restore", "params.yaml", "data")
+    assert project.repro() == []
+    project.run(sys.executable, "-m", "rfdetr_core", "results")
+    assert project.run("git", "status", "--porcelain").stdout == ""
+    assert project.changed_stages() == set()
+    for kind in ("metrics", "plots"):
+        shown = project.run("dvc", kind, "show", "--json").stdout
+        declared = {name for stage in PIPELINE.values() for out in stage.get(kind, []) for name in out}
+        assert {name for name in outs_in_git(project) if f'"{name}"' in shown} == declared
 
 
 def test_touched_files_run_nothing(project: Project) -> None:

@@ -229,8 +229,8 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         "output/scores.json",
     ),
     "selection.json": (
-        lambda folder: edit(folder / "output/selection.json", '"metric": "map', '"metric": "mar'),
-        "metric of output/selection.json",
+        lambda folder: edit(folder / "output/selection.json", '"key": "val/mAP', '"key": "val/mAR'),
+        "key of output/selection.json",
     ),
     "metrics.json": (
         lambda folder: edit(folder / "reports/evaluate/metrics.json", '"map":', '"map" :'),
@@ -301,8 +301,12 @@ COMMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
         "environment lock requirements/numeric.lock",
     ),
     "scores": (
-        lambda folder: edit(folder / "output/scores.json", '"metric": "map', '"metric": "mar'),
-        "metric of output/selection.json",
+        lambda folder: edit(folder / "output/scores.json", '"val/mAP', '"val/mAR'),
+        "key of output/selection.json",
+    ),
+    "the split of an evaluation": (
+        lambda folder: edit(folder / "reports/evaluate/about.json", '"test"', '"valid"'),
+        "split of reports/evaluate/about.json",
     ),
     "metrics": (
         lambda folder: edit(folder / "reports/evaluate/metrics.json", '"objects": 4', '"objects": 5'),
@@ -397,7 +401,7 @@ def test_reproduction_names_the_first_stage_and_epoch_that_differ(
     with pytest.raises(SystemExit):
         main(["verify", "--reproduce", "--repo", str(project.folder)])
     told = capsys.readouterr().out
-    assert "note: first stage that differs: train, from epoch 0 on" in told
+    assert "note: first stage that differs: train, from epoch 1 on" in told
     assert "output/checkpoint_best_ema.pth: expected" in told
     assert "annotations/train.json" not in told
 

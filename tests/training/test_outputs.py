@@ -37,7 +37,7 @@ def play(
     module = RFDETRModelModule(detector, SMALL, TrainConfig())
     module.tracks["ema"] = average
     describe = partial(make_checkpoint, SMALL, class_names=["a"], args={})
-    written = RunFiles(folder, "map", "mAP_50_95", describe, **ranking)
+    written = RunFiles(folder, "mAP_50_95", describe, **ranking)
     if state is not None:
         written.load_state_dict(state)
     first = len(written.history)
@@ -55,9 +55,9 @@ def play(
 def run(
     folder: Path, scores: list[tuple[float, float]], state: dict[str, Any] | None = None, **ranking: Any
 ) -> dict[str, Any]:
-    """Play, and read scores.json."""
+    """Play, and read both tracks of scores.json."""
     play(folder, scores, state, **ranking)
-    return cast(dict[str, Any], json.loads((folder / "scores.json").read_text()))
+    return cast(dict[str, Any], json.loads((folder / "scores.json").read_text())["val/mAP_50_95"])
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_the_first_highest_score_wins_and_a_run_without_one_keeps_its_last_epoch
     tmp_path: Path, scores: list[float], best: int, score: float | None
 ) -> None:
     content = run(tmp_path, [(one, 0.0) for one in scores])
-    assert content["regular"] == {"score": score, "epoch": best}
-    assert content["ema"] == {"score": 0.0, "epoch": len(scores) - 1}
+    assert content["regular"] == {"score": score, "epoch": best + 1}
+    assert content["ema"] == {"score": 0.0, "epoch": len(scores)}
     checkpoint = read_checkpoint(tmp_path / "checkpoint_best_regular.pth")
     assert checkpoint.epoch == best
     assert checkpoint.weights["class_head.bias"].unique().tolist() == [best]
@@ -96,16 +96,16 @@ def test_first_epochs_can_be_passed_over_and_scores_smoothed(
     tmp_path: Path, scores: list[float], ranking: dict[str, Any], best: int
 ) -> None:
     content = run(tmp_path, [(one, one) for one in scores], **ranking)
-    assert content["regular"] == {"score": scores[best], "epoch": best}
+    assert content["regular"] == {"score": scores[best], "epoch": best + 1}
     first = ranking.get("skip", 0)
     known = [-1.0 if math.isnan(one) else one for one in scores[first:]]
-    assert content["ema"]["epoch"] == (first + known.index(max(known)) if max(known) else len(scores) - 1)
+    assert content["ema"]["epoch"] == (first + known.index(max(known)) + 1 if max(known) else len(scores))
 
 
 def test_the_history_has_a_row_per_epoch_and_blanks_for_what_is_no_number(tmp_path: Path) -> None:
     run(tmp_path, [(NAN, 0.25), (0.5, NAN)])
     lines = (tmp_path / "history.csv").read_text().splitlines()
-    assert lines == ["epoch,val/mAP_50_95,val/ema_mAP_50_95", "0,,0.25", "1,0.5,"]
+    assert lines == ["epoch,val/mAP_50_95,val/ema_mAP_50_95", "1,,0.25", "2,0.5,"]
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["train/loss", "val/map", 'val/ap/a, "b"']), st.floats())))
@@ -124,5 +124,5 @@ def test_the_history_is_read_back_bit_for_bit_without_what_is_no_number(
 def test_a_run_that_goes_on_without_a_score_has_its_new_last_epoch(tmp_path: Path) -> None:
     state = play(tmp_path / "short", [(0.0, 0.5)]).state_dict()
     content = run(tmp_path / "long", [(0.0, 0.2)], state)
-    assert content["regular"] == {"score": 0.0, "epoch": 1}
-    assert content["ema"] == {"score": 0.5, "epoch": 0}
+    assert content["regular"] == {"score": 0.0, "epoch": 2}
+    assert content["ema"] == {"score": 0.5, "epoch": 1}

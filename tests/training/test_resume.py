@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -56,8 +58,8 @@ def stopped(
 def test_killed_and_resumed_equals_uninterrupted(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scores = json.loads(uninterrupted["scores.json"])
-    best = max(scores["regular"]["epoch"], scores["ema"]["epoch"])
+    scores = json.loads(uninterrupted["scores.json"])["val/mAP_50_95"]
+    best = max(scores["regular"]["epoch"], scores["ema"]["epoch"]) - 1
     for _ in range(5):
         status, _ = stopped(where, output, signal.SIGKILL, min(best, 1), runtime={"num_workers": 1})
         assert status == -signal.SIGKILL
@@ -184,7 +186,23 @@ def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
         assert found is None
         assert f"starting anew, since the interrupted training in {tmp_path} differs: " in told
         assert named in told
-    assert ("name it as train.resume" in told) == (change == "epochs")
+    assert (f"rfdetr_core promote {tmp_path / 'checkpoint.pth'}" in told) == (change == "epochs")
+
+
+def test_a_state_that_dvc_replaced_by_another_result_is_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {"fingerprint": {"params.train.lr": 0.1}, "finished": True, "result": ["a" * 32, "b" * 32]}
+    write_plain(tmp_path / "checkpoint.pth", {"epoch": 0, "run": run})
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    lock = tmp_path / "dvc.lock"
+    for recorded, said in ((run["result"], "params.train.lr was 0.1, is 0.2"), (["c" * 32], "of another training")):
+        lock.write_text(" ".join(recorded))
+        found, told = record.state_to_resume(tmp_path, {"params.train.lr": 0.2})
+        assert found is None
+        assert told.startswith("starting anew")
+        assert said in told
+    assert "train.lr" not in told
 
 
 @pytest.mark.slow
@@ -321,6 +339,23 @@ def short_of_space(folder: Path, way: str) -> Iterator[str]:
         yield "No space left on device" if way == "disk" else "Read-only file system"
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_not_taken_for_another_training(
+    number: int, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(record, "PATIENCE", 0.0)
+    if number == errno.EIO:  # an error of the disk says nothing about locks
+        with pytest.raises(UserError, match=r"cannot be written \(Input/output error\)"), record.sole_writer(output):
+            pass
+    else:
+        with record.sole_writer(output):
+            assert f"{output} has no locks ({os.strerror(number)})" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("way", ["limit", "disk", "read-only"])

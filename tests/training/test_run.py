@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
 from rfdetr_core.checkpoint.loading import build_from_checkpoint
+from rfdetr_core.data.samples import read_samples
+from rfdetr_core.evaluation.evaluate import detect
+from rfdetr_core.inference.predictor import Predictor
+from rfdetr_core.metrics.coco import score
 from tests.training.tiny import OUTS, make_files, outs, script, train
 
 
@@ -62,10 +67,23 @@ def test_another_seed_gives_other_weights(where: ProjectPaths, uninterrupted: di
     assert train(where, output, train={"seed": 1})[OUTS[0]] != uninterrupted[OUTS[0]]
 
 
+@pytest.mark.parametrize("track", ["ema", "regular"])
+def test_a_best_file_has_the_threshold_of_its_best_f1_on_valid(
+    track: str, where: ProjectPaths, uninterrupted: dict[str, bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "best.pth"
+    path.write_bytes(uninterrupted[f"checkpoint_best_{track}.pth"])
+    predictor = Predictor.from_checkpoint(path, device="cpu")
+    results = detect(predictor, where.dataset, read_samples(*where.split("valid")), predictor.class_names)
+    measured = score(files.read_json(where.split("valid")[0]), results)
+    assert measured.f1 > 0
+    assert predictor.threshold == read_checkpoint(path).threshold == pytest.approx(measured.threshold)
+
+
 def test_a_best_file_holds_no_optimiser_and_says_what_made_it(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "best.pth"
     path.write_bytes(uninterrupted["checkpoint_best_ema.pth"])
-    told = {"model", "args", "model_name", "model_config", "rfdetr_version", "epoch", "training_record"}
+    told = {"model", "args", "model_name", "model_config", "rfdetr_version", "epoch", "threshold", "training_record"}
     assert read_plain(path).keys() == told
     record = read_checkpoint(path).training_record
     assert record is not None
@@ -100,7 +118,7 @@ def test_no_valid_image_is_an_error_before_training(tmp_path: Path) -> None:
 def test_a_segmenter_is_picked_by_its_masks(where: ProjectPaths, output: Path) -> None:
     model = {"variant": "seg-pico", "resolution": 48}
     found = train(where, output, model=model, train={"epochs": 1})
-    assert b'"key": "val/segm_mAP_50_95"' in found["scores.json"]
+    assert b'"val/segm_mAP_50_95": {' in found["scores.json"]
     assert "train/loss_mask_dice" in rows(found)[0]
 
 

@@ -13,7 +13,9 @@ import yaml
 from dvc.repo import Repo
 from dvc.utils.serialize import dump_yaml
 
+from ci import reproduce
 from ci.plan import certain, possible
+from ci.steps import PLAN, RAN, STATE
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import load_yaml
 from rfdetr_core.lineage.lock import LOCK, Lock
@@ -156,6 +158,24 @@ def test_stages_of_a_template_are_planned_with_those_after_them(
     change(project / file, old, new)
     assert list(certain(project)) == runs
     assert possible(project, set(runs)) == later
+
+
+@pytest.mark.slow
+def test_stages_of_a_template_are_named_where_they_run_and_fail(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("PATH", str(DVC.parent), prepend=":")
+    STATE.mkdir()
+    PLAN.write_text(json.dumps({"certain": {"each@q": [], "grid@1-a": []}, "possible": [], "force": False}))
+    change(project / "dvc.yaml", "cat read.txt", "cat -u read.txt")
+    change(project / "params.yaml", "1e-05", "2e-05")
+    reproduce.main()
+    ran = json.loads(RAN.read_text())["ran"]
+    assert {name for name in ran if name.startswith(("each", "grid"))} == {
+        "each@q", "each@r", *(f"grid@{size}-{name}" for size in (1, 2) for name in "ab")
+    }  # fmt: skip
+    change(project / "dvc.yaml", "cat -u read.txt", "cat nothing.txt")
+    with pytest.raises(UserError, match=r"^each@q failed"):
+        reproduce.main()
 
 
 def change(path: Path, old: str, new: str) -> None:

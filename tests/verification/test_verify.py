@@ -239,8 +239,9 @@ def test_stages_are_compared_in_the_order_in_which_they_ran(small: Small) -> Non
 def test_on_another_machine_scores_are_compared_and_bytes_are_not(
     tmp_path: Path, score: float | None, holds: bool
 ) -> None:
-    before = {"output/scores.json": b'{"regular": {"score": 0.5}, "ema": {"score": null}}'}
-    files.write_json(tmp_path / "output" / "scores.json", {"regular": {"score": score}, "ema": {"score": None}})
+    before = {"output/scores.json": b'{"val/mAP": {"regular": {"score": 0.5}, "ema": {"score": null}}}'}
+    now = {"val/mAP": {"regular": {"score": score}, "ema": {"score": None}}}
+    files.write_json(tmp_path / "output" / "scores.json", now)
     (tmp_path / "output" / "history.csv").write_text("epoch\n")
     (tmp_path / "dvc.yaml").write_text("")
     lock = Lock({"train": Entry.of({"cmd": "", "outs": [{"path": "output/scores.json", "md5": "0" * 32}]})})

@@ -167,7 +167,7 @@ def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split
         else:
             categories.append(Category(identity, entry.get("name"), entry.get("supercategory")))
     named = {joined(folder, str(entry.get("file_name"))) for entry in lists[0] if isinstance(entry, dict)}
-    return Split(Place(file), [record for record in images.values() if record], categories, frozenset(named))
+    return Split(Place(file), [record for record in images.values() if record], categories, frozenset(named), folder)
 
 
 def _read_images(entries: list[Any], file: str, folder: str, findings: Findings) -> dict[int, ImageRecord | None]:
@@ -200,6 +200,7 @@ def _read_images(entries: list[Any], file: str, folder: str, findings: Findings)
 
 def _read_annotations(entries: list[Any], file: str, images: dict[int, ImageRecord | None], findings: Findings) -> None:
     seen: set[int] = set()
+    ignored: list[int] = []
     for number, entry in enumerate(entries):
         identity, owner = _id(entry), _id(entry, "image_id")
         record = images.get(owner) if owner is not None else None
@@ -212,8 +213,15 @@ def _read_annotations(entries: list[Any], file: str, images: dict[int, ImageReco
             findings.add("annotation-without-image", place, f"there is no image id {shown(entry.get('image_id'))}")
         elif record:
             category, box, segmentation, area = map(entry.get, ("category_id", "bbox", "segmentation", "area"))
-            record.annotations.append(Annotation(place, category, box, segmentation, area, entry.get("iscrowd", 0)))
+            crowd = entry.get("iscrowd", 0)
+            if crowd == 0 and entry.get("ignore") == 1:
+                ignored.append(identity)
+                crowd = 1
+            record.annotations.append(Annotation(place, category, box, segmentation, area, crowd))
         seen.add(-1 if identity is None else identity)
+    if ignored:
+        what = f"{len(ignored)} annotations have ignore: 1, the first has id {ignored[0]}"
+        findings.add("ignored-as-crowd", Place(file), what)
 
 
 def _id(entry: Any, key: str = "id") -> int | None:

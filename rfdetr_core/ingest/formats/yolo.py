@@ -20,6 +20,7 @@ LAYOUT = "YOLO: data.yaml (or data.yml) with train, val, test and names; images/
 # What an export from COCO adds to data.yaml: the category id of each class, in the order of `names`.
 IDS_KEY = "category_ids"
 _MOST_BYTES = 256 * 2**20
+_LONGEST_LINE = 2**20
 KEYS = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
 
 
@@ -52,15 +53,47 @@ def read(root: Path, findings: Findings) -> Dataset:
             records = _read_images(root, base, entries, place, findings)
             alone = [record for record in records if _is_alone(record, owners, findings)]
             kept = [record for record in alone if _read_objects(root, record, keypoints, findings)]
+            _count_unlabelled(root, name, kept, place, findings)
             if IDS_KEY in content:
                 _use_category_ids(kept, categories, findings)
-            dataset[name] = Split(place, kept, categories)
-    folders = {posixpath.dirname(label) for label in owners if "labels" in label.split("/")}
-    labels = {label for folder in folders for label in listing(root, folder, (".txt",))}
-    for label in sorted(labels - owners.keys()):
-        if posixpath.basename(label) != "classes.txt":
-            findings.add("label-without-image", Place(label), "no image of a split belongs to it")
+            dataset[name] = Split(place, kept, categories, frozenset(record.path for record in records))
+    if not findings.broken:
+        _find_strays(root, owners, findings)
     return dataset
+
+
+def _count_unlabelled(root: Path, name: str, records: list[ImageRecord], place: Place, findings: Findings) -> None:
+    bare = [one.path for one in records if not (root / label_path(one.path)).exists() and (root / one.path).exists()]
+    if bare:
+        what = f"{len(bare)} of {len(records)} images of {name} have no label file and count as images without objects"
+        what += f". The first is {bare[0]}: its label file would be {label_path(bare[0])}"
+        findings.add("image-without-labels", place, what)
+
+
+def _find_strays(root: Path, owners: dict[str, str], findings: Findings) -> None:
+    """Find label files that belong to no image. owners: the image of each label file, whether it exists or not."""
+    unlabelled = {posixpath.splitext(posixpath.basename(label))[0]: label for label in owners}
+    unlabelled = {stem: label for stem, label in unlabelled.items() if not (root / label).exists()}
+    for path in listing(root, ".", (".txt",)):
+        if path not in owners and _has_labels(root, path):
+            expected = unlabelled.get(posixpath.splitext(posixpath.basename(path))[0])
+            hint = f"; that of {owners[expected]} would be {expected}" if expected else ""
+            findings.add("label-without-image", Place(path), f"it is the label file of no image{hint}")
+
+
+def _has_labels(root: Path, path: str) -> bool:
+    """Whether a text file is meant to hold labels, by its folder or its first line."""
+    *folders, name = path.split("/")
+    if name == "classes.txt" or leaves(root, path) or not (root / path).is_file():
+        return False
+    if "labels" in map(str.casefold, folders):
+        return True
+    try:
+        with (root / path).open(encoding="utf-8-sig", errors="replace") as file:
+            category, values = _numbers(file.readline(_LONGEST_LINE).strip() or "-")
+    except OSError:
+        return False
+    return category is not None and len(values) >= 4
 
 
 def _read_names(content: dict[str, Any], place: Place, findings: Findings) -> list[Category]:

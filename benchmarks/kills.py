@@ -1,0 +1,115 @@
+"""The whole pipeline, killed again and again: does it always end with the same bytes, and the cache whole?
+
+    python -m benchmarks.kills [--kills 300] [--seed 0] [--folder DIR]
+
+Trainings of one and of two processes, with each way in which DVC links files, share the kills. A victim (`dvc`, its
+process group, the stage, or one of its children) gets a signal at a random moment; `check` mends, or says how to mend,
+what is cut; `dvc repro` goes on, until it ends. Then every out is compared with that of an uninterrupted run, and
+every object of the cache with its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from rfdetr_core.lineage.lock import Lock
+from tests.pipeline.killing import LINKS, SHELLS, changed_in_cache, ended, mend, processes, started
+from tests.pipeline.project import Project
+from tests.pipeline.test_interruption import create
+
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+KINDS = [(ranks, link) for ranks in (1, 2) for link in LINKS]
+RUN_FACTS = "output/record.json"  # when and where the run was
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=300, help="in all (default 300)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    options = parser.parse_args()
+    draw, counted = random.Random(options.seed), Counter[str]()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for place, (ranks, link) in enumerate(KINDS):
+            kills = (options.kills + place) // len(KINDS)
+            counted += killed(Path(folder) / f"{ranks}-{link}", ranks, link, kills, draw)
+    print(*(f"{count:5} {what}" for what, count in sorted(counted.items())), sep="\n")
+
+
+def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random) -> Counter[str]:
+    """Kill the pipeline so many times, in chains that each end with a result; what happened, counted."""
+    several = {"devices": ranks, "strategy": "ddp", "accelerator": "cpu", "batch_size": 1} if ranks > 1 else {}
+    project, counted = create(folder, epochs=4, lr=3e-3, **several), Counter[str]()
+    project.run("dvc", "config", "--local", "cache.type", link)
+    start(project)
+    begun = time.monotonic()
+    project.run("dvc", "repro")
+    span = time.monotonic() - begun
+    whole = outs(project)
+    start(project)
+    while counted["kills"] < kills:
+        dvc = started(project, SHELLS[draw.randrange(2)])
+        deadline = time.monotonic() + draw.uniform(0, 0.8 * span)
+        while dvc.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if dvc.poll() is None:
+            victim, number = kill(project, dvc.pid, draw)
+            counted.update(["kills", f"{number.name} to {victim}"])
+        status, told = ended(project, dvc)
+        of_stages = told.partition("Running stage")[2]
+        assert "Traceback" not in of_stages or "KeyboardInterrupt" in told, told
+        if message := mend(project):
+            counted["dvc.lock was cut" if "dvc.lock is damaged" in message else "rwlock was cut"] += 1
+        print(ranks, link, counted["kills"], status, told.strip().splitlines()[-1:], flush=True)
+        if status == 0:
+            counted["results"] += 1
+            assert outs(project) == whole
+            assert not changed_in_cache(project)
+            project.run("python", "-m", "rfdetr_core", "verify")
+            start(project)
+    project.run("dvc", "repro")
+    assert outs(project) == whole
+    assert not changed_in_cache(project)
+    shutil.rmtree(folder)
+    return counted
+
+
+def kill(project: Project, dvc: int, draw: random.Random) -> tuple[str, signal.Signals]:
+    """Send a signal to dvc, to its group, or to a process below it."""
+    number = draw.choice(SIGNALS)
+    below = sorted((one for one in processes(project) if one.pid != dvc), key=lambda one: one.pid)
+    victim = draw.choice(["dvc", "group", *(["stage"] if below else []), *(["child"] if len(below) > 1 else [])])
+    pid = {"stage": below[:1], "child": below[1:]}.get(victim)
+    with contextlib.suppress(ProcessLookupError):
+        if victim == "group":
+            os.killpg(dvc, number)
+        else:
+            os.kill(draw.choice(pid).pid if pid else dvc, number)
+    return victim, number
+
+
+def start(project: Project) -> None:
+    """Undo every run, as if there had been none."""
+    project.run("git", "checkout", "-q", "--", ".")
+    project.run("git", "clean", "-q", "-f", "-d")
+    for folder in ("output", "annotations", "reports", ".dvc/cache", ".cache"):
+        shutil.rmtree(project.folder / folder, ignore_errors=True)
+
+
+def outs(project: Project) -> dict[str, str]:
+    """The MD5 of every out, as dvc.lock has it, when `dvc status` finds them to be so."""
+    assert not project.changed_stages()
+    return {path: md5 for _, path, md5 in Lock.read(project.folder).outs() if path != RUN_FACTS}
+
+
+if __name__ == "__main__":
+    main()
