@@ -32,7 +32,7 @@ class Ancestor:
 def ancestors_of(training: Mapping[str, Any], archive: Archive) -> Iterator[Ancestor]:
     """Every ancestor of a training, the nearest first; each training once."""
     waiting: list[tuple[Mapping[str, Any], tuple[str, ...]]] = [(training, ())]
-    seen = {files.digest(training)}
+    seen = {files.digest(training)} if training.get("parents") else set()
     while waiting:
         child, through = waiting.pop(0)
         for parent in (child.get("parents") or {}).values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,27 @@ def test_queued_and_temporary_experiments_leave_the_working_tree_alone(project: 
         change = ("-n", f"queued-{pictures}", "-S", f"evaluate.pictures={pictures}")
         project.run("dvc", "exp", "run", "-q", "--queue", *change)
     project.run("dvc", "exp", "run", "-q", "--run-all")
-    project.run("dvc", "exp", "run", "-q", "--temp", "-n", "aside", "-S", "evaluate.split=valid")
+    project.run("dvc", "exp", "run", "-q", "--temp", "-n", "aside", "-S", "evaluate.split=valid", "-S", "train.seed=12")
     shown = experiments(project)
     assert {"queued-0", "queued-2", "aside"} <= shown.keys()
     on_test, on_valid = (shown[name]["metrics"]["reports/evaluate/metrics.json"] for name in ("queued-0", "aside"))
     assert on_test["data"] != on_valid["data"]
     assert files.sha256_file(project.folder / "dvc.lock") == before
     assert project.run("git", "status", "--porcelain").stdout == ""
+    # The record comes along, by a branch and into the working tree.
+    project.run("dvc", "exp", "branch", "-q", "aside", "aside-branch")
+    project.run("dvc", "exp", "apply", "-q", "aside")
+    record = files.read_json(project.folder / "output" / "record.json")
+    assert record["file"]["md5"] == files.md5_file(project.folder / MODEL)
+    assert json.loads(project.run("git", "show", "aside-branch:output/record.json").stdout) == record
+    told = json.loads(core(project, "verify"))
+    assert told["holds"]
+    assert not [one for one in told["unchecked"] if "record" in one["what"]]
+    assert json.loads(core(project, "audit", MODEL))["run"] == record["run"]
+
+
+def core(project: Project, *arguments: str) -> str:
+    return project.run(sys.executable, "-m", "rfdetr_core", *arguments, "--json").stdout
 
 
 def test_what_was_pushed_is_pulled_where_nothing_is(project: Project, tmp_path: Path) -> None:
