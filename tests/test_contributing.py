@@ -558,8 +558,8 @@ PATCHES = {
             where = make_files(tmp_path)
             without = train(where, tmp_path / "without", train={"epochs": 1})
             weighted = train(where, tmp_path / "with", train={"epochs": 1, "size_loss_coef": 2.0})
-            assert "train/loss_size" in read_history(tmp_path / "with/history.csv")[0]
-            assert "train/loss_size" not in read_history(tmp_path / "without/history.csv")[0]
+            assert "train/loss_size" in read_history(tmp_path / "with/history.csv")[1]
+            assert "train/loss_size" not in read_history(tmp_path / "without/history.csv")[1]
             assert without["checkpoint_best_regular.pth"] != weighted["checkpoint_best_regular.pth"]
         """,
     ),
