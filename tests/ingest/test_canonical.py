@@ -327,3 +327,17 @@ def test_converting_opens_no_image(tmp_path: Path) -> None:
         path.write_bytes(b"")
     convert_dataset(root, ValidateConfig(), tmp_path / "manifest", tmp_path / "annotations")
     assert (tmp_path / "annotations" / "train.json").read_bytes() == before["annotations/train.json"]
+
+
+@pytest.mark.parametrize("empty", [[[]], [[], []], None])
+def test_an_empty_polygon_is_no_mask(tmp_path: Path, empty: object) -> None:
+    def files_with(segmentation: object, name: str) -> dict[str, bytes]:
+        root = make_coco(tmp_path / name)
+        for split in ("train", "valid", "test"):
+            edit_coco(
+                root, split, lambda content: [one.update(segmentation=segmentation) for one in content["annotations"]]
+            )
+        assert validate(root, tmp_path / "found") == ([], None)
+        return ingest(root, tmp_path / f"{name} out")
+
+    assert files_with(empty, "as it is") == files_with([], "as none")
