@@ -133,7 +133,7 @@ def _predict(options: argparse.Namespace) -> None:
         ]
         content = {"image": path.name, "width": picture.width, "height": picture.height, "threshold": threshold}
         files.write_json(options.output / f"{path.stem}.json", content | {"detections": rows})
-        labels = [label_of(name, row["score"]) for name, row in zip(names, rows, strict=True)]
+        labels = [label_of(row["class_name"], row["class_id"], row["score"]) for row in rows]
         side = max(PANEL, *picture.size)
         write_png(options.output / f"{path.stem}.png", draw(picture, drawn, labels, side=side))
         print(f"{path}: {len(rows)} objects, drawn in {options.output / path.stem}.png")

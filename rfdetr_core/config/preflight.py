@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
-from packaging.version import Version
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -75,34 +76,39 @@ def check_packages(lock: Path) -> list[str]:
     Raises:
         UserError: packages that decide numbers have other versions.
     """
-    wrong: list[tuple[Requirement, Version]] = []
-    other: list[tuple[Requirement, Version]] = []
-    own_build = False
-    for line in lock.read_text().splitlines() if lock.is_file() else ():
-        if not line or line.startswith((" ", "#")):
-            continue
-        wanted = Requirement(line.removesuffix("\\"))
+    wrong, other, own_build = dict[str, str](), dict[str, str](), False
+    for name, wanted in locked_versions(lock).items():
         with suppress(metadata.PackageNotFoundError):
-            if wanted.marker is None or wanted.marker.evaluate():
-                found = Version(metadata.version(wanted.name))
-                own_build |= wanted.name == "torch" and found.local is not None
-                if not wanted.specifier.contains(found.public, prereleases=True):
-                    decides = wanted.name in PACKAGES or wanted.name.startswith(_COMPUTE)
-                    (wrong if decides else other).append((wanted, found))
+            found = metadata.version(name)
+            own_build |= name == "torch" and Version(found).local is not None
+            if not is_version(found, wanted):
+                decides = name in PACKAGES or name.startswith(_COMPUTE)
+                (wrong if decides else other)[name] = f"{name} {found} (locked: {wanted})"
     # The libraries of such a build are those that it was built with.
-    other += [one for one in wrong if own_build and one[0].name.startswith(_COMPUTE)]
-    wrong = [one for one in wrong if one not in other]
-    if wrong:
-        listed = ", ".join(f"{one.name} {found} (locked: {one.specifier})" for one, found in wrong)
+    built = {name: told for name, told in wrong.items() if own_build and name.startswith(_COMPUTE)}
+    if wrong := {name: told for name, told in wrong.items() if name not in built}:
         raise UserError(
-            f"installed packages are not those of {lock}, by which results are recorded: {listed}. Install the locked "
-            f"ones: pip install --require-hashes --no-deps -r {lock}. To use others on purpose, write the lock anew: "
-            "make lock"
+            f"installed packages are not those of {lock}, by which results are recorded: {', '.join(wrong.values())}. "
+            f"Install the locked ones: pip install --require-hashes --no-deps -r {lock}. To use others on purpose, "
+            "write the lock anew: make lock"
         )
-    names = ", ".join(f"{one.name} {found}" for one, found in other)
-    return (
-        [f"installed in another version than {lock} has, and counted as deciding no number: {names}"] if other else []
-    )
+    rest = ", ".join((other | built).values())
+    return [f"installed packages that decide no number are not those of {lock}: {rest}"] if rest else []
+
+
+def locked_versions(lock: Path) -> dict[str, SpecifierSet]:
+    """The packages of a lock that apply to this system and Python, by name; none where there is no such file."""
+    lines = lock.read_text().splitlines() if lock.is_file() else []
+    wanted = [Requirement(line.removesuffix("\\")) for line in lines if line and not line.startswith((" ", "#"))]
+    return {one.name: one.specifier for one in wanted if one.marker is None or one.marker.evaluate()}
+
+
+def is_version(found: str, wanted: SpecifierSet) -> bool:
+    """Whether a version is the locked one, by whomever it was built: 2.15.0+cpu is 2.15.0."""
+    try:
+        return wanted.contains(Version(found).public, prereleases=True)
+    except InvalidVersion:
+        return False
 
 
 def _check_dataset(root: Path, name: str, model: ModelConfig) -> list[str]:

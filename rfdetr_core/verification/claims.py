@@ -14,6 +14,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.schema import Fields, checked
 from rfdetr_core.checkpoint.schema import Evaluation, RecordFile, Scores, Selection
+from rfdetr_core.config.preflight import is_version, locked_versions
 from rfdetr_core.config.settings import SECTIONS
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
@@ -136,15 +137,20 @@ def _check_code(report: Report, contents: Contents, code: Mapping[str, str], by:
         report.equal(f"code {name}", digest, found, by)
 
 
-def _check_environment(report: Report, contents: Contents, told: Mapping[str, Any], by: str) -> None:
+def _check_environment(report: Report, contents: Contents, made: Mapping[str, Any], by: str) -> None:
     lock = "requirements/numeric.lock"
-    report.equal(f"environment lock {lock}", told.get("lock"), contents.sha256(lock), by)
-    packages, here = told.get("packages") or {}, provenance.environment()["packages"]
+    report.equal(f"environment lock {lock}", made.get("lock"), contents.sha256(lock), by)
+    packages, here = made.get("packages") or {}, provenance.environment()["packages"]
     differing = [
         f"{key} {packages.get(key)}, here {here.get(key)}"
         for key in sorted({*packages, *here})
         if packages.get(key) != here.get(key)
     ]
+    locked = locked_versions(contents.root / lock)
+    other = {name: found for name, found in packages.items() if name in locked and not is_version(found, locked[name])}
+    if other:
+        told = ", ".join(f"{name} {found} (locked: {locked[name]})" for name, found in other.items())
+        report.note(f"{by}: made with packages that are not those of {lock}: {told}")
     if differing:
         report.note(f"{by}: made with other packages, so bytes made here can differ: {'; '.join(differing)}")
 

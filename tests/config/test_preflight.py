@@ -291,7 +291,7 @@ def test_another_version_of_the_rest_is_told(
     locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], told: str
 ) -> None:
     (warning,) = locked(installed)
-    assert warning.endswith(told)
+    assert told in warning
 
 
 @pytest.mark.parametrize("freeze", ["true", "false"])

@@ -51,6 +51,7 @@ def test_what_is_said_helps(tmp_path: Path) -> None:
         "JPEG named PNG": "JPEG",
         "a confidence": "confidence",
         "decimal comma": "decimal points",
+        "names that are numbers": "is 0, no text: quote it",
         "path of another machine": "remove the key",
         "polygon not nested": "put [ and ] around it",
         "RLE too short": "sum up to 3062",
