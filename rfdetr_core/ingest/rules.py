@@ -215,6 +215,7 @@ _OTHERS = (
          "Training needs train and valid: add it, or cut it from train: validate.split."),
     Rule("split-empty", "error", "dataset", "Add images with objects to the split."),
     Rule("test-empty", "warning", "split", "Add images with objects, or remove the split: valid is evaluated then."),
+    Rule("test-missing", "warning", "split", "Add it, or remove the key: valid is evaluated then."),
     Rule("test-without-labels", "warning", "split", "Remove it, or add annotations/instances_test*.json."),
     Rule("leakage", "warning", "usable", "Remove it from one of the splits: scores would flatter."),
     Rule("near-leakage", "warning", "usable", "Compare the two; copies in two splits flatter the scores."),

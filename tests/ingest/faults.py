@@ -166,6 +166,11 @@ def two_origins(root: Path) -> None:
         edit_coco(root, split, lambda content, index=index, name=name: content["images"][index].update(file_name=name))
 
 
+def without_test(root: Path) -> None:
+    for kind in ("images", "labels"):
+        (root / kind / "test").rename(root.parent / kind)
+
+
 TRIANGLE = [33.0, 25.0, 50.0, 25.0, 40.0, 35.0]
 NAN, INFINITE = float("nan"), float("inf")
 RLE = [64 * 48 - 20, 10, 10]
@@ -556,7 +561,9 @@ YOLO = {
     "path that leaves": definition("labels-outside", "path: .", "path: ../.."),
     "path that is not there": definition("base-ignored", "path: .", "path: coco8"),
     "path a number in YAML": definition("labels-malformed", "path: .", "path: 3"),
-    "test folder missing": definition("labels-missing", "images/test", "images/tset"),
+    "folder of valid missing": definition("labels-missing", "images/valid", "images/vaild"),
+    "one of two test folders missing": definition("labels-missing", "images/test", "[images/test, images/more]"),
+    "test folder missing": Fault(make_yolo, without_test, "test-missing", "data.yaml"),
     "test folder too long": definition("labels-malformed", "images/test", "x" * 300),
     "test folder with NUL": definition("labels-malformed", "images/test", '"a\\0b"'),
     "pose dataset": definition("keypoints-ignored", "nc: 2", "nc: 2\nkpt_shape: [3, 2]"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,6 +146,16 @@ def test_every_spelling_of_the_definition_means_the_same(
 ) -> None:
     before = ingest(root, tmp_path / "before")
     respell(root)
+    assert ingest(root, tmp_path / "after") == before
+
+
+@pytest.mark.parametrize("entry", ["images/none", "../test/images", "[a, b/c]", "test-dev.txt", "./none.txt"])
+def test_a_test_split_that_is_not_there_is_none(root: Path, tmp_path: Path, entry: str) -> None:
+    for kind in ("images", "labels"):
+        shutil.rmtree(root / kind / "test")
+    rewrite(root, "test: images/test\n", "")
+    before = ingest(root, tmp_path / "before")
+    rewrite(root, "nc: 2", f"nc: 2\ntest: {entry}")
     assert ingest(root, tmp_path / "after") == before
 
 

@@ -49,7 +49,9 @@ def read(root: Path, findings: Findings) -> Dataset:
     owners: dict[str, str] = {}
     for name, keys in KEYS.items():
         entries = next((content[key] for key in keys if content.get(key)), None)
-        if entries is not None and base is not None:
+        if name == "test" and entries is not None and base is not None and _is_absent(root, base, entries):
+            findings.add("test-missing", place, f"test is {shown(entries)}, and nothing is there")
+        elif entries is not None and base is not None:
             records = _read_images(root, base, entries, place, findings)
             alone = [record for record in records if _is_alone(record, owners, findings)]
             kept = [record for record in alone if _read_objects(root, record, keypoints, findings)]
@@ -165,10 +167,7 @@ def _is_alone(record: ImageRecord, owners: dict[str, str], findings: Findings) -
 def _inside(root: Path, base: str, entry: Any, place: Place, findings: Findings) -> str | None:
     """The path below the dataset folder that an entry means; None, with a finding, where there is no such thing."""
     text = entry if isinstance(entry, str) else ""
-    path = _below(root, base, text)
-    if path.startswith("../") and not text.startswith("/"):
-        # Roboflow writes ../train/images and means train/images; Ultralytics reads it so too.
-        path = path.replace("../", "")
+    path = _meant(root, base, text)
     fault = name_fault(f"x/{path}")
     if not text or (fault and fault[0] == "path-malformed"):
         findings.add("labels-malformed", place, f"{shown(entry)} is no path")
@@ -179,6 +178,22 @@ def _inside(root: Path, base: str, entry: Any, place: Place, findings: Findings)
     else:
         return path
     return None
+
+
+def _is_absent(root: Path, base: str, entries: Any) -> bool:
+    """Whether all entries are paths inside the dataset folder where nothing is."""
+    texts = entries if isinstance(entries, list) else [entries]
+    if not all(isinstance(text, str) and text for text in texts):
+        return False
+    paths = [_meant(root, base, text) for text in texts]
+    return not any(name_fault(f"x/{path}") or leaves(root, path) or (root / path).exists() for path in paths)
+
+
+def _meant(root: Path, base: str, text: str) -> str:
+    """The path below the dataset folder that an entry of data.yaml means."""
+    path = _below(root, base, text)
+    # Roboflow writes ../train/images and means train/images; Ultralytics reads it so too.
+    return path.replace("../", "") if path.startswith("../") and not text.startswith("/") else path
 
 
 def _below(root: Path, base: str, text: str) -> str:
