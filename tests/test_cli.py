@@ -190,6 +190,8 @@ def test_check_names_what_is_wrong_in_params(
     (tmp_path / "params.yaml").write_text("train: {epochs: 3, lr: 1e-4}")
     assert "data.dir" in fails(capsys, "check")
     (tmp_path / "data" / "sample").mkdir(parents=True)
+    assert "is empty" in fails(capsys, "check")
+    (tmp_path / "data" / "sample" / "data.yaml").touch()
     main(["check"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ def validate_dataset(
     """
     for warning in check_folder(root, LABEL_SUFFIXES, option):
         if option == OPTION:
-            print(f"warning: {warning}")
+            print(f"warning: {warning}", file=sys.stderr)
     findings = Findings(config)
     with Survey(root, cache, config.max_pixels) as survey:
         dataset = clean(root, findings, survey.examine)

@@ -132,7 +132,7 @@ def test_a_folder_outside_the_repository_is_said_to_be_on_this_machine_alone(
         assert "on this machine alone" in warning
         assert (f"a link to {outside}" in warning) == (path == Path("data/link"))
         validate_dataset(path, ValidateConfig(), project / "reports", project / "manifest")
-        assert f"warning: {warning}" in capsys.readouterr().out
+        assert f"warning: {warning}" in capsys.readouterr().err
 
 
 def test_outside_git_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

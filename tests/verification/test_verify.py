@@ -275,3 +275,16 @@ def test_the_findings_are_the_same_for_people_and_programs() -> None:
     told = json.loads(json.dumps(report.plain()))
     assert told["mismatches"] == [{"what": "b", "expected": "1", "found": "2", "by": ["x", "y"]}]
     assert told["holds"] is False
+
+
+@pytest.mark.parametrize(("installed", "told"), [("2.4.5", False), ("2.4.6", True), ("2.4.5+own", False), ("x", True)])
+def test_packages_that_are_not_those_of_the_lock_are_told(tmp_path: Path, installed: str, told: bool) -> None:
+    small = Small(tmp_path / "project")
+    lock = small.folder / "requirements" / "numeric.lock"
+    lock.parent.mkdir()
+    lock.write_text("numpy==2.4.5 \\\n    --hash=sha256:00\n")
+    report = Report()
+    made = {"training": {"lock": files.sha256_file(lock), "packages": {"python": "3.11.0", "numpy": installed}}}
+    check_lineage(report, small.contents(), Pipeline({}, Lock({})), made, "a record")
+    expected = f"a record: made with packages that are not those of requirements/numeric.lock: numpy {installed}"
+    assert any(note.startswith(expected) for note in report.notes) == told
