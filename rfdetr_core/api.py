@@ -48,10 +48,11 @@ def _process_restored() -> Iterator[None]:
     """Restore what a training sets in the whole process: a script goes on after it, also after its failure."""
     environment, threads = dict(os.environ), torch.get_num_threads()
     debug_mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = getattr(torch.utils.deterministic, "fill_uninitialized_memory")  # noqa: B009 - a property of a module
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "alembic")]
     levels = [logger.level for logger in loggers]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = [torch.cuda.current_device()] if used else []
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices):
             yield
@@ -62,7 +63,7 @@ def _process_restored() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(debug_mode)
         torch.backends.cudnn.benchmark = benchmark
-        setattr(torch.utils.deterministic, "fill_uninitialized_memory", fill)  # noqa: B010 - a property of a module
+        setattr(torch.utils.deterministic, "fill_uninitialized_memory", fill)  # noqa: B010
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
