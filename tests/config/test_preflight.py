@@ -49,12 +49,20 @@ def check(project: Path, section: str, values: str) -> list[str]:
     return check_project(project)
 
 
-@pytest.mark.parametrize("name", [".", "..", "", "output", "output/data", "reports/../annotations", "link"])
+@pytest.mark.parametrize("name", [".", "..", "", "output", "output/data", "link"])
 def test_results_are_no_dataset(project: Path, name: str) -> None:
     (project / "output" / "data").mkdir(parents=True)
     (project / "link").symlink_to("output", target_is_directory=True)
     with pytest.raises(UserError, match=rf"params\.yaml: data\.dir is '{name}', which holds results"):
         check(project, "data", f"{{dir: '{name}'}}")
+
+
+@pytest.mark.parametrize("name", ["./data/mine", "data/mine/", "data//mine", "data/other/../mine", "data/./mine"])
+def test_the_dataset_has_one_spelling(project: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"params\.yaml: data\.dir is '{name}': .* Write data/mine$"):
+        check(project, "data", f"{{dir: '{name}'}}")
+    check(project, "data", "{dir: data/mine}")
+    check(project, "data", f"{{dir: {project}/data/mine}}")
 
 
 @pytest.mark.parametrize("tracked", ["data/none.dvc", "data.dvc"])
