@@ -203,6 +203,8 @@ _OTHERS = (
          "Rename it as the layout has it, name it in validate.coco of params.yaml, or remove it."),
     Rule("key-doubled", "error", "dataset", "Keep one of the two: readers differ in which they take."),
     Rule("byte-order-mark", "warning", "split", "It is skipped here; other readers may fail: save without it."),
+    Rule("id-not-integer", "warning", "split",
+         'They are read as what they say; write 1, not "1" or 1.0: other readers find no annotations of them.'),
     # Classes.
     Rule("class-malformed", "error", "dataset", "Give every class an id from 0 up and a name, of its own each."),
     Rule("class-not-in-train", "error", "unusable", "Add the class to train, or remove it from this split."),
@@ -242,6 +244,7 @@ _OTHERS = (
          "It is read by its content; rename it, other tools go by the name."),
     Rule("image-with-frames", "warning", "usable", "The first one is used; save the others as images of their own."),
     Rule("image-size-differs", "error", "usable", "Check that its boxes fit, then correct the size."),
+    Rule("image-size-zero", "warning", "split", "The size is that of the picture; other readers need it here."),
     Rule("path-outside", "error", "unusable", "Name a file inside the dataset folder, and put it there."),
     Rule("path-malformed", "error", "unusable", "Name it with / between folders and without control characters."),
     Rule("name-not-portable", "warning", "usable", "Rename it: other systems or people read this name as another."),

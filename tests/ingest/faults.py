@@ -177,9 +177,11 @@ RLE = [64 * 48 - 20, 10, 10]
 
 ANNOTATIONS = {
     "class unknown": on("class-unknown", category_id=4),
-    "class id text": on("class-unknown", category_id="3"),
+    "class id text": on("id-not-integer", category_id="3")._replace(where=None),
+    "class id a word": on("class-unknown", category_id="cat"),
     "class id true": on("class-unknown", category_id=True),
-    "class id 3.0": on("class-unknown", category_id=3.0),
+    "class id 3.0": on("id-not-integer", category_id=3.0)._replace(where=None),
+    "class id 3.5": on("class-unknown", category_id=3.5),
     "class id list": on("class-unknown", category_id=[3]),
     "crowd two": on("crowd-malformed", iscrowd=2),
     "annotation to ignore": on("ignored-as-crowd", ignore=1)._replace(where=None),
@@ -207,14 +209,17 @@ ANNOTATIONS = {
     "area NaN": on("area-unlike-box", area=NAN),
     "area text": on("area-unlike-box", area="12"),
     "annotation of no image": on("annotation-without-image", image_id=99),
-    "annotation of image id text": on("annotation-without-image", image_id="1"),
+    "annotation of image id text": on("id-not-integer", image_id="1")._replace(where=None),
+    "annotation of no image id": on("annotation-without-image", image_id=1.5),
     "annotation doubled": Fault(make_coco, add("annotations", id=99), "annotation-doubled", TRAIN, 99),
     "box of two classes": Fault(make_coco, add("annotations", id=99, category_id=3), "box-doubled", TRAIN, 99),
     "annotation id doubled": Fault(
         make_coco, add("annotations", id=10, bbox=[1, 1, 5, 5]), "annotation-id-doubled", TRAIN, 10
     ),
     "annotation without id": on("annotation-malformed", id=None)._replace(where=None),
-    "annotation id text": on("annotation-malformed", id="11")._replace(where=None),
+    "annotation id text": on("id-not-integer", id="11")._replace(where=None),
+    "annotation id 11.5": on("annotation-malformed", id=11.5)._replace(where=None),
+    "annotation id infinite": on("annotation-malformed", id=INFINITE)._replace(where=None),
     "annotation of negative id": on("annotation-malformed", id=-5)._replace(where=None),
     "annotation id beyond doubles": on("annotation-malformed", id=2**60)._replace(where=None),
     "annotation that is text": Fault(
@@ -253,7 +258,15 @@ MASKS = {
 ENTRIES = {
     "image without id": entry("image-malformed", "images", id=None, file_name="train_3.png"),
     "image id true": entry("image-malformed", "images", id=True, file_name="train_3.png"),
-    "image id text": entry("image-malformed", "images", id="4", file_name="train_3.png"),
+    "image id text": Fault(make_coco, update("images", 2, id="x"), "id-not-integer", TRAIN),
+    "image id blank": entry("image-malformed", "images", id="", file_name="train_3.png"),
+    "images of no size": Fault(
+        make_coco,
+        coco(lambda content: [one.update(width=0, height=0) for one in content["images"]]),
+        "image-size-zero",
+        TRAIN,
+    ),
+    "image of no width": Fault(make_coco, update("images", width=0), "image-size-differs", PNG),
     "image that is a list": Fault(
         make_coco, coco(lambda content: content["images"].append([])), "image-malformed", TRAIN
     ),
@@ -277,7 +290,8 @@ ENTRIES = {
     "class name a list, as its parent": entry("class-malformed", "categories", id=8, name=["x"], supercategory=["x"]),
     "class name blank": entry("class-malformed", "categories", id=8, name=" "),
     "class name of half a character": entry("class-malformed", "categories", id=8, name="\ud800"),
-    "class id text as id": entry("class-malformed", "categories", id="8", name="cow"),
+    "class id text in the table": Fault(make_coco, update("categories", id="7"), "id-not-integer", TRAIN),
+    "class id a word in the table": entry("class-malformed", "categories", id="cow", name="cow"),
     "class unused": entry("class-unused", "categories", id=8, name="cow"),
     "class of another spelling": Fault(
         make_coco, add("categories", split="valid", id=8, name="D og"), "class-names-alike", VALID

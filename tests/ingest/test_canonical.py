@@ -51,6 +51,26 @@ def as_floats(root: Path) -> None:
     edit_coco(root, "train", lambda c: [one.update(bbox=[float(v) for v in one["bbox"]]) for one in c["annotations"]])
 
 
+def ids_as(write: Callable[[int], object], *, classes: bool = False) -> Callable[[Path], object]:
+    """Other spellings of the ids of images and annotations, or of classes."""
+    keys = {"categories": ["id"], "annotations": ["category_id"]}
+    keys = keys if classes else {"images": ["id"], "annotations": ["id", "image_id"]}
+
+    def respell(root: Path) -> None:
+        def change(content: dict[str, Any]) -> None:
+            for kind, names in keys.items():
+                for one in content[kind]:
+                    one.update({name: write(one[name]) for name in names})
+
+        edit_coco(root, "train", change)
+
+    return respell
+
+
+def without_sizes(root: Path) -> None:
+    edit_coco(root, "train", lambda content: [one.update(width=0, height=0) for one in content["images"]])
+
+
 def with_crlf(root: Path) -> None:
     text = json.dumps(json.loads((root / TRAIN).read_text()), indent=1)
     (root / TRAIN).write_bytes(text.replace("\n", "\r\n").encode())
@@ -72,6 +92,13 @@ def change_class_id(content: dict[str, Any]) -> None:
 
 
 RESPELLINGS: dict[str, Callable[[Path], object]] = {
+    "ids as text": ids_as(str),
+    "ids as floats": ids_as(float),
+    "ids as names": ids_as("2007_{:06}".format),
+    "ids of six digits": ids_as("{:06}".format),
+    "class ids as text": ids_as(str, classes=True),
+    "class ids as floats": ids_as(float, classes=True),
+    "sizes of 0": without_sizes,
     "white space": lambda root: rewrite(root, indent=4),
     "key order": lambda root: rewrite(root, sort_keys=True),
     "line ends": with_crlf,

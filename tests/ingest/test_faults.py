@@ -15,7 +15,7 @@ from rfdetr_core.base.manifest import SPLITS, read_manifest
 from rfdetr_core.ingest import geometry
 from rfdetr_core.ingest.formats import coco, yolo
 from rfdetr_core.ingest.rules import RULES, markdown
-from tests.ingest.faults import FAULTS, LABEL, PNG, TRAIN, Fault, add
+from tests.ingest.faults import FAULTS, LABEL, PNG, TRAIN, Fault, add, entry
 from tests.ingest.samples import MAKERS, make_coco, make_yolo, picture, places, validate
 
 Point = tuple[int, int]
@@ -133,6 +133,13 @@ def test_a_class_of_valid_without_objects_is_none(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     add("categories", split="valid", id=8, name="cow")(root)
     assert validate(root, tmp_path) == ([], None)
+
+
+def test_an_id_and_its_text_are_one(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data")
+    entry("image-id-doubled", "images", id="3", file_name="train_3.png").plant(root)
+    findings, _ = validate(root, tmp_path)
+    assert {one["code"] for one in findings} == {"image-id-doubled", "id-not-integer"}
 
 
 def test_a_guess_at_the_unit_is_overruled_by_its_severity(tmp_path: Path) -> None:

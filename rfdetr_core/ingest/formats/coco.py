@@ -6,13 +6,14 @@ import codecs
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault
-from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, shown
+from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, is_text, shown
 
 ANNOTATIONS = "_annotations.coco.json"
 LAYOUT = f"COCO as Roboflow exports it: train/{ANNOTATIONS} beside the images, also in valid/ (or val/) and test/"
@@ -26,6 +27,7 @@ _SPLITS = {"val": "valid", "default": "train"}
 _KEYS = ("images", "annotations", "categories")
 # Parsed, it takes several times as much memory.
 MOST_BYTES = 2 * 2**30
+_LARGEST_ID = 2**53
 
 
 def read_json(root: Path, file: str, findings: Findings) -> Any:
@@ -154,6 +156,40 @@ def _find_misspelt(root: Path, split: Split, lost: set[str], findings: Findings)
     return {meant[record.path] or "" for record in absent}
 
 
+_Id = int | str
+
+
+@dataclass
+class _Ids:
+    """Reads ids. other: how many were no integers and could be read; first: such an id, for a message."""
+
+    other: int = 0
+    first: str = ""
+
+    def whole(self, entry: Any, key: str = "id") -> int | None:
+        """The id as an integer: "1" and 1.0 are 1. None: it is none, such as True, or 2**60, which others round."""
+        value: Any = entry.get(key) if isinstance(entry, dict) else None
+        if type(value) is int:
+            return value if 0 <= value <= _LARGEST_ID else None
+        whole = type(value) is float and value.is_integer() and 0 <= value <= _LARGEST_ID
+        if whole or (isinstance(value, str) and re.fullmatch("0|[1-9][0-9]{0,14}", value)):
+            self._note(key, value)
+            return int(value)
+        return None
+
+    def of(self, entry: Any, key: str = "id") -> _Id | None:
+        """The same, or any other text."""
+        value = self.whole(entry, key)
+        if value is None and isinstance(entry, dict) and is_text(entry.get(key)):
+            self._note(key, entry[key])
+            return str(entry[key])
+        return value
+
+    def _note(self, key: str, value: Any) -> None:
+        self.other += 1
+        self.first = self.first or f"{key}: {shown(value)}"
+
+
 def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split:
     """Read one annotation file, whose images lie in `folder`."""
     content = read_json(root, file, findings)
@@ -162,25 +198,32 @@ def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split
         if not findings.broken:
             findings.add("labels-malformed", Place(file), "images, annotations and categories are not three lists")
         return Split(Place(file), [], [])
-    images = _read_images(lists[0], file, folder, findings)
-    _read_annotations(lists[1], file, images, findings)
+    ids = _Ids()
+    images = _read_images(lists[0], file, folder, ids, findings)
+    _read_annotations(lists[1], file, images, ids, findings)
     categories = []
     for number, entry in enumerate(lists[2]):
-        identity = _id(entry)
-        if identity is None:
+        class_id = ids.whole(entry)
+        if class_id is None:
             findings.add("class-malformed", Place(file), f"categories[{number}] is {shown(entry)}, without a valid id")
         else:
-            categories.append(Category(identity, entry.get("name"), entry.get("supercategory")))
+            categories.append(Category(class_id, entry.get("name"), entry.get("supercategory")))
+    if ids.other:
+        what = f"{ids.other} ids are text or have a decimal point, such as {ids.first}"
+        findings.add("id-not-integer", Place(file), what)
     named = {joined(folder, str(entry.get("file_name"))) for entry in lists[0] if isinstance(entry, dict)}
     return Split(Place(file), [record for record in images.values() if record], categories, frozenset(named), folder)
 
 
-def _read_images(entries: list[Any], file: str, folder: str, findings: Findings) -> dict[int, ImageRecord | None]:
+def _read_images(
+    entries: list[Any], file: str, folder: str, ids: _Ids, findings: Findings
+) -> dict[_Id, ImageRecord | None]:
     """Images by id; None stands for an image that is left out, so that its annotations are too."""
-    images: dict[int, ImageRecord | None] = {}
-    paths: dict[str, int] = {}
+    images: dict[_Id, ImageRecord | None] = {}
+    paths: dict[str, _Id] = {}
+    unsaid: list[str] = []
     for number, entry in enumerate(entries):
-        identity = _id(entry)
+        identity = ids.of(entry)
         if identity is None:
             findings.add("image-malformed", Place(file), f"images[{number}] is {shown(entry)}, without a valid id")
             continue
@@ -197,19 +240,29 @@ def _read_images(entries: list[Any], file: str, folder: str, findings: Findings)
         # Of an id with two files, the annotations may be meant for either.
         if first is None or first.path != path:
             usable = not fault and identity not in images and path not in paths
-            record = ImageRecord(path, place, entry.get("width"), entry.get("height"), id=identity)
-            images[identity] = record if usable else None
+            width, height = entry.get("width"), entry.get("height")
+            if width == height == 0:
+                unsaid.append(path)
+                width = height = None
+            known = identity if isinstance(identity, int) else None
+            images[identity] = ImageRecord(path, place, width, height, id=known) if usable else None
         paths.setdefault(path, identity)
+    if unsaid:
+        what = f"of {len(unsaid)} images width and height are 0. The first: {unsaid[0]}"
+        findings.add("image-size-zero", Place(file), what)
     return images
 
 
-def _read_annotations(entries: list[Any], file: str, images: dict[int, ImageRecord | None], findings: Findings) -> None:
-    seen: set[int] = set()
-    ignored: list[int] = []
+def _read_annotations(
+    entries: list[Any], file: str, images: dict[_Id, ImageRecord | None], ids: _Ids, findings: Findings
+) -> None:
+    seen: set[_Id] = set()
+    ignored: list[_Id] = []
     for number, entry in enumerate(entries):
-        identity, owner = _id(entry), _id(entry, "image_id")
+        identity, owner = ids.of(entry), ids.of(entry, "image_id")
         record = images.get(owner) if owner is not None else None
-        place = Place(file, annotation=identity, image=record.path if record else None)
+        known = identity if isinstance(identity, int) else None
+        place = Place(file, annotation=known, image=record.path if record else None)
         if identity is None:
             findings.add("annotation-malformed", place, f"annotations[{number}] is {shown(entry)}, without a valid id")
         elif identity in seen:
@@ -217,7 +270,9 @@ def _read_annotations(entries: list[Any], file: str, images: dict[int, ImageReco
         elif owner not in images:
             findings.add("annotation-without-image", place, f"there is no image id {shown(entry.get('image_id'))}")
         elif record:
-            category, box, segmentation, area = map(entry.get, ("category_id", "bbox", "segmentation", "area"))
+            box, segmentation, area = map(entry.get, ("bbox", "segmentation", "area"))
+            class_id = ids.whole(entry, "category_id")
+            category = entry.get("category_id") if class_id is None else class_id
             crowd = entry.get("iscrowd", 0)
             if crowd == 0 and entry.get("ignore") == 1:
                 ignored.append(identity)
@@ -229,9 +284,3 @@ def _read_annotations(entries: list[Any], file: str, images: dict[int, ImageReco
     if ignored:
         what = f"{len(ignored)} annotations have ignore: 1, the first has id {ignored[0]}"
         findings.add("ignored-as-crowd", Place(file), what)
-
-
-def _id(entry: Any, key: str = "id") -> int | None:
-    """The id, if it is one: True and 1.0 would equal 1, and beyond 2**53 other readers round."""
-    value = entry.get(key) if isinstance(entry, dict) else None
-    return value if type(value) is int and 0 <= value <= 2**53 else None
