@@ -1,7 +1,7 @@
 """Every value of a model file replaced by every odd one, read by every command; prints what ends in a traceback.
 
-    python -m benchmarks.hostile            # all: some hours on two cores
-    python -m benchmarks.hostile 20         # every twentieth
+python -m benchmarks.hostile            # all: some hours on two cores
+python -m benchmarks.hostile 20         # every twentieth
 """
 
 from __future__ import annotations

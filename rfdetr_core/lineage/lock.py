@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from ruamel.yaml.resolver import implicit_resolvers
 from rfdetr_core.base.errors import UserError
 
 LOCK = "dvc.lock"
+_MOST_LEVELS = 10_000
+_DEEP = re.compile(rb"(?:[-?][ \t]+){1000}|^ {10000}", re.M)
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,12 @@ class Lock:
     @classmethod
     def parse(cls, content: bytes) -> Lock:
         """Read a dvc.lock. Raises UserError where it is none."""
+        # The C parser calls itself for each level, and the end of the stack would end the process.
+        if content.count(b"[") + content.count(b"{") > _MOST_LEVELS or _DEEP.search(content):
+            raise UserError(f"{LOCK} is nested too deeply. Restore it: git restore {LOCK}")
         try:
             return cls({name: Entry.of(one) for name, one in yaml.load(content, Loader=_Loader)["stages"].items()})
-        except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError) as error:
+        except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
             reason = type(error).__name__
             raise UserError(f"{LOCK} is not readable ({reason}). Restore it: git restore {LOCK}") from None
 
