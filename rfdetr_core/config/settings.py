@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import PARAMS_FILE, Config, load_yaml, read_section
@@ -147,6 +148,7 @@ def check_project(root: Path = Path()) -> None:
     """
     params = root / PARAMS_FILE
     check_params(params)
+    git.answer(root, "rev-parse")  # raises where git refuses to read a repository of another user
     model, train = read_section(ModelConfig, "model", params), read_section(TrainConfig, "train", params)
     try:
         _check_dataset(root, read_section(DataConfig, "data", params).dir)
