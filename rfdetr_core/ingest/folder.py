@@ -7,6 +7,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unicodedata import normalize
+from urllib.parse import unquote
 
 from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
@@ -74,6 +76,11 @@ def name_fault(name: object) -> tuple[str, str] | None:
             f"the file name {shown(name)} has a backslash, a character that is no text, or is too long",
         )
     return None
+
+
+def plain_name(path: str) -> str:
+    """What of a path is left when case, the spelling of characters and %20 for a blank do not count."""
+    return normalize("NFC", unquote(path)).casefold()
 
 
 def joined(folder: str, name: str) -> str:

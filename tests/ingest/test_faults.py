@@ -50,6 +50,8 @@ def test_what_is_said_helps(tmp_path: Path) -> None:
     for name, told in {
         "JPEG named PNG": "JPEG",
         "a confidence": "confidence",
+        "a track": "id of a track",
+        "file of the characters of an address": r"'train/\xe9 2.png'",
         "decimal comma": "decimal points",
         "path of another machine": "remove the key",
         "polygon not nested": "put [ and ] around it",
