@@ -65,20 +65,21 @@ def _scores(content: dict[str, Any]) -> list[str]:
 
 
 def _before(base: str) -> str:
-    told = call("git", "show", f"{base}:./reports/evaluate/metrics.json", check=False)
-    if told.returncode:
+    told = [call("git", "show", f"{base}:./reports/evaluate/{name}.json", check=False) for name in ("about", "metrics")]
+    if told[-1].returncode:
         return "the base was not evaluated"
-    metrics = json.loads(told.stdout)
-    return f"the base was evaluated on {metrics['images']} images, {metrics['objects']} objects of {metrics['split']}"
+    # Of older versions metrics.json has the split, too.
+    before = {key: value for one in told if not one.returncode for key, value in json.loads(one.stdout).items()}
+    return f"the base was evaluated on {before['images']} images, {before['objects']} objects of {before['split']}"
 
 
 def _alone() -> str:
-    path = Path("reports/evaluate/metrics.json")
-    if not path.exists():
+    paths = [Path("reports/evaluate") / name for name in ("about.json", "metrics.json")]
+    if not all(path.exists() for path in paths):
         return "There is no evaluation."
-    metrics = json.loads(path.read_text())
+    about, metrics = (json.loads(path.read_text()) for path in paths)
     told = ", ".join(f"{NAMES[key]} {_number(metrics.get(key))}" for key in NAMES)
-    return f"{metrics['split']}: {metrics['images']} images, {metrics['objects']} objects; {told}."
+    return f"{about['split']}: {metrics['images']} images, {metrics['objects']} objects; {told}."
 
 
 def _pictures() -> str:

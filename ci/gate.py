@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from ci.steps import COMPARISON, left, step
+from ci.steps import COMPARISON, left, nothing_to_do, step
 from rfdetr_core.base.errors import UserError
 
 
 def main() -> None:
-    """Raise UserError if the verdict is failed."""
+    """Raise UserError if the verdict is failed, or if there is none although a stage was to run."""
     content = left(COMPARISON)
-    if content is not None:
-        if content["verdict"] == "failed":
-            raise UserError(f"the gate failed: {content['why']}. gate.max_drop is the limit.")
-        print(f"gate {content['verdict']}: {content['why']}")
+    if content is None:
+        if not nothing_to_do():
+            raise UserError(f"there is no {COMPARISON}. Run: python -m ci.compare")
+        return
+    if content["verdict"] == "failed":
+        raise UserError(f"the gate failed: {content['why']}.")
+    print(f"gate {content['verdict']}: {content['why']}")
 
 
 if __name__ == "__main__":

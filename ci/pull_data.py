@@ -22,7 +22,7 @@ def main() -> None:
     if not READERS & stages:
         print("no stage that may run reads an image: nothing to pull")
         return
-    folders = (read_section(DataConfig, "data").dir.strip("/"), "weights")
+    folders = (read_section(DataConfig, "data").dir, "weights")
     tracked = Contents(Path()).pointers
     wanted = [path for path in tracked if any(f"{path}/".startswith(f"{one}/") for one in folders)]
     wanted += [path for path in tracked if folders[0].startswith(f"{path}/")]

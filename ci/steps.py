@@ -62,8 +62,19 @@ def left(path: Path) -> Any:
 
 
 def base() -> str:
-    """The commit whose model the new one is compared with: RETRAIN_BASE, else what is checked out."""
-    return call("git", "rev-parse", os.environ.get("RETRAIN_BASE") or "HEAD").stdout.strip()
+    """The commit whose model the new one is compared with: RETRAIN_BASE, else what is checked out.
+
+    Raises:
+        UserError: this clone does not have it.
+    """
+    name = os.environ.get("RETRAIN_BASE") or "HEAD"
+    done = call("git", "rev-parse", "--verify", f"{name}^{{commit}}", check=False)
+    if done.returncode:
+        raise UserError(
+            f"the base {name} is not in this clone ({done.stderr.strip()}). Correct RETRAIN_BASE, or clone with the "
+            "whole history: fetch-depth: 0 on GitHub, GIT_DEPTH: 0 on GitLab, git fetch --unshallow by hand"
+        )
+    return done.stdout.strip()
 
 
 def nothing_to_do() -> bool:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+
+import torch
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -35,6 +41,31 @@ class _TrainSettings(TrainConfig, RuntimeConfig):
 
     mlflow: bool = False  # the pipeline tracks its runs; a script asks for it
     run_test: bool = False  # the pipeline always evaluates; a script asks for it
+
+
+@contextmanager
+def _process_restored() -> Iterator[None]:
+    """Restore what a training sets in the whole process: a script goes on after it, also after its failure."""
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    debug_mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    filling = vars(torch.utils)["deterministic"]  # a module whose attribute is a property
+    fill = filling.fill_uninitialized_memory
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "alembic")]
+    levels = [logger.level for logger in loggers]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices):
+            yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(debug_mode)
+        torch.backends.cudnn.benchmark = benchmark
+        filling.fill_uninitialized_memory = fill
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class RFDETR:
@@ -119,13 +150,15 @@ class RFDETR:
         """The name of each class label."""
         return list(self._predictor.class_names)
 
+    @_process_restored()
     def train(self, *, dataset_dir: AnyPath, output_dir: AnyPath = "output", **settings: Any) -> None:
         """Validate and convert a dataset, train from the pretrain_weights, select, strip, and hold the best weights.
 
         `settings`: the fields of TrainConfig and RuntimeConfig, such as epochs, batch_size, grad_accum_steps, lr. Into
         `output_dir` go the files of a run, checkpoint_best_total.pth among them; it may not be where a dvc.yaml has its
         results. The classes are the dataset's.
-        `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end.
+        `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end. What a training sets
+        in the process, such as torch's deterministic mode and the number of threads, is restored.
 
         Raises:
             UserError: an unknown keyword, a numbered device, a folder of a pipeline, a fault of the dataset, or of the
@@ -182,7 +215,7 @@ class RFDETR:
     ) -> dict[str, Any]:
         """COCO's numbers on a split of `dataset_dir`, or of the dataset trained on; a report to `output_dir`/evaluate.
 
-        `more`: the other fields of EvaluateConfig, such as pictures. The result is the content of metrics.json.
+        `more`: the other fields of EvaluateConfig, such as pictures. The result: what metrics.json and about.json have.
 
         Raises:
             UserError: an unknown keyword, no dataset, a fault of it, or classes that are not the model's.
@@ -231,7 +264,7 @@ def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
 def _refuse_outs(output: Path) -> None:
     """Raise a UserError where a folder to write to holds results of a pipeline."""
     folder = output.resolve()
-    root = next((one for one in folder.parents if (one / "dvc.yaml").is_file()), None)
+    root = next((one for one in (folder, *folder.parents) if (one / "dvc.yaml").is_file()), None)
     if root is None:
         return
     from rfdetr_core.verification.lock import read_stages

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import printable, printable_output
 
 if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
@@ -27,9 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; what the user can mend ends in one message and exit status 1."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        with printable_output():
+            options.run(options)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
     except BrokenPipeError:  # as of `| head`; else Python tells of it once more when it flushes at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -131,7 +133,7 @@ def _predict(options: argparse.Namespace) -> None:
         ]
         content = {"image": path.name, "width": picture.width, "height": picture.height, "threshold": threshold}
         files.write_json(options.output / f"{path.stem}.json", content | {"detections": rows})
-        labels = [label_of(name, row["score"]) for name, row in zip(names, rows, strict=True)]
+        labels = [label_of(row["class_name"], row["class_id"], row["score"]) for row in rows]
         side = max(PANEL, *picture.size)
         write_png(options.output / f"{path.stem}.png", draw(picture, drawn, labels, side=side))
         print(f"{path}: {len(rows)} objects, drawn in {options.output / path.stem}.png")
@@ -145,12 +147,13 @@ def _check(options: argparse.Namespace) -> None:
         return
     _check_code()  # first: what is imported next may not parse
     from rfdetr_core.config.dvc_files import check_dvc_files
-    from rfdetr_core.config.settings import check_project
+    from rfdetr_core.config.preflight import check_project
 
     for mended in check_dvc_files():
         print(mended)
     _print_reached_by_code()
-    check_project()
+    for warning in check_project():
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _check_code() -> None:
@@ -196,7 +199,7 @@ def _results(options: argparse.Namespace) -> None:
 
     copy_linked_results(Path())
     selection = files.read_json(Path("output/selection.json"))
-    metrics = files.read_json(Path("reports/evaluate/metrics.json"))
+    about, metrics = (files.read_json(Path("reports/evaluate") / name) for name in ("about.json", "metrics.json"))
     winner, epoch = selection["winner"], selection[selection["winner"]]["epoch"]
     row = read_history(Path("output/history.csv")).get(epoch, {})
     print(f"{'':12}{'AP':>6}{'AP50':>7}{'F1':>7}")
@@ -206,9 +209,9 @@ def _results(options: argparse.Namespace) -> None:
             continue
         seen = [row.get(prefix + kind + name) for name in ("mAP_50_95", "mAP_50", "F1")]
         _print_scores(f"valid{title}", seen, f"{winner} weights of epoch {epoch}; picked by {selection['key']}")
-        note = f"; {metrics['note']}" if "note" in metrics else ""
-        about = f"{metrics['images']} images, {metrics['objects']} objects{note}"
-        _print_scores(metrics["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], about)
+        note = f"; {about['note']}" if "note" in about else ""
+        size = f"{metrics['images']} images, {metrics['objects']} objects{note}"
+        _print_scores(about["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], size)
     print(run_files(Path("output")))
     here = _activated()
     print("scores    reports/evaluate/: metrics.json and tables\npictures  reports/evaluate/pictures/")
@@ -363,15 +366,15 @@ def _attest(options: argparse.Namespace) -> None:
 
 def _ui(options: argparse.Namespace) -> None:
     from rfdetr_core.observers.history import main_repository
-    from rfdetr_core.observers.runs import local_server, newest_page
+    from rfdetr_core.observers.runs import local_server, newest_page, store
 
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
         raise UserError(f"runs are tracked at {server} (MLFLOW_TRACKING_URI); unset it to see the local ones.")
-    store = main_repository() / "mlflow.db"
-    if not store.exists():
-        raise UserError(f"{store} does not exist: no run was tracked here yet. Run: make repro")
-    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", f"sqlite:///{store}"]
+    database = main_repository() / "mlflow.db"
+    if not database.exists():
+        raise UserError(f"{database} does not exist: no run was tracked here yet. Run: make repro")
+    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", store()]
     page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
     print(f"the newest run: {newest_page(local_server(options.port))}", flush=True)
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

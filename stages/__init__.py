@@ -12,6 +12,7 @@ from pathlib import Path
 from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.imports import Guard, shadows
+from rfdetr_core.base.printing import printable
 from rfdetr_core.base.processes import end_with_parent
 from rfdetr_core.base.run_cache import save_run
 
@@ -37,7 +38,7 @@ def run(stage: Callable[[], None]) -> None:
                 stage()
             save_run()
     except UserError as error:
-        sys.exit(f"error: {error}\n{RESTORE}")
+        sys.exit(printable(f"error: {error}\n{RESTORE}"))
     except KeyboardInterrupt:
         print(f"\ninterrupted. {RESTORE}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

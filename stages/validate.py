@@ -19,10 +19,12 @@ def main() -> None:
 
     interrupt_when_told()
     # By name: the check of all sections imports every config, and none of them changes the result of this stage.
-    importlib.import_module("rfdetr_core.config.settings").check_params()
+    preflight = importlib.import_module("rfdetr_core.config.preflight")
+    preflight.check_params()
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
     config, cache = read_section(ValidateConfig, "validate"), Path(".cache/images.sqlite")
     validate_dataset(where.dataset, config, Path("reports/dataset"), where.manifests, cache=cache)
+    preflight.check_masks(Path("reports/dataset/statistics.json"))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
+import resource
+import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +61,44 @@ def test_there_is_a_class_for_every_variant_and_every_public_name() -> None:
         found = getattr(rfdetr_core, architecture.name)
         assert issubclass(found, rfdetr_core.RFDETR)
         assert (found.variant, found.__name__, found.__module__) == (variant, architecture.name, "rfdetr_core.api")
+
+
+def process_state() -> dict[str, Any]:
+    """What torch, warnings, logging and the environment are set to in this process."""
+    names = ("pytorch_lightning", "lightning_fabric", "alembic")
+    return {
+        "deterministic": torch.get_deterministic_debug_mode(),
+        "benchmark": torch.backends.cudnn.benchmark,
+        "fill": torch.utils.deterministic.fill_uninitialized_memory,
+        "threads": torch.get_num_threads(),
+        "random": torch.get_rng_state().tolist(),
+        "filters": list(warnings.filters),
+        "levels": [logging.getLogger(name).level for name in names],
+        "environment": dict(os.environ),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "limits": resource.getrlimit(resource.RLIMIT_NOFILE),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"lr": 1e30, "multi_scale": False}])
+def test_train_restores_what_it_sets_in_the_process_also_after_an_error(
+    folder: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    torch.set_deterministic_debug_mode("warn")
+    before, failed = process_state(), False
+    try:
+        model = rfdetr_core.RFDETRPico(**SMALL)
+        before["random"] = torch.get_rng_state().tolist()
+        settings = {"epochs": 1, "batch_size": 2, "num_workers": 0, "threads": before["threads"] + 1} | settings
+        model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out", **settings)
+    except UserError as error:
+        failed = "not finite" in str(error)
+    finally:
+        after = process_state()
+        torch.set_deterministic_debug_mode("default")
+    assert failed == ("lr" in settings)
+    assert after == before
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -199,7 +242,8 @@ def test_every_file_of_a_run_loads_by_path_and_by_variant(trained: api.RFDETR, f
 def test_evaluate_gives_the_metrics_that_it_writes(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
     metrics = trained.evaluate(output_dir=tmp_path)
     assert metrics["split"] == "test"
-    assert metrics == json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
+    written = [json.loads((tmp_path / "evaluate" / name).read_text()) for name in ("about.json", "metrics.json")]
+    assert metrics == written[0] | written[1]
     loaded = rfdetr_core.from_checkpoint(folder / "output" / "checkpoint_best_total.pth", device="cpu")
     assert loaded.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "again", pictures=0) == metrics
     assert trained.evaluate(split="valid", output_dir=tmp_path, pictures=0)["split"] == "valid"

@@ -190,6 +190,8 @@ def test_check_names_what_is_wrong_in_params(
     (tmp_path / "params.yaml").write_text("train: {epochs: 3, lr: 1e-4}")
     assert "data.dir" in fails(capsys, "check")
     (tmp_path / "data" / "sample").mkdir(parents=True)
+    assert "is empty" in fails(capsys, "check")
+    (tmp_path / "data" / "sample" / "data.yaml").touch()
     main(["check"])
 
 
@@ -202,7 +204,10 @@ def test_results_tells_the_scores_of_the_winning_epoch_and_of_the_test_split(
     files.write_json(Path("output/selection.json"), selection)
     head = "epoch,val/mAP_50_95,val/mAP_50,val/F1,val/ema_mAP_50_95,val/ema_mAP_50,val/ema_F1\n"
     files.write_text(Path("output/history.csv"), f"{head}0,.9,.9,.9,.9,.9,.9\n1,.9,.9,.9,.25,.45,.55\n")
-    metrics = {"split": "test", "images": 3, "objects": 7, "map": None, "map_50": 0.35, "f1": 0.65}
+    scores = {"val/mAP_50_95": {"ema": {"score": 0.25, "epoch": 1}}, "epochs": 2}
+    files.write_json(Path("output/scores.json"), scores)
+    files.write_json(Path("reports/evaluate/about.json"), {"split": "test"})
+    metrics = {"images": 3, "objects": 7, "map": None, "map_50": 0.35, "f1": 0.65}
     files.write_json(Path("reports/evaluate/metrics.json"), metrics)
     main(["results"])
     shown = capsys.readouterr().out

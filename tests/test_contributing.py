@@ -220,12 +220,11 @@ PATCHES = {
             scene = make_scene(tmp_path / "scene")
             metrics = evaluate(scene.predictor(), scene.where, EvaluateConfig(pictures=0), tmp_path / "report")
             assert metrics["map_75"] <= metrics["map_60"] <= metrics["map_50"]
-            assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == metrics
+            assert json.loads((tmp_path / "report" / "metrics.json").read_text())["map_60"] == metrics["map_60"]
             outs = train(where, output, train={"best_model_metric": "map_60"})
             column = [float(row["val/ema_mAP_60"] or "nan") for row in rows(outs)]
             scores = json.loads(outs["scores.json"])
-            assert scores["key"] == "val/mAP_60"
-            assert scores["ema"] == {"score": max(column), "epoch": int(np.argmax(column)) + 1}
+            assert scores["val/mAP_60"]["ema"] == {"score": max(column), "epoch": int(np.argmax(column)) + 1}
         """,
         "tests/training",
     ),
@@ -559,8 +558,8 @@ PATCHES = {
             where = make_files(tmp_path)
             without = train(where, tmp_path / "without", train={"epochs": 1})
             weighted = train(where, tmp_path / "with", train={"epochs": 1, "size_loss_coef": 2.0})
-            assert "train/loss_size" in read_history(tmp_path / "with/history.csv")[0]
-            assert "train/loss_size" not in read_history(tmp_path / "without/history.csv")[0]
+            assert "train/loss_size" in read_history(tmp_path / "with/history.csv")[1]
+            assert "train/loss_size" not in read_history(tmp_path / "without/history.csv")[1]
             assert without["checkpoint_best_regular.pth"] != weighted["checkpoint_best_regular.pth"]
         """,
     ),

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rfdetr_core.audit.trace import Archive, is_training
+from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files
 from rfdetr_core.checkpoint.published import PUBLISHED
-from rfdetr_core.lineage.records import is_whole
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Ancestor:
 def ancestors_of(training: Mapping[str, Any], archive: Archive) -> Iterator[Ancestor]:
     """Every ancestor of a training, the nearest first; each training once."""
     waiting: list[tuple[Mapping[str, Any], tuple[str, ...]]] = [(training, ())]
-    seen = {files.digest(training)}
+    seen = {files.digest(training)} if training.get("parents") else set()
     while waiting:
         child, through = waiting.pop(0)
         for parent in (child.get("parents") or {}).values():
@@ -54,6 +53,6 @@ def trainings_of(parent: Mapping[str, Any], archive: Archive) -> list[dict[str, 
     runs = [one for one in archive.runs if one["lineage"]["tensors"] == parent["tensors"]]
     exact = [one["lineage"]["training"] for one in runs if one["file"]["sha256"] == parent["sha256"]]
     lineage, training = parent.get("lineage"), parent.get("training")
-    said = [lineage["training"]] if lineage and is_whole(lineage) and lineage["tensors"] == parent["tensors"] else []
-    said += [training] if is_training(training) else []
+    said = [lineage["training"]] if lineage and lineage["tensors"] == parent["tensors"] else []
+    said += [training] if training else []
     return exact[:1] or said[:1] or [one["lineage"]["training"] for one in runs]

@@ -17,6 +17,9 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.base.provenance import identity
+from rfdetr_core.base.schema import require
+from rfdetr_core.checkpoint.published import PUBLISHED
+from rfdetr_core.checkpoint.schema import Manifest
 from rfdetr_core.lineage.lock import LOCK, Lock
 
 _SHA1 = 40  # hexadecimal digits; repositories with SHA-256 have more
@@ -100,7 +103,8 @@ def _add(found: Images, blobs: dict[str, str], who: str, through: str, traced: T
             continue
         if len(blob) == _SHA1 and new_sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob:
             raise UserError(f"git's object {blob}, manifest/{split}.json, was changed. Fetch it again: git fsck")
-        found.rows.extend({"split": split, **row, "through": through} for row in json.loads(content))
+        rows = _rows(content, f"manifest/{split}.json (git blob {blob})")
+        found.rows.extend({"split": split, **row, "through": through} for row in rows)
 
 
 def digest_of(image: str, archive: Archive) -> str:
@@ -114,7 +118,7 @@ def digest_of(image: str, archive: Archive) -> str:
     if len(image) == 64 and set(image.lower()) <= set("0123456789abcdef"):
         return image.lower()
     for _, content in archive.history.read(f"HEAD:./manifest/{split}.json" for split in SPLITS):
-        for row in json.loads(content or b"[]"):
+        for row in _rows(content or b"[]", "a manifest at HEAD"):
             if image == row["path"] or image.endswith(f"/{row['path']}"):
                 return str(row["sha256"])
     raise UserError(f"{image} is no file, no SHA-256, and no image of the manifests at HEAD. Give its SHA-256.")
@@ -172,8 +176,13 @@ def uses_of(sha256: str, archive: Archive) -> Answer:
         md5 = _md5_of(model, archive)
         for blob in _evaluated(evaluation).values():
             add("tested", blob, model["tensors"], md5, archive.first_with(md5) or commit, ())
-    for use in _unrecorded(places, archive):
+    unrecorded = list(_unrecorded(archive))
+    for use in _uses_unrecorded(unrecorded, places, archive):
         found.setdefault((use.role, use.md5), use)
+    for md5, _, lock in unrecorded:
+        for name in _started_from(lock):
+            row = {"role": "trained", "tensors": None, "md5": md5, "manifest": None, "ancestor": name, "through": []}
+            unknown[md5, name] = row
     places_of = archive.places
     uses = sorted(found.values(), key=lambda one: (places_of.get(one.commit.id, 0) if one.commit else -1, one.role))
     upstream = sorted({one.name for _, ancestors in families for one in ancestors if one.published})
@@ -242,17 +251,27 @@ def _path_of(line: bytes, sha256: str, blob: str, history: History) -> str:
         return str(json.loads(line.strip().rstrip(b","))["path"])
     except (ValueError, KeyError, TypeError):  # laid out by other hands
         ((_, content),) = history.read([blob])
-        return next((str(row["path"]) for row in json.loads(content or b"[]") if row.get("sha256") == sha256), "?")
+        rows = _rows(content or b"[]", f"a manifest (git blob {blob})")
+        return next((row["path"] for row in rows if row["sha256"] == sha256), "?")
+
+
+def _rows(content: bytes, where: str) -> list[dict[str, Any]]:
+    """The rows of a manifest. UserError: it is none."""
+    try:
+        rows: list[dict[str, Any]] = files.parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{where} is not readable JSON ({error}).") from None
+    require(Manifest, {"rows": rows}, where)
+    return rows
 
 
 def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:
     return next((one["file"]["md5"] for one in archive.runs if one["file"]["sha256"] == model["sha256"]), None)
 
 
-def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
-    """Models that were committed in a dvc.lock without a record, as DVC's experiments are."""
+def _unrecorded(archive: Archive) -> Iterator[tuple[str, Commit, Lock]]:
+    """Models that were committed in a dvc.lock without a record: MD5, commit, lock."""
     known = {record["file"]["md5"] for record in archive.runs}
-    missing: list[tuple[str, Commit, Lock]] = []
     for commit in archive.history.commits:
         blob = commit.changed.get(LOCK, "")
         told = {md5.decode() for md5 in _MODEL_IN_LOCK.findall(archive.history.lock_texts.get(blob, b""))}
@@ -263,7 +282,13 @@ def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
         trained = next((md5 for path, md5 in outs.items() if path.endswith(".pth")), None)
         md5 = outs.get(MODEL, trained)
         if lock and md5 and md5 not in known:
-            missing.append((md5, commit, lock))
+            yield md5, commit, lock
+
+
+def _uses_unrecorded(
+    missing: list[tuple[str, Commit, Lock]], places: dict[str, str], archive: Archive
+) -> Iterator[Use]:
+    """The uses by models without a record, by the manifests that their dvc.lock names."""
     manifests = archive.history.read(places if missing else ())
     digests = {files.md5_bytes(content): blob for blob, content in manifests if content}
     for md5, commit, lock in missing:
@@ -271,3 +296,12 @@ def _unrecorded(places: dict[str, str], archive: Archive) -> Iterator[Use]:
             dep = lock.dep(stage, f"manifest/{split}.json")
             if dep in digests:
                 yield Use(ROLES[split], places[digests[dep]], None, md5, commit)
+
+
+def _started_from(lock: Lock) -> Iterator[str]:
+    """The weights that the params of a training name and that are not upstream's."""
+    params = lock.params_of("train")
+    for section, key in (("model", "pretrain_weights"), ("train", "resume")):
+        name = (params.get(section) or {}).get(key)
+        if name is not None and name not in PUBLISHED:
+            yield str(name)

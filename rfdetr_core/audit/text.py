@@ -138,7 +138,7 @@ def told_uses(sha256: str, answer: Answer, notes: Iterable[str]) -> str:
         lines += [f"  {one.role:9}  {name}", f"{'':13}commit  {_who(one.commit)}" if one.commit else ""]
         lines += [f"{'':13}as      {one.path}", *_through(one.through)]
     for row in answer.unknown:
-        lines += [f"  unknown    tensors {row['tensors']}"]
+        lines += [f"  unknown    {'tensors' if row['tensors'] else 'md5    '} {row['tensors'] or row['md5']}"]
         reason = f"the manifest, git blob {row['manifest']}, was never committed"
         if row["ancestor"]:
             reason = f"no record here knows what made {row['ancestor']}"
@@ -177,7 +177,7 @@ def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]
     """By stage, what the lineage and the newest evaluation say."""
     for one in evaluations_of(traced, archive)[:1]:
         manifest = f"manifest/{one['split']}.json"
-        yield "evaluate", [f"  {one['split']:10} {manifest} sha256 {one['inputs'][manifest]['sha256']}"]
+        yield "evaluate", [f"  {one['split']:10} {manifest} sha256 {one['inputs'].get(manifest, {}).get('sha256')}"]
     training = traced.training
     if training is None:
         return
@@ -190,7 +190,7 @@ def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]
     made = {"variant": traced.lineage["variant"], "epochs": selection["epochs"]} if traced.lineage else {}
     shown = {
         **made,
-        "seed": params["train"]["seed"],
+        "seed": params.get("train", {}).get("seed"),
         "machine": _pairs(training["machine"]),
         "packages": _pairs(training["packages"]),
         "weights": "; ".join(f"{key} {one['name']} sha256 {one['sha256']}" for key, one in parents.items())
@@ -203,9 +203,9 @@ def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]
     yield (
         "validate",
         [
-            f"  {split:10} {counts[split]['images']} images, {counts[split]['objects']} objects, "
-            f"manifest/{split}.json sha256 {inputs[f'manifest/{split}.json']}"
-            for split in ("train", "valid")
+            f"  {split:10} {count['images']} images, {count['objects']} objects, "
+            f"manifest/{split}.json sha256 {inputs.get(f'manifest/{split}.json')}"
+            for split, count in counts.items()
         ],
     )
 

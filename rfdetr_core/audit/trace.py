@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -15,8 +14,10 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import flattened
+from rfdetr_core.base.schema import Fields, checked
+from rfdetr_core.checkpoint.schema import Evaluation, RecordFile
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock
-from rfdetr_core.lineage.records import FOLDER, RECORD, is_whole, record_names, run_digest
+from rfdetr_core.lineage.records import FOLDER, RECORD, record_names, run_digest
 
 if TYPE_CHECKING:
     from rfdetr_core.checkpoint.files import Checkpoint
@@ -98,12 +99,12 @@ class Archive:
     @cached_property
     def all_records(self) -> list[dict[str, Any]]:
         """Every version of every record that is whole and has the name of its content, newest first."""
-        return [one for _, one in self._read((f"{FOLDER}/", RECORD.as_posix()), _is_record)]
+        return [one for _, one in self._read((f"{FOLDER}/", RECORD.as_posix()), RecordFile)]
 
     @cached_property
     def evaluations(self) -> list[tuple[Commit, dict[str, Any]]]:
         """The lineage of every evaluation, newest first."""
-        return list(self._read(EVALUATION, _is_evaluation))
+        return list(self._read(EVALUATION, Evaluation))
 
     @property
     def notes(self) -> list[str]:
@@ -141,9 +142,7 @@ class Archive:
         """The place of each commit in the history, by its id: the higher, the older."""
         return {commit.id: place for place, commit in enumerate(self.history.commits)}
 
-    def _read(
-        self, prefix: str | tuple[str, ...], is_whole: Callable[[str, Any], bool]
-    ) -> Iterator[tuple[Commit, dict[str, Any]]]:
+    def _read(self, prefix: str | tuple[str, ...], schema: type[Fields]) -> Iterator[tuple[Commit, dict[str, Any]]]:
         """Parsed JSON files whose path starts so, with the commit that brought each, newest first; equal ones once."""
         places: dict[str, list[tuple[Commit, str]]] = {}
         for commit in self.history.commits:
@@ -152,10 +151,13 @@ class Archive:
                     places.setdefault(blob, []).append((commit, path))
         for blob, content in self.history.read(list(places)):
             try:
-                parsed = json.loads(content or b"")
-            except ValueError:
-                parsed = None
-            sound = [commit for commit, path in places[blob] if is_whole(path, parsed)]
+                parsed = checked(files.parse_json(content or b""), schema, places[blob][0][1])
+            except (ValueError, UserError):
+                sound = []
+            else:
+                sound = [
+                    commit for commit, path in places[blob] if schema is not RecordFile or _has_its_name(path, parsed)
+                ]
             yield from ((commit, parsed) for commit in sound[:1])
             self._damaged += [f"{path} {_of(commit)}" for commit, path in places[blob][:1] if not sound]
 
@@ -180,8 +182,8 @@ def trace(path: Path, archive: Archive) -> Trace:
     runs = archive.runs_of(sha256, tensors, said)
     record = runs[0] if len(runs) == 1 else None
     own, training = (said.lineage, said.training_record) if said else (None, None)
-    lineage = record["lineage"] if record else own if is_whole(own) else None
-    training = lineage["training"] if lineage else training if is_training(training) else None
+    lineage = record["lineage"] if record else own
+    training = lineage["training"] if lineage else training
     contradictions = list(_contradictions(said, tensors, runs))
     sisters = [one for one in archive.runs if one["lineage"]["training"] == training and not contradictions]
     found = archive.introduced(md5) or _in_folder(md5, archive)
@@ -254,19 +256,12 @@ def _contradictions(said: Checkpoint | None, tensors: str | None, runs: Sequence
     if own is None:
         if training is not None and runs and all(training != one["lineage"]["training"] for one in runs):
             yield "the training that the file names is that of no run that made these weights"
-    elif not is_whole(own):
-        yield "the lineage in the file is damaged"
     elif own["tensors"] != tensors:
         yield "the weights are not those that its lineage speaks of: one of the two was changed"
     elif len(runs) > 1 and all(own != one["lineage"] for one in runs):
         yield "what the file itself says is the lineage of no run that made these weights"
     elif runs and (other := _differing(flattened(runs[0]["lineage"]), flattened(own))):
         yield f"told is its record; the file itself says otherwise of {_listed(other)}"
-
-
-def is_training(training: Any) -> bool:
-    """Whether a training record, which anyone may have written, has the parts that are read of it."""
-    return is_whole({"training": training, "selection": {}, "code": {}, "tensors": ""})
 
 
 def evaluations_of(traced: Trace, archive: Archive) -> list[dict[str, Any]]:
@@ -307,7 +302,7 @@ def _in_folder(md5: str, archive: Archive) -> Link | None:
             listing = cached(archive.history.root, digest)
             # Whoever can write into the cache could else have any file be found.
             whole = listing.exists() and f"{files.md5_file(listing)}.dir" == digest
-            if whole and any(one.get("md5") == md5 for one in json.loads(listing.read_bytes())):
+            if whole and f'"md5": "{md5}"'.encode() in listing.read_bytes():  # as DVC writes it
                 return archive.introduced(digest)
     return None
 
@@ -316,23 +311,9 @@ def _of(commit: Commit) -> str:
     return "of the working tree" if commit.id == NOT_COMMITTED else f"of commit {commit.id}"
 
 
-def _is_record(path: str, content: Any) -> bool:
-    """Whether a record has what is read of it, and, in records/, the name of its content."""
-    try:
-        whole = is_whole(content["lineage"]) and (
-            path == RECORD.as_posix() or PurePosixPath(path).name in record_names(content)
-        )
-        return whole and all(isinstance(content["file"][key], str) for key in ("md5", "sha256"))
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return False
-
-
-def _is_evaluation(path: str, content: Any) -> bool:
-    try:
-        whole = all(isinstance(content["model"][key], str) for key in ("tensors", "sha256"))
-        return whole and all(isinstance(one["git"], str) for one in content["inputs"].values())
-    except (KeyError, TypeError, AttributeError):
-        return False
+def _has_its_name(path: str, record: dict[str, Any]) -> bool:
+    """Whether a record lies beside the model, or has, in records/, a name of its content."""
+    return path == RECORD.as_posix() or PurePosixPath(path).name in record_names(record)
 
 
 def _parents(record: dict[str, Any]) -> set[str]:

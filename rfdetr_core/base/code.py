@@ -26,7 +26,7 @@ FOLDER = Path("digests")
 BY_NAME = {
     "rfdetr_core.training.run": "rfdetr_core.observers",  # tests prove that they change no result
     "stages.evaluate": "rfdetr_core.observers.publishing",  # it reads what the stage has written
-    "stages.validate": "rfdetr_core.config.settings",  # it checks params.yaml: it stops the stage or changes nothing
+    "stages.validate": "rfdetr_core.config.preflight",  # it checks params.yaml: it stops the stage or changes nothing
 }
 # What a module could read of its own source, and the modules that do it; one pattern, or this module would be refused.
 _OF_SOURCE = re.compile(

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+_LONGEST_LINE = 4_000  # characters of a message: a value of a file may have any number
+
 
 class UserError(Exception):
     """Something the user can mend: the message names the file, line or key at fault and what to do.
 
-    Stages and the command line print it without a traceback and exit non-zero.
+    Stages and the command line print it without a traceback and exit non-zero. A long value of a file may be in it: the
+    middle of a line that is too long is left out.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(map(_shortened, super().__str__().split("\n")))
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST_LINE:
+        return line
+    half = _LONGEST_LINE // 2
+    return f"{line[:half]} ... ({len(line) - 2 * half:,} characters) ... {line[-half:]}"
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

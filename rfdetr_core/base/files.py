@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,10 @@ from typing import Any
 
 from rfdetr_core.base.errors import UserError
 
+_MOST_BYTES, _MOST_DIGITS = 2**31, 20
+_LONG = re.compile(rb"\d{25}")
+MOST_LEVELS = 200  # a lineage takes four for each generation of its parents
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -98,11 +103,56 @@ def read_json(path: Path) -> Any:
         UserError: missing or not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES:,} bytes")
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. Run the stage that writes it: dvc repro") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable JSON ({error}). Restore it: dvc checkout, or dvc repro") from error
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON as strictly as it is written: UTF-8, each key once, finite numbers, levels that code can follow.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        hooks: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite}
+        hooks |= {"parse_int": _whole} if _LONG.search(data) else {}
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object, **hooks)
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
+    except (RecursionError, UnicodeEncodeError) as error:
+        raise ValueError("nested too deeply" if isinstance(error, RecursionError) else "half a character") from None
+    level: list[Any] = [[value]]
+    for _ in range(MOST_LEVELS + 1):
+        inner = (one.values() if type(one) is dict else one for one in level)
+        level = [item for items in inner for item in items if type(item) in (dict, list)]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text[:20]}... has {len(text)} digits")
+    return int(text)
 
 
 def sha256_bytes(data: bytes) -> str:

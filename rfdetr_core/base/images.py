@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,28 @@ MAX_PIXELS = 100_000_000
 _BYTES_OF_PIXEL, _BYTES_BESIDE = 8, 64 * 2**20
 # Tags of TIFF. Of colours of 16 bits that lie apart, Pillow 13 takes the halves for pixels, without a word.
 _BITS, _PLANAR = 258, 284
+
+
+class _NoTruncated:
+    """While a thread is inside, Pillow refuses a file that ends early, whatever another library set for the process."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.allowed = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.allowed, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self.allowed
+
+
+_NO_TRUNCATED = _NoTruncated()
 
 
 class TooLargeError(UserError):
@@ -50,7 +73,7 @@ def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = 
 def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Look:
     """As `decode`, and what else is known of the file."""
     try:
-        with _open(data) as image:
+        with _NO_TRUNCATED, _open(data) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise TooLargeError(f"{image.width} x {image.height} pixels are more than the {max_pixels:,} allowed")
             kind = "JPEG" if image.format in ("JPEG", "MPO") else str(image.format)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import field_validator
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -20,6 +23,14 @@ class DataConfig(Config):
     """
 
     dir: str = "data/sample"
+
+    @field_validator("dir")
+    @classmethod
+    def _has_one_spelling(cls, value: str) -> str:
+        # DVC takes the text from here for dvc.lock: ./data/mine/ would not be the data/mine of data/mine.dvc.
+        if value and value != (plain := posixpath.normpath(value)):
+            raise ValueError(f"a path has one spelling here. Write {plain}")
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+from rfdetr_core.base.params import load_yaml
+
+_PIPELINE = Path("dvc.yaml")
+
 
 def save_run() -> None:
     """Note what the stage that DVC runs read and wrote, so that DVC restores its results when the inputs come back.
@@ -15,17 +19,23 @@ def save_run() -> None:
     when all outs are written. Where no DVC runs the stage, nothing happens.
     """
     name, root = os.environ.get("DVC_STAGE"), os.environ.get("DVC_ROOT")
-    if name is None or root is None:
+    if name is None or root is None or not _has_small_results(name):
         return
     from dvc.exceptions import DvcException  # type: ignore[import-untyped]
     from dvc.repo import Repo  # type: ignore[import-untyped]
 
     try:
         with Repo(root) as repo:
-            stage = repo.stage.load_one(str(Path("dvc.yaml").absolute()), name.rpartition(":")[2])
+            stage = repo.stage.load_one(str(_PIPELINE.absolute()), name.rpartition(":")[2])
             if any(not (out.use_cache or out.is_metric or out.is_plot) for out in stage.outs):
                 stage.save_deps()
                 stage.save_outs()
                 repo.stage_cache.save(stage)
     except (DvcException, OSError) as error:
         print(f"DVC will run {name} again where it could restore its results: {error}", file=sys.stderr)
+
+
+def _has_small_results(stage: str) -> bool:
+    """Whether dvc.yaml may have an out of the stage that is not cached: to load DVC takes a second."""
+    entry = load_yaml(_PIPELINE)["stages"].get(stage)
+    return entry is None or "cache" in str(entry.get("outs"))

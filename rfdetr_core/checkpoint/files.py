@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
-import types
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +14,10 @@ from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import replacing
+from rfdetr_core.base.schema import Fields, check_values, require, short
+from rfdetr_core.checkpoint.archive import load
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, upstream_weights
+from rfdetr_core.checkpoint.schema import Content
 from rfdetr_core.model.config import Architecture
 
 FORMAT_VERSION = "1.11.2"  # the rfdetr release whose layout is written
@@ -61,14 +61,10 @@ _OTHER_FIELDS: dict[str, Any] = {
     "device": "cpu",
     "license": "Apache-2.0",
 }
-# What upstream's `args` were before they were a dict; both only hold values.
-_NAMESPACES: list[Any] = [argparse.Namespace, types.SimpleNamespace]
-_OPTIONAL = {
-    **dict.fromkeys(("model_name", "rfdetr_version", "best_total_source"), str),
-    **dict.fromkeys(("model_config", "training_record", "lineage"), dict),
-    "epoch": int,
-    "threshold": float,
-}
+_OPTIONAL = (
+    *("model_name", "rfdetr_version", "best_total_source", "model_config", "training_record", "lineage", "epoch"),
+    "threshold",
+)
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -190,39 +186,17 @@ def write_plain(path: Path, content: Mapping[str, Any]) -> None:
             raise sink.error
 
 
-def read_plain(path: Path) -> dict[str, Any]:
+def read_plain(path: Path, schema: type[Fields] = Fields) -> dict[str, Any]:
     """Read what torch.save wrote, tensors on the CPU. Nothing of the file is executed: only plain values and tensors
-    are accepted, and the two namespace classes that older files use for `args`.
+    are accepted, and the two namespace classes that older files use for `args`, which become dicts.
 
     Raises:
-        UserError: missing, a folder, no such file, cut off, damaged, or with objects that would need code to be run.
+        UserError: no such file (see `archive.load`), or a field that the schema has is missing or wrong.
     """
-    try:
-        with path.open("rb") as file:
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()  # torch.load itself does not compare the stored CRCs
-            if damaged is not None:
-                raise UserError(f"{path} is damaged: {damaged} in it fails its checksum. Copy or download it again.")
-            with torch.serialization.safe_globals(_NAMESPACES):
-                file.seek(0)
-                refused = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-                if refused:
-                    raise UserError(
-                        f"{path} is refused: it asks for {', '.join(sorted(refused))}, and making such objects can run "
-                        "code. Nothing of it was run. Save it again with tensors and plain values only."
-                    )
-                file.seek(0)
-                content = torch.load(file, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist. Give the path of a checkpoint (.pth, .pt or .ckpt).") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as a checkpoint: {error.strerror or error}.") from error
-    except Exception as error:  # a broken or hostile file can raise anything
-        raise UserError(f"{path} is no checkpoint, or is cut off ({type(error).__name__}). Get it again.") from error
+    content = load(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no RF-DETR checkpoint: it holds {type(content).__name__}, not a dict.")
+    _check(content, schema, path)
     return content
 
 
@@ -243,6 +217,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UserError: no readable checkpoint (see `read_plain`), none of RF-DETR, or of a kind that is not supported here.
     """
     content = read_plain(path)
+    told = content | {"args": content.get("args", content.get("hyper_parameters")) or {}}
+    _check(told, Content, path)
     model = _model_of(content, path)
     if any(".base_model.model." in name for name in model):
         raise UserError(f"{path} holds LoRA adapters. Merge them with upstream's rfdetr first, then load the result.")
@@ -255,12 +231,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
             weights[to_ours(name)] = tensor
         except KeyError:
             unknown.append(name)
-    args = content.get("args", content.get("hyper_parameters"))
-    args = vars(args) if isinstance(args, tuple(_NAMESPACES)) else args
-    optional = {key: content[key] for key, kind in _OPTIONAL.items() if type(content.get(key)) is kind}
-    others = tuple(str(key) for key in content if key not in optional and key not in ("model", "args"))
-    told = args if isinstance(args, dict) else {}
-    return Checkpoint(weights, told, unknown=tuple(unknown), others=others, path=path, **optional)
+    optional = {key: content[key] for key in _OPTIONAL if content.get(key) is not None}
+    others = tuple(short(str(key)) for key in content if key not in optional and key not in ("model", "args"))
+    return Checkpoint(weights, told["args"], unknown=tuple(unknown), others=others, path=path, **optional)
+
+
+def _check(content: dict[str, Any], schema: type[Fields], path: Path) -> None:
+    """Compare the fields that a schema has with it. UserError: the first one that is wrong."""
+    for name, info in schema.model_fields.items():
+        if (key := info.alias or name) in content:
+            check_values(content[key], str(path), key)
+    require(schema, content, str(path))
 
 
 def _model_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
@@ -273,8 +254,7 @@ def _model_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is no RF-DETR checkpoint: it has no `model` or `state_dict` with RF-DETR's weights.")
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in model.items()):
         raise UserError(f"{path} is no RF-DETR checkpoint: its `model` holds something other than named tensors.")
-    if odd := [name for name, one in model.items() if one.layout != torch.strided or one.is_quantized or one.is_meta]:
-        raise UserError(f"{path}: {odd[0]} is a sparse, quantized or empty tensor. Save the model with plain tensors.")
+    check_values(list(model), str(path), "the names of its weights")
     return dict(model)
 
 

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.files import ENCODERS, FIXED_FIELDS, MODEL_FIELDS, Checkpoint, read_checkpoint
-from rfdetr_core.model.config import VARIANTS, Architecture, resized
+from rfdetr_core.checkpoint.schema import ModelFields
+from rfdetr_core.model.config import VARIANTS, Architecture, fault, resized
 from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.model.vit import resize_positions
 
@@ -79,6 +81,7 @@ def build_from_checkpoint(path: Path, **changes: Any) -> Loaded:
     """
     checkpoint = read_checkpoint(path)
     architecture = architecture_of(checkpoint)
+    _require_shapes(checkpoint, architecture)  # before memory is taken for them
     if "resolution" in changes:
         changes = resized(architecture, changes["resolution"]) | changes
     architecture = replace(architecture, **changes)
@@ -107,13 +110,12 @@ def load_weights(detector: Detector, architecture: Architecture, checkpoint: Che
             raise UserError(f"{where} has {facts[field]} {field}, {key} asks for {getattr(architecture, field)}.")
     if architecture.channels != facts["channels"] != 3:
         raise UserError(f"{where} has {facts['channels']} channels, model.num_channels is {architecture.channels}.")
+    stored = replace(architecture, **{key: value for key, value in facts.items() if key in _FREE - {"resolution"}})
+    _require_shapes(checkpoint, stored)
     state = detector.state_dict()
     actions = dict.fromkeys(state, LEFT)
     for name in [name for name in state if name in checkpoint.weights]:
-        tensor, actions[name] = _fit(name, checkpoint.weights[name], facts, architecture)
-        if tensor.shape != state[name].shape:
-            raise UserError(f"{where}: {name} is {[*tensor.shape]}, {architecture.name} has {[*state[name].shape]}.")
-        state[name] = tensor
+        state[name], actions[name] = _fit(name, checkpoint.weights[name], facts, architecture)
     detector.load_state_dict(state)
     return LoadReport(actions, (*(name for name in checkpoint.weights if name not in state), *checkpoint.unknown))
 
@@ -180,12 +182,10 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
     if not fields:
         return told
     where = f"{_where(checkpoint)}: model_config"
+    require(ModelFields, fields, _where(checkpoint), "model_config")
     for theirs, ours in MODEL_FIELDS.items():
-        value, usual = fields.get(theirs), getattr(_BY_NAME["RFDETRNano"], ours)
-        value = tuple(value) if isinstance(value, list) else value
-        if not _alike(value, usual):
-            raise UserError(f"{where}.{theirs} is {value!r}; it must be like {usual!r}.")
-        told[ours] = value
+        value = fields[theirs]
+        told[ours] = tuple(value) if isinstance(value, list) else value
     for key, usual in FIXED_FIELDS.items():
         if fields.get(key, usual) != usual:
             raise UserError(f"{where}.{key} is {fields[key]!r}; only models with {usual!r} are supported.")
@@ -195,12 +195,6 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
     if encoder not in encoders:
         raise UserError(f"{where}.encoder is {encoder!r}; supported are {', '.join(encoders)}.")
     return told | dict(zip(("encoder_width", "encoder_blocks", "encoder_heads"), encoders[encoder], strict=True))
-
-
-def _alike(value: Any, usual: Any) -> bool:
-    if isinstance(usual, tuple):
-        return isinstance(value, tuple) and len(value) > 0 and all(_alike(entry, usual[0]) for entry in value)
-    return type(value) is type(usual) and (type(value) is not int or value > 0)
 
 
 def _shown(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -213,7 +207,7 @@ def _shown(checkpoint: Checkpoint) -> dict[str, Any]:
         encoder_width, channels, patch_size, _ = shapes["encoder.patch_projection.weight"]
         rows, width = shapes["class_head.weight"]
         groups = count("proposer.groups.", ".project.weight")
-        return {
+        found = {
             "encoder_width": encoder_width,
             "encoder_blocks": count("encoder.blocks.", ".norm1.weight"),
             "encoder_mlp_ratio": shapes["encoder.blocks.0.expand.weight"][0] // encoder_width,
@@ -228,8 +222,27 @@ def _shown(checkpoint: Checkpoint) -> dict[str, Any]:
             "classes": rows - 1,
             "segmentation": "segmentation.bias" in shapes,
         }
+        if odd := [key for key, value in found.items() if value < 1 and key != "segmentation"]:
+            raise ValueError(f"by its weights it has no {odd[0]}")
+        return found
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"{_where(checkpoint)} is no complete RF-DETR model ({error}).") from None
+
+
+def _require_shapes(checkpoint: Checkpoint, stored: Architecture) -> None:
+    """Compare the weights of a file with a detector without memory, built as the file says.
+
+    Raises:
+        UserError: no detector has these numbers, or a weight is missing or of another shape.
+    """
+    where = _where(checkpoint)
+    if wrong := fault(stored):
+        raise UserError(f"{where}: {wrong}.")
+    with torch.device("meta"):
+        state = build_detector(stored).state_dict()
+    for name, tensor in checkpoint.weights.items():
+        if name in state and tensor.shape != state[name].shape:
+            raise UserError(f"{where}: {name} is {[*tensor.shape]}, {stored.name} has {[*state[name].shape]}.")
 
 
 def _fitting(facts: dict[str, Any]) -> list[Architecture]:

@@ -20,7 +20,7 @@ from rfdetr_core.data.batching import Batch, EpochSampler, at_drawn_size
 from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_core.data.samples import Sample
-from rfdetr_core.evaluation.pictures import draw, write_png
+from rfdetr_core.evaluation.pictures import draw, label_of, write_png
 from rfdetr_core.inference.predictor import to_supervision
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
@@ -164,4 +164,5 @@ def _draw_image(batch: Batch, index: int, names: Sequence[str]) -> Image.Image:
     pixels = image.permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
     picture = Image.fromarray((pixels * 255).round().clamp(0, 255).byte().numpy())
     picture = picture.resize((whole * factor, whole * factor), Image.Resampling.NEAREST)
-    return draw(picture, found, [names[label] for label in target.labels.tolist()], side=whole * factor)
+    labels = [label_of(names[label], label) for label in target.labels.tolist()]
+    return draw(picture, found, labels, side=whole * factor)

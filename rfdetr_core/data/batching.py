@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,16 @@ class Batch:
     samples: list[Sample]
     padding: Tensor | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the targets as few tensors: each tensor that a loader worker sends takes a file descriptor."""
+        if not self.targets:
+            return Batch, (self.images, [], self.samples, self.padding)
+        labels, boxes = (torch.cat([getattr(one, name) for one in self.targets]) for name in ("labels", "boxes"))
+        masks = [one.masks for one in self.targets if one.masks is not None]
+        counts = [len(one.labels) for one in self.targets]
+        packed = (labels, boxes, torch.cat(masks) if masks else None, counts)
+        return _unpacked, (self.images, packed, self.samples, self.padding)
+
     def normalised(self) -> Batch:
         """The batch as a model takes it."""
         return replace(self, images=normalise(self.images))
@@ -41,6 +51,14 @@ class Batch:
         """The same batch with its large tensors in pinned memory. DataLoader calls this."""
         targets = [replace(one, masks=None if one.masks is None else one.masks.pin_memory()) for one in self.targets]
         return replace(self, images=self.images.pin_memory(), targets=targets)
+
+
+def _unpacked(images: Tensor, packed: tuple[Any, ...], samples: list[Sample], padding: Tensor | None) -> Batch:
+    """The batch whose targets were packed by `Batch.__reduce__`."""
+    labels, boxes, masks, counts = packed
+    parts = [None] * len(counts) if masks is None else masks.split(counts)
+    targets = [Target(*one) for one in zip(labels.split(counts), boxes.split(counts), parts, strict=True)]
+    return Batch(images, targets, samples, padding)
 
 
 def collate(items: list[Item]) -> Batch:

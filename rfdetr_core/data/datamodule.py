@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +91,18 @@ class RFDETRDataModule(pl.LightningDataModule):
 
 
 def _belong_to_trainer(worker: int) -> None:
-    """Leave Ctrl-C, which reaches every process of a terminal, to the trainer, and end when it ends."""
+    """Leave Ctrl-C, which reaches every process of a terminal, to the trainer, and end when it ends.
+
+    A batch that cannot be sent ends the worker: Python would print why and drop the batch, for which the trainer waits.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, batch: object) -> None:
+    print(f"a loader worker cannot send a batch: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 class _Loader(DataLoader[Item]):

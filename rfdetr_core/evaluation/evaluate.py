@@ -17,17 +17,17 @@ from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.pictures import compare, pick, write_png
-from rfdetr_core.evaluation.scoring import Scored, write_results
+from rfdetr_core.evaluation.scoring import Scored, not_measured, write_results
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.metrics.coco import Row, coco_results
 
 
 def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, output: Path) -> dict[str, Any]:
-    """Score a detector; the result is the content of metrics.json.
+    """Score a detector; the result is the content of about.json and of metrics.json.
 
-    Into `output` go metrics.json, per_class.csv, per_image.csv, pr_curve.csv, confusion.csv, detections.json,
-    masks.json and pictures/. Every number is pycocotools' of detections.json or masks.json. Without an image in the
-    test split, valid is used, and metrics.json says so.
+    Into `output` go metrics.json, about.json (the split, and why a number is null), per_class.csv, per_image.csv,
+    pr_curve.csv, confusion.csv, detections.json, masks.json and pictures/. Every number is pycocotools' of
+    detections.json or masks.json. Without an image in the test split, valid is used, and about.json says so.
 
     Raises:
         UserError: an input is missing, an image is not the one of the manifest, or the classes are not the model's.
@@ -42,8 +42,11 @@ def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, 
     results = detect(predictor, where.dataset, samples, names)
     segments, annotations = predictor.architecture.segmentation, files.read_json(where.split(split)[0])
     scored = Scored.of(annotations, results, segmentation=segments, threshold=config.threshold)
-    note = {"note": "the test split has no image"} if split != config.split else {}
-    metrics = {"split": split, **note, **scored.numbers()}
+    metrics, about = scored.numbers(), {"split": split}
+    if split != config.split:
+        about["note"] = "the test split has no image"
+    if missing := not_measured(metrics):
+        about["not_measured"] = missing
     table = dict(enumerate(names))
     write_results(output / "detections.json", results, "bbox")
     write_results(output / "masks.json", results, "segmentation")
@@ -56,8 +59,9 @@ def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, 
     for name, one in pick(scored.judgements, config.pictures).items():
         picture = _picture(where.dataset, by_id[one.image["id"]])
         write_png(folder / f"{name}.png", compare(picture, one, table, scored.threshold, masks=segments))
+    files.write_json(output / "about.json", about)
     files.write_json(output / "metrics.json", metrics)
-    return metrics
+    return about | metrics
 
 
 def detect(predictor: Predictor, dataset: Path, samples: Sequence[Sample], names: Sequence[str]) -> list[Row]:

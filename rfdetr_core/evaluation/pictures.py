@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unicodedata import bidirectional
 
+import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, features
 from pycocotools.coco import COCO
 
 from rfdetr_core.base import files
@@ -24,6 +27,8 @@ else:
 RIGHT, WRONG = "#0072B2", "#D55E00"  # two colours that the colour-blind tell apart
 PANEL = 640  # pixels: the longer side of an image in a side-by-side picture
 _TITLE_SIZE, _LINE, _GAP = 16, 24, 8
+# DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew, Georgian, Armenian; not Chinese.
+FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 
 
 def pick(judgements: Sequence[ImageJudgement], count: int) -> dict[str, ImageJudgement]:
@@ -50,12 +55,14 @@ def compare(
     seen = [(row, True) for row, _ in one.found] + [(row, False) for row in one.wrong]
     panels = []
     for rows in (truth, seen):
-        labels = [label_of(names[row["category_id"]], row.get("score")) for row, _ in rows]
+        labels = [label_of(names[row["category_id"]], row["category_id"], row.get("score")) for row, _ in rows]
         panels.append(draw(picture, _detections(rows, one.image, masks), labels, side=PANEL, palette=[RIGHT, WRONG]))
     left = PANEL + _GAP
     canvas = Image.new("RGB", (left + PANEL, panels[0].height + 2 * _LINE + _GAP), "white")
     found = len(one.found)
-    _write(canvas, 0, 0, [(f"{one.image['file_name']}   F1 {one.f1:.2f}", "black")])
+    file = one.image["file_name"]
+    file = file if file.isascii() or _can_draw(str(FONT), file) else ascii(file)
+    _write(canvas, 0, 0, [(f"{file}   F1 {one.f1:.2f}", "black")])
     told = [(f"{found} found, ", RIGHT), (f"{len(one.missed)} missed", WRONG)]
     _write(canvas, 0, _LINE, [(f"ground truth: {len(truth)} = ", "black"), *told])
     told = [(f"{found} right, ", RIGHT), (f"{len(one.wrong)} wrong", WRONG)]
@@ -99,13 +106,32 @@ def draw(
     if masks is not None:
         drawn = supervision.MaskAnnotator(colors, opacity=0.35, color_lookup=lookup).annotate(drawn, shown)
     drawn = supervision.BoxAnnotator(colors, thickness=thickness, color_lookup=lookup).annotate(drawn, shown)
-    annotator = supervision.RichLabelAnnotator(colors, lookup, font_size=font_size, text_padding=thickness)
+    font: dict[str, Any] = {"font_size": font_size, "font_path": _font_path(labels)}
+    annotator = supervision.RichLabelAnnotator(colors, lookup, **font, text_padding=thickness)
     return annotator.annotate(drawn, labelled, labels=labels[::-1])
 
 
-def label_of(name: str, score: float | None) -> str:
-    """What is written beside a detection, or, without a score, beside an object."""
+def label_of(name: str, number: int, score: float | None = None) -> str:
+    """What is written beside a detection, or, without a score, beside an object.
+
+    number: of the class; it stands for a name with a character that no font here has.
+    """
+    name = name if _font_path([name]) is None or _can_draw(str(FONT), name) else f"class {number}"
     return name if score is None else f"{name} {score:.2f}"
+
+
+def _font_path(texts: Iterable[str]) -> str | None:
+    """The font for some texts: None, Pillow's own, which has ASCII, or FONT for any other character."""
+    return None if all(map(str.isascii, texts)) else str(FONT)
+
+
+@cache
+def _can_draw(font: str, text: str) -> bool:
+    """Whether a font has every character of a text, and Pillow what writing from right to left needs."""
+    drawn = ImageFont.truetype(font, _TITLE_SIZE)
+    missing = bytes(drawn.getmask("\U0010ffff"))  # no font has this character: it is the box for those that lack
+    turned = any(bidirectional(character) in ("R", "AL") for character in text)
+    return (not turned or bool(features.check("fribidi"))) and all(bytes(drawn.getmask(one)) != missing for one in text)
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
@@ -126,7 +152,8 @@ def _detections(rows: list[tuple[Row, bool]], image: Row, masks: bool) -> superv
 
 
 def _write(canvas: Image.Image, left: int, top: int, parts: Sequence[tuple[str, str]]) -> None:
-    font = ImageFont.load_default(_TITLE_SIZE)
+    path = _font_path(text for text, _ in parts)
+    font = ImageFont.truetype(path, _TITLE_SIZE) if path else ImageFont.load_default(_TITLE_SIZE)
     pen = ImageDraw.Draw(canvas)
     x = float(left + 4)
     for text, color in parts:

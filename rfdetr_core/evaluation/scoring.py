@@ -95,16 +95,19 @@ def _overlaps(seen: Row, missed: Mapping[int, Row]) -> dict[int, float]:
 
 
 def numbers(scores: CocoScores) -> dict[str, Any]:
-    """COCO's twelve numbers and the best F1; what could not be measured is null, and `not_measured` says why."""
-    values: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in scores.numbers().items()}
+    """COCO's twelve numbers and the best F1; what could not be measured is null."""
+    return {name: None if math.isnan(value) else value for name, value in scores.numbers().items()}
+
+
+def not_measured(values: Mapping[str, Any]) -> str:
+    """Why numbers are null; nothing where none is."""
     reasons: dict[str, list[str]] = {}
     for name, value in values.items():
         if value is None:
             size = name.rpartition("_")[2]
             kind = f"{size} object" if size in ("small", "medium", "large") else "object"
             reasons.setdefault(f"the split has no {kind}", []).append(name)
-    told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-    return values | ({"not_measured": told} if told else {})
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
 def write_per_class(path: Path, boxes: CocoScores, masks: CocoScores | None) -> None:

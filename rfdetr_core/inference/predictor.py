@@ -111,6 +111,8 @@ class Predictor:
             for index, image in enumerate(batch):
                 size = (image.height, image.width)
                 found = detections(output, index, size, self.architecture.queries, threshold)
+                if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
+                    raise UserError("the model finds boxes that are no finite numbers: its weights are damaged.")
                 masks = None if found.masks is None else found.masks.cpu()
                 yield Detections(found.scores.cpu(), found.labels.cpu(), found.boxes.cpu(), masks)
 

@@ -41,7 +41,11 @@ def read_classes(dataset: Dataset, findings: Findings) -> Classes:
 
 def _check(split: Split, findings: Findings) -> None:
     classes, everyone = _without_roots(split), split.categories
-    faults = [f"the name of class {one.id} is {shown(one.name)}, no text" for one in everyone if not is_text(one.name)]
+    faults = [
+        f"the name of class {one.id} is {shown(one.name)}, no text{'' if isinstance(one.name, str) else ': quote it'}"
+        for one in everyone
+        if not is_text(one.name)
+    ]
     for kind, values in ("id", [one.id for one in everyone]), ("name", [str(one.name) for one in classes]):
         faults += [f"{n} classes have the {kind} {shown(value)}" for value, n in Counter(values).items() if n > 1]
     for fault in faults:

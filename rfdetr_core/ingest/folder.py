@@ -18,10 +18,11 @@ from rfdetr_core.ingest.records import is_text, shown
 OPTION = "data.dir in params.yaml"
 
 
-def check_folder(root: Path, labels: tuple[str, ...], option: str = OPTION) -> None:
-    """Check that `root` is a folder with something in it, that git or DVC knows. Outside git it may be unknown.
+def check_folder(root: Path, labels: tuple[str, ...], option: str = OPTION, project: Path = Path()) -> list[str]:
+    """Check that `root` is a folder with something in it that git or DVC knows, or does not ignore.
 
-    labels: the suffixes of label files. option: what names the folder.
+    labels: the suffixes of label files. option: what names the folder. project: the folder of params.yaml. Gives
+    warnings: of a folder that is not versioned. Outside git there are none.
 
     Raises:
         UserError: it is not; names the folder and what to do.
@@ -34,21 +35,61 @@ def check_folder(root: Path, labels: tuple[str, ...], option: str = OPTION) -> N
         raise UserError(f"the dataset folder {root} {'is no folder' if root.exists() else 'does not exist'}. {remedy}")
     if not any(folder.iterdir()):
         raise UserError(f"the dataset folder {root} is empty. {remedy}")
+    for pointer in sorted((*folder.glob("*.dvc"), *folder.glob("*/*.dvc"))):
+        if not pointer.with_suffix("").exists():
+            part = root / pointer.relative_to(folder)
+            raise UserError(f"{part.with_suffix('')} is not here, but {part} is. Fetch it: dvc pull {part}")
+    if (elsewhere := _place_elsewhere(folder, project)) is not None:
+        what = f"the dataset folder {root} is outside the repository{elsewhere}, so neither git nor DVC keeps it"
+        return [f"{what}: it is on this machine alone. To keep it, copy it into the repository and run: dvc add FOLDER"]
     in_dvc = any(Path(f"{path}.dvc").is_file() for path in (folder, *folder.parents))
     tracked = git.answer(folder.parent, "ls-files", "--error-unmatch", folder.name)
     ignored = git.answer(folder.parent, "check-ignore", folder.name)
-    if not in_dvc and tracked is None and ignored is not None:
+    lost = [] if in_dvc else _ignored(folder, (*SUFFIXES, *labels))
+    unknown = not in_dvc and tracked is None
+    outs = dvc_outs(folder) if lost or unknown else {}
+    if unknown and outs.keys() & {folder, *folder.parents}:
+        return []
+    if unknown and ignored is not None:
         raise UserError(
             f"the dataset folder {root} is ignored by git and not tracked by DVC: no other machine would have it. "
             f"Track it: dvc add {root}"
         )
-    lost = [] if in_dvc else _ignored(folder, (*SUFFIXES, *labels))
+    lost = [name for name in lost if not outs.keys() & {folder / name, *(folder / name).parents}]
     if lost:
         raise UserError(
             f"{len(lost)} files of the dataset folder {root} are ignored by git and not tracked by DVC: no other "
             f"machine would have them. The first: {lost[0]}. Track the folder: dvc add {root}, or change .gitignore "
             f"(git check-ignore -v names the line)"
         )
+    if unknown and git.answer(folder, "rev-parse", "--git-dir") is not None:
+        return [f"neither git nor DVC tracks the dataset folder {root} yet. Run: dvc add {root} (or git add {root})"]
+    return []
+
+
+def _place_elsewhere(folder: Path, project: Path) -> str | None:
+    """Where a folder really is, for a message, if that is outside the repository of the project."""
+    top, real = git.answer(project, "rev-parse", "--show-toplevel"), folder.resolve()
+    if top is None or real.is_relative_to(Path(top.removesuffix("\n")).resolve()):
+        return None
+    return f" (a link to {real})" if real != Path(os.path.normpath(folder)) else ""
+
+
+def dvc_outs(folder: Path) -> dict[Path, str]:
+    """All files and folders that DVC tracks in the project around `folder`, each with the stage or file that names it.
+
+    Empty where there is no project, or where DVC cannot read it. It takes a second: DVC is imported.
+    """
+    from dvc.exceptions import DvcException  # type: ignore[import-untyped]
+    from dvc.repo import Repo  # type: ignore[import-untyped]
+
+    try:
+        with Repo(Repo.find_root(str(folder))) as repo:
+            return {
+                Path(out.fs_path): getattr(out.stage, "name", None) or out.stage.addressing for out in repo.index.outs
+            }
+    except DvcException:
+        return {}
 
 
 def _ignored(folder: Path, suffixes: tuple[str, ...]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,9 @@ def validate_dataset(
         UserError: the folder is missing, empty, untracked or of no known layout; or there are findings that stop the
             run: the findings are written then, and no manifest.
     """
-    check_folder(root, LABEL_SUFFIXES, option)
+    for warning in check_folder(root, LABEL_SUFFIXES, option):
+        if option == OPTION:
+            print(f"warning: {warning}", file=sys.stderr)
     findings = Findings(config)
     with Survey(root, cache, config.max_pixels) as survey:
         dataset = clean(root, findings, survey.examine)

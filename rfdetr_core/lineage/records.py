@@ -11,10 +11,11 @@ from typing import Any
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import RUN_FILE
+from rfdetr_core.base.schema import checked
+from rfdetr_core.checkpoint.schema import RunNote
 
 FOLDER = Path("records")
 RECORD = Path("output/record.json")  # the record of the present model: an out of strip, which DVC's experiments carry
-_OF_TRAINING = ("params", "inputs", "files", "counts", "parents", "code", "packages", "machine")
 
 
 def write_record(folder: Path, model: Path, lineage: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
@@ -79,20 +80,5 @@ def record_names(record: Mapping[str, Any]) -> tuple[str, str]:
 def read_run(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """What the training in a run folder noted of itself; nothing if it was another training than that of `record`."""
     path = folder / RUN_FILE
-    noted = files.read_json(path) if path.exists() else {}
+    noted = checked(files.read_json(path), RunNote, str(path)) if path.exists() else {}
     return noted["run"] if noted.get("record") == files.digest(record) else {}
-
-
-def is_whole(lineage: Any) -> bool:
-    """Whether a lineage, which anyone may have written, has the parts that are read of it."""
-    try:
-        training = lineage["training"]
-        dicts = [lineage["selection"], lineage["code"], *(training[key] for key in _OF_TRAINING)]
-        named = (training["files"] or {}).values()
-        return (
-            all(isinstance(one, dict | None) for one in dicts)
-            and isinstance(lineage["tensors"], str)
-            and all(isinstance(one["git"], str) for one in named)
-        )
-    except (KeyError, TypeError, AttributeError):
-        return False

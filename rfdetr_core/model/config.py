@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import Config
+
+# Limits of a variant's numbers, in params.yaml and in files: several times the largest published one.
+Number = Annotated[int, Field(ge=1, le=256)]
+Resolution = Annotated[int, Field(ge=1, le=4096)]
+Queries = Annotated[int, Field(ge=1, le=10_000)]
+Groups = Annotated[int, Field(ge=1, le=256)]
+Classes = Annotated[int, Field(ge=1, le=100_000)]
+Channels = Annotated[int, Field(ge=1, le=1024)]
+Scale = Literal["P3", "P4", "P5"]
 
 
 @dataclass(frozen=True)
@@ -108,10 +117,10 @@ class ModelConfig(Config):
 
     variant: str = Field("pico", description="which RF-DETR: " + ", ".join(VARIANTS))
     pretrain_weights: str | None = Field(None, description="a file in weights/ or a published name; null: from scratch")
-    resolution: int | None = Field(None, gt=0, description="side of the square input in pixels")
-    num_queries: int | None = Field(None, gt=0, description="the most objects found in an image")
-    group_detr: int | None = Field(None, gt=0, description="groups of queries in training")
-    num_channels: int = Field(3, gt=0, description="channels of the input")
+    resolution: Resolution | None = Field(None, description="side of the square input in pixels")
+    num_queries: Queries | None = Field(None, description="the most objects found in an image")
+    group_detr: Groups | None = Field(None, description="groups of queries in training")
+    num_channels: Channels = Field(3, description="channels of the input")
     freeze_encoder: bool = Field(False, description="leave the encoder as it was loaded")
     gradient_checkpointing: bool = Field(False, description="recompute encoder activations: less memory, more time")
 
@@ -132,6 +141,22 @@ class ModelConfig(Config):
         queries, groups = self.num_queries or variant.queries, self.group_detr or variant.groups
         sizes: dict[str, Any] = resized(variant, self.resolution) if self.resolution else {}
         return replace(variant, classes=classes, channels=self.num_channels, queries=queries, groups=groups, **sizes)
+
+
+def fault(architecture: Architecture) -> str | None:
+    """Why no detector has these numbers; None: one can be built."""
+    one, last = architecture, architecture.encoder_blocks
+    widths = ((one.encoder_width, one.encoder_heads), (one.width, one.self_heads), (one.width, one.cross_heads))
+    for width, heads in widths:
+        if heads < 1 or width % heads:
+            return f"a width of {width} is not divisible by {heads} heads"
+    if [*one.feature_indexes] != sorted({*one.feature_indexes}) or not 1 <= one.feature_indexes[-1] <= last:
+        return f"feature indexes {[*one.feature_indexes]} are not rising numbers of {last} blocks"
+    if one.resolution % one.stride:
+        return f"a resolution of {one.resolution} is not divisible by {one.patch_size} x {one.windows} = {one.stride}"
+    if one.resolution < one.mask_downsample_ratio:
+        return f"masks of {one.resolution} pixels cannot be {one.mask_downsample_ratio} times smaller"
+    return None
 
 
 def resized(architecture: Architecture, resolution: int) -> dict[str, int]:

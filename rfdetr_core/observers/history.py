@@ -51,14 +51,15 @@ def run_files(folder: Path) -> str:
         other = own is not None and result is not None and fingerprint(own) != fingerprint(result)
         told[name] = "the state of another training, not of this result" if other else what
     there = [f"{folder / name}  {what}" for name, what in told.items() if (folder / name).exists()]
-    return "\n".join([*there, best_scores(selection)])
+    return "\n".join([*there, best_scores(files.read_json(folder / "scores.json"))])
 
 
-def best_scores(content: dict[str, Any]) -> str:
-    """Both tracks' best scores, from the content of scores.json or selection.json."""
+def best_scores(scores: dict[str, Any]) -> str:
+    """Both tracks' best scores, from the content of scores.json."""
+    (key,) = scores.keys() - {"epochs"}
     told = []
     for track, name in _TRACKS.items():
-        if (best := content.get(track)) is not None:
+        if (best := scores[key].get(track)) is not None:
             score = "none" if best["score"] is None else f"{best['score']:.3f}"
             told.append(f"{name} {score} (epoch {best['epoch']})")
-    return f"best {content['key']}: {', '.join(told)}"
+    return f"best {key}: {', '.join(told)}"

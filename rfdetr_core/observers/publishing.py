@@ -27,7 +27,15 @@ HISTORY, CHECKPOINT, METRICS = (
     REPORT / "metrics.json",
 )
 _OF_RUN = {"history.csv": "train", "scores.json": "train", "selection.json": "select_best"}
-_OF_REPORT = ("metrics.json", "per_class.csv", "per_image.csv", "pr_curve.csv", "confusion.csv", "pictures")
+_OF_REPORT = (
+    "about.json",
+    "metrics.json",
+    "per_class.csv",
+    "per_image.csv",
+    "pr_curve.csv",
+    "confusion.csv",
+    "pictures",
+)
 # What is published, and the stage that wrote it.
 PUBLISHED = {
     **{OUTPUT / name: stage for name, stage in _OF_RUN.items()},
@@ -76,7 +84,8 @@ def track_evaluation(
         runtime = runtime or read_section(RuntimeConfig, "runtime")
         if runtime.mlflow:
             record = _record(output / CHECKPOINT.name)
-            run = _bring_up(connect(PATIENCE), runtime, record, origin(), where, output, report)
+            # No tags: the run keeps the commit of its training.
+            run = _bring_up(connect(PATIENCE), runtime, record, {}, where, output, report)
             run.end("FINISHED")
             print(f"tracked as run {page(run)}", flush=True)
     except Exception as error:  # noqa: BLE001 - nothing that MLflow does may cost a result
@@ -103,14 +112,14 @@ def _bring_up(
     report: Path,
 ) -> TrackedRun:
     """The run of a training, with all that its run folder and the report of its evaluation have but the checkpoints."""
-    rows, metrics = read_history(output / HISTORY.name), files.read_json(report / METRICS.name)
+    rows, split = read_history(output / HISTORY.name), files.read_json(report / "about.json")["split"]
     digests = {split: record["inputs"][f"manifest/{split}.json"] for split in ("train", "valid")}
-    digests[metrics["split"]] = files.sha256_file(where.split(metrics["split"])[1])
+    digests[split] = files.sha256_file(where.split(split)[1])
     run = open_run(client, runtime.project, runtime.run, record, rows)
     run.describe(record, {f"{where.dataset.name}/{split}": digest for split, digest in digests.items()}, tags)
     run.log_epochs(rows)
-    run.log_values(named_scores(metrics))
-    for name, values in _curves(metrics["split"], report / "pr_curve.csv").items():
+    run.log_values(named_scores(split, files.read_json(report / METRICS.name)))
+    for name, values in _curves(split, report / "pr_curve.csv").items():
         run.log_curve(name, values)
     for name in _OF_RUN:
         run.log_file(output / name)
@@ -120,14 +129,14 @@ def _bring_up(
     return run
 
 
-def named_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+def named_scores(split: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of metrics.json under names like those of history.csv: test/mAP_50 beside val/mAP_50."""
     columns, scores = {field: column for column, field in REPORTED.items()}, {}
     for kind, part in (("", metrics), ("segm_", metrics.get("masks") or {})):
         for key, value in part.items():
             if type(value) in (int, float):
                 name = columns.get(key) or key.replace("map_", "mAP_").replace("mar_", "mAR_")
-                scores[f"{metrics['split']}/{kind}{name}"] = float(value)
+                scores[f"{split}/{kind}{name}"] = float(value)
     return scores
 
 

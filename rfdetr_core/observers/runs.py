@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError, causes
@@ -154,7 +155,7 @@ def connect(seconds: int) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return MlflowClient(_store())
+    return MlflowClient(store())
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:
@@ -170,12 +171,12 @@ def open_run(client: Any, project: str, name: str | None, record: Mapping[str, A
     if found and found.lifecycle_stage == "deleted":
         raise UserError(
             f"the MLflow experiment {project} was deleted. Restore it: "
-            f"MLFLOW_TRACKING_URI={_without_password(_store())} mlflow experiments restore --experiment-id "
+            f"MLFLOW_TRACKING_URI={_without_password(store())} mlflow experiments restore --experiment-id "
             f"{found.experiment_id}. Or set another runtime.project."
         )
     # By default a client puts the artifacts of a database into its working directory, which DVC removes where that is
     # of a temporary experiment.
-    place = (main_repository() / "mlartifacts").as_uri() if _DATABASE.match(_store()) else None
+    place = (main_repository() / "mlartifacts").as_uri() if _DATABASE.match(store()) else None
     experiment = found.experiment_id if found else client.create_experiment(project, place)
     own = fingerprint(record)
     query = f"tags.fingerprint = '{own}'"
@@ -232,7 +233,7 @@ def page(run: TrackedRun) -> str:
     """Where a person finds the run."""
     server = _without_password(_server())
     if server and not server.startswith("http"):
-        return f"{run.id} in {_without_password(_store())}"
+        return f"{run.id} in {_without_password(store())}"
     return _page(server or local_server(), run.experiment, run.id) + ("" if server else " (after: make ui)")
 
 
@@ -250,18 +251,21 @@ def local_server(port: int = 5000) -> str:
     return f"http://127.0.0.1:{port}"
 
 
+def store() -> str:
+    """The address that a client is to open: MLFLOW_TRACKING_URI, else mlflow.db in the main repository.
+
+    A database of a relative path is below the main repository, not below a copy of it.
+    """
+    server, folder = _server(), quote(str(main_repository()))  # what an address has after % or ? is no path
+    kind, _, path = server.partition(":///")
+    if kind == "sqlite" and path and not path.startswith("/"):
+        return f"sqlite:///{folder}/{path}"
+    return server or f"sqlite:///{folder}/mlflow.db"
+
+
 def _page(server: str, experiment: str, run: str) -> str:
     # That of a server alone opens MLflow's home, which shows something else.
     return f"{server.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
-
-
-def _store() -> str:
-    """What a client is to open; a database of a relative path is below the main repository, not below a copy of it."""
-    server = _server()
-    kind, _, path = server.partition(":///")
-    if kind == "sqlite" and path and not path.startswith("/"):
-        return f"sqlite:///{main_repository() / path}"
-    return server or f"sqlite:///{main_repository() / 'mlflow.db'}"
 
 
 def _server() -> str:

@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.schema import require
+from rfdetr_core.checkpoint.schema import Scores, Tracks
 
 RULE = "EMA wins only with a strictly higher score; on a tie, or without an EMA score, the regular weights win."
 TRACKS = ("regular", "ema")
@@ -20,12 +22,13 @@ def select(scores: dict[str, Any]) -> dict[str, Any]:
         UserError: the scores are not those of this version, or neither track has a finite score.
     """
     try:
-        found = {track: (_finite(scores[track]["score"]), scores[track]["epoch"]) for track in TRACKS}
-        metric, key, epochs = scores["metric"], scores["key"], scores["epochs"]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"scores.json is not of this version ({error!r} in it). Train again: dvc repro --force train"
-        ) from None
+        require(Scores, scores, "scores.json")
+        (key,) = scores.keys() - {"epochs"}
+        require(Tracks, scores[key], "scores.json", key)
+    except (UserError, ValueError) as error:
+        raise UserError(f"{error}. scores.json is not of this version. Train again: dvc repro --force train") from None
+    found = {track: (_finite(scores[key][track]["score"]), scores[key][track]["epoch"]) for track in TRACKS}
+    epochs = scores["epochs"]
     regular, ema = found["regular"][0], found["ema"][0]
     if regular is None and ema is None:
         raise UserError(
@@ -35,7 +38,6 @@ def select(scores: dict[str, Any]) -> dict[str, Any]:
     ema_wins = ema is not None and (regular is None or ema > regular)
     return {
         "winner": "ema" if ema_wins else "regular",
-        "metric": metric,
         "key": key,
         **{track: {"score": score, "epoch": epoch} for track, (score, epoch) in found.items()},
         "epochs": epochs,

@@ -8,7 +8,9 @@ from typing import Any
 
 from rfdetr_core.base.code import exact_digests
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.schema import checked
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
+from rfdetr_core.checkpoint.schema import Selection
 from rfdetr_core.lineage.compose import compose
 from rfdetr_core.lineage.records import read_run, write_record
 
@@ -23,11 +25,11 @@ def strip(folder: Path, selection: dict[str, Any], output: Path, records: Path) 
     Raises:
         UserError: the selection is not of this version, or the file it names is missing or of another epoch.
     """
-    winner = selection.get("winner")
-    if winner not in ("ema", "regular"):
-        raise UserError(
-            f"selection.json names {winner!r} as the winner, not ema or regular. Run: dvc repro select_best"
-        )
+    try:
+        checked(selection, Selection, "selection.json")
+    except UserError as error:
+        raise UserError(f"{error}. Run: dvc repro select_best") from None
+    winner = selection["winner"]
     path = folder / f"checkpoint_best_{winner}.pth"
     checkpoint = read_checkpoint(path)
     epoch = None if checkpoint.epoch is None else checkpoint.epoch + 1  # selection.json counts from 1

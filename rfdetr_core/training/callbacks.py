@@ -198,7 +198,15 @@ class EarlyStopping(Callback):
             value = max((one for one in scores if math.isfinite(one)), default=-math.inf)
             grown = value > self.best + self.min_delta
             self.best, self.waited = (value, 0) if grown else (self.best, self.waited + 1)
-            trainer.should_stop = trainer.should_stop or self.waited >= self.patience
+            if self.waited >= self.patience:
+                trainer.should_stop = True
+                if trainer.is_global_zero:
+                    print(
+                        f"stopping early after epoch {trainer.current_epoch + 1}: in {self.waited} evaluations "
+                        f"{' and '.join(self.keys)} did not exceed {self.best:.3f} by more than {self.min_delta:g} "
+                        "(train.early_stopping_patience, early_stopping_min_delta)",
+                        flush=True,
+                    )
 
     def state_dict(self) -> dict[str, Any]:
         """For a resume."""

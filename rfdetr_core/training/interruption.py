@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -20,6 +21,13 @@ from rfdetr_core.base.errors import UserError, causes
 _AGAIN = "Run again to go on after the last finished epoch."
 # What torch waits for before a training begins, such as the other ranks, keeps Python from hearing a signal: seconds.
 _PATIENCE = 1.0
+# What the system is short of, by the words of an error or of the traceback of a worker.
+_SHORTAGES = {
+    "too many open files|ancdata": "too many files are open. Raise the limit: ulimit -n 4096. Or lower "
+    "runtime.num_workers or runtime.prefetch_factor.",
+    r"</torch_\S*>.*(no space left|cannot allocate)|bus error": "shared memory (/dev/shm), by which images reach the "
+    "trainer, is full. Enlarge it (docker run --shm-size=8g, or --ipc=host), or set runtime.num_workers: 0.",
+}
 # Asking the other ranks waits for an accelerator.
 _STEPS_BETWEEN_QUESTIONS = 20
 
@@ -117,11 +125,14 @@ class StopSignals(Callback):
 
 
 def explained(error: Exception, signals: StopSignals) -> UserError | None:
-    """What the user can do about an error of another process of this training; None where it is none."""
+    """What the user can do about a shortage, or an error of another process of this training; None where it is none."""
     if signals.asked:
         return signals.told
     # torch raises the death of a worker wherever it is, as in a file's writer, which then fails in its own words.
     for one in causes(error):
+        for words, told in _SHORTAGES.items():
+            if re.search(words, str(one), re.IGNORECASE):
+                return UserError(f"{told} {_AGAIN}")
         if "DataLoader worker (pid" in str(one):
             told = f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers."
             return UserError(f"{told} {_AGAIN}")

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.files import Checkpoint, file_content, write_checkpoint
+from rfdetr_core.checkpoint.schema import RunState
 from rfdetr_core.training.module import PREFIX, RFDETRModelModule
 from rfdetr_core.training.record import STATE_FILE
 
@@ -40,14 +42,13 @@ class RunFiles(LightningCheckpoint):
     nothing: if it stays so, the last epoch's weights are written, so that both best files exist after every run.
     Without an average of the weights, both files have the regular ones.
 
-    metric: best_model_metric. key: the name of its value in the history. describe: makes a model file of weights.
+    key: the name of the value in the history that picks the best epoch. describe: makes a model file of weights.
     interval: epochs between kept states. skip, smooth: see skip_best_epochs and smooth_alpha of TrainConfig.
     """
 
     def __init__(
         self,
         folder: Path,
-        metric: str,
         key: str,
         describe: Callable[[Mapping[str, Tensor]], Checkpoint],
         *,
@@ -56,7 +57,7 @@ class RunFiles(LightningCheckpoint):
         skip: int = 0,
         smooth: float = 0.0,
     ) -> None:
-        self.folder, self.metric, self.key, self.describe = folder, metric, key, describe
+        self.folder, self.key, self.describe = folder, key, describe
         self.fingerprint = dict(fingerprint or {})
         self.interval, self.skip, self.smooth = interval, skip, smooth
         self.history: list[dict[str, float]] = []
@@ -99,9 +100,17 @@ class RunFiles(LightningCheckpoint):
                 f"differ in machine or folder. Remove {self.folder / STATE_FILE}, or name it as train.resume."
             )
 
-    def rewrite(self, state: Mapping[str, Any]) -> None:
-        """Write the files of a training that has no epoch left to train, from its resume state."""
-        self.load_state_dict(state["callbacks"][type(self).__name__])
+    def rewrite(self, state: Mapping[str, Any], path: Path) -> None:
+        """Write the files of a training that has no epoch left to train, from its resume state, which is at `path`.
+
+        Raises:
+            UserError: the state has not what they are written from.
+        """
+        callbacks, name = state.get("callbacks"), type(self).__name__
+        own = callbacks.get(name) if isinstance(callbacks, dict) else None
+        require(RunState, own, str(path), f"callbacks.{name}")
+        assert isinstance(own, dict)
+        self.load_state_dict(own)
         self._write()
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,5 +157,4 @@ class RunFiles(LightningCheckpoint):
             track: {"score": best.score, "epoch": None if best.epoch is None else best.epoch + 1}
             for track, best in self.best.items()
         }
-        content = {"metric": self.metric, "key": f"val/{self.key}", **tracks, "epochs": len(self.history)}
-        files.write_json(self.folder / "scores.json", content)
+        files.write_json(self.folder / "scores.json", {f"val/{self.key}": tracks, "epochs": len(self.history)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -17,8 +18,10 @@ from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain, tensor_digest
 from rfdetr_core.checkpoint.published import resolve_weights
+from rfdetr_core.checkpoint.schema import ResumeState
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import TrainConfig
@@ -50,8 +53,8 @@ def record_of(
     """Everything that decides the result, as it is; equal for equal inputs on equal machines.
 
     Besides the parts of the fingerprint: files (size of each input and the name git gives to its content), counts,
-    parents (of weights: name, digests and lineage), lock (the SHA-256 of requirements/numeric.lock). sized: the params
-    with the batch size that `auto` came to.
+    parents (of weights: name, digests, lineage or training record), lock (the SHA-256 of requirements/numeric.lock).
+    sized: the params with the batch size that `auto` came to.
     """
     identities = provenance.identities(where.inputs("train", "valid"))
     weights = {"pretrain_weights": model.pretrain_weights, "resume": asked.resume}
@@ -62,6 +65,7 @@ def record_of(
             checkpoint = read_checkpoint(path)
             parents[key] = {"name": path.name, "sha256": files.sha256_file(path)}
             parents[key] |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
+            parents[key] |= {"training": checkpoint.training_record} if checkpoint.training_record else {}
     kind, size = device_kind(asked), int(sized.batch_size)
     machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
@@ -114,12 +118,12 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
     if not path.exists():
         return None, ""
     try:
-        content = read_plain(path)
-        run, state = content["run"], State(path, content["epoch"] + 1, content["run"]["finished"])
-        changed = differences(run["fingerprint"], fingerprint)
-        recorded = state.finished and _recorded(run["result"])
-    except (UserError, KeyError, TypeError) as error:
+        content = read_plain(path, ResumeState)
+    except UserError as error:
         return None, f"{path} cannot be gone on from ({error}): starting anew."
+    run, state = content["run"], State(path, content["epoch"] + 1, content["run"]["finished"])
+    changed = differences(run["fingerprint"], fingerprint)
+    recorded = state.finished and _recorded(run.get("result", ()))
     if changed and state.finished and not recorded:
         # DVC has since restored another result, so what differs is not what changed since the last one.
         return None, f"starting anew; {path} is of another training than dvc.lock."
@@ -147,11 +151,12 @@ def named_state(path: Path, epochs: int, fingerprint: Mapping[str, Any]) -> tupl
             classes, or more epochs.
     """
     content = read_plain(path)
-    if "run" not in content:
+    if content.get("run") is None:
         raise UserError(
             f"{path} has no state of a training; train.resume needs a checkpoint.pth. To start from its weights, name "
             "it as model.pretrain_weights."
         )
+    require(ResumeState, content, str(path))
     changed = differences(content["run"]["fingerprint"], fingerprint)
     changes = [one for one in changed if not one.startswith(_LENGTH)]
     if refused := [one for one in changes if one.startswith(_KEPT)]:
@@ -167,7 +172,7 @@ def named_state(path: Path, epochs: int, fingerprint: Mapping[str, Any]) -> tupl
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder; the system releases it when the process ends, however that happens.
+    """Hold the lock of a run folder, if its file system has locks; the system releases it when the process ends.
 
     Raises:
         UserError: another process trains there, or the folder cannot be written.
@@ -187,8 +192,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def first_process() -> bool:
-    """Whether this is rank 0, by the variables of torchrun, SLURM, or Lightning's own launcher."""
-    names = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    """Whether this is rank 0, by the variables of torchrun, Kubeflow, SLURM, LSF, MPI, or Lightning's own launcher."""
+    others = ("SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "NODE_RANK", "LOCAL_RANK")
+    names = ("RANK",) if "RANK" in os.environ else others
     return not any(int(os.environ.get(name) or 0) for name in names)
 
 
@@ -216,11 +222,17 @@ def _locked(folder: Path) -> TextIO:
 
 
 def _acquired(lock: TextIO) -> bool:
+    """False where another process holds the lock. A file system without locks, which is said, refuses nobody."""
     try:
         # Unlike flock, this lock is not inherited by loader workers, which may outlive a killed trainer.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        what = f"the file system of {Path(lock.name).parent} has no locks ({error.strerror})"
+        print(f"{what}: start no second training there while this one runs.", flush=True)
     return True
 
 

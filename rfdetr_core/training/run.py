@@ -18,6 +18,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.printing import printable
 from rfdetr_core.checkpoint.files import Checkpoint, make_checkpoint, read_checkpoint, read_plain
 from rfdetr_core.checkpoint.loading import load_weights
 from rfdetr_core.checkpoint.published import resolve_weights
@@ -93,7 +94,7 @@ def _fit(training: Training, weights: Path, runtime: RuntimeConfig, signals: Sto
         print(told, flush=True)
     if state is not None and (state.finished or state.epochs == config.epochs):
         if record.first_process():
-            training.files.rewrite(read_plain(state.path))
+            training.files.rewrite(read_plain(state.path), state.path)
         return
     # Loaded by name: what watches a training is no dependency of its result.
     observers = importlib.import_module("rfdetr_core.observers").observers(runtime, training.record, folder)
@@ -105,7 +106,15 @@ def _fit(training: Training, weights: Path, runtime: RuntimeConfig, signals: Sto
         size, batches, effective = machine["batch_size"], machine["grad_accum_steps"], machine["effective_batch_size"]
         step = f"{size} images{' (auto)' if asked == 'auto' else ''} x {batches} batches a step"
         print(f"effective batch size {effective}: {step} x {effective // (size * batches)} devices", flush=True)
-    trainer.fit(training.module, training.data, ckpt_path=state.path if state else None, weights_only=True)
+    try:
+        trainer.fit(training.module, training.data, ckpt_path=state.path if state else None, weights_only=True)
+    except (UserError, Stopped, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        # Lightning's own part of the state has no schema.
+        if state is None or signals.training or explained(error, signals):
+            raise
+        raise UserError(f"{state.path}: its state cannot be restored ({type(error).__name__}: {error}).") from error
 
 
 def prepare_training(
@@ -131,7 +140,7 @@ def prepare_training(
     detector = build_detector(architecture, drop_path=config.drop_path, **economy)
     if (parent := resolve_weights(model.pretrain_weights, where.weights)) is not None:
         report = load_weights(detector, architecture, read_checkpoint(parent))
-        print(f"weights of {parent}:\n{report.describe()}", flush=True)
+        print(printable(f"weights of {parent}:\n{report.describe()}"), flush=True)
     samples = {"train": data.train_set.samples, "valid": data.valid_set.samples}
     training_record = record.record_of(where, model, asked, config, samples)
     args = config.model_dump(mode="json")
@@ -144,7 +153,7 @@ def prepare_training(
     key = ("segm_" if architecture.segmentation else "") + names["mar_100" if metric == "mar" else metric]
     options: dict[str, Any] = {"skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
     options |= {"fingerprint": record.fingerprint(training_record), "interval": runtime.checkpoint_interval}
-    written = RunFiles(output, metric, key, describe, **options)
+    written = RunFiles(output, key, describe, **options)
     mask_side = architecture.resolution // architecture.mask_downsample_ratio
     scoring = CocoScoring(
         files.read_json(where.split("valid")[0]),

@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.kubeflow import KubeflowEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.lsf import LSFEnvironment
 from lightning_fabric.plugins.environments.mpi import MPIEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -37,6 +40,8 @@ from rfdetr_core.training.optimization import build_optimizer
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 CPU_BATCH_SIZE = 4  # images per batch, where memory is not probed: the default of batch_size
 _LIMIT = 128
+_KUBEFLOW = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"}  # without the LOCAL_RANK that other launchers set
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _PART = 0.9  # of what fits: real batches differ from the probed one
 
 
@@ -81,23 +86,73 @@ def devices_per_node(config: TrainConfig) -> int:
     return torch.cuda.device_count() if device_kind(config) == "cuda" else 1
 
 
+def launcher() -> ClusterEnvironment:
+    """What started the processes of this training; LightningEnvironment: nothing did, so Lightning starts them.
+
+    A task of SLURM that is alone is one process, whatever its allocation has: a batch script that does not call srun,
+    an interactive shell, `srun --ntasks=1`.
+    """
+    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_STEP_ID" in os.environ else "1"  # which srun alone sets
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if tasks != "1" and SLURMEnvironment.detect():
+        # SLURM's own requeue would save the middle of an epoch and go on from it whatever has changed since.
+        return SLURMEnvironment(auto_requeue=False)
+    for cluster in (LSFEnvironment, MPIEnvironment):
+        if cluster.detect():
+            return cluster()
+    if os.environ.keys() >= _KUBEFLOW and not {"LOCAL_RANK", "NODE_RANK"} & os.environ.keys():
+        return KubeflowEnvironment()
+    return LightningEnvironment()
+
+
 def check_launched(config: TrainConfig) -> None:
-    """Check that a training of several nodes was started on all of them: Lightning would wait for them for ever.
+    """Check that as many processes were started as train: Lightning would wait for them for ever, or each would train.
 
     Raises:
-        UserError: it seems to have been started on this one alone.
+        UserError: there are more or fewer, or what the launcher says of itself is not whole.
     """
+    started, asked = _launched(), devices(config)
+    if started not in (None, asked):
+        raise UserError(
+            f"{started} processes were started, but train.devices x train.num_nodes is {asked}. Start as many, or set "
+            f"train.devices to the processes of a node (for {started} on one node, train.devices: {started})."
+        )
     # By hand: an address that the nodes share; Lightning itself sets it for the processes that it starts.
-    if config.num_nodes == 1 or {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        return
-    clusters = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
-    if not any(cluster.detect() for cluster in clusters):
+    if started is None and config.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise UserError(
             f"train.num_nodes is {config.num_nodes}, and several nodes need a launcher. Run on each of them, where "
             f"HOST is one of them and PORT is free there: torchrun --nnodes={config.num_nodes} "
             f"--nproc-per-node={devices_per_node(config)} --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT "
             "-m stages.train. Or start python -m stages.train by srun. For this machine alone: train.num_nodes: 1"
         )
+
+
+def _launched() -> int | None:
+    """How many processes a launcher started; None: nothing did. UserError: the launcher's variables are not whole."""
+    try:
+        found = launcher()
+        if not isinstance(found, LightningEnvironment):
+            found.global_rank(), found.local_rank(), found.node_rank()
+            return found.world_size()
+    except Exception as error:
+        raise UserError(
+            f"a launcher started this process, but not as Lightning needs it ({_reason(error)}). Use torchrun; or srun "
+            "with --nodes and --ntasks-per-node; or, for one process, start it without a launcher."
+        ) from error
+    interactive = int(os.environ.get("SLURM_PROCID", "0")) > 0
+    alone = next((name for name in _MPI_SIZES if os.environ.get(name, "1") != "1"), None)
+    if interactive or alone:
+        what = "SLURM_PROCID is not 0 in an interactive job" if interactive else f"{alone} is {os.environ[str(alone)]}"
+        raise UserError(
+            f"{what}, yet this process would train alone, as would the others. For mpirun install mpi4py; else start "
+            "one process, or use torchrun or srun."
+        )
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def resolved_precision(config: TrainConfig) -> str:
@@ -123,15 +178,18 @@ def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **
     # Lightning's advice (workers, logging intervals) is about choices that are made here on purpose.
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - a property of a module
+    if "spawn" in config.strategy:
+        raise UserError(f"train.strategy is {config.strategy}, but a training cannot be copied to a process. Use ddp.")
     kind = device_kind(config)
     if kind == "cpu":
         keep_freed_memory()
     average = [WeightAveraging(config.ema_decay, config.ema_tau, config.ema_update_interval)] if config.use_ema else []
     everything = [*average, *callbacks]
-    # SLURM's own requeue would save the middle of an epoch and go on from it whatever has changed since.
-    plugins: list[Any] = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     given = options.pop("plugins", None) or []
-    plugins += given if isinstance(given, list | tuple) else [given]
+    plugins: list[Any] = [*given] if isinstance(given, list | tuple) else [given]
+    if not any(isinstance(one, ClusterEnvironment) for one in plugins):
+        check_launched(config)
+        plugins.append(launcher())
     if not any(isinstance(one, CheckpointIO) for one in plugins):
         plugins.append(PlainCheckpoints())
     defaults: dict[str, Any] = {

@@ -19,7 +19,6 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.lineage.compose import description_digest
-from rfdetr_core.lineage.records import is_whole
 from rfdetr_core.verification.report import Report
 
 SUFFIX = ".intoto.json"
@@ -59,7 +58,7 @@ def statement_of(file: Path) -> dict[str, Any]:
     """
     checkpoint = read_checkpoint(file)
     lineage = checkpoint.lineage
-    if not is_whole(lineage) or lineage is None:
+    if lineage is None:
         raise UserError(f"{file} carries no lineage. Attest the stripped model: output/checkpoint_best_total.pth")
     own = (checkpoint.model_name, description_digest(checkpoint), tensor_digest(checkpoint.weights))
     if own != tuple(lineage.get(key) for key in ("variant", "description", "tensors")) or checkpoint.unknown:
@@ -141,7 +140,7 @@ def _check_key(key: Path) -> None:
 def _materials(lineage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     training = lineage["training"]
     for name, sha256 in sorted(training["inputs"].items()):
-        yield {"name": name, "digest": {"sha256": sha256, "gitBlob": training["files"][name]["git"]}}
+        yield {"name": name, "digest": {"sha256": sha256, "gitBlob": training["files"].get(name, {}).get("git")}}
     kind = "sha256" if lineage.get("schema", 1) == 1 else "semanticSha256"
     for name, digest in sorted((training["code"] | lineage["code"]).items()):
         yield {"name": name, "digest": {kind: digest}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,6 +12,9 @@ from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import semantic_digest
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
+from rfdetr_core.base.schema import Fields, checked
+from rfdetr_core.checkpoint.schema import Evaluation, RecordFile, Scores, Selection
+from rfdetr_core.config.preflight import is_version, locked_versions
 from rfdetr_core.config.settings import SECTIONS
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
@@ -28,7 +30,7 @@ def check_lineage(report: Report, contents: Contents, pipeline: Pipeline, lineag
     """The lineage of the model that dvc.lock names, with lock, params, code and files at hand."""
     check_training(report, contents, pipeline, lineage.get("training") or {}, by)
     _check_code(report, contents, lineage.get("code") or {}, by)
-    selection = read_json(report, contents, SELECTION)
+    selection = read_json(report, contents, SELECTION, Selection)
     if selection is not None:
         for key in sorted(selection.keys() | lineage.get("selection", {}).keys()):
             report.equal(f"{key} of {SELECTION}", (lineage.get("selection") or {}).get(key), selection.get(key), by)
@@ -74,7 +76,8 @@ def check_past(report: Report, history: History, record: Mapping[str, Any], by: 
 
 def check_selection(report: Report, contents: Contents) -> None:
     """Choose again by the scores."""
-    scores, selection = read_json(report, contents, SCORES), read_json(report, contents, SELECTION)
+    scores = read_json(report, contents, SCORES, Scores)
+    selection = read_json(report, contents, SELECTION, Selection)
     if scores is None or selection is None:
         return
     try:
@@ -88,7 +91,7 @@ def check_selection(report: Report, contents: Contents) -> None:
 
 def check_evaluation(report: Report, contents: Contents, pipeline: Pipeline, model: Mapping[str, Any] | None) -> None:
     """The lineage of the evaluation; model: the digests of the model file, as far as they are known."""
-    told = read_json(report, contents, EVALUATION)
+    told = read_json(report, contents, EVALUATION, Evaluation)
     if told is None:
         return
     for key in sorted((model or {}).keys() & told.get("model", {}).keys()):
@@ -98,9 +101,9 @@ def check_evaluation(report: Report, contents: Contents, pipeline: Pipeline, mod
     _check_inputs(report, contents, {name: one.get("sha256") for name, one in inputs.items()}, EVALUATION)
     _check_code(report, contents, told.get("code") or {}, EVALUATION)
     _check_environment(report, contents, told, EVALUATION)
-    metrics = read_json(report, contents, "reports/evaluate/metrics.json")
-    if metrics is not None:
-        report.equal("split of reports/evaluate/metrics.json", told.get("split"), metrics.get("split"), EVALUATION)
+    about = read_json(report, contents, "reports/evaluate/about.json", Fields)
+    if about is not None:
+        report.equal("split of reports/evaluate/about.json", told.get("split"), about.get("split"), EVALUATION)
 
 
 def _check_params(report: Report, told: Mapping[str, Any], locked: Mapping[str, Any], by: str) -> None:
@@ -134,29 +137,35 @@ def _check_code(report: Report, contents: Contents, code: Mapping[str, str], by:
         report.equal(f"code {name}", digest, found, by)
 
 
-def _check_environment(report: Report, contents: Contents, told: Mapping[str, Any], by: str) -> None:
+def _check_environment(report: Report, contents: Contents, made: Mapping[str, Any], by: str) -> None:
     lock = "requirements/numeric.lock"
-    report.equal(f"environment lock {lock}", told.get("lock"), contents.sha256(lock), by)
-    packages, here = told.get("packages") or {}, provenance.environment()["packages"]
+    report.equal(f"environment lock {lock}", made.get("lock"), contents.sha256(lock), by)
+    packages, here = made.get("packages") or {}, provenance.environment()["packages"]
     differing = [
         f"{key} {packages.get(key)}, here {here.get(key)}"
         for key in sorted({*packages, *here})
         if packages.get(key) != here.get(key)
     ]
+    locked = locked_versions(contents.root / lock)
+    other = {name: found for name, found in packages.items() if name in locked and not is_version(found, locked[name])}
+    if other:
+        told = ", ".join(f"{name} {found} (locked: {locked[name]})" for name, found in other.items())
+        report.note(f"{by}: made with packages that are not those of {lock}: {told}")
     if differing:
         report.note(f"{by}: made with other packages, so bytes made here can differ: {'; '.join(differing)}")
 
 
-def read_json(report: Report, contents: Contents, name: str) -> Any:
-    """The content of a JSON file; None where it is not at hand or is broken, which is told."""
+def read_json(report: Report, contents: Contents, name: str, schema: type[Fields] | None = None) -> Any:
+    """The content of a JSON file; None where it is not at hand or is not what the schema asks for, which is told."""
     path = contents.root / name
     if not path.is_file():
         report.skip(name, "gone: it is not here")
         return None
     try:
-        return files.read_json(path)
-    except UserError:
-        report.wrong(name, "JSON", "something else", "its name")
+        value = files.read_json(path)
+        return value if schema is None else checked(value, schema, name)
+    except UserError as error:
+        report.wrong(name, "its layout", str(error), "reading it")
         return None
 
 
@@ -171,7 +180,7 @@ def record_of(report: Report, contents: Contents, pipeline: Pipeline) -> dict[st
     md5 = pipeline.lock.out(MODEL)
     found: dict[str, dict[str, Any]] = {}
     for name in _present(contents):
-        record = read_json(report, contents, name)
+        record = read_json(report, contents, name, RecordFile)
         with report.reading(name):
             if record is not None:
                 own = record_names(record)
@@ -209,9 +218,9 @@ def _check_committed(report: Report, contents: Contents) -> None:
         if committed is None:
             report.note(f"{name} is not committed")
             continue
-        before, after = json.loads(committed), read_json(report, contents, name)
+        before, after = _parsed(committed), read_json(report, contents, name, RecordFile)
         # A result made otherwise has other bytes: the record of a file that is the same stays as it is.
-        if after is not None and before != after and before["file"] == after.get("file"):
+        if after and before and before != after and before["file"] == after["file"]:
             report.wrong(f"content of {name}", "as committed", "changed", "git")
         elif before != after:
             report.note(f"{name} differs from the committed one")
@@ -235,8 +244,14 @@ def _rewritten(contents: Contents, name: str) -> str | None:
 
 
 def _same_result(contents: Contents, old: str, new: str) -> bool:
+    before, after = (_parsed(contents.blob(one) or b"") for one in (old, new))
+    # If one of them was damaged, the other is no copy of it.
+    return bool(before and after and before != after and all(before[key] == after[key] for key in _RESULT))
+
+
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    """A record of the history; None where it is damaged."""
     try:
-        before, after = (json.loads(contents.blob(one) or b"") for one in (old, new))
-        return bool(before != after and all(before[key] == after[key] for key in _RESULT))
-    except (ValueError, KeyError, TypeError):
-        return False  # one of them was damaged: the other is no copy of it
+        return checked(files.parse_json(content), RecordFile, "a record")
+    except (ValueError, UserError):
+        return None

@@ -51,7 +51,7 @@ class Report:
         """Make a mismatch of what is not laid out as it should be, or cannot be read: someone changed it."""
         try:
             yield
-        except (KeyError, TypeError, AttributeError, ValueError, IndexError, OSError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, IndexError, OSError) as error:
             self.wrong(what, "its layout", f"{type(error).__name__}: {error}", "reading it")
 
     def lines(self) -> list[str]:

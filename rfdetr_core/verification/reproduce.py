@@ -14,6 +14,7 @@ from rfdetr_core.audit.history import MODEL, cache_folder
 from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import changes
+from rfdetr_core.selection.select import TRACKS
 from rfdetr_core.verification.claims import SCORES
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline, value_at
@@ -126,11 +127,13 @@ def first_epoch(before: bytes | None, after: bytes) -> str:
 
 
 def _compare_scores(report: Report, root: Path, before: dict[str, bytes]) -> None:
-    for name, keys in ((SCORES, ("regular.score", "ema.score")), (METRICS, ("map", "map_50", "f1"))):
+    for name in (SCORES, METRICS):
         if name not in before or not (root / name).exists():
             continue
-        for key in keys:
-            old, new = (value_at(json.loads(text), key) for text in (before[name], (root / name).read_bytes()))
+        contents = [json.loads(text) for text in (before[name], (root / name).read_bytes())]
+        of_tracks = [f"{key}.{track}.score" for key in contents[0] for track in TRACKS if key != "epochs"]
+        for key in of_tracks if name == SCORES else ("map", "map_50", "f1"):
+            old, new = (value_at(content, key) for content in contents)
             numbers = isinstance(old, int | float) and isinstance(new, int | float)
             close = abs(old - new) <= TOLERANCE if numbers else old == new
             report.equal(f"{key} of {name}, give or take {TOLERANCE}", old, old if close else new, "reproduced")

@@ -31,7 +31,7 @@ from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
 
-_BEST, RESUME = "output/checkpoint_best_{}.pth", "output/checkpoint.pth"
+_BEST = "output/checkpoint_best_{}.pth"
 FOLDER = Path("reports/evaluate")
 METRICS = (FOLDER / "metrics.json").as_posix()
 
@@ -96,22 +96,27 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
     if archive.introduced(md5):
         report.checked += 1
     elif not runs:
-        _check_unknown(report, path, tensors, archive.history)
+        _check_unknown(report, path, checkpoint, archive.history)
     elif all(one["file"]["md5"] != md5 for one in runs):
         report.note(f"{path} was saved again: its weights are recorded, its bytes are others")
     else:
         report.skip(f"{LOCK} with {path}", "not committed: no commit here has it")
 
 
-def _check_unknown(report: Report, path: Path, tensors: str, history: History) -> None:
+def _check_unknown(report: Report, path: Path, checkpoint: Checkpoint, history: History) -> None:
     """Weights that no record and no dvc.lock has: whoever made them, it was not this project."""
     name = f"weights of {path}"
-    if path.resolve() == (history.root / RESUME).resolve():
-        report.skip(name, "a state to go on from, which is no result: neither records nor dvc.lock name it")
+    if {"run", "optimizer_states"} <= {*checkpoint.others}:
+        report.skip(name, "the file is a state to resume from, and of these neither records nor dvc.lock have any")
     elif history.shallow:
         report.skip(name, "this clone is shallow: git fetch --unshallow")
     else:
-        report.wrong(name, "weights that this history has in a record or dvc.lock", tensors, "records/, dvc.lock")
+        report.wrong(
+            name,
+            "weights that this history has in a record or dvc.lock",
+            tensor_digest(checkpoint.weights),
+            "records/, dvc.lock",
+        )
 
 
 def _read(report: Report, path: Path, name: str) -> Checkpoint | None:
@@ -203,8 +208,8 @@ def check_metrics(report: Report, contents: Contents, pipeline: Pipeline) -> Non
     folder = contents.root / FOLDER
     if not (folder / "metrics.json").is_file():
         return
-    told = files.read_json(folder / "metrics.json")
-    annotations, classes = (contents.root / "annotations" / f"{name}.json" for name in (told["split"], "classes"))
+    told, about = (files.read_json(folder / f"{name}.json") for name in ("metrics", "about"))
+    annotations, classes = (contents.root / "annotations" / f"{name}.json" for name in (about["split"], "classes"))
     detections, masks = folder / "detections.json", folder / "masks.json"
     if not all(path.is_file() for path in (annotations, classes, detections, masks)):
         report.skip(f"numbers of {METRICS}", "gone: detections or annotations are not here")

@@ -35,15 +35,26 @@ class Repository:
             ["git", *arguments], cwd=self.folder, check=True, capture_output=True, text=True
         ).stdout.strip()
 
-    def train(self, seed: int, images: Images, *, lr: float = 1e-4, parent: str | None = None, notes: str = "") -> Path:
+    def train(
+        self,
+        seed: int,
+        images: Images,
+        *,
+        lr: float = 1e-4,
+        parent: str | None = None,
+        parents: dict[str, Any] | None = None,
+        notes: str = "",
+    ) -> Path:
         """Leave the files of a training on these images; the weights are those of `seed`."""
         for split in ("train", "valid", "test"):
             rows = [row(path, content) for path, content in images.get(split, {}).items()]
             write_manifest(self.folder / "manifest" / f"{split}.json", rows)
         output = self.folder / "output"
         output.mkdir(exist_ok=True)
-        selection = select({"metric": "map", "key": "val/mAP_50_95", "epochs": 3, **tracks(seed)})
-        best = replace(tiny_checkpoint(seed), epoch=1, training_record=self.record(lr, parent, notes))
+        selection = select({"val/mAP_50_95": tracks(seed), "epochs": 3})
+        if parent:
+            parents = {"pretrain_weights": {"name": "promoted.pth", "sha256": "0" * 64, "tensors": parent}}
+        best = replace(tiny_checkpoint(seed), epoch=1, training_record=self.record(lr, parents or {}, notes))
         write_checkpoint(output / "checkpoint_best_ema.pth", best)
         lineage = compose(best, selection)
         model = output / "checkpoint_best_total.pth"
@@ -54,16 +65,15 @@ class Repository:
         self.lock()
         return model
 
-    def record(self, lr: float, parent: str | None, notes: str) -> dict[str, Any]:
+    def record(self, lr: float, parents: dict[str, Any], notes: str) -> dict[str, Any]:
         named = {f"manifest/{split}.json": provenance.identity(self.manifest(split)) for split in ("train", "valid")}
         inputs = {name: one.pop("sha256") for name, one in named.items()}
-        parents = {"pretrain_weights": {"name": "promoted.pth", "sha256": "0" * 64, "tensors": parent}}
         return {
             "params": {"model": {}, "train": {"lr": lr, "seed": 0, "notes": notes}},
             "inputs": inputs,
             "files": named,
             "counts": {split: {"images": 1, "objects": 1} for split in ("train", "valid")},
-            "parents": parents if parent else {},
+            "parents": parents,
             "code": {"rfdetr_core/training/run.py": "1" * 64},
             "packages": {"torch": "2.15.0"},
             "machine": {"device": "cpu"},

@@ -78,16 +78,23 @@ def test_without_a_record_a_lineage_is_the_files_own_word(repository: Repository
     assert "the file's own word" in done.stdout
 
 
-@pytest.mark.parametrize("lineage", [{}, {"training": {}}, {"training": [1], "selection": 5, "tensors": ["a"]}])
-def test_a_lineage_that_is_none_is_told_and_the_record_stands_for_it(
-    repository: Repository, tmp_path: Path, lineage: dict[str, Any]
+@pytest.mark.parametrize(
+    ("lineage", "fault"),
+    [
+        ({}, "variant: it is missing"),
+        ({"variant": None, "training": {}}, "training.params: it is missing"),
+        ({"variant": None, "training": [1], "selection": 5}, "training: it must be a mapping, found a list"),
+    ],
+)
+def test_a_lineage_that_is_none_is_named_by_its_field(
+    repository: Repository, tmp_path: Path, lineage: dict[str, Any], fault: str
 ) -> None:
     model = repository.folder / "output" / "checkpoint_best_total.pth"
     path = relined(model, tmp_path / "odd.pth", lineage)
-    done = audit(repository, str(path), "--json")
+    done = audit(repository, str(path))
     assert done.returncode == 1
-    assert json.loads(done.stdout)["lineage"] == read_checkpoint(model).lineage
-    assert "damaged" in done.stdout
+    assert done.stdout == ""
+    assert done.stderr == f"error: {path}: lineage.{fault}"
 
 
 def test_what_git_replaces_is_read_as_it_was(repository: Repository) -> None:

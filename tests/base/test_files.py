@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,20 @@ def test_a_failure_leaves_what_stood_there(tmp_path: Path) -> None:
         files.write_json(path, float("nan"))
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_what_a_link_leads_to_stays_as_it_is(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    cached, path, source = tmp_path / "cached", tmp_path / "a", tmp_path / "source"
+    cached.write_text("before")
+    source.write_text("copied")
+    for write in (lambda: files.write_text(path, "written"), lambda: files.copy(source, path)):
+        link(cached, path)
+        write()
+        assert path.read_text() != "before"
+        assert not path.is_symlink()
+        assert cached.read_text() == "before"
+        path.unlink()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

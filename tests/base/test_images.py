@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import TooLargeError, decode, look, read_verified
@@ -33,6 +34,26 @@ def pixels(data: bytes) -> np.ndarray:
     image = decode(data, "x")
     assert image.mode == "RGB"
     return np.asarray(image)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_ends_early_is_refused_though_another_library_has_pillow_accept_it(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encoded(Image.fromarray(PIXELS), kind)
+    short = whole[: len(whole) * 2 // 3]
+
+    def refused(_: int) -> bool:
+        with contextlib.suppress(UserError):
+            decode(short, "x")
+            return False
+        return True
+
+    assert refused(0)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(refused, range(40)))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 @pytest.mark.parametrize("options", [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])

@@ -30,7 +30,7 @@ from rfdetr_core.checkpoint.files import (
     write_plain,
 )
 from rfdetr_core.model.config import VARIANTS
-from tests.checkpoint.tiny import tiny_checkpoint
+from tests.checkpoint.tiny import tiny_checkpoint, tiny_record
 
 
 def _equal(one: Checkpoint, other: Checkpoint) -> bool:
@@ -50,8 +50,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
         epoch=0,
         best_total_source="ema",
         threshold=0.25,
-        training_record={"seed": 1, "inputs": {"a": "0" * 64}},
-        lineage={"parents": [None, 1.5, True]},
+        training_record=tiny_record(inputs={"a": "0" * 64}, note=[None, 1.5, True]),
         rfdetr_version="1.11.2",
     )
     write_checkpoint(tmp_path / "a.pth", checkpoint)

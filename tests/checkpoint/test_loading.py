@@ -85,11 +85,11 @@ def test_weights_of_no_known_model_are_an_error_without_model_config() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("resolution", "384", "model_config.resolution is '384'"),
-        ("resolution", None, "model_config.resolution is None"),
-        ("num_windows", 0, "model_config.num_windows is 0"),
-        ("out_feature_indexes", [1, "2"], "model_config.out_feature_indexes is"),
-        ("segmentation_head", 1, "model_config.segmentation_head is 1"),
+        ("resolution", "384", "model_config.resolution: it must be a whole number, found '384'"),
+        ("resolution", None, "model_config.resolution: it must be a whole number, found None"),
+        ("num_windows", 0, "model_config.num_windows: 0 is less than 1"),
+        ("out_feature_indexes", [1, "2"], "model_config.out_feature_indexes.1: it must be a whole number, found '2'"),
+        ("segmentation_head", 1, "model_config.segmentation_head: it must be true or false, found 1"),
         ("encoder", "dinov2_registers_windowed_small", "model_config.encoder is 'dinov2_registers_windowed_small'"),
         ("encoder", ["x"], "model_config.encoder"),
         ("bbox_reparam", False, "only models with True"),

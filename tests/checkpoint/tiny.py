@@ -41,6 +41,12 @@ def tiny_detector(seed: int = 0, **changes: Any) -> tuple[Architecture, Detector
     return architecture, detector.eval()
 
 
+def tiny_record(**changes: Any) -> dict[str, Any]:
+    """What train writes of itself, of a training on nothing."""
+    parts = ("params", "inputs", "weights", "code", "packages", "machine", "files", "counts", "parents")
+    return {key: {} for key in parts} | {"lock": None} | changes
+
+
 def tiny_checkpoint(seed: int = 0, **changes: Any) -> Checkpoint:
     architecture, detector = tiny_detector(seed, **changes)
     names = [f"class {number}" for number in range(architecture.classes)]

@@ -1,39 +1,68 @@
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.checkpoint.files import file_content, make_checkpoint, write_plain
 from rfdetr_core.cli import main
-from rfdetr_core.config.settings import check_project
+from rfdetr_core.config.preflight import check_masks, check_packages, check_project, memory
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.ingest.validate import validate_dataset
+from rfdetr_core.model.config import VARIANTS
+from rfdetr_core.model.detector import build_detector
+from tests.ingest.samples import edit_coco, make_coco, make_masks, make_yolo
 
 STEP = "torch.optim.lr_scheduler.StepLR"
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Weights of pico: a model file, and a state of a training."""
+    folder, pico = tmp_path_factory.mktemp("weights"), VARIANTS["pico"]
+    content = file_content(make_checkpoint(pico, build_detector(pico).state_dict(), class_names=["a"], args={}))
+    write_plain(folder / "here.pth", content)
+    write_plain(folder / "state.pth", content | {"run": {"finished": True}})
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    (tmp_path / "data" / "mine").mkdir(parents=True)
+def project(tmp_path: Path, weights: dict[str, bytes]) -> Path:
+    make_coco(tmp_path / "data" / "mine")
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "here.pth").touch()
+    for name, content in weights.items():
+        (tmp_path / "weights" / name).write_bytes(content)
     return tmp_path
 
 
-def check(project: Path, section: str, values: str) -> None:
+def check(project: Path, section: str, values: str) -> list[str]:
     data = "" if section == "data" else "data: {dir: data/mine}\n"
     (project / "params.yaml").write_text(f"{data}{section}: {values}\n")
-    check_project(project)
+    return check_project(project)
 
 
-@pytest.mark.parametrize("name", [".", "..", "", "output", "output/data", "reports/../annotations", "link"])
+@pytest.mark.parametrize("name", [".", "..", "", "output", "output/data", "link"])
 def test_results_are_no_dataset(project: Path, name: str) -> None:
     (project / "output" / "data").mkdir(parents=True)
     (project / "link").symlink_to("output", target_is_directory=True)
     with pytest.raises(UserError, match=rf"params\.yaml: data\.dir is '{name}', which holds results"):
         check(project, "data", f"{{dir: '{name}'}}")
+
+
+@pytest.mark.parametrize("name", ["./data/mine", "data/mine/", "data//mine", "data/other/../mine", "data/./mine"])
+def test_the_dataset_has_one_spelling(project: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"params\.yaml: data\.dir is '{name}': .* Write data/mine$"):
+        check(project, "data", f"{{dir: '{name}'}}")
+    check(project, "data", "{dir: data/mine}")
+    check(project, "data", f"{{dir: {project}/data/mine}}")
 
 
 @pytest.mark.parametrize("tracked", ["data/none.dvc", "data.dvc"])
@@ -46,6 +75,23 @@ def test_a_missing_dataset_is_to_be_pulled_where_dvc_knows_it(project: Path, tra
         check(project, "data", "{dir: data/none}")
 
 
+def test_a_dataset_that_a_stage_will_make_passes_and_is_told(project: Path) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=project, check=True)
+    (project / "dvc.yaml").write_text("stages: {prepare: {cmd: 'true', outs: [data/made]}}")
+    assert check(project, "data", "{dir: data/made}") == [
+        "data.dir is 'data/made': the stage prepare of dvc.yaml will make it"
+    ]
+    with pytest.raises(UserError, match="data/other': it does not exist"):
+        check(project, "data", "{dir: data/other}")
+
+
+def test_what_validate_would_refuse_of_a_folder_is_refused_before(project: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    (project / ".gitignore").write_text("*.png\n")
+    with pytest.raises(UserError, match=r"6 files of the dataset folder .* are ignored by git"):
+        check(project, "train", "{}")
+
+
 def test_a_file_is_no_dataset(project: Path) -> None:
     with pytest.raises(UserError, match=r"data\.dir is 'weights/here\.pth': no folder"):
         check(project, "data", "{dir: weights/here.pth}")
@@ -55,7 +101,51 @@ def test_a_file_is_no_dataset(project: Path) -> None:
 def test_missing_weights_are_named_with_their_key(project: Path, section: str, key: str) -> None:
     with pytest.raises(UserError, match=rf"{section}\.{key}: 'none\.pth'.*here\.pth"):
         check(project, section, f"{{{key}: none.pth}}")
-    check(project, section, f"{{{key}: here.pth}}")
+    check(project, section, f"{{{key}: state.pth}}")
+
+
+@pytest.mark.parametrize("key", ["train: {resume: state.pth}", "{pretrain_weights: here.pth, "])
+def test_weights_of_another_variant_are_named_with_their_key(project: Path, key: str) -> None:
+    values = f"{key}variant: nano}}" if key.startswith("{") else f"{{variant: nano}}\n{key}"
+    with pytest.raises(
+        UserError, match=r"params\.yaml: \w+\.\w+: .*\.pth holds weights of RFDETRPico, not of RFDETRNano"
+    ):
+        check(project, "model", values)
+
+
+@pytest.mark.parametrize("resolution", [192, 320])
+def test_weights_of_the_variant_fit_at_another_resolution(project: Path, resolution: int) -> None:
+    check(project, "model", f"{{pretrain_weights: here.pth, resolution: {resolution}}}")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("variant: nano", "not of RFDETRNano .*patch_size 8 instead of 16"),
+        ("variant: seg-pico", "not of RFDETRSegPico"),
+        ("num_queries: 200", "has 100 queries, model.num_queries asks for 200"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(project: Path, model: str, message: str) -> None:
+    shutil.rmtree(project / "data/mine")
+    make_masks(project / "data/mine")
+    with pytest.raises(UserError, match=rf"params\.yaml: model\.pretrain_weights: .*here\.pth .*{message}"):
+        check(project, "model", f"{{pretrain_weights: here.pth, {model}}}")
+
+
+def test_a_file_that_is_no_state_of_a_training_is_not_resumed(project: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.resume: .*here\.pth has no state of a training.*pretrain_weights"):
+        check(project, "train", "{resume: here.pth}")
+
+
+def test_a_published_name_of_another_variant_is_refused_without_a_download(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RF_HOME", str(project / "none"))
+    with pytest.raises(
+        UserError, match=r"model\.pretrain_weights: 'rf-detr-nano\.pth' holds weights of .* nano, not of"
+    ):
+        check(project, "model", "{variant: small, pretrain_weights: rf-detr-nano.pth}")
 
 
 def test_missing_weights_are_to_be_pulled_where_dvc_knows_them(project: Path) -> None:
@@ -107,6 +197,111 @@ def test_several_nodes_without_a_launcher_are_refused(project: Path, monkeypatch
     check(project, "train", "{num_nodes: 2, accelerator: cpu}")
 
 
+def test_a_batch_beyond_the_memory_is_refused_with_its_size(project: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"train\.batch_size is 100000: a batch takes at least [\d,]+ GB, and there are"
+    ):
+        check(project, "train", "{batch_size: 100000}\nmodel: {variant: nano}")
+    check(project, "train", "{batch_size: 16}\nmodel: {variant: nano}")
+
+
+def test_the_memory_is_at_most_that_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (total,) = re.findall(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())
+    assert 0 < memory() <= 1024 * int(total)
+    (tmp_path / "limit").write_text("1000\n")
+    (tmp_path / "none").write_text("max\n")
+    monkeypatch.setattr("rfdetr_core.config.preflight._CGROUP_LIMITS", (tmp_path / "none", tmp_path / "limit"))
+    assert memory() == 1000
+
+
+@pytest.mark.parametrize("make", [make_coco, make_yolo])
+def test_a_segmenter_on_boxes_alone_is_refused(project: Path, make: Callable[[Path], Path]) -> None:
+    shutil.rmtree(project / "data/mine")
+    make(project / "data/mine")
+    check(project, "model", "{variant: pico}")
+    with pytest.raises(
+        UserError, match=r"model\.variant is seg-pico, which segments, but 3 of 3 objects of train have no"
+    ):
+        check(project, "model", "{variant: seg-pico}")
+
+
+@pytest.mark.parametrize("bare", [0, 1])
+def test_after_validation_every_object_must_have_a_mask(tmp_path: Path, bare: int) -> None:
+    root = make_masks(tmp_path / "data")
+    edit_coco(root, "valid", lambda content: [one.update(segmentation=[]) for one in content["annotations"][:bare]])
+    edit_coco(root, "test", lambda content: [one.update(segmentation=[]) for one in content["annotations"]])
+    validate_dataset(root, ValidateConfig(), tmp_path, tmp_path / "manifest")
+    params = tmp_path / "params.yaml"
+    params.write_text("model: {variant: pico}\n")
+    check_masks(tmp_path / "statistics.json", params)
+    params.write_text("model: {variant: seg-pico}\n")
+    if bare:
+        with pytest.raises(UserError, match="1 of 2 objects of valid have no mask"):
+            check_masks(tmp_path / "statistics.json", params)
+    else:
+        check_masks(tmp_path / "statistics.json", params)
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], list[str]]:
+    """Check installed versions, given by name, against a lock."""
+    lines = ["numpy==2.4.5", "torch==2.15.0", "nvidia-nccl==2.3 ; sys_platform == 'linux'"]
+    lines += ["colorama==0.4.6 ; sys_platform == 'win32'", "scipy==1.0 ; python_full_version < '3'", "aiohttp==3.1"]
+    (tmp_path / "numeric.lock").write_text("".join(f"{line} \\\n    --hash=sha256:00\n" for line in lines))
+
+    def check_installed(installed: dict[str, str]) -> list[str]:
+        def version(name: str) -> str:
+            if name not in installed:
+                raise PackageNotFoundError(name)
+            return installed[name]
+
+        monkeypatch.setattr("rfdetr_core.config.preflight.metadata.version", version)
+        return check_packages(tmp_path / "numeric.lock")
+
+    return check_installed
+
+
+@pytest.mark.parametrize(
+    "installed",
+    [
+        {"numpy": "2.4.5", "torch": "2.15.0", "nvidia-nccl": "2.3"},
+        {"torch": "2.15.0+cpu"},
+        {"torch": "2.15.0+cu130"},
+        {"colorama": "0.1", "scipy": "1.5"},  # locked for another system, for another Python
+    ],
+)
+def test_versions_of_the_lock_pass_whoever_built_them(
+    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str]
+) -> None:
+    assert locked(installed) == []
+
+
+@pytest.mark.parametrize(
+    ("installed", "told"),
+    [
+        ({"numpy": "2.4.6"}, r"numpy 2\.4\.6 \(locked: ==2\.4\.5\)"),
+        ({"torch": "2.14.0+cpu", "numpy": "2.4.5"}, r"torch 2\.14\.0\+cpu"),
+        ({"torch": "2.15.0", "nvidia-nccl": "2.4"}, "nvidia-nccl 2.4"),
+    ],
+)
+def test_another_version_of_what_decides_numbers_is_refused(
+    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], told: str
+) -> None:
+    with pytest.raises(UserError, match=rf"numeric\.lock.*{told}.*pip install --require-hashes.*make lock"):
+        locked(installed)
+
+
+@pytest.mark.parametrize(
+    ("installed", "told"),
+    [({"aiohttp": "3.2"}, "aiohttp 3.2"), ({"torch": "2.15.0+cu129", "nvidia-nccl": "2.4"}, "nvidia-nccl 2.4")],
+)
+def test_another_version_of_the_rest_is_told(
+    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], told: str
+) -> None:
+    (warning,) = locked(installed)
+    assert told in warning
+
+
 @pytest.mark.parametrize("freeze", ["true", "false"])
 def test_classes_that_training_makes_pass(project: Path, freeze: str) -> None:
     kwargs = "optimizer: torch.optim.NAdam, optimizer_kwargs: {betas: [0.9, 0.99]}, lr_scheduler_kwargs: {step_size: 3}"
@@ -115,7 +310,7 @@ def test_classes_that_training_makes_pass(project: Path, freeze: str) -> None:
 
 
 def test_the_projects_own_params_pass_without_importing_what_computes() -> None:
-    code = "import sys; from rfdetr_core.config.settings import check_project as check; check(); "
+    code = "import sys; from rfdetr_core.config.preflight import check_project as check; assert check() == []; "
     code += "assert not sys.modules.keys() & {'torch', 'torchvision', 'pycocotools'}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

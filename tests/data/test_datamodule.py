@@ -74,6 +74,32 @@ def test_workers_do_not_run_a_script_without_a_main_guard_again(method: str, tmp
     assert done.stdout == f"started\n{epochs(alone, 1)} {validated}\n"
 
 
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from rfdetr_core.data.datamodule import RFDETRDataModule
+from tests.data.canonical import samples_of
+root, samples = samples_of(Path(sys.argv[1]), 60)
+module = RFDETRDataModule(root, samples, [], resolution=32, batch_size=60, seed=0, masks=True, num_workers=1)
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[2])))
+print([len(batch.targets) for batch in module.train_dataloader()])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limit", "printed", "error"), [(100, "[60]\n", ""), (18, "", "a loader worker cannot send a batch")]
+)
+def test_a_batch_takes_few_file_descriptors_and_one_that_cannot_be_sent_is_no_hang(
+    tmp_path: Path, limit: int, printed: str, error: str
+) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LIMITED, str(tmp_path), str(limit)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == printed, done.stderr
+    assert error in done.stderr
+
+
 def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     module = module_of(tmp_path)
     state = torch.get_rng_state()

@@ -54,7 +54,7 @@ def test_the_numbers_are_pycocotools_on_the_written_detections(
     scene: Scene = request.getfixturevalue(name)
     returned = run(scene, tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert returned == metrics
+    assert returned == json.loads((tmp_path / "about.json").read_text()) | metrics
     annotations = scene.where.annotations / "test.json"
     detections, masks = str(tmp_path / "detections.json"), str(tmp_path / "masks.json")
     assert [metrics[key] for key in TWELVE] == pycocotools_numbers(annotations, detections, "bbox")
@@ -93,7 +93,7 @@ def test_evaluating_twice_gives_equal_bytes_without_paths(
     run(scene, tmp_path / "second" / "folder")
     first = files_of(tmp_path / "first")
     assert first == files_of(tmp_path / "second" / "folder")
-    assert len(first) == 7 + 5  # tables and JSON files; no more pictures than there are images
+    assert len(first) == 8 + 5  # tables and JSON files; no more pictures than there are images
     assert not [name for name, data in first.items() if str(scene.where.dataset).encode() in data]
 
 

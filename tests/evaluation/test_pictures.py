@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fontTools.ttLib import TTFont
 from PIL import Image
 
-from rfdetr_core.evaluation.pictures import PANEL, compare, draw, pick, write_png
+from rfdetr_core.evaluation.pictures import FONT, PANEL, compare, draw, label_of, pick, write_png
 from rfdetr_core.evaluation.scoring import ImageJudgement
 from rfdetr_core.inference.predictor import import_supervision
 
@@ -99,3 +100,40 @@ def test_equal_pixels_give_equal_bytes_and_nothing_but_pixels(tmp_path: Path) ->
         kinds.add(data[place + 4 : place + 8])
         place += 12 + length
     assert kinds == {b"IHDR", b"IDAT", b"IEND"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cat",
+        "\u0137a\u0137is",
+        "\u043a\u043e\u0442",
+        "\u0642\u0637\u0629",
+        "\u03b3\u03ac\u03c4\u03b1",
+        "\u05d7\u05ea\u05d5\u05dc",
+    ],
+)
+def test_a_name_whose_letters_the_font_has_is_drawn_as_it_is(name: str) -> None:
+    assert label_of(name, 3, 0.5) == f"{name} 0.50"
+    cmap = TTFont(FONT).getBestCmap()
+    assert all(ord(letter) in cmap for letter in name)
+
+
+@pytest.mark.parametrize("name", ["\u732b", "cat \u732b", "\uace0\uc591\uc774", "\U0001f408"])
+def test_a_name_that_no_font_here_has_is_drawn_as_the_number_of_its_class(name: str) -> None:
+    assert label_of(name, 3) == "class 3"
+    assert label_of(name, 3, 0.5) == "class 3 0.50"
+
+
+def test_other_letters_make_another_picture() -> None:
+    """Of a letter that the font lacks, all pictures are alike: the same empty box."""
+    grey = Image.new("RGB", (100, 50), (128, 128, 128))
+    found = supervision.Detections(xyxy=np.array([[20.0, 20.0, 60.0, 40.0]]), class_id=np.array([0]))
+    drawn = [draw(grey, found, [label_of(name, 0)], side=640).tobytes() for name in ("\u043a", "\u0436", "\u0434")]
+    assert len(set(drawn)) == 3
+    titles = []
+    for name in ("\u043a.png", "\u0436.png", "\u732b.png", "\u3042.png"):
+        one = image_of(0, 0, 0)
+        one.image["file_name"] = name
+        titles.append(compare(Image.new("RGB", (60, 40)), one, {}, 0.5, masks=False).tobytes())
+    assert len(set(titles)) == 4

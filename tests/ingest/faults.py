@@ -592,6 +592,7 @@ YOLO = {
     "names missing": definition("class-malformed", "names: [cat, dog]", ""),
     "names with a gap": definition("class-malformed", "[cat, dog]", "{0: cat, 2: dog}"),
     "names numbers": definition("class-malformed", "[cat, dog]", "[cat, 2]"),
+    "names that are numbers": definition("class-malformed", "[cat, dog]", "[0, dog]"),
     "names doubled": definition("class-malformed", "[cat, dog]", "[cat, cat]"),
     "nc differs": definition("class-malformed", "nc: 2", "nc: 3"),
     "path of another machine": definition("labels-outside", "path: .", "path: /home/someone/data"),

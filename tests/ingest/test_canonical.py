@@ -365,3 +365,17 @@ def test_what_is_to_be_ignored_is_a_crowd(tmp_path: Path, value: object) -> None
     assert ingest(root, tmp_path / "ignored") == crowd
     edit_coco(root, "train", lambda content: content["annotations"][1].update(ignore=0))
     assert ingest(root, tmp_path / "plain") != crowd
+
+
+@pytest.mark.parametrize("empty", [[[]], [[], []], None])
+def test_an_empty_polygon_is_no_mask(tmp_path: Path, empty: object) -> None:
+    def files_with(segmentation: object, name: str) -> dict[str, bytes]:
+        root = make_coco(tmp_path / name)
+        for split in ("train", "valid", "test"):
+            edit_coco(
+                root, split, lambda content: [one.update(segmentation=segmentation) for one in content["annotations"]]
+            )
+        assert validate(root, tmp_path / "found") == ([], None)
+        return ingest(root, tmp_path / f"{name} out")
+
+    assert files_with(empty, "as it is") == files_with([], "as none")

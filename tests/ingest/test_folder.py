@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -74,8 +76,68 @@ def test_images_that_a_pattern_ignores_are_an_error_that_names_the_first(project
     check_folder(Path("data/mine"))
 
 
-def test_outside_git_nothing_is_asked(tmp_path: Path) -> None:
-    check_folder(make_coco(tmp_path / "mine"))
+@pytest.fixture
+def dvc_project(project: Path) -> Path:
+    """The same, under DVC."""
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=project, check=True)
+    return project
+
+
+@pytest.mark.parametrize("out", ["data/mine", "data", "${made}"])
+def test_a_folder_that_a_stage_makes_is_tracked(dvc_project: Path, out: str) -> None:
+    (dvc_project / "params.yaml").write_text("made: data/mine\n")
+    (dvc_project / "dvc.yaml").write_text(f"stages: {{make: {{cmd: 'true', outs: ['{out}']}}}}")
+    assert check_folder(Path("data/mine")) == []
+    (dvc_project / "dvc.yaml").write_text("stages: {make: {cmd: 'true', outs: [data/other]}}")
+    with pytest.raises(UserError, match="dvc add data/mine"):
+        check_folder(Path("data/mine"))
+
+
+def test_images_may_be_in_dvc_and_labels_in_git(dvc_project: Path) -> None:
+    (dvc_project / "data" / ".gitignore").unlink()
+    for split in ("train", "valid", "test"):
+        images = dvc_project / "data/mine" / split / "images"
+        images.mkdir()
+        for path in images.parent.glob("*.png"):
+            path.rename(images / path.name)
+        subprocess.run([sys.executable, "-m", "dvc", "add", "-q", images], cwd=dvc_project, check=True)
+    assert check_folder(Path("data/mine")) == ["neither git nor DVC tracks the dataset folder data/mine yet. " + ADVICE]
+    git(dvc_project, "add", "data")
+    assert check_folder(Path("data/mine")) == []
+    shutil.rmtree(dvc_project / "data/mine/test/images")
+    with pytest.raises(UserError, match=r"data/mine/test/images is not here.* dvc pull data/mine/test/images\.dvc"):
+        check_folder(Path("data/mine"))
+
+
+ADVICE = "Run: dvc add data/mine (or git add data/mine)"
+
+
+def test_a_folder_that_nobody_tracks_yet_is_told(project: Path) -> None:
+    (project / "data" / ".gitignore").unlink()
+    (warning,) = check_folder(Path("data/mine"))
+    assert warning.endswith(ADVICE)
+    git(project, "add", "data")
+    assert check_folder(Path("data/mine")) == []
+
+
+def test_a_folder_outside_the_repository_is_said_to_be_on_this_machine_alone(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = make_coco(tmp_path_factory.mktemp("outside") / "set")
+    (project / "data/link").symlink_to(outside)
+    git(project, "add", "data/link")
+    for path in (outside, Path(os.path.relpath(outside)), Path("data/link")):
+        (warning,) = check_folder(path)
+        assert str(path) in warning
+        assert "on this machine alone" in warning
+        assert (f"a link to {outside}" in warning) == (path == Path("data/link"))
+        validate_dataset(path, ValidateConfig(), project / "reports", project / "manifest")
+        assert f"warning: {warning}" in capsys.readouterr().err
+
+
+def test_outside_git_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert check_folder(make_coco(tmp_path / "mine")) == []
 
 
 def test_a_missing_or_empty_folder_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,9 @@ def make_plain(root: Path, below: str = "", names: dict[str, str] = YEARS) -> Pa
 
 @pytest.mark.parametrize(("below", "names"), [
     ("", YEARS), ("images", YEARS), ("", {"train": "train2014", "valid": "val2014"}),
-    ("", {"train": "train", "valid": "valid"}),
+    ("", {"train": "train", "valid": "valid"}), ("", {"train": "TRAIN", "valid": "VAL"}),
     ("images", {"train": "Train", "valid": "Validation", "test": "Test"}),
-    ("", {"train": "TRAIN", "valid": "VAL"}),
+    ("images", {"train": "default", "valid": "val"}),
 ])  # fmt: skip
 def test_cocos_own_layout_is_found_whatever_the_year(tmp_path: Path, below: str, names: dict[str, str]) -> None:
     root = make_plain(tmp_path / "data", below, names)
@@ -112,5 +112,5 @@ def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: 
     (tmp_path / "data" / "labels.xml").touch()
     _, error = validate(tmp_path / "data", tmp_path)
     assert error is not None
-    for told in ("_annotations.coco.json", "instances_train2017.json", "data.yaml", "labels.xml"):
+    for told in ("_annotations.coco.json", "instances_train2017.json", "data.yaml", "validate.coco", "labels.xml"):
         assert told in error

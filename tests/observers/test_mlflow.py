@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
 
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.cli import main
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.loggers import MlflowRun
-from rfdetr_core.observers.runs import connect, fault, mlflow_name, newest_page, open_run, page
+from rfdetr_core.observers.runs import connect, fault, mlflow_name, newest_page, open_run, page, store
 from rfdetr_core.training.module import RFDETRModelModule
 from tests.browser import running as running_browser
 from tests.observers.conftest import Server
@@ -171,6 +173,30 @@ def test_the_artifacts_of_a_temporary_experiment_are_there_when_its_folder_is_go
     client = connect(5)
     (run,) = runs(client, "aside")
     assert Path(client.download_artifacts(run.info.run_id, "scores.json")).read_text() == "{}"
+
+
+@pytest.mark.slow
+def test_a_run_and_the_page_are_those_of_the_project_whatever_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a%20b?c#d"
+    folder.mkdir()
+    (tmp_path / "a b").mkdir()  # what this path means in an address
+    (folder / "scores.json").write_text("{}")
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    open_run(connect(5), "here", None, {"inputs": {}}, {}).log_file(folder / "scores.json")
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlartifacts", "scores.json"}
+    assert list((tmp_path / "a b").iterdir()) == []
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: commands.append(arguments))
+    main(["ui"])
+    (command,) = commands
+    client = MlflowClient(command[command.index("--backend-store-uri") + 1])
+    (run,) = runs(client, "here")
+    assert Path(client.download_artifacts(run.info.run_id, "scores.json")).read_text() == "{}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///below.db")
+    assert make_url(store()).database == str(folder / "below.db")
 
 
 def test_an_artifact_that_is_gone_or_cut_is_sent_again_though_the_run_says_that_it_has_it(

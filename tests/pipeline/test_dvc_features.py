@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rfdetr_core.base import files
+from rfdetr_core.base.provenance import flattened
+from rfdetr_core.selection.select import TRACKS
 from tests.pipeline.project import Project
 
 pytestmark = pytest.mark.slow
@@ -37,9 +40,9 @@ def test_an_experiment_is_shown_and_its_metrics_and_plots_are_compared(project: 
     project.run("dvc", "exp", "run", "-q", "-n", "shorter", "-S", "train.epochs=1")
     shown = experiments(project)["shorter"]
     assert shown["params"]["params.yaml"]["data"]["train"]["epochs"] == 1
-    assert shown["metrics"]["output/selection.json"]["data"]["epochs"] == 1
+    assert shown["metrics"]["output/scores.json"]["data"]["epochs"] == 1
     changes = json.loads(project.run("dvc", "metrics", "diff", "--json", "main", "shorter").stdout)
-    assert changes["output/selection.json"]["epochs"] == {"old": 2, "new": 1, "diff": -1}
+    assert changes["output/scores.json"]["epochs"] == {"old": 2, "new": 1, "diff": -1}
     project.run("dvc", "plots", "diff", "main", "shorter", "--out", "plots")
     page = (project.folder / "plots" / "index.html").read_text()
     assert "history.csv" in page
@@ -49,18 +52,41 @@ def test_an_experiment_is_shown_and_its_metrics_and_plots_are_compared(project: 
     assert "shorter-branch" in project.run("git", "branch", "--list").stdout
 
 
+def test_metrics_are_numbers_and_each_is_shown_once(project: Project) -> None:
+    (working,) = json.loads(project.run("dvc", "metrics", "show", "--json").stdout).values()
+    assert working["data"].keys() == {"output/scores.json", "reports/evaluate/metrics.json"}
+    scores, metrics = (flattened(one["data"]) for one in working["data"].values())
+    assert {type(value) for value in (scores | metrics).values()} <= {int, float, type(None)}
+    assert [key for key in scores if key.endswith(".score")] == [f"val/mAP_50.{track}.score" for track in TRACKS]
+
+
 def test_queued_and_temporary_experiments_leave_the_working_tree_alone(project: Project) -> None:
     before = files.sha256_file(project.folder / "dvc.lock")
     for pictures in (0, 2):
         change = ("-n", f"queued-{pictures}", "-S", f"evaluate.pictures={pictures}")
         project.run("dvc", "exp", "run", "-q", "--queue", *change)
     project.run("dvc", "exp", "run", "-q", "--run-all")
-    project.run("dvc", "exp", "run", "-q", "--temp", "-n", "aside", "-S", "evaluate.split=valid")
+    project.run("dvc", "exp", "run", "-q", "--temp", "-n", "aside", "-S", "evaluate.split=valid", "-S", "train.seed=12")
     shown = experiments(project)
     assert {"queued-0", "queued-2", "aside"} <= shown.keys()
-    assert shown["aside"]["metrics"]["reports/evaluate/metrics.json"]["data"]["split"] == "valid"
+    on_test, on_valid = (shown[name]["metrics"]["reports/evaluate/metrics.json"] for name in ("queued-0", "aside"))
+    assert on_test["data"] != on_valid["data"]
     assert files.sha256_file(project.folder / "dvc.lock") == before
     assert project.run("git", "status", "--porcelain").stdout == ""
+    # The record comes along, by a branch and into the working tree.
+    project.run("dvc", "exp", "branch", "-q", "aside", "aside-branch")
+    project.run("dvc", "exp", "apply", "-q", "aside")
+    record = files.read_json(project.folder / "output" / "record.json")
+    assert record["file"]["md5"] == files.md5_file(project.folder / MODEL)
+    assert json.loads(project.run("git", "show", "aside-branch:output/record.json").stdout) == record
+    told = json.loads(core(project, "verify"))
+    assert told["holds"]
+    assert not [one for one in told["unchecked"] if "record" in one["what"]]
+    assert json.loads(core(project, "audit", MODEL))["run"] == record["run"]
+
+
+def core(project: Project, *arguments: str) -> str:
+    return project.run(sys.executable, "-m", "rfdetr_core", *arguments, "--json").stdout
 
 
 def test_what_was_pushed_is_pulled_where_nothing_is(project: Project, tmp_path: Path) -> None:

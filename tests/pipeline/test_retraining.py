@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,10 +25,12 @@ import yaml
 from mlflow import MlflowClient
 from moto.server import ThreadedMotoServer
 
+from ci import compare, gate
 from ci.check_lock import lies
 from ci.compare import verdict
 from ci.plan import certain, possible
 from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.settings import GateConfig
 from tests.architecture import STAGES
 from tests.observers.conftest import Server
@@ -420,6 +423,76 @@ def test_what_a_push_changed_is_no_lie_and_what_the_lock_hides_is() -> None:
 )
 def test_the_gate(limit: float | None, change: float, said: str) -> None:
     assert verdict({"difference": change, "split": "test"}, GateConfig(max_drop=limit))[0] == said
+
+
+@pytest.fixture
+def retrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A repository at the end of a retraining: its first commit has no dvc.lock, its second one of a trained model."""
+    project = Project(tmp_path / "project")
+    (project.folder / ".retrain").mkdir(parents=True)
+    (project.folder / ".retrain" / "plan.json").write_text('{"certain": {"train": []}}')
+    (project.folder / "params.yaml").write_text("gate: {max_drop: 0.5}\n")
+    for command in ("git init -q", "git config user.email a@localhost", "git config user.name a", "dvc init -q"):
+        project.run(*command.split())
+    project.commit("first")
+    out = {"path": "output/checkpoint_best_total.pth", "md5": "0" * 32, "size": 1}
+    lock = {"schema": "2.0", "stages": {"strip": {"cmd": "python -m stages.strip", "outs": [out]}}}
+    (project.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
+    project.commit("trained")
+    monkeypatch.chdir(project.folder)
+    return project
+
+
+def judged(base: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the gate says of a base; a failed gate begins with an error."""
+    monkeypatch.setenv("RETRAIN_BASE", base)
+    compare.main()
+    try:
+        gate.main()
+    except UserError as error:
+        return f"error: {error}"
+    return str(json.loads(Path(".retrain/comparison.json").read_text())["why"])
+
+
+def test_only_a_base_without_a_lock_is_a_first_result(retrained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "this is the first result" in judged("HEAD~", monkeypatch)
+    for name in ("deadbeef" * 5, "no-such-branch", "HEAD:dvc.lock"):
+        told = judged(name, monkeypatch)
+        assert f"error: the gate failed: the base {name} is not in this clone" in told
+        assert "fetch-depth: 0" in told
+    shallow = retrained.folder.parent / "shallow"
+    first = retrained.run("git", "rev-parse", "HEAD~").stdout.strip()
+    retrained.run("git", "clone", "-q", "--depth", "1", retrained.folder.as_uri(), str(shallow))
+    shutil.copytree(".retrain", shallow / ".retrain", dirs_exist_ok=True)
+    monkeypatch.chdir(shallow)
+    assert f"error: the gate failed: the base {first} is not in this clone" in judged(first, monkeypatch)
+
+
+def test_a_base_whose_model_cannot_be_fetched_does_not_open_the_gate(
+    retrained: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{unused.getsockname()[1]}/store"
+        empty = str(retrained.folder.parent / "store")
+        for remote, reason in ((None, "no remote"), (empty, "does not have it"), (away, "or cannot be reached")):
+            if remote is not None:
+                retrained.run("dvc", "remote", "add", "-q", "-f", "-d", "store", remote)
+            told = judged("HEAD", monkeypatch)
+            assert told.startswith("error: the gate failed: the model of the base")
+            assert reason in told
+    retrained.set_params(gate={"max_drop": None})
+    assert "any number passes" in judged("HEAD", monkeypatch)
+
+
+def test_a_base_without_a_model_or_without_a_comparison_does_not_open_the_gate(
+    retrained: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"Run: python -m ci\.compare"):
+        gate.main()
+    (retrained.folder / "dvc.lock").write_text("stages: {}\n")
+    retrained.commit("nothing trained")
+    assert "it was not trained" in judged("HEAD", monkeypatch)
 
 
 @pytest.mark.parametrize(("said", "status"), [("passed", 0), ("failed", 1), ("not measured", 0)])

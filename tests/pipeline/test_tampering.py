@@ -229,8 +229,8 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         "output/scores.json",
     ),
     "selection.json": (
-        lambda folder: edit(folder / "output/selection.json", '"metric": "map', '"metric": "mar'),
-        "metric of output/selection.json",
+        lambda folder: edit(folder / "output/selection.json", '"key": "val/mAP', '"key": "val/mAR'),
+        "key of output/selection.json",
     ),
     "metrics.json": (
         lambda folder: edit(folder / "reports/evaluate/metrics.json", '"map":', '"map" :'),
@@ -301,8 +301,12 @@ COMMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
         "environment lock requirements/numeric.lock",
     ),
     "scores": (
-        lambda folder: edit(folder / "output/scores.json", '"metric": "map', '"metric": "mar'),
-        "metric of output/selection.json",
+        lambda folder: edit(folder / "output/scores.json", '"val/mAP', '"val/mAR'),
+        "key of output/selection.json",
+    ),
+    "the split of an evaluation": (
+        lambda folder: edit(folder / "reports/evaluate/about.json", '"test"', '"valid"'),
+        "split of reports/evaluate/about.json",
     ),
     "metrics": (
         lambda folder: edit(folder / "reports/evaluate/metrics.json", '"objects": 4', '"objects": 5'),
@@ -364,7 +368,7 @@ def test_a_record_that_was_committed_with_another_run_is_found_until_it_is_rever
 
 
 def test_another_result_of_the_same_inputs_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    edit(project.folder / "output/history.csv", "\n0,", "\n0,1")
+    edit(project.folder / "output/history.csv", "\n1,", "\n1,1")
     project.run("dvc", "commit", "-f", "-q", "train")
     project.commit("another history")
     main(["verify", "--repo", str(project.folder)])

@@ -14,7 +14,7 @@ from rfdetr_core.selection.select import RULE, select
 
 def scores(regular: float | None, ema: float | None) -> dict[str, Any]:
     tracks = {"regular": {"score": regular, "epoch": 4}, "ema": {"score": ema, "epoch": 7}}
-    return {"metric": "map", "key": "val/mAP_50_95", **tracks, "epochs": 9}
+    return {"val/mAP_50_95": tracks, "epochs": 9}
 
 
 @pytest.mark.parametrize(("regular", "ema"), [(0.2, 0.2), (0.3, 0.2), (0.0, 0.0), (0.2, None), (0.2, math.nan)])
@@ -37,7 +37,6 @@ def test_the_selection_tells_both_scores_both_epochs_and_the_rule_in_plain_json(
     selection = select(scores(0.25, math.nan))
     assert json.loads(json.dumps(selection, allow_nan=False)) == {
         "winner": "regular",
-        "metric": "map",
         "key": "val/mAP_50_95",
         "regular": {"score": 0.25, "epoch": 4},
         "ema": {"score": None, "epoch": 7},
@@ -46,7 +45,13 @@ def test_the_selection_tells_both_scores_both_epochs_and_the_rule_in_plain_json(
     }
 
 
-@pytest.mark.parametrize("content", [{}, [], {"regular": 1, "ema": 2}, scores(0.1, 0.2) | {"ema": {}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *({}, [], {"val/mAP_50_95": 1, "epochs": 9}, {"val/mAP_50_95": {"ema": {}}, "epochs": 9}),
+        *(scores(0.1, 0.2) | {"another": {}}, {"metric": "map", "regular": {}, "ema": {}, "epochs": 9}),
+    ],
+)
 def test_scores_of_another_form_are_named(content: Any) -> None:
     with pytest.raises(UserError, match=r"scores\.json"):
         select(content)

@@ -21,21 +21,22 @@ from rfdetr_core.checkpoint.files import (
 from rfdetr_core.checkpoint.loading import build_from_checkpoint
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
-from tests.checkpoint.tiny import tiny_checkpoint
+from tests.checkpoint.tiny import tiny_checkpoint, tiny_record
 
+RECORD = tiny_record(params={"train": {"lr": 1e-4}})
 KEPT = {"model", "args", "model_name", "model_config", "rfdetr_version", "best_total_source", "lineage"}
 
 
 def selection(ema: float) -> dict[str, Any]:
     tracks = {"regular": {"score": 0.5, "epoch": 3}, "ema": {"score": ema, "epoch": 8}}
-    return select({"metric": "map", "key": "val/mAP_50_95", **tracks, "epochs": 9})
+    return select({"val/mAP_50_95": tracks, "epochs": 9})
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Both best files, with an optimiser's state in them."""
     for seed, (track, epoch) in enumerate({"regular": 2, "ema": 7}.items()):
-        checkpoint = replace(tiny_checkpoint(seed), epoch=epoch, training_record={"params": {"lr": 1e-4}})
+        checkpoint = replace(tiny_checkpoint(seed), epoch=epoch, training_record=RECORD)
         extra = {"optimizer_states": [{"exp_avg": torch.ones(3)}], "when": "today"}
         write_plain(tmp_path / f"checkpoint_best_{track}.pth", file_content(checkpoint) | extra)
     return tmp_path
@@ -94,13 +95,13 @@ def test_the_lineage_holds_the_record_the_selection_and_the_digest_of_the_weight
     strip(folder, selection(0.6), folder / "total.pth", folder / "records")
     total = read_checkpoint(folder / "total.pth")
     assert total.lineage is not None
-    assert total.origin == total.lineage["training"] == {"params": {"lr": 1e-4}}
+    assert total.origin == total.lineage["training"] == RECORD
     assert total.lineage["selection"] == selection(0.6)
     assert total.lineage["tensors"] == tensor_digest(total.weights)
 
 
 def test_the_record_names_the_file_and_what_the_run_noted_of_itself(folder: Path) -> None:
-    noted = {"record": files.digest({"params": {"lr": 1e-4}}), "run": {"host": "here"}}
+    noted = {"record": files.digest(RECORD), "run": {"host": "here"}}
     files.write_json(folder / "run.json", noted)
     strip(folder, selection(0.6), folder / "total.pth", folder / "records")
     (path,) = (folder / "records").iterdir()

@@ -17,8 +17,9 @@ def epochs_until_stop(scores: list[tuple[float, float]], *, use_ema: bool = Fals
 
     module = RFDETRModelModule(torch.nn.Linear(1, 1), SMALL, TrainConfig())
     stopping = EarlyStopping("mAP_50_95", patience=2, min_delta=0.01, use_ema=use_ema)
-    trainer: Any = SimpleNamespace(should_stop=False)
+    trainer: Any = SimpleNamespace(should_stop=False, is_global_zero=True)
     for epoch, (regular, ema) in enumerate(scores):
+        trainer.current_epoch = epoch
         module.epoch_metrics = {"val/mAP_50_95": regular, "val/ema_mAP_50_95": ema}
         stopping.on_train_epoch_end(trainer, module)
         if trainer.should_stop:
@@ -38,6 +39,12 @@ def epochs_until_stop(scores: list[tuple[float, float]], *, use_ema: bool = Fals
 def test_training_stops_after_patience_evaluations_without_growth(scores: list[float], stop: int | None) -> None:
     assert epochs_until_stop([(one, 0.0) for one in scores]) == stop
     assert epochs_until_stop([(0.0, one) for one in scores]) == stop
+
+
+def test_stopping_early_says_when_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    epochs_until_stop([(0.1, 0.0), (0.2, 0.0), (0.205, 0.0), (0.209, 0.0), (0.3, 0.0)])
+    told = "after epoch 4: in 2 evaluations val/mAP_50_95 and val/ema_mAP_50_95 did not exceed 0.200 by more than 0.01"
+    assert told in capsys.readouterr().out
 
 
 def test_the_ema_alone_can_be_watched() -> None:

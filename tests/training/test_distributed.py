@@ -153,12 +153,15 @@ def test_any_strategy_of_lightning_is_passed_on(monkeypatch: pytest.MonkeyPatch,
 def test_a_strategy_that_lightning_refuses_is_a_message() -> None:
     with pytest.raises(UserError, match=r"cannot train with strategy fsdp, accelerator cpu.*GPU"):
         trainer.build_trainer(TrainConfig(strategy="fsdp", accelerator="cpu", use_ema=False))
+    with pytest.raises(UserError, match="strategy is ddp_spawn"):
+        trainer.build_trainer(TrainConfig(strategy="ddp_spawn", accelerator="cpu"))
     with pytest.raises(UserError, match="strategy dpp"):
         trainer.build_trainer(TrainConfig(strategy="dpp", accelerator="cpu"))
 
 
 def test_slurm_is_found_by_lightning_and_does_not_save_epochs_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     slurm = {"NTASKS": "2", "JOB_NAME": "train", "PROCID": "1", "LOCALID": "1", "NODEID": "0", "NTASKS_PER_NODE": "2"}
+    slurm["STEP_ID"] = "0"
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     made = trainer.build_trainer(TrainConfig(strategy="ddp", devices=2, accelerator="cpu"))

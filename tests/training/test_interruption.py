@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.training.interruption import StopSignals, explained
+from tests.training.tiny import script
 
 
 class Killed(io.BytesIO):
@@ -25,6 +32,37 @@ def test_a_worker_that_dies_while_a_file_is_written_is_what_the_user_is_told_of(
     assert told is not None
     assert "pid 7" in str(told)
     assert "runtime.num_workers" in str(told)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("unable to allocate shared memory(shm) for file </torch_7_1_0>: No space left on device (28)", "--shm-size"),
+        ("unable to write to file </torch_7_1_0>", None),
+        ("DataLoader worker (pid 7) is killed by signal: Bus error. ", "--shm-size"),
+        ("unable to open shared memory object </torch_7_1_0> in read-write mode: Too many open files (24)", "ulimit"),
+        ("received 0 items of ancdata", "ulimit"),
+        ("[Errno 28] No space left on device: 'output/history.csv'", None),
+    ],
+)
+def test_a_shortage_of_shared_memory_or_of_descriptors_is_told_with_its_remedy(text: str, remedy: str | None) -> None:
+    told = explained(RuntimeError(text), StopSignals())
+    assert told is None if remedy is None else remedy in str(told)
+
+
+@pytest.mark.slow
+def test_a_training_without_shared_memory_says_how_to_get_more(where: ProjectPaths, tmp_path: Path) -> None:
+    program = script(where, tmp_path / "output", runtime={"num_workers": 1}, train={"batch_size": 32})
+    source = (
+        f"from rfdetr_core.base.errors import UserError\ntry:\n  exec({program!r})\nexcept UserError as e: print(e)"
+    )
+    full = 'mount -t tmpfs -o size=100k tmpfs /dev/shm || exit 77; exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", full, "sh", sys.executable, "-c", source]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip("no right to mount here")
+    assert "docker run --shm-size" in done.stdout, done.stderr
 
 
 def test_an_error_of_this_process_is_none_of_another() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -56,7 +58,7 @@ def stopped(
 def test_killed_and_resumed_equals_uninterrupted(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scores = json.loads(uninterrupted["scores.json"])
+    scores = json.loads(uninterrupted["scores.json"])["val/mAP_50_95"]
     best = max(scores["regular"]["epoch"], scores["ema"]["epoch"]) - 1
     for _ in range(5):
         status, _ = stopped(where, output, signal.SIGKILL, min(best, 1), runtime={"num_workers": 1})
@@ -337,6 +339,23 @@ def short_of_space(folder: Path, way: str) -> Iterator[str]:
         yield "No space left on device" if way == "disk" else "Read-only file system"
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_not_taken_for_another_training(
+    number: int, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(record, "PATIENCE", 0.0)
+    if number == errno.EIO:  # an error of the disk says nothing about locks
+        with pytest.raises(UserError, match=r"cannot be written \(Input/output error\)"), record.sole_writer(output):
+            pass
+    else:
+        with record.sole_writer(output):
+            assert f"{output} has no locks ({os.strerror(number)})" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("way", ["limit", "disk", "read-only"])

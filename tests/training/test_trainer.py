@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.trainer import build_trainer, check_launched, device_kind, resolved_precision
+from rfdetr_core.training.record import first_process
+from rfdetr_core.training.trainer import build_trainer, device_kind, resolved_precision
 from tests.training.tiny import train
 
 
@@ -48,33 +50,97 @@ def test_deterministic_is_strict_and_reaches_cublas(strict: bool, monkeypatch: p
         torch.use_deterministic_algorithms(False)
 
 
+# Two nodes with a process each, as the process of the second node sees it.
 LAUNCHERS: dict[str, dict[str, str]] = {
-    "torchrun": {"TORCHELASTIC_RUN_ID": "none"},
-    "SLURM": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"},
-    "by hand": {"MASTER_ADDR": "node-0", "MASTER_PORT": "29500"},
+    "torchrun": {
+        **{"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"},
+        **{"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0", "GROUP_RANK": "1"},
+    },
+    "SLURM": {
+        **{"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"},
+        **{"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NODEID": "1"},
+    },
+    "LSF": {
+        **{"LSB_JOBID": "1", "LSB_DJOB_RANKFILE": "hosts", "JSM_NAMESPACE_SIZE": "2"},
+        **{"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_LOCAL_RANK": "0"},
+    },
+    "Kubeflow": {"MASTER_ADDR": "node-0", "MASTER_PORT": "29500", "WORLD_SIZE": "2", "RANK": "1"},
+    "by hand": {"MASTER_ADDR": "node-0", "MASTER_PORT": "29500", "NODE_RANK": "1"},
+}
+BATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job.sh", "SLURM_NTASKS": "4", "SLURM_NNODES": "1"} | {
+    f"SLURM_{name}": "0" for name in ("PROCID", "LOCALID", "NODEID")
+}
+TASK = BATCH | {"SLURM_STEP_ID": "0"}
+# One process is asked for. None: it trains.
+STATES: dict[str, tuple[dict[str, str], str | None]] = {
+    "a batch script of four tasks": (BATCH, None),
+    "its tasks are told per node": (BATCH | {"SLURM_NTASKS_PER_NODE": "4"}, None),
+    "its nodes are two": (BATCH | {"SLURM_NNODES": "2"}, None),
+    "an interactive shell": (TASK | {"SLURM_JOB_NAME": "interactive"}, None),
+    "another shell of it": (TASK | {"SLURM_JOB_NAME": "bash", "SLURM_PROCID": "2"}, "SLURM_PROCID is not 0"),
+    "srun of one task": (TASK | {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "4"}, None),
+    "srun of four": (TASK | {"SLURM_NTASKS_PER_NODE": "4"}, "4 processes were started.*train.devices: 4"),
+    "srun of four, not per node": (TASK, "--ntasks-per-node"),
+    "srun of four, cut": ({name: TASK[name] for name in ("SLURM_NTASKS", "SLURM_STEP_ID")}, "--ntasks-per-node"),
+    "srun without a rank": ({"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"}, None),
+    "torchrun of two": (LAUNCHERS["torchrun"], "2 processes were started.*train.devices: 2"),
+    "torchrun of one in a batch script": (BATCH | LAUNCHERS["torchrun"] | {"WORLD_SIZE": "1", "RANK": "0"}, None),
+    "torchrun without a rank": ({"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "1"}, "RANK is missing"),
+    "LSF of two": (LAUNCHERS["LSF"], "2 processes were started"),
+    "LSF without its file": (LAUNCHERS["LSF"] | {"LSB_DJOB_RANKFILE": "nowhere"}, "nowhere"),
+    "mpirun without mpi4py": ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, "install mpi4py"),
+    "Kubeflow of two": (LAUNCHERS["Kubeflow"], "2 processes were started"),
+    "Kubeflow of one": (LAUNCHERS["Kubeflow"] | {"WORLD_SIZE": "1", "RANK": "0"}, None),
 }
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in {name for launcher in LAUNCHERS.values() for name in launcher}:
-        monkeypatch.delenv(name, raising=False)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder to be in, without a launcher; whatever Lightning sets in the environment is undone."""
+    environments = [*LAUNCHERS.values(), *(variables for variables, _ in STATES.values())]
+    for name in {name for environment in environments for name in environment}:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_several_nodes_without_a_launcher_end_with_its_command_before_anything_is_read(
-    alone: None, tmp_path: Path
-) -> None:
-    nowhere = ProjectPaths(*(tmp_path / name for name in ("data", "annotations", "manifest", "weights")))
+def test_several_nodes_without_a_launcher_end_with_its_command_before_anything_is_read(alone: Path) -> None:
+    nowhere = ProjectPaths(*(alone / name for name in ("data", "annotations", "manifest", "weights")))
     command = "torchrun --nnodes=3 --nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT -m stages.train"
     with pytest.raises(UserError, match=command):
-        train(nowhere, tmp_path / "output", train={"num_nodes": 3, "devices": 2, "accelerator": "cpu"})
-    assert not list(tmp_path.iterdir())
+        train(nowhere, alone / "output", train={"num_nodes": 3, "devices": 2, "accelerator": "cpu"})
+    assert not list(alone.iterdir())
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_several_nodes_with_a_launcher_are_not_refused(
-    alone: None, launcher: str, monkeypatch: pytest.MonkeyPatch
+def test_several_nodes_with_a_launcher_have_a_rank_each(
+    alone: Path, launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (alone / "hosts").write_text(f"launch\nnode-0\n{socket.gethostname()}\n")
     for name, value in LAUNCHERS[launcher].items():
         monkeypatch.setenv(name, value)
-    check_launched(TrainConfig(num_nodes=2, accelerator="cpu"))
+    made = build_trainer(TrainConfig(num_nodes=2, accelerator="cpu", strategy="ddp"))
+    assert (made.world_size, made.global_rank, made.node_rank) == (2, 1, 1)
+    assert not first_process()
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_one_process_trains_in_every_state_of_a_launcher_or_ends_with_what_to_set(
+    alone: Path,
+    state: str,
+    where: ProjectPaths,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (alone / "hosts").write_text(f"launch\n{socket.gethostname()}\n")
+    variables, message = STATES[state]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if message is None:
+        assert train(where, output, train={"epochs": 1, "accelerator": "cpu"})
+        return
+    with pytest.raises(UserError, match=message) as raised:
+        train(where, output, train={"epochs": 1, "accelerator": "cpu"})
+    assert "\n" not in str(raised.value)
+    assert not output.exists()

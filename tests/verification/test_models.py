@@ -131,3 +131,16 @@ def test_an_untouched_file_of_the_first_of_two_runs_with_equal_weights_holds(
     assert "not checked: manifest/train.json of lineage of" in told
     assert "never committed" in told
     assert (f"not checked: record of {first} (not committed: git add records/" in told) == (not committed)
+
+
+def test_a_state_to_resume_from_is_unchecked_wherever_it_lies(
+    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = read_checkpoint(repository.folder / "output" / "checkpoint_best_ema.pth")
+    weights = {name: tensor + 1 for name, tensor in best.weights.items()}
+    state = file_content(replace(best, weights=weights)) | {"run": {}, "optimizer_states": []}
+    for path in (repository.folder / "output" / "checkpoint.pth", tmp_path / "checkpoint_9.pth"):
+        write_plain(path, state)
+        assert verify(capsys, repository, path) == []
+        main(["verify", str(path), "--repo", str(repository.folder)])
+        assert f"not checked: weights of {path} (the file is a state to resume from" in capsys.readouterr().out

@@ -239,8 +239,9 @@ def test_stages_are_compared_in_the_order_in_which_they_ran(small: Small) -> Non
 def test_on_another_machine_scores_are_compared_and_bytes_are_not(
     tmp_path: Path, score: float | None, holds: bool
 ) -> None:
-    before = {"output/scores.json": b'{"regular": {"score": 0.5}, "ema": {"score": null}}'}
-    files.write_json(tmp_path / "output" / "scores.json", {"regular": {"score": score}, "ema": {"score": None}})
+    before = {"output/scores.json": b'{"val/mAP": {"regular": {"score": 0.5}, "ema": {"score": null}}}'}
+    now = {"val/mAP": {"regular": {"score": score}, "ema": {"score": None}}}
+    files.write_json(tmp_path / "output" / "scores.json", now)
     (tmp_path / "output" / "history.csv").write_text("epoch\n")
     (tmp_path / "dvc.yaml").write_text("")
     lock = Lock({"train": Entry.of({"cmd": "", "outs": [{"path": "output/scores.json", "md5": "0" * 32}]})})
@@ -274,3 +275,16 @@ def test_the_findings_are_the_same_for_people_and_programs() -> None:
     told = json.loads(json.dumps(report.plain()))
     assert told["mismatches"] == [{"what": "b", "expected": "1", "found": "2", "by": ["x", "y"]}]
     assert told["holds"] is False
+
+
+@pytest.mark.parametrize(("installed", "told"), [("2.4.5", False), ("2.4.6", True), ("2.4.5+own", False), ("x", True)])
+def test_packages_that_are_not_those_of_the_lock_are_told(tmp_path: Path, installed: str, told: bool) -> None:
+    small = Small(tmp_path / "project")
+    lock = small.folder / "requirements" / "numeric.lock"
+    lock.parent.mkdir()
+    lock.write_text("numpy==2.4.5 \\\n    --hash=sha256:00\n")
+    report = Report()
+    made = {"training": {"lock": files.sha256_file(lock), "packages": {"python": "3.11.0", "numpy": installed}}}
+    check_lineage(report, small.contents(), Pipeline({}, Lock({})), made, "a record")
+    expected = f"a record: made with packages that are not those of requirements/numeric.lock: numpy {installed}"
+    assert any(note.startswith(expected) for note in report.notes) == told

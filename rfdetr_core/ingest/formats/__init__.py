@@ -14,6 +14,7 @@ _FORMATS = (
     (coco.PLAIN_LAYOUT, coco.plain_files, coco.read_plain),
     (yolo.LAYOUT, yolo.found, yolo.read),
 )
+_NAMED = "\n  COCO files of other names: name them in validate.coco of params.yaml"
 LABEL_SUFFIXES = (".json", ".txt", ".yaml", ".yml")  # of their files beside the images
 
 
@@ -40,7 +41,7 @@ def read_dataset(root: Path, findings: Findings) -> Dataset:
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
     listed = ", ".join(entries[:12]) + (f" and {len(entries) - 12} more" if len(entries) > 12 else "")
     wanted = "".join(f"\n  {layout}" for layout, _, _ in _FORMATS)
-    raise UserError(f"{root} has no known dataset layout. Looked for:{wanted}\nFound: {listed}{_hint(root)}")
+    raise UserError(f"{root} has no known dataset layout. Looked for:{wanted}{_NAMED}\nFound: {listed}{_hint(root)}")
 
 
 def _hint(root: Path) -> str:

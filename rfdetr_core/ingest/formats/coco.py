@@ -18,8 +18,12 @@ ANNOTATIONS = "_annotations.coco.json"
 LAYOUT = f"COCO as Roboflow exports it: train/{ANNOTATIONS} beside the images, also in valid/ (or val/) and test/"
 # In upper or lower case.
 FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
-PLAIN_LAYOUT = "COCO itself: annotations/instances_train2017.json and train2017/ (or images/train2017/), val, test"
-_PLAIN = re.compile(r"instances_((train|val|test)[^/]*)\.json", re.IGNORECASE)
+PLAIN_LAYOUT = (
+    "COCO itself: annotations/instances_train2017.json and train2017/ (or images/train2017/), val, test; CVAT's "
+    "instances_default.json is train"
+)
+_PLAIN = re.compile(r"instances_((train|val|test|default)[^/]*)\.json", re.IGNORECASE)
+_SPLITS = {"val": "valid", "default": "train"}
 _KEYS = ("images", "annotations", "categories")
 # Parsed, it takes several times as much memory.
 MOST_BYTES = 2 * 2**30
@@ -130,8 +134,8 @@ def plain_files(root: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted((root / "annotations").glob("instances_*.json")):
         if (match := _PLAIN.fullmatch(path.name)) and path.is_file():
-            split = {"val": "valid"}.get(match[2].lower(), match[2].lower())
-            found.setdefault(split, []).append(f"annotations/{path.name}")
+            split = match[2].lower()
+            found.setdefault(_SPLITS.get(split, split), []).append(f"annotations/{path.name}")
     return found
 
 
@@ -281,6 +285,8 @@ def _read_annotations(
             if crowd == 0 and entry.get("ignore") == 1:
                 ignored.append(identity)
                 crowd = 1
+            if isinstance(segmentation, list):
+                segmentation = [polygon for polygon in segmentation if polygon != []]  # tools write [[]] for no mask
             record.annotations.append(Annotation(place, category, box, segmentation, area, crowd))
         seen.add(-1 if identity is None else identity)
     if ignored:

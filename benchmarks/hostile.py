@@ -1,0 +1,37 @@
+"""Every value of a model file replaced by every odd one, read by every command; prints what ends in a traceback.
+
+python -m benchmarks.hostile            # all: some hours on two cores
+python -m benchmarks.hostile 20         # every twentieth
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections import Counter
+from itertools import product
+from pathlib import Path
+
+from tests.hostile import ODD, Target, bounded_memory, fault
+
+
+def main() -> None:
+    """Print the faults, then the count."""
+    step, found, tried = int(sys.argv[1]) if len(sys.argv) > 1 else 1, Counter[str](), 0
+    with tempfile.TemporaryDirectory() as folder:
+        target = Target(Path(folder))
+        with bounded_memory(2**31):
+            for place, name in list(product(target.places(), ODD))[::step]:
+                target.write(place, ODD[name])
+                for command, run in target.commands().items():
+                    tried += 1
+                    if (wrong := fault(run)) is not None:
+                        found[wrong.strip().splitlines()[-1]] += 1
+                        print(f"{command}: {'.'.join(map(str, place))} = {name}\n{wrong}", flush=True)
+    print(f"{tried} runs, {found.total()} faults")
+    for message, count in found.most_common():
+        print(f"{count:6} {message}")
+
+
+if __name__ == "__main__":
+    main()

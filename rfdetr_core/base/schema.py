@@ -1,0 +1,135 @@
+"""Values out of files that anyone may have made: limits on all of them, and schemas of what is read."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import MOST_LEVELS
+
+# Bytes of text, and 16 for each value. What is referred to repeatedly counts each time, as it does once it is printed.
+MOST_BYTES = 2**25
+_MOST_INTEGER = 2**64
+_SHOWN = 60  # characters of a value in a message
+_KINDS = {
+    **dict.fromkeys(("dict_type", "model_type"), "a mapping"),
+    "list_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    **dict.fromkeys(("float_type", "finite_number"), "a number"),
+}
+
+
+class Fields(BaseModel):
+    """What is read of a mapping in a file; keys that are not read may hold anything."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def _inside(name: str) -> str:
+    if not name or "\0" in name or name.startswith("/") or ".." in name.split("/"):
+        raise ValueError("must be the path of a file below the project's root")
+    return name
+
+
+Text = Annotated[str, Field(max_length=10_000)]
+Name = Annotated[str, Field(max_length=1_000), AfterValidator(_inside)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Md5 = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+Blob = Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]  # git's name of a content
+Count = Annotated[int, Field(ge=0, le=10**12)]
+
+
+def require(schema: type[Fields], value: Any, where: str, place: str = "") -> None:
+    """Compare a mapping with a schema. `where` names the file, `place` the field of it that the mapping is.
+
+    Raises:
+        UserError: the first field that is missing, of another type, or beyond a limit.
+    """
+    try:
+        schema.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(short(str(part)) for part in ((place,) if place else ()) + first["loc"]) or "its content"
+        limits, found = first.get("ctx", {}), _shown(first["input"])
+        kind, said = first["type"], first["msg"].removeprefix("Value error, ")
+        message = {
+            "missing": "it is missing",
+            "less_than_equal": f"{found} is more than {limits.get('le')}",
+            "greater_than_equal": f"{found} is less than {limits.get('ge')}",
+        }.get(kind, f"{f'it must be {_KINDS[kind]}' if kind in _KINDS else said}, found {found}")
+        raise UserError(f"{where}: {field}: {message}") from None
+
+
+def checked(value: Any, schema: type[Fields], where: str) -> dict[str, Any]:
+    """The content of a JSON file that anyone may have written.
+
+    Raises:
+        UserError: it is beyond a limit of all files, or a field is missing, of another type, or beyond its limit.
+    """
+    check_values(value, where)
+    require(schema, value, where)
+    return dict(value)
+
+
+def check_values(value: Any, where: str, place: str = "") -> None:
+    """Compare nested mappings, lists, texts and numbers with the limits that hold for all files.
+
+    Raises:
+        UserError: something else, a number that is not finite, nested too deeply, or too large when written out.
+    """
+    left, waiting = MOST_BYTES, [(value, place, 0)]
+    while waiting:
+        one, at, level = waiting.pop()
+        left -= 16 + (len(one) if isinstance(one, str) else 0)
+        if left < 0 or level > MOST_LEVELS:
+            limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
+            raise UserError(f"{where}: {place or short(at)}: written out, it has {limit}.")
+        if fault := _fault(one):
+            raise UserError(f"{where}: {at or 'its content'}: {fault}.")
+        if isinstance(one, dict):
+            for key, item in one.items():
+                inner = f"{at}.{short(str(key))}" if at else short(str(key))
+                waiting += [(key, inner, level), (item, inner, level + 1)]
+        elif isinstance(one, list | tuple):
+            waiting += [(item, at, level + 1) for item in one]
+
+
+def _fault(value: Any) -> str:
+    kind = type(value)
+    if kind is float:
+        return "" if math.isfinite(value) else f"{value} is no finite number"
+    if kind is int:
+        return "" if abs(value) <= _MOST_INTEGER else f"a number of {value.bit_length()} bits is too large"
+    if kind is str:
+        return "" if value.isascii() or _encodes(value) else f"{_shown(value)} is no text in Unicode"
+    if kind is dict:
+        mixed = len({type(key) for key in value}) > 1 or not all(type(key) in (str, int) for key in value)
+        return "its keys must be texts" if mixed else ""
+    return "" if value is None or kind in (bool, list, tuple) else f"a {kind.__name__} does not belong there"
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return (
+        short(repr(value[: 2 * _SHOWN] if isinstance(value, str) else value)) if plain else f"a {type(value).__name__}"
+    )
+
+
+def short(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

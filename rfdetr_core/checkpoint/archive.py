@@ -1,0 +1,135 @@
+"""The archive that torch.save writes, read when it is known that nothing in it is code, or larger than the file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import pickletools
+import types
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import MOST_LEVELS
+from rfdetr_core.base.schema import MOST_BYTES, short
+
+# What upstream's `args` were before they were a dict; both only hold values.
+_NAMESPACES: list[Any] = [argparse.Namespace, types.SimpleNamespace]
+_MOST_PICKLED = 2**24  # bytes that say how tensors and values are nested; an honest file has a hundredth of that
+# torch's own list has more, such as functions that allocate as much memory as they are told to.
+_DTYPES = {"float16", "float32", "float64", "bfloat16", "uint8", "int8", "int16", "int32", "int64", "bool"}
+_STORAGES = {"Half", "Float", "Double", "BFloat16", "Byte", "Char", "Short", "Int", "Long", "Bool"}
+_KNOWN = {
+    *(f"{kind.__module__} {kind.__name__}" for kind in _NAMESPACES),
+    *(f"torch {name}" for name in _DTYPES | {"Size", "device"}),
+    *(f"torch {name}Storage" for name in _STORAGES),
+    *(f"{module} {name}" for module in ("__builtin__", "builtins") for name in ("set", "complex")),
+    *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "_codecs encode"),
+    *("collections OrderedDict", "collections Counter"),
+}
+
+
+def load(path: Path) -> Any:
+    """What torch.save wrote as dicts, lists, tuples and tensors on the CPU; a namespace is a dict.
+
+    Raises:
+        UserError: missing, a folder, no such file, cut off, damaged, compressed, with objects that would need code to
+            be run, nested too deeply, or with tensors that need more memory than the file has bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            _check_pickle(_check_members(file, size, path), path)
+            with torch.serialization.safe_globals(_NAMESPACES):
+                # On the device meta a tensor has a shape and no memory.
+                _Copy(path, size).of(torch.load(_start(file), map_location="meta", weights_only=True), "", 0)
+                return _Copy(path, size).of(torch.load(_start(file), map_location="cpu", weights_only=True), "", 0)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. Give the path of a checkpoint (.pth, .pt or .ckpt).") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a checkpoint: {error.strerror or error}.") from error
+    except Exception as error:  # a broken or hostile file can raise anything
+        raise UserError(f"{path} is no checkpoint, or is cut off ({type(error).__name__}). Get it again.") from error
+
+
+def _start(file: BinaryIO) -> BinaryIO:
+    file.seek(0)
+    return file
+
+
+def _check_members(file: BinaryIO, size: int, path: Path) -> bytes:
+    """Compare the members of the archive with the size of the file and their checksums; the content of data.pkl."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        packed = next((one for one in members if one.compress_type or one.file_size != one.compress_size), None)
+        if packed is not None:
+            raise UserError(f"{path}: {packed.filename} in it is compressed. Save it again with torch.save.")
+        # Readers of archives differ in what they make of bytes before the first member, and of a name that comes twice.
+        whole = sum(one.file_size for one in members) <= size and min(one.header_offset for one in members) == 0
+        if not whole or len({one.filename for one in members}) != len(members) or archive.comment:
+            raise UserError(f"{path} is no archive as torch.save writes it. Save it again with torch.save.")
+        pickled = next(one for one in members if one.filename.partition("/")[2] == "data.pkl")
+        if pickled.file_size > _MOST_PICKLED:
+            raise UserError(f"{path}: data.pkl in it has more than the {_MOST_PICKLED:,} bytes allowed.")
+        if (damaged := archive.testzip()) is not None:  # torch.load itself does not compare the stored CRCs
+            raise UserError(f"{path} is damaged: {damaged} in it fails its checksum. Copy or download it again.")
+        return archive.read(pickled)
+
+
+def _check_pickle(pickled: bytes, path: Path) -> None:
+    """Refuse what asks for a class or function that is no tensor, number or container."""
+    asked = {str(argument) for code, argument, _ in pickletools.genops(pickled) if code.name == "GLOBAL"}
+    if refused := sorted(one.replace(" ", ".") for one in asked - _KNOWN):
+        raise UserError(
+            f"{path} is refused: it asks for {', '.join(refused)}, and making such objects can run code. Nothing of it "
+            "was run. Save it again with tensors and plain values only."
+        )
+
+
+class _Copy:
+    """Containers as plain ones, whose methods no attribute hides, within the limits and the size of the file."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size, self.left = path, size, MOST_BYTES
+
+    def of(self, value: Any, at: str, level: int) -> Any:
+        """Copy a value; `at` is its place in the file."""
+        self.left -= 16 + (len(value) if isinstance(value, str | bytes) else 0)
+        if self.left < 0 or level > MOST_LEVELS:
+            limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
+            raise UserError(f"{self.path}: {at.partition('.')[0] or 'its content'}: written out, it has {limit}.")
+        if isinstance(value, Tensor):
+            self._check_bytes(_bytes_of(value), at)
+            return value
+        if isinstance(value, tuple(_NAMESPACES)):
+            value = vars(value)
+        if isinstance(value, dict):
+            inner = {key: f"{at}.{short(str(key))}" if at else short(str(key)) for key in dict.keys(value)}
+            copied = {self.of(key, inner[key], level): self.of(one, inner[key], level + 1)
+                      for key, one in dict.items(value)}  # fmt: skip
+            # Views of one memory are as large as they say once they are written or put into a detector.
+            self._check_bytes(sum(_bytes_of(one) for one in copied.values() if isinstance(one, Tensor)), at)
+            return copied
+        if isinstance(value, list | tuple):
+            items = [self.of(one, at, level + 1) for one in value]
+            return items if isinstance(value, list) else tuple(items)
+        return value
+
+    def _check_bytes(self, size: int, at: str) -> None:
+        if size > self.size:
+            raise UserError(
+                f"{self.path}: {at or 'its content'}: tensors of {size:,} bytes in a file of {self.size:,}. Save it "
+                "again with torch.save and tensors of their own."
+            )
+
+
+def _bytes_of(tensor: Tensor) -> int:
+    """The larger of what a tensor needs and what it is a view of."""
+    return max(math.prod(tensor.shape) * tensor.element_size(), tensor.untyped_storage().nbytes())

@@ -1,0 +1,235 @@
+"""What is read of a model file, of its lineage, and of the JSON files about it: types and limits. Without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from rfdetr_core.base.schema import Blob, Count, Fields, Md5, Name, Sha256, Text
+from rfdetr_core.model.config import Channels, Classes, Groups, Number, Queries, Resolution, Scale
+
+Score = Annotated[float, Field(allow_inf_nan=True)]
+Listed = BeforeValidator(lambda value: list(value) if isinstance(value, tuple) else value)
+
+
+class Args(Fields):
+    """The training parameters of a model file, as far as they are read."""
+
+    resolution: Resolution | None = None
+    num_classes: Classes | None = None
+    num_queries: Queries | None = None
+    group_detr: Groups | None = None
+    class_names: Annotated[list[Text], Listed] | None = None
+
+
+class ModelFields(Fields):
+    """Upstream's model_config, as far as it is read. The encoder is named, or its numbers are."""
+
+    encoder: Annotated[str, Field(max_length=100)]
+    resolution: Resolution
+    patch_size: Number
+    num_windows: Number
+    positional_encoding_size: Annotated[int, Field(ge=1, le=1024)]
+    out_feature_indexes: Annotated[list[Number], Listed, Field(min_length=1, max_length=64)]
+    projector_scale: Annotated[list[Scale], Listed, Field(min_length=1, max_length=4)]
+    hidden_dim: Annotated[int, Field(ge=1, le=4096)]
+    dec_layers: Number
+    sa_nheads: Number
+    ca_nheads: Number
+    dec_n_points: Number
+    num_queries: Queries
+    group_detr: Groups
+    num_classes: Classes
+    num_channels: Channels
+    segmentation_head: bool
+    mask_downsample_ratio: Number
+
+
+class Track(Fields):
+    """The best epoch of the regular weights, or of their average."""
+
+    score: Score | None
+    epoch: Count | None
+
+
+class Tracks(Fields):
+    """The best epochs of both."""
+
+    regular: Track
+    ema: Track
+
+
+class Scores(Fields):
+    """scores.json: what train found: Tracks, under the name of the metric."""
+
+    epochs: Count
+
+
+class Selection(Tracks):
+    """selection.json: what was chosen by them."""
+
+    key: Text
+    epochs: Count
+    winner: Literal["ema", "regular"]
+
+
+class Identity(Fields):
+    """The size of an input file, and git's name of its content."""
+
+    size: Count
+    git: Blob
+
+
+class Objects(Fields):
+    """What a split holds."""
+
+    images: Count
+    objects: Count
+
+
+class Parent(Fields):
+    """The weights that a training started from."""
+
+    name: Text
+    sha256: Sha256
+    tensors: Sha256
+    lineage: Lineage | None = None
+    training: TrainingRecord | None = None
+
+
+class TrainingRecord(Fields):
+    """What train wrote of itself (see `training.record.record_of`)."""
+
+    params: dict[Text, dict[Text, Any]]
+    inputs: dict[Name, Sha256]
+    weights: dict[Text, Sha256 | None] = Field(default_factory=dict)
+    code: dict[Name, Sha256]
+    packages: dict[Text, Text]
+    machine: dict[Text, Text | int | float | None]
+    files: dict[Name, Identity]
+    counts: dict[Text, Objects]
+    parents: dict[Text, Parent]
+    lock: Sha256 | None = None
+
+
+class Lineage(Fields):
+    """What strip wrote of the making of a model (see `lineage.compose`)."""
+
+    schema_: Annotated[int, Field(alias="schema")] = 1
+    variant: Text | None
+    training: TrainingRecord
+    selection: Selection
+    code: dict[Name, Sha256]
+    description: Sha256 | None = None
+    tensors: Sha256
+
+
+class Run(Fields):
+    """Of a resume state: what it may be gone on with, and the MD5s of the files of a finished training."""
+
+    fingerprint: dict[Text, Any]
+    finished: bool
+    result: list[Md5] = Field(default_factory=list)
+
+
+class Best(Fields):
+    """The best epoch of a track so far; `weights` are tensors by name."""
+
+    score: Score | None
+    ranked: Score | None
+    epoch: Count | None
+    weights: dict[Text, Any] | None
+
+
+class Content(Fields):
+    """A model file of any kind beside its tensors. Upstream's files have neither record nor lineage."""
+
+    args: Args = Args()
+    model_config_: Annotated[dict[Text, Any] | None, Field(alias="model_config")] = None  # see ModelFields
+    model_name: Text | None = None
+    rfdetr_version: Text | None = None
+    epoch: Count | None = None
+    best_total_source: Text | None = None
+    threshold: float | None = None
+    training_record: TrainingRecord | None = None
+    lineage: Lineage | None = None
+
+
+class ResumeState(Fields):
+    """What a resume state, checkpoint.pth, has beside a model file."""
+
+    epoch: Count
+    global_step: Count = 0
+    run: Run
+
+
+class RunState(Fields):
+    """The files of a run folder, as a resume state has them."""
+
+    history: list[dict[Text, Score]]
+    best: dict[Literal["ema", "regular"], Best]
+
+
+class ImageRow(Fields):
+    """A row of a manifest, as a commit has it (see `base.manifest.ManifestRow`)."""
+
+    path: Text
+    sha256: Sha256
+    width: Count
+    height: Count
+    labels: Text
+
+
+class Manifest(Fields):
+    """The content of a manifest."""
+
+    rows: list[ImageRow]
+
+
+class ModelFile(Fields):
+    """The model file that a record is of."""
+
+    md5: Md5
+    sha256: Sha256
+    size: Count
+
+
+class RecordFile(Fields):
+    """A file in records/."""
+
+    lineage: Lineage
+    file: ModelFile
+    run: dict[Text, Any] = Field(default_factory=dict)
+
+
+class RunNote(Fields):
+    """RUN_FILE: what a training noted of itself, and the digest of its record."""
+
+    record: Sha256
+    run: dict[Text, Any]
+
+
+class ScoredModel(Fields):
+    """The model that an evaluation scored."""
+
+    sha256: Sha256
+    tensors: Sha256
+
+
+class ScoredInput(Identity):
+    """A file that an evaluation read."""
+
+    sha256: Sha256
+
+
+class Evaluation(Fields):
+    """The lineage of an evaluation (see `evaluation.evaluate.write_origin`)."""
+
+    model: ScoredModel
+    split: Text
+    inputs: dict[Name, ScoredInput]
+    params: dict[Text, dict[Text, Any]] = Field(default_factory=dict)
+    code: dict[Name, Sha256] = Field(default_factory=dict)
+    packages: dict[Text, Text] = Field(default_factory=dict)
+    lock: Sha256 | None = None

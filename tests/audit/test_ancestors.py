@@ -1,0 +1,195 @@
+"""Images are followed through the weights that a training started from; and every kind of file is traced."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rfdetr_core.base import files, provenance
+from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
+from tests.audit.repository import Images, Repository, sha256_of
+from tests.audit.test_audit import audit, found
+from tests.checkpoint.tiny import tiny_checkpoint
+
+OLD: Images = {"train": {"train/person.jpg": "person"}, "valid": {"valid/v.jpg": "v"}, "test": {"test/t.jpg": "t"}}
+NEW: Images = {"train": {"train/n.jpg": "n"}, "valid": {"valid/v.jpg": "v"}, "test": {"test/t.jpg": "t"}}
+
+
+def parent_of(model: Path) -> dict[str, Any]:
+    """What a training says of weights that it started from."""
+    checkpoint = read_checkpoint(model)
+    told = {"name": "promoted.pth", "sha256": files.sha256_file(model), "tensors": tensor_digest(checkpoint.weights)}
+    return told | {"lineage": checkpoint.lineage, "training": checkpoint.training_record}
+
+
+def tensors_of(model: Path) -> str:
+    return tensor_digest(read_checkpoint(model).weights)
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> tuple[Repository, list[Path]]:
+    """Three generations, each trained from the one before; the image `person` is in the data of the first alone."""
+    made, models = Repository(tmp_path / "clone"), []
+    for number, images in enumerate((OLD, NEW, NEW)):
+        parents = {"pretrain_weights": parent_of(models[-1])} if models else {}
+        models.append(tmp_path / f"{number}.pth")
+        shutil.copy(made.train(number, images, parents=parents), models[-1])
+        made.commit(f"Generation {number}")
+    return made, models
+
+
+def test_an_image_leads_to_the_descendants_of_the_model_that_was_trained_on_it(
+    family: tuple[Repository, list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository, models = family
+    first, second, third = map(tensors_of, models)
+    told = found(capsys, repository, "--image", sha256_of("person"))
+    uses = {one["tensors"]: (one["role"], one["through"]) for one in told["uses"]}
+    assert uses == {first: ("trained", []), second: ("trained", [first]), third: ("trained", [second, first])}
+    lines = audit(capsys, repository, "--image", sha256_of("person"))
+    assert f"through its parent {second}\n             through and that one's parent {first}" in lines
+    # An image that a model itself was trained on is no use through its parent.
+    told = found(capsys, repository, "--image", sha256_of("n"))
+    assert {one["tensors"]: one["through"] for one in told["uses"]} == {second: [], third: []}
+
+
+def test_the_images_of_a_model_are_listed_with_those_of_its_ancestors(
+    family: tuple[Repository, list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository, models = family
+    first, second, _ = map(tensors_of, models)
+    rows = found(capsys, repository, models[2], "--images")
+    listed = {(row["split"], row["path"], row["through"]) for row in rows}
+    assert listed >= {("train", "train/n.jpg", ""), ("test", "test/t.jpg", ""), ("train", "train/person.jpg", first)}
+    assert ("test", "test/t.jpg", first) not in listed  # of an ancestor, what its training saw
+    assert {row["through"] for row in rows} == {"", first, second}
+
+
+@pytest.mark.parametrize("known", ["by its record", "by the state's own word"])
+def test_a_resumed_training_is_followed_to_the_images_of_the_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], known: str
+) -> None:
+    repository = Repository(tmp_path / "clone")
+    repository.train(1, OLD)
+    repository.commit("first", without=("records",) if known == "by the state's own word" else ())
+    best = read_checkpoint(repository.folder / "output" / "checkpoint_best_ema.pth")
+    state = tmp_path / "checkpoint.pth"
+    write_checkpoint(state, replace(best, weights=tiny_checkpoint(7).weights))
+    resumed = repository.train(2, NEW, parents={"resume": parent_of(state)})
+    repository.commit("resumed")
+    uses = found(capsys, repository, "--image", sha256_of("person"))["uses"]
+    assert {(one["tensors"], *one["through"]) for one in uses} >= {(tensors_of(resumed), tensors_of(state))}
+
+
+def test_an_ancestor_that_nothing_here_knows_is_named_and_published_weights_are_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository(tmp_path / "clone")
+    stranger = tmp_path / "stranger.pth"
+    write_checkpoint(stranger, tiny_checkpoint(5))
+    parent = parent_of(stranger)
+    published = repository.train(1, OLD, parents={"pretrain_weights": parent | {"name": "rf-detr-nano.pth"}})
+    repository.commit("from published weights")
+    told = found(capsys, repository, "--image", sha256_of("x"))
+    assert (told["unknown"], told["published"]) == ([], ["rf-detr-nano.pth"])
+    assert "rf-detr-nano.pth" in audit(capsys, repository, "--image", sha256_of("x"))
+    assert audit(capsys, repository, published, "--images")
+    child = repository.train(2, OLD, parents={"pretrain_weights": parent | {"name": "stranger.pth"}})
+    repository.commit("from a stranger")
+    told = found(capsys, repository, "--image", sha256_of("x"), status=1)
+    (unknown,) = told["unknown"]
+    assert (unknown["tensors"], unknown["ancestor"]) == (tensors_of(child), "stranger.pth")
+    assert "no record here knows what made stranger.pth" in audit(
+        capsys, repository, "--image", sha256_of("x"), status=1
+    )
+    assert "train/person.jpg" in audit(capsys, repository, child, "--images", status=1)
+
+
+def test_a_promoted_model_of_another_repository_is_unknown_by_its_manifests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere, repository = Repository(tmp_path / "elsewhere"), Repository(tmp_path / "clone")
+    parent = parent_of(elsewhere.train(1, OLD))
+    child = repository.train(2, {**NEW, "valid": {"valid/w.jpg": "w"}}, parents={"pretrain_weights": parent})
+    repository.commit("child")
+    told = found(capsys, repository, "--image", sha256_of("person"), status=1)
+    assert told["uses"] == []
+    assert {(one["tensors"], tuple(one["through"])) for one in told["unknown"]} == {
+        (tensors_of(child), (parent["tensors"],))
+    }
+
+
+def test_a_training_that_left_its_parents_weights_as_they_were_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository(tmp_path / "clone")
+    parent = parent_of(repository.train(1, OLD)) | {"sha256": "0" * 64, "lineage": None}
+    repository.commit("parent")
+    repository.train(1, NEW, parents={"pretrain_weights": parent})  # these weights are also its own
+    repository.commit("both")
+    assert found(capsys, repository, "--image", sha256_of("n"))["uses"]
+
+
+def test_every_kind_of_file_of_a_run_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = Repository(tmp_path / "clone")
+    model = repository.train(1, OLD)
+    repository.commit("train")
+    output = repository.folder / "output"
+    best = read_checkpoint(output / "checkpoint_best_ema.pth")
+    lost = replace(best, weights=tiny_checkpoint(8).weights, epoch=0)
+    states: dict[str, Callable[[Path], object]] = {
+        "promoted.pth": lambda path: shutil.copy(model, path),
+        "winner.pth": lambda path: shutil.copy(output / "checkpoint_best_ema.pth", path),
+        "checkpoint.pth": lambda path: write_checkpoint(path, lost),
+        "checkpoint_0.pth": lambda path: write_checkpoint(path, replace(lost, weights=tiny_checkpoint(9).weights)),
+    }
+    for name, write in states.items():
+        write(path := tmp_path / name)
+        known = name in ("promoted.pth", "winner.pth")
+        told = found(capsys, repository, path, status=0 if known else 1)
+        assert told["training"] == best.training_record
+        assert [link["stage"] for link in told["chain"]][-2:] == ["train", "validate"]
+        assert told["found_by"] == ("bytes" if known else "training")
+        assert "seed       0" in audit(capsys, repository, path, status=0 if known else 1)
+        rows = found(capsys, repository, path, "--images")
+        assert [row["path"] for row in rows][:2] == ["train/person.jpg", "valid/v.jpg"]
+
+
+def test_a_file_of_a_training_outside_the_pipeline_lists_its_images_by_the_manifests_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, repository = Repository(tmp_path / "run"), Repository(tmp_path / "clone")
+    model = run.train(1, OLD)
+    repository.train(2, NEW)
+    repository.commit("another")
+    shutil.move(run.folder / "manifest", model.parent / "dataset" / "manifest")
+    rows = found(capsys, repository, model, "--images")
+    assert [row["path"] for row in rows] == ["train/person.jpg", "valid/v.jpg"]
+    assert provenance.identity(model.parent / "dataset" / "manifest" / "train.json")["git"]
+
+
+def test_a_model_without_a_record_that_started_from_weights_is_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository(tmp_path / "clone")
+    repository.train(1, OLD)
+    shutil.rmtree(repository.folder / "records")
+    (repository.folder / "output" / "record.json").unlink()
+    lock = repository.folder / "dvc.lock"
+    for name, unknown in (("rf-detr-nano.pth", []), ("promoted.pth", ["promoted.pth"])):
+        content = yaml.safe_load(lock.read_text())
+        content["stages"]["train"]["params"] = {"params.yaml": {"model": {"pretrain_weights": name}, "train": {}}}
+        lock.write_text(yaml.safe_dump(content, sort_keys=False))
+        repository.commit(f"from {name}", without=("records", "reports/evaluate/lineage.json"))
+        told = found(capsys, repository, "--image", sha256_of("person"), status=1 if unknown else 0)
+        assert [one["ancestor"] for one in told["unknown"]] == unknown
+        assert [one["role"] for one in told["uses"]] == ["trained"]
+    assert f"unknown    md5     {told['unknown'][0]['md5']}" in audit(
+        capsys, repository, "--image", sha256_of("person"), status=1
+    )
