@@ -7,6 +7,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unicodedata import normalize
+from urllib.parse import unquote
 
 from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
@@ -19,8 +21,9 @@ OPTION = "data.dir in params.yaml"
 def check_folder(root: Path, labels: tuple[str, ...], option: str = OPTION, project: Path = Path()) -> list[str]:
     """Check that `root` is a folder with something in it that git or DVC knows, or does not ignore.
 
-    labels: the suffixes of label files. option: what names the folder. project: the folder of params.yaml. Gives
-    warnings: of a folder that is not versioned. Outside git there are none.
+    labels: the suffixes of label files. option: what names the folder; unless that is params.yaml, git and DVC are not
+    asked. project: the folder of params.yaml. Gives warnings: of a folder that is not versioned. Outside git there are
+    none.
 
     Raises:
         UserError: it is not; names the folder and what to do.
@@ -37,15 +40,25 @@ def check_folder(root: Path, labels: tuple[str, ...], option: str = OPTION, proj
         if not pointer.with_suffix("").exists():
             part = root / pointer.relative_to(folder)
             raise UserError(f"{part.with_suffix('')} is not here, but {part} is. Fetch it: dvc pull {part}")
+    if option != OPTION:
+        return []
     if (elsewhere := _place_elsewhere(folder, project)) is not None:
         what = f"the dataset folder {root} is outside the repository{elsewhere}, so neither git nor DVC keeps it"
         return [f"{what}: it is on this machine alone. To keep it, copy it into the repository and run: dvc add FOLDER"]
     in_dvc = any(Path(f"{path}.dvc").is_file() for path in (folder, *folder.parents))
     tracked = git.answer(folder.parent, "ls-files", "--error-unmatch", folder.name)
     ignored = git.answer(folder.parent, "check-ignore", folder.name)
-    lost = [] if in_dvc else _ignored(folder, (*SUFFIXES, *labels))
+    lost = [] if in_dvc else _ignored(folder, (*SUFFIXES, *labels), "--exclude-standard")
+    hidden = _ignored(folder, (*SUFFIXES, *labels), "--exclude-per-directory=.dvcignore")
     unknown = not in_dvc and tracked is None
-    outs = dvc_outs(folder) if lost or unknown else {}
+    outs = dvc_outs(folder) if lost or unknown or (hidden and not in_dvc) else {}
+    hidden = [name for name in hidden if in_dvc or outs.keys() & {folder / name, *(folder / name).parents}]
+    if hidden:
+        raise UserError(
+            f"{len(hidden)} files of the dataset folder {root} match a pattern of .dvcignore, so DVC does not keep "
+            f"them: no other machine would have them. The first: {hidden[0]}. Change .dvcignore and run dvc add again, "
+            "or remove the files"
+        )
     if unknown and outs.keys() & {folder, *folder.parents}:
         return []
     if unknown and ignored is not None:
@@ -90,17 +103,21 @@ def dvc_outs(folder: Path) -> dict[Path, str]:
         return {}
 
 
-def _ignored(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Files of these suffixes that git does not know because a pattern ignores them; sorted, below `folder`."""
-    found = git.answer(folder, "ls-files", "--others", "--ignored", "--exclude-standard", "-z", "--", ".")
+def _ignored(folder: Path, suffixes: tuple[str, ...], patterns: str) -> list[str]:
+    """Files of these suffixes that git does not track and a pattern ignores; sorted, below `folder`.
+
+    patterns: the option of `git ls-files` that says where they are. Those of .dvcignore are read as git's are.
+    """
+    found = git.answer(folder, "ls-files", "--others", "--ignored", patterns, "-z", "--", ".")
     names = (found or "").split("\0")
     return sorted(name for name in names if name.lower().endswith(suffixes) and not re.search(r"(^|/)\.", name))
 
 
 # File systems take 255 bytes; the name of a label file may be longer than that of its image.
 _LONGEST = 250
-# With cache.type symlink, DVC makes every file of a dataset a link to its content in the cache.
-_DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
+# With cache.type symlink, DVC makes every file of a dataset a link to its content in the cache. DVC 2 had no files/md5/
+# above these folders, and DVC 3 goes on using what it finds there.
+_DVC_CACHE = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 
 def name_fault(name: object) -> tuple[str, str] | None:
@@ -115,6 +132,11 @@ def name_fault(name: object) -> tuple[str, str] | None:
             f"the file name {shown(name)} has a backslash, a character that is no text, or is too long",
         )
     return None
+
+
+def plain_name(path: str) -> str:
+    """What of a path is left when case, the spelling of characters and %20 for a blank do not count."""
+    return normalize("NFC", unquote(path)).casefold()
 
 
 def joined(folder: str, name: str) -> str:

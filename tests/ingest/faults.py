@@ -455,6 +455,15 @@ IMAGES = {
     "file of another case": Fault(
         make_coco, lambda root: (root / PNG).rename(root / "train/TRAIN_2.png"), "name-differs", TRAIN
     ),
+    "file of the characters of an address": Fault(
+        make_coco,
+        lambda root: (
+            (root / PNG).rename(root / "train/\u00e9 2.png"),
+            edit_coco(root, "train", lambda content: content["images"][1].update(file_name="%C3%A9%202.png")),
+        ),
+        "name-differs",
+        TRAIN,
+    ),
     "file of other characters": Fault(
         make_coco,
         lambda root: (
@@ -473,6 +482,7 @@ IMAGES = {
 }
 YOLO = {
     "three columns": row("annotation-malformed", "0 0.5 0.5"),
+    "a track": row("annotation-malformed", "0 0.5 0.5 0.1 0.1 12"),
     "a confidence": row("annotation-malformed", "0 0.5 0.5 0.1 0.1 0.9"),
     "decimal comma": row("annotation-malformed", "0 0,5 0,5 0,1 0,1"),
     "class as text": row("annotation-malformed", "cat 0.5 0.5 0.1 0.1"),
@@ -520,8 +530,23 @@ YOLO = {
         "label-without-image",
         "labels/train/other.txt",
     ),
+    "label file with the characters of an address": Fault(
+        make_yolo,
+        lambda root: (
+            (root / "images/train/train_2.png").rename(root / "images/train/d\u00e9 2.png"),
+            (root / OTHER_LABEL).rename(root / "labels/train/d%C3%A9%202.txt"),
+        ),
+        "name-differs",
+        "labels/train/d%C3%A9%202.txt",
+    ),
     "label file across from no image": stray("other/labels/x.txt"),
-    "label file of another case": stray("Labels/train/x.txt", "not even numbers"),
+    "label file in a folder of another case": stray("Labels/train/x.txt", "not even numbers"),
+    "label file of another case": Fault(
+        make_yolo,
+        lambda root: (root / OTHER_LABEL).rename(root / "labels/train/Train_2.txt"),
+        "name-differs",
+        "labels/train/Train_2.txt",
+    ),
     "label file beside images": stray("images/train/x.txt"),
     "label file in a folder of another name": stray("annotation/train_1.txt"),
     "image without a label file": Fault(

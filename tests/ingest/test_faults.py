@@ -50,6 +50,8 @@ def test_what_is_said_helps(tmp_path: Path) -> None:
     for name, told in {
         "JPEG named PNG": "JPEG",
         "a confidence": "confidence",
+        "a track": "id of a track",
+        "file of the characters of an address": r"'train/\xe9 2.png'",
         "decimal comma": "decimal points",
         "names that are numbers": "is 0, no text: quote it",
         "path of another machine": "remove the key",
@@ -104,9 +106,11 @@ def test_the_size_is_that_of_the_upright_picture(tmp_path: Path) -> None:
     assert validate(root, tmp_path) == ([], None)
 
 
-def test_files_that_dvc_links_to_its_cache_are_inside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["files/md5", "."])
+def test_files_that_dvc_links_to_its_cache_are_inside(tmp_path: Path, below: str) -> None:
+    """In the cache of DVC 3 and of DVC 2."""
     root = make_coco(tmp_path / "data")
-    cached = tmp_path / "cache" / "files" / "md5" / "0a" / ("b" * 30)
+    cached = tmp_path / "cache" / below / "0a" / ("b" * 30)
     cached.parent.mkdir(parents=True)
     (root / PNG).rename(cached)
     (root / PNG).symlink_to(cached)

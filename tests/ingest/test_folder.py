@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -107,6 +108,41 @@ def test_images_may_be_in_dvc_and_labels_in_git(dvc_project: Path) -> None:
     shutil.rmtree(dvc_project / "data/mine/test/images")
     with pytest.raises(UserError, match=r"data/mine/test/images is not here.* dvc pull data/mine/test/images\.dvc"):
         check_folder(Path("data/mine"))
+
+
+@pytest.mark.parametrize("added", [["data/mine"], ["data/mine/train", "data/mine/valid", "data/mine/test"]])
+def test_files_that_dvc_passes_over_are_an_error_that_names_the_first(dvc_project: Path, added: list[str]) -> None:
+    """By the patterns of .dvcignore, in the folder of the project or below."""
+    (dvc_project / "data" / ".gitignore").unlink()
+    (dvc_project / "data/.dvcignore").write_text("/mine/valid/valid_2.png\n")
+    with (dvc_project / ".dvcignore").open("a") as file:
+        file.write("**/train/train_[12].*\n!train_2.png\n*.md\n")
+    (dvc_project / "data/mine/train/notes.md").write_text("x")
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", *added], cwd=dvc_project, check=True)
+    git(dvc_project, "add", "data")
+    kept = {Path(one).name for one in dvc_files(dvc_project)}
+    assert {"train_1.png", "valid_2.png"} & kept == set()
+    assert "train_2.png" in kept
+    with pytest.raises(UserError, match=r"2 files .*\.dvcignore.* The first: train/train_1\.png"):
+        check_folder(Path("data/mine"))
+    (dvc_project / "data/.dvcignore").unlink()
+    (dvc_project / ".dvcignore").write_text("*.md\n")
+    assert check_folder(Path("data/mine")) == []
+
+
+def dvc_files(project: Path) -> list[str]:
+    """The files that DVC keeps, by its cache."""
+    listings = (project / ".dvc/cache/files/md5").rglob("*.dir")
+    return [row["relpath"] for path in listings for row in json.loads(path.read_text())]
+
+
+def test_a_folder_that_params_do_not_name_may_be_ignored(project: Path) -> None:
+    """That of the Python API, whose users need neither git nor DVC."""
+    with pytest.raises(UserError, match="dvc add data/mine"):
+        check_folder(Path("data/mine"))
+    assert check_folder(Path("data/mine"), option="dataset_dir") == []
+    with pytest.raises(UserError, match=r"does not exist.*dataset_dir"):
+        check_folder(Path("data/none"), option="dataset_dir")
 
 
 ADVICE = "Run: dvc add data/mine (or git add data/mine)"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rfdetr_core.base.manifest import read_manifest
-from tests.ingest.samples import SPLITS, coco_content, picture, places, validate
+from tests.ingest.samples import SPLITS, coco_content, make_coco, picture, places, validate
 
 YEARS = {"train": "train2017", "valid": "val2017", "test": "test2017"}
 
@@ -26,7 +26,8 @@ def make_plain(root: Path, below: str = "", names: dict[str, str] = YEARS) -> Pa
 
 @pytest.mark.parametrize(("below", "names"), [
     ("", YEARS), ("images", YEARS), ("", {"train": "train2014", "valid": "val2014"}),
-    ("", {"train": "train", "valid": "valid"}), ("images", {"train": "Train", "valid": "Validation"}),
+    ("", {"train": "train", "valid": "valid"}), ("", {"train": "TRAIN", "valid": "VAL"}),
+    ("images", {"train": "Train", "valid": "Validation", "test": "Test"}),
     ("images", {"train": "default", "valid": "val"}),
 ])  # fmt: skip
 def test_cocos_own_layout_is_found_whatever_the_year(tmp_path: Path, below: str, names: dict[str, str]) -> None:
@@ -35,6 +36,24 @@ def test_cocos_own_layout_is_found_whatever_the_year(tmp_path: Path, below: str,
     for split in SPLITS:
         images = len(read_manifest(tmp_path / "manifest" / f"{split}.json"))
         assert images == (len(SPLITS[split]) if split in names else 0)
+
+
+def test_the_case_of_a_folder_of_images_may_be_that_of_no_annotations(tmp_path: Path) -> None:
+    root = make_plain(tmp_path / "data", "images", {"train": "Train", "valid": "Validation"})
+    for path in (root / "images").iterdir():
+        path.rename(path.with_name(path.name.lower()))
+    assert validate(root, tmp_path) == ([], None)
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "Valid", "Test"), ("TRAIN", "Val", "test"), ("train", "validation", "Test")]
+)
+def test_the_folders_of_splits_may_be_in_upper_case(tmp_path: Path, names: tuple[str, ...]) -> None:
+    root = make_coco(tmp_path / "data")
+    for split, name in zip(SPLITS, names, strict=True):
+        (root / split).rename(root / name)
+    assert validate(root, tmp_path) == ([], None)
+    assert read_manifest(tmp_path / "manifest" / "valid.json")[0].path == f"{names[1]}/valid_1.png"
 
 
 def test_one_folder_of_images_may_serve_all_splits(tmp_path: Path) -> None:

@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault
+from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault, plain_name
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, is_text, shown
 
 ANNOTATIONS = "_annotations.coco.json"
 LAYOUT = f"COCO as Roboflow exports it: train/{ANNOTATIONS} beside the images, also in valid/ (or val/) and test/"
-FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+# In upper or lower case.
+FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 PLAIN_LAYOUT = (
     "COCO itself: annotations/instances_train2017.json and train2017/ (or images/train2017/), val, test; CVAT's "
     "instances_default.json is train"
 )
-_PLAIN = re.compile(r"instances_((train|valid|val|test|default)[^/]*)\.json", re.IGNORECASE)
+_PLAIN = re.compile(r"instances_((train|val|test|default)[^/]*)\.json", re.IGNORECASE)
 _SPLITS = {"val": "valid", "default": "train"}
 _KEYS = ("images", "annotations", "categories")
 # Parsed, it takes several times as much memory.
@@ -67,14 +67,21 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
 
 def found(root: Path) -> bool:
     """Whether the folder of a split has annotations."""
-    return any((root / folder / ANNOTATIONS).is_file() for folders in FOLDERS.values() for folder in folders)
+    return any((root / folder / ANNOTATIONS).is_file() for split in FOLDERS for folder in _folders(root, split))
+
+
+def _folders(root: Path, split: str) -> list[str]:
+    """The folders that have the name of a split, in the order of FOLDERS."""
+    names = FOLDERS[split]
+    found = [entry.name for entry in root.glob("*") if entry.name.casefold() in names and entry.is_dir()]
+    return sorted(found, key=lambda name: (names.index(name.casefold()), name))
 
 
 def read(root: Path, findings: Findings) -> Dataset:
     """Read all splits of Roboflow's layout."""
     places = {}
-    for name, folders in FOLDERS.items():
-        present = [folder for folder in folders if (root / folder).is_dir()]
+    for name in FOLDERS:
+        present = _folders(root, name)
         if len(present) > 1:
             findings.add("labels-malformed", Place(present[1]), f"{' and '.join(present)} are both the {name} split")
         for folder in present[:1]:
@@ -95,7 +102,8 @@ def read_plain(root: Path, findings: Findings) -> Dataset:
             continue
         name = _PLAIN.fullmatch(files[0].removeprefix("annotations/"))
         assert name is not None
-        folders = [folder for folder in (name[1], f"images/{name[1]}", "images") if (root / folder).is_dir()]
+        places_of = (name[1], f"images/{name[1]}", name[1].lower(), f"images/{name[1].lower()}", "images")
+        folders = [folder for folder in places_of if (root / folder).is_dir()]
         if folders:
             places[split] = (files[0], folders[0])
         else:
@@ -146,8 +154,8 @@ def _read_splits(root: Path, places: Mapping[str, tuple[str, str]], findings: Fi
 
 def _find_misspelt(root: Path, split: Split, lost: set[str], findings: Findings) -> set[str]:
     """Take out of a split the images whose file is there under another spelling, among `lost`; gives these files."""
-    spelt = {normalize("NFC", path).casefold(): path for path in lost}
-    meant = {record.path: spelt.get(normalize("NFC", record.path).casefold()) for record in split.images if spelt}
+    spelt = {plain_name(path): path for path in lost}
+    meant = {record.path: spelt.get(plain_name(record.path)) for record in split.images if spelt}
     absent = [one for one in split.images if meant.get(one.path) and not (root / one.path).exists()]
     for record in absent:
         what = f"the file is {meant[record.path]!a}, by case or the spelling of its characters not {record.path!a}"

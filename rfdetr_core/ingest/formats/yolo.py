@@ -11,7 +11,7 @@ from typing import Any
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import load_yaml
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault
+from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault, plain_name
 from rfdetr_core.ingest.geometry import bounds
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, shown
 
@@ -46,21 +46,23 @@ def read(root: Path, findings: Findings) -> Dataset:
     categories = _read_names(content, place, findings)
     base, keypoints = _base(root, content.get("path"), place, findings), _keypoints(content, place, findings)
     dataset: Dataset = {}
+    read: dict[str, list[ImageRecord]] = {}
     owners: dict[str, str] = {}
     for name, keys in KEYS.items():
         entries = next((content[key] for key in keys if content.get(key)), None)
         if name == "test" and entries is not None and base is not None and _is_absent(root, base, entries):
             findings.add("test-missing", place, f"test is {shown(entries)}, and nothing is there")
         elif entries is not None and base is not None:
-            records = _read_images(root, base, entries, place, findings)
-            alone = [record for record in records if _is_alone(record, owners, findings)]
-            kept = [record for record in alone if _read_objects(root, record, keypoints, findings)]
-            _count_unlabelled(root, name, kept, place, findings)
-            if IDS_KEY in content:
-                _use_category_ids(kept, categories, findings)
-            dataset[name] = Split(place, kept, categories, frozenset(record.path for record in records))
-    if not findings.broken:
-        _find_strays(root, owners, findings)
+            read[name] = _read_images(root, base, entries, place, findings)
+    alone = {name: [one for one in records if _is_alone(one, owners, findings)] for name, records in read.items()}
+    misspelt = set[str]() if findings.broken else _find_strays(root, owners, findings)
+    for name, records in alone.items():
+        usable = (one for one in records if one.path not in misspelt)
+        kept = [record for record in usable if _read_objects(root, record, keypoints, findings)]
+        _count_unlabelled(root, name, kept, place, findings)
+        if IDS_KEY in content:
+            _use_category_ids(kept, categories, findings)
+        dataset[name] = Split(place, kept, categories, frozenset(record.path for record in read[name]))
     return dataset
 
 
@@ -72,15 +74,29 @@ def _count_unlabelled(root: Path, name: str, records: list[ImageRecord], place: 
         findings.add("image-without-labels", place, what)
 
 
-def _find_strays(root: Path, owners: dict[str, str], findings: Findings) -> None:
-    """Find label files that belong to no image. owners: the image of each label file, whether it exists or not."""
-    unlabelled = {posixpath.splitext(posixpath.basename(label))[0]: label for label in owners}
-    unlabelled = {stem: label for stem, label in unlabelled.items() if not (root / label).exists()}
+def _find_strays(root: Path, owners: dict[str, str], findings: Findings) -> set[str]:
+    """Find label files that belong to no image; gives the images whose label file has another spelling.
+
+    owners: the image of each label file, whether it exists or not.
+    """
+    missing = [label for label in owners if not (root / label).exists()]
+    spelt = {plain_name(label): label for label in missing}
+    of_stem = {posixpath.splitext(posixpath.basename(label))[0]: label for label in missing}
+    misspelt = set()
     for path in listing(root, ".", (".txt",)):
-        if path not in owners and _has_labels(root, path):
-            expected = unlabelled.get(posixpath.splitext(posixpath.basename(path))[0])
-            hint = f"; that of {owners[expected]} would be {expected}" if expected else ""
-            findings.add("label-without-image", Place(path), f"it is the label file of no image{hint}")
+        if path in owners or not _has_labels(root, path):
+            continue
+        if label := spelt.get(plain_name(path)):
+            what = (
+                f"{owners[label]!a} has the label file {label!a}, not {path!a}: they differ by case or the spelling of"
+            )
+            if findings.add("name-differs", Place(path, image=owners[label]), f"{what} their characters"):
+                misspelt.add(owners[label])
+            continue
+        expected = of_stem.get(posixpath.splitext(posixpath.basename(path))[0])
+        hint = f"; that of {owners[expected]} would be {expected}" if expected else ""
+        findings.add("label-without-image", Place(path), f"it is the label file of no image{hint}")
+    return misspelt
 
 
 def _has_labels(root: Path, path: str) -> bool:
@@ -249,6 +265,8 @@ def _read_objects(root: Path, record: ImageRecord, keypoints: int, findings: Fin
         what = f"{shown(line)} is neither class, centre x, centre y, width, height nor class and a polygon"
         if "," in line:
             what += ". Write decimal points, and spaces between numbers"
+        elif len(values) == 5 and line.split()[-1].isdecimal():
+            what += ". Is the last one the id of a track, as CVAT writes it? Remove it: export again without tracks"
         elif len(values) == 5:
             what += ". Is the last one a confidence? Then these are predictions"
         findings.add("annotation-malformed", place, what)
