@@ -213,8 +213,10 @@ class EarlyStopping(Callback):
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on waiting."""
+        """Go on waiting; a training that had stopped early waits anew, since it is resumed for more epochs."""
         self.best, self.waited = state_dict["best"], state_dict["waited"]
+        if self.waited >= self.patience:
+            self.waited = 0
 
 
 def _evaluated(trainer: Trainer, interval: int) -> bool:

@@ -24,6 +24,7 @@ from rfdetr_core.checkpoint.schema import ResumeState
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import TrainConfig
+from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
 from rfdetr_core.training.trainer import device_kind, devices, resolved_precision
 
 # The rest follows from these, or names what they digest.
@@ -32,6 +33,7 @@ STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"
 PATIENCE = 15.0  # seconds: a trainer that was told to stop finishes its step
 _held: set[Path] = set()
+_SMALL_CHANGE = 0.02  # of the learning rate, as a part of its full value: not worth a word
 _CODE_SHOWN = 3  # files named of those that changed
 # What must not differ when a training is gone on with on purpose, but for its length and where its weights came from.
 _KEPT = ("params.", "inputs.annotations/classes.json ")
@@ -142,8 +144,8 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
     return state, f"going on after epoch {state.epochs} of the interrupted training in {folder}."
 
 
-def named_state(path: Path, epochs: int, fingerprint: Mapping[str, Any]) -> tuple[State, str]:
-    """The state that `train.resume` names, to be gone on with up to `epochs`, and a sentence for the user.
+def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any]) -> tuple[State, str]:
+    """The state that `train.resume` names, to be gone on with up to `train.epochs`, and sentences for the user.
 
     Raises:
         UserError: it is no checkpoint.pth of a training, or of one with other parameters than the length, other
@@ -164,9 +166,29 @@ def named_state(path: Path, epochs: int, fingerprint: Mapping[str, Any]) -> tupl
             f"weights, name {path.name} as model.pretrain_weights."
         )
     state = State(path, content["epoch"] + 1, finished=False)
-    if state.epochs > epochs:
-        raise UserError(f"{path} has trained {state.epochs} epochs, more than train.epochs: {epochs}. Raise it.")
-    return state, f"going on after epoch {state.epochs} of {path}." + "".join(f" {one}." for one in changes)
+    if state.epochs > config.epochs:
+        raise UserError(f"{path} has trained {state.epochs} epochs, more than train.epochs: {config.epochs}. Raise it.")
+    told = [f"going on after epoch {state.epochs} of {path}.", *(f"{one}." for one in changes)]
+    planned = content["run"]["fingerprint"]["params.train.epochs"]
+    if state.epochs < config.epochs and planned != config.epochs and config.lr_scheduler in SCHEDULES:
+        told += _rate_change(content["global_step"], state.epochs, planned, config)
+    if state.epochs < min(planned, config.epochs) and config.early_stopping and content["run"]["finished"]:
+        told.append("It had stopped early: early stopping waits anew.")
+    return state, " ".join(told)
+
+
+def _rate_change(step: int, trained: int, planned: int, config: TrainConfig) -> Iterator[str]:
+    """A sentence on the learning rate, if it changes where a training of `planned` epochs gets another length.
+
+    step: optimiser steps in the epochs that are trained.
+    """
+    numbers: dict[str, Any] = {"warmup_epochs": config.warmup_epochs, **config.lr_scheduler_kwargs}
+    numbers |= {"kind": config.lr_scheduler, "steps_per_epoch": step // trained}
+    before = learning_rate_factor(step - 1, epochs=planned, **numbers)
+    after = learning_rate_factor(step, epochs=config.epochs, **numbers)
+    if abs(after - before) > _SMALL_CHANGE:
+        schedule = f"the {config.lr_scheduler} schedule of {config.epochs} epochs, not of {planned}"
+        yield f"The learning rate goes from {before:.0%} to {after:.0%} of its full value: {schedule}."
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ def _fit(training: Training, weights: Path, runtime: RuntimeConfig, signals: Sto
     config, folder, fingerprint = training.module.config, training.files.folder, training.files.fingerprint
     state, told = record.state_to_resume(folder, fingerprint)
     if state is None and (named := resolve_weights(config.resume, weights)) is not None:
-        state, told = record.named_state(named, config.epochs, fingerprint)
+        state, told = record.named_state(named, config, fingerprint)
     if told and record.first_process():
         print(told, flush=True)
     if state is not None and (state.finished or state.epochs == config.epochs):

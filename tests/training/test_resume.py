@@ -3,7 +3,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -228,6 +230,26 @@ def test_resume_goes_on_to_more_epochs_as_if_it_had_been_one_training(
     for name in OUTS[:2]:
         weights = [read_plain(tmp_path / folder / name)["model"] for folder in ("reached", "short")]
         assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
+
+
+@pytest.mark.slow
+def test_resuming_for_more_epochs_says_how_the_rate_changes_and_waits_anew_after_early_stopping(
+    where: ProjectPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # No score grows by 1, so that the first is the best one.
+    stopping = {"early_stopping": True, "early_stopping_patience": 2, "early_stopping_min_delta": 1.0}
+    settings = {"epochs": 6, "lr_scheduler": "cosine", **stopping}
+    first = train(where, tmp_path / "first", train=settings)
+    assert len(first["history.csv"].splitlines()) == 1 + 3
+    (where.weights / "early.pth").write_bytes((tmp_path / "first" / "checkpoint.pth").read_bytes())
+    capsys.readouterr()
+    longer = train(where, tmp_path / "longer", train=settings | {"epochs": 12, "resume": "early.pth"})
+    told = capsys.readouterr().out
+    assert "It had stopped early: early stopping waits anew." in told
+    assert len(longer["history.csv"].splitlines()) == 1 + 3 + 2
+    (said,) = re.findall(r"The learning rate goes from (\d+)% to (\d+)% of its full value", told)
+    parts = (5 / 12, 6 / 24)  # the last of 2 x 3 steps of 2 x 6, the next one of 2 x 12
+    assert [int(number) for number in said] == [round(50 * (1 + math.cos(math.pi * part))) for part in parts]
 
 
 def test_resume_needs_the_same_classes_and_names_what_else_differs(
