@@ -153,28 +153,28 @@ def replaced(value: Any, place: Place, new: Any) -> Any:
 
 def _places(value: Any, at: Place = ()) -> Iterator[Place]:
     yield at
-    entries = (
-        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
-    )
-    for key, item in entries:
+    pairs = enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in value.items() if isinstance(value, Mapping) else pairs:
         yield from _places(item, (*at, key))
 
 
 def fault(command: Callable[[], object]) -> str | None:
-    """What is wrong with how a command ends: with a traceback, a message of several lines, or a full memory."""
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            command()
-    except (SystemExit, UserError) as error:
-        message = error.code if isinstance(error, SystemExit) else str(error)
-        if isinstance(message, str) and (
-            "MemoryError" in message or ("\x1b" in message and isinstance(error, SystemExit))
-        ):
-            return message
-    except BaseException as error:
-        return "".join(traceback.format_exception(error)[-3:])
-    return "a terminal escape is printed" if "\x1b" in out.getvalue() else None
+    """What is wrong with how a command ends: with a traceback, with a terminal's escape, or for want of memory."""
+    out, ended = io.StringIO(), list[BaseException]()
+
+    def end(_: Any, error: BaseException | None, __: Any) -> bool:
+        ended.extend([error] if error else [])
+        return True
+
+    with contextlib.ExitStack() as stack:
+        stack.push(end)
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        command()
+    text = out.getvalue() + "".join(str(one) for one in ended if isinstance(one, SystemExit))
+    if wrong := [one for one in ended if not isinstance(one, UserError | SystemExit) or "MemoryError" in str(one)]:
+        return "".join(traceback.format_exception(wrong[0])[-3:])
+    return "a terminal's escape is printed" if "\x1b" in text else None
 
 
 @contextlib.contextmanager

@@ -18,16 +18,24 @@ COMMAND = ("git", "--no-replace-objects", *_PLAIN)
 
 
 def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[bytes]:
-    """Run a command. Without git, or without the folder, it fails."""
+    """Run a command. Without git, or without the folder, it fails.
+
+    Raises:
+        UserError: git refuses the repository, since another user owns it: whatever was asked, that is not a no.
+    """
     command = [*COMMAND, *arguments]
     try:
-        return subprocess.run(command, cwd=folder, input=stdin.encode(), capture_output=True, check=False)
+        done = subprocess.run(command, cwd=folder, input=stdin.encode(), capture_output=True, check=False)
     except OSError:
         return subprocess.CompletedProcess(command, 127, b"", b"the folder does not exist, or git is not installed")
+    lines = done.stderr.decode(errors="replace").splitlines() if done.returncode else []
+    if remedy := next((line.strip() for line in lines if " safe.directory " in line), None):
+        raise UserError(f"git does not read {folder.absolute()}: another user owns it. If you trust it: {remedy}")
+    return done
 
 
 def answer(folder: Path, *arguments: str) -> str | None:
-    """What a command prints; None where it fails."""
+    """What a command prints; None where it fails. Raises what `run` does."""
     done = run(folder, *arguments)
     return None if done.returncode else os.fsdecode(done.stdout)
 

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import MOST_LEVELS
 
-# Bytes of text, and 16 for each value. What is referred to repeatedly counts each time, as it does once it is printed.
-MOST_BYTES = 2**25
+# Bytes of text, and 64 for each value. What is referred to repeatedly counts each time, as it does once it is printed.
+MOST_BYTES = 2**26
 _MOST_INTEGER = 2**64
 _SHOWN = 60  # characters of a value in a message
 _KINDS = {
@@ -85,7 +85,7 @@ def check_values(value: Any, where: str, place: str = "") -> None:
     left, waiting = MOST_BYTES, [(value, place, 0)]
     while waiting:
         one, at, level = waiting.pop()
-        left -= 16 + (len(one) if isinstance(one, str) else 0)
+        left -= 64 + (len(one) if isinstance(one, str) else 0)
         if left < 0 or level > MOST_LEVELS:
             limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
             raise UserError(f"{where}: {place or short(at)}: written out, it has {limit}.")

@@ -20,6 +20,7 @@ from rfdetr_core.base.schema import MOST_BYTES, short
 
 # What upstream's `args` were before they were a dict; both only hold values.
 _NAMESPACES: list[Any] = [argparse.Namespace, types.SimpleNamespace]
+_REPEATED = MOST_BYTES // 10_000  # a container that is referred to again counts as so many bytes
 _MOST_PICKLED = 2**24  # bytes that say how tensors and values are nested; an honest file has a hundredth of that
 # torch's own list has more, such as functions that allocate as much memory as they are told to.
 _DTYPES = {"float16", "float32", "float64", "bfloat16", "uint8", "int8", "int16", "int32", "int64", "bool"}
@@ -98,10 +99,14 @@ class _Copy:
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size, self.left = path, size, MOST_BYTES
+        self.seen: set[int] = set()
 
     def of(self, value: Any, at: str, level: int) -> Any:
         """Copy a value; `at` is its place in the file."""
-        self.left -= 16 + (len(value) if isinstance(value, str | bytes) else 0)
+        self.left -= 64 + (len(value) if isinstance(value, str | bytes) else 0)
+        if isinstance(value, dict | list | tuple) and value:
+            self.left -= _REPEATED if id(value) in self.seen else 0
+            self.seen.add(id(value))
         if self.left < 0 or level > MOST_LEVELS:
             limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
             raise UserError(f"{self.path}: {at.partition('.')[0] or 'its content'}: written out, it has {limit}.")

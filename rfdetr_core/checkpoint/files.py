@@ -196,7 +196,7 @@ def read_plain(path: Path, schema: type[Fields] = Fields) -> dict[str, Any]:
     content = load(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no RF-DETR checkpoint: it holds {type(content).__name__}, not a dict.")
-    _check(content, schema, path)
+    check_content(content, schema, path)
     return content
 
 
@@ -218,7 +218,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     content = read_plain(path)
     told = content | {"args": content.get("args", content.get("hyper_parameters")) or {}}
-    _check(told, Content, path)
+    check_content(told, Content, path)
     model = _model_of(content, path)
     if any(".base_model.model." in name for name in model):
         raise UserError(f"{path} holds LoRA adapters. Merge them with upstream's rfdetr first, then load the result.")
@@ -236,12 +236,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(weights, told["args"], unknown=tuple(unknown), others=others, path=path, **optional)
 
 
-def _check(content: dict[str, Any], schema: type[Fields], path: Path) -> None:
+def check_content(content: dict[str, Any], schema: type[Fields], path: Path) -> None:
     """Compare the fields that a schema has with it. UserError: the first one that is wrong."""
-    for name, info in schema.model_fields.items():
-        if (key := info.alias or name) in content:
-            check_values(content[key], str(path), key)
-    require(schema, content, str(path))
+    keys = [info.alias or name for name, info in schema.model_fields.items()]
+    known = {key: content[key] for key in keys if key in content}
+    for key, value in known.items():
+        check_values(value, str(path), key)
+    require(schema, known, str(path))
 
 
 def _model_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:

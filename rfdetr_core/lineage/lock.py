@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import md5_bytes
 
 LOCK = "dvc.lock"
+_MOST_LEVELS = 10_000
+_DEEP = re.compile(rb"(?:[-?][ \t]+){1000}|^ {10000}", re.M)
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,12 @@ class Lock:
     @classmethod
     def parse(cls, content: bytes) -> Lock:
         """Read a dvc.lock. Raises UserError where it is none."""
+        # The C parser calls itself for each level, and the end of the stack would end the process.
+        if content.count(b"[") + content.count(b"{") > _MOST_LEVELS or _DEEP.search(content):
+            raise UserError(f"{LOCK} is nested too deeply. Restore it: git restore {LOCK}")
         try:
             return cls({name: Entry.of(one) for name, one in yaml.load(content, Loader=_Loader)["stages"].items()})
-        except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError) as error:
+        except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
             reason = type(error).__name__
             raise UserError(
                 f"{LOCK} is not readable ({reason}). Run: git restore {LOCK}; or, if it is in no commit, remove it"

@@ -274,13 +274,14 @@ class RunFacts(Checkpoint):
 
     def __init__(self, record: Mapping[str, Any], folder: Path) -> None:
         self.record, self.folder, self.started = record, folder, time.time()
-        self.code = exact_digests(record["code"])  # now: a comment may be edited while the training runs
+        # Now: a comment may be edited, or a commit made, while the training runs.
+        self.code, self.origin = exact_digests(record["code"]), origin()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the note."""
         if not trainer.is_global_zero:
             return
-        tags, own = origin(), fingerprint(self.record)
+        tags, own = self.origin, fingerprint(self.record)
         run = {
             "parent_commit": tags.get("mlflow.source.git.commit"),
             "dirty": tags.get("git.dirty") == "true",

@@ -18,8 +18,7 @@ from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.base.schema import require
-from rfdetr_core.checkpoint.files import read_checkpoint, read_plain, tensor_digest
+from rfdetr_core.checkpoint.files import check_content, read_checkpoint, read_plain, tensor_digest
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.checkpoint.schema import ResumeState
 from rfdetr_core.data.samples import Sample
@@ -156,7 +155,7 @@ def named_state(path: Path, epochs: int, fingerprint: Mapping[str, Any]) -> tupl
             f"{path} has no state of a training; train.resume needs a checkpoint.pth. To start from its weights, name "
             "it as model.pretrain_weights."
         )
-    require(ResumeState, content, str(path))
+    check_content(content, ResumeState, path)
     changed = differences(content["run"]["fingerprint"], fingerprint)
     changes = [one for one in changed if not one.startswith(_LENGTH)]
     if refused := [one for one in changes if one.startswith(_KEPT)]:

@@ -11,9 +11,11 @@ import tempfile
 from pathlib import Path
 
 from rfdetr_core.audit.history import MODEL, cache_folder
-from rfdetr_core.base import git
+from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import changes
+from rfdetr_core.base.schema import checked
+from rfdetr_core.checkpoint.schema import RecordFile
 from rfdetr_core.selection.select import TRACKS
 from rfdetr_core.verification.claims import SCORES
 from rfdetr_core.verification.contents import Contents
@@ -96,7 +98,8 @@ def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
     from rfdetr_core.checkpoint.files import read_checkpoint
 
     md5 = pipeline.lock.out(MODEL)
-    records = [json.loads(path.read_bytes()) for path in sorted((contents.root / "records").glob("*.json"))]
+    paths = sorted((contents.root / "records").glob("*.json"))
+    records = [checked(files.read_json(path), RecordFile, str(path)) for path in paths]
     told = next((one["lineage"]["training"] for one in records if one["file"]["md5"] == md5), None)
     here = (read_checkpoint(contents.root / MODEL).lineage or {}).get("training")
     if told is None or here is None:

@@ -107,6 +107,45 @@ def test_what_is_no_json_is_named(tmp_path: Path, text: str | bytes) -> None:
         files.read_json(path)
 
 
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b'{"a": 1, "a": 2}', "'a' stands twice"),
+        (b'[{"b": {"a": 1, "a": 1}}]', "'a' stands twice"),
+        (b"[NaN]", "NaN is no finite number"),
+        (b"[-Infinity]", "no finite number"),
+        (b"[1e999]", "no finite number"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b"[" * 300 + b"]" * 300, "nested too deeply"),
+        (b'{"a":' * 300 + b"1" + b"}" * 300, "nested too deeply"),
+        (b"1" * 5000, "5000 digits"),
+        (b"[" + b"1" * 400 + b"]", "400 digits"),
+        (b'["\\ud800"]', "half a character"),
+        ('["a"]'.encode("utf-16"), "utf-8"),
+        (b'["\xff"]', "utf-8"),
+    ],
+)
+def test_crafted_json_is_one_message(tmp_path: Path, data: bytes, fault: str) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(UserError, match=rf"a\.json is not readable JSON \(.*{fault}") as error:
+        files.read_json(tmp_path / "a.json")
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b"\xef\xbb\xbf[1]", [1]),
+        (b'["\\ud83d\\ude00"]', ["\N{GRINNING FACE}"]),
+        (b"3", 3),
+        (b'"a"', "a"),
+        (b"null", None),
+    ],
+)
+def test_a_byte_order_mark_and_escaped_pairs_are_read(data: bytes, value: object) -> None:
+    assert files.parse_json(data) == value
+
+
 def test_digests_are_sha256(tmp_path: Path) -> None:
     data = bytes(range(256)) * 1000
     (tmp_path / "a").write_bytes(data)

@@ -251,6 +251,16 @@ def test_resume_refuses_a_file_of_weights(where: ProjectPaths, uninterrupted: di
         train(where, output, train={"resume": "weights.pth"})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["loops", "optimizer_states", "callbacks", "lr_schedulers"])
+def test_a_crafted_state_is_one_message(where: ProjectPaths, output: Path, part: str) -> None:
+    train(where, output, train={"epochs": 1})
+    content = read_plain(output / "checkpoint.pth")
+    write_plain(where.weights / "state.pth", content | {part: {"RunFiles": [1], "fit_loop": None}})
+    with pytest.raises(UserError, match=r"state\.pth: (its state cannot be restored \(|callbacks\.RunFiles: )"):
+        train(where, output, train={"epochs": 2, "resume": "state.pth"})
+
+
 def test_a_damaged_state_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pth").write_bytes(b"half")
     path, told = record.state_to_resume(tmp_path, {})

@@ -250,3 +250,9 @@ def test_values_in_a_lock_are_what_dvc_wrote(tmp_path: Path) -> None:
     )
     (tmp_path / LOCK).write_text(by_hand)
     assert Lock.read(tmp_path).stages["a"].raw == load_yaml(tmp_path / LOCK)["stages"]["a"]
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{a: " * 100_000, b"- " * 100_000 + b"a", b"? " * 100_000 + b"a"])
+def test_a_lock_that_is_nested_without_end_is_one_message(content: bytes) -> None:
+    with pytest.raises(UserError, match=r"dvc\.lock is nested too deeply. Restore it: git restore dvc\.lock"):
+        Lock.parse(content)
