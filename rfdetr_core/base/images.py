@@ -17,10 +17,13 @@ from rfdetr_core.base.errors import UserError
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
+# dark: 16 bits, of which the picture uses 14 at most. veiled: most pixels are neither opaque nor clear.
+DOUBTS = ("", "dark", "veiled")
 # A plain file of four 16-bit channels, and room for what else it carries.
 _BYTES_OF_PIXEL, _BYTES_BESIDE = 8, 64 * 2**20
 # Tags of TIFF. Of colours of 16 bits that lie apart, Pillow 13 takes the halves for pixels, without a word.
 _BITS, _PLANAR = 258, 284
+_OF_14_BITS = 64  # what the largest number of 14 bits becomes when 16 are scaled to 8
 
 
 class _NoTruncated:
@@ -51,11 +54,13 @@ class TooLargeError(UserError):
 
 @dataclass(frozen=True)
 class Look:
-    """What there is to see of an image file: the picture, which of FORMATS it is, and whether it has more frames."""
+    """What there is to see of an image file: the picture, which of FORMATS it is, whether it has more frames, and which
+    of DOUBTS there is."""
 
     picture: Image.Image
     kind: str
     several: bool
+    doubt: str
 
 
 def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
@@ -80,16 +85,26 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
             tags = getattr(image, "tag_v2", {})
             if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (1,))) > 8:
                 raise ValueError("it keeps each colour apart, in 16 bits: save it with its colours together")
+            deep = image.mode.startswith("I;16") or ";16" in str(image.tile) or max(tags.get(_BITS, (1,))) > 8
             if reduction > 1:
                 _reduce(image, reduction)
             image.load()
             several = kind != "JPEG" and bool(getattr(image, "is_animated", False))
-            return Look(upright_rgb(image), kind, several)
+            picture = upright_rgb(image)
+            dark = deep and np.asarray(picture).max() <= _OF_14_BITS
+            return Look(picture, kind, several, "dark" if dark else "veiled" if _is_veiled(image) else "")
     except TooLargeError as error:
         raise TooLargeError(f"{name} is too large: {error}. Make it smaller, or raise the limit.") from None
     # On a damaged file Pillow's decoders raise almost anything: struct.error, EOFError, KeyError, zlib.error, ...
     except Exception as error:
         raise UserError(f"{name} cannot be decoded as {', '.join(FORMATS)}: {error}. Replace or remove it.") from error
+
+
+def _is_veiled(image: Image.Image) -> bool:
+    if "A" not in image.getbands():
+        return False
+    counts = image.getchannel("A").histogram()
+    return 2 * sum(counts[1:-1]) > sum(counts)
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:

@@ -32,6 +32,11 @@ _SUFFIXES = {
 # Of copies: how they are alike, and the codes of those in one split and in two.
 _EQUAL = ("has the bytes of", "image-doubled", "leakage")
 _NEAR = ("looks like", "near-doubled", "near-leakage")
+# By what is doubted of an image: code and text.
+_DOUBTS = {
+    "dark": ("range-unused", "have 16 bits and use a quarter of their range at most: 12 or 14 bits, not scaled up?"),
+    "veiled": ("transparency-unlikely", "are half transparent nearly everywhere: is it a fourth colour, as infrared?"),
+}
 
 
 def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
@@ -59,6 +64,18 @@ def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
             what = f"{beyond} of {count} boxes of {name} go over the right or bottom edge, but fit into their images as"
             wrong |= findings.add("boxes-as-corners", split.place, f"{what} left, top, right, bottom")
     return wrong
+
+
+def check_range(dataset: Dataset, facts: Facts, findings: Findings) -> None:
+    """Find splits with images of which little is left in 8 bits of red, green and blue."""
+    for split in dataset.values():
+        of_doubt: dict[str, list[str]] = defaultdict(list)
+        for path in sorted(record.path for record in split.images if record.path in facts):
+            of_doubt[facts[path].doubt].append(path)
+        for doubt, (code, what) in _DOUBTS.items():
+            if paths := of_doubt[doubt]:
+                what = f"{len(paths)} of {len(split.images)} images {what}. The first: {paths[0]}"
+                findings.add(code, split.place, what)
 
 
 def check_content(dataset: Dataset, splits: Mapping[str, list[CanonicalImage]], findings: Findings) -> None:
@@ -135,6 +152,7 @@ def clean(
     if kept is None:
         check_files(root, dataset, findings)
         out |= check_names(dataset, facts, findings)
+        check_range(dataset, facts, findings)
         if check_units(dataset, facts, findings):
             return None
     splits: dict[str, list[CanonicalImage]] = {name: [] for name in SPLITS}

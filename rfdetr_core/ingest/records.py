@@ -95,7 +95,7 @@ Dataset = dict[str, Split]
 @dataclass(frozen=True, slots=True)
 class FileFacts:
     """Digest of an image file, its size as decoded and its thumbnail (see `duplicates`), or what is wrong with it: code
-    and text of a finding. decoded: the pixels were looked at now, not in an earlier run. kind, several: see
+    and text of a finding. decoded: the pixels were looked at now, not in an earlier run. kind, several, doubt: see
     `images.Look`; empty where only the manifest is known."""
 
     sha256: str = ""
@@ -107,6 +107,7 @@ class FileFacts:
     decoded: bool = False
     kind: str = ""
     several: bool = False
+    doubt: str = ""
 
 
 Facts = Mapping[str, FileFacts]  # by path

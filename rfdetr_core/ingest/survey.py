@@ -27,7 +27,7 @@ from PIL import features
 from rfdetr_core.base import files, images
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.images import FORMATS, TooLargeError
+from rfdetr_core.base.images import DOUBTS, FORMATS, TooLargeError
 from rfdetr_core.ingest import duplicates
 from rfdetr_core.ingest.folder import leaves
 from rfdetr_core.ingest.records import FileFacts
@@ -37,7 +37,7 @@ from rfdetr_core.ingest.workers import Workers, with_progress
 _KEPT = 1_000_000
 _FLUSH = 2_000
 _CHECK = 8
-_HEAD = struct.Struct("<IIB?")
+_HEAD = struct.Struct("<IIB?B")
 _FAULTS = ("image-unreadable", "image-too-large")
 # Below this, starting processes takes longer than they save.
 _WORTH_PROCESSES = 300
@@ -245,20 +245,22 @@ def _decode(data: bytes, max_pixels: int) -> FileFacts:
         return FileFacts(code=_FAULTS[isinstance(error, TooLargeError)], fault=str(error))
     width, height = seen.picture.size
     thumbnail = duplicates.thumbnail(seen.picture)
-    return FileFacts(width=width, height=height, thumbnail=thumbnail, kind=seen.kind, several=seen.several)
+    return FileFacts("", width, height, None, "", thumbnail, kind=seen.kind, several=seen.several, doubt=seen.doubt)
 
 
 def _packed(facts: FileFacts) -> bytes:
     """What the cache keeps: all that follows from the bytes of the file."""
     if facts.code:
-        return _HEAD.pack(0, 0, _FAULTS.index(facts.code), False) + facts.fault.encode(errors="backslashreplace")
-    return _HEAD.pack(facts.width, facts.height, FORMATS.index(facts.kind), facts.several) + facts.thumbnail
+        return _HEAD.pack(0, 0, _FAULTS.index(facts.code), False, 0) + facts.fault.encode(errors="backslashreplace")
+    told = (FORMATS.index(facts.kind), facts.several, DOUBTS.index(facts.doubt))
+    return _HEAD.pack(facts.width, facts.height, *told) + facts.thumbnail
 
 
 def _unpacked(sha256: str, value: bytes) -> FileFacts:
-    (width, height, number, several), rest = _HEAD.unpack_from(value), value[_HEAD.size :]
+    (width, height, number, several, doubt), rest = _HEAD.unpack_from(value), value[_HEAD.size :]
     if width:
-        return FileFacts(sha256, width, height, thumbnail=rest, kind=FORMATS[number], several=several)
+        kind, told = FORMATS[number], DOUBTS[doubt]
+        return FileFacts(sha256, width, height, thumbnail=rest, kind=kind, several=several, doubt=told)
     return FileFacts(sha256, code=_FAULTS[number], fault=rest.decode())
 
 

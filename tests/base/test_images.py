@@ -139,13 +139,43 @@ def tiff(values: np.ndarray, planar: int = 1) -> bytes:
     return struct.pack("<2sHI", b"II", 42, 8 + len(data) + len(extra)) + data + extra + table
 
 
+def colours_of_16_bits(values: np.ndarray, kind: str) -> bytes:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    return png((b"IHDR", head), (b"IDAT", zlib.compress(rows))) if kind == "PNG" else tiff(values)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_colours_of_16_bits_are_scaled(kind: str) -> None:
     values = np.random.default_rng(1).integers(0, 65536, (6, 5, 3))
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", 5, 6, 16, 2, 0, 0, 0)
-    data = png((b"IHDR", head), (b"IDAT", zlib.compress(rows))) if kind == "PNG" else tiff(values)
-    assert np.abs(pixels(data) - values / 257).max() <= 1
+    assert np.abs(pixels(colours_of_16_bits(values, kind)) - values / 257).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("bits", range(9, 17))
+def test_16_bits_that_hold_fewer_are_doubted(kind: str, bits: int) -> None:
+    values = np.random.default_rng(1).integers(0, 2**bits, (30, 50, 3)).astype(np.uint16)
+    values[0, 0] = 2**bits - 1
+    expected = "dark" if bits <= 14 else ""
+    assert look(colours_of_16_bits(values, kind), "x").doubt == expected
+    assert look(encoded(Image.fromarray(values[:, :, 0].copy()), kind), "x").doubt == expected
+
+
+def test_a_dark_picture_of_8_bits_is_not_doubted() -> None:
+    for image in (Image.new("RGB", (9, 9), (3, 3, 3)), Image.new("L", (9, 9), 3)):
+        for kind in KINDS:
+            assert look(encoded(image, kind), "x").doubt == ""
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})])
+def test_a_fourth_band_that_is_no_transparency_is_doubted(kind: str, options: dict[str, Any]) -> None:
+    random = np.random.default_rng(2)
+    infrared = random.integers(0, 256, (20, 30))
+    cut_out = np.where(random.random((20, 30)) < 0.5, 0, 255)
+    soft = np.where(random.random((20, 30)) < 0.4, 99, cut_out)
+    for band, expected in ((infrared, "veiled"), (cut_out, ""), (soft, ""), (np.full((20, 30), 255), "")):
+        image = Image.fromarray(np.dstack([PIXELS, band.astype(np.uint8)]))
+        assert look(encoded(image, kind, **options), "x").doubt == expected
 
 
 def test_colours_of_16_bits_in_planes_are_refused() -> None:

@@ -432,6 +432,14 @@ IMAGES = {
     "image of 32 bits": file(
         "image-unreadable", lambda path: Image.fromarray(np.ones((48, 64), np.float32)).save(path, "TIFF")
     ),
+    "image of 12 bits in 16": file(
+        "range-unused",
+        lambda path: Image.fromarray(np.random.default_rng(5).integers(0, 4096, (48, 64)).astype(np.uint16)).save(path),
+    )._replace(file=TRAIN),
+    "image of four colours": file(
+        "transparency-unlikely",
+        lambda path: Image.merge("RGBA", (*picture(5).split(), picture(6).split()[0])).save(path),
+    )._replace(file=TRAIN),
     "image of another size": file("image-size-differs", lambda path: picture(5, (48, 64)).save(path)),
     "image too large": file("image-too-large", lambda path: picture(5, (64, 49)).save(path), max_pixels=64 * 48),
     "JPEG named PNG": file("image-of-other-kind", lambda path: picture(55).save(path, "JPEG")),

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
@@ -29,8 +31,9 @@ BAD = "train/train_2.png"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Six images, one of which cannot be decoded."""
+    """Six images, one of which cannot be decoded, and one of which is doubted."""
     folder = make_coco(tmp_path / "data")
+    Image.fromarray(np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)).save(folder / "valid" / "valid_1.png")
     (folder / BAD).write_bytes(b"no image")
     return folder
 
