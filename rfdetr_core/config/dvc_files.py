@@ -28,14 +28,14 @@ def _check_lock(root: Path) -> None:
     from dvc.exceptions import DvcException  # type: ignore[import-untyped]
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # type: ignore[import-untyped]
     from dvc.utils.serialize import load_yaml  # type: ignore[import-untyped]
-    from voluptuous import Invalid
+    from dvc.utils.strictyaml import validate  # type: ignore[import-untyped]
 
     path = root / LOCK
     if not path.exists():
         return
     try:
-        COMPILED_LOCKFILE_SCHEMA(load_yaml(str(path)))
-    except (DvcException, Invalid, ValueError):
+        validate(load_yaml(str(path)), COMPILED_LOCKFILE_SCHEMA, path=str(path))
+    except (DvcException, ValueError):
         if git.answer(root, "cat-file", "-e", f"HEAD:./{LOCK}") is None:
             remedy = f"It was never committed: remove it ({path})"
         else:
@@ -47,9 +47,10 @@ def _check_lock(root: Path) -> None:
 
 
 def _mend_rwlock(root: Path) -> Iterator[str]:
+    from dvc.exceptions import DvcException
     from dvc.lock import LockError, make_lock  # type: ignore[import-untyped]
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, SCHEMA  # type: ignore[import-untyped]
-    from voluptuous import Invalid
+    from dvc.utils.strictyaml import validate
 
     folder = root.resolve() / ".dvc" / "tmp"
     path = folder / RWLOCK_FILE
@@ -58,9 +59,9 @@ def _mend_rwlock(root: Path) -> Iterator[str]:
     try:
         with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder)):  # DVC has it while it writes the file
             try:
-                SCHEMA(json.loads(path.read_bytes()))
+                validate(json.loads(path.read_bytes()), SCHEMA, path=str(path))
                 return
-            except (ValueError, Invalid):
+            except (ValueError, DvcException):
                 pass
             if living := list(_processes(root.resolve())):
                 raise UserError(
