@@ -246,7 +246,9 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "the file of a record": (
         lambda folder: edit(
-            next((folder / "records").glob("*.json")), f'"md5": "{locked(folder, str(MODEL))[0]}', '"md5": "x'
+            next((folder / "records").glob("*.json")),
+            f'"md5": "{locked(folder, str(MODEL))[0]}',
+            f'"md5": "{"0" * 32}',
         ),
         "content of records/",
     ),
