@@ -248,7 +248,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit(
             next((folder / "records").glob("*.json")),
             f'"md5": "{locked(folder, str(MODEL))[0]}',
-            f'"md5": "{"0" * 32}',
+            f'"md5": "{"01"[locked(folder, str(MODEL))[0] == "0"]}',
         ),
         "content of records/",
     ),
