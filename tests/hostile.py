@@ -23,6 +23,7 @@ from rfdetr_core.checkpoint.files import file_content, read_checkpoint
 from rfdetr_core.checkpoint.loading import load_weights
 from rfdetr_core.cli import main
 from rfdetr_core.selection.strip import strip
+from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.record import named_state, state_to_resume
 from tests.audit.repository import Repository
 from tests.checkpoint.tiny import tiny_detector
@@ -137,7 +138,7 @@ class Target:
             "from_checkpoint": lambda: RFDETR.from_checkpoint(self.path, device="cpu"),
             "pretrain_weights": lambda: load_weights(detector, architecture, read_checkpoint(self.path)),
             "resume": going_on,
-            "train.resume": lambda: named_state(self.path, 5, RUN["fingerprint"]),  # type: ignore[arg-type]
+            "train.resume": lambda: named_state(self.path, TrainConfig(epochs=5), RUN["fingerprint"]),  # type: ignore[arg-type]
             "strip": stripping,
         }
 

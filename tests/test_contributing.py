@@ -98,7 +98,7 @@ PATCHES = {
         [
             Before(
                 "rfdetr_core/ingest/formats/__init__.py",
-                ")\nLABEL_SUFFIXES",
+                ")\n_NAMED",
                 "    (table.LAYOUT, table.found, table.read),\n",
             ),
             Before("rfdetr_core/ingest/formats/__init__.py", ', ".txt", ".yaml"', ', ".csv"'),

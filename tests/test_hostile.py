@@ -21,6 +21,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.archive import load
 from rfdetr_core.checkpoint.files import file_content, read_checkpoint
 from rfdetr_core.cli import main
+from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.record import named_state
 from tests.checkpoint.tiny import tiny_checkpoint
 from tests.hostile import ODD, RUN, Target, bounded_memory, fault, laughs, nested
@@ -185,7 +186,7 @@ def test_a_crafted_lineage_is_named_by_its_field(target: Target, name: str) -> N
 def test_a_crafted_state_is_named_by_its_field(target: Target, run: Any, message: str) -> None:
     torch.save(target.content | {"run": run}, target.path)
     with pytest.raises(UserError, match=message):
-        named_state(target.path, 5, {})
+        named_state(target.path, TrainConfig(epochs=5), {})
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"
 PATIENCE = 15.0  # seconds: a trainer that was told to stop finishes its step
 _held: set[Path] = set()
+_MOST_EPOCHS = 10**9
 _SMALL_CHANGE = 0.02  # of the learning rate, as a part of its full value: not worth a word
 _CODE_SHOWN = 3  # files named of those that changed
 # What must not differ when a training is gone on with on purpose, but for its length and where its weights came from.
@@ -169,9 +170,11 @@ def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any])
     if state.epochs > config.epochs:
         raise UserError(f"{path} has trained {state.epochs} epochs, more than train.epochs: {config.epochs}. Raise it.")
     told = [f"going on after epoch {state.epochs} of {path}.", *(f"{one}." for one in changes)]
-    planned = content["run"]["fingerprint"]["params.train.epochs"]
+    planned, steps = content["run"]["fingerprint"].get("params.train.epochs"), content.get("global_step", 0)
+    if type(planned) is not int or not 0 < planned < _MOST_EPOCHS:
+        raise UserError(f"{path}: run.fingerprint.params.train.epochs: it must be a whole number above 0.")
     if state.epochs < config.epochs and planned != config.epochs and config.lr_scheduler in SCHEDULES:
-        told += _rate_change(content["global_step"], state.epochs, planned, config)
+        told += _rate_change(max(steps, state.epochs), state.epochs, planned, config)
     if state.epochs < min(planned, config.epochs) and config.early_stopping and content["run"]["finished"]:
         told.append("It had stopped early: early stopping waits anew.")
     return state, " ".join(told)
