@@ -141,6 +141,7 @@ def test_a_rank_that_waits_for_others_ends_when_told(
 def test_any_strategy_of_lightning_is_passed_on(monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
     passed: dict[str, Any] = {}
     monkeypatch.setattr(trainer, "Trainer", lambda **options: passed.update(options))
+    monkeypatch.setattr(trainer, "check_launched", lambda _: None)  # nothing has started the three nodes
     whole = strategy == "ddp"
     trainer.build_trainer(TrainConfig(strategy=strategy, devices=2, num_nodes=3, accelerator="cpu", use_ema=whole))
     assert {name: passed[name] for name in ("strategy", "devices", "num_nodes")} == {
