@@ -9,6 +9,7 @@ from typing import Any
 
 from ci.compare import BASE_MODEL
 from ci.steps import COMPARISON, MODEL, PLAN, RAN, call, core, left
+from rfdetr_core.base.errors import listed
 
 PICTURES = Path("reports/evaluate/pictures")
 NAMES = {"map": "mAP", "map_50": "AP50", "mar_100": "AR100", "f1": "F1"}
@@ -29,7 +30,7 @@ def comment(published: str) -> str:
     ran, plan = left(RAN), left(PLAN)
     parts = [f"## {title()}", f"Gate {content['verdict']}: {content['why']}."]
     parts.append(f"Ran: {', '.join(ran['ran']) or 'nothing'}. From the cache: {', '.join(ran['cached']) or 'nothing'}.")
-    parts.append("\n".join(f"- {name}: {_few(reasons)}" for name, reasons in plan["certain"].items()))
+    parts.append("\n".join(f"- {name}: {listed(reasons, 5)}" for name, reasons in plan["certain"].items()))
     parts += _scores(content) if content["missing"] is None else [f"No comparison: {content['missing']}.", _alone()]
     if content["missing"] is None:
         told = core("audit", "--diff", str(BASE_MODEL), str(MODEL), check=False)
@@ -103,7 +104,3 @@ def _number(value: float | None) -> str:
 
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}"
-
-
-def _few(reasons: list[str]) -> str:
-    return ", ".join(reasons[:5]) + (f" and {len(reasons) - 5} more" if len(reasons) > 5 else "")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ci.steps import PLAN, STATE, TRAILER, call, step
 from rfdetr_core.base.code import STAGE
+from rfdetr_core.base.errors import listed
 from rfdetr_core.base.params import PARAMS_FILE
 from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.verification.contents import Contents
@@ -90,8 +91,7 @@ def main() -> None:
     later = possible(Path(), set(changed))
     PLAN.write_text(json.dumps({"certain": changed, "possible": later, "force": options.force}, indent=2) + "\n")
     for name, reasons in changed.items():
-        more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-        print(f"{name:12} runs: {', '.join(reasons[:3])}{more}")
+        print(f"{name:12} runs: {listed(reasons)}")
     for name in later:
         print(f"{name:12} runs if what it reads comes out otherwise")
     if not changed:

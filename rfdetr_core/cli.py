@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rfdetr_core.base import files
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.printing import printable, printable_output
 
 if TYPE_CHECKING:
@@ -176,9 +176,8 @@ def _print_reached_by_code() -> None:
     lock, digests = Lock.read(Path()), CodeDigests(Contents(Path()))
     for path, stage in digests.stages.items():
         changed = [what.removeprefix("code ") for what, _, _ in digests.differences(path, lock.dep(stage, path) or "")]
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         if changed and stage in lock.stages:
-            print(f"{stage:12} runs, since its code changed: {', '.join(changed[:3])}{more}")
+            print(f"{stage:12} runs, since its code changed: {listed(changed)}")
 
 
 def _preview(options: argparse.Namespace) -> None:

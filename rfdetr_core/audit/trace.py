@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, History, cached
 from rfdetr_core.base import files
 from rfdetr_core.base.code import STAGE
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.base.schema import Fields, checked
 from rfdetr_core.checkpoint.schema import Evaluation, RecordFile
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rfdetr_core.checkpoint.files import Checkpoint
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
-_MOST = 3
 _MD5 = re.compile(rb"\b[0-9a-f]{32}\b(?:\.dir\b)?")
 
 
@@ -112,8 +111,7 @@ class Archive:
         _ = self.all_records, self.evaluations
         parsed = ((one, self.history.parsed.get(one.changed.get(LOCK, ""), True)) for one in self.history.commits)
         damaged = self._damaged + [f"{LOCK} {_of(commit)}" for commit, lock in parsed if lock is None]
-        more = f" and {len(damaged) - _MOST} more" if len(damaged) > _MOST else ""
-        return [f"not readable, and left out: {', '.join(damaged[:_MOST])}{more}"] if damaged else []
+        return [f"not readable, and left out: {listed(damaged)}"] if damaged else []
 
     def introduced(self, md5: str) -> Link | None:
         """The stage with this out, and the oldest commit whose dvc.lock has it."""
@@ -220,12 +218,12 @@ def _notes(made: Trace, archive: Archive) -> Iterator[str]:
         keys = dict.fromkeys(key for one in known[1:] for key in _differing(known[0], one))
         yield (
             f"{len(made.runs)} runs made these weights, and which of them made this file is not known: "
-            f"{_listed(map(title_of, made.runs))}; they differ in {_listed(keys)}"
+            f"{listed(map(title_of, made.runs))}; they differ in {listed(keys)}"
         )
     elif made.record is not None:
         more = [one for one in archive.runs if one["lineage"]["tensors"] == made.tensors and one != made.record]
         if more:
-            yield f"equal weights were made by another run, too: {_listed(map(title_of, more))}"
+            yield f"equal weights were made by another run, too: {listed(map(title_of, more))}"
     elif made.found_by == "training":
         yield "that its training made these weights is the file's own word: no record and no dvc.lock has them"
     elif made.lineage or (made.training and made.found_by is None):
@@ -245,11 +243,6 @@ def title_of(record: dict[str, Any]) -> str:
     return f"{FOLDER}/{record_names(record)[0]}"
 
 
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:_MOST]) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")
-
-
 def _contradictions(said: Checkpoint | None, tensors: str | None, runs: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What a file says of its making that is not so."""
     own, training = (said.lineage, said.training_record) if said else (None, None)
@@ -261,7 +254,7 @@ def _contradictions(said: Checkpoint | None, tensors: str | None, runs: Sequence
     elif len(runs) > 1 and all(own != one["lineage"] for one in runs):
         yield "what the file itself says is the lineage of no run that made these weights"
     elif runs and (other := _differing(flattened(runs[0]["lineage"]), flattened(own))):
-        yield f"told is its record; the file itself says otherwise of {_listed(other)}"
+        yield f"told is its record; the file itself says otherwise of {listed(other)}"
 
 
 def evaluations_of(traced: Trace, archive: Archive) -> list[dict[str, Any]]:

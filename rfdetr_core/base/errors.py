@@ -1,8 +1,8 @@
-"""The one exception whose message is meant for the user."""
+"""The one exception whose message is meant for the user, and what such messages are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _LONGEST_LINE = 4_000  # characters of a message: a value of a file may have any number
 
@@ -23,6 +23,12 @@ def _shortened(line: str) -> str:
         return line
     half = _LONGEST_LINE // 2
     return f"{line[:half]} ... ({len(line) - 2 * half:,} characters) ... {line[-half:]}"
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

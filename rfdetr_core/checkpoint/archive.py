@@ -35,8 +35,10 @@ _KNOWN = {
 }
 
 
-def load(path: Path) -> Any:
+def load(path: Path, *, tensors: bool = True) -> Any:
     """What torch.save wrote as dicts, lists, tuples and tensors on the CPU; a namespace is a dict.
+
+    tensors: False for those without memory, on the device meta.
 
     Raises:
         UserError: missing, a folder, no such file, cut off, damaged, compressed, with objects that would need code to
@@ -48,7 +50,9 @@ def load(path: Path) -> Any:
             _check_pickle(_check_members(file, size, path), path)
             with torch.serialization.safe_globals(_NAMESPACES):
                 # On the device meta a tensor has a shape and no memory.
-                _Copy(path, size).of(torch.load(_start(file), map_location="meta", weights_only=True), "", 0)
+                bare = _Copy(path, size).of(torch.load(_start(file), map_location="meta", weights_only=True), "", 0)
+                if not tensors:
+                    return bare
                 return _Copy(path, size).of(torch.load(_start(file), map_location="cpu", weights_only=True), "", 0)
     except UserError:
         raise

@@ -186,14 +186,14 @@ def write_plain(path: Path, content: Mapping[str, Any]) -> None:
             raise sink.error
 
 
-def read_plain(path: Path, schema: type[Fields] = Fields) -> dict[str, Any]:
+def read_plain(path: Path, schema: type[Fields] = Fields, *, tensors: bool = True) -> dict[str, Any]:
     """Read what torch.save wrote, tensors on the CPU. Nothing of the file is executed: only plain values and tensors
-    are accepted, and the two namespace classes that older files use for `args`, which become dicts.
+    and the two namespace classes that older files use for `args`, which become dicts. tensors: see load().
 
     Raises:
         UserError: no such file (see `archive.load`), or a field that the schema has is missing or wrong.
     """
-    content = load(path)
+    content = load(path, tensors=tensors)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no RF-DETR checkpoint: it holds {type(content).__name__}, not a dict.")
     check_content(content, schema, path)
@@ -203,10 +203,11 @@ def read_plain(path: Path, schema: type[Fields] = Fields) -> dict[str, Any]:
 def origin_of(path: Path) -> dict[str, Any] | None:
     """The record of the training that wrote a file of a run folder, without its tensors; None where it has none."""
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        found = content.get("training_record") or content["lineage"]["training"]
-    except Exception:  # noqa: BLE001 - a broken file can raise anything; whoever reads its weights says what is wrong
+        content = read_plain(path, tensors=False)
+    except UserError:  # whoever reads its weights says what is wrong
         return None
+    lineage = content.get("lineage")
+    found = content.get("training_record") or (lineage.get("training") if isinstance(lineage, dict) else None)
     return found if isinstance(found, dict) else None
 
 

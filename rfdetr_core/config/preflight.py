@@ -22,7 +22,7 @@ from rfdetr_core.base.provenance import PACKAGES
 from rfdetr_core.checkpoint.published import PUBLISHED, cache_folder, resolve_weights
 from rfdetr_core.config.settings import check_params
 from rfdetr_core.ingest.config import ValidateConfig
-from rfdetr_core.ingest.folder import check_folder, dvc_outs
+from rfdetr_core.ingest.folder import check_folder, dvc_outs, owner
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.training.config import TrainConfig
 
@@ -129,10 +129,9 @@ def _check_dataset(root: Path, name: str, model: ModelConfig) -> list[str]:
     pointers = [path.with_name(f"{path.name}.dvc") for path in (folder, *folder.parents) if path.name]
     tracked = next((file for file in pointers if file.is_file()), None)
     if tracked is None and not folder.exists():
-        outs = dvc_outs(root.absolute())
-        for path in (folder.absolute(), *folder.absolute().parents):
-            if path in outs:
-                return [f"data.dir is {name!r}: the stage {outs[path]} of dvc.yaml will make it"]
+        stage = owner(dvc_outs(root.absolute()), folder.absolute())
+        if stage is not None:
+            return [f"data.dir is {name!r}: the stage {stage} of dvc.yaml will make it"]
     what = f"Fetch it: dvc pull {tracked}" if tracked else "Put the dataset there, or name another folder."
     raise UserError(f"data.dir is {name!r}: {'no folder' if folder.exists() else 'it does not exist'}. {what}")
 

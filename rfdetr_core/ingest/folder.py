@@ -52,21 +52,21 @@ def check_folder(root: Path, labels: tuple[str, ...], option: str = OPTION, proj
     hidden = _ignored(folder, (*SUFFIXES, *labels), "--exclude-per-directory=.dvcignore")
     unknown = not in_dvc and tracked is None
     outs = dvc_outs(folder) if lost or unknown or (hidden and not in_dvc) else {}
-    hidden = [name for name in hidden if in_dvc or outs.keys() & {folder / name, *(folder / name).parents}]
+    hidden = [name for name in hidden if in_dvc or owner(outs, folder / name)]
     if hidden:
         raise UserError(
             f"{len(hidden)} files of the dataset folder {root} match a pattern of .dvcignore, so DVC does not keep "
             f"them: no other machine would have them. The first: {hidden[0]}. Change .dvcignore and run dvc add again, "
             "or remove the files"
         )
-    if unknown and outs.keys() & {folder, *folder.parents}:
+    if unknown and owner(outs, folder):
         return []
     if unknown and ignored is not None:
         raise UserError(
             f"the dataset folder {root} is ignored by git and not tracked by DVC: no other machine would have it. "
             f"Track it: dvc add {root}"
         )
-    lost = [name for name in lost if not outs.keys() & {folder / name, *(folder / name).parents}]
+    lost = [name for name in lost if not owner(outs, folder / name)]
     if lost:
         raise UserError(
             f"{len(lost)} files of the dataset folder {root} are ignored by git and not tracked by DVC: no other "
@@ -101,6 +101,11 @@ def dvc_outs(folder: Path) -> dict[Path, str]:
             }
     except DvcException:
         return {}
+
+
+def owner(outs: dict[Path, str], path: Path) -> str | None:
+    """Of `dvc_outs`: the stage or file that names a path or a folder around it."""
+    return next((outs[one] for one in (path, *path.parents) if one in outs), None)
 
 
 def _ignored(folder: Path, suffixes: tuple[str, ...], patterns: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rfdetr_core.audit.history import History, dvc_config
 from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.files import changes, copy, json_text, md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
@@ -267,8 +267,7 @@ def check_cache(report: Report, contents: Contents, pipeline: Pipeline) -> None:
                 shown = f"cache object {place.relative_to(place.parents[3]).as_posix()} of {name}"
                 report.equal(shown, digest, found, "its name is its MD5")
     if gone:
-        more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
-        report.skip(f"cache objects of {', '.join(gone[:3])}{more}", "gone: not in the cache")
+        report.skip(f"cache objects of {listed(gone)}", "gone: not in the cache")
 
 
 def check_history(report: Report, root: Path) -> None:

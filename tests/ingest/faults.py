@@ -74,6 +74,19 @@ def text(code: str, path: str, change: Callable[[bytes], bytes], where: int | No
     return Fault(make, lambda root: (root / path).write_bytes(change((root / path).read_bytes())), code, path, where)
 
 
+def renamed(file: str, listed: str) -> Fault:
+    """The annotation file lists another spelling of a name that is there."""
+    return Fault(
+        make_coco,
+        lambda root: (
+            (root / PNG).rename(root / "train" / file),
+            edit_coco(root, "train", lambda content: content["images"][1].update(file_name=listed)),
+        ),
+        "name-differs",
+        TRAIN,
+    )
+
+
 def named(code: str, name: str, old: str = "train_2.png", file: str | None = None) -> Fault:
     """A fault of a name, in the file system and in the annotations alike."""
 
@@ -463,24 +476,8 @@ IMAGES = {
     "file of another case": Fault(
         make_coco, lambda root: (root / PNG).rename(root / "train/TRAIN_2.png"), "name-differs", TRAIN
     ),
-    "file of the characters of an address": Fault(
-        make_coco,
-        lambda root: (
-            (root / PNG).rename(root / "train/\u00e9 2.png"),
-            edit_coco(root, "train", lambda content: content["images"][1].update(file_name="%C3%A9%202.png")),
-        ),
-        "name-differs",
-        TRAIN,
-    ),
-    "file of other characters": Fault(
-        make_coco,
-        lambda root: (
-            (root / PNG).rename(root / "train/e\u0301.png"),
-            edit_coco(root, "train", lambda content: content["images"][1].update(file_name="\u00e9.png")),
-        ),
-        "name-differs",
-        TRAIN,
-    ),
+    "file of the characters of an address": renamed("\u00e9 2.png", listed="%C3%A9%202.png"),
+    "file of other characters": renamed("e\u0301.png", listed="\u00e9.png"),
     "name that is no Unicode": Fault(
         make_coco,
         lambda root: (root / "train" / os.fsdecode(b"\xff.png")).write_bytes(b""),

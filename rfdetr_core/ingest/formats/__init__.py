@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.formats import coco, yolo
 from rfdetr_core.ingest.records import Dataset, Place
@@ -39,9 +39,10 @@ def read_dataset(root: Path, findings: Findings) -> Dataset:
                     findings.add("split-missing", Place(name), f"there is no {name} split. Looked for {layout}")
             return dataset
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
-    listed = ", ".join(entries[:12]) + (f" and {len(entries) - 12} more" if len(entries) > 12 else "")
     wanted = "".join(f"\n  {layout}" for layout, _, _ in _FORMATS)
-    raise UserError(f"{root} has no known dataset layout. Looked for:{wanted}{_NAMED}\nFound: {listed}{_hint(root)}")
+    raise UserError(
+        f"{root} has no known dataset layout. Looked for:{wanted}{_NAMED}\nFound: {listed(entries, 12)}{_hint(root)}"
+    )
 
 
 def _hint(root: Path) -> str:
