@@ -28,7 +28,7 @@ def test_git_lists_the_lock_the_small_results_and_the_records_alone(reproduced: 
     project.set_params(train={"seed": 1}, runtime={"mlflow": True, "tensorboard": True, "checkpoint_interval": 1})
     project.run("git", "commit", "-q", "-m", "another seed, tracked", "params.yaml")
     (project.folder / ".venv").symlink_to(sys.prefix)  # as several checkouts share one
-    closing = project.run("make", "-o", ".venv/.runtime", "repro").stdout
+    closing = project.run("make", "--no-print-directory", "-o", ".venv/.runtime", "repro").stdout
     for name in (".venv", "mlflow.db", "output/tensorboard", "output/checkpoint_0.pth", "output/.lock"):
         assert (project.folder / name).exists()
     records = {path.relative_to(project.folder).as_posix() for path in (project.folder / "records").iterdir()}

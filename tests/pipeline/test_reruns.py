@@ -310,7 +310,7 @@ def test_a_file_that_does_not_parse_stops_make_repro_before_anything_is_deleted(
     path = project.folder / "rfdetr_core" / "loss" / "matcher.py"
     path.write_text(path.read_text() + "\nx = (\n")
     line = len(path.read_text().splitlines())
-    stopped = project.run("make", "-o", ".venv/.runtime", "repro", check=False)
+    stopped = project.run("make", "--no-print-directory", "-o", ".venv/.runtime", "repro", check=False)
     assert f"error: rfdetr_core/loss/matcher.py:{line} does not parse" in stopped.stderr
     assert "Running stage" not in stopped.stdout
     assert "Traceback" not in stopped.stderr
