@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = add("predict", _predict, "find objects in images: a drawn picture and a JSON file for each")
     predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as output/checkpoint_best_total.pth")
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a file, or a folder of them")
     predict.add_argument(
         "--threshold", type=_number(float, 0, 1), help="score to exceed (default: CHECKPOINT's, or 0.5)"
     )
@@ -110,10 +111,10 @@ def _number(kind: type[N], least: int, most: float = math.inf) -> Callable[[str]
 
 
 def _predict(options: argparse.Namespace) -> None:
-    stems = [path.stem for path in options.images]
-    doubled = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if doubled:
-        raise UserError(f"several images are named {', '.join(doubled)}, but each makes one file. Give them apart.")
+    images = [image for path in options.images for image in _images_at(path)]
+    stems = Counter(path.stem for path in images)
+    if doubled := sorted(stem for stem, count in stems.items() if count > 1):
+        raise UserError(f"several images are named {listed(doubled)}, but each makes one file. Give them apart.")
     from rfdetr_core.evaluation.pictures import PANEL, draw, label_of, write_png
     from rfdetr_core.inference.predictor import Predictor, to_rgb, to_supervision
     from rfdetr_core.metrics.coco import coco_results
@@ -121,8 +122,16 @@ def _predict(options: argparse.Namespace) -> None:
     predictor = Predictor.from_checkpoint(options.checkpoint, device=options.device)
     threshold = predictor.threshold if options.threshold is None else options.threshold
     print(predictor.threshold_note if options.threshold is None else f"threshold {threshold:g}: as given")
-    for path in options.images:
-        picture = to_rgb(path)
+    unread = []
+    for path in images:
+        try:
+            picture = to_rgb(path)
+        except UserError as error:
+            if len(images) == 1:
+                raise
+            unread.append(path)
+            print(printable(f"error: {error}"), file=sys.stderr)
+            continue
         (found,) = predictor.detect([picture], threshold)
         drawn = to_supervision(found, predictor.class_names)
         names = [str(name) for name in drawn.data["class_name"]]
@@ -134,9 +143,20 @@ def _predict(options: argparse.Namespace) -> None:
         content = {"image": path.name, "width": picture.width, "height": picture.height, "threshold": threshold}
         files.write_json(options.output / f"{path.stem}.json", content | {"detections": rows})
         labels = [label_of(row["class_name"], row["class_id"], row["score"]) for row in rows]
-        side = max(PANEL, *picture.size)
-        write_png(options.output / f"{path.stem}.png", draw(picture, drawn, labels, side=side))
+        write_png(options.output / f"{path.stem}.png", draw(picture, drawn, labels, side=max(PANEL, *picture.size)))
         print(f"{path}: {len(rows)} objects, drawn in {options.output / path.stem}.png")
+    if unread:
+        raise UserError(f"{len(unread)} of {len(images)} images could not be read: {listed(map(str, unread))}.")
+
+
+def _images_at(path: Path) -> list[Path]:
+    """The path itself or, of a folder, the images below it."""
+    from rfdetr_core.ingest.folder import listing
+
+    found = [path / name for name in listing(path, "")] if path.is_dir() else [path]
+    if not found:
+        raise UserError(f"the folder {path} has no image in it.")
+    return found
 
 
 def _check(options: argparse.Namespace) -> None:

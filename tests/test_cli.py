@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -103,15 +104,31 @@ def test_predict_gives_equal_bytes_again(checkpoint: Path, images: list[Path], t
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
+def test_predict_passes_over_what_it_cannot_read_and_says_so(
+    checkpoint: Path, tmp_path: Path, images: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "pictures", tmp_path / "found"
+    (folder / "below").mkdir(parents=True)
+    for path, name in zip(images, ("b.png", "below/c.png"), strict=True):
+        shutil.copy(path, folder / name)
+    (folder / "a.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image either")
+    message = fails(capsys, "predict", checkpoint, folder, "--output", output)
+    assert message == f"error: 1 of 3 images could not be read: {folder / 'a.jpg'}."
+    assert f"error: {folder / 'a.jpg'} cannot be decoded" in capsys.readouterr().err
+    assert {path.name for path in output.iterdir()} == {"b.json", "b.png", "c.json", "c.png"}
+
+
 def test_what_is_wrong_is_said_in_one_message(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text, folder = tmp_path / "text.jpg", tmp_path / "found"
+    text, folder, empty = tmp_path / "text.jpg", tmp_path / "found", tmp_path / "empty"
     text.write_text("no image")
+    empty.mkdir()
     cases = {
         (checkpoint, text): "text.jpg",
         (checkpoint, tmp_path / "none.jpg"): "none.jpg",
-        (checkpoint, tmp_path): str(tmp_path),
+        (checkpoint, empty): str(empty),
         (tmp_path / "none.pth", images[0]): "none.pth does not exist",
         (text, images[0]): "text.jpg is no checkpoint",
         (checkpoint, images[0], tmp_path / "more" / "one.jpg"): "one",
