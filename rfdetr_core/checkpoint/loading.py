@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,17 @@ def build_from_checkpoint(path: Path, **changes: Any) -> Loaded:
     return Loaded(detector.eval(), architecture, checkpoint, report)
 
 
-def load_weights(detector: Detector, architecture: Architecture, checkpoint: Checkpoint) -> LoadReport:
+def load_weights(
+    detector: Detector, architecture: Architecture, checkpoint: Checkpoint, class_names: Sequence[str] = ()
+) -> LoadReport:
     """Put a checkpoint's weights into a detector that was built as `architecture`.
 
     The rules are upstream's (rfdetr/models/weights.py): class rows are cut, or repeated where there are more classes;
     the first queries of the first groups are kept; position embeddings are resampled; RGB patch weights are averaged
     or repeated for other channels. A weight that the file lacks keeps its value and is reported.
+
+    Beyond upstream: where the file names its classes and some of `class_names` are among them, each class gets the row
+    of its name, and a class that the file does not have keeps its initial row.
 
     Raises:
         UserError: weights of another variant, too few queries or groups, or a weight of another shape.
@@ -112,10 +118,17 @@ def load_weights(detector: Detector, architecture: Architecture, checkpoint: Che
         raise UserError(f"{where} has {facts['channels']} channels, model.num_channels is {architecture.channels}.")
     stored = replace(architecture, **{key: value for key, value in facts.items() if key in _FREE - {"resolution"}})
     _require_shapes(checkpoint, stored)
-    state = detector.state_dict()
+    state, rows = detector.state_dict(), _rows_by_name(checkpoint, facts["classes"], class_names)
     actions = dict.fromkeys(state, LEFT)
     for name in [name for name in state if name in checkpoint.weights]:
-        state[name], actions[name] = _fit(name, checkpoint.weights[name], facts, architecture)
+        tensor = checkpoint.weights[name]
+        if rows and _CLASS_HEADS.fullmatch(name):
+            state[name] = torch.stack(
+                [own if row is None else tensor[row] for own, row in zip(state[name], rows, strict=True)]
+            )
+            actions[name] = f"by name: {len(rows) - 1 - rows.count(None)} of {len(rows) - 1} classes"
+        else:
+            state[name], actions[name] = _fit(name, tensor, facts, architecture)
     detector.load_state_dict(state)
     return LoadReport(actions, (*(name for name in checkpoint.weights if name not in state), *checkpoint.unknown))
 
@@ -125,12 +138,16 @@ def class_names_of(checkpoint: Checkpoint) -> tuple[str, ...]:
 
     COCO's 80 names in a row also mean the ids, as upstream reads them, when the head has 91 rows.
     """
-    told = checkpoint.args.get("class_names")
-    known = isinstance(told, (list, tuple)) and all(isinstance(name, str) for name in told)
-    names, classes = tuple(told) if known and told else (), _shown(checkpoint)["classes"]
+    names, classes = _class_names(checkpoint), _shown(checkpoint)["classes"]
     if classes + 1 == len(COCO_NAMES) and names in ((), tuple(filter(None, COCO_NAMES))):
         return tuple(name or str(label) for label, name in enumerate(COCO_NAMES))
     return names or tuple(str(label) for label in range(classes))
+
+
+def _class_names(checkpoint: Checkpoint) -> tuple[str, ...]:
+    told = checkpoint.args.get("class_names")
+    known = isinstance(told, (list, tuple)) and all(isinstance(name, str) for name in told)
+    return tuple(told) if known and told else ()
 
 
 def threshold_of(checkpoint: Checkpoint) -> float | None:
@@ -293,6 +310,14 @@ def _fit(name: str, tensor: Tensor, facts: dict[str, Any], architecture: Archite
         change = "averaged" if architecture.channels == 1 else "tiled"
         return adapt_channels(tensor, architecture.channels), f"{change} from 3 to {architecture.channels} channels"
     return tensor, TAKEN
+
+
+def _rows_by_name(checkpoint: Checkpoint, classes: int, wanted: Sequence[str]) -> list[int | None]:
+    """The row of the file's class head for each class and for no object; empty where rows are taken by number."""
+    own = _class_names(checkpoint)
+    if own == tuple(wanted) or len(own) != classes or len({*own}) < classes or not {*wanted} & {*own}:
+        return []
+    return [*(own.index(name) if name in own else None for name in wanted), classes]
 
 
 def repeat_rows(tensor: Tensor, rows: int) -> Tensor:

@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
 from rfdetr_core.base import files
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import printable
+from rfdetr_core.base.processes import usable_cores
 from rfdetr_core.checkpoint.files import Checkpoint, make_checkpoint, read_checkpoint, read_plain
 from rfdetr_core.checkpoint.loading import load_weights
 from rfdetr_core.checkpoint.published import resolve_weights
@@ -139,7 +141,7 @@ def prepare_training(
     economy = {"gradient_checkpointing": model.gradient_checkpointing, "freeze_encoder": model.freeze_encoder}
     detector = build_detector(architecture, drop_path=config.drop_path, **economy)
     if (parent := resolve_weights(model.pretrain_weights, where.weights)) is not None:
-        report = load_weights(detector, architecture, read_checkpoint(parent))
+        report = load_weights(detector, architecture, read_checkpoint(parent), classes)
         print(printable(f"weights of {parent}:\n{report.describe()}"), flush=True)
     samples = {"train": data.train_set.samples, "valid": data.valid_set.samples}
     training_record = record.record_of(where, model, asked, config, samples)
@@ -175,7 +177,7 @@ def prepare_training(
 def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:
     """Fix the number of threads, which decides bits on a CPU; Lightning would change it in a process of several."""
     processes = devices_per_node(config)
-    threads = torch.get_num_threads()
+    threads = min(torch.get_num_threads(), usable_cores())
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, threads // processes)
     torch.set_num_threads(runtime.threads or threads)
@@ -192,13 +194,20 @@ def training_sizes(config: TrainConfig, architecture: Architecture) -> list[int]
 def training_data(
     where: ProjectPaths, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
 ) -> RFDETRDataModule:
-    """The data, training images at side x side pixels. UserError: an input is missing or wrong, or a split is empty."""
+    """The data, training images at side x side pixels. Says which images have more objects than the model can find.
+
+    Raises:
+        UserError: an input is missing or wrong, or a split is empty.
+    """
     train, valid = (read_samples(*where.split(name)) for name in ("train", "valid"))
     if not valid:
         raise UserError(
             "the valid split has no image, yet its scores pick the best epoch. Add images and annotations to it, or "
             "have validate split some off train."
         )
+    if full := [one.path for one in (*train, *valid) if np.count_nonzero(~one.crowd) > architecture.queries]:
+        what = f"more objects than the {architecture.queries} that the model finds at most (model.num_queries)"
+        print(printable(f"note: {len(full)} images have {what}: {listed(full)}"), flush=True)
     augmentation = config.augmentation.model_copy(update={} if config.scale_jitter else {"crop_sides": ()})
     return RFDETRDataModule(
         where.dataset,

@@ -150,6 +150,40 @@ def test_more_classes_repeat_the_rows() -> None:
     assert torch.equal(detector.class_head.weight, torch.cat([stored, stored, stored[:1]]))
 
 
+@pytest.mark.parametrize("wanted", [("c", "a", "b"), ("new", "b"), ("b", "new", "a", "other"), ("a",)])
+def test_a_class_gets_the_row_of_its_name(wanted: tuple[str, ...]) -> None:
+    checkpoint = replace(tiny_checkpoint(), args={"class_names": ["a", "b", "c"]})
+    architecture, detector = tiny_detector(seed=1, classes=len(wanted))
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    report = load_weights(detector, architecture, checkpoint, wanted)
+    for head in ("class_head.weight", "class_head.bias", "proposer.groups.2.class_head.weight"):
+        rows, stored = detector.state_dict()[head], checkpoint.weights[head]
+        for label, name in enumerate(wanted):
+            assert torch.equal(rows[label], stored["abc".index(name)] if name in "abc" else before[head][label])
+        assert torch.equal(rows[-1], stored[-1])
+        assert report.actions[head] == f"by name: {sum(name in 'abc' for name in wanted)} of {len(wanted)} classes"
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        (["a", "b", "c"], ("x", "y")),  # none is known
+        (["a", "b"], ("b", "a")),  # COCO's published files: fewer names than rows
+        (["a", "a", "b"], ("b", "a")),
+        (None, ("b", "a")),
+        (["a", "b", "c"], ()),
+        (["a", None, 3], ("a",)),
+    ],
+)
+def test_class_rows_go_by_number_where_names_say_nothing(told: list[str] | None, wanted: tuple[str, ...]) -> None:
+    checkpoint = tiny_checkpoint()
+    expected, found = (tiny_detector(seed=1, classes=2) for _ in range(2))
+    load_weights(expected[1], expected[0], checkpoint)
+    load_weights(found[1], found[0], replace(checkpoint, args={"class_names": told}), wanted)
+    for one, other in zip(expected[1].state_dict().values(), found[1].state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_missing_weight_keeps_its_value_and_is_reported_but_is_no_model(tmp_path: Path) -> None:
     architecture, detector = tiny_detector(seed=1)
     before = detector.state_dict()["decoder.norm.weight"].clone()

@@ -110,6 +110,14 @@ def test_one_image_and_fewer_than_a_batch_train(tmp_path: Path, images: int) -> 
     assert len(rows(found)) == 1
 
 
+def test_more_objects_than_queries_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = make_files(tmp_path, 2, 1, objects=9)
+    for queries, told in ((8, True), (9, False)):
+        train(where, tmp_path / f"{queries}", model={"num_queries": queries}, train={"epochs": 1})
+        note = "note: 3 images have more objects than the 8 that the model finds at most (model.num_queries): train/0"
+        assert (note in capsys.readouterr().out) == told
+
+
 def test_no_valid_image_is_an_error_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="valid split has no image"):
         train(make_files(tmp_path, 3, 0), tmp_path / "output")
