@@ -15,6 +15,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
 # dark: 16 bits, of which the picture uses 14 at most. veiled: most pixels are neither opaque nor clear.
@@ -97,6 +98,10 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
         raise TooLargeError(f"{name} is too large: {error}. Make it smaller, or raise the limit.") from None
     # On a damaged file Pillow's decoders raise almost anything: struct.error, EOFError, KeyError, zlib.error, ...
     except Exception as error:
+        if data.startswith(_LFS_POINTER):
+            raise UserError(
+                f"{name} is not the image, but what Git LFS keeps in its place. Run: git lfs pull"
+            ) from None
         raise UserError(f"{name} cannot be decoded as {', '.join(FORMATS)}: {error}. Replace or remove it.") from error
 
 

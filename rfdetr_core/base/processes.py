@@ -1,14 +1,18 @@
-"""Signals, the death of the parent process, starting processes without the script, and pausing garbage collection."""
+"""Signals, the death of the parent process, the cores and processes it may use, and pausing garbage collection."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
+import math
+import multiprocessing
+import os
 import signal
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -36,6 +40,25 @@ def without_script() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = script
+
+
+def usable_cores(control: Path = Path("/sys/fs/cgroup")) -> int:
+    """The number of cores that this process may use: the affinity, and of a container the quota, rounded up.
+
+    control: the mount of Linux's control groups, version 2 (cpu.max) or 1.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: no quota is `max`, or -1 of the period
+            quota, period = map(int, " ".join((control / name).read_text() for name in names).split())
+            if quota > 0 < period:
+                return min(cores, math.ceil(quota / period))
+    return cores
+
+
+def may_start_processes() -> bool:
+    """Whether Python lets this process start others, which it does not let a daemonic one."""
+    return not multiprocessing.current_process().daemon
 
 
 def interrupt_when_told() -> None:

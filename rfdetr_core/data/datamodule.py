@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Subset
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.processes import end_with_parent, without_script
+from rfdetr_core.base.processes import end_with_parent, may_start_processes, without_script
 from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.batching import Batch, EpochSampler, collate
 from rfdetr_core.data.dataset import DetectionDataset, Item
@@ -59,6 +59,8 @@ class RFDETRDataModule(pl.LightningDataModule):
         self.valid_set = DetectionDataset(valid_samples, root, resolution, masks=masks)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.grad_accum_steps, self.seed = grad_accum_steps, seed
+        if not may_start_processes():
+            num_workers, persistent_workers, prefetch_factor = 0, None, None  # the batches are the same
         persistent = num_workers > 0 if persistent_workers is None else persistent_workers
         self._loader: dict[str, Any] = {"num_workers": num_workers, "prefetch_factor": prefetch_factor}
         self._loader |= {"persistent_workers": persistent, "pin_memory": pin_memory}

@@ -155,10 +155,22 @@ def leaves(root: Path, path: str) -> bool:
     return not real.is_relative_to(os.path.realpath(root)) and not _DVC_CACHE.search(real.as_posix())
 
 
+# Where a Synology server keeps thumbnails, and archives made by macOS what belongs to their files.
+_SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
+
+
+def is_hidden_folder(name: str) -> bool:
+    """Whether a folder of this name is none of the user's."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
+
+
 def listing(root: Path, folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[str]:
-    """Files below a folder with one of the suffixes, sorted, as paths below `root`; hidden ones are passed over."""
+    """Files below a folder with one of the suffixes, sorted, as paths below `root`.
+
+    Hidden ones are passed over.
+    """
     for parent, folders, names in os.walk(root / folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden_folder(name))
         for name in sorted(names):
             if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield joined(Path(parent).relative_to(root).as_posix(), name)

@@ -28,6 +28,7 @@ from rfdetr_core.base import files, images
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import DOUBTS, FORMATS, TooLargeError
+from rfdetr_core.base.processes import may_start_processes, usable_cores
 from rfdetr_core.ingest import duplicates
 from rfdetr_core.ingest.folder import leaves
 from rfdetr_core.ingest.records import FileFacts
@@ -171,8 +172,8 @@ class Survey:
         kept = self._cache.path if self._cache else None
         self._make_work: Callable[[], Callable[[str], FileFacts]] = partial(_make_work, root, max_pixels, kept)
         many = len(list(islice((name for _, _, names in os.walk(root) for name in names), _WORTH_PROCESSES)))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._workers = Workers(self._make_work, _crashed, cores) if many >= _WORTH_PROCESSES else None
+        several = many >= _WORTH_PROCESSES and may_start_processes()
+        self._workers = Workers(self._make_work, _crashed, usable_cores()) if several else None
         self.decoded = self.known = 0
         self.seconds = 0.0
 

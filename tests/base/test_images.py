@@ -302,6 +302,12 @@ def test_a_damaged_file_is_decoded_or_refused(kind: str, changes: list[tuple[flo
         assert decode(bytes(data), "x").mode == "RGB"
 
 
+def test_a_pointer_of_git_lfs_is_told_apart() -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    with pytest.raises(UserError, match=r"a\.jpg is not the image, .*git lfs pull"):
+        decode(pointer, "a.jpg")
+
+
 def test_bytes_are_given_only_when_they_are_those_of_the_digest(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"abc")

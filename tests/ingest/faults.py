@@ -419,6 +419,7 @@ FILES = {
     "hidden image": file("file-ignored", lambda path: path.write_text("x"), "train/._train_1.png"),
     "file of a file manager": file("file-ignored", lambda path: path.write_text("x"), "train/desktop.ini"),
     "hidden folder": file("file-ignored", Path.mkdir, ".cache"),
+    "thumbnails of a server": file("file-ignored", lambda path: path.mkdir(parents=True), "train/@eaDir"),
     "linked folder": file("file-ignored", lambda path: path.symlink_to("."), "train/again"),
 }
 IMAGES = {

@@ -108,6 +108,8 @@ def test_every_ending_of_jpeg_is_read(root: Path, tmp_path: Path, suffix: str) -
 
 DEFINITIONS: dict[str, Callable[[Path], object]] = {
     "data.yml": lambda root: (root / "data.yaml").rename(root / "data.yml"),
+    "dataset.yaml of FiftyOne": lambda root: (root / "data.yaml").rename(root / "dataset.yaml"),
+    "text file of CVAT": lambda root: list_images(root, "train.txt", "data/images/train/"),
     "names as a table": lambda root: rewrite(root, "names: [cat, dog]", "names: {1: dog, 0: cat}"),
     "no path, no nc": lambda root: rewrite(root, "path: .\n", "", "nc: 2\n", ""),
     "path to a folder": lambda root: rewrite(root, "path: .", "path: images", ": images/", ": "),

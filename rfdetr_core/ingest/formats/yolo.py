@@ -15,8 +15,8 @@ from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault, plain
 from rfdetr_core.ingest.geometry import bounds
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, shown
 
-DEFINITIONS = ("data.yaml", "data.yml")
-LAYOUT = "YOLO: data.yaml (or data.yml) with train, val, test and names; images/ across from labels/"
+DEFINITIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")  # FiftyOne writes dataset.yaml
+LAYOUT = "YOLO: data.yaml (or data.yml, dataset.yaml) with train, val, test and names; images/ across from labels/"
 # What an export from COCO adds to data.yaml: the category id of each class, in the order of `names`.
 IDS_KEY = "category_ids"
 _MOST_BYTES = 256 * 2**20
@@ -217,6 +217,12 @@ def _below(root: Path, base: str, text: str) -> str:
     return posixpath.relpath(text, root.resolve().as_posix()) if text.startswith("/") else joined(base, text)
 
 
+def _without_prefix(root: Path, path: str) -> str:
+    """A path of a list, without the folder data/ that CVAT puts before each and does not make."""
+    shorter = path.removeprefix("data/")
+    return shorter if shorter != path and not (root / path).exists() and not name_fault(shorter) else path
+
+
 def _read_images(root: Path, base: str, entries: Any, place: Place, findings: Findings) -> list[ImageRecord]:
     """The images of a split: of folders, of lists in text files, or single ones."""
     listed: list[tuple[str, Place]] = []
@@ -228,7 +234,7 @@ def _read_images(root: Path, base: str, entries: Any, place: Place, findings: Fi
             for number, line in _read_lines(root, path, "labels-unreadable", findings) or []:
                 # Ultralytics's rule: ./x counts from the folder of the list, x from that of the dataset.
                 image = _below(root, posixpath.dirname(path) if line.startswith("./") else base, line)
-                listed.append((image, Place(path, number)))
+                listed.append((_without_prefix(root, image), Place(path, number)))
         elif path is not None:
             listed.append((path, place))
     images: dict[str, ImageRecord] = {}
