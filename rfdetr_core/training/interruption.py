@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -53,7 +54,9 @@ class StopSignals(Callback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        # A loader's handler of SIGCHLD raises wherever Python is, which must not be after the training.
+        numbers = (*(() if sys.platform == "win32" else (signal.SIGCHLD,)), signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in numbers}
         received, sent = socket.socketpair()
         sent.setblocking(False)
         fd_before = signal.set_wakeup_fd(sent.fileno(), warn_on_full_buffer=False)
@@ -62,10 +65,10 @@ class StopSignals(Callback):
         try:
             yield
         finally:
-            signal.set_wakeup_fd(fd_before)
-            sent.close()
             for number, handler in before.items():
                 signal.signal(number, handler or signal.SIG_DFL)
+            signal.set_wakeup_fd(fd_before)
+            sent.close()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals back from Lightning."""

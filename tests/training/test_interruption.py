@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.training.interruption import StopSignals, explained
 from tests.training.tiny import script
@@ -67,3 +69,13 @@ def test_a_training_without_shared_memory_says_how_to_get_more(where: ProjectPat
 
 def test_an_error_of_this_process_is_none_of_another() -> None:
     assert explained(ValueError("gl00"), StopSignals()) is None
+
+
+def test_the_handlers_of_before_are_back_whatever_ended_the_training() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    before = [signal.getsignal(number) for number in numbers]
+    with pytest.raises(UserError), StopSignals().handled():
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # as Lightning and loaders set theirs
+        raise UserError
+    assert [signal.getsignal(number) for number in numbers] == before
