@@ -123,12 +123,10 @@ class Code:
         closure = self.closure(f"stages.{stage}")
         return self.modules.keys() - closure - self.closure(*(BY_NAME[name] for name in closure & BY_NAME.keys()))
 
-    def changed(self, stage: str, folder: Path = FOLDER) -> list[str]:
-        """The paths whose digest is not that of digests/<stage>.json; all of them where there is no such file."""
-        path = folder / f"{stage}.json"
-        written = files.read_json(path) if path.exists() else {}
-        before = written if isinstance(written, dict) else {}
-        return [path for path, _, _ in files.changes(before, self.digests(f"stages.{stage}"))]
+    def changed(self, stage: str, before: object) -> list[str]:
+        """The paths whose digest is not that of `before`, the content of digests/<stage>.json; all if it has none."""
+        known = before if isinstance(before, dict) else {}
+        return [path for path, _, _ in files.changes(known, self.digests(f"stages.{stage}"))]
 
     def _check(self, name: str, closure: set[str]) -> None:
         source, path = self._read(name), self.modules[name].relative_to(self.root)

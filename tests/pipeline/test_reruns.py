@@ -248,6 +248,18 @@ def test_no_stage_runs_on_code_that_its_digests_do_not_name(project: Project, co
     assert locked(project) == before
 
 
+def test_without_digests_a_stage_runs_by_hand_and_not_in_dvc(project: Project) -> None:
+    before, made = locked(project), project.folder / "output" / "selection.json"
+    expected = made.read_bytes()
+    (project.folder / "digests" / "select_best.json").unlink()
+    failed = project.run("dvc", "repro", "-s", "-f", "select_best", check=False)
+    assert failed.returncode != 0
+    made.unlink(missing_ok=True)
+    project.run("python", "-m", "stages.select_best")
+    assert made.read_bytes() == expected
+    assert locked(project) == before
+
+
 def test_a_comment_does_not_stop_a_stage_that_runs_alone(project: Project) -> None:
     add_prose(project.folder / "rfdetr_core" / "evaluation" / "evaluate.py")
     assert project.repro("-s", "-f", "evaluate") == ["evaluate"]
