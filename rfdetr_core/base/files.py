@@ -18,7 +18,7 @@ from rfdetr_core.base.errors import UserError
 
 _MOST_BYTES, _MOST_DIGITS = 2**31, 20
 _LONG = re.compile(rb"\d{25}")
-MOST_LEVELS = 200  # a lineage takes four for each generation of its parents
+MOST_LEVELS = 200
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

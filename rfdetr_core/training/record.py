@@ -29,6 +29,9 @@ from rfdetr_core.training.trainer import device_kind, devices, resolved_precisio
 
 # The rest follows from these, or names what they digest.
 _DECIDING = ("params", "inputs", "weights", "code", "packages", "machine")
+# Of parents in a record, for whoever has the file alone: each takes kilobytes, and four of the levels that a file may
+# have. The records in git lead to any ancestor.
+GENERATIONS = 10
 STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"
 PATIENCE = 15.0  # seconds: a trainer that was told to stop finishes its step
@@ -61,13 +64,7 @@ def record_of(
     identities = provenance.identities(where.inputs("train", "valid"))
     weights = {"pretrain_weights": model.pretrain_weights, "resume": asked.resume}
     paths = {key: resolve_weights(name, where.weights) for key, name in weights.items()}
-    parents: dict[str, dict[str, Any]] = {}
-    for key, path in paths.items():
-        if path is not None:
-            checkpoint = read_checkpoint(path)
-            parents[key] = {"name": path.name, "sha256": files.sha256_file(path)}
-            parents[key] |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
-            parents[key] |= {"training": checkpoint.training_record} if checkpoint.training_record else {}
+    parents = {key: parent_of(path) for key, path in paths.items() if path is not None}
     kind, size = device_kind(asked), int(sized.batch_size)
     machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
@@ -93,6 +90,32 @@ def record_of(
         },
         "parents": parents,
     }
+
+
+def parent_of(path: Path) -> dict[str, Any]:
+    """What a training says of a file whose weights it started from; of its ancestors, those of GENERATIONS.
+
+    Raises:
+        UserError: no checkpoint.
+    """
+    checkpoint = read_checkpoint(path)
+    found: dict[str, Any] = {"name": path.name, "sha256": files.sha256_file(path)}
+    found |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
+    return _nearest(found | ({"training": checkpoint.training_record} if checkpoint.training_record else {}))
+
+
+def _nearest(parent: Mapping[str, Any], generations: int = GENERATIONS) -> dict[str, Any]:
+    """A parent with the ancestors of so many generations, itself included; of the last, its parents' digests alone."""
+
+    def cut(training: Mapping[str, Any]) -> dict[str, Any]:
+        parents = (training.get("parents") or {}).items()
+        return {**training, "parents": {key: _nearest(one, generations - 1) for key, one in parents}}
+
+    if not generations:
+        return {key: parent[key] for key in ("name", "sha256", "tensors")} | {"lineage": None}
+    lineage, training = parent.get("lineage"), parent.get("training")
+    kept = {**parent} | ({"lineage": {**lineage, "training": cut(lineage["training"])}} if lineage else {})
+    return kept | ({"training": cut(training)} if training else {})
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

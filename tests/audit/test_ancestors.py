@@ -6,26 +6,19 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from rfdetr_core.base import files, provenance
+from rfdetr_core.base import provenance
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
+from rfdetr_core.training.record import GENERATIONS, parent_of
 from tests.audit.repository import Images, Repository, sha256_of
 from tests.audit.test_audit import audit, found
 from tests.checkpoint.tiny import tiny_checkpoint
 
 OLD: Images = {"train": {"train/person.jpg": "person"}, "valid": {"valid/v.jpg": "v"}, "test": {"test/t.jpg": "t"}}
 NEW: Images = {"train": {"train/n.jpg": "n"}, "valid": {"valid/v.jpg": "v"}, "test": {"test/t.jpg": "t"}}
-
-
-def parent_of(model: Path) -> dict[str, Any]:
-    """What a training says of weights that it started from."""
-    checkpoint = read_checkpoint(model)
-    told = {"name": "promoted.pth", "sha256": files.sha256_file(model), "tensors": tensor_digest(checkpoint.weights)}
-    return told | {"lineage": checkpoint.lineage, "training": checkpoint.training_record}
 
 
 def tensors_of(model: Path) -> str:
@@ -57,6 +50,29 @@ def test_an_image_leads_to_the_descendants_of_the_model_that_was_trained_on_it(
     # An image that a model itself was trained on is no use through its parent.
     told = found(capsys, repository, "--image", sha256_of("n"))
     assert {one["tensors"]: one["through"] for one in told["uses"]} == {second: [], third: []}
+
+
+def test_ancestors_beyond_those_that_a_file_names_are_found_in_git(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository, parent, sizes, digests = Repository(tmp_path / "clone"), {}, [], []
+    for number in range(GENERATIONS + 4):
+        made = repository.train(number, NEW if number else OLD, parents=parent)
+        repository.commit(f"Generation {number}")
+        parent = {"pretrain_weights": parent_of(made)}
+        digests.append(tensors_of(made))
+        sizes.append(made.stat().st_size)
+    assert sizes[1] < sizes[GENERATIONS]
+    assert sizes[-3] == sizes[-2] == sizes[-1]
+    uses = found(capsys, repository, "--image", sha256_of("person"))["uses"]
+    assert {one["tensors"]: one["through"] for one in uses} == {
+        digest: digests[:place][::-1] for place, digest in enumerate(digests)
+    }
+    elsewhere = Repository(tmp_path / "elsewhere")
+    elsewhere.train(99, NEW, parents=parent)
+    elsewhere.commit("moved")
+    unknown = found(capsys, elsewhere, "--image", sha256_of("person"), status=1)["unknown"]
+    assert max(len(one["through"]) for one in unknown) == GENERATIONS + 1
 
 
 def test_the_images_of_a_model_are_listed_with_those_of_its_ancestors(
