@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -111,52 +110,10 @@ def _number(kind: type[N], least: int, most: float = math.inf) -> Callable[[str]
 
 
 def _predict(options: argparse.Namespace) -> None:
-    images = [image for path in options.images for image in _images_at(path)]
-    stems = Counter(path.stem for path in images)
-    if doubled := sorted(stem for stem, count in stems.items() if count > 1):
-        raise UserError(f"several images are named {listed(doubled)}, but each makes one file. Give them apart.")
-    from rfdetr_core.evaluation.pictures import PANEL, draw, label_of, write_png
-    from rfdetr_core.inference.predictor import Predictor, to_rgb, to_supervision
-    from rfdetr_core.metrics.coco import coco_results
+    from rfdetr_core.evaluation.predictions import predict_files
 
-    predictor = Predictor.from_checkpoint(options.checkpoint, device=options.device)
-    threshold = predictor.threshold if options.threshold is None else options.threshold
-    print(predictor.threshold_note if options.threshold is None else f"threshold {threshold:g}: as given")
-    unread = []
-    for path in images:
-        try:
-            picture = to_rgb(path)
-        except UserError as error:
-            if len(images) == 1:
-                raise
-            unread.append(path)
-            print(printable(f"error: {error}"), file=sys.stderr)
-            continue
-        (found,) = predictor.detect([picture], threshold)
-        drawn = to_supervision(found, predictor.class_names)
-        names = [str(name) for name in drawn.data["class_name"]]
-        rows = [
-            {"class_id": row["category_id"], "class_name": name, "score": row["score"], "xyxy": box}
-            | {key: row[key] for key in ("segmentation",) if key in row}
-            for row, name, box in zip(coco_results(0, found), names, found.boxes.tolist(), strict=True)
-        ]
-        content = {"image": path.name, "width": picture.width, "height": picture.height, "threshold": threshold}
-        files.write_json(options.output / f"{path.stem}.json", content | {"detections": rows})
-        labels = [label_of(row["class_name"], row["class_id"], row["score"]) for row in rows]
-        write_png(options.output / f"{path.stem}.png", draw(picture, drawn, labels, side=max(PANEL, *picture.size)))
-        print(f"{path}: {len(rows)} objects, drawn in {options.output / path.stem}.png")
-    if unread:
-        raise UserError(f"{len(unread)} of {len(images)} images could not be read: {listed(map(str, unread))}.")
-
-
-def _images_at(path: Path) -> list[Path]:
-    """The path itself or, of a folder, the images below it."""
-    from rfdetr_core.ingest.folder import listing
-
-    found = [path / name for name in listing(path, "")] if path.is_dir() else [path]
-    if not found:
-        raise UserError(f"the folder {path} has no image in it.")
-    return found
+    for line in predict_files(options.checkpoint, options.images, options.output, options.threshold, options.device):
+        print(line)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -43,6 +43,9 @@ def run(stage: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(f"\ninterrupted. {RESTORE}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    finally:
+        # torch's handler raises the death of a loader worker wherever Python is, also while it exits.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager
@@ -54,7 +57,7 @@ def _digested_code(name: str) -> Iterator[None]:
     guard, file = Guard(Code(), name), FOLDER / f"{name}.json"  # first: what it lets through is compared next
     if not file.exists() and "DVC_STAGE" in os.environ:
         raise UserError(f"{file} does not exist. Run: dvc repro")
-    # By hand in a new clone: of what nothing says, what is here now is right, and an edit while it runs is not.
+    # A stage that is started by hand may have no digests: then those at its start tell of an edit while it runs.
     digests = files.read_json(file) if file.exists() else Code().digests(f"stages.{name}")
     if changed := Code().changed(name, digests):
         raise UserError(f"{_few(changed)} changed since the stage code ran. Run: dvc repro")

@@ -119,6 +119,19 @@ def test_predict_passes_over_what_it_cannot_read_and_says_so(
     assert {path.name for path in output.iterdir()} == {"b.json", "b.png", "c.json", "c.png"}
 
 
+def test_predict_never_writes_over_a_picture_that_it_reads_and_reads_none_that_it_wrote(
+    checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in images}
+    for given in (images[0], tmp_path):
+        assert "Give another --output." in fails(capsys, "predict", checkpoint, given, "--output", tmp_path)
+    assert {path: path.read_bytes() for path in images} == before
+    assert len(list(tmp_path.iterdir())) == 2
+    for _ in range(2):
+        main(["predict", str(checkpoint), str(tmp_path), str(images[0]), "--output", str(tmp_path / "found")])
+        assert len(list((tmp_path / "found").iterdir())) == 4
+
+
 def test_what_is_wrong_is_said_in_one_message(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,7 +144,7 @@ def test_what_is_wrong_is_said_in_one_message(
         (checkpoint, empty): str(empty),
         (tmp_path / "none.pth", images[0]): "none.pth does not exist",
         (text, images[0]): "text.jpg is no checkpoint",
-        (checkpoint, images[0], tmp_path / "more" / "one.jpg"): "one",
+        (checkpoint, images[0], tmp_path / "more" / "one.jpg"): "would both be drawn in",
     }
     for arguments, named in cases.items():
         message = fails(capsys, "predict", *arguments, "--output", folder)

@@ -99,9 +99,7 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
     # On a damaged file Pillow's decoders raise almost anything: struct.error, EOFError, KeyError, zlib.error, ...
     except Exception as error:
         if data.startswith(_LFS_POINTER):
-            raise UserError(
-                f"{name} is not the image, but what Git LFS keeps in its place. Run: git lfs pull"
-            ) from None
+            raise UserError(f"{name} is a pointer of Git LFS, not the image. Run: git lfs pull") from None
         raise UserError(f"{name} cannot be decoded as {', '.join(FORMATS)}: {error}. Replace or remove it.") from error
 
 

@@ -43,9 +43,9 @@ def without_script() -> Iterator[None]:
 
 
 def usable_cores(control: Path = Path("/sys/fs/cgroup")) -> int:
-    """The number of cores that this process may use: the affinity, and of a container the quota, rounded up.
+    """How many cores this process may use: those of its CPU affinity, or the CPU quota of its container, rounded up.
 
-    control: the mount of Linux's control groups, version 2 (cpu.max) or 1.
+    control: where Linux mounts the control groups, version 2 (cpu.max) or 1, whose root is the container's.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
@@ -57,7 +57,7 @@ def usable_cores(control: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def may_start_processes() -> bool:
-    """Whether Python lets this process start others, which it does not let a daemonic one."""
+    """Whether this process may start others: Python forbids it to a daemonic one."""
     return not multiprocessing.current_process().daemon
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.files import ENCODERS, FIXED_FIELDS, MODEL_FIELDS, Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.schema import ModelFields
@@ -103,8 +103,9 @@ def load_weights(
     the first queries of the first groups are kept; position embeddings are resampled; RGB patch weights are averaged
     or repeated for other channels. A weight that the file lacks keeps its value and is reported.
 
-    Beyond upstream: where the file names its classes and some of `class_names` are among them, each class gets the row
-    of its name, and a class that the file does not have keeps its initial row.
+    Beyond upstream: where the file has a name of its own for each class row, and some of `class_names` are among them,
+    each class gets the row of its name, and a class that the file does not have keeps its initial row. Published files
+    have fewer names than rows: their rows are taken by number, as upstream does.
 
     Raises:
         UserError: weights of another variant, too few queries or groups, or a weight of another shape.
@@ -126,7 +127,8 @@ def load_weights(
             state[name] = torch.stack(
                 [own if row is None else tensor[row] for own, row in zip(state[name], rows, strict=True)]
             )
-            actions[name] = f"by name: {len(rows) - 1 - rows.count(None)} of {len(rows) - 1} classes"
+            new = [wanted for wanted, row in zip(class_names, rows[:-1], strict=True) if row is None]
+            actions[name] = "matched by class name" + (f" (new: {listed(new)})" if new else "")
         else:
             state[name], actions[name] = _fit(name, tensor, facts, architecture)
     detector.load_state_dict(state)
@@ -313,7 +315,10 @@ def _fit(name: str, tensor: Tensor, facts: dict[str, Any], architecture: Archite
 
 
 def _rows_by_name(checkpoint: Checkpoint, classes: int, wanted: Sequence[str]) -> list[int | None]:
-    """The row of the file's class head for each class and for no object; empty where rows are taken by number."""
+    """For each class its row in the file's class head, None if the file lacks it; then the row of no object.
+
+    Empty where rows are taken by number.
+    """
     own = _class_names(checkpoint)
     if own == tuple(wanted) or len(own) != classes or len({*own}) < classes or not {*wanted} & {*own}:
         return []

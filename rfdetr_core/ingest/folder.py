@@ -115,7 +115,16 @@ def _ignored(folder: Path, suffixes: tuple[str, ...], patterns: str) -> list[str
     """
     found = git.answer(folder, "ls-files", "--others", "--ignored", patterns, "-z", "--", ".")
     names = (found or "").split("\0")
-    return sorted(name for name in names if name.lower().endswith(suffixes) and not re.search(r"(^|/)\.", name))
+    return sorted(one for one in names if one.lower().endswith(suffixes) and not any(map(is_ignored, one.split("/"))))
+
+
+# Thumbnails of a Synology server; what macOS adds to zip archives.
+_SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder of this name is no part of a dataset: hidden, or made by a file server or macOS."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 # File systems take 255 bytes; the name of a label file may be longer than that of its image.
@@ -155,22 +164,13 @@ def leaves(root: Path, path: str) -> bool:
     return not real.is_relative_to(os.path.realpath(root)) and not _DVC_CACHE.search(real.as_posix())
 
 
-# Where a Synology server keeps thumbnails, and archives made by macOS what belongs to their files.
-_SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
-
-
-def is_hidden_folder(name: str) -> bool:
-    """Whether a folder of this name is none of the user's."""
-    return name.startswith(".") or name in _SYSTEM_FOLDERS
-
-
 def listing(root: Path, folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[str]:
     """Files below a folder with one of the suffixes, sorted, as paths below `root`.
 
-    Hidden ones are passed over.
+    Those of `is_ignored`, and what is in such folders, are passed over.
     """
     for parent, folders, names in os.walk(root / folder):
-        folders[:] = sorted(name for name in folders if not is_hidden_folder(name))
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
         for name in sorted(names):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
+            if name.lower().endswith(suffixes) and not is_ignored(name):
                 yield joined(Path(parent).relative_to(root).as_posix(), name)

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -54,9 +53,7 @@ class StopSignals(Callback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        # A loader's handler of SIGCHLD raises wherever Python is, which must not be after the training.
-        numbers = (*(() if sys.platform == "win32" else (signal.SIGCHLD,)), signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.getsignal(number) for number in numbers}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         received, sent = socket.socketpair()
         sent.setblocking(False)
         fd_before = signal.set_wakeup_fd(sent.fileno(), warn_on_full_buffer=False)
@@ -65,10 +62,10 @@ class StopSignals(Callback):
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
             signal.set_wakeup_fd(fd_before)
             sent.close()
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals back from Lightning."""
@@ -132,10 +129,11 @@ def explained(error: Exception, signals: StopSignals) -> UserError | None:
     if signals.asked:
         return signals.told
     # torch raises the death of a worker wherever it is, as in a file's writer, which then fails in its own words.
-    for one in causes(error):
-        for words, told in _SHORTAGES.items():
-            if re.search(words, str(one), re.IGNORECASE):
-                return UserError(f"{told} {_AGAIN}")
+    behind = list(causes(error))
+    for words, told in _SHORTAGES.items():
+        if any(re.search(words, str(one), re.IGNORECASE) for one in behind):
+            return UserError(f"{told} {_AGAIN}")
+    for one in behind:
         if "DataLoader worker (pid" in str(one):
             told = f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers."
             return UserError(f"{told} {_AGAIN}")

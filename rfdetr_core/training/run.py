@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,12 @@ from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import printable
-from rfdetr_core.base.processes import usable_cores
 from rfdetr_core.checkpoint.files import Checkpoint, make_checkpoint, read_checkpoint, read_plain
 from rfdetr_core.checkpoint.loading import load_weights
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.data.batching import multi_scale_sizes
 from rfdetr_core.data.datamodule import RFDETRDataModule
-from rfdetr_core.data.samples import read_samples
+from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.data.seeding import mixed_seed
 from rfdetr_core.metrics.coco import REPORTED
 from rfdetr_core.model.config import Architecture, ModelConfig
@@ -144,6 +143,7 @@ def prepare_training(
         report = load_weights(detector, architecture, read_checkpoint(parent), classes)
         print(printable(f"weights of {parent}:\n{report.describe()}"), flush=True)
     samples = {"train": data.train_set.samples, "valid": data.valid_set.samples}
+    _note_crowded([*samples["train"], *samples["valid"]], architecture.queries)
     training_record = record.record_of(where, model, asked, config, samples)
     args = config.model_dump(mode="json")
 
@@ -174,10 +174,18 @@ def prepare_training(
     return Training(RFDETRModelModule(detector, architecture, config, sizes), data, callbacks, written, training_record)
 
 
+def _note_crowded(samples: Sequence[Sample], queries: int) -> None:
+    """Print which images have more objects than the model can find."""
+    crowded = [sample.path for sample in samples if np.count_nonzero(~sample.crowd) > queries]
+    if crowded and record.first_process():
+        what = f"more objects than the {queries} that the model finds at most (model.num_queries)"
+        print(printable(f"note: {len(crowded)} images have {what}: {listed(crowded)}"), flush=True)
+
+
 def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:
     """Fix the number of threads, which decides bits on a CPU; Lightning would change it in a process of several."""
     processes = devices_per_node(config)
-    threads = min(torch.get_num_threads(), usable_cores())
+    threads = torch.get_num_threads()
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, threads // processes)
     torch.set_num_threads(runtime.threads or threads)
@@ -194,20 +202,13 @@ def training_sizes(config: TrainConfig, architecture: Architecture) -> list[int]
 def training_data(
     where: ProjectPaths, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
 ) -> RFDETRDataModule:
-    """The data, training images at side x side pixels. Says which images have more objects than the model can find.
-
-    Raises:
-        UserError: an input is missing or wrong, or a split is empty.
-    """
+    """The data, training images at side x side pixels. UserError: an input is missing or wrong, or a split is empty."""
     train, valid = (read_samples(*where.split(name)) for name in ("train", "valid"))
     if not valid:
         raise UserError(
             "the valid split has no image, yet its scores pick the best epoch. Add images and annotations to it, or "
             "have validate split some off train."
         )
-    if full := [one.path for one in (*train, *valid) if np.count_nonzero(~one.crowd) > architecture.queries]:
-        what = f"more objects than the {architecture.queries} that the model finds at most (model.num_queries)"
-        print(printable(f"note: {len(full)} images have {what}: {listed(full)}"), flush=True)
     augmentation = config.augmentation.model_copy(update={} if config.scale_jitter else {"crop_sides": ()})
     return RFDETRDataModule(
         where.dataset,

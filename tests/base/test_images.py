@@ -304,7 +304,7 @@ def test_a_damaged_file_is_decoded_or_refused(kind: str, changes: list[tuple[flo
 
 def test_a_pointer_of_git_lfs_is_told_apart() -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-    with pytest.raises(UserError, match=r"a\.jpg is not the image, .*git lfs pull"):
+    with pytest.raises(UserError, match=r"a\.jpg is a pointer of Git LFS.*git lfs pull"):
         decode(pointer, "a.jpg")
 
 

@@ -161,11 +161,12 @@ def test_a_class_gets_the_row_of_its_name(wanted: tuple[str, ...]) -> None:
         for label, name in enumerate(wanted):
             assert torch.equal(rows[label], stored["abc".index(name)] if name in "abc" else before[head][label])
         assert torch.equal(rows[-1], stored[-1])
-        assert report.actions[head] == f"by name: {sum(name in 'abc' for name in wanted)} of {len(wanted)} classes"
+        new = ", ".join(name for name in wanted if name not in "abc")
+        assert report.actions[head] == "matched by class name" + (f" (new: {new})" if new else "")
 
 
 @pytest.mark.parametrize(
-    ("told", "wanted"),
+    ("names", "wanted"),
     [
         (["a", "b", "c"], ("x", "y")),  # none is known
         (["a", "b"], ("b", "a")),  # COCO's published files: fewer names than rows
@@ -175,11 +176,11 @@ def test_a_class_gets_the_row_of_its_name(wanted: tuple[str, ...]) -> None:
         (["a", None, 3], ("a",)),
     ],
 )
-def test_class_rows_go_by_number_where_names_say_nothing(told: list[str] | None, wanted: tuple[str, ...]) -> None:
+def test_class_rows_go_by_number_where_names_say_nothing(names: list[str] | None, wanted: tuple[str, ...]) -> None:
     checkpoint = tiny_checkpoint()
     expected, found = (tiny_detector(seed=1, classes=2) for _ in range(2))
     load_weights(expected[1], expected[0], checkpoint)
-    load_weights(found[1], found[0], replace(checkpoint, args={"class_names": told}), wanted)
+    load_weights(found[1], found[0], replace(checkpoint, args={"class_names": names}), wanted)
     for one, other in zip(expected[1].state_dict().values(), found[1].state_dict().values(), strict=True):
         assert torch.equal(one, other)
 

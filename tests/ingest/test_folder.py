@@ -64,6 +64,8 @@ def test_a_folder_that_nobody_ignores_is_fine(project: Path) -> None:
 def test_images_that_a_pattern_ignores_are_an_error_that_names_the_first(project: Path) -> None:
     (project / "data" / ".gitignore").write_text("*.png\n.DS_Store\n")
     (project / "data" / "mine" / "train" / ".DS_Store").write_text("x")
+    (project / "data" / "mine" / "train" / "@eaDir").mkdir()
+    (project / "data" / "mine" / "train" / "@eaDir" / "a.png").write_text("x")
     with pytest.raises(
         UserError, match=r"6 files .* data/mine are ignored by git .* test/test_1\.png.*dvc add data/mine"
     ):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfdetr_core.ingest.formats.yolo import label_path
-from tests.ingest.samples import SIZE, ingest, make_yolo, picture, places, validate
+from tests.ingest.samples import SIZE, ingest, make_coco, make_yolo, picture, places, validate
 
 LABEL = "labels/train/train_1.txt"
 
@@ -126,6 +126,22 @@ DEFINITIONS: dict[str, Callable[[Path], object]] = {
         (root / "data.yaml").read_bytes().replace(b"\n", b"\r\n")
     ),
 }
+
+
+def test_a_folder_data_is_no_prefix_of_cvat(tmp_path: Path) -> None:
+    root = make_yolo(tmp_path / "data")
+    list_images(root, "train.txt", "data/images/train/")
+    (root / "data").mkdir()
+    findings, _ = validate(root, tmp_path)
+    missing = [one["image"] for one in findings if one["code"] == "image-missing"]
+    assert sorted(missing) == [f"data/images/train/train_{number}.png" for number in (1, 2, 3)]
+
+
+def test_a_dataset_yaml_of_another_tool_says_nothing(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "data")
+    before = validate(root, tmp_path)
+    (root / "dataset.yaml").write_text("owner: me\nversion: 3\n")
+    assert validate(root, tmp_path) == before
 
 
 def rewrite(root: Path, *pairs: str) -> None:

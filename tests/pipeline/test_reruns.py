@@ -253,11 +253,29 @@ def test_without_digests_a_stage_runs_by_hand_and_not_in_dvc(project: Project) -
     expected = made.read_bytes()
     (project.folder / "digests" / "select_best.json").unlink()
     failed = project.run("dvc", "repro", "-s", "-f", "select_best", check=False)
-    assert failed.returncode != 0
+    assert "error: digests/select_best.json does not exist. Run: dvc repro" in failed.stderr
     made.unlink(missing_ok=True)
     project.run("python", "-m", "stages.select_best")
     assert made.read_bytes() == expected
     assert locked(project) == before
+
+
+def test_an_edit_while_a_stage_without_digests_runs_by_hand_is_named(project: Project) -> None:
+    project.set_params(train={"epochs": 3, "seed": 4})
+    (project.folder / "digests" / "train.json").unlink()
+    state = project.folder / "output" / "checkpoint.pth"
+    state.unlink()
+    stage = subprocess.Popen(
+        [sys.executable, "-m", "stages.train"],
+        cwd=project.folder,
+        env=project.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(state.exists, stage)
+    add_statement(project.folder / "rfdetr_core" / "loss" / "matcher.py")
+    assert "error: Edited while train ran: rfdetr_core/loss/matcher.py" in stage.communicate()[1]
+    assert stage.returncode == 1
 
 
 def test_a_comment_does_not_stop_a_stage_that_runs_alone(project: Project) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from rfdetr_core.base.code import ROOT
-from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.training.interruption import StopSignals, explained
 from tests.training.tiny import script
@@ -68,15 +65,41 @@ def test_a_training_without_shared_memory_says_how_to_get_more(where: ProjectPat
     assert "docker run --shm-size" in done.stdout, done.stderr
 
 
+def test_the_shortage_behind_the_death_of_a_worker_comes_first() -> None:
+    error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    error.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. ")
+    assert "--shm-size" in str(explained(error, StopSignals()))
+
+
+LATE = """
+import atexit, os, signal, sys, time
+from rfdetr_core.base.errors import UserError
+from stages import run
+
+def lose_a_worker():
+    if os.fork() == 0:
+        os._exit(1)
+    time.sleep(0.5)
+
+def raise_as_torch_does(number, frame):
+    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+
+def stage():
+    signal.signal(signal.SIGCHLD, raise_as_torch_does)
+    raise UserError("stopped by SIGTERM")
+
+sys.argv[0] = "code"  # the one stage whose code is not compared with its digests
+atexit.register(lose_a_worker)
+run(stage)
+"""
+
+
+def test_a_worker_that_dies_while_the_stage_exits_is_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: stopped by SIGTERM\n")
+    assert "Traceback" not in done.stderr
+
+
 def test_an_error_of_this_process_is_none_of_another() -> None:
     assert explained(ValueError("gl00"), StopSignals()) is None
-
-
-def test_the_handlers_of_before_are_back_whatever_ended_the_training() -> None:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
-    before = [signal.getsignal(number) for number in numbers]
-    with suppress(UserError), StopSignals().handled():
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)  # as Lightning and loaders set theirs
-        raise UserError
-    assert [signal.getsignal(number) for number in numbers] == before

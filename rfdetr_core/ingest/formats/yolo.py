@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import posixpath
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,27 @@ from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault, plain
 from rfdetr_core.ingest.geometry import bounds
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, shown
 
-DEFINITIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")  # FiftyOne writes dataset.yaml
+DEFINITIONS = ("data.yaml", "data.yml")
+# FiftyOne writes it. Other tools have files of this name, too, so these count only with names in them.
+_OTHER_DEFINITIONS = ("dataset.yaml", "dataset.yml")
 LAYOUT = "YOLO: data.yaml (or data.yml, dataset.yaml) with train, val, test and names; images/ across from labels/"
 # What an export from COCO adds to data.yaml: the category id of each class, in the order of `names`.
 IDS_KEY = "category_ids"
+# CVAT writes it before every path of a list, but its export has no such folder.
+_CVAT_FOLDER = "data/"
 _MOST_BYTES = 256 * 2**20
 _LONGEST_LINE = 2**20
 KEYS = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
 
 
 def found(root: Path) -> bool:
-    """Whether there is a data.yaml."""
-    return any((root / name).is_file() for name in DEFINITIONS)
+    """Whether a file defines the dataset."""
+    return _definition(root) is not None
 
 
 def read(root: Path, findings: Findings) -> Dataset:
     """Read all splits that data.yaml names."""
-    place = Place(next(name for name in DEFINITIONS if (root / name).is_file()))
+    place = Place(_definition(root) or DEFINITIONS[0])
     if leaves(root, place.file):
         findings.add("labels-outside", place, "it is a link out of the dataset folder")
         return {}
@@ -64,6 +69,20 @@ def read(root: Path, findings: Findings) -> Dataset:
             _use_category_ids(kept, categories, findings)
         dataset[name] = Split(place, kept, categories, frozenset(record.path for record in read[name]))
     return dataset
+
+
+def _definition(root: Path) -> str | None:
+    """The name of the file that defines the dataset."""
+    for name in DEFINITIONS:
+        if (root / name).is_file():
+            return name
+    splits = {key for keys in KEYS.values() for key in keys}
+    for name in _OTHER_DEFINITIONS:
+        with suppress(UserError):
+            content = load_yaml(root / name)
+            if isinstance(content, dict) and "names" in content and splits & content.keys():
+                return name
+    return None
 
 
 def _count_unlabelled(root: Path, name: str, records: list[ImageRecord], place: Place, findings: Findings) -> None:
@@ -217,15 +236,10 @@ def _below(root: Path, base: str, text: str) -> str:
     return posixpath.relpath(text, root.resolve().as_posix()) if text.startswith("/") else joined(base, text)
 
 
-def _without_prefix(root: Path, path: str) -> str:
-    """A path of a list, without the folder data/ that CVAT puts before each and does not make."""
-    shorter = path.removeprefix("data/")
-    return shorter if shorter != path and not (root / path).exists() and not name_fault(shorter) else path
-
-
 def _read_images(root: Path, base: str, entries: Any, place: Place, findings: Findings) -> list[ImageRecord]:
     """The images of a split: of folders, of lists in text files, or single ones."""
     listed: list[tuple[str, Place]] = []
+    prefix = "" if (root / _CVAT_FOLDER).exists() else _CVAT_FOLDER
     for entry in entries if isinstance(entries, list) else [entries]:
         path = _inside(root, base, entry, place, findings)
         if path is not None and (root / path).is_dir():
@@ -234,7 +248,7 @@ def _read_images(root: Path, base: str, entries: Any, place: Place, findings: Fi
             for number, line in _read_lines(root, path, "labels-unreadable", findings) or []:
                 # Ultralytics's rule: ./x counts from the folder of the list, x from that of the dataset.
                 image = _below(root, posixpath.dirname(path) if line.startswith("./") else base, line)
-                listed.append((_without_prefix(root, image), Place(path, number)))
+                listed.append((image.removeprefix(prefix), Place(path, number)))
         elif path is not None:
             listed.append((path, place))
     images: dict[str, ImageRecord] = {}
