@@ -24,8 +24,8 @@ from rfdetr_core.checkpoint.loading import load_weights
 from rfdetr_core.cli import main
 from rfdetr_core.selection.strip import strip
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.record import named_state, state_to_resume
-from tests.audit.repository import Repository
+from rfdetr_core.training.record import named_state, parent_of, state_to_resume
+from tests.audit.repository import Images, Repository
 from tests.checkpoint.tiny import tiny_detector
 
 Place = tuple[Any, ...]
@@ -92,7 +92,9 @@ class Target:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.repository = Repository(folder / "clone")
-        self.good = self.repository.train(1, {split: {f"{split}/a.jpg": split} for split in ("train", "valid", "test")})
+        images: Images = {split: {f"{split}/a.jpg": split} for split in ("train", "valid", "test")}
+        parents = {"pretrain_weights": parent_of(self.repository.train(0, images))}
+        self.good = self.repository.train(1, images, parents=parents)
         self.repository.commit("Train")
         self.path, self.image = folder / "odd.pth", folder / "image.png"
         Image.new("RGB", (32, 32)).save(self.image)
@@ -136,7 +138,10 @@ class Target:
             "verify": lambda: main(["verify", path, *repo]),
             "attest": lambda: main(["attest", path, "--output", str(self.folder / "statement.json")]),
             "from_checkpoint": lambda: RFDETR.from_checkpoint(self.path, device="cpu"),
-            "pretrain_weights": lambda: load_weights(detector, architecture, read_checkpoint(self.path)),
+            "pretrain_weights": lambda: load_weights(
+                detector, architecture, read_checkpoint(self.path), ["class 1", "class 0", "x"]
+            ),
+            "parent": lambda: parent_of(self.path),
             "resume": going_on,
             "train.resume": lambda: named_state(self.path, TrainConfig(epochs=5), RUN["fingerprint"]),  # type: ignore[arg-type]
             "strip": stripping,
