@@ -57,7 +57,7 @@ def _digested_code(name: str) -> Iterator[None]:
     guard, file = Guard(Code(), name), FOLDER / f"{name}.json"  # first: what it lets through is compared next
     if not file.exists() and "DVC_STAGE" in os.environ:
         raise UserError(f"{file} does not exist. Run: dvc repro")
-    # A stage that is started by hand may have no digests: then those at its start tell of an edit while it runs.
+    # Started by hand, a stage may have no digests: then an edit is one of the code at its start.
     digests = files.read_json(file) if file.exists() else Code().digests(f"stages.{name}")
     if changed := Code().changed(name, digests):
         raise UserError(f"{_few(changed)} changed since the stage code ran. Run: dvc repro")

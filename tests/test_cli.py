@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -119,17 +120,35 @@ def test_predict_passes_over_what_it_cannot_read_and_says_so(
     assert {path.name for path in output.iterdir()} == {"b.json", "b.png", "c.json", "c.png"}
 
 
-def test_predict_never_writes_over_a_picture_that_it_reads_and_reads_none_that_it_wrote(
+def test_predict_writes_over_its_own_results_alone_and_reads_none_of_them(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.read_bytes() for path in images}
-    for given in (images[0], tmp_path):
-        assert "Give another --output." in fails(capsys, "predict", checkpoint, given, "--output", tmp_path)
-    assert {path: path.read_bytes() for path in images} == before
-    assert len(list(tmp_path.iterdir())) == 2
+    labels = tmp_path / "two.json"
+    labels.write_text('{"shapes": []}')  # as labelme keeps beside an image
+    before = {path: path.read_bytes() for path in (*images, labels)}
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(images[0], other / "two.png")
+    for given, wanted in ((images[0], "one.png"), (images[1], "two.json"), (other, "two.json")):
+        message = fails(capsys, "predict", checkpoint, given, "--output", tmp_path)
+        assert message.startswith(f"error: {tmp_path / wanted} would be written over")
+    assert {path: path.read_bytes() for path in before} == before
     for _ in range(2):
-        main(["predict", str(checkpoint), str(tmp_path), str(images[0]), "--output", str(tmp_path / "found")])
-        assert len(list((tmp_path / "found").iterdir())) == 4
+        given = [str(path) for path in (images[0], other, other / "found", other / ".." / "one.png") if path.exists()]
+        main(["predict", str(checkpoint), *given, "--output", str(other / "found")])
+        assert sorted(path.name for path in (other / "found").iterdir()) == [
+            *("one.json", "one.png", "two.json", "two.png")
+        ]
+    assert "no image but those that predict drew" in fails(capsys, "predict", checkpoint, other / "found")
+
+
+def test_predict_takes_a_name_that_is_no_utf8(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "below" / os.fsdecode(b"bad\xff.png")
+    path.parent.mkdir()
+    shutil.copy(images[0], path)
+    main(["predict", str(checkpoint), str(path.parent), "--output", str(tmp_path / "found")])
+    (content,) = (json.loads(made.read_text()) for made in (tmp_path / "found").glob("*.json"))
+    assert content["image"] == "bad?.png"
 
 
 def test_what_is_wrong_is_said_in_one_message(
@@ -144,7 +163,7 @@ def test_what_is_wrong_is_said_in_one_message(
         (checkpoint, empty): str(empty),
         (tmp_path / "none.pth", images[0]): "none.pth does not exist",
         (text, images[0]): "text.jpg is no checkpoint",
-        (checkpoint, images[0], tmp_path / "more" / "one.jpg"): "would both be drawn in",
+        (checkpoint, images[0], tmp_path / "more" / "one.jpg"): "would all be drawn in",
     }
     for arguments, named in cases.items():
         message = fails(capsys, "predict", *arguments, "--output", folder)

@@ -48,11 +48,13 @@ def ancestors_of(training: Mapping[str, Any], archive: Archive) -> Iterator[Ance
 
 
 def trainings_of(parent: Mapping[str, Any], archive: Archive) -> list[dict[str, Any]]:
-    """The training that made a parent: by the record of its file; else as the parent itself said; else of each run that
-    made such weights."""
+    """The training that made a parent: by the record of its file, or of another file of its run; else as the parent
+    itself said; else of each run that made such weights."""
     runs = [one for one in archive.runs if one["lineage"]["tensors"] == parent["tensors"]]
     exact = [one["lineage"]["training"] for one in runs if one["file"]["sha256"] == parent["sha256"]]
     lineage, training = parent.get("lineage"), parent.get("training")
     said = [lineage["training"]] if lineage and lineage["tensors"] == parent["tensors"] else []
     said += [training] if training else []
+    if not exact and (known := archive.trainings.get(parent.get("record") or "")):
+        return [known]
     return exact[:1] or said[:1] or [one["lineage"]["training"] for one in runs]

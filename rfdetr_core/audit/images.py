@@ -86,7 +86,8 @@ def _training_of(traced: Trace) -> dict[str, Any]:
     if not traced.runs:
         raise UserError("the file carries no lineage, and no record of it was found: its images cannot be named.")
     trainings = [one["lineage"]["training"] for one in traced.runs]
-    if any((_recorded(one), one["parents"]) != (_recorded(trainings[0]), trainings[0]["parents"]) for one in trainings):
+    said = [(_recorded(one), {key: parent["sha256"] for key, parent in one["parents"].items()}) for one in trainings]
+    if any(one != said[0] for one in said):
         raise UserError(f"its images cannot be named, since {traced.notes[0]}")
     return dict(trainings[0])
 

@@ -87,6 +87,11 @@ class Archive:
         """The record of every run, newest first; of several versions of a record, the first."""
         return list({run_digest(one): one for one in self.all_records}.values())
 
+    @cached_property
+    def trainings(self) -> dict[str, dict[str, Any]]:
+        """The training record of every run, by its digest."""
+        return {files.digest(one["lineage"]["training"]): one["lineage"]["training"] for one in self.runs}
+
     def runs_of(self, sha256: str, tensors: str | None, said: Checkpoint | None) -> list[dict[str, Any]]:
         """The runs that may have made a file: by its bytes, else by its weights and what it says, or by these alone."""
         runs = [one for one in self.runs if one["lineage"]["tensors"] == tensors]

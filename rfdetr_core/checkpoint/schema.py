@@ -94,6 +94,7 @@ class Parent(Fields):
     name: Text
     sha256: Sha256
     tensors: Sha256
+    record: Sha256 | None = None
     lineage: Lineage | None = None
     training: TrainingRecord | None = None
 

@@ -1,4 +1,4 @@
-"""The command predict: of each image file a JSON file of its objects, and a picture with them drawn."""
+"""The command predict: it writes, for each image, a JSON file of its objects and a picture that shows them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,26 @@ from rfdetr_core.inference.predictor import Predictor, to_rgb, to_supervision
 from rfdetr_core.ingest.folder import listing
 from rfdetr_core.metrics.coco import coco_results
 
+_KEYS = ("image", "width", "height", "threshold", "detections")
+
 
 def predict_files(
     checkpoint: Path, paths: Sequence[Path], output: Path, threshold: float | None = None, device: str = "auto"
 ) -> Iterator[str]:
-    """Write <stem>.json and <stem>.png for each image into `output`; gives a line to print for each, and one before.
+    """Write <stem>.json and <stem>.png for each image into `output`; yields a line on the threshold and one per image.
 
-    paths: of images, and of folders whose images are meant, at any depth but in `output`. threshold: None for that of
-    the checkpoint. An image that cannot be read is told on stderr, and the others are done before the error.
+    paths: images, and folders that are searched at any depth; what predict drew there is passed over. threshold: the
+    score to exceed, None for that of the checkpoint. An image that cannot be read is reported on stderr; the error
+    follows after the last image.
 
     Raises:
-        UserError: no checkpoint; no image; two images that would make one file, or one that would be written over; an
-            image that cannot be read.
+        UserError: no checkpoint; no image; two images with one name for their results; a file in `output` with such a
+            name that is no result of predict; an image that cannot be read.
     """
-    images = list(dict.fromkeys(image for path in paths for image in _images_at(path, output)))
-    _require_own_files(images, output)
+    images = list({image.resolve(): image for path in paths for image in _images_at(path)}.values())
+    if not images:
+        raise UserError(f"{listed(map(str, paths))}: there is no image but those that predict drew.")
+    _require_free(images, output)
     predictor = Predictor.from_checkpoint(checkpoint, device=device)
     yield str(predictor.threshold_note) if threshold is None else f"threshold {threshold:g}: as given"
     threshold = predictor.threshold if threshold is None else threshold
@@ -51,8 +56,8 @@ def predict_files(
         raise UserError(f"{len(unread)} of {len(images)} images could not be read: {listed(unread)}.")
 
 
-def _predict(predictor: Predictor, name: str, picture: Image.Image, threshold: float, made: Path) -> int:
-    """Write the files `made`.json and `made`.png of an image; the number of objects in it."""
+def _predict(predictor: Predictor, name: str, picture: Image.Image, threshold: float, base: Path) -> int:
+    """Write the files `base`.json and `base`.png of an image; the number of objects in it."""
     (found,) = predictor.detect([picture], threshold)
     drawn = to_supervision(found, predictor.class_names)
     names = [str(name) for name in drawn.data["class_name"]]
@@ -61,33 +66,42 @@ def _predict(predictor: Predictor, name: str, picture: Image.Image, threshold: f
         | {key: row[key] for key in ("segmentation",) if key in row}
         for row, name, box in zip(coco_results(0, found), names, found.boxes.tolist(), strict=True)
     ]
-    content = {"image": name, "width": picture.width, "height": picture.height, "threshold": threshold}
-    files.write_json(Path(f"{made}.json"), content | {"detections": rows})
+    shown = name.encode(errors="replace").decode()  # what is no UTF-8 in a name
+    content = [shown, picture.width, picture.height, threshold, rows]
+    files.write_json(Path(f"{base}.json"), dict(zip(_KEYS, content, strict=True)))
     labels = [label_of(row["class_name"], row["class_id"], row["score"]) for row in rows]
-    write_png(Path(f"{made}.png"), draw(picture, drawn, labels, side=max(PANEL, *picture.size)))
+    write_png(Path(f"{base}.png"), draw(picture, drawn, labels, side=max(PANEL, *picture.size)))
     return len(rows)
 
 
-def _images_at(path: Path, output: Path) -> list[Path]:
-    """The path itself or, of a folder, the images below it that are not below `output`."""
+def _images_at(path: Path) -> list[Path]:
+    """The path itself or, of a folder, the images below it that predict did not draw."""
     if not path.is_dir():
         return [path]
-    found = [path / name for name in listing(path, "")]
-    if not (images := [image for image in found if not image.resolve().is_relative_to(output.resolve())]):
-        where = f"outside of the folder for results, {output}. Give another --output" if found else "in it"
-        raise UserError(f"the folder {path} has no image {where}.")
-    return images
+    if not (found := [path / name for name in listing(path, "")]):
+        raise UserError(f"the folder {path} has no image in it.")
+    return [image for image in found if not _is_result(image)]
 
 
-def _require_own_files(images: Sequence[Path], output: Path) -> None:
+def _is_result(path: Path) -> bool:
+    """Whether predict made a file, by the JSON file of its name."""
+    try:
+        content = files.read_json(path.with_suffix(".json"))
+    except UserError:
+        return False
+    return path.suffix in (".json", ".png") and isinstance(content, dict) and content.keys() >= {*_KEYS}
+
+
+def _require_free(images: Sequence[Path], output: Path) -> None:
     of_stem: dict[str, list[str]] = defaultdict(list)
     for image in images:
         of_stem[image.stem].append(str(image))
     for stem, paths in of_stem.items():
         if len(paths) > 1:
             raise UserError(
-                f"{listed(paths)} would both be drawn in {output / stem}.png. Rename one, or predict them one by one, "
+                f"{listed(paths)} would all be drawn in {output / stem}.png. Rename them, or predict them one by one, "
                 "with another --output."
             )
-    if over := [str(image) for image in images if image.resolve() == (output / f"{image.stem}.png").resolve()]:
-        raise UserError(f"{listed(over)} would be written over by the picture with objects. Give another --output.")
+        for made in (output / f"{stem}.json", output / f"{stem}.png"):
+            if made.exists() and not _is_result(made):
+                raise UserError(f"{made} would be written over, and is no result of predict. Give another --output.")

@@ -115,16 +115,16 @@ def _ignored(folder: Path, suffixes: tuple[str, ...], patterns: str) -> list[str
     """
     found = git.answer(folder, "ls-files", "--others", "--ignored", patterns, "-z", "--", ".")
     names = (found or "").split("\0")
-    return sorted(one for one in names if one.lower().endswith(suffixes) and not any(map(is_ignored, one.split("/"))))
+    kept = (name for name in names if not any(map(is_hidden_or_system, name.split("/"))))
+    return sorted(name for name in kept if name.lower().endswith(suffixes))
 
 
-# Thumbnails of a Synology server; what macOS adds to zip archives.
-_SYSTEM_FOLDERS = ("@eaDir", "__MACOSX")
+SYSTEM_FOLDERS = {"@eaDir": "thumbnails of a Synology server", "__MACOSX": "what macOS adds to archives"}
 
 
-def is_ignored(name: str) -> bool:
+def is_hidden_or_system(name: str) -> bool:
     """Whether a file or folder of this name is no part of a dataset: hidden, or made by a file server or macOS."""
-    return name.startswith(".") or name in _SYSTEM_FOLDERS
+    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 # File systems take 255 bytes; the name of a label file may be longer than that of its image.
@@ -167,10 +167,10 @@ def leaves(root: Path, path: str) -> bool:
 def listing(root: Path, folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[str]:
     """Files below a folder with one of the suffixes, sorted, as paths below `root`.
 
-    Those of `is_ignored`, and what is in such folders, are passed over.
+    Those of `is_hidden_or_system`, and what is in such folders, are passed over.
     """
     for parent, folders, names in os.walk(root / folder):
-        folders[:] = sorted(name for name in folders if not is_ignored(name))
+        folders[:] = sorted(name for name in folders if not is_hidden_or_system(name))
         for name in sorted(names):
-            if name.lower().endswith(suffixes) and not is_ignored(name):
+            if name.lower().endswith(suffixes) and not is_hidden_or_system(name):
                 yield joined(Path(parent).relative_to(root).as_posix(), name)

@@ -12,7 +12,7 @@ from unicodedata import category, is_normalized, normalize
 from rfdetr_core.base.images import SUFFIXES
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import is_ignored, joined
+from rfdetr_core.ingest.folder import SYSTEM_FOLDERS, is_hidden_or_system, joined
 from rfdetr_core.ingest.records import Dataset, Facts, Place
 
 # Roboflow names augmented copies of one picture <stem>.rf.<hash>.jpg.
@@ -113,11 +113,11 @@ def check_files(root: Path, dataset: Dataset, findings: Findings) -> None:
     for parent, folders, names in os.walk(root, onerror=lambda error: note(Path(error.filename), str(error.strerror))):
         for folder in sorted(folders):
             path = Path(parent, folder)
-            if is_ignored(folder):
-                note(path, "a hidden folder, or one of a file server or of macOS")
+            if is_hidden_or_system(folder):
+                note(path, SYSTEM_FOLDERS.get(folder, "a hidden folder"))
             elif path.is_symlink():
                 note(path, "a folder that is a link")
-        folders[:] = sorted(folder for folder in folders if not is_ignored(folder))
+        folders[:] = sorted(folder for folder in folders if not is_hidden_or_system(folder))
         below = Path(parent).relative_to(root).as_posix()
         known = any(PurePosixPath(below).is_relative_to(folder) for folder in searched)
         for name in sorted(names):

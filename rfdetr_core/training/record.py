@@ -29,9 +29,10 @@ from rfdetr_core.training.trainer import device_kind, devices, resolved_precisio
 
 # The rest follows from these, or names what they digest.
 _DECIDING = ("params", "inputs", "weights", "code", "packages", "machine")
-# Of parents in a record, for whoever has the file alone: each takes kilobytes, and four of the levels that a file may
-# have. The records in git lead to any ancestor.
+# How many generations of parents a record holds, for whoever has the file alone. Each adds kilobytes, and four levels
+# to the 200 that a file may have. Earlier ones are found in git by the digests that are kept of them.
 GENERATIONS = 10
+_KEPT_OF_PARENTS = ("name", "sha256", "tensors", "record")
 STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"
 PATIENCE = 15.0  # seconds: a trainer that was told to stop finishes its step
@@ -93,7 +94,10 @@ def record_of(
 
 
 def parent_of(path: Path) -> dict[str, Any]:
-    """What a training says of a file whose weights it started from; of its ancestors, those of GENERATIONS.
+    """The entry in `parents` of a training record for the weights of a file.
+
+    name, sha256: of the file. tensors: digest of its weights. record: digest of its training record. lineage or
+    training: as the file has them, with GENERATIONS generations of its own parents.
 
     Raises:
         UserError: no checkpoint.
@@ -101,18 +105,19 @@ def parent_of(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     found: dict[str, Any] = {"name": path.name, "sha256": files.sha256_file(path)}
     found |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
+    found |= {"record": files.digest(checkpoint.origin)} if checkpoint.origin else {}
     return _nearest(found | ({"training": checkpoint.training_record} if checkpoint.training_record else {}))
 
 
 def _nearest(parent: Mapping[str, Any], generations: int = GENERATIONS) -> dict[str, Any]:
-    """A parent with the ancestors of so many generations, itself included; of the last, its parents' digests alone."""
+    """The entry of a parent with so many generations, its own included; of earlier ones the name and digests stay."""
 
     def cut(training: Mapping[str, Any]) -> dict[str, Any]:
         parents = (training.get("parents") or {}).items()
         return {**training, "parents": {key: _nearest(one, generations - 1) for key, one in parents}}
 
     if not generations:
-        return {key: parent[key] for key in ("name", "sha256", "tensors")} | {"lineage": None}
+        return {key: parent[key] for key in _KEPT_OF_PARENTS if key in parent} | {"lineage": None}
     lineage, training = parent.get("lineage"), parent.get("training")
     kept = {**parent} | ({"lineage": {**lineage, "training": cut(lineage["training"])}} if lineage else {})
     return kept | ({"training": cut(training)} if training else {})

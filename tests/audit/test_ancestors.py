@@ -52,24 +52,30 @@ def test_an_image_leads_to_the_descendants_of_the_model_that_was_trained_on_it(
     assert {one["tensors"]: one["through"] for one in told["uses"]} == {second: [], third: []}
 
 
-def test_ancestors_beyond_those_that_a_file_names_are_found_in_git(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("key", ["pretrain_weights", "resume"])
+def test_ancestors_beyond_those_that_a_file_lists_are_found_in_git(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
-    repository, parent, sizes, digests = Repository(tmp_path / "clone"), {}, [], []
+    repository, parents, sizes, made, sources = Repository(tmp_path / "clone"), {}, [], [], []
     for number in range(GENERATIONS + 4):
-        made = repository.train(number, NEW if number else OLD, parents=parent)
+        source = repository.train(number, NEW if number else OLD, parents=parents)
         repository.commit(f"Generation {number}")
-        parent = {"pretrain_weights": parent_of(made)}
-        digests.append(tensors_of(made))
-        sizes.append(made.stat().st_size)
+        made.append(tensors_of(source))
+        sizes.append(source.stat().st_size)
+        if key == "resume":  # from a state, of which git has no record: it has other weights than the model of its run
+            best = read_checkpoint(source.with_name("checkpoint_best_ema.pth"))
+            source = tmp_path / "checkpoint.pth"
+            write_checkpoint(source, replace(best, weights=tiny_checkpoint(100 + number).weights))
+        sources.append(tensors_of(source))
+        parents = {key: parent_of(source)}
     assert sizes[1] < sizes[GENERATIONS]
     assert sizes[-3] == sizes[-2] == sizes[-1]
     uses = found(capsys, repository, "--image", sha256_of("person"))["uses"]
     assert {one["tensors"]: one["through"] for one in uses} == {
-        digest: digests[:place][::-1] for place, digest in enumerate(digests)
+        model: sources[:place][::-1] for place, model in enumerate(made)
     }
     elsewhere = Repository(tmp_path / "elsewhere")
-    elsewhere.train(99, NEW, parents=parent)
+    elsewhere.train(99, NEW, parents=parents)
     elsewhere.commit("moved")
     unknown = found(capsys, elsewhere, "--image", sha256_of("person"), status=1)["unknown"]
     assert max(len(one["through"]) for one in unknown) == GENERATIONS + 1

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.training.interruption import StopSignals, explained
 from tests.training.tiny import script
@@ -69,6 +72,14 @@ def test_the_shortage_behind_the_death_of_a_worker_comes_first() -> None:
     error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
     error.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. ")
     assert "--shm-size" in str(explained(error, StopSignals()))
+
+
+def test_no_worker_that_dies_later_hides_the_error_that_ended_the_training() -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    with suppress(UserError), StopSignals().handled():
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # as a loader sets its own
+        raise UserError
+    assert signal.getsignal(signal.SIGCHLD) == before
 
 
 LATE = """

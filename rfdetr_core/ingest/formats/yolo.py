@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import posixpath
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from rfdetr_core.ingest.geometry import bounds
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, shown
 
 DEFINITIONS = ("data.yaml", "data.yml")
-# FiftyOne writes it. Other tools have files of this name, too, so these count only with names in them.
+# FiftyOne writes it. Other tools have files of this name, too, so a readable one counts only with a key of YOLO.
 _OTHER_DEFINITIONS = ("dataset.yaml", "dataset.yml")
 LAYOUT = "YOLO: data.yaml (or data.yml, dataset.yaml) with train, val, test and names; images/ across from labels/"
 # What an export from COCO adds to data.yaml: the category id of each class, in the order of `names`.
 IDS_KEY = "category_ids"
-# CVAT writes it before every path of a list, but its export has no such folder.
+# CVAT's lists of images say data/x.jpg, but its export has no folder data/.
 _CVAT_FOLDER = "data/"
 _MOST_BYTES = 256 * 2**20
 _LONGEST_LINE = 2**20
@@ -36,7 +35,9 @@ def found(root: Path) -> bool:
 
 def read(root: Path, findings: Findings) -> Dataset:
     """Read all splits that data.yaml names."""
-    place = Place(_definition(root) or DEFINITIONS[0])
+    definition = _definition(root)
+    assert definition is not None
+    place = Place(definition)
     if leaves(root, place.file):
         findings.add("labels-outside", place, "it is a link out of the dataset folder")
         return {}
@@ -76,11 +77,14 @@ def _definition(root: Path) -> str | None:
     for name in DEFINITIONS:
         if (root / name).is_file():
             return name
-    splits = {key for keys in KEYS.values() for key in keys}
+    wanted = {"names", "nc", *(key for keys in KEYS.values() for key in keys)}
     for name in _OTHER_DEFINITIONS:
-        with suppress(UserError):
-            content = load_yaml(root / name)
-            if isinstance(content, dict) and "names" in content and splits & content.keys():
+        if (root / name).is_file():
+            try:
+                content = load_yaml(root / name)
+            except UserError:
+                return name  # reading it says what is wrong
+            if isinstance(content, dict) and wanted & content.keys():
                 return name
     return None
 
@@ -239,7 +243,7 @@ def _below(root: Path, base: str, text: str) -> str:
 def _read_images(root: Path, base: str, entries: Any, place: Place, findings: Findings) -> list[ImageRecord]:
     """The images of a split: of folders, of lists in text files, or single ones."""
     listed: list[tuple[str, Place]] = []
-    prefix = "" if (root / _CVAT_FOLDER).exists() else _CVAT_FOLDER
+    prefix = "" if (root / _CVAT_FOLDER).is_dir() else _CVAT_FOLDER
     for entry in entries if isinstance(entries, list) else [entries]:
         path = _inside(root, base, entry, place, findings)
         if path is not None and (root / path).is_dir():
