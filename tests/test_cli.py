@@ -142,6 +142,17 @@ def test_predict_writes_over_its_own_results_alone_and_reads_none_of_them(
     assert "no image but those that predict drew" in fails(capsys, "predict", checkpoint, other / "found")
 
 
+def test_predict_takes_equal_images_that_are_links_to_one_file(
+    checkpoint: Path, images: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).symlink_to(images[0])
+    main(["predict", str(checkpoint), str(folder), "--output", str(tmp_path / "found")])
+    assert len(list((tmp_path / "found").glob("*.png"))) == 2
+
+
 def test_predict_takes_a_name_that_is_no_utf8(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "below" / os.fsdecode(b"bad\xff.png")
     path.parent.mkdir()

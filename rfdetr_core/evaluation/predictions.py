@@ -33,7 +33,8 @@ def predict_files(
         UserError: no checkpoint; no image; two images with one name for their results; a file in `output` with such a
             name that is no result of predict; an image that cannot be read.
     """
-    images = list({image.resolve(): image for path in paths for image in _images_at(path)}.values())
+    # Not by what links lead to: DVC links equal images to one file of its cache.
+    images = list({image.parent.resolve() / image.name: image for path in paths for image in _images_at(path)}.values())
     if not images:
         raise UserError(f"{listed(map(str, paths))}: there is no image but those that predict drew.")
     _require_free(images, output)
