@@ -104,6 +104,7 @@ PREDICTED: dict[str, tuple[Callable[[Content], Content], str]] = {
     "a size that does not divide": (at("model_config.resolution", 33), "33 is not divisible by 8 x 2"),
     "a resolution as a tensor": (at("model_config.resolution", torch.tensor(32)), "a Tensor does not belong there"),
     "a name as bytes": (at("model_name", b"x"), "model_name: a bytes does not belong there"),
+    "arguments as a tensor without values": (at("args", torch.ones(0)), "args: a Tensor does not belong there"),
     "class names as a set": (at("args.class_names", {"a"}), "args.class_names: a set does not belong there"),
     "class names as one text": (at("args.class_names", "abc"), "args.class_names: it must be a list"),
     "a rate that is NaN": (at("args.lr", float("nan")), "args.lr: nan is no finite number"),

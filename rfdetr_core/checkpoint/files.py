@@ -218,7 +218,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         UserError: no readable checkpoint (see `read_plain`), none of RF-DETR, or of a kind that is not supported here.
     """
     content = read_plain(path)
-    told = content | {"args": content.get("args", content.get("hyper_parameters")) or {}}
+    args = content.get("args", content.get("hyper_parameters"))
+    told = content | {"args": {} if args is None else args}
     check_content(told, Content, path)
     model = _model_of(content, path)
     if any(".base_model.model." in name for name in model):
