@@ -52,9 +52,11 @@ def trainings_of(parent: Mapping[str, Any], archive: Archive) -> list[dict[str, 
     itself said; else of each run that made such weights."""
     runs = [one for one in archive.runs if one["lineage"]["tensors"] == parent["tensors"]]
     exact = [one["lineage"]["training"] for one in runs if one["file"]["sha256"] == parent["sha256"]]
+    if exact:
+        return exact[:1]
+    if known := archive.trainings.get(parent.get("record") or ""):
+        return [known]
     lineage, training = parent.get("lineage"), parent.get("training")
     said = [lineage["training"]] if lineage and lineage["tensors"] == parent["tensors"] else []
     said += [training] if training else []
-    if not exact and (known := archive.trainings.get(parent.get("record") or "")):
-        return [known]
-    return exact[:1] or said[:1] or [one["lineage"]["training"] for one in runs]
+    return said[:1] or [one["lineage"]["training"] for one in runs]

@@ -81,16 +81,16 @@ def _images_at(path: Path) -> list[Path]:
         return [path]
     if not (found := [path / name for name in listing(path, "")]):
         raise UserError(f"the folder {path} has no image in it.")
-    return [image for image in found if not _is_result(image)]
+    return [image for image in found if image.suffix != ".png" or not _is_result(image.with_suffix(".json"))]
 
 
 def _is_result(path: Path) -> bool:
-    """Whether predict made a file, by the JSON file of its name."""
+    """Whether predict made a JSON file, and so the picture of its name."""
     try:
-        content = files.read_json(path.with_suffix(".json"))
+        content = files.read_json(path)
     except UserError:
         return False
-    return path.suffix in (".json", ".png") and isinstance(content, dict) and content.keys() >= {*_KEYS}
+    return isinstance(content, dict) and content.keys() >= {*_KEYS}
 
 
 def _require_free(images: Sequence[Path], output: Path) -> None:
@@ -103,6 +103,6 @@ def _require_free(images: Sequence[Path], output: Path) -> None:
                 f"{listed(paths)} would all be drawn in {output / stem}.png. Rename them, or predict them one by one, "
                 "with another --output."
             )
-        for made in (output / f"{stem}.json", output / f"{stem}.png"):
-            if made.exists() and not _is_result(made):
-                raise UserError(f"{made} would be written over, and is no result of predict. Give another --output.")
+        there = [made for made in (output / f"{stem}.json", output / f"{stem}.png") if made.exists()]
+        if there and not _is_result(output / f"{stem}.json"):
+            raise UserError(f"{there[0]} would be written over, and is no result of predict. Give another --output.")

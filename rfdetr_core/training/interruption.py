@@ -59,14 +59,12 @@ class StopSignals(Callback):
         fd_before = signal.set_wakeup_fd(sent.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=[received], daemon=True).start()
         self._install()
-        chld = getattr(signal, "SIGCHLD", None)
-        chld_before = chld and signal.getsignal(chld)
+        of_children = signal.getsignal(signal.SIGCHLD)
         try:
             yield
         except BaseException:
             # A loader's handler raises at the death of a worker wherever Python is: no more while the error is told.
-            if chld:
-                signal.signal(chld, chld_before or signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, of_children or signal.SIG_DFL)
             raise
         finally:
             signal.set_wakeup_fd(fd_before)

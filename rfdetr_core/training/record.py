@@ -29,8 +29,8 @@ from rfdetr_core.training.trainer import device_kind, devices, resolved_precisio
 
 # The rest follows from these, or names what they digest.
 _DECIDING = ("params", "inputs", "weights", "code", "packages", "machine")
-# How many generations of parents a record holds, for whoever has the file alone. Each adds kilobytes, and four levels
-# to the 200 that a file may have. Earlier ones are found in git by the digests that are kept of them.
+# How many generations of parents a record holds, for whoever has the file alone. Each adds kilobytes, and four of the
+# MOST_LEVELS that a file may have. Earlier ones are found in git by the digests that are kept of them.
 GENERATIONS = 10
 _KEPT_OF_PARENTS = ("name", "sha256", "tensors", "record")
 STATE_FILE = "checkpoint.pth"
