@@ -1,0 +1,79 @@
+"""Run the parts of the kit, each in a process with a limit of its own, and print one table last.
+
+    sh benchmarks/cuda/run.sh [--parts acebdfh] [--seconds 480] [--device cuda|cpu] [--smoke] [--out FOLDER]
+
+`--device cpu --smoke` runs every part in small on a CPU. A part's figures are in FOLDER/<part>.jsonl as soon as they
+are measured; the table is FOLDER/table.md as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LIMITS = {"a": 150, "b": 60, "c": 150, "d": 90, "e": 240, "f": 90, "h": 90}  # seconds
+
+
+def machine(device: str) -> str:
+    import torch
+
+    card = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{card}, {os.cpu_count()} CPU cores, {versions}"
+
+
+def run(letter: str, options: argparse.Namespace, seconds: float) -> str:
+    """Run one part; how it ended. What runs below it ends with it."""
+    out, log = options.out / f"{letter}.jsonl", options.out / f"{letter}.log"
+    out.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks.cuda.parts", letter, "--out", str(out), "--device", options.device]
+    command += ["--smoke"] if options.smoke else []
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            status = None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if status:
+        print(log.read_text()[-3000:], flush=True)
+    return "" if status == 0 else f"stopped after {seconds:.0f} s" if status is None else f"exit status {status}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default="acebdfh")
+    parser.add_argument("--seconds", type=float, default=480)
+    parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/cuda/.results"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    ends = time.monotonic() + options.seconds
+    lines = [machine(options.device), "", "| part | what | figure |", "|---|---|---|"]
+    for letter in options.parts:
+        begun = time.monotonic()
+        left = ends - begun
+        ended = run(letter, options, min(LIMITS[letter], left)) if left > 5 else "no time left"
+        took = time.monotonic() - begun
+        print(f"part {letter}: {took:.0f} s {ended}", flush=True)
+        out = options.out / f"{letter}.jsonl"
+        rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+        figures = [(row["what"], row["figure"]) for row in rows] + ([("the part", ended)] if ended else [])
+        lines += [f"| {letter} | {what} | {figure.replace('|', '/')} |" for what, figure in figures]
+        (options.out / "table.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""One part of the kit in a process of its own: python -m benchmarks.cuda.parts LETTER --out FILE [--device cuda] ...
+
+Each figure is a line of JSON in FILE as soon as it is there, so a part that fails keeps what it measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Kit:
+    device: str
+    smoke: bool
+    out: Path
+
+    def row(self, what: str, figure: str, **numbers: Any) -> None:
+        with self.out.open("a") as file:
+            print(json.dumps({"what": what, "figure": figure, **numbers}), file=file)
+        print(f"{what}: {figure}", flush=True)
+
+
+def part_a(kit: Kit) -> None:
+    """The tests that are marked gpu."""
+    files = [str(one) for one in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in one.read_text()]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short", "-rfE", *files]
+    told = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    print(told[-8000:])
+    counts = re.findall(r"(\d+) (passed|failed|error|errors|skipped)\b", told.splitlines()[-1])
+    kit.row("tests marked gpu", ", ".join(f"{count} {name}" for count, name in counts) or told.splitlines()[-1])
+    for line in told.splitlines():
+        if line.startswith(("FAILED", "ERROR")):
+            kit.row("failed", line[:200])
+
+
+def part_b(kit: Kit) -> None:
+    """Outputs, loss and gradients beside upstream's in fp32."""
+    import torch
+    from rfdetr.models.lwdetr import build_criterion_and_postprocessors
+
+    from benchmarks.cuda.steps import targets_of
+    from rfdetr_core.checkpoint.keys import to_upstream
+    from rfdetr_core.loss.criterion import Criterion
+    from rfdetr_core.model.config import VARIANTS
+    from tests.parity import reference
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    for variant in ("nano", "seg-nano"):
+        architecture = VARIANTS[variant]
+        both = reference.pair(architecture, reference.build_upstream(variant), torch.float32)
+        both.upstream.to(kit.device), both.ours.to(kit.device)
+        side = architecture.resolution
+        images = reference.random_images(2, 3, side, side).to(kit.device)
+        batch = reference.nested(images)
+        batch.mask = batch.mask.to(kit.device)
+        with torch.inference_mode(), reference.recorded_order() as order:
+            theirs = both.upstream(batch)
+        with torch.inference_mode(), reference.replayed_order(order):
+            ours = both.ours(images)
+        pairs = {"logits": (ours.logits, theirs["pred_logits"]), "boxes": (ours.boxes, theirs["pred_boxes"])}
+        pairs |= {"masks": (ours.masks, theirs["pred_masks"])} if architecture.segmentation else {}
+        differences = {name: (one - other).abs().max().item() for name, (one, other) in pairs.items()}
+        kit.row(f"{variant} outputs, largest difference", _listed(differences), **differences)
+        if architecture.segmentation:
+            continue  # the points of its loss are drawn by each one's own generator
+        both.train()
+        targets = [one.to(kit.device) for one in targets_of(2, side, architecture.segmentation)]
+        criterion, _ = build_criterion_and_postprocessors(reference.upstream_namespace(architecture))
+        with reference.recorded_order() as order:
+            found = criterion.to(kit.device)(
+                both.upstream(batch), [{"labels": one.labels, "boxes": one.boxes} for one in targets]
+            )
+        loss = sum(found[name] * weight for name, weight in criterion.weight_dict.items() if name in found)
+        loss.backward()
+        with reference.replayed_order(order):
+            output = both.ours(images)
+        total = Criterion()(output, targets, groups=architecture.groups, point_seed=0).total
+        total.backward()
+        gradients = dict(both.upstream.named_parameters())
+        apart, size = 0.0, 0.0
+        for name, one in both.ours.named_parameters():
+            other = gradients[to_upstream(name)].grad
+            if one.grad is not None and other is not None:
+                apart, size = apart + (one.grad - other).square().sum().item(), size + other.square().sum().item()
+        relative = {"loss": abs(total.item() - loss.item()) / loss.item(), "gradient": (apart / size) ** 0.5}
+        kit.row(f"{variant} training, largest relative difference", _listed(relative), **relative)
+
+
+def part_c(kit: Kit) -> None:
+    """Equal bytes: of trainings with and without workers, killed and resumed; of 30 steps of Nano; of batches."""
+    from rfdetr_core.base.files import sha256_file
+    from tests.training.tiny import OUTS, make_files, script
+
+    folder = Path(tempfile.mkdtemp())
+    where = make_files(folder / "data", train=8)
+    changes = {"train": {"accelerator": kit.device, "amp_dtype": "auto", "epochs": 4}}
+    kinds = {"no workers": 0, "again": 0, "4 workers": 2 if kit.smoke else 4, "killed and resumed": 0}
+    started = {
+        name: _python(script(where, folder / name, **changes, runtime={"num_workers": count}))
+        for name, count in kinds.items()
+    }
+    state = folder / "killed and resumed" / "checkpoint.pth"
+    while not state.exists() and started["killed and resumed"].poll() is None:
+        time.sleep(0.005)
+    started["killed and resumed"].send_signal(signal.SIGKILL)
+    started["killed and resumed"].communicate()
+    started["killed and resumed"] = _python(script(where, folder / "killed and resumed", **changes))
+    digests: dict[str, list[str]] = {}
+    for name, process in started.items():
+        told = process.communicate()[0]
+        if process.returncode:
+            print(name, told[-4000:])
+        files = [folder / name / out for out in OUTS]
+        digests[name] = [sha256_file(file)[:12] if file.exists() else "missing" for file in files]
+        told_resumed = "going on after epoch" in told
+        equal = digests[name] == digests["no workers"] and "missing" not in digests[name]
+        note = (", resumed" if told_resumed else ", NOT RESUMED") if name == "killed and resumed" else ""
+        kit.row(f"tiny training, {name}", ("equal" if equal else "DIFFERENT") + note, digests=digests[name])
+    shutil.rmtree(folder)
+    steps = [
+        "--steps",
+        "1" if kit.smoke else "10",
+        "--warm",
+        "0",
+        "--multi-scale",
+        "--batch",
+        "2" if kit.smoke else "8",
+    ]
+    for variant in ("nano",) if kit.smoke else ("nano", "seg-nano"):
+        pair = [_steps(kit, "ours", variant, *steps) for _ in range(2)]
+        found = [_go(one)["digest"] for one in pair]
+        same = "equal" if found[0] == found[1] else "DIFFERENT"
+        kit.row(f"{variant}, {steps[1]} x 3 steps at drawn sizes, twice", same, digests=found)
+    _batches(kit)
+
+
+def _batches(kit: Kit) -> None:
+    import torch
+
+    from rfdetr_core.model.config import VARIANTS
+    from rfdetr_core.model.detector import build_detector
+    from tests.small import random_images, random_weight
+
+    architecture = VARIANTS["nano"]
+    detector = build_detector(architecture)
+    weights = {name: random_weight(name, value, 0) for name, value in detector.state_dict().items()}
+    detector.load_state_dict(weights)
+    detector.to(kit.device).eval()
+    count = 2 if kit.smoke else 8
+    images = random_images(count, 3, architecture.resolution, architecture.resolution).to(kit.device)
+    with torch.inference_mode():
+        together = detector(images)
+        alone = [detector(images[number : number + 1]) for number in range(count)]
+    logits = torch.cat([one.logits for one in alone])
+    boxes = torch.cat([one.boxes for one in alone])
+    apart = {
+        "logits": (together.logits - logits).abs().max().item(),
+        "boxes": (together.boxes - boxes).abs().max().item(),
+    }
+    kit.row(f"prediction, batch {count} and batch 1, largest difference", _listed(apart), **apart)
+
+
+def part_d(kit: Kit) -> None:
+    """The price of determinism."""
+    for variant, batch in (("nano", 16),) if not kit.smoke else (("nano", 2),):
+        found = _in_turn(kit, variant, batch, [("ours", "default"), ("ours", "fast")])
+        ratio = found["ours default"]["seconds"] / found["ours fast"]["seconds"]
+        kit.row(f"{variant}, batch {batch}: deterministic / fast step", f"{ratio:.3f}", ratio=ratio)
+
+
+def part_e(kit: Kit) -> None:
+    """Steps beside upstream's, each at its defaults; compiled last, since that takes longest."""
+    plain = [("upstream", "default"), ("ours", "default"), ("ours", "fast")]
+    if kit.smoke:
+        _in_turn(kit, "nano", 2, plain)
+        return
+    for variant, batch in (("nano", 16), ("medium", 8), ("seg-nano", 8)):
+        _in_turn(kit, variant, batch, plain)
+    _in_turn(kit, "nano", 16, [("upstream", "compile")])
+
+
+def _in_turn(kit: Kit, variant: str, batch: int, contenders: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """Steps of each contender. All are built at once, and train one after another."""
+    count = ["--steps", "1", "--warm", "1"] if kit.smoke else []
+    size = ["--batch", str(batch)]
+    processes = {f"{who} {mode}": _steps(kit, who, variant, "--mode", mode, *size, *count) for who, mode in contenders}
+    found: dict[str, dict[str, Any]] = {}
+    for name, process in processes.items():
+        try:
+            told = found[name] = _go(process)
+        except RuntimeError as error:
+            kit.row(f"{variant}, batch {batch}, {name}", f"failed: {str(error)[-300:]}")
+            continue
+        figure = (
+            f"{told['seconds'] * 1e3:.1f} ms a step, {batch / told['seconds']:.1f} images/s, {told['peak']:,.0f} MiB"
+        )
+        what = f"{variant}, batch {batch}, {name} ({told['precision']})"
+        if "upstream default" in found and name != "upstream default":
+            base = found["upstream default"]
+            figure += f"; {base['seconds'] / told['seconds']:.2f} x speed, {told['peak'] / base['peak']:.2f} x memory"
+        kit.row(what, f"{figure}; first step {told['first']:.1f} s", **told)
+    return found
+
+
+def part_f(kit: Kit) -> None:
+    """Prediction from pictures in memory, beside upstream's."""
+    import numpy as np
+    import rfdetr
+    import torch
+    from PIL import Image
+
+    from rfdetr_core import RFDETRNano
+    from tests.parity.reference import _no_download
+
+    random = np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 255, (480, 640, 3), dtype=np.uint8)) for _ in range(16)]
+    count = 2 if kit.smoke else 16
+    ours = RFDETRNano(pretrain_weights=None, device=kit.device)
+    with _no_download():
+        theirs = rfdetr.RFDETRNano(pretrain_weights=None, device=kit.device)
+    calls: dict[str, Callable[[], Any]] = {
+        "ours, batch 1": lambda: ours.predict(pictures[0], threshold=0.5),
+        f"ours, list of {count}": lambda: ours.predict(pictures[:count], threshold=0.5),
+        "upstream, batch 1": lambda: theirs.predict(pictures[0], threshold=0.5),
+        f"upstream, list of {count}": lambda: theirs.predict(pictures[:count], threshold=0.5),
+    }
+    for name, call in calls.items():
+        _timed(kit, name, call)
+    batched = ours._predictor
+    batched.batch_size = count
+    _timed(kit, f"ours, batch {count}", lambda: ours.predict(pictures[:count], threshold=0.5))
+    for dtype in (torch.float32, torch.float16):
+        theirs.inference(batch_size=1, dtype=dtype)
+        _timed(kit, f"upstream optimised, {dtype}, batch 1", lambda: theirs.predict(pictures[0], threshold=0.5))
+        theirs.remove_optimized_model()
+
+
+def _timed(kit: Kit, name: str, call: Callable[[], Any]) -> None:
+    import torch
+
+    spent = []
+    for number in range(3 if kit.smoke else 30):
+        start = time.perf_counter()
+        call()
+        if kit.device == "cuda":
+            torch.cuda.synchronize()
+        spent += [time.perf_counter() - start] if number >= 2 else []
+        if sum(spent) > 5:
+            break
+    median = statistics.median(spent)
+    kit.row(f"predict, Nano, {name}", f"{median * 1e3:.1f} ms", seconds=median)
+
+
+def part_h(kit: Kit) -> None:
+    """Where the time of a step goes."""
+    size = ["--batch", "2", "--steps", "1", "--warm", "1"] if kit.smoke else ["--steps", "5", "--warm", "5"]
+    for who, mode in (("ours", "default"), ("upstream", "default")):
+        told = _go(_steps(kit, who, "nano", "--mode", mode, "--profile", "25", *size))
+        for name, milliseconds, count in told["kernels"]:
+            kit.row(f"{who}, Nano step", f"{milliseconds:.3f} ms a step, {count} calls: {name}")
+
+
+def _python(source: str) -> subprocess.Popen[str]:
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, **pipes)
+
+
+def _steps(kit: Kit, who: str, variant: str, *options: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.cuda.steps",
+        who,
+        "--variant",
+        variant,
+        "--device",
+        kit.device,
+        *options,
+    ]
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read by _go
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+    process.log = log  # type: ignore[attr-defined]
+    return process
+
+
+def _go(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Have it train. What it tells last."""
+    told = process.communicate("go\n")[0]
+    if process.returncode or not told.strip():
+        log: Any = process.log  # type: ignore[attr-defined]
+        log.seek(0)
+        text = log.read()
+        print(text[-4000:], flush=True)
+        raise RuntimeError(text.strip().splitlines()[-1] if text.strip() else f"exit status {process.returncode}")
+    return json.loads(told.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def _listed(differences: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("letter", choices=[name[-1] for name in globals() if name.startswith("part_")])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
+    parser.add_argument("--smoke", action="store_true")
+    options = parser.parse_args()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    globals()[f"part_{options.letter}"](Kit(options.device, options.smoke, options.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Training steps by each one's own Lightning module and Trainer, on one batch that is already on the device.
+
+    python -m benchmarks.cuda.steps ours|upstream --variant nano --batch 16 [--mode default|fast|compile] ...
+
+Builds everything, waits for a line on its standard input, trains, and prints one line of JSON: seconds of a step (the
+median of three windows), peak memory, and a digest of the weights. A step is all that a step of `fit` does: forward,
+loss with matching, backward, clipping, optimiser, schedule and moving average. Multi-scale is off, so that both train
+at one size; a digest is taken with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback
+from torch import Tensor, nn
+
+from benchmarks.train_step import peak_memory
+from rfdetr_core.data.batching import Batch
+from rfdetr_core.model.config import VARIANTS, Architecture
+from rfdetr_core.ops.structures import Target
+from tests.small import random_images
+
+OBJECTS = 10
+
+
+class Timed(BaseException):
+    """Ends a training whose steps were timed, before anything is evaluated or saved."""
+
+
+class Windows(Callback):
+    """Seconds of a step in three windows after a warm-up. The device is waited for at their borders alone."""
+
+    def __init__(self, device: str, steps: int, warm: int) -> None:
+        self.device, self.steps, self.marks, self.first = device, steps, [], 0.0
+        self.borders = [warm + number * steps for number in range(4)]
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.begun = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._wait()
+            self.first = time.perf_counter() - self.begun
+        if batch_idx + 1 in self.borders:
+            self._wait()
+            self.marks.append(time.perf_counter())
+        if batch_idx + 1 == self.borders[-1]:
+            raise Timed
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    @property
+    def seconds(self) -> float:
+        pairs = zip(self.marks, self.marks[1:], strict=False)
+        return statistics.median(after - before for before, after in pairs) / self.steps
+
+
+class Repeated(torch.utils.data.IterableDataset[Any]):
+    """One batch, many times."""
+
+    def __init__(self, batch: Any, count: int) -> None:
+        self.batch, self.count = batch, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self.batch] * self.count)
+
+
+def targets_of(count: int, side: int, masks: bool) -> list[Target]:
+    generator = torch.Generator().manual_seed(0)
+    targets = []
+    for _ in range(count):
+        boxes = torch.rand(OBJECTS, 4, generator=generator) * 0.3 + 0.2
+        labels = torch.randint(0, 90, (OBJECTS,), generator=generator)
+        shapes = torch.rand(OBJECTS, side, side, generator=generator) > 0.5 if masks else None
+        targets.append(Target(labels, boxes, shapes))
+    return targets
+
+
+def ours(options: argparse.Namespace, architecture: Architecture, windows: Windows) -> tuple[Any, Any, Any, nn.Module]:
+    from rfdetr_core.model.detector import build_detector
+    from rfdetr_core.training.config import TrainConfig
+    from rfdetr_core.training.module import RFDETRModelModule
+    from rfdetr_core.training.run import training_sizes
+    from rfdetr_core.training.trainer import build_trainer
+
+    config = TrainConfig(
+        accelerator=options.device,
+        batch_size=options.batch,
+        deterministic=options.mode != "fast",
+        multi_scale="per-batch" if options.multi_scale else "off",
+    )
+    torch.manual_seed(0)
+    detector = build_detector(architecture)
+    sizes = training_sizes(config, architecture)
+    module = RFDETRModelModule(detector, architecture, config, sizes)
+    side = max(sizes, default=architecture.resolution)
+    targets = targets_of(options.batch, side, architecture.segmentation)
+    batch = Batch(random_images(options.batch, 3, side, side), targets, []).to(options.device)
+    trainer = build_trainer(config, callbacks=[windows], limit_val_batches=0)
+    return module, trainer, batch, detector
+
+
+def upstream(
+    options: argparse.Namespace, architecture: Architecture, windows: Windows
+) -> tuple[Any, Any, Any, nn.Module]:
+    from rfdetr import config as upstream_config
+    from rfdetr.training.trainer import build_trainer
+    from rfdetr.utilities.tensors import NestedTensor
+
+    from tests.parity.reference import _no_download
+    from tests.parity.upstream_training import module_model
+
+    kind = upstream_config.SegmentationTrainConfig if architecture.segmentation else upstream_config.TrainConfig
+    folder = tempfile.mkdtemp()
+    config = kind(
+        dataset_dir=folder,
+        output_dir=folder,
+        batch_size=options.batch,
+        accelerator=options.device,
+        multi_scale=False,
+        tensorboard=False,
+        eval_backend="faster_coco_eval",  # its default needs a package beyond `rfdetr`; nothing is scored here
+    )
+    numbers = getattr(upstream_config, f"{architecture.name}Config")(
+        pretrain_weights=None, compile=options.mode in ("compile", "graphs"), cuda_graphs=options.mode == "graphs"
+    )
+    torch.manual_seed(0)
+    with _no_download():
+        module = module_model.RFDETRModelModule(numbers, config)
+    side = architecture.resolution
+    images = random_images(options.batch, 3, side, side).to(options.device)
+    mask = torch.zeros(options.batch, side, side, dtype=torch.bool, device=options.device)
+    size = torch.tensor([side, side], device=options.device)
+    targets: list[dict[str, Tensor]] = []
+    for number, target in enumerate(targets_of(options.batch, side, architecture.segmentation)):
+        moved = target.to(options.device)
+        entry = {"labels": moved.labels, "boxes": moved.boxes, "orig_size": size, "size": size}
+        entry |= {"image_id": torch.tensor([number], device=options.device)}
+        entry |= {} if moved.masks is None else {"masks": moved.masks}
+        targets.append(entry)
+    trainer = build_trainer(
+        config,
+        numbers,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.callbacks.append(windows)
+    return module, trainer, (NestedTensor(images, mask), targets), module.model
+
+
+def digest(detector: nn.Module) -> str:
+    found = hashlib.sha256()
+    for name, value in sorted(detector.state_dict().items()):
+        found.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("who", choices=["ours", "upstream"])
+    parser.add_argument("--variant", default="nano", choices=VARIANTS)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--mode", default="default", choices=["default", "fast", "compile", "graphs"])
+    parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
+    parser.add_argument("--steps", type=int, default=20, help="in each of three windows")
+    parser.add_argument("--warm", type=int, default=10)
+    parser.add_argument("--multi-scale", action="store_true")
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help="the N operations that take longest")
+    options = parser.parse_args()
+    architecture, windows = VARIANTS[options.variant], Windows(options.device, options.steps, options.warm)
+    build = ours if options.who == "ours" else upstream
+    module, trainer, batch, detector = build(options, architecture, windows)
+    loader = torch.utils.data.DataLoader(Repeated(batch, windows.borders[-1] + 1), batch_size=None)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    rows: list[tuple[str, float, int]] = []
+    try:
+        if options.profile:
+            with torch.profiler.profile() as profile:
+                trainer.fit(module, loader)
+        else:
+            trainer.fit(module, loader)
+    except Timed:
+        pass
+    if options.profile:
+        taken = "self_device_time_total" if options.device == "cuda" else "self_cpu_time_total"
+        ranked = sorted(profile.key_averages(), key=lambda one: -getattr(one, taken))
+        rows = [(one.key[:90], getattr(one, taken) / 1e3 / windows.borders[-1], one.count) for one in ranked]
+    told = {
+        "seconds": windows.seconds,
+        "first": windows.first,
+        "peak": peak_memory(options.device),
+        "precision": str(trainer.precision),
+        "digest": digest(detector),
+        "kernels": rows[: options.profile],
+    }
+    print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main()
