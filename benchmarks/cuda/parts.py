@@ -104,7 +104,7 @@ def part_b(kit: Kit) -> None:
 
 
 def part_c(kit: Kit) -> None:
-    """Equal bytes: of trainings with and without workers, killed and resumed; of 30 steps of Nano; of batches."""
+    """Equal bytes of trainings with and without workers, killed and resumed."""
     from rfdetr_core.base.files import sha256_file
     from tests.training.tiny import OUTS, make_files, script
 
@@ -134,21 +134,6 @@ def part_c(kit: Kit) -> None:
         note = (", resumed" if told_resumed else ", NOT RESUMED") if name == "killed and resumed" else ""
         kit.row(f"tiny training, {name}", ("equal" if equal else "DIFFERENT") + note, digests=digests[name])
     shutil.rmtree(folder)
-    steps = [
-        "--steps",
-        "1" if kit.smoke else "10",
-        "--warm",
-        "0",
-        "--multi-scale",
-        "--batch",
-        "2" if kit.smoke else "8",
-    ]
-    for variant in ("nano",) if kit.smoke else ("nano", "seg-nano"):
-        pair = [_steps(kit, "ours", variant, *steps) for _ in range(2)]
-        found = [_go(one)["digest"] for one in pair]
-        same = "equal" if found[0] == found[1] else "DIFFERENT"
-        kit.row(f"{variant}, {steps[1]} x 3 steps at drawn sizes, twice", same, digests=found)
-    _batches(kit)
 
 
 def _batches(kit: Kit) -> None:
@@ -178,22 +163,30 @@ def _batches(kit: Kit) -> None:
 
 
 def part_d(kit: Kit) -> None:
-    """The price of determinism."""
-    for variant, batch in (("nano", 16),) if not kit.smoke else (("nano", 2),):
-        found = _in_turn(kit, variant, batch, [("ours", "default"), ("ours", "fast")])
-        ratio = found["ours default"]["seconds"] / found["ours fast"]["seconds"]
-        kit.row(f"{variant}, batch {batch}: deterministic / fast step", f"{ratio:.3f}", ratio=ratio)
+    """Equal bytes of 30 steps at drawn sizes, twice."""
+    size = ["--steps", "1", "--batch", "2"] if kit.smoke else ["--steps", "10", "--batch", "8"]
+    for variant in ("nano",) if kit.smoke else ("nano", "seg-nano"):
+        pair = [_steps(kit, "ours", variant, *size, "--warm", "0", "--multi-scale") for _ in range(2)]
+        found = [_go(one)["digest"] for one in pair]
+        same = "equal" if found[0] == found[1] else "DIFFERENT"
+        kit.row(f"{variant}, {size[1]} x 3 steps at drawn sizes, twice", same, digests=found)
 
 
 def part_e(kit: Kit) -> None:
-    """Steps beside upstream's, each at its defaults; compiled last, since that takes longest."""
+    """Steps beside upstream's, each at its defaults, and ours without determinism."""
     plain = [("upstream", "default"), ("ours", "default"), ("ours", "fast")]
     if kit.smoke:
         _in_turn(kit, "nano", 2, plain)
         return
     for variant, batch in (("nano", 16), ("medium", 8), ("seg-nano", 8)):
         _in_turn(kit, variant, batch, plain)
-    _in_turn(kit, "nano", 16, [("upstream", "compile")])
+
+
+def part_g(kit: Kit) -> None:
+    """Compiled steps: the first one takes long."""
+    size = ("nano", 2) if kit.smoke else ("nano", 16)
+    ours = [] if kit.smoke else [("ours", "compile")]
+    _in_turn(kit, *size, [("upstream", "compile"), ("upstream", "graphs"), *ours])
 
 
 def _in_turn(kit: Kit, variant: str, batch: int, contenders: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
@@ -220,7 +213,8 @@ def _in_turn(kit: Kit, variant: str, batch: int, contenders: list[tuple[str, str
 
 
 def part_f(kit: Kit) -> None:
-    """Prediction from pictures in memory, beside upstream's."""
+    """Prediction from pictures in memory, beside upstream's; how far apart batches of 1 and 8 are."""
+    _batches(kit)
     import numpy as np
     import rfdetr
     import torch
@@ -269,12 +263,17 @@ def _timed(kit: Kit, name: str, call: Callable[[], Any]) -> None:
 
 
 def part_h(kit: Kit) -> None:
-    """Where the time of a step goes."""
-    size = ["--batch", "2", "--steps", "1", "--warm", "1"] if kit.smoke else ["--steps", "5", "--warm", "5"]
-    for who, mode in (("ours", "default"), ("upstream", "default")):
-        told = _go(_steps(kit, who, "nano", "--mode", mode, "--profile", "25", *size))
-        for name, milliseconds, count in told["kernels"]:
+    """Where the time of a step goes: on the device, and in Python."""
+    size = ["--batch", "2", "--steps", "1", "--warm", "1"] if kit.smoke else ["--steps", "4", "--warm", "4"]
+    for who in ("ours", "upstream"):
+        told = _go(_steps(kit, who, "nano", "--profile", "device", *size))
+        figure = f"{told['busy']:.1f} ms of {told['seconds'] * 1e3:.1f} (watched), {told['launches']:.0f} calls"
+        kit.row(f"{who}, Nano step, the device works", figure, kernels=told["kernels"])
+        for name, milliseconds, count in told["kernels"][:15]:
             kit.row(f"{who}, Nano step", f"{milliseconds:.3f} ms a step, {count} calls: {name}")
+    process = _steps(kit, "ours", "nano", "--profile", "host", *size)
+    _go(process)
+    print(_log(process))
 
 
 def _python(source: str) -> subprocess.Popen[str]:
@@ -304,12 +303,16 @@ def _go(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Have it train. What it tells last."""
     told = process.communicate("go\n")[0]
     if process.returncode or not told.strip():
-        log: Any = process.log  # type: ignore[attr-defined]
-        log.seek(0)
-        text = log.read()
+        text = _log(process)
         print(text[-4000:], flush=True)
         raise RuntimeError(text.strip().splitlines()[-1] if text.strip() else f"exit status {process.returncode}")
     return json.loads(told.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def _log(process: subprocess.Popen[str]) -> str:
+    log: Any = process.log  # type: ignore[attr-defined]
+    log.seek(0)
+    return str(log.read())
 
 
 def _listed(differences: dict[str, float]) -> str:

@@ -11,13 +11,16 @@ at one size; a digest is taken with it.
 from __future__ import annotations
 
 import argparse
+import cProfile
 import hashlib
 import json
+import pstats
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -30,7 +33,8 @@ from rfdetr_core.model.config import VARIANTS, Architecture
 from rfdetr_core.ops.structures import Target
 from tests.small import random_images
 
-OBJECTS = 10
+OBJECTS = 10  # in each image
+KERNELS = 40  # of a profile
 
 
 class Timed(BaseException):
@@ -111,6 +115,8 @@ def ours(options: argparse.Namespace, architecture: Architecture, windows: Windo
     side = max(sizes, default=architecture.resolution)
     targets = targets_of(options.batch, side, architecture.segmentation)
     batch = Batch(random_images(options.batch, 3, side, side), targets, []).to(options.device)
+    if options.mode == "compile":
+        detector.compile()
     trainer = build_trainer(config, callbacks=[windows], limit_val_batches=0)
     return module, trainer, batch, detector
 
@@ -134,7 +140,6 @@ def upstream(
         accelerator=options.device,
         multi_scale=False,
         tensorboard=False,
-        eval_backend="faster_coco_eval",  # its default needs a package beyond `rfdetr`; nothing is scored here
     )
     numbers = getattr(upstream_config, f"{architecture.name}Config")(
         pretrain_weights=None, compile=options.mode in ("compile", "graphs"), cuda_graphs=options.mode == "graphs"
@@ -180,10 +185,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--mode", default="default", choices=["default", "fast", "compile", "graphs"])
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
-    parser.add_argument("--steps", type=int, default=20, help="in each of three windows")
-    parser.add_argument("--warm", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=8, help="in each of three windows")
+    parser.add_argument("--warm", type=int, default=6)
     parser.add_argument("--multi-scale", action="store_true")
-    parser.add_argument("--profile", type=int, default=0, metavar="N", help="the N operations that take longest")
+    parser.add_argument("--profile", choices=["device", "host"], help="the operations or functions that take longest")
     options = parser.parse_args()
     architecture, windows = VARIANTS[options.variant], Windows(options.device, options.steps, options.warm)
     build = ours if options.who == "ours" else upstream
@@ -192,25 +197,27 @@ def main() -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     rows: list[tuple[str, float, int]] = []
-    try:
-        if options.profile:
-            with torch.profiler.profile() as profile:
-                trainer.fit(module, loader)
-        else:
-            trainer.fit(module, loader)
-    except Timed:
-        pass
-    if options.profile:
-        taken = "self_device_time_total" if options.device == "cuda" else "self_cpu_time_total"
-        ranked = sorted(profile.key_averages(), key=lambda one: -getattr(one, taken))
-        rows = [(one.key[:90], getattr(one, taken) / 1e3 / windows.borders[-1], one.count) for one in ranked]
+    watch: Any = {"device": torch.profiler.profile, "host": cProfile.Profile}.get(options.profile, nullcontext)()
+    with watch, suppress(Timed):
+        trainer.fit(module, loader)
+    steps = windows.borders[-1]
+    if options.profile == "device":
+        taken = f"self_{'device' if options.device == 'cuda' else 'cpu'}_time_total"
+        ranked = sorted(watch.key_averages(), key=lambda one: -getattr(one, taken))
+        rows = [(one.key[:90], getattr(one, taken) / 1e3 / steps, one.count) for one in ranked if getattr(one, taken)]
+    elif options.profile == "host":
+        pstats.Stats(watch, stream=sys.stderr).sort_stats("tottime").print_stats(45).sort_stats("cumtime").print_stats(
+            90
+        )
     told = {
         "seconds": windows.seconds,
         "first": windows.first,
         "peak": peak_memory(options.device),
         "precision": str(trainer.precision),
         "digest": digest(detector),
-        "kernels": rows[: options.profile],
+        "kernels": rows[:KERNELS],
+        "busy": sum(milliseconds for _, milliseconds, _ in rows),
+        "launches": sum(count for _, _, count in rows) / steps,
     }
     print(json.dumps(told), flush=True)
 
