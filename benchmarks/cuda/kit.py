@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-LIMITS = {"a": 60, "b": 60, "c": 120, "d": 60, "e": 150, "f": 60, "g": 150, "h": 90}  # seconds
+LIMITS = {"a": 60, "b": 60, "c": 120, "d": 120, "e": 240, "f": 60, "g": 240, "h": 180}  # seconds
 
 
 def machine(device: str) -> str:
