@@ -166,6 +166,7 @@ class RFDETR:
         """
         from rfdetr_core.observers.history import run_files
         from rfdetr_core.observers.publishing import track_evaluation
+        from rfdetr_core.training.record import sole_writer
         from rfdetr_core.training.run import train_model
 
         refuse_absent("train", settings.keys() - _TrainSettings.model_fields.keys(), "train()")
@@ -190,18 +191,19 @@ class RFDETR:
         model = self.config.model_copy(update={"pretrain_weights": named})
         check_together(model, config)
         _refuse_outs(output)
-        self.data = _prepare(dataset, output / "dataset")
-        folder = weights.parent if weights else Path("weights")
-        where = ProjectPaths(self.data.dataset, self.data.annotations, self.data.manifests, folder)
-        train_model(where, model, config, runtime, output)
-        selection = select(files.read_json(output / "scores.json"))
-        files.write_json(output / "selection.json", selection)
         best = output / "checkpoint_best_total.pth"
-        strip(output, selection, best, records=output / "records")
-        self._predictor = Predictor.from_checkpoint(best, device=device)
-        if asked.run_test:
-            self.evaluate("test", output_dir=output)
-            track_evaluation(self.data, output, output / "evaluate", runtime)
+        with sole_writer(output):  # from the first file to the last: another's dataset would be trained on or scored
+            self.data = _prepare(dataset, output / "dataset")
+            folder = weights.parent if weights else Path("weights")
+            where = ProjectPaths(self.data.dataset, self.data.annotations, self.data.manifests, folder)
+            train_model(where, model, config, runtime, output)
+            selection = select(files.read_json(output / "scores.json"))
+            files.write_json(output / "selection.json", selection)
+            strip(output, selection, best, records=output / "records")
+            self._predictor = Predictor.from_checkpoint(best, device=device)
+            if asked.run_test:
+                self.evaluate("test", output_dir=output)
+                track_evaluation(self.data, output, output / "evaluate", runtime)
         print(f"{run_files(output)}\nuse: python -m rfdetr_core predict {best} IMAGE")
 
     def predict(
@@ -221,15 +223,18 @@ class RFDETR:
             UserError: an unknown keyword, no dataset, a fault of it, or classes that are not the model's.
         """
         from rfdetr_core.evaluation.evaluate import evaluate
+        from rfdetr_core.training.record import sole_writer
 
         config = parse(EvaluateConfig, {"split": split} | more, "evaluate()")
         output, data = _path(output_dir, "output_dir"), self.data
         _refuse_outs(output / "evaluate")
-        if dataset_dir is not None:
-            data = _prepare(_path(dataset_dir, "dataset_dir"), output / "dataset")
-        if data is None:
+        if dataset_dir is None and data is None:
             raise UserError("evaluate() needs dataset_dir: this model was not trained here.")
-        return evaluate(self._predictor, data, config, output / "evaluate")
+        with sole_writer(output):
+            if dataset_dir is not None:
+                data = _prepare(_path(dataset_dir, "dataset_dir"), output / "dataset")
+            assert data is not None
+            return evaluate(self._predictor, data, config, output / "evaluate")
 
 
 from_checkpoint = RFDETR.from_checkpoint

@@ -139,7 +139,7 @@ def _check_code() -> None:
 
     code = Code()
     for stage in code.stages:
-        code.digests(f"stages.{stage}")
+        code.digests(*code.starts(stage))
 
 
 def _print_reached_by_code() -> None:

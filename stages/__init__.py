@@ -15,7 +15,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.imports import Guard, shadows
 from rfdetr_core.base.printing import printable
 from rfdetr_core.base.processes import end_with_parent
-from rfdetr_core.base.run_cache import save_run
+from rfdetr_core.base.run_cache import keep_lock, save_run
 
 # DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
 # the outs of dvc.yaml alone: what the user changed in a dataset must stay.
@@ -32,6 +32,7 @@ def run(stage: Callable[[], None]) -> None:
     name = Path(sys.argv[0]).stem
     try:
         _check_code_is_of_this_project()
+        keep_lock()
         if name == STAGE:
             stage()
         else:
@@ -58,8 +59,9 @@ def _digested_code(name: str) -> Iterator[None]:
     if not file.exists() and "DVC_STAGE" in os.environ:
         raise UserError(f"{file} does not exist. Run: dvc repro")
     # Started by hand, a stage may have no digests: then an edit is one of the code at its start.
-    digests = files.read_json(file) if file.exists() else Code().digests(f"stages.{name}")
-    if changed := Code().changed(name, digests):
+    code = Code()
+    digests = files.read_json(file) if file.exists() else code.digests(*code.starts(name))
+    if changed := code.changed(name, digests):
         raise UserError(f"{_few(changed)} changed since the stage code ran. Run: dvc repro")
     sys.meta_path.insert(0, guard)
     try:

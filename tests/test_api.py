@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 import rfdetr_core
 from rfdetr_core import api
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import sha256_file
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, read_plain, write_checkpoint
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.model.detector import build_detector
@@ -265,6 +267,47 @@ def test_training_again_starts_from_the_weights_that_were_given(
     model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out", num_workers=0, **settings)
     before, after = read_checkpoint(total).weights, model.model.state_dict()
     assert all(torch.allclose(after[name], before[name], atol=1e-6) for name in before)
+
+
+@pytest.mark.slow
+def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "output"
+    make_dataset(tmp_path / "other", {"train": 3, "valid": 2, "test": 2}, seed=1)
+    source = (
+        "import rfdetr_core; from rfdetr_core.observers import publishing\n"
+        "publishing.track_evaluation = lambda *_: input()\n"  # the end of train: it waits there
+        f"model = rfdetr_core.RFDETRPico(**{SMALL!r})\n"
+        f"model.train(dataset_dir={str(folder / 'data')!r}, output_dir={str(output)!r}, epochs=4, batch_size=2,\n"
+        "            num_workers=0, threads=1, run_test=True)\n"
+    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    first = subprocess.Popen([sys.executable, "-c", source], text=True, **pipes)
+    monkeypatch.setattr("rfdetr_core.training.record.PATIENCE", 0.1)
+    second, moments = rfdetr_core.RFDETRPico(**SMALL), set()
+    while not (output / ".lock").is_file() or not (output / ".lock").read_text():
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.01)
+    ended = False
+    while not ended:  # refused at the end as well
+        ended = (output / "evaluate" / "metrics.json").is_file()
+        moments.add(",".join(sorted(path.name for path in output.glob("[!.]*"))))
+        for call in (second.train, second.evaluate):
+            with pytest.raises(UserError, match=f"process {first.pid}"):
+                call(dataset_dir=tmp_path / "other", output_dir=output)
+        assert first.poll() is None
+    told = first.communicate("\n")[0]
+    assert first.returncode == 0, told
+    assert len(moments) > 2  # before it trained, while it did, and after it
+    names = {
+        image["file_name"] for image in json.loads((output / "dataset/annotations/train.json").read_text())["images"]
+    }
+    assert len(names) == 4
+    record = (read_checkpoint(output / "checkpoint_best_total.pth").lineage or {})["training"]
+    assert record["counts"]["train"]["images"] == 4
+    annotations = output / "dataset" / "annotations" / "train.json"
+    assert record["inputs"]["annotations/train.json"] == sha256_file(annotations)
 
 
 def test_other_numbers_of_classes_and_pixels_may_be_asked_for(trained: api.RFDETR, folder: Path) -> None:

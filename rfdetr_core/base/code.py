@@ -8,14 +8,15 @@ import io
 import re
 import tokenize
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import PARAMS_FILE, load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("rfdetr_core", "stages")
@@ -28,6 +29,8 @@ BY_NAME = {
     "stages.evaluate": "rfdetr_core.observers.publishing",  # it reads what the stage has written
     "stages.validate": "rfdetr_core.config.preflight",  # it checks params.yaml: it stops the stage or changes nothing
 }
+# Where params.yaml may name a class as package.module.Class: keys by section, which is also the stage that loads it.
+CLASSES = {"train": ("optimizer", "lr_scheduler")}
 # What a module could read of its own source, and the modules that do it; one pattern, or this module would be refused.
 _OF_SOURCE = re.compile(
     r"__doc__|__loader__|__spec__|__firstlineno__|co_(firstlineno|lines|positions)|(f|tb)_lineno"
@@ -75,6 +78,22 @@ class Code:
         names = [name.removeprefix("stages.") for name in self.modules if name.startswith("stages.")]
         return [name for name in names if name != STAGE and "." not in name]
 
+    def starts(self, stage: str) -> list[str]:
+        """The modules that a stage starts from: its own, and those of the project whose classes params.yaml names.
+
+        Raises:
+            UserError: params.yaml cannot be read.
+        """
+        path = self.root / PARAMS_FILE
+        params = load_yaml(path) if stage in CLASSES and path.exists() else None
+        section = params.get(stage) if isinstance(params, dict) else None
+        return [f"stages.{stage}", *self.named(section if isinstance(section, dict) else {}, stage)]
+
+    def named(self, values: Mapping[str, Any], section: str = "train") -> list[str]:
+        """The modules of the project among those of the classes that a section of params names."""
+        names = (str(values.get(key)).rpartition(".")[0] for key in CLASSES.get(section, ()))
+        return [name for name in names if name in self.modules]
+
     def closure(self, *starts: str) -> set[str]:
         """Those of these modules that exist, and all that they import, directly or not; not what they load by name.
 
@@ -120,13 +139,13 @@ class Code:
 
     def refused(self, stage: str) -> set[str]:
         """The modules that a stage may not load: those outside its closure that none of its modules loads by name."""
-        closure = self.closure(f"stages.{stage}")
+        closure = self.closure(*self.starts(stage))
         return self.modules.keys() - closure - self.closure(*(BY_NAME[name] for name in closure & BY_NAME.keys()))
 
     def changed(self, stage: str, before: object) -> list[str]:
         """The paths whose digest is not that of `before`, the content of digests/<stage>.json; all if it has none."""
         known = before if isinstance(before, dict) else {}
-        return [path for path, _, _ in files.changes(known, self.digests(f"stages.{stage}"))]
+        return [path for path, _, _ in files.changes(known, self.digests(*self.starts(stage)))]
 
     def _check(self, name: str, closure: set[str]) -> None:
         source, path = self._read(name), self.modules[name].relative_to(self.root)

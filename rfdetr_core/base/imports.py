@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.abc import FileLoader, MetaPathFinder
 from importlib.machinery import (
     BYTECODE_SUFFIXES,
@@ -13,15 +14,17 @@ from importlib.machinery import (
     PathFinder,
     SourcelessFileLoader,
 )
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from rfdetr_core.base.code import PACKAGES, Code, not_named, semantic_digest
+from rfdetr_core.base.code import PACKAGES, ROOT, Code, not_named, semantic_digest
 from rfdetr_core.base.errors import UserError
 
 # Before a source file Python takes an extension, and before both a package of the same name.
 _PACKAGES = [f"/__init__{suffix}" for suffix in (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)]
 _BEFORE_SOURCE = (*EXTENSION_SUFFIXES, *_PACKAGES)
+_INSTALLED = ("site-packages", "dist-packages")
 _OWN = ("rfdetr_core", "stages", "ci", "tests", "benchmarks")
 
 
@@ -32,7 +35,8 @@ class Guard(MetaPathFinder):
 
     def __init__(self, code: Code, stage: str) -> None:
         self.stage, self.root, self.modules, self.refused = stage, code.root, code.modules, code.refused(stage)
-        self.digests = {name: semantic_digest(code.modules[name]) for name in code.closure(f"stages.{stage}")}
+        self.installed = tuple(f"{one}/" for one in sys.path if one.endswith(_INSTALLED))
+        self.digests = {name: semantic_digest(code.modules[name]) for name in code.closure(*code.starts(stage))}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -49,16 +53,81 @@ class Guard(MetaPathFinder):
             )
         return None
 
+    def _own(self, places: Sequence[str] | None) -> list[str]:
+        """The folders among those of a package that are the project's."""
+        # Most packages are installed, and importing torch asks for some thousand modules.
+        fresh = [one for one in places or () if not one.startswith(self.installed)]
+        return [one for one in fresh if in_project(one, self.root)]
+
     def _undigested(self, fullname: str, path: Sequence[str] | None) -> str | None:
         """The file of a module of the project that is no source in its packages; None where it is another's module."""
         top = fullname.partition(".")[0]
-        if top not in PACKAGES and ("." in fullname or top in sys.stdlib_module_names):
+        places = [str(self.root)] if top == fullname else self._own(path)
+        if not places or (top == fullname and top in sys.stdlib_module_names):
             return None
-        spec = PathFinder.find_spec(fullname, [str(self.root)] if top == fullname else path)
+        spec = PathFinder.find_spec(fullname, places)
         loader = spec.loader if spec else None
         if not isinstance(loader, SourcelessFileLoader if top in PACKAGES else FileLoader) or spec is None:
             return None
         return Path(spec.origin or fullname).relative_to(self.root).as_posix()
+
+
+def in_project(place: str | Path, root: Path = ROOT) -> bool:
+    """Whether a file or folder is a project's own: below its root, and not below a folder of installed packages.
+
+    By its path or by where its links lead: a dataset's folder may be a link.
+    """
+    return any(
+        is_below(path, root) and not any(is_below(path, one) for one in sys.path if one.endswith(_INSTALLED))
+        for path in (str(Path(place).absolute()), os.path.realpath(place))
+    )
+
+
+def is_below(path: str, folder: str | Path) -> bool:
+    """Whether an absolute path is in a folder, or is it."""
+    return f"{path}/".startswith((f"{Path(folder).absolute()}/", f"{os.path.realpath(folder)}/"))
+
+
+def check_class(name: str) -> None:
+    """Check where a class package.module.Class would be imported from. Nothing is imported.
+
+    Raises:
+        UserError: its module is not found, or is a file of the project which no digest of code has, such as one of a
+            dataset.
+    """
+    module = name.rpartition(".")[0]
+    if module in Code().modules:
+        return
+    if module.partition(".")[0] in PACKAGES:
+        raise UserError(f"there is no module {module} in {ROOT}. Correct its name.")
+    for known, spec in _specs(module):
+        if spec is None:
+            raise UserError(f"there is no module {known}. Install its package, or move it to rfdetr_core/.")
+        places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
+        if own := next((place for place in places if in_project(place)), None):
+            raise UserError(
+                f"{known} is {own}, which no digest of code has, so that an edit there would rerun nothing. A class "
+                "comes from an installed package or from rfdetr_core/: move its module there."
+            )
+
+
+def module_file(module: str) -> Path | None:
+    """The file of an installed module, which is not imported; None where there is none."""
+    spec = next((one for known, one in _specs(module) if known == module), None)
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+
+
+def _specs(module: str) -> Iterator[tuple[str, ModuleSpec | None]]:
+    """A module's packages and itself, as import would find them; None, and the end, at what is not found."""
+    parts, places = module.split("."), list[str]()
+    for end in range(1, len(parts) + 1):
+        # Only the first part is looked for by what pip's editable installs add: of the others it would run the package.
+        known = ".".join(parts[:end])
+        spec = PathFinder.find_spec(known, places) if end > 1 else find_spec(known)
+        yield known, spec
+        if spec is None:
+            return
+        places = list(spec.submodule_search_locations or ())
 
 
 def shadows(root: Path) -> list[str]:

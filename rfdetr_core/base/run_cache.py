@@ -1,4 +1,4 @@
-"""Entries of DVC's run cache for stages whose small results are in git."""
+"""What stages keep for DVC: entries of its run cache for those with small results in git, and its last dvc.lock."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ import os
 import sys
 from pathlib import Path
 
+from rfdetr_core.base import files
 from rfdetr_core.base.params import load_yaml
 
 _PIPELINE = Path("dvc.yaml")
+KEPT_LOCK = Path(".dvc/tmp/dvc.lock.whole")
+
+
+def keep_lock() -> None:
+    """Copy dvc.lock as it is while DVC runs a stage: DVC writes it in place, and killed in that moment leaves a part.
+
+    `check` gives it back (config/dvc_files.py). Where no DVC runs the stage, nothing happens.
+    """
+    root = Path(os.environ.get("DVC_ROOT", "."))
+    lock, kept = root / "dvc.lock", root / KEPT_LOCK
+    if "DVC_STAGE" in os.environ and lock.is_file() and kept.parent.is_dir():
+        files.copy(lock, kept)
 
 
 def save_run() -> None:

@@ -99,6 +99,15 @@ class Parent(Fields):
     training: TrainingRecord | None = None
 
 
+class InstalledClass(Fields):
+    """A class of an installed package that params.yaml names (see `training.optimization.installed_classes`)."""
+
+    module: Text
+    package: Text | None
+    version: Text | None
+    sha256: Sha256 | None
+
+
 class TrainingRecord(Fields):
     """What train wrote of itself (see `training.record.record_of`)."""
 
@@ -106,6 +115,7 @@ class TrainingRecord(Fields):
     inputs: dict[Name, Sha256]
     weights: dict[Text, Sha256 | None] = Field(default_factory=dict)
     code: dict[Name, Sha256]
+    classes: dict[Text, InstalledClass] = Field(default_factory=dict)
     packages: dict[Text, Text]
     machine: dict[Text, Text | int | float | None]
     files: dict[Name, Identity]

@@ -6,44 +6,78 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from rfdetr_core.base import git
+from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.run_cache import KEPT_LOCK
 from rfdetr_core.lineage.lock import LOCK
+
+_FIRST = b"schema:"
+_CONFLICT = (b"<<<<<<<", b"=======", b">>>>>>>")
 
 
 def check_dvc_files(root: Path = Path()) -> Iterator[str]:
     """Look at dvc.lock and .dvc/tmp/rwlock as DVC will; a sentence for what was mended.
 
-    A cut rwlock is removed where no process of DVC is left in the project: it holds nothing but who reads and writes
-    what at the moment.
+    A cut dvc.lock becomes what it was when the last stage began, of which `keep_lock` keeps a copy, or is removed if it
+    was the first of all: what ran since comes back from DVC's cache. A cut rwlock is removed: it holds nothing but who
+    reads and writes what at the moment. Both where no process of DVC is left.
 
     Raises:
-        UserError: dvc.lock is not what DVC accepts, or the rwlock is not and DVC is running.
+        UserError: dvc.lock is not what DVC accepts and is not to be mended, or DVC is running and one of them is cut.
     """
-    _check_lock(root)
+    yield from _mend_lock(root)
     yield from _mend_rwlock(root)
 
 
-def _check_lock(root: Path) -> None:
+def _is_whole(path: Path) -> bool:
+    """Whether DVC accepts a dvc.lock."""
     from dvc.exceptions import DvcException  # type: ignore[import-untyped]
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # type: ignore[import-untyped]
     from dvc.utils.serialize import load_yaml  # type: ignore[import-untyped]
     from dvc.utils.strictyaml import validate  # type: ignore[import-untyped]
 
-    path = root / LOCK
-    if not path.exists():
-        return
     try:
         validate(load_yaml(str(path)), COMPILED_LOCKFILE_SCHEMA, path=str(path))
     except (DvcException, ValueError):
-        if git.answer(root, "cat-file", "-e", f"HEAD:./{LOCK}") is None:
-            remedy = f"It was never committed: remove it ({path})"
-        else:
-            remedy = f"Restore what was committed: git restore {LOCK}"
+        return False
+    return True
+
+
+def _mend_lock(root: Path) -> Iterator[str]:
+    path, kept = root / LOCK, root / KEPT_LOCK
+    if not path.exists() or _is_whole(path):
+        return
+    restored = kept.exists() and _is_whole(kept)
+    committed = git.answer(root, "cat-file", "-e", f"HEAD:./{LOCK}") is not None
+    if not _is_cut(path.read_bytes()) or (committed and not restored):
+        remedy = f"Restore what was committed: git restore {LOCK}" if committed else f"Correct or remove it ({path})"
         raise UserError(
-            f"{path} is damaged, and DVC does not start: a killed `dvc` may have left it half written. {remedy}; then "
-            "dvc repro. Stages that ran since come back from DVC's cache"
-        ) from None
+            f"{path} is damaged, and DVC does not start. {remedy}; then dvc repro. Stages that ran since come back "
+            "from DVC's cache"
+        )
+    _refuse_while_dvc_runs(path, root)
+    part = kept.with_name(f"{LOCK}.cut")
+    files.copy(path, part)
+    if restored:
+        files.copy(kept, path)
+    else:
+        path.unlink()
+    now = "is again what it was before that stage" if restored else "was removed: it was the first"
+    yield f"{path}, which a killed `dvc` had left cut, {now}. The part is {part}"
+
+
+def _is_cut(content: bytes) -> bool:
+    """Whether it is the beginning of a dvc.lock as DVC writes it; not, for instance, a merge that is to be resolved."""
+    begun = content.startswith(_FIRST[: len(content)])
+    return begun and not any(line.startswith(_CONFLICT) for line in content.splitlines())
+
+
+def _refuse_while_dvc_runs(path: Path, root: Path) -> None:
+    if living := list(_processes(root.resolve())):
+        raise UserError(
+            f"{path} is damaged, and DVC may be running: process {', '.join(map(str, living))}. Wait until it has "
+            "ended, or end it; then run this again"
+        )
 
 
 def _mend_rwlock(root: Path) -> Iterator[str]:
@@ -63,11 +97,7 @@ def _mend_rwlock(root: Path) -> Iterator[str]:
                 return
             except (ValueError, DvcException):
                 pass
-            if living := list(_processes(root.resolve())):
-                raise UserError(
-                    f"{path} is damaged, and DVC may be running: process {', '.join(map(str, living))}. Wait until it "
-                    "has ended, or end it; then run this again"
-                )
+            _refuse_while_dvc_runs(path, root)
             path.unlink()
     except LockError:
         return  # DVC is running, and writes it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Collection
 from importlib import metadata
@@ -11,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.imports import check_class
 from rfdetr_core.base.params import Config
 from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.loss.terms import TERMS
@@ -146,8 +146,11 @@ class TrainConfig(Config):
         names: Collection[str] = OPTIMIZERS if info.field_name == "optimizer" else SCHEDULES
         if "." not in value and value.lower() not in names:
             raise ValueError(f"unknown name. Use {', '.join(names)}, or a class as package.module.Class.")
-        if "." in value and importlib.util.find_spec(value.partition(".")[0]) is None:
-            raise ValueError(f"there is no package {value.partition('.')[0]}. Install it.")
+        if "." in value:
+            try:
+                check_class(value)
+            except UserError as error:
+                raise ValueError(str(error)) from None
         return value if "." in value else value.lower()
 
     @field_validator("notes", "optimizer_kwargs", "lr_scheduler_kwargs")

@@ -3,32 +3,69 @@
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
+from rfdetr_core.base import files
+from rfdetr_core.base.code import CLASSES, Code
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.imports import check_class, module_file
 from rfdetr_core.training.config import OPTIMIZERS, TrainConfig
 from rfdetr_core.training.schedule import learning_rate_factor
 
 _EMBEDDINGS = ("encoder.cls_token", "encoder.mask_token", "encoder.position_embeddings", "encoder.patch_projection")
 
 
-def make(option: str, name: str, base: type | tuple[type, ...], *arguments: Any, **keywords: Any) -> Any:
-    """An instance of the class package.module.Class that an option names.
+def load_class(option: str, name: str, base: type | tuple[type, ...]) -> type:
+    """The class package.module.Class that an option names.
 
     Raises:
-        UserError: no such class, not one of `base`, or it does not take the arguments.
+        UserError: no such class, not one of `base`, or in no installed package and not in the project's own.
     """
     module, _, attribute = name.rpartition(".")
+    check_class(name)
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{option} {name} cannot be imported: {error}.") from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{option} {name} is no class for it.")
+    return found
+
+
+def installed_classes(config: TrainConfig) -> dict[str, dict[str, str | None]]:
+    """The classes of installed packages that params.yaml names, by their key: module, package, version, file's SHA-256.
+
+    Those of the project are not among them: the digests of code have their modules.
+    """
+    kinds: dict[str, Any] = {"optimizer": Optimizer, "lr_scheduler": (LRScheduler, ReduceLROnPlateau)}
+    named = {key: str(getattr(config, key)) for key in CLASSES["train"]}
+    found: dict[str, dict[str, str | None]] = {}
+    for key, name in named.items():
+        if "." in name and name.rpartition(".")[0] not in Code().modules:
+            module = load_class(f"train.{key}", name, kinds[key]).__module__
+            package = next(iter(metadata.packages_distributions().get(module.partition(".")[0], ())), None)
+            file = module_file(module)
+            found[key] = {
+                "module": module,
+                "package": package,
+                "version": metadata.version(package) if package else None,
+                "sha256": files.sha256_file(file) if file else None,
+            }
+    return found
+
+
+def make(option: str, name: str, base: type | tuple[type, ...], *arguments: Any, **keywords: Any) -> Any:
+    """An instance of the class package.module.Class that an option names.
+
+    Raises:
+        UserError: see `load_class`; or it does not take the arguments.
+    """
+    found = load_class(option, name, base)
     try:
         return found(*arguments, **keywords)
     except (TypeError, ValueError) as error:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, TextIO
 import torch
 
 from rfdetr_core.base import files, provenance
-from rfdetr_core.base.code import Code
+from rfdetr_core.base.code import CLASSES, Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import check_content, read_checkpoint, read_plain, tensor_digest
@@ -24,11 +25,12 @@ from rfdetr_core.checkpoint.schema import ResumeState
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import TrainConfig
+from rfdetr_core.training.optimization import installed_classes
 from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
 from rfdetr_core.training.trainer import device_kind, devices, resolved_precision
 
 # The rest follows from these, or names what they digest.
-_DECIDING = ("params", "inputs", "weights", "code", "packages", "machine")
+_DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine")
 # How many generations of parents a record holds, for whoever has the file alone. Each adds kilobytes, and four of the
 # MOST_LEVELS that a file may have. Earlier ones are found in git by the digests that are kept of them.
 GENERATIONS = 10
@@ -36,7 +38,7 @@ _KEPT_OF_PARENTS = ("name", "sha256", "tensors", "record")
 STATE_FILE = "checkpoint.pth"
 LOCK_FILE = ".lock"
 PATIENCE = 15.0  # seconds: a trainer that was told to stop finishes its step
-_held: set[Path] = set()
+_held: dict[Path, int] = {}  # by folder, the thread that writes to it
 _MOST_EPOCHS = 10**9
 _SMALL_CHANGE = 0.02  # of the learning rate, as a part of its full value: not worth a word
 _CODE_SHOWN = 3  # files named of those that changed
@@ -50,7 +52,7 @@ _LENGTH = (
 
 def fingerprint(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record that decides the result, with dotted keys."""
-    return provenance.flattened({key: record[key] for key in _DECIDING})
+    return provenance.flattened({key: record[key] for key in _DECIDING if key in record})
 
 
 def record_of(
@@ -59,9 +61,11 @@ def record_of(
     """Everything that decides the result, as it is; equal for equal inputs on equal machines.
 
     Besides the parts of the fingerprint: files (size of each input and the name git gives to its content), counts,
-    parents (of weights: name, digests, lineage or training record), lock (the SHA-256 of requirements/numeric.lock).
+    parents (of weights: name, digests, lineage or training record), lock (the SHA-256 of requirements/numeric.lock),
+    and classes where params name one that is installed (see `installed_classes`).
     sized: the params with the batch size that `auto` came to.
     """
+    code, keys = Code(), set(CLASSES["train"])
     identities = provenance.identities(where.inputs("train", "valid"))
     weights = {"pretrain_weights": model.pretrain_weights, "resume": asked.resume}
     paths = {key: resolve_weights(name, where.weights) for key, name in weights.items()}
@@ -81,7 +85,8 @@ def record_of(
         "params": {"model": model.model_dump(mode="json"), "train": asked.model_dump(mode="json")},
         "inputs": {name: identity["sha256"] for name, identity in identities.items()},
         "weights": {key: parents[key]["sha256"] if key in parents else None for key in paths},
-        "code": Code().digests("stages.train", "rfdetr_core.training.run"),
+        "code": code.digests("stages.train", "rfdetr_core.training.run", *code.named(asked.model_dump(include=keys))),
+        **({"classes": classes} if (classes := installed_classes(asked)) else {}),
         **provenance.environment(),
         "machine": machine,
         "files": {name: {"size": identity["size"], "git": identity["git"]} for name, identity in identities.items()},
@@ -226,21 +231,30 @@ def _rate_change(step: int, trained: int, planned: int, config: TrainConfig) -> 
 def sole_writer(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder, if its file system has locks; the system releases it when the process ends.
 
+    A thread that holds it may take it again: `train` of the API holds it from its first file to its last, and
+    `train_model` within it.
+
     Raises:
-        UserError: another process trains there, or the folder cannot be written.
+        UserError: another process or thread writes there, or the folder cannot be written.
     """
     if not first_process():
         yield  # that of rank 0 holds the lock for all
         return
     place = folder.resolve()
-    if place in _held:  # by a thread; the system's lock is the process's, and gone when any file on it is closed
-        raise UserError(f"another training of this process ({os.getpid()}) writes to {folder}. Wait for it.")
-    _held.add(place)
+    # The system's lock is the process's, and gone when any file on it is closed.
+    thread = threading.get_ident()
+    if _held.get(place) == thread:
+        yield
+        return
+    if _held.setdefault(place, thread) != thread:
+        raise UserError(
+            f"another training or evaluation of this process ({os.getpid()}) writes to {folder}. Wait for it."
+        )
     try:
         with _locked(folder):
             yield
     finally:
-        _held.discard(place)
+        del _held[place]
 
 
 def first_process() -> bool:
@@ -259,9 +273,9 @@ def _locked(folder: Path) -> TextIO:
         while not _acquired(lock):
             if time.monotonic() > deadline:
                 lock.seek(0)
-                holder = lock.read() or "unknown"
+                who = f"process {lock.read() or 'unknown'}"
                 lock.close()
-                raise UserError(f"another training (process {holder}) writes to {folder}. Wait for it, or end it.")
+                raise UserError(f"another training or evaluation ({who}) writes to {folder}. Wait for it, or end it.")
             time.sleep(0.1)
         for name in ("checkpoint*.pth", "history.csv", "scores.json"):
             for path in folder.glob(f".{name}.????????"):  # what `files.replacing` of a killed trainer left

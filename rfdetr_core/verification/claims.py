@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,6 +12,7 @@ from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import semantic_digest
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.imports import module_file
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.schema import Fields, checked
 from rfdetr_core.checkpoint.schema import Evaluation, RecordFile, Scores, Selection
@@ -51,6 +53,7 @@ def check_training(report: Report, contents: Contents, pipeline: Pipeline, recor
             report.equal(f"images of {split}", count.get("images"), len(rows), by)
     _check_code(report, contents, record.get("code") or {}, by)
     _check_environment(report, contents, record, by)
+    _check_classes(report, record.get("classes") or {}, by)
     for key, sha256 in (record.get("weights") or {}).items():
         name = (record.get("params") or {}).get("train" if key == "resume" else "model", {}).get(key)
         if name is None or sha256 is None:
@@ -135,6 +138,23 @@ def _check_code(report: Report, contents: Contents, code: Mapping[str, str], by:
         if found is not None and found != digest:  # as records of schema 1 have it
             found = semantic_digest(contents.root / name)
         report.equal(f"code {name}", digest, found, by)
+
+
+def _check_classes(report: Report, classes: Mapping[str, Mapping[str, Any]], by: str) -> None:
+    """Files of installed packages that params.yaml named classes of, where the same version is installed here."""
+    for key, one in classes.items():
+        what, package = f"module {one['module']} of train.{key}", one.get("package")
+        try:
+            version = metadata.version(package) if package else None
+        except metadata.PackageNotFoundError:
+            report.skip(what, f"{package} is not installed")
+            continue
+        if version != one.get("version"):
+            report.note(f"{by}: {what} is of {package} {one.get('version')}, here {version}")
+        elif (path := module_file(one["module"])) is None:
+            report.skip(what, "it is not installed")
+        else:
+            report.equal(f"sha256 of {what}", one.get("sha256"), files.sha256_file(path), by)
 
 
 def _check_environment(report: Report, contents: Contents, made: Mapping[str, Any], by: str) -> None:

@@ -312,6 +312,23 @@ def test_a_stage_may_load_its_closure_and_what_is_loaded_by_name_with_what_that_
     assert not own.refused("train") & own.closure("rfdetr_core.observers")
 
 
+def test_a_class_that_params_name_is_code_of_its_stage(project: Path) -> None:
+    before = Code(project).digests(*Code(project).starts("train"))
+    (project / "params.yaml").write_text("train:\n  optimizer: rfdetr_core.b.Plain\n  lr_scheduler: torch.optim.X\n")
+    code = Code(project)
+    (project / "rfdetr_core" / "b.py").write_text("import rfdetr_core.page.inner\n")
+    found = code.digests(*code.starts("train"))
+    assert found.keys() - before.keys() == {"rfdetr_core/b.py"} | PAGE | INNER
+    assert "rfdetr_core.b" not in code.refused("train")
+    assert Guard(code, "train").find_spec("rfdetr_core.b", None) is None
+    assert code.starts("convert") == ["stages.convert"]
+    (project / "params.yaml").write_text("train:\n  optimizer: adamw\n")
+    assert Code(project).digests(*Code(project).starts("train")) == before
+    (project / "params.yaml").write_text("train: {")
+    with pytest.raises(UserError, match=r"params\.yaml is not readable"):
+        Code(project).starts("train")
+
+
 def test_a_copy_elsewhere_has_the_same_digests(tmp_path: Path) -> None:
     for package in ("rfdetr_core", "stages"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))

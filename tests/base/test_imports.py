@@ -6,8 +6,11 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
+import torch
 
-from rfdetr_core.base.imports import shadows
+from rfdetr_core.base.code import Code
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.imports import Guard, check_class, module_file, shadows
 
 WHERE = "import importlib.util as u, sys; print(u.find_spec(sys.argv[1]).origin)"
 
@@ -54,3 +57,46 @@ def test_what_python_does_not_import_in_its_place_is_none(project: Path, name: s
     (project / name).parent.mkdir(exist_ok=True)
     (project / name).touch()
     assert shadows(project) == []
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package in a folder of installed ones; importing it fails."""
+    place = tmp_path / "site-packages"
+    (place / "tools_of_others" / "inner").mkdir(parents=True)
+    for name in ("__init__.py", "inner/__init__.py", "inner/optim.py"):
+        (place / "tools_of_others" / name).write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend(str(place))
+    return place
+
+
+def test_a_class_comes_from_an_installed_package_or_from_the_projects_own_code(installed: Path) -> None:
+    for name in ("torch.optim.RAdam", "tools_of_others.inner.optim.A", "rfdetr_core.training.module.RFDETRModelModule"):
+        check_class(name)
+    assert module_file("tools_of_others.inner.optim") == installed / "tools_of_others" / "inner" / "optim.py"
+    for name in ("tests.small.A", "ci.A", "benchmarks.cuda.kit.A"):
+        with pytest.raises(UserError, match="no digest of code has"):
+            check_class(name)
+    for name in ("no_such_package.A", "tools_of_others.other.A", "rfdetr_core.no_such_module.A"):
+        with pytest.raises(UserError, match="there is no module"):
+            check_class(name)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_nothing_is_imported_from_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool) -> None:
+    project, data = tmp_path / "project", tmp_path / ("elsewhere" if link else "project/data")
+    for name in ("rfdetr_core/__init__.py", "stages/__init__.py", "stages/train.py"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).touch()
+    (data / "images").mkdir(parents=True)
+    (data / "images" / "optim.py").write_text("raise AssertionError('imported')")
+    if link:
+        (project / "data").symlink_to(data)
+    monkeypatch.syspath_prepend(str(project))
+    monkeypatch.setattr("rfdetr_core.base.imports.in_project.__defaults__", (project,))
+    with pytest.raises(UserError, match="no digest of code has"):
+        check_class("data.images.optim.A")
+    guard = Guard(Code(project), "train")
+    with pytest.raises(UserError, match=r"stage train imports data/images/optim\.py"):
+        guard.find_spec("data.images.optim", [str(project / "data" / "images")])
+    assert guard.find_spec("torch.optim.radam", [str(Path(torch.optim.__file__).parent)]) is None

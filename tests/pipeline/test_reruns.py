@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.code import ROOT, semantic_digest
 from tests.architecture import PIPELINE
 from tests.pipeline.project import Project, add_prose
 from tests.pipeline.test_committed import outs_in_git
@@ -129,6 +130,37 @@ def test_going_back_runs_nothing_and_leaves_files_and_not_links_to_git(trained: 
         shown = project.run("dvc", kind, "show", "--json").stdout
         declared = {name for stage in PIPELINE.values() for out in stage.get(kind, []) for name in out}
         assert {name for name in outs_in_git(project) if f'"{name}"' in shown} == declared
+
+
+def test_a_class_of_the_project_that_params_name_is_an_input_of_train(trained: Project, tmp_path: Path) -> None:
+    project = trained.copy(tmp_path / "copy")
+    module = project.folder / "rfdetr_core" / "training" / "plain.py"
+    module.write_text(
+        '"""A plain optimiser."""\n\nfrom torch.optim import AdamW\n\n\nclass Plain(AdamW):\n    """AdamW."""\n'
+    )
+    project.set_params(train={"optimizer": "rfdetr_core.training.plain.Plain"})
+    assert project.repro()[:2] == ["code", "train"]
+    project.commit("an optimiser of our own")
+    holds = json.loads(project.run("python", "-m", "rfdetr_core", "verify", "--json").stdout)
+    assert holds["holds"], holds
+    record = json.loads((project.folder / "output" / "record.json").read_text())["lineage"]["training"]
+    assert record["code"]["rfdetr_core/training/plain.py"] == semantic_digest(module)
+
+    module.write_text(module.read_text() + "# a comment\n")
+    assert project.repro() == ["code"]
+    module.write_text(module.read_text() + "\n    extra = 1\n")
+    told = json.loads(project.run("python", "-m", "rfdetr_core", "verify", "--json", check=False).stdout)
+    assert "code rfdetr_core/training/plain.py" in {one["what"] for one in told["mismatches"]}
+    assert project.repro()[:2] == ["code", "train"]
+
+    project.set_params(train={"optimizer": "data.tiny.plain.Plain"})
+    shutil.copy(module, project.folder / "data" / "tiny" / "plain.py")
+    before = (project.folder / "dvc.lock").read_bytes()
+    for command in (("python", "-m", "rfdetr_core", "check"), ("dvc", "repro")):
+        done = project.run(*command, check=False)
+        assert done.returncode != 0
+        assert "no digest of code has" in done.stdout + done.stderr
+    assert (project.folder / "dvc.lock").read_bytes() == before
 
 
 def test_touched_files_run_nothing(project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import sha256_file
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.loss import terms
 from rfdetr_core.metrics.coco import score
 from rfdetr_core.selection.select import select
 from rfdetr_core.training.callbacks import CocoScoring
+from rfdetr_core.training.record import differences, fingerprint
 from rfdetr_core.training.trainer import build_trainer
 from tests.training.test_module import prepared
 from tests.training.test_run import rows
@@ -191,6 +194,33 @@ def test_a_schedule_can_follow_the_loss_on_valid(where: ProjectPaths, output: Pa
 def test_classes_that_do_not_fit_are_named(where: ProjectPaths, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named):
         weights_after(where, **changes)
+
+
+def test_a_class_of_an_installed_package_is_recorded_with_the_file_it_is_in(
+    where: ProjectPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "site-packages"
+    (place / "tools_of_others-1.2.dist-info").mkdir(parents=True)
+    (place / "tools_of_others-1.2.dist-info" / "METADATA").write_text("Name: tools-of-others\nVersion: 1.2\n")
+    (place / "tools_of_others-1.2.dist-info" / "top_level.txt").write_text("tools_of_others\n")
+    (place / "tools_of_others").mkdir()
+    (place / "tools_of_others" / "__init__.py").write_text("from tools_of_others.plain import Plain\n")
+    module = place / "tools_of_others" / "plain.py"
+    module.write_text("import torch\n\n\nclass Plain(torch.optim.SGD):\n    pass\n")
+    monkeypatch.syspath_prepend(str(place))
+    training, _ = prepared(where, optimizer="tools_of_others.Plain", lr_scheduler=STEPLR)
+    classes = training.record["classes"]
+    assert classes["optimizer"] == {
+        "module": "tools_of_others.plain", "package": "tools-of-others", "version": "1.2", "sha256": sha256_file(module)
+    }  # fmt: skip
+    assert (classes["lr_scheduler"]["package"], classes["lr_scheduler"]["version"]) == ("torch", version("torch"))
+    before = fingerprint(training.record)
+    module.write_text(module.read_text() + "    extra = 1\n")
+    again, _ = prepared(where, optimizer="tools_of_others.Plain", lr_scheduler=STEPLR)
+    changed = differences(before, fingerprint(again.record))
+    assert len(changed) == 1
+    assert changed[0].startswith("classes.optimizer.sha256 was ")
+    assert "classes" not in prepared(where, optimizer="sgd")[0].record
 
 
 def test_class_names_guard_the_dataset_and_notes_are_kept(where: ProjectPaths, output: Path) -> None:
