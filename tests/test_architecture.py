@@ -70,7 +70,7 @@ def test_every_stage_has_its_file() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_is_run_as_a_module(stage: str) -> None:
-    assert PIPELINE[stage]["cmd"] == f"exec python -m stages.{stage}"
+    assert PIPELINE[stage]["cmd"] == f"exec python -B -X pycache_prefix=/dev/null -m stages.{stage}"
 
 
 def test_stages_that_compute_numbers_depend_on_the_numeric_lock() -> None:

@@ -398,7 +398,7 @@ PATCHES = {
                 """
                   licence:
                     desc: Say which licence the model is under.
-                    cmd: exec python -m stages.licence
+                    cmd: exec python -B -X pycache_prefix=/dev/null -m stages.licence
                     deps:
                       - LICENSE
                       - digests/licence.json

@@ -16,6 +16,7 @@ from packaging.version import InvalidVersion, Version
 
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.imports import refuse_bytecode
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import PARAMS_FILE, read_section
 from rfdetr_core.base.provenance import PACKAGES
@@ -51,6 +52,7 @@ def check_project(root: Path = Path()) -> list[str]:
     params = root / PARAMS_FILE
     check_params(params)
     git.answer(root, "rev-parse")  # raises where git refuses to read a repository of another user
+    refuse_bytecode(root)
     told = check_packages(root / _LOCK)
     model, train = read_section(ModelConfig, "model", params), read_section(TrainConfig, "train", params)
     try:

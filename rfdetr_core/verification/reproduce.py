@@ -14,6 +14,7 @@ from rfdetr_core.audit.history import MODEL, cache_folder
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import changes
+from rfdetr_core.base.imports import refuse_bytecode
 from rfdetr_core.base.schema import checked
 from rfdetr_core.checkpoint.schema import RecordFile
 from rfdetr_core.selection.select import TRACKS
@@ -45,6 +46,7 @@ def reproduce(root: Path) -> Report:
         top, clone = git.toplevel(original.root), Path(temporary) / "clone"
         _run(original.root, "git", "clone", "-q", str(top), str(clone))
         folder = clone / original.root.relative_to(top)
+        refuse_bytecode(folder)
         contents, pipeline = Contents(folder), Pipeline.read(folder)
         before = {name: (folder / name).read_bytes() for name in (HISTORY, SCORES, METRICS) if (folder / name).exists()}
         _fetch(original, contents, folder)
@@ -145,6 +147,7 @@ def _compare_scores(report: Report, root: Path, before: dict[str, bytes]) -> Non
 def _run(folder: Path, *command: str) -> None:
     """Run a command as a user would whose environment is this one; its output goes where errors go."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "GIT_", "PYTHONPATH"))}
+    environment |= {"PYTHONPYCACHEPREFIX": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}  # whatever dvc.yaml asks for
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     done = subprocess.run(command, cwd=folder, env=environment, stdout=2, check=False)
     if done.returncode:

@@ -10,7 +10,7 @@ from rfdetr_core.audit.history import EVALUATION, MODEL, History
 from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT, Code, exact_digests
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.imports import shadows
+from rfdetr_core.base.imports import shadows, tracked_bytecode
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.lineage.lock import LOCK
@@ -96,6 +96,8 @@ def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents,
         )
     for name in shadows(contents.root):
         report.wrong(f"code {name}", None, "it is imported in place of another module", "the order of Python's imports")
+    for name in tracked_bytecode(contents.root):
+        report.wrong(f"bytecode {name}", None, "git has it: Python may run it in place of the source", "git ls-files")
     with report.reading(SCORES):
         check_selection(report, contents)
     changed = contents.differs_from_head(LOCK, "manifest", SCORES, SELECTION, "reports")

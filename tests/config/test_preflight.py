@@ -174,7 +174,10 @@ def test_published_weights_are_not_fetched(project: Path, monkeypatch: pytest.Mo
     ("values", "message"),
     [
         ("{optimizer: torch.optim.Nadamm}", "train.optimizer torch.optim.Nadamm cannot be imported"),
-        ("{optimizer: torch.nowhere.Adam}", "train.optimizer is .torch.nowhere.Adam.: there is no module torch.nowhere"),
+        (
+            "{optimizer: torch.nowhere.Adam}",
+            "train.optimizer is .torch.nowhere.Adam.: there is no module torch.nowhere",
+        ),
         ("{optimizer: torch.nn.Linear}", "train.optimizer torch.nn.Linear is no class for it"),
         ("{optimizer: torch.optim.LBFGS}", "per-parameter options"),
         ("{optimizer: torch.optim.NAdam, optimizer_kwargs: {beta: 1}}", "optimizer_kwargs {'beta': 1}"),

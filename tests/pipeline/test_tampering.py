@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ import torch
 from PIL import Image
 
 from rfdetr_core.base import files
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.model.config import ModelConfig
@@ -482,3 +486,41 @@ def test_a_copy_elsewhere_is_checked_against_the_history(
         shutil.copy(copy, tmp_path / MODEL)
         tamper(tmp_path)
         assert any(named in one for one in verify(capsys, clone, str(tmp_path / MODEL))[0])
+
+
+@pytest.mark.parametrize("module", ["rfdetr_core/selection/select.py", "stages/__init__.py"])
+def test_committed_bytecode_is_not_run_and_is_named(
+    project: Project, capsys: pytest.CaptureFixture[str], module: str
+) -> None:
+    """Bytecode that Python takes without a look at the source: unchecked, or with the hash of the honest source."""
+    path, marker = project.folder / module, project.folder / "ran"
+    honest = path.read_bytes()
+    forged = f"{honest.decode()}\nopen({str(marker)!r}, 'w').write('the bytecode ran')\n"
+    code = compile(forged.replace("from __future__ import annotations\n", ""), str(path), "exec", dont_inherit=True)
+    compiled = importlib._bootstrap_external._code_to_hash_pyc(code, importlib.util.source_hash(honest), True)  # type: ignore[attr-defined]
+    place = Path(importlib.util.cache_from_source(str(path)))
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(compiled)
+    project.run("git", "add", "-f", str(place))
+    project.commit("quiet")
+    project.run(sys.executable, "-c", f"import {'.'.join(path.relative_to(project.folder).with_suffix('').parts)}")
+    assert marker.exists()  # so Python itself takes it
+    marker.unlink()
+
+    before = (project.folder / "output" / "selection.json").read_bytes()
+    assert project.repro("--single-item", "--force", "select_best") == ["select_best"]
+    assert not marker.exists()
+    assert (project.folder / "output" / "selection.json").read_bytes() == before
+    name = place.relative_to(project.folder).as_posix()
+    assert verify(capsys, project, "--lock")[0] == [f"bytecode {name}"]
+    for command in (["check"], ["verify", "--reproduce", "--repo", str(project.folder)]):
+        done = subprocess.run(
+            [sys.executable, "-m", "rfdetr_core", *command],
+            cwd=ROOT if "--repo" in command else project.folder,
+            env=project.environment() | {"PYTHONPYCACHEPREFIX": os.devnull},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1, done
+        assert f"git has compiled modules: {name}" in done.stderr
+    assert not marker.exists()
