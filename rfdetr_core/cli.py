@@ -258,6 +258,8 @@ def _audit(options: argparse.Namespace) -> None:
         print(json.dumps(plain(traced, archive), indent=2) if options.json else told(options.file, traced, archive))
         if not traced.known:
             sys.exit(1)
+    if archive.notes:  # what cannot be read is named, and may be what was asked for
+        sys.exit(1)
 
 
 def _list_images(options: argparse.Namespace, archive: Archive) -> None:

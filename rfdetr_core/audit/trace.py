@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
 _MD5 = re.compile(rb"\b[0-9a-f]{32}\b(?:\.dir\b)?")
+_CHANGED = "a detection may be given another name, or be computed otherwise"
 
 
 @dataclass(frozen=True)
@@ -254,12 +255,23 @@ def _contradictions(said: Checkpoint | None, tensors: str | None, runs: Sequence
     if own is None:
         if training is not None and runs and all(training != one["lineage"]["training"] for one in runs):
             yield "the training that the file names is that of no run that made these weights"
+        elif said and said.model_config and training is None and runs and not _described(said, runs):
+            yield f"classes or configuration in the file are not those of its record: {_CHANGED}"
     elif own["tensors"] != tensors:
         yield "the weights are not those that its lineage speaks of: one of the two was changed"
+    elif said and not _described(said, [{"lineage": own}]):
+        yield f"classes or configuration in the file are not those that its lineage speaks of: {_CHANGED}"
     elif len(runs) > 1 and all(own != one["lineage"] for one in runs):
         yield "what the file itself says is the lineage of no run that made these weights"
     elif runs and (other := _differing(flattened(runs[0]["lineage"]), flattened(own))):
         yield f"told is its record; the file itself says otherwise of {listed(other)}"
+
+
+def _described(said: Checkpoint, runs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether what a file says of its model is what strip wrote in one of these runs; older lineages do not tell."""
+    from rfdetr_core.lineage.compose import description_digest
+
+    return any(one["lineage"].get("description") in (None, description_digest(said)) for one in runs)
 
 
 def evaluations_of(traced: Trace, archive: Archive) -> list[dict[str, Any]]:

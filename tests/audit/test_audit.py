@@ -3,17 +3,25 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from rfdetr_core.audit.history import History
 from rfdetr_core.audit.text import compare_lineages
+from rfdetr_core.audit.trace import Archive
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.manifest import write_manifest
-from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
+from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.lineage.records import RECORD
 from tests.audit.repository import Images, Repository, row, sha256_of, tracks
@@ -268,7 +276,7 @@ def test_a_lost_object_of_git_is_no_denial_of_a_use(repository: Repository, caps
         main(["audit", "--image", sha256_of("a"), "--repo", str(repository.folder)])
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"lineage": {"tensors": "0"}}', "forged"])
+@pytest.mark.parametrize("content", ["{", "{}", '{"lineage": {"tensors": "0"}}', "forged", "[" * 100_000, "\0" * 100])
 def test_a_record_that_is_damaged_or_of_other_tensors_hides_no_use(
     repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
@@ -276,11 +284,70 @@ def test_a_record_that_is_damaged_or_of_other_tensors_hides_no_use(
         forged = path.read_text().replace(json.loads(path.read_text())["lineage"]["tensors"], "f" * 64)
         path.write_text(forged if content == "forged" else content)
     commit = repository.commit("damage")
-    told = found(capsys, repository, "--image", sha256_of("c"))
+    told = found(capsys, repository, "--image", sha256_of("c"), status=1)
     assert [one["role"] for one in told["uses"]] == ["validated"]
     assert f"of commit {commit}" in told["notes"][0]
-    assert found(capsys, repository, kept / "1.pth")["found_by"] == "bytes"
-    assert "left out: records/" in audit(capsys, repository, kept / "1.pth")
+    assert found(capsys, repository, kept / "1.pth", status=1)["found_by"] == "bytes"
+    assert "left out: records/" in audit(capsys, repository, kept / "1.pth", status=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("reports/evaluate/lineage.json", "[" * 100_000),
+        ("dvc.lock", "stages: " + "[" * 300_000),
+        ("dvc.lock", "stages:\n" + "- " * 300_000),
+        ("dvc.lock", "stages: " + "? " * 300_000),
+        ("dvc.lock", "stages:\n" + "".join(f"{' ' * level}a:\n" for level in range(1, 10_000))),
+        (
+            "dvc.lock",
+            "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghij")),
+        ),
+    ],
+)
+def test_one_bad_commit_on_another_branch_stops_no_audit(
+    repository: Repository, kept: Path, name: str, content: str
+) -> None:
+    """In a process of its own, which the end of the C stack would end."""
+    repository.git("checkout", "-q", "-b", "elsewhere")
+    digests = re.findall(r"md5: (\w{32})", (repository.folder / "dvc.lock").read_text())  # so that it is looked into
+    (repository.folder / name).write_bytes(f"{content}\n# {' '.join(digests)}\n".encode())
+    commit = repository.commit("bad")
+    repository.git("checkout", "-q", "main")
+    for question in (["--image", sha256_of("c")], [kept / "1.pth"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "rfdetr_core", "audit", *question, "--repo", repository.folder, "--json"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode in (0, 1), done.stderr[-2000:]
+        told = json.loads(done.stdout)
+        assert [one["role"] for one in told["uses"]] == ["validated"] if "uses" in told else told["found_by"] == "bytes"
+        assert not told["notes"] or commit in told["notes"][0]
+        assert done.returncode == bool(told["notes"])
+        if name != "dvc.lock":
+            assert told["notes"]
+    archive = Archive(History(repository.folder))
+    blob = repository.git("rev-parse", f"elsewhere:{name}")
+    assert name != "dvc.lock" or archive.history.lock(blob) is None
+
+
+def test_other_classes_or_another_configuration_in_a_file_are_told(
+    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = read_checkpoint(kept / "1.pth")
+    swapped = checkpoint.args | {"class_names": list(reversed(checkpoint.args["class_names"]))}
+    config = checkpoint.model_config | {"num_queries": checkpoint.model_config["num_queries"] - 1}
+    for changes in ({"args": swapped}, {"model_config": config}, {"args": swapped, "lineage": None}):
+        write_checkpoint(kept / "swapped.pth", replace(checkpoint, **changes))
+        told = found(capsys, repository, kept / "swapped.pth", status=1)
+        assert told["found_by"] == "tensors"
+        assert "classes or configuration in the file are not those" in told["notes"][0]
+    write_checkpoint(kept / "same.pth", replace(checkpoint, lineage=None))
+    assert found(capsys, repository, kept / "same.pth")["found_by"] == "tensors"
 
 
 @pytest.mark.parametrize("indent", [None, 2])
