@@ -26,6 +26,7 @@ _OF_THE_AVERAGE = ("ema_decay", "ema_tau", "ema_update_interval", "early_stoppin
 _OF_MASKS = tuple(term.coefficient for term in TERMS if term.mask)
 _OF_MASKS += ("mask_point_sample_ratio", "eval_masks_head_resolution")
 _SCHEDULES = "".join(f"{name}: {schedule.meaning}; " for name, schedule in SCHEDULES.items())
+_CLASS = "package.module.Class of an installed package or of rfdetr_core"
 # Keys of `runtime` that need a package: the extra of that name.
 EXTRAS = ("tensorboard", "wandb", "clearml")
 
@@ -51,9 +52,9 @@ class TrainConfig(Config):
     lr_vit_layer_decay: float = Field(0.8, gt=0, le=1, description="factor per encoder block, from last to first")
     lr_component_decay: float = Field(0.7, gt=0, le=1, description="factor of the decoder, squared that of the encoder")
     weight_decay: float = Field(1e-4, ge=0, description="of the optimiser")
-    optimizer: str = Field("adamw", min_length=1, description=", ".join(OPTIMIZERS) + ", or package.module.Class")
+    optimizer: str = Field("adamw", min_length=1, description=", ".join(OPTIMIZERS) + f", or {_CLASS}")
     optimizer_kwargs: dict[str, JsonValue] = Field({}, description="further arguments of the optimiser, such as betas")
-    lr_scheduler: str = Field("step", min_length=1, description=_SCHEDULES + "or package.module.Class")
+    lr_scheduler: str = Field("step", min_length=1, description=_SCHEDULES + f"or {_CLASS}")
     lr_scheduler_kwargs: dict[str, JsonValue] = Field(
         {},
         description="; ".join(

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from rfdetr_core.base.code import ROOT, semantic_digest
+from rfdetr_core.lineage.lock import Lock
 from tests.architecture import PIPELINE
 from tests.pipeline.project import Project, add_prose
 from tests.pipeline.test_committed import outs_in_git
@@ -155,12 +156,12 @@ def test_a_class_of_the_project_that_params_name_is_an_input_of_train(trained: P
 
     project.set_params(train={"optimizer": "data.tiny.plain.Plain"})
     shutil.copy(module, project.folder / "data" / "tiny" / "plain.py")
-    before = (project.folder / "dvc.lock").read_bytes()
+    before = Lock.read(project.folder).stages["train"]
     for command in (("python", "-m", "rfdetr_core", "check"), ("dvc", "repro")):
         done = project.run(*command, check=False)
         assert done.returncode != 0
         assert "no digest of code has" in done.stdout + done.stderr
-    assert (project.folder / "dvc.lock").read_bytes() == before
+    assert Lock.read(project.folder).stages["train"] == before
 
 
 def test_touched_files_run_nothing(project: Project) -> None:
