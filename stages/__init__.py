@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import rfdetr_core.base.sources  # noqa: F401 - first, for its effect
 from rfdetr_core.base import files
 from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.imports import Guard, import_from_source, shadows
+from rfdetr_core.base.imports import Guard, shadows
 from rfdetr_core.base.printing import printable
 from rfdetr_core.base.processes import end_with_parent
 from rfdetr_core.base.run_cache import keep_lock, save_run
 
-import_from_source()
 # DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
 # the outs of dvc.yaml alone: what the user changed in a dataset must stay.
 RESTORE = (

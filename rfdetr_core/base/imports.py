@@ -10,16 +10,13 @@ from importlib.machinery import (
     BYTECODE_SUFFIXES,
     EXTENSION_SUFFIXES,
     SOURCE_SUFFIXES,
-    FileFinder,
     ModuleSpec,
     PathFinder,
-    SourceFileLoader,
     SourcelessFileLoader,
 )
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
 
 from rfdetr_core.base import git
 from rfdetr_core.base.code import PACKAGES, ROOT, Code, not_named, semantic_digest
@@ -74,38 +71,6 @@ class Guard(MetaPathFinder):
         if not isinstance(loader, SourcelessFileLoader if top in PACKAGES else FileLoader) or spec is None:
             return None
         return Path(spec.origin or fullname).relative_to(self.root).as_posix()
-
-
-class _Source(SourceFileLoader):
-    """Loads a module from its source alone: Python looks for bytecode where the source can be asked for its time."""
-
-    def path_stats(self, path: str) -> NoReturn:
-        raise OSError
-
-    def set_data(self, path: str, data: object, *, _mode: int = 0) -> None:
-        """Write no bytecode."""
-
-
-def import_from_source() -> None:
-    """From here on import this project's modules from their source files.
-
-    Bytecode in __pycache__ need not be that of the source beside it, and git can carry it. dvc.yaml starts a stage
-    without reading any (`-X pycache_prefix=/dev/null`), which would cost seconds where torch is imported: that ends
-    here: bytecode of installed packages is not in the project. Ranks that Lightning starts begin in the same way.
-    """
-    find = FileFinder.path_hook((_Source, SOURCE_SUFFIXES), (SourcelessFileLoader, BYTECODE_SUFFIXES))
-
-    def hook(path: str) -> Any:
-        if not any(is_below(path, ROOT / package) for package in PACKAGES):
-            raise ImportError(path)
-        return find(path)
-
-    sys.path_hooks.insert(0, hook)
-    for path in [path for path in sys.path_importer_cache if is_below(path, ROOT)]:
-        del sys.path_importer_cache[path]
-    if sys.pycache_prefix == os.devnull:
-        os.environ |= {"PYTHONPYCACHEPREFIX": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
-        sys.pycache_prefix = None
 
 
 def tracked_bytecode(root: Path) -> list[str]:
