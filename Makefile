@@ -56,7 +56,7 @@ promote:
 
 # Resolve the locks anew (needs uv on the path).
 lock:
-	@cd requirements && for name in numeric runtime dev; do \
+	@cd requirements && for name in numeric runtime dev audit; do \
 	  uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    $$name.in -c constraints.in $$( [ $$name = numeric ] || echo -c numeric.lock ) $$( [ $$name != dev ] || echo -c runtime.lock ) -o $$name.lock || exit 1; \
+	    $$name.in -c constraints.in $$( [ $$name = numeric ] || echo -c numeric.lock ) $$( [ $$name = numeric ] || [ $$name = runtime ] || echo -c runtime.lock ) -o $$name.lock || exit 1; \
 	done

@@ -1,13 +1,18 @@
-"""The comment of a pull request: scores on one test split side by side, what changed, pictures, the gate."""
+"""The comment of a pull request: scores on one test split side by side, what changed, pictures, the gate.
+
+Every word of it that comes from data, git or another program is set by `code` or `block`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from ci.compare import BASE_MODEL
+from ci.compare import BASE_MODEL, FIRST
+from ci.markdown import block, code, row
 from ci.steps import COMPARISON, MODEL, PLAN, RAN, call, core, left
 from rfdetr_core.base.errors import listed
 
@@ -28,36 +33,53 @@ def comment(published: str) -> str:
     """The comment, in Markdown; the new result must be committed, for its images to be found in git."""
     content = left(COMPARISON) or {"missing": "it was not scored", "verdict": "not measured", "why": "no comparison"}
     ran, plan = left(RAN), left(PLAN)
-    parts = [f"## {title()}", f"Gate {content['verdict']}: {content['why']}."]
-    parts.append(f"Ran: {', '.join(ran['ran']) or 'nothing'}. From the cache: {', '.join(ran['cached']) or 'nothing'}.")
-    parts.append("\n".join(f"- {name}: {listed(reasons, 5)}" for name, reasons in plan["certain"].items()))
-    parts += _scores(content) if content["missing"] is None else [f"No comparison: {content['missing']}.", _alone()]
+    measured = content["missing"] in (None, FIRST)
+    parts = [f"## {title()}", f"Gate {content['verdict']}: {content['why']}." if measured else _gate(content)]
+    parts.append(f"Ran: {_names(ran['ran'])}. From the cache: {_names(ran['cached'])}.")
+    certain = plan["certain"].items()
+    parts.append("\n".join(f"- {code(name)}: {listed(map(code, reasons), 5)}" for name, reasons in certain))
+    parts += _scores(content) if content["missing"] is None else [_alone()]
     if content["missing"] is None:
         told = core("audit", "--diff", str(BASE_MODEL), str(MODEL), check=False)
         lines = (told.stdout or told.stderr).strip().splitlines()
         lines = [*lines[:MOST], *([f"and {len(lines) - MOST} lines more"] if len(lines) > MOST else [])]
-        parts += ["### What changed in the making", "\n".join(["```", *lines, "```"])]
-    parts += ["### Pictures", _pictures(), f"MLflow: {published}."]
+        parts += ["### What changed in the making", block("\n".join(lines))]
+    parts += ["### Pictures", _pictures(), f"MLflow: {_published(published)}."]
     return "\n\n".join(parts) + "\n"
+
+
+def _gate(content: dict[str, Any]) -> str:
+    """The gate without a comparison: its reason is the message of an error."""
+    return f"Gate {content['verdict']}, without a comparison:\n\n{block(content['why'])}"
+
+
+def _names(names: list[str]) -> str:
+    return listed(map(code, names), MOST) or "nothing"
+
+
+def _published(told: str) -> str:
+    """What `publish` said; an address, which has numbers of the server alone, is left to be a link."""
+    return told if re.fullmatch(r"published as run https?://[\w.:/#-]+", told) else code(told)
 
 
 def _scores(content: dict[str, Any]) -> list[str]:
     """Both models on the split as it is now, and how large the split was for the base."""
     low, high = content["interval"]
     before = _before(content["base"])
-    rows = [[NAMES[key], content["old"][key], content["new"][key]] for key in NAMES]
-    table = ["| | base | new | difference |", "|---|---|---|---|", *(_row(*row) for row in rows)]
+    rows = [row(NAMES[key], *_numbers(content["old"][key], content["new"][key])) for key in NAMES]
+    table = ["| | base | new | difference |", "|---|---|---|---|", *rows]
     classes = ["| class | objects | base AP | new AP | difference |", "|---|---|---|---|---|"]
     classes += [
-        _row(f"{one['class']} | {one['instances']}", one["old"], one["new"]) for one in content["per_class"][:MOST]
+        row(code(one["class"]), f"{one['instances']:d}", *_numbers(one["old"], one["new"]))
+        for one in content["per_class"][:MOST]
     ]
-    unknown = ", ".join(content["unknown_to_old"])
+    unknown = _names(content["unknown_to_old"])
     interval = f"[{low:+.2f}, {high:+.2f}]" if low is not None else "not measured"
     return [
-        f"### Both models on the {content['split']} split as it is now",
+        f"### Both models on the {code(content['split'])} split as it is now",
         f"{content['images']} images, {content['objects']} objects ({before}). Scores of {content['of']}, 0 to 1."
         + (" The base's model and the new one are the same file." if content["same"] else "")
-        + (f" The base's model does not know: {unknown}." if unknown else ""),
+        + (f" The base's model does not know: {unknown}." if content["unknown_to_old"] else ""),
         "\n".join(table),
         f"Difference of mAP in points: {_points(content['difference'])}; 95 of 100 resamplings of the images are in "
         f"{interval} ({content['resamples']} drawn, seed 0).",
@@ -69,9 +91,13 @@ def _before(base: str) -> str:
     told = [call("git", "show", f"{base}:./reports/evaluate/{name}.json", check=False) for name in ("about", "metrics")]
     if told[-1].returncode:
         return "the base was not evaluated"
-    # Of older versions metrics.json has the split, too.
-    before = {key: value for one in told if not one.returncode for key, value in json.loads(one.stdout).items()}
-    return f"the base was evaluated on {before['images']} images, {before['objects']} objects of {before['split']}"
+    try:
+        # Of older versions metrics.json has the split, too.
+        before = {key: value for one in told if not one.returncode for key, value in json.loads(one.stdout).items()}
+        numbers = f"{before['images']:d} images, {before['objects']:d} objects"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return "the evaluation of the base is not readable"
+    return f"the base was evaluated on {numbers} of {code(before.get('split'))}"
 
 
 def _alone() -> str:
@@ -80,7 +106,7 @@ def _alone() -> str:
         return "There is no evaluation."
     about, metrics = (json.loads(path.read_text()) for path in paths)
     told = ", ".join(f"{NAMES[key]} {_number(metrics.get(key))}" for key in NAMES)
-    return f"{about['split']}: {metrics['images']} images, {metrics['objects']} objects; {told}."
+    return f"{code(about['split'])}: {metrics['images']:d} images, {metrics['objects']:d} objects; {told}."
 
 
 def _pictures() -> str:
@@ -90,12 +116,12 @@ def _pictures() -> str:
         return f"`dvc pull {PICTURES}`"
     link = os.environ.get("RETRAIN_ARTIFACTS", "")
     where = f"[in the artifacts of this run]({link}), or " if link else ""
-    return f"{', '.join(names)}: {where}`dvc pull {PICTURES}`"
+    return f"{_names(names)}: {where}`dvc pull {PICTURES}`"
 
 
-def _row(name: str, old: float | None, new: float | None) -> str:
+def _numbers(old: float | None, new: float | None) -> tuple[str, str, str]:
     change = None if old is None or new is None else 100 * (new - old)
-    return f"| {name} | {_number(old)} | {_number(new)} | {_points(change)} |"
+    return _number(old), _number(new), _points(change)
 
 
 def _number(value: float | None) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ci.secrets import redacted
 from ci.steps import COMPARISON, MODEL, STATE, base, call, nothing_to_do, step
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
@@ -76,7 +77,7 @@ def main() -> None:
         content["base"] = base()
         content["missing"] = fetch_base(content["base"])
     except UserError as error:
-        content["missing"] = str(error)
+        content["missing"] = redacted(str(error))
     if content["missing"] is None:
         from rfdetr_core.evaluation.comparison import compare_models
 

@@ -1,6 +1,7 @@
 """Verify, push to the DVC remote, commit, publish, and only then push the commit: git never names what is not there.
 
-Killed at any point, the remote has at most more than git says, and the next retraining takes it from there.
+Before anything leaves the machine it is searched for the values of secret variables. Killed at any point, the remote
+has at most more than git says, and the next retraining takes it from there.
 """
 
 from __future__ import annotations
@@ -8,14 +9,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import yaml
+
 from ci.comment import comment, title
-from ci.steps import BRANCH, COMMENT, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
+from ci.secrets import refuse, refuse_in_files
+from ci.steps import BRANCH, COMMENT, COMMITTED, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
+from rfdetr_core.audit.history import cache_folder, cached
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.lock import Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
 
-COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "annotations", "reports", "output")
+# Git asks it for a password, and the shell takes that from the environment: no file, no list of processes has it. The
+# empty helper before it is for those of the machine, which would keep what was accepted.
+HELPERS = ("", """!f() { printf 'username=x-access-token\\npassword=%s\\n' "$RETRAIN_TOKEN"; }; f""")
 
 
 def branch() -> tuple[str, str]:
@@ -27,16 +34,39 @@ def branch() -> tuple[str, str]:
     return name, f"retrain/{folder}{name}"
 
 
-def commit(source: str) -> bool:
-    """Commit dvc.lock and the results that git keeps, records of this result alone; False if nothing changed."""
+def stage() -> list[str]:
+    """Stage dvc.lock and the results that git keeps, records of this result alone.
+
+    Returns the files that the commit will change, below the folder of the project.
+    """
     paths = [name for name in COMMITTED if Path(name).exists()]
     names = record_names(files.read_json(RECORD)) if RECORD.exists() else ()
     paths += [str(FOLDER / name) for name in names if (FOLDER / name).is_file()]
     call("git", "add", "-A", "--", *paths)
-    if call("git", "diff", "--cached", "--quiet", "--", ".", check=False).returncode == 0:
-        return False
-    call("git", "commit", "-q", "-m", f"Retrain {source[:10]}", "-m", f"{TRAILER}: {source}")
-    return True
+    return call("git", "diff", "--cached", "--name-only", "--relative", "-z").stdout.split("\0")[:-1]
+
+
+def outgoing(staged: list[str]) -> list[str]:
+    """All files that leave this machine: those of the commit, the outs of dvc.lock, and what the run cache has.
+
+    Its entries are of earlier results too, such as one whose delivery was stopped.
+    """
+    root = Path()
+    entries = [path for path in sorted((cache_folder(root) / "runs").rglob("*")) if path.is_file()]
+    digests = {md5 for path in entries for md5 in _outs(path)}
+    folders = [path for md5 in digests if md5.endswith(".dir") and (path := cached(root, md5)).exists()]
+    digests |= {row["md5"] for path in folders for row in files.read_json(path)}
+    there = [path for md5 in sorted(digests) if (path := cached(root, md5)).exists()]
+    return [*staged, *(path for _, path, _ in Lock.read(root).outs()), *map(str, entries), *map(str, there)]
+
+
+def _outs(entry: Path) -> list[str]:
+    """The MD5s of what a stage wrote, by its entry in the run cache; none of a damaged entry, which DVC removes."""
+    try:
+        content = yaml.load(entry.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return [str(out["md5"]) for out in content["outs"]]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return []
 
 
 def push_small_results() -> None:
@@ -54,6 +84,19 @@ def push_small_results() -> None:
             raise UserError("metrics cannot be pushed to the DVC remote; git is as it was.")
 
 
+def push_branch(own: str) -> None:
+    """Push HEAD to a branch of origin, with the token RETRAIN_TOKEN if there is one, else as git is set up here.
+
+    Raises:
+        UserError: origin does not take it.
+    """
+    helpers = HELPERS if os.environ.get("RETRAIN_TOKEN") else ()
+    git = ["git", *(word for helper in helpers for word in ("-c", f"credential.helper={helper}"))]
+    options = [f"-o{one}" for one in os.environ.get("RETRAIN_PUSH_OPTIONS", "").split()]
+    if show(*git, "push", "--force", "--quiet", *options, "origin", f"HEAD:refs/heads/{own}")[0]:
+        raise UserError(f"{own} cannot be pushed, with the message above. What was trained is in the DVC remote.")
+
+
 def publish() -> str:
     """What became of the publishing; a server that is away loses nothing, since it can be done later."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
@@ -69,7 +112,7 @@ def main() -> None:
     """Deliver; leave the name of the branch, the title and the comment.
 
     Raises:
-        UserError: something is not what dvc.lock and the lineages say, or cannot be pushed.
+        UserError: something is not what dvc.lock and the lineages say, has the value of a secret, or cannot be pushed.
     """
     if nothing_to_do():
         return
@@ -79,19 +122,23 @@ def main() -> None:
     print(verified.stdout, end="")
     if verified.returncode:
         raise UserError(f"the result does not hold, so nothing was pushed:\n{verified.stdout}{verified.stderr}")
+    staged, message = stage(), (f"Retrain {source[:10]}", f"{TRAILER}: {source}")
+    refuse_in_files(outgoing(staged))
+    refuse("\n".join((target, *message)).encode(), "the name of the branch")
     if show("dvc", "push", "--run-cache")[0]:
         raise UserError("the results cannot be pushed to the DVC remote, with the message above; git is as it was.")
     push_small_results()
-    if not commit(source):
+    if not staged:
         COMMENT.write_text("## Retrained, with the same results: there is nothing to merge\n")
         print(COMMENT.read_text())
         return
+    call("git", "commit", "-q", "-m", message[0], "-m", message[1])
     published = publish()
-    COMMENT.write_text(comment(published))
-    TITLE.write_text(f"{title()} ({source[:10]})\n")
-    options = [f"-o{one}" for one in os.environ.get("RETRAIN_PUSH_OPTIONS", "").split()]
-    if show("git", "push", "--force", "--quiet", *options, "origin", f"HEAD:refs/heads/{own}")[0]:
-        raise UserError(f"{own} cannot be pushed, with the message above. What was trained is in the DVC remote.")
+    told, heading = comment(published), f"{title()} ({source[:10]})\n"
+    refuse(f"{heading}{told}".encode(), "the comment of the pull request")
+    COMMENT.write_text(told)
+    TITLE.write_text(heading)
+    push_branch(own)
     BRANCH.write_text(f"{own}\n{target}\n")
     print(f"{own} carries the result for {target}; {COMMENT} tells of it; {published}")
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 from pathlib import Path
 
-from ci.steps import PLAN, STATE, TRAILER, call, step
+from ci.claim import claimed_source, fault
+from ci.overrides import apply_overrides
+from ci.steps import PLAN, STATE, TRAILER, set_output, step
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import listed
-from rfdetr_core.base.params import PARAMS_FILE
 from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import CodeDigests, Pipeline, check_contents, check_pipeline, read_stages
@@ -62,13 +62,6 @@ def possible(root: Path, start: set[str]) -> list[str]:
     return [name for name in stages if name in found - start]
 
 
-def made_here() -> bool:
-    """Whether HEAD is the very commit that an earlier retraining made of its parent."""
-    told = call("git", "log", "-1", f"--format=%P|%(trailers:key={TRAILER},valueonly,separator=%x2C)").stdout.strip()
-    parents, _, source = told.partition("|")
-    return bool(source) and parents == source
-
-
 def main() -> None:
     """Print and write the plan."""
     parser = argparse.ArgumentParser("python -m ci.plan", description=__doc__)
@@ -79,13 +72,12 @@ def main() -> None:
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     values = [one for text in options.set for one in text.split()]
     if values:
-        from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` does
-
-        apply_overrides(PARAMS_FILE, values)
+        apply_overrides(values)
     changed = certain(Path())
-    if made_here() and not values:
-        print("this commit was made by a retraining")
-        changed = {}
+    if not values and (source := claimed_source()):
+        reason = fault(source, changed)
+        told = "a retraining made this commit" if reason is None else f"no retraining made this commit: {reason}"
+        print(f"{told} ({TRAILER}: {source})")
     if options.force:
         changed = {name: changed.get(name, ["asked for"]) for name in read_stages(Path())}
     later = possible(Path(), set(changed))
@@ -96,9 +88,7 @@ def main() -> None:
         print(f"{name:12} runs if what it reads comes out otherwise")
     if not changed:
         print("no stage runs")
-    if os.environ.get("GITHUB_OUTPUT"):
-        with Path(os.environ["GITHUB_OUTPUT"]).open("a") as file:
-            file.write(f"stages={' '.join([*changed, *later])}\n")
+    set_output("stages", " ".join([*changed, *later]))
 
 
 if __name__ == "__main__":

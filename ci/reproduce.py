@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+from ci.markdown import block, code, row
+from ci.secrets import redacted
 from ci.steps import COMMENT, PLAN, RAN, left, nothing_to_do, show, step
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.verification.lock import copy_linked_results
@@ -36,18 +38,18 @@ def main() -> None:
 def failure(stage: str, told: str) -> str:
     """The comment about a stage that failed."""
     lines = [
-        f"## Not retrained: {stage} failed",
+        f"## Not retrained: {code(stage)} failed",
         "",
         "Nothing was pushed: remote, `dvc.lock` and branches are as before.",
     ]
     rows = _findings() if stage == "validate" and FINDINGS.exists() else []
     if rows:
         header = list(rows[0])
-        lines += ["", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-        lines += [f"| {' | '.join(_cell(row[name]) for name in header)} |" for row in rows[:MOST]]
+        lines += ["", row(*header), row(*["---"] * len(header))]
+        lines += [row(*(code(redacted(cells[name])) for name in header)) for cells in rows[:MOST]]
         lines += [f"\nand {len(rows) - MOST} more, in `{FINDINGS}`"] if len(rows) > MOST else []
-    last = "\n".join(told.strip().splitlines()[-15:]).replace("```", "'''")
-    return "\n".join([*lines, "", "```", last, "```", ""])
+    last = block(redacted("\n".join(told.strip().splitlines()[-15:])))
+    return "\n".join([*lines, "", last, ""])
 
 
 def _findings() -> list[dict[str, str]]:
@@ -56,10 +58,6 @@ def _findings() -> list[dict[str, str]]:
 
     table = pd.read_csv(FINDINGS, dtype=str, keep_default_na=False)
     return table.sort_values("severity", key=lambda severity: severity != "error", kind="stable").to_dict("records")
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ci.markdown import block
+from ci.secrets import SecretFoundError, redacted
 from rfdetr_core.audit import history
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import printable, printable_output
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
 PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
+SECRET = STATE / "secret"  # left where a secret was found: then no report may leave the runner either
 MODEL = Path(history.MODEL)
+COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "annotations", "reports", "output")
 TRAILER = "Retrained-from"  # in the message of the commits made here: the commit that was retrained
 
 
@@ -24,11 +29,24 @@ def step(run: Callable[[], None]) -> None:
     """Run a step; what the user can mend ends in one message, which is the comment too, and exit status 1."""
     STATE.mkdir(exist_ok=True)
     try:
-        run()
+        with printable_output():
+            run()
     except UserError as error:
+        told = redacted(str(error))
+        if isinstance(error, SecretFoundError):
+            COMMENT.unlink(missing_ok=True)
+            SECRET.touch()
+            set_output("secret", "true")
         if not COMMENT.exists():
-            COMMENT.write_text(f"## Not retrained\n\n```\n{error}\n```\n")
-        sys.exit(f"error: {error}")
+            COMMENT.write_text(f"## Not retrained\n\n{block(told)}\n")
+        sys.exit(printable(f"error: {told}"))
+
+
+def set_output(name: str, value: str) -> None:
+    """Give a value to the later steps of the workflow, on GitHub."""
+    if os.environ.get("GITHUB_OUTPUT"):
+        with Path(os.environ["GITHUB_OUTPUT"]).open("a") as file:
+            file.write(f"{name}={' '.join(value.split())}\n")
 
 
 def call(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,8 @@ import pytest
 from rfdetr_core.base.code import PACKAGES, ROOT
 from tests.architecture import CODE
 
+PARTS = ("numeric", "runtime", "dev", "audit")
+
 
 def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -24,7 +26,7 @@ def asked(name: str) -> set[str]:
     return {normal(re.split(r"[\[=<>~! ]", line)[0]) for line in lines if line.strip() and line[0] != "#"}
 
 
-@pytest.mark.parametrize("name", ["numeric", "runtime", "dev"])
+@pytest.mark.parametrize("name", PARTS)
 def test_every_package_that_is_asked_for_is_pinned(name: str) -> None:
     pinned = re.findall(r"^([\w.-]+)(?:\[[\w,-]*\])?==", (ROOT / "requirements" / f"{name}.lock").read_text(), re.M)
     assert asked(name) <= {normal(one) for one in pinned}
@@ -33,7 +35,7 @@ def test_every_package_that_is_asked_for_is_pinned(name: str) -> None:
 def test_every_package_that_is_asked_for_has_a_reason_in_the_readme() -> None:
     table = (ROOT / "README.md").read_text().partition("## Dependencies")[2]
     words = {normal(word) for word in re.findall(r"[\w.-]+", table)}
-    assert {name for part in ("numeric", "runtime", "dev") for name in asked(part) if name not in words} == set()
+    assert {name for part in PARTS for name in asked(part) if name not in words} == set()
 
 
 def test_what_the_core_imports_is_declared() -> None:

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
 
 PARAMS_FILE = Path("params.yaml")
 # Aliases of aliases multiply: ten a level on nine levels make a billion.
@@ -53,16 +53,37 @@ def load_yaml(path: Path) -> Any:
         raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
 
 
+def load_params(path: Path = PARAMS_FILE) -> dict[Any, Any]:
+    """Read a whole params file, in which every value is the value itself.
+
+    Raises:
+        UserError: it is not readable, holds no sections, or has an interpolation.
+    """
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold sections (a mapping), found {type(content).__name__}.")
+    refuse_interpolations(content, str(path))
+    return content
+
+
+def refuse_interpolations(content: Any, where: str) -> None:
+    """Raise a UserError that names the keys with `${`, of a value or of the key itself. `where` opens the message.
+
+    OmegaConf, which `dvc exp run -S` uses, would replace `${oc.env:NAME}` with a variable of the environment, and DVC
+    would write its value into params.yaml, dvc.lock and git. So no params file holds one, in train.notes neither.
+    """
+    if keys := _interpolations(content):
+        told = f"{where}: {listed(keys)} has an interpolation, a text with ${{. It is never resolved"
+        raise UserError(f"{told}. Write the value itself; a secret does not belong into params.")
+
+
 def read_section(config: type[C], section: str, path: Path = PARAMS_FILE) -> C:
     """Read one section of a params file; keys that are left out keep the default of the config class.
 
     Raises:
         UserError: the file, the section, a key or a value is wrong; the message names it and the known keys.
     """
-    content = load_yaml(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold sections (a mapping), found {type(content).__name__}.")
-    values = content.get(section)
+    values = load_params(path).get(section)
     return parse(config, {} if values is None else values, where=f"{path}: {section}")
 
 
@@ -81,6 +102,21 @@ def parse(config: type[C], values: Any, where: str) -> C:
         raise UserError("\n".join(_explain(config, one, where) for one in _by_place(config, error))) from None
     except (TypeError, ValueError, RecursionError):
         raise UserError(f"{where} has a key that is no text, or holds itself.") from None
+
+
+def _interpolations(content: Any) -> list[str]:
+    """The keys with `${`, of a value or of the key itself, written as a.b.0."""
+    # By the ids of containers: YAML's aliases can make one that holds itself.
+    found, seen, left = list[str](), set[int](), [("", content)]
+    while left:
+        key, value = left.pop()
+        if "${" in key or (isinstance(value, str) and "${" in value):
+            found.append(key)
+        elif isinstance(value, dict | list) and id(value) not in seen:
+            seen.add(id(value))
+            items = list(value.items() if isinstance(value, dict) else enumerate(value))
+            left += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(items)]
+    return found
 
 
 def _yaml() -> YAML:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
-from rfdetr_core.base.params import PARAMS_FILE, Config, load_yaml, read_section
+from rfdetr_core.base.params import PARAMS_FILE, Config, load_params, read_section
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.model.config import ModelConfig
@@ -113,8 +113,8 @@ def check_params(path: Path = PARAMS_FILE) -> None:
     Raises:
         UserError: an unknown section or key, a wrong type, or a combination that cannot be trained.
     """
-    content = load_yaml(path)
-    unknown = sorted(str(name) for name in content if name not in SECTIONS) if isinstance(content, dict) else []
+    content = load_params(path)
+    unknown = sorted(str(name) for name in content if name not in SECTIONS)
     if unknown:
         raise UserError(f"{path}: {', '.join(unknown)} is no section. Known sections: {', '.join(SECTIONS)}.")
     for name, config in SECTIONS.items():
@@ -125,9 +125,9 @@ def check_params(path: Path = PARAMS_FILE) -> None:
     check_together(model, read_section(TrainConfig, "train", path))
 
 
-def _check_places(section: str, content: Any, path: Path) -> None:
+def _check_places(section: str, content: Mapping[str, Any], path: Path) -> None:
     """Say why an option of upstream's is not here, or which section has it."""
-    keys = content.get(section) if isinstance(content, dict) else None
+    keys = content.get(section)
     strange = [key for key in keys if key not in SECTIONS[section].model_fields] if isinstance(keys, dict) else []
     refuse_absent(section, strange, f"{path}: {section}")
     for key in strange:

@@ -16,7 +16,7 @@ from rfdetr_core.audit.history import History, dvc_config
 from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.files import changes, copy, json_text, md5_bytes
-from rfdetr_core.base.params import PARAMS_FILE, load_yaml
+from rfdetr_core.base.params import PARAMS_FILE, load_yaml, refuse_interpolations
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
@@ -130,7 +130,9 @@ def _read_params(path: Path) -> Any:
 
     with _explained(path):
         loader = LOADERS.get(path.suffix)
-        return {} if not path.exists() else loader(str(path), fs=localfs) if loader else load_yaml(path)
+        content = {} if not path.exists() else loader(str(path), fs=localfs) if loader else load_yaml(path)
+    refuse_interpolations(content, str(path))
+    return content
 
 
 def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.params import Config, load_yaml, read_section
+from rfdetr_core.base.params import Config, load_params, load_yaml, read_section
 
 
 class Inner(Config):
@@ -119,3 +119,23 @@ def test_a_byte_order_mark_is_passed_over_and_other_encodings_are_refused(tmp_pa
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Section().count = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "value", ["${oc.env:HOME}", "a ${b} c", "[1, [x, '${c}']]", "{deep: {er: '${'}}", "{'${k}': 1}"]
+)
+def test_an_interpolation_is_refused_by_its_key_in_every_section_and_its_value_is_not_shown(
+    tmp_path: Path, value: str
+) -> None:
+    for text, key in ((f"part: {{name: {value}}}", "part.name"), (f"other: {value}\npart: {{}}", "other")):
+        quoted = text if value[0] in "[{" else text.replace(value, f"'{value}'")
+        with pytest.raises(
+            UserError, match=rf"params\.yaml: {key}.* has an interpolation.*Write the value itself"
+        ) as raised:
+            section(tmp_path, quoted)
+        assert "oc.env" not in str(raised.value)
+
+
+def test_dollars_and_braces_apart_are_values_and_a_loop_of_aliases_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: $HOME\nb: {c: '{$}'}\nd: &d [*d]\n")
+    assert load_params(tmp_path / "a.yaml")["a"] == "$HOME"

@@ -12,13 +12,15 @@ import pytest
 
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import read_section
 from rfdetr_core.checkpoint.files import file_content, make_checkpoint, write_plain
 from rfdetr_core.cli import main
-from rfdetr_core.config.preflight import check_masks, check_packages, check_project, memory
+from rfdetr_core.config.preflight import check_masks, check_packages, check_params, check_project, memory
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import build_detector
+from rfdetr_core.verification.lock import read_stages
 from tests.ingest.samples import edit_coco, make_coco, make_masks, make_yolo
 
 STEP = "torch.optim.lr_scheduler.StepLR"
@@ -322,3 +324,26 @@ def test_the_settings_of_training_are_read_without_importing_what_computes() -> 
     code = "import sys; from rfdetr_core.training.config import TrainConfig; TrainConfig(augmentation={'hue': 0.1}); "
     code += "assert not sys.modules.keys() & {'torch', 'torchvision', 'pycocotools', 'PIL', 'numpy'}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("where", ["train.notes", "data.dir", "gate.${x}"])
+def test_every_reader_of_params_refuses_an_interpolation(
+    project: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`dvc exp run -S` would put the variable of the environment into git."""
+    section, _, key = where.partition(".")
+    (project / "params.yaml").write_text(f"{section}: {{'{key}': '${{oc.env:HOME}}'}}\n")
+    shutil.copy(ROOT / "dvc.yaml", project)
+    monkeypatch.chdir(project)
+    told = f"params.yaml: {where} has an interpolation"
+    readers: list[Callable[[], object]] = [check_params, check_project, lambda: read_stages(Path())]
+    for read in [*readers, lambda: read_section(ValidateConfig, "validate")]:
+        with pytest.raises(UserError, match=re.escape(told)):
+            read()
+    with pytest.raises(SystemExit, match=re.escape(f"error: {told}")):
+        main(["check", "--params"])
+    for name in ("rfdetr_core", "stages"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "stages.convert"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert (done.returncode, told in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr

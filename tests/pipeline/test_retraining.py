@@ -33,16 +33,11 @@ from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.settings import GateConfig
 from tests.architecture import STAGES
+from tests.ci.workflows import steps
 from tests.observers.conftest import Server
 from tests.pipeline.project import Project, make_dataset
 
-WORKFLOW, GITLAB = ROOT / ".github/workflows/retrain.yml", ROOT / "ci/gitlab.yml"
 KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-def steps(job: str) -> list[dict[str, Any]]:
-    """The steps of a job that run something."""
-    return [one for one in yaml.safe_load(WORKFLOW.read_text())["jobs"][job]["steps"] if "run" in one]
 
 
 @dataclass
@@ -78,36 +73,42 @@ class World:
         tools.mkdir(exist_ok=True)
         (tools / "gh").write_text('#!/bin/sh\necho "$@" >> "$GH_LOG"\n')
         (tools / "gh").chmod(0o755)
-        return KEYS | {
+        return {
             "CI": "true",
             "PATH": f"{tools}{os.pathsep}{runner.environment()['PATH']}",
             "PARAMS": "",
             "FORCE": "",
             "RETRAIN_BRANCH": "main",
-            "MLFLOW_TRACKING_URI": self.mlflow.uri,
+            "AWS_DEFAULT_REGION": KEYS["AWS_DEFAULT_REGION"],
             "GH_LOG": str(runner.folder / ".git" / "gh.log"),
             "GITHUB_OUTPUT": str(runner.folder / ".git" / "output"),
             "GITHUB_REPOSITORY": "owner/name",
             "GITHUB_SHA": runner.run("git", "rev-parse", "HEAD").stdout.strip(),
         }
 
+    def secrets(self) -> dict[str, str]:
+        """What the repository keeps; a step gets those that its own `env` names."""
+        tokens = dict.fromkeys(("GH_TOKEN", "RETRAIN_TOKEN"), "none")
+        return KEYS | tokens | {"MLFLOW_TRACKING_URI": self.mlflow.uri}
+
     def retrain(self, runner: Project, **more: str) -> tuple[int, str]:
-        """The runner's steps as the workflow has them, in order; status and output, of the first that fails."""
-        env = self.environment(runner) | more
-        told = ""
-        for step in steps("plan")[1:]:
-            done = runner.run("sh", "-ec", step["run"], check=False, env=env)
-            told += done.stdout + done.stderr
-            if done.returncode:
-                return done.returncode, told
+        """The runner's steps as the workflow has them, in order; status and output, of the first job that fails."""
+        status, told = self.job("plan", runner, **more)
         # The second job has an `if`.
-        if (runner.folder / ".git" / "output").read_text().splitlines()[-1] == "stages=":
-            return 0, told
-        status = 0
-        for step in steps("retrain"):
-            if "ci" not in step["run"] or (status and step.get("if") != "always()"):
+        if status or (runner.folder / ".git" / "output").read_text().splitlines()[-1] == "stages=":
+            return status, told
+        status, more_told = self.job("retrain", runner, **more)
+        return status, told + more_told
+
+    def job(self, name: str, runner: Project, **more: str) -> tuple[int, str]:
+        """The steps of one job that are commands of ours; more: variables that replace or complete theirs."""
+        env, secrets = self.environment(runner), self.secrets()
+        status, told = 0, ""
+        for step in steps(name):
+            if "ci" not in step["run"] or "pip install" in step["run"] or (status and step.get("if") != "always()"):
                 continue
-            done = runner.run("sh", "-ec", step["run"], check=False, env=env)
+            own = {key: secrets[key] for key in step.get("env", {}) if key in secrets}
+            done = runner.run("sh", "-ec", step["run"], check=False, env=env | own | more)
             told += done.stdout + done.stderr
             status = status or done.returncode
         return status, told
@@ -187,8 +188,8 @@ def test_new_data_is_trained_on_pushed_and_holds_in_a_third_clone(world: World, 
     assert [one for one in ran if one != "select_best"] == [one for one in STAGES[1:] if one != "select_best"]
     comment = (state / "comment.md").read_text()
     for words in (
-        "3 images, 6 objects (the base was evaluated on 2 images, 4 objects of test)",
-        "| red |",
+        "3 images, 6 objects (the base was evaluated on 2 images, 4 objects of `test`)",
+        "| `red` |",
         "95 of 100 resamplings",
         "Gate passed",
         "images added: 2",
@@ -233,7 +234,7 @@ def test_a_readme_retrains_nothing_and_a_param_of_evaluate_only_evaluates(world:
     assert json.loads((runner.folder / ".retrain" / "ran.json").read_text())["ran"] == ["code", "evaluate"]
     comment = (runner.folder / ".retrain" / "comment.md").read_text()
     assert "the new one are the same file" in comment
-    assert "- evaluate: params.yaml: evaluate.pictures" in comment
+    assert "- `evaluate`: `params.yaml: evaluate.pictures`" in comment
     holds(world, "retrain/main")
 
 
@@ -255,8 +256,8 @@ def test_a_bad_dataset_ends_at_validate_with_its_findings_and_nothing_is_pushed(
     assert (world.objects(), world.branches()) == before
     assert (runner.folder / "dvc.lock").read_bytes() == lock
     comment = (runner.folder / ".retrain" / "comment.md").read_text()
-    assert "## Not retrained: validate failed" in comment
-    assert "| error |" in comment
+    assert "## Not retrained: `validate` failed" in comment
+    assert "| `error` |" in comment
     assert "77" in comment
     assert "Traceback" not in comment
     commit = runner.run("git", "rev-parse", "HEAD").stdout.strip()
@@ -270,7 +271,7 @@ def test_killed_in_training_or_refused_after_the_push_the_next_run_completes(wor
     push(developer, "other seed")
     before = world.objects(), world.branches()
     runner = world.clone("killed")
-    env = runner.environment() | world.environment(runner)
+    env = runner.environment() | world.environment(runner) | world.secrets()
     for module in ("ci.plan", "ci.pull_data"):
         runner.run(sys.executable, "-m", module, env=env)
     log = world.folder / "log"
@@ -318,6 +319,51 @@ def test_a_lock_that_lies_is_stopped_before_anything_is_pulled(world: World, dev
     assert "Traceback" not in told
     assert (world.objects(), world.branches()) == before
     assert not (runner.folder / "data" / "tiny").exists()
+
+
+@pytest.mark.slow
+def test_a_commit_that_claims_to_be_a_retraining_is_planned_like_any_other(world: World, developer: Project) -> None:
+    source = developer.run("git", "rev-parse", "HEAD").stdout.strip()
+    developer.run("git", "checkout", "-q", "-b", "retrain/main")
+    developer.set_params(train={"lr": 0.5})
+    developer.commit(f"Retrain\n\nRetrained-from: {source}")
+    developer.run("git", "push", "-q", "origin", "HEAD:retrain/main", "HEAD:main")
+    runner = world.clone("runner")
+    status, told = world.job("plan", runner)
+    assert status == 0, told
+    assert "no retraining made this commit: dvc.lock does not agree with params.yaml: train.lr" in told
+    assert f"(Retrained-from: {source})" in told
+    assert list(json.loads((runner.folder / ".retrain" / "plan.json").read_text())["certain"]) == ["train"]
+    assert (runner.folder / ".git" / "output").read_text().startswith("stages=train ")
+    done = runner.run(sys.executable, "-m", "ci.gate", check=False)
+    assert (done.returncode, "Run: python -m ci.compare" in done.stderr) == (1, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["RETRAIN_TOKEN", "MLFLOW_TRACKING_PASSWORD"])
+def test_the_value_of_a_secret_is_neither_pushed_nor_shown(world: World, developer: Project, variable: str) -> None:
+    value = "hunter2-is-the-password"
+    developer.set_params(evaluate={"pictures": 2}, runtime={"run": f"${{oc.env:{variable}}}"})
+    push(developer, "an interpolation")
+    before = world.objects(), world.branches()
+    status, told = world.retrain(world.clone("stopped"), **{variable: value})
+    assert (status, "params.yaml: runtime.run has an interpolation" in told) == (1, True), told
+    assert (world.objects(), world.branches()) == before
+    developer.set_params(runtime={"run": None})
+    push(developer, "without it")
+    before = world.objects(), world.branches()
+    runner = world.clone("runner")
+    status, told = world.retrain(runner, PARAMS=f"runtime.run={value}", **{variable: value})
+    assert status == 1, told
+    message = f"params.yaml has the value of the variable {variable}, which is a secret: delivery stops here"
+    assert f"error: {message}" in told
+    assert (world.objects(), world.branches()) == before
+    comment = (runner.folder / ".retrain" / "comment.md").read_text()
+    assert message in comment
+    assert value not in comment
+    assert "Traceback" not in told
+    assert "secret=true\n" in (runner.folder / ".git" / "output").read_text()
+    assert (runner.folder / ".retrain" / "secret").exists()
 
 
 @pytest.mark.slow
@@ -380,11 +426,11 @@ def test_a_run_by_hand_takes_params_and_force(world: World) -> None:
     env = world.environment(runner)
     before = (runner.folder / "params.yaml").read_text()
     planned = runner.folder / ".retrain" / "plan.json"
-    runner.run("sh", "-ec", 'python -m ci.plan $FORCE --set "$PARAMS"', env=env | {"FORCE": "--force"})
+    runner.run("sh", "-ec", 'python -m ci.plan $FORCE --set="$PARAMS"', env=env | {"FORCE": "--force"})
     assert list(json.loads(planned.read_text())["certain"]) == STAGES
     assert (runner.folder / "params.yaml").read_text() == before
     changes = {"PARAMS": "evaluate.pictures=2 train.lr=1e-4"}
-    runner.run("sh", "-ec", 'python -m ci.plan $FORCE --set "$PARAMS"', env=env | changes)
+    runner.run("sh", "-ec", 'python -m ci.plan $FORCE --set="$PARAMS"', env=env | changes)
     assert set(json.loads(planned.read_text())["certain"]) == {"train", "evaluate"}
     assert "pictures: 2" in (runner.folder / "params.yaml").read_text()
 
@@ -525,26 +571,3 @@ main(["verify", "--lock"])
 assert certain(Path()) == {{}}
 """
     developer.run(sys.executable, "-c", code)
-
-
-def test_the_workflow_runs_what_is_tested_and_keeps_secrets_from_forks() -> None:
-    content = yaml.safe_load(WORKFLOW.read_text())
-    on, jobs = content[True], content["jobs"]  # YAML 1.1 reads `on` as true
-    assert on["push"]["branches-ignore"] == ["retrain/**"]
-    assert "pull_request_target" not in on
-    assert content["permissions"] == {"contents": "read"}
-    assert "secrets." not in json.dumps(jobs["plan"])
-    assert jobs["plan"]["runs-on"] == "ubuntu-latest"
-    assert "github.event_name != 'pull_request'" in jobs["retrain"]["if"]
-    assert jobs["retrain"]["concurrency"] == {"group": "retrain-${{ github.ref }}", "cancel-in-progress": False}
-    lines = [step["run"] for job in jobs for step in steps(job)]
-    assert not [line for line in lines if "${{" in line], "an expression in a script is code that others can write"
-    for line in lines:
-        words = line.split()
-        if words[:2] == ["python", "-m"] and words[2].startswith("ci."):
-            assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file()
-        elif words[0] == "sh":
-            assert (ROOT / words[1]).is_file()
-    gitlab = yaml.safe_load(GITLAB.read_text())
-    there = [line for line in lines if line.startswith("python -m ci.")]
-    assert [line for line in gitlab["plan"]["script"] if "-m ci." in line] + gitlab["retrain"]["script"] == there

@@ -1,0 +1,54 @@
+"""Whether HEAD is the commit that a retraining made of its parent. Its message says so, and anybody can write one."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from ci.steps import COMMITTED, TRAILER, call
+from rfdetr_core.base.errors import UserError, listed
+from rfdetr_core.base.files import read_json
+from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
+
+_BRANCH = re.compile(r"refs/(heads|remotes/[^/]+)/retrain/.+")
+
+
+def claimed_source() -> str:
+    """The commit of which HEAD is said to be the retraining; empty where its message does not say so."""
+    return call("git", "log", "-1", f"--format=%(trailers:key={TRAILER},valueonly,separator=%x2C)").stdout.strip()
+
+
+def fault(source: str, changed: dict[str, list[str]]) -> str | None:
+    """Why HEAD cannot be the retraining of `source`; None if it can. changed: what differs from dvc.lock, by stage."""
+    if call("git", "log", "-1", "--format=%P").stdout.strip() != source:
+        return "the commit that it names is not its only parent"
+    refs = call("git", "for-each-ref", "--contains", "HEAD", "--format=%(refname)", "refs/heads", "refs/remotes")
+    if not any(map(_BRANCH.fullmatch, refs.stdout.splitlines())):
+        return "no branch retrain/... has it"
+    names = call("git", "diff", "--name-status", "--no-renames", "-z", source, "HEAD").stdout.split("\0")[:-1]
+    prefix = call("git", "rev-parse", "--show-prefix").stdout.strip()
+    strange, records = [], []
+    for status, name in zip(names[::2], names[1::2], strict=True):
+        top, _, rest = name.removeprefix(prefix).partition("/")
+        if name.startswith(prefix) and top == FOLDER.name and status == "A":
+            records.append(rest)
+        elif not name.startswith(prefix) or top not in COMMITTED:
+            strange.append(name)
+    if strange:
+        return f"it changes {listed(strange)}, which no retraining changes"
+    if differing := [reason for reasons in changed.values() for reason in reasons]:
+        return f"dvc.lock does not agree with {listed(differing)}"
+    return _fault_of_records(records)
+
+
+def _fault_of_records(added: list[str]) -> str | None:
+    """Why the records that a commit adds are not that of the model of dvc.lock, with which RECORD was compared."""
+    if not added:
+        return None
+    try:
+        expected = record_names(read_json(RECORD))
+        same = all((FOLDER / name).read_bytes() == RECORD.read_bytes() for name in added)
+    except (UserError, OSError, json.JSONDecodeError, KeyError, TypeError, ValueError):
+        return f"it adds {listed(added)} to {FOLDER}, and {RECORD} is not a record"
+    others = [name for name in added if name not in expected]
+    return None if same and not others else f"it adds {listed(others or added)}, which is not the record in {RECORD}"

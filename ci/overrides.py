@@ -1,0 +1,61 @@
+"""Words such as train.epochs=20, written to params.yaml: all of them or, if one is at fault, none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import PARAMS_FILE, load_params
+from rfdetr_core.config.settings import check_params
+
+_FORM = re.compile(r"\+{0,2}[\w-]+(\.[\w-]+)*=.*", re.DOTALL)
+
+
+def apply_overrides(words: Iterable[str]) -> None:
+    """Write them to params.yaml; its comments stay.
+
+    DVC's own `apply_overrides`, behind `dvc exp run -S`, resolves `${...}` of the file and of the words, which puts
+    secrets of the environment into git. Here nothing is resolved. Values are read by the same grammar.
+
+    Raises:
+        UserError: a word is not KEY=VALUE, or params.yaml would not be valid with it; the file is as it was.
+    """
+    from dvc.utils.collections import merge_dicts
+    from dvc.utils.serialize import dump_yaml, parse_yaml_for_update
+
+    words = list(words)
+    load_params()  # what stood there before is to be named without the words
+    content = parse_yaml_for_update(PARAMS_FILE.read_text(encoding="utf-8-sig"), PARAMS_FILE)
+    for word in words:
+        merge_dicts(content, _nested(word))
+    with files.replacing(PARAMS_FILE) as changed:
+        dump_yaml(changed, content)
+        try:
+            check_params(changed)
+        except UserError as error:
+            told = str(error).replace(str(changed), str(PARAMS_FILE))
+            raise UserError(f"{PARAMS_FILE} cannot be changed by {' '.join(words)}: {told}") from None
+
+
+def _nested(word: str) -> dict[str, Any]:
+    """a.b=1 as {a: {b: 1}}. UserError: it is not of this form, or several values are to be tried."""
+    from dvc.utils.hydra import to_hydra_overrides
+    from hydra.errors import HydraException
+
+    expected = "write KEY=VALUE, such as train.epochs=20, with a space between two of them and none within"
+    if not _FORM.fullmatch(word):
+        raise UserError(f"{word} changes no param: {expected}.")
+    try:
+        (override,) = to_hydra_overrides([word])
+        if override.is_sweep_override():
+            raise UserError(f"{word} has several values, and one model is trained: {expected}.")
+        value = override.value()
+    except (HydraException, RecursionError) as error:
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        raise UserError(f"{word} changes no param ({reason}): {expected}.") from None
+    for key in reversed(word.partition("=")[0].lstrip("+").split(".")):
+        value = {key: value}
+    return value

@@ -1,0 +1,75 @@
+"""Values of secret variables, found in what is about to leave this machine."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import quote, quote_plus, unquote
+
+from ci.markdown import code
+from rfdetr_core.base.errors import UserError
+
+_NAME = re.compile("PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
+_PASSWORD_IN_ADDRESS = re.compile(r"://[^/@\s]*?:([^/@\s]+)@")
+_SHORTEST = 8  # characters: a variable that is "1" or "none" is in every file
+_LARGEST = 2**26  # bytes of a file: larger ones are weights, and what they say of their making is in small files too
+
+
+class SecretFoundError(UserError):
+    """The value of a secret variable is in what was about to be committed, pushed or commented."""
+
+
+def refuse(content: bytes, where: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise SecretFoundError, which names the variable and the place and never the value, if it is in `content`."""
+    for name, forms in _secrets(environment).items():
+        if any(form in content for form in forms):
+            told = f"{where} has the value of the variable {name}, which is a secret: delivery stops here"
+            raise SecretFoundError(f"{told}. Remove it where it comes from, and replace the secret itself.")
+
+
+def refuse_in_files(paths: list[str]) -> None:
+    """The same for files, or folders with all their files, and for their names."""
+    for path in paths:
+        for file in sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]:
+            refuse(str(file).encode(errors="surrogateescape"), "the name of a file that is to be delivered")
+            if file.is_file() and file.stat().st_size <= _LARGEST:
+                refuse(file.read_bytes(), str(file))
+
+
+def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """A text with *** in place of the values of secret variables."""
+    for forms in _secrets(environment).values():
+        for form in sorted(forms, key=len, reverse=True):
+            text = text.replace(form.decode(errors="surrogateescape"), "***")
+    return text
+
+
+def _secrets(environment: Mapping[str, str]) -> dict[str, set[bytes]]:
+    """By the name of a variable, the forms in which its value can stand in a file."""
+    found: dict[str, set[bytes]] = {}
+    for name, value in environment.items():
+        values = [value.strip(), *value.split("\n")] if _NAME.search(name) else []  # a key may have lines
+        values += [word for one in _PASSWORD_IN_ADDRESS.findall(value) for word in (one, unquote(one))]
+        forms = {form for one in values if len(one) >= _SHORTEST and one[:5] != "-----" for form in _forms(one)}
+        if forms:
+            found[name] = forms
+    return found
+
+
+def _forms(value: str) -> Iterator[bytes]:
+    """A value as it is, and as JSON, HTML, addresses, comments and base64 have it."""
+    quoted = {quote(value), quote(value, safe=""), quote_plus(value)}
+    texts = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], html.escape(value)}
+    texts |= quoted | {re.sub("%..", lambda found: found[0].lower(), one) for one in quoted}
+    texts |= {re.sub("^`|`$|^<code>|</code>$", "", code(value))}
+    yield from (text.encode(errors="surrogateescape") for text in texts)
+    raw = value.encode(errors="surrogateescape")
+    for before in range(3):  # in base64 the same bytes look otherwise with one or two others before them
+        end = (before + len(raw)) * 8 // 6
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            yield encode(b"\0" * before + raw)[-(-before * 8 // 6) : end]

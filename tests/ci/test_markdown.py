@@ -1,0 +1,196 @@
+"""Hostile names in a comment: each is shown as it is, forges no row, calls nobody and links nowhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+
+from ci import comment, reproduce
+from ci.markdown import block, code, row
+from ci.steps import COMPARISON, PLAN, RAN
+
+HOSTILE = [
+    "a|b",
+    r"a\|b",
+    r"a\\|b|",
+    "x | 9 | 1.000 | 1.000 | +99.00 |",
+    "<!--",
+    "--> <b>bold</b>",
+    "<img src=x onerror=alert(1)>",
+    "</code><script>alert(1)</script>",
+    "&lt;b&gt; &#64;everyone",
+    "@everyone",
+    "cat@owner/team",
+    "[x](javascript:alert(1))",
+    "![x](https://evil.example/pixel.png)",
+    "[x]: https://evil.example",
+    "https://evil.example/a",
+    "www.evil.example",
+    "me@evil.example",
+    "#12",
+    "!12",
+    "owner/name#12",
+    "GH-12",
+    "0838ee1aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "`@everyone`",
+    "``` @everyone",
+    "`",
+    "\\",
+    "a`b``c```d",
+    "line\nbreak\r\n| forged | row |\n",
+    "\n\n# heading\n\n---\n",
+    "```\n@everyone\n```",
+    "**bold** _it_ ~~gone~~ $x$ :tada:",
+    "/close",
+    "\u202eright\u2066 to left\u0007",
+    "x" * 5000,
+    "   ",
+]
+LIVE = re.compile(r"@\w|[#!]\d|GH-\d|\b[0-9a-f]{40}\b|://|www\.|javascript:|\w@\w", re.IGNORECASE)
+
+
+class Page(HTMLParser):
+    """Rendered Markdown: its elements, the rows of its tables, the text in code and the text outside."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.code: list[str] = []
+        self.outside = ""
+        self.links: list[str] = []
+        self.depth = 0
+        # GitHub and GitLab render HTML, and then link mentions, references and addresses outside code.
+        self.feed(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        elif tag == "code":
+            self.code.append("")
+            self.depth += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        self.depth -= tag == "code"
+
+    def handle_comment(self, data: str) -> None:
+        self.elements.append("comment")
+
+    def handle_data(self, data: str) -> None:
+        if self.depth:
+            self.code[-1] += data
+        else:
+            self.outside += data
+        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] += data
+
+
+ALLOWED = {"h2", "h3", "p", "ul", "li", "code", "pre", "table", "thead", "tbody", "tr", "th", "td"}
+
+
+def safe(text: str) -> Page:
+    page = Page(text)
+    assert set(page.elements) <= ALLOWED, set(page.elements) - ALLOWED
+    assert page.links == []
+    assert not LIVE.search(page.outside), page.outside
+    assert not re.search(r"<(?!/?code>)", re.sub(r"^(```+)\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE))
+    return page
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_one_cell_that_shows_the_name(name: str) -> None:
+    table = safe("\n".join([row("a", "b"), row("---", "---"), row(code(name), "1"), row("2", code(name))])).tables[0]
+    assert [len(cells) for cells in table] == [2, 2, 2]
+    shown = table[1][0].strip()
+    assert shown == table[2][1].strip()
+    line = " ".join(name.split())
+    if len(line) < 300 and line.isprintable():
+        assert shown == line
+    assert len(shown) < 320
+    assert not set("\u202e\u2066\u0007\n") & set(shown)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_output_in_a_block_stays_there(name: str) -> None:
+    page = safe(f"before\n\n{block(f'{name}{chr(10)}{name}')}\n\nafter")
+    assert page.elements == ["p", "pre", "code", "p"]
+    assert page.outside.split() == ["before", "after"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose facts have hostile names; it has no model file, so that `audit --diff` ends in an error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RETRAIN_ARTIFACTS", raising=False)
+    for command in ("init -q", "config user.name a", "config user.email a@localhost"):
+        subprocess.run(["git", *command.split()], check=True)
+    before = {"images": 1, "objects": 2, "split": "@everyone | <!--"}
+    about = tmp_path / "reports" / "evaluate" / "about.json"
+    about.parent.mkdir(parents=True)
+    (about.parent / "pictures").mkdir()
+    (about.parent / "pictures" / "@everyone|<!--.png").write_bytes(b"")
+    about.write_text(json.dumps(before))
+    about.with_name("metrics.json").write_text(json.dumps({"map": 0.5}))
+    subprocess.run(["git", "add", "."], check=True)
+    subprocess.run(["git", "commit", "-q", "-m", "base"], check=True)
+    about.with_name("metrics.json").write_text(json.dumps(before))
+    PLAN.parent.mkdir()
+    PLAN.write_text(json.dumps({"certain": {name: [name] for name in HOSTILE[:-1]}, "possible": [], "force": False}))
+    RAN.write_text(json.dumps({"ran": HOSTILE, "cached": HOSTILE}))
+    return tmp_path
+
+
+def compared(**more: Any) -> None:
+    numbers = {"map": 0.1, "map_50": 0.2, "mar_100": None, "f1": 0.3}
+    classes = [{"class": name, "instances": 3, "old": 0.1, "new": 0.2} for name in HOSTILE]
+    content = {"base": "HEAD", "missing": None, "verdict": "passed", "why": "mAP changed", "split": "test"}
+    content |= {"interval": [0.0, 1.0], "old": numbers, "new": numbers, "per_class": classes, "images": 1}
+    content |= {"objects": 1, "of": "boxes", "same": False, "unknown_to_old": HOSTILE, "difference": 1.0}
+    COMPARISON.write_text(json.dumps(content | {"resamples": 200} | more))
+
+
+def test_the_comment_has_a_row_for_each_class_and_nothing_of_a_name_outside_code(folder: Path) -> None:
+    compared()
+    page = safe(comment.comment("\n".join(HOSTILE[:3])))
+    scores, classes = page.tables
+    assert [len(cells) for cells in scores] == [4] * 5
+    assert [len(cells) for cells in classes] == [5] * (1 + len(HOSTILE))
+    assert page.elements.count("li") == len(HOSTILE) - 1
+    compared(missing="\n".join(HOSTILE), verdict="failed", why="\n".join(HOSTILE))
+    assert safe(comment.comment("not published")).tables == []
+
+
+def test_the_address_of_the_tracked_run_alone_is_left_to_be_a_link(folder: Path) -> None:
+    compared()
+    address = "https://mlflow.example:5000/#/experiments/1/runs/0a1b"
+    assert f"MLflow: published as run {address}." in comment.comment(f"published as run {address}")
+    for told in (
+        f"{address} @everyone",
+        "published as run javascript:alert(1)",
+        f"published as run {address}?@everyone",
+    ):
+        safe(comment.comment(told))
+
+
+def test_a_failed_stage_has_a_row_for_each_finding(folder: Path) -> None:
+    import pandas as pd
+
+    reproduce.FINDINGS.parent.mkdir(parents=True)
+    columns = dict.fromkeys(("file", "message"), HOSTILE)
+    pd.DataFrame({"severity": "error"} | columns).to_csv(reproduce.FINDINGS, index=False)
+    page = safe(reproduce.failure("validate", "\n".join(HOSTILE)))
+    assert [len(cells) for cells in page.tables[0]] == [3] * (1 + len(HOSTILE))
+    safe(reproduce.failure("a|<!-- @everyone", "x"))
