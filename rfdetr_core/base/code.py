@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.params import PARAMS_FILE, load_yaml
+from rfdetr_core.base.params import PARAMS_FILE, load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("rfdetr_core", "stages")
@@ -85,8 +85,7 @@ class Code:
             UserError: params.yaml cannot be read.
         """
         path = self.root / PARAMS_FILE
-        params = load_yaml(path) if stage in CLASSES and path.exists() else None
-        section = params.get(stage) if isinstance(params, dict) else None
+        section = load_params(path).get(stage) if stage in CLASSES and path.exists() else None
         return [f"stages.{stage}", *self.named(section if isinstance(section, dict) else {}, stage)]
 
     def named(self, values: Mapping[str, Any], section: str = "train") -> list[str]:

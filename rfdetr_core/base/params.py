@@ -74,7 +74,7 @@ def refuse_interpolations(content: Any, where: str) -> None:
     """
     if keys := _interpolations(content):
         told = f"{where}: {listed(keys)} has an interpolation, a text with ${{. It is never resolved"
-        raise UserError(f"{told}. Write the value itself; a secret does not belong into params.")
+        raise UserError(f"{told}. Write the value itself; a secret does not belong in params.")
 
 
 def read_section(config: type[C], section: str, path: Path = PARAMS_FILE) -> C:
