@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from rfdetr_core.base import git
+from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD
@@ -169,7 +169,7 @@ class History:
                 for name in names:
                     head = process.stdout.readline().split()
                     if len(head) != 3 or not head[2].isdigit():
-                        yield name, (self.root / fresh[name]).read_bytes() if name in fresh else None
+                        yield name, files.read_bytes(self.root / fresh[name]) if name in fresh else None
                         continue
                     content = process.stdout.read(int(head[2]))
                     process.stdout.read(1)

@@ -146,7 +146,7 @@ def read_limited(path: Path, max_pixels: int) -> bytes:
         OSError: it cannot be read.
     """
     limit = _BYTES_OF_PIXEL * max_pixels + _BYTES_BESIDE
-    with path.open("rb") as file:
+    with files.open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise TooLargeError(f"its {size:,} bytes are more than an image of {max_pixels:,} pixels can take")
@@ -168,7 +168,7 @@ def upright_size(path: Path) -> tuple[int, int]:
         UserError: it cannot be opened as an image.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with files.open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return image.size[::-1] if turned else image.size
     except Exception as error:
@@ -182,7 +182,7 @@ def read_verified(path: Path, sha256: str) -> bytes:
         UserError: the file is missing or its bytes are not those of the digest.
     """
     try:
-        data = path.read_bytes()
+        data = files.read_bytes(path)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}), yet the manifest names it. Bring the dataset back: "

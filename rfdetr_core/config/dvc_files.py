@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from rfdetr_core.base import git
+from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.lock import LOCK
 
@@ -34,8 +34,9 @@ def _check_lock(root: Path) -> None:
     if not path.exists():
         return
     try:
+        files.open_regular(path).close()  # DVC would wait for a pipe
         validate(load_yaml(str(path)), COMPILED_LOCKFILE_SCHEMA, path=str(path))
-    except (DvcException, ValueError):
+    except (DvcException, ValueError, OSError):
         if git.answer(root, "cat-file", "-e", f"HEAD:./{LOCK}") is None:
             remedy = f"It was never committed: remove it ({path})"
         else:
@@ -59,9 +60,9 @@ def _mend_rwlock(root: Path) -> Iterator[str]:
     try:
         with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder)):  # DVC has it while it writes the file
             try:
-                validate(json.loads(path.read_bytes()), SCHEMA, path=str(path))
+                validate(json.loads(files.read_bytes(path)), SCHEMA, path=str(path))
                 return
-            except (ValueError, DvcException):
+            except (ValueError, DvcException, OSError):
                 pass
             if living := list(_processes(root.resolve())):
                 raise UserError(

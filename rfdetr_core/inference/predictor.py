@@ -140,10 +140,12 @@ def to_rgb(image: Picture) -> Image.Image:
         UserError: unreadable, or of another type, shape or range.
     """
     if isinstance(image, str | os.PathLike):
+        path = Path(image)
         try:
-            return image_files.decode(Path(image).read_bytes(), str(Path(image)))
-        except OSError as error:
-            raise UserError(f"{Path(image)} cannot be read: {error.strerror or error}.") from error
+            data = image_files.read_limited(path, image_files.MAX_PIXELS)
+        except (OSError, image_files.TooLargeError) as error:
+            raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        return image_files.decode(data, str(path))
     if isinstance(image, Image.Image):
         return image_files.upright_rgb(image)
     if isinstance(image, Tensor):

@@ -293,5 +293,5 @@ def _recorded(result: Sequence[str]) -> bool:
     if (root := os.environ.get("DVC_ROOT")) is None:
         return True
     lock = Path(root) / "dvc.lock"
-    text = lock.read_text() if lock.exists() else ""
+    text = files.read_text(lock) if lock.exists() else ""
     return all(md5 in text for md5 in result)

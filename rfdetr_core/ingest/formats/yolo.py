@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import load_yaml
 from rfdetr_core.ingest.findings import Findings
@@ -130,8 +131,9 @@ def _has_labels(root: Path, path: str) -> bool:
     if "labels" in map(str.casefold, folders):
         return True
     try:
-        with (root / path).open(encoding="utf-8-sig", errors="replace") as file:
-            category, values = _numbers(file.readline(_LONGEST_LINE).strip() or "-")
+        with files.open_regular(root / path) as file:
+            line = file.readline(_LONGEST_LINE).decode("utf-8-sig", errors="replace")
+        category, values = _numbers(line.strip() or "-")
     except OSError:
         return False
     return category is not None and len(values) >= 4
@@ -325,7 +327,7 @@ def _read_lines(root: Path, path: str, code: str, findings: Findings) -> list[tu
             raise OSError(0, "it is a link out of the dataset folder, or no regular file")
         if (root / path).stat().st_size > _MOST_BYTES:
             raise OSError(0, f"it has more than {_MOST_BYTES:,} bytes")
-        text = (root / path).read_bytes().decode()
+        text = files.read_bytes(root / path).decode()
     except (OSError, UnicodeDecodeError) as error:
         findings.add(code, Place(path), f"it cannot be read: {getattr(error, 'strerror', error)}")
         return None
