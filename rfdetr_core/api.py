@@ -156,7 +156,8 @@ class RFDETR:
 
         `settings`: the fields of TrainConfig and RuntimeConfig, such as epochs, batch_size, grad_accum_steps, lr. Into
         `output_dir` go the files of a run, checkpoint_best_total.pth among them; it may not be where a dvc.yaml has its
-        results. The classes are the dataset's.
+        results. The classes are the dataset's. Links in `dataset_dir` may lead out of it into the cache of the DVC
+        project that it is in, and nowhere else.
         `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end. What a training sets
         in the process, such as torch's deterministic mode and the number of threads, is restored.
 

@@ -203,8 +203,8 @@ def _activated() -> str:
 
 def _next_steps(here: str) -> Iterator[str]:
     """The commands that keep a result."""
-    from rfdetr_core.audit.history import dvc_config
     from rfdetr_core.base import git
+    from rfdetr_core.base.dvc_config import dvc_config
 
     names = [name for name in _COMMITTED if Path(name).exists()]
     if git.answer(Path(), "status", "--porcelain", "--", *names):

@@ -30,7 +30,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import DOUBTS, FORMATS, TooLargeError
 from rfdetr_core.base.processes import may_start_processes, usable_cores
 from rfdetr_core.ingest import duplicates
-from rfdetr_core.ingest.folder import leaves
+from rfdetr_core.ingest.folder import LINK_OUT, leaves
 from rfdetr_core.ingest.records import FileFacts
 from rfdetr_core.ingest.workers import Workers, with_progress
 
@@ -221,7 +221,7 @@ def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None]
     """Read and hash one image of a dataset, and decode it unless the cache recalls its bytes."""
     file = root / path
     if leaves(root, path):
-        return FileFacts(code="path-outside", fault=f"{path} is a link out of the dataset folder")
+        return FileFacts(code="path-outside", fault=f"{path} is {LINK_OUT}")
     try:
         if not file.is_file():
             missing = not file.exists()

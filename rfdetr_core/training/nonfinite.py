@@ -111,7 +111,7 @@ def kept(step: Step, architecture: Architecture, weights: Mapping[str, Tensor], 
 
 def replay(path: Path) -> dict[str, float]:
     """The loss terms of a kept batch, in fp32 on the CPU; with drop_path, of another draw. UserError: no such file."""
-    checkpoint, batch = read_checkpoint(path), read_plain(path)["batch"]
+    checkpoint, batch = read_checkpoint(path, finite=False), read_plain(path)["batch"]
     architecture = architecture_of(checkpoint)
     detector = build_detector(architecture, drop_path=checkpoint.args["drop_path"]).train()
     load_weights(detector, architecture, checkpoint)

@@ -12,9 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import History, dvc_config
+from rfdetr_core.audit.history import History
 from rfdetr_core.base import files
 from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
+from rfdetr_core.base.dvc_config import dvc_config
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.files import changes, copy, json_text, md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml

@@ -10,8 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rfdetr_core.audit.history import MODEL, cache_folder
+from rfdetr_core.audit.history import MODEL
 from rfdetr_core.base import files, git
+from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import changes
 from rfdetr_core.base.schema import checked

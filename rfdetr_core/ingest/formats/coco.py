@@ -12,7 +12,7 @@ from typing import Any
 
 from rfdetr_core.base import files
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault, plain_name
+from rfdetr_core.ingest.folder import LINK_OUT, joined, leaves, listing, name_fault, plain_name
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, is_text, shown
 
 ANNOTATIONS = "_annotations.coco.json"
@@ -46,7 +46,7 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
 
     place, fault = Place(file), ""
     if leaves(root, file):
-        findings.add("labels-outside", place, "it is a link out of the dataset folder")
+        findings.add("labels-outside", place, f"it is {LINK_OUT}")
         return None
     try:
         size = (root / file).stat().st_size
