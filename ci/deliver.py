@@ -12,6 +12,7 @@ from ci.comment import comment, title
 from ci.steps import BRANCH, COMMENT, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
 from rfdetr_core.lineage.lock import Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
 
@@ -76,7 +77,7 @@ def main() -> None:
     target, own = branch()
     source = call("git", "rev-parse", "HEAD").stdout.strip()
     verified = core("verify", check=False)
-    print(verified.stdout, end="")
+    say(*verified.stdout.splitlines())
     if verified.returncode:
         raise UserError(f"the result does not hold, so nothing was pushed:\n{verified.stdout}{verified.stderr}")
     if show("dvc", "push", "--run-cache")[0]:
@@ -84,7 +85,7 @@ def main() -> None:
     push_small_results()
     if not commit(source):
         COMMENT.write_text("## Retrained, with the same results: there is nothing to merge\n")
-        print(COMMENT.read_text())
+        say(*COMMENT.read_text().split("\n"))
         return
     published = publish()
     COMMENT.write_text(comment(published))
@@ -93,7 +94,7 @@ def main() -> None:
     if show("git", "push", "--force", "--quiet", *options, "origin", f"HEAD:refs/heads/{own}")[0]:
         raise UserError(f"{own} cannot be pushed, with the message above. What was trained is in the DVC remote.")
     BRANCH.write_text(f"{own}\n{target}\n")
-    print(f"{own} carries the result for {target}; {COMMENT} tells of it; {published}")
+    say(f"{own} carries the result for {target}; {COMMENT} tells of it; {published}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ci.steps import PLAN, STATE, TRAILER, call, step
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.params import PARAMS_FILE
+from rfdetr_core.base.printing import say
 from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import CodeDigests, Pipeline, check_contents, check_pipeline, read_stages
@@ -91,9 +92,9 @@ def main() -> None:
     later = possible(Path(), set(changed))
     PLAN.write_text(json.dumps({"certain": changed, "possible": later, "force": options.force}, indent=2) + "\n")
     for name, reasons in changed.items():
-        print(f"{name:12} runs: {listed(reasons)}")
+        say(f"{name:12} runs: {listed(reasons)}")
     for name in later:
-        print(f"{name:12} runs if what it reads comes out otherwise")
+        say(f"{name:12} runs if what it reads comes out otherwise")
     if not changed:
         print("no stage runs")
     if os.environ.get("GITHUB_OUTPUT"):

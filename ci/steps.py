@@ -12,6 +12,7 @@ from typing import Any
 
 from rfdetr_core.audit import history
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import message_of, printable, say
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
@@ -27,8 +28,9 @@ def step(run: Callable[[], None]) -> None:
         run()
     except UserError as error:
         if not COMMENT.exists():
-            COMMENT.write_text(f"## Not retrained\n\n```\n{error}\n```\n")
-        sys.exit(f"error: {error}")
+            fenced = printable(str(error)).replace("```", "` ` `")
+            COMMENT.write_text(f"## Not retrained\n\n```\n{fenced}\n```\n")
+        sys.exit(message_of(error))
 
 
 def call(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -46,7 +48,7 @@ def show(*command: str) -> tuple[int, str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            print(line, end="", flush=True)
+            say(line.rstrip("\n"))
             lines.append(line)
     return process.returncode, "".join(lines)
 

@@ -16,6 +16,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
 from rfdetr_core.checkpoint.published import resolve_weights
@@ -203,7 +204,7 @@ class RFDETR:
         if asked.run_test:
             self.evaluate("test", output_dir=output)
             track_evaluation(self.data, output, output / "evaluate", runtime)
-        print(f"{run_files(output)}\nuse: python -m rfdetr_core predict {best} IMAGE")
+        say(*run_files(output).split("\n"), f"use: python -m rfdetr_core predict {best} IMAGE")
 
     def predict(
         self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float | None = None

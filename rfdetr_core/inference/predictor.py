@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rfdetr_core.base import images as image_files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of, threshold_of
 from rfdetr_core.data.preprocess import preprocess
 from rfdetr_core.model.config import Architecture
@@ -87,7 +88,7 @@ class Predictor:
         if threshold is None:
             threshold = self.threshold
             if self.threshold_note:
-                print(self.threshold_note, file=sys.stderr)
+                say(self.threshold_note, file=sys.stderr)
                 self.threshold_note = None
         pictures = images if isinstance(images, list | tuple) else [images]
         found = [to_supervision(one, self.class_names) for one in self.detect(map(to_rgb, pictures), threshold)]

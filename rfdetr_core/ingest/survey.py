@@ -28,6 +28,7 @@ from rfdetr_core.base import files, images
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import DOUBTS, FORMATS, TooLargeError
+from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import may_start_processes, usable_cores
 from rfdetr_core.ingest import duplicates
 from rfdetr_core.ingest.folder import LINK_OUT, leaves
@@ -158,7 +159,7 @@ def _remove(path: Path) -> None:
 
 
 def _note(text: str) -> None:
-    print(f"note: {text}. Images are decoded again.", file=sys.stderr)
+    say(f"note: {text}. Images are decoded again.", file=sys.stderr)
 
 
 class Survey:

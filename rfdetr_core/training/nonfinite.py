@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import file_content, make_checkpoint, read_checkpoint, read_plain, write_plain
 from rfdetr_core.checkpoint.loading import architecture_of, load_weights
 from rfdetr_core.data.batching import Batch
@@ -127,7 +128,7 @@ if __name__ == "__main__":
     place = Path(sys.argv[1])
     before = read_plain(place)
     about = f"step {before['step']}, learning rate {before['lr']:g}, amp_dtype {before['amp']}"
-    print(f"epoch {before['epoch'] + 1}, {about}")
-    print(*before["batch"]["paths"], sep="\n")
+    say(f"epoch {before['epoch'] + 1}, {about}")
+    say(*before["batch"]["paths"])
     for name, value in replay(place).items():
-        print(f"{name:20} {before['losses'][name]:12g} then, {value:12g} in fp32")
+        say(f"{name:20} {before['losses'][name]:12g} then, {value:12g} in fp32")

@@ -18,6 +18,7 @@ from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import check_content, read_checkpoint, read_plain, tensor_digest
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.checkpoint.schema import ResumeState
@@ -284,7 +285,7 @@ def _acquired(lock: TextIO) -> bool:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         what = f"the file system of {Path(lock.name).parent} has no locks ({error.strerror})"
-        print(f"{what}: start no second training there while this one runs.", flush=True)
+        say(f"{what}: start no second training there while this one runs.")
     return True
 
 
