@@ -13,6 +13,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
+from rfdetr_core.base.printing import say
 from rfdetr_core.config.settings import GateConfig
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.lineage.lock import LOCK, Lock
@@ -88,7 +89,7 @@ def main() -> None:
         content["same"] = files.sha256_file(BASE_MODEL) == files.sha256_file(MODEL)
     content["verdict"], content["why"] = verdict(content, gate)
     COMPARISON.write_text(json.dumps(content, indent=2) + "\n")
-    print(f"gate {content['verdict']}: {content['why']}")
+    say(f"gate {content['verdict']}: {content['why']}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ci.steps import BRANCH, COMMENT, COMMITTED, MODEL, TITLE, TRAILER, call, co
 from rfdetr_core.audit.history import cache_folder, cached
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
 from rfdetr_core.lineage.lock import Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
 
@@ -119,7 +120,7 @@ def main() -> None:
     target, own = branch()
     source = call("git", "rev-parse", "HEAD").stdout.strip()
     verified = core("verify", check=False)
-    print(verified.stdout, end="")
+    say(*verified.stdout.splitlines())
     if verified.returncode:
         raise UserError(f"the result does not hold, so nothing was pushed:\n{verified.stdout}{verified.stderr}")
     staged, message = stage(), (f"Retrain {source[:10]}", f"{TRAILER}: {source}")
@@ -130,7 +131,7 @@ def main() -> None:
     push_small_results()
     if not staged:
         COMMENT.write_text("## Retrained, with the same results: there is nothing to merge\n")
-        print(COMMENT.read_text())
+        say(*COMMENT.read_text().split("\n"))
         return
     call("git", "commit", "-q", "-m", message[0], "-m", message[1])
     published = publish()
@@ -140,7 +141,7 @@ def main() -> None:
     TITLE.write_text(heading)
     push_branch(own)
     BRANCH.write_text(f"{own}\n{target}\n")
-    print(f"{own} carries the result for {target}; {COMMENT} tells of it; {published}")
+    say(f"{own} carries the result for {target}; {COMMENT} tells of it; {published}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ci.steps import COMPARISON, left, nothing_to_do, step
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
 
 
 def main() -> None:
@@ -15,7 +16,7 @@ def main() -> None:
         return
     if content["verdict"] == "failed":
         raise UserError(f"the gate failed: {content['why']}.")
-    print(f"gate {content['verdict']}: {content['why']}")
+    say(f"gate {content['verdict']}: {content['why']}")
 
 
 if __name__ == "__main__":

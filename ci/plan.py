@@ -17,6 +17,7 @@ from ci.overrides import apply_overrides
 from ci.steps import PLAN, STATE, TRAILER, set_output, step
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import listed
+from rfdetr_core.base.printing import say
 from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import CodeDigests, Pipeline, check_contents, check_pipeline, read_stages
@@ -77,15 +78,15 @@ def main() -> None:
     if not values and (source := claimed_source()):
         reason = fault(source, changed)
         told = "a retraining made this commit" if reason is None else f"no retraining made this commit: {reason}"
-        print(f"{told} ({TRAILER}: {source})")
+        say(f"{told} ({TRAILER}: {source})")
     if options.force:
         changed = {name: changed.get(name, ["asked for"]) for name in read_stages(Path())}
     later = possible(Path(), set(changed))
     PLAN.write_text(json.dumps({"certain": changed, "possible": later, "force": options.force}, indent=2) + "\n")
     for name, reasons in changed.items():
-        print(f"{name:12} runs: {listed(reasons)}")
+        say(f"{name:12} runs: {listed(reasons)}")
     for name in later:
-        print(f"{name:12} runs if what it reads comes out otherwise")
+        say(f"{name:12} runs if what it reads comes out otherwise")
     if not changed:
         print("no stage runs")
     set_output("stages", " ".join([*changed, *later]))

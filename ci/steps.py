@@ -14,7 +14,7 @@ from ci.markdown import block
 from ci.secrets import SecretFoundError, redacted
 from rfdetr_core.audit import history
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.printing import printable, printable_output
+from rfdetr_core.base.printing import message_of, say
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
@@ -29,8 +29,7 @@ def step(run: Callable[[], None]) -> None:
     """Run a step; what the user can mend ends in one message, which is the comment too, and exit status 1."""
     STATE.mkdir(exist_ok=True)
     try:
-        with printable_output():
-            run()
+        run()
     except UserError as error:
         told = redacted(str(error))
         if isinstance(error, SecretFoundError):
@@ -39,7 +38,7 @@ def step(run: Callable[[], None]) -> None:
             set_output("secret", "true")
         if not COMMENT.exists():
             COMMENT.write_text(f"## Not retrained\n\n{block(told)}\n")
-        sys.exit(printable(f"error: {told}"))
+        sys.exit(message_of(UserError(told)))
 
 
 def set_output(name: str, value: str) -> None:
@@ -64,7 +63,7 @@ def show(*command: str) -> tuple[int, str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            print(line, end="", flush=True)
+            say(line.rstrip("\n"))
             lines.append(line)
     return process.returncode, "".join(lines)
 

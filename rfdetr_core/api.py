@@ -16,6 +16,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
 from rfdetr_core.checkpoint.published import resolve_weights
@@ -156,7 +157,8 @@ class RFDETR:
 
         `settings`: the fields of TrainConfig and RuntimeConfig, such as epochs, batch_size, grad_accum_steps, lr. Into
         `output_dir` go the files of a run, checkpoint_best_total.pth among them; it may not be where a dvc.yaml has its
-        results. The classes are the dataset's.
+        results. The classes are the dataset's. Links in `dataset_dir` may lead out of it into the cache of the DVC
+        project that it is in, and nowhere else.
         `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end. What a training sets
         in the process, such as torch's deterministic mode and the number of threads, is restored.
 
@@ -204,7 +206,7 @@ class RFDETR:
             if asked.run_test:
                 self.evaluate("test", output_dir=output)
                 track_evaluation(self.data, output, output / "evaluate", runtime)
-        print(f"{run_files(output)}\nuse: python -m rfdetr_core predict {best} IMAGE")
+        say(*run_files(output).split("\n"), f"use: python -m rfdetr_core predict {best} IMAGE")
 
     def predict(
         self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float | None = None

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
-from rfdetr_core.base.printing import printable, printable_output
+from rfdetr_core.base.printing import message_of, one_line, printable_output, say
 
 if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with printable_output():
             options.run(options)
     except UserError as error:
-        sys.exit(printable(f"error: {error}"))
+        sys.exit(message_of(error))
     except BrokenPipeError:  # as of `| head`; else Python tells of it once more when it flushes at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -130,7 +130,7 @@ def _check(options: argparse.Namespace) -> None:
         print(mended)
     _print_reached_by_code()
     for warning in check_project():
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", file=sys.stderr)
 
 
 def _check_code() -> None:
@@ -160,13 +160,13 @@ def _print_reached_by_code() -> None:
 def _preview(options: argparse.Namespace) -> None:
     from rfdetr_core.config.preview import preview
 
-    print(preview(options.params, options.split, options.count, options.epoch, options.out))
+    print(*preview(options.params, options.split, options.count, options.epoch, options.out).split("\n"), sep="\n")
 
 
 def _export(options: argparse.Namespace) -> None:
     from rfdetr_core.export.dataset import export_dataset
 
-    print(export_dataset(options.source, options.destination, options.format, options.images))
+    print(*export_dataset(options.source, options.destination, options.format, options.images).split("\n"), sep="\n")
 
 
 def _results(options: argparse.Namespace) -> None:
@@ -188,10 +188,13 @@ def _results(options: argparse.Namespace) -> None:
         note = f"; {about['note']}" if "note" in about else ""
         size = f"{metrics['images']} images, {metrics['objects']} objects{note}"
         _print_scores(about["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], size)
-    print(run_files(Path("output")))
+    print(*run_files(Path("output")).split("\n"), sep="\n")
     here = _activated()
-    print("scores    reports/evaluate/: metrics.json and tables\npictures  reports/evaluate/pictures/")
-    print(f"dataset   reports/dataset/index.html\ncurves    {here}dvc plots show\nruns      make ui")
+    print("scores    reports/evaluate/: metrics.json and tables")
+    print("pictures  reports/evaluate/pictures/")
+    print("dataset   reports/dataset/index.html")
+    print(f"curves    {here}dvc plots show")
+    print("runs      make ui")
     print(*(f"next      {command}" for command in _next_steps(here)), sep="\n")
     print(f"use       {here}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
 
@@ -203,8 +206,8 @@ def _activated() -> str:
 
 def _next_steps(here: str) -> Iterator[str]:
     """The commands that keep a result."""
-    from rfdetr_core.audit.history import dvc_config
     from rfdetr_core.base import git
+    from rfdetr_core.base.dvc_config import dvc_config
 
     names = [name for name in _COMMITTED if Path(name).exists()]
     if git.answer(Path(), "status", "--porcelain", "--", *names):
@@ -255,11 +258,17 @@ def _audit(options: argparse.Namespace) -> None:
         from rfdetr_core.audit.text import plain, told
 
         traced = trace(options.file, archive)
-        print(json.dumps(plain(traced, archive), indent=2) if options.json else told(options.file, traced, archive))
+        _print_answer(plain(traced, archive) if options.json else told(options.file, traced, archive))
         if not traced.known:
             sys.exit(1)
     if archive.notes:  # what cannot be read is named, and may be what was asked for
         sys.exit(1)
+
+
+def _print_answer(answer: dict[str, Any] | list[str]) -> None:
+    """Lines for people, or JSON for programs."""
+    lines = json.dumps(answer, indent=2).split("\n") if isinstance(answer, dict) else answer
+    print(*lines, sep="\n")
 
 
 def _list_images(options: argparse.Namespace, archive: Archive) -> None:
@@ -268,10 +277,13 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
 
     traced = trace(options.file, archive)
     images = images_of(traced, archive)
-    print(json.dumps(images.rows) + "\n" if options.json else files.csv_text(images.rows, _IMAGE_COLUMNS), end="")
+    rows = [{key: one_line(value) if isinstance(value, str) else value for key, value in row.items()}
+            for row in images.rows]  # fmt: skip
+    print(*[json.dumps(images.rows)] if options.json else files.csv_text(rows, _IMAGE_COLUMNS).splitlines(), sep="\n")
     lines = [f"unknown: {one}" for one in images.unknown]
     lines += [f"note: {one}" for one in (*images.notes, *(() if traced.known else traced.notes))]
-    print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+    if lines:
+        say(*lines, file=sys.stderr)
     if traced.contradicted or images.unknown:
         sys.exit(1)
 
@@ -285,7 +297,7 @@ def _audit_image(options: argparse.Namespace, archive: Archive) -> None:
     rows = [vars(one) | {"commit": one.commit.id if one.commit else None} for one in answer.uses]
     plain = {"sha256": sha256, "uses": rows, "unknown": answer.unknown, "published": answer.published}
     plain |= {"notes": archive.notes}
-    print(json.dumps(plain, indent=2) if options.json else told_uses(sha256, answer, archive.notes))
+    _print_answer(plain if options.json else told_uses(sha256, answer, archive.notes))
     if answer.unknown:
         sys.exit(1)
 
@@ -306,7 +318,7 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
     unknown = before.unknown + after.unknown
     images = {} if unknown else compare_images(before.rows, after.rows)
     content = {"making": changes, "images": images, "unknown": unknown}
-    print(json.dumps(content, indent=2) if options.json else told_difference(changes, images, unknown))
+    _print_answer(content if options.json else told_difference(changes, images, unknown))
     if unknown:
         sys.exit(1)
 
@@ -331,7 +343,7 @@ def _verify(options: argparse.Namespace) -> None:
 
         report = verify(options.repo, options.file)
         check_attestation(report, options.file or options.repo / MODEL, options.key)
-    print(json.dumps(report.plain(), indent=2) if options.json else "\n".join(report.lines()))
+    _print_answer(report.plain() if options.json else report.lines())
     if report.mismatches:
         sys.exit(1)
 

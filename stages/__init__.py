@@ -14,7 +14,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.imports import Guard, shadows
-from rfdetr_core.base.printing import printable
+from rfdetr_core.base.printing import message_of
 from rfdetr_core.base.processes import end_with_parent
 from rfdetr_core.base.run_cache import keep_lock, save_run
 
@@ -41,7 +41,7 @@ def run(stage: Callable[[], None]) -> None:
                 stage()
             save_run()
     except UserError as error:
-        sys.exit(printable(f"error: {error}\n{RESTORE}"))
+        sys.exit(f"{message_of(error)}\n{RESTORE}")
     except KeyboardInterrupt:
         print(f"\ninterrupted. {RESTORE}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

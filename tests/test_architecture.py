@@ -116,6 +116,24 @@ def test_stages_are_thin() -> None:
     assert not thick
 
 
+def test_files_are_opened_for_reading_where_pipes_and_devices_are_refused() -> None:
+    """By `files.open_regular` and what is built on it; base/processes.py reads what Linux says of control groups."""
+    reading = []
+    for module, path in CODE.modules.items():
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+            if isinstance(owner, ast.Name) and owner.id in ("files", "os", "self", "Image", "zipfile"):
+                continue
+            given = (one for argument in call.args for one in ast.walk(argument) if isinstance(one, ast.Constant))
+            modes = [one.value for one in given if isinstance(one.value, str)]
+            read = name == "open" and not any(set(mode) & set("wax") for mode in modes)
+            if read or (name in ("read_bytes", "read_text") and owner is not None):
+                reading.append(module)
+    assert set(reading) <= {"rfdetr_core.base.files", "rfdetr_core.base.processes"}
+
+
 def test_nothing_imports_upstream() -> None:
     users = [
         path.name

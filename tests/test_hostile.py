@@ -60,6 +60,17 @@ def weight(name: str, tensor: torch.Tensor) -> Callable[[Content], Content]:
     return lambda content: content | {"model": content["model"] | {name: tensor}}
 
 
+def spoilt(name: str, value: float, dtype: torch.dtype = torch.float32) -> Callable[[Content], Content]:
+    """One value of a weight is another."""
+
+    def change(content: Content) -> Content:
+        tensor = content["model"][name].to(dtype, copy=True)
+        tensor.view(-1)[-1] = value
+        return weight(name, tensor)(content)
+
+    return change
+
+
 def shadowed(content: Content) -> Content:
     """Attributes that hide the methods of an ordered mapping."""
     model: Any = OrderedDict(content["model"])
@@ -78,7 +89,11 @@ def blocks(content: Content) -> Content:
     return put(content, ["model_config", "encoder"], "windowed_vit_16x1000000x2")
 
 
-HEAD, QUERIES, PATCH = "class_embed.weight", "refpoint_embed.weight", "embeddings.patch_embeddings.projection.weight"
+HEAD, QUERIES, PATCH = (
+    "class_embed.weight",
+    "refpoint_embed.weight",
+    "backbone.0.encoder.encoder.embeddings.patch_embeddings.projection.weight",
+)
 RECORD = "lineage.training"
 # By command: what is done to a file, and what the message says of it.
 PREDICTED: dict[str, tuple[Callable[[Content], Content], str]] = {
@@ -119,6 +134,14 @@ PREDICTED: dict[str, tuple[Callable[[Content], Content], str]] = {
     "no class rows": (weight(HEAD, torch.ones(0, 16)), "by its weights it has no classes"),
     "a scalar for a matrix": (weight(QUERIES, torch.tensor(1.0)), "is no complete RF-DETR model"),
     "weights of another shape": (weight(QUERIES, torch.ones(18, 5)), r"query_boxes is \[18, 5\]"),
+    "NaN in the class head": (spoilt(HEAD, float("nan")), "class_embed.weight has values that are not finite"),
+    "one infinity": (spoilt(QUERIES, float("inf")), "refpoint_embed.weight has values that are not finite"),
+    "one negative infinity": (spoilt(PATCH, float("-inf"), torch.float16), "projection.weight has values that"),
+    "whole numbers": (weight(HEAD, torch.ones(4, 16, dtype=torch.int64)), "class_embed.weight is of type int64, not"),
+    "bytes": (weight(HEAD, torch.ones(4, 16, dtype=torch.uint8)), "class_embed.weight is of type uint8, not float32"),
+    "true and false": (weight(HEAD, torch.ones(4, 16, dtype=torch.bool)), "class_embed.weight is of type bool"),
+    "complex numbers": (weight(HEAD, torch.ones(4, 16, dtype=torch.complex64)), "torch.ComplexFloatStorage"),
+    "numbers of 8 bits": (weight(HEAD, torch.ones(4, 16).to(torch.float8_e4m3fn)), "torch.float8_e4m3fn"),
     "weights in place of text": (at("model", "x"), "it has no `model` or `state_dict`"),
     "methods that are hidden": (shadowed, ""),
 }  # fmt: skip
@@ -162,6 +185,24 @@ def test_a_crafted_model_is_named_by_its_field_before_it_is_built(
                 main(["predict", str(target.path), str(target.image)])
             assert str(target.path) in str(ended.value)
             assert "\n" not in str(ended.value)
+
+
+@pytest.mark.parametrize("command", ["from_checkpoint", "pretrain_weights", "parent", "strip", "predict"])
+def test_weights_that_are_no_real_numbers_are_refused_by_every_command_that_computes_with_them(
+    target: Target, command: str
+) -> None:
+    """At the default threshold, where NaN would be no object at all."""
+    for attack in (spoilt(HEAD, float("nan")), weight(HEAD, torch.ones(4, 16, dtype=torch.int32))):
+        torch.save(attack(copy.copy(target.content)), target.path)
+        with pytest.raises((SystemExit, UserError), match=r"\.pth: the weight class_embed\.weight (has|is of type)"):
+            target.commands()[command]()
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_every_precision_are_read(target: Target, precision: torch.dtype) -> None:
+    model = {name: tensor.to(precision) for name, tensor in target.content["model"].items()}
+    torch.save(target.content | {"model": model}, target.path)
+    target.commands()["predict"]()
 
 
 @pytest.mark.parametrize("name", AUDITED)

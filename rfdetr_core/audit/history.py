@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
-from rfdetr_core.base import git
+from rfdetr_core.base import files, git
+from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD
@@ -169,7 +169,7 @@ class History:
                 for name in names:
                     head = process.stdout.readline().split()
                     if len(head) != 3 or not head[2].isdigit():
-                        yield name, (self.root / fresh[name]).read_bytes() if name in fresh else None
+                        yield name, files.read_bytes(self.root / fresh[name]) if name in fresh else None
                         continue
                     content = process.stdout.read(int(head[2]))
                     process.stdout.read(1)
@@ -177,22 +177,6 @@ class History:
 
     def _git(self, *arguments: str, stdin: str = "") -> str:
         return git.text(self.root, *arguments, stdin=stdin, errors="replace")
-
-
-@lru_cache
-def dvc_config(root: Path) -> dict[str, Any]:
-    """DVC's configuration: of this clone, of the project, the user and the system. Raises UserError: it is broken."""
-    from dvc.config import Config, ConfigError  # type: ignore[import-untyped]
-
-    try:
-        return dict(Config(dvc_dir=str((root / ".dvc").resolve())))
-    except ConfigError as error:
-        raise UserError(f"DVC's configuration cannot be read ({error}). See: dvc config --list --show-origin") from None
-
-
-def cache_folder(root: Path) -> Path:
-    """DVC's cache, as configured, else the usual one."""
-    return root / ".dvc" / (dvc_config(root)["cache"].get("dir") or "cache")
 
 
 def cached(root: Path, md5: str) -> Path:

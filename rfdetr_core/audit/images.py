@@ -98,7 +98,7 @@ def _add(found: Images, blobs: dict[str, str], who: str, through: str, traced: T
         ((_, content),) = archive.history.read([blob])
         if content is None:
             beside = traced.file.parent / "dataset" / "manifest" / f"{split}.json"  # as RFDETR.train() leaves it
-            content = beside.read_bytes() if beside.is_file() and identity(beside)["git"] == blob else None
+            content = files.read_bytes(beside) if beside.is_file() and identity(beside)["git"] == blob else None
         if content is None:
             found.unknown.append(f"manifest/{split}.json of {who}: {archive.history.why_missing(blob)}")
             continue

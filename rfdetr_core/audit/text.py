@@ -108,7 +108,7 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
     }
 
 
-def told(path: Path, traced: Trace, archive: Archive) -> str:
+def told(path: Path, traced: Trace, archive: Archive) -> list[str]:
     """A trace as lines: the file, then each stage that led to it, from the last to the dataset."""
     lines = [f"{path}  found {_FOUND[traced.found_by]}", f"  sha256   {traced.sha256}", f"  md5      {traced.md5}"]
     lines += [f"  tensors  {traced.tensors}"] if traced.tensors else []
@@ -127,10 +127,10 @@ def told(path: Path, traced: Trace, archive: Archive) -> str:
     values = {key: f"{len(one)} files (--json)" if isinstance(one, Mapping) else one for key, one in run.items()}
     lines += ["", "run", *(f"  {key:{width}} {value}" for key, value in values.items())] if run else []
     lines += ["", "trained from it", *(f"  tensors {child}" for child in traced.children)] if traced.children else []
-    return "\n".join(lines)
+    return lines
 
 
-def told_uses(sha256: str, answer: Answer, notes: Iterable[str]) -> str:
+def told_uses(sha256: str, answer: Answer, notes: Iterable[str]) -> list[str]:
     """The models that an image went into, as lines."""
     lines = [f"image {sha256}"]
     for one in answer.uses:
@@ -148,7 +148,7 @@ def told_uses(sha256: str, answer: Answer, notes: Iterable[str]) -> str:
         lines.append(f"  no {other}model of this repository's history was trained, validated or tested on it")
     lines += [f"  note: models here {published(answer.published)}"] if answer.published else []
     lines += ["  (these bytes only: the same picture saved again is another image)"]
-    return "\n".join([*filter(None, lines), *(f"  note: {note}" for note in notes)])
+    return [*filter(None, lines), *(f"  note: {note}" for note in notes)]
 
 
 def _through(ancestors: Sequence[str]) -> Iterator[str]:
@@ -158,7 +158,7 @@ def _through(ancestors: Sequence[str]) -> Iterator[str]:
 
 def told_difference(
     changes: Mapping[str, Mapping[str, list[Any]]], images: Mapping[str, list[dict[str, Any]]], unknown: Iterable[str]
-) -> str:
+) -> list[str]:
     """Two comparisons as lines; long lists are cut, and say so."""
     lines = []
     for topic, pairs in changes.items():
@@ -170,7 +170,7 @@ def told_difference(
             lines.append(f"  {row['split']} {row['path']}{was}")
         lines += [f"  and {len(rows) - _MOST} more (--json lists them)"] if len(rows) > _MOST else []
     lines += [f"images not compared, since unknown: {one}" for one in unknown]
-    return "\n".join(lines or ["no difference in data, params, code, packages, weights or scores"])
+    return lines or ["no difference in data, params, code, packages, weights or scores"]
 
 
 def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]:

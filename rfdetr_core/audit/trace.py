@@ -312,7 +312,7 @@ def _in_folder(md5: str, archive: Archive) -> Link | None:
             listing = cached(archive.history.root, digest)
             # Whoever can write into the cache could else have any file be found.
             whole = listing.exists() and f"{files.md5_file(listing)}.dir" == digest
-            if whole and f'"md5": "{md5}"'.encode() in listing.read_bytes():  # as DVC writes it
+            if whole and f'"md5": "{md5}"'.encode() in files.read_bytes(listing):  # as DVC writes it
                 return archive.introduced(digest)
     return None
 

@@ -186,7 +186,7 @@ def read_source(path: Path, root: Path = Path()) -> Source:
         UserError: it does not parse; the message names file and line.
     """
     try:
-        return _parsed(path.read_bytes())
+        return _parsed(files.read_bytes(path))
     except (SyntaxError, ValueError, LookupError, tokenize.TokenError, RecursionError, MemoryError, OSError) as error:
         name = path.relative_to(root) if path.is_relative_to(root) else path
         line = getattr(error, "lineno", None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ _MOST_BYTES, _MOST_DIGITS = 2**31, 20
 _LONG = re.compile(rb"\d{25}")
 MOST_LEVELS = 200
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SPECIAL = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -53,6 +57,43 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file for reading, if it is one: a pipe would be waited for, and a device may have no end.
+
+    Raises:
+        OSError: it cannot be read, or is a folder, pipe, socket or device.
+    """
+    _require_regular(path, path.stat().st_mode)  # first: to open a device may already do something
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # by now it may be a pipe
+
+    file = open(path, "rb", opener=opener)  # noqa: SIM115
+    try:
+        _require_regular(path, os.fstat(file.fileno()).st_mode)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if kind := _SPECIAL.get(stat.S_IFMT(mode)):
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file. Raises what `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """The content of a regular file as text with one kind of line end. Raises what `open_regular` does, ValueError."""
+    with io.TextIOWrapper(open_regular(path), encoding=encoding) as file:
+        return file.read()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with replacing(path) as temporary:
@@ -61,8 +102,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def copy(source: Path, path: Path) -> None:
     """Copy a file to `path`, whole or not at all. Raises a UserError where `path` or `source` fails."""
-    with replacing(path) as temporary:
-        shutil.copyfile(source, temporary)
+    with replacing(path) as temporary, open_regular(source) as read, temporary.open("wb") as written:
+        shutil.copyfileobj(read, written)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -105,7 +146,7 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"more than {_MOST_BYTES:,} bytes")
-        return parse_json(path.read_bytes())
+        return parse_json(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. Run the stage that writes it: dvc repro") from None
     except (OSError, ValueError) as error:
@@ -162,7 +203,7 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -173,7 +214,7 @@ def md5_bytes(data: bytes) -> str:
 
 def md5_file(path: Path) -> str:
     """Hexadecimal MD5 of a file, by which DVC knows it."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from rfdetr_core.base import files
+from rfdetr_core.base import files, image_limits
 from rfdetr_core.base.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
+# libwebp decodes a whole picture through two more of its size, with transparency: three times the memory of a JPEG.
+_LESS_PIXELS = {"WEBP": 2}
 # dark: 16 bits, of which the picture uses 14 at most. veiled: most pixels are neither opaque nor clear.
 DOUBTS = ("", "dark", "veiled")
 # A plain file of four 16-bit channels, and room for what else it carries.
@@ -80,9 +82,8 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
     """As `decode`, and what else is known of the file."""
     try:
         with _NO_TRUNCATED, _open(data) as image:
-            if max_pixels is not None and image.width * image.height > max_pixels:
-                raise TooLargeError(f"{image.width} x {image.height} pixels are more than the {max_pixels:,} allowed")
             kind = "JPEG" if image.format in ("JPEG", "MPO") else str(image.format)
+            _check_cost(data, image.size, kind, max_pixels)
             tags = getattr(image, "tag_v2", {})
             if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (1,))) > 8:
                 raise ValueError("it keeps each colour apart, in 16 bits: save it with its colours together")
@@ -103,6 +104,18 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
         raise UserError(f"{name} cannot be decoded as {', '.join(FORMATS)}: {error}. Replace or remove it.") from error
 
 
+def _check_cost(data: bytes, size: tuple[int, int], kind: str, max_pixels: int | None) -> None:
+    """Raise where an opened image is too large, or would take too long to decode; None: validation has looked."""
+    if max_pixels is None:
+        return
+    pixels, most = size[0] * size[1], max_pixels // _LESS_PIXELS.get(kind, 1)
+    if pixels > most:
+        why = f" for {kind}: as JPEG or PNG it may have more" if most < max_pixels else ""
+        raise TooLargeError(f"{size[0]} x {size[1]} pixels are more than the {most:,} allowed{why}")
+    if kind == "JPEG":
+        image_limits.check_scans(data, pixels, max(max_pixels, MAX_PIXELS))
+
+
 def _is_veiled(image: Image.Image) -> bool:
     if "A" not in image.getbands():
         return False
@@ -116,8 +129,11 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     That one refuses more than 179 million pixels by a setting of the whole process, whatever `max_pixels` is.
     """
     Image.init()
-    for factory, accept in (Image.OPEN[kind] for kind in FORMATS):
+    for kind in FORMATS:
+        factory, accept = Image.OPEN[kind]
         if accept is None or accept(data[:16]) is True:
+            if kind == "TIFF":  # opening it makes a list of its parts
+                image_limits.check_parts(data)
             return factory(io.BytesIO(data), "")
     raise ValueError("no such file format")
 
@@ -130,7 +146,7 @@ def read_limited(path: Path, max_pixels: int) -> bytes:
         OSError: it cannot be read.
     """
     limit = _BYTES_OF_PIXEL * max_pixels + _BYTES_BESIDE
-    with path.open("rb") as file:
+    with files.open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise TooLargeError(f"its {size:,} bytes are more than an image of {max_pixels:,} pixels can take")
@@ -152,7 +168,7 @@ def upright_size(path: Path) -> tuple[int, int]:
         UserError: it cannot be opened as an image.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with files.open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return image.size[::-1] if turned else image.size
     except Exception as error:
@@ -166,7 +182,7 @@ def read_verified(path: Path, sha256: str) -> bytes:
         UserError: the file is missing or its bytes are not those of the digest.
     """
     try:
-        data = path.read_bytes()
+        data = files.read_bytes(path)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}), yet the manifest names it. Bring the dataset back: "
@@ -188,7 +204,9 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         UserError: pixels of 32 bits or with a sign, whose range is unknown.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):
         what = "its pixels have 32 bits or a sign: which are black and white is unknown"
         raise UserError(f"{what}. Save it with 8 or 16 bits")

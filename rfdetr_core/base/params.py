@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
+from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 
 PARAMS_FILE = Path("params.yaml")
@@ -39,7 +40,7 @@ def load_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than the {_MOST_BYTES:,} allowed.")
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.read_text(path, "utf-8-sig")
         aliases = sum(isinstance(event, AliasEvent) for event in _yaml().parse(text)) if "*" in text else 0
         if aliases > _MOST_ALIASES:
             what = f"{path} has {aliases} aliases (*name), more than the {_MOST_ALIASES} allowed"

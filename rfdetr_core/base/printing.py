@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 
 @contextlib.contextmanager
 def printable_output() -> Iterator[None]:
-    """Print control characters as escapes while the block runs."""
+    """Print each argument of `print` as `one_line` has it while the block runs."""
     with contextlib.redirect_stdout(cast(TextIO, _Printable(sys.stdout))):
         yield
 
@@ -29,6 +29,21 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: object) -> str:
+    """As `printable`, with line ends as escapes too: a name with one in it cannot forge a line."""
+    return printable(str(text)).replace("\n", "\\n")
+
+
+def say(*lines: object, file: TextIO | None = None) -> None:
+    """Print lines with words of files in them, each as `one_line` has it; file: else standard output."""
+    print(*map(one_line, lines), sep="\n", file=file or sys.stdout, flush=True)
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error for the terminal, its further lines indented: none looks like a message of its own."""
+    return printable(f"error: {error}").replace("\n", "\n  ")
+
+
 class _Printable:
     """Standard output, but for what its `write` is given."""
 
@@ -36,7 +51,8 @@ class _Printable:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(printable(text))
+        line = text.rstrip("\n")
+        self._stream.write(one_line(line) + text[len(line) :])
         return len(text)
 
     def __getattr__(self, name: str) -> Any:

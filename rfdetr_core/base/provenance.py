@@ -22,7 +22,7 @@ def identity(path: Path) -> dict[str, Any]:
     """SHA-256 and size of a file, and the name that git gives to its content (a SHA-1 that includes the size)."""
     sha256, git, size = hashlib.sha256(), hashlib.sha1(usedforsecurity=False), path.stat().st_size
     git.update(b"blob %d\0" % size)
-    with path.open("rb") as file:
+    with files.open_regular(path) as file:
         while piece := file.read(1 << 20):
             sha256.update(piece)
             git.update(piece)

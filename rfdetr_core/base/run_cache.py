@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rfdetr_core.base import files
 from rfdetr_core.base.params import load_yaml
+from rfdetr_core.base.printing import say
 
 _PIPELINE = Path("dvc.yaml")
 KEPT_LOCK = Path(".dvc/tmp/dvc.lock.whole")
@@ -45,7 +46,7 @@ def save_run() -> None:
                 stage.save_outs()
                 repo.stage_cache.save(stage)
     except (DvcException, OSError) as error:
-        print(f"DVC will run {name} again where it could restore its results: {error}", file=sys.stderr)
+        say(f"DVC will run {name} again where it could restore its results: {error}", file=sys.stderr)
 
 
 def _has_small_results(stage: str) -> bool:

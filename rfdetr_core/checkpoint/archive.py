@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.files import MOST_LEVELS
+from rfdetr_core.base.files import MOST_LEVELS, open_regular
 from rfdetr_core.base.schema import MOST_BYTES, short
 
 # What upstream's `args` were before they were a dict; both only hold values.
@@ -45,7 +45,7 @@ def load(path: Path, *, tensors: bool = True) -> Any:
             be run, nested too deeply, or with tensors that need more memory than the file has bytes.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             _check_pickle(_check_members(file, size, path), path)
             with torch.serialization.safe_globals(_NAMESPACES):

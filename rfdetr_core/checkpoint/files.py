@@ -65,6 +65,8 @@ _OPTIONAL = (
     *("model_name", "rfdetr_version", "best_total_source", "model_config", "training_record", "lineage", "epoch"),
     "threshold",
 )
+# Of the weights of a detector, none is an integer.
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -211,11 +213,14 @@ def origin_of(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, finite: bool = True) -> Checkpoint:
     """Read a model file: ours, upstream 1.11.2's .pth and .ckpt, a published one, or one from before Lightning.
 
+    finite: False for the weights of a step that is looked into since it was not finite.
+
     Raises:
-        UserError: no readable checkpoint (see `read_plain`), none of RF-DETR, or of a kind that is not supported here.
+        UserError: no readable checkpoint (see `read_plain`), none of RF-DETR, or of a kind that is not supported here;
+            or a weight that is no tensor of real, finite numbers.
     """
     content = read_plain(path)
     args = content.get("args", content.get("hyper_parameters"))
@@ -233,9 +238,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
             weights[to_ours(name)] = tensor
         except KeyError:
             unknown.append(name)
+            continue
+        if wrong := _not_real(tensor) or (finite and _not_finite(tensor)):
+            raise UserError(f"{path}: the weight {name} {wrong}. Get the file again, or train anew.")
     optional = {key: content[key] for key in _OPTIONAL if content.get(key) is not None}
     others = tuple(short(str(key)) for key in content if key not in optional and key not in ("model", "args"))
     return Checkpoint(weights, told["args"], unknown=tuple(unknown), others=others, path=path, **optional)
+
+
+def _not_real(tensor: Tensor) -> str:
+    names = [str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, *_DTYPES)]
+    return "" if tensor.dtype in _DTYPES else f"is of type {names[0]}, not {', '.join(names[1:])}"
+
+
+def _not_finite(tensor: Tensor) -> str:
+    # NaN is both the least and the largest. isfinite() of all values takes ten times as long.
+    finite = not tensor.numel() or all(bool(one.isfinite()) for one in tensor.aminmax())
+    return "" if finite else "has values that are not finite"
 
 
 def check_content(content: dict[str, Any], schema: type[Fields], path: Path) -> None:

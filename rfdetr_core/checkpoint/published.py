@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
 
 _STORE = "https://storage.googleapis.com/rfdetr/"
 _ATTEMPTS = 3
@@ -89,7 +90,7 @@ def fetch(name: str) -> Path:
         _check(path, published)
         return path
     part = path.with_name(f"{name}.part")
-    print(f"downloading {name} from {published.address} to {path}", file=sys.stderr)
+    say(f"downloading {name} from {published.address} to {path}", file=sys.stderr)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         resumed = part.exists()

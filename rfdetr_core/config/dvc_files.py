@@ -37,8 +37,9 @@ def _is_whole(path: Path) -> bool:
     from dvc.utils.strictyaml import validate  # type: ignore[import-untyped]
 
     try:
+        files.open_regular(path).close()  # DVC would wait for a pipe
         validate(load_yaml(str(path)), COMPILED_LOCKFILE_SCHEMA, path=str(path))
-    except (DvcException, ValueError):
+    except (DvcException, ValueError, OSError):
         return False
     return True
 
@@ -49,7 +50,7 @@ def _mend_lock(root: Path) -> Iterator[str]:
         return
     restored = kept.exists() and _is_whole(kept)
     committed = git.answer(root, "cat-file", "-e", f"HEAD:./{LOCK}") is not None
-    if not _is_cut(path.read_bytes()) or (committed and not restored):
+    if not (path.is_file() and _is_cut(files.read_bytes(path))) or (committed and not restored):
         remedy = f"Restore what was committed: git restore {LOCK}" if committed else f"Correct or remove it ({path})"
         raise UserError(
             f"{path} is damaged, and DVC does not start. {remedy}; then dvc repro. Stages that ran since come back "
@@ -93,9 +94,9 @@ def _mend_rwlock(root: Path) -> Iterator[str]:
     try:
         with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder)):  # DVC has it while it writes the file
             try:
-                validate(json.loads(path.read_bytes()), SCHEMA, path=str(path))
+                validate(json.loads(files.read_bytes(path)), SCHEMA, path=str(path))
                 return
-            except (ValueError, DvcException):
+            except (ValueError, DvcException, OSError):
                 pass
             _refuse_while_dvc_runs(path, root)
             path.unlink()

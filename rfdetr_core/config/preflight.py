@@ -102,7 +102,7 @@ def check_packages(lock: Path) -> list[str]:
 
 def locked_versions(lock: Path) -> dict[str, SpecifierSet]:
     """The packages of a lock that apply to this system and Python, by name; none where there is no such file."""
-    lines = lock.read_text().splitlines() if lock.is_file() else []
+    lines = files.read_text(lock).splitlines() if lock.is_file() else []
     wanted = [Requirement(line.removesuffix("\\")) for line in lines if line and not line.startswith((" ", "#"))]
     return {one.name: one.specifier for one in wanted if one.marker is None or one.marker.evaluate()}
 
@@ -247,5 +247,5 @@ def memory() -> int:
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in _CGROUP_LIMITS:
         with suppress(OSError, ValueError):
-            limits.append(int(path.read_text()))
+            limits.append(int(files.read_text(path)))
     return min(limits)

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Subset
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import end_with_parent, may_start_processes, without_script
 from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.batching import Batch, EpochSampler, collate
@@ -103,7 +104,7 @@ def _belong_to_trainer(worker: int) -> None:
 
 
 def _end_worker(error: Exception, batch: object) -> None:
-    print(f"a loader worker cannot send a batch: {error}", file=sys.stderr, flush=True)
+    say(f"a loader worker cannot send a batch: {error}", file=sys.stderr)
     os._exit(1)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
-from rfdetr_core.base.printing import printable
+from rfdetr_core.base.printing import message_of
 from rfdetr_core.evaluation.pictures import PANEL, draw, label_of, write_png
 from rfdetr_core.inference.predictor import Predictor, to_rgb, to_supervision
 from rfdetr_core.ingest.folder import listing
@@ -49,7 +49,7 @@ def predict_files(
             if len(images) == 1:
                 raise
             unread.append(str(path))
-            print(printable(f"error: {error}"), file=sys.stderr)
+            print(message_of(error), file=sys.stderr)
             continue
         count = _predict(predictor, path.name, picture, threshold, output / path.stem)
         yield f"{path}: {count} objects, drawn in {output / path.stem}.png"

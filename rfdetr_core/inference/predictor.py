@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rfdetr_core.base import images as image_files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of, threshold_of
 from rfdetr_core.data.preprocess import preprocess
 from rfdetr_core.model.config import Architecture
@@ -87,7 +88,7 @@ class Predictor:
         if threshold is None:
             threshold = self.threshold
             if self.threshold_note:
-                print(self.threshold_note, file=sys.stderr)
+                say(self.threshold_note, file=sys.stderr)
                 self.threshold_note = None
         pictures = images if isinstance(images, list | tuple) else [images]
         found = [to_supervision(one, self.class_names) for one in self.detect(map(to_rgb, pictures), threshold)]
@@ -140,10 +141,12 @@ def to_rgb(image: Picture) -> Image.Image:
         UserError: unreadable, or of another type, shape or range.
     """
     if isinstance(image, str | os.PathLike):
+        path = Path(image)
         try:
-            return image_files.decode(Path(image).read_bytes(), str(Path(image)))
-        except OSError as error:
-            raise UserError(f"{Path(image)} cannot be read: {error.strerror or error}.") from error
+            data = image_files.read_limited(path, image_files.MAX_PIXELS)
+        except (OSError, image_files.TooLargeError) as error:
+            raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        return image_files.decode(data, str(path))
     if isinstance(image, Image.Image):
         return image_files.upright_rgb(image)
     if isinstance(image, Tensor):

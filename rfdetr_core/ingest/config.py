@@ -41,7 +41,7 @@ class ValidateConfig(Config):
         None, description="where the splits of a COCO dataset are, if not where its layout has them"
     )
     split: SplitConfig | None = Field(None, description="cut missing splits from train; copies stay together")
-    max_pixels: int = Field(MAX_PIXELS, gt=0, description="the largest image that is decoded")
+    max_pixels: int = Field(MAX_PIXELS, gt=0, description="the largest image that is decoded; of WebP half")
 
     @field_validator("severities")
     @classmethod

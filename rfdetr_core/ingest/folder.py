@@ -11,6 +11,7 @@ from unicodedata import normalize
 from urllib.parse import unquote
 
 from rfdetr_core.base import git
+from rfdetr_core.base.dvc_config import cache_folder, project_above
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import SUFFIXES
 from rfdetr_core.ingest.records import is_text, shown
@@ -131,7 +132,8 @@ def is_hidden_or_system(name: str) -> bool:
 _LONGEST = 250
 # With cache.type symlink, DVC makes every file of a dataset a link to its content in the cache. DVC 2 had no files/md5/
 # above these folders, and DVC 3 goes on using what it finds there.
-_DVC_CACHE = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
+_DVC_OBJECT = re.compile(r"(files/md5/)?[0-9a-f]{2}/[0-9a-f]{30}")
+LINK_OUT = "a link out of the dataset folder, and not into the cache of its DVC project"
 
 
 def name_fault(name: object) -> tuple[str, str] | None:
@@ -159,9 +161,28 @@ def joined(folder: str, name: str) -> str:
 
 
 def leaves(root: Path, path: str) -> bool:
-    """Whether a path below `root` leads out of it through a link."""
+    """Whether a path below `root` leads out of it through a link, other than one into the cache of DVC.
+
+    That is the cache which is configured for the project of `_project_of`; without a project, every link out leaves.
+    """
     real = Path(os.path.realpath(root / path))
-    return not real.is_relative_to(os.path.realpath(root)) and not _DVC_CACHE.search(real.as_posix())
+    if real.is_relative_to(os.path.realpath(root)):
+        return False
+    project = _project_of(Path(os.path.normpath(root.absolute())))
+    try:
+        cache = os.path.realpath(cache_folder(project)) if project else None
+    except UserError:  # with a broken configuration DVC itself does nothing
+        cache = None
+    return cache is None or not (real.is_relative_to(cache) and _DVC_OBJECT.fullmatch(os.path.relpath(real, cache)))
+
+
+def _project_of(folder: Path) -> Path | None:
+    """The DVC project that a dataset folder is in: that around the working folder, else the nearest above the dataset.
+
+    So no `.dvc` that came with a dataset into the project says where links may lead.
+    """
+    own = project_above(Path.cwd())
+    return own if own and folder.is_relative_to(own) else project_above(folder.parent)
 
 
 def listing(root: Path, folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[str]:

@@ -28,9 +28,10 @@ from rfdetr_core.base import files, images
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import DOUBTS, FORMATS, TooLargeError
+from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import may_start_processes, usable_cores
 from rfdetr_core.ingest import duplicates
-from rfdetr_core.ingest.folder import leaves
+from rfdetr_core.ingest.folder import LINK_OUT, leaves
 from rfdetr_core.ingest.records import FileFacts
 from rfdetr_core.ingest.workers import Workers, with_progress
 
@@ -158,7 +159,7 @@ def _remove(path: Path) -> None:
 
 
 def _note(text: str) -> None:
-    print(f"note: {text}. Images are decoded again.", file=sys.stderr)
+    say(f"note: {text}. Images are decoded again.", file=sys.stderr)
 
 
 class Survey:
@@ -221,7 +222,7 @@ def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None]
     """Read and hash one image of a dataset, and decode it unless the cache recalls its bytes."""
     file = root / path
     if leaves(root, path):
-        return FileFacts(code="path-outside", fault=f"{path} is a link out of the dataset folder")
+        return FileFacts(code="path-outside", fault=f"{path} is {LINK_OUT}")
     try:
         if not file.is_file():
             missing = not file.exists()

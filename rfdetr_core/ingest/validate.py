@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS, ClassEntry, write_classes, write_manifest
+from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import without_collection
 from rfdetr_core.ingest.clean import CleanDataset, clean
 from rfdetr_core.ingest.config import ValidateConfig
@@ -32,19 +33,19 @@ def _print_summary(root: Path, survey: Survey, table: pd.DataFrame, dataset: Cle
     """Print what was counted, and the first few findings of each code with their number and what becomes of them."""
     rate = (survey.decoded + survey.known) / max(survey.seconds, 1e-3)
     counts = f"{survey.decoded:,} images decoded, {survey.known:,} known"
-    print(f"{root}: {counts}, in {survey.seconds:.1f} s ({rate:,.0f} a second)")
+    say(f"{root}: {counts}, in {survey.seconds:.1f} s ({rate:,.0f} a second)")
     for name, images in dataset.splits.items() if dataset else ():
-        print(f"{root} {name}: {len(images)} images, {sum(len(image.instances) for image in images)} objects")
+        say(f"{root} {name}: {len(images)} images, {sum(len(image.instances) for image in images)} objects")
     for (severity, code), group in table.groupby(["severity", "code"]):
         out = " (left out)" if group.effect.iloc[0] == "left out" else ""
-        print(f"{severity} {code}: {len(group)}{out}. {RULES[code].advice}")
+        say(f"{severity} {code}: {len(group)}{out}. {RULES[code].advice}")
         for row in group.head(_SHOWN).itertuples():
             line = "" if row.line is None else f":{row.line}"
             annotation = "" if row.annotation is None else f", annotation {row.annotation}"
             image = f" ({row.image})" if row.image not in (None, row.file) else ""
-            print(f"  {row.file}{line}{annotation}{image}: {row.what}")
+            say(f"  {row.file}{line}{annotation}{image}: {row.what}")
         if len(group) > _SHOWN:
-            print(f"  and {len(group) - _SHOWN} more")
+            say(f"  and {len(group) - _SHOWN} more")
 
 
 def _table(findings: Findings) -> pd.DataFrame:
@@ -103,7 +104,7 @@ def validate_dataset(
     """
     for warning in check_folder(root, LABEL_SUFFIXES, option):
         if option == OPTION:
-            print(f"warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}", file=sys.stderr)
     findings = Findings(config)
     with Survey(root, cache, config.max_pixels) as survey:
         dataset = clean(root, findings, survey.examine)

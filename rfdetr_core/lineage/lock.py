@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from ruamel.yaml.resolver import implicit_resolvers
 
+from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import md5_bytes
 
@@ -52,9 +53,11 @@ class Lock:
     def read(cls, root: Path) -> Lock:
         """The dvc.lock of a project. Raises UserError where it is missing or unreadable."""
         try:
-            return cls.parse((root / LOCK).read_bytes())
+            return cls.parse(files.read_bytes(root / LOCK))
         except FileNotFoundError:
             raise UserError(f"{root / LOCK} does not exist: nothing was run yet. Run: dvc repro") from None
+        except OSError as error:
+            raise UserError(f"{root / LOCK} cannot be read: {error.strerror}. Restore it: git restore {LOCK}") from None
 
     @classmethod
     def parse(cls, content: bytes) -> Lock:

@@ -36,7 +36,7 @@ def write_record(folder: Path, model: Path, lineage: Mapping[str, Any], run: Map
         files.write_json(path, content | {"run": dict(run)})
     elif run_digest(files.read_json(path)) != run_digest(content):
         raise UserError(f"{path} was changed: its content is not that of its name. Restore it: git restore {path}")
-    files.write_bytes(beside, path.read_bytes())
+    files.write_bytes(beside, files.read_bytes(path))
     return path
 
 

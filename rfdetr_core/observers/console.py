@@ -15,6 +15,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from rfdetr_core.base import files
+from rfdetr_core.base.printing import say
 from rfdetr_core.observers.history import best_scores
 from rfdetr_core.training.module import RFDETRModelModule
 
@@ -57,12 +58,12 @@ class Lines(Checkpoint):
         parts = [_epoch(trainer), f"loss {row['train/loss']:.3f}", *self.scores, f"lr {row['train/lr']:.2e}"]
         parts += [f"{self._speed():.1f} img/s", _memory(), f"{now - self.started:.1f} s", f"{_clock(left)} left"]
         if trainer.is_global_zero:
-            print("  ".join(parts), flush=True)
+            say("  ".join(parts))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print both best scores."""
         if trainer.is_global_zero:
-            print(best_scores(files.read_json(self.folder / "scores.json")), flush=True)
+            say(best_scores(files.read_json(self.folder / "scores.json")))
 
     def _speed(self) -> float:
         return self.images / max(self.trained - self.started, 1e-9)

@@ -253,7 +253,7 @@ class MlflowRun(Checkpoint):
                 run.describe(self.record, {name: digest for name, digest in digests.items() if digest}, origin())
                 run.resume()
                 if self.note.exists():
-                    run.replace(self.note.read_text())
+                    run.replace(files.read_text(self.note))
                 files.write_text(self.note, run.id)
                 self.described = True
             run.log_epochs(rows)

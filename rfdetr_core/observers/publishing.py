@@ -12,6 +12,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
 from rfdetr_core.metrics.coco import REPORTED
@@ -87,7 +88,7 @@ def track_evaluation(
             # No tags: the run keeps the commit of its training.
             run = _bring_up(connect(PATIENCE), runtime, record, {}, where, output, report)
             run.end("FINISHED")
-            print(f"tracked as run {page(run)}", flush=True)
+            say(f"tracked as run {page(run)}")
     except Exception as error:  # noqa: BLE001 - nothing that MLflow does may cost a result
         what, reason = fault(error)
         told = f"{what}, so its run lacks this evaluation until `python -m rfdetr_core publish`"

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from rfdetr_core.base.printing import say
 from rfdetr_core.data.dataset import decode_masks
 from rfdetr_core.metrics.coco import REPORTED, coco_results, coded_mask
 from rfdetr_core.metrics.quick import quick_score
@@ -201,11 +202,10 @@ class EarlyStopping(Callback):
             if self.waited >= self.patience:
                 trainer.should_stop = True
                 if trainer.is_global_zero:
-                    print(
+                    say(
                         f"stopping early after epoch {trainer.current_epoch + 1}: in {self.waited} evaluations "
                         f"{' and '.join(self.keys)} did not exceed {self.best:.3f} by more than {self.min_delta:g} "
-                        "(train.early_stopping_patience, early_stopping_min_delta)",
-                        flush=True,
+                        "(train.early_stopping_patience, early_stopping_min_delta)"
                     )
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import file_content, make_checkpoint, read_checkpoint, read_plain, write_plain
 from rfdetr_core.checkpoint.loading import architecture_of, load_weights
 from rfdetr_core.data.batching import Batch
@@ -111,7 +112,7 @@ def kept(step: Step, architecture: Architecture, weights: Mapping[str, Tensor], 
 
 def replay(path: Path) -> dict[str, float]:
     """The loss terms of a kept batch, in fp32 on the CPU; with drop_path, of another draw. UserError: no such file."""
-    checkpoint, batch = read_checkpoint(path), read_plain(path)["batch"]
+    checkpoint, batch = read_checkpoint(path, finite=False), read_plain(path)["batch"]
     architecture = architecture_of(checkpoint)
     detector = build_detector(architecture, drop_path=checkpoint.args["drop_path"]).train()
     load_weights(detector, architecture, checkpoint)
@@ -127,7 +128,7 @@ if __name__ == "__main__":
     place = Path(sys.argv[1])
     before = read_plain(place)
     about = f"step {before['step']}, learning rate {before['lr']:g}, amp_dtype {before['amp']}"
-    print(f"epoch {before['epoch'] + 1}, {about}")
-    print(*before["batch"]["paths"], sep="\n")
+    say(f"epoch {before['epoch'] + 1}, {about}")
+    say(*before["batch"]["paths"])
     for name, value in replay(place).items():
-        print(f"{name:20} {before['losses'][name]:12g} then, {value:12g} in fp32")
+        say(f"{name:20} {before['losses'][name]:12g} then, {value:12g} in fp32")

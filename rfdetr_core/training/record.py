@@ -19,6 +19,7 @@ from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import CLASSES, Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import check_content, read_checkpoint, read_plain, tensor_digest
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.checkpoint.schema import ResumeState
@@ -298,7 +299,7 @@ def _acquired(lock: TextIO) -> bool:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         what = f"the file system of {Path(lock.name).parent} has no locks ({error.strerror})"
-        print(f"{what}: start no second training there while this one runs.", flush=True)
+        say(f"{what}: start no second training there while this one runs.")
     return True
 
 
@@ -307,5 +308,5 @@ def _recorded(result: Sequence[str]) -> bool:
     if (root := os.environ.get("DVC_ROOT")) is None:
         return True
     lock = Path(root) / "dvc.lock"
-    text = lock.read_text() if lock.exists() else ""
+    text = files.read_text(lock) if lock.exists() else ""
     return all(md5 in text for md5 in result)

@@ -19,7 +19,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.base.printing import printable
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import Checkpoint, make_checkpoint, read_checkpoint, read_plain
 from rfdetr_core.checkpoint.loading import load_weights
 from rfdetr_core.checkpoint.published import resolve_weights
@@ -92,7 +92,7 @@ def _fit(training: Training, weights: Path, runtime: RuntimeConfig, signals: Sto
     if state is None and (named := resolve_weights(config.resume, weights)) is not None:
         state, told = record.named_state(named, config, fingerprint)
     if told and record.first_process():
-        print(told, flush=True)
+        say(told)
     if state is not None and (state.finished or state.epochs == config.epochs):
         if record.first_process():
             training.files.rewrite(read_plain(state.path), state.path)
@@ -106,7 +106,7 @@ def _fit(training: Training, weights: Path, runtime: RuntimeConfig, signals: Sto
         machine, asked = training.record["machine"], training.record["params"]["train"]["batch_size"]
         size, batches, effective = machine["batch_size"], machine["grad_accum_steps"], machine["effective_batch_size"]
         step = f"{size} images{' (auto)' if asked == 'auto' else ''} x {batches} batches a step"
-        print(f"effective batch size {effective}: {step} x {effective // (size * batches)} devices", flush=True)
+        say(f"effective batch size {effective}: {step} x {effective // (size * batches)} devices")
     try:
         trainer.fit(training.module, training.data, ckpt_path=state.path if state else None, weights_only=True)
     except (UserError, Stopped, torch.OutOfMemoryError):
@@ -141,7 +141,7 @@ def prepare_training(
     detector = build_detector(architecture, drop_path=config.drop_path, **economy)
     if (parent := resolve_weights(model.pretrain_weights, where.weights)) is not None:
         report = load_weights(detector, architecture, read_checkpoint(parent), classes)
-        print(printable(f"weights of {parent}:\n{report.describe()}"), flush=True)
+        say(f"weights of {parent}:", *report.describe().split("\n"))
     samples = {"train": data.train_set.samples, "valid": data.valid_set.samples}
     _note_crowded([*samples["train"], *samples["valid"]], architecture.queries)
     training_record = record.record_of(where, model, asked, config, samples)
@@ -179,7 +179,7 @@ def _note_crowded(samples: Sequence[Sample], queries: int) -> None:
     crowded = [sample.path for sample in samples if np.count_nonzero(~sample.crowd) > queries]
     if crowded and record.first_process():
         what = f"more objects than the {queries} that the model finds at most (model.num_queries)"
-        print(printable(f"note: {len(crowded)} images have {what}: {listed(crowded)}"), flush=True)
+        say(f"note: {len(crowded)} images have {what}: {listed(crowded)}")
 
 
 def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:

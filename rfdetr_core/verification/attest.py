@@ -45,8 +45,8 @@ def attest(file: Path, output: Path | None = None, key: Path | None = None) -> l
 
             config = signing.Config()  # type: ignore[no-untyped-call]
             config.use_elliptic_key_signer(private_key=key).sign(folder, signed)
-        files.write_bytes(path, draft.read_bytes())
-        files.write_bytes(signature, signed.read_bytes())
+        files.write_bytes(path, files.read_bytes(draft))
+        files.write_bytes(signature, files.read_bytes(signed))
     return [path, signature]
 
 
@@ -134,7 +134,7 @@ def _check_key(key: Path) -> None:
     with _explained(f"{key} is no public key in PEM form"):
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-        load_pem_public_key(key.read_bytes())
+        load_pem_public_key(files.read_bytes(key))
 
 
 def _materials(lineage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.files import open_regular, read_bytes
 from rfdetr_core.base.params import load_yaml
 from rfdetr_core.lineage.lock import listing_md5
 
@@ -41,7 +42,7 @@ class Contents:
         place = status.st_dev, status.st_ino
         if place not in self._known:
             md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 while piece := file.read(1 << 20):
                     md5.update(piece)
                     sha256.update(piece)
@@ -162,7 +163,7 @@ class Contents:
         path = self.cached(md5)
         if not md5.endswith(".dir") or not path.is_file() or f"{self.digests(path)[0]}.dir" != md5:
             return None
-        return {one["relpath"]: one["md5"] for one in json.loads(path.read_bytes())}
+        return {one["relpath"]: one["md5"] for one in json.loads(read_bytes(path))}
 
     @cached_property
     def _ignore(self) -> Any:

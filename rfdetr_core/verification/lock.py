@@ -12,8 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import History, dvc_config
+from rfdetr_core.audit.history import History
+from rfdetr_core.base import files
 from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
+from rfdetr_core.base.dvc_config import dvc_config
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.files import changes, copy, json_text, md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml, refuse_interpolations
@@ -170,8 +172,8 @@ def check_contents(
     makers = {path: (name, md5) for name, path, md5 in pipeline.lock.outs()}
     seen: dict[str, str | None] = {}
     for name, entry in pipeline.lock.stages.items():
-        for kind, files in (("deps", entry.deps), ("outs", entry.outs)):
-            for path, md5 in files.items():
+        for kind, digests in (("deps", entry.deps), ("outs", entry.outs)):
+            for path, md5 in digests.items():
                 by = f"{LOCK}: {name}"
                 if kind == "deps" and path in makers:
                     maker, written = makers[path]
@@ -225,7 +227,7 @@ class CodeDigests:
         again = md5_bytes(json_text(found).encode())
         if again == md5:
             return []
-        here = (self.contents.root / path).read_bytes() if self.contents.md5(path) else b""
+        here = files.read_bytes(self.contents.root / path) if self.contents.md5(path) else b""
         blobs = (self.contents.blob(blob) or b"" for _, blob in reversed(self.contents.events(path)) if blob)
         text = next((text for text in chain([here], blobs) if md5_bytes(text) == md5), None)
         if text is None:

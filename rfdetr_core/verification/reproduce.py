@@ -10,8 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rfdetr_core.audit.history import MODEL, cache_folder
+from rfdetr_core.audit.history import MODEL
 from rfdetr_core.base import files, git
+from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import changes
 from rfdetr_core.base.imports import refuse_bytecode
@@ -48,7 +49,8 @@ def reproduce(root: Path) -> Report:
         folder = clone / original.root.relative_to(top)
         refuse_bytecode(folder)
         contents, pipeline = Contents(folder), Pipeline.read(folder)
-        before = {name: (folder / name).read_bytes() for name in (HISTORY, SCORES, METRICS) if (folder / name).exists()}
+        there = [name for name in (HISTORY, SCORES, METRICS) if (folder / name).exists()]
+        before = {name: files.read_bytes(folder / name) for name in there}
         _fetch(original, contents, folder)
         _run(folder, "dvc", "repro", "--force", "--no-run-cache")
         compare_outs(report, Contents(folder), pipeline, before, _other_machine(Contents(folder), pipeline))
@@ -84,7 +86,7 @@ def compare_outs(report: Report, contents: Contents, pipeline: Pipeline, before:
     first = next(iter(differing))
     where = f"first stage that differs: {first}"
     if first == "train":
-        where += first_epoch(before.get(HISTORY), (contents.root / HISTORY).read_bytes())
+        where += first_epoch(before.get(HISTORY), files.read_bytes(contents.root / HISTORY))
     if other and not {"validate", "convert"} & differing.keys():
         report.note(f"made on another kind of machine ({other}), so bytes differ ({where}) and scores are compared")
         _compare_scores(report, contents.root, before)
@@ -135,7 +137,7 @@ def _compare_scores(report: Report, root: Path, before: dict[str, bytes]) -> Non
     for name in (SCORES, METRICS):
         if name not in before or not (root / name).exists():
             continue
-        contents = [json.loads(text) for text in (before[name], (root / name).read_bytes())]
+        contents = [json.loads(text) for text in (before[name], files.read_bytes(root / name))]
         of_tracks = [f"{key}.{track}.score" for key in contents[0] for track in TRACKS if key != "epochs"]
         for key in of_tracks if name == SCORES else ("map", "map_50", "f1"):
             old, new = (value_at(content, key) for content in contents)

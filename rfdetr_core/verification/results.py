@@ -166,7 +166,7 @@ def _strip_again(report: Report, contents: Contents, pipeline: Pipeline, lineage
         report.skip(f"{MODEL}, stripped again", "changed: the code of strip is not that of the lineage")
         return
     with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(OSError, ValueError, KeyError, UserError):
-        selection = json.loads((contents.root / SELECTION).read_bytes())
+        selection = json.loads(files.read_bytes(contents.root / SELECTION))
         made = Path(temporary) / "stripped.pth"
         strip(contents.root / "output", selection, made, Path(temporary) / "records")
         report.equal(f"{MODEL}, stripped again", pipeline.lock.out(MODEL), files.md5_file(made), LOCK)
@@ -246,6 +246,6 @@ def _compare_lines(report: Report, shown: Path, again: Path, path: Path) -> None
     if not path.is_file():
         report.skip(shown.as_posix(), "gone: it is not here")
         return
-    pairs = enumerate(zip_longest(again.read_text().splitlines(), path.read_text().splitlines()), 1)
+    pairs = enumerate(zip_longest(*(files.read_text(one).splitlines() for one in (again, path))), 1)
     line, value, old = next(((line, *pair) for line, pair in pairs if pair[0] != pair[1]), (0, None, None))
     report.equal(f"{shown.as_posix()}{f' line {line}' if line else ''}", value, old, "scored again")

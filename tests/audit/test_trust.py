@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from rfdetr_core.audit.history import cache_folder
 from rfdetr_core.base import files
+from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from tests.base.test_image_limits import progressive, tiff
 from tests.ingest.samples import (
     coco_content,
     edit_coco,
@@ -456,6 +457,9 @@ IMAGES = {
     )._replace(file=TRAIN),
     "image of another size": file("image-size-differs", lambda path: picture(5, (48, 64)).save(path)),
     "image too large": file("image-too-large", lambda path: picture(5, (64, 49)).save(path), max_pixels=64 * 48),
+    "WebP too large": file("image-too-large", lambda path: picture(5).save(path, "WEBP"), max_pixels=64 * 48 + 1),
+    "JPEG of 2,000 scans": file("image-unreadable", lambda path: path.write_bytes(progressive(2_000))),
+    "TIFF of 100,001 strips": file("image-unreadable", lambda path: path.write_bytes(tiff(2, 100_001, 100_001, 1))),
     "JPEG named PNG": file("image-of-other-kind", lambda path: picture(55).save(path, "JPEG")),
     "image of two frames": file(
         "image-with-frames", lambda path: picture(55).save(path, save_all=True, append_images=[picture(56)])

@@ -109,6 +109,8 @@ def test_the_size_is_that_of_the_upright_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["files/md5", "."])
 def test_files_that_dvc_links_to_its_cache_are_inside(tmp_path: Path, below: str) -> None:
     """In the cache of DVC 3 and of DVC 2."""
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[cache]\ndir = ../cache\n")
     root = make_coco(tmp_path / "data")
     cached = tmp_path / "cache" / below / "0a" / ("b" * 30)
     cached.parent.mkdir(parents=True)

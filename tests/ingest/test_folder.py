@@ -16,7 +16,7 @@ from rfdetr_core.ingest import folder
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.formats import LABEL_SUFFIXES
 from rfdetr_core.ingest.validate import validate_dataset
-from tests.ingest.samples import make_coco
+from tests.ingest.samples import make_coco, validate
 
 check_folder = partial(folder.check_folder, labels=LABEL_SUFFIXES)
 
@@ -191,6 +191,71 @@ def test_a_missing_or_empty_folder_is_named_with_what_to_do(tmp_path: Path, monk
     Path("data/file").write_text("")
     with pytest.raises(UserError, match="data/file is no folder"):
         check_folder(Path("data/file"))
+
+
+OBJECT = Path("files/md5/0a") / ("b" * 30)
+
+
+def linked(root: Path, cache: Path) -> Path:
+    """An image of a dataset that is a link into a cache, as DVC makes it with cache.type symlink."""
+    image = root / "train/train_1.png"
+    (cache / OBJECT).parent.mkdir(parents=True)
+    image.rename(cache / OBJECT)
+    image.symlink_to(cache / OBJECT)
+    return image
+
+
+@pytest.mark.parametrize("level", ["default", "project", "local", "global"])
+def test_links_into_the_cache_that_dvc_is_configured_to_use_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """Also where the cache is shared, and reached through another link."""
+    project, shared = tmp_path / "project", tmp_path / "shared"
+    root = make_coco(project / "data/mine")
+    (project / ".dvc").mkdir()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "by another name").symlink_to(shared)
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "home"))
+    if level != "default":
+        files = {"project": project / ".dvc/config", "local": project / ".dvc/config.local"}
+        file = files.get(level, tmp_path / "home/config")
+        way = os.path.relpath(tmp_path / "by another name", file.parent)
+        file.write_text(f'[cache]\n    dir = "{way}"\n    type = symlink\n')
+    linked(root, project / ".dvc/cache" if level == "default" else shared)
+    for place in (project, tmp_path):
+        monkeypatch.chdir(place)
+        assert validate(root, tmp_path) == ([], None)
+
+
+@pytest.mark.parametrize("where", ["another project", "a cache of its own", "no project", "below the cache"])
+def test_links_that_only_look_like_dvcs_are_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    project, root = tmp_path / "project", tmp_path / "project/data/came/set"
+    make_coco(root)
+    cache = tmp_path / "other/.dvc/cache"
+    if where != "no project":
+        (project / ".dvc").mkdir()
+    if where == "a cache of its own":  # that came with the dataset
+        (root.parent / ".dvc").mkdir()
+        (root.parent / ".dvc/config").write_text(f"[cache]\n    dir = {cache}\n")
+    linked(root, project / ".dvc/cache/tmp" if where == "below the cache" else cache)
+    monkeypatch.chdir(project)
+    findings, error = validate(root, tmp_path)
+    (finding,) = (one for one in findings if one["severity"] == "error")
+    assert (finding["code"], finding["file"]) == ("path-outside", "train/train_1.png")
+    assert "not into the cache of its DVC project" in finding["what"]
+    assert error
+
+
+@pytest.mark.slow
+def test_what_dvc_itself_links_is_followed(dvc_project: Path) -> None:
+    """Images and label files."""
+    subprocess.run([sys.executable, "-m", "dvc", "config", "-q", "cache.type", "symlink"], cwd=dvc_project, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "data/mine"], cwd=dvc_project, check=True)
+    root = dvc_project / "data/mine"
+    assert all(path.is_symlink() for path in root.rglob("*.*"))
+    assert validate(root, dvc_project) == ([], None)
 
 
 def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rfdetr_core.audit.history import cache_folder
 from rfdetr_core.base import files
+from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.lock import LOCK, Lock
 from tests.pipeline.project import Project

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,10 @@ from tests.training.tiny import train
 
 
 def poisoned(where: ProjectPaths, folder: Path) -> str:
-    """The name of weights whose class head is not finite."""
+    """The name of weights whose class head is finite, and gives a loss that is not."""
     train(where, folder, train={"epochs": 1})
     weights = torch.load(folder / "checkpoint_best_regular.pth", weights_only=True)
-    weights["model"]["class_embed.bias"].fill_(float("nan"))
+    weights["model"]["class_embed.bias"].fill_(3e38)
     torch.save(weights, where.weights / "poisoned.pth")
     return "poisoned.pth"
 
@@ -31,12 +32,14 @@ def poisoned(where: ProjectPaths, folder: Path) -> str:
 def test_a_batch_that_is_not_finite_is_kept_and_computed_again(where: ProjectPaths, tmp_path: Path) -> None:
     output = tmp_path / "output"
     model = {"pretrain_weights": poisoned(where, tmp_path / "before")}
-    with pytest.raises(UserError, match=r"loss nan.*learning rate 0.001.*train/\d+\.png.*computes it again") as raised:
+    with pytest.raises(
+        UserError, match=r"loss (nan|inf).*learning rate 0.001.*train/\d+\.png.*computes it again"
+    ) as raised:
         train(where, output, model=model, train={"multi_scale": "per-sample"})
     kept = read_plain(output / FILE)
     assert all(path in str(raised.value) for path in kept["batch"]["paths"])
     assert set(kept["losses"]) == set(replay(output / FILE))
-    assert torch.isnan(torch.tensor(replay(output / FILE)["loss_ce"]))
+    assert not math.isfinite(replay(output / FILE)["loss_ce"])
     told = subprocess.run(
         [sys.executable, "-m", "rfdetr_core.training.nonfinite", str(output / FILE)],
         cwd=ROOT, check=True, capture_output=True, text=True,
@@ -63,6 +66,18 @@ def test_the_kept_weights_are_those_of_the_step_and_give_its_loss(where: Project
     weights = read_checkpoint(tmp_path / FILE).weights
     assert all(value.equal(weights[name]) for name, value in seen[1].items())
     assert replay(tmp_path / FILE) == pytest.approx(read_plain(tmp_path / FILE)["losses"], rel=1e-5)
+
+
+def test_a_kept_batch_whose_weights_are_not_finite_is_computed_again(where: ProjectPaths, tmp_path: Path) -> None:
+    training, config = prepared(where, multi_scale="off")
+    module = training.module
+    module.detector.get_parameter("class_head.bias").data.fill_(float("nan"))
+    with pytest.raises(NonFiniteError) as raised:
+        build_trainer(config).fit(module, training.data)
+    raised.value.saved(tmp_path)
+    with pytest.raises(UserError, match=r"class_embed\.bias has values that are not finite"):
+        read_checkpoint(tmp_path / FILE)
+    assert math.isnan(replay(tmp_path / FILE)["loss_ce"])
 
 
 def test_a_fused_step_that_found_infinity_changes_nothing() -> None:

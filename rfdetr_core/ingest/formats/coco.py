@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.base import files
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault, plain_name
+from rfdetr_core.ingest.folder import LINK_OUT, joined, leaves, listing, name_fault, plain_name
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, is_text, shown
 
 ANNOTATIONS = "_annotations.coco.json"
@@ -45,13 +46,13 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
 
     place, fault = Place(file), ""
     if leaves(root, file):
-        findings.add("labels-outside", place, "it is a link out of the dataset folder")
+        findings.add("labels-outside", place, f"it is {LINK_OUT}")
         return None
     try:
         size = (root / file).stat().st_size
         if size > MOST_BYTES:
             raise OSError(0, f"its {size:,} bytes are more than the {MOST_BYTES:,} allowed: split the dataset")
-        data = (root / file).read_bytes()
+        data = files.read_bytes(root / file)
         if data.startswith(codecs.BOM_UTF8):
             findings.add("byte-order-mark", place, "the file begins with a byte order mark")
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=collect)
@@ -95,19 +96,19 @@ def read(root: Path, findings: Findings) -> Dataset:
 def read_plain(root: Path, findings: Findings) -> Dataset:
     """Read all splits of COCO's own layout; of several years, params.yaml must choose."""
     places = {}
-    for split, files in plain_files(root).items():
-        if len(files) > 1:
-            what = f"{' and '.join(files)} are both the {split} split. Choose: validate.coco in params.yaml"
-            findings.add("labels-malformed", Place(files[1]), what)
+    for split, names in plain_files(root).items():
+        if len(names) > 1:
+            what = f"{' and '.join(names)} are both the {split} split. Choose: validate.coco in params.yaml"
+            findings.add("labels-malformed", Place(names[1]), what)
             continue
-        name = _PLAIN.fullmatch(files[0].removeprefix("annotations/"))
+        name = _PLAIN.fullmatch(names[0].removeprefix("annotations/"))
         assert name is not None
         places_of = (name[1], f"images/{name[1]}", name[1].lower(), f"images/{name[1].lower()}", "images")
         folders = [folder for folder in places_of if (root / folder).is_dir()]
         if folders:
-            places[split] = (files[0], folders[0])
+            places[split] = (names[0], folders[0])
         else:
-            findings.add("labels-missing", Place(files[0]), f"its images are neither in {name[1]}/ nor in images/")
+            findings.add("labels-missing", Place(names[0]), f"its images are neither in {name[1]}/ nor in images/")
     for path in sorted((root / "annotations").glob("image_info_test*.json")) if "test" not in places else ():
         what = "it names images and has no annotations: it is no test split"
         findings.add("test-without-labels", Place(f"annotations/{path.name}"), what)

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import load_yaml
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import joined, leaves, listing, name_fault, plain_name
+from rfdetr_core.ingest.folder import LINK_OUT, joined, leaves, listing, name_fault, plain_name
 from rfdetr_core.ingest.geometry import bounds
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, shown
 
@@ -39,7 +40,7 @@ def read(root: Path, findings: Findings) -> Dataset:
     assert definition is not None
     place = Place(definition)
     if leaves(root, place.file):
-        findings.add("labels-outside", place, "it is a link out of the dataset folder")
+        findings.add("labels-outside", place, f"it is {LINK_OUT}")
         return {}
     try:
         content = load_yaml(root / place.file)
@@ -130,8 +131,9 @@ def _has_labels(root: Path, path: str) -> bool:
     if "labels" in map(str.casefold, folders):
         return True
     try:
-        with (root / path).open(encoding="utf-8-sig", errors="replace") as file:
-            category, values = _numbers(file.readline(_LONGEST_LINE).strip() or "-")
+        with files.open_regular(root / path) as file:
+            line = file.readline(_LONGEST_LINE).decode("utf-8-sig", errors="replace")
+        category, values = _numbers(line.strip() or "-")
     except OSError:
         return False
     return category is not None and len(values) >= 4
@@ -322,10 +324,10 @@ def _read_lines(root: Path, path: str, code: str, findings: Findings) -> list[tu
     """Lines of a text file that are not blank, with their numbers; None, and a finding, where it cannot be read."""
     try:
         if leaves(root, path) or not (root / path).is_file():
-            raise OSError(0, "it is a link out of the dataset folder, or no regular file")
+            raise OSError(0, f"it is no regular file, or {LINK_OUT}")
         if (root / path).stat().st_size > _MOST_BYTES:
             raise OSError(0, f"it has more than {_MOST_BYTES:,} bytes")
-        text = (root / path).read_bytes().decode()
+        text = files.read_bytes(root / path).decode()
     except (OSError, UnicodeDecodeError) as error:
         findings.add(code, Place(path), f"it cannot be read: {getattr(error, 'strerror', error)}")
         return None

@@ -49,14 +49,14 @@ def write_page(reports: Path, root: Path, dataset: CleanDataset | None, findings
 def _render(data: dict[str, Any]) -> str:
     """The template with style, scripts and data. Scripts and styles run only if their digest is in the policy."""
     folder = Path(__file__).parent
-    style = (folder / "page.css").read_text(encoding="utf-8")
-    script = "\n".join(["'use strict';", *((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS)])
+    style = files.read_text(folder / "page.css")
+    script = "\n".join(["'use strict';", *(files.read_text(folder / name) for name in _SCRIPTS)])
     # Inside a script element only < could end it, or begin a comment.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     policy = f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}"
     policy += "; base-uri 'none'; form-action 'none'"
     parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "DATA": text}
-    template = (folder / "page.html").read_text(encoding="utf-8")
+    template = files.read_text(folder / "page.html")
     return re.sub(r"@(POLICY|STYLE|SCRIPT|DATA)@", lambda match: parts[match[1]], template)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rfdetr_core.base import images
+from rfdetr_core.base import files, images
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.ingest.canonical import CanonicalImage, Instance
@@ -108,7 +108,7 @@ class Studio:
         if self._left <= 0:
             return None
         try:
-            picture: Image.Image = images.decode((self._root / path).read_bytes(), path, reduction, None)
+            picture: Image.Image = images.decode(files.read_bytes(self._root / path), path, reduction, None)
         except (OSError, UserError):
             return None  # it was there a moment ago: the next stage tells
         self._left -= picture.width * picture.height
