@@ -317,7 +317,7 @@ def test_a_comment_does_not_stop_a_stage_that_runs_alone(project: Project) -> No
 
 
 def test_an_edit_while_a_stage_runs_is_named_and_its_result_is_not_recorded(project: Project) -> None:
-    before = locked(project)
+    before = Lock.read(project.folder).stages["train"]
     matcher = project.folder / "rfdetr_core" / "loss" / "matcher.py"
     original = matcher.read_text()
     project.set_params(train={"epochs": 3, "seed": 4})
@@ -331,7 +331,7 @@ def test_an_edit_while_a_stage_runs_is_named_and_its_result_is_not_recorded(proj
     assert status != 0
     assert "error: Edited while train ran: rfdetr_core/loss/matcher.py. DVC does not record the result." in told
     assert "Traceback" not in told
-    assert locked(project) == before
+    assert Lock.read(project.folder).stages["train"] == before  # `code` ran, as it does for other params of train
     trained = (project.folder / "output" / "checkpoint_best_ema.pth").read_bytes()
     matcher.write_text(original)
     told = project.run("dvc", "repro", "train").stdout
