@@ -17,9 +17,11 @@ from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
 from rfdetr_core.metrics.coco import REPORTED
 from rfdetr_core.observers.history import read_history
 from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, fault, open_run, origin, page
+from rfdetr_core.observers.waiting import Patience
 from rfdetr_core.training.config import RuntimeConfig
 
-_PATIENCE = 60  # seconds; a server may take its time with a large file
+_PATIENCE = 60  # seconds for a read; a server may take its time with a large file
+_IN_ALL = 120.0  # seconds that the calls of an evaluation may take together
 OUTPUT, REPORT = Path("output"), Path("reports/evaluate")
 HISTORY, CHECKPOINT, METRICS = (
     OUTPUT / "history.csv",
@@ -85,7 +87,7 @@ def track_evaluation(
         if runtime.mlflow:
             record = _record(output / CHECKPOINT.name)
             # No tags: the run keeps the commit of its training.
-            run = _bring_up(connect(PATIENCE), runtime, record, {}, where, output, report)
+            run = _bring_up(connect(PATIENCE, Patience(_IN_ALL)), runtime, record, {}, where, output, report)
             run.end("FINISHED")
             print(f"tracked as run {page(run)}", flush=True)
     except Exception as error:  # noqa: BLE001 - nothing that MLflow does may cost a result

@@ -20,6 +20,7 @@ from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError, causes
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.observers.history import fingerprint, main_repository
+from rfdetr_core.observers.waiting import Client, OutOfTimeError, Patience
 
 _LONGEST = 250
 _END = 32
@@ -50,7 +51,8 @@ def _bytes(character: str) -> str:
 MARK = "train/loss"
 # What MLflow takes in one call, and of a dataset's digest.
 _METRICS, _PARAMS, _DIGEST = 1000, 100, 36
-PATIENCE = 5  # seconds that a training or an evaluation waits for a server
+PATIENCE = 5  # seconds that a training or an evaluation waits for a read of a server
+_LONGEST_CALL = 120.0  # seconds, however many reads it has
 # The start of the address of a database, which the client itself opens: it decides where the artifacts go.
 _DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:")
 _CREDENTIALS = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
@@ -142,10 +144,11 @@ class TrackedRun:
             self.client.log_batch(self.id, metrics=metrics[start : start + _METRICS])
 
 
-def connect(seconds: int) -> Any:
+def connect(seconds: int, patience: Patience | None = None) -> Client:
     """A client of MLFLOW_TRACKING_URI, else of mlflow.db in the main repository.
 
-    MLflow's own patience is minutes for each call; here it is `seconds` for an answer, asked for twice.
+    MLflow's own patience is minutes for each read; here it is `seconds`, asked for twice. patience: how long whole
+    calls may take; by default two minutes each.
     """
     settings = {"REQUEST_MAX_RETRIES": "1", "REQUEST_TIMEOUT": str(seconds)}
     own = {f"MLFLOW_HTTP_{key}": value for key, value in settings.items()}
@@ -155,7 +158,7 @@ def connect(seconds: int) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return MlflowClient(store())
+    return Client(lambda: MlflowClient(store()), patience or Patience(_LONGEST_CALL, renewed=True))
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:
@@ -209,6 +212,8 @@ def fault(error: BaseException) -> tuple[str, str]:
         return "MLflow cannot be imported", str(error)
     if isinstance(error, UserError):
         return "MLflow refused", str(error)
+    if isinstance(error, OutOfTimeError):
+        return "MLflow is too slow", str(error)
     from mlflow.exceptions import MlflowException
     from requests import exceptions
 
