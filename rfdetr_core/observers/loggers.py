@@ -24,10 +24,10 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import exact_digests
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import RUN_FILE, flattened
+from rfdetr_core.base.waiting import OutOfTimeError, Patience
 from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.runs import PATIENCE, connect, fault, open_run, origin
-from rfdetr_core.observers.waiting import OutOfTimeError, Patience
 from rfdetr_core.training.config import RuntimeConfig
 from rfdetr_core.training.interruption import Stopped, StopSignals
 

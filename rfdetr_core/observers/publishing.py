@@ -12,12 +12,12 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.waiting import Patience
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
 from rfdetr_core.metrics.coco import REPORTED
 from rfdetr_core.observers.history import read_history
 from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, fault, open_run, origin, page
-from rfdetr_core.observers.waiting import Patience
 from rfdetr_core.training.config import RuntimeConfig
 
 _PATIENCE = 60  # seconds for a read; a server may take its time with a large file

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from urllib.parse import quote
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError, causes
 from rfdetr_core.base.provenance import flattened
+from rfdetr_core.base.waiting import OutOfTimeError, Patience
 from rfdetr_core.observers.history import fingerprint, main_repository
-from rfdetr_core.observers.waiting import Client, OutOfTimeError, Patience
 
 _LONGEST = 250
 _END = 32
@@ -53,6 +53,7 @@ MARK = "train/loss"
 _METRICS, _PARAMS, _DIGEST = 1000, 100, 36
 PATIENCE = 5  # seconds that a training or an evaluation waits for a read of a server
 _LONGEST_CALL = 120.0  # seconds, however many reads it has
+_SLOWEST = 100_000  # bytes a second of an upload
 # The start of the address of a database, which the client itself opens: it decides where the artifacts go.
 _DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:")
 _CREDENTIALS = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
@@ -142,6 +143,22 @@ class TrackedRun:
         metrics = [Metric(mlflow_name(key), value, now, step) for key, value, step in values if math.isfinite(value)]
         for start in range(0, len(metrics), _METRICS):
             self.client.log_batch(self.id, metrics=metrics[start : start + _METRICS])
+
+
+class Client:
+    """MLflow's client, of which every method is called with patience. make: what connects."""
+
+    def __init__(self, make: Callable[[], Any], patience: Patience) -> None:
+        self._patience = patience
+        self._client = patience.call(make)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            sizes = [Path(one).stat().st_size for one in arguments[1:2] if name == "log_artifact"]
+            method = getattr(self._client, name)
+            return self._patience.call(lambda: method(*arguments, **named), sum(sizes) / _SLOWEST)
+
+        return call
 
 
 def connect(seconds: int, patience: Patience | None = None) -> Client:

@@ -25,9 +25,9 @@ from rfdetr_core.observers.publishing import CHECKPOINT, METRICS, PUBLISHED, REP
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
 from tests.observers.conftest import Server
-from tests.observers.slow import KINDS, slow_server
 from tests.observers.test_mlflow import has_every_epoch_once, logged, runs
 from tests.pipeline.project import Project
+from tests.slow import KINDS, slow_server
 from tests.training.tiny import make_files, train
 
 SCORES = {"images": 2, "map": 0.25, "map_75": None, "masks": {"map": 0.5}}

@@ -14,9 +14,10 @@ import pytest
 
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.waiting import OutOfTimeError, Patience
 from rfdetr_core.observers import loggers
-from rfdetr_core.observers.waiting import Client, OutOfTimeError, Patience
-from tests.observers.slow import KINDS, slow_server
+from rfdetr_core.observers.runs import Client
+from tests.slow import KINDS, slow_server
 from tests.training.tiny import outs, script, train
 
 LONG = 60  # seconds within which an endless wait would not end

@@ -6,13 +6,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 _LOOK = 0.1  # seconds between looks for a signal
 _GRACE = 1.0  # seconds that a call has left when a signal asks to stop
-_SLOWEST = 100_000  # bytes a second of an upload
 
 
 class OutOfTimeError(Exception):
@@ -22,8 +20,8 @@ class OutOfTimeError(Exception):
 class Patience:
     """The seconds that a server may still take, in all; renewed: each call has them anew.
 
-    A client's own limit is for each read: a server that sends a byte a second never reaches it. So a call has a thread
-    of its own. If it takes too long, nobody waits for the thread, and as a daemon it does not keep the process alive.
+    The limit of an HTTP client is for each read: a server that sends a byte a second never reaches it. So a call has a
+    thread of its own. If it takes too long, nobody waits for the thread, which does not keep the process alive.
 
     stopping: whether a signal asked to stop, which cuts short what is waited for.
     """
@@ -65,19 +63,3 @@ def _run(function: Callable[[], T], answer: Future[T]) -> None:
         answer.set_result(function())
     except BaseException as error:  # noqa: BLE001 - raised where it is waited for
         answer.set_exception(error)
-
-
-class Client:
-    """A client, such as MLflow's, of which every method is called with patience. make: what connects."""
-
-    def __init__(self, make: Callable[[], Any], patience: Patience) -> None:
-        self._patience = patience
-        self._client = patience.call(make)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            sizes = [Path(one).stat().st_size for one in arguments[1:2] if name == "log_artifact"]
-            method = getattr(self._client, name)
-            return self._patience.call(lambda: method(*arguments, **named), sum(sizes) / _SLOWEST)
-
-        return call
