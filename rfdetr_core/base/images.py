@@ -24,6 +24,8 @@ DOUBTS = ("", "dark", "veiled")
 _BYTES_OF_PIXEL, _BYTES_BESIDE = 8, 64 * 2**20
 # Tags of TIFF. Of colours of 16 bits that lie apart, Pillow 13 takes the halves for pixels, without a word.
 _BITS, _PLANAR = 258, 284
+# What a decoder may take. Where there is less, its failure says nothing of the file.
+_NEEDED = 4 * MAX_PIXELS
 _OF_14_BITS = 64  # what the largest number of 14 bits becomes when 16 are scaled to 8
 
 
@@ -72,6 +74,7 @@ def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = 
 
     Raises:
         UserError: not an image of a known format, damaged, or larger than max_pixels; names `name`.
+        MemoryError: memory is short, so that nothing is known of the file.
     """
     return look(data, name, reduction, max_pixels).picture
 
@@ -96,11 +99,24 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
             return Look(picture, kind, several, "dark" if dark else "veiled" if _is_veiled(image) else "")
     except TooLargeError as error:
         raise TooLargeError(f"{name} is too large: {error}. Make it smaller, or raise the limit.") from None
+    except MemoryError:
+        raise MemoryError(f"while {name} was decoded") from None
     # On a damaged file Pillow's decoders raise almost anything: struct.error, EOFError, KeyError, zlib.error, ...
     except Exception as error:
         if data.startswith(_LFS_POINTER):
             raise UserError(f"{name} is a pointer of Git LFS, not the image. Run: git lfs pull") from None
+        if _is_memory_short():
+            raise MemoryError(f"while {name} was decoded: {error}") from error
         raise UserError(f"{name} cannot be decoded as {', '.join(FORMATS)}: {error}. Replace or remove it.") from error
+
+
+def _is_memory_short() -> bool:
+    # Some decoders, such as WebP's, call it a damaged file.
+    try:
+        np.empty(_NEEDED, np.uint8)  # it is not touched, so it costs nothing
+    except MemoryError:
+        return True
+    return False
 
 
 def _is_veiled(image: Image.Image) -> bool:

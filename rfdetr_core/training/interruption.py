@@ -17,6 +17,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from rfdetr_core.base.errors import UserError, causes
+from rfdetr_core.base.memory import ran_out
 
 _AGAIN = "Run again to go on after the last finished epoch."
 # What torch waits for before a training begins, such as the other ranks, keeps Python from hearing a signal: seconds.
@@ -28,6 +29,10 @@ _SHORTAGES = {
     r"</torch_\S*>.*(no space left|cannot allocate)|bus error": "shared memory (/dev/shm), by which images reach the "
     "trainer, is full. Enlarge it (docker run --shm-size=8g, or --ipc=host), or set runtime.num_workers: 0.",
 }
+_LESS_MEMORY = (
+    "Lower train.batch_size and raise train.grad_accum_steps as much, lower model.resolution or runtime.num_workers, "
+    "or set model.gradient_checkpointing."
+)
 # Asking the other ranks waits for an accelerator.
 _STEPS_BETWEEN_QUESTIONS = 20
 
@@ -138,6 +143,8 @@ def explained(error: Exception, signals: StopSignals) -> UserError | None:
     for words, told in _SHORTAGES.items():
         if any(re.search(words, str(one), re.IGNORECASE) for one in behind):
             return UserError(f"{told} {_AGAIN}")
+    if (shortage := ran_out(error)) is not None:
+        return UserError(f"{shortage}. {_LESS_MEMORY}")
     for one in behind:
         if "DataLoader worker (pid" in str(one):
             told = f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers."
