@@ -64,6 +64,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     content = {"categories": [{"id": 1, "name": "tree"}], "images": rows, "annotations": boxes}
     (folder / "_annotations.coco.json").write_text(json.dumps(content))
+    (folder.parent / "valid").mkdir()
+    (folder.parent / "valid" / "_annotations.coco.json").write_text(
+        json.dumps(content | {"images": [], "annotations": []})
+    )
     return folder
 
 
