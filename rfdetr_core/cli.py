@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
+from rfdetr_core.base.memory import explaining_shortage
 from rfdetr_core.base.printing import message_of, one_line, printable_output, say
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; what the user can mend ends in one message and exit status 1."""
     options = _parser().parse_args(arguments)
     try:
-        with printable_output():
+        with printable_output(), explaining_shortage("Free some, or run on a machine with more."):
             options.run(options)
     except UserError as error:
         sys.exit(message_of(error))

@@ -14,10 +14,12 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.imports import Guard, shadows
+from rfdetr_core.base.memory import explaining_shortage
 from rfdetr_core.base.printing import message_of
 from rfdetr_core.base.processes import end_with_parent
 from rfdetr_core.base.run_cache import keep_lock, save_run
 
+_LESS_MEMORY = {"evaluate": "Free some, or lower evaluate.batch_size."}  # train and validate say more themselves
 # DVC removes the results of a stage before it runs; small ones are kept in git, the others in its cache. Restored are
 # the outs of dvc.yaml alone: what the user changed in a dataset must stay.
 RESTORE = (
@@ -34,12 +36,13 @@ def run(stage: Callable[[], None]) -> None:
     try:
         _check_code_is_of_this_project()
         keep_lock()
-        if name == STAGE:
-            stage()
-        else:
-            with _digested_code(name):
+        with explaining_shortage(_LESS_MEMORY.get(name, "Free some, or run on a machine with more.")):
+            if name == STAGE:
                 stage()
-            save_run()
+            else:
+                with _digested_code(name):
+                    stage()
+                save_run()
     except UserError as error:
         sys.exit(f"{message_of(error)}\n{RESTORE}")
     except KeyboardInterrupt:

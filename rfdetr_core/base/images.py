@@ -26,6 +26,8 @@ DOUBTS = ("", "dark", "veiled")
 _BYTES_OF_PIXEL, _BYTES_BESIDE = 8, 64 * 2**20
 # Tags of TIFF. Of colours of 16 bits that lie apart, Pillow 13 takes the halves for pixels, without a word.
 _BITS, _PLANAR = 258, 284
+# What a decoder may take. Where there is less, its failure says nothing of the file.
+_NEEDED = 4 * MAX_PIXELS
 _OF_14_BITS = 64  # what the largest number of 14 bits becomes when 16 are scaled to 8
 
 
@@ -74,6 +76,7 @@ def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = 
 
     Raises:
         UserError: not an image of a known format, damaged, or larger than max_pixels; names `name`.
+        MemoryError: memory is short, so that nothing is known of the file.
     """
     return look(data, name, reduction, max_pixels).picture
 
@@ -81,9 +84,12 @@ def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = 
 def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Look:
     """As `decode`, and what else is known of the file."""
     try:
+        _check_pixels(_webp_canvas(data), "WEBP", max_pixels)
         with _NO_TRUNCATED, _open(data) as image:
             kind = "JPEG" if image.format in ("JPEG", "MPO") else str(image.format)
-            _check_cost(data, image.size, kind, max_pixels)
+            pixels = _check_pixels(image.size, kind, max_pixels)
+            if kind == "JPEG" and max_pixels is not None:
+                image_limits.check_scans(data, pixels, max(max_pixels, MAX_PIXELS))
             tags = getattr(image, "tag_v2", {})
             if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (1,))) > 8:
                 raise ValueError("it keeps each colour apart, in 16 bits: save it with its colours together")
@@ -97,23 +103,40 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
             return Look(picture, kind, several, "dark" if dark else "veiled" if _is_veiled(image) else "")
     except TooLargeError as error:
         raise TooLargeError(f"{name} is too large: {error}. Make it smaller, or raise the limit.") from None
+    except MemoryError:
+        raise MemoryError(f"while {name} was decoded") from None
     # On a damaged file Pillow's decoders raise almost anything: struct.error, EOFError, KeyError, zlib.error, ...
     except Exception as error:
         if data.startswith(_LFS_POINTER):
             raise UserError(f"{name} is a pointer of Git LFS, not the image. Run: git lfs pull") from None
+        if _is_memory_short():
+            raise MemoryError(f"while {name} was decoded: {error}") from error
         raise UserError(f"{name} cannot be decoded as {', '.join(FORMATS)}: {error}. Replace or remove it.") from error
 
 
-def _check_cost(data: bytes, size: tuple[int, int], kind: str, max_pixels: int | None) -> None:
-    """Raise where an opened image is too large, or would take too long to decode; None: validation has looked."""
-    if max_pixels is None:
-        return
-    pixels, most = size[0] * size[1], max_pixels // _LESS_PIXELS.get(kind, 1)
-    if pixels > most:
+def _check_pixels(size: tuple[int, int], kind: str, max_pixels: int | None) -> int:
+    """The pixels of an image; raises where they are too many. max_pixels: None where validation has looked."""
+    pixels = size[0] * size[1]
+    if max_pixels is not None and pixels > (most := max_pixels // _LESS_PIXELS.get(kind, 1)):
         why = f" for {kind}: as JPEG or PNG it may have more" if most < max_pixels else ""
         raise TooLargeError(f"{size[0]} x {size[1]} pixels are more than the {most:,} allowed{why}")
-    if kind == "JPEG":
-        image_limits.check_scans(data, pixels, max(max_pixels, MAX_PIXELS))
+    return pixels
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """The canvas of an extended WebP file, for which Pillow takes memory when it opens it; (0, 0) of any other."""
+    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:
+        return 0, 0
+    return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+
+
+def _is_memory_short() -> bool:
+    # Some decoders, such as WebP's, call it a damaged file.
+    try:
+        np.empty(_NEEDED, np.uint8)  # it is not touched, so it costs nothing
+    except MemoryError:
+        return True
+    return False
 
 
 def _is_veiled(image: Image.Image) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import MOST_LEVELS, open_regular
+from rfdetr_core.base.memory import ran_out
 from rfdetr_core.base.schema import MOST_BYTES, short
 
 # What upstream's `args` were before they were a dict; both only hold values.
@@ -61,6 +62,8 @@ def load(path: Path, *, tensors: bool = True) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error.strerror or error}.") from error
     except Exception as error:  # a broken or hostile file can raise anything
+        if (shortage := ran_out(error)) is not None:
+            raise UserError(f"{path}: {shortage}. Free some; if the file is damaged, get it again.") from error
         raise UserError(f"{path} is no checkpoint, or is cut off ({type(error).__name__}). Get it again.") from error
 
 

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import http.client
 import os
-import shutil
 import sys
-import urllib.error
-import urllib.request
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
+from rfdetr_core.checkpoint.download import FAILURES, check_public, download
 
 _STORE = "https://storage.googleapis.com/rfdetr/"
-_ATTEMPTS = 3
+_MOST_BYTES = 2 * 2**30  # several times what the weights of the largest variant take
+_ABANDONED = 3600.0  # seconds since the last byte of a partial file
 
 
 @dataclass(frozen=True)
 class Published:
-    """Where upstream keeps a file, and its MD5."""
+    """Where upstream keeps a file, its MD5, and how large it can be: upstream publishes no size."""
 
     address: str
     md5: str
+    most_bytes: int = _MOST_BYTES
 
 
 # rfdetr 1.11.2, rfdetr/assets/model_weights.py
@@ -55,7 +57,7 @@ def resolve_weights(name: str | None, folder: Path) -> Path | None:
     cache, then downloaded.
 
     Raises:
-        UserError: anything else, with what there is; a published file whose MD5 is wrong; no network.
+        UserError: anything else, with what there is; a published file whose MD5 or SHA-256 is wrong; no network.
     """
     if name is None:
         return None
@@ -79,71 +81,74 @@ def cache_folder() -> Path:
     return Path(home).expanduser().absolute()
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, check: Callable[[str], None] = check_public) -> Path:
     """The published file `name` in the cache, downloaded if it is not there. What was cut off is gone on with.
 
+    Each process has a partial file of its own, so that several can fetch one file at once. check: raises if a redirect
+    may not be followed to an address.
+
     Raises:
-        UserError: it could not be fetched, or what there is has another MD5.
+        UserError: it could not be fetched, or what there is has another MD5 or SHA-256.
     """
     published, path = PUBLISHED[name], cache_folder() / name
     if path.exists():
         _check(path, published)
+        _remember(path)
         return path
-    part = path.with_name(f"{name}.part")
     say(f"downloading {name} from {published.address} to {path}", file=sys.stderr)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        resumed = part.exists()
-        _download(published.address, part)
-        if resumed and files.md5_file(part) != published.md5:
-            part.unlink()  # what was there may have been the start of another release
-            _download(published.address, part)
-        found = files.md5_file(part)
-        if found != published.md5:
-            part.unlink()
+    _remove_abandoned(path)
+    kept = path.with_name(f"{name}.part")
+    with files.replacing(path) as own:
+        with suppress(FileNotFoundError):
+            os.utime(kept)  # or it would be abandoned to others
+            kept.replace(own)  # of several processes one has it
+        try:
+            _complete(name, own, check)
+        except UserError:
+            raise
+        except BaseException as error:
+            if own.stat().st_size > 0:
+                own.replace(kept)
+            if not isinstance(error, FAILURES):
+                raise
             raise UserError(
-                f"{published.address} sent a file of MD5 {found}, but {name} has {published.md5}; it was thrown away. "
-                "Try again later, or put the right file into weights/."
-            )
-        part.replace(path)
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            f"{name} could not be downloaded from {published.address} to {path.parent}: {error}. "
-            "What has come is kept: run again to go on, or put the file into weights/ yourself."
-        ) from error
+                f"{name} could not be downloaded from {published.address} to {path.parent}: {error}. "
+                "What has come is kept: run again to go on, or put the file into weights/ yourself."
+            ) from error
+    _remember(path)
     return path
 
 
-def _download(address: str, part: Path) -> None:
-    """Bring `part` to its full length; each attempt goes on where the last one ended."""
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            _download_rest(address, part)
-            return
-        except (OSError, http.client.HTTPException) as error:
-            refused = isinstance(error, urllib.error.HTTPError) and error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR
-            if refused or attempt == _ATTEMPTS:
-                raise
+def _remember(path: Path) -> None:
+    """Note the SHA-256 of a file of the cache, if there is no note."""
+    with suppress(UserError):  # a cache that others keep
+        if not _note(path.name).exists():
+            files.write_text(_note(path.name), f"{files.sha256_file(path)}  {path.name}\n")
 
 
-def _download_rest(address: str, part: Path) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=30)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is left to send; the MD5 tells whether that is so
-        raise
-    with response:
-        goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
-        length = response.headers.get("Content-Length")
-        with part.open("ab" if goes_on else "wb") as file:
-            shutil.copyfileobj(response, file, 1 << 20)
-            size = file.tell()
-    whole = int(length) + have * goes_on if length else size
-    if size != whole:
-        raise ConnectionError(f"cut off after {size} of {whole} bytes")
+def _complete(name: str, part: Path, check: Callable[[str], None]) -> None:
+    """Bring `part` to the whole of the file. UserError: the server has another."""
+    published, resumed = PUBLISHED[name], part.stat().st_size > 0
+    download(published.address, part, published.most_bytes, check)
+    if resumed and files.md5_file(part) != published.md5:
+        part.write_bytes(b"")  # what was there may have been the start of another release
+        download(published.address, part, published.most_bytes, check)
+    found = files.md5_file(part)
+    if found != published.md5:
+        raise UserError(
+            f"{published.address} sent a file of MD5 {found}, but {name} has {published.md5}; it was thrown away. "
+            "Try again later, or put the right file into weights/."
+        )
+    if (fault := _unlike_the_first(part, name)) is not None:
+        raise UserError(f"{published.address} sent a file {fault}")
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the partial files of processes that were killed: a download writes more often."""
+    for part in path.parent.glob(f".{path.name}.*"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _ABANDONED:
+                part.unlink()
 
 
 def _check(path: Path, published: Published) -> None:
@@ -153,3 +158,26 @@ def _check(path: Path, published: Published) -> None:
             f"{path} is not the published file: its MD5 is {found}, not {published.md5}. Rename it if it is your own, "
             "delete it if it is damaged."
         )
+    if (fault := _unlike_the_first(path, path.name)) is not None:
+        raise UserError(f"{path} is a file {fault}")
+
+
+def _unlike_the_first(path: Path, name: str) -> str | None:
+    """What is wrong with a file that is not the one that came first: two files can be made with one MD5.
+
+    The SHA-256 of the first is in the cache, beside the file, as `sha256sum` writes it.
+    """
+    note = _note(name)
+    if not note.exists():
+        return None
+    found, seen = files.sha256_file(path), (files.read_bytes(note).decode(errors="replace").split() or [""])[0]
+    if found == seen:
+        return None
+    return (
+        f"of the published MD5, but its SHA-256 is {found}, while the first file of this name had {seen!r} ({note}). "
+        "One of the two is forged. Find out which; if the first was, delete it and that note."
+    )
+
+
+def _note(name: str) -> Path:
+    return cache_folder() / f"{name}.sha256"

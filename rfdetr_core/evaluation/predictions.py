@@ -11,6 +11,7 @@ from PIL import Image
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
+from rfdetr_core.base.memory import explaining_shortage
 from rfdetr_core.base.printing import message_of
 from rfdetr_core.evaluation.pictures import PANEL, draw, label_of, write_png
 from rfdetr_core.inference.predictor import Predictor, to_rgb, to_supervision
@@ -31,7 +32,7 @@ def predict_files(
 
     Raises:
         UserError: no checkpoint; no image; two images with one name for their results; a file in `output` with such a
-            name that is no result of predict; an image that cannot be read.
+            name that is no result of predict; an image that cannot be read; memory runs out.
     """
     # Not by what links lead to: DVC links equal images to one file of its cache.
     images = list({image.parent.resolve() / image.name: image for path in paths for image in _images_at(path)}.values())
@@ -43,18 +44,25 @@ def predict_files(
     threshold = predictor.threshold if threshold is None else threshold
     unread = []
     for path in images:
-        try:
-            picture = to_rgb(path)
-        except UserError as error:
-            if len(images) == 1:
-                raise
-            unread.append(str(path))
-            print(message_of(error), file=sys.stderr)
-            continue
-        count = _predict(predictor, path.name, picture, threshold, output / path.stem)
+        with explaining_shortage(f"It was at {path}. Free some, or make the image smaller."):
+            if (picture := _read(path, alone=len(images) == 1)) is None:
+                unread.append(str(path))
+                continue
+            count = _predict(predictor, path.name, picture, threshold, output / path.stem)
         yield f"{path}: {count} objects, drawn in {output / path.stem}.png"
     if unread:
         raise UserError(f"{len(unread)} of {len(images)} images could not be read: {listed(unread)}.")
+
+
+def _read(path: Path, alone: bool) -> Image.Image | None:
+    """The picture of a file. One that cannot be read is reported, and None; alone, it raises its UserError."""
+    try:
+        return to_rgb(path)
+    except UserError as error:
+        if alone:
+            raise
+        print(message_of(error), file=sys.stderr)
+        return None
 
 
 def _predict(predictor: Predictor, name: str, picture: Image.Image, threshold: float, base: Path) -> int:
@@ -69,9 +77,10 @@ def _predict(predictor: Predictor, name: str, picture: Image.Image, threshold: f
     ]
     shown = name.encode(errors="replace").decode()  # what is no UTF-8 in a name
     content = [shown, picture.width, picture.height, threshold, rows]
-    files.write_json(Path(f"{base}.json"), dict(zip(_KEYS, content, strict=True)))
     labels = [label_of(row["class_name"], row["class_id"], row["score"]) for row in rows]
-    write_png(Path(f"{base}.png"), draw(picture, drawn, labels, side=max(PANEL, *picture.size)))
+    sketch = draw(picture, drawn, labels, side=max(PANEL, *picture.size))
+    files.write_json(Path(f"{base}.json"), dict(zip(_KEYS, content, strict=True)))
+    write_png(Path(f"{base}.png"), sketch)
     return len(rows)
 
 

@@ -28,12 +28,13 @@ from rfdetr_core.base import files, images
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import DOUBTS, FORMATS, TooLargeError
+from rfdetr_core.base.memory import ran_out
 from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import may_start_processes, usable_cores
 from rfdetr_core.ingest import duplicates
 from rfdetr_core.ingest.folder import LINK_OUT, leaves
 from rfdetr_core.ingest.records import FileFacts
-from rfdetr_core.ingest.workers import Workers, with_progress
+from rfdetr_core.ingest.workers import Workers, out_of_memory, with_progress
 
 # About 350 bytes each. Older ones make room, but never those of the dataset at hand.
 _KEPT = 1_000_000
@@ -191,11 +192,11 @@ class Survey:
         """Each path and what is found of it, in any order.
 
         Raises:
-            UserError: a worker process was killed.
+            UserError: memory ran out, or a worker process was killed.
         """
         start = time.monotonic()
         work = self._make_work() if self._workers is None else None
-        found = ((path, work(path)) for path in paths) if work else self._workers.map(paths)  # type: ignore[union-attr]
+        found = ((path, _examined(work, path)) for path in paths) if work else self._workers.map(paths)  # type: ignore[union-attr]
         for path, facts in with_progress(found, len(paths), "validate", "images"):
             self.decoded += facts.decoded
             self.known += not facts.decoded and bool(facts.sha256)
@@ -218,6 +219,15 @@ def _make_work(root: Path, max_pixels: int, cache: Path | None) -> Callable[[str
     return partial(examine, root, max_pixels, cache_reader(cache))
 
 
+def _examined(work: Callable[[str], FileFacts], path: str) -> FileFacts:
+    try:
+        return work(path)
+    except Exception as error:
+        if ran_out(error):
+            raise out_of_memory(path) from error
+        raise
+
+
 def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None], path: str) -> FileFacts:
     """Read and hash one image of a dataset, and decode it unless the cache recalls its bytes."""
     file = root / path
@@ -232,6 +242,8 @@ def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None]
     except TooLargeError as error:
         return FileFacts(code="image-too-large", fault=str(error))
     except OSError as error:
+        if ran_out(error):
+            raise
         return FileFacts(code="image-unreadable", fault=f"{path} cannot be read: {error.strerror}")
     sha256 = hashlib.sha256(data)
     known = recall(sha256.digest())

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.memory import ran_out
 from rfdetr_core.base.processes import end_with_parent
 
 Item = TypeVar("Item")
@@ -24,6 +25,7 @@ _BATCH, _AHEAD = 32, 2
 # What a decoder does to itself, unlike the SIGKILL of a system that runs out of memory.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 _WIDTH = 20
+_SHORT_OF_MEMORY = 12  # the status with which a process ends: ENOMEM
 
 
 class Workers(Generic[Result]):
@@ -52,7 +54,7 @@ class Workers(Generic[Result]):
         """Each item and its result, in the order in which they are done.
 
         Raises:
-            UserError: a process was killed; names the item it was at.
+            UserError: a process was killed or ran out of memory; names the item it was at.
         """
         left = deque(items)
         while True:
@@ -83,11 +85,18 @@ class Workers(Generic[Result]):
             del dead.unanswered[at - 1]
             self._workers[self._workers.index(dead)] = _Worker(self._context, self._make_work)
             return item, self._crashed(item, signal.Signals(-status).name)
+        if status == _SHORT_OF_MEMORY:
+            raise out_of_memory(item)
         how = f"was killed ({signal.Signals(-status).name})" if status < 0 else f"ended with status {status}"
         raise UserError(
             f"a process that checks images {how} while it was at {item}. If the memory ran out, free some; if the file "
             "is huge or strange, remove it"
         )
+
+
+def out_of_memory(item: str) -> UserError:
+    """The error of an image for which memory does not suffice."""
+    return UserError(f"memory ran out at {item}. Free some, or lower validate.max_pixels: larger images are findings.")
 
 
 class _Worker:
@@ -122,7 +131,12 @@ def _serve(pipe: Connection, begun: Any, make_work: Callable[[], Callable[[str],
         results = []
         for item in batch:
             begun.value += 1
-            results.append(work(item))
+            try:
+                results.append(work(item))
+            except Exception as error:
+                if ran_out(error):
+                    os._exit(_SHORT_OF_MEMORY)
+                raise
         pipe.send(results)
 
 

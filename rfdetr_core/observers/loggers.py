@@ -24,13 +24,17 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import exact_digests
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import RUN_FILE, flattened
+from rfdetr_core.base.waiting import OutOfTimeError, Patience
 from rfdetr_core.data.datamodule import RFDETRDataModule
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.runs import PATIENCE, connect, fault, open_run, origin
 from rfdetr_core.training.config import RuntimeConfig
-from rfdetr_core.training.interruption import Stopped
+from rfdetr_core.training.interruption import Stopped, StopSignals
 
 _PATIENCE = 60.0  # seconds that sending the rest may take when the training has ended
+# What MLflow may take of a training: so many seconds, more for each epoch, or this share of the time where it is more.
+_IN_ALL, _EPOCH, _SHARE = 60.0, 2.0, 0.05
+_LAST = 10.0  # seconds that it may take when the training failed or was stopped
 
 
 class EpochLogger(Checkpoint):
@@ -213,18 +217,22 @@ class MlflowRun(Checkpoint):
     """Brings the MLflow run of the training's fingerprint up to history.csv after each epoch. project: the experiment.
 
     What could not be sent is in history.csv, and is sent after the next epoch, by the process that goes on with the
-    training, or by `publish`. A Checkpoint, since Lightning calls those last: RunFiles has written the file then.
+    training, or by `publish`. A server that takes too much of the training's time is left to `publish` alone.
+    A Checkpoint, since Lightning calls those last: RunFiles has written the file then.
     """
 
     def __init__(self, project: str, name: str | None, record: Mapping[str, Any], folder: Path) -> None:
         self.project, self.name, self.record, self.folder = project, name, record, folder
         self.note = folder / ".mlflow_run"  # the id of the run that was opened last for a training in this folder
         self.client: Any = None
-        self.described = False
+        self.patience = Patience(_IN_ALL)
+        self.before = time.monotonic()
+        self.described = self.given_up = False
         self.reported: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find or open the run."""
+        self.patience.stopping = lambda: _asked_to_stop(trainer)
         self._send(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -237,36 +245,54 @@ class MlflowRun(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the run as killed or failed."""
+        self.patience.most, self.patience.stopping = _LAST, lambda: False
         self._send(trainer, "KILLED" if isinstance(exception, Stopped) else "FAILED")
 
     def _send(self, trainer: Trainer, status: str | None = None) -> None:
-        if not trainer.is_global_zero:
+        # Of a training that stops, on_exception sends the rest.
+        if not trainer.is_global_zero or self.given_up or (status is None and _asked_to_stop(trainer)):
             return
+        self.patience.refill(max(_EPOCH, _SHARE * (time.monotonic() - self.before)))
+        self.before = time.monotonic()
         try:
-            self.client = self.client or connect(PATIENCE)
-            rows = read_history(self.folder / "history.csv")
-            run = open_run(self.client, self.project, self.name, self.record, rows)
-            if not self.described:
-                data, inputs = getattr(trainer, "datamodule", None), self.record["inputs"]
-                name = data.train_set.root.name if isinstance(data, RFDETRDataModule) else "dataset"
-                digests = {f"{name}/{split}": inputs.get(f"manifest/{split}.json") for split in ("train", "valid")}
-                run.describe(self.record, {name: digest for name, digest in digests.items() if digest}, origin())
-                run.resume()
-                if self.note.exists():
-                    run.replace(files.read_text(self.note))
-                files.write_text(self.note, run.id)
-                self.described = True
-            run.log_epochs(rows)
-            for name in ("history.csv", "scores.json") if status == "FINISHED" else ():
-                run.log_file(self.folder / name)
-            if status is not None:
-                run.end(status)
+            self._bring_up(trainer, status)
+        except Stopped:  # a second signal
+            self.given_up = True
+            raise
+        except OutOfTimeError as error:
+            self.given_up = True
+            told = f"{fault(error)[0]}: this training is no longer tracked"
+            warnings.warn(f"{told}. When it has ended, run `python -m rfdetr_core publish`. {error}", stacklevel=2)
         except Exception as error:  # noqa: BLE001 - nothing that MLflow does may stop a training
             what, reason = fault(error)
             if what not in self.reported:
                 told = f"{what}; training goes on and tries again after each epoch. What is missing then"
                 warnings.warn(f"{told} is sent by `python -m rfdetr_core publish`. {reason}", stacklevel=2)
             self.reported.add(what)
+
+    def _bring_up(self, trainer: Trainer, status: str | None) -> None:
+        self.client = self.client or connect(PATIENCE, self.patience)
+        rows = read_history(self.folder / "history.csv")
+        run = open_run(self.client, self.project, self.name, self.record, rows)
+        if not self.described:
+            data, inputs = getattr(trainer, "datamodule", None), self.record["inputs"]
+            name = data.train_set.root.name if isinstance(data, RFDETRDataModule) else "dataset"
+            digests = {f"{name}/{split}": inputs.get(f"manifest/{split}.json") for split in ("train", "valid")}
+            run.describe(self.record, {name: digest for name, digest in digests.items() if digest}, origin())
+            run.resume()
+            if self.note.exists():
+                run.replace(files.read_text(self.note))
+            files.write_text(self.note, run.id)
+            self.described = True
+        run.log_epochs(rows)
+        for name in ("history.csv", "scores.json") if status == "FINISHED" else ():
+            run.log_file(self.folder / name)
+        if status is not None:
+            run.end(status)
+
+
+def _asked_to_stop(trainer: Trainer) -> bool:
+    return any(isinstance(one, StopSignals) and one.asked for one in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 class RunFacts(Checkpoint):

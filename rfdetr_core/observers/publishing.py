@@ -13,6 +13,7 @@ from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
+from rfdetr_core.base.waiting import Patience
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
 from rfdetr_core.metrics.coco import REPORTED
@@ -20,7 +21,8 @@ from rfdetr_core.observers.history import read_history
 from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, fault, open_run, origin, page
 from rfdetr_core.training.config import RuntimeConfig
 
-_PATIENCE = 60  # seconds; a server may take its time with a large file
+_PATIENCE = 60  # seconds for a read; a server may take its time with a large file
+_IN_ALL = 120.0  # seconds that the calls of an evaluation may take together
 OUTPUT, REPORT = Path("output"), Path("reports/evaluate")
 HISTORY, CHECKPOINT, METRICS = (
     OUTPUT / "history.csv",
@@ -86,7 +88,7 @@ def track_evaluation(
         if runtime.mlflow:
             record = _record(output / CHECKPOINT.name)
             # No tags: the run keeps the commit of its training.
-            run = _bring_up(connect(PATIENCE), runtime, record, {}, where, output, report)
+            run = _bring_up(connect(PATIENCE, Patience(_IN_ALL)), runtime, record, {}, where, output, report)
             run.end("FINISHED")
             say(f"tracked as run {page(run)}")
     except Exception as error:  # noqa: BLE001 - nothing that MLflow does may cost a result

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from urllib.parse import quote
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError, causes
 from rfdetr_core.base.provenance import flattened
+from rfdetr_core.base.waiting import OutOfTimeError, Patience
 from rfdetr_core.observers.history import fingerprint, main_repository
 
 _LONGEST = 250
@@ -50,7 +51,9 @@ def _bytes(character: str) -> str:
 MARK = "train/loss"
 # What MLflow takes in one call, and of a dataset's digest.
 _METRICS, _PARAMS, _DIGEST = 1000, 100, 36
-PATIENCE = 5  # seconds that a training or an evaluation waits for a server
+PATIENCE = 5  # seconds that a training or an evaluation waits for a read of a server
+_LONGEST_CALL = 120.0  # seconds, however many reads it has
+_SLOWEST = 100_000  # bytes a second of an upload
 # The start of the address of a database, which the client itself opens: it decides where the artifacts go.
 _DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:")
 _CREDENTIALS = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
@@ -142,10 +145,27 @@ class TrackedRun:
             self.client.log_batch(self.id, metrics=metrics[start : start + _METRICS])
 
 
-def connect(seconds: int) -> Any:
+class Client:
+    """MLflow's client, of which every method is called with patience. make: what connects."""
+
+    def __init__(self, make: Callable[[], Any], patience: Patience) -> None:
+        self._patience = patience
+        self._client = patience.call(make)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            sizes = [Path(one).stat().st_size for one in arguments[1:2] if name == "log_artifact"]
+            method = getattr(self._client, name)
+            return self._patience.call(lambda: method(*arguments, **named), sum(sizes) / _SLOWEST)
+
+        return call
+
+
+def connect(seconds: int, patience: Patience | None = None) -> Client:
     """A client of MLFLOW_TRACKING_URI, else of mlflow.db in the main repository.
 
-    MLflow's own patience is minutes for each call; here it is `seconds` for an answer, asked for twice.
+    MLflow's own patience is minutes for each read; here it is `seconds`, asked for twice. patience: how long whole
+    calls may take; by default two minutes each.
     """
     settings = {"REQUEST_MAX_RETRIES": "1", "REQUEST_TIMEOUT": str(seconds)}
     own = {f"MLFLOW_HTTP_{key}": value for key, value in settings.items()}
@@ -155,7 +175,7 @@ def connect(seconds: int) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return MlflowClient(store())
+    return Client(lambda: MlflowClient(store()), patience or Patience(_LONGEST_CALL, renewed=True))
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:
@@ -209,6 +229,8 @@ def fault(error: BaseException) -> tuple[str, str]:
         return "MLflow cannot be imported", str(error)
     if isinstance(error, UserError):
         return "MLflow refused", str(error)
+    if isinstance(error, OutOfTimeError):
+        return "MLflow is too slow", str(error)
     from mlflow.exceptions import MlflowException
     from requests import exceptions
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -17,6 +18,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from rfdetr_core.base.errors import UserError, causes
+from rfdetr_core.base.memory import ran_out
 
 _AGAIN = "Run again to go on after the last finished epoch."
 # What torch waits for before a training begins, such as the other ranks, keeps Python from hearing a signal: seconds.
@@ -25,9 +27,15 @@ _PATIENCE = 1.0
 _SHORTAGES = {
     "too many open files|ancdata": "too many files are open. Raise the limit: ulimit -n 4096. Or lower "
     "runtime.num_workers or runtime.prefetch_factor.",
-    r"</torch_\S*>.*(no space left|cannot allocate)|bus error": "shared memory (/dev/shm), by which images reach the "
-    "trainer, is full. Enlarge it (docker run --shm-size=8g, or --ipc=host), or set runtime.num_workers: 0.",
+    r"(</torch_\S*>|semaphore:).*(no space left|cannot allocate)|bus error": "shared memory (/dev/shm), by which "
+    "images reach the trainer, is full. Enlarge it (docker run --shm-size=8g, or --ipc=host), or set "
+    "runtime.num_workers: 0.",
 }
+_LESS_MEMORY = (
+    "Lower train.batch_size and raise train.grad_accum_steps as much, lower model.resolution or runtime.num_workers, "
+    "or set model.gradient_checkpointing."
+)
+_SEMAPHORES = "multiprocessing/synchronize.py"
 # Asking the other ranks waits for an accelerator.
 _STEPS_BETWEEN_QUESTIONS = 20
 
@@ -129,6 +137,12 @@ class StopSignals(Callback):
         os.write(2, f"{self.asked.name}: stopping after this step.\n".encode())
 
 
+def _words(error: BaseException) -> str:
+    """The words of an error; those of a semaphore, which is in shared memory, do not say so themselves."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{'semaphore: ' if frames and frames[-1].filename.endswith(_SEMAPHORES) else ''}{error}"
+
+
 def explained(error: Exception, signals: StopSignals) -> UserError | None:
     """What the user can do about a shortage, or an error of another process of this training; None where it is none."""
     if signals.asked:
@@ -136,8 +150,10 @@ def explained(error: Exception, signals: StopSignals) -> UserError | None:
     # torch raises the death of a worker wherever it is, as in a file's writer, which then fails in its own words.
     behind = list(causes(error))
     for words, told in _SHORTAGES.items():
-        if any(re.search(words, str(one), re.IGNORECASE) for one in behind):
+        if any(re.search(words, _words(one), re.IGNORECASE) for one in behind):
             return UserError(f"{told} {_AGAIN}")
+    if (shortage := ran_out(error)) is not None:
+        return UserError(f"{shortage}. {_LESS_MEMORY}")
     for one in behind:
         if "DataLoader worker (pid" in str(one):
             told = f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers."

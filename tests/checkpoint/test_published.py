@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from rfdetr_core.base import files
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.checkpoint import published
+from rfdetr_core.checkpoint import download, published
+from rfdetr_core.checkpoint.download import check_public
 from rfdetr_core.checkpoint.published import PUBLISHED, Published, cache_folder, fetch, resolve_weights
 from rfdetr_core.model.config import VARIANTS
+from tests.slow import KINDS, slow_server
 
 NAME = "rf-detr-nano.pth"
 CONTENT = bytes(range(256)) * 40_000  # 10 MB
@@ -28,6 +36,10 @@ class Store:
     ranges: bool = True
     cuts: list[int] = field(default_factory=list)  # bytes after which the next answers end
     status: int = 200
+    redirect: str | None = None
+    told_length: bool = True
+    together: threading.Barrier | None = None  # answers wait for each other
+    sent: int = 0
     requests: list[str | None] = field(default_factory=list)
     address: str = ""
 
@@ -37,6 +49,11 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
             store.requests.append(wanted)
+            if store.redirect and self.path != "/followed":
+                self.send_response(302)
+                self.send_header("Location", store.redirect)
+                self.end_headers()
+                return
             if store.status != 200:
                 self.send_error(store.status)
                 return
@@ -46,9 +63,15 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
                 return
             body = store.content[start:]
             self.send_response(206 if wanted and store.ranges else 200)
-            self.send_header("Content-Length", str(len(body)))
+            if store.told_length:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[: store.cuts.pop(0)] if store.cuts else body)
+            if store.together is not None:
+                store.together.wait(30)
+            body = body[: store.cuts.pop(0)] if store.cuts else body
+            with suppress(ConnectionError):
+                for begin in range(0, len(body), 1 << 18):
+                    store.sent += self.wfile.write(body[begin : begin + (1 << 18)])
             self.close_connection = True
 
         def log_message(self, *_: object) -> None:
@@ -82,7 +105,8 @@ def test_a_right_file_is_fetched_once(store: Store, tmp_path: Path) -> None:
     assert path.read_bytes() == CONTENT
     assert fetch(NAME) == path
     assert store.requests == [None]
-    assert _files(path.parent) == [NAME]
+    assert _files(path.parent) == [NAME, f"{NAME}.sha256"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~files.umask()
 
 
 def test_a_cut_connection_is_gone_on_with_in_the_same_call(store: Store) -> None:
@@ -140,12 +164,139 @@ def test_a_missing_file_is_asked_for_once(store: Store) -> None:
     with pytest.raises(UserError, match="404"):
         fetch(NAME)
     assert len(store.requests) == 1
+    assert _files(cache_folder()) == []
 
 
 def test_no_server_is_a_message(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(published.PUBLISHED, NAME, Published("http://127.0.0.1:9/nothing", "0" * 32))
     with pytest.raises(UserError, match="could not be downloaded"):
         fetch(NAME)
+
+
+@pytest.mark.parametrize("told_length", [True, False])
+def test_a_file_that_is_too_large_is_refused_before_it_has_come(
+    store: Store, told_length: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.content, store.told_length = bytes(200_000_000), told_length
+    monkeypatch.setitem(published.PUBLISHED, NAME, Published(store.address, "0" * 32, most_bytes=1_000_000))
+    with pytest.raises(UserError, match=r"1,000,000 at most; it was thrown away\. .*weights/"):
+        fetch(NAME)
+    assert _files(cache_folder()) == []
+    assert store.sent < 50_000_000
+    assert len(store.requests) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_download_that_stalls_is_given_up_with_a_message(
+    kind: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in {"_READ": 0.5, "_ANSWER": 0.5, "_WINDOW": 0.5}.items():
+        monkeypatch.setattr(download, name, seconds)
+    with slow_server(kind) as (address, _):
+        monkeypatch.setitem(published.PUBLISHED, NAME, Published(address, "0" * 32))
+        with pytest.raises(UserError, match=r"could not be downloaded.*(no answer in|bytes came in|timed out)"):
+            fetch(NAME)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://storage.googleapis.com/rfdetr/nano.pth", "https://localhost/x", "https://127.0.0.1/x",
+        "https://127.1/x", "https://2130706433/x", "https://[::1]/x", "https://[::ffff:127.0.0.1]/x",
+        "https://10.0.0.1/x", "https://192.168.1.1/x", "https://169.254.169.254/latest/meta-data",
+        "https://[fe80::1]/x", "https://[fd00::1]/x", "https://0.0.0.0/x", "https://224.0.0.1/x",
+    ],
+)  # fmt: skip
+def test_a_redirect_is_followed_only_to_a_public_host_over_https(store: Store, target: str) -> None:
+    store.redirect = target
+    with pytest.raises(UserError, match=r"nano.pth sends on to .*, (which is not https|whose host .* not public)"):
+        fetch(NAME)
+    assert len(store.requests) == 1
+    assert _files(cache_folder()) == []
+
+
+def test_a_redirect_to_a_file_is_not_followed(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(CONTENT)
+    store.redirect = (tmp_path / "secret").as_uri()
+    with pytest.raises(UserError, match="could not be downloaded"):
+        fetch(NAME)
+
+
+def test_a_redirect_that_passes_is_followed_and_a_public_address_passes(store: Store) -> None:
+    store.redirect = store.address.replace("nano.pth", "followed")
+    seen: list[str] = []
+    assert fetch(NAME, check=seen.append).read_bytes() == CONTENT
+    assert seen == [store.redirect]
+    check_public("https://8.8.8.8/nano.pth")
+    check_public("https://[2001:4860:4860::8888]/nano.pth")
+
+
+def test_processes_that_fetch_one_file_at_once_end_well_with_one_file(store: Store) -> None:
+    store.together = threading.Barrier(2)
+    md5 = hashlib.md5(CONTENT).hexdigest()
+    program = (
+        "from rfdetr_core.checkpoint import published\n"
+        f"published.PUBLISHED[{NAME!r}] = published.Published({store.address!r}, {md5!r})\n"
+        f"published.fetch({NAME!r})"
+    )
+    cache_folder().mkdir()
+    (cache_folder() / f"{NAME}.part").write_bytes(CONTENT[:1000])  # one of them has it
+    command = [sys.executable, "-c", program]
+    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in processes:
+        told = process.communicate(timeout=60)[1]
+        assert process.returncode == 0, told
+    assert sorted(map(str, store.requests)) == ["None", "bytes=1000-"]
+    assert _files(cache_folder()) == [NAME, f"{NAME}.sha256"]
+    assert (cache_folder() / NAME).read_bytes() == CONTENT
+
+
+def test_what_a_killed_download_left_is_removed_and_what_another_writes_is_not(store: Store) -> None:
+    cache_folder().mkdir()
+    dead, alive = (cache_folder() / f".{NAME}.{end}" for end in ("dead", "alive"))
+    dead.write_bytes(b"x")
+    alive.write_bytes(b"y")
+    os.utime(dead, (0, 0))
+    os.utime(cache_folder() / f".{NAME}.alive")
+    fetch(NAME)
+    assert _files(cache_folder()) == [f".{NAME}.alive", NAME, f"{NAME}.sha256"]
+
+
+def test_an_interrupted_download_leaves_what_has_come(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(address: str, size: int, most: int) -> None:
+        if size > 2_000_000 and size < len(CONTENT):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "_check_size", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(NAME)
+    assert _files(cache_folder()) == [f"{NAME}.part"]
+
+
+def test_a_file_of_the_published_md5_is_refused_if_its_sha256_is_not_that_of_the_first(
+    store: Store, tmp_path: Path
+) -> None:
+    path = fetch(NAME)
+    note = path.with_name(f"{NAME}.sha256")
+    assert note.read_text() == f"{hashlib.sha256(CONTENT).hexdigest()}  {NAME}\n"
+    note.write_text(f"{'0' * 64}  {NAME}\n")  # as if this file were another of the same MD5
+    with pytest.raises(UserError, match=rf"{NAME} is a file of the published MD5, but its SHA-256 .*'0+'.*is forged"):
+        fetch(NAME)
+    path.unlink()
+    with pytest.raises(UserError, match="sent a file of the published MD5, but its SHA-256"):
+        fetch(NAME)
+    assert _files(cache_folder()) == [f"{NAME}.sha256"]
+    (tmp_path / NAME).write_bytes(CONTENT)
+    with pytest.raises(UserError, match="is a file of the published MD5, but its SHA-256"):
+        resolve_weights(NAME, tmp_path)
+    assert note.read_text().startswith("000")
+
+
+def test_the_first_file_that_is_seen_in_the_cache_is_remembered(store: Store) -> None:
+    cache_folder().mkdir()
+    (cache_folder() / NAME).write_bytes(CONTENT)
+    fetch(NAME)
+    assert (cache_folder() / f"{NAME}.sha256").read_text().split()[0] == hashlib.sha256(CONTENT).hexdigest()
 
 
 def test_weights_resolve_to_null_a_local_file_or_a_published_one(store: Store, tmp_path: Path) -> None:

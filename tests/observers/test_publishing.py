@@ -18,6 +18,8 @@ from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.cli import main
 from rfdetr_core.lineage.lock import listing_md5
 from rfdetr_core.metrics.coco import CocoScores
+from rfdetr_core.observers import publishing
+from rfdetr_core.observers import runs as runs_of_mlflow
 from rfdetr_core.observers.history import read_history
 from rfdetr_core.observers.publishing import CHECKPOINT, METRICS, PUBLISHED, REPORT, named_scores, track_evaluation
 from rfdetr_core.selection.select import select
@@ -25,6 +27,7 @@ from rfdetr_core.selection.strip import strip
 from tests.observers.conftest import Server
 from tests.observers.test_mlflow import has_every_epoch_once, logged, runs
 from tests.pipeline.project import Project
+from tests.slow import KINDS, slow_server
 from tests.training.tiny import make_files, train
 
 SCORES = {"images": 2, "map": 0.25, "map_75": None, "masks": {"map": 0.5}}
@@ -142,6 +145,19 @@ def test_a_server_that_is_away_is_an_error_of_publish_and_a_warning_of_evaluate(
     assert "MLflow cannot be reached; nothing is lost, publish again" in refused()
     with pytest.warns(UserWarning, match="MLflow cannot be reached, so its run lacks this evaluation until"):
         track_evaluation(ProjectPaths(Path("data")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_is_slow_is_an_error_of_publish_and_a_warning_of_evaluate(
+    kind: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_of_mlflow, "_LONGEST_CALL", 1.0)
+    monkeypatch.setattr(publishing, "_IN_ALL", 1.0)
+    with slow_server(kind) as (address, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        assert "MLflow is too slow; nothing is lost, publish again" in refused()
+        with pytest.warns(UserWarning, match="MLflow is too slow, so its run lacks this evaluation until"):
+            track_evaluation(ProjectPaths(Path("data")))
 
 
 def test_the_scores_of_a_report_are_named_as_those_of_an_epoch(project: Path) -> None:

@@ -54,12 +54,13 @@ def test_a_shortage_of_shared_memory_or_of_descriptors_is_told_with_its_remedy(t
 
 
 @pytest.mark.slow
-def test_a_training_without_shared_memory_says_how_to_get_more(where: ProjectPaths, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", ["4k", "100k", "1m"])  # too small for a semaphore, for a batch, for several
+def test_a_training_without_shared_memory_says_how_to_get_more(size: str, where: ProjectPaths, tmp_path: Path) -> None:
     program = script(where, tmp_path / "output", runtime={"num_workers": 1}, train={"batch_size": 32})
     source = (
         f"from rfdetr_core.base.errors import UserError\ntry:\n  exec({program!r})\nexcept UserError as e: print(e)"
     )
-    full = 'mount -t tmpfs -o size=100k tmpfs /dev/shm || exit 77; exec "$@"'
+    full = f'mount -t tmpfs -o size={size} tmpfs /dev/shm || exit 77; exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", full, "sh", sys.executable, "-c", source]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)

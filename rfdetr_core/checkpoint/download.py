@@ -1,0 +1,128 @@
+"""A file of a server: of limited size, from a public host, and given up when it stalls."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.waiting import OutOfTimeError, Patience
+
+FAILURES = (OSError, http.client.HTTPException)  # of the network or of the disk
+_ATTEMPTS = 3
+_READ, _ANSWER = 30.0, 60.0  # seconds for a read; for all that precedes the content
+_WINDOW, _SLOWEST = 60.0, 1_000  # in so many seconds so many bytes a second have to come
+_YOURSELF = "Put the right file into weights/ yourself."
+
+
+def check_public(address: str) -> None:
+    """Check an address that a server sends on to.
+
+    Raises:
+        UserError: it is not https, or its host has an address that is not public.
+    """
+    parts = urlsplit(address)
+    host = parts.hostname or ""
+    if parts.scheme != "https":
+        raise UserError(f"sends on to {address}, which is not https. {_YOURSELF}")
+    for found in _addresses(host):
+        number = ipaddress.ip_address(found.partition("%")[0])
+        number = getattr(number, "ipv4_mapped", None) or number
+        if not number.is_global or number.is_multicast:
+            raise UserError(f"sends on to {address}, whose host ({found}) is not public. {_YOURSELF}")
+
+
+def _addresses(host: str) -> list[str]:
+    """The numeric addresses of a host, as far as this machine has to know them: a proxy resolves names itself."""
+    with suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return ["127.0.0.1"] if host == "localhost" else []
+    return [str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+
+
+def download(address: str, part: Path, most_bytes: int, check: Callable[[str], None]) -> None:
+    """Bring `part` to its full length; each attempt goes on where the last one ended.
+
+    check: raises if a redirect may not be followed to the address that it is given.
+
+    Raises:
+        UserError: more than `most_bytes`, or a redirect that `check` refuses.
+        FAILURES: the server refuses, is away, or sends too little in too long a time.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            _download_rest(address, part, most_bytes, check)
+            return
+        except FAILURES as error:
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR
+            if refused or attempt == _ATTEMPTS:
+                raise
+
+
+def _download_rest(address: str, part: Path, most_bytes: int, check: Callable[[str], None]) -> None:
+    have = part.stat().st_size
+    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
+    opener = urllib.request.build_opener(_Redirects(check))
+    try:
+        response = Patience(_ANSWER).call(lambda: opener.open(request, timeout=_READ))
+    except OutOfTimeError:
+        raise TimeoutError(f"no answer in {_ANSWER:.0f} s") from None
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing is left to send; the MD5 tells whether that is so
+        raise
+    with response:
+        goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        length = response.headers.get("Content-Length")
+        whole = int(length) + have * goes_on if length else None
+        _check_size(address, whole or 0, most_bytes)
+        with part.open("ab" if goes_on else "wb") as file:
+            _receive(address, response, file, most_bytes)
+            size = file.tell()
+    if whole is not None and size != whole:
+        raise ConnectionError(f"cut off after {size} of {whole} bytes")
+
+
+def _receive(address: str, response: Any, file: IO[bytes], most_bytes: int) -> None:
+    begun, received = time.monotonic(), 0
+    while piece := response.read1(1 << 20):
+        _check_size(address, file.tell() + len(piece), most_bytes)
+        file.write(piece)
+        received += len(piece)
+        if (passed := time.monotonic() - begun) > _WINDOW:
+            if received < passed * _SLOWEST:
+                raise TimeoutError(f"only {received} bytes came in {passed:.0f} s")
+            begun, received = time.monotonic(), 0
+
+
+def _check_size(address: str, size: int, most_bytes: int) -> None:
+    if size > most_bytes:
+        raise UserError(
+            f"{address} sends {size:,} bytes or more, but the file has {most_bytes:,} at most; it was thrown away. "
+            f"{_YOURSELF}"
+        )
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def __init__(self, check: Callable[[str], None]) -> None:
+        self.check = check
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """Follow a redirect to what passes the check."""
+        try:
+            self.check(newurl)
+        except UserError as error:
+            raise UserError(f"{req.full_url} {error}") from None
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -1,0 +1,132 @@
+"""Whatever a tracking server does, it takes a bounded time of a training, none of its bytes, and a signal ends it."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.observers import loggers
+from rfdetr_core.observers.runs import Client
+from tests.slow import KINDS, slow_server
+from tests.training.tiny import outs, script, train
+
+LONG = 60  # seconds within which an endless wait would not end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_slow_server_is_given_up_with_one_message_and_costs_no_byte(
+    kind: str,
+    where: ProjectPaths,
+    uninterrupted: dict[str, bytes],
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loggers, "_IN_ALL", 2.0)
+    begun = time.monotonic()
+    with slow_server(kind) as (address, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.warns(UserWarning, match="MLflow is too slow") as told:
+            assert train(where, output, runtime={"mlflow": True}) == uninterrupted
+    (message,) = [str(one.message) for one in told if "MLflow" in str(one.message)]
+    assert "python -m rfdetr_core publish" in message
+    assert time.monotonic() - begun < LONG
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_signal_ends_a_training_that_waits_for_a_server(kind: str, where: ProjectPaths, output: Path) -> None:
+    program = script(where, output, runtime={"mlflow": True}, train={"epochs": 1000})
+    with slow_server(kind) as (address, asked):
+        environment = os.environ | {"MLFLOW_TRACKING_URI": address}
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        assert asked.wait(LONG)
+        time.sleep(0.5)  # it waits for the answer
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=LONG / 3)
+    assert process.returncode == 1
+    assert "stopped by SIGTERM. Run again" in told
+
+
+@pytest.mark.slow
+def test_a_process_ends_though_a_call_of_a_slow_server_does_not(
+    where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path
+) -> None:
+    program = "from rfdetr_core.observers import loggers\nloggers._IN_ALL = 1.0\n"
+    program += script(where, output, runtime={"mlflow": True})
+    with slow_server("header") as (address, _):
+        environment = os.environ | {"MLFLOW_TRACKING_URI": address}
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONG
+        )
+    assert done.returncode == 0, done.stderr
+    assert outs(output) == uninterrupted
+
+
+class Sleeper:
+    def sleep(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    def log_artifact(self, run: str, path: str) -> str:
+        time.sleep(0.5)
+        return path
+
+    def fail(self) -> None:
+        raise TimeoutError("its own")
+
+
+def test_calls_share_their_patience_unless_it_is_renewed() -> None:
+    shared, renewed = (Client(Sleeper, Patience(1.0, renewed=renewed)) for renewed in (False, True))
+    for _ in range(3):
+        assert renewed.sleep(0.4) == 0.4
+    assert shared.sleep(0.4) == 0.4
+    with pytest.raises(OutOfTimeError):
+        shared.sleep(0.9)
+    with pytest.raises(OutOfTimeError):
+        shared.sleep(0.9)
+
+
+def test_patience_grows_with_time_but_not_beyond_its_beginning() -> None:
+    patience = Patience(3.0)
+    patience.refill(math.inf)
+    assert patience.left == 3.0
+    with pytest.raises(OutOfTimeError):
+        Patience(0.0).call(lambda: time.sleep(1))
+    patience.call(lambda: time.sleep(0.2))
+    assert patience.left < 3.0
+    patience.refill(0.1)
+    assert patience.left < 3.0
+
+
+def test_an_upload_may_take_the_time_that_its_size_needs(tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(b"1")
+    large.write_bytes(bytes(1_000_000))
+    client = Client(Sleeper, Patience(0.2))
+    assert client.log_artifact("run", str(large)) == str(large)
+    with pytest.raises(OutOfTimeError):
+        client.log_artifact("run", str(small))
+
+
+def test_what_a_call_raises_is_raised() -> None:
+    with pytest.raises(TimeoutError, match="its own"):
+        Client(Sleeper, Patience(1.0)).fail()
+
+
+def test_a_stop_that_is_asked_for_cuts_short_what_is_waited_for() -> None:
+    with pytest.raises(OutOfTimeError, match="signal"):
+        Patience(LONG, stopping=lambda: True).call(lambda: time.sleep(LONG))
+    assert Patience(LONG, stopping=lambda: True).call(lambda: 1) == 1
