@@ -82,9 +82,9 @@ def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = 
 def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Look:
     """As `decode`, and what else is known of the file."""
     try:
+        _check_pixels(_webp_size(data), max_pixels)
         with _NO_TRUNCATED, _open(data) as image:
-            if max_pixels is not None and image.width * image.height > max_pixels:
-                raise TooLargeError(f"{image.width} x {image.height} pixels are more than the {max_pixels:,} allowed")
+            _check_pixels(image.size, max_pixels)
             kind = "JPEG" if image.format in ("JPEG", "MPO") else str(image.format)
             tags = getattr(image, "tag_v2", {})
             if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (1,))) > 8:
@@ -108,6 +108,19 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
         if _is_memory_short():
             raise MemoryError(f"while {name} was decoded: {error}") from error
         raise UserError(f"{name} cannot be decoded as {', '.join(FORMATS)}: {error}. Replace or remove it.") from error
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int | None) -> None:
+    width, height = size
+    if max_pixels is not None and width * height > max_pixels:
+        raise TooLargeError(f"{width} x {height} pixels are more than the {max_pixels:,} allowed")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """The canvas of an extended WebP file, for which Pillow takes memory when it opens it; (0, 0) of any other."""
+    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:
+        return 0, 0
+    return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
 
 
 def _is_memory_short() -> bool:

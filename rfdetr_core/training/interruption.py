@@ -28,7 +28,8 @@ _SHORTAGES = {
     "too many open files|ancdata": "too many files are open. Raise the limit: ulimit -n 4096. Or lower "
     "runtime.num_workers or runtime.prefetch_factor.",
     r"(</torch_\S*>|semaphore:).*(no space left|cannot allocate)|bus error": "shared memory (/dev/shm), by which "
-    "images reach the trainer, is full. Enlarge it (docker run --shm-size=8g, or --ipc=host), or set runtime.num_workers: 0.",
+    "images reach the trainer, is full. Enlarge it (docker run --shm-size=8g, or --ipc=host), or set "
+    "runtime.num_workers: 0.",
 }
 _LESS_MEMORY = (
     "Lower train.batch_size and raise train.grad_accum_steps as much, lower model.resolution or runtime.num_workers, "
