@@ -281,7 +281,7 @@ for path in sorted(Path({str(tmp_path)!r}).iterdir()):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     told = dict(line.split() for line in done.stdout.splitlines())
     assert told.keys() == {*sides, "bomb"}, done.stderr
-    assert all(told[kind] == "True" for kind in ("PNG", "BMP", "TIFF", "JPEG", "bomb"))
+    assert set(told.values()) == {"True"}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
