@@ -193,6 +193,7 @@ class RFDETR:
         model = self.config.model_copy(update={"pretrain_weights": named})
         check_together(model, config)
         _refuse_outs(output)
+        _check_dataset(dataset)
         best = output / "checkpoint_best_total.pth"
         with sole_writer(output):  # from the first file to the last: another's dataset would be trained on or scored
             self.data = _prepare(dataset, output / "dataset")
@@ -232,9 +233,12 @@ class RFDETR:
         _refuse_outs(output / "evaluate")
         if dataset_dir is None and data is None:
             raise UserError("evaluate() needs dataset_dir: this model was not trained here.")
+        dataset = None if dataset_dir is None else _path(dataset_dir, "dataset_dir")
+        if dataset is not None:
+            _check_dataset(dataset)
         with sole_writer(output):
-            if dataset_dir is not None:
-                data = _prepare(_path(dataset_dir, "dataset_dir"), output / "dataset")
+            if dataset is not None:
+                data = _prepare(dataset, output / "dataset")
             assert data is not None
             return evaluate(self._predictor, data, config, output / "evaluate")
 
@@ -285,6 +289,13 @@ def _refuse_outs(output: Path) -> None:
             f"{output} is where the pipeline of {root / 'dvc.yaml'} keeps its results, which would be written over. "
             'Name another folder, such as output_dir="runs/first".'
         )
+
+
+def _check_dataset(dataset: Path) -> None:
+    """Raise a UserError of a dataset folder that is none, before the folder of results is made."""
+    from rfdetr_core.ingest.folder import check_folder
+
+    check_folder(dataset, (), "dataset_dir")
 
 
 def _prepare(dataset: Path, folder: Path) -> ProjectPaths:
