@@ -15,7 +15,8 @@ from ci.markdown import code
 from rfdetr_core.base.errors import UserError
 
 _NAME = re.compile("PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
-_PASSWORD_IN_ADDRESS = re.compile(r"://[^/@\s]*?:([^/@\s]+)@")
+# Or a token in place of the user's name, which is longer than names are.
+_PASSWORD_IN_ADDRESS = re.compile(r"://(?:[^/@\s]*?:(?=[^/@\s]+@)|(?=[^/@\s:]{20,}@))([^/@\s]+)@")
 _SHORTEST = 8  # characters: a variable that is "1" or "none" is in every file
 _LARGEST = 2**26  # bytes of a file: larger ones are weights, and what they say of their making is in small files too
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ci.markdown import block
-from ci.secrets import SecretFoundError, redacted
+from ci.secrets import SecretFoundError, redacted, refuse_in_files
 from rfdetr_core.audit import history
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import message_of, say
@@ -20,7 +21,7 @@ STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
 PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
 SECRET = STATE / "secret"  # left where a secret was found: then no report may leave the runner either
-MODEL = Path(history.MODEL)
+MODEL, REPORTS = Path(history.MODEL), "reports"
 COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "annotations", "reports", "output")
 TRAILER = "Retrained-from"  # in the message of the commits made here: the commit that was retrained
 
@@ -31,14 +32,27 @@ def step(run: Callable[[], None]) -> None:
     try:
         run()
     except UserError as error:
-        told = redacted(str(error))
-        if isinstance(error, SecretFoundError):
+        failure = _of_reports(error)
+        told = redacted(str(failure))
+        if isinstance(failure, SecretFoundError):
             COMMENT.unlink(missing_ok=True)
             SECRET.touch()
             set_output("secret", "true")
+            if os.environ.get("CI") == "true":  # whatever the workflow keeps of a failed run
+                shutil.rmtree(REPORTS, ignore_errors=True)
         if not COMMENT.exists():
             COMMENT.write_text(f"## Not retrained\n\n{block(told)}\n")
         sys.exit(message_of(UserError(told)))
+
+
+def _of_reports(error: UserError) -> UserError:
+    """An error, or the one about a secret in the reports, which are kept of a failed run as well."""
+    try:
+        if not isinstance(error, SecretFoundError):
+            refuse_in_files([REPORTS])
+    except SecretFoundError as found:
+        return found
+    return error
 
 
 def set_output(name: str, value: str) -> None:

@@ -74,8 +74,13 @@ class Guard(MetaPathFinder):
 
 
 def tracked_bytecode(root: Path) -> list[str]:
-    """The compiled modules that git has in a project: Python may run them in place of the source beside them."""
-    names = git.answer(root, "ls-files", "-z", "--", *(f"*{suffix}" for suffix in (*BYTECODE_SUFFIXES, ".pyo")))
+    """The compiled modules that git has in a project: Python may run them in place of the source beside them.
+
+    Whatever has the name of Python's folder for them is one: it may be a link.
+    """
+    kinds = [f"*{suffix}" for suffix in (*BYTECODE_SUFFIXES, ".pyo")]
+    kinds += [f":(glob)**/__pycache__{end}" for end in ("", "/**")]
+    names = git.answer(root, "ls-files", "-z", "--", *kinds)
     return sorted(set((names or "").split("\0")) - {""})
 
 
@@ -84,7 +89,7 @@ def refuse_bytecode(root: Path) -> None:
     if found := tracked_bytecode(root):
         raise UserError(
             f"git has compiled modules: {listed(found)}. Python may run them in place of the source beside them. "
-            "Remove them: git rm --cached '*.pyc'"
+            "Remove them: git rm -r --cached PATH"
         )
 
 

@@ -20,8 +20,10 @@ _LONGEST = 200  # characters of the words that are quoted
 def ran_out(error: BaseException) -> str | None:
     """What says that memory ran out: the words of an error, or of one behind it; None: it is something else."""
     for one in causes(error):
+        # Not the name of a file, which may have such words.
+        said = one.strerror or "" if isinstance(one, OSError) and one.filename is not None else str(one)
         if isinstance(one, MemoryError) or (
-            isinstance(one, RuntimeError | OSError | ImportError) and _WORDS.search(str(one))
+            isinstance(one, RuntimeError | OSError | ImportError) and _WORDS.search(said)
         ):
             words = (str(one).strip() or type(one).__name__).splitlines()[0]
             return f"memory ran out ({words[:_LONGEST]})"

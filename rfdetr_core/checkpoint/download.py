@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.waiting import OutOfTimeError, Patience
 
-FAILURES = (OSError, http.client.HTTPException)  # of the network or of the disk
+FAILURES = (OSError, http.client.HTTPException, ValueError)  # of the network, the disk, or what a server says
+_TRANSLATED, _PROTOCOLS = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("192.0.0.0/24")
 _ATTEMPTS = 3
 _READ, _ANSWER = 30.0, 60.0  # seconds for a read; for all that precedes the content
 _WINDOW, _SLOWEST = 60.0, 1_000  # in so many seconds so many bytes a second have to come
@@ -36,8 +37,10 @@ def check_public(address: str) -> None:
         raise UserError(f"sends on to {address}, which is not https. {_YOURSELF}")
     for found in _addresses(host):
         number = ipaddress.ip_address(found.partition("%")[0])
-        number = getattr(number, "ipv4_mapped", None) or number
-        if not number.is_global or number.is_multicast:
+        if isinstance(number, ipaddress.IPv6Address):
+            within = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF) if number in _TRANSLATED else None
+            number = number.ipv4_mapped or number.sixtofour or within or number
+        if not number.is_global or number.is_multicast or number in _PROTOCOLS:
             raise UserError(f"sends on to {address}, whose host ({found}) is not public. {_YOURSELF}")
 
 

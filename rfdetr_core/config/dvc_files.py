@@ -6,21 +6,22 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.run_cache import KEPT_LOCK
 from rfdetr_core.lineage.lock import LOCK
 
 _FIRST = b"schema:"
-_CONFLICT = (b"<<<<<<<", b"=======", b">>>>>>>")
 
 
 def check_dvc_files(root: Path = Path()) -> Iterator[str]:
     """Look at dvc.lock and .dvc/tmp/rwlock as DVC will; a sentence for what was mended.
 
-    A cut dvc.lock becomes what it was when the last stage began, of which `keep_lock` keeps a copy, or is removed if it
-    was the first of all: what ran since comes back from DVC's cache. A cut rwlock is removed: it holds nothing but who
-    reads and writes what at the moment. Both where no process of DVC is left.
+    A cut dvc.lock becomes what it was when the last stage began, of which `keep_lock` keeps a copy, or when this last
+    looked; it is removed if it was the first of all. What ran since comes back from DVC's cache. A cut rwlock is
+    removed: it holds nothing but who reads and writes what at the moment. Both where no process of DVC is left.
 
     Raises:
         UserError: dvc.lock is not what DVC accepts and is not to be mended, or DVC is running and one of them is cut.
@@ -46,7 +47,11 @@ def _is_whole(path: Path) -> bool:
 
 def _mend_lock(root: Path) -> Iterator[str]:
     path, kept = root / LOCK, root / KEPT_LOCK
-    if not path.exists() or _is_whole(path):
+    if not path.exists():
+        return
+    if _is_whole(path):
+        if kept.parent.is_dir():  # of a lock that came with a branch, no stage may have begun yet
+            files.copy(path, kept)
         return
     restored = kept.exists() and _is_whole(kept)
     committed = git.answer(root, "cat-file", "-e", f"HEAD:./{LOCK}") is not None
@@ -63,14 +68,19 @@ def _mend_lock(root: Path) -> Iterator[str]:
         files.copy(kept, path)
     else:
         path.unlink()
-    now = "is again what it was before that stage" if restored else "was removed: it was the first"
+    now = "is again what it was when a stage or `check` last began" if restored else "was removed: it was the first"
     yield f"{path}, which a killed `dvc` had left cut, {now}. The part is {part}"
 
 
 def _is_cut(content: bytes) -> bool:
     """Whether it is the beginning of a dvc.lock as DVC writes it; not, for instance, a merge that is to be resolved."""
-    begun = content.startswith(_FIRST[: len(content)])
-    return begun and not any(line.startswith(_CONFLICT) for line in content.splitlines())
+    if not content.startswith(_FIRST[: len(content)]):
+        return False
+    try:  # its whole lines are YAML, if not all that DVC asks for
+        yaml.safe_load(content[: content.rfind(b"\n") + 1])
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _refuse_while_dvc_runs(path: Path, root: Path) -> None:

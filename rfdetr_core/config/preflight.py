@@ -58,6 +58,7 @@ def check_project(root: Path = Path()) -> list[str]:
     try:
         _check_memory(model, train)
         told += _check_dataset(root, read_section(DataConfig, "data", params).dir, model)
+        _check_regular(root / "weights")
         _check_weights(root, "model.pretrain_weights", model.pretrain_weights, model)
         _check_weights(root, "train.resume", train.resume, model)
         if train.num_nodes > 1:
@@ -125,6 +126,7 @@ def _check_dataset(root: Path, name: str, model: ModelConfig) -> list[str]:
     if folder.is_dir():
         from rfdetr_core.ingest.formats import LABEL_SUFFIXES
 
+        _check_regular(folder)
         told = check_folder(folder, LABEL_SUFFIXES, project=root)
         _check_labels(root, folder, model)
         return told
@@ -136,6 +138,19 @@ def _check_dataset(root: Path, name: str, model: ModelConfig) -> list[str]:
             return [f"data.dir is {name!r}: the stage {stage} of dvc.yaml will make it"]
     what = f"Fetch it: dvc pull {tracked}" if tracked else "Put the dataset there, or name another folder."
     raise UserError(f"data.dir is {name!r}: {'no folder' if folder.exists() else 'it does not exist'}. {what}")
+
+
+def _check_regular(folder: Path) -> None:
+    """Refuse a pipe, socket or device below a folder that stages read: DVC, which reads all of it, waits for ever."""
+    left = [folder] if folder.is_dir() else []
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for one in entries:
+                if one.is_dir(follow_symlinks=False):
+                    left.append(Path(one.path))
+                elif not (one.is_file() or one.is_dir()) and Path(one.path).exists():
+                    what = "is a pipe, a socket or a device, or leads to one, for which DVC would wait. Remove it."
+                    raise UserError(f"{one.path} {what}")
 
 
 def _check_labels(root: Path, folder: Path, model: ModelConfig) -> None:

@@ -122,7 +122,11 @@ def check_params(path: Path = PARAMS_FILE) -> None:
         read_section(config, name, path)
     model = read_section(ModelConfig, "model", path)
     model.architecture(classes=1)
-    check_together(model, read_section(TrainConfig, "train", path))
+    train = read_section(TrainConfig, "train", path)
+    try:
+        check_together(model, train)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _check_places(section: str, content: Mapping[str, Any], path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import unquote
@@ -163,26 +164,27 @@ def joined(folder: str, name: str) -> str:
 def leaves(root: Path, path: str) -> bool:
     """Whether a path below `root` leads out of it through a link, other than one into the cache of DVC.
 
-    That is the cache which is configured for the project of `_project_of`; without a project, every link out leaves.
+    That is the cache which is configured for the project of `_cache_of`; without a project, every link out leaves.
     """
     real = Path(os.path.realpath(root / path))
     if real.is_relative_to(os.path.realpath(root)):
         return False
-    project = _project_of(Path(os.path.normpath(root.absolute())))
-    try:
-        cache = os.path.realpath(cache_folder(project)) if project else None
-    except UserError:  # with a broken configuration DVC itself does nothing
-        cache = None
+    cache = _cache_of(Path(os.path.normpath(root.absolute())), Path.cwd())
     return cache is None or not (real.is_relative_to(cache) and _DVC_OBJECT.fullmatch(os.path.relpath(real, cache)))
 
 
-def _project_of(folder: Path) -> Path | None:
-    """The DVC project that a dataset folder is in: that around the working folder, else the nearest above the dataset.
+@lru_cache
+def _cache_of(folder: Path, working: Path) -> str | None:
+    """The cache of the DVC project that a dataset folder is in: the one around the working folder, else the nearest.
 
     So no `.dvc` that came with a dataset into the project says where links may lead.
     """
-    own = project_above(Path.cwd())
-    return own if own and folder.is_relative_to(own) else project_above(folder.parent)
+    own = project_above(working)
+    project = own if own and folder.is_relative_to(own) else project_above(folder.parent)
+    try:
+        return os.path.realpath(cache_folder(project)) if project else None
+    except UserError:  # with a broken configuration DVC itself does nothing
+        return None
 
 
 def listing(root: Path, folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[str]:

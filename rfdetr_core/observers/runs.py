@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError, causes
+from rfdetr_core.base.printing import one_line
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.base.waiting import OutOfTimeError, Patience
 from rfdetr_core.observers.history import fingerprint, main_repository
@@ -245,7 +246,7 @@ def fault(error: BaseException) -> tuple[str, str]:
             code = code or one.response.status_code
     if what == "failed" and http.HTTPStatus.BAD_REQUEST <= code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
         what = "refused"
-    told = _without_password(" ".join(str(error).split()))[:300]
+    told = one_line(_without_password(" ".join(str(error).split()))[:300])
     if what == "refused" and code in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
         told += f" ({_CREDENTIALS})"
     return f"MLflow {what}", told

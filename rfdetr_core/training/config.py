@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from rfdetr_core.base.code import CLASSES
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.imports import check_class
 from rfdetr_core.base.params import Config
@@ -147,11 +148,6 @@ class TrainConfig(Config):
         names: Collection[str] = OPTIMIZERS if info.field_name == "optimizer" else SCHEDULES
         if "." not in value and value.lower() not in names:
             raise ValueError(f"unknown name. Use {', '.join(names)}, or a class as package.module.Class.")
-        if "." in value:
-            try:
-                check_class(value)
-            except UserError as error:
-                raise ValueError(str(error)) from None
         return value if "." in value else value.lower()
 
     @field_validator("notes", "optimizer_kwargs", "lr_scheduler_kwargs")
@@ -253,7 +249,17 @@ class RuntimeConfig(Config):
 
 
 def check_together(model: ModelConfig, train: TrainConfig) -> None:
-    """Raise UserError if the `model` and `train` sections contradict each other, or an option has no effect."""
+    """Check what no section shows alone, and what depends on the project at hand.
+
+    Raises:
+        UserError: the sections contradict each other, an option has no effect, or a class cannot be imported.
+    """
+    for key in CLASSES["train"]:
+        if "." in (name := str(getattr(train, key))):
+            try:
+                check_class(name)
+            except UserError as error:
+                raise UserError(f"train.{key} is {name!r}: {error}") from None
     if model.num_channels != 3:
         raise UserError(f"model.num_channels is {model.num_channels}, but images are RGB: it must be 3 to train.")
     if train.resume is not None and model.pretrain_weights is not None:

@@ -10,7 +10,7 @@ import torch
 
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.imports import Guard, check_class, module_file, shadows
+from rfdetr_core.base.imports import Guard, check_class, module_file, shadows, tracked_bytecode
 
 WHERE = "import importlib.util as u, sys; print(u.find_spec(sys.argv[1]).origin)"
 
@@ -100,3 +100,17 @@ def test_nothing_is_imported_from_a_dataset(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"stage train imports data/images/optim\.py"):
         guard.find_spec("data.images.optim", [str(project / "data" / "images")])
     assert guard.find_spec("torch.optim.radam", [str(Path(torch.optim.__file__).parent)]) is None
+
+
+def test_bytecode_that_git_has_is_found_whatever_it_looks_like(project: Path) -> None:
+    elsewhere = project.parent / "elsewhere"
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    (project / ".gitignore").write_text("__pycache__/\n*.pyc\n")
+    (project / "rfdetr_core" / "__pycache__").mkdir()
+    (project / "stages" / "__pycache__").symlink_to(elsewhere)
+    places = ("rfdetr_core/__pycache__/x.cpython-311.pyc", "rfdetr_core/__pycache__/note.txt", "odd.pyc", "a\nb.pyo")
+    for name in places:
+        (project / name).touch()
+    assert tracked_bytecode(project) == []
+    subprocess.run(["git", "add", "-f", "."], cwd=project, check=True)
+    assert set(tracked_bytecode(project)) == {*places, "stages/__pycache__"}

@@ -39,7 +39,13 @@ def test_whoever_runs_out_of_memory_is_recognised(allocate: Callable[[], object]
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("sizes of tensors must match"), OSError(errno.ENOSPC, "full"), ValueError("out of memory")]
+    "error",
+    [
+        RuntimeError("sizes of tensors must match"),
+        OSError(errno.ENOSPC, "full"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/out of memory/x.jpg"),
+        ValueError("out of memory"),
+    ],
 )
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
     assert ran_out(error) is None

@@ -204,6 +204,7 @@ def test_a_download_that_stalls_is_given_up_with_a_message(
         "http://storage.googleapis.com/rfdetr/nano.pth", "https://localhost/x", "https://127.0.0.1/x",
         "https://127.1/x", "https://2130706433/x", "https://[::1]/x", "https://[::ffff:127.0.0.1]/x",
         "https://10.0.0.1/x", "https://192.168.1.1/x", "https://169.254.169.254/latest/meta-data",
+        "https://[64:ff9b::7f00:1]/x", "https://[2002:7f00:1::]/x", "https://192.0.0.8/x",
         "https://[fe80::1]/x", "https://[fd00::1]/x", "https://0.0.0.0/x", "https://224.0.0.1/x",
     ],
 )  # fmt: skip
@@ -213,6 +214,13 @@ def test_a_redirect_is_followed_only_to_a_public_host_over_https(store: Store, t
         fetch(NAME)
     assert len(store.requests) == 1
     assert _files(cache_folder()) == []
+
+
+@pytest.mark.parametrize("target", [f"https://{'a' * 70}.example/x", "https://[::1", "https://a b/x"])
+def test_a_redirect_that_is_no_address_is_a_message(store: Store, target: str) -> None:
+    store.redirect = target
+    with pytest.raises(UserError, match=r"could not be downloaded|is not public"):
+        fetch(NAME)
 
 
 def test_a_redirect_to_a_file_is_not_followed(store: Store, tmp_path: Path) -> None:

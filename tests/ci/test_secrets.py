@@ -66,6 +66,9 @@ def test_a_password_within_an_address_and_a_line_of_a_key_are_secrets() -> None:
     with pytest.raises(SecretFoundError, match="MLFLOW_TRACKING_URI"):
         refuse(b"it is correct horse", "x", {"MLFLOW_TRACKING_URI": "https://user:correct%20horse@host:1/x"})
     refuse(b"https://host.example:1/x", "x", {"MLFLOW_TRACKING_URI": "https://host.example:1/x"})
+    refuse(b"by deploy-bot", "x", {"INDEX": "https://deploy-bot@host.example/x"})
+    with pytest.raises(SecretFoundError, match="INDEX"):
+        refuse(b"a ghp_0123456789abcdefghij b", "x", {"INDEX": "https://ghp_0123456789abcdefghij@host.example/x"})
     key = {"SSH_KEY": "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\n-----END PRIVATE KEY-----\n"}
     with pytest.raises(SecretFoundError, match="SSH_KEY"):
         refuse(b"    MIIEvQIBADANBg\r\n", "x", key)

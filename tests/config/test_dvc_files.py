@@ -79,6 +79,7 @@ def test_a_lock_is_mended_where_dvc_refuses_it(project: Path) -> None:
     refused = 0
     with Repo(str(project)) as repo:
         for length in range(0, len(whole), 7):
+            (project / KEPT_LOCK).write_bytes(kept)
             lock.write_bytes(whole[:length])
             try:
                 Lockfile(repo, str(lock)).load()
@@ -124,11 +125,22 @@ def test_a_lock_with_a_conflict_is_left_to_its_user(project: Path) -> None:
     lock = project / "dvc.lock"
     whole = lock.read_bytes()
     conflict = whole + b"<<<<<<< HEAD\n  three: {}\n=======\n  four: {}\n>>>>>>> other\n"
-    lock.write_bytes(conflict)
-    with pytest.raises(UserError, match=r"dvc\.lock is damaged"):
-        list(check_dvc_files(project))
-    assert lock.read_bytes() == conflict
+    indented = whole.replace(b"    deps:\n", b"  deps:\n", 1)
+    for damaged in (conflict, indented, b"not " + whole):
+        lock.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"dvc\.lock is damaged"):
+            list(check_dvc_files(project))
+        assert lock.read_bytes() == damaged
     lock.write_bytes(whole)
+
+
+def test_a_lock_that_is_whole_is_kept_for_the_next_time(project: Path) -> None:
+    (project / KEPT_LOCK).write_bytes(b"schema: '2.0'\nstages: {}\n")  # of another branch, say
+    whole = (project / "dvc.lock").read_bytes()
+    assert list(check_dvc_files(project)) == []
+    (project / "dvc.lock").write_bytes(b"")
+    assert len(list(check_dvc_files(project))) == 1
+    assert (project / "dvc.lock").read_bytes() == whole
 
 
 def test_a_committed_lock_is_restored(project: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -57,6 +58,18 @@ def test_results_are_no_dataset(project: Path, name: str) -> None:
     (project / "link").symlink_to("output", target_is_directory=True)
     with pytest.raises(UserError, match=rf"params\.yaml: data\.dir is '{name}', which holds results"):
         check(project, "data", f"{{dir: '{name}'}}")
+
+
+@pytest.mark.parametrize("place", ["data/mine/train/pipe.jpg", "data/mine/new/deep/pipe", "weights/pipe.pth"])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_that_dvc_would_wait_for_is_refused(project: Path, place: str, link: bool) -> None:
+    path = project / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(project / "pipe" if link else path)
+    if link:
+        path.symlink_to(project / "pipe")
+    with pytest.raises(UserError, match=f"{place} is a pipe"):
+        check(project, "data", "{dir: data/mine}")
 
 
 @pytest.mark.parametrize("name", ["./data/mine", "data/mine/", "data//mine", "data/other/../mine", "data/./mine"])

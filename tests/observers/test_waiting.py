@@ -81,7 +81,7 @@ class Sleeper:
         return seconds
 
     def log_artifact(self, run: str, path: str) -> str:
-        time.sleep(0.5)
+        time.sleep(2)
         return path
 
     def fail(self) -> None:
@@ -89,14 +89,14 @@ class Sleeper:
 
 
 def test_calls_share_their_patience_unless_it_is_renewed() -> None:
-    shared, renewed = (Client(Sleeper, Patience(1.0, renewed=renewed)) for renewed in (False, True))
+    shared, renewed = (Client(Sleeper, Patience(2.0, renewed=renewed)) for renewed in (False, True))
     for _ in range(3):
-        assert renewed.sleep(0.4) == 0.4
-    assert shared.sleep(0.4) == 0.4
+        assert renewed.sleep(0.8) == 0.8
+    assert shared.sleep(0.8) == 0.8
     with pytest.raises(OutOfTimeError):
-        shared.sleep(0.9)
+        shared.sleep(1.9)
     with pytest.raises(OutOfTimeError):
-        shared.sleep(0.9)
+        shared.sleep(1.9)
 
 
 def test_patience_grows_with_time_but_not_beyond_its_beginning() -> None:
@@ -114,8 +114,8 @@ def test_patience_grows_with_time_but_not_beyond_its_beginning() -> None:
 def test_an_upload_may_take_the_time_that_its_size_needs(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"1")
-    large.write_bytes(bytes(1_000_000))
-    client = Client(Sleeper, Patience(0.2))
+    large.write_bytes(bytes(2_000_000))
+    client = Client(Sleeper, Patience(1.0))
     assert client.log_artifact("run", str(large)) == str(large)
     with pytest.raises(OutOfTimeError):
         client.log_artifact("run", str(small))

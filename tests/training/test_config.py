@@ -19,6 +19,14 @@ from rfdetr_core.training.config import OPTIMIZERS, PLATEAU, RuntimeConfig, Trai
 from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
 
 
+def test_a_class_of_another_project_is_read_and_is_refused_where_it_would_be_trained_with() -> None:
+    """Who verifies another's project reads its params, and has not its modules."""
+    for name in ("rfdetr_core.training.mine.Plain", "no_such_package.Adam"):
+        config = parse(TrainConfig, {"optimizer": name}, "train")
+        with pytest.raises(UserError, match=f"train.optimizer is '{name}': there is no module"):
+            check_together(ModelConfig(), config)
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
@@ -37,7 +45,6 @@ from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
         ({"lr_scheduler": PLATEAU, "compute_val_loss": False}, "compute_val_loss"),
         ({"lr_scheduler": "step", "lr_scheduler_monitor": "val/mAR"}, "lr_scheduler_monitor"),
         ({"optimizer": "muon"}, "package.module.Class"),
-        ({"optimizer": "no_such_package.Adam"}, "no_such_package"),
         ({"optimizer_kwargs": {"lr": 1}}, "optimizer_kwargs"),
         ({"use_ema": False, "ema_decay": 0.5}, "ema_decay"),
         ({"use_ema": False, "early_stopping_use_ema": True}, "early_stopping_use_ema"),
