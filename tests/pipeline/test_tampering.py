@@ -210,7 +210,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         "params.yaml: train.epochs",
     ),
     "dvc.lock: a command": (
-        lambda folder: edit(folder / "dvc.lock", "python -m stages.strip", "python -m stages.evaluate"),
+        lambda folder: edit(folder / "dvc.lock", "-m stages.strip", "-m stages.evaluate"),
         "command of strip",
     ),
     "a .dvc file": (lambda folder: edit(folder / f"{DATA}.dvc", "md5: ", "md5: 0"), "data/tiny in data/tiny.dvc"),
