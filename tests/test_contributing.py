@@ -423,7 +423,7 @@ PATCHES = {
                     """Write reports/licence.txt."""
                     from rfdetr_core.base import files
 
-                    files.write_text(Path("reports/licence.txt"), Path("LICENSE").read_text().split()[0] + "\\n")
+                    files.write_text(Path("reports/licence.txt"), files.read_text(Path("LICENSE")).split()[0] + "\\n")
 
 
                 if __name__ == "__main__":
