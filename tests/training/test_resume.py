@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -315,12 +316,17 @@ def test_two_trainings_never_write_to_one_folder(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match=str(holder.pid)), record.sole_writer(tmp_path):
         pass
     own = tmp_path / "own"
-    with record.sole_writer(own):
+
+    def enter() -> None:
+        with record.sole_writer(own):
+            pass
+
+    with ThreadPoolExecutor(1) as other, record.sole_writer(own):
         for _ in range(2):
-            with pytest.raises(UserError, match=str(os.getpid())), record.sole_writer(own):
-                pass
-    with record.sole_writer(own):
-        pass
+            enter()  # this thread has it, and has it still afterwards
+            with pytest.raises(UserError, match=str(os.getpid())):
+                other.submit(enter).result()
+    enter()
     shutil.rmtree(own)
     holder.kill()
     holder.wait()
