@@ -14,8 +14,9 @@ import yaml
 from ci.comment import comment, title
 from ci.secrets import refuse, refuse_in_files
 from ci.steps import BRANCH, COMMENT, COMMITTED, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
-from rfdetr_core.audit.history import cache_folder, cached
+from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
+from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
 from rfdetr_core.lineage.lock import Lock

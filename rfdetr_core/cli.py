@@ -140,7 +140,7 @@ def _check_code() -> None:
 
     code = Code()
     for stage in code.stages:
-        code.digests(*code.starts(stage))
+        code.digests_of(stage)
 
 
 def _print_reached_by_code() -> None:
@@ -161,13 +161,13 @@ def _print_reached_by_code() -> None:
 def _preview(options: argparse.Namespace) -> None:
     from rfdetr_core.config.preview import preview
 
-    print(*preview(options.params, options.split, options.count, options.epoch, options.out).split("\n"), sep="\n")
+    _print_lines(preview(options.params, options.split, options.count, options.epoch, options.out))
 
 
 def _export(options: argparse.Namespace) -> None:
     from rfdetr_core.export.dataset import export_dataset
 
-    print(*export_dataset(options.source, options.destination, options.format, options.images).split("\n"), sep="\n")
+    _print_lines(export_dataset(options.source, options.destination, options.format, options.images))
 
 
 def _results(options: argparse.Namespace) -> None:
@@ -189,7 +189,7 @@ def _results(options: argparse.Namespace) -> None:
         note = f"; {about['note']}" if "note" in about else ""
         size = f"{metrics['images']} images, {metrics['objects']} objects{note}"
         _print_scores(about["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], size)
-    print(*run_files(Path("output")).split("\n"), sep="\n")
+    _print_lines(run_files(Path("output")))
     here = _activated()
     print("scores    reports/evaluate/: metrics.json and tables")
     print("pictures  reports/evaluate/pictures/")
@@ -268,8 +268,15 @@ def _audit(options: argparse.Namespace) -> None:
 
 def _print_answer(answer: dict[str, Any] | list[str]) -> None:
     """Lines for people, or JSON for programs."""
-    lines = json.dumps(answer, indent=2).split("\n") if isinstance(answer, dict) else answer
-    print(*lines, sep="\n")
+    if isinstance(answer, dict):
+        _print_lines(json.dumps(answer, indent=2))
+    else:
+        print(*answer, sep="\n")
+
+
+def _print_lines(text: str) -> None:
+    """The lines of a text, each as a line: in an argument of `print` a line end would be an escape."""
+    print(*text.split("\n"), sep="\n")
 
 
 def _list_images(options: argparse.Namespace, archive: Archive) -> None:

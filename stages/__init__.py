@@ -64,7 +64,7 @@ def _digested_code(name: str) -> Iterator[None]:
         raise UserError(f"{file} does not exist. Run: dvc repro")
     # Started by hand, a stage may have no digests: then an edit is one of the code at its start.
     code = Code()
-    digests = files.read_json(file) if file.exists() else code.digests(*code.starts(name))
+    digests = files.read_json(file) if file.exists() else code.digests_of(name)
     if changed := code.changed(name, digests):
         raise UserError(f"{_few(changed)} changed since the stage code ran. Run: dvc repro")
     sys.meta_path.insert(0, guard)

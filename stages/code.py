@@ -12,7 +12,7 @@ def main() -> None:
     """Write digests/<stage>.json."""
     with without_collection():
         code = Code()
-        digests = {stage: code.digests(*code.starts(stage)) for stage in code.stages}
+        digests = {stage: code.digests_of(stage) for stage in code.stages}
     for stage, content in digests.items():
         files.write_json(FOLDER / f"{stage}.json", content)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import hashlib
 import json
 import pstats
 import statistics
@@ -28,6 +27,7 @@ from pytorch_lightning import Callback
 from torch import Tensor, nn
 
 from benchmarks.train_step import peak_memory
+from rfdetr_core.checkpoint.files import tensor_digest
 from rfdetr_core.data.batching import Batch
 from rfdetr_core.model.config import VARIANTS, Architecture
 from rfdetr_core.ops.structures import Target
@@ -171,13 +171,6 @@ def upstream(
     return module, trainer, (NestedTensor(images, mask), targets), module.model
 
 
-def digest(detector: nn.Module) -> str:
-    found = hashlib.sha256()
-    for name, value in sorted(detector.state_dict().items()):
-        found.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("who", choices=["ours", "upstream"])
@@ -214,7 +207,7 @@ def main() -> None:
         "first": windows.first,
         "peak": peak_memory(options.device),
         "precision": str(trainer.precision),
-        "digest": digest(detector),
+        "digest": tensor_digest(detector.state_dict())[:16] if options.who == "ours" else "",
         "kernels": rows[:KERNELS],
         "busy": sum(milliseconds for _, milliseconds, _ in rows),
         "launches": sum(count for _, _, count in rows) / steps,

@@ -136,6 +136,10 @@ class Code:
             found |= {data: files.sha256_file(data) for data in _data_files(path.parent)}
         return {path.relative_to(self.root).as_posix(): found[path] for path in sorted(found)}
 
+    def digests_of(self, stage: str) -> dict[str, str]:
+        """As `digests`, of what a stage runs: the content of digests/<stage>.json."""
+        return self.digests(*self.starts(stage))
+
     def refused(self, stage: str) -> set[str]:
         """The modules that a stage may not load: those outside its closure that none of its modules loads by name."""
         closure = self.closure(*self.starts(stage))
@@ -144,7 +148,7 @@ class Code:
     def changed(self, stage: str, before: object) -> list[str]:
         """The paths whose digest is not that of `before`, the content of digests/<stage>.json; all if it has none."""
         known = before if isinstance(before, dict) else {}
-        return [path for path, _, _ in files.changes(known, self.digests(*self.starts(stage)))]
+        return [path for path, _, _ in files.changes(known, self.digests_of(stage))]
 
     def _check(self, name: str, closure: set[str]) -> None:
         source, path = self._read(name), self.modules[name].relative_to(self.root)

@@ -223,7 +223,7 @@ class CodeDigests:
     def differences(self, path: str, md5: str) -> list[tuple[str, str | None, str | None]]:
         """Between digests/<stage>.json of this MD5 and what it would be now: modules, or the file if its content is
         neither at hand nor in git."""
-        found = self.code.digests(*self.code.starts(self.stages[path]))
+        found = self.code.digests_of(self.stages[path])
         again = md5_bytes(json_text(found).encode())
         if again == md5:
             return []
