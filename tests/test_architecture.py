@@ -19,6 +19,7 @@ TIERS = [
     {"loss", "checkpoint", "export"},
     {"training", "inference", "lineage"},
     {"evaluation", "selection", "observers", "audit"},
+    {"report"},
     {"config"},
     {"verification"},
     {"api", "cli"},

@@ -1,0 +1,48 @@
+// Charts: Vega-Lite draws them as SVG, those in view first. Expressions are interpreted, never compiled: the page's policy
+// has no eval.
+
+const axis = { labelColor: 'var(--text)', titleColor: 'var(--faint)', gridColor: 'var(--line)', domainColor: 'var(--line)', tickColor: 'var(--line)', labelFontSize: 12, titleFontSize: 12, titleFontWeight: 'normal', titlePadding: 8 };
+const config = { font: 'system-ui, sans-serif', background: 'transparent', axis, aria: false, view: { stroke: null }, padding: 4 };
+
+// A tooltip is a text, or values by title.
+function tooltip(handler, event, item, value) {
+  const lines = value && typeof value === 'object' ? Object.entries(value).map(([title, text]) => `${title}: ${text}`) : [value ?? ''];
+  showTip(event, lines.join('\n'));
+}
+
+async function draw(node) {
+  const { spec, leastWidth, mostWidth, choose } = JSON.parse(node.parentNode.nextElementSibling.textContent);
+  if (leastWidth) node.style.minWidth = `${leastWidth}px`;
+  if (mostWidth) node.style.maxWidth = `${mostWidth}px`;
+  const options = { mode: 'vega-lite', renderer: 'svg', ast: true, actions: false, defaultStyle: false, config, tooltip };
+  const { view } = await vegaEmbed(node, { ...spec, autosize: { type: 'fit-x', contains: 'padding' } }, options);
+  await view.runAsync();
+  if (choose) {
+    const names = view.signal('names');
+    node.classList.add('chooses');
+    view.addEventListener('click', (event, item) => {
+      if (!item?.datum || item.datum.row === undefined) return;
+      const chosen = Object.entries(choose.filters).map(([label, name]) => [label, item.datum[name === 'row' ? 'of_row' : 'of_column']]);
+      setters.get(choose.target)?.(Object.fromEntries(chosen));
+    });
+  }
+}
+
+// A chart that has no width (in closed details) waits until it has one.
+const charts = [...document.querySelectorAll('.vega')];
+const started = new Map();
+const start = (node) => {
+  if (!started.has(node)) started.set(node, draw(node));
+  return started.get(node);
+};
+const drawAll = async () => { for (const node of charts) if (node.offsetWidth) await start(node); };
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) { seen.unobserve(target); start(target); }
+  }
+}, { rootMargin: '300px' });
+for (const node of charts) seen.observe(node);
+window.addEventListener('beforeprint', drawAll);
+document.documentElement.dataset.ready = 'yes';
+// Once the page stands, those out of view as well: one at a time.
+window.requestIdleCallback(() => drawAll().then(() => { document.documentElement.dataset.drawn = 'yes'; }));

@@ -1,0 +1,25 @@
+"""Numbers as text."""
+
+from __future__ import annotations
+
+DASH = "\N{EN DASH}"  # where there is no value
+
+
+def number(value: float) -> str:
+    """A number with its thousands apart: 12,345."""
+    return f"{value:,}"
+
+
+def percent(part: float, whole: float) -> str:
+    """A share in per cent with one digit, or a dash where there is no whole."""
+    return f"{100 * part / whole:.1f} %" if whole else DASH
+
+
+def plural(count: int, noun: str) -> str:
+    """A number and its noun: 1 class, 2 classes."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def hue(index: int) -> str:
+    """The colour of a class in pictures, by its index: far apart for neighbours."""
+    return f"hsl({(index * 137.508 + 48) % 360:.0f} 95% 58%)"
