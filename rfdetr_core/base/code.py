@@ -27,6 +27,7 @@ FOLDER = Path("digests")
 BY_NAME = {
     "rfdetr_core.training.run": "rfdetr_core.observers",  # tests prove that they change no result
     "stages.evaluate": "rfdetr_core.observers.publishing",  # it reads what the stage has written
+    "stages.report": "rfdetr_core.observers.publishing",  # likewise
     "stages.validate": "rfdetr_core.config.preflight",  # it checks params.yaml: it stops the stage or changes nothing
 }
 # Where params.yaml may name a class as package.module.Class: keys by section, which is also the stage that loads it.

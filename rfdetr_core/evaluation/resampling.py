@@ -1,0 +1,114 @@
+"""How much of a score is chance: the same detections on images drawn again, with replacement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import hotcoco
+import numpy as np
+import numpy.typing as npt
+
+from rfdetr_core.metrics.coco import RECALLS, Floats
+
+Interval = tuple[float, float]
+Times = npt.NDArray[np.int64]
+SCORES = ("map", "map_50", "map_75", "mar_100", "f1")
+_AT_75 = 5  # the place of 0.75 among COCO's thresholds of the IoU
+
+
+@dataclass(frozen=True)
+class ClassMatches:
+    """Detections of a class, the best score first: (N,) place of the image and score, (T, N) right, (T, N) counted, at
+    T thresholds of the IoU. instances: (I,) objects in each image."""
+
+    image: npt.NDArray[np.int64]
+    score: Floats
+    right: npt.NDArray[np.bool_]
+    counted: npt.NDArray[np.bool_]
+    instances: npt.NDArray[np.int64]
+
+
+def matches(evaluator: hotcoco.COCOeval) -> list[ClassMatches]:
+    """What an evaluator has matched at COCO's ten thresholds, class by class; images in the order of their ids."""
+    params = evaluator.params
+    params.area_rng, params.area_rng_lbl = params.area_rng[:1], params.area_rng_lbl[:1]
+    evaluator.evaluate()
+    place = {image: number for number, image in enumerate(sorted(params.img_ids))}
+    records: dict[int, list[dict[str, npt.NDArray[np.float64]]]] = {label: [] for label in sorted(params.cat_ids)}
+    for record in evaluator.eval_imgs:
+        if record is not None:
+            records[record["category_id"]].append(record)
+    return [_of_class(own, place, len(params.iou_thrs)) for own in records.values()]
+
+
+def _of_class(
+    records: Sequence[dict[str, npt.NDArray[np.float64]]], place: dict[int, int], thresholds: int
+) -> ClassMatches:
+    instances = np.zeros(len(place), dtype=np.int64)
+    for one in records:
+        instances[place[int(one["image_id"])]] = int((np.asarray(one["gtIgnore"]) == 0).sum())
+    scores = np.concatenate([np.zeros(0), *(one["dtScores"] for one in records)])
+    order = np.argsort(-scores, kind="mergesort")
+    lengths = [len(one["dtScores"]) for one in records]
+    owners = np.repeat([place[int(one["image_id"])] for one in records], lengths).astype(np.int64)
+    right = _joined((np.asarray(one["dtMatches"]) > 0 for one in records), thresholds)
+    counted = _joined((np.asarray(one["dtIgnore"]) == 0 for one in records), thresholds)
+    return ClassMatches(owners[order], scores[order], right[:, order], counted[:, order], instances)
+
+
+def scores(matched: Iterable[ClassMatches], times: Times, threshold: float = 0.5) -> dict[str, float]:
+    """SCORES where image i is there times[i] times: (I,) integers. NaN if there is no object.
+
+    As pycocotools on a dataset with the images repeated, but for the order of equal scores. f1 is that at one threshold
+    of the score.
+    """
+    found = [values for one in matched if (values := _of_times(one, times, threshold))]
+    if not found:
+        return dict.fromkeys(SCORES, math.nan)
+    return dict(zip(SCORES, np.mean(found, axis=0).tolist(), strict=True))
+
+
+def _of_times(one: ClassMatches, times: Times, threshold: float) -> tuple[float, ...] | None:
+    objects = int((one.instances * times).sum())
+    if not objects:
+        return None
+    weight = times[one.image] * one.counted  # (T, N)
+    hits, seen = np.cumsum(weight * one.right, axis=1), np.cumsum(weight, axis=1)
+    recall = hits / objects
+    precision = hits / np.maximum(seen, 1)
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    precision = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
+    at = [values[np.searchsorted(own, RECALLS)].mean() for own, values in zip(recall, precision, strict=True)]
+    last = int(np.searchsorted(-one.score, -threshold, side="right")) - 1  # of those that reach the threshold
+    right, found = (int(values[0, last]) if last >= 0 else 0 for values in (hits, seen))
+    most = float(recall[:, -1].mean()) if recall.shape[1] else 0.0
+    return float(np.mean(at)), float(at[0]), float(at[_AT_75]), most, 2 * right / (found + objects)
+
+
+def draws(images: int, resamples: int, seed: int = 0) -> Iterator[Times]:
+    """How often each image is there, in as many draws with replacement."""
+    random = np.random.default_rng(seed)
+    return (
+        np.bincount(random.integers(0, images, images), minlength=images) for _ in range(resamples if images else 0)
+    )
+
+
+def interval(values: Sequence[float]) -> Interval | None:
+    """The 2.5th and the 97.5th percentile of what was measured; None where nothing was."""
+    there = [value for value in values if not math.isnan(value)]
+    low, high = np.percentile(there, [2.5, 97.5]).tolist() if there else (math.nan, math.nan)
+    return (low, high) if there else None
+
+
+def intervals(
+    statistic: Callable[[Times], dict[str, float]], images: int, resamples: int, seed: int = 0
+) -> dict[str, Interval | None]:
+    """The interval of each number that `statistic` makes of how often each image is there."""
+    found = [statistic(times) for times in draws(images, resamples, seed)]
+    return {name: interval([one[name] for one in found]) for name in (found[0] if found else ())}
+
+
+def _joined(parts: Iterable[npt.NDArray[np.bool_]], thresholds: int) -> npt.NDArray[np.bool_]:
+    return np.concatenate([np.zeros((thresholds, 0), dtype=bool), *parts], axis=1)

@@ -1,0 +1,207 @@
+"""Scores of parts of a split: by size, shape, place and crowding of objects, by brightness and metadata of images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rfdetr_core.evaluation.analysis import Analysis, Results, evaluate, load
+from rfdetr_core.metrics.coco import Floats, Row
+
+COLUMNS = ["slice", "value", "images", "objects", "map", "map_50", "precision", "recall", "f1"]
+_MOST_VALUES = 20  # of a column of metadata; the rest are one slice
+_SIZES = (32.0**2, 96.0**2)  # COCO's
+Codes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One way to cut a split: names of its parts, and the part of each object and of each row of the results."""
+
+    name: str
+    values: list[str]
+    objects: Codes
+    detections: Codes
+
+
+def slices(
+    analysis: Analysis,
+    annotations: Row,
+    results: Results,
+    threshold: Floats,
+    brightness: Floats,
+    metadata: Mapping[str, Mapping[str, str]],
+) -> pd.DataFrame:
+    """One row (COLUMNS) for each part of each cut. A number that cannot be measured is NaN.
+
+    threshold: (K,), of precision, recall and F1, which count objects and detections of all classes together.
+    brightness: (I,) mean of each image, 0 to 255. metadata: by path, values by column.
+    """
+    measure = _Measure(analysis, annotations, results, threshold)
+    found = _everything(analysis, annotations, results)
+    rows = [row for cut in _object_cuts(analysis, found) for row in measure.of_objects(cut)]
+    for name, values, codes in _image_cuts(analysis, brightness, metadata):
+        rows += measure.of_images(name, values, codes)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _everything(analysis: Analysis, annotations: Row, results: Results) -> pd.DataFrame:
+    """All detections, also those that do not count at IoU 0.5: at a higher IoU they may."""
+    table = pd.DataFrame(results.box, columns=["x", "y", "width", "height"])
+    table["image"] = np.searchsorted(analysis.images.image_id.to_numpy(), results.image_id)
+    loaded = load(annotations, results, analysis.kind)[1]
+    table["area"] = [row["area"] for row in loaded.load_anns(list(range(1, len(table) + 1)))] if len(table) else []
+    table["near"] = -1
+    table.loc[analysis.detections.row, "near"] = analysis.detections.near.to_numpy()
+    return table
+
+
+def _object_cuts(analysis: Analysis, found: pd.DataFrame) -> list[Cut]:
+    objects, images = analysis.objects, analysis.images
+    names = [f"small (below {_name(_SIZES[0])})", "medium", f"large ({_name(_SIZES[1])} and more)"]
+    cuts = [Cut("size, COCO's", names, *(np.searchsorted(_SIZES, one.area, side="right") for one in (objects, found)))]
+    if borders := _quartiles(objects.area.to_numpy()):
+        values = _between([_name(border) for border in borders])
+        cuts.append(
+            Cut("size, quarters of this split", values, *(_part(borders, one.area) for one in (objects, found)))
+        )
+    shapes = ["tall (height at least twice the width)", "neither", "wide (width at least twice the height)"]
+    cuts.append(Cut("shape", shapes, *(_shape(one) for one in (objects, found))))
+    edge = ["at the border of the image", "inside"]
+    cuts.append(Cut("place", edge, *(_inside(one, images) for one in (objects, found))))
+    crowding = np.digitize(objects.crowding, [1e-9, 0.1, 0.3])
+    values = ["touches no other object", "overlaps another, IoU below 0.1", "IoU 0.1 to 0.3", "IoU above 0.3"]
+    near = found.near.to_numpy()
+    of_near = np.where(near >= 0, crowding[near] if len(crowding) else 0, 0)
+    cuts.append(Cut("crowding", values, crowding, of_near))
+    return cuts
+
+
+def _image_cuts(
+    analysis: Analysis, brightness: Floats, metadata: Mapping[str, Mapping[str, str]]
+) -> list[tuple[str, list[str], Codes]]:
+    cuts = []
+    if borders := _quartiles(brightness):
+        names = [f"{border:.0f}" for border in borders]
+        cuts.append(("brightness, quarters of this split (0 to 255)", _between(names), _part(borders, brightness)))
+    rows = [metadata.get(path, {}) for path in analysis.images.path]
+    for column in sorted({name for row in rows for name in row}):
+        counts = pd.Series([row[column] for row in rows if column in row]).value_counts()
+        ordered = sorted(counts.index, key=lambda value: (-int(counts[value]), str(value)))
+        values = [str(value) for value in ordered[:_MOST_VALUES]]
+        place = {value: number for number, value in enumerate(values)}
+        others = len(values)
+        codes = [place.get(row[column], others) if column in row else others + 1 for row in rows]
+        values += [f"{len(ordered) - others} other values", "no value"]
+        cuts.append((f"metadata: {column}", values, np.array(codes, dtype=np.int64)))
+    return cuts
+
+
+@dataclass(frozen=True)
+class _Measure:
+    analysis: Analysis
+    annotations: Row
+    results: Results
+    threshold: Floats
+
+    def of_objects(self, cut: Cut) -> list[list[Any]]:
+        """COCO's rule for sizes, for any cut: what lies in another part is neither wanted nor wrong."""
+        analysis, parts = self.analysis, range(len(cut.values))
+        truth, found = load(self.annotations, self.results, analysis.kind)
+        # hotcoco cuts by area; the number of the part stands in its place.
+        ids = self.analysis.objects.annotation.to_numpy()
+        if len(ids):
+            truth.update_anns(ids=ids, area=cut.objects + 0.5)
+        if count := len(cut.detections):
+            found.update_anns(ids=np.arange(1, count + 1), area=cut.detections + 0.5)
+        ranges = [[0.0, 1e10], *([float(part), part + 1.0] for part in parts)]
+        labels = ["all", *(str(part) for part in parts)]
+        evaluator = evaluate(truth, found, analysis.kind, area_rng=ranges, area_rng_lbl=labels)
+        precision = (evaluator.eval or {})["precision"]
+        rows, rows_counted = [], analysis.detections.row.to_numpy()
+        for part in parts:
+            objects, seen = cut.objects == part, cut.detections[rows_counted] == part
+            if objects.any() or seen.any():
+                scores = precision[..., part + 1, -1]
+                rows.append([cut.name, cut.values[part], *self._counts(objects, seen, _mean(scores), _mean(scores[0]))])
+        return rows
+
+    def of_images(self, name: str, values: Sequence[str], codes: Codes) -> list[list[Any]]:
+        images = self.analysis.images.image_id.to_numpy()
+        parts = {str(part): images[codes == part].tolist() for part in range(len(values)) if (codes == part).any()}
+        scores = self.analysis.evaluator.slice_by(parts)
+        rows = []
+        for part, some in parts.items():
+            objects, seen = (
+                codes[table.image] == int(part) for table in (self.analysis.objects, self.analysis.detections)
+            )
+            ap, ap_50 = (np.nan if scores[part][key] == -1 else scores[part][key] for key in ("AP", "AP50"))
+            counts = self._counts(objects, seen, ap, ap_50)
+            rows.append([name, values[int(part)], len(some), *counts[1:]])
+        return rows
+
+    def _counts(
+        self, objects: npt.NDArray[np.bool_], seen: npt.NDArray[np.bool_], ap: float, ap_50: float
+    ) -> list[Any]:
+        """Images, objects, the two APs, and precision, recall and F1 above the threshold."""
+        analysis = self.analysis
+        above, unfound = analysis.above(self.threshold).index, analysis.unfound(self.threshold).index
+        there = int(objects.sum())
+        missing = int(objects[unfound].sum())
+        matched = analysis.detections.object.to_numpy()[above] >= 0
+        # A right detection belongs to the part of its object, as in COCO's rule.
+        wrong = int((seen[above] & ~matched).sum())
+        hits = there - missing
+        images = analysis.objects.image[objects].nunique()
+        precision = hits / (hits + wrong) if hits + wrong else np.nan
+        recall = hits / there if there else np.nan
+        f1 = 2 * hits / (2 * hits + wrong + missing) if there else np.nan
+        return [images, there, ap, ap_50, precision, recall, f1]
+
+
+def _mean(values: Floats) -> float:
+    values = values[values > -1]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _name(area: float) -> str:
+    side = round(float(np.sqrt(area)))
+    return f"{side}² px"
+
+
+def _quartiles(values: Floats) -> list[float]:
+    """Borders between quarters; fewer where many are equal, none where all are."""
+    if not len(values):
+        return []
+    borders = np.unique(np.quantile(values, [0.25, 0.5, 0.75]))
+    return [float(border) for border in borders if border > values.min()]
+
+
+def _between(names: Sequence[str]) -> list[str]:
+    middle = [f"{low} to {high}" for low, high in itertools.pairwise(names)]
+    return [f"below {names[0]}", *middle, f"{names[-1]} and more"]
+
+
+def _part(borders: Sequence[float], values: Any) -> Codes:
+    return np.searchsorted(borders, np.asarray(values), side="right").astype(np.int64)
+
+
+def _shape(table: pd.DataFrame) -> Codes:
+    width, height = table.width.to_numpy(), table.height.to_numpy()
+    return np.where(height >= 2 * width, 0, np.where(width >= 2 * height, 2, 1)).astype(np.int64)
+
+
+def _inside(table: pd.DataFrame, images: pd.DataFrame) -> Codes:
+    """1 where a box keeps a pixel from every border of its image, else 0."""
+    size = images[["width", "height"]].to_numpy()[table.image.to_numpy()]
+    left, top = table.x.to_numpy() >= 1, table.y.to_numpy() >= 1
+    right = table.x.to_numpy() + table.width.to_numpy() <= size[:, 0] - 1
+    bottom = table.y.to_numpy() + table.height.to_numpy() <= size[:, 1] - 1
+    inside: Codes = (left & top & right & bottom).astype(np.int64)
+    return inside

@@ -1,0 +1,262 @@
+"""The page of an evaluation, and the files beside it: intervals, thresholds to deploy, suspected label errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import read_classes
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.data.samples import Sample, read_samples
+from rfdetr_core.evaluation.analysis import Analysis, Results
+from rfdetr_core.evaluation.operating import Interval, Point, best_f1, intervals, reaching
+from rfdetr_core.inference.thresholds import OperatingPoint, Thresholds, Weights
+from rfdetr_core.metrics.coco import Floats, Row
+from rfdetr_core.metrics.coco import Kind as Of
+from rfdetr_core.report import charts
+from rfdetr_core.report.evaluation import sections
+from rfdetr_core.report.evaluation.album import Album, encoded
+from rfdetr_core.report.evaluation.config import ReportConfig
+from rfdetr_core.report.evaluation.examples import LEGEND, Pictures
+from rfdetr_core.report.evaluation.sections import ERROR_FILTERS, Kind
+from rfdetr_core.report.gallery import Card, Gallery, Picture
+from rfdetr_core.report.page import write_page
+from rfdetr_core.report.specs import Axis, Chart
+
+_TEMPLATE = Path(__file__).parent / "evaluation.html"
+_SCHEMA = 1
+_DEFAULT = 0.5  # the threshold where nothing was measured, as in an evaluation
+_MOST_SUSPECTS = 10_000  # rows of the table on the page; the file has all
+
+
+def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: Path) -> None:
+    """Write index.html, thresholds.json, intervals.json and suspects.csv beside the files of an evaluation.
+
+    where: the project's data. reports: the folder of the evaluation. run: the folder of the training. Equal inputs give
+    equal bytes.
+
+    Raises:
+        UserError: an input is missing or damaged, or an image is not the one of the manifest.
+    """
+    about, metrics, lineage = (files.read_json(reports / f"{name}.json") for name in ("about", "metrics", "lineage"))
+    split = str(about["split"])
+    annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
+    samples = sorted(samples, key=lambda sample: sample.image_id)
+    results = Results.read(reports / "detections.json", reports / "masks.json" if "masks" in metrics else None)
+    threshold = lineage["params"]["evaluate"].get("threshold")
+    kinds = [
+        _kind(of, annotations, results, metrics, reports / "per_class.csv", threshold, config)
+        for of in (("bbox", "segm") if "masks" in metrics else ("bbox",))
+    ]
+    main = kinds[-1]
+    ranges = {kind.anchor: kind.intervals for kind in kinds}
+    files.write_json(
+        reports / "intervals.json", {"schema": _SCHEMA, "images": len(samples), "resamples": config.resamples} | ranges
+    )
+    tensors = str(lineage["model"]["tensors"])
+    thresholds = _thresholds(main, config, tensors, split, len(samples))
+    files.write_json(reports / "thresholds.json", thresholds.to_dict())
+    album = Album(where.dataset, samples)
+    confusions = {kind.anchor: kind.analysis.confusions(kind.thresholds) for kind in kinds}
+    asked = [Pictures(kind, confusions[kind.anchor], album, results, annotations) for kind in kinds]
+    for one in asked:
+        one.ask_for_errors(config.crops)
+    asked[-1].ask_for_images(config.images)
+    suspects = [one.ask_for_suspects(5 * config.crops) for one in asked][-1]
+    files.write_table(reports / "suspects.csv", suspects.to_numpy(dtype=object).tolist(), list(suspects.columns))
+    pictures, brightness = album.develop()
+    write_page(
+        reports / "index.html",
+        _TEMPLATE,
+        f"Evaluation on {split}",
+        about=_about(about, metrics, lineage, run, samples, [entry.name for entry in read_classes(where.classes)]),
+        legend=LEGEND,
+        few=sections.few(len(samples)),
+        target=config.target,
+        kinds=[
+            _of_kind(kind, one, confusions[kind.anchor], pictures, annotations, results, brightness, config)
+            for kind, one in zip(kinds, asked, strict=True)
+        ],
+        images=asked[-1].gallery("images", pictures, {"error": "all images"}, noun="image", names=False),
+        images_left=max(0, len(samples) - config.images),
+        chosen=_chosen(reports / "pictures"),
+        suspects=asked[-1].gallery("suspects", pictures, {"suspicion": "all suspicions"}, noun="label"),
+        suspected=sections.suspected(suspects.head(_MOST_SUSPECTS)),
+        suspects_total=len(suspects),
+        training=_training(run),
+    )
+
+
+def _kind(
+    of: Of,
+    annotations: Row,
+    results: Results,
+    metrics: Row,
+    per_class: Path,
+    threshold: float | None,
+    config: ReportConfig,
+) -> Kind:
+    scores = metrics["masks"] if of == "segm" else metrics
+    analysis = Analysis.of(annotations, results, of)
+    table = pd.read_csv(per_class, keep_default_na=False, na_values=[""], dtype={"class": str}).set_index("class")
+    if of == "segm":
+        table = table[[name for name in table.columns if name.startswith("mask_")]].rename(
+            columns=lambda name: name[5:]
+        )
+    measured = scores["threshold"]
+    used = threshold if threshold is not None else _DEFAULT if measured is None else float(measured)
+    overall, points = _points(analysis, config)
+    found: dict[str, Interval | None] = intervals(analysis, used, config.resamples)
+    title = "Masks" if of == "segm" else "Boxes"
+    return Kind(title, analysis, scores, found, table, used, overall, points)
+
+
+def _points(analysis: Analysis, config: ReportConfig) -> tuple[Point, dict[str, Point]]:
+    """The recommended threshold of all classes, and of each; a class without an object has that of all."""
+    target = config.target
+    choose = best_f1 if target is None else lambda curve: reaching(curve, target)
+    overall = choose(analysis.mean_curve)
+    points = [choose(curve) for curve in analysis.curves]
+    return overall, dict(zip(analysis.classes.values(), points, strict=True))
+
+
+def _thresholds(kind: Kind, config: ReportConfig, tensors: str, split: str, images: int) -> Thresholds:
+    default = _DEFAULT if math.isnan(kind.overall.threshold) else kind.overall.threshold
+
+    def point(one: Point) -> OperatingPoint:
+        values = (None if math.isnan(value) else value for value in (one.precision, one.recall, one.f1))
+        precision, recall, f1 = values
+        threshold = default if math.isnan(one.threshold) else one.threshold
+        return OperatingPoint(threshold=threshold, precision=precision, recall=recall, f1=f1, reached=one.reached)
+
+    return Thresholds(
+        schema=1,
+        model=Weights(tensors=tensors),
+        split=split,
+        images=images,
+        of="masks" if kind.analysis.kind == "segm" else "boxes",
+        target=config.target,
+        all=point(kind.overall),
+        classes={name: point(one) for name, one in kind.points.items()},
+    )
+
+
+def _about(
+    about: Row, metrics: Row, lineage: Row, run: Path, samples: Sequence[Sample], classes: Sequence[str]
+) -> dict[str, Any]:
+    """What was evaluated, and what the notes of the evaluation say."""
+    record = files.read_json(run / "record.json")["lineage"]
+    if record["tensors"] != lineage["model"]["tensors"]:
+        raise UserError(f"{run / 'record.json'} is of another model than the evaluation. Run: dvc repro")
+    counts = record["training"]["counts"]
+    return {
+        "split": about["split"],
+        "variant": record["variant"],
+        "images": len(samples),
+        "objects": metrics["objects"],
+        "classes": len(classes),
+        "notes": [str(about[name]) for name in ("note", "not_measured") if name in about],
+        "facts": [
+            ("weights, SHA-256 of their tensors", record["tensors"]),
+            ("model file, SHA-256", lineage["model"]["sha256"]),
+            ("training, fingerprint", files.digest(record["training"])),
+            *((f"{'trained' if name == 'train' else 'chosen'} on {name}", _counted(counts[name])) for name in counts),
+        ],
+        "commands": [
+            ("what made it", f"python -m rfdetr_core audit {run / 'checkpoint_best_total.pth'}"),
+            ("whether all of this still agrees", "python -m rfdetr_core verify"),
+        ],
+    }  # fmt: skip
+
+
+def _counted(count: Mapping[str, int]) -> str:
+    return f"{count['images']:,} images, {count['objects']:,} objects"
+
+
+def _of_kind(
+    kind: Kind,
+    asked: Pictures,
+    confusions: pd.DataFrame,
+    pictures: Sequence[Picture],
+    annotations: Row,
+    results: Results,
+    brightness: Floats,
+    config: ReportConfig,
+) -> dict[str, Any]:
+    """All that the template shows of boxes or of masks."""
+    score_table, score_chart = sections.scores(kind)
+    matrix, confused = sections.confusion(kind, confusions)
+    cost, errors = sections.errors(kind)
+    reliability, by_class, error = sections.calibration(kind)
+    return {
+        "title": kind.title,
+        "threshold": kind.threshold,
+        "scores": score_table,
+        "score_chart": score_chart,
+        "overall": kind.overall,
+        "curves": sections.thresholds(kind),
+        "recommended": sections.recommended(kind, config.target),
+        "per_class": sections.per_class(kind, confusions),
+        "matrix": matrix,
+        "confused": confused,
+        "cost": cost,
+        "errors": errors,
+        "crops": asked.gallery("errors", pictures, ERROR_FILTERS, noun="error"),
+        "slices": sections.sliced(kind, annotations, results, brightness, {}),
+        "reliability": reliability,
+        "calibration_by_class": by_class,
+        "calibration_error": error,
+    }
+
+
+def _chosen(folder: Path) -> Gallery:
+    """The pictures of the evaluation: the best, the middle and the worst images."""
+    order = {"best": 0, "middle": 1, "worst": 2}
+    paths = sorted(folder.glob("*.png"), key=lambda path: (order.get(path.stem.rpartition("_")[0], 3), path.name))
+    cards = []
+    for path in paths:
+        with files.open_regular(path) as file, Image.open(file, formats=("PNG",)) as picture:
+            cards.append(Card(encoded(picture), [path.stem.replace("_", " ")]))
+    return Gallery(cards, noun="picture", columns="pairs")
+
+
+def _training(run: Path) -> list[Chart]:
+    """Losses, scores of both tracks and the learning rate over the epochs."""
+    table = pd.read_csv(run / "history.csv", float_precision="round_trip")
+    selection = files.read_json(run / "selection.json")
+    epoch = float(selection[selection["winner"]]["epoch"])
+    marks = [(epoch, "chosen")]
+    x_axis = Axis("epoch", None, "d")
+
+    def long(columns: Mapping[str, str]) -> list[dict[str, Any]]:
+        return list(_long(table, {name: title for name, title in columns.items() if name in table}))
+
+    key = selection["key"].rpartition("/")[2].removeprefix("ema_")
+    tracks = {prefix + key: track for prefix, track in (("val/", "regular"), ("val/ema_", "EMA"))}
+    names = [name for name in table.columns if name.startswith("train/loss") and "_aux" not in name]
+    losses = {name: name.removeprefix("train/") for name in names}
+
+    def drawn(title: str, columns: Mapping[str, str], y_axis: Axis, note: str | None = None) -> Chart:
+        return charts.line(long(columns), "epoch", "value", "curve", title=title, x_axis=x_axis, y_axis=y_axis,
+                           marks=marks, note=note)  # fmt: skip
+
+    return [
+        drawn(f"{key} on valid", tracks, Axis(key, None, ".2f"), "Of both tracks; the chosen epoch is marked."),
+        drawn("Losses", losses, Axis("loss", None, ".2f"), "Means over the training images, of the last layer."),
+        drawn("Learning rate", {"train/lr": "learning rate"}, Axis("learning rate", None, ".1e")),
+    ]
+
+
+def _long(table: pd.DataFrame, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    for name, title in columns.items():
+        for epoch, value in zip(table["epoch"].tolist(), table[name].tolist(), strict=True):
+            if isinstance(value, float) and np.isfinite(value):
+                yield {"epoch": int(epoch), "value": value, "curve": title}

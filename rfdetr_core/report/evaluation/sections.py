@@ -1,0 +1,300 @@
+"""Tables and charts on the page of an evaluation, of boxes or of masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rfdetr_core.evaluation.analysis import ERRORS, MISSED, Analysis, Results, costs
+from rfdetr_core.evaluation.operating import BINS, FEW_IMAGES, Calibration, Goal, Interval, Point
+from rfdetr_core.evaluation.scoring import background_name
+from rfdetr_core.evaluation.slices import slices
+from rfdetr_core.metrics.coco import RECALLS, THRESHOLDS, Floats, Row
+from rfdetr_core.report import charts
+from rfdetr_core.report.specs import Axis, Chart, Choose, Tip
+from rfdetr_core.report.tables import Column, Name, Setter, Table, of_frame
+
+_SCORES = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR", "f1": "F1"}
+_MEANS = {
+    "localisation": "the right class, but the box overlaps the object too little (IoU 0.1 to 0.5)",
+    "classification": "the box is right, the class is not",
+    "duplicate": "an object that a better detection has found",
+    "background": "nothing is there (IoU below 0.1)",
+    "both": "another class, and the box overlaps too little",
+    MISSED: "an object that no detection comes near",
+}
+# Of the gallery of errors: facet, and the filter that chooses of it.
+ERROR_FILTERS = {"kind": "all kinds", "label": "all labels", "detection": "all detections"}
+_CURVES = 8  # classes with a curve of their own, those with the most objects
+_MATRIX = 30  # classes in the confusion matrix, those with the most confusions
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Boxes or masks of an evaluation, with what was computed of them.
+
+    scores: as in metrics.json. intervals: by name. per_class: AP and AP50 by class, as in per_class.csv. threshold: the
+    score from which a detection counts on this page. points: the recommended thresholds, of all and by class.
+    """
+
+    title: str
+    analysis: Analysis
+    scores: Mapping[str, float | None]
+    intervals: Mapping[str, Interval | None]
+    per_class: pd.DataFrame
+    threshold: float
+    overall: Point
+    points: Mapping[str, Point]
+
+    @property
+    def anchor(self) -> str:
+        """What the ids of its parts begin with."""
+        return self.title.lower()
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The names of the classes by label, and of the background, which is -1."""
+        classes = self.analysis.classes
+        return classes | {-1: background_name(classes.values())}
+
+    @property
+    def thresholds(self) -> Floats:
+        """The threshold of each class, (K,)."""
+        return np.full(len(self.analysis.classes), self.threshold)
+
+
+def scores(kind: Kind) -> tuple[Table, Chart]:
+    """The main scores with their intervals."""
+    rows = []
+    for name, title in _SCORES.items():
+        low, high = kind.intervals.get(name) or (math.nan, math.nan)
+        rows.append({"score": title, "value": _number(kind.scores.get(name)), "low": low, "high": high})
+    columns = {"score": Column("score")} | {key: _share(key) for key in ("value", "low", "high")}
+    images = len(kind.analysis.images)
+    note = f"95 % intervals, from drawing the {images:,} images again."
+    measured = [row for row in rows if not math.isnan(float(str(row["value"])))]
+    axis = Axis("score", (0, 1), ".1f")
+    chart = charts.intervals(measured, "score", "value", "low", "high", title=kind.title, x_axis=axis, note=note)
+    return of_frame(rows, columns, noun="score", search=False), chart
+
+
+def thresholds(kind: Kind) -> list[Chart]:
+    """Precision, recall and F1 over the score; F1 by class; precision over recall."""
+    names = ("precision", "recall", "F1")
+    curve = kind.analysis.mean_curve
+    rows = [
+        {"threshold": float(threshold), "value": float(value), "curve": name}
+        for name, values in zip(names, curve, strict=True)
+        for threshold, value in zip(THRESHOLDS, values, strict=True)
+    ]
+    marks = [] if math.isnan(kind.overall.threshold) else [(kind.overall.threshold, "recommended")]
+    x_axis = Axis("score threshold", (0, 1), ".1f")
+    y_axis = Axis("share", (0, 1), ".1f")
+    found = [
+        charts.line(rows, "threshold", "value", "curve", title="All classes", x_axis=x_axis, y_axis=y_axis, marks=marks,
+                    note="Means over the classes that have objects, at IoU 0.5."),
+    ]  # fmt: skip
+    classes = kind.analysis.classes
+    instances = kind.analysis.objects.groupby("label").size().sort_values(ascending=False, kind="stable")
+    shown = [label for label in instances.index.tolist()[:_CURVES] if len(classes) > 1]
+    place = {label: number for number, label in enumerate(classes)}
+    rows = [
+        {"threshold": float(threshold), "value": float(value), "curve": number}
+        for number, label in enumerate(shown)
+        for threshold, value in zip(THRESHOLDS, kind.analysis.curves[place[label], 2], strict=True)
+    ]
+    if shown:
+        note = f"The {len(shown)} classes with the most objects." if len(shown) < len(classes) else None
+        rows = [row | {"curve": classes[shown[int(str(row["curve"]))]]} for row in rows]
+        found.append(
+            charts.line(rows, "threshold", "value", "curve", title="F1 by class", x_axis=x_axis,
+                        y_axis=Axis("F1", (0, 1), ".1f"), note=note)
+        )  # fmt: skip
+    found.append(_precision_recall(kind))
+    return found
+
+
+def _precision_recall(kind: Kind) -> Chart:
+    precision = (kind.analysis.evaluator.eval or {})["precision"][0, :, :, 0, -1]
+    present = precision[:, precision[0] > -1] if precision.size else precision
+    rows = [
+        {"recall": float(recall), "precision": float(value)}
+        for recall, value in zip(RECALLS, present.mean(axis=1), strict=True)
+    ] if present.size else []  # fmt: skip
+    return charts.line(
+        rows, "recall", "precision", title="Precision over recall", x_axis=Axis("recall", (0, 1), ".1f"),
+        y_axis=Axis("precision", (0, 1), ".1f"), note="The mean over the classes that have objects, at IoU 0.5.",
+    )  # fmt: skip
+
+
+def recommended(kind: Kind, target: Mapping[Goal, float] | None) -> Table:
+    """The recommended thresholds, with what they give, and whether they reach a target."""
+    columns = [Column("class", names=True), *(_share(name) for name in ("threshold", "precision", "recall", "F1"))]
+    if target:
+        columns.append(Column(" ".join(f"{goal} {value:g}" for goal, value in target.items())))
+    rows: list[list[Any]] = []
+    for name, point in {"all classes": kind.overall, **kind.points}.items():
+        row: list[Any] = [name, point.threshold, point.precision, point.recall, point.f1]
+        if target:
+            reached = "reached" if point.reached else f"not reached; at most {point.best:.3f}"
+            row.append("not measured" if math.isnan(point.precision) else reached)
+        rows.append(row)
+    return Table(columns, rows, noun="class")
+
+
+def per_class(kind: Kind, confusions: pd.DataFrame) -> Table:
+    """One row a class."""
+    names = kind.analysis.classes
+    wrong = confusions[(confusions.actual != confusions.predicted) & (confusions.actual >= 0)]
+    wrong = wrong[wrong.predicted >= 0]
+    counts = wrong.groupby(["actual", "predicted"]).size()
+    rows = []
+    instances = kind.analysis.objects.groupby("label").size()
+    for label, name in names.items():
+        row, point = kind.per_class.loc[name], kind.points[name]
+        most = counts[label].sort_values(ascending=False, kind="stable") if label in counts else None
+        pair: Any = None
+        if most is not None:
+            predicted = names[int(most.index[0])]
+            filters = _filters(label=name, detection=predicted)
+            pair = Setter(f"{predicted} ({int(most.iloc[0])})", f"{kind.anchor}-errors", filters)
+        values = (_number(value) for value in (row.ap, row.ap_50, point.f1, point.threshold))
+        rows.append([Name(name), int(instances.get(label, 0)), *values, pair])
+    columns = [Column("class"), Column("objects", numeric=True)]
+    columns += [_share(name) for name in ("AP", "AP50", "F1", "threshold")]
+    return Table([*columns, Column("most confused with")], rows, noun="class")
+
+
+def confusion(kind: Kind, confusions: pd.DataFrame) -> tuple[Chart, Table]:
+    """The matrix with the share of each row, and the confusions as a list."""
+    names = kind.names
+    counts = confusions.groupby(["actual", "predicted"]).size().rename("count").reset_index()
+    whole = counts.groupby("actual")["count"].transform("sum")
+    counts["share"] = counts["count"] / whole
+    wrong = counts[counts.actual != counts.predicted].sort_values("count", ascending=False, kind="stable")
+    busy = pd.concat([wrong.groupby(side)["count"].sum() for side in ("actual", "predicted")]).groupby(level=0).sum()
+    order = sorted(kind.analysis.classes, key=lambda label: (-int(busy.get(label, 0)), label))
+    shown = [*sorted(order[:_MATRIX]), -1]
+    place = {label: number for number, label in enumerate(shown)}
+    cells = counts[counts.actual.isin(shown) & counts.predicted.isin(shown)]
+    cells = cells.assign(row=cells.actual.map(place), column=cells.predicted.map(place))
+    titles = [names[label] for label in shown]
+    target = f"{kind.anchor}-errors"
+    note = "Each row is what became of the labels of a class; a click on a cell shows its pictures."
+    if len(order) > _MATRIX:
+        note += f" The {_MATRIX} classes with the most confusions; the list has all."
+    chart = charts.heatmap(
+        cells, "row", "column", "share", title="Confusion matrix", rows=titles, columns=titles, row_title="label",
+        column_title="detection", value_title="share of the row", value_format=".2f", domain=(0, 1), text=True,
+        tips=[Tip("count", "count", ",d")], choose=Choose(target, _filters(label="row", detection="column")), note=note,
+    )  # fmt: skip
+    rows = [
+        [label, seen, count, share, Setter("pictures", target, _filters(label=label, detection=seen))]
+        for label, seen, count, share in zip(
+            wrong.actual.map(names), wrong.predicted.map(names), wrong["count"].tolist(), wrong.share, strict=True
+        )
+    ]
+    columns = [Column("label", names=True), Column("detection", names=True), Column("count", numeric=True)]
+    return chart, Table([*columns, _share("share of the label's"), Column("")], rows, noun="confusion", size=10)
+
+
+def errors(kind: Kind) -> tuple[Chart, Table]:
+    """What each kind of error costs, and how many there are."""
+    lost = costs(kind.analysis)
+    above, missed = kind.analysis.above(kind.thresholds), kind.analysis.missed(kind.thresholds)
+    counts = above.kind.value_counts().to_dict() | {MISSED: len(missed)}
+    target = f"{kind.anchor}-errors"
+    rows: list[dict[str, Any]] = [
+        {"kind": name, "cost": lost[name], "count": int(counts.get(name, 0)), "meaning": _MEANS[name]}
+        for name in ERRORS
+    ]
+    note = "The AP50 that would be gained if no error of the kind were made, one kind at a time (TIDE)."
+    chart = charts.bars(
+        rows, "kind", "cost", title="Cost in AP50", x_axis=Axis("AP50", None, ".2f"),
+        tips=[Tip("count", "errors", ",d")],        choose=Choose(target, _filters(kind="row")), note=note,
+    )  # fmt: skip
+    cells = [
+        [Setter(row["kind"], target, _filters(kind=row["kind"])), _number(row["cost"]), row["count"], row["meaning"]]
+        for row in rows
+    ]
+    columns = [Column("kind"), _share("cost in AP50"), Column("errors", numeric=True), Column("what it means")]
+    return chart, Table(columns, cells, noun="kind", search=False)
+
+
+def sliced(
+    kind: Kind, annotations: Row, results: Results, brightness: Floats, metadata: Mapping[str, Mapping[str, str]]
+) -> Table:
+    """Scores of parts of the split."""
+    table = slices(kind.analysis, annotations, results, kind.thresholds, brightness, metadata)
+    columns = {
+        "slice": Column("slice", names=True),
+        "value": Column("part", names=True),
+        "images": Column("images", numeric=True),
+        "objects": Column("objects", numeric=True),
+        **{name: _share(title) for name, title in {"map": "AP", "map_50": "AP50"}.items()},
+        **{name: _share(title) for name, title in {"precision": "precision", "recall": "recall", "f1": "F1"}.items()},
+    }
+    return of_frame(table, columns, noun="part", size=50, choices={"slice": "all slices"})
+
+
+def calibration(kind: Kind) -> tuple[Chart, Table | None, float]:
+    """The reliability diagram, the error by class where there are several, and the error of all."""
+    found = Calibration.of(kind.analysis)
+    note = (
+        f"Detections in {BINS} bins by score. On the diagonal, a score is the probability that the detection is right."
+    )
+    chart = charts.points(
+        found.bins, "score", "right", "count", title="Reliability", x_axis=Axis("mean score", (0, 1), ".1f"),
+        y_axis=Axis("share that is right", (0, 1), ".1f"), diagonal=True, joined=True, note=note,
+        tips=[Tip("count", "detections", ",d")],
+    )  # fmt: skip
+    table = None
+    if len(found.by_class) > 1:
+        rows = [[Name(name), _number(error)] for name, error in found.by_class.items()]
+        table = Table([Column("class"), _share("D-ECE")], rows, noun="class", size=10)
+    return chart, table, found.error
+
+
+def suspected(table: pd.DataFrame) -> Table:
+    """The list of suspected label errors."""
+    columns = {
+        "certainty": Column("certainty", numeric=True, format=".2f"),
+        "suspicion": Column("suspicion"),
+        "image": Column("image", names=True),
+        "annotation": Column("annotation", numeric=True, format=".0f"),
+        "label": Column("label", names=True),
+        "detected": Column("detected", names=True),
+        "score": Column("score", numeric=True, format=".2f"),
+    }
+    table = table.assign(annotation=[None if pd.isna(one) else int(one) for one in table.annotation])
+    return of_frame(
+        table.astype({"annotation": object}), columns, noun="label", choices={"suspicion": "all suspicions"}
+    )
+
+
+def few(images: int) -> str | None:
+    """A warning where an interval decides nothing."""
+    if images >= FEW_IMAGES:
+        return None
+    return (
+        f"{images:,} images are few. The intervals are wide, and a difference between two models is likely to be "
+        f"chance. Compare models on {FEW_IMAGES} images or more."
+    )
+
+
+def _filters(**chosen: str) -> dict[str, str]:
+    """What a click chooses in the gallery of errors, by facet."""
+    return {ERROR_FILTERS[facet]: value for facet, value in chosen.items()}
+
+
+def _share(title: str) -> Column:
+    return Column(title, numeric=True, format=".3f")
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

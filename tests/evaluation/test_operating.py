@@ -1,0 +1,127 @@
+"""Intervals, thresholds and calibration, beside a second source or an example that is written out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rfdetr_core.evaluation.analysis import Analysis, Results
+from rfdetr_core.evaluation.operating import Calibration, Point, best_f1, intervals, reaching
+from rfdetr_core.metrics.coco import THRESHOLDS, Kind, score
+from tests.evaluation.scenes import Rows, random_scene
+
+NAMES = ("map", "map_50", "map_75", "mar_100", "f1")
+
+
+def analysed(annotations: dict[str, Any], rows: Rows, kind: Kind = "bbox") -> Analysis:
+    return Analysis.of(annotations, Results.of(rows, rows if kind == "segm" else None), kind)
+
+
+def repeated(annotations: dict[str, Any], rows: Rows, times: list[int]) -> tuple[dict[str, Any], Rows]:
+    """A split that has each image so many times, under ids of their own."""
+    images, labels, found = Rows(), Rows(), Rows()
+    for image, count in zip(annotations["images"], times, strict=True):
+        for _ in range(count):
+            number = len(images) + 1
+            images.append(image | {"id": number})
+            own = [row for row in annotations["annotations"] if row["image_id"] == image["id"]]
+            labels += [row | {"id": len(labels) + k, "image_id": number} for k, row in enumerate(own, start=1)]
+            found += [row | {"image_id": number} for row in rows if row["image_id"] == image["id"]]
+    return annotations | {"images": images, "annotations": labels}, found
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_equal_images_leave_no_room_for_chance(kind: Kind) -> None:
+    annotations, rows = repeated(*random_scene(3, images=1, masks=kind == "segm"), [7])
+    scores = score(annotations, rows, kind)
+    found = intervals(analysed(annotations, rows, kind), scores.threshold, resamples=100)
+    for name in NAMES:
+        assert found[name] == pytest.approx((getattr(scores, name),) * 2, abs=1e-12), name
+
+
+def test_an_interval_holds_95_of_100_scores_of_pycocotools_on_images_drawn_again() -> None:
+    annotations, rows = random_scene(4, images=20)
+    threshold = score(annotations, rows).threshold
+    found = intervals(analysed(annotations, rows), threshold, resamples=2000)
+    random, drawn = np.random.default_rng(9), []
+    for _ in range(120):
+        times = np.bincount(random.integers(0, 20, 20), minlength=20).tolist()
+        drawn.append(score(*repeated(annotations, rows, times)))
+    for name in NAMES[:4]:
+        low, high = found[name] or (math.nan, math.nan)
+        values = [getattr(one, name) for one in drawn]
+        inside = sum(low <= value <= high for value in values)
+        # Of 120 that are each inside with 0.95, fewer than 106 or all 120 are once in some hundreds.
+        assert 106 <= inside < 120, name
+        assert low < np.mean(values) < high
+
+
+def test_equal_seeds_give_equal_intervals() -> None:
+    found = analysed(*random_scene(5))
+    assert intervals(found, 0.3, 200, seed=1) == intervals(found, 0.3, 200, seed=1)
+    assert intervals(found, 0.3, 200, seed=1) != intervals(found, 0.3, 200, seed=2)
+
+
+def test_where_no_object_is_there_is_no_interval() -> None:
+    annotations, rows = random_scene(6, objects=0)
+    assert intervals(analysed(annotations, rows), 0.5, 100) == dict.fromkeys(NAMES)
+
+
+def curve(precision: list[float], recall: list[float]) -> Any:
+    """Values at the thresholds 0, 0.01, ..; the last ones are repeated to the end."""
+    columns = [np.array(values + values[-1:] * (len(THRESHOLDS) - len(values))) for values in (precision, recall)]
+    total = columns[0] + columns[1]
+    return np.stack([*columns, 2 * columns[0] * columns[1] / np.where(total > 0, total, 1)])
+
+
+def test_the_best_f1_is_at_the_lowest_threshold_that_has_it() -> None:
+    found = best_f1(curve([0.2, 0.5, 0.5, 0.9], [0.9, 0.8, 0.8, 0.1]))
+    assert found == Point(0.01, 0.5, 0.8, pytest.approx(2 * 0.4 / 1.3))
+
+
+@pytest.mark.parametrize(
+    ("target", "threshold", "reached", "best"),
+    [
+        ({"precision": 0.5}, 0.01, True, 0.95),
+        ({"precision": 0.85}, 0.03, True, 0.95),  # not 0.04: it loses more recall
+        ({"precision": 0.99}, 0.01, False, 0.95),
+        ({"recall": 0.75}, 0.01, True, 0.9),  # of those with enough recall, the highest precision
+        ({"recall": 0.95}, 0.01, False, 0.9),
+    ],
+)
+def test_a_target_is_reached_at_the_smallest_loss_or_the_best_f1_is_taken(
+    target: dict[Any, float], threshold: float, reached: bool, best: float
+) -> None:
+    found = reaching(curve([0.2, 0.55, 0.5, 0.9, 0.95, 0.0], [0.9, 0.8, 0.7, 0.3, 0.1, 0.0]), target)
+    assert (found.threshold, found.reached, found.best) == (threshold, reached, best)
+
+
+def test_of_a_class_without_an_object_nothing_is_known() -> None:
+    found = reaching(np.full((3, 101), np.nan), {"recall": 0.5})
+    assert math.isnan(found.threshold)
+    assert not found.reached
+
+
+def test_calibration_of_an_example_written_out() -> None:
+    labels, rows = Rows(), Rows()
+    # Scores and whether they are right: 0.25 and 0.27 (one of two), 0.8 (right), 0.85 (right), 0.95 (wrong).
+    for number, (value, right) in enumerate([(0.25, True), (0.27, False), (0.8, True), (0.85, True), (0.95, False)]):
+        box = [20.0 * number, 10.0, 15.0, 15.0]
+        label = {"id": number + 1, "image_id": 1, "category_id": 0, "bbox": box, "area": 225.0, "iscrowd": 0}
+        labels += [label] if right else []
+        rows.append({"image_id": 1, "category_id": 0, "bbox": box, "score": value})
+    images = [{"id": 1, "file_name": "a.png", "width": 100, "height": 40}]
+    annotations = {"images": images, "annotations": labels, "categories": [{"id": 0, "name": "a"}]}
+    found = Calibration.of(analysed(annotations, rows))
+    expected = [(2, 0.26, 0.5), (2, 0.825, 1.0), (1, 0.95, 0.0)]
+    assert [tuple(one.values()) for one in found.bins] == [pytest.approx(one) for one in expected]
+    assert found.error == pytest.approx(2 / 5 * 0.24 + 2 / 5 * 0.175 + 1 / 5 * 0.95)
+    assert found.by_class == {"a": pytest.approx(found.error)}
+
+
+def test_without_detections_there_is_no_calibration() -> None:
+    found = Calibration.of(analysed(random_scene(0)[0], []))
+    assert (found.bins, found.by_class, math.isnan(found.error)) == ([], {}, True)

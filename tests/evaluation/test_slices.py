@@ -1,0 +1,106 @@
+"""Scores of parts of a split are those of pycocotools on the part alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rfdetr_core.evaluation.analysis import Analysis, Results
+from rfdetr_core.evaluation.slices import COLUMNS, slices
+from rfdetr_core.metrics.coco import Kind, score
+from tests.evaluation.scenes import Rows, random_scene
+
+THRESHOLD = 0.3
+
+
+def cut(annotations: dict[str, Any], rows: Rows, kind: Kind = "bbox", **given: Any) -> pd.DataFrame:
+    results = Results.of(rows, rows if kind == "segm" else None)
+    found = Analysis.of(annotations, results, kind)
+    brightness = given.get("brightness", np.arange(len(found.images), dtype=float))
+    threshold = np.full(len(found.classes), THRESHOLD)
+    return slices(found, annotations, results, threshold, brightness, given.get("metadata", {}))
+
+
+def of(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    return table[table.slice.str.startswith(name)].set_index("value")
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_sizes_of_coco_have_its_scores(kind: Kind) -> None:
+    annotations, rows = random_scene(1, images=20, masks=kind == "segm", crowds=0.1)
+    found, expected = of(cut(annotations, rows, kind), "size, COCO's"), score(annotations, rows, kind)
+    assert found["map"].tolist() == pytest.approx([expected.map_small, expected.map_medium], abs=1e-12)
+
+
+def test_parts_of_images_have_the_scores_of_these_images_alone() -> None:
+    annotations, rows = random_scene(2, images=12)
+    metadata = {image["file_name"]: {"site": "ab"[image["id"] % 2]} for image in annotations["images"][:-1]}
+    found = of(cut(annotations, rows, metadata=metadata), "metadata: site")
+    assert found.index.tolist() == ["b", "a", "no value"]
+    for value, rest in (("a", 0), ("b", 1)):
+        images = [one for one in annotations["images"][:-1] if one["id"] % 2 == rest]
+        ids = {one["id"] for one in images}
+        labels = [one for one in annotations["annotations"] if one["image_id"] in ids]
+        expected = score(
+            annotations | {"images": images, "annotations": labels}, [r for r in rows if r["image_id"] in ids]
+        )
+        assert (found["map"][value], found.map_50[value]) == pytest.approx((expected.map, expected.map_50), abs=1e-12)
+        assert (found.images[value], found.objects[value]) == (len(images), len(labels))
+
+
+def test_every_cut_has_every_object_once() -> None:
+    annotations, rows = random_scene(3, crowds=0.2)
+    table = cut(annotations, rows)
+    objects = sum(not row["iscrowd"] for row in annotations["annotations"])
+    assert list(table.columns) == COLUMNS
+    assert (table.groupby("slice").objects.sum() == objects).all()
+    assert set(table.slice) >= {"shape", "place", "crowding", "size, quarters of this split"}
+
+
+def test_counts_of_parts_add_up_to_those_of_all() -> None:
+    annotations, rows = random_scene(4, images=20)
+    table = cut(annotations, rows)
+    found = Analysis.of(annotations, Results.of(rows))
+    seen = found.above(np.full(3, THRESHOLD))
+    hits = int((seen.object >= 0).sum())
+    for name, parts in table.groupby("slice"):
+        assert round((parts.recall * parts.objects).sum()) == hits, name
+        wrong = sum(_wrong(row) for row in parts.itertuples())
+        assert wrong == len(seen) - hits, name
+
+
+def _wrong(row: Any) -> int:
+    hits = round(row.recall * row.objects)
+    return round(hits / row.precision) - hits if row.precision else 0
+
+
+def test_places_and_shapes_of_an_example_written_out() -> None:
+    boxes = [[0, 10, 20, 20], [40, 10, 10, 30], [60, 50, 36, 10], [30, 59, 12, 20]]
+    labels = [
+        {
+            "id": k,
+            "image_id": 1,
+            "category_id": 0,
+            "bbox": [float(v) for v in box],
+            "area": 1.0 * box[2] * box[3],
+            "iscrowd": 0,
+        }
+        for k, box in enumerate(boxes, start=1)
+    ]
+    images = [{"id": 1, "file_name": "a.png", "width": 97, "height": 80}]
+    annotations = {"images": images, "annotations": labels, "categories": [{"id": 0, "name": "a"}]}
+    table = cut(annotations, [])
+    assert of(table, "place").objects.to_dict() == {"at the border of the image": 1, "inside": 3}
+    assert of(table, "shape").objects.tolist() == [1, 2, 1]
+    assert math.isnan(of(table, "place").precision.iloc[0])
+
+
+def test_a_split_without_objects_or_images_has_no_parts_with_scores() -> None:
+    annotations, _ = random_scene(0, objects=0)
+    assert cut(annotations, [])[["map", "recall"]].isna().all(axis=None)
+    empty = annotations | {"images": []}
+    assert len(cut(empty, [])) == 0
