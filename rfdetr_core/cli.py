@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 N = TypeVar("N", int, float)
 _COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "records", "reports", "output")
+_PAGE = Path("reports/evaluate/index.html")
 _IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "through")  # of `audit --images`
 
 
@@ -199,6 +200,8 @@ def _results(options: argparse.Namespace) -> None:
     print("runs      make ui")
     print(*(f"next      {command}" for command in _next_steps(here)), sep="\n")
     print(f"use       {here}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+    if _PAGE.exists():
+        print(f"report    {_PAGE}: open it first")
 
 
 def _activated() -> str:
