@@ -15,8 +15,11 @@ from ci.compare import BASE_MODEL, FIRST
 from ci.markdown import block, code, row
 from ci.steps import COMPARISON, MODEL, PLAN, RAN, call, core, left
 from rfdetr_core.base.errors import listed
+from rfdetr_core.inference.thresholds import NAME as THRESHOLDS
+from rfdetr_core.inference.thresholds import Thresholds
 
-PICTURES = Path("reports/evaluate/pictures")
+EVALUATION = Path("reports/evaluate")
+PICTURES, PAGE = EVALUATION / "pictures", EVALUATION / "index.html"
 NAMES = {"map": "mAP", "map_50": "AP50", "mar_100": "AR100", "f1": "F1"}
 MOST = 100  # lines of a list
 
@@ -35,6 +38,7 @@ def comment(published: str) -> str:
     ran, plan = left(RAN), left(PLAN)
     measured = content["missing"] in (None, FIRST)
     parts = [f"## {title()}", f"Gate {content['verdict']}: {content['why']}." if measured else _gate(content)]
+    parts += _report()
     parts.append(f"Ran: {_names(ran['ran'])}. From the cache: {_names(ran['cached'])}.")
     certain = plan["certain"].items()
     parts.append("\n".join(f"- {code(name)}: {listed(map(code, reasons), 5)}" for name, reasons in certain))
@@ -100,8 +104,33 @@ def _before(base: str) -> str:
     return f"the base was evaluated on {numbers} of {code(before.get('split'))}"
 
 
+def _report() -> list[str]:
+    """The score of the new model with its interval, the threshold to deploy, and where the page is."""
+    if not (EVALUATION / THRESHOLDS).exists():
+        return []
+    thresholds = Thresholds.read(EVALUATION / THRESHOLDS)
+    scores, intervals = left(EVALUATION / "metrics.json"), left(EVALUATION / "intervals.json") or {}
+    score = (scores["masks"] if thresholds.of == "masks" else scores)["map"]
+    ends = (intervals.get(thresholds.of) or {}).get("map")
+    interval = f"95 % interval {_number(ends[0])} to {_number(ends[1])}" if ends else "interval not measured"
+    size = f"{thresholds.images} images of {code(thresholds.split)}"
+    return [
+        f"mAP of {thresholds.of} {_number(score)}, {interval} ({size}). {_recommended(thresholds)}",
+        f"Where it fails, and why: `{PAGE}`, {_where(PAGE)}.",
+    ]
+
+
+def _recommended(thresholds: Thresholds) -> str:
+    point, target = thresholds.all, " ".join(f"{name} {value:g}" for name, value in (thresholds.target or {}).items())
+    if point.threshold is None:
+        return "No threshold is recommended: nothing was measured."
+    why = "for the best F1" if not target else f"for {target}" if point.reached else f"({target} is not reached)"
+    gives = f"precision {_number(point.precision)}, recall {_number(point.recall)}, F1 {_number(point.f1)}"
+    return f"Recommended threshold {point.threshold:g} {why}: {gives}."
+
+
 def _alone() -> str:
-    paths = [Path("reports/evaluate") / name for name in ("about.json", "metrics.json")]
+    paths = [EVALUATION / name for name in ("about.json", "metrics.json")]
     if not all(path.exists() for path in paths):
         return "There is no evaluation."
     about, metrics = (json.loads(path.read_text()) for path in paths)
@@ -114,9 +143,12 @@ def _pictures() -> str:
     names = sorted(path.name for path in PICTURES.glob("*.png"))
     if not names:
         return f"`dvc pull {PICTURES}`"
+    return f"{_names(names)}: {_where(PICTURES)}"
+
+
+def _where(path: Path) -> str:
     link = os.environ.get("RETRAIN_ARTIFACTS", "")
-    where = f"[in the artifacts of this run]({link}), or " if link else ""
-    return f"{_names(names)}: {where}`dvc pull {PICTURES}`"
+    return f"[in the artifacts of this run]({link}), or `dvc pull {path}`" if link else f"`dvc pull {path}`"
 
 
 def _numbers(old: float | None, new: float | None) -> tuple[str, str, str]:

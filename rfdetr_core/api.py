@@ -22,7 +22,8 @@ from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.config.settings import refuse_absent
 from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.inference.predictor import Picture, Predictor, find_device
+from rfdetr_core.inference.predictor import Picture, Predictor, Threshold, find_device
+from rfdetr_core.inference.thresholds import recommended
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
 from rfdetr_core.model.detector import Detector, build_detector
@@ -117,7 +118,9 @@ class RFDETR:
                 raise UserError(f"{checkpoint.path} is incomplete: it lacks {', '.join(report.left[:3])}.")
             if classes == stored:
                 names, threshold = class_names_of(checkpoint), threshold_of(checkpoint)
-        self._predictor = Predictor(detector.eval(), architecture, names, device=device, threshold=threshold)
+        self._predictor = Predictor(
+            detector.eval(), architecture, names, device=device, threshold=threshold, source=self.weights
+        )
 
     @classmethod
     def from_checkpoint(cls, path: AnyPath, **settings: Any) -> Self:
@@ -210,9 +213,19 @@ class RFDETR:
         say(*run_files(output).split("\n"), f"use: python -m rfdetr_core predict {best} IMAGE")
 
     def predict(
-        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float | None = None
+        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: Threshold | AnyPath | None = None
     ) -> supervision.Detections | list[supervision.Detections]:
-        """Objects with a score above `threshold`, or above the one of the weights: see `Predictor.predict`."""
+        """Objects with a score above `threshold`: see `Predictor.predict`.
+
+        threshold: a number; one for each class by its name; the path of a thresholds.json; "recommended" for the file
+        that belongs to the checkpoint: thresholds.json beside it, or that of the project it is in; None for the number
+        that the weights carry.
+
+        Raises:
+            UserError: an image that cannot be read; no such file, or one that is malformed or of another model.
+        """
+        if isinstance(threshold, str | os.PathLike):
+            threshold = recommended(threshold, self._predictor).by_class
         return self._predictor.predict(images, threshold)
 
     def evaluate(

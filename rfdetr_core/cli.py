@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 N = TypeVar("N", int, float)
 _COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "records", "reports", "output")
+_PAGE = Path("reports/evaluate/index.html")
 _IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "through")  # of `audit --images`
 
 
@@ -50,9 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     predict = add("predict", _predict, "find objects in images: a drawn picture and a JSON file for each")
     predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as output/checkpoint_best_total.pth")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a file, or a folder of them")
-    predict.add_argument(
-        "--threshold", type=_number(float, 0, 1), help="score to exceed (default: CHECKPOINT's, or 0.5)"
-    )
+    score = predict.add_mutually_exclusive_group()
+    score.add_argument("--threshold", type=_number(float, 0, 1), help="score to exceed (default: CHECKPOINT's, or 0.5)")
+    of_class = "a thresholds.json, with a score for each class; recommended: the one that belongs to CHECKPOINT"
+    score.add_argument("--thresholds", dest="threshold", metavar="FILE", help=of_class)
     predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR", help="results folder")
     predict.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
     check = add("check", _check, "check the whole of params.yaml, and what it names, before DVC starts")
@@ -198,6 +200,8 @@ def _results(options: argparse.Namespace) -> None:
     print("runs      make ui")
     print(*(f"next      {command}" for command in _next_steps(here)), sep="\n")
     print(f"use       {here}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+    if _PAGE.exists():
+        print(f"report    {_PAGE}: open it first")
 
 
 def _activated() -> str:

@@ -274,6 +274,10 @@ def test_results_tells_the_scores_of_the_winning_epoch_and_of_the_test_split(
     assert "0.250  0.450  0.550" in shown
     assert "-  0.350  0.650" in shown
     assert "0.900" not in shown
+    assert "index.html: open it first" not in shown
+    files.write_text(Path("reports/evaluate/index.html"), "<!doctype html>")
+    main(["results"])
+    assert capsys.readouterr().out == f"{shown}report    reports/evaluate/index.html: open it first\n"
 
 
 def test_ui_says_where_runs_are_when_there_are_none_here(

@@ -30,6 +30,9 @@ signal.alarm(60)
 CALLS = {
     "predict IMAGE": lambda path: main(["predict", "model.pth", path, "--output", "out"]),
     "predict CHECKPOINT": lambda path: main(["predict", path, "image.png", "--output", "out"]),
+    "predict --thresholds": lambda path: main(
+        ["predict", "model.pth", "image.png", "--output", "out", "--thresholds", path]
+    ),
     "promote": lambda path: main(["promote", path]),
     "audit": lambda path: main(["audit", path]),
     "audit --image": lambda path: main(["audit", "--image", path]),
@@ -91,7 +94,7 @@ def test_no_command_waits_for_a_pipe_or_reads_a_device(tmp_path: Path, monkeypat
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if " | " in line or "ended well" in line]
-    assert len(lines) == 30
+    assert len(lines) == 33
     for line in lines:
         call, _, message = line.partition(" | ")
         assert call.split()[-1] in message, line

@@ -14,7 +14,8 @@ from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.memory import explaining_shortage
 from rfdetr_core.base.printing import message_of
 from rfdetr_core.evaluation.pictures import PANEL, draw, label_of, write_png
-from rfdetr_core.inference.predictor import Predictor, to_rgb, to_supervision
+from rfdetr_core.inference.predictor import Predictor, Threshold, to_rgb, to_supervision
+from rfdetr_core.inference.thresholds import recommended
 from rfdetr_core.ingest.folder import listing
 from rfdetr_core.metrics.coco import coco_results
 
@@ -22,17 +23,18 @@ _KEYS = ("image", "width", "height", "threshold", "detections")
 
 
 def predict_files(
-    checkpoint: Path, paths: Sequence[Path], output: Path, threshold: float | None = None, device: str = "auto"
+    checkpoint: Path, paths: Sequence[Path], output: Path, threshold: float | str | None = None, device: str = "auto"
 ) -> Iterator[str]:
     """Write <stem>.json and <stem>.png for each image into `output`; yields a line on the threshold and one per image.
 
     paths: images, and folders that are searched at any depth; what predict drew there is passed over. threshold: the
-    score to exceed, None for that of the checkpoint. An image that cannot be read is reported on stderr; the error
-    follows after the last image.
+    score to exceed, None for that of the checkpoint; the path of a thresholds.json, or "recommended" for the one that
+    belongs to the checkpoint. An image that cannot be read is reported on stderr; the error follows after the last one.
 
     Raises:
-        UserError: no checkpoint; no image; two images with one name for their results; a file in `output` with such a
-            name that is no result of predict; an image that cannot be read; memory runs out.
+        UserError: no checkpoint; thresholds that are not for it; no image; two images with one name for their results;
+            a file in `output` with such a name that is no result of predict; an image that cannot be read; memory runs
+            out.
     """
     # Not by what links lead to: DVC links equal images to one file of its cache.
     images = list({image.parent.resolve() / image.name: image for path in paths for image in _images_at(path)}.values())
@@ -40,18 +42,28 @@ def predict_files(
         raise UserError(f"{listed(map(str, paths))}: there is no image but those that predict drew.")
     _require_free(images, output)
     predictor = Predictor.from_checkpoint(checkpoint, device=device)
-    yield str(predictor.threshold_note) if threshold is None else f"threshold {threshold:g}: as given"
-    threshold = predictor.threshold if threshold is None else threshold
+    above, note = _threshold(predictor, threshold)
+    yield note
     unread = []
     for path in images:
         with explaining_shortage(f"It was at {path}. Free some, or make the image smaller."):
             if (picture := _read(path, alone=len(images) == 1)) is None:
                 unread.append(str(path))
                 continue
-            count = _predict(predictor, path.name, picture, threshold, output / path.stem)
+            count = _predict(predictor, path.name, picture, above, output / path.stem)
         yield f"{path}: {count} objects, drawn in {output / path.stem}.png"
     if unread:
         raise UserError(f"{len(unread)} of {len(images)} images could not be read: {listed(unread)}.")
+
+
+def _threshold(predictor: Predictor, given: float | str | None) -> tuple[Threshold, str]:
+    """What a score has to exceed, and a line that says so."""
+    if given is None:
+        return predictor.threshold, str(predictor.threshold_note)
+    if isinstance(given, str):
+        found = recommended(given, predictor)
+        return found.by_class, found.note
+    return given, f"threshold {given:g}: as given"
 
 
 def _read(path: Path, alone: bool) -> Image.Image | None:
@@ -65,7 +77,7 @@ def _read(path: Path, alone: bool) -> Image.Image | None:
         return None
 
 
-def _predict(predictor: Predictor, name: str, picture: Image.Image, threshold: float, base: Path) -> int:
+def _predict(predictor: Predictor, name: str, picture: Image.Image, threshold: Threshold, base: Path) -> int:
     """Write the files `base`.json and `base`.png of an image; the number of objects in it."""
     (found,) = predictor.detect([picture], threshold)
     drawn = to_supervision(found, predictor.class_names)

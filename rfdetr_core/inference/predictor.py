@@ -7,7 +7,8 @@ import numbers
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -19,8 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from rfdetr_core.base import images as image_files
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.printing import say
+from rfdetr_core.checkpoint.files import tensor_digest
 from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of, threshold_of
 from rfdetr_core.data.preprocess import preprocess
 from rfdetr_core.model.config import Architecture
@@ -33,13 +35,14 @@ if TYPE_CHECKING:
 
 DEFAULT_THRESHOLD = 0.5  # upstream's
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
+Threshold: TypeAlias = float | Mapping[str, float]  # of all classes, or of each by its name
 
 
 class Predictor:
     """A detector with what its output needs to be read. It is put on `device`; auto: CUDA, or without it the CPU.
 
     `batch_size` images go through the detector at a time; 1 makes a list give exactly what its images give alone.
-    threshold: the score to exceed where `predict` is given none; None for 0.5.
+    threshold: the score to exceed where `predict` is given none; None for 0.5. source: the file that it was read from.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Predictor:
         device: str = "auto",
         batch_size: int = 1,
         threshold: float | None = None,
+        source: Path | None = None,
     ) -> None:
+        self.source = source
         self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
         why = "the best F1 on its validation images" if threshold is not None else "the model recommends none"
         self.threshold_note: str | None = f"threshold {self.threshold:g}: {why}"
@@ -69,21 +74,34 @@ class Predictor:
             UserError: no such device, no checkpoint, or one whose model cannot be told.
         """
         device, made = find_device(device), build_from_checkpoint(path)
-        names = class_names_of(made.checkpoint)
-        threshold = threshold_of(made.checkpoint)
-        return cls(made.detector, made.architecture, names, device=device, batch_size=batch_size, threshold=threshold)
+        return cls(
+            made.detector,
+            made.architecture,
+            class_names_of(made.checkpoint),
+            device=device,
+            batch_size=batch_size,
+            threshold=threshold_of(made.checkpoint),
+            source=path,
+        )
+
+    @cached_property
+    def tensors(self) -> str:
+        """The digest of the detector's weights when it is first asked for: see `tensor_digest`."""
+        return tensor_digest(self.detector.state_dict())
 
     def predict(
-        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: float | None = None
+        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: Threshold | None = None
     ) -> supervision.Detections | list[supervision.Detections]:
         """Objects with a score above `threshold`: one supervision.Detections for one image, a list for a list.
 
         An image is a path, a PIL image, an RGB array (H, W, 3) of uint8, or an RGB tensor (3, H, W) of uint8 or of
         floats in 0..1. Boxes are xyxy in pixels of the upright image; class names are in `.data["class_name"]`.
-        threshold: None for the model's own, which is told once on standard error.
+        threshold: a number, or one for each class by its name; None for the model's own, which is told once on
+        standard error.
 
         Raises:
-            UserError: an image that cannot be read, or of another shape or type; a threshold beyond 0..1.
+            UserError: an image that cannot be read, or of another shape or type; a threshold beyond 0..1, or for
+                other classes than the model's.
         """
         if threshold is None:
             threshold = self.threshold
@@ -94,11 +112,10 @@ class Predictor:
         found = [to_supervision(one, self.class_names) for one in self.detect(map(to_rgb, pictures), threshold)]
         return found if pictures is images else found[0]
 
-    def detect(self, images: Iterable[Image.Image], threshold: float | None = None) -> Iterator[Detections]:
+    def detect(self, images: Iterable[Image.Image], threshold: Threshold | None = None) -> Iterator[Detections]:
         """Detections of upright RGB images, on the CPU: of each the best `queries`, cut at `threshold`, 0..1."""
-        number = isinstance(threshold, numbers.Real) and not isinstance(threshold, bool)
-        if threshold is not None and not (number and 0 <= threshold <= 1):
-            raise UserError(f"threshold is {threshold!r}: it must be a number from 0 to 1.")
+        by_class = self._by_class(threshold) if isinstance(threshold, Mapping) else []
+        lowest = min(by_class) if by_class else threshold if threshold is None else _score("threshold", threshold)
         if self.architecture.channels != 3:
             raise UserError(f"the model takes {self.architecture.channels} channels; prediction is for RGB images.")
         waiting = iter(images)
@@ -111,11 +128,37 @@ class Predictor:
             self.detector.train(was_training)
             for index, image in enumerate(batch):
                 size = (image.height, image.width)
-                found = detections(output, index, size, self.architecture.queries, threshold)
+                found = detections(output, index, size, self.architecture.queries, lowest)
                 if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
                     raise UserError("the model finds boxes that are no finite numbers: its weights are damaged.")
+                if by_class:
+                    found = _above(found, by_class)
                 masks = None if found.masks is None else found.masks.cpu()
                 yield Detections(found.scores.cpu(), found.labels.cpu(), found.boxes.cpu(), masks)
+
+    def _by_class(self, thresholds: Mapping[str, float]) -> list[float]:
+        """The threshold of each row of the class head; of a row without a class, the highest."""
+        if different := sorted(map(str, set(self.class_names) ^ thresholds.keys())):
+            raise UserError(
+                f"the thresholds and the model do not have the same classes: only one has {listed(different)}."
+            )
+        values = {name: _score(f"threshold of {name!r}", value) for name, value in thresholds.items()}
+        rows = [values[name] for name in self.class_names]
+        return rows + [max(rows)] * (self.architecture.classes + 1 - len(rows))
+
+
+def _score(what: str, value: Any) -> Any:
+    """A threshold as it is given. Raises a UserError of what is no number from 0 to 1."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
+        raise UserError(f"{what} is {value!r}: it must be a number from 0 to 1.")
+    return value
+
+
+def _above(found: Detections, thresholds: Sequence[float]) -> Detections:
+    """The detections with a score above the threshold of their label."""
+    kept = found.scores > found.scores.new_tensor(thresholds)[found.labels]  # (N,)
+    masks = None if found.masks is None else found.masks[kept]
+    return Detections(found.scores[kept], found.labels[kept], found.boxes[kept], masks)
 
 
 def find_device(name: str) -> str:

@@ -39,11 +39,14 @@ _OF_REPORT = (
     "confusion.csv",
     "pictures",
 )
+INTERVALS = "intervals.json"
+_OF_ANALYSIS = ("index.html", "thresholds.json", "suspects.csv", INTERVALS)  # in the same folder, by the stage report
 # What is published, and the stage that wrote it.
 PUBLISHED = {
     **{OUTPUT / name: stage for name, stage in _OF_RUN.items()},
     CHECKPOINT: "strip",
     **{REPORT / name: "evaluate" for name in _OF_REPORT},
+    **{REPORT / name: "report" for name in _OF_ANALYSIS},
 }
 
 
@@ -57,12 +60,14 @@ def publish(register: str | None = None) -> list[str]:
         UserError: a file is missing or not the one of dvc.lock, or MLflow refuses, fails or cannot be reached.
     """
     lock = _checked_lock()
-    entries = {stage: lock.stages[stage].raw for stage in ("train", "strip", "evaluate")}
+    entries = {name: lock.stages[name].raw for name in ("train", "strip", "evaluate", "report") if name in lock.stages}
     tags = origin() | {f"dvc.lock.{stage}": files.digest(entry) for stage, entry in entries.items()}
     runtime, dataset = read_section(RuntimeConfig, "runtime"), Path(read_section(DataConfig, "data").dir)
     record = _record(CHECKPOINT)
     try:
         run = _bring_up(connect(_PATIENCE), runtime, record, tags, ProjectPaths(dataset), OUTPUT, REPORT)
+        if "report" in entries:
+            _add_analysis(run, REPORT)
         run.log_file(CHECKPOINT, "model")
         run.end("FINISHED")
         told = [f"published as run {page(run)}"]
@@ -83,18 +88,31 @@ def track_evaluation(
 
     runtime: None for that of params.yaml. Whatever goes wrong is a warning: `publish` sends what is missing.
     """
+    _track(where, output, report, runtime, "evaluation")
+
+
+def track_report(
+    where: ProjectPaths, output: Path = OUTPUT, report: Path = REPORT, runtime: RuntimeConfig | None = None
+) -> None:
+    """As `track_evaluation`, with what the stage report made of it: the page, thresholds, suspects and intervals."""
+    _track(where, output, report, runtime, "report")
+
+
+def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConfig | None, what: str) -> None:
     try:
         runtime = runtime or read_section(RuntimeConfig, "runtime")
         if runtime.mlflow:
             record = _record(output / CHECKPOINT.name)
             # No tags: the run keeps the commit of its training.
             run = _bring_up(connect(PATIENCE, Patience(_IN_ALL)), runtime, record, {}, where, output, report)
+            if what == "report":  # when an evaluation ends, the page is still that of the evaluation before
+                _add_analysis(run, report)
             run.end("FINISHED")
             say(f"tracked as run {page(run)}")
     except Exception as error:  # noqa: BLE001 - nothing that MLflow does may cost a result
-        what, reason = fault(error)
-        told = f"{what}, so its run lacks this evaluation until `python -m rfdetr_core publish`"
-        warnings.warn(f"{told}. {reason}", stacklevel=2)
+        failed, reason = fault(error)
+        told = f"{failed}, so its run lacks this {what} until `python -m rfdetr_core publish`"
+        warnings.warn(f"{told}. {reason}", stacklevel=3)
 
 
 def _record(checkpoint: Path) -> dict[str, Any]:
@@ -132,6 +150,27 @@ def _bring_up(
     return run
 
 
+def _add_analysis(run: TrackedRun, report: Path) -> None:
+    """Add what the stage report wrote to the run of its evaluation."""
+    split = files.read_json(report / "about.json")["split"]
+    run.log_values(named_intervals(split, files.read_json(report / INTERVALS)))
+    for name in _OF_ANALYSIS:
+        run.log_file(report / name, report.name)
+
+
+def named_intervals(split: str, intervals: Mapping[str, Any]) -> dict[str, float]:
+    """Both ends of each interval of intervals.json, under the name of its number: test/mAP_50_low, test/mAP_50_high."""
+    scores: dict[str, float] = {}
+    for place, end in enumerate(("low", "high")):
+        boxes, masks = (
+            {key: pair[place] for key, pair in (intervals.get(kind) or {}).items() if pair}
+            for kind in ("boxes", "masks")
+        )
+        named = named_scores(split, {**boxes, "masks": masks})
+        scores |= {f"{name}_{end}": value for name, value in named.items()}
+    return scores
+
+
 def named_scores(split: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of metrics.json under names like those of history.csv: test/mAP_50 beside val/mAP_50."""
     columns, scores = {field: column for column, field in REPORTED.items()}, {}
@@ -155,11 +194,13 @@ def _curves(split: str, path: Path) -> dict[str, dict[int, float]]:
 
 def _checked_lock() -> Lock:
     """dvc.lock, whose digests are those of the files."""
-    missing = [str(path) for path in (*PUBLISHED, Path(LOCK)) if not path.exists()]
+    lock = Lock.read(Path())
+    # A result from before there was a report has none.
+    published = {path: stage for path, stage in PUBLISHED.items() if stage != "report" or stage in lock.stages}
+    missing = [str(path) for path in published if not path.exists()]
     if missing:
         raise UserError(f"{', '.join(missing)} does not exist. Fetch what was made: dvc pull. Or make it: dvc repro")
-    lock = Lock.read(Path())
-    for path, stage in PUBLISHED.items():
+    for path, stage in published.items():
         content = {file.name: files.md5_file(file) for file in (path.iterdir() if path.is_dir() else [path])}
         found = listing_md5(content) if path.is_dir() else content[path.name]
         if stage not in lock.stages or lock.stages[stage].outs.get(path.as_posix()) != found:

@@ -173,6 +173,50 @@ def test_the_comment_has_a_row_for_each_class_and_nothing_of_a_name_outside_code
     assert safe(comment.comment("not published")).tables == []
 
 
+def analysed(**changes: Any) -> None:
+    """What the stage report leaves, as far as the comment reads it."""
+    point = {"threshold": 0.31, "precision": 0.8, "recall": 0.7, "f1": None, "reached": True}
+    content = {"schema": 1, "model": {"tensors": "0" * 64}, "split": "test", "images": 10, "of": "masks"}
+    content |= {"target": {"precision": 0.8}, "all": point, "classes": dict.fromkeys(HOSTILE, point)}
+    folder = comment.EVALUATION
+    (folder / "thresholds.json").write_text(json.dumps(content | changes))
+    ends = {"schema": 1, "images": 10, "resamples": 1000, "boxes": {"map": None}, "masks": {"map": [0.0625, 0.1875]}}
+    (folder / "intervals.json").write_text(json.dumps(ends))
+    numbers = {"images": 10, "objects": 2, "map": 0.5, "masks": {"map": 0.125}}
+    (folder / "metrics.json").write_text(json.dumps(numbers))
+
+
+def test_the_comment_has_the_score_with_its_interval_and_the_threshold_to_deploy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared()
+    assert "threshold" not in comment.comment("")
+    analysed()
+    score = "mAP of masks 0.125, 95 % interval 0.062 to 0.188 (10 images of `test`). "
+    gives = "precision 0.800, recall 0.700, F1 -."
+    assert f"\n\n{score}Recommended threshold 0.31 for precision 0.8: {gives}\n\n" in comment.comment("")
+    page = "Where it fails, and why: `reports/evaluate/index.html`, "
+    assert f"\n\n{page}`dvc pull reports/evaluate/index.html`.\n\n" in comment.comment("")
+    monkeypatch.setenv("RETRAIN_ARTIFACTS", "https://ci.example/run/1")
+    assert f"{page}[in the artifacts of this run](https://ci.example/run/1), or" in comment.comment("")
+    monkeypatch.delenv("RETRAIN_ARTIFACTS")
+    analysed(target=None, of="boxes")
+    score = "mAP of boxes 0.500, interval not measured (10 images of `test`). "
+    assert f"{score}Recommended threshold 0.31 for the best F1: " in comment.comment("")
+    point = {"threshold": 0.31, "precision": 0.5, "recall": 0.7, "f1": 0.5, "reached": False}
+    analysed(all=point)
+    assert "Recommended threshold 0.31 (precision 0.8 is not reached): precision 0.500" in comment.comment("")
+    analysed(all=point | {"threshold": None})
+    assert "No threshold is recommended: nothing was measured." in comment.comment("")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_of_the_report_is_outside_code(folder: Path, name: str) -> None:
+    compared()
+    analysed(split=name)
+    safe(comment.comment(""))
+
+
 def test_the_address_of_the_tracked_run_alone_is_left_to_be_a_link(folder: Path) -> None:
     compared()
     address = "https://mlflow.example:5000/#/experiments/1/runs/0a1b"

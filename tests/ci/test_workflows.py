@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from rfdetr_core.base.code import ROOT
+from rfdetr_core.observers.publishing import PUBLISHED
 from tests.ci.workflows import GITLAB, RETRAIN, WORKFLOWS, steps
 
 SECRET = re.compile(r"secrets\s*[.\[]|github\s*\.\s*token")
@@ -106,6 +107,16 @@ def test_no_report_leaves_the_runner_once_a_secret_was_found() -> None:
     assert upload["if"] == "always() && steps.deliver.outputs.secret != 'true'"
     assert [step["run"] for step in steps("retrain") if step.get("id") == "deliver"] == ["python -m ci.deliver"]
     assert "test ! -f .retrain/secret || rm -rf reports" in GITLAB.read_text()
+
+
+def test_the_artifacts_of_a_run_have_the_page_the_thresholds_and_the_suspects() -> None:
+    (upload,) = [step for _, _, step in all_steps() if "upload-artifact" in step.get("uses", "")]
+    for folders in (
+        upload["with"]["path"].split(),
+        yaml.safe_load(GITLAB.read_text())["retrain"]["artifacts"]["paths"],
+    ):
+        for path, stage in PUBLISHED.items():
+            assert stage != "report" or any(path.is_relative_to(folder) for folder in folders), path
 
 
 def test_gitlab_runs_the_steps_of_github_and_none_sees_more_secrets() -> None:

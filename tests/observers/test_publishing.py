@@ -21,7 +21,16 @@ from rfdetr_core.metrics.coco import CocoScores
 from rfdetr_core.observers import publishing
 from rfdetr_core.observers import runs as runs_of_mlflow
 from rfdetr_core.observers.history import read_history
-from rfdetr_core.observers.publishing import CHECKPOINT, METRICS, PUBLISHED, REPORT, named_scores, track_evaluation
+from rfdetr_core.observers.publishing import (
+    CHECKPOINT,
+    METRICS,
+    PUBLISHED,
+    REPORT,
+    named_intervals,
+    named_scores,
+    track_evaluation,
+    track_report,
+)
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
 from tests.observers.conftest import Server
@@ -32,17 +41,39 @@ from tests.training.tiny import make_files, train
 
 SCORES = {"images": 2, "map": 0.25, "map_75": None, "masks": {"map": 0.5}}
 SENT = {"test/mAP_50_95": 0.25, "test/segm_mAP_50_95": 0.5, "test/images": 2}
+INTERVALS = {
+    "schema": 1,
+    "images": 2,
+    "resamples": 1000,
+    "boxes": {"map": [0.125, 0.375], "map_50": [0.0, 1.0], "map_75": None, "mar_100": [0.25, 0.5], "f1": [0.5, 0.75]},
+    "masks": {"map": [0.25, 0.625]},
+}
+# Beside the names of the numbers themselves.
+SENT_INTERVALS = {
+    **{"test/mAP_50_95_low": 0.125, "test/mAP_50_95_high": 0.375, "test/mAP_50_low": 0.0, "test/mAP_50_high": 1.0},
+    **{"test/mAR_low": 0.25, "test/mAR_high": 0.5, "test/F1_low": 0.5, "test/F1_high": 0.75},
+    **{"test/segm_mAP_50_95_low": 0.25, "test/segm_mAP_50_95_high": 0.625},
+}
+ANALYSIS = {path for path, stage in PUBLISHED.items() if stage == "report"}
 
 
 def write_lock() -> None:
-    """What DVC records of the published files."""
+    """What DVC records of the published files that are here."""
     stages: dict[str, dict[str, Any]] = {}
-    for path, stage in PUBLISHED.items():
+    for path, stage in ((path, stage) for path, stage in PUBLISHED.items() if path.exists()):
         content = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in files_of(path)}
         digest = listing_md5(content) if path.is_dir() else content[path.name]
         entry = stages.setdefault(stage, {"cmd": f"exec python -m stages.{stage}", "outs": []})
         entry["outs"].append({"path": path.as_posix(), "hash": "md5", "md5": digest})
     YAML().dump({"schema": "2.0", "stages": stages}, Path("dvc.lock"))
+
+
+def write_analysis(word: str = "first") -> None:
+    """What the stage report leaves beside it."""
+    files.write_json(REPORT / "intervals.json", INTERVALS)
+    files.write_json(REPORT / "thresholds.json", {"all": {"threshold": 0.25}})
+    files.write_text(REPORT / "suspects.csv", "image,annotation\n")
+    files.write_text(REPORT / "index.html", f"<!doctype html><title>{word}</title>")
 
 
 def files_of(path: Path) -> list[Path]:
@@ -86,6 +117,14 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return folder
 
 
+@pytest.fixture
+def analysed(project: Path) -> Path:
+    """The project with its page."""
+    write_analysis()
+    write_lock()
+    return project
+
+
 def refused(*arguments: str) -> str:
     with pytest.raises(SystemExit) as ended:
         main(["publish", *arguments])
@@ -95,7 +134,7 @@ def refused(*arguments: str) -> str:
 
 @pytest.mark.slow
 def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_model(
-    project: Path, server: Server, capsys: pytest.CaptureFixture[str]
+    analysed: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = MlflowClient(server.uri)
     for _ in range(2):
@@ -106,7 +145,7 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
         assert "version 1 of the model detector" in told
         assert (run.info.status, run.info.run_name) == ("FINISHED", "named")
         assert has_every_epoch_once(client, run, Path("output/history.csv"))
-        for key, value in SENT.items():
+        for key, value in (SENT | SENT_INTERVALS).items():
             assert logged(client, run, key) == [(0, value)]
         assert logged(client, run, "test/precision_at_recall") == [(0, 1.0), (1, 0.75)]
         assert logged(client, run, "test/segm_precision_at_recall") == [(0, 0.5), (1, 0.25)]
@@ -116,17 +155,70 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
         assert datasets == {f"data/{split}": digest[:36] for split, digest in manifests.items()}
         lock = YAML(typ="safe").load(Path("dvc.lock"))["stages"]
         assert all(
-            run.data.tags[f"dvc.lock.{one}"] == files.digest(lock[one]) for one in ("train", "strip", "evaluate")
+            run.data.tags[f"dvc.lock.{one}"] == files.digest(lock[one])
+            for one in ("train", "strip", "evaluate", "report")
         )
         assert run.data.params["params.train.lr"] == "0.001"
         (version,) = client.search_model_versions("name = 'detector'")
-        fetched = Path(client.download_artifacts(run.info.run_id, "model/checkpoint_best_total.pth", str(project)))
+        fetched = Path(client.download_artifacts(run.info.run_id, "model/checkpoint_best_total.pth", str(analysed)))
         assert files.sha256_file(fetched) == files.sha256_file(CHECKPOINT) == version.tags["sha256"]
         attached = {one.path for one in client.list_artifacts(run.info.run_id)}
         assert attached == {"history.csv", "scores.json", "selection.json", "evaluate", "model"}
         here = {file.relative_to(REPORT.parent).as_posix() for file in REPORT.rglob("*") if file.is_file()}
         folders = [client.list_artifacts(run.info.run_id, path) for path in ("evaluate", "evaluate/pictures")]
         assert {one.path for one in chain(*folders) if not one.is_dir} == here
+
+
+def attached(client: MlflowClient, run: Any) -> set[str]:
+    return {Path(one.path).name for one in client.list_artifacts(run.info.run_id, "evaluate")}
+
+
+@pytest.mark.slow
+def test_a_report_is_added_to_the_run_of_its_evaluation_and_the_page_of_another_is_not(
+    analysed: Path, server: Server
+) -> None:
+    Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: analysed, mlflow: true}\n")
+    client, where, names = MlflowClient(server.uri), ProjectPaths(Path("data")), {path.name for path in ANALYSIS}
+    track_evaluation(where)  # the page that is here is of an earlier one
+    (run,) = runs(client, "analysed")
+    assert not names & attached(client, run)
+    assert not SENT_INTERVALS.keys() & run.data.metrics.keys()
+    write_analysis("second")
+    for _ in range(2):
+        track_report(where)
+        (run,) = runs(client, "analysed")
+        assert names <= attached(client, run)
+        for key, value in (SENT | SENT_INTERVALS).items():
+            assert logged(client, run, key) == [(0, value)]
+        assert run.info.status == "FINISHED"
+    page = Path(client.download_artifacts(run.info.run_id, "evaluate/index.html", str(analysed)))
+    assert page.read_bytes() == (REPORT / "index.html").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_result_without_a_page_is_published_without_one_and_later_with_it(project: Path, server: Server) -> None:
+    Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: pageless}\n")
+    client, names = MlflowClient(server.uri), {path.name for path in ANALYSIS}
+    main(["publish"])
+    (run,) = runs(client, "pageless")
+    assert not names & attached(client, run)
+    write_analysis()
+    write_lock()
+    for path in ANALYSIS:
+        path.rename(path.with_suffix(".away"))
+        assert f"{path} does not exist" in refused()
+        path.with_suffix(".away").rename(path)
+    main(["publish"])
+    (run,) = runs(client, "pageless")
+    assert names <= attached(client, run)
+    assert run.data.metrics["test/mAP_50_95_high"] == 0.375
+
+
+def test_an_interval_has_the_name_of_its_number_and_nothing_measured_has_none() -> None:
+    assert named_intervals("test", INTERVALS) == SENT_INTERVALS
+    numbers = named_scores("test", dict.fromkeys(INTERVALS["boxes"], 0.5) | {"masks": {"map": 0.5}})
+    assert {name.removesuffix("_low").removesuffix("_high") for name in SENT_INTERVALS} < numbers.keys()
+    assert named_intervals("test", {"schema": 1, "images": 0, "resamples": 0, "boxes": {"map": None}}) == {}
 
 
 def test_what_is_not_there_or_not_that_of_the_lock_is_named(project: Path, server: Server) -> None:
@@ -138,13 +230,14 @@ def test_what_is_not_there_or_not_that_of_the_lock_is_named(project: Path, serve
     assert not runs(MlflowClient(server.uri), "refused")
 
 
-def test_a_server_that_is_away_is_an_error_of_publish_and_a_warning_of_evaluate(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_is_away_is_an_error_of_publish_and_a_warning_of_a_stage(
+    analysed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert "MLflow cannot be reached; nothing is lost, publish again" in refused()
-    with pytest.warns(UserWarning, match="MLflow cannot be reached, so its run lacks this evaluation until"):
-        track_evaluation(ProjectPaths(Path("data")))
+    for what, track in (("evaluation", track_evaluation), ("report", track_report)):
+        with pytest.warns(UserWarning, match=f"MLflow cannot be reached, so its run lacks this {what} until"):
+            track(ProjectPaths(Path("data")))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,139 @@
+"""thresholds.json: the score threshold that an evaluation recommends for each class, and the model that it is for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError, listed
+from rfdetr_core.base.provenance import short
+from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked
+
+if TYPE_CHECKING:
+    from rfdetr_core.inference.predictor import Predictor
+
+RECOMMENDED = "recommended"  # in place of a path: the file that belongs to the checkpoint
+NAME = "thresholds.json"
+PROJECT_FILE = Path("reports/evaluate") / NAME
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Weights(Fields):
+    """The model that thresholds were measured for. tensors: see `tensor_digest`."""
+
+    tensors: Sha256
+
+
+class OperatingPoint(Fields):
+    """A score threshold with what it gives on the evaluated images; None where nothing could be measured.
+
+    reached: whether it meets the target. If the target cannot be met, the threshold is that of the best F1.
+    """
+
+    threshold: Share | None
+    precision: Share | None
+    recall: Share | None
+    f1: Share | None
+    reached: bool
+
+
+class Thresholds(Fields):
+    """The content of thresholds.json: the recommended threshold of all classes together, and of each by name.
+
+    split, images: what it was measured on. target: the precision or the recall that was asked for; None: the best F1.
+    """
+
+    version: Literal[1] = Field(1, alias="schema")
+    model: Weights
+    split: Text
+    images: Count
+    of: Literal["boxes", "masks"]
+    target: Annotated[dict[Literal["precision", "recall"], Share], Field(min_length=1, max_length=1)] | None
+    all: OperatingPoint
+    classes: dict[Text, OperatingPoint]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a thresholds.json that anyone may have written.
+
+        Raises:
+            UserError: missing, not JSON, or a field is missing, of another type, or beyond its limit.
+        """
+        return cls.model_validate(checked(files.read_json(path), cls, str(path)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the file, as plain values for `write_json`."""
+        return self.model_dump(by_alias=True)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Thresholds that were read for a model: the number of each class by name, and a line that says which they are."""
+
+    by_class: Mapping[str, float]
+    note: str
+
+
+def recommended(given: str | os.PathLike[str], predictor: Predictor) -> Recommendation:
+    """The thresholds of a file, or with "recommended" of the one that belongs to the predictor's checkpoint.
+
+    That is thresholds.json beside the checkpoint, else reports/evaluate/thresholds.json of the project that it is in.
+
+    Raises:
+        UserError: no such file, one that is malformed, of other weights or classes, or that recommends nothing.
+    """
+    path = _find(predictor.source) if given == RECOMMENDED else Path(given)
+    if isinstance(given, str) and path.suffix != ".json" and not path.exists():
+        raise UserError(
+            f"threshold is {given!r}: it must be a number from 0 to 1, {RECOMMENDED!r}, or the path of a {NAME}."
+        )
+    read = Thresholds.read(path)
+    _require_model(read, path, predictor)
+    by_class = {name: point.threshold for name, point in read.classes.items() if point.threshold is not None}
+    if missing := [name for name in read.classes if name not in by_class]:
+        raise UserError(f"{path} has no threshold for {listed(missing)}: nothing was measured. Give a number instead.")
+    return Recommendation(by_class, f"{_told(read, list(by_class.values()))}: {path}")
+
+
+def _find(checkpoint: Path | None) -> Path:
+    """The thresholds.json of a checkpoint. Raises a UserError where there is none."""
+    if checkpoint is None:
+        raise UserError(
+            f"threshold {RECOMMENDED!r} is for a model that was read from a file. Give a number from 0 to 1."
+        )
+    beside, folder = checkpoint.with_name(NAME), checkpoint.parent.resolve()
+    root = next((one for one in (folder, *folder.parents) if (one / "dvc.yaml").is_file()), None)
+    paths = [beside, *([root / PROJECT_FILE] if root else [])]
+    if found := next((path for path in paths if path.exists()), None):
+        return found
+    raise UserError(
+        f"{checkpoint} has no recommended thresholds: {' and '.join(map(str, paths))} do not exist. "
+        "Run dvc repro in its project, which writes the file, or give its path."
+    )
+
+
+def _require_model(read: Thresholds, path: Path, predictor: Predictor) -> None:
+    """Raise a UserError where thresholds are of other weights than the predictor's, or of other classes."""
+    model = predictor.source or "the model"
+    if read.model.tensors != predictor.tensors:
+        raise UserError(
+            f"{path} is of another model: its weights are {short(read.model.tensors)}, those of {model} are "
+            f"{short(predictor.tensors)}. Evaluate this model (dvc repro), or give the thresholds that belong to it."
+        )
+    if different := sorted(set(predictor.class_names) ^ read.classes.keys()):
+        raise UserError(f"{path} and {model} do not have the same classes: only one has {listed(different)}.")
+
+
+def _told(read: Thresholds, values: list[float]) -> str:
+    low, high = min(values), max(values)
+    target = " ".join(f"{name} {value:g}" for name, value in (read.target or {}).items())
+    told = f"threshold {low:g}" if low == high else f"thresholds {low:g} to {high:g} by class"
+    missed = [name for name, point in read.classes.items() if not point.reached] if target else []
+    return f"{told} for {target or 'the best F1'}" + (f" (not reached: {listed(missed)})" if missed else "")
