@@ -10,7 +10,7 @@ import hotcoco
 import numpy as np
 import numpy.typing as npt
 
-from rfdetr_core.metrics.coco import RECALLS, Floats
+from rfdetr_core.metrics.coco import RECALLS, Floats, Record
 
 Interval = tuple[float, float]
 Times = npt.NDArray[np.int64]
@@ -32,20 +32,19 @@ class ClassMatches:
 
 def matches(evaluator: hotcoco.COCOeval) -> list[ClassMatches]:
     """What an evaluator has matched at COCO's ten thresholds, class by class; images in the order of their ids."""
+    evaluator = hotcoco.COCOeval(evaluator.coco_gt, evaluator.coco_dt, evaluator.params.iou_type)
     params = evaluator.params
     params.area_rng, params.area_rng_lbl = params.area_rng[:1], params.area_rng_lbl[:1]
     evaluator.evaluate()
     place = {image: number for number, image in enumerate(sorted(params.img_ids))}
-    records: dict[int, list[dict[str, npt.NDArray[np.float64]]]] = {label: [] for label in sorted(params.cat_ids)}
+    records: dict[int, list[Record]] = {label: [] for label in sorted(params.cat_ids)}
     for record in evaluator.eval_imgs:
         if record is not None:
             records[record["category_id"]].append(record)
     return [_of_class(own, place, len(params.iou_thrs)) for own in records.values()]
 
 
-def _of_class(
-    records: Sequence[dict[str, npt.NDArray[np.float64]]], place: dict[int, int], thresholds: int
-) -> ClassMatches:
+def _of_class(records: Sequence[Record], place: dict[int, int], thresholds: int) -> ClassMatches:
     instances = np.zeros(len(place), dtype=np.int64)
     for one in records:
         instances[place[int(one["image_id"])]] = int((np.asarray(one["gtIgnore"]) == 0).sum())
@@ -90,9 +89,8 @@ def _of_times(one: ClassMatches, times: Times, threshold: float) -> tuple[float,
 def draws(images: int, resamples: int, seed: int = 0) -> Iterator[Times]:
     """How often each image is there, in as many draws with replacement."""
     random = np.random.default_rng(seed)
-    return (
-        np.bincount(random.integers(0, images, images), minlength=images) for _ in range(resamples if images else 0)
-    )
+    count = resamples if images else 0
+    return (np.bincount(random.integers(0, images, images), minlength=images) for _ in range(count))
 
 
 def interval(values: Sequence[float]) -> Interval | None:

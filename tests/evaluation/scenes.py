@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,28 @@ def random_scene(
     ]
     categories = [{"id": number, "name": f"class{number}"} for number in range(classes)]
     return {"images": named, "annotations": annotations, "categories": categories}, results
+
+
+def repeated(content: dict[str, Any], found: Rows, times: list[int]) -> tuple[dict[str, Any], Rows]:
+    """The dataset with image i there times[i] times, under new ids; scores a hair apart, so that none are equal."""
+    images, truth, more = Rows(), Rows(), Rows()
+    for image, count in enumerate(times):
+        for number in range(count):
+            new = len(images) + 1
+            images.append({**content["images"][image], "id": new})
+            truth += [
+                {**copy.deepcopy(one), "image_id": new, "id": 0}
+                for one in content["annotations"]
+                if one["image_id"] == content["images"][image]["id"]
+            ]
+            more += [
+                {**one, "image_id": new, "score": one["score"] - number * 1e-9}
+                for one in found
+                if one["image_id"] == content["images"][image]["id"]
+            ]
+    for number, one in enumerate(truth, start=1):
+        one["id"] = number
+    return {**content, "images": images, "annotations": truth}, more
 
 
 def _row(image: int, label: int, box: list[float], masks: bool) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.analysis import Analysis, Results
-from rfdetr_core.evaluation.operating import Interval, Point, best_f1, intervals, reaching
+from rfdetr_core.evaluation.operating import Point, best_f1, intervals, reaching
+from rfdetr_core.evaluation.resampling import Interval
 from rfdetr_core.inference.thresholds import OperatingPoint, Thresholds, Weights
 from rfdetr_core.metrics.coco import Floats, Row
 from rfdetr_core.metrics.coco import Kind as Of

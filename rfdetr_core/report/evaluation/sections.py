@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from rfdetr_core.evaluation.analysis import ERRORS, MISSED, Analysis, Results, costs
-from rfdetr_core.evaluation.operating import BINS, FEW_IMAGES, Calibration, Goal, Interval, Point
+from rfdetr_core.evaluation.operating import BINS, FEW_IMAGES, Calibration, Goal, Point
+from rfdetr_core.evaluation.resampling import Interval
 from rfdetr_core.evaluation.scoring import background_name
 from rfdetr_core.evaluation.slices import slices
 from rfdetr_core.metrics.coco import RECALLS, THRESHOLDS, Floats, Row
