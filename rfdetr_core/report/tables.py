@@ -26,6 +26,11 @@ class Column(NamedTuple):
     help: str | None = None
     style: str = ""
 
+    @property
+    def kind(self) -> str:
+        """The class of its cells in the style sheet."""
+        return "number" if self.numeric else self.style
+
 
 class Cell(NamedTuple):
     """A cell whose value to sort and filter by is not what it shows.
