@@ -315,9 +315,10 @@ def _prepare(dataset: Path, folder: Path) -> ProjectPaths:
     """Validate and convert a dataset, as the first two stages do."""
     from rfdetr_core.ingest.convert import convert_dataset
     from rfdetr_core.ingest.validate import validate_dataset
+    from rfdetr_core.report.dataset import write_page
 
     made = ProjectPaths(dataset, folder / "annotations", folder / "manifest")
-    validate_dataset(dataset, ValidateConfig(), folder, made.manifests, option="dataset_dir")
+    validate_dataset(dataset, ValidateConfig(), folder, made.manifests, option="dataset_dir", write_page=write_page)
     convert_dataset(dataset, ValidateConfig(), made.manifests, made.annotations)
     return made
 

@@ -16,6 +16,7 @@ def main() -> None:
     from rfdetr_core.base.processes import interrupt_when_told
     from rfdetr_core.ingest.config import ValidateConfig
     from rfdetr_core.ingest.validate import validate_dataset
+    from rfdetr_core.report.dataset import write_page
 
     interrupt_when_told()
     # By name: the check of all sections imports every config, and none of them changes the result of this stage.
@@ -23,8 +24,9 @@ def main() -> None:
     preflight.check_params()
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
     config, cache = read_section(ValidateConfig, "validate"), Path(".cache/images.sqlite")
-    validate_dataset(where.dataset, config, Path("reports/dataset"), where.manifests, cache=cache)
-    preflight.check_masks(Path("reports/dataset/statistics.json"))
+    reports = Path("reports/dataset")
+    validate_dataset(where.dataset, config, reports, where.manifests, cache=cache, write_page=write_page)
+    preflight.check_masks(reports / "statistics.json")
 
 
 if __name__ == "__main__":

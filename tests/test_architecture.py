@@ -80,10 +80,26 @@ def test_stages_that_compute_numbers_depend_on_the_numeric_lock() -> None:
 
 
 def test_training_does_not_see_reports_validation_lineage_or_interfaces() -> None:
-    packages = ("ingest", "inference", "evaluation", "lineage", "audit", "verification", "config", "observers")
+    packages = ("ingest", "inference", "evaluation", "lineage", "audit", "verification", "config", "observers", "report")
     outside = (*(f"{package}/" for package in packages), "api.py", "cli.py", "__main__.py")
     files = CODE.digests("stages.train")
     assert not [file for file in files if file.removeprefix("rfdetr_core/").startswith(outside)]
+
+
+def test_the_packages_of_pages_are_a_dependency_of_the_stages_that_write_one() -> None:
+    with_lock = {stage for stage in STAGES if "requirements/report.lock" in PIPELINE[stage]["deps"]}
+    assert with_lock == {stage for stage in CODE.stages if "rfdetr_core.report.page" in CODE.closure(f"stages.{stage}")}
+    assert "validate" in with_lock
+    assert not {"convert", "train", "select_best", "strip", "evaluate"} & with_lock
+
+
+def test_validation_does_not_depend_on_the_pages_of_other_stages() -> None:
+    seen = {path.split("/")[1] for path in CODE.digests("stages.validate") if path.startswith("rfdetr_core/")}
+    assert "report" in seen
+    assert not {"evaluation", "metrics", "model", "training"} & seen
+    pages = {path.split("/")[2] for path in CODE.digests("stages.validate") if path.startswith("rfdetr_core/report/")}
+    folders = {path.parent.name for path in (ROOT / "rfdetr_core" / "report").glob("*/__init__.py")}
+    assert pages & folders == {"dataset"}
 
 
 def test_training_does_not_read_the_test_split() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,16 @@ from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import OPTION, check_folder
 from rfdetr_core.ingest.formats import LABEL_SUFFIXES
-from rfdetr_core.ingest.page import write_page
-from rfdetr_core.ingest.page.counts import tables
 from rfdetr_core.ingest.rules import RULES
 from rfdetr_core.ingest.survey import Survey
+from rfdetr_core.ingest.tables import tables
 
 if TYPE_CHECKING:
     import pandas as pd
 
+# Writes the page of a dataset into the folder of reports: reports, root, dataset (None where the labels cannot be
+# understood), findings.
+PageWriter = Callable[[Path, Path, CleanDataset | None, Findings], None]
 _SHOWN = 3
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
@@ -91,12 +94,13 @@ def validate_dataset(
     cache: Path | None = None,
     *,
     option: str = OPTION,
+    write_page: PageWriter | None = None,
 ) -> None:
     """Decode every image and check every annotation of the dataset at `root`.
 
-    Writes index.html, findings.csv, findings.json and statistics.json (what each split and class holds) into `reports`,
-    and <split>.json and classes.json into `manifests`. cache: a file where what was found of images is kept from run to
-    run. option: what names `root`.
+    Writes findings.csv, findings.json and statistics.json (what each split and class holds) into `reports`, and
+    <split>.json and classes.json into `manifests`. cache: a file where what was found of images is kept from run to
+    run. option: what names `root`. write_page: writes index.html into `reports`, also where findings stop the run.
 
     Raises:
         UserError: the folder is missing, empty, untracked or of no known layout; or there are findings that stop the
@@ -111,11 +115,13 @@ def validate_dataset(
     table = _table(findings)
     files.write_table(reports / "findings.csv", table)
     files.write_json(reports / "findings.json", table.to_dict("records"))
-    write_page(reports, root, dataset, findings)
+    if write_page:
+        write_page(reports, root, dataset, findings)
     _print_summary(root, survey, table, dataset)
     if findings.stopping or dataset is None:
         count = len(findings.stopping)
-        where = f"listed in {reports / 'findings.csv'} and shown in {reports / 'index.html'}"
+        where = f"listed in {reports / 'findings.csv'}"
+        where += f" and shown in {reports / 'index.html'}" if write_page else ""
         remedy = "Mend them"
         if not findings.broken and config.on_error != "drop" and option == OPTION:
             remedy += ", or leave out what they name: validate.on_error: drop in params.yaml"

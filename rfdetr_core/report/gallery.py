@@ -101,6 +101,14 @@ class Gallery:
         return {
             "groups": self.groups,
             "ofGroups": facets.index(self.of_groups) if self.of_groups in facets else -1,
-            "shapes": [card.picture.shapes for card in self.cards],
+            "shapes": [[_without_rest(shape) for shape in card.picture.shapes] for card in self.cards],
             "facets": every,
         }
+
+
+def _without_rest(shape: Shape) -> list[Any]:
+    """The values of a shape up to the last one that is not empty."""
+    values: list[Any] = [*shape]
+    while values[-1] == "":
+        values.pop()
+    return values

@@ -7,15 +7,12 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rfdetr_core.base import files
 from rfdetr_core.report import tables
 from rfdetr_core.report.specs import Chart
 from rfdetr_core.report.text import number, percent, plural
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 _KIT = Path(__file__).parent / "templates"
 _SCRIPTS = ("lists.js", "pictures.js", "charts.js")
@@ -56,12 +53,10 @@ def render(template: Path, title: str, **values: Any) -> str:
     return environment.get_template(template.name).render(values)
 
 
-def to_json(value: Any) -> Markup:
+def to_json(value: Any) -> str:
     """JSON that can stand within a script element: no text in it can end the element. Numbers of numpy are numbers."""
-    from markupsafe import Markup
-
     text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=lambda one: one.item())
-    return Markup(text.replace("<", "\\u003c"))
+    return text.replace("<", "\\u003c")
 
 
 class _Page:
@@ -76,7 +71,7 @@ class _Page:
         self.sections.append((anchor, title))
         return ""
 
-    def add_chart(self, chart: Chart) -> Markup:
+    def add_chart(self, chart: Chart) -> str:
         """The chart as its script reads it."""
         self._has_charts = True
         return to_json(

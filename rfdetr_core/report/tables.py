@@ -15,7 +15,8 @@ class Column(NamedTuple):
     """A column: its title, Python format of its numbers ("," or ".3f"), and what a pointer on the title shows.
 
     numeric: sorts by number, aligned to the right. A text cell of a column of `names` is a name from the dataset: any
-    text, and it cannot turn the direction of the text around it.
+    text, and it cannot turn the direction of the text around it. style: "nowrap", or how wide it is at least: "file",
+    "wide".
     """
 
     title: str
@@ -23,6 +24,12 @@ class Column(NamedTuple):
     format: str = ","
     names: bool = False
     help: str | None = None
+    style: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The class of its cells in the style sheet."""
+        return "number" if self.numeric else self.style
 
 
 class Cell(NamedTuple):
@@ -98,12 +105,10 @@ class Table:
         return self.search or bool(self.choices) or len(self.rows) > self.size
 
     def filters(self) -> list[tuple[int, str, list[str]]]:
-        """Of each filter: the place of its column, its label and the values, as they come."""
+        """Of each filter: the place of its column, its label and the values, sorted."""
         titles = [column.title for column in self.columns]
         found = [(titles.index(title), label) for title, label in (self.choices or {}).items()]
-        return [
-            (k, label, list(dict.fromkeys(_text(row[k], self.columns[k]) for row in self.rows))) for k, label in found
-        ]
+        return [(k, label, sorted({_text(row[k], self.columns[k]) for row in self.rows})) for k, label in found]
 
 
 def of_frame(table: Rows, columns: dict[str, Column], **options: Any) -> Table:

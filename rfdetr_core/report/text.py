@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 DASH = "\N{EN DASH}"  # where there is no value
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def number(value: float) -> str:
@@ -13,6 +14,11 @@ def number(value: float) -> str:
 def percent(part: float, whole: float) -> str:
     """A share in per cent with one digit, or a dash where there is no whole."""
     return f"{100 * part / whole:.1f} %" if whole else DASH
+
+
+def short(value: float) -> str:
+    """A number in three digits, or two and a k: 1.41, 22.6, 1.4k."""
+    return f"{float(f'{value / 1000:.2g}'):g}k" if value >= 1000 else f"{float(f'{value:.3g}'):g}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -14,7 +14,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
-from rfdetr_core.ingest.validate import validate_dataset
+from rfdetr_core.ingest.validate import PageWriter, validate_dataset
 
 SIZE = (64, 48)
 NAMES = ("cat", "dog")
@@ -116,11 +116,14 @@ def _fractions(box: list[float]) -> tuple[float, ...]:
     return (x + width / 2) / SIZE[0], (y + height / 2) / SIZE[1], width / SIZE[0], height / SIZE[1]
 
 
-def validate(root: Path, out: Path, **config: Any) -> tuple[list[dict[str, Any]], str | None]:
+def validate(
+    root: Path, out: Path, write_page: PageWriter | None = None, **config: Any
+) -> tuple[list[dict[str, Any]], str | None]:
     """The findings as findings.json has them, and the error message if there was one."""
     error = None
     try:
-        validate_dataset(root, parse(ValidateConfig, config, "validate"), out / "reports", out / "manifest")
+        parsed = parse(ValidateConfig, config, "validate")
+        validate_dataset(root, parsed, out / "reports", out / "manifest", write_page=write_page)
     except UserError as raised:
         error = str(raised)
     path = out / "reports" / "findings.json"

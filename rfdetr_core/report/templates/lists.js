@@ -64,10 +64,12 @@ function table(node) {
   const keys = [...node.querySelectorAll('.bar select')].map((select) => Number(select.dataset.key));
   const value = (row, k) => row.cells[k].dataset.v ?? row.cells[k].textContent;
   const heads = [...node.querySelectorAll('th')];
+  const kinds = heads.map((head) => head.className);
   const items = list(node, {
     items: rows, parent: body,
     matches: (row, values) => values.every((wanted, k) => wanted === '' || row.cells[keys[k]].textContent === wanted),
     text: (row) => [...row.cells].map((cell) => cell.textContent).join('\n'),
+    shown: (some) => some.forEach((row) => kinds.forEach((kind, k) => { row.cells[k].className = kind; })),
   });
   let sorted = -1, down = false;
   heads.forEach((head, k) => head.firstChild.addEventListener('click', () => {

@@ -18,7 +18,7 @@ function overlay(image, shapes, groups, only, lines) {
   const layer = svg('svg', { viewBox: `0 0 ${wide} ${high}`, class: 'overlay' });
   const size = Math.max(wide, high) / lines;
   let named = 0;
-  for (const [group, x, y, width, height, style, outline, text] of shapes.filter((shape) => only < 0 || shape[0] === only)) {
+  for (const [group, x, y, width, height, style = '', outline = '', text = ''] of shapes.filter((shape) => only < 0 || shape[0] === only)) {
     const [name, color, unnamed] = groups[group];
     const about = [name, style === 'crowd' ? '(crowd)' : '', text].filter(Boolean).join(' ');
     if (outline) layer.append(svg('path', { d: outline, fill: color, class: `mask ${style}`, 'data-tip': about }));

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,14 @@ from PIL import Image
 
 from rfdetr_core.base import files, images
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.manifest import SPLITS
-from rfdetr_core.ingest.canonical import CanonicalImage, Instance
-from rfdetr_core.ingest.clean import CleanDataset
 from rfdetr_core.ingest.geometry import Box, run_lengths
+from rfdetr_core.report.gallery import Picture, Shape
 
-Picture = dict[str, Any]
 _POINTS = 80
 # An RLE is drawn in strips of this many pixels of the small picture.
 _STRIP = 2
 # Pixels that may be decoded for one part of the page: about five seconds.
 _BUDGET = 300_000_000
-_SHAPES = 150
 _QUALITY = 74
 _GREY = (128, 128, 128)
 # A box outside is shown up to this many images from the edge.
@@ -77,32 +72,28 @@ class Studio:
         scale = min(1.0, side / max(picture.size))
         return _encoded(picture.resize(_size(*picture.size, scale), _FILTER, reducing_gap=2.0))
 
-    def annotated(self, image: CanonicalImage, side: int) -> Picture | None:
-        """An image with its objects: the largest, if they are many."""
-        picture = self.whole(image.path, side, (image.width, image.height))
-        if picture is None:
-            return None
-        scale = picture["width"] / image.width, picture["height"] / image.height
-        shown = sorted(image.instances, key=lambda one: -one.box[2] * one.box[3])[:_SHAPES]
-        shapes = [_shape(one, image, scale) for one in shown]
-        return picture | {"shapes": shapes, "more": len(image.instances) - len(shown)}
+    def around(
+        self, path: str, box: Box, size: tuple[int, int], side: int, shapes: Sequence[Shape] = ()
+    ) -> Picture | None:
+        """The surroundings of a box, grey where they are outside the image.
 
-    def around(self, box: Box, image: CanonicalImage, side: int) -> Picture | None:
-        """The surroundings of a box, grey where they are outside the image."""
-        left, top, right, bottom = _view(box, image.width, image.height)
+        box, shapes: in the pixels of the image, whose size is `size`; of shapes, outlines are left out. side: the
+        longer side of the picture, at most.
+        """
+        left, top, right, bottom = _view(box, *size)
         longer = max(right - left, bottom - top)
-        opened = self._open(image.path, _reduction(longer, side))
+        opened = self._open(path, _reduction(longer, side))
         if opened is None:
             return None
         scale = min(1.0, side / longer)
         canvas = Image.new("RGB", _size(right - left, bottom - top, scale), _GREY)
-        inside = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
-        ratio = opened.width / image.width, opened.height / image.height
+        inside = max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
+        ratio = opened.width / size[0], opened.height / size[1]
         source = tuple(value * ratio[k % 2] for k, value in enumerate(inside))
         part = opened.resize(_size(inside[2] - inside[0], inside[3] - inside[1], scale), _FILTER, box=source)  # type: ignore[arg-type]
         canvas.paste(part, (round((inside[0] - left) * scale), round((inside[1] - top) * scale)))
-        moved = _scaled((box[0] - left, box[1] - top, box[2], box[3]), (scale, scale))
-        return _encoded(canvas) | {"shapes": [[-1, *moved, 0, ""]]}
+        moved = [shape._replace(x=shape.x - left, y=shape.y - top, outline="") for shape in shapes]
+        return _encoded(canvas)._replace(shapes=[scaled(shape, (scale, scale)) for shape in moved])
 
     def _open(self, path: str, reduction: int) -> Image.Image | None:
         if self._left <= 0:
@@ -115,41 +106,10 @@ class Studio:
         return picture
 
 
-def choose(dataset: CleanDataset, number: int) -> Iterator[tuple[str, CanonicalImage]]:
-    """Images of all splits in turn; of each split, those that show the class that was shown least so far."""
-    chosen = {name: _spread(dataset.splits[name], number) for name in SPLITS}
-    found: dict[str, list[CanonicalImage]] = {name: [] for name in SPLITS}
-    while number > 0 and chosen:
-        for name in list(chosen):
-            image = next(chosen[name], None)
-            if image is None:
-                del chosen[name]
-            elif number > 0:
-                found[name].append(image)
-                number -= 1
-    return ((name, image) for name in SPLITS for image in sorted(found[name], key=lambda image: image.path))
-
-
-def _spread(split: list[CanonicalImage], number: int) -> Iterator[CanonicalImage]:
-    """At most `number` images; by the digests of their bytes, as neighbours are often alike."""
-    having: dict[int, list[CanonicalImage]] = defaultdict(list)
-    for image in sorted(split, key=lambda image: (image.sha256, image.path), reverse=True):
-        for label in {one.entry.index for one in image.instances} or {-1}:
-            having[label].append(image)
-    rarity = {label: len(some) for label, some in having.items()}
-    shown: Counter[int] = Counter()
-    taken: set[str] = set()
-    while having and len(taken) < number:
-        # Of images without objects a few are enough.
-        turns = {label: shown[label] if label >= 0 else 1 + 5 * shown[label] for label in having}
-        label = min(having, key=lambda label: (turns[label], rarity[label], label))
-        image = having[label].pop()
-        if not having[label]:
-            del having[label]
-        if image.path not in taken:
-            taken.add(image.path)
-            shown.update({one.entry.index for one in image.instances} or {-1})
-            yield image
+def scaled(shape: Shape, scale: tuple[float, float]) -> Shape:
+    """A shape in pixels of an image in those of its picture."""
+    x, y, width, height = (round(value * scale[k % 2], 1) for k, value in enumerate(shape[1:5]))
+    return shape._replace(x=x, y=y, width=width, height=height)
 
 
 def _reduction(size: float, side: int) -> int:
@@ -164,20 +124,7 @@ def _encoded(picture: Image.Image) -> Picture:
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=_QUALITY, optimize=True)
     source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-    return {"src": source, "width": picture.width, "height": picture.height, "shapes": [], "more": 0}
-
-
-def _shape(one: Instance, image: CanonicalImage, scale: tuple[float, float]) -> list[Any]:
-    outline = ""
-    if isinstance(one.segmentation, dict):
-        outline = rle_path(one.segmentation["counts"], (image.width, image.height), one.box, scale)
-    elif one.segmentation:
-        outline = "".join(polygon_path(polygon, scale) for polygon in one.segmentation)
-    return [one.entry.index, *_scaled(one.box, scale), one.crowd, outline]
-
-
-def _scaled(box: Box, scale: tuple[float, float]) -> list[float]:
-    return [round(value * scale[k % 2], 1) for k, value in enumerate(box)]
+    return Picture(source, picture.width, picture.height)
 
 
 def _view(box: Box, width: int, height: int) -> tuple[int, int, int, int]:

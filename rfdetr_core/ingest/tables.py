@@ -1,0 +1,39 @@
+"""The images and objects of a dataset as tables, which its statistics and its page count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rfdetr_core.base.manifest import SPLITS
+from rfdetr_core.ingest.clean import CleanDataset
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def tables(dataset: CleanDataset) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images in the order of the splits, and their objects. `split` is the number of the split in SPLITS.
+
+    Of an image: split, width, height, objects (how many). Of an object: image (its row), split, label (the index of its
+    class), crowd and mask (1 or 0), width, height, area (of the mask, or of the box where there is none).
+    """
+    import pandas as pd
+
+    splits = [(k, image) for k, name in enumerate(SPLITS) for image in dataset.splits[name]]
+    images = pd.DataFrame(
+        [(k, image.width, image.height, len(image.instances)) for k, image in splits],
+        columns=["split", "width", "height", "objects"],
+        dtype=np.int64,
+    )
+    objects = pd.DataFrame(
+        [
+            (row, k, one.entry.index, one.crowd, one.segmentation is not None, one.box[2], one.box[3], one.area)
+            for row, (k, image) in enumerate(splits)
+            for one in image.instances
+        ],
+        columns=["image", "split", "label", "crowd", "mask", "width", "height", "area"],
+    )
+    types = dict.fromkeys(objects.columns[:5], np.int64) | dict.fromkeys(objects.columns[5:], float)
+    return images, objects.astype(types)

@@ -1,0 +1,136 @@
+"""Which images of a dataset the page shows, and their objects as shapes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
+
+from rfdetr_core.base.manifest import SPLITS
+from rfdetr_core.ingest.canonical import CanonicalImage, Instance
+from rfdetr_core.ingest.clean import CleanDataset, Pair
+from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.report.gallery import Card, Gallery, Group, Picture, Shape
+from rfdetr_core.report.studio import Studio, polygon_path, rle_path, scaled
+from rfdetr_core.report.tables import Name
+from rfdetr_core.report.text import hue, plural
+
+# Objects drawn in one picture: the largest.
+_MOST_SHAPES = 150
+_MOST, _SIDE = 36, 416
+_PAIRS, _PAIR_SIDE = 24, 288
+
+
+class PairOfCopies(NamedTuple):
+    """Two images that are, or look, the same."""
+
+    about: str
+    in_two_splits: bool
+    cards: Gallery
+
+
+class Pairs(NamedTuple):
+    """How many pairs of copies there are, and some of them."""
+
+    total: int
+    shown: Sequence[PairOfCopies]
+
+
+def annotated(studio: Studio, image: CanonicalImage, side: int) -> Picture | None:
+    """An image with its objects: the largest, if they are many. The group of a shape is the index of its class."""
+    picture = studio.whole(image.path, side, (image.width, image.height))
+    if picture is None:
+        return None
+    scale = picture.width / image.width, picture.height / image.height
+    drawn = sorted(image.instances, key=lambda one: -one.box[2] * one.box[3])[:_MOST_SHAPES]
+    return picture._replace(shapes=[_shape(one, image, scale) for one in drawn])
+
+
+def _shape(one: Instance, image: CanonicalImage, scale: tuple[float, float]) -> Shape:
+    outline = ""
+    if isinstance(one.segmentation, dict):
+        outline = rle_path(one.segmentation["counts"], (image.width, image.height), one.box, scale)
+    elif one.segmentation:
+        outline = "".join(polygon_path(polygon, scale) for polygon in one.segmentation)
+    return scaled(Shape(one.entry.index, *one.box, "crowd" if one.crowd else "", outline), scale)
+
+
+def choose(dataset: CleanDataset, number: int) -> Iterator[tuple[str, CanonicalImage]]:
+    """Images of all splits in turn; of each split, those that show the class that was shown least so far."""
+    chosen = {name: _spread(dataset.splits[name], number) for name in SPLITS}
+    found: dict[str, list[CanonicalImage]] = {name: [] for name in SPLITS}
+    while number > 0 and chosen:
+        for name in list(chosen):
+            image = next(chosen[name], None)
+            if image is None:
+                del chosen[name]
+            elif number > 0:
+                found[name].append(image)
+                number -= 1
+    return ((name, image) for name in SPLITS for image in sorted(found[name], key=lambda image: image.path))
+
+
+def _spread(split: list[CanonicalImage], number: int) -> Iterator[CanonicalImage]:
+    """At most `number` images; by the digests of their bytes, as neighbours are often alike."""
+    having: dict[int, list[CanonicalImage]] = defaultdict(list)
+    for image in sorted(split, key=lambda image: (image.sha256, image.path), reverse=True):
+        for label in {one.entry.index for one in image.instances} or {-1}:
+            having[label].append(image)
+    rarity = {label: len(some) for label, some in having.items()}
+    shown: Counter[int] = Counter()
+    taken: set[str] = set()
+    while having and len(taken) < number:
+        # Of images without objects a few are enough.
+        turns = {label: shown[label] if label >= 0 else 1 + 5 * shown[label] for label in having}
+        label = min(having, key=lambda label: (turns[label], rarity[label], label))
+        image = having[label].pop()
+        if not having[label]:
+            del having[label]
+        if image.path not in taken:
+            taken.add(image.path)
+            shown.update({one.entry.index for one in image.instances} or {-1})
+            yield image
+
+
+def gallery(root: Path, dataset: CleanDataset) -> Gallery:
+    """The images that `choose` chooses, with what is labelled in them."""
+    studio, cards = Studio(root), []
+    for split, image in choose(dataset, _MOST):
+        picture = annotated(studio, image, _SIDE)
+        if picture:
+            more = len(image.instances) > len(picture.shapes)
+            about = f"{split}, {plural(len(image.instances), 'object')}"
+            about += f", the {len(picture.shapes)} largest drawn" if more else ""
+            classes = dict.fromkeys(one.entry.name for one in image.instances)
+            cards.append(Card(picture, [Name(image.path), about], {"split": [split], "class": [*classes]}))
+    groups = [Group(entry.name, hue(entry.index)) for entry in sorted(dataset.classes, key=attrgetter("index"))]
+    used = {shape.group for card in cards for shape in card.picture.shapes}
+    return Gallery(
+        cards, groups, {"split": "all splits", "class": "all classes"}, "class", names=len(used) > 1, anchor="grid"
+    )
+
+
+def pairs(root: Path, dataset: CleanDataset, findings: Findings) -> Pairs:
+    """Pictures of some pairs of copies: those across splits first, then of each original the closest."""
+    import pandas as pd
+
+    studio = Studio(root)
+    splits: dict[str, list[str]] = defaultdict(list)
+    for name in SPLITS:
+        for image in dataset.splits[name]:
+            splits[image.path].append(name)
+    equal = {one.place.image for one in findings.all if one.code in ("leakage", "image-doubled")}
+    found = pd.DataFrame(dataset.pairs, columns=Pair._fields, dtype=object).sort_values(["distance", "path", "other"])
+    found["within"] = [not set(splits[pair.path]).isdisjoint(splits[pair.other]) for pair in found.itertuples()]
+    found["earlier"] = found.groupby("other").cumcount()
+    shown: list[PairOfCopies] = []
+    for pair in found.sort_values(["within", "earlier"], kind="stable").head(_PAIRS).itertuples():
+        places = {path: " and ".join(splits[path]) or "left out" for path in (pair.path, pair.other)}
+        pictures = {path: studio.whole(path, _PAIR_SIDE) for path in places}
+        cards = [Card(picture, [Name(path), places[path]]) for path, picture in pictures.items() if picture]
+        if len(cards) == 2:
+            about = "the same bytes" if pair.path in equal else f"alike: correlation {1 - pair.distance:.4f}"
+            shown.append(PairOfCopies(about, len({*places.values()}) > 1, Gallery(cards, columns="sides")))
+    return Pairs(len(dataset.pairs), shown)
