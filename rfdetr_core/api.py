@@ -303,8 +303,8 @@ def _prepare(dataset: Path, folder: Path) -> ProjectPaths:
     from rfdetr_core.ingest.convert import convert_dataset
     from rfdetr_core.ingest.validate import validate_dataset
 
-    made = ProjectPaths(dataset, folder / "annotations", folder / "manifest")
-    validate_dataset(dataset, ValidateConfig(), folder, made.manifests, option="dataset_dir")
+    made = ProjectPaths(dataset, folder / "annotations", folder / "manifest", metadata=folder / "metadata")
+    validate_dataset(dataset, ValidateConfig(), folder, made.manifests, option="dataset_dir", metadata=made.metadata)
     convert_dataset(dataset, ValidateConfig(), made.manifests, made.annotations)
     return made
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
 
 N = TypeVar("N", int, float)
-_COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "records", "reports", "output")
+_COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "metadata", "records", "reports", "output")
 _IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "through")  # of `audit --images`
 
 

@@ -9,7 +9,7 @@ from stages import run
 
 
 def main() -> None:
-    """Write reports/dataset/ and manifest/."""
+    """Write reports/dataset/, manifest/ and metadata/."""
     from rfdetr_core.base.manifest import DataConfig
     from rfdetr_core.base.params import read_section
     from rfdetr_core.base.paths import ProjectPaths
@@ -23,8 +23,9 @@ def main() -> None:
     preflight.check_params()
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
     config, cache = read_section(ValidateConfig, "validate"), Path(".cache/images.sqlite")
-    validate_dataset(where.dataset, config, Path("reports/dataset"), where.manifests, cache=cache)
-    preflight.check_masks(Path("reports/dataset/statistics.json"))
+    reports = Path("reports/dataset")
+    validate_dataset(where.dataset, config, reports, where.manifests, cache=cache, metadata=where.metadata)
+    preflight.check_masks(reports / "statistics.json")
 
 
 if __name__ == "__main__":
