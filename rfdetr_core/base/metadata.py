@@ -56,12 +56,12 @@ def parse_metadata(content: bytes, where: str) -> dict[str, dict[str, str]]:
     import pandas as pd
 
     try:
-        table = pd.read_csv(io.BytesIO(content), dtype=str, na_filter=False, index_col=False)
+        table = pd.read_csv(io.BytesIO(content), dtype=str, na_filter=False)
     except ValueError as error:  # pandas' own errors are such
         raise UserError(f"{where} is not a table of metadata ({error}). Run: dvc repro validate") from error
     first, *columns = table.columns
-    if first != PATH:
-        raise UserError(f"{where} does not begin with the column {PATH}. Run: dvc repro validate")
+    if first != PATH or not isinstance(table.index, pd.RangeIndex):  # cells beyond the header would be an index
+        raise UserError(f"{where} is not a table of metadata, {PATH} first. Run: dvc repro validate")
     rows = zip(*(table[column].tolist() for column in table.columns), strict=True)
     found = {row[0]: {column: value for column, value in zip(columns, row[1:], strict=True) if value} for row in rows}
     return {image: values for image, values in found.items() if values}
