@@ -93,6 +93,11 @@ class Archive:
         """The training record of every run, by its digest."""
         return {files.digest(one["lineage"]["training"]): one["lineage"]["training"] for one in self.runs}
 
+    @cached_property
+    def models(self) -> dict[str, str]:
+        """The MD5 of the model of every training, by the digest of its record; of several, that of the newest."""
+        return {files.digest(one["lineage"]["training"]): one["file"]["md5"] for one in reversed(self.runs)}
+
     def runs_of(self, sha256: str, tensors: str | None, said: Checkpoint | None) -> list[dict[str, Any]]:
         """The runs that may have made a file: by its bytes, else by its weights and what it says, or by these alone."""
         runs = [one for one in self.runs if one["lineage"]["tensors"] == tensors]
