@@ -48,7 +48,7 @@ def images_of(traced: Trace, archive: Archive, *, own: bool = False, where: Sequ
     for ancestor in () if own else ancestors_of(training, archive):
         who = f"its ancestor {ancestor.name}, tensors {ancestor.through[-1]}"
         if ancestor.training is not None:
-            at = commit_of(ancestor.training, archive)
+            at = commit_of(ancestor.training, ancestor.through[-1], archive)
             blobs = recorded(ancestor.training).items()
             manifests = [Manifest(split, blob, at, who, ancestor.through[-1]) for split, blob in blobs]
             _add(found, manifests, traced, archive, selection)
@@ -100,12 +100,11 @@ def _add(
 ) -> None:
     """Add the rows of these manifests, or why they cannot be read."""
     for one in sorted(manifests, key=lambda one: SPLITS.index(one.split)):
-        name, beside = f"manifest/{one.split}.json", None
+        name, beside = f"manifest/{one.split}.json", traced.file.parent / "dataset"  # as RFDETR.train() leaves it
         ((_, content),) = archive.history.read([one.blob])
-        if content is None:
-            beside = traced.file.parent / "dataset"  # as RFDETR.train() leaves it
-            file = beside / name
-            content = files.read_bytes(file) if file.is_file() and identity(file)["git"] == one.blob else None
+        is_beside = (beside / name).is_file() and identity(beside / name)["git"] == one.blob
+        if content is None and is_beside:
+            content = files.read_bytes(beside / name)
         if content is None:
             found.unknown.append(f"{name} of {one.who}: {archive.history.why_missing(one.blob)}")
             continue
@@ -113,8 +112,10 @@ def _add(
             raise UserError(f"git's object {one.blob}, {name}, was changed. Fetch it again: git fsck")
         rows = rows_of(content, f"{name} (git blob {one.blob})")
         if selection:
-            metadata = beside / "metadata" / f"{one.split}.csv" if beside else None
-            selected = selection.images_of(metadata) if metadata else selection.images(one.at, one.split)
+            if is_beside and one.at is None and not one.through:
+                selected = selection.images_of(beside / "metadata" / f"{one.split}.csv")
+            else:
+                selected = selection.images(one.at, one.split)
             if isinstance(selected, str):
                 found.unknown.append(f"which images of {name} of {one.who} have {selection}: {selected}")
                 continue
@@ -139,15 +140,16 @@ def digest_of(image: str, archive: Archive) -> str:
     raise UserError(f"{image} is no file, no SHA-256, and no image of the manifests at HEAD. Give its SHA-256.")
 
 
-def commit_of(training: dict[str, Any], archive: Archive) -> Commit | None:
-    """The commit that brought the model of a training; None where no record has that training."""
-    return archive.first_with(archive.models.get(files.digest(training)))
+def commit_of(training: dict[str, Any], tensors: str | None, archive: Archive) -> Commit | None:
+    """The commit that brought the model of a training, with these weights if there is one; None: no record has it."""
+    digest = files.digest(training)
+    return archive.first_with(archive.models.get((digest, tensors)) or archive.models.get((digest, None)))
 
 
 def _manifests(training: dict[str, Any], traced: Trace, archive: Archive) -> list[Manifest]:
     """The manifest of each split; that of test from an evaluation of the same file, else of its weights."""
     made = archive.first_with(traced.record["file"]["md5"] if traced.record else traced.md5)
-    made = made or commit_of(training, archive)
+    made = made or commit_of(training, traced.tensors, archive)
     found = {split: Manifest(split, blob, made, "this run", "") for split, blob in recorded(training).items()}
     for evaluation in evaluations_of(traced, archive)[:1]:
         at = next(commit for commit, one in archive.evaluations if one == evaluation)

@@ -66,11 +66,13 @@ class Selection:
             values = {row[column] for row in rows if column in row}
             if not values:
                 columns = sorted({name for row in rows for name in row})
-                known = f"The columns are {listed(columns, _SHOWN)}" if columns else "No image has metadata"
-                raise UserError(f"--where {column}={value}: no image here has a column {column}. {known}.")
+                known = f"The columns are {listed(columns, _SHOWN)}" if columns else "None had metadata"
+                what = f"no image had a column {column} when its model was committed"
+                raise UserError(f"--where {column}={value}: {what}. {known}.")
             if value not in values:
                 known = listed(sorted(values), _SHOWN)
-                raise UserError(f"--where {column}={value}: no image here has this value. Values of {column}: {known}.")
+                what = "no image had this value when its model was committed"
+                raise UserError(f"--where {column}={value}: {what}. Values of {column}: {known}.")
 
     def _selected(self, rows: Rows | str) -> set[str] | str:
         if isinstance(rows, str):

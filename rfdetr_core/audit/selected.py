@@ -44,11 +44,10 @@ def uses_where(selection: Selection, archive: Archive) -> Answer[SelectedUse]:
     unknown: dict[tuple[Any, ...], dict[str, Any]] = {}
     for one in everything:
         selected = selection.images(one.at, one.split)
-        there = paths.of(one.blob) if selected else set[str]()
-        reason = selected if isinstance(selected, str) else there if isinstance(there, str) else None
+        there = selected if isinstance(selected, str) or not selected else paths.of(one.blob)
         if isinstance(selected, str) or isinstance(there, str):
             row = {"role": one.role, "tensors": one.tensors, "md5": one.md5, "manifest": one.blob, "ancestor": None}
-            unknown.setdefault((one.tensors, one.blob), row | {"through": list(one.through), "reason": reason})
+            unknown.setdefault((one.tensors, one.blob), row | {"through": list(one.through), "reason": there})
         elif count := len(selected & there):
             use = SelectedUse(one.role, one.tensors, one.md5, one.commit, one.through, count)
             found.setdefault((one.role, one.md5 or one.tensors, one.through), use)

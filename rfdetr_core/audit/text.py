@@ -12,7 +12,7 @@ from rfdetr_core.audit.images import digest_of, published
 from rfdetr_core.audit.metadata import Selection
 from rfdetr_core.audit.selected import SelectedUse, uses_where
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of, title_of
-from rfdetr_core.audit.uses import Answer, ModelUse, Use, uses_of
+from rfdetr_core.audit.uses import Answer, Use, uses_of
 from rfdetr_core.base import git
 from rfdetr_core.base.provenance import flattened, short
 
@@ -156,14 +156,8 @@ def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tu
     return asked | plain, [*lines, *_rest(answer, what), *end, *(f"  note: {note}" for note in archive.notes)]
 
 
-def _use(one: ModelUse) -> list[str]:
-    what = (
-        f"images  {one.images}"
-        if isinstance(one, SelectedUse)
-        else f"as      {one.path}"
-        if isinstance(one, Use)
-        else ""
-    )
+def _use(one: Use | SelectedUse) -> list[str]:
+    what = f"as      {one.path}" if isinstance(one, Use) else f"images  {one.images}"
     name = f"tensors {one.tensors}" if one.tensors else f"md5     {one.md5}"
     commit = [f"{'':13}commit  {_who(one.commit)}"] if one.commit else []
     return [f"  {one.role:9}  {name}", *commit, f"{'':13}{what}", *_through(one.through)]

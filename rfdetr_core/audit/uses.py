@@ -124,7 +124,7 @@ def sightings(archive: Archive, families: Families) -> Iterator[Sighting]:
         for split, blob in recorded(own).items():
             yield Sighting(ROLES[split], split, blob, tensors, md5, commit, (), commit)
         for one in ancestors:
-            at = commit_of(one.training, archive) if one.training else None
+            at = commit_of(one.training, one.through[-1], archive) if one.training else None
             for split, blob in recorded(one.training or {}).items():
                 yield Sighting(ROLES[split], split, blob, tensors, md5, commit, one.through, at)
     for at, evaluation in archive.evaluations:
