@@ -317,8 +317,16 @@ def _prepare(dataset: Path, folder: Path) -> ProjectPaths:
     from rfdetr_core.ingest.validate import validate_dataset
     from rfdetr_core.report.dataset import write_page
 
-    made = ProjectPaths(dataset, folder / "annotations", folder / "manifest")
-    validate_dataset(dataset, ValidateConfig(), folder, made.manifests, option="dataset_dir", write_page=write_page)
+    made = ProjectPaths(dataset, folder / "annotations", folder / "manifest", metadata=folder / "metadata")
+    validate_dataset(
+        dataset,
+        ValidateConfig(),
+        folder,
+        made.manifests,
+        option="dataset_dir",
+        metadata=made.metadata,
+        write_page=write_page,
+    )
     convert_dataset(dataset, ValidateConfig(), made.manifests, made.annotations)
     return made
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
 
 N = TypeVar("N", int, float)
-_COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "records", "reports", "output")
+_COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "metadata", "records", "reports", "output")
 _PAGE = Path("reports/evaluate/index.html")
 _IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "through")  # of `audit --images`
 
@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file, or another tracked result")
     audit.add_argument("--images", action="store_true", help="list every image behind FILE, as CSV")
     audit.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that this image went into")
+    where = "of FILE's images those with this in metadata/; alone: every model that saw such images; may be repeated"
+    audit.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=where)
     audit.add_argument("--diff", type=Path, nargs=2, metavar=("A", "B"), help="how the making of two models differs")
     verify = add("verify", _verify, "compute again what is at hand, and compare with lock, lineage, history")
     verify.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file (default: the project's)")
@@ -250,11 +252,14 @@ def _audit(options: argparse.Namespace) -> None:
     from rfdetr_core.audit.trace import Archive, trace
 
     asked = [name for name in ("file", "image", "diff") if getattr(options, name) is not None]
+    asked += ["where"] * bool(options.where and not (options.images and options.file))
     if len(asked) != 1:
-        raise UserError("audit takes one of FILE, --image PATH_OR_SHA256 and --diff A B.")
+        raise UserError(
+            "audit takes one of FILE, --image PATH_OR_SHA256, --diff A B, --where; or FILE --images --where."
+        )
     archive = Archive(History(options.repo, working_tree=True))
-    if options.image is not None:
-        _audit_image(options, archive)
+    if asked[0] in ("image", "where"):
+        _audit_uses(options, archive)
     elif options.diff is not None:
         _audit_difference(options, archive)
     elif options.images:
@@ -288,7 +293,7 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
     from rfdetr_core.audit.trace import trace
 
     traced = trace(options.file, archive)
-    images = images_of(traced, archive)
+    images = images_of(traced, archive, where=options.where)
     rows = [{key: one_line(value) if isinstance(value, str) else value for key, value in row.items()}
             for row in images.rows]  # fmt: skip
     print(*[json.dumps(images.rows)] if options.json else files.csv_text(rows, _IMAGE_COLUMNS).splitlines(), sep="\n")
@@ -300,17 +305,12 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
         sys.exit(1)
 
 
-def _audit_image(options: argparse.Namespace, archive: Archive) -> None:
-    from rfdetr_core.audit.images import digest_of, uses_of
-    from rfdetr_core.audit.text import told_uses
+def _audit_uses(options: argparse.Namespace, archive: Archive) -> None:
+    from rfdetr_core.audit.text import answer_uses
 
-    sha256 = digest_of(options.image, archive)
-    answer = uses_of(sha256, archive)
-    rows = [vars(one) | {"commit": one.commit.id if one.commit else None} for one in answer.uses]
-    plain = {"sha256": sha256, "uses": rows, "unknown": answer.unknown, "published": answer.published}
-    plain |= {"notes": archive.notes}
-    _print_answer(plain if options.json else told_uses(sha256, answer, archive.notes))
-    if answer.unknown:
+    plain, lines = answer_uses(options.image, options.where, archive)
+    _print_answer(plain if options.json else lines)
+    if plain["unknown"]:
         sys.exit(1)
 
 

@@ -24,7 +24,7 @@ _LESS_MEMORY = {"evaluate": "Free some, or lower evaluate.batch_size."}  # train
 # the outs of dvc.yaml alone: what the user changed in a dataset must stay.
 RESTORE = (
     "Earlier results, if there were any: "
-    "git restore digests; git restore manifest reports output; dvc checkout --force dvc.yaml"
+    "git restore digests; git restore metadata; git restore manifest reports output; dvc checkout --force dvc.yaml"
 )
 
 

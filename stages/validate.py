@@ -9,7 +9,7 @@ from stages import run
 
 
 def main() -> None:
-    """Write reports/dataset/ and manifest/."""
+    """Write reports/dataset/, manifest/ and metadata/."""
     from rfdetr_core.base.manifest import DataConfig
     from rfdetr_core.base.params import read_section
     from rfdetr_core.base.paths import ProjectPaths
@@ -25,7 +25,15 @@ def main() -> None:
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
     config, cache = read_section(ValidateConfig, "validate"), Path(".cache/images.sqlite")
     reports = Path("reports/dataset")
-    validate_dataset(where.dataset, config, reports, where.manifests, cache=cache, write_page=write_page)
+    validate_dataset(
+        where.dataset,
+        config,
+        reports,
+        where.manifests,
+        cache=cache,
+        metadata=where.metadata,
+        write_page=write_page,
+    )
     preflight.check_masks(reports / "statistics.json")
 
 

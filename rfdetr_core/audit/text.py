@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit
-from rfdetr_core.audit.images import Answer, published
+from rfdetr_core.audit.images import digest_of, published
+from rfdetr_core.audit.metadata import Selection
+from rfdetr_core.audit.selected import SelectedUse, uses_where
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of, title_of
+from rfdetr_core.audit.uses import Answer, Use, uses_of
 from rfdetr_core.base import git
 from rfdetr_core.base.provenance import flattened, short
 
@@ -82,6 +85,7 @@ _FOUND = {
 }
 _KINDS = {"moved": "in another split", "pixels": "with other pixels", "labels": "with other labels"}
 _MOST = 5
+_THESE_BYTES = "  (these bytes only: the same picture saved again is another image)"
 
 
 def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
@@ -130,25 +134,48 @@ def told(path: Path, traced: Trace, archive: Archive) -> list[str]:
     return lines
 
 
-def told_uses(sha256: str, answer: Answer, notes: Iterable[str]) -> list[str]:
-    """The models that an image went into, as lines."""
-    lines = [f"image {sha256}"]
+def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tuple[dict[str, Any], list[str]]:
+    """The models that an image went into, or that saw an image for which all conditions hold: as plain values, and as
+    lines.
+
+    image: a file, a path or a SHA-256. where: conditions, each KEY=VALUE.
+    """
+    if image is not None:
+        sha256 = digest_of(image, archive)
+        answer: Answer[Any] = uses_of(sha256, archive)
+        asked: dict[str, Any] = {"sha256": sha256}
+        lines, what, end = [f"image {sha256}"], "it", [_THESE_BYTES]
+    else:
+        selection = Selection(where, archive.history)
+        answer = uses_where(selection, archive)
+        asked, lines, what, end = {"where": selection.where}, [f"images with {selection}"], "them", []
+    rows = [vars(one) | {"commit": one.commit.id if one.commit else None} for one in answer.uses]
+    plain = {"uses": rows, "unknown": answer.unknown, "published": answer.published, "notes": archive.notes}
     for one in answer.uses:
-        name = f"tensors {one.tensors}" if one.tensors else f"md5     {one.md5}"
-        lines += [f"  {one.role:9}  {name}", f"{'':13}commit  {_who(one.commit)}" if one.commit else ""]
-        lines += [f"{'':13}as      {one.path}", *_through(one.through)]
+        lines += _use(one)
+    return asked | plain, [*lines, *_rest(answer, what), *end, *(f"  note: {note}" for note in archive.notes)]
+
+
+def _use(one: Use | SelectedUse) -> list[str]:
+    what = f"as      {one.path}" if isinstance(one, Use) else f"images  {one.images}"
+    name = f"tensors {one.tensors}" if one.tensors else f"md5     {one.md5}"
+    commit = [f"{'':13}commit  {_who(one.commit)}"] if one.commit else []
+    return [f"  {one.role:9}  {name}", *commit, f"{'':13}{what}", *_through(one.through)]
+
+
+def _rest(answer: Answer[Any], what: str) -> list[str]:
+    """What is not known, and that there is nothing."""
+    lines = []
     for row in answer.unknown:
         lines += [f"  unknown    {'tensors' if row['tensors'] else 'md5    '} {row['tensors'] or row['md5']}"]
-        reason = f"the manifest, git blob {row['manifest']}, was never committed"
+        reason = row.get("reason") or f"the manifest, git blob {row['manifest']}, was never committed"
         if row["ancestor"]:
             reason = f"no record here knows what made {row['ancestor']}"
-        lines += [f"{'':13}perhaps {row['role']} on it: {reason}", *_through(row["through"])]
+        lines += [f"{'':13}perhaps {row['role']} on {what}: {reason}", *_through(row["through"])]
     if not answer.uses:
         other = "other " if answer.unknown else ""
-        lines.append(f"  no {other}model of this repository's history was trained, validated or tested on it")
-    lines += [f"  note: models here {published(answer.published)}"] if answer.published else []
-    lines += ["  (these bytes only: the same picture saved again is another image)"]
-    return [*filter(None, lines), *(f"  note: {note}" for note in notes)]
+        lines.append(f"  no {other}model of this repository's history was trained, validated or tested on {what}")
+    return lines + ([f"  note: models here {published(answer.published)}"] if answer.published else [])
 
 
 def _through(ancestors: Sequence[str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ class ProjectPaths:
     annotations: Path = Path("annotations")
     manifests: Path = Path("manifest")
     weights: Path = Path("weights")
+    metadata: Path = Path("metadata")
 
     @property
     def classes(self) -> Path:
@@ -26,6 +27,10 @@ class ProjectPaths:
     def split(self, name: str) -> tuple[Path, Path]:
         """Annotations and manifest of a split."""
         return self.annotations / f"{name}.json", self.manifests / f"{name}.json"
+
+    def metadata_of(self, name: str) -> Path:
+        """What is known of the images of a split, as `read_metadata` of base/metadata.py reads it."""
+        return self.metadata / f"{name}.csv"
 
     def inputs(self, *splits: str) -> list[Path]:
         """The files that decide a result of these splits, but for the images, whose digests the manifests hold."""

@@ -27,6 +27,7 @@ from rfdetr_core.ingest.formats import read_dataset
 from rfdetr_core.ingest.formats.coco import ANNOTATIONS
 from rfdetr_core.ingest.formats.yolo import IDS_KEY, KEYS, label_path
 from rfdetr_core.ingest.geometry import bounds, numbers, overshoot, polygon_area
+from rfdetr_core.ingest.metadata import FILE, Rows, merged, read_metadata_csv
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, is_text, shown
 from rfdetr_core.ingest.rules import ANNOTATION_RULES, Frame, clipped
 
@@ -42,7 +43,7 @@ _NAMED = 3  # faults that a message spells out
 class ExportedImage:
     """One image to write: its file, its path in the new split, its size and objects in pixels.
 
-    id: if known; those of the objects are in their places.
+    id: if known; those of the objects are in their places. metadata: value by column.
     """
 
     source: Path
@@ -51,6 +52,7 @@ class ExportedImage:
     height: int
     id: int | None
     objects: list[Annotation]
+    metadata: dict[str, str]
 
 
 Splits = dict[str, list[ExportedImage]]
@@ -140,6 +142,19 @@ def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking
     return [f"{what}: {count}" for what, count in lost.items() if count]
 
 
+def _write_metadata(folder: Path, splits: Splits, images: str) -> None:
+    """metadata.csv, if anything is known of an image; images: the folder above those of the splits."""
+    rows = [
+        {"file_name": posixpath.join(images, name, image.path)} | image.metadata
+        for name, split in splits.items()
+        for image in split
+        if image.metadata
+    ]
+    if rows:
+        columns = sorted({column for row in rows for column in row} - {"file_name"})
+        files.write_table(folder / FILE, rows, ["file_name", *columns])
+
+
 def _is_polygon(one: Annotation) -> bool:
     """Whether YOLO can hold the object as a polygon."""
     if not isinstance(one.segmentation, list) or len(one.segmentation) != 1:
@@ -178,7 +193,9 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
     findings = Findings(ValidateConfig())
     dataset = read_dataset(source, findings)
     table = _class_table(dataset)
-    splits = {name: _images_of(source, split.images, table, findings) for name, split in dataset.items()}
+    named = {path for split in dataset.values() for path in (*split.listed, *(one.path for one in split.images))}
+    known = read_metadata_csv(source, named, findings)
+    splits = {name: _images_of(source, split.images, table, known, findings) for name, split in dataset.items()}
     findings.all[:] = [one for one in findings.all if one.code != "split-missing"]  # no fault here
     if findings.stopping:
         places = [
@@ -196,6 +213,7 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
     categories = [one for one in table.values() if one.id not in {other.id for other in bare}]
     with _whole(destination) as folder:
         notes += (write_yolo if to == "yolo" else write_coco)(folder, splits, categories, linking)
+        _write_metadata(folder, splits, "images" if to == "yolo" else "")
     counts = [len(image.objects) for split in splits.values() for image in split]
     told = f"{destination}: {len(counts)} images, {sum(counts)} objects of {len(categories)} classes, as {to.upper()}"
     return "\n  ".join([told, *notes])
@@ -220,7 +238,7 @@ def _class_table(dataset: Dataset) -> dict[int, Category]:
 
 
 def _images_of(
-    root: Path, records: list[ImageRecord], table: dict[int, Category], findings: Findings
+    root: Path, records: list[ImageRecord], table: dict[int, Category], known: Rows, findings: Findings
 ) -> list[ExportedImage]:
     """The images of a split in the order of their paths, checked."""
     ids = _known_ids(root)
@@ -254,7 +272,7 @@ def _images_of(
                 for k, one in enumerate(objects):
                     objects[k] = replace(one, place=replace(one.place, annotation=object_ids[k]))
         name = posixpath.relpath(record.path, shared or ".")
-        found.append(ExportedImage(path, name, width, height, image_id, objects))
+        found.append(ExportedImage(path, name, width, height, image_id, objects, merged(record, known)))
     return found
 
 

@@ -48,13 +48,14 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class CanonicalImage:
-    """One image that is kept, its instances in order."""
+    """One image that is kept, its instances in order, and the metadata that its format has of it."""
 
     path: str
     sha256: str
     width: int
     height: int
     instances: list[Instance]
+    metadata: dict[str, str] | None = None
 
     def row(self) -> ManifestRow:
         """Its line of the manifest. Labels are digested with class names: they stay the same in another class table."""

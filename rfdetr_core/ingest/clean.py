@@ -104,12 +104,14 @@ def check_content(dataset: Dataset, splits: Mapping[str, list[CanonicalImage]], 
 class CleanDataset:
     """What is kept: the class table and, of each of the three splits, the images sorted by path.
 
-    pairs: images that are, or look, the same, whatever became of them.
+    pairs: images that are, or look, the same, whatever became of them. named: the paths of all images that the labels
+    name, whatever became of them.
     """
 
     classes: list[ClassEntry]
     splits: dict[str, list[CanonicalImage]]
     pairs: list[Pair]
+    named: frozenset[str] = frozenset()
 
 
 class Pair(NamedTuple):
@@ -139,7 +141,9 @@ def clean(
     classes = read_classes(dataset, findings)
     if findings.broken:
         return None
-    facts = dict(facts_of(sorted({record.path for split in dataset.values() for record in split.images})))
+    read = {record.path for split in dataset.values() for record in split.images}
+    named = read.union(*(split.listed for split in dataset.values()))
+    facts = dict(facts_of(sorted(read)))
     if findings.config.split is not None:
         if kept is None:
             together = findings.config.severities.get(_NEAR[2]) != "ignore"
@@ -162,11 +166,13 @@ def clean(
             if fact is None or (name, record.path) in out or _is_faulty(record, fact, findings):
                 continue
             instances = _keep(record, fact, classes.by_id[name], findings)
-            splits[name].append(CanonicalImage(record.path, fact.sha256, fact.width, fact.height, instances))
+            splits[name].append(
+                CanonicalImage(record.path, fact.sha256, fact.width, fact.height, instances, record.metadata)
+            )
             record.annotations = []  # of many images, both forms together would fill the memory
     check_content(dataset, splits, findings)
     _check_sufficiency(dataset, classes.entries, splits, findings)
-    return CleanDataset(classes.entries, splits, pairs)
+    return CleanDataset(classes.entries, splits, pairs, frozenset(named))
 
 
 def _find_copies(dataset: Dataset, facts: Facts, findings: Findings) -> tuple[set[tuple[str, str]], list[Pair]]:

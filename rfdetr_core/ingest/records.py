@@ -10,6 +10,7 @@ from unicodedata import category
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
+MOST_CHARACTERS = 1_000  # of a value of metadata
 
 
 def shown(value: object) -> str:
@@ -23,6 +24,12 @@ def shown(value: object) -> str:
 def is_text(value: object) -> bool:
     """Whether a value is a name that can be printed and stored: not blank, no control character, valid Unicode."""
     return isinstance(value, str) and value.strip() != "" and not {category(c) for c in value} & {"Cc", "Cs"}
+
+
+def metadata_value(value: object) -> str | None:
+    """A value of metadata without white space at its ends; None where it is empty, too long or no text of one line."""
+    text = value.strip() if isinstance(value, str) else ""
+    return text if is_text(text) and len(text) <= MOST_CHARACTERS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ class Annotation:
 @dataclass(slots=True)
 class ImageRecord:
     """One image: path below the dataset folder (posix), where it is named, the claimed size, its annotations, its id
-    where the format gives one."""
+    and its metadata (value by column) where the format gives them."""
 
     path: str
     place: Place
@@ -64,6 +71,7 @@ class ImageRecord:
     height: Any = None
     annotations: list[Annotation] = field(default_factory=list)
     id: int | None = None
+    metadata: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

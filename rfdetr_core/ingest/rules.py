@@ -255,6 +255,18 @@ _OTHERS = (
     Rule("name-differs", "error", "unusable", "Write the name as the file has it."),
     Rule("file-ignored", "warning", "split", "Remove it, or make it an ordinary file of the dataset."),
     Rule("label-shared", "error", "unusable", "Give each image a label file: rename one of them."),
+    # Metadata of images. What is left out is no image: the file, a column, a row or a value.
+    Rule("metadata-unreadable", "error", "unusable",
+         "Write metadata.csv as UTF-8 with commas, its header first, with one column file_name."),
+    Rule("metadata-column", "error", "unusable", "Give every column a name of its own, not path; or remove it."),
+    Rule("metadata-row", "error", "unusable",
+         "Give every row the image in file_name, and as many cells as the header; quote a cell that has a comma."),
+    Rule("metadata-doubled", "error", "unusable", "Keep one of the rows: neither is used, since either may be right."),
+    Rule("metadata-ambiguous", "error", "unusable", "Write the path of the image below the dataset folder."),
+    Rule("metadata-without-image", "warning", "unusable",
+         "Write the path of an image below the dataset folder, or a base name that only it has; or remove the row."),
+    Rule("metadata-value", "warning", "unusable", "Shorten it to one line, or keep it elsewhere."),
+    Rule("metadata-licence-unknown", "warning", "unusable", "Add it to licenses, or give licence in metadata.csv."),
     # Annotations.
     Rule("many-objects", "warning", "usable", "A model finds at most as many as it has queries: cut the image up."),
     Rule("box-doubled", "warning", "usable", "Keep the right one of them."),

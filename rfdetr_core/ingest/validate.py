@@ -18,6 +18,7 @@ from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import OPTION, check_folder
 from rfdetr_core.ingest.formats import LABEL_SUFFIXES
+from rfdetr_core.ingest.metadata import FILE, read_metadata_csv, write_metadata_of
 from rfdetr_core.ingest.rules import RULES
 from rfdetr_core.ingest.survey import Survey
 from rfdetr_core.ingest.tables import tables
@@ -94,24 +95,27 @@ def validate_dataset(
     cache: Path | None = None,
     *,
     option: str = OPTION,
+    metadata: Path | None = None,
     write_page: PageWriter | None = None,
 ) -> None:
     """Decode every image and check every annotation of the dataset at `root`.
 
-    Writes findings.csv, findings.json and statistics.json (what each split and class holds) into `reports`, and
-    <split>.json and classes.json into `manifests`. cache: a file where what was found of images is kept from run to
-    run. option: what names `root`. write_page: writes index.html into `reports`, also where findings stop the run.
+    Writes findings.csv, findings.json and statistics.json (what each split and class holds) into `reports`,
+    <split>.json and classes.json into `manifests`, and <split>.csv (what is known of each image) into `metadata`, if
+    that is given. cache: a file where what was found of images is kept from run to run. option: what names `root`.
+    write_page: writes index.html into `reports`, also where findings stop the run.
 
     Raises:
         UserError: the folder is missing, empty, untracked or of no known layout; or there are findings that stop the
             run: the findings are written then, and no manifest.
     """
-    for warning in check_folder(root, LABEL_SUFFIXES, option):
+    for warning in check_folder(root, (*LABEL_SUFFIXES, FILE), option):
         if option == OPTION:
             say(f"warning: {warning}", file=sys.stderr)
     findings = Findings(config)
     with Survey(root, cache, config.max_pixels) as survey:
         dataset = clean(root, findings, survey.examine)
+    known = read_metadata_csv(root, dataset.named, findings) if dataset else {}
     table = _table(findings)
     files.write_table(reports / "findings.csv", table)
     files.write_json(reports / "findings.json", table.to_dict("records"))
@@ -135,3 +139,5 @@ def validate_dataset(
     for name, split in dataset.splits.items():
         write_manifest(manifests / f"{name}.json", (image.row() for image in split))
     write_classes(manifests / "classes.json", dataset.classes)
+    if metadata is not None:
+        write_metadata_of(dataset, known, metadata)

@@ -17,6 +17,7 @@ from rfdetr_core.ingest.clean import clean
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.ingest.metadata import read_metadata_csv, write_metadata_of
 from rfdetr_core.ingest.records import FileFacts
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.lineage.lock import LOCK
@@ -51,7 +52,9 @@ def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: 
             if gone:
                 _convert_without_images(folder, config, manifests, rows, made)
             else:
-                validate_dataset(folder, config, reports=made / "dataset", manifests=made / "manifest")
+                validate_dataset(
+                    folder, config, made / "dataset", manifests=made / "manifest", metadata=made / "metadata"
+                )
                 convert_dataset(folder, config, manifests=made / "manifest", annotations=made / "annotations")
         except UserError as error:
             report.wrong(f"{name}", "a dataset that passes", " ".join(str(error).split()), "validated again")
@@ -94,9 +97,11 @@ def _convert_without_images(
     """Rows and annotations from the labels at hand, and from the manifests what only images tell."""
     facts = {row.path: FileFacts(row.sha256, row.width, row.height) for split in rows.values() for row in split}
     kept = {row.path: split for split, entries in rows.items() for row in entries}
-    dataset = clean(root, Findings(config), lambda _: facts.items(), kept)
+    findings = Findings(config)
+    dataset = clean(root, findings, lambda _: facts.items(), kept)
     if dataset is None:
         raise UserError("its annotations cannot be read")
+    write_metadata_of(dataset, read_metadata_csv(root, dataset.named, findings), made / "metadata")
     for split, images in dataset.splits.items():
         write_manifest(made / "manifest" / f"{split}.json", (image.row() for image in images))
         write_split(made / "annotations" / f"{split}.json", images, dataset.classes)

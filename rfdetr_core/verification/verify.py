@@ -100,7 +100,7 @@ def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents,
         report.wrong(f"bytecode {name}", None, "git has it: Python may run it in place of the source", "git ls-files")
     with report.reading(SCORES):
         check_selection(report, contents)
-    changed = contents.differs_from_head(LOCK, "manifest", SCORES, SELECTION, "reports")
+    changed = contents.differs_from_head(LOCK, "manifest", "metadata", SCORES, SELECTION, "reports")
     if changed:
         report.note(f"not as committed: {', '.join(changed)}")
     own = exact_digests(path.relative_to(ROOT).as_posix() for path in Code().modules.values())

@@ -11,12 +11,14 @@ import yaml
 
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.manifest import ManifestRow, write_manifest
+from rfdetr_core.base.metadata import write_metadata
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.lineage.compose import compose
 from rfdetr_core.lineage.records import write_record
 from rfdetr_core.selection.select import select
 from tests.checkpoint.tiny import tiny_checkpoint
 
+Metadata = dict[str, dict[str, str]]  # by path of the image and column
 Images = dict[str, dict[str, str]]  # by split: path to a word that stands for the pixels, or two: pixels and labels
 
 
@@ -44,11 +46,18 @@ class Repository:
         parent: str | None = None,
         parents: dict[str, Any] | None = None,
         notes: str = "",
+        metadata: Metadata | None = None,
     ) -> Path:
-        """Leave the files of a training on these images; the weights are those of `seed`."""
+        """Leave the files of a training on these images; the weights are those of `seed`.
+
+        metadata: None: the training is older than metadata.
+        """
         for split in ("train", "valid", "test"):
             rows = [row(path, content) for path, content in images.get(split, {}).items()]
             write_manifest(self.folder / "manifest" / f"{split}.json", rows)
+            if metadata is not None:
+                known = {path: metadata[path] for path in images.get(split, {}) if path in metadata}
+                write_metadata(self.folder / "metadata" / f"{split}.csv", known)
         output = self.folder / "output"
         output.mkdir(exist_ok=True)
         selection = select({"val/mAP_50_95": tracks(seed), "epochs": 3})
@@ -88,8 +97,9 @@ class Repository:
     def lock(self) -> None:
         """Write dvc.lock for what is there."""
         manifests = [f"manifest/{split}.json" for split in ("train", "valid", "test")]
+        known = [path.relative_to(self.folder).as_posix() for path in sorted(self.folder.glob("metadata/*.csv"))]
         stages = {
-            "validate": ([], manifests),
+            "validate": ([], manifests + known),
             "train": (manifests[:2], ["output/checkpoint_best_ema.pth"]),
             "strip": (["output/checkpoint_best_ema.pth"], ["output/checkpoint_best_total.pth"]),
             "evaluate": (["output/checkpoint_best_total.pth", manifests[2]], ["reports/evaluate/lineage.json"]),
@@ -115,6 +125,7 @@ class Repository:
         """Commit what the pipeline tracks in git; the id."""
         without += ("output/record.json",) if "records" in without else ()
         names = ["dvc.lock", "manifest", "records", "output/record.json", "reports/evaluate/lineage.json"]
+        names += ["metadata"] if (self.folder / "metadata").exists() else []
         names = [name for name in names if name not in without]
         self.git("add", *names)
         self.git("commit", "-q", "-m", subject)

@@ -258,3 +258,21 @@ def test_images_come_as_asked(tmp_path: Path, linking: str, capsys: pytest.Captu
         assert after.is_symlink() is (linking == "symlink")
         assert (after.stat().st_ino == before.stat().st_ino) is (linking in ("hardlink", "symlink"))
     assert coco_content("train")["images"][0]["file_name"] == "train_1.png"
+
+
+def test_metadata_comes_along_under_the_new_paths(tmp_path: Path) -> None:
+    source = make_coco(tmp_path / "source")
+    edit_coco(source, "train", lambda content: content["images"][1].update(date_captured="2024"))
+    (source / "metadata.csv").write_text("file_name,site\ntrain_1.png,a\ntest/test_1.png,b\n")
+    export_dataset(source, tmp_path / "there", "yolo", "copy")
+    rows = "images/train/train_1.png,,a\nimages/train/train_2.png,2024,\nimages/test/test_1.png,,b\n"
+    assert (tmp_path / "there" / "metadata.csv").read_text() == f"file_name,date,site\n{rows}"
+    export_dataset(tmp_path / "there", tmp_path / "back", "coco", "copy")
+    assert (tmp_path / "back" / "metadata.csv").read_text() == f"file_name,date,site\n{rows}".replace("images/", "")
+    (source / "metadata.csv").unlink()
+    edit_coco(source, "train", lambda content: content["images"][1].pop("date_captured"))
+    export_dataset(source, tmp_path / "without", "yolo", "copy")
+    assert not (tmp_path / "without" / "metadata.csv").exists()
+    (source / "metadata.csv").write_text("file_name,site,site\ntrain_1.png,a,b\n")
+    with pytest.raises(UserError, match=r"metadata\.csv:1: .*metadata-column"):
+        export_dataset(source, tmp_path / "faulty", "yolo", "copy")

@@ -120,6 +120,14 @@ def definition(code: str, old: str, new: str) -> Fault:
     return text(code, "data.yaml", change)
 
 
+def metadata(code: str, content: str | bytes, where: int | None = None) -> Fault:
+    """A fault of metadata.csv."""
+    data = content if isinstance(content, bytes) else content.encode()
+    return Fault(
+        make_coco, lambda root: (root / "metadata.csv").write_bytes(data), f"metadata-{code}", "metadata.csv", where
+    )
+
+
 def away(path: str, code: str, place: str, make: Callable[[Path], Path] = make_coco) -> Fault:
     return Fault(make, lambda root: (root / path).rename(root.parent / "away"), code, place)
 
@@ -178,6 +186,17 @@ def two_origins(root: Path) -> None:
         name = f"x_png.rf.{split}.png"
         (root / split / f"{split}_{index + 1}.png").rename(root / split / name)
         edit_coco(root, split, lambda content, index=index, name=name: content["images"][index].update(file_name=name))
+
+
+def two_of_a_name(root: Path) -> None:
+    for index, folder in enumerate(("a", "b")):
+        (root / "train" / folder).mkdir()
+        (root / "train" / f"train_{index + 1}.png").rename(root / "train" / folder / "x.png")
+        name = f"{folder}/x.png"
+        edit_coco(
+            root, "train", lambda content, index=index, name=name: content["images"][index].update(file_name=name)
+        )
+    (root / "metadata.csv").write_text("file_name,site\nx.png,a\ntrain/b/x.png,a\n")
 
 
 def without_test(root: Path) -> None:
@@ -618,4 +637,41 @@ YOLO = {
     "pose dataset": definition("keypoints-ignored", "nc: 2", "nc: 2\nkpt_shape: [3, 2]"),
     "pose dataset malformed": definition("labels-malformed", "nc: 2", "nc: 2\nkpt_shape: 17"),
 }
-FAULTS: dict[str, Fault] = ANNOTATIONS | MASKS | ENTRIES | FILES | IMAGES | YOLO
+METADATA = {
+    "metadata not UTF-8": metadata("unreadable", b"file_name,site\ntrain_1.png,M\xfcnchen\n", 2),
+    "metadata empty": metadata("unreadable", ""),
+    "metadata with an open quote": metadata("unreadable", 'file_name,site\ntrain_1.png,"a\n'),
+    "metadata without file names": metadata("unreadable", "image,site\ntrain_1.png,a\n", 1),
+    "metadata with semicolons": metadata("unreadable", "file_name;site\ntrain_1.png;a\n", 1),
+    "metadata with two columns of names": metadata("unreadable", "file_name,file name\ntrain_1.png,a\n", 1),
+    "metadata of many columns": metadata("unreadable", f"file_name{',a' * 200}\n", 1),
+    "metadata a link out": Fault(
+        make_coco,
+        lambda root: (
+            (root.parent / "outside").write_text("file_name,site\ntrain_1.png,a\n"),
+            (root / "metadata.csv").symlink_to(root.parent / "outside"),
+        ),
+        "metadata-unreadable",
+        "metadata.csv",
+    ),
+    "metadata a folder": Fault(
+        make_coco, lambda root: (root / "metadata.csv").mkdir(), "metadata-unreadable", "metadata.csv"
+    ),
+    "metadata a pipe": Fault(
+        make_coco, lambda root: os.mkfifo(root / "metadata.csv"), "metadata-unreadable", "metadata.csv"
+    ),
+    "metadata column without a name": metadata("column", "file_name,site, \ntrain_1.png,a,\n", 1),
+    "metadata column doubled": metadata("column", "file_name,site,Site \ntrain_1.png,a,a\n", 1),
+    "metadata column of two spellings": metadata("column", "file_name,license,licence\ntrain_1.png,a,a\n", 1),
+    "metadata column path": metadata("column", "file_name,path\ntrain_1.png,a\n", 1),
+    "metadata row too short": metadata("row", 'file_name,site,note\ntrain_1.png,a,"b"\n\ntrain_2.png,a\n', 4),
+    "metadata row too long": metadata("row", "file_name,site\ntrain_1.png,a,b,c,d\ntrain_2.png,a\n", 2),
+    "metadata row of no image": metadata("row", "file_name,site\n ,a\n", 2),
+    "metadata of one image twice": metadata("doubled", "file_name,site\ntrain_1.png,a\ntrain/train_1.png,b\n", 3),
+    "metadata of two images": Fault(make_coco, two_of_a_name, "metadata-ambiguous", "metadata.csv", 2),
+    "metadata of no image": metadata("without-image", "file_name,site\ntrain_1.png,a\ntrain_9.png,a\n", 3),
+    "metadata value too long": metadata("value", f"file_name,site\ntrain_1.png,{'a' * 1001}\n", 2),
+    "metadata value of two lines": metadata("value", 'file_name,site\ntrain_1.png,"a\nb"\n', 2),
+    "licence not listed": Fault(make_coco, update("images", license=3), "metadata-licence-unknown", TRAIN),
+}
+FAULTS: dict[str, Fault] = ANNOTATIONS | MASKS | ENTRIES | FILES | IMAGES | YOLO | METADATA

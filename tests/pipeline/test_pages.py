@@ -99,6 +99,10 @@ def project(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Pr
     folder = tmp_path_factory.mktemp("pages")
     made = reproduced.copy(folder / "project")
     made.move_data_to_dvc(str(folder / "store"))
+    table = made.folder / "data" / "tiny" / "metadata.csv"
+    table.write_text(
+        "file_name,site,licence\ntrain_0.png,roof,CC-BY-4.0\ntrain_3.png,roof,CC0-1.0\ntest_0.png,field,\n"
+    )
     publish(made, "Train on the first data", "first.pth")
     withdraw(made, "train_3.png")
     made.edit_annotations("train", bbox=[20, 21, 9, 9], area=81)

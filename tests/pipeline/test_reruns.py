@@ -89,6 +89,9 @@ def change(project: Project, edit: str, where: str) -> None:
         path.write_text(path.read_text() + "\n" + ("# a comment\n" if edit == "a comment" else ""))
     elif edit == "a value":
         set_value(project, where)
+    elif where == "metadata.csv":
+        table = "file_name,site,note\ntrain_0.png,a,\nvalid_1.png,b,x\ntest/test_0.png,,y\n"
+        (project.folder / "data" / "tiny" / where).write_text(table)
     elif edit.startswith("white space"):
         reorder(project, where)
     else:
@@ -162,6 +165,35 @@ def test_a_class_of_the_project_that_params_name_is_an_input_of_train(trained: P
         assert done.returncode != 0
         assert "no digest of code has" in done.stdout + done.stderr
     assert Lock.read(project.folder).stages["train"] == before
+
+
+def test_metadata_follows_its_file_and_white_space_in_it_changes_no_result(project: Project) -> None:
+    table = project.folder / "data" / "tiny" / "metadata.csv"
+    table.write_text("file_name,site,licence\ntrain_0.png,a,MIT\ntest_1.png,b,\n")
+    assert project.repro() == ["validate"]
+    written = {path.name: path.read_text() for path in (project.folder / "metadata").iterdir()}
+    assert written == {
+        "train.csv": "path,licence,site\ntrain/train_0.png,MIT,a\n",
+        "valid.csv": "path\n",
+        "test.csv": "path,site\ntest/test_1.png,b\n",
+    }
+    changed = project.run("git", "diff", "--name-only").stdout.split()
+    assert changed == ["dvc.lock", "metadata/test.csv", "metadata/train.csv"]
+    project.run("git", "add", "-A")
+    table.write_text("licence, site,file_name\r\n,b ,test_1.png\r\nMIT,a,train_0.png\r\n")
+    assert project.repro() == ["validate"]
+    assert project.run("git", "diff", "--name-only").stdout.split() == ["data/tiny/metadata.csv", "dvc.lock"]
+    verified = project.run("python", "-m", "rfdetr_core", "verify", "--json")
+    assert json.loads(verified.stdout)["holds"], verified.stdout
+    told = project.run("python", "-m", "rfdetr_core", "audit", "--where", "licence=MIT", check=False).stderr
+    assert "error: --where licence=MIT: no image had a column licence when its model was committed." in told
+    table.write_text("file_name,site\ntrain_0.png,a\ntrain_0.png,b\n")
+    failed = project.run("dvc", "repro", check=False)
+    assert "error metadata-doubled: 1." in failed.stdout
+    restore = re.search(r"^Earlier results.*?: (.*)$", failed.stderr, flags=re.MULTILINE)
+    assert restore is not None
+    project.run("sh", "-c", restore.group(1))
+    assert (project.folder / "metadata" / "train.csv").read_text() == written["train.csv"]
 
 
 def test_touched_files_run_nothing(project: Project) -> None:

@@ -13,7 +13,17 @@ from typing import Any
 from rfdetr_core.base import files
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import LINK_OUT, joined, leaves, listing, name_fault, plain_name
-from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, is_text, shown
+from rfdetr_core.ingest.records import (
+    Annotation,
+    Category,
+    Dataset,
+    ImageRecord,
+    Place,
+    Split,
+    is_text,
+    metadata_value,
+    shown,
+)
 
 ANNOTATIONS = "_annotations.coco.json"
 LAYOUT = f"COCO as Roboflow exports it: train/{ANNOTATIONS} beside the images, also in valid/ (or val/) and test/"
@@ -208,7 +218,9 @@ def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split
             findings.add("labels-malformed", Place(file), "images, annotations and categories are not three lists")
         return Split(Place(file), [], [])
     ids = _Ids()
-    images = _read_images(lists[0], file, folder, ids, findings)
+    licences = _read_licences(content.get("licenses"))
+    images = _read_images(lists[0], file, folder, ids, licences, findings)
+    _check_licences(lists[0], file, licences, findings)
     _read_annotations(lists[1], file, images, ids, findings)
     categories = []
     for number, entry in enumerate(lists[2]):
@@ -224,8 +236,40 @@ def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split
     return Split(Place(file), [record for record in images.values() if record], categories, frozenset(named), folder)
 
 
+def _read_licences(entries: Any) -> dict[str, str]:
+    """The names of licences by their ids; "" where one has none."""
+    entries = entries if isinstance(entries, list) else []
+    return {_licence_id(one, "id"): metadata_value(one.get("name")) or "" for one in entries if isinstance(one, dict)}
+
+
+def _licence_id(entry: dict[str, Any], key: str) -> str:
+    """An id as text, so that 1, 1.0 and "1" are one; "" for none."""
+    value = entry.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None or isinstance(value, bool) else shown(value) if isinstance(value, int) else str(value)
+
+
+def _check_licences(entries: list[Any], file: str, licences: Mapping[str, str], findings: Findings) -> None:
+    """Find images whose licence the file does not list; tools write 0 where there is none."""
+    named = ((entry, _licence_id(entry, "license")) for entry in entries if isinstance(entry, dict))
+    unknown = [(entry, licence) for entry, licence in named if licence not in ("", "0", *licences)]
+    if unknown:
+        (entry, licence), *_ = unknown
+        what = f"{len(unknown)} images have a license that is not in licenses. The first: {shown(licence)}, of "
+        findings.add("metadata-licence-unknown", Place(file), what + shown(entry.get("file_name")))
+
+
+def _metadata(entry: dict[str, Any], licences: Mapping[str, str]) -> dict[str, str] | None:
+    """The licence and date of an image, as far as COCO's fields have them."""
+    date = entry.get("date_captured")
+    date = str(date) if type(date) is int and date else date  # tools write 0 where there is none
+    found = {"date": metadata_value(date), "licence": licences.get(_licence_id(entry, "license"))}
+    return {column: value for column, value in found.items() if value} or None
+
+
 def _read_images(
-    entries: list[Any], file: str, folder: str, ids: _Ids, findings: Findings
+    entries: list[Any], file: str, folder: str, ids: _Ids, licences: Mapping[str, str], findings: Findings
 ) -> dict[_Id, ImageRecord | None]:
     """Images by id; None stands for an image that is left out, so that its annotations are too."""
     images: dict[_Id, ImageRecord | None] = {}
@@ -254,7 +298,8 @@ def _read_images(
                 unsaid.append(path)
                 width = height = None
             known = identity if isinstance(identity, int) else None
-            images[identity] = ImageRecord(path, place, width, height, id=known) if usable else None
+            record = ImageRecord(path, place, width, height, id=known, metadata=_metadata(entry, licences))
+            images[identity] = record if usable else None
         paths.setdefault(path, identity)
     if unsaid:
         what = f"of {len(unsaid)} images width and height are 0. The first: {unsaid[0]}"

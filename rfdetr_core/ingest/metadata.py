@@ -1,0 +1,216 @@
+"""What a dataset says of its images beside labels: metadata.csv at its root, and COCO's fields for licence and date."""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import listed
+from rfdetr_core.base.metadata import PATH, column_name, write_metadata
+from rfdetr_core.ingest.canonical import CanonicalImage
+from rfdetr_core.ingest.clean import CleanDataset
+from rfdetr_core.ingest.findings import Findings
+from rfdetr_core.ingest.folder import LINK_OUT, leaves
+from rfdetr_core.ingest.records import MOST_CHARACTERS, ImageRecord, Place, is_text, metadata_value, shown
+
+FILE = "metadata.csv"
+MOST_BYTES = 256 * 2**20
+_MOST_COLUMNS = 200
+_IMAGE = ("file_name", "file name")
+_PLACE = Place(FILE)
+
+Rows = dict[str, dict[str, str]]  # image path -> column -> value
+
+
+def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> Rows:
+    """The rows of metadata.csv by image; empty where there is no such file. What cannot be used is a finding.
+
+    images: the paths of all images that the dataset names. A row names one by its path, or by an end of it that no
+    other image has, such as its base name.
+    """
+    if not os.path.lexists(root / FILE):
+        return {}
+    text = _read_text(root, findings)
+    table = None if text is None else _parse(text, findings)
+    if table is None:
+        return {}
+    (_, header), *rows = table
+    columns = _columns(header, findings)
+    if columns is None:
+        return {}
+    image_column, columns = columns.pop(PATH), columns
+    names = _Names(images)
+    found: Rows = {}
+    lines: dict[str, int] = {}
+    doubled = set[str]()
+    for line, cells in rows:
+        if not any(map(str.strip, cells)):
+            continue
+        image = _image(line, cells, len(header), image_column, names, findings)
+        if image is None:
+            continue
+        values = _values(Place(FILE, line, image=image), cells, columns, findings)
+        if values != found.setdefault(image, values):
+            what = f"{image} has other values in line {lines[image]}"
+            findings.add("metadata-doubled", Place(FILE, line, image=image), what)
+            doubled.add(image)
+        lines.setdefault(image, line)
+    return {image: values for image, values in found.items() if image not in doubled}
+
+
+def merged(image: CanonicalImage | ImageRecord, from_csv: Rows) -> dict[str, str]:
+    """What is known of an image: of two values for a column, that of metadata.csv; an empty cell has none."""
+    return (image.metadata or {}) | from_csv.get(image.path, {})
+
+
+def write_metadata_of(dataset: CleanDataset, from_csv: Rows, folder: Path) -> None:
+    """Write <split>.csv of all three splits, with the images that are kept."""
+    for name, images in dataset.splits.items():
+        write_metadata(folder / f"{name}.csv", {image.path: merged(image, from_csv) for image in images})
+
+
+def _read_text(root: Path, findings: Findings) -> str | None:
+    """The text of the file with one kind of line end. Excel writes a byte order mark: that is no fault here."""
+    try:
+        if leaves(root, FILE):
+            raise OSError(0, f"it is {LINK_OUT}")
+        size = (root / FILE).stat().st_size
+        if size > MOST_BYTES:
+            raise OSError(0, f"its {size:,} bytes are more than the {MOST_BYTES:,} allowed")
+        data = files.read_bytes(root / FILE)
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        findings.add("metadata-unreadable", Place(FILE, line), f"byte {data[error.start]:#04x} is not UTF-8")
+    except OSError as error:
+        findings.add("metadata-unreadable", _PLACE, str(error.strerror))
+    return None
+
+
+def _parse(text: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
+    """Each row with the line at which it begins; of a row that is longer than the header, one cell more than that."""
+    import pandas as pd
+
+    # Python's parser, not that of C: of a short row it gives what is there, and does not fill it up.
+    options: dict[str, Any] = {
+        "header": None,
+        "dtype": object,
+        "na_filter": False,
+        "skip_blank_lines": False,
+        "engine": "python",
+    }
+    try:
+        width = len(pd.read_csv(io.StringIO(text), nrows=1, **options).columns)
+        if width > _MOST_COLUMNS:
+            what = f"the header has {width:,} columns, more than the {_MOST_COLUMNS} allowed"
+            findings.add("metadata-unreadable", Place(FILE, 1), what)
+            return None
+        options |= {"names": range(width + 1), "index_col": False, "on_bad_lines": lambda row: row[: width + 1]}
+        table = pd.read_csv(io.StringIO(text), **options)
+    except ValueError as error:  # pandas' own errors are such
+        findings.add("metadata-unreadable", _PLACE, f"not CSV: {error}")
+        return None
+    rows, line = [], 1
+    for row in zip(*(table[column].tolist() for column in table.columns), strict=True):
+        cells = [cell for cell in row if cell is not None]
+        rows.append((line, cells))
+        line += 1 + sum(cell.count("\n") for cell in cells)
+    return rows
+
+
+def _columns(header: list[str], findings: Findings) -> dict[str, int] | None:
+    """The number of each column that can be used, that of the image under PATH; None: no column has the image."""
+    place = Place(FILE, 1)
+    names = [column_name(name) for name in header]
+    of_image = [number for number, name in enumerate(names) if name.casefold() in _IMAGE]
+    if len(of_image) != 1:
+        hint = next((f". Are its cells separated by {one!r}? Use commas" for one in ";\t" if one in header[0]), "")
+        what = f"{len(of_image)} columns are called file_name, not one. The header is {listed(map(shown, header), 8)}"
+        findings.add("metadata-unreadable", place, what + hint)
+        return None
+    counts = Counter(name.casefold() for name in names)
+    told = set[str]()
+    columns = {PATH: of_image[0]}
+    for number, name in enumerate(names):
+        same = name.casefold()
+        if number == of_image[0] or (same in told and same):
+            continue
+        if not is_text(name) or len(name) > MOST_CHARACTERS:
+            what = f"column {number + 1} is called {shown(header[number])}"
+        elif same == PATH:
+            what = f"column {number + 1} is called {name}, as the image is where the stage writes this table"
+        elif counts[same] > 1:
+            alike = [shown(one) for one, other in zip(header, names, strict=True) if other.casefold() == same]
+            what = f"{counts[same]} columns have one name: {listed(alike)}"
+        else:
+            columns[name] = number
+            continue
+        findings.add("metadata-column", place, what)
+        told.add(same)
+    return columns
+
+
+class _Names:
+    """Images by the ends of their paths."""
+
+    def __init__(self, images: Iterable[str]) -> None:
+        self.first: dict[str, str] = {}
+        self.second: dict[str, str] = {}
+        self._whole = set(images)
+        for path in sorted(self._whole):
+            for end in _ends(path):
+                (self.second if end in self.first else self.first).setdefault(end, path)
+
+    def of(self, name: str) -> list[str]:
+        """The image that a name means; two of them where it could be several."""
+        if name in self._whole:
+            return [name]
+        return [end[name] for end in (self.first, self.second) if name in end]
+
+
+def _ends(path: str) -> Iterator[str]:
+    while path:
+        yield path
+        _, _, path = path.partition("/")
+
+
+def _image(line: int, cells: list[str], width: int, image_column: int, names: _Names, findings: Findings) -> str | None:
+    """The image that a row is about; None, with a finding, where that is not clear."""
+    place = Place(FILE, line)
+    if len(cells) != width:
+        more = "more than" if len(cells) > width else f"{len(cells)} cells, not"
+        findings.add("metadata-row", place, f"the row has {more} the {width} of the header")
+        return None
+    name = cells[image_column].strip()
+    if not name:
+        findings.add("metadata-row", place, "the row names no image")
+        return None
+    images = names.of(posixpath.normpath(name))
+    if len(images) == 1:
+        return images[0]
+    if images:
+        what = f"{shown(name)} may be {' or '.join(images)}"
+        findings.add("metadata-ambiguous", place, what)
+    else:
+        findings.add("metadata-without-image", place, f"the dataset names no image {shown(name)}")
+    return None
+
+
+def _values(place: Place, cells: list[str], columns: dict[str, int], findings: Findings) -> dict[str, str]:
+    values = {}
+    for name, number in columns.items():
+        text = cells[number].strip()
+        value = metadata_value(text)
+        if value:
+            values[name] = value
+        elif text:
+            size = f"has {len(text):,} characters" if len(text) > MOST_CHARACTERS else f"is {shown(text)}"
+            what = f"{shown(name)} {size}; it may have {MOST_CHARACTERS:,}, and no line end or other control character"
+            findings.add("metadata-value", place, what)
+    return values

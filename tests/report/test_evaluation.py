@@ -1,0 +1,217 @@
+"""The page of an evaluation and the files beside it, in a real browser and from inputs with hardly anything in them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rfdetr_core.evaluation.analysis import ERRORS
+from rfdetr_core.inference.thresholds import Thresholds
+from rfdetr_core.metrics.coco import score
+from rfdetr_core.report.evaluation import write_report
+from rfdetr_core.report.evaluation.config import ReportConfig
+from tests.browser import Browser, Page, running
+from tests.evaluation.scenes import random_scene
+from tests.report.kit import NAMES
+from tests.report.made import TENSORS, Made, make_evaluation
+
+FILES = ("index.html", "thresholds.json", "intervals.json", "suspects.csv")
+SECTIONS = (
+    "about", "scores", "thresholds", "classes", "confusion", "errors", "slices", "calibration", "pictures", "suspects",
+    "training",
+)  # fmt: skip
+
+
+def write(made: Made, **config: Any) -> Made:
+    write_report(made.where, ReportConfig(resamples=100, **config), made.reports, made.run)
+    return made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return write(make_evaluation(tmp_path_factory.mktemp("boxes"), *random_scene(0, crowds=0.1)))
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("masks")
+    return write(make_evaluation(folder, *random_scene(1, images=5, masks=True), masks=True))
+
+
+def opened(browser: Browser, made: Made, **size: int) -> Page:
+    page = browser.open(made.reports / "index.html", **size)
+    page.wait("document.documentElement.dataset.ready === 'yes'")
+    # Charts are drawn when they come into view.
+    page.value("document.querySelectorAll('.vega').forEach((one) => one.scrollIntoView())")
+    page.wait("document.documentElement.dataset.drawn === 'yes'")
+    return page
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("which", ["boxes", "masks"])
+def test_it_opens_without_a_complaint_or_request_and_draws_every_chart(
+    browser: Browser, request: pytest.FixtureRequest, which: str, width: int
+) -> None:
+    made: Made = request.getfixturevalue(which)
+    page = opened(browser, made, width=width)
+    assert page.complaints() == []
+    assert page.requests() == [(made.reports / "index.html").resolve().as_uri()]
+    assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == list(SECTIONS)
+    counts = page.value("['.vega', '.vega svg'].map((one) => document.querySelectorAll(one).length)")
+    assert counts[0] == counts[1] >= 9
+    assert page.value("document.documentElement.scrollWidth") <= width
+    small = "[...document.querySelectorAll('main *')].filter((one) => one.childElementCount === 0 && one.innerText"
+    small += " && !one.closest('svg') && parseFloat(getComputedStyle(one).fontSize) < 12).length"
+    assert page.value(small) == 0
+
+
+def test_a_segmenter_has_boxes_and_masks_in_every_section(browser: Browser, masks: Made) -> None:
+    page = opened(browser, masks)
+    for section in ("scores", "thresholds", "classes", "confusion", "errors", "slices", "calibration"):
+        assert page.texts(f"#{section} .kind") == ["Boxes", "Masks"]
+    assert page.value("document.querySelectorAll('#pictures .mask').length") > 0
+
+
+def test_a_cell_of_the_confusion_matrix_opens_its_pictures(browser: Browser, boxes: Made) -> None:
+    page = opened(browser, boxes)
+    page.click("#confusion .table tbody button.link")
+    shown = page.texts("#confusion .table tbody tr:first-child td")
+    chosen = page.value("[...document.querySelectorAll('#boxes-errors select')].map((one) => one.value)")
+    assert chosen[1:] == shown[:2]
+    visible = "[...document.querySelectorAll('#boxes-errors figure')].filter((one) => !one.hidden).length"
+    assert 0 < page.value(visible) < page.value("document.querySelectorAll('#boxes-errors figure').length")
+
+
+def test_tables_sort_and_pictures_are_filtered_by_the_kind_of_error(browser: Browser, boxes: Made) -> None:
+    page = opened(browser, boxes)
+    page.click("#classes thead th:nth-child(3) button")
+    values = [float(text) for text in page.texts("#classes tbody td:nth-child(3)")]
+    assert values == sorted(values, reverse=True)
+    page.choose("#boxes-images select", "duplicate")
+    visible = "[...document.querySelectorAll('#boxes-images figure')].filter((one) => !one.hidden).length"
+    assert 0 < page.value(visible) < 12
+
+
+def test_names_are_never_interpreted(browser: Browser, tmp_path: Path) -> None:
+    annotations, rows = random_scene(2, classes=len(NAMES))
+    for row, name in zip(annotations["categories"], NAMES, strict=True):
+        row["name"] = name
+    for row, name in zip(annotations["images"], ("<b id=injected>.png", "a&amp;b.png", "{{ 1 }}.png"), strict=False):
+        row["file_name"] = name
+    annotations["images"].sort(key=lambda row: row["file_name"])
+    ids = {row["id"]: number for number, row in enumerate(annotations["images"], start=1)}
+    for row in (*annotations["annotations"], *rows):
+        row["image_id"] = ids[row["image_id"]]
+    for row in annotations["images"]:
+        row["id"] = ids[row["id"]]
+    made = write(make_evaluation(tmp_path, annotations, rows))
+    page = opened(browser, made)
+    assert page.complaints() == []
+    assert page.value("document.getElementById('injected')") is None
+    assert set(NAMES) <= set(page.texts("#classes tbody td:first-child"))
+
+
+@pytest.mark.parametrize("which", ["boxes", "masks"])
+def test_equal_inputs_give_equal_bytes(request: pytest.FixtureRequest, which: str) -> None:
+    made: Made = request.getfixturevalue(which)
+    before = {name: (made.reports / name).read_bytes() for name in FILES}
+    write(made)
+    assert {name: (made.reports / name).read_bytes() for name in FILES} == before
+
+
+def test_the_thresholds_are_of_the_model_and_belong_to_the_scores(boxes: Made) -> None:
+    found, metrics = Thresholds.read(boxes.reports / "thresholds.json"), boxes.json("metrics.json")
+    assert (found.model.tensors, found.split, found.images, found.of) == (TENSORS, "test", 12, "boxes")
+    assert found.all.threshold == metrics["threshold"]
+    assert found.all.f1 == pytest.approx(metrics["f1"], abs=1e-12)
+    annotations, rows = random_scene(0, crowds=0.1)
+    expected = {
+        one.name: (one.best_threshold, pytest.approx(one.best_f1)) for one in score(annotations, rows).per_class
+    }
+    assert {name: (one.threshold, one.f1) for name, one in found.classes.items()} == expected
+
+
+def test_a_target_that_cannot_be_reached_is_told(browser: Browser, boxes: Made) -> None:
+    write(boxes, target={"recall": 0.99})
+    found = Thresholds.read(boxes.reports / "thresholds.json")
+    assert not found.all.reached
+    assert found.target == {"recall": 0.99}
+    page = opened(browser, boxes)
+    assert "not reached; at most" in page.texts("#thresholds tbody tr")[0]
+    write(boxes)
+
+
+def test_intervals_hold_the_scores_and_few_images_are_told(browser: Browser, boxes: Made, tmp_path: Path) -> None:
+    found, metrics = boxes.json("intervals.json"), boxes.json("metrics.json")
+    assert (found["images"], found["resamples"]) == (12, 100)
+    for name, (low, high) in found["boxes"].items():
+        assert low <= metrics[name] <= high, name
+    assert "12 images are few" in opened(browser, boxes).texts("header")[0]
+    many = write(make_evaluation(tmp_path, *random_scene(3, images=100, objects=1, detections=2)))
+    assert "are few" not in opened(browser, many).texts("header")[0]
+
+
+def test_suspects_are_listed_with_image_and_annotation(boxes: Made) -> None:
+    with (boxes.reports / "suspects.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    annotations = json.loads(boxes.where.split("test")[0].read_text())
+    ids = {row["id"]: row["image_id"] for row in annotations["annotations"]}
+    paths = {row["id"]: row["file_name"] for row in annotations["images"]}
+    assert {row["suspicion"] for row in rows} >= {"no label", "no detection"}
+    for row in rows:
+        assert not row["annotation"] or paths[ids[int(row["annotation"])]] == row["image"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows_kept"),
+    [
+        ({"objects": 0}, True),  # nothing to find, and something is seen
+        ({"objects": 0}, False),
+        ({"images": 1, "classes": 1}, True),
+        ({}, False),  # no detections
+        ({"images": 2, "classes": 300}, True),
+    ],
+)
+def test_of_very_little_there_is_a_page_that_says_what_is_not_measured(
+    browser: Browser, tmp_path: Path, settings: dict[str, Any], rows_kept: bool
+) -> None:
+    annotations, rows = random_scene(4, **settings)
+    made = write(make_evaluation(tmp_path, annotations, rows if rows_kept else []))
+    page = opened(browser, made)
+    assert page.complaints() == []
+    assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == list(SECTIONS)
+    found = Thresholds.read(made.reports / "thresholds.json")
+    assert all(0 <= (one.threshold or -1) <= 1 for one in found.classes.values())
+    if not annotations["annotations"]:
+        assert made.json("intervals.json")["boxes"] == dict.fromkeys(["map", "map_50", "map_75", "mar_100", "f1"])
+        assert "–" in page.texts("#scores tbody td")
+    assert (made.reports / "index.html").stat().st_size < 5_000_000
+
+
+def test_of_many_images_some_are_shown_and_the_page_says_so(browser: Browser, boxes: Made) -> None:
+    write(boxes, images=4, crops=1)
+    page = opened(browser, boxes)
+    assert page.value("document.querySelectorAll('#boxes-images figure').length") == 4
+    assert "8 images with a higher F1 are not shown" in page.texts("#pictures")[0]
+    f1 = [float(text.split("F1 ")[1].split(":")[0]) for text in page.texts("#boxes-images figcaption")]
+    with (boxes.reports / "per_image.csv").open() as file:
+        assert f1 == pytest.approx(sorted(float(row["f1"]) for row in csv.DictReader(file))[:4], abs=0.006)
+    write(boxes)
+
+
+def test_every_kind_of_error_has_its_pictures(boxes: Made, browser: Browser) -> None:
+    page = opened(browser, boxes)
+    kinds = page.value("[...document.querySelector('#boxes-errors select').options].slice(1).map((one) => one.value)")
+    assert set(kinds) <= set(ERRORS)
+    assert len(kinds) >= 5
