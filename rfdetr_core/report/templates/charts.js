@@ -4,14 +4,16 @@
 const axis = { labelColor: 'var(--text)', titleColor: 'var(--faint)', gridColor: 'var(--line)', domainColor: 'var(--line)', tickColor: 'var(--line)', labelFontSize: 12, titleFontSize: 12, titleFontWeight: 'normal', titlePadding: 8 };
 const config = { font: 'system-ui, sans-serif', background: 'transparent', axis, aria: false, view: { stroke: null }, padding: 4 };
 
-// A tooltip is a text, or values by title.
-function tooltip(handler, event, item, value) {
+// A tooltip is a text, or values by title. Around the points of a line are cells; Vega-Lite makes tooltips of cells without
+// their texts, so that of the point is taken.
+function tooltip(handler, event, item, given) {
+  const value = given && item?.mark.name?.endsWith('_voronoi') ? item.datum.tooltip : given;
   const lines = value && typeof value === 'object' ? Object.entries(value).map(([title, text]) => `${title}: ${text}`) : [value ?? ''];
   showTip(event, lines.join('\n'));
 }
 
 async function draw(node) {
-  const { spec, leastWidth, mostWidth, choose } = JSON.parse(node.parentNode.nextElementSibling.textContent);
+  const { spec, leastWidth, mostWidth, choose } = JSON.parse(node.closest('.scroll').nextElementSibling.textContent);
   if (leastWidth) node.style.minWidth = `${leastWidth}px`;
   if (mostWidth) node.style.maxWidth = `${mostWidth}px`;
   const options = { mode: 'vega-lite', renderer: 'svg', ast: true, actions: false, defaultStyle: false, config, tooltip };

@@ -37,10 +37,10 @@ function overlay(image, shapes, groups, only, lines) {
 function enlarge(figure, make) {
   const large = byId('large');
   const image = figure.querySelector('img').cloneNode();
-  const [wide, high] = [image.width, image.height].map(Number);
+  const [wide, high] = ['width', 'height'].map((side) => Number(image.getAttribute(side)));
   const frame = Object.assign(document.createElement('div'), { className: 'frame' });
   frame.append(image, make(48));
-  frame.style.width = `min(94vw, ${((86 * figure.wide) / figure.high).toFixed(2)}vh, 1100px)`;
+  frame.style.width = `min(94vw, ${((86 * wide) / high).toFixed(2)}vh, 1100px)`;
   const below = Object.assign(document.createElement('div'), { className: 'below' });
   const close = Object.assign(document.createElement('button'), { type: 'button', className: 'close', textContent: 'Close' });
   close.addEventListener('click', () => large.close());

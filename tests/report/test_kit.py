@@ -1,0 +1,258 @@
+"""The kit of pages: what is in a page is drawn, sorts and filters; names stay text; equal values give equal bytes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import jinja2
+import pytest
+
+from rfdetr_core.base.code import ROOT
+from rfdetr_core.report import charts, page
+from rfdetr_core.report.specs import Axis
+from rfdetr_core.report.text import DASH, short
+from tests.browser import Browser, Page, running
+from tests.report import kit
+from tests.report.kit import ACTUAL, NAMES, PREDICTED
+
+DRAWN = "document.documentElement.dataset.drawn === 'yes'"
+CHARTS = kit.make_charts()
+CUT = "\N{HORIZONTAL ELLIPSIS}"
+EMPTY = '{{% extends "page.html" %}}{{% block header %}}{{% endblock %}}{{% block main %}}{}{{% endblock %}}'
+HEAT = "#charts .chart:nth-child(5) .mark-rect.layer_0_marks path"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kit.write(tmp_path_factory.mktemp("kit"))
+
+
+def opened(browser: Browser, path: Path, width: int = 1280) -> Page:
+    one = browser.open(path, width=width)
+    one.wait(DRAWN)
+    return one
+
+
+@pytest.fixture
+def shown(browser: Browser, written: Path) -> Page:
+    return opened(browser, written)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All texts in a specification, and the names of its fields; not its data."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            if key == "values" or (key == "value" and value.get("name") == "names"):
+                continue
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def contents(one: Page, selector: str) -> list[str]:
+    """The text of all elements that match, also of SVG."""
+    return list(one.value(f"[...document.querySelectorAll({selector!r})].map((one) => one.textContent)"))
+
+
+# What the browser sees.
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_every_chart_is_drawn_without_complaint_or_request(browser: Browser, written: Path, width: int) -> None:
+    one = opened(browser, written, width)
+    for k, made in enumerate(CHARTS.values(), start=1):
+        chart = f"#charts .chart:nth-child({k})"
+        assert one.value(f"document.querySelectorAll('{chart} .role-mark path, {chart} .role-mark line').length") > 0
+        assert one.value(f"document.querySelector('{chart} [role=img]').getAttribute('aria-label')") == made.alt
+        assert len(made.alt) > 20
+    assert one.texts("#charts .none") == ["Nothing to show."]
+    assert one.value("document.documentElement.scrollWidth") == width
+    assert one.requests() == [written.as_uri()]
+    assert one.complaints() == []
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_labels_of_charts_are_readable(browser: Browser, written: Path, width: int) -> None:
+    one = opened(browser, written, width)
+    size = "(one) => parseFloat(getComputedStyle(one).fontSize)"
+    assert min(one.value(f"[...document.querySelectorAll('.vega text')].map({size})")) >= 11
+    scale = "(one) => one.getBoundingClientRect().width / one.viewBox.baseVal.width"
+    scales = one.value(f"[...document.querySelectorAll('.vega svg')].map({scale})")
+    assert all(abs(scale - 1) < 0.01 for scale in scales)
+
+
+def test_names_are_shown_as_they_are(shown: Page) -> None:
+    for k in (3, 4, 5):
+        found = contents(shown, f"#charts .chart:nth-child({k}) .role-axis-label text")
+        for name in NAMES:
+            assert any(name == label or (label[-1] == CUT and name.startswith(label[:-1])) for label in found), name
+    assert contents(shown, "#charts .chart:nth-child(1) .legend bdi") == list(NAMES)
+    assert set(contents(shown, "#the-table tbody bdi")) == set(NAMES)
+    assert shown.value("document.querySelectorAll('img[src=x]').length") == 0
+    assert shown.complaints() == []
+
+
+def test_a_tooltip_has_the_names_and_numbers_of_a_cell(shown: Page) -> None:
+    shown.click(f"{HEAT}:nth-child(4)")
+    told = shown.value("document.getElementById('tip').textContent").splitlines()
+    assert told == [f"actual: {NAMES[0]}", f"predicted: {NAMES[4]}", "share: 20%", "how many: 0"]
+    assert shown.complaints() == []
+
+
+def test_a_tooltip_of_a_histogram_has_the_counts_of_all_series(shown: Page) -> None:
+    shown.click("#charts .chart:nth-child(6) .mark-rect path:nth-child(2)")
+    told = shown.value("document.getElementById('tip').textContent").splitlines()
+    assert told == ["2 to 4", f"{NAMES[0]}: 2 (33.3 %)", f"{NAMES[1]}: 5 (83.3 %)"]
+
+
+def test_a_point_of_a_line_is_found_from_anywhere_near(shown: Page) -> None:
+    shown.click("#charts .chart:nth-child(1) .vega")
+    told = shown.value("document.getElementById('tip').textContent").splitlines()
+    assert [line.partition(": ")[0] for line in told] == ["series", "epoch", "loss"]
+    assert told[0].partition(": ")[2] in NAMES
+
+
+def test_a_click_on_a_cell_opens_its_pictures(shown: Page) -> None:
+    shown.click(f"{HEAT}:nth-child(3)")  # row 0, column 3: the diagonal is drawn apart
+    chosen = shown.value("[...document.querySelectorAll('#gallery select')].map((one) => one.value)")
+    assert chosen == [NAMES[0], NAMES[3]]
+    assert shown.texts("#gallery figcaption bdi") == ["9.jpg", "10.jpg"]
+    shown.click("#charts .chart:nth-child(3) .mark-rect path:nth-child(12)")
+    chosen = shown.value("[...document.querySelectorAll('#gallery select')].map((one) => one.value)")
+    assert chosen == [NAMES[5], ""]
+
+
+def test_charts_follow_the_colour_scheme(shown: Page) -> None:
+    ink = "getComputedStyle(document.querySelector('.vega .role-axis-label text')).fill"
+    before = shown.value(ink)
+    shown.emulate(prefers_color_scheme="dark")
+    assert shown.value(ink) != before
+
+
+def test_a_chart_in_closed_details_fills_them_when_they_open(shown: Page) -> None:
+    shown.click("details summary")
+    shown.wait("document.querySelector('details svg')?.getBoundingClientRect().width > 600")
+    assert shown.complaints() == []
+
+
+def test_what_has_no_number_comes_last_either_way(shown: Page) -> None:
+    for reverse in (True, False):
+        shown.click("#the-table th:nth-child(2) button")
+        numbers = [float(text) for text in contents(shown, "#the-table td:nth-child(2)")]
+        assert numbers == sorted(numbers, reverse=reverse)
+    shown.click("#the-table .turn:last-of-type")
+    assert shown.texts("#the-table td:nth-child(2)")[-1] == DASH
+    assert shown.texts("#the-table .told") == [f"26{DASH}40 of 40 classes"]
+
+
+def test_a_table_is_sorted_by_the_value_of_a_cell_not_its_text(shown: Page) -> None:
+    shown.click("#the-table th:nth-child(4) button")
+    found = [int(text.split()[0]) for text in shown.texts("#the-table td:nth-child(4)")]
+    assert found == list(range(39, 14, -1))
+    assert shown.value("document.querySelector('#the-table th:nth-child(4)').getAttribute('aria-sort')") == "descending"
+
+
+def test_rows_are_found_by_values_and_text_at_once(shown: Page) -> None:
+    shown.choose("#the-table select[aria-label='all kinds']", "error")
+    assert len(shown.texts("#the-table tbody tr")) == 14
+    shown.choose("#the-table select[aria-label='all classes']", NAMES[0])
+    assert shown.texts("#the-table td:nth-child(4)") == ["0 by 0 px", "30 by 30 px"]
+    shown.type("#the-table input", "30 BY")
+    assert shown.texts("#the-table td:nth-child(4)") == ["30 by 30 px"]
+    shown.click("#table > .link")
+    assert [text.split()[0] for text in shown.texts("#the-table td:nth-child(4)")] == ["3", "13", "23", "33"]
+
+
+def test_a_gallery_is_filtered_by_several_facets_and_hides_other_shapes(shown: Page) -> None:
+    assert len(shown.texts("#gallery figure")) == 12
+    assert shown.value("document.querySelectorAll('#gallery figure:first-child .box').length") == 2
+    shown.choose(f"#gallery select[aria-label='{ACTUAL}']", NAMES[3])
+    assert shown.texts("#gallery figcaption bdi") == [f"{k}.jpg" for k in (2, 3, 12, 13, 22, 23)]
+    assert shown.value("document.querySelectorAll('#gallery figure:first-child .box').length") == 1
+    shown.choose(f"#gallery select[aria-label='{PREDICTED}']", NAMES[4])
+    assert shown.texts("#gallery figcaption bdi") == ["12.jpg", "13.jpg"]
+    assert shown.complaints() == []
+
+
+def test_a_picture_opens_large_with_the_parts_that_are_switched_on(shown: Page) -> None:
+    shown.click("#gallery [data-part=masks]")
+    shown.click("#gallery figure:nth-child(2) .open")
+    shown.wait("document.querySelector('#large').open && document.querySelector('#large img').naturalWidth > 0")
+    assert shown.texts("#large figcaption") == ["1.jpg\npicture 1"]
+    size = shown.value("document.querySelector('#large .frame').getBoundingClientRect().toJSON()")
+    assert size["width"] == pytest.approx(size["height"] * 200 / 140, rel=0.01)
+    assert size["width"] > 900
+    assert shown.value("getComputedStyle(document.querySelector('#large .mask')).display") == "none"
+    assert contents(shown, "#large text") == [NAMES[1][:27] + CUT, NAMES[2]]
+    shown.click("#large .close")
+    assert not shown.value("document.querySelector('#large').open")
+
+
+def test_without_scripts_all_rows_and_pictures_are_there(browser: Browser, written: Path) -> None:
+    one = browser.open(written)
+    one._call("Emulation.setScriptExecutionDisabled", value=True)
+    one._call("Page.reload")
+    one.wait("document.readyState === 'complete' && !document.documentElement.dataset.ready")
+    assert "allow scripts" in one.texts("noscript, body > p")[0]
+    assert sum(text != "" for text in one.texts("#the-table tbody tr")) == 40
+    assert sum(text != "" for text in one.texts("#gallery figure")) == 30
+
+
+# What is written.
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_specification_is_vega_lite_and_has_names_as_data_alone(name: str) -> None:
+    spec = CHARTS[name].spec
+    alt.LayerChart.from_dict(dict(spec), validate=True)
+    found = set(strings(spec))
+    assert not [text for text in found for name in (*NAMES, "a.b", "y[0]") if name in text and text != "datum.x"]
+
+
+def test_equal_values_give_equal_bytes_in_any_process(written: Path, tmp_path: Path) -> None:
+    first = written.read_bytes()
+    assert kit.write(tmp_path).read_bytes() == first
+    env = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "tests.report.kit", tmp_path], env=env, cwd=ROOT, check=True)
+    assert (tmp_path / "index.html").read_bytes() == first
+
+
+def test_an_undefined_name_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
+    template = tmp_path / "one.html"
+    template.write_text(EMPTY.format("{{ nothing }}"))
+    with pytest.raises(jinja2.UndefinedError, match="nothing"):
+        page.write_page(tmp_path / "index.html", template, "One")
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_a_page_without_charts_has_no_vega(tmp_path: Path) -> None:
+    template = tmp_path / "one.html"
+    template.write_text(EMPTY.format("{{ kit.chart(one) }}"))
+    empty = charts.bars([], "a", "b", title="None", x_axis=Axis("b"))
+    assert len(page.render(template, "One", one=empty)) < 40_000
+
+
+def test_rows_without_a_value_are_left_out() -> None:
+    rows = [{"x": 0, "y": 1.0}, {"x": 1, "y": float("nan")}, {"x": 2, "y": None}, {"x": 3, "y": 2}]
+    made = charts.line(rows, "x", "y", title="Line", x_axis=Axis("x"), y_axis=Axis("y"))
+    assert [(row["x"], row["y"]) for row in made.spec["data"]["values"]] == [(0, 1.0), (3, 2)]
+
+
+def test_numbers_are_short() -> None:
+    assert [short(value) for value in (1, 22.627, 0.0625, 1448.2, 16384)] == ["1", "22.6", "0.0625", "1.4k", "16k"]
