@@ -1,4 +1,4 @@
-"""An evaluation that no model made: the files of the stages before `report`, from images and detections that are known."""
+"""An evaluation without a model: the files that stage report reads, from annotations and detections."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rfdetr_core.base.manifest import ClassEntry, write_classes
+from rfdetr_core.base.metadata import write_metadata
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.evaluation.pictures import compare, pick, write_png
 from rfdetr_core.evaluation.scoring import Scored, write_results
@@ -22,7 +23,7 @@ TENSORS = "5" * 64
 
 @dataclass(frozen=True)
 class Made:
-    """Where it lies."""
+    """Where it lies: the data, the folder of the evaluation, and that of the training."""
 
     where: ProjectPaths
     reports: Path
@@ -33,65 +34,50 @@ class Made:
 
 
 def make_evaluation(
-    folder: Path, annotations: dict[str, Any], rows: Rows, *, masks: bool = False, pictures: int = 3,
+    folder: Path,
+    annotations: dict[str, Any],
+    rows: Rows,
+    *,
+    masks: bool = False,
     threshold: float | None = None,
-) -> Made:  # fmt: skip
-    """Write what stage report reads. The pictures are noise; names and sizes are those of the annotations."""
-    where, reports, run = (
-        ProjectPaths(folder / "dataset", folder / "annotations", folder / "manifest"),
-        folder / "reports",
-        folder / "run",
-    )
-    reports.mkdir(parents=True)
-    run.mkdir()
+    metadata: dict[str, dict[str, str]] | None = None,
+) -> Made:
+    """Write what stage report reads. The images are noise; names and sizes are those of the annotations."""
+    where = ProjectPaths(folder / "dataset", folder / "annotations", folder / "manifest", metadata=folder / "metadata")
+    reports, run = folder / "reports", folder / "run"
+    for path in (reports / "pictures", run):
+        path.mkdir(parents=True)
     own: dict[int, Rows] = {image["id"]: [] for image in annotations["images"]}
     for row in annotations["annotations"]:
         own[row["image_id"]].append(row)
-    named = [
-        (str(image["file_name"]), (image["width"], image["height"]), own[image["id"]])
-        for image in annotations["images"]
-    ]
-    write_split(folder, named, "test")
+    listed = annotations["images"]
+    write_split(folder, [(one["file_name"], (one["width"], one["height"]), own[one["id"]]) for one in listed], "test")
     _write(where.split("test")[0], annotations)
-    write_classes(
-        where.classes,
-        [ClassEntry(id=one["id"], index=one["id"], name=one["name"]) for one in annotations["categories"]],
-    )
-    scored = Scored.of(annotations, rows, segmentation=masks, threshold=threshold)
     names = {one["id"]: one["name"] for one in annotations["categories"]}
+    write_classes(where.classes, [ClassEntry(id=number, index=number, name=name) for number, name in names.items()])
+    write_metadata(where.metadata_of("test"), metadata or {})
+    scored = Scored.of(annotations, rows, segmentation=masks, threshold=threshold)
     scored.write(reports, names)
     write_results(reports / "detections.json", rows, "bbox")
     write_results(reports / "masks.json", rows if masks else [], "segmentation")
-    (reports / "pictures").mkdir()
-    for name, one in pick(scored.judgements, pictures).items():
-        noise = Image.new("RGB", (one.image["width"], one.image["height"]), "grey")
-        write_png(reports / "pictures" / f"{name}.png", compare(noise, one, names, scored.threshold, masks=masks))
+    for name, one in pick(scored.judgements, 3).items():
+        grey = Image.new("RGB", (one.image["width"], one.image["height"]), "grey")
+        write_png(reports / "pictures" / f"{name}.png", compare(grey, one, names, scored.threshold, masks=masks))
     _write(reports / "about.json", {"split": "test"})
     _write(reports / "metrics.json", scored.numbers())
-    _write(
-        reports / "lineage.json",
-        {"model": {"sha256": "6" * 64, "tensors": TENSORS}, "params": {"evaluate": {"threshold": threshold}}},
-    )
+    model = {"sha256": "6" * 64, "tensors": TENSORS}
+    _write(reports / "lineage.json", {"model": model, "params": {"evaluate": {"threshold": threshold}}})
     counts = {name: {"images": 3, "objects": 5} for name in ("train", "valid")}
     lineage = {"variant": "RFDETRPico", "tensors": TENSORS, "training": {"counts": counts}}
     _write(run / "record.json", {"lineage": lineage})
     key = "val/segm_mAP_50" if masks else "val/mAP_50"
     tracks = {"regular": {"score": 0.4, "epoch": 2}, "ema": {"score": 0.3, "epoch": 3}}
     _write(run / "selection.json", {"winner": "regular", "key": key, "epochs": 3, **tracks})
-    columns = [
-        "epoch",
-        "train/loss",
-        "train/loss_ce",
-        "train/loss_ce_aux",
-        "train/lr",
-        key,
-        key.replace("val/", "val/ema_"),
-    ]
-    table = [
-        [epoch, *np.random.default_rng(epoch).uniform(0.1, 1, len(columns) - 1).round(3).tolist()]
-        for epoch in (1, 2, 3)
-    ]
-    (run / "history.csv").write_text("\n".join(",".join(map(str, row)) for row in [columns, *table]) + "\n")
+    columns = ["epoch", "train/loss", "train/loss_ce", "train/loss_ce_aux", "train/lr"]
+    columns += [key, key.replace("val/", "val/ema_")]
+    random = np.random.default_rng(0)
+    epochs = [[epoch, *random.uniform(0.1, 1, len(columns) - 1).round(3).tolist()] for epoch in (1, 2, 3)]
+    (run / "history.csv").write_text("\n".join(",".join(map(str, row)) for row in [columns, *epochs]) + "\n")
     return Made(where, reports, run)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import read_classes
+from rfdetr_core.base.metadata import read_metadata
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.analysis import Analysis, Results
@@ -74,6 +75,7 @@ def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: 
     suspects = [one.ask_for_suspects(5 * config.crops) for one in asked][-1]
     files.write_table(reports / "suspects.csv", suspects.to_numpy(dtype=object).tolist(), list(suspects.columns))
     pictures, brightness = album.develop()
+    metadata = read_metadata(where.metadata_of(split))
     write_page(
         reports / "index.html",
         _TEMPLATE,
@@ -83,7 +85,7 @@ def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: 
         few=sections.few(len(samples)),
         target=config.target,
         kinds=[
-            _of_kind(kind, one, confusions[kind.anchor], pictures, annotations, results, brightness, config)
+            _of_kind(kind, one, confusions[kind.anchor], pictures, annotations, results, brightness, metadata, config)
             for kind, one in zip(kinds, asked, strict=True)
         ],
         images=asked[-1].gallery("images", pictures, {"error": "all images"}, noun="image", names=False),
@@ -130,12 +132,12 @@ def _points(analysis: Analysis, config: ReportConfig) -> tuple[Point, dict[str, 
 
 
 def _thresholds(kind: Kind, config: ReportConfig, tensors: str, split: str, images: int) -> Thresholds:
-    default = _DEFAULT if math.isnan(kind.overall.threshold) else kind.overall.threshold
+    default = kind.overall.threshold if kind.overall.f1 > 0 else _DEFAULT
 
     def point(one: Point) -> OperatingPoint:
-        values = (None if math.isnan(value) else value for value in (one.precision, one.recall, one.f1))
-        precision, recall, f1 = values
-        threshold = default if math.isnan(one.threshold) else one.threshold
+        precision, recall, f1 = (None if math.isnan(value) else value for value in (one.precision, one.recall, one.f1))
+        # Where nothing is found at any threshold, or there is nothing to find, the one of all classes is as good.
+        threshold = one.threshold if f1 else default
         return OperatingPoint(threshold=threshold, precision=precision, recall=recall, f1=f1, reached=one.reached)
 
     return Thresholds(
@@ -190,6 +192,7 @@ def _of_kind(
     annotations: Row,
     results: Results,
     brightness: Floats,
+    metadata: Mapping[str, Mapping[str, str]],
     config: ReportConfig,
 ) -> dict[str, Any]:
     """All that the template shows of boxes or of masks."""
@@ -211,7 +214,7 @@ def _of_kind(
         "cost": cost,
         "errors": errors,
         "crops": asked.gallery("errors", pictures, ERROR_FILTERS, noun="error"),
-        "slices": sections.sliced(kind, annotations, results, brightness, {}),
+        "slices": sections.sliced(kind, annotations, results, brightness, metadata),
         "reliability": reliability,
         "calibration_by_class": by_class,
         "calibration_error": error,
