@@ -163,6 +163,16 @@ def test_a_picture_opens_large_and_its_boxes_can_be_hidden(browser: Browser, tmp
     assert page.complaints() == []
 
 
+def test_the_findings_of_a_code_are_listed_from_its_group(browser: Browser, tmp_path: Path) -> None:
+    page = opened(browser, written(faulty(tmp_path / "data"), tmp_path))
+    codes = page.texts("#findings h3")
+    page.click("#findings .group:nth-child(2) .link")
+    found = set(page.texts("#all-findings td:nth-child(2)"))
+    assert len(found) == 1
+    assert found.pop() in codes[1]
+    assert page.complaints() == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_sticks_out_on_a_telephone(browser: Browser, scheme: str, tmp_path: Path) -> None:
     page = opened(browser, written(faulty(tmp_path / "data"), tmp_path), width=360)
