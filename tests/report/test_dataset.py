@@ -16,7 +16,9 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_masks
 
+import stages.validate
 from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import ClassEntry
 from rfdetr_core.ingest.canonical import CanonicalImage, Instance
 from rfdetr_core.ingest.clean import CleanDataset, clean
@@ -217,6 +219,22 @@ def test_labels_that_cannot_be_understood_have_a_page_too(browser: Browser, tmp_
 
 
 # What is written.
+
+
+def test_the_stage_writes_the_page_also_where_findings_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty(tmp_path / "data")
+    (tmp_path / "params.yaml").write_text("data: {dir: data}\nmodel: {variant: pico}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"findings\.csv and shown in reports/dataset/index\.html"):
+        stages.validate.main()
+    assert "Validation stopped: 2 errors, 3 warnings." in Path("reports/dataset/index.html").read_text()
+    assert not Path("manifest").exists()
+
+
+def test_a_validation_without_a_page_does_not_name_one(tmp_path: Path) -> None:
+    _, error = validate(faulty(tmp_path / "data"), tmp_path)
+    assert "index.html" not in str(error)
+    assert not (tmp_path / "reports" / "index.html").exists()
 
 
 def imagined(path: str, classes: list[ClassEntry], draw: np.random.Generator) -> CanonicalImage:
