@@ -31,6 +31,7 @@ from rfdetr_core.ingest.survey import Survey
 from rfdetr_core.report.dataset import counts, write_page
 from rfdetr_core.report.dataset.pictures import choose
 from rfdetr_core.report.gallery import Picture, Shape
+from rfdetr_core.report.page import vega_script
 from rfdetr_core.report.studio import Studio, rle_path
 from tests.browser import Browser, Page, running
 from tests.ingest.samples import edit_coco, make_coco, make_yolo, picture, validate
@@ -46,6 +47,7 @@ LOADED = "[...document.images].every((one) => one.complete && one.naturalWidth >
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    vega_script()  # made once: it takes over a second
     with running() as one:
         yield one
 
@@ -184,6 +186,7 @@ def test_nothing_sticks_out_on_a_telephone(browser: Browser, scheme: str, tmp_pa
     assert (max(lightness) < 60) == (scheme == "dark")
 
 
+@pytest.mark.slow
 def test_a_hundred_classes_and_ten_thousand_findings_stay_usable(browser: Browser, tmp_path: Path) -> None:
     classes = [ClassEntry(k, k, f"class {k}") for k in range(100)]
     draw = np.random.default_rng(0)
