@@ -198,6 +198,9 @@ def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: P
     with pytest.raises(UserError, match="Mend them") as raised:
         rfdetr_core.RFDETRPico(**SMALL).train(dataset_dir=tmp_path / "data", output_dir=tmp_path / "out", epochs=1)
     assert "params.yaml" not in str(raised.value)
+    page = tmp_path / "out" / "dataset" / "index.html"
+    assert f"shown in {page}" in str(raised.value)
+    assert page.exists()
 
 
 @pytest.mark.parametrize("wrong", [None, 3, ["a.pth"], ""])
