@@ -12,7 +12,9 @@ from rfdetr_core.metrics.coco import Floats
 
 NO_LABEL, NO_DETECTION = "no label", "no detection"
 OTHER_CLASS, OTHER_PLACE = "another class", "another place"
-COLUMNS = ["certainty", "suspicion", "image", "annotation", "label", "detected", "score", "x", "y", "width", "height"]
+_BOX = ["x", "y", "width", "height"]
+_LABEL_BOX = [f"label_{name}" for name in _BOX]
+COLUMNS = ["certainty", "suspicion", "image", "annotation", "label", "detected", "score", *_BOX, *_LABEL_BOX]
 _EXPLAINED = {
     NO_LABEL: "a detection with a high score where no label is",
     NO_DETECTION: "a label that nothing finds",
@@ -28,8 +30,8 @@ def suspects(analysis: Analysis) -> pd.DataFrame:
     certainty: 0 to 1. Of a detection its score, lowered by what else could explain it: a label that it overlaps, or
     the score of a detection that confirms the label. Of a label that nothing finds above the threshold of the best F1,
     the share of its class's labels that are found so, lowered by the best score beside it. Detections count from half
-    of that threshold. The box is the detection's, or the label's where nothing finds it; annotation is empty where
-    there is no label.
+    of that threshold. The box is the detection's, or the label's where nothing finds it. annotation, its id in the
+    canonical annotations, and the box of the label are empty where there is no label.
     """
     best = np.array([best_f1(curve).threshold for curve in analysis.curves])
     threshold = np.nan_to_num(best, nan=0.5)
@@ -43,6 +45,9 @@ def suspects(analysis: Analysis) -> pd.DataFrame:
     rows = rows.assign(annotation=pd.array([pd.NA] * len(rows), dtype="Int64"), label="", image=rows.path)
     rows.loc[has, "annotation"] = ids[place]
     rows.loc[has, "label"] = [names[label] for label in analysis.objects.label.to_numpy()[place].tolist()]
+    boxes = np.full((len(rows), 4), np.nan)
+    boxes[has] = analysis.objects[_BOX].to_numpy()[place]
+    rows[_LABEL_BOX] = boxes
     rows["detected"] = [names.get(label, "") for label in rows.detected.tolist()]
     return rows[COLUMNS].reset_index(drop=True)
 
@@ -84,7 +89,7 @@ def _without_repetition(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows without the detections that show the place of a better one again, as of another class. rows: best first."""
     detected = rows[(rows.detected >= 0).to_numpy()].reset_index(drop=True)
     kept = np.ones(len(detected), dtype=bool)
-    boxes, alone = detected[["x", "y", "width", "height"]].to_numpy(), (detected.object < 0).to_numpy()
+    boxes, alone = detected[_BOX].to_numpy(), (detected.object < 0).to_numpy()
     for places in detected.groupby("path").indices.values():
         ious = np.asarray(overlaps.iou(boxes[places], boxes[places], [False] * len(places))).reshape(len(places), -1)
         for row, place in enumerate(places):
@@ -98,6 +103,6 @@ def _without_repetition(rows: pd.DataFrame) -> pd.DataFrame:
 def _table(
     analysis: Analysis, boxes: pd.DataFrame, certainty: Floats, suspicion: object, detected: object, score: Floats
 ) -> pd.DataFrame:
-    table = boxes[["x", "y", "width", "height"]].reset_index(drop=True)
+    table = boxes[_BOX].reset_index(drop=True)
     path = analysis.images.path.to_numpy()[boxes.image.to_numpy()]
     return table.assign(certainty=certainty, suspicion=suspicion, path=path, detected=detected, score=score)

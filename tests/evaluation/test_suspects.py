@@ -40,6 +40,7 @@ def test_the_annotation_and_the_classes_are_named() -> None:
     assert (row.suspicion, row.annotation, row.image) == ("another class", first["id"], "000.png")
     assert (row.label, row.detected) == (names[first["category_id"]], names[1 - first["category_id"]])
     assert row.certainty == row.score == pytest.approx(0.9)
+    assert [row[f"label_{name}"] for name in ("x", "y", "width", "height")] == first["bbox"]
 
 
 def broken_scene() -> tuple[dict[str, Any], Rows, dict[str, Any]]:
@@ -106,7 +107,8 @@ def test_the_most_certain_come_first_and_no_label_comes_twice(seed: int) -> None
     assert table.certainty.is_monotonic_decreasing
     assert table.certainty.between(0, 1).all()
     assert not table.annotation.dropna().duplicated().any()
-    assert table.annotation.isna().equals(table.label == "")
+    for column in ("label_x", "label_height", "annotation"):
+        assert table[column].isna().equals(table.label == "")
 
 
 def test_where_there_is_nothing_nothing_is_suspected() -> None:
