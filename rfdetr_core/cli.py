@@ -71,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("yolo", "coco"), required=True)
     ways = "copy (default), hardlink, none, or symlink, which other tools follow and validate refuses"
     export.add_argument("--images", choices=("copy", "hardlink", "symlink", "none"), default="copy", help=ways)
+    labels = add("suspects", _suspects, "list labels that are likely to be wrong, the most certain first")
+    labels.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best one that did not see the images")
+    labels.add_argument("--split", default="train", help="train (default), valid or test, of the project here")
+    labels.add_argument("--output", type=Path, metavar="FILE.csv", help="default: reports/suspects/SPLIT.csv")
+    labels.add_argument("--limit", type=_number(int, 0), default=20, metavar="N", help="printed (default 20)")
+    labels.add_argument("--page", action="store_true", help="write a page with crops, too: FILE.html")
     add("results", _results, "say what the pipeline found, and where its files are")
     promote = add("promote", _promote, "copy a model to weights/, for the next training to start or go on from")
     promote.add_argument("file", type=Path, nargs="?", default=Path("output/checkpoint_best_total.pth"), metavar="FILE")
@@ -172,6 +178,13 @@ def _export(options: argparse.Namespace) -> None:
     from rfdetr_core.export.dataset import export_dataset
 
     _print_lines(export_dataset(options.source, options.destination, options.format, options.images))
+
+
+def _suspects(options: argparse.Namespace) -> None:
+    from rfdetr_core.report.suspects import list_suspects
+
+    lines = list_suspects(options.checkpoint, options.split, options.output, options.limit, page=options.page)
+    print(*lines, sep="\n")
 
 
 def _results(options: argparse.Namespace) -> None:

@@ -3,44 +3,51 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-SIDE = 128  # pixels
-NAMES = ("disc", "ring")
+SIDE = 64  # pixels
+NAMES = ("disc", "frame")
+_SIZES = (14.0, 26.0)  # pixels: the least and the largest side of an object
 
 
 def render(number: int) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Image and objects of a number: discs and rings of any colour, some of them faint, on noise, with distractors."""
+    """Image and objects of a number: discs and square frames of any colour on noise, with lines, which are none."""
     random = np.random.default_rng([7, number])
-    shade = random.uniform(60, 200)
-    picture = Image.fromarray(random.normal(shade, 18, (SIDE, SIDE, 3)).clip(0, 255).astype(np.uint8))
+    shade = random.uniform(60, 195)
+    picture = Image.fromarray(random.normal(shade, 14, (SIDE, SIDE, 3)).clip(0, 255).astype(np.uint8))
     pen = ImageDraw.Draw(picture)
-    for _ in range(int(random.integers(1, 4))):  # lines, which are no objects
+    for _ in range(int(random.integers(1, 4))):
         x, y, u, v = random.uniform(0, SIDE, 4).tolist()
-        pen.line((x, y, u, v), fill=_colour(random, shade, 60), width=2)
+        pen.line((x, y, u, v), fill=_colour(random, shade), width=2)
     objects: list[dict[str, Any]] = []
-    for _ in range(int(random.integers(2, 6))):
-        size = float(random.uniform(14, 34))
-        x, y = random.uniform(2, SIDE - size - 2, 2).tolist()
-        box = (x, y, x + size, y + size)
+    for _ in range(int(random.integers(1, 5))):
+        box = _square(random)
         if any(_overlap(box, one["box"]) for one in objects):
             continue
-        label, colour = int(random.integers(0, 2)), _colour(random, shade, 45)
+        label, colour = int(random.integers(0, 2)), _colour(random, shade)
         if label == 0:
             pen.ellipse(box, fill=colour)
         else:
-            pen.ellipse(box, outline=colour, width=4)
+            pen.rectangle(box, outline=colour, width=4)
         objects.append({"box": box, "label": label})
-    return picture.filter(ImageFilter.GaussianBlur(0.7)), objects
+    return picture.filter(ImageFilter.GaussianBlur(0.5)), objects
 
 
-def _colour(random: np.random.Generator, shade: float, contrast: float) -> tuple[int, int, int]:
-    """A colour whose channels are at least a third of `contrast` away from the shade of the background."""
-    away = random.uniform(contrast / 3, contrast, 3) * (1 if shade < 130 else -1)
+def _square(random: np.random.Generator) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a square in an image."""
+    size = float(random.uniform(*_SIZES))
+    x, y = random.uniform(1, SIDE - size - 1, 2).tolist()
+    return x, y, x + size, y + size
+
+
+def _colour(random: np.random.Generator, shade: float) -> tuple[int, int, int]:
+    """A colour each channel of which is 40 to 110 away from the shade of the background."""
+    away = random.uniform(40, 110, 3) * (1 if shade < 128 else -1)
     red, green, blue = (shade + away).clip(0, 255).astype(int).tolist()
     return red, green, blue
 
@@ -62,48 +69,13 @@ def coco(numbers: range, prefix: str = "") -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def write_dataset(folder: Path, splits: dict[str, range]) -> None:
-    """Write a dataset in Roboflow's COCO layout."""
+def write_dataset(
+    folder: Path, splits: Mapping[str, range], labels: Mapping[str, dict[str, Any]] | None = None
+) -> None:
+    """Write a dataset in Roboflow's COCO layout. labels: annotations of a split instead of the right ones."""
     for split, numbers in splits.items():
         (folder / split).mkdir(parents=True)
         for number in numbers:
             render(number)[0].save(folder / split / f"{number:03}.png")
-        (folder / split / "_annotations.coco.json").write_text(json.dumps(coco(numbers)))
-
-
-def break_labels(annotations: dict[str, Any], each: int, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Annotations with 4 x `each` labels broken, and what was done: kind, image_id and box of each.
-
-    moved: by half its side or more, removed, added: where nothing is, class: the other one.
-    """
-    random = np.random.default_rng(seed)
-    rows = [dict(row) for row in annotations["annotations"]]
-    chosen = random.permutation(len(rows))[: 3 * each].tolist()
-    broken: list[dict[str, Any]] = []
-    for turn, place in enumerate(chosen):
-        row = rows[place]
-        kind = ("moved", "removed", "class")[turn % 3]
-        if kind == "moved":
-            x, y, w, h = row["bbox"]
-            step = float(random.uniform(0.5, 0.8)) * w
-            row["bbox"] = [x + step if x + step + w < SIDE else x - step, y, w, h]
-        elif kind == "class":
-            row["category_id"] = 1 - row["category_id"]
-        broken.append({"kind": kind, "image_id": row["image_id"], "box": row["bbox"]})
-    removed = {place for turn, place in enumerate(chosen) if turn % 3 == 1}
-    kept = [row for place, row in enumerate(rows) if place not in removed]
-    ids = [image["id"] for image in annotations["images"]]
-    number = max(row["id"] for row in rows)
-    while len(broken) < 4 * each:
-        image, size = ids[int(random.integers(len(ids)))], float(random.uniform(14, 34))
-        x, y = random.uniform(2, SIDE - size - 2, 2).tolist()
-        box = (x, y, x + size, y + size)
-        there = [row["bbox"] for row in rows if row["image_id"] == image]
-        if any(_overlap(box, (u, v, u + w, v + h)) for u, v, w, h in there):
-            continue
-        number += 1
-        bbox = [x, y, size, size]
-        row = {"id": number, "image_id": image, "category_id": 0, "iscrowd": 0, "bbox": bbox, "area": size * size}
-        kept.append(row)
-        broken.append({"kind": "added", "image_id": image, "box": bbox})
-    return annotations | {"annotations": kept}, broken
+        annotations = (labels or {}).get(split) or coco(numbers)
+        (folder / split / "_annotations.coco.json").write_text(json.dumps(annotations))

@@ -186,13 +186,14 @@ class Analysis:
 
     def above(self, threshold: Floats) -> pd.DataFrame:
         """Detections with a score above the threshold of their class."""
-        return self.detections[self.detections.score.to_numpy() > self._of_label(threshold, self.detections)]
+        return self.detections[self.detections.score.to_numpy() > self.of_label(threshold, self.detections)]
 
     def unfound(self, threshold: Floats) -> pd.DataFrame:
         """Objects that no detection above the threshold of their class matches."""
-        return self.objects[~(self.objects.found.to_numpy() > self._of_label(threshold, self.objects))]
+        return self.objects[~(self.objects.found.to_numpy() > self.of_label(threshold, self.objects))]
 
-    def _of_label(self, threshold: Floats, table: pd.DataFrame) -> Floats:
+    def of_label(self, threshold: Floats, table: pd.DataFrame) -> Floats:
+        """The threshold of the label of each row of a table; threshold: (K,), in the order of `classes`."""
         values: Floats = threshold[
             np.searchsorted(np.array(list(self.classes), dtype=np.int64), table.label.to_numpy())
         ]

@@ -34,11 +34,7 @@ def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, 
     """
     split, samples = _split(where, config)
     names = tuple(entry.name for entry in read_classes(where.classes))
-    if names != predictor.class_names:
-        raise UserError(
-            f"the model's classes ({', '.join(predictor.class_names)}) are not the dataset's ({', '.join(names)}). "
-            "Evaluate it on a dataset with its own class table, or train it on this one."
-        )
+    require_classes(predictor, names)
     results = detect(predictor, where.dataset, samples, names)
     segments, annotations = predictor.architecture.segmentation, files.read_json(where.split(split)[0])
     scored = Scored.of(annotations, results, segmentation=segments, threshold=config.threshold)
@@ -62,6 +58,15 @@ def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, 
     files.write_json(output / "about.json", about)
     files.write_json(output / "metrics.json", metrics)
     return about | metrics
+
+
+def require_classes(predictor: Predictor, names: tuple[str, ...]) -> None:
+    """Raise a UserError where the classes of a dataset are not the model's."""
+    if names != predictor.class_names:
+        raise UserError(
+            f"the model's classes ({', '.join(predictor.class_names)}) are not the dataset's ({', '.join(names)}). "
+            "Evaluate it on a dataset with its own class table, or train it on this one."
+        )
 
 
 def detect(predictor: Predictor, dataset: Path, samples: Sequence[Sample], names: Sequence[str]) -> list[Row]:

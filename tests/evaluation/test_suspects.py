@@ -8,8 +8,9 @@ import pytest
 
 from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.suspects import COLUMNS, suspects
+from tests.broken import MOVED, break_labels
 from tests.evaluation.scenes import Rows, random_scene
-from tests.rendered import break_labels, coco
+from tests.rendered import coco
 
 
 def seen_by_a_good_detector(annotations: dict[str, Any]) -> Rows:
@@ -19,18 +20,13 @@ def seen_by_a_good_detector(annotations: dict[str, Any]) -> Rows:
 
 def test_of_a_detector_that_is_right_all_broken_labels_are_suspected_and_no_other() -> None:
     annotations = coco(range(100))
-    broken, done = break_labels(annotations, each=5)
+    broken, done = break_labels(annotations, 20)
     table = suspects(Analysis.of(broken, Results.of(seen_by_a_good_detector(annotations))))
     assert list(table.columns) == COLUMNS
-    paths = {image["id"]: image["file_name"] for image in annotations["images"]}
-    expected = {"moved": {"another place", "no detection", "no label"}, "removed": {"no label"}}
-    expected |= {"added": {"no detection"}, "class": {"another class"}}
-    for one in done:
-        found = table[(table.image == paths[one["image_id"]]) & table.suspicion.isin(expected[one["kind"]])]
-        assert len(found), one
-    places = {paths[one["image_id"]] for one in done}
-    assert set(table.image) <= places
-    assert len(table) <= len(done) + 5  # one that was moved away is a label and a detection
+    assert all(one.is_suspected(table) for one in done)
+    moved = sum(one.kind == MOVED for one in done)
+    assert len(table) <= len(done) + moved  # one that was moved away is a label and a detection
+    assert set(table.image) <= {one.image for one in done}
 
 
 def test_the_annotation_and_the_classes_are_named() -> None:
@@ -44,6 +40,65 @@ def test_the_annotation_and_the_classes_are_named() -> None:
     assert (row.suspicion, row.annotation, row.image) == ("another class", first["id"], "000.png")
     assert (row.label, row.detected) == (names[first["category_id"]], names[1 - first["category_id"]])
     assert row.certainty == row.score == pytest.approx(0.9)
+    assert [row[f"label_{name}"] for name in ("x", "y", "width", "height")] == first["bbox"]
+
+
+def broken_scene() -> tuple[dict[str, Any], Rows, dict[str, Any]]:
+    """A hundred images, what a good detector sees in them, and an annotation of the first image."""
+    annotations = coco(range(100))
+    return annotations, seen_by_a_good_detector(annotations), annotations["annotations"][0]
+
+
+def queries_that_see_nothing() -> Rows:
+    """Detections of both classes in corners of all images, at 0.3: from 0.31 on F1 is best."""
+    corners = {0: [0, 0, 1, 1], 1: [63, 63, 1, 1]}
+    return [
+        {"image_id": image, "category_id": label, "bbox": box, "score": 0.3}
+        for image in range(1, 101)
+        for label, box in corners.items()
+    ]
+
+
+def test_a_label_is_not_confirmed_by_a_query_that_sees_nothing() -> None:
+    annotations, rows, first = broken_scene()
+    rows[0]["score"] = 0.02
+    table = suspects(Analysis.of(annotations, Results.of([*rows, *queries_that_see_nothing()])))
+    assert (table.suspicion[0], table.annotation[0]) == ("no detection", first["id"])
+    assert 0.9 < table.certainty[0] < 1
+    rows[0]["score"] = 0.32
+    table = suspects(Analysis.of(annotations, Results.of([*rows, *queries_that_see_nothing()])))
+    assert set(table.suspicion) == {"no label"}
+
+
+def test_a_label_whose_class_is_confirmed_less_than_another_is_of_another_class() -> None:
+    annotations, rows, first = broken_scene()
+    for own, certainty in ((0.3, 0.9 * 0.7), (0.6, 0.9 * 0.4)):
+        rows[0]["score"] = own
+        other = rows[0] | {"category_id": 1 - first["category_id"], "score": 0.9}
+        (row,) = suspects(Analysis.of(annotations, Results.of([*rows, other]))).itertuples()
+        assert (row.suspicion, row.annotation) == ("another class", first["id"])
+        assert row.certainty == pytest.approx(certainty)
+    other["score"] = 0.5
+    assert not len(suspects(Analysis.of(annotations, Results.of([*rows, other]))))
+
+
+def test_a_place_without_a_label_is_shown_once_as_the_class_with_the_best_score() -> None:
+    annotations, rows, first = broken_scene()
+    annotations["annotations"] = annotations["annotations"][1:]
+    other = rows[0] | {"category_id": 1 - first["category_id"], "score": 0.7}
+    x, y, w, h = first["bbox"]
+    near = rows[0] | {"bbox": [x + 0.1 * w, y, w, h], "score": 0.6}
+    (row,) = suspects(Analysis.of(annotations, Results.of([*rows, other, near]))).itertuples()
+    assert (row.suspicion, row.score) == ("no label", pytest.approx(0.9))
+
+
+def test_detections_count_from_half_the_threshold_of_the_best_f1() -> None:
+    annotations, rows, first = broken_scene()
+    annotations["annotations"] = annotations["annotations"][1:]
+    for score, count in ((0.16, 1), (0.15, 0)):
+        rows[0]["score"] = score
+        table = suspects(Analysis.of(annotations, Results.of([*rows, *queries_that_see_nothing()])))
+        assert (table.x == first["bbox"][0]).sum() == count
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -52,7 +107,8 @@ def test_the_most_certain_come_first_and_no_label_comes_twice(seed: int) -> None
     assert table.certainty.is_monotonic_decreasing
     assert table.certainty.between(0, 1).all()
     assert not table.annotation.dropna().duplicated().any()
-    assert table.annotation.isna().equals(table.label == "")
+    for column in ("label_x", "label_height", "annotation"):
+        assert table[column].isna().equals(table.label == "")
 
 
 def test_where_there_is_nothing_nothing_is_suspected() -> None:

@@ -1,0 +1,57 @@
+"""How many labels that were broken on purpose are among the first suspects, against a random order.
+
+    python benchmarks/suspects.py [--project DIR] [--broken 20] [--first 40] [--seeds 10]
+
+In a project after `dvc repro`: detections and labels are those of its evaluation, and no model runs. Boxes alone. The
+labels are broken in turn: moved, removed, added, and where there are several classes changed to another. By chance:
+who looks at as many labels in a random order, removed ones among them as if they were there, finds on average
+broken x first / labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rfdetr_core.base import files
+from rfdetr_core.evaluation.analysis import Analysis, Results
+from rfdetr_core.evaluation.suspects import suspects
+from tests.broken import break_labels
+
+
+def main() -> None:
+    """Print a line for each seed, and the mean."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", type=Path, default=Path(), metavar="DIR")
+    for name, default in (("broken", 20), ("first", 40), ("seeds", 10)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    reports = options.project / "reports" / "evaluate"
+    split = files.read_json(reports / "about.json")["split"]
+    right = files.read_json(options.project / "annotations" / f"{split}.json")
+    results = Results.read(reports / "detections.json")
+    labels = len(right["annotations"])
+    chance = options.broken * options.first / labels
+    print(f"{split}: {labels} labels of {len(right['images'])} images, AP50 of all: "
+          f"{files.read_json(reports / 'metrics.json')['map_50']:.3f}")  # fmt: skip
+    found, kinds, all_kinds = list[int](), Counter[str](), Counter[str]()
+    for seed in range(options.seeds):
+        annotations, broken = break_labels(right, options.broken, seed)
+        first = suspects(Analysis.of(annotations, results)).head(options.first)
+        hits = [one.kind for one in broken if one.is_suspected(first)]
+        found.append(len(hits))
+        kinds.update(hits)
+        all_kinds.update(one.kind for one in broken)
+        print(f"seed {seed}: {len(hits)} of {options.broken} broken labels are among the first {options.first}")
+    mean = statistics.mean(found)
+    print(f"mean {mean:.1f}, {min(found)} to {max(found)}; by chance {chance:.1f}: lift {mean / chance:.1f}")
+    print("; ".join(f"{kind}: {kinds[kind]} of {count}" for kind, count in all_kinds.items()))
+
+
+if __name__ == "__main__":
+    main()

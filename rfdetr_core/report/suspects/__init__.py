@@ -1,0 +1,162 @@
+"""Suspected label errors of any split of the project by any model: a table, and a page with crops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rfdetr_core.audit.seen import TRAINED, Seen, seen_by
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import SPLITS, DataConfig, read_classes, read_manifest
+from rfdetr_core.base.params import read_section
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.printing import one_line
+from rfdetr_core.data.samples import Sample, read_samples
+from rfdetr_core.evaluation.analysis import Analysis, Results
+from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.evaluation.evaluate import detect, require_classes
+from rfdetr_core.evaluation.operating import best_f1
+from rfdetr_core.evaluation.suspects import suspects
+from rfdetr_core.inference.predictor import Predictor
+from rfdetr_core.report.evaluation import sections
+from rfdetr_core.report.evaluation.album import Album
+from rfdetr_core.report.evaluation.examples import LEGEND, Pictures
+from rfdetr_core.report.page import write_page
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = Path("reports/suspects")
+_TEMPLATE = Path(__file__).parent / "suspects.html"
+_PRINTED = ("certainty", "suspicion", "image", "annotation", "label", "detected", "score", "seen")
+_CROPS = 200  # on the page
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A split as a model sees it. samples: sorted by image_id. table: see `examine`."""
+
+    split: str
+    samples: list[Sample]
+    analysis: Analysis
+    results: Results
+    table: pd.DataFrame
+    seen: Seen
+
+
+def examine(predictor: Predictor, where: ProjectPaths, split: str, seen: Seen) -> Examined:
+    """Detect the objects of a split, of masks where the model has them, and compare them with its labels.
+
+    The table has the columns of `evaluation.suspects.suspects`, and beside the image `seen`: the use that the model has
+    made of it, or "".
+
+    Raises:
+        UserError: no such split, or an empty one; an input is missing; an image is not the one of the manifest; the
+            classes are not the model's.
+    """
+    samples, names = _samples(where, split), tuple(entry.name for entry in read_classes(where.classes))
+    require_classes(predictor, names)
+    annotations = files.read_json(where.split(split)[0])
+    rows = detect(predictor, where.dataset, samples, names)
+    segments = predictor.architecture.segmentation
+    results = Results.of(rows, rows if segments else None)
+    analysis = Analysis.of(annotations, results, "segm" if segments else "bbox")
+    table = suspects(analysis)
+    digests = {sample.path: sample.sha256 for sample in samples}
+    uses = [seen.by_sha256.get(digests[path], "") for path in table.image.tolist()]
+    table.insert(int(table.columns.get_loc("image")) + 1, "seen", uses)
+    return Examined(split, samples, analysis, results, table, seen)
+
+
+def list_suspects(
+    checkpoint: Path,
+    split: str,
+    output: Path | None = None,
+    limit: int = 20,
+    *,
+    page: bool = False,
+    device: str = "auto",
+) -> Iterator[str]:
+    """Write the suspected label errors of a split of the project here as CSV; yields lines with the first `limit`.
+
+    output: a .csv file; None: in FOLDER, named by the split. page: write a page with crops beside it, too.
+
+    Raises:
+        UserError: see `examine`; no checkpoint; another kind of output.
+    """
+    output = output or FOLDER / f"{split}.csv"
+    if output.suffix != ".csv":
+        raise UserError(f"--output {output} is a CSV file: give it a name that ends in .csv.")
+    where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
+    _samples(where, split)  # before the weights are read
+    batch_size = read_section(EvaluateConfig, "evaluate").batch_size
+    predictor = Predictor.from_checkpoint(checkpoint, device=device, batch_size=batch_size)
+    found = examine(predictor, where, split, seen_by(checkpoint))
+    if page:
+        _write_page(output.with_suffix(".html"), checkpoint, where, found)
+    files.write_table(output, found.table.to_numpy(dtype=object).tolist(), list(found.table.columns))
+    images, labels, total = len(found.samples), len(found.analysis.objects), len(found.table)
+    yield f"{split}: {images:,} images, {labels:,} labels, {total:,} suspects"
+    yield from _lines(found.table.head(limit))
+    yield from notes(found)
+    yield f"all: {output}" + (f", {output.with_suffix('.html')}" if page else "")
+
+
+def notes(found: Examined) -> Iterator[str]:
+    """What limits the answer: labels that the model has learnt, and images of which it is not known."""
+    uses = [found.seen.by_sha256.get(sample.sha256) for sample in found.samples]
+    if count := uses.count(TRAINED):
+        yield (
+            f"note: the model was trained on {count:,} of these images, and repeats what it learnt, wrong labels too. "
+            "Ask models that did not see them: docs/suspects.md"
+        )
+    if found.seen.unknown:
+        yield f"note: which images the model has seen is not known in full: {'; '.join(found.seen.unknown)}"
+
+
+def _samples(where: ProjectPaths, split: str) -> list[Sample]:
+    if split not in SPLITS:
+        raise UserError(f"there is no split {split!r}. Use {', '.join(SPLITS[:-1])} or {SPLITS[-1]}.")
+    samples = read_samples(*where.split(split))
+    if not samples:
+        others = [name for name in SPLITS if name != split and read_manifest(where.split(name)[1])]
+        raise UserError(f"the split {split} has no image. Splits with images: {', '.join(others) or 'none'}.")
+    return sorted(samples, key=lambda sample: sample.image_id)
+
+
+def _lines(table: pd.DataFrame) -> list[str]:
+    """A table for the terminal; a line end in a name is an escape."""
+    rows = [[*_PRINTED]] if len(table) else []
+    for row in table[[*_PRINTED]].to_numpy(dtype=object).tolist():
+        numbers = (f"{value:.2f}" if isinstance(value, float) else value for value in row)
+        rows.append(["-" if text in ("nan", "<NA>", "") else text for text in map(one_line, numbers)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _write_page(path: Path, checkpoint: Path, where: ProjectPaths, found: Examined) -> None:
+    analysis = found.analysis
+    overall = best_f1(analysis.mean_curve)
+    title = "Masks" if analysis.kind == "segm" else "Boxes"
+    kind = sections.Kind(title, analysis, {}, {}, analysis.objects.head(0), overall.threshold, overall, {})
+    album = Album(where.dataset, found.samples)
+    annotations = files.read_json(where.split(found.split)[0])
+    asked = Pictures(kind, analysis.confusions(kind.thresholds), album, found.results, annotations)
+    asked.ask_for_suspects(_CROPS)
+    pictures, _ = album.develop()
+    write_page(
+        path,
+        _TEMPLATE,
+        f"Suspected label errors in {found.split}",
+        split=found.split,
+        images=len(found.samples),
+        objects=len(analysis.objects),
+        total=len(found.table),
+        checkpoint=str(checkpoint),
+        notes=list(notes(found)),
+        legend=LEGEND,
+        gallery=asked.gallery("suspects", pictures, {"suspicion": "all suspicions"}, noun="label"),
+    )

@@ -1,0 +1,64 @@
+"""Which images a model has seen, by its lineage and by those of its ancestors."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rfdetr_core.audit.seen import CHOSEN, TRAINED, seen_by
+from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
+from rfdetr_core.training.record import parent_of
+from tests.audit.repository import Images, Repository, sha256_of
+from tests.checkpoint.tiny import tiny_checkpoint
+
+OLD: Images = {"train": {"a.jpg": "a", "b.jpg": "b"}, "valid": {"v.jpg": "v", "w.jpg": "w"}, "test": {"t.jpg": "t"}}
+NEW: Images = {"train": {"c.jpg": "c"}, "valid": {"a.jpg": "a", "x.jpg": "x"}, "test": {"t.jpg": "t"}}
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_images_of_train_and_valid_are_seen_and_those_of_test_are_not(tmp_path: Path, committed: bool) -> None:
+    repository = Repository(tmp_path / "clone")
+    model = repository.train(0, OLD)
+    if committed:
+        repository.commit("A model")
+    seen = seen_by(model, repository.folder)
+    expected = {"a": TRAINED, "b": TRAINED, "v": CHOSEN, "w": CHOSEN}
+    assert seen.by_sha256 == {sha256_of(word): use for word, use in expected.items()}
+    assert seen.unknown == []
+
+
+def test_what_the_model_before_was_trained_on_is_seen_too(tmp_path: Path) -> None:
+    repository, before = Repository(tmp_path / "clone"), tmp_path / "before.pth"
+    shutil.copy(repository.train(0, OLD), before)
+    repository.commit("The first")
+    model = repository.train(1, NEW, parents={"pretrain_weights": parent_of(before)})
+    repository.commit("The second")
+    # `a` has moved from train to valid.
+    expected = {"a": TRAINED, "b": TRAINED, "c": TRAINED, "v": CHOSEN, "w": CHOSEN, "x": CHOSEN}
+    assert seen_by(model, repository.folder).by_sha256 == {sha256_of(word): use for word, use in expected.items()}
+
+
+def test_where_it_is_not_known_it_says_why(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "clone")
+    model = repository.train(0, OLD)
+    repository.commit("A model", without=("manifest",))
+    other, changed = tmp_path / "other.pth", tmp_path / "changed.pth"
+    write_checkpoint(other, tiny_checkpoint(5))
+    lying = replace(read_checkpoint(model), weights=tiny_checkpoint(6).weights)
+    write_checkpoint(changed, lying)
+    for path, root, reason in (
+        (other, repository.folder, "carries no lineage"),
+        (changed, repository.folder, "the weights are not those that its lineage speaks of"),
+        (model, tmp_path, "git repository"),
+    ):
+        seen = seen_by(path, root)
+        assert seen.by_sha256 == {}
+        assert len(seen.unknown) == 1
+        assert reason in seen.unknown[0]
+    repository.manifest("train").unlink()
+    seen = seen_by(model, repository.folder)
+    assert set(seen.by_sha256.values()) == {CHOSEN}
+    assert "manifest/train.json of this run" in seen.unknown[0]

@@ -1,0 +1,98 @@
+"""Labels broken on purpose, in four ways, and which of them a list of suspects has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Box = tuple[float, float, float, float]  # left, top, width, height
+MOVED, REMOVED, ADDED, OTHER = "moved", "removed", "added", "another class"
+_MOST_MOVED = 0.7  # of its side: an IoU of 0.18 with where it was; the least is half: 0.33
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A broken label. image: its path. annotation: its id, if it is still there. place: where the object is, if any."""
+
+    kind: str
+    image: str
+    annotation: int | None
+    place: Box | None
+
+    def is_suspected(self, table: pd.DataFrame) -> bool:
+        """Whether a row of a list of suspects names the label, or shows the object that it lacks (IoU 0.5)."""
+        rows = table[table.image == self.image]
+        if self.annotation is not None and (rows.annotation == self.annotation).any():
+            return True
+        free = rows[rows.annotation.isna()][["x", "y", "width", "height"]].to_numpy(dtype=float).tolist()
+        return self.place is not None and any(_iou((x, y, w, h), self.place) >= 0.5 for x, y, w, h in free)
+
+
+def break_labels(annotations: dict[str, Any], count: int, seed: int = 0) -> tuple[dict[str, Any], list[Broken]]:
+    """Annotations with so many broken labels, the four ways in turn, and what was done.
+
+    moved: by half its side or more. removed. added: a box of the size of a label, where none is. another class: only
+    where there are several. Boxes alone: of a label with a mask only the box is moved.
+    """
+    random = np.random.default_rng(seed)
+    images = {image["id"]: image for image in annotations["images"]}
+    classes = [one["id"] for one in annotations["categories"]]
+    rows = {row["id"]: dict(row) for row in annotations["annotations"] if not row.get("iscrowd", 0)}
+    ways = [MOVED, REMOVED, ADDED, *([OTHER] if len(classes) > 1 else [])]
+    waiting = random.permutation(sorted(rows)).tolist()
+    kept = dict(rows)
+    done: list[Broken] = []
+    while len(done) < count:
+        way = ways[len(done) % len(ways)]
+        number = waiting.pop()
+        row, image = rows[number], images[rows[number]["image_id"]]
+        place: Box | None = tuple(row["bbox"])
+        if way == MOVED:
+            if (moved := _moved(row["bbox"], image, random)) is None:
+                continue
+            kept[number] = row | {"bbox": moved}
+        elif way == OTHER:
+            others = [one for one in classes if one != row["category_id"]]
+            kept[number] = row | {"category_id": others[int(random.integers(len(others)))]}
+        elif way == REMOVED:
+            del kept[number]
+        else:
+            image, added = _added(row, list(images.values()), list(rows.values()), random)
+            number, place = max(kept) + 1, None
+            kept[number] = row | {"id": number, "image_id": image["id"], "bbox": added}
+        done.append(Broken(way, image["file_name"], None if way == REMOVED else number, place))
+    return annotations | {"annotations": list(kept.values())}, done
+
+
+def _moved(box: list[float], image: dict[str, Any], random: np.random.Generator) -> list[float] | None:
+    """A box moved left, right, up or down within its image; None where there is no room."""
+    x, y, w, h = box
+    part = float(random.uniform(0.5, _MOST_MOVED))
+    moved = [[x + way * part * w, y, w, h] for way in (-1, 1)] + [[x, y + way * part * h, w, h] for way in (-1, 1)]
+    inside = [one for one in moved if 0 <= one[0] <= image["width"] - w and 0 <= one[1] <= image["height"] - h]
+    return inside[int(random.integers(len(inside)))] if inside else None
+
+
+def _added(
+    like: dict[str, Any], images: list[dict[str, Any]], rows: list[dict[str, Any]], random: np.random.Generator
+) -> tuple[dict[str, Any], list[float]]:
+    """An image, and a box in it that overlaps none."""
+    w, h = like["bbox"][2:]
+    while True:
+        image = images[int(random.integers(len(images)))]
+        x, y = float(random.uniform(0, image["width"] - w)), float(random.uniform(0, image["height"] - h))
+        there = [tuple(row["bbox"]) for row in rows if row["image_id"] == image["id"]]
+        if w <= image["width"] and h <= image["height"] and not any(_iou((x, y, w, h), one) for one in there):
+            return image, [x, y, w, h]
+
+
+def _iou(one: Box, other: Box) -> float:
+    wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    both = max(0.0, wide) * max(0.0, high)
+    return both / (one[2] * one[3] + other[2] * other[3] - both)
