@@ -169,7 +169,7 @@ def test_pandas_has_every_table_and_is_imported_only_where_one_is_made() -> None
     trees = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in paths}
     assert not [name for name, tree in trees.items() if "csv" in imported(ast.walk(tree))]
     # An analysis is tables throughout; its modules are imported where one is made.
-    apart = ("rfdetr_core/evaluation/analysis.py", "rfdetr_core/evaluation/slices.py", "rfdetr_core/evaluation/suspects.py")
+    apart = tuple(f"rfdetr_core/evaluation/{name}.py" for name in ("analysis", "slices", "suspects"))
     apart += ("rfdetr_core/report/evaluation/",)
     early = [str(name) for name, tree in trees.items() if "pandas" in imported(tree.body)]
     assert not [name for name in early if not name.startswith(apart)]

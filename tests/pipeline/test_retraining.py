@@ -231,7 +231,7 @@ def test_a_readme_retrains_nothing_and_a_param_of_evaluate_only_evaluates(world:
     runner = world.clone("runner 2")
     status, told = world.retrain(runner)
     assert status == 0, told
-    assert json.loads((runner.folder / ".retrain" / "ran.json").read_text())["ran"] == ["code", "evaluate"]
+    assert json.loads((runner.folder / ".retrain" / "ran.json").read_text())["ran"] == ["code", "evaluate", "report"]
     comment = (runner.folder / ".retrain" / "comment.md").read_text()
     assert "the new one are the same file" in comment
     assert "- `evaluate`: `params.yaml: evaluate.pictures`" in comment
@@ -440,7 +440,8 @@ def test_what_comes_after_a_stage_is_possible() -> None:
     assert possible(ROOT, {"validate"}) == STAGES[2:]
     assert possible(ROOT, {"code", "train"}) == STAGES[4:]
     assert possible(ROOT, {"code"}) == []
-    assert possible(ROOT, {"evaluate"}) == []
+    assert possible(ROOT, {"evaluate"}) == ["report"]
+    assert possible(ROOT, {"report"}) == []
 
 
 def test_what_a_push_changed_is_no_lie_and_what_the_lock_hides_is() -> None:
