@@ -54,6 +54,12 @@ class Changes:
         found = {**self.objects.change.value_counts(), **self.detections.change.value_counts()}
         return {name: int(found.get(name, 0)) for name in CHANGES}
 
+    def sentence(self, old: str = "A") -> str:
+        """The counts in words; old: what the first model is called."""
+        counts = self.counts()
+        objects = f"Objects found that {old} misses: {counts[FOUND]:,}; missed that {old} finds: {counts[LOST]:,}."
+        return f"{objects} Wrong detections added: {counts[ADDED]:,}; gone: {counts[GONE]:,}."
+
 
 def _images(compared: Comparison) -> pd.DataFrame:
     old, new = (side.analysis.per_image(side.thresholds) for side in (compared.old, compared.new))

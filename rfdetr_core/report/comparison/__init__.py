@@ -148,6 +148,5 @@ def compare(old: Path, new: Path, split: str, folder: Path) -> Iterator[str]:
         yield f"{title}: {listed(map(one_line, some))}"
     for name, doubts in zip("AB", compared.seen, strict=True):
         yield from (f"{name}: {one_line(line)}" for line in sections.doubts(doubts))
-    counts = compared.changes.counts()
-    yield "; ".join(f"{count:,} x {name}" for name, count in counts.items()) + " (of B, beside A)"
+    yield compared.changes.sentence()
     yield f"page   {one_line(folder / PAGE.name)}"
