@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.report.evaluation import write_report
-from rfdetr_core.report.evaluation.config import ReportConfig
 from tests.evaluation.scenes import random_scene
 from tests.report.made import make_evaluation
 

@@ -18,7 +18,7 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.config.settings import GateConfig
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.lineage.lock import LOCK, Lock
-from rfdetr_core.report.evaluation.config import ReportConfig
+from rfdetr_core.report.config import ReportConfig
 
 BASE_MODEL = STATE / "base.pth"
 FIRST = "the base has no dvc.lock: this is the first result"

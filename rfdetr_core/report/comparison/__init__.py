@@ -20,8 +20,8 @@ from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.resampling import SCORES
 from rfdetr_core.report.comparison import sections
 from rfdetr_core.report.comparison.examples import Pictures
+from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.report.evaluation.album import Album
-from rfdetr_core.report.evaluation.config import ReportConfig
 from rfdetr_core.report.evaluation.sketch import LEGEND
 from rfdetr_core.report.page import write_page
 

@@ -23,9 +23,9 @@ from rfdetr_core.inference.thresholds import OperatingPoint, Thresholds, Weights
 from rfdetr_core.metrics.coco import Floats, Row
 from rfdetr_core.metrics.coco import Kind as Of
 from rfdetr_core.report import charts
+from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.report.evaluation import sections
 from rfdetr_core.report.evaluation.album import Album, encoded
-from rfdetr_core.report.evaluation.config import ReportConfig
 from rfdetr_core.report.evaluation.examples import Pictures
 from rfdetr_core.report.evaluation.sections import ERROR_FILTERS, Kind
 from rfdetr_core.report.evaluation.sketch import LEGEND
