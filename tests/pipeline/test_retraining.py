@@ -191,12 +191,17 @@ def test_new_data_is_trained_on_pushed_and_holds_in_a_third_clone(world: World, 
         "3 images, 6 objects (the base was evaluated on 2 images, 4 objects of `test`)",
         "| `red` |",
         "95 of 100 resamplings",
+        "No verdict: 3 images are few, so the intervals are wide. AP of boxes changed by ",
+        "`reports/compare/index.html` (A is the base, B the new model), on the machine that retrained.",
         "Gate passed",
         "images added: 2",
         "best_1.png",
         f"{world.mlflow.uri}/#/experiments/",
     ):
         assert words in comment, comment
+    page = (runner.folder / "reports/compare/index.html").read_text()
+    assert "<title>Comparison on test</title>" in page
+    assert "Whether it was trained on these images" not in page, "the clone has the manifests of both"
     asked = (runner.folder / ".git" / "gh.log").read_text()
     assert "pr create --head retrain/main --base main --title Retrained: test mAP" in asked
     third = holds(world, "retrain/main")

@@ -26,8 +26,9 @@ from rfdetr_core.report import charts
 from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.report.evaluation import sections
 from rfdetr_core.report.evaluation.album import Album, encoded
-from rfdetr_core.report.evaluation.examples import LEGEND, Pictures
+from rfdetr_core.report.evaluation.examples import Pictures
 from rfdetr_core.report.evaluation.sections import ERROR_FILTERS, Kind
+from rfdetr_core.report.evaluation.sketch import LEGEND
 from rfdetr_core.report.gallery import Card, Gallery, Picture
 from rfdetr_core.report.page import render
 from rfdetr_core.report.specs import Axis, Chart
