@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rfdetr_core.audit.seen import Seen
+from rfdetr_core.audit.seen import CHOSEN, Seen
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.manifest import read_manifest, write_manifest
@@ -144,11 +144,12 @@ def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
         row["name"] = name
     for row, name in zip(content["images"], ("<b id=injected>.png", "a&amp;b.png", "{{ 1 }}.png"), strict=False):
         row["file_name"] = name
-    seen = Seen({}, ["<b id=injected>"])
     more = {"classes": (*NAMES[1:], "<i id=injected>"), "path": "<b id=injected>.pth", "variant": "<b id=injected>"}
     more["training"] = tiny_record(parents={"pretrain_weights": {"name": "<b id=injected>"}})
     metadata = {"a&amp;b.png": {"<b id=injected>": "<b id=injected>"}}
     make_evaluation(tmp_path, content, found, metadata=metadata)
+    first, *_ = read_samples(*make_where(tmp_path).split("test"))
+    seen = Seen({first.sha256: CHOSEN}, ["<b id=injected>"])
     page = opened(browser, write(tmp_path, content, some(found, 0.5, 0), found, (UNSEEN, seen), **more))
     assert page.complaints() == []
     assert page.value("document.getElementById('injected')") is None
