@@ -13,14 +13,14 @@ from typing import Any
 
 from ci.compare import BASE_MODEL, FIRST
 from ci.markdown import block, code, row
-from ci.steps import COMPARISON, MODEL, PLAN, RAN, call, core, left
+from ci.steps import COMPARED, COMPARISON, MODEL, PLAN, RAN, call, core, left
 from rfdetr_core.base.errors import listed
 from rfdetr_core.inference.thresholds import NAME as THRESHOLDS
 from rfdetr_core.inference.thresholds import Thresholds
 
 EVALUATION = Path("reports/evaluate")
 PICTURES, PAGE = EVALUATION / "pictures", EVALUATION / "index.html"
-NAMES = {"map": "mAP", "map_50": "AP50", "mar_100": "AR100", "f1": "F1"}
+NAMES = {"map": "mAP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR100", "f1": "F1"}
 MOST = 100  # lines of a list
 
 
@@ -84,11 +84,22 @@ def _scores(content: dict[str, Any]) -> list[str]:
         f"{content['images']} images, {content['objects']} objects ({before}). Scores of {content['of']}, 0 to 1."
         + (" The base's model and the new one are the same file." if content["same"] else "")
         + (f" The base's model does not know: {unknown}." if content["unknown_to_old"] else ""),
+        content["sentence"],
         "\n".join(table),
         f"Difference of mAP in points: {_points(content['difference'])}; 95 of 100 resamplings of the images are in "
         f"{interval} ({content['resamples']} drawn, seed 0).",
         "\n".join(classes),
+        *_page(content["changes"]),
     ]
+
+
+def _page(changes: str) -> list[str]:
+    """How much changed, and where the page is that shows it; nothing where it was not written."""
+    if not COMPARED.exists():
+        return []
+    link = os.environ.get("RETRAIN_ARTIFACTS", "")
+    where = f"[in the artifacts of this run]({link})" if link else "on the machine that retrained"
+    return [f"{changes} Images, slices and crops: `{COMPARED}` (A is the base, B the new model), {where}."]
 
 
 def _before(base: str) -> str:

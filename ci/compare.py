@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ci.secrets import redacted
-from ci.steps import COMPARISON, MODEL, STATE, base, call, nothing_to_do, step
+from ci.steps import COMPARED, COMPARISON, MODEL, STATE, base, call, nothing_to_do, step
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
+from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
 from rfdetr_core.config.settings import GateConfig
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.lineage.lock import LOCK, Lock
+from rfdetr_core.report.config import ReportConfig
 
 BASE_MODEL = STATE / "base.pth"
 FIRST = "the base has no dvc.lock: this is the first result"
@@ -29,7 +31,8 @@ def verdict(comparison: dict[str, Any], config: GateConfig) -> tuple[str, str]:
     if comparison.get("missing") == FIRST:
         return "passed", f"nothing to compare with: {FIRST}"
     if comparison.get("missing"):
-        return "failed", f"{comparison['missing']}. To accept this result without a comparison: gate.max_drop: null"
+        why = comparison["missing"].removesuffix(".")
+        return "failed", f"{why}. To accept this result without a comparison: gate.max_drop: null"
     change = comparison["difference"]
     if change is None:
         return "not measured", f"the {comparison['split']} split has no object"
@@ -69,8 +72,26 @@ def _pull(md5: str) -> None:
             repo.cloud.pull([HashInfo("md5", md5)])
 
 
+def scored(gate: GateConfig) -> dict[str, Any]:
+    """Score both models, and write the page of their differences.
+
+    Raises:
+        NotComparableError: their scores would say nothing.
+        UserError: what they are scored on is not here.
+    """
+    from rfdetr_core.report.comparison import compare_files, write_comparison
+
+    where = ProjectPaths(Path(read_section(DataConfig, "data").dir))
+    split = files.read_json(Path("reports/evaluate/about.json"))["split"]
+    batch_size = read_section(EvaluateConfig, "evaluate").batch_size
+    compared = compare_files(BASE_MODEL, MODEL, where, split, resamples=gate.resamples, batch_size=batch_size)
+    write_comparison(COMPARED, compared, read_section(ReportConfig, "report").crops)
+    same = files.sha256_file(BASE_MODEL) == files.sha256_file(MODEL)
+    return compared.scores.to_dict() | {"same": same, "changes": compared.changes.sentence("the base")}
+
+
 def main() -> None:
-    """Leave the comparison, or why there is none."""
+    """Leave the comparison and its page, or why there is none."""
     if nothing_to_do():
         return
     gate, content = read_section(GateConfig, "gate"), dict[str, Any]()
@@ -80,13 +101,12 @@ def main() -> None:
     except UserError as error:
         content["missing"] = redacted(str(error))
     if content["missing"] is None:
-        from rfdetr_core.evaluation.comparison import compare_models
+        from rfdetr_core.evaluation.comparison import NotComparableError
 
-        config = read_section(EvaluateConfig, "evaluate")
-        dataset = Path(read_section(DataConfig, "data").dir)
-        split = files.read_json(Path("reports/evaluate/about.json"))["split"]
-        content |= compare_models(BASE_MODEL, MODEL, dataset, split, gate.resamples, config.batch_size)
-        content["same"] = files.sha256_file(BASE_MODEL) == files.sha256_file(MODEL)
+        try:
+            content |= scored(gate)
+        except NotComparableError as error:
+            content["missing"] = redacted(str(error))
     content["verdict"], content["why"] = verdict(content, gate)
     COMPARISON.write_text(json.dumps(content, indent=2) + "\n")
     say(f"gate {content['verdict']}: {content['why']}")

@@ -13,7 +13,7 @@ import yaml
 
 from ci.comment import comment, title
 from ci.secrets import refuse, refuse_in_files
-from ci.steps import BRANCH, COMMENT, COMMITTED, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
+from ci.steps import BRANCH, COMMENT, COMMITTED, COMPARED, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
 from rfdetr_core.base.dvc_config import cache_folder
@@ -49,7 +49,8 @@ def stage() -> list[str]:
 
 
 def outgoing(staged: list[str]) -> list[str]:
-    """All files that leave this machine: those of the commit, the outs of dvc.lock, and what the run cache has.
+    """All files that leave this machine: those of the commit, the outs of dvc.lock, what the run cache has, and the
+    page of both models.
 
     Its entries are of earlier results too, such as one whose delivery was stopped.
     """
@@ -59,7 +60,8 @@ def outgoing(staged: list[str]) -> list[str]:
     folders = [path for md5 in digests if md5.endswith(".dir") and (path := cached(root, md5)).exists()]
     digests |= {row["md5"] for path in folders for row in files.read_json(path)}
     there = [path for md5 in sorted(digests) if (path := cached(root, md5)).exists()]
-    return [*staged, *(path for _, path, _ in Lock.read(root).outs()), *map(str, entries), *map(str, there)]
+    outs, pages = [path for _, path, _ in Lock.read(root).outs()], [COMPARED] if COMPARED.exists() else []
+    return [*staged, *outs, *map(str, [*entries, *there, *pages])]
 
 
 def _outs(entry: Path) -> list[str]:

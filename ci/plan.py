@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ci.claim import claimed_source, fault
 from ci.overrides import apply_overrides
-from ci.steps import PLAN, STATE, TRAILER, set_output, step
+from ci.steps import COMPARED, PLAN, STATE, TRAILER, set_output, step
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.printing import say
@@ -71,6 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     for old in STATE.iterdir():  # of an earlier retraining on this machine
         shutil.rmtree(old) if old.is_dir() else old.unlink()
+    COMPARED.unlink(missing_ok=True)
     values = [one for text in options.set for one in text.split()]
     if values:
         apply_overrides(values)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rfdetr_core.base import files
-from rfdetr_core.base.errors import UserError, listed
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.memory import explaining_shortage
 from rfdetr_core.base.printing import message_of, one_line, printable_output, say
 
@@ -77,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     labels.add_argument("--output", type=Path, metavar="FILE.csv", help="default: reports/suspects/SPLIT.csv")
     labels.add_argument("--limit", type=_number(int, 0), default=20, metavar="N", help="printed (default 20)")
     labels.add_argument("--page", action="store_true", help="write a page with crops, too: FILE.html")
+    compare = add("compare", _compare, "score two models on the same images, and write a page of their differences")
+    compare.add_argument("old", type=Path, metavar="A", help="a model file, such as the one in use")
+    compare.add_argument("new", type=Path, metavar="B", help="another one, such as a retrained one")
+    compare.add_argument("--split", choices=("train", "valid", "test"), default="test", help="images (default test)")
+    compare.add_argument("--out", type=Path, default=Path("reports/compare"), metavar="DIR", help="the page's folder")
     add("results", _results, "say what the pipeline found, and where its files are")
     promote = add("promote", _promote, "copy a model to weights/, for the next training to start or go on from")
     promote.add_argument("file", type=Path, nargs="?", default=Path("output/checkpoint_best_total.pth"), metavar="FILE")
@@ -139,7 +144,11 @@ def _check(options: argparse.Namespace) -> None:
 
     for mended in check_dvc_files():
         print(mended)
-    _print_reached_by_code()
+    if Path("dvc.lock").exists():
+        from rfdetr_core.verification.lock import reached_by_code
+
+        for line in reached_by_code(Path()):
+            print(line)
     for warning in check_project():
         say(f"warning: {warning}", file=sys.stderr)
 
@@ -151,21 +160,6 @@ def _check_code() -> None:
     code = Code()
     for stage in code.stages:
         code.digests_of(stage)
-
-
-def _print_reached_by_code() -> None:
-    """Say which stages an edit of code reaches."""
-    if not Path("dvc.lock").exists():
-        return
-    from rfdetr_core.lineage.lock import Lock
-    from rfdetr_core.verification.contents import Contents
-    from rfdetr_core.verification.lock import CodeDigests
-
-    lock, digests = Lock.read(Path()), CodeDigests(Contents(Path()))
-    for path, stage in digests.stages.items():
-        changed = [what.removeprefix("code ") for what, _, _ in digests.differences(path, lock.dep(stage, path) or "")]
-        if changed and stage in lock.stages:
-            print(f"{stage:12} runs, since its code changed: {listed(changed)}")
 
 
 def _preview(options: argparse.Namespace) -> None:
@@ -185,6 +179,12 @@ def _suspects(options: argparse.Namespace) -> None:
 
     lines = list_suspects(options.checkpoint, options.split, options.output, options.limit, page=options.page)
     print(*lines, sep="\n")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from rfdetr_core.report.comparison import compare
+
+    print(*compare(options.old, options.new, options.split, options.out), sep="\n")
 
 
 def _results(options: argparse.Namespace) -> None:

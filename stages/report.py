@@ -13,8 +13,8 @@ def main() -> None:
     from rfdetr_core.base.manifest import DataConfig
     from rfdetr_core.base.params import read_section
     from rfdetr_core.base.paths import ProjectPaths
+    from rfdetr_core.report.config import ReportConfig
     from rfdetr_core.report.evaluation import write_report
-    from rfdetr_core.report.evaluation.config import ReportConfig
 
     config = read_section(ReportConfig, "report")
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))

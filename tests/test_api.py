@@ -22,6 +22,7 @@ import rfdetr_core
 from rfdetr_core import api
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import sha256_file
+from rfdetr_core.base.metadata import read_metadata
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, read_plain, write_checkpoint
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.model.detector import build_detector
@@ -37,6 +38,7 @@ FIVE = ("checkpoint.pth", "checkpoint_1.pth", "checkpoint_best_ema.pth", "checkp
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("api")
     make_dataset(folder / "data", {"train": 4, "valid": 2, "test": 2})
+    (folder / "data" / "metadata.csv").write_text("file_name,site\ntrain_0.png,a\n")
     return folder
 
 
@@ -63,6 +65,14 @@ def test_there_is_a_class_for_every_variant_and_every_public_name() -> None:
         found = getattr(rfdetr_core, architecture.name)
         assert issubclass(found, rfdetr_core.RFDETR)
         assert (found.variant, found.__name__, found.__module__) == (variant, architecture.name, "rfdetr_core.api")
+
+
+def test_the_metadata_of_images_is_beside_their_manifest(trained: api.RFDETR, folder: Path) -> None:
+    where = trained.data
+    assert where is not None
+    assert where.metadata_of("train") == folder / "output" / "dataset" / "metadata" / "train.csv"
+    assert read_metadata(where.metadata_of("train")) == {"train/train_0.png": {"site": "a"}}
+    assert read_metadata(where.metadata_of("valid")) == {}
 
 
 def process_state() -> dict[str, Any]:
@@ -198,6 +208,9 @@ def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: P
     with pytest.raises(UserError, match="Mend them") as raised:
         rfdetr_core.RFDETRPico(**SMALL).train(dataset_dir=tmp_path / "data", output_dir=tmp_path / "out", epochs=1)
     assert "params.yaml" not in str(raised.value)
+    page = tmp_path / "out" / "dataset" / "index.html"
+    assert f"shown in {page}" in str(raised.value)
+    assert page.exists()
 
 
 @pytest.mark.parametrize("wrong", [None, 3, ["a.pth"], ""])

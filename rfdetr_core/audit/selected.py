@@ -51,7 +51,8 @@ def uses_where(selection: Selection, archive: Archive) -> Answer[SelectedUse]:
         elif count := len(selected & there):
             use = SelectedUse(one.role, one.tensors, one.md5, one.commit, one.through, count)
             found.setdefault((one.role, one.md5 or one.tensors, one.through), use)
-    for md5, commit, lock in without_record:
+    oldest = {md5: (commit, lock) for md5, commit, lock in without_record}  # the last of each brought the model
+    for md5, (commit, lock) in oldest.items():
         for split, stage in (("train", "train"), ("valid", "train"), ("test", "evaluate")):
             name = f"manifest/{split}.json"
             manifest = lock.dep(stage, name)

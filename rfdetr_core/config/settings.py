@@ -14,7 +14,7 @@ from rfdetr_core.base.params import PARAMS_FILE, Config, load_params, read_secti
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.model.config import ModelConfig
-from rfdetr_core.report.evaluation.config import ReportConfig
+from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
 
 

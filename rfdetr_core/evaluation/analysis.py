@@ -192,6 +192,14 @@ class Analysis:
         """Objects that no detection above the threshold of their class matches."""
         return self.objects[~(self.objects.found.to_numpy() > self.of_label(threshold, self.objects))]
 
+    def per_image(self, threshold: Floats) -> pd.DataFrame:
+        """Objects found and missed, wrong detections, and F1 of each image; F1 is 1 where nothing is there or seen."""
+        above, unfound, count = self.above(threshold), self.unfound(threshold), len(self.images)
+        tables = {"found": above[above.object >= 0], "wrong": above[above.object < 0], "missed": unfound}
+        counts = {name: np.bincount(some.image.to_numpy(np.int64), minlength=count) for name, some in tables.items()}
+        found, total = counts["found"], 2 * counts["found"] + counts["wrong"] + counts["missed"]
+        return self.images[["path"]].assign(**counts, f1=np.where(total > 0, 2 * found / np.maximum(total, 1), 1.0))
+
     def of_label(self, threshold: Floats, table: pd.DataFrame) -> Floats:
         """The threshold of the label of each row of a table; threshold: (K,), in the order of `classes`."""
         values: Floats = threshold[

@@ -6,72 +6,247 @@ Numbers from different images are never compared: both models are scored here on
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.data.samples import read_samples
-from rfdetr_core.evaluation.analysis import Results, evaluate, load
+from rfdetr_core.checkpoint.files import origin_of
+from rfdetr_core.data.samples import Sample, read_samples
+from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.evaluate import detect
-from rfdetr_core.evaluation.resampling import ClassMatches, Times, intervals, matches, scores
+from rfdetr_core.evaluation.operating import FEW_IMAGES
+from rfdetr_core.evaluation.resampling import SCORES, ClassMatches, Interval, Times, intervals, matches, scores
 from rfdetr_core.inference.predictor import Predictor
-from rfdetr_core.metrics.coco import Kind, Row, score
+from rfdetr_core.metrics.coco import CocoScores, Floats, Kind, Row, score
 
-COMPARED = ("map", "map_50", "mar_100", "f1")
+Conclusion = Literal["better", "worse", "may be chance", "too few images", "same weights", "not measured"]
+_DEFAULT = 0.5  # the threshold where there is none of the best F1
 
 
-def compare_models(old: Path, new: Path, dataset: Path, split: str, resamples: int, batch_size: int = 1) -> Row:
-    """Score two model files on a split of annotations/ and manifest/; plain values, for `write_json`.
+class NotComparableError(UserError):
+    """The scores of two models on one split would say nothing about which of them is better."""
 
-    `difference` is in points of mAP (of masks, where both models find them): new less old, with the interval that
-    holds 95 of 100 resamplings of the images. Null where there is no object to measure with.
+
+@dataclass(frozen=True)
+class Model:
+    """A model file, and what it finds in a split.
+
+    path: as it was given. variant: the name of its architecture. classes: the names that it knows. training: the record
+    of its training, if it has one. results: detections in COCO's results format, labelled by the dataset's class table.
     """
-    where = ProjectPaths(dataset)
+
+    path: str
+    sha256: str
+    tensors: str
+    variant: str
+    classes: tuple[str, ...]
+    segmentation: bool
+    training: Row | None
+    results: list[Row]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models, scored: pycocotools' scores, matches, and the threshold of its best F1 on the split."""
+
+    model: Model
+    scores: CocoScores
+    results: Results
+    analysis: Analysis
+    threshold: float
+
+    @classmethod
+    def of(cls, model: Model, annotations: Row, kind: Kind) -> Side:
+        """Score what a model found."""
+        found = score(annotations, model.results, kind)
+        results = Results.of(model.results, model.results if kind == "segm" else None)
+        threshold = _DEFAULT if math.isnan(found.threshold) else found.threshold
+        return cls(model, found, results, Analysis.of(annotations, results, kind), threshold)
+
+    @property
+    def thresholds(self) -> Floats:
+        """The threshold of each class, (K,)."""
+        return np.full(len(self.analysis.classes), self.threshold)
+
+    @cached_property
+    def matched(self) -> list[ClassMatches]:
+        """What its detections match at COCO's thresholds of the IoU."""
+        return matches(self.analysis.evaluator)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on a split. kind: masks where both find them, else boxes. resamples: draws behind each interval."""
+
+    split: str
+    annotations: Row
+    kind: Kind
+    old: Side
+    new: Side
+    resamples: int
+
+    @classmethod
+    def of(cls, split: str, annotations: Row, old: Model, new: Model, resamples: int) -> Comparison:
+        """Score both on canonical annotations.
+
+        Raises:
+            UserError: masks are to be scored and an annotation has none.
+        """
+        kind: Kind = "segm" if old.segmentation and new.segmentation else "bbox"
+        before, after = (Side.of(model, annotations, kind) for model in (old, new))
+        return cls(split, annotations, kind, before, after, resamples)
+
+    @property
+    def measure(self) -> str:
+        """What the scores are of."""
+        return "masks" if self.kind == "segm" else "boxes"
+
+    @property
+    def images(self) -> int:
+        """How many images the split has."""
+        return len(self.annotations["images"])
+
+    @property
+    def objects(self) -> int:
+        """How many objects the split has; crowds are none."""
+        return len(self.new.analysis.objects)
+
+    @property
+    def names(self) -> list[str]:
+        """The classes of the dataset."""
+        return list(self.new.analysis.classes.values())
+
+    def unknown_to(self, side: Side) -> list[str]:
+        """The classes of the dataset that a model does not know: their objects count as not found."""
+        return sorted(set(self.names) - set(side.model.classes))
+
+    @cached_property
+    def differences(self) -> dict[str, float]:
+        """By SCORES, new less old in points (hundredths); NaN: not measured."""
+        return {name: 100 * (getattr(self.new.scores, name) - getattr(self.old.scores, name)) for name in SCORES}
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval | None]:
+        """By SCORES, the 2.5th and 97.5th percentile of the difference in points over images drawn with replacement.
+
+        Both models see the same draws, seed 0. F1 is that at each model's own threshold, which the draws do not choose
+        anew. None: no draw has an object.
+        """
+        old, new = self.old, self.new
+
+        def difference(times: Times) -> dict[str, float]:
+            before, after = (scores(side.matched, times, side.threshold) for side in (old, new))
+            return {name: 100 * (after[name] - before[name]) for name in SCORES}
+
+        found = intervals(difference, self.images, self.resamples)
+        return {name: found.get(name) for name in SCORES}
+
+    @property
+    def conclusion(self) -> Conclusion:
+        """Whether the new model is better: by the interval of the difference of AP, if the images are enough for it."""
+        ends = self.intervals["map"]
+        if self.old.model.tensors == self.new.model.tensors:
+            return "same weights"
+        if ends is None:
+            return "not measured"
+        if self.images < FEW_IMAGES:
+            return "too few images"
+        return "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "may be chance"
+
+    def sentence(self, old: str = "A", new: str = "B") -> str:
+        """The conclusion in words; old, new: what the models are called."""
+        if (found := self.conclusion) == "same weights":
+            return f"{_upper(old)} and {new} have the same weights."
+        if found == "not measured":
+            return "No verdict: the split has no object."
+        low, high = self.intervals["map"] or (math.nan, math.nan)
+        change = self.differences["map"]
+        by = f"AP of {self.measure} changed by {change:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}."
+        if found == "too few images":
+            few = f"{self.images:,} {'image is' if self.images == 1 else 'images are'} few, so the intervals are wide"
+            return f"No verdict: {few}. {by} Compare on {FEW_IMAGES} images or more."
+        if found == "may be chance":
+            return f"The difference may be chance. {by}"
+        return f"{_upper(new)} is {found} than {old}. {by}"
+
+    def to_dict(self) -> Row:
+        """Plain values, for `write_json`; null where nothing was measured."""
+        old, new = self.old.scores, self.new.scores
+        return {
+            "split": self.split,
+            "of": self.measure,
+            "images": self.images,
+            "objects": self.objects,
+            "old": {name: _plain(getattr(old, name)) for name in SCORES},
+            "new": {name: _plain(getattr(new, name)) for name in SCORES},
+            "difference": _plain(self.differences["map"]),
+            "interval": list(self.intervals["map"] or (None, None)),
+            "resamples": self.resamples,
+            "conclusion": self.conclusion,
+            "sentence": self.sentence("the base", "the new model"),
+            "unknown_to_old": self.unknown_to(self.old),
+            "per_class": [
+                {"class": a.name, "instances": a.instances, "old": _plain(b.ap), "new": _plain(a.ap)}
+                for b, a in zip(old.per_class, new.per_class, strict=True)
+            ],
+        }
+
+
+def compare_models(
+    old: Path, new: Path, where: ProjectPaths, split: str, resamples: int, batch_size: int = 1
+) -> Comparison:
+    """Score two model files on a split of annotations/ and manifest/.
+
+    Raises:
+        NotComparableError: the models, or one of them and the dataset, have no class in common; or the split is empty.
+        UserError: an input is missing or damaged, or an image is not the one of the manifest.
+    """
     annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
     names = [entry.name for entry in read_classes(where.classes)]
+    if not samples:
+        raise NotComparableError(f"the {split} split has no image to compare on. Name another one: --split valid")
     predictors = [Predictor.from_checkpoint(path, batch_size=batch_size) for path in (old, new)]
-    results = [detect(one, dataset, samples, names) for one in predictors]
-    kind: Kind = "segm" if all(one.architecture.segmentation for one in predictors) else "bbox"
-    before, after = scored = [score(annotations, rows, kind) for rows in results]
-    old_numbers, new_numbers = ({name: _plain(getattr(one, name)) for name in COMPARED} for one in scored)
-    low, high = interval(annotations, results[0], results[1], kind, resamples)
-    return {
-        "split": split,
-        "of": "masks" if kind == "segm" else "boxes",
-        "images": len(samples),
-        "objects": sum(one.instances for one in after.per_class),
-        "old": old_numbers,
-        "new": new_numbers,
-        "difference": _plain(100 * (after.map - before.map)),
-        "interval": [_plain(low), _plain(high)],
-        "resamples": resamples,
-        "unknown_to_old": sorted(set(names) - set(predictors[0].class_names)),
-        "per_class": [
-            {"class": a.name, "instances": a.instances, "old": _plain(b.ap), "new": _plain(a.ap)}
-            for b, a in zip(before.per_class, after.per_class, strict=True)
-        ],
-    }
+    known = [list(filter(None, one.class_names)) for one in predictors]
+    _require_common(str(old), known[0], str(new), known[1])
+    for path, classes in zip((old, new), known, strict=True):
+        _require_common(str(path), classes, f"the dataset {where.dataset}", names)
+    models = [_model(path, one, where, samples, names) for path, one in zip((old, new), predictors, strict=True)]
+    return Comparison.of(split, annotations, models[0], models[1], resamples)
 
 
-def interval(annotations: Row, old: list[Row], new: list[Row], kind: Kind, resamples: int) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of (new less old mAP) x 100 over images drawn with replacement, seed 0.
+def _model(path: Path, one: Predictor, where: ProjectPaths, samples: Sequence[Sample], names: list[str]) -> Model:
+    return Model(
+        path=str(path),
+        sha256=files.sha256_file(path),
+        tensors=one.tensors,
+        variant=one.architecture.name,
+        classes=one.class_names,
+        segmentation=one.architecture.segmentation,
+        training=origin_of(path),
+        results=detect(one, where.dataset, samples, names),
+    )
 
-    Both models see the same draws. NaN if no draw has an object.
-    """
-    before, after = (matched(annotations, rows, kind) for rows in (old, new))
 
-    def difference(times: Times) -> dict[str, float]:
-        return {"map": 100 * (scores(after, times)["map"] - scores(before, times)["map"])}
+def _require_common(one: str, known: Iterable[str], other: str, others: Iterable[str]) -> None:
+    """Raise where two class tables share no name: every object of one is a class that the other cannot find."""
+    known, others = list(known), list(others)
+    if not set(known) & set(others):
+        raise NotComparableError(
+            f"{one} and {other} have no class in common: {listed(known) or 'none'}; {listed(others) or 'none'}. "
+            "Classes are matched by name. Compare models of one class table, on a dataset that has it."
+        )
 
-    found = intervals(difference, len(annotations["images"]), resamples).get("map")
-    return found or (math.nan, math.nan)
 
-
-def matched(annotations: Row, rows: list[Row], kind: Kind) -> list[ClassMatches]:
-    """What a model's detections match at COCO's thresholds."""
-    results = Results.of(rows, rows if kind == "segm" else None)
-    return matches(evaluate(*load(annotations, results, kind), kind))
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _plain(value: float) -> float | None:

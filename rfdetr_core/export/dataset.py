@@ -22,12 +22,12 @@ from rfdetr_core.ingest.classes import bare_parents
 from rfdetr_core.ingest.clean import in_pixels
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import leaves
+from rfdetr_core.ingest.folder import METADATA, leaves
 from rfdetr_core.ingest.formats import read_dataset
 from rfdetr_core.ingest.formats.coco import ANNOTATIONS
 from rfdetr_core.ingest.formats.yolo import IDS_KEY, KEYS, label_path
 from rfdetr_core.ingest.geometry import bounds, numbers, overshoot, polygon_area
-from rfdetr_core.ingest.metadata import FILE, Rows, merged, read_metadata_csv
+from rfdetr_core.ingest.metadata import Rows, merged, read_metadata_csv
 from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, is_text, shown
 from rfdetr_core.ingest.rules import ANNOTATION_RULES, Frame, clipped
 
@@ -152,7 +152,7 @@ def _write_metadata(folder: Path, splits: Splits, images: str) -> None:
     ]
     if rows:
         columns = sorted({column for row in rows for column in row} - {"file_name"})
-        files.write_table(folder / FILE, rows, ["file_name", *columns])
+        files.write_table(folder / METADATA, rows, ["file_name", *columns])
 
 
 def _is_polygon(one: Annotation) -> bool:

@@ -18,6 +18,7 @@ from rfdetr_core.base.images import SUFFIXES
 from rfdetr_core.ingest.records import is_text, shown
 
 OPTION = "data.dir in params.yaml"
+METADATA = "metadata.csv"  # at the root of a dataset
 
 
 def check_folder(root: Path, labels: tuple[str, ...], option: str = OPTION, project: Path = Path()) -> list[str]:
@@ -111,14 +112,14 @@ def owner(outs: dict[Path, str], path: Path) -> str | None:
 
 
 def _ignored(folder: Path, suffixes: tuple[str, ...], patterns: str) -> list[str]:
-    """Files of these suffixes that git does not track and a pattern ignores; sorted, below `folder`.
+    """Files of these suffixes, and METADATA, that git does not track and a pattern ignores; sorted, below `folder`.
 
     patterns: the option of `git ls-files` that says where they are. Those of .dvcignore are read as git's are.
     """
     found = git.answer(folder, "ls-files", "--others", "--ignored", patterns, "-z", "--", ".")
     names = (found or "").split("\0")
     kept = (name for name in names if not any(map(is_hidden_or_system, name.split("/"))))
-    return sorted(name for name in kept if name.lower().endswith(suffixes))
+    return sorted(name for name in kept if name.lower().endswith(suffixes) or name == METADATA)
 
 
 SYSTEM_FOLDERS = {"@eaDir": "thumbnails of a Synology server", "__MACOSX": "what macOS adds to archives"}

@@ -16,14 +16,13 @@ from rfdetr_core.base.metadata import PATH, column_name, write_metadata
 from rfdetr_core.ingest.canonical import CanonicalImage
 from rfdetr_core.ingest.clean import CleanDataset
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import LINK_OUT, leaves
+from rfdetr_core.ingest.folder import LINK_OUT, METADATA, leaves
 from rfdetr_core.ingest.records import MOST_CHARACTERS, ImageRecord, Place, is_text, metadata_value, shown
 
-FILE = "metadata.csv"
 MOST_BYTES = 256 * 2**20
 _MOST_COLUMNS = 200
 _IMAGE = ("file_name", "file name")
-_PLACE = Place(FILE)
+_PLACE = Place(METADATA)
 
 Rows = dict[str, dict[str, str]]  # image path -> column -> value
 
@@ -34,7 +33,7 @@ def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> 
     images: the paths of all images that the dataset names. A row names one by its path, or by an end of it that no
     other image has, such as its base name.
     """
-    if not os.path.lexists(root / FILE):
+    if not os.path.lexists(root / METADATA):
         return {}
     text = _read_text(root, findings)
     table = None if text is None else _parse(text, findings)
@@ -55,10 +54,10 @@ def read_metadata_csv(root: Path, images: Iterable[str], findings: Findings) -> 
         image = _image(line, cells, len(header), image_column, names, findings)
         if image is None:
             continue
-        values = _values(Place(FILE, line, image=image), cells, columns, findings)
+        values = _values(Place(METADATA, line, image=image), cells, columns, findings)
         if values != found.setdefault(image, values):
             what = f"{image} has other values in line {lines[image]}"
-            findings.add("metadata-doubled", Place(FILE, line, image=image), what)
+            findings.add("metadata-doubled", Place(METADATA, line, image=image), what)
             doubled.add(image)
         lines.setdefault(image, line)
     return {image: values for image, values in found.items() if image not in doubled}
@@ -78,16 +77,16 @@ def write_metadata_of(dataset: CleanDataset, from_csv: Rows, folder: Path) -> No
 def _read_text(root: Path, findings: Findings) -> str | None:
     """The text of the file with one kind of line end. Excel writes a byte order mark: that is no fault here."""
     try:
-        if leaves(root, FILE):
+        if leaves(root, METADATA):
             raise OSError(0, f"it is {LINK_OUT}")
-        size = (root / FILE).stat().st_size
+        size = (root / METADATA).stat().st_size
         if size > MOST_BYTES:
             raise OSError(0, f"its {size:,} bytes are more than the {MOST_BYTES:,} allowed")
-        data = files.read_bytes(root / FILE)
+        data = files.read_bytes(root / METADATA)
         return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        findings.add("metadata-unreadable", Place(FILE, line), f"byte {data[error.start]:#04x} is not UTF-8")
+        findings.add("metadata-unreadable", Place(METADATA, line), f"byte {data[error.start]:#04x} is not UTF-8")
     except OSError as error:
         findings.add("metadata-unreadable", _PLACE, str(error.strerror))
     return None
@@ -109,7 +108,7 @@ def _parse(text: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
         width = len(pd.read_csv(io.StringIO(text), nrows=1, **options).columns)
         if width > _MOST_COLUMNS:
             what = f"the header has {width:,} columns, more than the {_MOST_COLUMNS} allowed"
-            findings.add("metadata-unreadable", Place(FILE, 1), what)
+            findings.add("metadata-unreadable", Place(METADATA, 1), what)
             return None
         options |= {"names": range(width + 1), "index_col": False, "on_bad_lines": lambda row: row[: width + 1]}
         table = pd.read_csv(io.StringIO(text), **options)
@@ -126,7 +125,7 @@ def _parse(text: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
 
 def _columns(header: list[str], findings: Findings) -> dict[str, int] | None:
     """The number of each column that can be used, that of the image under PATH; None: no column has the image."""
-    place = Place(FILE, 1)
+    place = Place(METADATA, 1)
     names = [column_name(name) for name in header]
     of_image = [number for number, name in enumerate(names) if name.casefold() in _IMAGE]
     if len(of_image) != 1:
@@ -182,7 +181,7 @@ def _ends(path: str) -> Iterator[str]:
 
 def _image(line: int, cells: list[str], width: int, image_column: int, names: _Names, findings: Findings) -> str | None:
     """The image that a row is about; None, with a finding, where that is not clear."""
-    place = Place(FILE, line)
+    place = Place(METADATA, line)
     if len(cells) != width:
         more = "more than" if len(cells) > width else f"{len(cells)} cells, not"
         findings.add("metadata-row", place, f"the row has {more} the {width} of the header")

@@ -18,7 +18,7 @@ from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.folder import OPTION, check_folder
 from rfdetr_core.ingest.formats import LABEL_SUFFIXES
-from rfdetr_core.ingest.metadata import FILE, read_metadata_csv, write_metadata_of
+from rfdetr_core.ingest.metadata import read_metadata_csv, write_metadata_of
 from rfdetr_core.ingest.rules import RULES
 from rfdetr_core.ingest.survey import Survey
 from rfdetr_core.ingest.tables import tables
@@ -109,7 +109,7 @@ def validate_dataset(
         UserError: the folder is missing, empty, untracked or of no known layout; or there are findings that stop the
             run: the findings are written then, and no manifest.
     """
-    for warning in check_folder(root, (*LABEL_SUFFIXES, FILE), option):
+    for warning in check_folder(root, LABEL_SUFFIXES, option):
         if option == OPTION:
             say(f"warning: {warning}", file=sys.stderr)
     findings = Findings(config)

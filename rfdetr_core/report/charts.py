@@ -18,6 +18,7 @@ from rfdetr_core.report.text import percent, plural
 
 # Of more rows or columns a heat map has no labels: tooltips name them.
 LABELLED = 30
+_TALL = 24  # bars of more rows scroll
 
 
 def line(
@@ -149,7 +150,7 @@ def bars(
         layers.append(rule.encode(specs.on(alt.X, "low", axis), alt.X2("high:Q")))
     alt_text = alt_text or f"Bars: {x_axis.title} of {plural(len(rows), 'row')}{specs.listed(names)}."
     made = specs.layered(layers, values, [*rows, *names], 21 * len(rows))
-    return Chart(title, made, alt_text, note, specs.legend(names), choose=choose)
+    return Chart(title, made, alt_text, note, specs.legend(names), tall=len(rows) > _TALL, choose=choose)
 
 
 def intervals(
@@ -242,7 +243,8 @@ def heatmap(
     margin = 170 if labelled else 30
     made = specs.layered(layers, values, [*rows, *columns], side * len(rows))
     least = min(side, 14) * len(columns) + margin if labelled else 0
-    return Chart(title, made, alt_text, note, (), least, side * len(columns) + margin, choose)
+    most = side * len(columns) + margin
+    return Chart(title, made, alt_text, note, least_width=least, most_width=most, choose=choose)
 
 
 def histogram(

@@ -42,7 +42,6 @@ def render(template: Path, title: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        extensions=["jinja2.ext.do"],
     )
     environment.filters |= {"json": to_json, "number": number, "percent": percent, "plural": plural}
     environment.filters |= {"shares": tables.shares, "formatted": tables.formatted, "sort_value": tables.sort_value}

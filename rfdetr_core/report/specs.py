@@ -57,7 +57,7 @@ class Chart:
 
     spec: Vega-Lite; empty where there is nothing to draw. alt: what a screen reader says instead. note: a sentence
     below the title. legend: name of each series and class of its colour. least_width, most_width: in pixels, 0 for any;
-    in less room the chart scrolls. choose: what a click does.
+    in less room the chart scrolls. tall: it scrolls up and down. choose: what a click does.
     """
 
     title: str
@@ -67,6 +67,7 @@ class Chart:
     legend: Sequence[tuple[str, str]] = ()
     least_width: int = 0
     most_width: int = 0
+    tall: bool = False
     choose: Choose | None = None
 
 
@@ -120,6 +121,7 @@ def on(channel: Any, name: str, axis: Axis, **more: Any) -> Any:
     scale |= {"domain": list(axis.domain)} if axis.domain else {}
     settings: dict[str, Any] = {"labelOverlap": True, "tickCount": 6}
     settings |= {"format": axis.format} if axis.format else {}
+    settings |= {"tickMinStep": 1} if axis.format.endswith("d") else {}
     settings |= {"values": list(axis.values)} if axis.values else {}
     settings |= {"labelExpr": axis.label} if axis.label else {}
     return channel(f"{name}:Q", title=axis.title, scale=alt.Scale(**scale), axis=alt.Axis(**settings), **more)

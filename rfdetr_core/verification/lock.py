@@ -239,6 +239,15 @@ class CodeDigests:
         return any(self.contents.md5(path) != md5 for path, md5 in (entry.deps | entry.outs).items())
 
 
+def reached_by_code(root: Path) -> Iterator[str]:
+    """A line for each stage of dvc.lock whose code is another now."""
+    lock, digests = Lock.read(root), CodeDigests(Contents(root))
+    for path, stage in digests.stages.items():
+        found = [what.removeprefix("code ") for what, _, _ in digests.differences(path, lock.dep(stage, path) or "")]
+        if found and stage in lock.stages:
+            yield f"{stage:12} runs, since its code changed: {listed(found)}"
+
+
 def _deleted(contents: Contents, path: str, md5: str) -> bool:
     """Whether git once had an out as dvc.lock names it, and neither git nor the working tree has it now."""
     if contents.in_git(path) or (contents.root / path).exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rfdetr_core.audit.seen import CHOSEN, TRAINED, seen_by
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.training.record import parent_of
 from tests.audit.repository import Images, Repository, sha256_of
@@ -24,7 +25,7 @@ def test_images_of_train_and_valid_are_seen_and_those_of_test_are_not(tmp_path: 
     model = repository.train(0, OLD)
     if committed:
         repository.commit("A model")
-    seen = seen_by(model, repository.folder)
+    (seen,) = seen_by([model], repository.folder)
     expected = {"a": TRAINED, "b": TRAINED, "v": CHOSEN, "w": CHOSEN}
     assert seen.by_sha256 == {sha256_of(word): use for word, use in expected.items()}
     assert seen.unknown == []
@@ -38,7 +39,8 @@ def test_what_the_model_before_was_trained_on_is_seen_too(tmp_path: Path) -> Non
     repository.commit("The second")
     # `a` has moved from train to valid.
     expected = {"a": TRAINED, "b": TRAINED, "c": TRAINED, "v": CHOSEN, "w": CHOSEN, "x": CHOSEN}
-    assert seen_by(model, repository.folder).by_sha256 == {sha256_of(word): use for word, use in expected.items()}
+    (seen,) = seen_by([model], repository.folder)
+    assert seen.by_sha256 == {sha256_of(word): use for word, use in expected.items()}
 
 
 def test_where_it_is_not_known_it_says_why(tmp_path: Path) -> None:
@@ -54,11 +56,26 @@ def test_where_it_is_not_known_it_says_why(tmp_path: Path) -> None:
         (changed, repository.folder, "the weights are not those that its lineage speaks of"),
         (model, tmp_path, "git repository"),
     ):
-        seen = seen_by(path, root)
+        (seen,) = seen_by([path], root)
         assert seen.by_sha256 == {}
         assert len(seen.unknown) == 1
         assert reason in seen.unknown[0]
     repository.manifest("train").unlink()
-    seen = seen_by(model, repository.folder)
+    (seen,) = seen_by([model], repository.folder)
     assert set(seen.by_sha256.values()) == {CHOSEN}
     assert "manifest/train.json of this run" in seen.unknown[0]
+
+
+def test_an_image_is_found_by_its_bytes_under_any_name(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "clone")
+    (seen,) = seen_by([repository.train(0, OLD)], repository.folder)
+    asked = {"x/one.png": sha256_of("b"), "x/two.png": sha256_of("v"), "x/three.png": sha256_of("t")}
+    assert (seen.among(asked, TRAINED), seen.among(asked, CHOSEN)) == (["x/one.png"], ["x/two.png"])
+
+
+def test_a_repository_that_git_refuses_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Repository(tmp_path)
+    model = repository.train(0, OLD)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(UserError, match="another user owns it"):
+        seen_by([model], tmp_path)

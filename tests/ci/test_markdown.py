@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 
 from ci import comment, reproduce
 from ci.markdown import block, code, row
-from ci.steps import COMPARISON, PLAN, RAN
+from ci.steps import COMPARED, COMPARISON, PLAN, RAN
 
 HOSTILE = [
     "a|b",
@@ -154,11 +154,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def compared(**more: Any) -> None:
-    numbers = {"map": 0.1, "map_50": 0.2, "mar_100": None, "f1": 0.3}
+    numbers = {"map": 0.1, "map_50": 0.2, "map_75": 0.1, "mar_100": None, "f1": 0.3}
     classes = [{"class": name, "instances": 3, "old": 0.1, "new": 0.2} for name in HOSTILE]
     content = {"base": "HEAD", "missing": None, "verdict": "passed", "why": "mAP changed", "split": "test"}
     content |= {"interval": [0.0, 1.0], "old": numbers, "new": numbers, "per_class": classes, "images": 1}
     content |= {"objects": 1, "of": "boxes", "same": False, "unknown_to_old": HOSTILE, "difference": 1.0}
+    content |= {"sentence": "The difference may be chance.", "changes": "Objects found that the base misses: 3."}
     COMPARISON.write_text(json.dumps(content | {"resamples": 200} | more))
 
 
@@ -166,7 +167,7 @@ def test_the_comment_has_a_row_for_each_class_and_nothing_of_a_name_outside_code
     compared()
     page = safe(comment.comment("\n".join(HOSTILE[:3])))
     scores, classes = page.tables
-    assert [len(cells) for cells in scores] == [4] * 5
+    assert [len(cells) for cells in scores] == [4] * 6
     assert [len(cells) for cells in classes] == [5] * (1 + len(HOSTILE))
     assert page.elements.count("li") == len(HOSTILE) - 1
     compared(missing="\n".join(HOSTILE), verdict="failed", why="\n".join(HOSTILE))
@@ -208,6 +209,22 @@ def test_the_comment_has_the_score_with_its_interval_and_the_threshold_to_deploy
     assert "Recommended threshold 0.31 (precision 0.8 is not reached): precision 0.500" in comment.comment("")
     analysed(all=point | {"threshold": None})
     assert "No threshold is recommended: nothing was measured." in comment.comment("")
+
+
+def test_the_comment_says_whether_the_difference_may_be_chance_and_names_the_page_if_there_is_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared()
+    assert "\n\nThe difference may be chance.\n\n| | base | new | difference |\n" in comment.comment("")
+    assert COMPARED.as_posix() not in comment.comment("")
+    COMPARED.parent.mkdir()
+    COMPARED.write_text("<!doctype html>")
+    page = "Objects found that the base misses: 3. Images, slices and crops: `reports/compare/index.html` "
+    page += "(A is the base, B the new model), "
+    assert f"\n\n{page}on the machine that retrained.\n\n" in comment.comment("")
+    safe(comment.comment(""))
+    monkeypatch.setenv("RETRAIN_ARTIFACTS", "https://ci.example/run/1")
+    assert f"{page}[in the artifacts of this run](https://ci.example/run/1).\n\n" in comment.comment("")
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -96,14 +96,19 @@ def test_files_and_folders_are_read_to_their_ends_and_names_count(
 def test_what_earlier_runs_left_in_the_run_cache_is_searched_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`dvc push --run-cache` pushes it, also that of a result whose delivery was stopped."""
+    """`dvc push --run-cache` pushes it, also that of a result whose delivery was stopped. The page of both models, an
+    artifact of the run, is searched too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GH_TOKEN", "s3cret-s3cret")
     entry = tmp_path / ".dvc" / "cache" / "runs" / "aa" / "aabb" / "ccdd"
     objects = tmp_path / ".dvc" / "cache" / "files" / "md5"
     (tmp_path / "dvc.lock").write_text("stages: {evaluate: {cmd: x, outs: [{path: report.json, md5: abc}]}}\n")
     contents = {"report.json": "{}", f"{objects}/01/2345": "{}", f"{objects}/67/89.dir": '[{"md5": "abcd"}]'}
-    contents |= {f"{objects}/ab/cd": "picture", str(entry.with_name("damaged")): "{"}
+    contents |= {
+        "reports/compare/index.html": "<p>",
+        f"{objects}/ab/cd": "picture",
+        str(entry.with_name("damaged")): "{",
+    }
     contents |= {
         str(entry): "cmd: x\nouts: [{path: a, md5: '012345'}, {path: b, md5: 6789.dir}, {path: c, md5: ffff}]\n"
     }

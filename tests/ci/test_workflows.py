@@ -6,12 +6,14 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ci.steps import COMPARED
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.observers.publishing import PUBLISHED
 from tests.ci.workflows import GITLAB, RETRAIN, WORKFLOWS, steps
@@ -115,8 +117,20 @@ def test_the_artifacts_of_a_run_have_the_page_the_thresholds_and_the_suspects() 
         upload["with"]["path"].split(),
         yaml.safe_load(GITLAB.read_text())["retrain"]["artifacts"]["paths"],
     ):
+        assert COMPARED.is_relative_to(folders[0])
         for path, stage in PUBLISHED.items():
             assert stage != "report" or any(path.is_relative_to(folder) for folder in folders), path
+
+
+def test_the_page_of_both_models_is_not_committed_and_that_of_an_earlier_run_is_removed(tmp_path: Path) -> None:
+    ignored = ["git", "check-ignore", "--no-index", "-q", COMPARED.as_posix()]
+    assert subprocess.run(ignored, cwd=ROOT, check=False).returncode == 0
+    page = tmp_path / COMPARED
+    page.parent.mkdir(parents=True)
+    page.write_text("<!doctype html>")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "ci.plan"], cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert not page.exists()
 
 
 def test_gitlab_runs_the_steps_of_github_and_none_sees_more_secrets() -> None:

@@ -42,11 +42,14 @@ class Scene:
         return self.where.dataset / str(row["file_name"])
 
 
-def write_tiny_checkpoint(path: Path, *, segmentation: bool = False) -> Path:
+def write_tiny_checkpoint(
+    path: Path, *, segmentation: bool = False, class_names: tuple[str, ...] = NAMES, seed: int = 3, **more: Any
+) -> Path:
+    """Write a model file of random weights; more: fields of Checkpoint."""
     architecture = replace(TINY, queries=12, segmentation=segmentation)
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     detector = build_detector(architecture)
-    random = torch.Generator().manual_seed(4)
+    random = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         # As built, all boxes are the proposals and all scores are alike.
         detector.class_head.weight.normal_(0, 0.4, generator=random)
@@ -56,7 +59,8 @@ def write_tiny_checkpoint(path: Path, *, segmentation: bool = False) -> Path:
         if segmentation:
             for parameter in detector.segmentation.parameters():
                 parameter.normal_(0, 0.2, generator=random)
-    write_checkpoint(path, make_checkpoint(architecture, detector.state_dict(), class_names=NAMES, args={}))
+    made = make_checkpoint(architecture, detector.state_dict(), class_names=class_names, args={})
+    write_checkpoint(path, replace(made, **more))
     return path
 
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rfdetr_core.evaluation.comparison import interval, matched
+from rfdetr_core.evaluation.comparison import Comparison, NotComparableError, Side, compare_models
+from rfdetr_core.evaluation.operating import FEW_IMAGES
 from rfdetr_core.evaluation.resampling import SCORES, scores
 from rfdetr_core.metrics.coco import Kind, score
+from tests.evaluation.pairs import compared, model, some
+from tests.evaluation.scene import Scene, write_tiny_checkpoint
 from tests.evaluation.scenes import random_scene, repeated
 
 
@@ -17,20 +21,93 @@ def test_images_counted_several_times_score_as_images_that_are_there_several_tim
     content, found = random_scene(seed, images=8, crowds=0.2, masks=kind == "segm")
     times = np.random.default_rng(seed).integers(0, 3, len(content["images"]))
     expected = score(*repeated(content, found, times.tolist()), kind)
-    own = scores(matched(content, found, kind), times, expected.threshold)
+    own = scores(Side.of(model(content, found), content, kind).matched, times, expected.threshold)
     assert own == pytest.approx({name: getattr(expected, name) for name in SCORES}, abs=1e-12)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_scores_are_pycocotools_and_the_interval_of_each_difference_holds_it(masks: bool) -> None:
+    content, found = random_scene(1, images=30, crowds=0.1, masks=masks)
+    kind: Kind = "segm" if masks else "bbox"
+    both = compared(content, worse := some(found, 0.6, 0), found)
+    assert both.measure == ("masks" if masks else "boxes")
+    old, new = (score(content, rows, kind) for rows in (worse, found))
+    for name in SCORES:
+        difference = 100 * (getattr(new, name) - getattr(old, name))
+        assert both.differences[name] == difference
+        low, high = both.intervals[name] or (math.nan, math.nan)
+        assert low < difference < high, name
+    mirrored = compared(content, found, worse)
+    for name, (low, high) in ((name, ends) for name, ends in both.intervals.items() if ends):
+        assert mirrored.intervals[name] == pytest.approx((-high, -low), abs=1e-9)
 
 
 def test_a_model_compared_with_itself_differs_by_nothing_and_with_a_blind_one_by_its_score() -> None:
     content, found = random_scene(1)
-    assert interval(content, found, found, "bbox", 20) == (0, 0)
-    low, high = interval(content, [], found, "bbox", 50)
+    assert set(compared(content, found, found).intervals.values()) == {(0, 0)}
+    blind = compared(content, [], found)
+    low, high = blind.intervals["map"] or (math.nan, math.nan)
     assert 0 < low <= 100 * score(content, found).map <= high
-    assert interval(content, [], found, "bbox", 50) == (low, high)
+    assert compared(content, [], found).intervals == blind.intervals
 
 
-def test_without_an_object_there_is_no_interval() -> None:
+def test_without_an_object_there_is_no_interval_and_no_verdict() -> None:
     content, found = random_scene(1)
-    low, high = interval({**content, "annotations": []}, found, found, "bbox", 5)
-    assert math.isnan(low)
-    assert math.isnan(high)
+    both = compared({**content, "annotations": []}, found, some(found, 0.5, 0))
+    assert set(both.intervals.values()) == {None}
+    assert both.conclusion == "not measured"
+    assert both.to_dict()["difference"] is None
+    assert both.to_dict()["interval"] == [None, None]
+
+
+def test_the_verdict_is_by_the_interval_of_the_difference_of_ap() -> None:
+    content, found = random_scene(2, images=120, objects=3, detections=8)
+    worse = some(found, 0.5, 0)
+    better = compared(content, worse, found)
+    assert better.conclusion == "better"
+    assert better.sentence().startswith("B is better than A. AP of boxes changed by +")
+    assert compared(content, found, worse).conclusion == "worse"
+    assert compared(content, found, worse).sentence("the base", "it").startswith("It is worse than the base. ")
+    chance = compared(content, some(found, 0.7, 1), some(found, 0.7, 2))
+    assert chance.conclusion == "may be chance"
+    low, high = chance.intervals["map"] or (math.nan, math.nan)
+    assert low < 0 < high
+    assert "may be chance" in chance.sentence()
+    same = Comparison.of("test", content, model(content, found), model(content, found), 10)
+    assert (same.conclusion, same.sentence()) == ("same weights", "A and B have the same weights.")
+
+
+@pytest.mark.parametrize(("images", "decided"), [(FEW_IMAGES - 1, False), (FEW_IMAGES, True)])
+def test_below_100_images_there_is_no_verdict_however_far_apart_the_models_are(images: int, decided: bool) -> None:
+    content, found = random_scene(3, images=images, objects=2, detections=5)
+    both = compared(content, [], found)
+    assert (both.conclusion == "better") is decided
+    assert both.conclusion == "better" or both.sentence().startswith("No verdict: 99 images are few, so the intervals")
+
+
+def test_a_box_model_and_a_mask_model_are_compared_by_boxes() -> None:
+    content, found = random_scene(4, masks=True)
+    boxes = [{key: value for key, value in row.items() if key != "segmentation"} for row in found]
+    both = compared(content, boxes, found)
+    assert both.measure == "boxes"
+    assert both.differences["map"] == 0
+
+
+def test_what_real_models_find_is_compared_by_names_of_classes(scene: Scene, tmp_path: Path) -> None:
+    other = write_tiny_checkpoint(tmp_path / "other.pth", class_names=("class2", "class0", "dog"))
+    both = compare_models(scene.checkpoint, other, scene.where, "test", 20)
+    assert [side.model.path for side in (both.old, both.new)] == [str(scene.checkpoint), str(other)]
+    assert both.unknown_to(both.old) == []
+    assert both.unknown_to(both.new) == ["class1"]
+    # The same weights under other names: what was class0 is class2 now.
+    swapped = [row for row in both.old.model.results if row["category_id"] == 0]
+    assert swapped == [row | {"category_id": 0} for row in both.new.model.results if row["category_id"] == 2]
+    assert {row["category_id"] for row in both.new.model.results} <= {0, 2}
+
+
+def test_models_without_a_common_class_or_image_are_refused(scene: Scene, tmp_path: Path) -> None:
+    cats = write_tiny_checkpoint(tmp_path / "cats.pth", class_names=("cat", "dog", "mouse"))
+    with pytest.raises(NotComparableError, match=r"cats\.pth have no class in common: class0.*; cat, dog, mouse\. "):
+        compare_models(scene.checkpoint, cats, scene.where, "test", 20)
+    with pytest.raises(NotComparableError, match=r"cats\.pth and the dataset .* have no class in common: cat, dog"):
+        compare_models(cats, cats, scene.where, "test", 20)

@@ -61,6 +61,16 @@ def test_a_folder_that_nobody_ignores_is_fine(project: Path) -> None:
     check_folder(Path("data/mine"))
 
 
+def test_metadata_that_a_pattern_ignores_is_an_error_and_other_tables_are_none(project: Path) -> None:
+    (project / "data" / ".gitignore").write_text("*.csv\n")
+    git(project, "add", "data/mine")
+    (project / "data" / "mine" / "train" / "metadata.csv").write_text("x")
+    check_folder(Path("data/mine"))
+    (project / "data" / "mine" / "metadata.csv").write_text("x")
+    with pytest.raises(UserError, match=r"1 files .* are ignored by git .* The first: metadata\.csv"):
+        check_folder(Path("data/mine"))
+
+
 def test_images_that_a_pattern_ignores_are_an_error_that_names_the_first(project: Path) -> None:
     (project / "data" / ".gitignore").write_text("*.png\n.DS_Store\n")
     (project / "data" / "mine" / "train" / ".DS_Store").write_text("x")

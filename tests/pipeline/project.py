@@ -24,7 +24,7 @@ TINY = {
 }
 
 # Data and results of this checkout, and what a user of the pipeline does not run.
-RESULTS = ("digests/", "manifest/", "annotations/", "output/", "reports/", "records/", "dvc.lock")
+RESULTS = ("digests/", "manifest/", "metadata/", "annotations/", "output/", "reports/", "records/", "dvc.lock")
 LEFT_OUT = ("data/", "tests/", "docs/", *RESULTS)
 
 

@@ -40,16 +40,16 @@ def test_git_lists_the_lock_the_small_results_and_the_records_alone(reproduced: 
 
 def follow(project: Project, closing: str, folder: Path) -> None:
     """Run each command that `make repro` names at its end, in a shell that knows nothing of the environment."""
-    told = [line.split(maxsplit=1) for line in closing.splitlines()[-8:]]
+    told = [line.split(maxsplit=1) for line in closing.splitlines()[-9:]]
     *commands, publish = [command for word, command in told if word == "next"]
-    assert [word for word, _ in told] == ["pictures", "dataset", "curves", "runs", *["next"] * 3, "use"]
+    assert [word for word, _ in told] == ["pictures", "dataset", "curves", "runs", *["next"] * 3, "use", "report"]
     commands += [command for word, command in told if word in ("curves", "use")]
     for command in [*commands, publish]:
         line = command.replace("URL", str(folder / "store")).replace("IMAGE", "data/tiny/test/test_0.png")
         plain = ["env", "-i", f"HOME={folder}", "PATH=/usr/bin:/bin", "sh", "-ec", line]
         project.run(*plain)
-    for _, name in (told[0], told[1]):
-        assert (project.folder / name).exists()
+    for _, name in (told[0], told[1], told[-1]):
+        assert (project.folder / name.partition(":")[0]).exists()
     left = project.run("git", "status", "--porcelain").stdout.split()
     assert left == ["M", ".dvc/config"]
     assert any((folder / "store").rglob("*"))

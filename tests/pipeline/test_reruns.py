@@ -64,7 +64,7 @@ def add_statement(path: Path) -> None:
 
 def set_value(project: Project, key: str) -> None:
     section, name = key.split(".")
-    project.set_params(**{section: {name: {"num_workers": 1, "pictures": 2}[name]}})
+    project.set_params(**{section: {name: {"num_workers": 1, "pictures": 2, "images": 3}[name]}})
 
 
 def reorder(project: Project, split: str) -> None:
@@ -124,7 +124,7 @@ def test_going_back_runs_nothing_and_leaves_files_and_not_links_to_git(trained: 
     project.commit("links")
     project.set_params(validate={"on_error": "drop"}, evaluate={"threshold": 0.3})
     project.edit_annotations("test", bbox=[1, 1, 9, 9], area=81)
-    assert project.repro() == ["validate", "convert", "evaluate"]
+    assert project.repro() == ["validate", "convert", "evaluate", "report"]
     project.run("git", "restore", "params.yaml", "data")
     assert project.repro() == []
     project.run(sys.executable, "-m", "rfdetr_core", "results")
@@ -170,7 +170,7 @@ def test_a_class_of_the_project_that_params_name_is_an_input_of_train(trained: P
 def test_metadata_follows_its_file_and_white_space_in_it_changes_no_result(project: Project) -> None:
     table = project.folder / "data" / "tiny" / "metadata.csv"
     table.write_text("file_name,site,licence\ntrain_0.png,a,MIT\ntest_1.png,b,\n")
-    assert project.repro() == ["validate"]
+    assert project.repro() == ["validate", "report"]
     written = {path.name: path.read_text() for path in (project.folder / "metadata").iterdir()}
     assert written == {
         "train.csv": "path,licence,site\ntrain/train_0.png,MIT,a\n",
@@ -225,9 +225,12 @@ def rename_a_class(project: Project) -> None:
     ("change", "changed"),
     [
         (lambda project: repaint(project, "train"), {"train"}),
-        (lambda project: repaint(project, "valid"), {"train", "evaluate"}),  # it evaluates where there is no test
-        (lambda project: repaint(project, "test"), {"evaluate"}),
-        (rename_a_class, {"train", "evaluate"}),
+        (
+            lambda project: repaint(project, "valid"),
+            {"train", "evaluate", "report"},
+        ),  # it evaluates where there is no test
+        (lambda project: repaint(project, "test"), {"evaluate", "report"}),
+        (rename_a_class, {"train", "evaluate", "report"}),
     ],
     ids=["pixel of train", "pixel of valid", "pixel of test", "class name"],
 )

@@ -191,12 +191,17 @@ def test_new_data_is_trained_on_pushed_and_holds_in_a_third_clone(world: World, 
         "3 images, 6 objects (the base was evaluated on 2 images, 4 objects of `test`)",
         "| `red` |",
         "95 of 100 resamplings",
+        "No verdict: 3 images are few, so the intervals are wide. AP of boxes changed by ",
+        "`reports/compare/index.html` (A is the base, B the new model), on the machine that retrained.",
         "Gate passed",
         "images added: 2",
         "best_1.png",
         f"{world.mlflow.uri}/#/experiments/",
     ):
         assert words in comment, comment
+    page = (runner.folder / "reports/compare/index.html").read_text()
+    assert "<title>Comparison on test</title>" in page
+    assert "Whether it was trained on these images" not in page, "the clone has the manifests of both"
     asked = (runner.folder / ".git" / "gh.log").read_text()
     assert "pr create --head retrain/main --base main --title Retrained: test mAP" in asked
     third = holds(world, "retrain/main")
@@ -231,7 +236,7 @@ def test_a_readme_retrains_nothing_and_a_param_of_evaluate_only_evaluates(world:
     runner = world.clone("runner 2")
     status, told = world.retrain(runner)
     assert status == 0, told
-    assert json.loads((runner.folder / ".retrain" / "ran.json").read_text())["ran"] == ["code", "evaluate"]
+    assert json.loads((runner.folder / ".retrain" / "ran.json").read_text())["ran"] == ["code", "evaluate", "report"]
     comment = (runner.folder / ".retrain" / "comment.md").read_text()
     assert "the new one are the same file" in comment
     assert "- `evaluate`: `params.yaml: evaluate.pictures`" in comment
@@ -440,7 +445,8 @@ def test_what_comes_after_a_stage_is_possible() -> None:
     assert possible(ROOT, {"validate"}) == STAGES[2:]
     assert possible(ROOT, {"code", "train"}) == STAGES[4:]
     assert possible(ROOT, {"code"}) == []
-    assert possible(ROOT, {"evaluate"}) == []
+    assert possible(ROOT, {"evaluate"}) == ["report"]
+    assert possible(ROOT, {"report"}) == []
 
 
 def test_what_a_push_changed_is_no_lie_and_what_the_lock_hides_is() -> None:

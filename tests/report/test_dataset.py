@@ -16,7 +16,9 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_masks
 
+import stages.validate
 from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import ClassEntry
 from rfdetr_core.ingest.canonical import CanonicalImage, Instance
 from rfdetr_core.ingest.clean import CleanDataset, clean
@@ -29,6 +31,7 @@ from rfdetr_core.ingest.survey import Survey
 from rfdetr_core.report.dataset import counts, write_page
 from rfdetr_core.report.dataset.pictures import choose
 from rfdetr_core.report.gallery import Picture, Shape
+from rfdetr_core.report.page import vega_script
 from rfdetr_core.report.studio import Studio, rle_path
 from tests.browser import Browser, Page, running
 from tests.ingest.samples import edit_coco, make_coco, make_yolo, picture, validate
@@ -44,6 +47,7 @@ LOADED = "[...document.images].every((one) => one.complete && one.naturalWidth >
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    vega_script()  # made once: it takes over a second
     with running() as one:
         yield one
 
@@ -163,6 +167,16 @@ def test_a_picture_opens_large_and_its_boxes_can_be_hidden(browser: Browser, tmp
     assert page.complaints() == []
 
 
+def test_the_findings_of_a_code_are_listed_from_its_group(browser: Browser, tmp_path: Path) -> None:
+    page = opened(browser, written(faulty(tmp_path / "data"), tmp_path))
+    codes = page.texts("#findings h3")
+    page.click("#findings .group:nth-child(2) .link")
+    found = set(page.texts("#all-findings td:nth-child(2)"))
+    assert len(found) == 1
+    assert found.pop() in codes[1]
+    assert page.complaints() == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_sticks_out_on_a_telephone(browser: Browser, scheme: str, tmp_path: Path) -> None:
     page = opened(browser, written(faulty(tmp_path / "data"), tmp_path), width=360)
@@ -172,6 +186,7 @@ def test_nothing_sticks_out_on_a_telephone(browser: Browser, scheme: str, tmp_pa
     assert (max(lightness) < 60) == (scheme == "dark")
 
 
+@pytest.mark.slow
 def test_a_hundred_classes_and_ten_thousand_findings_stay_usable(browser: Browser, tmp_path: Path) -> None:
     classes = [ClassEntry(k, k, f"class {k}") for k in range(100)]
     draw = np.random.default_rng(0)
@@ -207,6 +222,22 @@ def test_labels_that_cannot_be_understood_have_a_page_too(browser: Browser, tmp_
 
 
 # What is written.
+
+
+def test_the_stage_writes_the_page_also_where_findings_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty(tmp_path / "data")
+    (tmp_path / "params.yaml").write_text("data: {dir: data}\nmodel: {variant: pico}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"findings\.csv and shown in reports/dataset/index\.html"):
+        stages.validate.main()
+    assert "Validation stopped: 2 errors, 3 warnings." in Path("reports/dataset/index.html").read_text()
+    assert not Path("manifest").exists()
+
+
+def test_a_validation_without_a_page_does_not_name_one(tmp_path: Path) -> None:
+    _, error = validate(faulty(tmp_path / "data"), tmp_path)
+    assert "index.html" not in str(error)
+    assert not (tmp_path / "reports" / "index.html").exists()
 
 
 def imagined(path: str, classes: list[ClassEntry], draw: np.random.Generator) -> CanonicalImage:

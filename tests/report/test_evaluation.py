@@ -13,8 +13,8 @@ import pytest
 from rfdetr_core.evaluation.analysis import ERRORS
 from rfdetr_core.inference.thresholds import Thresholds
 from rfdetr_core.metrics.coco import score
+from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.report.evaluation import write_report
-from rfdetr_core.report.evaluation.config import ReportConfig
 from tests.browser import Browser, Page, running
 from tests.evaluation.scenes import random_scene
 from tests.report.kit import NAMES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,23 @@ from PIL import Image
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.metadata import read_metadata
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.operating import Point, best_f1, intervals, reaching
-from rfdetr_core.evaluation.resampling import Interval
 from rfdetr_core.inference.thresholds import OperatingPoint, Thresholds, Weights
 from rfdetr_core.metrics.coco import Floats, Row
 from rfdetr_core.metrics.coco import Kind as Of
 from rfdetr_core.report import charts
+from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.report.evaluation import sections
 from rfdetr_core.report.evaluation.album import Album, encoded
-from rfdetr_core.report.evaluation.config import ReportConfig
-from rfdetr_core.report.evaluation.examples import LEGEND, Pictures
+from rfdetr_core.report.evaluation.examples import Pictures
 from rfdetr_core.report.evaluation.sections import ERROR_FILTERS, Kind
+from rfdetr_core.report.evaluation.sketch import LEGEND
 from rfdetr_core.report.gallery import Card, Gallery, Picture
-from rfdetr_core.report.page import write_page
+from rfdetr_core.report.page import render
 from rfdetr_core.report.specs import Axis, Chart
 
 _TEMPLATE = Path(__file__).parent / "evaluation.html"
@@ -39,86 +39,107 @@ _DEFAULT = 0.5  # the threshold where nothing was measured, as in an evaluation
 _MOST_SUSPECTS = 10_000  # rows of the table on the page; the file has all
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What the stages before have written, of the split that was evaluated; samples in the order of their ids."""
+
+    split: str
+    about: Row
+    metrics: Row
+    lineage: Row
+    record: Row
+    annotations: Row
+    samples: list[Sample]
+    results: Results
+    per_class: pd.DataFrame
+    metadata: Mapping[str, Mapping[str, str]]
+
+    @classmethod
+    def read(cls, where: ProjectPaths, reports: Path, run: Path) -> _Inputs:
+        about, metrics, lineage = (
+            files.read_json(reports / f"{name}.json") for name in ("about", "metrics", "lineage")
+        )
+        record = files.read_json(run / "record.json")["lineage"]
+        if record["tensors"] != lineage["model"]["tensors"]:
+            raise UserError(f"{run / 'record.json'} is of another model than the evaluation. Run: dvc repro")
+        split = str(about["split"])
+        per_class = reports / "per_class.csv"
+        return cls(
+            split,
+            about,
+            metrics,
+            lineage,
+            record,
+            files.read_json(where.split(split)[0]),
+            sorted(read_samples(*where.split(split)), key=lambda sample: sample.image_id),
+            Results.read(reports / "detections.json", reports / "masks.json" if "masks" in metrics else None),
+            pd.read_csv(per_class, keep_default_na=False, na_values=[""], dtype={"class": str}).set_index("class"),
+            read_metadata(where.metadata_of(split)),
+        )
+
+
 def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: Path) -> None:
     """Write index.html, thresholds.json, intervals.json and suspects.csv beside the files of an evaluation.
 
     where: the project's data. reports: the folder of the evaluation. run: the folder of the training. Equal inputs give
-    equal bytes.
+    equal bytes. Nothing is written before all of it is made.
 
     Raises:
         UserError: an input is missing or damaged, or an image is not the one of the manifest.
     """
-    about, metrics, lineage = (files.read_json(reports / f"{name}.json") for name in ("about", "metrics", "lineage"))
-    split = str(about["split"])
-    annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
-    samples = sorted(samples, key=lambda sample: sample.image_id)
-    results = Results.read(reports / "detections.json", reports / "masks.json" if "masks" in metrics else None)
-    threshold = lineage["params"]["evaluate"].get("threshold")
-    kinds = [
-        _kind(of, annotations, results, metrics, reports / "per_class.csv", threshold, config)
-        for of in (("bbox", "segm") if "masks" in metrics else ("bbox",))
+    given = _Inputs.read(where, reports, run)
+    kinds = [_kind(of, given, config) for of in (("bbox", "segm") if "masks" in given.metrics else ("bbox",))]
+    album = Album(where.dataset, given.samples)
+    confusions = [kind.analysis.confusions(kind.thresholds) for kind in kinds]
+    asked = [
+        Pictures(kind, pairs, album, given.results, given.annotations)
+        for kind, pairs in zip(kinds, confusions, strict=True)
     ]
-    main = kinds[-1]
-    ranges = {kind.anchor: kind.intervals for kind in kinds}
-    files.write_json(
-        reports / "intervals.json", {"schema": _SCHEMA, "images": len(samples), "resamples": config.resamples} | ranges
-    )
-    tensors = str(lineage["model"]["tensors"])
-    thresholds = _thresholds(main, config, tensors, split, len(samples))
-    files.write_json(reports / "thresholds.json", thresholds.to_dict())
-    album = Album(where.dataset, samples)
-    confusions = {kind.anchor: kind.analysis.confusions(kind.thresholds) for kind in kinds}
-    asked = [Pictures(kind, confusions[kind.anchor], album, results, annotations) for kind in kinds]
     for one in asked:
         one.ask_for_errors(config.crops)
-    asked[-1].ask_for_images(config.images)
-    suspects = [one.ask_for_suspects(5 * config.crops) for one in asked][-1]
-    files.write_table(reports / "suspects.csv", suspects.to_numpy(dtype=object).tolist(), list(suspects.columns))
+    main = asked[-1]  # masks, where there are any
+    main.ask_for_images(config.images)
+    suspects = main.ask_for_suspects(5 * config.crops)
     pictures, brightness = album.develop()
-    metadata = read_metadata(where.metadata_of(split))
-    write_page(
-        reports / "index.html",
+    page = render(
         _TEMPLATE,
-        f"Evaluation on {split}",
-        about=_about(about, metrics, lineage, run, samples, [entry.name for entry in read_classes(where.classes)]),
+        f"Evaluation on {given.split}",
+        about=_about(given, run),
         legend=LEGEND,
-        few=sections.few(len(samples)),
+        few=sections.few(len(given.samples)),
         target=config.target,
         kinds=[
-            _of_kind(kind, one, confusions[kind.anchor], pictures, annotations, results, brightness, metadata, config)
-            for kind, one in zip(kinds, asked, strict=True)
+            _of_kind(kind, one, pairs, pictures, brightness, given, config)
+            for kind, one, pairs in zip(kinds, asked, confusions, strict=True)
         ],
-        images=asked[-1].gallery("images", pictures, {"error": "all images"}, noun="image", names=False),
-        images_left=max(0, len(samples) - config.images),
+        images=main.gallery("images", pictures, {"error": "all images"}, noun="image", names=False),
+        images_left=max(0, len(given.samples) - config.images),
         chosen=_chosen(reports / "pictures"),
-        suspects=asked[-1].gallery("suspects", pictures, {"suspicion": "all suspicions"}, noun="label"),
+        suspects=main.gallery("suspects", pictures, {"suspicion": "all suspicions"}, noun="label"),
         suspected=sections.suspected(suspects.head(_MOST_SUSPECTS)),
         suspects_total=len(suspects),
         training=_training(run),
     )
+    head = {"schema": _SCHEMA, "images": len(given.samples), "resamples": config.resamples}
+    files.write_json(reports / "intervals.json", head | {kind.anchor: kind.intervals for kind in kinds})
+    files.write_json(reports / "thresholds.json", _thresholds(kinds[-1], config, given).to_dict())
+    files.write_table(reports / "suspects.csv", suspects.to_numpy(dtype=object).tolist(), list(suspects.columns))
+    files.write_text(reports / "index.html", page)
 
 
-def _kind(
-    of: Of,
-    annotations: Row,
-    results: Results,
-    metrics: Row,
-    per_class: Path,
-    threshold: float | None,
-    config: ReportConfig,
-) -> Kind:
-    scores = metrics["masks"] if of == "segm" else metrics
-    analysis = Analysis.of(annotations, results, of)
-    table = pd.read_csv(per_class, keep_default_na=False, na_values=[""], dtype={"class": str}).set_index("class")
+def _kind(of: Of, given: _Inputs, config: ReportConfig) -> Kind:
+    scores = given.metrics["masks"] if of == "segm" else given.metrics
+    analysis = Analysis.of(given.annotations, given.results, of)
+    table = given.per_class
     if of == "segm":
         table = table[[name for name in table.columns if name.startswith("mask_")]].rename(
             columns=lambda name: name[5:]
         )
-    measured = scores["threshold"]
-    used = threshold if threshold is not None else _DEFAULT if measured is None else float(measured)
+    asked, measured = given.lineage["params"]["evaluate"].get("threshold"), scores["threshold"]
+    used = asked if asked is not None else _DEFAULT if measured is None else float(measured)
     overall, points = _points(analysis, config)
-    found: dict[str, Interval | None] = intervals(analysis, used, config.resamples)
     title = "Masks" if of == "segm" else "Boxes"
+    found = intervals(analysis, used, config.resamples)
     return Kind(title, analysis, scores, found, table, used, overall, points)
 
 
@@ -131,7 +152,7 @@ def _points(analysis: Analysis, config: ReportConfig) -> tuple[Point, dict[str, 
     return overall, dict(zip(analysis.classes.values(), points, strict=True))
 
 
-def _thresholds(kind: Kind, config: ReportConfig, tensors: str, split: str, images: int) -> Thresholds:
+def _thresholds(kind: Kind, config: ReportConfig, given: _Inputs) -> Thresholds:
     default = kind.overall.threshold if kind.overall.f1 > 0 else _DEFAULT
 
     def point(one: Point) -> OperatingPoint:
@@ -142,9 +163,9 @@ def _thresholds(kind: Kind, config: ReportConfig, tensors: str, split: str, imag
 
     return Thresholds(
         schema=1,
-        model=Weights(tensors=tensors),
-        split=split,
-        images=images,
+        model=Weights(tensors=str(given.lineage["model"]["tensors"])),
+        split=given.split,
+        images=len(given.samples),
         of="masks" if kind.analysis.kind == "segm" else "boxes",
         target=config.target,
         all=point(kind.overall),
@@ -152,24 +173,19 @@ def _thresholds(kind: Kind, config: ReportConfig, tensors: str, split: str, imag
     )
 
 
-def _about(
-    about: Row, metrics: Row, lineage: Row, run: Path, samples: Sequence[Sample], classes: Sequence[str]
-) -> dict[str, Any]:
+def _about(given: _Inputs, run: Path) -> dict[str, Any]:
     """What was evaluated, and what the notes of the evaluation say."""
-    record = files.read_json(run / "record.json")["lineage"]
-    if record["tensors"] != lineage["model"]["tensors"]:
-        raise UserError(f"{run / 'record.json'} is of another model than the evaluation. Run: dvc repro")
-    counts = record["training"]["counts"]
+    record, counts = given.record, given.record["training"]["counts"]
     return {
-        "split": about["split"],
+        "split": given.split,
         "variant": record["variant"],
-        "images": len(samples),
-        "objects": metrics["objects"],
-        "classes": len(classes),
-        "notes": [str(about[name]) for name in ("note", "not_measured") if name in about],
+        "images": len(given.samples),
+        "objects": given.metrics["objects"],
+        "classes": len(given.annotations["categories"]),
+        "notes": [str(given.about[name]) for name in ("note", "not_measured") if name in given.about],
         "facts": [
             ("weights, SHA-256 of their tensors", record["tensors"]),
-            ("model file, SHA-256", lineage["model"]["sha256"]),
+            ("model file, SHA-256", given.lineage["model"]["sha256"]),
             ("training, fingerprint", files.digest(record["training"])),
             *((f"{'trained' if name == 'train' else 'chosen'} on {name}", _counted(counts[name])) for name in counts),
         ],
@@ -177,7 +193,7 @@ def _about(
             ("what made it", f"python -m rfdetr_core audit {run / 'checkpoint_best_total.pth'}"),
             ("whether all of this still agrees", "python -m rfdetr_core verify"),
         ],
-    }  # fmt: skip
+    }
 
 
 def _counted(count: Mapping[str, int]) -> str:
@@ -189,10 +205,8 @@ def _of_kind(
     asked: Pictures,
     confusions: pd.DataFrame,
     pictures: Sequence[Picture],
-    annotations: Row,
-    results: Results,
     brightness: Floats,
-    metadata: Mapping[str, Mapping[str, str]],
+    given: _Inputs,
     config: ReportConfig,
 ) -> dict[str, Any]:
     """All that the template shows of boxes or of masks."""
@@ -214,7 +228,7 @@ def _of_kind(
         "cost": cost,
         "errors": errors,
         "crops": asked.gallery("errors", pictures, ERROR_FILTERS, noun="error"),
-        "slices": sections.sliced(kind, annotations, results, brightness, metadata),
+        "slices": sections.sliced(kind, given.annotations, given.results, brightness, given.metadata),
         "reliability": reliability,
         "calibration_by_class": by_class,
         "calibration_error": error,

@@ -8,63 +8,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rfdetr_core.evaluation.analysis import MISSED, RIGHT, Results, coded_bytes
+from rfdetr_core.evaluation.analysis import MISSED, RIGHT, Results
 from rfdetr_core.evaluation.suspects import suspects
 from rfdetr_core.metrics.coco import Row
 from rfdetr_core.report.evaluation.album import Album, Outline
 from rfdetr_core.report.evaluation.sections import Kind
-from rfdetr_core.report.gallery import Card, Gallery, Group, Picture
+from rfdetr_core.report.evaluation.sketch import GROUPS, SEEN, Sketch
+from rfdetr_core.report.gallery import Card, Gallery, Picture
 from rfdetr_core.report.tables import Name
 
-_GROUPS = (
-    Group("label, found", "#009E73", unnamed=True),
-    Group("label, missed", "#E69F00", unnamed=True),
-    Group("detection, right", "#0072B2", unnamed=True),
-    Group("detection, wrong", "#D55E00", unnamed=True),
-    # What a crop is about has its name drawn.
-    Group("label", "#E69F00"),
-    Group("detection", "#D55E00"),
-)
-_FOUND, _LOST, _GOOD, _BAD, _LABEL, _SEEN = range(6)
-LEGEND = [(group.name, group.color) for group in _GROUPS[:4]]
 _PAIRS = 40  # of the most frequent confusions some pictures are shown
 _EACH = 3
-_SHAPES = 60  # drawn over one small picture
 
 
 class Pictures:
     """Asks the album for pictures of boxes or masks, and makes the galleries of them when it is developed."""
 
     def __init__(self, kind: Kind, confusions: pd.DataFrame, album: Album, results: Results, annotations: Row) -> None:
-        self._kind, self._confusions, self._album, self._results = kind, confusions, album, results
-        analysis = kind.analysis
-        self._above = analysis.above(kind.thresholds)
-        self._unfound = set(analysis.unfound(kind.thresholds).index.tolist())
-        self._seen_in = self._above.groupby("image").indices
-        self._there_in = analysis.objects.groupby("image").indices
-        self._masks = {}
-        if analysis.kind == "segm":
-            truth = analysis.evaluator.coco_gt
-            self._masks = {row["id"]: truth.ann_to_rle(row) for row in annotations["annotations"]}
-        self.per_image = self._counts()
+        self._kind, self._confusions, self._album = kind, confusions, album
+        self._sketch = Sketch(kind.analysis, kind.thresholds, results, annotations)
+        self._above = self._sketch.above
+        self.per_image = kind.analysis.per_image(kind.thresholds)
         self._cards: dict[str, list[tuple[int, list[Any], Any]]] = {}
-
-    def _counts(self) -> pd.DataFrame:
-        """found, wrong, missed and f1 of each image."""
-        count = len(self._kind.analysis.images)
-        above, objects = self._above, self._kind.analysis.objects
-        tables = {"found": above[above.object >= 0], "wrong": above[above.object < 0]}
-        tables["missed"] = objects.loc[sorted(self._unfound)]
-        table = pd.DataFrame(
-            {name: np.bincount(some.image.to_numpy(np.int64), minlength=count) for name, some in tables.items()}
-        )
-        total = 2 * table.found + table.wrong + table.missed
-        return table.assign(f1=np.where(total > 0, 2 * table.found / np.maximum(total, 1), 1.0))
 
     def ask_for_images(self, most: int) -> None:
         """Whole images, those with the lowest F1 first."""
         paths = self._kind.analysis.images.path
-        order = self.per_image.assign(path=paths).sort_values(["f1", "path"], kind="stable").index[:most].tolist()
+        order = self.per_image.sort_values(["f1", "path"], kind="stable").index[:most].tolist()
         wrong = self._above[self._above.object < 0].groupby("image").kind.unique()
         missed = self._kind.analysis.missed(self._kind.thresholds).image.unique()
         cards = self._cards.setdefault("images", [])
@@ -75,7 +45,7 @@ class Pictures:
                 Name(paths[image]),
                 f"F1 {row.f1:.2f}: {row.found:.0f} found, {row.wrong:.0f} wrong, {row.missed:.0f} missed",
             ]
-            cards.append((self._album.whole(image, self._outlines(image)), lines, {"error": kinds or ["no error"]}))
+            cards.append((self._album.whole(image, self._sketch.whole(image)), lines, {"error": kinds or ["no error"]}))
 
     def ask_for_errors(self, most: int) -> None:
         """Crops of the worst errors: of each kind those with the highest scores, and some of each confusion."""
@@ -102,8 +72,8 @@ class Pictures:
         ).itertuples():
             detection, there = int(row.detection), int(row.object)
             near = int(found.near[detection]) if detection >= 0 else there
-            about = [self._of_label(near, _LABEL)] if near >= 0 else []
-            about += [self._of_detection(detection, _SEEN)] if detection >= 0 else []
+            about = [self._sketch.label(near)] if near >= 0 else []
+            about += [self._sketch.detection(detection)] if detection >= 0 else []
             path = Name(self._kind.analysis.images.path[row.image])
             what = f"{row.kind}, score {row.score:.2f}" if detection >= 0 else str(row.kind)
             facets = {"kind": [str(row.kind)], "label": [names[row.actual]], "detection": [names[row.predicted]]}
@@ -117,10 +87,10 @@ class Pictures:
         cards = self._cards.setdefault("suspects", [])
         for row in table.head(most).itertuples():
             what = f"{row.suspicion}: label {row.label or 'none'}, detected {row.detected or 'nothing'}"
-            about = [] if pd.isna(row.annotation) else [self._of_label(places[int(row.annotation)], _LABEL)]
+            about = [] if pd.isna(row.annotation) else [self._sketch.label(places[int(row.annotation)])]
             if row.detected:
                 box, text = (row.x, row.y, row.width, row.height), f"{row.detected} {row.score:.2f}"
-                about.append(Outline(box, _SEEN, "bold", text))
+                about.append(Outline(box, SEEN, "bold", text))
             lines = [Name(row.image), what, f"certainty {row.certainty:.2f}"]
             cards.append((self._crop(rows[row.image], about), lines, {"suspicion": [row.suspicion]}))
         return table
@@ -131,40 +101,8 @@ class Pictures:
         """The gallery of what was asked for."""
         cards = [Card(pictures[ticket], lines, facets) for ticket, lines, facets in self._cards.get(name, [])]
         anchor = f"{self._kind.anchor}-{name}"
-        return Gallery(cards, _GROUPS, filters, names=names, anchor=anchor, noun=noun, size=24, columns="thumbs")
+        return Gallery(cards, GROUPS, filters, names=names, anchor=anchor, noun=noun, size=24, columns="thumbs")
 
     def _crop(self, image: int, about: Sequence[Outline]) -> int:
         """A crop around the last of some outlines, with all labels that lie in it."""
-        labels = [self._of_label(row, _LOST if row in self._unfound else _FOUND) for row in self._labels_in(image)]
-        known = {one.box for one in about}
-        return self._album.crop(image, about[-1].box, [*about, *(one for one in labels if one.box not in known)])
-
-    def _labels_in(self, image: int) -> list[int]:
-        rows: list[int] = np.asarray(self._there_in.get(image, []), dtype=np.int64).tolist()
-        return rows
-
-    def _outlines(self, image: int) -> list[Outline]:
-        """Labels and detections of an image: wrong and missed ones first, if they are many."""
-        labels = [self._of_label(row, _LOST if row in self._unfound else _FOUND) for row in self._labels_in(image)]
-        seen = self._above.iloc[self._seen_in.get(image, [])]
-        right = (seen.object >= 0).tolist()
-        detections = [
-            self._of_detection(row, _GOOD if good else _BAD) for row, good in zip(seen.index, right, strict=True)
-        ]
-        return sorted([*labels, *detections], key=lambda one: one.group not in (_LOST, _BAD))[:_SHAPES]
-
-    def _of_label(self, row: int, group: int) -> Outline:
-        label = self._kind.analysis.objects.loc[row]
-        name = self._kind.analysis.classes[int(label.label)]
-        return Outline(_box(label), group, "dashed", name, self._masks.get(int(label.annotation)))
-
-    def _of_detection(self, row: int, group: int) -> Outline:
-        seen, mask = self._kind.analysis.detections.loc[row], None
-        if self._masks and self._results.segmentation is not None:
-            mask = coded_bytes(self._results.segmentation[int(seen["row"])])
-        text = f"{self._kind.analysis.classes[int(seen.label)]} {seen.score:.2f}"
-        return Outline(_box(seen), group, "bold" if group == _SEEN else "", text, mask)
-
-
-def _box(row: Any) -> tuple[float, float, float, float]:
-    return float(row.x), float(row.y), float(row.width), float(row.height)
+        return self._album.crop(image, about[-1].box, self._sketch.around(image, about))

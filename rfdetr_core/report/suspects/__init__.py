@@ -23,7 +23,8 @@ from rfdetr_core.evaluation.suspects import suspects
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.report.evaluation import sections
 from rfdetr_core.report.evaluation.album import Album
-from rfdetr_core.report.evaluation.examples import LEGEND, Pictures
+from rfdetr_core.report.evaluation.examples import Pictures
+from rfdetr_core.report.evaluation.sketch import LEGEND
 from rfdetr_core.report.page import write_page
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def list_suspects(
     _samples(where, split)  # before the weights are read
     batch_size = read_section(EvaluateConfig, "evaluate").batch_size
     predictor = Predictor.from_checkpoint(checkpoint, device=device, batch_size=batch_size)
-    found = examine(predictor, where, split, seen_by(checkpoint))
+    found = examine(predictor, where, split, seen_by([checkpoint])[0])
     if page:
         _write_page(output.with_suffix(".html"), checkpoint, where, found)
     files.write_table(output, found.table.to_numpy(dtype=object).tolist(), list(found.table.columns))

@@ -34,7 +34,12 @@ async function draw(node) {
 const charts = [...document.querySelectorAll('.vega')];
 const started = new Map();
 const start = (node) => {
-  if (!started.has(node)) started.set(node, draw(node));
+  if (!started.has(node)) {
+    started.set(node, draw(node).catch((error) => {
+      node.textContent = 'This chart cannot be drawn.';
+      console.error(error);
+    }));
+  }
   return started.get(node);
 };
 const drawAll = async () => { for (const node of charts) if (node.offsetWidth) await start(node); };
@@ -47,4 +52,4 @@ for (const node of charts) seen.observe(node);
 window.addEventListener('beforeprint', drawAll);
 document.documentElement.dataset.ready = 'yes';
 // Once the page stands, those out of view as well: one at a time.
-window.requestIdleCallback(() => drawAll().then(() => { document.documentElement.dataset.drawn = 'yes'; }));
+(window.requestIdleCallback ?? window.setTimeout)(() => drawAll().then(() => { document.documentElement.dataset.drawn = 'yes'; }));

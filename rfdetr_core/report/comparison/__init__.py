@@ -1,0 +1,163 @@
+"""Two model files compared on the images of a split: the page of their differences, and a summary for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rfdetr_core.audit.seen import TRAINED, Seen, seen_by
+from rfdetr_core.base.errors import listed
+from rfdetr_core.base.manifest import DataConfig
+from rfdetr_core.base.metadata import read_metadata
+from rfdetr_core.base.params import read_section
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.printing import one_line
+from rfdetr_core.data.samples import Sample, read_samples
+from rfdetr_core.evaluation.changes import Changes
+from rfdetr_core.evaluation.comparison import Comparison, NotComparableError, compare_models
+from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.evaluation.resampling import SCORES
+from rfdetr_core.report.comparison import sections
+from rfdetr_core.report.comparison.examples import Pictures
+from rfdetr_core.report.config import ReportConfig
+from rfdetr_core.report.evaluation.album import Album
+from rfdetr_core.report.evaluation.sketch import LEGEND
+from rfdetr_core.report.page import write_page
+
+PAGE = Path("reports/compare/index.html")
+_TEMPLATE = Path(__file__).parent / "comparison.html"
+_TONES = {"better": "good", "worse": "error"}  # of conclusions; others are warnings
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two models compared, what each has seen of the images, and its changes; samples in the order of their ids."""
+
+    scores: Comparison
+    seen: tuple[Seen, Seen]
+    where: ProjectPaths
+    samples: list[Sample]
+    changes: Changes
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the images by path."""
+        return {sample.path: sample.sha256 for sample in self.samples}
+
+
+def compare_files(
+    old: Path,
+    new: Path,
+    where: ProjectPaths,
+    split: str,
+    *,
+    resamples: int,
+    batch_size: int = 1,
+    repository: Path = Path(),
+) -> Compared:
+    """Run two model files on the images of a split, and compare what they find.
+
+    repository: a folder of the git repository whose history says what they were trained on.
+
+    Raises:
+        NotComparableError: see `compare_models`; or a model was trained on images of the split.
+        UserError: an input is missing or damaged, or an image is not the one of the manifest.
+    """
+    samples = sorted(read_samples(*where.split(split)), key=lambda sample: sample.image_id)
+    before, after = seen_by((old, new), repository)
+    images = {sample.path: sample.sha256 for sample in samples}
+    _refuse_trained(
+        split, len(samples), {str(old): before.among(images, TRAINED), str(new): after.among(images, TRAINED)}
+    )
+    scores = compare_models(old, new, where, split, resamples, batch_size)
+    return Compared(scores, (before, after), where, samples, Changes.of(scores))
+
+
+def _refuse_trained(split: str, images: int, trained: dict[str, list[str]]) -> None:
+    """Raise where a model was trained on images of the split: what it finds there, it may remember."""
+    told = [
+        f"{path} was trained on {len(seen):,} of the {images:,} images of {split} ({listed(seen)})"
+        for path, seen in trained.items()
+        if seen
+    ]
+    if told:
+        raise NotComparableError(
+            f"{'; '.join(told)}. What it finds there says nothing about new images. Name a split that neither model "
+            "was trained on (--split), or remove these images from it."
+        )
+
+
+def write_comparison(path: Path, compared: Compared, crops: int) -> None:
+    """Write the page of the differences, whole or not at all. Equal inputs give equal bytes.
+
+    crops: pictures of each kind of change.
+
+    Raises:
+        UserError: the metadata of the split is missing, or an image is not the one of the manifest.
+    """
+    scores, changes = compared.scores, compared.changes
+    metadata = read_metadata(compared.where.metadata_of(scores.split))
+    album = Album(compared.where.dataset, compared.samples)
+    asked = Pictures(scores, changes, album, crops)
+    pictures, brightness = album.develop()
+    score_table, score_chart = sections.scores(scores)
+    cost, errors = sections.errors(scores)
+    write_page(
+        path,
+        _TEMPLATE,
+        f"Comparison on {scores.split}",
+        split=scores.split,
+        sentence=scores.sentence(),
+        tone=_TONES.get(scores.conclusion, "warning"),
+        measure=scores.measure,
+        images=scores.images,
+        objects=scores.objects,
+        classes=len(scores.names),
+        models=[
+            sections.facts(*one, compared.digests)
+            for one in zip("AB", (scores.old, scores.new), compared.seen, strict=True)
+        ],
+        known=sections.known_to_one(scores),
+        scores=score_table,
+        score_chart=score_chart,
+        per_class=sections.per_class(scores),
+        slices=sections.sliced(scores, brightness, metadata),
+        crops=crops,
+        pairs=asked.pairs(pictures),
+        changed=sections.images(changes),
+        cost=cost,
+        errors=errors,
+        kinds=sections.kinds(changes),
+        gallery=asked.gallery(pictures),
+        legend=LEGEND,
+    )
+
+
+def compare(old: Path, new: Path, split: str, folder: Path) -> Iterator[str]:
+    """The command compare: write index.html into a folder; the lines of the summary.
+
+    Raises:
+        UserError: see `compare_files`.
+    """
+    where, config = ProjectPaths(Path(read_section(DataConfig, "data").dir)), read_section(ReportConfig, "report")
+    batch_size = read_section(EvaluateConfig, "evaluate").batch_size
+    compared = compare_files(old, new, where, split, resamples=config.resamples, batch_size=batch_size)
+    write_comparison(folder / PAGE.name, compared, config.crops)
+    scores = compared.scores
+    for name, side in (("A", scores.old), ("B", scores.new)):
+        yield f"{name:7}{one_line(side.model.path)}: {side.model.variant}"
+    yield f"{split:7}{scores.images:,} images, {scores.objects:,} objects; scores of {scores.measure}"
+    yield f"{'':7}{'A':>6}{'B':>7}   difference in points, 95 % interval"
+    for name in SCORES:
+        values = [f"{value:.3f}" if value == value else "-" for value in sections.pair(scores, name)]
+        ends = scores.intervals[name]
+        change = f"{scores.differences[name]:+.2f}, {ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "-"
+        yield f"{sections.NAMES[name]:7}{values[0]:>6}{values[1]:>7}   {change}"
+    yield scores.sentence()
+    for title, some in sections.known_to_one(scores):
+        yield f"{title}: {listed(map(one_line, some))}"
+    for name, seen in zip("AB", compared.seen, strict=True):
+        yield from (f"{name}: {one_line(line)}" for line in sections.doubts(seen, compared.digests))
+    yield compared.changes.sentence()
+    yield f"page   {one_line(folder / PAGE.name)}"

@@ -1,0 +1,181 @@
+"""Tables, charts and facts on the page of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rfdetr_core.audit.seen import CHOSEN, Seen
+from rfdetr_core.base import files
+from rfdetr_core.evaluation.changes import CHANGES, Changes, error_counts, slice_changes
+from rfdetr_core.evaluation.comparison import Comparison, Side
+from rfdetr_core.evaluation.resampling import SCORES
+from rfdetr_core.metrics.coco import Floats
+from rfdetr_core.report import charts
+from rfdetr_core.report.comparison.examples import ALL_CHANGES, ERRORS_ANCHOR
+from rfdetr_core.report.specs import Axis, Chart
+from rfdetr_core.report.tables import Column, Name, Setter, Table, of_frame
+from rfdetr_core.report.text import plural
+
+NAMES = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR", "f1": "F1"}
+_MOST_IMAGES = 10_000  # rows of the table of images
+_MOST_NAMES = 100  # classes that one model alone knows
+
+
+def pair(scores: Comparison, name: str) -> tuple[float, float]:
+    """A score of both models."""
+    return getattr(scores.old.scores, name), getattr(scores.new.scores, name)
+
+
+def facts(name: str, side: Side, seen: Seen, images: Mapping[str, str]) -> dict[str, Any]:
+    """What one of the models is, and what is known of its training."""
+    model = side.model
+    found = [
+        ("model file", model.path),
+        ("variant", model.variant),
+        ("weights, SHA-256 of their tensors", model.tensors),
+        ("model file, SHA-256", model.sha256),
+        ("threshold of its best F1 here", f"{side.threshold:.2f}"),
+    ]
+    training = model.training
+    if training is None:
+        found.append(("training", "the file does not say what made it"))
+    else:
+        counts = training["counts"].items()
+        found += [(_USES.get(split, split), _counted(count)) for split, count in counts]
+        found += [(f"images of {split}, git blob of the manifest", blob) for split, blob in _manifests(training)]
+        parents = [str(one["name"]) for one in training["parents"].values()]
+        found += [("started from", ", ".join(parents))] if parents else []
+        found.append(("training, fingerprint", files.digest(training)))
+    return {"name": name, "facts": found, "doubts": doubts(seen, images)}
+
+
+_USES = {"train": "trained on", "valid": "epoch chosen on"}
+
+
+def _counted(count: Mapping[str, int]) -> str:
+    return f"{plural(count['images'], 'image')}, {plural(count['objects'], 'object')}"
+
+
+def _manifests(training: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """The git blob of each manifest that a training read, by its split."""
+    for name, identity in training["files"].items():
+        if name.startswith("manifest/"):
+            yield name.removeprefix("manifest/").removesuffix(".json"), str(identity["git"])
+
+
+def doubts(seen: Seen, images: Mapping[str, str]) -> list[str]:
+    """What a reader should know of the images that a model has seen. images: SHA-256 by path."""
+    count = len(seen.among(images, CHOSEN))
+    chosen = [f"Its epoch was chosen by {plural(count, 'image')} of this split, which flatters it a little."]
+    return chosen * bool(count) + [f"Whether it was trained on these images: {one}." for one in seen.unknown]
+
+
+def known_to_one(scores: Comparison) -> list[tuple[str, list[str]]]:
+    """Classes that one of the models alone knows, and those of the dataset that none of them knows."""
+    old, new = (set(filter(None, side.model.classes)) for side in (scores.old, scores.new))
+    found = {
+        "only A knows": old - new,
+        "only B knows": new - old,
+        "neither knows": set(scores.names) - old - new,
+    }
+    return [(title, _cut(sorted(names))) for title, names in found.items() if names]
+
+
+def _cut(names: list[str]) -> list[str]:
+    return names[:_MOST_NAMES] + ([f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else [])
+
+
+def scores(compared: Comparison) -> tuple[Table, Chart]:
+    """The main scores of both, and the interval of each difference."""
+    rows = []
+    for name in SCORES:
+        low, high = compared.intervals[name] or (None, None)
+        old, new = pair(compared, name)
+        change = compared.differences[name]
+        rows.append({"score": NAMES[name], "old": old, "new": new, "change": change, "low": low, "high": high})
+    columns = {"score": Column("score"), **_sides("")}
+    columns |= {"low": _points("low"), "high": _points("high")}
+    measured = [row for row in rows if row["low"] is not None]
+    note = f"95 % intervals over {compared.resamples:,} draws of the {plural(compared.images, 'image')}."
+    chart = charts.intervals(
+        measured, "score", "change", "low", "high", title="B less A, in points", x_axis=Axis("points", None, "+.1f"),
+        marks=[(0, "no difference")], note=f"{note} Both models see the same draws.",
+    )  # fmt: skip
+    return of_frame(rows, columns, noun="score", search=False), chart
+
+
+def per_class(compared: Comparison) -> Table:
+    """One row a class of the dataset."""
+    knows = [set(side.model.classes) for side in (compared.old, compared.new)]
+    known = {(True, True): "both", (True, False): "only A", (False, True): "only B", (False, False): "neither"}
+    rows: list[list[Any]] = []
+    for old, new in zip(compared.old.scores.per_class, compared.new.scores.per_class, strict=True):
+        row: list[Any] = [Name(new.name), new.instances]
+        for before, after in ((old.ap, new.ap), (old.ap_50, new.ap_50)):
+            row += [before, after, 100 * (after - before)]
+        rows.append([*row, known[new.name in knows[0], new.name in knows[1]]])
+    columns = [Column("class"), Column("objects", numeric=True)]
+    columns += [*_sides("AP").values(), *_sides("AP50").values(), Column("known to")]
+    return Table(columns, rows, noun="class", choices={"known to": "known to any"})
+
+
+def sliced(compared: Comparison, brightness: Floats, metadata: Mapping[str, Mapping[str, str]]) -> Table:
+    """Scores of both for parts of the split."""
+    table = slice_changes(compared, brightness, metadata)
+    for name in ("map", "f1"):
+        table[f"change_{name}"] *= 100
+    columns = {"slice": Column("slice", names=True), "value": Column("part", names=True)}
+    columns |= {name: Column(name, numeric=True) for name in ("images", "objects")}
+    for name, title in (("map", "AP"), ("f1", "F1")):
+        columns |= {f"{side}_{name}": column for side, column in _sides(title).items()}
+    return of_frame(table, columns, noun="part", size=50, choices={"slice": "all slices"})
+
+
+def images(changes: Changes) -> Table:
+    """Images whose F1 changed, the largest gain first."""
+    table = changes.images.head(_MOST_IMAGES)
+    columns = {"path": Column("image", names=True, style="file"), **_sides("F1")}
+    return of_frame(table.assign(change=100 * table.change), columns, noun="image", size=10)
+
+
+def errors(compared: Comparison) -> tuple[Chart, Table]:
+    """What each kind of error costs each of the models, and how many it makes."""
+    table = error_counts(compared)
+    table["cost_change"] *= 100
+    note = "B less A: below 0, B loses less by this kind. What a kind costs is the AP50 gained without it (TIDE)."
+    axis = Axis("points of AP50", None, "+.1f")
+    chart = charts.bars(table, "kind", "cost_change", title="Change of the cost of errors", x_axis=axis, note=note)
+    columns = {
+        "kind": Column("kind"),
+        "old": Column("A, errors", numeric=True),
+        "new": Column("B, errors", numeric=True),
+        "change": Column("difference", numeric=True, format="+,"),
+        "old_cost": _share("A, cost in AP50"),
+        "new_cost": _share("B, cost in AP50"),
+        "cost_change": _points("difference, points"),
+    }
+    return chart, of_frame(table, columns, noun="kind", search=False)
+
+
+def kinds(changes: Changes) -> Table:
+    """How many objects and wrong detections changed; each opens its crops."""
+    rows = [
+        [Setter(name, ERRORS_ANCHOR, {ALL_CHANGES: name}), count, CHANGES[name]]
+        for name, count in changes.counts().items()
+    ]
+    return Table([Column("change"), Column("how many", numeric=True), Column("what it means")], rows, search=False)
+
+
+def _sides(title: str) -> dict[str, Column]:
+    """Columns of a score: that of A, of B, and the difference in points."""
+    end = f", {title}" if title else ""
+    return {"old": _share(f"A{end}"), "new": _share(f"B{end}"), "change": _points(f"B less A{end}")}
+
+
+def _share(title: str) -> Column:
+    return Column(title, numeric=True, format=".3f")
+
+
+def _points(title: str) -> Column:
+    return Column(title, numeric=True, format="+.2f", help="in points: hundredths")

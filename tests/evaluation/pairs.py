@@ -1,0 +1,29 @@
+"""Two models without a network: what each of them finds in a scene is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rfdetr_core.evaluation.comparison import Comparison, Model
+from tests.evaluation.scenes import Rows
+
+
+def model(annotations: dict[str, Any], rows: Rows, name: str = "a", **changes: Any) -> Model:
+    """A model of these detections, with weights of its name; it knows the classes of the annotations."""
+    classes = tuple(row["name"] for row in annotations["categories"])
+    fields = {"path": f"{name}.pth", "sha256": "0" * 64, "tensors": name * 64, "variant": "TinyDetector"}
+    masks = bool(rows) and "segmentation" in rows[0]
+    return Model(**fields | {"classes": classes, "segmentation": masks, "training": None, "results": rows} | changes)
+
+
+def compared(annotations: dict[str, Any], old: Rows, new: Rows, resamples: int = 50) -> Comparison:
+    """The comparison of two models, a and b."""
+    return Comparison.of("test", annotations, model(annotations, old), model(annotations, new, "b"), resamples)
+
+
+def some(rows: Rows, share: float, seed: int) -> Rows:
+    """A random share of detections."""
+    kept = np.random.default_rng(seed).random(len(rows)) < share
+    return [row for row, keep in zip(rows, kept, strict=True) if keep]

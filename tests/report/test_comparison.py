@@ -1,0 +1,269 @@
+"""The page of two models side by side, in a real browser, and the command that writes it, as a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rfdetr_core.audit.seen import Seen
+from rfdetr_core.base import files, provenance
+from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.manifest import read_manifest, write_manifest
+from rfdetr_core.base.metadata import write_metadata
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.data.samples import read_samples
+from rfdetr_core.evaluation.changes import CHANGES, FOUND, Changes
+from rfdetr_core.evaluation.comparison import Comparison
+from rfdetr_core.report.comparison import Compared, write_comparison
+from tests.browser import Browser, Page, running
+from tests.checkpoint.tiny import tiny_record
+from tests.evaluation.pairs import model, some
+from tests.evaluation.scene import SIZES, Scene, make_scene, write_tiny_checkpoint
+from tests.evaluation.scenes import Rows, random_scene
+from tests.pipeline.project import environment_without
+from tests.report.kit import NAMES
+from tests.report.made import make_evaluation
+
+SECTIONS = ["about", "scores", "classes", "slices", "images", "errors"]
+UNSEEN = Seen({}, [])
+SHOWN = "[...document.querySelectorAll('#changed-errors figure')].filter((one) => !one.hidden).length"
+
+
+def write(
+    folder: Path, annotations: dict[str, Any], old: Rows, new: Rows, seen: tuple[Seen, Seen] = (UNSEEN, UNSEEN),
+    crops: int = 3, **changes: Any,
+) -> Path:  # fmt: skip
+    """The page of two models without a network; changes: fields of the second one."""
+    if not folder.joinpath("dataset").exists():
+        make_evaluation(folder, annotations, old, masks="segmentation" in (*old, {})[0])
+    where = make_where(folder)
+    scores = Comparison.of("test", annotations, model(annotations, old), model(annotations, new, "b", **changes), 50)
+    samples = sorted(read_samples(*where.split("test")), key=lambda sample: sample.image_id)
+    write_comparison(folder / "index.html", Compared(scores, seen, where, samples, Changes.of(scores)), crops)
+    return folder / "index.html"
+
+
+def make_where(folder: Path) -> ProjectPaths:
+    """Where `make_evaluation` puts the data."""
+    return ProjectPaths(folder / "dataset", folder / "annotations", folder / "manifest", metadata=folder / "metadata")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    content, found = random_scene(0, images=110, objects=3, detections=8, crowds=0.1)
+    return write(tmp_path_factory.mktemp("boxes"), content, some(found, 0.5, 0), found)
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    content, found = random_scene(1, images=8, masks=True)
+    return write(tmp_path_factory.mktemp("masks"), content, some(found, 0.6, 0), some(found, 0.6, 1))
+
+
+def opened(browser: Browser, path: Path, **size: int) -> Page:
+    page = browser.open(path, **size)
+    page.wait("document.documentElement.dataset.ready === 'yes'")
+    # Charts are drawn when they come into view.
+    page.value("document.querySelectorAll('.vega').forEach((one) => one.scrollIntoView())")
+    page.wait("document.documentElement.dataset.drawn === 'yes'")
+    return page
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("which", ["boxes", "masks"])
+def test_it_opens_without_a_complaint_or_request_and_draws_every_chart(
+    browser: Browser, request: pytest.FixtureRequest, which: str, width: int
+) -> None:
+    path: Path = request.getfixturevalue(which)
+    page = opened(browser, path, width=width)
+    assert page.complaints() == []
+    assert page.requests() == [path.resolve().as_uri()]
+    assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == SECTIONS
+    assert page.value("['.vega', '.vega svg'].map((one) => document.querySelectorAll(one).length)") == [2, 2]
+    assert page.value("document.documentElement.scrollWidth") <= width
+    small = "[...document.querySelectorAll('main *')].filter((one) => one.childElementCount === 0 && one.innerText"
+    small += " && !one.closest('svg') && parseFloat(getComputedStyle(one).fontSize) < 12).length"
+    assert page.value(small) == 0
+    assert (page.value("document.querySelectorAll('.mask').length") > 0) is (which == "masks")
+
+
+def test_of_100_images_there_is_a_verdict_and_of_few_there_is_none(browser: Browser, boxes: Path, masks: Path) -> None:
+    page = opened(browser, boxes)
+    assert page.texts("header .status.good")[0].startswith("B is better than A. AP of boxes changed by +")
+    assert page.texts("header .status.warning") == []
+    (told,) = opened(browser, masks).texts("header .status.warning")
+    assert told.startswith("No verdict: 8 images are few, so the intervals are wide. AP of masks changed by ")
+
+
+def test_tables_sort_and_images_are_side_by_side_the_largest_change_first(browser: Browser, boxes: Path) -> None:
+    page = opened(browser, boxes)
+    page.click("#classes thead th:nth-child(5) button")
+    changes = [float(text) for text in page.texts("#classes tbody td:nth-child(5)")]
+    assert changes == sorted(changes, reverse=True)
+    assert len(page.texts("#images .better")) == len(page.texts("#images .worse")) == 3
+    for kind, sign in (("better", 1), ("worse", -1)):
+        told = [float(text.split("F1 ")[1]) for text in page.texts(f"#images .{kind} figcaption")]
+        gains = [sign * (new - old) for old, new in zip(told[::2], told[1::2], strict=True)]
+        assert gains == sorted(gains, reverse=True)
+        assert gains[-1] > 0
+    left, right = (
+        page.value(f"document.querySelectorAll('#images .better figure')[{k}].getBoundingClientRect().toJSON()")
+        for k in (0, 1)
+    )
+    assert left["top"] == right["top"]
+    assert left["right"] < right["left"]
+
+
+def test_each_kind_of_change_has_crops_that_its_name_opens(browser: Browser, boxes: Path) -> None:
+    page = opened(browser, boxes)
+    assert page.value(SHOWN) == 3 * len(CHANGES)
+    page.click("#errors button.link")
+    assert page.value(SHOWN) == 3
+    assert page.value("document.querySelector('#changed-errors select').value") == FOUND
+    assert all(FOUND in text for text in page.texts("#changed-errors figure:not([hidden]) figcaption"))
+
+
+def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
+    browser: Browser, tmp_path: Path
+) -> None:
+    content, found = random_scene(2, classes=len(NAMES))
+    for row, name in zip(content["categories"], NAMES, strict=True):
+        row["name"] = name
+    for row, name in zip(content["images"], ("<b id=injected>.png", "a&amp;b.png", "{{ 1 }}.png"), strict=False):
+        row["file_name"] = name
+    seen = Seen({}, ["<b id=injected>"])
+    more = {"classes": (*NAMES[1:], "<i id=injected>"), "path": "<b id=injected>.pth", "variant": "<b id=injected>"}
+    more["training"] = tiny_record(parents={"pretrain_weights": {"name": "<b id=injected>"}})
+    metadata = {"a&amp;b.png": {"<b id=injected>": "<b id=injected>"}}
+    make_evaluation(tmp_path, content, found, metadata=metadata)
+    page = opened(browser, write(tmp_path, content, some(found, 0.5, 0), found, (UNSEEN, seen), **more))
+    assert page.complaints() == []
+    assert page.value("document.getElementById('injected')") is None
+    assert set(NAMES) <= set(page.texts("#classes tbody td:first-child"))
+    told = page.texts("#classes p")
+    assert any(one == f"Classes that only A knows: {NAMES[0]}" for one in told)
+    assert any(one == "Classes that only B knows: <i id=injected>" for one in told)
+    (panel,) = page.texts("#about .panel:nth-child(2)")
+    assert "chosen by 1 image of this split" in panel
+    assert "trained on these images: <b id=injected>." in panel
+
+
+@pytest.mark.parametrize("settings", [{"objects": 0}, {"images": 1, "classes": 1}, {"images": 2, "classes": 100}])
+@pytest.mark.parametrize("kept", [True, False])
+def test_of_very_little_there_is_a_page(browser: Browser, tmp_path: Path, settings: dict[str, Any], kept: bool) -> None:
+    content, found = random_scene(4, **settings)
+    page = opened(browser, write(tmp_path, content, [], found if kept else []))
+    assert page.complaints() == []
+    assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == SECTIONS
+    assert page.texts("header .status")[0].startswith("No verdict: ")
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_equal_inputs_give_equal_bytes(tmp_path: Path, masks: bool) -> None:
+    content, found = random_scene(3, masks=masks)
+    path = write(tmp_path, content, some(found, 0.6, 0), found)
+    before = path.read_bytes()
+    write(tmp_path, content, some(found, 0.6, 0), found)
+    assert path.read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """A project in a git repository, its dataset and a model of it; other.pth is another model."""
+    folder = tmp_path_factory.mktemp("project")
+    made = make_scene(folder)
+    for split in ("test", "valid"):
+        write_metadata(folder / "metadata" / f"{split}.csv", {})
+    (folder / "params.yaml").write_text(yaml.safe_dump({"data": {"dir": "dataset"}, "report": {"resamples": 100}}))
+    write_tiny_checkpoint(folder / "other.pth", seed=8)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    return made
+
+
+def run(project: Scene, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rfdetr_core", "compare", *arguments]
+    environment = environment_without("GIT_") | {"PYTHONPATH": str(ROOT)}
+    folder = project.checkpoint.parent
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_command_scores_both_files_and_says_what_the_page_says(browser: Browser, project: Scene) -> None:
+    done = run(project, "model.pth", "other.pth")
+    assert (done.returncode, done.stderr) == (0, "")
+    path = project.checkpoint.parent / "reports/compare/index.html"
+    page, lines = opened(browser, path), done.stdout.splitlines()
+    assert page.complaints() == []
+    (verdict,) = page.texts("header .status")
+    assert verdict in lines
+    assert verdict.startswith(f"No verdict: {len(SIZES)} images are few")
+    rows = [line.split() for line in lines if line.startswith(("AP", "AR", "F1"))]
+    shown = [page.texts(f"#scores tbody tr:nth-child({k}) td") for k in range(1, 6)]
+    assert [row[:4] for row in shown] == [[row[0], row[1], row[2], row[3].rstrip(",")] for row in rows]
+    assert float(rows[0][1]) > float(rows[0][2]), "the labels are what the first model sees"
+    assert "A: Whether it was trained on these images: the file carries no lineage" in done.stdout
+    assert lines[-1] == "page   reports/compare/index.html"
+    before = path.read_bytes()
+    assert run(project, "model.pth", "other.pth", "--out", "again").stdout.splitlines()[:-1] == lines[:-1]
+    assert (project.checkpoint.parent / "again/index.html").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_on_images_of_the_split_is_refused_and_nothing_is_written(project: Scene) -> None:
+    folder = project.checkpoint.parent
+    (first, *_) = read_manifest(folder / "manifest" / "test.json")
+    write_manifest(folder / "manifest" / "train.json", [replace(first, path="train/copy.png")])
+    identity = provenance.identity(folder / "manifest" / "train.json")
+    named = {"manifest/train.json": {"size": identity["size"], "git": identity["git"]}}
+    write_tiny_checkpoint(folder / "trained.pth", seed=9, training_record=tiny_record(files=named))
+    done = run(project, "model.pth", "trained.pth", "--out", "refused")
+    assert done.returncode == 1
+    told = f"error: trained.pth was trained on 1 of the {len(SIZES)} images of test ({first.path}). What it finds there"
+    assert done.stderr.startswith(told)
+    assert not (folder / "refused").exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_was_chosen_by_images_of_the_split_is_compared_and_that_is_said(project: Scene) -> None:
+    folder = project.checkpoint.parent
+    identity = provenance.identity(folder / "manifest" / "valid.json")  # the images of test under other names
+    named = {"manifest/valid.json": {"size": identity["size"], "git": identity["git"]}}
+    write_tiny_checkpoint(folder / "chosen.pth", seed=9, training_record=tiny_record(files=named))
+    done = run(project, "chosen.pth", "model.pth", "--split", "valid")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "valid  5 images" in done.stdout
+    assert "A: Its epoch was chosen by 5 images of this split" in done.stdout
+    assert "A: Whether it was trained" not in done.stdout
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compared_is_one_message(project: Scene) -> None:
+    folder = project.checkpoint.parent
+    write_tiny_checkpoint(folder / "cats.pth", class_names=("cat", "dog", "\x1b[2Jmouse"))
+    files.write_text(folder / "text.pth", "no model")
+    for arguments, told in (
+        (("model.pth", "cats.pth"), "error: model.pth and cats.pth have no class in common: class0, class1, class2; "),
+        (("model.pth", "none.pth"), "error: none.pth does not exist"),
+        (("model.pth", "text.pth"), "error: text.pth is no checkpoint"),
+        (("model.pth", "other.pth", "--split", "train"), "error: annotations/train.json"),
+    ):
+        done = run(project, *arguments, "--out", "refused")
+        assert done.returncode == 1
+        assert done.stderr.startswith(told), done.stderr
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        assert "\x1b" not in done.stderr
+    assert not (folder / "refused").exists()
