@@ -1,6 +1,6 @@
 """How many labels that were broken on purpose are among the first suspects, against a random order.
 
-    python benchmarks/suspects.py [--project DIR] [--broken 20] [--first 40] [--seeds 10]
+    python benchmarks/suspects.py [--project DIR] [--broken 20] [--first 40] [--seeds 30]
 
 In a project after `dvc repro`: detections and labels are those of its evaluation, and no model runs. Boxes alone. The
 labels are broken in turn: moved, removed, added, and where there are several classes changed to another. By chance:
@@ -28,7 +28,7 @@ def main() -> None:
     """Print a line for each seed, and the mean."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--project", type=Path, default=Path(), metavar="DIR")
-    for name, default in (("broken", 20), ("first", 40), ("seeds", 10)):
+    for name, default in (("broken", 20), ("first", 40), ("seeds", 30)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     reports = options.project / "reports" / "evaluate"
@@ -36,7 +36,7 @@ def main() -> None:
     right = files.read_json(options.project / "annotations" / f"{split}.json")
     results = Results.read(reports / "detections.json")
     labels = len(right["annotations"])
-    chance = options.broken * options.first / labels
+    chance = options.broken * min(1.0, options.first / labels)
     print(f"{split}: {labels} labels of {len(right['images'])} images, AP50 of all: "
           f"{files.read_json(reports / 'metrics.json')['map_50']:.3f}")  # fmt: skip
     found, kinds, all_kinds = list[int](), Counter[str](), Counter[str]()
