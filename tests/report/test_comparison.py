@@ -159,7 +159,7 @@ def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
     assert any(one == "Classes that only B knows: <i id=injected>" for one in told)
     (panel,) = page.texts("#about .panel:nth-child(2)")
     assert "chosen by 1 image of this split" in panel
-    assert "trained on these images: <b id=injected>." in panel
+    assert "not known whether it was trained on these images: <b id=injected>." in panel
 
 
 @pytest.mark.parametrize("settings", [{"objects": 0}, {"images": 1, "classes": 1}, {"images": 2, "classes": 100}])
@@ -215,7 +215,7 @@ def test_the_command_scores_both_files_and_says_what_the_page_says(browser: Brow
     shown = [page.texts(f"#scores tbody tr:nth-child({k}) td") for k in range(1, 6)]
     assert [row[:4] for row in shown] == [[row[0], row[1], row[2], row[3].rstrip(",")] for row in rows]
     assert float(rows[0][1]) > float(rows[0][2]), "the labels are what the first model sees"
-    assert "A: Whether it was trained on these images: the file carries no lineage" in done.stdout
+    assert "A: It is not known whether it was trained on these images: the file carries no lineage" in done.stdout
     assert lines[-1] == "page   reports/compare/index.html"
     before = path.read_bytes()
     assert run(project, "model.pth", "other.pth", "--out", "again").stdout.splitlines()[:-1] == lines[:-1]
@@ -247,7 +247,7 @@ def test_a_model_that_was_chosen_by_images_of_the_split_is_compared_and_that_is_
     assert (done.returncode, done.stderr) == (0, "")
     assert "valid  5 images" in done.stdout
     assert "A: Its epoch was chosen by 5 images of this split" in done.stdout
-    assert "A: Whether it was trained" not in done.stdout
+    assert "A: It is not known" not in done.stdout
 
 
 @pytest.mark.slow

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rfdetr_core.evaluation.changes import ADDED, BETTER, FOUND, WORSE, Changes
+from rfdetr_core.evaluation.changes import ADDED, BETTER, CHANGES, FOUND, WORSE, Changes
 from rfdetr_core.evaluation.comparison import Comparison
 from rfdetr_core.report.evaluation.album import Album
 from rfdetr_core.report.evaluation.sketch import GROUPS, Sketch
 from rfdetr_core.report.gallery import Card, Gallery, Picture
 from rfdetr_core.report.tables import Name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ERRORS_ANCHOR, ALL_CHANGES, ALL_CLASSES = "changed-errors", "all changes", "all classes"
 
@@ -33,12 +36,12 @@ class Pictures:
                 views = [album.whole(int(row.image), sketch.whole(int(row.image))) for sketch in (old, new)]
                 self._pairs.append((title, row, views[0], views[1]))
         self._cards: list[tuple[int, list[Any], dict[str, Sequence[str]]]] = []
-        for row in changes.objects.groupby("change").head(most).itertuples():
+        for row in _first(changes.objects, most):
             label = new.analysis.objects.loc[row.object]
             sketch = new if row.change == FOUND else old
             about = [sketch.detection(int(row.detection)), new.label(int(row.object))]
             self._crop(album, sketch, int(label.image), about, row, names[int(label.label)])
-        for row in changes.detections.groupby("change").head(most).itertuples():
+        for row in _first(changes.detections, most):
             sketch = new if row.change == ADDED else old
             seen = sketch.analysis.detections.loc[row.detection]
             about = [sketch.label(int(seen.near))] if seen.near >= 0 else []
@@ -74,3 +77,9 @@ class Pictures:
         cards = [Card(pictures[ticket], lines, facets) for ticket, lines, facets in self._cards]
         filters = {"change": ALL_CHANGES, "class": ALL_CLASSES}
         return Gallery(cards, GROUPS, filters, anchor=ERRORS_ANCHOR, noun="change", size=24, columns="thumbs")
+
+
+def _first(table: pd.DataFrame, most: int) -> Iterator[Any]:
+    """The first rows of each kind of change, kind by kind."""
+    for change in CHANGES:
+        yield from table[table.change == change].head(most).itertuples()

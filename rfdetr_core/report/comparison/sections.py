@@ -67,8 +67,10 @@ def _manifests(training: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 def doubts(seen: Seen, images: Mapping[str, str]) -> list[str]:
     """What a reader should know of the images that a model has seen. images: SHA-256 by path."""
     count = len(seen.among(images, CHOSEN))
-    chosen = [f"Its epoch was chosen by {plural(count, 'image')} of this split, which flatters it a little."]
-    return chosen * bool(count) + [f"Whether it was trained on these images: {one}." for one in seen.unknown]
+    chosen = f"Its epoch was chosen by {plural(count, 'image')} of this split, which flatters it a little."
+    unknown = [one.rstrip(".") for one in seen.unknown]
+    lines = [f"It is not known whether it was trained on these images: {one}." for one in unknown]
+    return [chosen, *lines] if count else lines
 
 
 def known_to_one(scores: Comparison) -> list[tuple[str, list[str]]]:
@@ -99,7 +101,7 @@ def scores(compared: Comparison) -> tuple[Table, Chart]:
     measured = [row for row in rows if row["low"] is not None]
     note = f"95 % intervals over {compared.resamples:,} draws of the {plural(compared.images, 'image')}."
     chart = charts.intervals(
-        measured, "score", "change", "low", "high", title="B less A, in points", x_axis=Axis("points", None, "+.1f"),
+        measured, "score", "change", "low", "high", title="B minus A, in points", x_axis=Axis("points", None, "+.1f"),
         marks=[(0, "no difference")], note=f"{note} Both models see the same draws.",
     )  # fmt: skip
     return of_frame(rows, columns, noun="score", search=False), chart
@@ -125,7 +127,7 @@ def sliced(compared: Comparison, brightness: Floats, metadata: Mapping[str, Mapp
     table = slice_changes(compared, brightness, metadata)
     for name in ("map", "f1"):
         table[f"change_{name}"] *= 100
-    columns = {"slice": Column("slice", names=True), "value": Column("part", names=True)}
+    columns = {key: Column(title, names=True, style="file") for key, title in (("slice", "slice"), ("value", "part"))}
     columns |= {name: Column(name, numeric=True) for name in ("images", "objects")}
     for name, title in (("map", "AP"), ("f1", "F1")):
         columns |= {f"{side}_{name}": column for side, column in _sides(title).items()}
@@ -143,7 +145,7 @@ def errors(compared: Comparison) -> tuple[Chart, Table]:
     """What each kind of error costs each of the models, and how many it makes."""
     table = error_counts(compared)
     table["cost_change"] *= 100
-    note = "B less A: below 0, B loses less by this kind. What a kind costs is the AP50 gained without it (TIDE)."
+    note = "B minus A: below 0, B loses less by this kind. What a kind costs is the AP50 gained without it (TIDE)."
     axis = Axis("points of AP50", None, "+.1f")
     chart = charts.bars(table, "kind", "cost_change", title="Change of the cost of errors", x_axis=axis, note=note)
     columns = {
@@ -164,13 +166,17 @@ def kinds(changes: Changes) -> Table:
         [Setter(name, ERRORS_ANCHOR, {ALL_CHANGES: name}), count, CHANGES[name]]
         for name, count in changes.counts().items()
     ]
-    return Table([Column("change"), Column("how many", numeric=True), Column("what it means")], rows, search=False)
+    return Table(
+        [Column("change", style="nowrap"), Column("how many", numeric=True), Column("what it means")],
+        rows,
+        search=False,
+    )
 
 
 def _sides(title: str) -> dict[str, Column]:
     """Columns of a score: that of A, of B, and the difference in points."""
     end = f", {title}" if title else ""
-    return {"old": _share(f"A{end}"), "new": _share(f"B{end}"), "change": _points(f"B less A{end}")}
+    return {"old": _share(f"A{end}"), "new": _share(f"B{end}"), "change": _points(f"B minus A{end}")}
 
 
 def _share(title: str) -> Column:
