@@ -287,21 +287,9 @@ def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
 
 def _refuse_outs(output: Path) -> None:
     """Raise a UserError where a folder to write to holds results of a pipeline."""
-    folder = output.resolve()
-    root = next((one for one in (folder, *folder.parents) if (one / "dvc.yaml").is_file()), None)
-    if root is None:
-        return
-    from rfdetr_core.verification.lock import read_stages
+    from rfdetr_core.verification.lock import refuse_outs
 
-    try:
-        outs = [root / path for stage in read_stages(root).values() for path in stage.outs]
-    except UserError:
-        return  # a dvc.yaml that DVC cannot read has no results
-    if any(out.is_relative_to(folder) or folder.is_relative_to(out) for out in outs):
-        raise UserError(
-            f"{output} is where the pipeline of {root / 'dvc.yaml'} keeps its results, which would be written over. "
-            'Name another folder, such as output_dir="runs/first".'
-        )
+    refuse_outs(output, 'output_dir="runs/first"')
 
 
 def _check_dataset(dataset: Path) -> None:

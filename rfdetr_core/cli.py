@@ -175,15 +175,19 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _suspects(options: argparse.Namespace) -> None:
-    from rfdetr_core.report.suspects import list_suspects
+    from rfdetr_core.report.suspects import FOLDER, list_suspects
+    from rfdetr_core.verification.lock import refuse_outs
 
+    refuse_outs(options.output or FOLDER, "--output reports/suspects/train.csv")
     lines = list_suspects(options.checkpoint, options.split, options.output, options.limit, page=options.page)
     print(*lines, sep="\n")
 
 
 def _compare(options: argparse.Namespace) -> None:
     from rfdetr_core.report.comparison import compare
+    from rfdetr_core.verification.lock import refuse_outs
 
+    refuse_outs(options.out, "--out reports/compare")
     print(*compare(options.old, options.new, options.split, options.out), sep="\n")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from rfdetr_core.base.params import Config
 from rfdetr_core.config.settings import ABSENT, DIFFERENT, SECTIONS, UPSTREAM
@@ -57,6 +57,8 @@ def _rows(section: str, config: type[Config], prefix: str = "") -> Iterator[str]
 def _kind(kind: Any) -> str:
     """A type in words."""
     origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _kind(inner[0])
     if origin is Literal:
         return " / ".join(map(str, inner))
     if origin in (Union, types.UnionType):

@@ -67,7 +67,11 @@ class Results:
         Raises:
             UserError: a file is missing or not one of an evaluation, or the two differ in length.
         """
-        found = cls.of(_rows(boxes), None if masks is None else _rows(masks))
+        try:
+            found = cls.of(_rows(boxes), None if masks is None else _rows(masks))
+        except (KeyError, TypeError) as error:
+            where = " or ".join(str(path) for path in (boxes, masks) if path)
+            raise UserError(f"{where} has no detections ({error!r}). Write it again: dvc repro -f evaluate") from error
         if found.segmentation is not None and len(found.segmentation) != len(found.score):
             raise UserError(f"{masks} has not as many detections as {boxes}. Write both again: dvc repro -f evaluate")
         return found
@@ -160,7 +164,8 @@ class Analysis:
         return self.unfound(threshold).drop(index=partly.unique(), errors="ignore")
 
     def confusions(self, threshold: Floats) -> pd.DataFrame:
-        """Every object and every detection above the threshold, by the rule of `scoring.confusions`.
+        """Every object and every detection above the threshold, by the rule of `scoring.confusions`, of masks by
+        their own IoU rather than that of their boxes.
 
         Columns: image, actual and predicted (labels; -1: background), object and detection (rows; -1: none).
         """
@@ -170,10 +175,11 @@ class Analysis:
         rivals = rivals[rivals.detection.isin(wrong.index) & rivals.object.isin(unfound.index)]
         scores = self.detections.score.to_numpy()[rivals.detection.to_numpy(dtype=np.int64)]
         ordered = rivals.iloc[np.lexsort((-rivals.overlap, rivals.detection, -scores))]
-        taken: dict[int, int] = {}
+        taken, used = dict[int, int](), set[int]()
         for seen, there in zip(ordered.detection.tolist(), ordered.object.tolist(), strict=True):
-            if seen not in taken and there not in taken.values():
+            if seen not in taken and there not in used:
                 taken[seen] = there
+                used.add(there)
         pairs = [*zip(right.object.tolist(), right.index.tolist(), strict=True)]
         pairs += [(there, seen) for seen, there in taken.items()]
         pairs += [(-1, seen) for seen in wrong.index.difference([*taken]).tolist()]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from hotcoco import metrics
 
 from rfdetr_core.evaluation.analysis import Analysis
 from rfdetr_core.evaluation.resampling import SCORES, Interval, matches, scores
@@ -15,6 +16,7 @@ from rfdetr_core.metrics.coco import THRESHOLDS, Floats
 
 FEW_IMAGES = 100  # of fewer, an interval is too wide, and its ends too uncertain, to base a decision on
 BINS = 10  # of a reliability diagram
+DEFAULT_THRESHOLD = 0.5  # where nothing was measured
 Goal = Literal["precision", "recall"]
 
 
@@ -31,6 +33,10 @@ class Point:
     f1: float
     reached: bool = True
     best: float = float("nan")
+
+    def useful(self, otherwise: float) -> Point:
+        """The same, or at another threshold where nothing is found at any: with F1 0 everywhere, 0 is as good as 1."""
+        return self if self.f1 > 0 else replace(self, threshold=otherwise)
 
 
 def best_f1(curve: Floats) -> Point:
@@ -75,21 +81,27 @@ class Calibration:
     bins: of BINS equal parts of 0..1, how many detections, the mean of their scores, and the share of right ones; bins
     without a detection are left out. error: the detection expected calibration error (D-ECE), the mean over detections
     of the difference between these two, of all and by class (Küppers et al., CVPR workshops 2020). NaN: no detection.
+    error_above: that of the detections above a threshold. Most of a detector's queries see nothing and have scores near
+    0, which is true and hides what the higher scores are worth.
     """
 
     bins: list[dict[str, float]]
     error: float
+    error_above: float
     by_class: dict[str, float]
 
     @classmethod
-    def of(cls, analysis: Analysis) -> Calibration:
+    def of(cls, analysis: Analysis, threshold: float) -> Calibration:
         """Right: matched with an object of its class at IoU 0.5."""
         if not len(analysis.detections):
-            return cls([], float("nan"), {})
+            return cls([], float("nan"), float("nan"), {})
         found = analysis.evaluator.calibration(n_bins=BINS, iou_threshold=0.5)
         bins = [
             {"count": one["count"], "score": one["avg_confidence"], "right": one["avg_accuracy"]}
             for one in found["bins"]
             if one["count"]
         ]
-        return cls(bins, float(found["ece"]), dict(found["per_category"]))
+        above = analysis.detections[analysis.detections.score > threshold]
+        matched = (above.object >= 0).to_numpy()
+        error, _ = metrics.calibration_error(above.score.to_numpy(), matched, n_bins=BINS)
+        return cls(bins, float(found["ece"]), float(error) if len(above) else float("nan"), dict(found["per_category"]))

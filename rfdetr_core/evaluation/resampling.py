@@ -20,13 +20,20 @@ _AT_75 = 5  # the place of 0.75 among COCO's thresholds of the IoU
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """Detections of a class, the best score first: (N,) place of the image and score, (T, N) right, (T, N) counted, at
-    T thresholds of the IoU. instances: (I,) objects in each image."""
+    """Detections of a class, the best score first.
+
+    image, score, right_at_50, counted_at_50: (N,) of all. right, counted: (T, M) at T thresholds of the IoU, of those
+    up to the last that is right at any: what comes after it changes no precision. owners: images with objects of the
+    class. instances: how many objects each of them has.
+    """
 
     image: npt.NDArray[np.int64]
     score: Floats
+    right_at_50: npt.NDArray[np.bool_]
+    counted_at_50: npt.NDArray[np.bool_]
     right: npt.NDArray[np.bool_]
     counted: npt.NDArray[np.bool_]
+    owners: npt.NDArray[np.int64]
     instances: npt.NDArray[np.int64]
 
 
@@ -45,16 +52,28 @@ def matches(evaluator: hotcoco.COCOeval) -> list[ClassMatches]:
 
 
 def _of_class(records: Sequence[Record], place: dict[int, int], thresholds: int) -> ClassMatches:
-    instances = np.zeros(len(place), dtype=np.int64)
+    instances: dict[int, int] = {}
     for one in records:
-        instances[place[int(one["image_id"])]] = int((np.asarray(one["gtIgnore"]) == 0).sum())
+        if count := int((np.asarray(one["gtIgnore"]) == 0).sum()):
+            instances[place[int(one["image_id"])]] = count
     scores = np.concatenate([np.zeros(0), *(one["dtScores"] for one in records)])
     order = np.argsort(-scores, kind="mergesort")
     lengths = [len(one["dtScores"]) for one in records]
-    owners = np.repeat([place[int(one["image_id"])] for one in records], lengths).astype(np.int64)
-    right = _joined((np.asarray(one["dtMatches"]) > 0 for one in records), thresholds)
-    counted = _joined((np.asarray(one["dtIgnore"]) == 0 for one in records), thresholds)
-    return ClassMatches(owners[order], scores[order], right[:, order], counted[:, order], instances)
+    images = np.repeat([place[int(one["image_id"])] for one in records], lengths).astype(np.int64)[order]
+    right = _joined((np.asarray(one["dtMatches"]) > 0 for one in records), thresholds)[:, order]
+    counted = _joined((np.asarray(one["dtIgnore"]) == 0 for one in records), thresholds)[:, order]
+    hits = np.flatnonzero((right & counted).any(axis=0))
+    last = int(hits[-1]) + 1 if len(hits) else 0
+    return ClassMatches(
+        images,
+        scores[order],
+        right[0],
+        counted[0],
+        right[:, :last].copy(),
+        counted[:, :last].copy(),
+        np.array(list(instances), dtype=np.int64),
+        np.array(list(instances.values()), dtype=np.int64),
+    )
 
 
 def scores(matched: Iterable[ClassMatches], times: Times, threshold: float = 0.5) -> dict[str, float]:
@@ -70,20 +89,21 @@ def scores(matched: Iterable[ClassMatches], times: Times, threshold: float = 0.5
 
 
 def _of_times(one: ClassMatches, times: Times, threshold: float) -> tuple[float, ...] | None:
-    objects = int((one.instances * times).sum())
+    objects = int((one.instances * times[one.owners]).sum())
     if not objects:
         return None
-    weight = times[one.image] * one.counted  # (T, N)
+    weight = times[one.image[: one.right.shape[1]]].astype(np.int32) * one.counted  # (T, M)
     hits, seen = np.cumsum(weight * one.right, axis=1), np.cumsum(weight, axis=1)
     recall = hits / objects
     precision = hits / np.maximum(seen, 1)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     precision = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
     at = [values[np.searchsorted(own, RECALLS)].mean() for own, values in zip(recall, precision, strict=True)]
-    last = int(np.searchsorted(-one.score, -threshold, side="right")) - 1  # of those that reach the threshold
-    right, found = (int(values[0, last]) if last >= 0 else 0 for values in (hits, seen))
     most = float(recall[:, -1].mean()) if recall.shape[1] else 0.0
-    return float(np.mean(at)), float(at[0]), float(at[_AT_75]), most, 2 * right / (found + objects)
+    enough = int(np.searchsorted(-one.score, -threshold, side="right"))  # those that reach the threshold
+    found = times[one.image[:enough]] * one.counted_at_50[:enough]
+    right = int((found * one.right_at_50[:enough]).sum())
+    return float(np.mean(at)), float(at[0]), float(at[_AT_75]), most, 2 * right / (int(found.sum()) + objects)
 
 
 def draws(images: int, resamples: int, seed: int = 0) -> Iterator[Times]:

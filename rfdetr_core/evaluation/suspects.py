@@ -7,7 +7,7 @@ import pandas as pd
 from hotcoco import mask as overlaps
 
 from rfdetr_core.evaluation.analysis import BACKGROUND, POSITIVE, Analysis
-from rfdetr_core.evaluation.operating import best_f1
+from rfdetr_core.evaluation.operating import DEFAULT_THRESHOLD, best_f1
 from rfdetr_core.metrics.coco import Floats
 
 NO_LABEL, NO_DETECTION = "no label", "no detection"
@@ -15,13 +15,6 @@ OTHER_CLASS, OTHER_PLACE = "another class", "another place"
 _BOX = ["x", "y", "width", "height"]
 _LABEL_BOX = [f"label_{name}" for name in _BOX]
 COLUMNS = ["certainty", "suspicion", "image", "annotation", "label", "detected", "score", *_BOX, *_LABEL_BOX]
-_EXPLAINED = {
-    NO_LABEL: "a detection with a high score where no label is",
-    NO_DETECTION: "a label that nothing finds",
-    OTHER_CLASS: "a label of another class than a detection with a high score",
-    OTHER_PLACE: "a label that a detection with a high score overlaps only in part",
-}
-"""What each suspicion means."""
 
 
 def suspects(analysis: Analysis) -> pd.DataFrame:
@@ -33,8 +26,7 @@ def suspects(analysis: Analysis) -> pd.DataFrame:
     of that threshold. The box is the detection's, or the label's where nothing finds it. annotation, its id in the
     canonical annotations, and the box of the label are empty where there is no label.
     """
-    best = np.array([best_f1(curve).threshold for curve in analysis.curves])
-    threshold = np.nan_to_num(best, nan=0.5)
+    threshold = np.array([best_f1(curve).useful(DEFAULT_THRESHOLD).threshold for curve in analysis.curves])
     rows = pd.concat([_by_detections(analysis, threshold / 2), _by_labels(analysis, threshold)])
     rows = rows.sort_values(["certainty", "path", "x", "y"], ascending=[False, True, True, True], kind="stable")
     labelled = rows.object >= 0

@@ -90,9 +90,10 @@ def recommended(given: str | os.PathLike[str], predictor: Predictor) -> Recommen
         UserError: no such file, one that is malformed, of other weights or classes, or that recommends nothing.
     """
     path = _find(predictor.source) if given == RECOMMENDED else Path(given)
-    if isinstance(given, str) and path.suffix != ".json" and not path.exists():
+    if isinstance(given, str) and path.suffix != ".json" and not path.is_file():
         raise UserError(
-            f"threshold is {given!r}: it must be a number from 0 to 1, {RECOMMENDED!r}, or the path of a {NAME}."
+            f"threshold is {given!r}: it must be {RECOMMENDED!r}, the path of a {NAME}, or a number from 0 to 1 "
+            "(threshold=0.5 in Python, --threshold 0.5 on the command line)."
         )
     read = Thresholds.read(path)
     _require_model(read, path, predictor)

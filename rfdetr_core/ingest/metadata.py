@@ -129,7 +129,9 @@ def _columns(header: list[str], findings: Findings) -> dict[str, int] | None:
     names = [column_name(name) for name in header]
     of_image = [number for number, name in enumerate(names) if name.casefold() in _IMAGE]
     if len(of_image) != 1:
-        hint = next((f". Are its cells separated by {one!r}? Use commas" for one in ";\t" if one in header[0]), "")
+        hint = next(
+            (f". Are its cells separated by {one!r}? Use commas" for one in ";\t" if one in "".join(header[:1])), ""
+        )
         what = f"{len(of_image)} columns are called file_name, not one. The header is {listed(map(shown, header), 8)}"
         findings.add("metadata-unreadable", place, what + hint)
         return None

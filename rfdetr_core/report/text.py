@@ -29,3 +29,8 @@ def plural(count: int, noun: str) -> str:
 def hue(index: int) -> str:
     """The colour of a class in pictures, by its index: far apart for neighbours."""
     return f"hsl({(index * 137.508 + 48) % 360:.0f} 95% 58%)"
+
+
+def isolated(name: str) -> str:
+    """A name within a sentence: what it has of other directions of writing does not turn the rest."""
+    return f"\u2068{name}\u2069"

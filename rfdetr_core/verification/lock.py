@@ -102,6 +102,26 @@ def read_stages(root: Path) -> dict[str, Stage]:
     return found
 
 
+def refuse_outs(output: Path, other: str) -> None:
+    """Raise a UserError where a file or folder to write to is, holds or is within results of a pipeline.
+
+    other: how another place is named, such as `--out runs/first`.
+    """
+    folder = output.resolve()
+    root = next((one for one in (folder, *folder.parents) if (one / "dvc.yaml").is_file()), None)
+    if root is None:
+        return
+    try:
+        outs = [root / path for stage in read_stages(root).values() for path in stage.outs]
+    except UserError:
+        return  # a dvc.yaml that DVC cannot read has no results
+    if any(out.is_relative_to(folder) or folder.is_relative_to(out) for out in outs):
+        raise UserError(
+            f"{output} is where the pipeline of {root / 'dvc.yaml'} keeps its results, which would be written over. "
+            f"Name another place, such as {other}."
+        )
+
+
 def copy_linked_results(root: Path) -> None:
     """Put files in place of links among the outs that git keeps: git would keep the link.
 

@@ -101,13 +101,16 @@ def test_calibration_of_an_example_written_out() -> None:
         rows.append({"image_id": 1, "category_id": 0, "bbox": box, "score": value})
     images = [{"id": 1, "file_name": "a.png", "width": 100, "height": 40}]
     annotations = {"images": images, "annotations": labels, "categories": [{"id": 0, "name": "a"}]}
-    found = Calibration.of(analysed(annotations, rows))
+    found = Calibration.of(analysed(annotations, rows), 0.5)
     expected = [(2, 0.26, 0.5), (2, 0.825, 1.0), (1, 0.95, 0.0)]
     assert [tuple(one.values()) for one in found.bins] == [pytest.approx(one) for one in expected]
     assert found.error == pytest.approx(2 / 5 * 0.24 + 2 / 5 * 0.175 + 1 / 5 * 0.95)
     assert found.by_class == {"a": pytest.approx(found.error)}
+    assert found.error_above == pytest.approx(2 / 3 * 0.175 + 1 / 3 * 0.95)  # of the three above 0.5
 
 
 def test_without_detections_there_is_no_calibration() -> None:
-    found = Calibration.of(analysed(random_scene(0)[0], []))
-    assert (found.bins, found.by_class, math.isnan(found.error)) == ([], {}, True)
+    found = Calibration.of(analysed(random_scene(0)[0], []), 0.5)
+    assert (found.bins, found.by_class) == ([], {})
+    assert math.isnan(found.error)
+    assert math.isnan(found.error_above)

@@ -640,6 +640,7 @@ YOLO = {
 METADATA = {
     "metadata not UTF-8": metadata("unreadable", b"file_name,site\ntrain_1.png,M\xfcnchen\n", 2),
     "metadata empty": metadata("unreadable", ""),
+    "metadata that begins with an empty line": metadata("unreadable", "\nfile_name,site\ntrain_1.png,a\n", 1),
     "metadata with an open quote": metadata("unreadable", 'file_name,site\ntrain_1.png,"a\n'),
     "metadata without file names": metadata("unreadable", "image,site\ntrain_1.png,a\n", 1),
     "metadata with semicolons": metadata("unreadable", "file_name;site\ntrain_1.png;a\n", 1),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.evaluation.analysis import ERRORS
 from rfdetr_core.inference.thresholds import Thresholds
 from rfdetr_core.metrics.coco import score
@@ -216,3 +217,68 @@ def test_every_kind_of_error_has_its_pictures(boxes: Made, browser: Browser) -> 
     kinds = page.value("[...document.querySelector('#boxes-errors select').options].slice(1).map((one) => one.value)")
     assert set(kinds) <= set(ERRORS)
     assert len(kinds) >= 5
+
+
+def test_the_interval_of_f1_is_that_of_the_best_one_whatever_counts_in_pictures(tmp_path: Path) -> None:
+    made = write(make_evaluation(tmp_path, *random_scene(0), threshold=0.9))
+    low, high = made.json("intervals.json")["boxes"]["f1"]
+    assert low <= made.json("metrics.json")["f1"] <= high
+
+
+def test_a_class_that_nothing_finds_has_the_threshold_of_all_on_the_page_and_in_the_file(
+    browser: Browser, tmp_path: Path
+) -> None:
+    annotations, rows = random_scene(6)
+    annotations["categories"][0]["name"] = "all classes"
+    made = write(make_evaluation(tmp_path, annotations, [row for row in rows if row["category_id"] != 1]))
+    found = Thresholds.read(made.reports / "thresholds.json")
+    assert found.classes["class1"].threshold == found.all.threshold
+    cells = opened(browser, made).texts("#thresholds tbody tr")
+    assert [row.split("\t")[:2] for row in cells] == [
+        [name, f"{point.threshold:.3f}"] for name, point in [("all classes", found.all), *found.classes.items()]
+    ]
+
+
+def test_every_button_of_the_confusions_opens_pictures_of_this_confusion_alone(
+    browser: Browser, tmp_path: Path
+) -> None:
+    made = write(make_evaluation(tmp_path, *random_scene(7, classes=12, images=8, objects=8)), crops=1)
+    page = opened(browser, made)
+    wrong = page.value(
+        """[...document.querySelectorAll('#confusion .table tbody tr, #classes tbody tr')].filter((row) => {
+          const button = row.querySelector('.link');
+          if (!button) return false;
+          button.click();
+          const wanted = Object.values(JSON.parse(button.dataset.filters));
+          const chosen = [...document.querySelectorAll('#boxes-errors select')].map((one) => one.value).slice(1);
+          const shown = document.querySelectorAll('#boxes-errors figure:not([hidden])').length;
+          return !shown || wanted.some((one) => !chosen.includes(one));
+        }).length"""
+    )
+    assert wrong == 0
+    assert page.value("document.querySelectorAll('#confusion .table .link').length") > 5
+
+
+def test_a_narrow_image_is_shown(tmp_path: Path) -> None:
+    annotations, rows = random_scene(8, images=1)
+    annotations["images"][0] |= {"file_name": "001.jpg", "width": 3000, "height": 3}
+    write(make_evaluation(tmp_path, annotations, rows), crops=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("detections.json", "{}", "detections.json"),
+        ("detections.json", '[\n{"image_id": 1}\n]\n', "detections.json"),
+        ("per_class.csv", "class,instances\nother,1\n", "per_class.csv does not have the classes"),
+        ("pictures/best_1.png", "no picture", "best_1.png is not a picture"),
+    ],
+)
+def test_a_damaged_input_is_one_message_and_nothing_is_written(
+    tmp_path: Path, name: str, content: str, told: str
+) -> None:
+    made = make_evaluation(tmp_path, *random_scene(0))
+    (made.reports / name).write_text(content)
+    with pytest.raises(UserError, match=told):
+        write(made)
+    assert not [file for file in FILES if (made.reports / file).exists()]

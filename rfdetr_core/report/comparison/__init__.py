@@ -70,6 +70,7 @@ def compare_files(
     _refuse_trained(
         split, len(samples), {str(old): before.among(images, TRAINED), str(new): after.among(images, TRAINED)}
     )
+    read_metadata(where.metadata_of(split))  # a missing file is said before the models run
     scores = compare_models(old, new, where, split, resamples, batch_size)
     return Compared(scores, (before, after), where, samples, Changes.of(scores))
 

@@ -18,7 +18,7 @@ from rfdetr_core.base.metadata import read_metadata
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.analysis import Analysis, Results
-from rfdetr_core.evaluation.operating import Point, best_f1, intervals, reaching
+from rfdetr_core.evaluation.operating import DEFAULT_THRESHOLD, Point, best_f1, intervals, reaching
 from rfdetr_core.inference.thresholds import OperatingPoint, Thresholds, Weights
 from rfdetr_core.metrics.coco import Floats, Row
 from rfdetr_core.metrics.coco import Kind as Of
@@ -35,7 +35,8 @@ from rfdetr_core.report.specs import Axis, Chart
 
 _TEMPLATE = Path(__file__).parent / "evaluation.html"
 _SCHEMA = 1
-_DEFAULT = 0.5  # the threshold where nothing was measured, as in an evaluation
+_AGAIN = "Write it again: dvc repro -f evaluate"
+_CHOSEN_BYTES = 3_000_000  # of the best, the middle and the worst images
 _MOST_SUSPECTS = 10_000  # rows of the table on the page; the file has all
 
 
@@ -63,19 +64,28 @@ class _Inputs:
         if record["tensors"] != lineage["model"]["tensors"]:
             raise UserError(f"{run / 'record.json'} is of another model than the evaluation. Run: dvc repro")
         split = str(about["split"])
-        per_class = reports / "per_class.csv"
+        annotations = files.read_json(where.split(split)[0])
         return cls(
             split,
             about,
             metrics,
             lineage,
             record,
-            files.read_json(where.split(split)[0]),
+            annotations,
             sorted(read_samples(*where.split(split)), key=lambda sample: sample.image_id),
             Results.read(reports / "detections.json", reports / "masks.json" if "masks" in metrics else None),
-            pd.read_csv(per_class, keep_default_na=False, na_values=[""], dtype={"class": str}).set_index("class"),
+            _read_per_class(reports / "per_class.csv", [row["name"] for row in annotations["categories"]]),
             read_metadata(where.metadata_of(split)),
         )
+
+
+def _read_per_class(path: Path, names: Sequence[str]) -> pd.DataFrame:
+    """The numbers of the classes, by name; raises a UserError where the file is not that of these classes."""
+    try:
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"class": str}).set_index("class")
+        return table.loc[list(names)]
+    except (KeyError, OSError, ValueError) as error:
+        raise UserError(f"{path} does not have the classes of the dataset ({error}). {_AGAIN}") from error
 
 
 def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: Path) -> None:
@@ -101,6 +111,7 @@ def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: 
     main.ask_for_images(config.images)
     suspects = main.ask_for_suspects(5 * config.crops)
     pictures, brightness = album.develop()
+    images = main.gallery("images", pictures, {"error": "all images"}, noun="image", names=False)
     page = render(
         _TEMPLATE,
         f"Evaluation on {given.split}",
@@ -112,8 +123,8 @@ def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: 
             _of_kind(kind, one, pairs, pictures, brightness, given, config)
             for kind, one, pairs in zip(kinds, asked, confusions, strict=True)
         ],
-        images=main.gallery("images", pictures, {"error": "all images"}, noun="image", names=False),
-        images_left=max(0, len(given.samples) - config.images),
+        images=images,
+        images_left=len(given.samples) - len(images.cards),
         chosen=_chosen(reports / "pictures"),
         suspects=main.gallery("suspects", pictures, {"suspicion": "all suspicions"}, noun="label"),
         suspected=sections.suspected(suspects.head(_MOST_SUSPECTS)),
@@ -136,30 +147,26 @@ def _kind(of: Of, given: _Inputs, config: ReportConfig) -> Kind:
             columns=lambda name: name[5:]
         )
     asked, measured = given.lineage["params"]["evaluate"].get("threshold"), scores["threshold"]
-    used = asked if asked is not None else _DEFAULT if measured is None else float(measured)
+    best = DEFAULT_THRESHOLD if measured is None else float(measured)
     overall, points = _points(analysis, config)
     title = "Masks" if of == "segm" else "Boxes"
-    found = intervals(analysis, used, config.resamples)
-    return Kind(title, analysis, scores, found, table, used, overall, points)
+    found = intervals(analysis, best, config.resamples)  # of F1, that of the best one, which is shown
+    return Kind(title, analysis, scores, found, table, best if asked is None else asked, overall, points)
 
 
 def _points(analysis: Analysis, config: ReportConfig) -> tuple[Point, dict[str, Point]]:
-    """The recommended threshold of all classes, and of each; a class without an object has that of all."""
+    """The recommended threshold of all classes, and of each; a class that nothing finds has that of all."""
     target = config.target
     choose = best_f1 if target is None else lambda curve: reaching(curve, target)
-    overall = choose(analysis.mean_curve)
-    points = [choose(curve) for curve in analysis.curves]
+    overall = choose(analysis.mean_curve).useful(DEFAULT_THRESHOLD)
+    points = [choose(curve).useful(overall.threshold) for curve in analysis.curves]
     return overall, dict(zip(analysis.classes.values(), points, strict=True))
 
 
 def _thresholds(kind: Kind, config: ReportConfig, given: _Inputs) -> Thresholds:
-    default = kind.overall.threshold if kind.overall.f1 > 0 else _DEFAULT
-
     def point(one: Point) -> OperatingPoint:
         precision, recall, f1 = (None if math.isnan(value) else value for value in (one.precision, one.recall, one.f1))
-        # Where nothing is found at any threshold, or there is nothing to find, the one of all classes is as good.
-        threshold = one.threshold if f1 else default
-        return OperatingPoint(threshold=threshold, precision=precision, recall=recall, f1=f1, reached=one.reached)
+        return OperatingPoint(threshold=one.threshold, precision=precision, recall=recall, f1=f1, reached=one.reached)
 
     return Thresholds(
         schema=1,
@@ -211,9 +218,9 @@ def _of_kind(
 ) -> dict[str, Any]:
     """All that the template shows of boxes or of masks."""
     score_table, score_chart = sections.scores(kind)
-    matrix, confused = sections.confusion(kind, confusions)
+    matrix, confused = sections.confusion(kind, confusions, asked.pictured)
     cost, errors = sections.errors(kind)
-    reliability, by_class, error = sections.calibration(kind)
+    reliability, by_class, calibrated = sections.calibration(kind)
     return {
         "title": kind.title,
         "threshold": kind.threshold,
@@ -222,7 +229,7 @@ def _of_kind(
         "overall": kind.overall,
         "curves": sections.thresholds(kind),
         "recommended": sections.recommended(kind, config.target),
-        "per_class": sections.per_class(kind, confusions),
+        "per_class": sections.per_class(kind, confusions, asked.pictured),
         "matrix": matrix,
         "confused": confused,
         "cost": cost,
@@ -231,7 +238,7 @@ def _of_kind(
         "slices": sections.sliced(kind, given.annotations, given.results, brightness, given.metadata),
         "reliability": reliability,
         "calibration_by_class": by_class,
-        "calibration_error": error,
+        "calibration_errors": calibrated,
     }
 
 
@@ -239,10 +246,16 @@ def _chosen(folder: Path) -> Gallery:
     """The pictures of the evaluation: the best, the middle and the worst images."""
     order = {"best": 0, "middle": 1, "worst": 2}
     paths = sorted(folder.glob("*.png"), key=lambda path: (order.get(path.stem.rpartition("_")[0], 3), path.name))
-    cards = []
+    cards, left = [], _CHOSEN_BYTES
     for path in paths:
-        with files.open_regular(path) as file, Image.open(file, formats=("PNG",)) as picture:
-            cards.append(Card(encoded(picture), [path.stem.replace("_", " ")]))
+        try:
+            with files.open_regular(path) as file, Image.open(file, formats=("PNG",)) as picture:
+                small = encoded(picture)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not a picture of the evaluation ({error}). {_AGAIN}") from error
+        left -= len(small.source)
+        if left >= 0:
+            cards.append(Card(small, [path.stem.replace("_", " ")]))
     return Gallery(cards, noun="picture", columns="pairs")
 
 
@@ -267,7 +280,7 @@ def _training(run: Path) -> list[Chart]:
                            marks=marks, note=note)  # fmt: skip
 
     return [
-        drawn(f"{key} on valid", tracks, Axis(key, None, ".2f"), "Of both tracks; the chosen epoch is marked."),
+        drawn(f"{key} on valid", tracks, Axis(key, None, ".2f"), "The chosen epoch is marked."),
         drawn("Losses", losses, Axis("loss", None, ".2f"), "Means over the training images, of the last layer."),
         drawn("Learning rate", {"train/lr": "learning rate"}, Axis("learning rate", None, ".1e")),
     ]

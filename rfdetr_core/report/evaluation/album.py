@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from hotcoco import mask as masks
-from PIL import Image
+from PIL import Image, ImageStat
 
 from rfdetr_core.base import images
 from rfdetr_core.data.samples import Sample
@@ -77,12 +77,14 @@ class Album:
         for number, sample in enumerate(self._samples):
             views = self._views.get(number, [])
             cropped = any(view.box is not None for _, view in views)
-            # A JPEG at a part of its size comes quickly, and is enough unless something is cut from it.
-            longer = max(sample.width, sample.height)
-            reduction = 1 if cropped else next(k for k in (8, 4, 2, 1) if k == 1 or longer / k >= _WHOLE)
+            # A JPEG at a part of its size comes quickly, and is enough unless something is cut from it. Of a narrow one
+            # nothing would be left.
+            longer, shorter = max(sample.width, sample.height), min(sample.width, sample.height)
+            fits = (k for k in (8, 4, 2, 1) if k == 1 or (longer / k >= _WHOLE and shorter >= k))
+            reduction = 1 if cropped else next(fits)
             data = images.read_verified(self._root / sample.path, sample.sha256)
             picture = images.decode(data, sample.path, reduction, max_pixels=None)
-            brightness[number] = np.asarray(picture.convert("L"), dtype=np.float64).mean()
+            brightness[number] = ImageStat.Stat(picture.convert("L")).mean[0]
             for place, view in views:
                 pictures[place] = _made(picture, sample, view)
         return [pictures[place] for place in range(self._count)], brightness

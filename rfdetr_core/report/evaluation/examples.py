@@ -16,9 +16,13 @@ from rfdetr_core.report.evaluation.sections import Kind
 from rfdetr_core.report.evaluation.sketch import GROUPS, SEEN, Sketch
 from rfdetr_core.report.gallery import Card, Gallery, Picture
 from rfdetr_core.report.tables import Name
+from rfdetr_core.report.text import isolated
 
-_PAIRS = 40  # of the most frequent confusions some pictures are shown
-_EACH = 3
+# Of the most frequent confusions some pictures are shown, of others one.
+_SEVERAL, _EACH, _PAIRS = 40, 3, 200
+# Bytes of the pictures of a gallery, so that the page stays below 20 MB.
+_BUDGET = {"images": 6_000_000, "errors": 3_000_000, "suspects": 3_000_000}
+_PARTLY = ""  # an object beside which a detection has the wrong place or class: that one is the error
 
 
 class Pictures:
@@ -30,6 +34,7 @@ class Pictures:
         self._above = self._sketch.above
         self.per_image = kind.analysis.per_image(kind.thresholds)
         self._cards: dict[str, list[tuple[int, list[Any], Any]]] = {}
+        self.pictured: set[tuple[int, int]] = set()  # the confusions with a crop: actual and predicted label
 
     def ask_for_images(self, most: int) -> None:
         """Whole images, those with the lowest F1 first."""
@@ -57,13 +62,16 @@ class Pictures:
         areas = np.append(objects.area.to_numpy(), 0.0)[table.object.to_numpy()]
         missed = set(self._kind.analysis.missed(self._kind.thresholds).index.tolist())
         lost = np.array([one in missed for one in table.object.tolist()], dtype=bool) & (seen < 0)
-        table = table.assign(kind=np.where(lost, MISSED, np.where(seen < 0, "", kinds)), score=scores, area=areas)
-        table = table[(table.kind != RIGHT) & (table.kind != "")]
+        table = table.assign(kind=np.where(lost, MISSED, np.where(seen < 0, _PARTLY, kinds)), score=scores, area=areas)
+        table = table[table.kind != RIGHT]
         table = table.sort_values(["score", "area", "image"], ascending=[False, False, True], kind="stable")
-        pairs = table.groupby(["actual", "predicted"]).size().sort_values(ascending=False, kind="stable").index[:_PAIRS]
-        of_kind = table.groupby("kind").head(most)
+        pairs = table.groupby(["actual", "predicted"])
+        order = pairs.size().sort_values(ascending=False, kind="stable").index[:_PAIRS] if most else []
+        each = {pair: _EACH if place < _SEVERAL else 1 for place, pair in enumerate(order)}
         keys = pd.MultiIndex.from_frame(table[["actual", "predicted"]])
-        of_pair = table[keys.isin(pairs)].groupby(["actual", "predicted"]).head(_EACH if most else 0)
+        of_pair = table[pairs.cumcount().to_numpy() < np.array([each.get(pair, 0) for pair in keys], dtype=np.int64)]
+        of_kind = table[table.kind != _PARTLY].groupby("kind").head(most)
+        self.pictured = set(each)
         names = self._kind.names
         cards = self._cards.setdefault("errors", [])
         shown = table.loc[of_kind.index.union(of_pair.index)]
@@ -75,8 +83,9 @@ class Pictures:
             about = [self._sketch.label(near)] if near >= 0 else []
             about += [self._sketch.detection(detection)] if detection >= 0 else []
             path = Name(self._kind.analysis.images.path[row.image])
-            what = f"{row.kind}, score {row.score:.2f}" if detection >= 0 else str(row.kind)
-            facets = {"kind": [str(row.kind)], "label": [names[row.actual]], "detection": [names[row.predicted]]}
+            what = f"{row.kind}, score {row.score:.2f}" if detection >= 0 else str(row.kind or "found in part")
+            facets = {"label": [names[row.actual]], "detection": [names[row.predicted]]}
+            facets["kind"] = [str(row.kind)] if row.kind else []
             cards.append((self._crop(int(row.image), about), [path, what], facets))
 
     def ask_for_suspects(self, most: int) -> pd.DataFrame:
@@ -86,7 +95,8 @@ class Pictures:
         places = {annotation: row for row, annotation in enumerate(self._kind.analysis.objects.annotation.tolist())}
         cards = self._cards.setdefault("suspects", [])
         for row in table.head(most).itertuples():
-            what = f"{row.suspicion}: label {row.label or 'none'}, detected {row.detected or 'nothing'}"
+            label, detected = (isolated(name) if name else "none" for name in (row.label, row.detected))
+            what = f"{row.suspicion}: label {label}, detected {detected}"
             about = [] if pd.isna(row.annotation) else [self._sketch.label(places[int(row.annotation)])]
             if row.detected:
                 box, text = (row.x, row.y, row.width, row.height), f"{row.detected} {row.score:.2f}"
@@ -98,8 +108,14 @@ class Pictures:
     def gallery(
         self, name: str, pictures: Sequence[Picture], filters: dict[str, str], *, noun: str, names: bool = True
     ) -> Gallery:
-        """The gallery of what was asked for."""
-        cards = [Card(pictures[ticket], lines, facets) for ticket, lines, facets in self._cards.get(name, [])]
+        """The gallery of what was asked for, the first as far as its budget goes."""
+        cards, left = [], _BUDGET[name]
+        for ticket, lines, facets in self._cards.get(name, []):
+            picture = pictures[ticket]
+            left -= len(picture.source) + sum(len(shape.outline) for shape in picture.shapes)
+            if left < 0:
+                break
+            cards.append(Card(picture, lines, facets))
         anchor = f"{self._kind.anchor}-{name}"
         return Gallery(cards, GROUPS, filters, names=names, anchor=anchor, noun=noun, size=24, columns="thumbs")
 

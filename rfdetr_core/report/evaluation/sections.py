@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from rfdetr_core.evaluation.analysis import ERRORS, MISSED, Analysis, Results, costs
-from rfdetr_core.evaluation.operating import BINS, FEW_IMAGES, Calibration, Goal, Point
+from rfdetr_core.evaluation.operating import BINS, FEW_IMAGES, Calibration, Goal, Point, best_f1
 from rfdetr_core.evaluation.resampling import Interval
 from rfdetr_core.evaluation.scoring import background_name
 from rfdetr_core.evaluation.slices import slices
@@ -19,6 +19,7 @@ from rfdetr_core.metrics.coco import RECALLS, THRESHOLDS, Floats, Row
 from rfdetr_core.report import charts
 from rfdetr_core.report.specs import Axis, Chart, Choose, Tip
 from rfdetr_core.report.tables import Column, Name, Setter, Table, of_frame
+from rfdetr_core.report.text import isolated
 
 _SCORES = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR", "f1": "F1"}
 _MEANS = {
@@ -32,6 +33,7 @@ _MEANS = {
 # Of the gallery of errors: facet, and the filter that chooses of it.
 ERROR_FILTERS = {"kind": "all kinds", "label": "all labels", "detection": "all detections"}
 _CURVES = 8  # classes with a curve of their own, those with the most objects
+_LISTED = 2000  # confusions in the list, the most frequent ones
 _MATRIX = 30  # classes in the confusion matrix, those with the most confusions
 
 
@@ -137,19 +139,20 @@ def recommended(kind: Kind, target: Mapping[Goal, float] | None) -> Table:
     """The recommended thresholds, with what they give, and whether they reach a target."""
     columns = [Column("class", names=True), *(_share(name) for name in ("threshold", "precision", "recall", "F1"))]
     if target:
-        columns.append(Column(" ".join(f"{goal} {value:g}" for goal, value in target.items())))
+        columns += [_share("highest F1"), Column(" ".join(f"{goal} {value:g}" for goal, value in target.items()))]
     rows: list[list[Any]] = []
-    for name, point in {"all classes": kind.overall, **kind.points}.items():
+    curves = [kind.analysis.mean_curve, *kind.analysis.curves]
+    for (name, point), curve in zip([("all classes", kind.overall), *kind.points.items()], curves, strict=True):
         row: list[Any] = [name, point.threshold, point.precision, point.recall, point.f1]
         if target:
             reached = "reached" if point.reached else f"not reached; at most {point.best:.3f}"
-            row.append("not measured" if math.isnan(point.precision) else reached)
+            row += [best_f1(curve).f1, "not measured" if math.isnan(point.precision) else reached]
         rows.append(row)
     return Table(columns, rows, noun="class")
 
 
-def per_class(kind: Kind, confusions: pd.DataFrame) -> Table:
-    """One row a class."""
+def per_class(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[int, int]]) -> Table:
+    """One row a class. pictured: the confusions that have pictures."""
     names = kind.analysis.classes
     wrong = confusions[(confusions.actual != confusions.predicted) & (confusions.actual >= 0)]
     wrong = wrong[wrong.predicted >= 0]
@@ -161,9 +164,10 @@ def per_class(kind: Kind, confusions: pd.DataFrame) -> Table:
         most = counts[label].sort_values(ascending=False, kind="stable") if label in counts else None
         pair: Any = None
         if most is not None:
-            predicted = names[int(most.index[0])]
-            filters = _filters(label=name, detection=predicted)
-            pair = Setter(f"{predicted} ({int(most.iloc[0])})", f"{kind.anchor}-errors", filters)
+            other = int(most.index[0])
+            text = f"{isolated(names[other])} ({int(most.iloc[0])})"
+            filters = _filters(label=name, detection=names[other])
+            pair = Setter(text, f"{kind.anchor}-errors", filters) if (label, other) in pictured else text
         values = (_number(value) for value in (row.ap, row.ap_50, point.f1, point.threshold))
         rows.append([Name(name), int(instances.get(label, 0)), *values, pair])
     columns = [Column("class"), Column("objects", numeric=True)]
@@ -171,8 +175,8 @@ def per_class(kind: Kind, confusions: pd.DataFrame) -> Table:
     return Table([*columns, Column("most confused with")], rows, noun="class")
 
 
-def confusion(kind: Kind, confusions: pd.DataFrame) -> tuple[Chart, Table]:
-    """The matrix with the share of each row, and the confusions as a list."""
+def confusion(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[int, int]]) -> tuple[Chart, Table]:
+    """The matrix with the share of each row, and the confusions as a list. pictured: those that have pictures."""
     names = kind.names
     counts = confusions.groupby(["actual", "predicted"]).size().rename("count").reset_index()
     whole = counts.groupby("actual")["count"].transform("sum")
@@ -188,18 +192,20 @@ def confusion(kind: Kind, confusions: pd.DataFrame) -> tuple[Chart, Table]:
     target = f"{kind.anchor}-errors"
     note = "Each row is what became of the labels of a class; a click on a cell shows its pictures."
     if len(order) > _MATRIX:
-        note += f" The {_MATRIX} classes with the most confusions; the list has all."
+        note += f" The {_MATRIX} classes with the most confusions; the list has the {_LISTED:,} most frequent ones."
     chart = charts.heatmap(
         cells, "row", "column", "share", title="Confusion matrix", rows=titles, columns=titles, row_title="label",
         column_title="detection", value_title="share of the row", value_format=".2f", domain=(0, 1), text=True,
         tips=[Tip("count", "count", ",d")], choose=Choose(target, _filters(label="row", detection="column")), note=note,
     )  # fmt: skip
-    rows = [
-        [label, seen, count, share, Setter("pictures", target, _filters(label=label, detection=seen))]
-        for label, seen, count, share in zip(
-            wrong.actual.map(names), wrong.predicted.map(names), wrong["count"].tolist(), wrong.share, strict=True
-        )
-    ]
+    listed = wrong.head(_LISTED)
+    rows: list[list[Any]] = []
+    for actual, predicted, count, share in zip(
+        listed.actual.tolist(), listed.predicted.tolist(), listed["count"].tolist(), listed.share, strict=True
+    ):
+        label, seen = names[actual], names[predicted]
+        opens = Setter("pictures", target, _filters(label=label, detection=seen))
+        rows.append([label, seen, count, share, opens if (actual, predicted) in pictured else None])
     columns = [Column("label", names=True), Column("detection", names=True), Column("count", numeric=True)]
     return chart, Table([*columns, _share("share of the label's"), Column("")], rows, noun="confusion", size=10)
 
@@ -243,9 +249,9 @@ def sliced(
     return of_frame(table, columns, noun="part", size=50, choices={"slice": "all slices"})
 
 
-def calibration(kind: Kind) -> tuple[Chart, Table | None, float]:
-    """The reliability diagram, the error by class where there are several, and the error of all."""
-    found = Calibration.of(kind.analysis)
+def calibration(kind: Kind) -> tuple[Chart, Table | None, tuple[float, float]]:
+    """The reliability diagram, the error by class where there are several; that of all and of those in use."""
+    found = Calibration.of(kind.analysis, kind.threshold)
     note = (
         f"Detections in {BINS} bins by score. On the diagonal, a score is the probability that the detection is right."
     )
@@ -258,7 +264,7 @@ def calibration(kind: Kind) -> tuple[Chart, Table | None, float]:
     if len(found.by_class) > 1:
         rows = [[Name(name), _number(error)] for name, error in found.by_class.items()]
         table = Table([Column("class"), _share("D-ECE")], rows, noun="class", size=10)
-    return chart, table, found.error
+    return chart, table, (found.error, found.error_above)
 
 
 def suspected(table: pd.DataFrame) -> Table:

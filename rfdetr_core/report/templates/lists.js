@@ -16,7 +16,7 @@ function list(node, { items, parent, matches, text, shown = () => {} }) {
   const search = node.querySelector('input[type=search]');
   const told = node.querySelector('.told');
   const texts = new Map();
-  let order = items, page = 0;
+  let order = items, page = 0, absent = false;
   const find = (item) => {
     if (!texts.has(item)) texts.set(item, text(item).toLowerCase());
     return texts.get(item);
@@ -25,7 +25,7 @@ function list(node, { items, parent, matches, text, shown = () => {} }) {
   function show(next) {
     const values = selects.map((select) => select.value);
     const typed = search ? search.value.toLowerCase() : '';
-    const found = order.filter((item) => matches(item, values) && (typed === '' || find(item).includes(typed)));
+    const found = absent ? [] : order.filter((item) => matches(item, values) && (typed === '' || find(item).includes(typed)));
     const last = Math.max(0, Math.ceil(found.length / size) - 1);
     page = Math.min(Math.max(0, next), last);
     const start = last ? page * size : 0, some = last ? found.slice(start, start + size) : found;
@@ -40,14 +40,16 @@ function list(node, { items, parent, matches, text, shown = () => {} }) {
   }
 
   turns.forEach((turn, k) => turn.addEventListener('click', () => show(page + 2 * k - 1)));
-  for (const select of selects) select.addEventListener('change', () => show(0));
+  for (const select of selects) select.addEventListener('change', () => { absent = false; show(0); });
   if (search) search.addEventListener('input', () => show(0));
   if (node.id) {
     setters.set(node.id, (filters) => {
+      absent = false;
       for (const select of selects) {
         const label = select.getAttribute('aria-label');
         select.value = Object.hasOwn(filters, label) ? filters[label] : '';
-        if (select.selectedIndex < 0) select.value = '';
+        // No item has the value: none is shown, rather than all.
+        if (select.selectedIndex < 0) { select.value = ''; absent = true; }
       }
       if (search) search.value = '';
       show(0);
