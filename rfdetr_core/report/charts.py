@@ -242,8 +242,11 @@ def heatmap(
     alt_text = alt_text or f"Heat map: {value_title} by {row_title} ({len(rows)}) and {column_title} ({len(columns)})."
     margin = 170 if labelled else 30
     made = specs.layered(layers, values, [*rows, *columns], side * len(rows))
-    least = min(side, 14) * len(columns) + margin if labelled else 0
-    most = side * len(columns) + margin
+    # The label of the last column leans out of the chart, which Vega would cut.
+    beyond = round(0.57 * min(130, 7 * len(columns[-1]))) if labelled else 0
+    made["padding"] = {"left": 4, "top": 4, "bottom": 4, "right": 4 + beyond}
+    least = min(side, 14) * len(columns) + margin + beyond if labelled else 0
+    most = side * len(columns) + margin + beyond
     return Chart(title, made, alt_text, note, least_width=least, most_width=most, choose=choose)
 
 

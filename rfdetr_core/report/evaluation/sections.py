@@ -239,8 +239,8 @@ def sliced(
     """Scores of parts of the split."""
     table = slices(kind.analysis, annotations, results, kind.thresholds, brightness, metadata)
     columns = {
-        "slice": Column("slice", names=True),
-        "value": Column("part", names=True),
+        "slice": Column("slice", names=True, style="file"),
+        "value": Column("part", names=True, style="file"),
         "images": Column("images", numeric=True),
         "objects": Column("objects", numeric=True),
         **{name: _share(title) for name, title in {"map": "AP", "map_50": "AP50"}.items()},
