@@ -30,7 +30,8 @@ def quick_score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox"
     masks = [row["segmentation"] for row in detections] if iou_type == "segm" else None
     limits = [1, min(10, max_dets), max_dets]
     evaluation = evaluate(*load(annotations, table, masks), iou_type, max_dets=limits)
-    precision, recall = (measured(np.asarray(evaluation.eval[name])) for name in ("precision", "recall"))
+    results = evaluation.eval or {}
+    precision, recall = (measured(results[name]) for name in ("precision", "recall"))
     # pycocotools takes the mean over all columns of a limit, which are several if max_dets is 10 or less.
     first, middle, last = ([place for place, other in enumerate(limits) if other == limit] for limit in limits)
     areas = range(1, 4)
