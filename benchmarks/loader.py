@@ -83,13 +83,14 @@ def our_batches(root: Path, samples: list[Sample], workers: int) -> Iterable[Any
 
 def upstream_batches(root: Path, workers: int) -> Iterable[Any]:
     from rfdetr.config import RFDETRNanoConfig, TrainConfig
-    from rfdetr.training.module_data import RFDETRDataModule as Upstream
+
+    from tests.parity.upstream_training import module_data
 
     model = RFDETRNanoConfig(pretrain_weights=None, num_classes=1, device="cpu")
     options = {"dataset_dir": str(root), "dataset_file": "roboflow", "output_dir": str(root.parent / "output")}
     options |= {"augmentation_backend": "cpu"}
     config = TrainConfig(**options, batch_size=BATCH, num_workers=workers, grad_accum_steps=1)
-    module = Upstream(model, config)
+    module = module_data.RFDETRDataModule(model, config)
     with contextlib.redirect_stdout(io.StringIO()):
         module.setup("fit")
     return module.train_dataloader()

@@ -1,6 +1,7 @@
 """Scoring of a validation set of COCO's kind: pycocotools (what is reported) and the quick scores of training.
 
     python benchmarks/scoring.py [--images 1000] [--detections 295] [--classes 80] [--masks]
+    python benchmarks/scoring.py --only quick | --hold rows
 
 Detections per image are what a Nano finds: as many as queries, a few of them right. Prints seconds of CPU of both, the
 largest difference of their numbers, and the seconds for COCO's 5,000 images and two tracks (EMA and regular).
@@ -9,19 +10,25 @@ largest difference of their numbers, and the seconds for COCO's 5,000 images and
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import hotcoco
 import numpy as np
+import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.train_step import peak_memory
 from rfdetr_core.metrics.coco import score
 from rfdetr_core.metrics.quick import quick_score
 
 COCO_IMAGES, TRACKS = 5_000, 2
+SCORERS = {"pycocotools": score, "quick": quick_score}
 
 
 def dataset(images: int, detections: int, classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -59,6 +66,8 @@ def main() -> None:
     parser.add_argument("--detections", type=int, default=295)
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--masks", action="store_true")
+    parser.add_argument("--only", choices=SCORERS, help="one of the two, with the memory it takes")
+    parser.add_argument("--hold", choices=("rows", "table", "streaming"), help="only the memory of a validation")
     options = parser.parse_args()
     annotations, found = dataset(options.images, options.detections, options.classes)
     if options.masks:
@@ -66,14 +75,44 @@ def main() -> None:
 
         for one in found:
             one["segmentation"] = rle.merge(rle.frPyObjects(outline(one["bbox"]), 640, 640))
+    if options.hold:
+        print(f"{options.hold}: {held(options.hold, annotations, found):.1f} KiB an image")
+        return
     results = []
-    for name, function in (("pycocotools", score), ("quick", quick_score)):
-        start = time.process_time()
-        results.append(list(function(annotations, found, "segm" if options.masks else "bbox").numbers().values()))
+    for name in [options.only] if options.only else SCORERS:
+        start, before = time.process_time(), peak_memory("cpu")
+        results.append(list(SCORERS[name](annotations, found, "segm" if options.masks else "bbox").numbers().values()))
         seconds = time.process_time() - start
         whole = seconds / options.images * COCO_IMAGES * TRACKS
-        print(f"{name}: {seconds:.1f} s for {options.images} images; {whole:.0f} s an epoch of COCO", flush=True)
-    print(f"largest difference {np.abs(np.subtract(*results)).max():.1e} over {len(found):,} detections")
+        more = f"; {peak_memory('cpu') - before:.0f} MiB more than before" if options.only else ""
+        print(f"{name}: {seconds:.1f} s for {options.images} images; {whole:.0f} s an epoch of COCO{more}", flush=True)
+    if len(results) == 2:
+        print(f"largest difference {np.abs(np.subtract(*results)).max():.1e} over {len(found):,} detections")
+
+
+def held(form: str, annotations: dict[str, Any], found: list[dict[str, Any]]) -> float:
+    """KiB an image that the detections of a validation take: as rows (what training keeps), a table, or as what
+    hotcoco's StreamingEval keeps of their matches; in batches of 8, from the second tenth of the images on."""
+    of_image, truth = (defaultdict[int, list[dict[str, Any]]](list) for _ in range(2))
+    for rows, groups in ((found, of_image), (annotations["annotations"], truth)):
+        for one in rows:
+            groups[one["image_id"]].append(one)
+    streaming, kept, images = hotcoco.StreamingEval(annotations["categories"]), list[Any](), annotations["images"]
+    process, borders = psutil.Process(), range(0, len(images), 8)
+    for place in borders:
+        if place == borders[len(borders) // 10]:
+            before, first = process.memory_info().rss, place
+        batch = images[place : place + 8]
+        own = [row for image in batch for row in of_image[image["id"]]]
+        columns = [(row["image_id"], *row["bbox"], row["score"], row["category_id"]) for row in own]
+        table = np.array(columns).reshape(-1, 7)
+        if form == "rows":
+            kept += json.loads(json.dumps(own))
+        elif form == "table":
+            kept.append(table)
+        else:
+            streaming.update(batch, [row for image in batch for row in truth[image["id"]]], table)
+    return (process.memory_info().rss - before) / 1024 / (len(images) - first)
 
 
 if __name__ == "__main__":

@@ -125,11 +125,10 @@ def upstream(
     options: argparse.Namespace, architecture: Architecture, windows: Windows
 ) -> tuple[Any, Any, Any, nn.Module]:
     from rfdetr import config as upstream_config
-    from rfdetr.training.trainer import build_trainer
     from rfdetr.utilities.tensors import NestedTensor
 
+    from tests.parity import upstream_training
     from tests.parity.reference import _no_download
-    from tests.parity.upstream_training import module_model
 
     kind = upstream_config.SegmentationTrainConfig if architecture.segmentation else upstream_config.TrainConfig
     folder = tempfile.mkdtemp()
@@ -146,7 +145,7 @@ def upstream(
     )
     torch.manual_seed(0)
     with _no_download():
-        module = module_model.RFDETRModelModule(numbers, config)
+        module = upstream_training.module_model.RFDETRModelModule(numbers, config)
     side = architecture.resolution
     images = random_images(options.batch, 3, side, side).to(options.device)
     mask = torch.zeros(options.batch, side, side, dtype=torch.bool, device=options.device)
@@ -158,7 +157,7 @@ def upstream(
         entry |= {"image_id": torch.tensor([number], device=options.device)}
         entry |= {} if moved.masks is None else {"masks": moved.masks}
         targets.append(entry)
-    trainer = build_trainer(
+    trainer = upstream_training.trainer.build_trainer(
         config,
         numbers,
         limit_val_batches=0,

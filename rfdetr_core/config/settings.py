@@ -42,7 +42,7 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
         "dataset_file": "the layout of the folder says which format it is",
         "device": "it is accelerator; the classes take device when they are built",
         "dont_save_weights": "it has no effect upstream",
-        "eval_backend": "faster-coco-eval scores training, pycocotools, the reference, what is reported: equal numbers",
+        "eval_backend": "hotcoco scores training, pycocotools, the reference, what is reported: equal numbers",
         "eval_base_model": "both the regular and the averaged weights are always evaluated: selection compares them",
         "eval_ema_only": "it is deprecated upstream; both the regular and the averaged weights are always evaluated",
         "fp16_eval": "it has no effect upstream; amp_dtype serves for evaluation during training, too",

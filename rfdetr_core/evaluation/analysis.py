@@ -21,6 +21,7 @@ from hotcoco import mask as overlaps
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.metrics import matching
 from rfdetr_core.metrics.coco import THRESHOLDS, Floats, Kind, Row
 
 POSITIVE, BACKGROUND = 0.5, 0.1  # IoU of TIDE: from the one on a detection is right, up to the other it sees nothing
@@ -108,7 +109,7 @@ class Analysis:
         images = pd.DataFrame(columns, columns=["image_id", "path", "width", "height"])
         images = images.sort_values("image_id", ignore_index=True)
         truth, found = load(annotations, results, kind)
-        evaluator = evaluate(truth, found, kind)
+        evaluator = matching.evaluate(truth, found, kind)
         matches = evaluator.image_diagnostics(iou_thr=POSITIVE, score_thr=0.5)
         objects = _objects(annotations, images)
         counted = np.array(sorted(matches["dt_status"]), dtype=np.int64) - 1  # their ids count from 1
@@ -226,25 +227,9 @@ def _rows(path: Path) -> Iterable[Row]:
 
 def load(annotations: Row, results: Results, kind: Kind) -> tuple[hotcoco.COCO, hotcoco.COCO]:
     """hotcoco's ground truth and detections; the ids of detections count from 1 in their order."""
-    truth = hotcoco.COCO({key: annotations[key] for key in ("images", "annotations", "categories")})
     columns = [results.image_id[:, None], results.box, results.score[:, None], results.label[:, None]]
-    rows = np.concatenate(columns, axis=1)
-    if kind == "bbox" or results.segmentation is None:
-        return truth, truth.load_res(rows)
-    found = truth.load_res(rows, segmentation=results.segmentation)
-    if areas := [float(overlaps.area(coded_bytes(mask))) for mask in results.segmentation]:
-        found.update_anns(ids=np.arange(1, len(areas) + 1), area=np.array(areas))  # it has those of the boxes
-    return truth, found
-
-
-def evaluate(truth: hotcoco.COCO, found: hotcoco.COCO, kind: Kind, **params: Any) -> hotcoco.COCOeval:
-    """An evaluator that has matched and accumulated; params: other values of its Params."""
-    evaluator = hotcoco.COCOeval(truth, found, kind)
-    for name, value in params.items():
-        setattr(evaluator.params, name, value)
-    evaluator.evaluate()
-    evaluator.accumulate()
-    return evaluator
+    masks = None if kind == "bbox" else results.segmentation
+    return matching.load(annotations, np.concatenate(columns, axis=1), masks)
 
 
 def _reaching(scores: Floats) -> Ints:

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rfdetr_core.evaluation.analysis import Analysis, Results, evaluate, load
+from rfdetr_core.evaluation.analysis import Analysis, Results, load
 from rfdetr_core.metrics.coco import Floats, Row
+from rfdetr_core.metrics.matching import evaluate
 
 COLUMNS = ["slice", "value", "images", "objects", "map", "map_50", "precision", "recall", "f1"]
 _MOST_VALUES = 20  # of a column of metadata; the rest are one slice

@@ -1,1 +1,1 @@
-"""COCO scores of boxes and masks, by pycocotools; during training by faster-coco-eval, which gives the same."""
+"""COCO scores of boxes and masks, by pycocotools; during training by hotcoco, which gives the same."""

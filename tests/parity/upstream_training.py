@@ -16,8 +16,10 @@ if importlib.util.find_spec("faster_coco_eval") is None:
     _STAND_INS = ["faster_coco_eval"] + [f"faster_coco_eval.core{end}" for end in ("", ".mask", ".faster_eval_api")]
     sys.modules |= {name: mock.MagicMock() for name in _STAND_INS}
 
+module_data = importlib.import_module("rfdetr.training.module_data")
 module_model = importlib.import_module("rfdetr.training.module_model")
 param_groups = importlib.import_module("rfdetr.training.param_groups")
+trainer = importlib.import_module("rfdetr.training.trainer")
 ema = importlib.import_module("rfdetr.training.callbacks.ema")
 
 for _name in _STAND_INS:
