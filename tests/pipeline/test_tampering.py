@@ -375,7 +375,7 @@ def test_a_record_that_was_committed_with_another_run_is_found_until_it_is_rever
 
 def test_another_result_of_the_same_inputs_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     edit(project.folder / "output/history.csv", "\n1,", "\n1,1")
-    project.run("dvc", "commit", "-f", "-q", "train")
+    project.run("dvc", "commit", "-f", "-q", "train", "report")  # which reads it
     project.commit("another history")
     main(["verify", "--repo", str(project.folder)])
     told = capsys.readouterr().out
