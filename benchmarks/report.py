@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.report.evaluation import write_report
 from tests.evaluation.scenes import random_scene
-from tests.report.made import make_evaluation
+from tests.report.made import make_evaluation, where_of
 
 
 def make(folder: Path, images: int, classes: int) -> None:
@@ -29,9 +28,8 @@ def make(folder: Path, images: int, classes: int) -> None:
 
 
 def measure(folder: Path, told: Any) -> None:
-    where = ProjectPaths(folder / "dataset", folder / "annotations", folder / "manifest", metadata=folder / "metadata")
     begun = time.perf_counter()
-    write_report(where, ReportConfig(), folder / "reports", folder / "run")
+    write_report(where_of(folder), ReportConfig(), folder / "reports", folder / "run")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     told.put((time.perf_counter() - begun, peak))
 

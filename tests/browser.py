@@ -191,6 +191,25 @@ class Page:
         return [url for url in urls if not url.startswith("data:")]
 
 
+def opened_whole(browser: Browser, path: Path, **size: int) -> Page:
+    """A page of the kit with all its charts, which are drawn when they come into view."""
+    page = browser.open(path, **size)
+    page.wait("document.documentElement.dataset.ready === 'yes'")
+    page.value("document.querySelectorAll('.vega').forEach((one) => one.scrollIntoView())")
+    page.wait("document.documentElement.dataset.drawn === 'yes'")
+    return page
+
+
+def require_clean(page: Page, path: Path, width: int) -> None:
+    """No complaint, no request but for the file, no scrolling to the side, no text below 12 pixels outside charts."""
+    assert page.complaints() == []
+    assert page.requests() == [path.resolve().as_uri()]
+    assert page.value("document.documentElement.scrollWidth") <= width
+    small = "[...document.querySelectorAll('main *')].filter((one) => one.childElementCount === 0 && one.innerText"
+    small += " && !one.closest('svg') && parseFloat(getComputedStyle(one).fontSize) < 12).length"
+    assert page.value(small) == 0
+
+
 @contextlib.contextmanager
 def running() -> Iterator[Browser]:
     """A Chromium with a fresh profile."""

@@ -164,6 +164,11 @@ class Analysis:
         partly = above.near[above.kind.isin(["localisation", "classification"])]
         return self.unfound(threshold).drop(index=partly.unique(), errors="ignore")
 
+    def error_counts(self, threshold: Floats) -> dict[str, int]:
+        """How many there are of each of ERRORS above the threshold of each class, (K,)."""
+        counts = self.above(threshold).kind.value_counts().to_dict() | {MISSED: len(self.missed(threshold))}
+        return {name: int(counts.get(name, 0)) for name in ERRORS}
+
     def confusions(self, threshold: Floats) -> pd.DataFrame:
         """Every object and every detection above the threshold, by the rule of `scoring.confusions`, of masks by
         their own IoU rather than that of their boxes.

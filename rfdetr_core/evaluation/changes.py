@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hotcoco import mask as overlaps
 
-from rfdetr_core.evaluation.analysis import ERRORS, MISSED, POSITIVE, coded_bytes, costs
+from rfdetr_core.evaluation.analysis import ERRORS, POSITIVE, coded_bytes, costs
 from rfdetr_core.evaluation.comparison import Comparison, Side
 from rfdetr_core.evaluation.slices import slices
 from rfdetr_core.metrics.coco import Floats
@@ -132,10 +132,8 @@ def error_counts(compared: Comparison) -> pd.DataFrame:
 
     columns: dict[str, Any] = {"kind": list(ERRORS)}
     for name, side in (("old", compared.old), ("new", compared.new)):
-        kinds = side.analysis.above(side.thresholds).kind.value_counts().to_dict()
-        found = kinds | {MISSED: len(side.analysis.missed(side.thresholds))}
-        lost = costs(side.analysis)
-        columns[name] = [int(found.get(kind, 0)) for kind in ERRORS]
+        found, lost = side.analysis.error_counts(side.thresholds), costs(side.analysis)
+        columns[name] = [found[kind] for kind in ERRORS]
         columns[f"{name}_cost"] = [lost[kind] for kind in ERRORS]
     table = pd.DataFrame(columns)
     return table.assign(change=table.new - table.old, cost_change=table.new_cost - table.old_cost)

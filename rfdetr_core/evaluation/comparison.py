@@ -22,13 +22,12 @@ from rfdetr_core.checkpoint.files import origin_of
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.evaluate import detect
-from rfdetr_core.evaluation.operating import FEW_IMAGES
+from rfdetr_core.evaluation.operating import DEFAULT_THRESHOLD, FEW_IMAGES
 from rfdetr_core.evaluation.resampling import SCORES, ClassMatches, Interval, Times, intervals, matches, scores
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.metrics.coco import CocoScores, Floats, Kind, Row, score
 
 Conclusion = Literal["better", "worse", "may be chance", "too few images", "same weights", "not measured"]
-_DEFAULT = 0.5  # the threshold where there is none of the best F1
 
 
 class NotComparableError(UserError):
@@ -68,7 +67,7 @@ class Side:
         """Score what a model found."""
         found = score(annotations, model.results, kind)
         results = Results.of(model.results, model.results if kind == "segm" else None)
-        threshold = _DEFAULT if math.isnan(found.threshold) else found.threshold
+        threshold = DEFAULT_THRESHOLD if math.isnan(found.threshold) else found.threshold
         return cls(model, found, results, Analysis.of(annotations, results, kind), threshold)
 
     @property
@@ -146,8 +145,7 @@ class Comparison:
             before, after = (scores(side.matched, times, side.threshold) for side in (old, new))
             return {name: 100 * (after[name] - before[name]) for name in SCORES}
 
-        found = intervals(difference, self.images, self.resamples)
-        return {name: found.get(name) for name in SCORES}
+        return intervals(difference, self.images, self.resamples)
 
     @property
     def conclusion(self) -> Conclusion:

@@ -10,7 +10,7 @@ import numpy as np
 from hotcoco import metrics
 
 from rfdetr_core.evaluation.analysis import Analysis
-from rfdetr_core.evaluation.resampling import SCORES, Interval, matches, scores
+from rfdetr_core.evaluation.resampling import Interval, matches, scores
 from rfdetr_core.evaluation.resampling import intervals as resampled
 from rfdetr_core.metrics.coco import THRESHOLDS, Floats
 
@@ -70,8 +70,7 @@ def intervals(analysis: Analysis, threshold: float, resamples: int, seed: int = 
     f1 is that at one threshold for all classes, which the draws do not choose anew. None: there is nothing to measure.
     """
     matched = matches(analysis.evaluator)
-    found = resampled(lambda times: scores(matched, times, threshold), len(analysis.images), resamples, seed)
-    return {name: found.get(name) for name in SCORES}
+    return resampled(lambda times: scores(matched, times, threshold), len(analysis.images), resamples, seed)
 
 
 @dataclass(frozen=True)

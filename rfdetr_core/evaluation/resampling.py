@@ -14,7 +14,8 @@ from rfdetr_core.metrics.coco import RECALLS, Floats, Record
 
 Interval = tuple[float, float]
 Times = npt.NDArray[np.int64]
-SCORES = ("map", "map_50", "map_75", "mar_100", "f1")
+# Names of metrics.json, and what people call them.
+SCORES = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR", "f1": "F1"}
 _AT_75 = 5  # the place of 0.75 among COCO's thresholds of the IoU
 
 
@@ -123,9 +124,9 @@ def interval(values: Sequence[float]) -> Interval | None:
 def intervals(
     statistic: Callable[[Times], dict[str, float]], images: int, resamples: int, seed: int = 0
 ) -> dict[str, Interval | None]:
-    """The interval of each number that `statistic` makes of how often each image is there."""
+    """By SCORES, the interval of what `statistic` makes of how often each image is there."""
     found = [statistic(times) for times in draws(images, resamples, seed)]
-    return {name: interval([one[name] for one in found]) for name in (found[0] if found else ())}
+    return {name: interval([one[name] for one in found]) for name in SCORES}
 
 
 def _joined(parts: Iterable[npt.NDArray[np.bool_]], thresholds: int) -> npt.NDArray[np.bool_]:

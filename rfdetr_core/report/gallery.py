@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from PIL import Image
 
 
 class Shape(NamedTuple):
@@ -31,6 +35,14 @@ class Picture(NamedTuple):
     width: int
     height: int
     shapes: Sequence[Shape] = ()
+
+
+def as_jpeg(picture: Image.Image, quality: int) -> Picture:
+    """A picture as JPEG in a data URI; equal pixels, equal bytes."""
+    data = io.BytesIO()
+    picture.convert("RGB").save(data, "JPEG", quality=quality, optimize=True)
+    source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    return Picture(source, picture.width, picture.height)
 
 
 class Group(NamedTuple):

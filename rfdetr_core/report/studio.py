@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ from PIL import Image
 from rfdetr_core.base import files, images
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.ingest.geometry import Box, run_lengths
-from rfdetr_core.report.gallery import Picture, Shape
+from rfdetr_core.report.gallery import Picture, Shape, as_jpeg
 
 _POINTS = 80
 # An RLE is drawn in strips of this many pixels of the small picture.
@@ -70,7 +68,7 @@ class Studio:
         if picture is None:
             return None
         scale = min(1.0, side / max(picture.size))
-        return _encoded(picture.resize(_size(*picture.size, scale), _FILTER, reducing_gap=2.0))
+        return as_jpeg(picture.resize(_size(*picture.size, scale), _FILTER, reducing_gap=2.0), _QUALITY)
 
     def around(
         self, path: str, box: Box, size: tuple[int, int], side: int, shapes: Sequence[Shape] = ()
@@ -93,7 +91,7 @@ class Studio:
         part = opened.resize(_size(inside[2] - inside[0], inside[3] - inside[1], scale), _FILTER, box=source)  # type: ignore[arg-type]
         canvas.paste(part, (round((inside[0] - left) * scale), round((inside[1] - top) * scale)))
         moved = [shape._replace(x=shape.x - left, y=shape.y - top, outline="") for shape in shapes]
-        return _encoded(canvas)._replace(shapes=[scaled(shape, (scale, scale)) for shape in moved])
+        return as_jpeg(canvas, _QUALITY)._replace(shapes=[scaled(shape, (scale, scale)) for shape in moved])
 
     def _open(self, path: str, reduction: int) -> Image.Image | None:
         if self._left <= 0:
@@ -118,13 +116,6 @@ def _reduction(size: float, side: int) -> int:
 
 def _size(width: int, height: int, scale: float) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _encoded(picture: Image.Image) -> Picture:
-    data = io.BytesIO()
-    picture.save(data, "JPEG", quality=_QUALITY, optimize=True)
-    source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-    return Picture(source, picture.width, picture.height)
 
 
 def _view(box: Box, width: int, height: int) -> tuple[int, int, int, int]:

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.manifest import ManifestRow, write_manifest
 from rfdetr_core.base.metadata import write_metadata
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
+from rfdetr_core.cli import main
 from rfdetr_core.lineage.compose import compose
 from rfdetr_core.lineage.records import write_record
 from rfdetr_core.selection.select import select
@@ -143,3 +145,15 @@ def sha256_of(word: str) -> str:
 
 def tracks(seed: int) -> dict[str, Any]:
     return {"regular": {"score": 0.1, "epoch": 0}, "ema": {"score": 0.2 + seed / 100, "epoch": 1}}
+
+
+def audit(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> str:
+    """What the command audit prints about a repository, ending with a status."""
+    command = ["audit", *map(str, arguments), "--repo", str(repository.folder)]
+    if status:
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == status
+    else:
+        main(command)
+    return capsys.readouterr().out

@@ -24,7 +24,7 @@ from rfdetr_core.base.manifest import write_manifest
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.lineage.records import RECORD
-from tests.audit.repository import Images, Repository, row, sha256_of, tracks
+from tests.audit.repository import Images, Repository, audit, row, sha256_of, tracks
 
 FIRST: Images = {
     "train": {"train/a.jpg": "a", "train/b.jpg": "b"},
@@ -52,17 +52,6 @@ def repository(tmp_path: Path) -> Repository:
 @pytest.fixture
 def kept(repository: Repository) -> Path:
     return repository.folder.parent / "kept"
-
-
-def audit(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> str:
-    command = ["audit", *map(str, arguments), "--repo", str(repository.folder)]
-    if status:
-        with pytest.raises(SystemExit) as ended:
-            main(command)
-        assert ended.value.code == status
-    else:
-        main(command)
-    return capsys.readouterr().out
 
 
 def found(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> Any:

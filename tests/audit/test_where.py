@@ -12,7 +12,7 @@ import pytest
 
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.cli import main
-from tests.audit.repository import Images, Metadata, Repository
+from tests.audit.repository import Images, Metadata, Repository, audit
 
 IMAGES: Images = {
     "train": {"train/a.jpg": "a", "train/b.jpg": "b", "train/e.jpg": "e"},
@@ -43,14 +43,7 @@ class Kept:
         shutil.copy(model, self.folder / f"{name}.pth")
 
     def audit(self, capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
-        command = ["audit", *arguments, "--repo", str(self.repository.folder)]
-        if status:
-            with pytest.raises(SystemExit) as ended:
-                main(command)
-            assert ended.value.code == status
-        else:
-            main(command)
-        return capsys.readouterr().out
+        return audit(capsys, self.repository, *arguments, status=status)
 
     def images(self, capsys: pytest.CaptureFixture[str], name: str, *where: str, status: int = 0) -> set[str]:
         asked = [str(self.folder / f"{name}.pth"), "--images", *(one for text in where for one in ("--where", text))]

@@ -15,22 +15,7 @@ from rfdetr_core.data.preprocess import preprocess
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.inference.predictor import Predictor, find_device, to_rgb, to_supervision
 from rfdetr_core.ops.structures import Detections
-from tests.evaluation.scene import NAMES, Scene, make_scene
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return make_scene(tmp_path_factory.mktemp("scene"), segmentation=True)
-
-
-@pytest.fixture(scope="module")
-def predictor(scene: Scene) -> Predictor:
-    return scene.predictor()
-
-
-@pytest.fixture
-def path(scene: Scene) -> Path:
-    return scene.image(scene.annotations()["images"][0])
+from tests.evaluation.scene import NAMES, Scene
 
 
 def same(one: Any, other: Any) -> bool:

@@ -17,25 +17,10 @@ from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_c
 from rfdetr_core.cli import main
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.inference.thresholds import NAME, PROJECT_FILE, OperatingPoint, Thresholds, Weights, recommended
-from tests.evaluation.scene import NAMES, Scene, make_scene
+from tests.evaluation.scene import NAMES, Scene
 from tests.inference.test_predictor import same
 
 BY_CLASS = dict(zip(NAMES, (0.2, 0.35, 0.5), strict=True))
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return make_scene(tmp_path_factory.mktemp("scene"), segmentation=True)
-
-
-@pytest.fixture(scope="module")
-def predictor(scene: Scene) -> Predictor:
-    return scene.predictor()
-
-
-@pytest.fixture
-def path(scene: Scene) -> Path:
-    return scene.image(scene.annotations()["images"][0])
 
 
 def thresholds(checkpoint: Path, by_class: Mapping[str, float | None] = BY_CLASS, **changes: Any) -> Thresholds:

@@ -33,6 +33,11 @@ class Made:
         return json.loads((self.reports / name).read_text())
 
 
+def where_of(folder: Path) -> ProjectPaths:
+    """Where `make_evaluation` puts the data."""
+    return ProjectPaths(folder / "dataset", folder / "annotations", folder / "manifest", metadata=folder / "metadata")
+
+
 def make_evaluation(
     folder: Path,
     annotations: dict[str, Any],
@@ -43,7 +48,7 @@ def make_evaluation(
     metadata: dict[str, dict[str, str]] | None = None,
 ) -> Made:
     """Write what stage report reads. The images are noise; names and sizes are those of the annotations."""
-    where = ProjectPaths(folder / "dataset", folder / "annotations", folder / "manifest", metadata=folder / "metadata")
+    where = where_of(folder)
     reports, run = folder / "reports", folder / "run"
     for path in (reports / "pictures", run):
         path.mkdir(parents=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,18 @@ from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.manifest import read_manifest, write_manifest
 from rfdetr_core.base.metadata import write_metadata
-from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.evaluation.changes import CHANGES, FOUND, Changes
 from rfdetr_core.evaluation.comparison import Comparison
 from rfdetr_core.report.comparison import Compared, write_comparison
-from tests.browser import Browser, Page, running
+from tests.browser import Browser, opened_whole, require_clean
 from tests.checkpoint.tiny import tiny_record
 from tests.evaluation.pairs import model, some
 from tests.evaluation.scene import SIZES, Scene, make_scene, write_tiny_checkpoint
 from tests.evaluation.scenes import Rows, random_scene
 from tests.pipeline.project import environment_without
 from tests.report.kit import NAMES
-from tests.report.made import make_evaluation
+from tests.report.made import make_evaluation, where_of
 
 SECTIONS = ["about", "scores", "classes", "slices", "images", "errors"]
 UNSEEN = Seen({}, [])
@@ -43,22 +41,11 @@ def write(
     """The page of two models without a network; changes: fields of the second one."""
     if not folder.joinpath("dataset").exists():
         make_evaluation(folder, annotations, old, masks="segmentation" in (*old, {})[0])
-    where = make_where(folder)
+    where = where_of(folder)
     scores = Comparison.of("test", annotations, model(annotations, old), model(annotations, new, "b", **changes), 50)
     samples = sorted(read_samples(*where.split("test")), key=lambda sample: sample.image_id)
     write_comparison(folder / "index.html", Compared(scores, seen, where, samples, Changes.of(scores)), crops)
     return folder / "index.html"
-
-
-def make_where(folder: Path) -> ProjectPaths:
-    """Where `make_evaluation` puts the data."""
-    return ProjectPaths(folder / "dataset", folder / "annotations", folder / "manifest", metadata=folder / "metadata")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -73,43 +60,29 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("masks"), content, some(found, 0.6, 0), some(found, 0.6, 1))
 
 
-def opened(browser: Browser, path: Path, **size: int) -> Page:
-    page = browser.open(path, **size)
-    page.wait("document.documentElement.dataset.ready === 'yes'")
-    # Charts are drawn when they come into view.
-    page.value("document.querySelectorAll('.vega').forEach((one) => one.scrollIntoView())")
-    page.wait("document.documentElement.dataset.drawn === 'yes'")
-    return page
-
-
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("which", ["boxes", "masks"])
 def test_it_opens_without_a_complaint_or_request_and_draws_every_chart(
     browser: Browser, request: pytest.FixtureRequest, which: str, width: int
 ) -> None:
     path: Path = request.getfixturevalue(which)
-    page = opened(browser, path, width=width)
-    assert page.complaints() == []
-    assert page.requests() == [path.resolve().as_uri()]
+    page = opened_whole(browser, path, width=width)
+    require_clean(page, path, width)
     assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == SECTIONS
     assert page.value("['.vega', '.vega svg'].map((one) => document.querySelectorAll(one).length)") == [2, 2]
-    assert page.value("document.documentElement.scrollWidth") <= width
-    small = "[...document.querySelectorAll('main *')].filter((one) => one.childElementCount === 0 && one.innerText"
-    small += " && !one.closest('svg') && parseFloat(getComputedStyle(one).fontSize) < 12).length"
-    assert page.value(small) == 0
     assert (page.value("document.querySelectorAll('.mask').length") > 0) is (which == "masks")
 
 
 def test_of_100_images_there_is_a_verdict_and_of_few_there_is_none(browser: Browser, boxes: Path, masks: Path) -> None:
-    page = opened(browser, boxes)
+    page = opened_whole(browser, boxes)
     assert page.texts("header .status.good")[0].startswith("B is better than A. AP of boxes changed by +")
     assert page.texts("header .status.warning") == []
-    (told,) = opened(browser, masks).texts("header .status.warning")
+    (told,) = opened_whole(browser, masks).texts("header .status.warning")
     assert told.startswith("No verdict: 8 images are few, so the intervals are wide. AP of masks changed by ")
 
 
 def test_tables_sort_and_images_are_side_by_side_the_largest_change_first(browser: Browser, boxes: Path) -> None:
-    page = opened(browser, boxes)
+    page = opened_whole(browser, boxes)
     page.click("#classes thead th:nth-child(5) button")
     changes = [float(text) for text in page.texts("#classes tbody td:nth-child(5)")]
     assert changes == sorted(changes, reverse=True)
@@ -128,7 +101,7 @@ def test_tables_sort_and_images_are_side_by_side_the_largest_change_first(browse
 
 
 def test_each_kind_of_change_has_crops_that_its_name_opens(browser: Browser, boxes: Path) -> None:
-    page = opened(browser, boxes)
+    page = opened_whole(browser, boxes)
     assert page.value(SHOWN) == 3 * len(CHANGES)
     page.click("#errors button.link")
     assert page.value(SHOWN) == 3
@@ -148,9 +121,9 @@ def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
     more["training"] = tiny_record(parents={"pretrain_weights": {"name": "<b id=injected>"}})
     metadata = {"a&amp;b.png": {"<b id=injected>": "<b id=injected>"}}
     make_evaluation(tmp_path, content, found, metadata=metadata)
-    first, *_ = read_samples(*make_where(tmp_path).split("test"))
+    first, *_ = read_samples(*where_of(tmp_path).split("test"))
     seen = Seen({first.sha256: CHOSEN}, ["<b id=injected>"])
-    page = opened(browser, write(tmp_path, content, some(found, 0.5, 0), found, (UNSEEN, seen), **more))
+    page = opened_whole(browser, write(tmp_path, content, some(found, 0.5, 0), found, (UNSEEN, seen), **more))
     assert page.complaints() == []
     assert page.value("document.getElementById('injected')") is None
     assert set(NAMES) <= set(page.texts("#classes tbody td:first-child"))
@@ -166,7 +139,7 @@ def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
 @pytest.mark.parametrize("kept", [True, False])
 def test_of_very_little_there_is_a_page(browser: Browser, tmp_path: Path, settings: dict[str, Any], kept: bool) -> None:
     content, found = random_scene(4, **settings)
-    page = opened(browser, write(tmp_path, content, [], found if kept else []))
+    page = opened_whole(browser, write(tmp_path, content, [], found if kept else []))
     assert page.complaints() == []
     assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == SECTIONS
     assert page.texts("header .status")[0].startswith("No verdict: ")
@@ -206,7 +179,7 @@ def test_the_command_scores_both_files_and_says_what_the_page_says(browser: Brow
     done = run(project, "model.pth", "other.pth")
     assert (done.returncode, done.stderr) == (0, "")
     path = project.checkpoint.parent / "reports/compare/index.html"
-    page, lines = opened(browser, path), done.stdout.splitlines()
+    page, lines = opened_whole(browser, path), done.stdout.splitlines()
     assert page.complaints() == []
     (verdict,) = page.texts("header .status")
     assert verdict in lines

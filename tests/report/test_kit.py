@@ -17,7 +17,7 @@ from rfdetr_core.base.code import ROOT
 from rfdetr_core.report import charts, page
 from rfdetr_core.report.specs import Axis
 from rfdetr_core.report.text import DASH, short
-from tests.browser import Browser, Page, running
+from tests.browser import Browser, Page
 from tests.report import kit
 from tests.report.kit import ACTUAL, NAMES, PREDICTED
 
@@ -26,12 +26,6 @@ CHARTS = kit.make_charts()
 CUT = "\N{HORIZONTAL ELLIPSIS}"
 EMPTY = '{{% extends "page.html" %}}{{% block header %}}{{% endblock %}}{{% block main %}}{}{{% endblock %}}'
 HEAT = "#charts .chart:nth-child(5) .mark-rect.layer_0_marks path"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -150,11 +150,11 @@ def compare(old: Path, new: Path, split: str, folder: Path) -> Iterator[str]:
         yield f"{name:7}{one_line(side.model.path)}: {side.model.variant}"
     yield f"{split:7}{scores.images:,} images, {scores.objects:,} objects; scores of {scores.measure}"
     yield f"{'':7}{'A':>6}{'B':>7}   difference in points, 95 % interval"
-    for name in SCORES:
+    for name, title in SCORES.items():
         values = [f"{value:.3f}" if value == value else "-" for value in sections.pair(scores, name)]
         ends = scores.intervals[name]
         change = f"{scores.differences[name]:+.2f}, {ends[0]:+.2f} to {ends[1]:+.2f}" if ends else "-"
-        yield f"{sections.NAMES[name]:7}{values[0]:>6}{values[1]:>7}   {change}"
+        yield f"{title:7}{values[0]:>6}{values[1]:>7}   {change}"
     yield scores.sentence()
     for title, some in sections.known_to_one(scores):
         yield f"{title}: {listed(map(one_line, some))}"

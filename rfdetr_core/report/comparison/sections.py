@@ -17,7 +17,6 @@ from rfdetr_core.report.specs import Axis, Chart
 from rfdetr_core.report.tables import Column, Name, Setter, Table, of_frame
 from rfdetr_core.report.text import plural
 
-NAMES = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR", "f1": "F1"}
 _MOST_IMAGES = 10_000  # rows of the table of images
 _MOST_NAMES = 100  # classes that one model alone knows
 
@@ -91,11 +90,11 @@ def _cut(names: list[str]) -> list[str]:
 def scores(compared: Comparison) -> tuple[Table, Chart]:
     """The main scores of both, and the interval of each difference."""
     rows = []
-    for name in SCORES:
+    for name, title in SCORES.items():
         low, high = compared.intervals[name] or (None, None)
         old, new = pair(compared, name)
         change = compared.differences[name]
-        rows.append({"score": NAMES[name], "old": old, "new": new, "change": change, "low": low, "high": high})
+        rows.append({"score": title, "old": old, "new": new, "change": change, "low": low, "high": high})
     columns = {"score": Column("score"), **_sides("")}
     columns |= {"low": _points("low"), "high": _points("high")}
     measured = [row for row in rows if row["low"] is not None]

@@ -25,11 +25,11 @@ from rfdetr_core.metrics.coco import Kind as Of
 from rfdetr_core.report import charts
 from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.report.evaluation import sections
-from rfdetr_core.report.evaluation.album import Album, encoded
+from rfdetr_core.report.evaluation.album import QUALITY, Album
 from rfdetr_core.report.evaluation.examples import Pictures
 from rfdetr_core.report.evaluation.sections import ERROR_FILTERS, Kind
 from rfdetr_core.report.evaluation.sketch import LEGEND
-from rfdetr_core.report.gallery import Card, Gallery, Picture
+from rfdetr_core.report.gallery import Card, Gallery, Picture, as_jpeg
 from rfdetr_core.report.page import render
 from rfdetr_core.report.specs import Axis, Chart
 
@@ -250,7 +250,7 @@ def _chosen(folder: Path) -> Gallery:
     for path in paths:
         try:
             with files.open_regular(path) as file, Image.open(file, formats=("PNG",)) as picture:
-                small = encoded(picture)
+                small = as_jpeg(picture, QUALITY)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is not a picture of the evaluation ({error}). {_AGAIN}") from error
         left -= len(small.source)

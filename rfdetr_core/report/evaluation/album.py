@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +16,13 @@ from PIL import Image, ImageStat
 from rfdetr_core.base import images
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.metrics.coco import Floats
-from rfdetr_core.report.gallery import Picture, Shape
+from rfdetr_core.report.gallery import Picture, Shape, as_jpeg
 
 Box = tuple[float, float, float, float]  # left, top, width, height, in pixels of the image
 _WHOLE, _CROP = 224, 160  # pixels: the longer side of a whole image and of a crop
 _AROUND, _LEAST = 2.2, 40.0  # what a crop shows: times the longer side of its box, and at least so many pixels
 _STRIP = 2  # pixels of a small picture: the height of the strips that a mask is drawn in
-_QUALITY = 78
+QUALITY = 78  # of JPEG
 
 
 @dataclass(frozen=True)
@@ -90,14 +88,6 @@ class Album:
         return [pictures[place] for place in range(self._count)], brightness
 
 
-def encoded(picture: Image.Image) -> Picture:
-    """A picture as JPEG in a data URI; equal pixels, equal bytes."""
-    data = io.BytesIO()
-    picture.convert("RGB").save(data, "JPEG", quality=_QUALITY, optimize=True)
-    source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-    return Picture(source, picture.width, picture.height)
-
-
 def _made(picture: Image.Image, sample: Sample, view: _View) -> Picture:
     left, top, right, bottom = _region(view.box, sample.width, sample.height)
     most = _CROP if view.box else _WHOLE
@@ -107,7 +97,7 @@ def _made(picture: Image.Image, sample: Sample, view: _View) -> Picture:
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
     ratio = picture.width / sample.width, picture.height / sample.height
     source = left * ratio[0], top * ratio[1], right * ratio[0], bottom * ratio[1]
-    small = encoded(picture.resize(size, Image.Resampling.LANCZOS, box=source, reducing_gap=2.0))
+    small = as_jpeg(picture.resize(size, Image.Resampling.LANCZOS, box=source, reducing_gap=2.0), QUALITY)
     shapes = [_shape(one, (left, top), (right, bottom), size) for one in view.outlines]
     return small._replace(shapes=shapes)
 

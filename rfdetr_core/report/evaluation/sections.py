@@ -12,7 +12,7 @@ import pandas as pd
 
 from rfdetr_core.evaluation.analysis import ERRORS, MISSED, Analysis, Results, costs
 from rfdetr_core.evaluation.operating import BINS, FEW_IMAGES, Calibration, Goal, Point, best_f1
-from rfdetr_core.evaluation.resampling import Interval
+from rfdetr_core.evaluation.resampling import SCORES, Interval
 from rfdetr_core.evaluation.scoring import background_name
 from rfdetr_core.evaluation.slices import slices
 from rfdetr_core.metrics.coco import RECALLS, THRESHOLDS, Floats, Row
@@ -21,7 +21,6 @@ from rfdetr_core.report.specs import Axis, Chart, Choose, Tip
 from rfdetr_core.report.tables import Column, Name, Setter, Table, of_frame
 from rfdetr_core.report.text import isolated
 
-_SCORES = {"map": "AP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR", "f1": "F1"}
 _MEANS = {
     "localisation": "the right class, but the box overlaps the object too little (IoU 0.1 to 0.5)",
     "classification": "the box is right, the class is not",
@@ -74,7 +73,7 @@ class Kind:
 def scores(kind: Kind) -> tuple[Table, Chart]:
     """The main scores with their intervals."""
     rows = []
-    for name, title in _SCORES.items():
+    for name, title in SCORES.items():
         low, high = kind.intervals.get(name) or (math.nan, math.nan)
         rows.append({"score": title, "value": _number(kind.scores.get(name)), "low": low, "high": high})
     columns = {"score": Column("score")} | {key: _share(key) for key in ("value", "low", "high")}
@@ -107,13 +106,12 @@ def thresholds(kind: Kind) -> list[Chart]:
     shown = [label for label in instances.index.tolist()[:_CURVES] if len(classes) > 1]
     place = {label: number for number, label in enumerate(classes)}
     rows = [
-        {"threshold": float(threshold), "value": float(value), "curve": number}
-        for number, label in enumerate(shown)
+        {"threshold": float(threshold), "value": float(value), "curve": classes[label]}
+        for label in shown
         for threshold, value in zip(THRESHOLDS, kind.analysis.curves[place[label], 2], strict=True)
     ]
     if shown:
         note = f"The {len(shown)} classes with the most objects." if len(shown) < len(classes) else None
-        rows = [row | {"curve": classes[shown[int(str(row["curve"]))]]} for row in rows]
         found.append(
             charts.line(rows, "threshold", "value", "curve", title="F1 by class", x_axis=x_axis,
                         y_axis=Axis("F1", (0, 1), ".1f"), note=note)
@@ -213,17 +211,15 @@ def confusion(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[in
 def errors(kind: Kind) -> tuple[Chart, Table]:
     """What each kind of error costs, and how many there are."""
     lost = costs(kind.analysis)
-    above, missed = kind.analysis.above(kind.thresholds), kind.analysis.missed(kind.thresholds)
-    counts = above.kind.value_counts().to_dict() | {MISSED: len(missed)}
+    counts = kind.analysis.error_counts(kind.thresholds)
     target = f"{kind.anchor}-errors"
     rows: list[dict[str, Any]] = [
-        {"kind": name, "cost": lost[name], "count": int(counts.get(name, 0)), "meaning": _MEANS[name]}
-        for name in ERRORS
+        {"kind": name, "cost": lost[name], "count": counts[name], "meaning": _MEANS[name]} for name in ERRORS
     ]
     note = "The AP50 that would be gained if no error of the kind were made, one kind at a time (TIDE)."
     chart = charts.bars(
         rows, "kind", "cost", title="Cost in AP50", x_axis=Axis("AP50", None, ".2f"),
-        tips=[Tip("count", "errors", ",d")],        choose=Choose(target, _filters(kind="row")), note=note,
+        tips=[Tip("count", "errors", ",d")], choose=Choose(target, _filters(kind="row")), note=note,
     )  # fmt: skip
     cells = [
         [Setter(row["kind"], target, _filters(kind=row["kind"])), _number(row["cost"]), row["count"], row["meaning"]]
