@@ -75,7 +75,7 @@ def our_step(options: argparse.Namespace, **model: Any) -> Step:
         optimizer.step()
         optimizer.zero_grad()
         updates += 1
-        average.update(detector, updates)
+        average.update(updates)
         return loss.detach()
 
     return step

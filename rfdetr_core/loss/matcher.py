@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -183,16 +182,20 @@ def replace_invalid(cost: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _assign_layer(cost: NDArray[np.float32], counts: list[int], width: int, all_valid: bool) -> NDArray[np.int64]:
     """Solve each image and group (`width` queries) of one layer's costs (B, T, Q); rows image, query, object."""
-    blocks: list[Any] = [np.empty((3, 0), dtype=np.int64)]
-    first = 0
+    starts = range(0, cost.shape[2], width)
+    pairs = np.empty((3, sum(len(starts) * min(width, count) for count in counts)), dtype=np.int64)
+    first = place = 0
     for image, count in enumerate(counts):
         block = cost[image, :count] if all_valid else replace_invalid(cost[image, :count])
-        for start in range(0, cost.shape[2], width):
+        own = pairs[:, place : place + len(starts) * min(width, count)].reshape(3, len(starts), -1)
+        for number, start in enumerate(starts):
             # Queries as rows: SciPy then gives them in order, and breaks ties as upstream does.
-            queries, chosen = linear_sum_assignment(block[:, start : start + width].T)
-            blocks.append(np.stack([np.full_like(queries, image), queries + start, chosen + first]))
-        first += count
-    return np.concatenate(blocks, axis=1)
+            own[1:, number] = linear_sum_assignment(block[:, start : start + width].T)
+        own[0] = image
+        own[1] += np.arange(0, cost.shape[2], width)[:, None]
+        own[2] += first
+        first, place = first + count, place + own[0].size
+    return pairs
 
 
 def _mask_cost(layer: DetectorOutput, objects: Objects, config: LossConfig, generator: torch.Generator) -> Tensor:

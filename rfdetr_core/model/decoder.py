@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rfdetr_core.model.deformable import DeformableAttention, Memory
-from rfdetr_core.model.layers import MLP, attend
+from rfdetr_core.model.layers import MLP, attend, relu_mlp
 
 
 class Decoder(nn.Module):
@@ -62,7 +62,7 @@ class DecoderLayer(nn.Module):
         """Queries and their positions (B, G*Q, C), boxes (B, G*Q, levels or 1, 4), to (B, G*Q, C)."""
         queries = self.norm1(queries + self.self_attention(queries, positions, groups))
         queries = self.norm2(queries + self.cross_attention(queries + positions, boxes, memory))
-        return self.norm3(queries + self.contract(F.relu(self.expand(queries), inplace=True)))  # type: ignore[no-any-return]
+        return self.norm3(queries + relu_mlp(queries, self.expand, self.contract))  # type: ignore[no-any-return]
 
 
 class GroupAttention(nn.Module):
@@ -95,8 +95,7 @@ def encode_boxes(boxes: Tensor, width: int) -> Tensor:
 
     Scale 2 pi, temperature 10000: Conditional DETR's `gen_sineembed_for_position`.
     """
-    index = torch.arange(width, dtype=boxes.dtype, device=boxes.device)
-    periods = 10000 ** (2 * (index // 2) / width)
+    periods = 10000 ** (torch.arange(0, width, 2, dtype=boxes.dtype, device=boxes.device) / width)
     x, y, *size = boxes.unbind(-1)
-    angles = torch.stack([y, x, *size], dim=-1)[..., None] * (2 * math.pi) / periods  # (..., 4, width)
-    return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-3)
+    angles = torch.stack([y, x, *size], dim=-1)[..., None] * (2 * math.pi) / periods  # (..., 4, width / 2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)

@@ -33,19 +33,23 @@ class WeightAverage:
     def __init__(self, detector: nn.Module, decay: float, tau: float) -> None:
         self.decay, self.tau = decay, tau
         self.module = copy.deepcopy(detector).eval().requires_grad_(False)
+        # Listed once: to walk through the modules at every step takes the host longer than to start the kernels.
+        self._average: list[Tensor] = list(self.module.parameters())
+        self._weights: list[Tensor] = list(detector.parameters())
+        modules = zip(self.module.modules(), detector.modules(), strict=True)
+        self._with_buffers = [pair for pair in modules if list(pair[1].buffers(recurse=False))]
 
     @torch.no_grad()
-    def update(self, detector: nn.Module, updates: int) -> None:
-        """Take in the weights after an optimiser step; `updates` counts this one, so the first is 1."""
-        average: list[Tensor] = list(self.module.parameters())
-        weights: list[Tensor] = list(detector.parameters())
+    def update(self, updates: int) -> None:
+        """Take in the detector's weights after an optimiser step; `updates` counts this one, so the first is 1."""
         if updates == 1:
-            torch._foreach_copy_(average, weights)
+            torch._foreach_copy_(self._average, self._weights)
         else:
             kept = self.decay * (1 - math.exp(-updates / self.tau)) if self.tau > 0 else self.decay
-            torch._foreach_lerp_(average, weights, 1 - kept)
-        for own, other in zip(self.module.buffers(), detector.buffers(), strict=True):
-            own.copy_(other)
+            torch._foreach_lerp_(self._average, self._weights, 1 - kept)
+        for module, detector in self._with_buffers:
+            for own, other in zip(module.buffers(recurse=False), detector.buffers(recurse=False), strict=True):
+                own.copy_(other)
 
 
 class WeightAveraging(Callback):
@@ -72,7 +76,7 @@ class WeightAveraging(Callback):
         """Average if the batch ended in an optimiser step."""
         assert isinstance(pl_module, RFDETRModelModule)
         if trainer.global_step != self.steps and trainer.global_step % self.interval == 0:
-            self.average.update(pl_module.detector, trainer.global_step // self.interval)
+            self.average.update(trainer.global_step // self.interval)
         self.steps = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class RFDETRModelModule(LightningModule):
         self._fused = plain and self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         self._fused &= config.optimizer == "adamw"
         optimizer = build_optimizer(self.detector, config, fused=self._fused)
+        self._trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         steps = max(1, int(self.trainer.estimated_stepping_batches) // config.epochs)
         return {"optimizer": optimizer, "lr_scheduler": build_schedule(optimizer, config, steps)}
 
@@ -120,7 +121,7 @@ class RFDETRModelModule(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         if gradient_clip_val:
-            self._watch.see(torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+            self._watch.see(torch.nn.utils.clip_grad_norm_(self._trained, gradient_clip_val))
         cast(Any, optimizer).found_inf = self._watch.bad  # with which AdamW leaves the weights as they are
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -133,7 +133,7 @@ def test_five_steps_of_training_from_end_to_end() -> None:
         their_schedule.step()
         schedule.step()
         their_average.update_parameters(model)
-        average.update(detector, step + 1)
+        average.update(step + 1)
     assert_equal_weights(detector.state_dict(), weights_of(model), 1e-8)
     assert_equal_weights(average.module.state_dict(), weights_of(their_average.module), 1e-8)
 

@@ -31,7 +31,7 @@ def test_the_average_follows_its_formula(tau: float) -> None:
     expected: dict[str, torch.Tensor] = {}
     for step in range(1, 20):
         change(network, step)
-        average.update(network, step)
+        average.update(step)
         kept = 0.9 * (1 - math.exp(-step / tau)) if tau else 0.9
         weights = {name: value.clone() for name, value in network.named_parameters()}
         expected = {n: kept * expected[n] + (1 - kept) * weights[n] for n in weights} if expected else weights
@@ -43,7 +43,7 @@ def test_the_first_update_copies() -> None:
     network = make_network()
     average = WeightAverage(network, 0.9, 100)
     change(network, 1)
-    average.update(network, 1)
+    average.update(1)
     assert all(value.equal(network.state_dict()[name]) for name, value in average.module.state_dict().items())
 
 
@@ -51,10 +51,10 @@ def test_buffers_are_copied_and_equal_weights_stay_as_they_are() -> None:
     network = make_network()
     average = WeightAverage(network, 0.9, 100)
     for step in (1, 2, 3):
-        average.update(network, step)
+        average.update(step)
     assert all(value.equal(network.state_dict()[name]) for name, value in average.module.state_dict().items())
     change(network, 7)
-    average.update(network, 4)
+    average.update(4)
     for name, buffer in average.module.named_buffers():
         assert buffer.equal(network.get_buffer(name))
 
@@ -64,12 +64,12 @@ def test_going_on_from_a_saved_state_is_going_on() -> None:
     average = WeightAverage(network, 0.9, 10)
     for step in (1, 2):
         change(network, step)
-        average.update(network, step)
+        average.update(step)
     other = WeightAverage(network, 0.9, 10)
     other.module.load_state_dict({name: value.clone() for name, value in average.module.state_dict().items()})
     for step in (3, 4):
         change(network, step)
-        average.update(network, step)
+        average.update(step)
         other.update(network, step)
     assert all(value.equal(other.module.state_dict()[name]) for name, value in average.module.state_dict().items())
 
@@ -82,6 +82,6 @@ def test_the_average_is_for_evaluation_and_leaves_the_network_alone() -> None:
     assert not any(parameter.requires_grad for parameter in average.module.parameters())
     assert all(parameter.requires_grad for parameter in network.parameters())
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    average.update(network, 1)
-    average.update(network, 2)
+    average.update(1)
+    average.update(2)
     assert all(value.equal(before[name]) for name, value in network.state_dict().items())
