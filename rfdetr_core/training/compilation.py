@@ -22,8 +22,6 @@ from torch import nn
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.training.config import TrainConfig
 
-# torch._dynamo and torch._inductor take seconds to import: only where something is compiled.
-
 # Compiled variants that torch keeps of all regions: a region has one for each size of its input.
 _MOST_VARIANTS = 4096
 
@@ -50,18 +48,19 @@ def compiler_settings(config: TrainConfig) -> Iterator[None]:
     if config.compile == "off":
         yield
         return
+    # Imported here: nothing of the compiler is needed where it is off.
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
     # With these and with fullgraph, nothing falls back to uncompiled code unseen.
-    of_dynamo = {"fail_on_recompile_limit_hit": True, "suppress_errors": False}
+    of_dynamo: dict[str, Any] = {"fail_on_recompile_limit_hit": True, "suppress_errors": False}
     of_dynamo |= {"recompile_limit": _MOST_VARIANTS, "accumulated_recompile_limit": _MOST_VARIANTS}
-    # It would split regions by DDP's buckets, yet gradients are complete, and sent, region by region.
+    # DDP hears of each gradient from autograd, so regions need not be split by its buckets.
     of_dynamo["optimize_ddp"] = False
     # The random numbers of uncompiled code; no kernel chosen by its time; code for this number of threads alone.
-    of_inductor = {"fallback_random": True, "deterministic": config.deterministic}
+    of_inductor: dict[str, Any] = {"fallback_random": True, "deterministic": config.deterministic}
     of_inductor["cpp.threads"] = torch.get_num_threads()
-    if not hasattr(inductor, "deterministic"):  # before torch 2.10
+    if not hasattr(inductor, "deterministic"):  # an older torch
         del of_inductor["deterministic"]
     with dynamo.patch(of_dynamo), inductor.patch(of_inductor), torch.compiler.set_stance("default"):
         yield

