@@ -51,6 +51,7 @@ def our_step(options: argparse.Namespace, **model: Any) -> Step:
     from rfdetr_core.loss.criterion import Criterion
     from rfdetr_core.model.detector import build_detector
     from rfdetr_core.training.callbacks import WeightAverage
+    from rfdetr_core.training.compilation import compile_regions
     from rfdetr_core.training.config import TrainConfig
     from rfdetr_core.training.optimization import build_optimizer
 
@@ -60,6 +61,8 @@ def our_step(options: argparse.Namespace, **model: Any) -> Step:
         weights = torch.load(options.weights)
         detector.load_state_dict({to_ours(name): one for name, one in weights.items() if name != KEYPOINT_MASK})
     detector.to(options.device)
+    if getattr(options, "compile", "off") != "off":
+        compile_regions(detector)
     criterion, average = Criterion(), WeightAverage(detector, 0.993, 100)
     optimizer = build_optimizer(detector, TrainConfig(), fused=True)
     images, targets = batch_of(options.batch, architecture.resolution, options.device)
@@ -127,6 +130,9 @@ def default_precision(name: str, device: str) -> str:
 
 def work(options: argparse.Namespace) -> None:
     """Make a step for each line that comes, and answer with its seconds and loss; at the end, with the peak memory."""
+    from rfdetr_core.training.compilation import compiler_settings
+    from rfdetr_core.training.config import TrainConfig
+
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     if options.defaults:
@@ -141,12 +147,13 @@ def work(options: argparse.Namespace) -> None:
             keep_freed_memory()
     step = our_step(options) if options.worker == "ours" else upstream_step(options)
     print(options.precision, flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        loss = step().item()  # on CUDA this waits for the forward pass alone
-        if options.device == "cuda":
-            torch.cuda.synchronize()
-        print(time.perf_counter() - start, loss, flush=True)
+    with compiler_settings(TrainConfig(compile=options.compile)):
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            loss = step().item()  # on CUDA this waits for the forward pass alone
+            if options.device == "cuda":
+                torch.cuda.synchronize()
+            print(time.perf_counter() - start, loss, flush=True)
     print(peak_memory(options.device))
 
 
@@ -197,6 +204,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--bf16", dest="precision", action="store_const", const="bf16", default="fp32")
+    parser.add_argument("--compile", default="off", choices=["off", "default"], help="train.compile, of ours alone")
     parser.add_argument("--defaults", action="store_true", help="compare at the defaults alone")
     parser.add_argument("--worker", choices=["ours", "upstream"], help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)

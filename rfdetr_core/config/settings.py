@@ -65,7 +65,7 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
     "model": {
         "amp": "it is train.amp_dtype",
         "backbone_lora": "the encoder is trained whole, or frozen by freeze_encoder",
-        "compile": "compiled kernels differ between machines, and equal inputs shall give equal bytes",
+        "compile": "it is train.compile: default, which compiles the blocks of the network, each for itself",
         "cuda_graphs": "it fixes every shape, which multi-scale training changes",
         "device": "it is train.accelerator",
         "fused_optimizer": "AdamW is fused wherever that is safe",

@@ -123,6 +123,9 @@ class TrainConfig(Config):
         "auto", description="mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; null: all in fp32"
     )
     deterministic: bool = Field(True, description="only algorithms that give equal bits again")
+    compile: Literal["off", "default"] = Field(
+        "off", description="default: compile the network's blocks for this machine; true: default, false: off"
+    )
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="kind of device")
     devices: int | Literal["auto"] = Field(1, description="devices per node")
     num_nodes: int = Field(1, gt=0, description="machines")
@@ -130,10 +133,11 @@ class TrainConfig(Config):
     resume: str | None = Field(None, description="a checkpoint.pth in weights/ to go on from, up to `epochs`")
     notes: JsonValue = Field(None, description="anything, kept in the checkpoints as args.notes")
 
-    @field_validator("multi_scale", mode="before")
+    @field_validator("multi_scale", "compile", mode="before")
     @classmethod
-    def _mode(cls, value: Any) -> Any:
-        return {True: "per-batch", False: "off"}[value] if isinstance(value, bool) else value
+    def _mode(cls, value: Any, info: Any) -> Any:
+        on = {"multi_scale": "per-batch", "compile": "default"}[info.field_name]
+        return {True: on, False: "off"}[value] if isinstance(value, bool) else value
 
     @field_validator("batch_size", "devices")
     @classmethod

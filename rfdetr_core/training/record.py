@@ -25,6 +25,7 @@ from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.checkpoint.schema import ResumeState
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.model.config import ModelConfig
+from rfdetr_core.training.compilation import code_generator
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimization import installed_classes
 from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
@@ -81,6 +82,7 @@ def record_of(
         "batch_size": size,
         "grad_accum_steps": sized.grad_accum_steps,
         "effective_batch_size": size * sized.grad_accum_steps * devices(asked),
+        **({} if asked.compile == "off" else {"compiler": code_generator(kind)}),
     }
     return {
         "params": {"model": model.model_dump(mode="json"), "train": asked.model_dump(mode="json")},

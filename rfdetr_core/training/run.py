@@ -30,7 +30,7 @@ from rfdetr_core.data.seeding import mixed_seed
 from rfdetr_core.metrics.coco import REPORTED
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.model.detector import build_detector
-from rfdetr_core.training import record
+from rfdetr_core.training import compilation, record
 from rfdetr_core.training.callbacks import CocoScoring, EarlyStopping, TrainScoring
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
 from rfdetr_core.training.interruption import Stopped, StopSignals, explained
@@ -80,7 +80,7 @@ def train_model(
             "train.grad_accum_steps as much, lower model.resolution, or set model.gradient_checkpointing."
         ) from error
     except Exception as error:
-        if (explanation := explained(error, signals)) is None:
+        if (explanation := explained(error, signals) or compilation.failure(error)) is None:
             raise
         raise explanation from error
 
@@ -108,7 +108,8 @@ def _fit(training: Training, weights: Path, runtime: RuntimeConfig, signals: Sto
         step = f"{size} images{' (auto)' if asked == 'auto' else ''} x {batches} batches a step"
         say(f"effective batch size {effective}: {step} x {effective // (size * batches)} devices")
     try:
-        trainer.fit(training.module, training.data, ckpt_path=state.path if state else None, weights_only=True)
+        with compilation.compiler_settings(config):
+            trainer.fit(training.module, training.data, ckpt_path=state.path if state else None, weights_only=True)
     except (UserError, Stopped, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -130,6 +131,8 @@ def prepare_training(
     classes = [entry.name for entry in read_classes(where.classes)]
     architecture = model.architecture(len(classes))
     check_together(model, config)
+    if config.compile != "off":
+        compilation.code_generator(device_kind(config))
     if config.class_names not in (None, classes):
         raise UserError(f"train.class_names are {config.class_names}, but the dataset's are {classes}. Change one.")
     asked, sizes = config, training_sizes(config, architecture)
@@ -166,6 +169,9 @@ def prepare_training(
         mask_side=mask_side if config.eval_masks_head_resolution else None,
     )
     callbacks: list[Callback] = [scoring, written]
+    if config.compile != "off":
+        compilation.compile_regions(detector)
+        callbacks.append(compilation.PlainValidation())
     if config.compute_train_metrics:
         callbacks.append(TrainScoring(classes, config.eval_interval, config.eval_max_dets))
     if config.early_stopping:
