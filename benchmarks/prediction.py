@@ -143,6 +143,7 @@ def dataset(folder: Path, count: int) -> None:
 def ours_evaluate(options: argparse.Namespace) -> None:
     """The function of the stage, on a dataset that was validated before the clock starts."""
     from rfdetr_core import api
+    from rfdetr_core.data.samples import read_samples
     from rfdetr_core.evaluation import evaluate as stage
     from rfdetr_core.evaluation.config import EvaluateConfig
 
@@ -153,7 +154,7 @@ def ours_evaluate(options: argparse.Namespace) -> None:
         kind = getattr(api, VARIANTS[options.variant].name)
         model = kind(pretrain_weights=None, num_classes=1, device=options.device)
         model._predictor.class_names = ("thing",)
-        samples = stage.read_samples(*made.split("test"))
+        samples = read_samples(*made.split("test"))
         list(model._predictor.detect(samples[:2], load=lambda one: stage._picture(made.dataset, one)))
         for size in (1, 8):
             model._predictor.batch_size = size

@@ -32,7 +32,7 @@ class OptimisedDetector(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.batch_size = batch_size if compiled else 1
-        made = copy.deepcopy(detector).eval().requires_grad_(False)
+        made: Any = copy.deepcopy(detector).eval().requires_grad_(False)
         encoder, patch = made.encoder, made.encoder.patch_projection.kernel_size
         encoder.position_embeddings.data = resize_positions(
             encoder.position_embeddings, resolution // patch[0], resolution // patch[1]
