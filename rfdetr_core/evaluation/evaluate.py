@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,9 @@ def detect(predictor: Predictor, dataset: Path, samples: Sequence[Sample], names
     """
     index = {name: place for place, name in enumerate(names)}
     labels = {place: index[name] for place, name in enumerate(predictor.class_names) if name in index}
-    pictures = (_picture(dataset, sample) for sample in samples)
     results = []
-    for sample, found in zip(samples, predictor.detect(pictures), strict=True):
+    found_in = predictor.detect(samples, load=partial(_picture, dataset))
+    for sample, found in zip(samples, found_in, strict=True):
         rows = coco_results(sample.image_id, found)
         results += [row | {"category_id": labels[row["category_id"]]} for row in rows if row["category_id"] in labels]
     return results

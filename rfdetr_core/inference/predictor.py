@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import numbers
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
 
 from rfdetr_core.base import images as image_files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import tensor_digest
 from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of, threshold_of
-from rfdetr_core.data.preprocess import preprocess
+from rfdetr_core.data.preprocess import normalise, resize
+from rfdetr_core.inference.ahead import prepared
+from rfdetr_core.inference.optimised import optimise, whole
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
-from rfdetr_core.model.postprocess import detections
-from rfdetr_core.ops.structures import Detections
+from rfdetr_core.model.postprocess import resize_masks
+from rfdetr_core.ops.boxes import cxcywh_to_xyxy
+from rfdetr_core.ops.structures import Detections, DetectorOutput
 
 if TYPE_CHECKING:
     import supervision
 
+T = TypeVar("T")
 DEFAULT_THRESHOLD = 0.5  # upstream's
+AHEAD = 4  # batches that are prepared while the model runs
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
 Threshold: TypeAlias = float | Mapping[str, float]  # of all classes, or of each by its name
 
@@ -62,6 +69,7 @@ class Predictor:
         self.threshold_note: str | None = f"threshold {self.threshold:g}: {why}"
         self.device = find_device(device)
         self.detector = detector.to(self.device)
+        self.network: nn.Module = self.detector  # the one that runs: see `optimised`
         self.architecture = architecture
         self.class_names = tuple(class_names)
         self.batch_size = batch_size
@@ -89,19 +97,39 @@ class Predictor:
         """The digest of the detector's weights when it is first asked for: see `tensor_digest`."""
         return tensor_digest(self.detector.state_dict())
 
+    def optimised(
+        self, *, compiled: bool = True, batch_size: int = 1, dtype: torch.dtype | str = torch.float32
+    ) -> Self:
+        """A predictor over an optimised copy of the detector: see `optimise`. Its numbers are close, not the same.
+
+        Raises:
+            UserError: another dtype or batch_size, or it cannot be compiled here.
+        """
+        resolution, made = self.architecture.resolution, copy.copy(self)
+        made.network = optimise(
+            self.detector, resolution, self.device, dtype=dtype, batch_size=batch_size, compiled=compiled
+        )
+        made.batch_size = batch_size
+        return made
+
     def predict(
-        self, images: Picture | list[Picture] | tuple[Picture, ...], threshold: Threshold | None = None
+        self,
+        images: Picture | list[Picture] | tuple[Picture, ...],
+        threshold: Threshold | None = None,
+        *,
+        batch_size: int | None = None,
     ) -> supervision.Detections | list[supervision.Detections]:
         """Objects with a score above `threshold`: one supervision.Detections for one image, a list for a list.
 
         An image is a path, a PIL image, an RGB array (H, W, 3) of uint8, or an RGB tensor (3, H, W) of uint8 or of
         floats in 0..1. Boxes are xyxy in pixels of the upright image; class names are in `.data["class_name"]`.
         threshold: a number, or one for each class by its name; None for the model's own, which is told once on
-        standard error.
+        standard error. batch_size: images that go through the model at a time; None for the predictor's own number.
+        More are faster, on CUDA above all; the last bits of an image's numbers then depend on the batch.
 
         Raises:
             UserError: an image that cannot be read, or of another shape or type; a threshold beyond 0..1, or for
-                other classes than the model's.
+                other classes than the model's; a batch_size that is no whole number from 1 on.
         """
         if threshold is None:
             threshold = self.threshold
@@ -109,32 +137,50 @@ class Predictor:
                 say(self.threshold_note, file=sys.stderr)
                 self.threshold_note = None
         pictures = images if isinstance(images, list | tuple) else [images]
-        found = [to_supervision(one, self.class_names) for one in self.detect(map(to_rgb, pictures), threshold)]
-        return found if pictures is images else found[0]
+        found = self.detect(pictures, threshold, load=to_rgb, batch_size=batch_size)
+        converted = [to_supervision(one, self.class_names) for one in found]
+        return converted if pictures is images else converted[0]
 
-    def detect(self, images: Iterable[Image.Image], threshold: Threshold | None = None) -> Iterator[Detections]:
-        """Detections of upright RGB images, on the CPU: of each the best `queries`, cut at `threshold`, 0..1."""
+    def detect(
+        self,
+        images: Iterable[T],
+        threshold: Threshold | None = None,
+        *,
+        load: Callable[[T], Image.Image] | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[Detections]:
+        """Detections of upright RGB images, on the CPU: of each the best `queries`, cut at `threshold`, 0..1.
+
+        load: makes such an image of one of `images`; it runs in threads, some images ahead of the model. Its error is
+        raised when the images before have been yielded, or those of earlier batches.
+        """
         by_class = self._by_class(threshold) if isinstance(threshold, Mapping) else []
         lowest = min(by_class) if by_class else threshold if threshold is None else _score("threshold", threshold)
+        size = self.batch_size if batch_size is None else whole("batch_size", batch_size)
         if self.architecture.channels != 3:
             raise UserError(f"the model takes {self.architecture.channels} channels; prediction is for RGB images.")
-        waiting = iter(images)
-        while batch := list(islice(waiting, self.batch_size)):
-            inputs = torch.stack([preprocess(image, self.architecture.resolution) for image in batch])  # (B, 3, R, R)
-            was_training = self.detector.training
-            self.detector.eval()
-            with torch.inference_mode():
-                output = self.detector(inputs.to(self.device))
-            self.detector.train(was_training)
-            for index, image in enumerate(batch):
-                size = (image.height, image.width)
-                found = detections(output, index, size, self.architecture.queries, lowest)
-                if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
-                    raise UserError("the model finds boxes that are no finite numbers: its weights are damaged.")
-                if by_class:
-                    found = _above(found, by_class)
-                masks = None if found.masks is None else found.masks.cpu()
-                yield Detections(found.scores.cpu(), found.labels.cpu(), found.boxes.cpu(), masks)
+        prepare: Any = partial(_prepare, self.architecture.resolution, load)
+        waiting = prepared(prepare, images, AHEAD * size)
+        try:
+            while batch := list(islice(waiting, size)):
+                output = self._run(torch.stack([pixels for pixels, _ in batch]))
+                for found in _best(output, [sides for _, sides in batch], self.architecture.queries, lowest):
+                    if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
+                        raise UserError("the model finds boxes that are no finite numbers: its weights are damaged.")
+                    yield _above(found, by_class) if by_class else found
+        finally:
+            waiting.close()
+
+    def _run(self, pixels: Tensor) -> DetectorOutput:
+        """The detector's output for uint8 pixels (B, 3, R, R), which are normalised where it is."""
+        was_training = self.network.training
+        if any(module.training for module in self.network.modules()):
+            self.network.eval()
+        with torch.inference_mode():
+            output: DetectorOutput = self.network(normalise(pixels.to(self.device)))
+        if was_training:
+            self.network.train()
+        return output
 
     def _by_class(self, thresholds: Mapping[str, float]) -> list[float]:
         """The threshold of each row of the class head; of a row without a class, the highest."""
@@ -152,6 +198,37 @@ def _score(what: str, value: Any) -> Any:
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
         raise UserError(f"{what} is {value!r}: it must be a number from 0 to 1.")
     return value
+
+
+def _prepare(resolution: int, load: Callable[[T], Image.Image] | None, image: Any) -> tuple[Tensor, tuple[int, int]]:
+    """An image as uint8 (3, resolution, resolution), and its height and width."""
+    picture = image if load is None else load(image)
+    return F.pil_to_tensor(resize(picture, resolution)), (picture.height, picture.width)
+
+
+@torch.inference_mode()
+def _best(
+    output: DetectorOutput, sizes: Sequence[tuple[int, int]], limit: int, threshold: float | None
+) -> list[Detections]:
+    """What `rfdetr_core.model.postprocess.detections` gives of each image of a batch, on the CPU.
+
+    Scores are ordered for the whole batch at once and cut on the CPU: each look at a value on a device waits for it.
+    """
+    rows, device = output.logits.shape[-1], output.logits.device
+    scores, order = output.logits.sigmoid().flatten(1).sort(dim=1, descending=True, stable=True)
+    scores, order = scores[:, :limit], order[:, :limit]  # (B, limit)
+    corners = output.boxes.new_tensor([[(width, height, width, height)] for height, width in sizes])  # (B, 1, 4)
+    picked = output.boxes.gather(1, (order // rows)[..., None].expand(-1, -1, 4))
+    boxes = (cxcywh_to_xyxy(picked) * corners).clamp(min=0).minimum(corners)
+    scores, order, boxes = scores.cpu(), order.cpu(), boxes.cpu()
+    found = []
+    for index, size in enumerate(sizes):
+        kept = scores.shape[1] if threshold is None else int((scores[index] > threshold).sum())
+        best, masks = order[index, :kept], None
+        if isinstance(output.masks, Tensor):
+            masks = resize_masks(output.masks[index, (best // rows).to(device)], size).cpu()
+        found.append(Detections(scores[index, :kept], best % rows, boxes[index, :kept], masks))
+    return found
 
 
 def _above(found: Detections, thresholds: Sequence[float]) -> Detections:

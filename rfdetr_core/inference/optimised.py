@@ -1,0 +1,142 @@
+"""A copy of a detector that only predicts: weights in another precision, and products of weights computed once."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.model.detector import Detector
+from rfdetr_core.model.layers import attend
+from rfdetr_core.model.vit import Block, resize_positions, scaled
+from rfdetr_core.ops.structures import DetectorOutput
+
+_ON_CPU = (torch.float32, torch.bfloat16)
+_ON_CUDA = (*_ON_CPU, torch.float16)
+
+
+class OptimisedDetector(nn.Module):
+    """The detector for images (B, channels, resolution, resolution).
+
+    Encoder and projector, which have nine tenths of the work, are in `dtype`. Decoder and heads stay in float32, since
+    they say where boxes are. compiled: a smaller batch is filled up to `batch_size`, as another shape is compiled anew.
+    """
+
+    def __init__(
+        self, detector: Detector, resolution: int, *, dtype: torch.dtype, batch_size: int, compiled: bool
+    ) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.batch_size = batch_size if compiled else 1
+        made: Any = copy.deepcopy(detector).eval().requires_grad_(False)
+        encoder, patch = made.encoder, made.encoder.patch_projection.kernel_size
+        encoder.position_embeddings.data = resize_positions(
+            encoder.position_embeddings, resolution // patch[0], resolution // patch[1]
+        )
+        running = list(encoder.blocks)[: encoder.feature_indexes[-1]]  # those behind the last feature never do
+        encoder.blocks = nn.ModuleList(FoldedBlock(block) for block in running)
+        made.encoder = nn.Sequential(_Cast(dtype), encoder.to(dtype))
+        made.projector = nn.Sequential(made.projector.to(dtype), _ToFloat())
+        made.proposer.groups = made.proposer.groups[:1]
+        self.detector = made
+        self.run: Any = torch.compile(self._tensors, dynamic=False) if compiled else self._tensors
+
+    def forward(self, images: Tensor) -> DetectorOutput:
+        """Normalised images to logits, boxes and masks of the last layer."""
+        count = len(images)
+        if count < self.batch_size:
+            images = torch.cat([images, images.new_zeros(self.batch_size - count, *images.shape[1:])])
+        logits, boxes, masks = self.run(images)
+        return DetectorOutput(logits[:count], boxes[:count], None if masks is None else masks[:count])
+
+    def _tensors(self, images: Tensor) -> tuple[Tensor, Tensor, Any]:
+        output = self.detector(images)
+        return output.logits, output.boxes, output.masks
+
+
+class FoldedBlock(nn.Module):
+    """`Block` in evaluation: query, key and value are one layer, and the scales are part of the weights."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        attention = block.attention
+        self.windows_seen, self.heads = block.windows_seen, attention.heads
+        self.norm1, self.norm2, self.expand = block.norm1, block.norm2, block.expand
+        layers = (attention.query, attention.key, attention.value)
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        self.query_key_value = _linear(weight, bias)
+        self.output = _linear(*scaled(attention.output, block.scale1))
+        self.contract = _linear(*scaled(block.contract, block.scale2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(windows of all images, tokens of a window, C) to the same."""
+        rows = self.norm1(x).reshape(len(x) // self.windows_seen, -1, x.shape[-1])
+        projected = self.query_key_value(rows).view(*rows.shape[:2], 3, self.heads, -1)
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # (N, heads, L, C / heads)
+        x = x + self.output(attend(query, key, value).transpose(1, 2).flatten(2)).view_as(x)
+        return x + self.contract(F.gelu(self.expand(self.norm2(x))))  # type: ignore[no-any-return]
+
+
+class _Cast(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.to(self.dtype)
+
+
+class _ToFloat(nn.Module):
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        return [one.float() for one in maps]
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = (nn.Parameter(value.detach(), requires_grad=False) for value in (weight, bias))
+    return layer
+
+
+def optimise(
+    detector: Detector, resolution: int, device: str, *, dtype: torch.dtype | str, batch_size: int, compiled: bool
+) -> OptimisedDetector:
+    """An optimised copy of a detector; the detector itself stays as it is.
+
+    dtype: float32 or bfloat16, on CUDA float16 too, or its name. compiled: on CUDA alone, at once for `batch_size`
+    images. On a CPU the compiled copy was slower than the other one, so nothing is compiled there.
+
+    Raises:
+        UserError: another dtype or batch_size, or it cannot be compiled here.
+    """
+    compiled = compiled and device.startswith("cuda")
+    made = OptimisedDetector(
+        detector, resolution, dtype=_dtype(dtype, device), batch_size=whole("batch_size", batch_size), compiled=compiled
+    )
+    if compiled:
+        channels = detector.encoder.patch_projection.in_channels
+        try:
+            with torch.inference_mode():
+                made(torch.zeros(batch_size, channels, resolution, resolution, device=device))
+        except Exception as error:
+            raise UserError(f"the model cannot be compiled here: {error}. Give compile=False.") from error
+    return made
+
+
+def whole(name: str, value: Any) -> int:
+    """A count as it is given. Raises a UserError of what is no whole number from 1 on."""
+    if type(value) is not int or value < 1:
+        raise UserError(f"{name} is {value!r}: it must be a whole number, 1 or more.")
+    return value
+
+
+def _dtype(given: Any, device: str) -> torch.dtype:
+    known = _ON_CUDA if device.startswith("cuda") else _ON_CPU
+    found = next((one for one in known if given in (one, str(one).removeprefix("torch."))), None)
+    if found is None:
+        names = ", ".join(str(one).removeprefix("torch.") for one in known)
+        raise UserError(f"dtype is {str(given).removeprefix('torch.')!r}: on {device} it must be one of {names}.")
+    return found

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rfdetr_core import api
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.inference.optimised import OptimisedDetector
+from rfdetr_core.inference.predictor import Predictor, _best, to_rgb
+from rfdetr_core.model.detector import Detector, build_detector
+from rfdetr_core.model.postprocess import postprocess
+from tests.checkpoint.tiny import TINY
+from tests.evaluation.scene import Scene
+from tests.inference.test_predictor import same
+
+
+def detector(resolution: int = 64, **changes: Any) -> Detector:
+    """Random weights, also for what starts as zero or one: scales, norms, offsets, boxes."""
+    torch.manual_seed(0)
+    made = build_detector(replace(TINY, resolution=resolution, queries=12, **changes)).eval()
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "scale" in name or parameter.ndim < 2:
+                parameter += torch.randn_like(parameter) * 0.2
+            elif "box_head" in name:
+                parameter.normal_(0, 0.1)
+    return made
+
+
+def optimised(made: Detector, resolution: int, dtype: torch.dtype = torch.float32) -> OptimisedDetector:
+    return OptimisedDetector(made, resolution, dtype=dtype, batch_size=1, compiled=False)
+
+
+@pytest.mark.parametrize("segmentation", [False, True])
+@pytest.mark.parametrize("resolution", [64, 96])
+def test_in_float32_an_optimised_detector_answers_as_the_detector(resolution: int, segmentation: bool) -> None:
+    """Positions are resized for one of the sizes; a product of weights is rounded in another place."""
+    made = detector(resolution, segmentation=segmentation)
+    images = torch.randn(3, 3, resolution, resolution)
+    with torch.inference_mode():
+        expected, found = made(images), optimised(made, resolution)(images)
+    assert torch.allclose(found.logits, expected.logits, atol=1e-4)
+    assert torch.allclose(found.boxes, expected.boxes, atol=1e-4)
+    assert (found.masks is None) == (not segmentation)
+    assert not segmentation or torch.allclose(found.masks, expected.masks, atol=1e-3)
+    assert expected.logits.std() > 0.1  # else anything would be close
+    assert expected.boxes.std() > 0.01
+
+
+def test_in_bfloat16_the_encoders_maps_are_as_close_as_autocast_brings_them() -> None:
+    """bfloat16 has 8 bits: about 1% of a map's spread after a few blocks. Autocast is the measure of what is usual;
+    twice its error is allowed, since the copy keeps the sums between the blocks in bfloat16 as well."""
+    made, images = detector(), torch.randn(4, 3, 64, 64)
+    with torch.inference_mode():
+        expected = made.projector(made.encoder(images))
+        with torch.autocast("cpu", torch.bfloat16):
+            usual = made.projector(made.encoder(images))
+        fast = optimised(made, 64, torch.bfloat16).detector
+        found = fast.projector(fast.encoder(images))
+    for one, other, exact in zip(found, usual, expected, strict=True):
+        assert one.dtype == torch.float32
+        allowed = 2 * (other - exact).square().mean().sqrt()
+        assert 0 < (one - exact).square().mean().sqrt() < allowed < 0.1 * exact.std()
+
+
+def test_what_an_optimised_predictor_finds_is_what_the_predictor_finds(scene: Scene, path: Path) -> None:
+    exact = scene.predictor()
+    expected = exact.predict(path, threshold=0.3)
+    found = exact.optimised(compiled=True, batch_size=1, dtype="float32").predict(path, threshold=0.3)
+    assert list(found.class_id) == list(expected.class_id)
+    assert np.allclose(found.confidence, expected.confidence, atol=1e-4)
+    assert np.allclose(found.xyxy, expected.xyxy, atol=1e-2)  # pixels
+    assert same(exact.predict(path, threshold=0.3), expected)
+    assert exact.optimised(compiled=False, batch_size=1, dtype="bfloat16").tensors == exact.tensors
+
+
+def test_a_batch_is_filled_up_for_a_compiled_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    monkeypatch.setattr(torch, "compile", lambda run, **_: lambda images: (sizes.append(len(images)), run(images))[1])
+    made, images = detector(), torch.randn(3, 3, 64, 64)
+    filled = OptimisedDetector(made, 64, dtype=torch.float32, batch_size=4, compiled=True)
+    with torch.inference_mode():
+        found, expected = filled(images), made(images)
+    assert sizes == [4]
+    assert found.logits.shape == expected.logits.shape
+    assert torch.allclose(found.boxes, expected.boxes, atol=1e-4)
+
+
+@pytest.fixture
+def model(scene: Scene) -> Any:
+    """The Python class over a checkpoint of no variant."""
+    made = api.RFDETR.__new__(api.RFDETR)
+    made._predictor = Predictor.from_checkpoint(scene.checkpoint, device="cpu")
+    return made
+
+
+def test_removing_the_optimised_model_gives_the_same_bits_again(model: Any, path: Path) -> None:
+    expected = model.predict(path, threshold=0.3)
+    weights = {name: value.clone() for name, value in model.model.state_dict().items()}
+    model.optimize_for_inference(dtype=torch.bfloat16, batch_size=2)
+    found = model.predict([path] * 3, threshold=0.3)
+    assert len(found) == 3
+    assert not same(found[0], expected)
+    model.remove_optimized_model()
+    assert same(model.predict(path, threshold=0.3), expected)
+    model.remove_optimized_model()
+    assert all(torch.equal(value, weights[name]) for name, value in model.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": torch.float16}, "dtype is 'float16': on cpu it must be one of float32, bfloat16"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"dtype": None}, "dtype is 'None'"),
+        ({"batch_size": 0}, "batch_size is 0: it must be a whole number, 1 or more"),
+        ({"batch_size": 2.0}, r"batch_size is 2\.0"),
+        ({"batch_size": True}, "batch_size is True"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_and_leaves_the_model(
+    model: Any, path: Path, settings: dict[str, Any], message: str
+) -> None:
+    expected = model.predict(path, threshold=0.3)
+    with pytest.raises(UserError, match=message):
+        model.inference(**settings)
+    assert same(model.predict(path, threshold=0.3), expected)
+    if "batch_size" in settings:
+        with pytest.raises(UserError, match=message):
+            model.predict(path, **settings)
+
+
+def test_batches_by_keyword_are_those_of_the_predictor(scene: Scene, model: Any) -> None:
+    paths = [scene.image(image) for image in scene.annotations()["images"]]
+    alone = model.predict(paths, threshold=0.3)
+    assert all(same(one, other) for one, other in zip(model.predict(paths, 0.3, batch_size=1), alone, strict=True))
+    expected = scene.predictor(batch_size=4).predict(paths, threshold=0.3)
+    found = model.predict(paths, threshold=0.3, batch_size=4)
+    assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.3, 1.0])
+def test_a_batch_is_read_as_its_images_are_read_in_training(threshold: float | None) -> None:
+    """Bit for bit, ties among the scores too: the model rounds them to halves here."""
+    made = detector(segmentation=True)
+    sizes = [(30, 50), (64, 64), (7, 90)]
+    with torch.inference_mode():
+        output = made(torch.randn(3, 3, 64, 64))
+    output = replace(output, logits=(output.logits * 2 + 6).round() / 2)
+    expected = postprocess(output, sizes, 12, threshold)
+    for one, other in zip(_best(output, sizes, 12, threshold), expected, strict=True):
+        for name in ("scores", "labels", "boxes", "masks"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert any(len(one.scores.unique()) < len(one.scores) for one in expected) == (threshold != 1.0)
+
+
+def test_an_image_that_cannot_be_read_is_named_when_those_before_are_found(model: Any, path: Path) -> None:
+    images: list[Any] = [path, path, "nowhere/no.jpg", path]
+    found = model._predictor.detect(images, 0.3, load=to_rgb)
+    assert len([next(found), next(found)]) == 2
+    with pytest.raises(UserError, match=r"nowhere/no\.jpg"):
+        next(found)
