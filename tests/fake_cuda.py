@@ -91,11 +91,17 @@ def backward(loss: Tensor) -> dict[Tensor, Tensor]:
         if hasattr(node, "variable"):
             found[node.variable] = given[0]
             continue
-        call = node.apply if isinstance(node, BackwardCFunction) else node
-        made = call(*(given.get(number) for number in range(len(node._input_metadata))))
-        made = made if isinstance(made, tuple) else (made,)
-        # A function of Python also gives None for what is no tensor; here such inputs come last.
-        for (next_node, number), gradient in zip(node.next_functions, made, strict=False):
+        arguments = [given.get(number) for number in range(len(node._input_metadata))]
+        edges = node.next_functions
+        if isinstance(node, BackwardCFunction):  # a function of Python answers for inputs that are no tensors, too
+            made = [
+                value for value, needed in zip(node.apply(*arguments), node.needs_input_grad, strict=True) if needed
+            ]
+            edges = [edge for edge in edges if edge[0] is not None]
+        else:
+            made = node(*arguments)
+            made = made if isinstance(made, tuple) else (made,)
+        for (next_node, number), gradient in zip(edges, made, strict=True):
             if next_node is not None and gradient is not None:
                 # What was broadcast is summed by the engine, not by the nodes.
                 gradient = gradient.sum_to_size(next_node._input_metadata[number].shape)
