@@ -8,7 +8,6 @@ files, trains, validates after each epoch and writes checkpoints; ours also vali
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.cuda.steps import SCORING
 from benchmarks.train_step import peak_memory
 
 SMOKE_SIDE = 64  # pixels
@@ -38,12 +38,10 @@ def upstream(options: argparse.Namespace, settings: dict[str, Any]) -> Callable[
     from tests.parity.reference import _no_download
 
     side: dict[str, Any] = {"resolution": SMOKE_SIDE, "positional_encoding_size": SMOKE_SIDE // 16}
-    if importlib.util.find_spec("vernier") is None:
-        settings["eval_backend"] = "hotcoco"  # the default is vernier
 
     def train() -> None:
         with _no_download():
-            model.train(**settings)
+            model.train(**settings, **SCORING)
 
     with _no_download():
         model = rfdetr.RFDETRNano(pretrain_weights=None, device=options.device, **(side if options.smoke else {}))
