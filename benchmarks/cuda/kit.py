@@ -1,6 +1,6 @@
 """Run the parts of the kit, each in a process with a limit of its own, and print one table last.
 
-    sh benchmarks/cuda/run.sh [--parts acebdfhg] [--seconds 480] [--device cuda|cpu] [--smoke] [--out FOLDER]
+    sh benchmarks/cuda/run.sh [--parts acebdfgh] [--seconds 480] [--device cuda|cpu] [--smoke] [--out FOLDER]
 
 `--device cpu --smoke` runs every part in small on a CPU. A part's figures are in FOLDER/<part>.jsonl as soon as they
 are measured; the table is FOLDER/table.md as well.
@@ -52,7 +52,7 @@ def run(letter: str, options: argparse.Namespace, seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="acebdfhg")
+    parser.add_argument("--parts", default="acebdfgh")
     parser.add_argument("--seconds", type=float, default=480)
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     parser.add_argument("--smoke", action="store_true")

@@ -55,12 +55,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
-    parser.add_argument("--smoke", action="store_true", help=f"at {SMOKE_SIDE} pixels, without workers")
+    parser.add_argument("--smoke", action="store_true", help=f"at {SMOKE_SIDE} pixels alone, without workers")
     options = parser.parse_args()
     output = tempfile.mkdtemp()
     settings: dict[str, Any] = {"dataset_dir": options.dataset, "output_dir": output}
     settings |= {"epochs": options.epochs, "batch_size": options.batch}
-    settings |= {"num_workers": 0} if options.smoke else {}
+    settings |= {"num_workers": 0, "multi_scale": False} if options.smoke else {}
     train = (ours if options.who == "ours" else upstream)(options, settings)
     print("ready", flush=True)
     sys.stdin.readline()

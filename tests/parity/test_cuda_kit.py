@@ -18,7 +18,7 @@ pytest.importorskip("rfdetr", reason="the kit compares with upstream: pip instal
 FIGURES = {
     "a": ["tests marked gpu"],
     "b": ["small outputs", "seg-small outputs", "small training"],
-    "c": ["no workers", "2 workers", "killed and resumed", "at drawn sizes, twice", "batch 2 and batch 1"],
+    "c": ["no workers", "1 worker", "killed and resumed", "at drawn sizes, twice", "batch 2 and batch 1"],
     "d": ["with and without determinism"],
     "e": [f"{who} {mode}" for who in ("upstream", "ours") for mode in ("default", "compile")] + ["ours fast"],
     "f": ["ours, batch 1", "ours, batch 2", "upstream, batch 1", "upstream optimised"],
