@@ -17,11 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SMALL_STEPS = ["--steps", "1", "--warm", "0", "--side", "64"]  # of the smoke
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,16 @@ def part_b(kit: Kit) -> None:
     from rfdetr_core.loss.criterion import Criterion
     from rfdetr_core.model.config import VARIANTS
     from tests.parity import reference
+    from tests.small import SMALL
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
-    for variant in ("nano", "seg-nano"):
-        architecture = VARIANTS[variant]
-        both = reference.pair(architecture, reference.build_upstream(variant), torch.float32)
+    architectures = {variant: VARIANTS[variant] for variant in ("nano", "seg-nano")}
+    if kit.smoke:
+        small = replace(SMALL, classes=90)  # as many as `targets_of` draws from
+        architectures = {"small": small, "seg-small": replace(small, segmentation=True)}
+    for variant, architecture in architectures.items():
+        both = reference.pair(architecture, None if kit.smoke else reference.build_upstream(variant), torch.float32)
         both.upstream.to(kit.device), both.ours.to(kit.device)
         side = architecture.resolution
         images = reference.random_images(2, 3, side, side).to(kit.device)
@@ -104,14 +109,25 @@ def part_b(kit: Kit) -> None:
 
 
 def part_c(kit: Kit) -> None:
-    """Equal bytes of trainings with and without workers, killed and resumed."""
+    """Equal bytes: of trainings with and without workers, killed and resumed; of 30 steps at drawn sizes, twice.
+
+    And how far apart the predictions of a batch and of its images alone are.
+    """
+    _trainings(kit)
+    _repeated(kit)
+    _batches(kit)
+
+
+def _trainings(kit: Kit) -> None:
     from rfdetr_core.base.files import sha256_file
     from tests.training.tiny import OUTS, make_files, script
 
     folder = Path(tempfile.mkdtemp())
     where = make_files(folder / "data", train=8)
     changes = {"train": {"accelerator": kit.device, "amp_dtype": "auto", "epochs": 4}}
-    kinds = {"no workers": 0, "again": 0, "4 workers": 2 if kit.smoke else 4, "killed and resumed": 0}
+    kinds = {"no workers": 0, "again": 0, "4 workers": 4, "killed and resumed": 0}
+    if kit.smoke:
+        kinds = {"no workers": 0, "1 worker": 1, "killed and resumed": 0}
     started = {
         name: _python(script(where, folder / name, **changes, runtime={"num_workers": count}))
         for name, count in kinds.items()
@@ -143,7 +159,7 @@ def _batches(kit: Kit) -> None:
     from rfdetr_core.model.detector import build_detector
     from tests.small import random_images, random_weight
 
-    architecture = VARIANTS["nano"]
+    architecture = VARIANTS["pico" if kit.smoke else "nano"]
     detector = build_detector(architecture)
     weights = {name: random_weight(name, value, 0) for name, value in detector.state_dict().items()}
     detector.load_state_dict(weights)
@@ -162,38 +178,55 @@ def _batches(kit: Kit) -> None:
     kit.row(f"prediction, batch {count} and batch 1, largest difference", _listed(apart), **apart)
 
 
-def part_d(kit: Kit) -> None:
-    """Equal bytes of 30 steps at drawn sizes, twice."""
+def _repeated(kit: Kit) -> None:
     size = ["--steps", "1", "--batch", "2"] if kit.smoke else ["--steps", "10", "--batch", "8"]
-    for variant in ("nano",) if kit.smoke else ("nano", "seg-nano"):
-        pair = [_steps(kit, "ours", variant, *size, "--warm", "0", "--multi-scale") for _ in range(2)]
+    variants = ("pico",) if kit.smoke else ("nano", "seg-nano")
+    pairs = {
+        variant: [_steps(kit, "ours", variant, *size, "--warm", "0", "--multi-scale") for _ in range(2)]
+        for variant in variants
+    }
+    for variant, pair in pairs.items():
         found = [_go(one)["digest"] for one in pair]
         same = "equal" if found[0] == found[1] else "DIFFERENT"
         kit.row(f"{variant}, {size[1]} x 3 steps at drawn sizes, twice", same, digests=found)
 
 
+def part_d(kit: Kit) -> None:
+    """What determinism costs: the time of our steps with it and without it.
+
+    Part e measures both, so its figures are compared where it ran into the same folder; else they are measured here.
+    """
+    before = kit.out.with_name("e.jsonl")
+    rows = [json.loads(line) for line in before.read_text().splitlines()] if before.exists() else []
+    found = {(row["size"], row["contender"]): row for row in rows if "size" in row}
+    sizes = [size for size, contender in found if contender == "ours fast" and (size, "ours default") in found]
+    if not sizes:
+        variant, batch = ("nano", 2) if kit.smoke else ("nano", 16)
+        told = _in_turn(kit, variant, batch, [("ours", "default"), ("ours", "fast")])
+        sizes = [f"{variant}, batch {batch}"]
+        found = {(sizes[0], contender): row for contender, row in told.items()}
+    for size in sizes:
+        with_it, without = (found[size, f"ours {mode}"]["seconds"] for mode in ("default", "fast"))
+        figure = f"{with_it * 1e3:.1f} and {without * 1e3:.1f} ms a step, {with_it / without - 1:+.1%} for determinism"
+        kit.row(f"{size}, ours with and without determinism", figure, with_it=with_it, without=without)
+
+
 def part_e(kit: Kit) -> None:
-    """Steps beside upstream's, each at its defaults, and ours without determinism."""
+    """Steps beside upstream's: each at its defaults, ours without determinism, then compiled, which starts slowly."""
     plain = [("upstream", "default"), ("ours", "default"), ("ours", "fast")]
+    compiled = [("upstream", "compile"), ("ours", "compile"), ("upstream", "graphs")]
     if kit.smoke:
-        _in_turn(kit, "nano", 2, plain)
+        _in_turn(kit, "nano", 2, [*plain, ("ours", "compile")])
         return
     for variant, batch in (("nano", 16), ("medium", 8), ("seg-nano", 8)):
         _in_turn(kit, variant, batch, plain)
-
-
-def part_g(kit: Kit) -> None:
-    """Compiled steps: the first one takes long."""
-    size = ("nano", 2) if kit.smoke else ("nano", 16)
-    ours = [] if kit.smoke else [("ours", "compile")]
-    _in_turn(kit, *size, [("upstream", "compile"), ("upstream", "graphs"), *ours])
+    _in_turn(kit, "nano", 16, compiled)
 
 
 def _in_turn(kit: Kit, variant: str, batch: int, contenders: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
     """Steps of each contender. All are built at once, and train one after another."""
-    count = ["--steps", "1", "--warm", "1"] if kit.smoke else []
-    size = ["--batch", str(batch)]
-    processes = {f"{who} {mode}": _steps(kit, who, variant, "--mode", mode, *size, *count) for who, mode in contenders}
+    size = ["--batch", str(batch), *(SMALL_STEPS if kit.smoke else [])]
+    processes = {f"{who} {mode}": _steps(kit, who, variant, "--mode", mode, *size) for who, mode in contenders}
     found: dict[str, dict[str, Any]] = {}
     for name, process in processes.items():
         try:
@@ -208,13 +241,13 @@ def _in_turn(kit: Kit, variant: str, batch: int, contenders: list[tuple[str, str
         if "upstream default" in found and name != "upstream default":
             base = found["upstream default"]
             figure += f"; {base['seconds'] / told['seconds']:.2f} x speed, {told['peak'] / base['peak']:.2f} x memory"
-        kit.row(what, f"{figure}; first step {told['first']:.1f} s", **told)
+        about = {"size": f"{variant}, batch {batch}", "contender": name}
+        kit.row(what, f"{figure}; first step {told['first']:.1f} s", **about, **told)
     return found
 
 
 def part_f(kit: Kit) -> None:
-    """Prediction from pictures in memory, beside upstream's; how far apart batches of 1 and 8 are."""
-    _batches(kit)
+    """Prediction from pictures in memory, beside upstream's."""
     import numpy as np
     import rfdetr
     import torch
@@ -226,9 +259,11 @@ def part_f(kit: Kit) -> None:
     random = np.random.default_rng(0)
     pictures = [Image.fromarray(random.integers(0, 255, (480, 640, 3), dtype=np.uint8)) for _ in range(16)]
     count = 2 if kit.smoke else 16
-    ours = RFDETRNano(pretrain_weights=None, device=kit.device)
+    side: dict[str, Any] = {"resolution": 64} if kit.smoke else {}
+    ours = RFDETRNano(pretrain_weights=None, device=kit.device, **side)
+    side |= {"positional_encoding_size": 4} if kit.smoke else {}
     with _no_download():
-        theirs = rfdetr.RFDETRNano(pretrain_weights=None, device=kit.device)
+        theirs = rfdetr.RFDETRNano(pretrain_weights=None, device=kit.device, **side)
     calls: dict[str, Callable[[], Any]] = {
         "ours, batch 1": lambda: ours.predict(pictures[0], threshold=0.5),
         f"ours, list of {count}": lambda: ours.predict(pictures[:count], threshold=0.5),
@@ -262,16 +297,38 @@ def _timed(kit: Kit, name: str, call: Callable[[], Any]) -> None:
     kit.row(f"predict, Nano, {name}", f"{median * 1e3:.1f} ms", seconds=median)
 
 
+def part_g(kit: Kit) -> None:
+    """A whole `train()` of 160 JPEGs of 640 x 480 in two epochs, ours and upstream's, one after the other."""
+    from benchmarks.loader import write_dataset
+
+    count, epochs, batch = (4, 1, 2) if kit.smoke else (160, 2, 16)
+    folder = Path(tempfile.mkdtemp())
+    options = [str(folder), "--epochs", str(epochs), "--batch", str(batch), *(["--smoke"] if kit.smoke else [])]
+    processes = {who: _started(kit, "whole", who, *options) for who in ("upstream", "ours")}
+    write_dataset(folder, count, 640, 480)
+    for who, process in processes.items():
+        what = f"train() of {count} images, {epochs} epochs, batch {batch}, {who}"
+        try:
+            told = _go(process)
+        except RuntimeError as error:
+            kit.row(what, f"failed: {str(error)[-300:]}")
+            continue
+        rate = count * epochs / told["seconds"]
+        kit.row(what, f"{told['seconds']:.1f} s, {rate:.1f} images/s, {told['peak']:,.0f} MiB", **told)
+    shutil.rmtree(folder)
+
+
 def part_h(kit: Kit) -> None:
     """Where the time of a step goes: on the device, and in Python."""
-    size = ["--batch", "2", "--steps", "1", "--warm", "1"] if kit.smoke else ["--steps", "4", "--warm", "4"]
-    for who in ("ours", "upstream"):
-        told = _go(_steps(kit, who, "nano", "--profile", "device", *size))
+    size = ["--batch", "2", *SMALL_STEPS] if kit.smoke else ["--steps", "4", "--warm", "4"]
+    watched = {who: _steps(kit, who, "nano", "--profile", "device", *size) for who in ("ours", "upstream")}
+    process = _steps(kit, "ours", "pico" if kit.smoke else "nano", "--profile", "host", *size)
+    for who, waiting in watched.items():
+        told = _go(waiting)
         figure = f"{told['busy']:.1f} ms of {told['seconds'] * 1e3:.1f} (watched), {told['launches']:.0f} calls"
         kit.row(f"{who}, Nano step, the device works", figure, kernels=told["kernels"])
         for name, milliseconds, count in told["kernels"][:15]:
             kit.row(f"{who}, Nano step", f"{milliseconds:.3f} ms a step, {count} calls: {name}")
-    process = _steps(kit, "ours", "nano", "--profile", "host", *size)
     _go(process)
     print(_log(process))
 
@@ -282,19 +339,17 @@ def _python(source: str) -> subprocess.Popen[str]:
 
 
 def _steps(kit: Kit, who: str, variant: str, *options: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.cuda.steps",
-        who,
-        "--variant",
-        variant,
-        "--device",
-        kit.device,
-        *options,
-    ]
+    return _started(kit, "steps", who, "--variant", variant, *options)
+
+
+def _started(kit: Kit, module: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process that builds what it measures and waits for `_go`."""
+    command = [sys.executable, "-m", f"benchmarks.cuda.{module}", *arguments, "--device", kit.device]
+    # In the smoke a compiled model is the plain one: a CPU would compile for minutes.
+    environment = os.environ | ({"TORCHDYNAMO_DISABLE": "1"} if kit.smoke else {})
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read by _go
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
     process.log = log  # type: ignore[attr-defined]
     return process
 

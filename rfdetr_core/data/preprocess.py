@@ -28,6 +28,10 @@ def resize(thing: Any, side: int) -> Any:
 
 def normalise(images: Tensor) -> Tensor:
     """Scale uint8 (..., 3, H, W) to 0..1, subtract ImageNet's mean and divide by its deviation: float32."""
-    scaled = F.to_dtype(images.contiguous(), torch.float32, scale=True)
-    normalised: Tensor = F.normalize(scaled, list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True)
-    return normalised
+    scaled: Tensor = F.to_dtype(images.contiguous(), torch.float32, scale=True)
+    # Filled on the device: torchvision's own `normalize` copies its numbers there, and the host would wait for it.
+    mean, deviation = (
+        torch.stack([scaled.new_full((1, 1), number) for number in numbers])
+        for numbers in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return scaled.sub_(mean).div_(deviation)

@@ -91,8 +91,9 @@ class Memory:
         """(B, L, 2): the part of each level's width and height that is image; None for all of it."""
         if self.extents is None:
             return None
-        sizes = self.extents.new_tensor([(width, height) for height, width in self.shapes])
-        return (self.extents / sizes).to(self.tokens.dtype)
+        # Filled on the device: a tensor made of numbers would make the host wait for it.
+        sides = [self.extents.new_full((), side) for height, width in self.shapes for side in (width, height)]
+        return (self.extents / torch.stack(sides).view(-1, 2)).to(self.tokens.dtype)
 
 
 def flatten_maps(maps: list[Tensor], padding: Tensor | None) -> Memory:

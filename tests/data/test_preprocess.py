@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional as F
 
 from rfdetr_core.data.batching import collate
 from rfdetr_core.data.dataset import DetectionDataset
-from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, preprocess
+from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalise, preprocess
 from tests.data.canonical import samples_of
 
 
@@ -26,6 +27,12 @@ def test_preprocessing_is_pillows_bilinear_resize_and_imagenets_normalisation(si
     assert result.dtype == torch.float32
     assert result.is_contiguous()
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
+
+
+def test_normalisation_gives_the_bits_of_torchvision() -> None:
+    images = torch.randint(0, 256, (2, 3, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = F.normalize(F.to_dtype(images, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD))
+    assert torch.equal(normalise(images), expected)
 
 
 def test_validation_sees_exactly_what_predict_sees(tmp_path: Path) -> None:

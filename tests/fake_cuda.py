@@ -1,0 +1,126 @@
+"""Tensors on "cuda" without a GPU: they have shapes and devices but no numbers, and tell what would make the host wait.
+
+Within `fake_cuda()`, whatever needs a number of a tensor raises: `item`, `bool`, `nonzero`, an index of booleans. So
+does an operation of tensors of two devices. What torch would copy in silence, as in `new_tensor`, `Watched` notes.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.function import BackwardCFunction
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Copy(NamedTuple):
+    """An operation on tensors of two devices. waits: the host stands still until the device is done with it."""
+
+    operation: str
+    to: str
+    waits: bool
+    line: str
+
+
+class Watched(TorchDispatchMode):
+    """Notes what leads from one device to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: list[Copy] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        keywords = kwargs or {}
+        result = func(*args, **keywords)
+        before, after = (
+            [one for one in tree_leaves(tree) if isinstance(one, Tensor)] for tree in ((args, keywords), result)
+        )
+        if len({one.device.type for one in (*before, *after)}) > 1:
+            to = after[0].device.type
+            # Only a copy to the device can be left to it; one to the host is of use when it has ended.
+            waits = to == "cpu" or not keywords.get("non_blocking")
+            self.copies.append(Copy(str(func), to, waits, _line_of_the_core()))
+        return result
+
+    @property
+    def waits(self) -> list[Copy]:
+        return [one for one in self.copies if one.waits]
+
+
+def _line_of_the_core() -> str:
+    lines = [frame for frame in traceback.extract_stack() if "/rfdetr_core/" in frame.filename]
+    return f"{lines[-1].filename}:{lines[-1].lineno}: {lines[-1].line}" if lines else ""
+
+
+@contextmanager
+def fake_cuda() -> Iterator[Watched]:
+    """While it lasts, tensors are fake. One that was made outside of it is refused."""
+    with FakeTensorMode(allow_non_fake_inputs=False), Watched() as watched:
+        yield watched
+
+
+def to_fake_cuda(module: nn.Module) -> None:
+    """Replace parameters and buffers by fake ones on CUDA. A tensor that is neither stays, and will be refused."""
+    for part in module.modules():
+        for name, value in part.named_parameters(recurse=False):
+            setattr(part, name, nn.Parameter(empty_like(value), value.requires_grad))
+        for name, value in part.named_buffers(recurse=False):
+            setattr(part, name, empty_like(value))
+
+
+def empty_like(value: Tensor) -> Tensor:
+    return torch.empty(value.shape, dtype=value.dtype, device="cuda")
+
+
+def backward(loss: Tensor) -> dict[Tensor, Tensor]:
+    """The gradient of each leaf, by its leaf: autograd's own engine needs a device that exists."""
+    gradients: dict[Any, dict[int, Tensor]] = defaultdict(dict)
+    gradients[loss.grad_fn][0] = torch.ones_like(loss)
+    found = {}
+    for node in _from_end_to_start(loss.grad_fn):
+        given = gradients.pop(node, {})
+        if not given:
+            continue
+        if hasattr(node, "variable"):
+            found[node.variable] = given[0]
+            continue
+        arguments = [given.get(number) for number in range(len(node._input_metadata))]
+        edges = node.next_functions
+        if isinstance(node, BackwardCFunction):  # a function of Python answers for inputs that are no tensors, too
+            made = [
+                value for value, needed in zip(node.apply(*arguments), node.needs_input_grad, strict=True) if needed
+            ]
+            edges = [edge for edge in edges if edge[0] is not None]
+        else:
+            made = node(*arguments)
+            made = made if isinstance(made, tuple) else (made,)
+        for (next_node, number), gradient in zip(edges, made, strict=True):
+            if next_node is not None and gradient is not None:
+                # What was broadcast is summed by the engine, not by the nodes.
+                gradient = gradient.sum_to_size(next_node._input_metadata[number].shape)
+                before = gradients[next_node].get(number)
+                gradients[next_node][number] = gradient if before is None else before + gradient
+    return found
+
+
+def _from_end_to_start(end: Any) -> list[Any]:
+    """All nodes of a graph, each before those that it hands gradients to."""
+    order, seen, open_nodes = [], {end}, [(end, iter(end.next_functions))]
+    while open_nodes:
+        node, following = open_nodes[-1]
+        for next_node, _ in following:
+            if next_node is not None and next_node not in seen:
+                seen.add(next_node)
+                open_nodes.append((next_node, iter(next_node.next_functions)))
+                break
+        else:
+            order.append(node)
+            open_nodes.pop()
+    return order[::-1]
