@@ -17,7 +17,7 @@ from rfdetr_core.data.samples import Sample
 from rfdetr_core.loss import formulas
 from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.model.detector import Detector, build_detector
-from rfdetr_core.model.postprocess import detections
+from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.ops.structures import Target
 from rfdetr_core.training.callbacks import WeightAverage
 from rfdetr_core.training.config import TrainConfig
@@ -85,9 +85,18 @@ def test_evaluation_copies_nothing(architecture: Any, side: int, padded: bool) -
         output = fake_detector(architecture).eval()(*inputs(side, padded))
         assert output.boxes.device.type == "cuda"
         assert not watched.copies
-        found = detections(output, 1, (37, 53), architecture.queries)
-        assert {one.device.type for one in (found.scores, found.labels, found.boxes)} == {"cuda"}
-        assert found.masks is None or found.masks.shape[1:] == (37, 53)
+
+
+@PADDED
+@ARCHITECTURES
+def test_what_a_batch_finds_is_waited_for_once_and_its_masks_image_by_image(architecture: Any, padded: bool) -> None:
+    with fake_cuda() as watched, torch.no_grad():
+        output = fake_detector(architecture).eval()(*inputs(64, padded))
+        found = list(postprocess(output, [(37, 53), (20, 30)], architecture.queries))
+        assert {one.device.type for two in found for one in (two.scores, two.labels, two.boxes)} == {"cpu"}
+        masks = [one.masks for one in found if one.masks is not None]
+        assert [one.shape[1:] for one in masks] == ([(37, 53), (20, 30)] if architecture.segmentation else [])
+        assert sum(copy.to == "cpu" for copy in watched.copies) == 3 + len(masks)
 
 
 @PADDED
@@ -126,7 +135,7 @@ def test_what_follows_the_gradients_waits_for_nothing() -> None:
             watch.see(torch.nn.utils.clip_grad_norm_(detector.parameters(), 0.1))
             optimizer.found_inf = watch.bad
             optimizer.step()
-            average.update(detector, update)
+            average.update(update)
         assert not watched.waits
 
 

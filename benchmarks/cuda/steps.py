@@ -34,6 +34,7 @@ from rfdetr_core.checkpoint.files import tensor_digest
 from rfdetr_core.data.batching import Batch
 from rfdetr_core.model.config import VARIANTS, Architecture
 from rfdetr_core.ops.structures import Target
+from rfdetr_core.training.compilation import compile_regions, compiler_settings
 from tests.small import random_images
 
 # Upstream's default for scoring, vernier, is one of four packages with equal numbers; the locks have hotcoco.
@@ -112,6 +113,7 @@ def ours(options: argparse.Namespace, architecture: Architecture, windows: Windo
         batch_size=options.batch,
         deterministic=options.mode != "fast",
         multi_scale="per-batch" if options.multi_scale else "off",
+        compile="default" if options.mode == "compile" else "off",
     )
     torch.manual_seed(0)
     detector = build_detector(architecture)
@@ -120,9 +122,8 @@ def ours(options: argparse.Namespace, architecture: Architecture, windows: Windo
     side = max(sizes, default=architecture.resolution)
     targets = targets_of(options.batch, side, architecture.segmentation)
     batch = Batch(random_images(options.batch, 3, side, side), targets, []).to(options.device)
-    if options.mode == "compile":  # to be replaced by what applies train.compile, once that option is there
-        for block in (*detector.encoder.blocks, *detector.decoder.layers):
-            block.compile(dynamic=False)
+    if options.mode == "compile":
+        compile_regions(detector)
     trainer = build_trainer(config, callbacks=[windows], limit_val_batches=0)
     return module, trainer, batch, detector
 
@@ -205,7 +206,9 @@ def main() -> None:
     sys.stdin.readline()
     rows: list[tuple[str, float, int]] = []
     watch: Any = {"device": torch.profiler.profile, "host": cProfile.Profile}.get(options.profile, nullcontext)()
-    with watch, suppress(Timed):
+    # Ours compiles with training's own settings; upstream has its own.
+    settings = compiler_settings(module.config) if options.who == "ours" else nullcontext()
+    with watch, settings, suppress(Timed):
         trainer.fit(module, loader)
     steps = windows.borders[-1]
     if options.profile == "device":

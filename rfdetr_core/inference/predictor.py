@@ -31,8 +31,7 @@ from rfdetr_core.inference.ahead import prepared
 from rfdetr_core.inference.optimised import optimise, whole
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
-from rfdetr_core.model.postprocess import resize_masks
-from rfdetr_core.ops.boxes import cxcywh_to_xyxy
+from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.ops.structures import Detections, DetectorOutput
 
 if TYPE_CHECKING:
@@ -164,7 +163,7 @@ class Predictor:
         try:
             while batch := list(islice(waiting, size)):
                 output = self._run(torch.stack([pixels for pixels, _ in batch]))
-                for found in _best(output, [sides for _, sides in batch], self.architecture.queries, lowest):
+                for found in postprocess(output, [sides for _, sides in batch], self.architecture.queries, lowest):
                     if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
                         raise UserError("the model finds boxes that are no finite numbers: its weights are damaged.")
                     yield _above(found, by_class) if by_class else found
@@ -204,31 +203,6 @@ def _prepare(resolution: int, load: Callable[[T], Image.Image] | None, image: An
     """An image as uint8 (3, resolution, resolution), and its height and width."""
     picture = image if load is None else load(image)
     return F.pil_to_tensor(resize(picture, resolution)), (picture.height, picture.width)
-
-
-@torch.inference_mode()
-def _best(
-    output: DetectorOutput, sizes: Sequence[tuple[int, int]], limit: int, threshold: float | None
-) -> list[Detections]:
-    """What `rfdetr_core.model.postprocess.detections` gives of each image of a batch, on the CPU.
-
-    Scores are ordered for the whole batch at once and cut on the CPU: each look at a value on a device waits for it.
-    """
-    rows, device = output.logits.shape[-1], output.logits.device
-    scores, order = output.logits.sigmoid().flatten(1).sort(dim=1, descending=True, stable=True)
-    scores, order = scores[:, :limit], order[:, :limit]  # (B, limit)
-    corners = output.boxes.new_tensor([[(width, height, width, height)] for height, width in sizes])  # (B, 1, 4)
-    picked = output.boxes.gather(1, (order // rows)[..., None].expand(-1, -1, 4))
-    boxes = (cxcywh_to_xyxy(picked) * corners).clamp(min=0).minimum(corners)
-    scores, order, boxes = scores.cpu(), order.cpu(), boxes.cpu()
-    found = []
-    for index, size in enumerate(sizes):
-        kept = scores.shape[1] if threshold is None else int((scores[index] > threshold).sum())
-        best, masks = order[index, :kept], None
-        if isinstance(output.masks, Tensor):
-            masks = resize_masks(output.masks[index, (best // rows).to(device)], size).cpu()
-        found.append(Detections(scores[index, :kept], best % rows, boxes[index, :kept], masks))
-    return found
 
 
 def _above(found: Detections, thresholds: Sequence[float]) -> Detections:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,39 +14,36 @@ from rfdetr_core.ops.structures import Detections, DetectorOutput
 MASKS_AT_ONCE = 32  # resized together: bounds the memory that float masks of the image's size take
 
 
-def postprocess(
-    output: DetectorOutput, sizes: list[tuple[int, int]], limit: int, threshold: float | None = None
-) -> list[Detections]:
-    """Detections of each image of a batch; sizes: (height, width) of the images in pixels. See `detections`."""
-    return [detections(output, index, size, limit, threshold) for index, size in enumerate(sizes)]
-
-
 @torch.no_grad()
-def detections(
+def postprocess(
     output: DetectorOutput,
-    index: int,
-    size: tuple[int, int],
+    sizes: Sequence[tuple[int, int]],
     limit: int,
     threshold: float | None = None,
     mask_size: tuple[int, int] | None = None,
-) -> Detections:
-    """The best `limit` pairs of query and class of image `index`, and of these only scores above the threshold.
+) -> Iterator[Detections]:
+    """Detections of each image of a batch, on the CPU; sizes: (height, width) of the images in pixels.
 
-    A tie goes to the lower query, then the lower class. Boxes end at the image's border. mask_size: (height, width) of
-    the masks where it is not the image's.
+    Of each image the best `limit` pairs of query and class, and of these only scores above the threshold. A tie goes to
+    the lower query, then the lower class. Boxes end at the image's border. mask_size: (height, width) of the masks
+    where it is not the image's. Masks of an image's size are large: they are made when its turn comes.
     """
-    height, width = size
-    rows = output.logits.shape[-1]
-    scores, order = output.logits[index].sigmoid().flatten().sort(descending=True, stable=True)
-    scores, order = scores[:limit], order[:limit]
-    if threshold is not None:
-        kept = int((scores > threshold).sum())
-        scores, order = scores[:kept], order[:kept]
-    queries = order // rows
-    corner = output.boxes.new_tensor([width, height, width, height])
-    boxes = (cxcywh_to_xyxy(output.boxes[index, queries]) * corner).clamp(min=0).minimum(corner)
-    masks = resize_masks(output.masks[index, queries], mask_size or size) if isinstance(output.masks, Tensor) else None
-    return Detections(scores, order % rows, boxes, masks)
+    # Ordered for the whole batch and cut on the CPU: each look at a value on a device waits for it.
+    rows, device = output.logits.shape[-1], output.logits.device
+    # Image by image, though: the last bit of a sigmoid depends on where the number lies in memory.
+    every = torch.stack([one.sigmoid().flatten() for one in output.logits])
+    scores, order = every.sort(dim=1, descending=True, stable=True)
+    scores, order = scores[:, :limit], order[:, :limit]  # (B, limit)
+    corners = output.boxes.new_tensor([[(width, height, width, height)] for height, width in sizes])  # (B, 1, 4)
+    picked = output.boxes.gather(1, (order // rows)[..., None].expand(-1, -1, 4))
+    boxes = (cxcywh_to_xyxy(picked) * corners).clamp(min=0).minimum(corners)
+    scores, order, boxes = scores.cpu(), order.cpu(), boxes.cpu()
+    for index, size in enumerate(sizes):
+        kept = scores.shape[1] if threshold is None else int((scores[index] > threshold).sum())
+        best, masks = order[index, :kept], None
+        if isinstance(output.masks, Tensor):
+            masks = resize_masks(output.masks[index, (best // rows).to(device)], mask_size or size).cpu()
+        yield Detections(scores[index, :kept], best % rows, boxes[index, :kept], masks)
 
 
 def resize_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.data.dataset import decode_masks
 from rfdetr_core.metrics.coco import REPORTED, coco_results, coded_mask
 from rfdetr_core.metrics.quick import quick_score
-from rfdetr_core.model.postprocess import detections
+from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from rfdetr_core.training.module import PREFIX, RFDETRModelModule
 
@@ -33,23 +34,30 @@ class WeightAverage:
     def __init__(self, detector: nn.Module, decay: float, tau: float) -> None:
         self.decay, self.tau = decay, tau
         self.module = copy.deepcopy(detector).eval().requires_grad_(False)
-        # Listed once: to walk through the modules at every step takes the host longer than to start the kernels.
-        self._average: list[Tensor] = list(self.module.parameters())
-        self._weights: list[Tensor] = list(detector.parameters())
-        modules = zip(self.module.modules(), detector.modules(), strict=True)
-        self._with_buffers = [pair for pair in modules if list(pair[1].buffers(recurse=False))]
+        self._detector = detector
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
         """Take in the detector's weights after an optimiser step; `updates` counts this one, so the first is 1."""
+        average, weights, with_buffers = self._lists
         if updates == 1:
-            torch._foreach_copy_(self._average, self._weights)
+            torch._foreach_copy_(average, weights)
         else:
             kept = self.decay * (1 - math.exp(-updates / self.tau)) if self.tau > 0 else self.decay
-            torch._foreach_lerp_(self._average, self._weights, 1 - kept)
-        for module, detector in self._with_buffers:
+            torch._foreach_lerp_(average, weights, 1 - kept)
+        for module, detector in with_buffers:
             for own, other in zip(module.buffers(recurse=False), detector.buffers(recurse=False), strict=True):
                 own.copy_(other)
+
+    @cached_property
+    def _lists(self) -> tuple[list[Tensor], list[Tensor], list[tuple[nn.Module, nn.Module]]]:
+        """Parameters of both, and the modules of both with buffers: listed at the first update, on their device.
+
+        To walk through the modules at every step takes the host longer than to start the kernels.
+        """
+        modules = zip(self.module.modules(), self._detector.modules(), strict=True)
+        with_buffers = [pair for pair in modules if list(pair[1].buffers(recurse=False))]
+        return list(self.module.parameters()), list(self._detector.parameters()), with_buffers
 
 
 class WeightAveraging(Callback):
@@ -164,9 +172,10 @@ class TrainScoring(Callback):
         if not _evaluated(trainer, self.interval):
             return
         side, limit = batch.images.shape[-1], pl_module.architecture.queries
-        for index, target in enumerate(batch.targets):
+        read = postprocess(outputs["output"], [(side, side)] * len(batch.targets), limit)
+        for index, (target, found) in enumerate(zip(batch.targets, read, strict=True)):
             image = (batch_idx * trainer.world_size + trainer.global_rank) * len(batch.targets) + index + 1
-            self.found += coco_results(image, detections(outputs["output"], index, (side, side), limit))
+            self.found += coco_results(image, found)
             corners = cxcywh_to_xyxy(target.boxes.double().cpu()) * side
             for label, (x1, y1, x2, y2) in zip(target.labels.tolist(), corners.tolist(), strict=True):
                 box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}

@@ -20,7 +20,7 @@ from rfdetr_core.loss.criterion import Criterion, Losses
 from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.metrics.coco import coco_results
 from rfdetr_core.model.config import Architecture
-from rfdetr_core.model.postprocess import detections
+from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.ops.structures import DetectorOutput
 from rfdetr_core.training.config import PLATEAU, TrainConfig
 from rfdetr_core.training.nonfinite import NonFiniteError, Step, Watch, kept
@@ -150,9 +150,9 @@ class RFDETRModelModule(LightningModule):
                 entry = torch.stack([loss * objects, loss.new_tensor(objects)])
                 self._validation[track] = self._validation.get(track, torch.zeros_like(entry)) + entry
             found[track] = []
-            for index, sample in enumerate(batch.samples):  # one by one: masks of an image's size are large
-                size = (sample.height, sample.width)
-                one = detections(output, index, size, self.architecture.queries, mask_size=mask_size)
+            sizes = [(sample.height, sample.width) for sample in batch.samples]
+            read = postprocess(output, sizes, self.architecture.queries, mask_size=mask_size)
+            for sample, one in zip(batch.samples, read, strict=True):
                 found[track] += coco_results(sample.image_id, one)
         return found
 

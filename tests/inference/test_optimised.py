@@ -11,9 +11,8 @@ import torch
 from rfdetr_core import api
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.inference.optimised import OptimisedDetector
-from rfdetr_core.inference.predictor import Predictor, _best, to_rgb
+from rfdetr_core.inference.predictor import Predictor, to_rgb
 from rfdetr_core.model.detector import Detector, build_detector
-from rfdetr_core.model.postprocess import postprocess
 from tests.checkpoint.tiny import TINY
 from tests.evaluation.scene import Scene
 from tests.inference.test_predictor import same
@@ -142,21 +141,6 @@ def test_batches_by_keyword_are_those_of_the_predictor(scene: Scene, model: Any)
     expected = scene.predictor(batch_size=4).predict(paths, threshold=0.3)
     found = model.predict(paths, threshold=0.3, batch_size=4)
     assert all(same(one, other) for one, other in zip(found, expected, strict=True))
-
-
-@pytest.mark.parametrize("threshold", [None, 0.0, 0.3, 1.0])
-def test_a_batch_is_read_as_its_images_are_read_in_training(threshold: float | None) -> None:
-    """Bit for bit, ties among the scores too: the model rounds them to halves here."""
-    made = detector(segmentation=True)
-    sizes = [(30, 50), (64, 64), (7, 90)]
-    with torch.inference_mode():
-        output = made(torch.randn(3, 3, 64, 64))
-    output = replace(output, logits=(output.logits * 2 + 6).round() / 2)
-    expected = postprocess(output, sizes, 12, threshold)
-    for one, other in zip(_best(output, sizes, 12, threshold), expected, strict=True):
-        for name in ("scores", "labels", "boxes", "masks"):
-            assert torch.equal(getattr(one, name), getattr(other, name)), name
-    assert any(len(one.scores.unique()) < len(one.scores) for one in expected) == (threshold != 1.0)
 
 
 def test_an_image_that_cannot_be_read_is_named_when_those_before_are_found(model: Any, path: Path) -> None:

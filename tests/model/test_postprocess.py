@@ -3,8 +3,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from rfdetr_core.model.postprocess import MASKS_AT_ONCE, detections, postprocess, resize_masks
+from rfdetr_core.model.postprocess import MASKS_AT_ONCE, postprocess, resize_masks
 from rfdetr_core.ops.structures import DetectorOutput
+
+SIZES = [(20, 30), (7, 9)]
 
 
 def output(queries: int = 50, rows: int = 4) -> DetectorOutput:
@@ -16,7 +18,7 @@ def output(queries: int = 50, rows: int = 4) -> DetectorOutput:
 
 def test_every_detection_is_a_query_and_a_class_best_first() -> None:
     given = output()
-    for index, found in enumerate(postprocess(given, [(20, 30), (7, 9)], 40)):
+    for index, found in enumerate(postprocess(given, SIZES, 40)):
         probabilities = given.logits[index].sigmoid()
         assert found.scores.tolist() == sorted(probabilities.flatten().tolist(), reverse=True)[:40]
         for score, label in zip(found.scores, found.labels, strict=True):
@@ -24,20 +26,20 @@ def test_every_detection_is_a_query_and_a_class_best_first() -> None:
 
 
 def test_boxes_stay_in_the_image() -> None:
-    for found, (height, width) in zip(postprocess(output(), [(20, 30), (7, 9)], 200), [(20, 30), (7, 9)], strict=True):
+    for found, (height, width) in zip(postprocess(output(), SIZES, 200), SIZES, strict=True):
         assert (found.boxes >= 0).all()
         assert (found.boxes <= torch.tensor([width, height, width, height])).all()
         assert (found.boxes[:, 2:] >= found.boxes[:, :2]).all()
 
 
 def test_a_tie_goes_to_the_lower_query_then_the_lower_class() -> None:
-    found = detections(DetectorOutput(torch.zeros(1, 300, 3), torch.rand(1, 300, 4)), 0, (10, 10), 7)
+    (found,) = postprocess(DetectorOutput(torch.zeros(1, 300, 3), torch.rand(1, 300, 4)), [(10, 10)], 7)
     assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert found.masks is None
 
 
 def test_a_threshold_only_drops() -> None:
-    everything, some = (detections(output(), 0, (20, 30), 40, threshold) for threshold in (None, 0.8))
+    everything, some = (next(postprocess(output(), SIZES, 40, threshold)) for threshold in (None, 0.8))
     kept = everything.scores > 0.8
     assert 0 < kept.sum() < 40
     assert some.masks is not None
@@ -51,7 +53,7 @@ def test_a_threshold_only_drops() -> None:
 
 
 def test_nothing_above_the_threshold_is_no_detection() -> None:
-    found = detections(output(), 0, (20, 30), 40, 1.0)
+    found = next(postprocess(output(), SIZES, 40, 1.0))
     assert found.boxes.shape == (0, 4)
     assert found.masks is not None
     assert found.masks.shape == (0, 20, 30)

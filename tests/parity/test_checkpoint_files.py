@@ -22,7 +22,6 @@ from rfdetr_core.checkpoint.published import cache_folder
 from rfdetr_core.model.config import VARIANTS, Architecture, resized
 from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.model.postprocess import postprocess
-from rfdetr_core.ops.structures import Detections
 from tests.parity.reference import PUBLISHED, build_upstream, model_config, nested, published, random_weights
 
 import rfdetr  # isort: skip
@@ -209,7 +208,7 @@ def _assert_equal_predictions(detector: Detector, theirs: Any, architecture: Arc
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         output = detector(((image - mean[:, None, None]) / std[:, None, None])[None])
-    found: Detections = postprocess(output, [(side, side)], architecture.queries)[0]
+    (found,) = postprocess(output, [(side, side)], architecture.queries)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = theirs.predict(image, threshold=0.0)

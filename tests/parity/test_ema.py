@@ -28,7 +28,7 @@ def test_200_updates(decay: float, tau: int, dtype: torch.dtype) -> None:
             for parameter in network.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         theirs.update_parameters(network)
-        ours.update(network, step)
+        ours.update(step)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-12
     for name, value in theirs.module.state_dict().items():
         assert (ours.module.state_dict()[name] - value).norm() <= tolerance * value.norm()

@@ -70,7 +70,7 @@ def test_going_on_from_a_saved_state_is_going_on() -> None:
     for step in (3, 4):
         change(network, step)
         average.update(step)
-        other.update(network, step)
+        other.update(step)
     assert all(value.equal(other.module.state_dict()[name]) for name, value in average.module.state_dict().items())
 
 
