@@ -10,6 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+# Asked once: a compiler does not see through the question.
+_TILES = torch.cpu._is_amx_tile_supported()
+
+
 class MLP(nn.Module):
     """Maps (..., widths[0]) to (..., widths[-1])."""
 
@@ -49,7 +53,7 @@ class _HalfOnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         inputs = [query, key, value]
-        if not torch.cpu._is_amx_tile_supported():
+        if not _TILES:
             inputs = [one.float() for one in inputs]
         output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*inputs)
         output = output.to(query.dtype)
