@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 # Asked once: a compiler does not see through the question.
 _TILES = torch.cpu._is_amx_tile_supported()
 

@@ -29,6 +29,17 @@ from tests.training.test_distributed import TWO, rows, trained
 from tests.training.test_resume import fingerprint, start, stopped
 from tests.training.tiny import OUTS, make_files, outs, script, train
 
+
+def missing() -> str:
+    """What this machine lacks to compile."""
+    try:
+        code_generator("cpu")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+COMPILES = pytest.mark.skipif(bool(missing()), reason=missing())
 COMPILED = TrainConfig(compile="default")
 # Two steps an epoch, each at one of a few sizes.
 CHANGES: dict[str, Any] = {"train": {"compile": "default", "multi_scale": "per-batch", "expanded_scales": False}}
@@ -64,6 +75,7 @@ def loss_and_gradients(detector: nn.Module, dtype: torch.dtype, half: bool) -> t
 
 
 # In float64, rounding does not change which of two tokens of almost equal score becomes a proposal.
+@COMPILES
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "segmentation", "dtype", "half", "tolerance"),
@@ -94,6 +106,7 @@ def test_a_compiled_step_equals_one_that_is_not(
         assert float((gradients[name] - other).norm()) <= tolerance * whole, name
 
 
+@COMPILES
 @pytest.mark.slow
 def test_a_second_compiled_training_has_equal_bytes(where: ProjectPaths, compiled: Path, output: Path) -> None:
     process = start(script(where, output, **CHANGES))
@@ -102,6 +115,7 @@ def test_a_second_compiled_training_has_equal_bytes(where: ProjectPaths, compile
     assert outs(output) == outs(compiled)
 
 
+@COMPILES
 @pytest.mark.slow
 def test_a_compiled_training_that_is_killed_and_resumed_equals_an_uninterrupted_one(
     where: ProjectPaths, compiled: Path, output: Path, capsys: pytest.CaptureFixture[str]
@@ -112,6 +126,7 @@ def test_a_compiled_training_that_is_killed_and_resumed_equals_an_uninterrupted_
     assert "going on after epoch" in capsys.readouterr().out
 
 
+@COMPILES
 @pytest.mark.slow
 def test_a_compiled_training_writes_what_another_does_and_is_near_to_it(
     where: ProjectPaths, compiled: Path, tmp_path: Path
@@ -126,6 +141,7 @@ def test_a_compiled_training_writes_what_another_does_and_is_near_to_it(
     assert float(first["train/loss"]) == pytest.approx(float(other["train/loss"]), rel=1e-3)
 
 
+@COMPILES
 @pytest.mark.slow
 def test_two_processes_train_compiled_as_one_that_is_not(tmp_path: Path) -> None:
     where = make_files(tmp_path)
@@ -146,6 +162,7 @@ class StandIn:
         self.decoder = SimpleNamespace(layers=[])
 
 
+@COMPILES
 @pytest.mark.slow
 def test_beyond_the_limit_nothing_runs_uncompiled_but_validation_and_settings_are_restored(
     monkeypatch: pytest.MonkeyPatch,
@@ -190,6 +207,7 @@ def test_off_is_the_default_and_another_mode_is_an_error() -> None:
         parse(TrainConfig, {"compile": "max-autotune"}, "train")
 
 
+@COMPILES
 def test_a_training_starts_anew_when_it_changes(where: ProjectPaths, tmp_path: Path) -> None:
     old = fingerprint(where, tmp_path)
     assert "machine.compiler" not in old
