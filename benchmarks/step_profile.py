@@ -10,6 +10,7 @@ what it sees in memory of its own, made some of them ten times slower than they 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections import Counter
@@ -32,7 +33,7 @@ GROUPS = {
     "convolutions": ("convolution",),
     "sampling": ("grid_sampler", "index", "gather", "scatter"),
     "norms of layers": ("layer_norm",),
-    "matrix products": ("aten.mm", "addmm", "bmm", "baddbmm"),
+    "matrix products": ("aten.mm", "_linear_pointwise", "addmm", "bmm", "baddbmm"),
     "optimiser, clipping, average": ("_fused_adam", "_foreach"),
     "choice of proposals": ("topk", "sort"),
     "copies and casts": ("copy", "cat", "stack", "clone", "slice_backward", "select_backward"),
@@ -64,8 +65,12 @@ def flop_formulas() -> dict[object, object]:
     ) -> int:
         return sdpa_backward_flop_count(outer, query, key, value)
 
+    def linear(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+        return 2 * math.prod(x) * weight[0]
+
     aten = torch.ops.aten
     return {
+        torch.ops.mkldnn._linear_pointwise: linear,
         aten._scaled_dot_product_flash_attention_for_cpu: forward,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
