@@ -76,7 +76,7 @@ def ours_predict(options: argparse.Namespace) -> None:
 
     from rfdetr_core.base import images
     from rfdetr_core.data.preprocess import normalise, resize
-    from rfdetr_core.inference.predictor import _best
+    from rfdetr_core.model.postprocess import postprocess
 
     model, image = ours(options), picture(0)
     side, queries, detector = model.architecture.resolution, model.architecture.queries, model.model
@@ -97,7 +97,10 @@ def ours_predict(options: argparse.Namespace) -> None:
     with torch.inference_mode():
         row("model", f"{milliseconds(lambda: detector(inputs)):.1f} ms")
         output = detector(inputs)
-        row("boxes and scores", f"{milliseconds(lambda: _best(output, [(HEIGHT, WIDTH)], queries, 0.5)):.1f} ms")
+        row(
+            "boxes and scores",
+            f"{milliseconds(lambda: [*postprocess(output, [(HEIGHT, WIDTH)], queries, 0.5)]):.1f} ms",
+        )
         with torch.autocast(options.device.partition(":")[0], torch.bfloat16):
             row("model, autocast to bfloat16", f"{milliseconds(lambda: detector(inputs)):.1f} ms")
     call = lambda: model.predict(image, threshold=0.5)  # noqa: E731

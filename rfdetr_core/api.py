@@ -172,8 +172,10 @@ class RFDETR:
         """
         from rfdetr_core.observers.history import run_files
         from rfdetr_core.observers.publishing import track_evaluation
+        from rfdetr_core.training.compilation import code_generator
         from rfdetr_core.training.record import sole_writer
         from rfdetr_core.training.run import train_model
+        from rfdetr_core.training.trainer import device_kind
 
         refuse_absent("train", settings.keys() - _TrainSettings.model_fields.keys(), "train()")
         dataset, output = _path(dataset_dir, "dataset_dir"), _path(output_dir, "output_dir")
@@ -196,6 +198,8 @@ class RFDETR:
         runtime = parse(RuntimeConfig, {key: values[key] for key in RuntimeConfig.model_fields}, "train()")
         model = self.config.model_copy(update={"pretrain_weights": named})
         check_together(model, config)
+        if config.compile != "off":
+            code_generator(device_kind(config))
         _refuse_outs(output)
         _check_dataset(dataset)
         best = output / "checkpoint_best_total.pth"
@@ -224,7 +228,7 @@ class RFDETR:
         dtype: of the encoder and the projector: torch.bfloat16, on CUDA torch.float16 too, or its name. batch_size:
         images that go through the model at a time; unlike upstream, `predict` takes any number of them. compile: on
         CUDA alone; it takes a while, and lasts until the process ends. `evaluate` and `model` stay with the model
-        itself. A later training of the model, or `remove_optimized_model`, removes the copy.
+        itself. `train` and `remove_optimized_model` remove the copy.
 
         Raises:
             UserError: another dtype or batch_size, or it cannot be compiled here.
@@ -249,7 +253,7 @@ class RFDETR:
         threshold: a number; one for each class by its name; the path of a thresholds.json; "recommended" for the file
         that belongs to the checkpoint: thresholds.json beside it, or that of the project it is in; None for the number
         that the weights carry. batch_size: images that go through the model at a time; None: 1, so that a list gives
-        the bits that its images give alone.
+        the bits that its images give alone, or the number of the optimised copy.
 
         Raises:
             UserError: an image that cannot be read; no such file, or one that is malformed or of another model.

@@ -18,7 +18,12 @@ def preprocess(image: Image.Image, resolution: int) -> Tensor:
 
     Pillow resizes (bilinear, antialiased): in integers, so alike on every processor, and as upstream's validation does.
     """
-    return normalise(F.pil_to_tensor(resize(image, resolution)))
+    return normalise(pixels(image, resolution))
+
+
+def pixels(image: Image.Image, resolution: int) -> Tensor:
+    """Resize an RGB image to a square: (3, resolution, resolution) uint8."""
+    return F.pil_to_tensor(resize(image, resolution))  # type: ignore[no-any-return]
 
 
 def resize(thing: Any, side: int) -> Any:

@@ -23,7 +23,7 @@ class OptimisedDetector(nn.Module):
     """The detector for images (B, channels, resolution, resolution).
 
     Encoder and projector, which have nine tenths of the work, are in `dtype`. Decoder and heads stay in float32, since
-    they say where boxes are. compiled: a smaller batch is filled up to `batch_size`, as another shape is compiled anew.
+    they say where boxes are. compiled: batches are cut, or filled up, to `batch_size`: another shape is compiled anew.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class OptimisedDetector(nn.Module):
     ) -> None:
         super().__init__()
         self.dtype = dtype
-        self.batch_size = batch_size if compiled else 1
+        self.batch_size = batch_size if compiled else None
         made: Any = copy.deepcopy(detector).eval().requires_grad_(False)
         encoder, patch = made.encoder, made.encoder.patch_projection.kernel_size
         encoder.position_embeddings.data = resize_positions(
@@ -47,11 +47,14 @@ class OptimisedDetector(nn.Module):
 
     def forward(self, images: Tensor) -> DetectorOutput:
         """Normalised images to logits, boxes and masks of the last layer."""
-        count = len(images)
-        if count < self.batch_size:
-            images = torch.cat([images, images.new_zeros(self.batch_size - count, *images.shape[1:])])
-        logits, boxes, masks = self.run(images)
-        return DetectorOutput(logits[:count], boxes[:count], None if masks is None else masks[:count])
+        if self.batch_size is None:
+            return DetectorOutput(*self.run(images))
+        count, side = len(images), self.batch_size
+        if missing := -count % side:
+            images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+        logits, boxes, masks = zip(*map(self.run, torch.split(images, side)), strict=True)
+        joined = None if masks[0] is None else torch.cat(masks)[:count]
+        return DetectorOutput(torch.cat(logits)[:count], torch.cat(boxes)[:count], joined)
 
     def _tensors(self, images: Tensor) -> tuple[Tensor, Tensor, Any]:
         output = self.detector(images)
@@ -122,7 +125,8 @@ def optimise(
             with torch.inference_mode():
                 made(torch.zeros(batch_size, channels, resolution, resolution, device=device))
         except Exception as error:
-            raise UserError(f"the model cannot be compiled here: {error}. Give compile=False.") from error
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise UserError(f"the model cannot be compiled here: {reason}. Give compile=False.") from error
     return made
 
 
@@ -135,7 +139,7 @@ def whole(name: str, value: Any) -> int:
 
 def _dtype(given: Any, device: str) -> torch.dtype:
     known = _ON_CUDA if device.startswith("cuda") else _ON_CPU
-    found = next((one for one in known if given in (one, str(one).removeprefix("torch."))), None)
+    found = next((one for one in known if given in (one, str(one), str(one).removeprefix("torch."))), None)
     if found is None:
         names = ", ".join(str(one).removeprefix("torch.") for one in known)
         raise UserError(f"dtype is {str(given).removeprefix('torch.')!r}: on {device} it must be one of {names}.")

@@ -19,14 +19,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as F
 
 from rfdetr_core.base import images as image_files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import tensor_digest
 from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of, threshold_of
-from rfdetr_core.data.preprocess import normalise, resize
+from rfdetr_core.data.preprocess import normalise, pixels
 from rfdetr_core.inference.ahead import prepared
 from rfdetr_core.inference.optimised import optimise, whole
 from rfdetr_core.model.config import Architecture
@@ -159,10 +158,11 @@ class Predictor:
         if self.architecture.channels != 3:
             raise UserError(f"the model takes {self.architecture.channels} channels; prediction is for RGB images.")
         prepare: Any = partial(_prepare, self.architecture.resolution, load)
-        waiting = prepared(prepare, images, AHEAD * size)
+        # Without `load` the images may be a camera's, or closed when the next one is asked for: one at a time.
+        waiting = prepared(prepare, images, AHEAD * size) if load else (prepare(image) for image in images)
         try:
             while batch := list(islice(waiting, size)):
-                output = self._run(torch.stack([pixels for pixels, _ in batch]))
+                output = self._run(torch.stack([image for image, _ in batch]))
                 for found in postprocess(output, [sides for _, sides in batch], self.architecture.queries, lowest):
                     if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
                         raise UserError("the model finds boxes that are no finite numbers: its weights are damaged.")
@@ -170,13 +170,13 @@ class Predictor:
         finally:
             waiting.close()
 
-    def _run(self, pixels: Tensor) -> DetectorOutput:
-        """The detector's output for uint8 pixels (B, 3, R, R), which are normalised where it is."""
+    def _run(self, images: Tensor) -> DetectorOutput:
+        """The detector's output for uint8 images (B, 3, R, R), which are normalised where it is."""
         was_training = self.network.training
         if any(module.training for module in self.network.modules()):
             self.network.eval()
         with torch.inference_mode():
-            output: DetectorOutput = self.network(normalise(pixels.to(self.device)))
+            output: DetectorOutput = self.network(normalise(images.to(self.device)))
         if was_training:
             self.network.train()
         return output
@@ -202,7 +202,7 @@ def _score(what: str, value: Any) -> Any:
 def _prepare(resolution: int, load: Callable[[T], Image.Image] | None, image: Any) -> tuple[Tensor, tuple[int, int]]:
     """An image as uint8 (3, resolution, resolution), and its height and width."""
     picture = image if load is None else load(image)
-    return F.pil_to_tensor(resize(picture, resolution)), (picture.height, picture.width)
+    return pixels(picture, resolution), (picture.height, picture.width)
 
 
 def _above(found: Detections, thresholds: Sequence[float]) -> Detections:

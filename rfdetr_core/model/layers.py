@@ -8,9 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # Asked once: a compiler does not see through the question.
 _TILES = torch.cpu._is_amx_tile_supported()
+_FUSED = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
 
 
 class MLP(nn.Module):
@@ -99,17 +101,18 @@ class _ReluMLP(torch.autograd.Function):
         return F.linear(hidden, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, expand, expand_bias, weight, hidden = ctx.saved_tensors
         if hidden is None:
             hidden = _relu_linear(x, expand, expand_bias)
-        of_hidden, *of_second = _linear_backward(outer[0], hidden, weight, ctx.needs_input_grad[3])
+        of_hidden, *of_second = _linear_backward(outer[0], hidden, weight, *ctx.needs_input_grad[3:5])
         torch.ops.aten.threshold_backward.grad_input(of_hidden, hidden, 0, grad_input=of_hidden)
-        return *_linear_backward(of_hidden, x, expand, ctx.needs_input_grad[1]), *of_second
+        return *_linear_backward(of_hidden, x, expand, *ctx.needs_input_grad[1:3]), *of_second
 
 
 def _relu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if x.dtype == torch.bfloat16 and _FUSED:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu", [], "")  # type: ignore[no-any-return]
     return F.linear(x, weight, bias).relu_()
 
@@ -129,7 +132,7 @@ class _NormLinear(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, shift, mean, deviation, weight = ctx.saved_tensors
         hidden = F.layer_norm(x, x.shape[-1:], scale, shift, ctx.epsilon).to(weight.dtype)
-        of_hidden, of_weight, of_bias = _linear_backward(outer[0], hidden, weight, ctx.needs_input_grad[4])
+        of_hidden, of_weight, of_bias = _linear_backward(outer[0], hidden, weight, *ctx.needs_input_grad[4:6])
         of_x, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(
             of_hidden.to(x.dtype), x, x.shape[-1:], mean, deviation, scale, shift, [True, True, True]
         )
@@ -145,19 +148,16 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_hidden, of_weight, of_bias = _linear_backward(outer[0], F.gelu(x), weight, ctx.needs_input_grad[1])
+        of_hidden, of_weight, of_bias = _linear_backward(outer[0], F.gelu(x), weight, *ctx.needs_input_grad[1:3])
         return torch.ops.aten.gelu_backward(of_hidden, x), of_weight, of_bias
 
 
 def _linear_backward(
-    outer: Tensor, hidden: Tensor, weight: Tensor, trained: bool
+    outer: Tensor, hidden: Tensor, weight: Tensor, of_weight: bool, of_bias: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of a linear layer's input, and of its weight and bias where they are trained."""
-    of_hidden = outer @ weight
-    if not trained:
-        return of_hidden, None, None
+    """Gradients of a linear layer's input, and of its weight and bias where they are asked for."""
     rows = outer.flatten(0, -2)
-    return of_hidden, rows.t() @ hidden.flatten(0, -2), rows.sum(0)
+    return outer @ weight, rows.t() @ hidden.flatten(0, -2) if of_weight else None, rows.sum(0) if of_bias else None
 
 
 def _as_autocast(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shlex
@@ -11,7 +12,6 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def _triton() -> str:
             "train.compile: off."
         )
     _check_header()
-    return f"triton {metadata.version('triton')}"
+    return f"triton {importlib.import_module('triton').__version__}"
 
 
 def _check_header() -> None:

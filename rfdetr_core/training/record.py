@@ -29,7 +29,7 @@ from rfdetr_core.training.compilation import code_generator
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimization import installed_classes
 from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
-from rfdetr_core.training.trainer import device_kind, devices, resolved_precision
+from rfdetr_core.training.trainer import cpu_kind, device_kind, devices, resolved_precision
 
 # The rest follows from these, or names what they digest.
 _DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine")
@@ -76,7 +76,7 @@ def record_of(
     machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cuda": torch.version.cuda if kind == "cuda" else None,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu": cpu_kind(),
         "threads": torch.get_num_threads(),
         "precision": resolved_precision(asked),
         "batch_size": size,
@@ -132,7 +132,10 @@ def _nearest(parent: Mapping[str, Any], generations: int = GENERATIONS) -> dict[
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """A phrase for each key in which two fingerprints differ."""
+    """A phrase for each key in which two fingerprints differ. An option that one does not have has its default."""
+    defaults = {f"params.train.{name}": field.get_default() for name, field in TrainConfig.model_fields.items()}
+    common = {name: value for name, value in defaults.items() if name in old or name in new}
+    old, new = {**common, **old}, {**common, **new}
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     return [f"{key} was {provenance.short(old.get(key))}, is {provenance.short(new.get(key))}" for key in keys]
 

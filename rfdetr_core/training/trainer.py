@@ -79,6 +79,11 @@ def device_kind(config: TrainConfig) -> str:
     return kind
 
 
+def cpu_kind() -> str:
+    """The instructions by which this CPU computes: what is trained in bfloat16 has other bits with AMX."""
+    return torch.backends.cpu.get_cpu_capability() + (" with AMX" if torch.cpu._is_amx_tile_supported() else "")
+
+
 def devices_per_node(config: TrainConfig) -> int:
     """How many devices, and so processes, a node trains with."""
     if config.devices != "auto":

@@ -26,6 +26,7 @@ from rfdetr_core.evaluation.scoring import TABLES, Scored
 from rfdetr_core.lineage.compose import description_digest, strip_code
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.selection.strip import strip
+from rfdetr_core.training.trainer import cpu_kind
 from rfdetr_core.verification.claims import SELECTION, check_lineage, check_past, check_training
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
@@ -187,7 +188,7 @@ def _check_machine(report: Report, training: Mapping[str, Any]) -> None:
     """Say where results cannot be expected to have the same bytes if they were made again here."""
     told = training.get("machine") or {}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    here = {"device": device, "cpu": torch.backends.cpu.get_cpu_capability()}
+    here = {"device": device, "cpu": cpu_kind()}
     differing = [f"{key} {told.get(key)}, here {value}" for key, value in here.items() if told.get(key) != value]
     if differing:
         report.note(f"trained on another kind of machine ({'; '.join(differing)}): compare scores, not bytes")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rfdetr_core import api
 from rfdetr_core.base.errors import UserError
@@ -78,15 +80,18 @@ def test_what_an_optimised_predictor_finds_is_what_the_predictor_finds(scene: Sc
     assert exact.optimised(compiled=False, batch_size=1, dtype="bfloat16").tensors == exact.tensors
 
 
-def test_a_batch_is_filled_up_for_a_compiled_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
+@pytest.mark.parametrize(("count", "runs"), [(3, 1), (4, 1), (9, 3)])
+def test_a_compiled_model_runs_batches_of_one_size(monkeypatch: pytest.MonkeyPatch, count: int, runs: int) -> None:
+    sizes: list[int] = []
     monkeypatch.setattr(torch, "compile", lambda run, **_: lambda images: (sizes.append(len(images)), run(images))[1])
-    made, images = detector(), torch.randn(3, 3, 64, 64)
+    made, images = detector(segmentation=True), torch.randn(count, 3, 64, 64)
     filled = OptimisedDetector(made, 64, dtype=torch.float32, batch_size=4, compiled=True)
     with torch.inference_mode():
         found, expected = filled(images), made(images)
-    assert sizes == [4]
+    assert sizes == [4] * runs
     assert found.logits.shape == expected.logits.shape
+    assert found.masks is not None
+    assert found.masks.shape == expected.masks.shape
     assert torch.allclose(found.boxes, expected.boxes, atol=1e-4)
 
 
@@ -149,3 +154,19 @@ def test_an_image_that_cannot_be_read_is_named_when_those_before_are_found(model
     assert len([next(found), next(found)]) == 2
     with pytest.raises(UserError, match=r"nowhere/no\.jpg"):
         next(found)
+
+
+def test_images_of_the_callers_own_iterator_are_used_before_the_next_is_asked_for(model: Any) -> None:
+    """As where each picture is closed after its turn, or comes from a camera."""
+    taken: list[int] = []
+
+    def pictures() -> Iterator[Image.Image]:
+        for number in range(4):
+            with Image.new("RGB", (20, 10)) as one:
+                taken.append(number)
+                yield one
+
+    found = model._predictor.detect(pictures(), 0.3)
+    for number in range(4):
+        next(found)
+        assert taken == list(range(number + 1))

@@ -196,6 +196,13 @@ def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
     assert (f"rfdetr_core promote {tmp_path / 'checkpoint.pth'}" in told) == (change == "epochs")
 
 
+def test_an_option_that_a_state_is_too_old_to_have_counts_as_its_default() -> None:
+    assert not record.differences({}, {"params.train.compile": "off"})
+    assert not record.differences({"params.train.compile": "off"}, {})
+    assert record.differences({}, {"params.train.compile": "default"}) == ["params.train.compile was off, is default"]
+    assert record.differences({}, {"params.train.unheard_of": 1}) == ["params.train.unheard_of was absent, is 1"]
+
+
 def test_a_state_that_dvc_replaced_by_another_result_is_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
