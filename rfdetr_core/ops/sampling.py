@@ -1,18 +1,21 @@
 """Bilinear samples and resized maps, with gradients that are the same bits again on every device.
 
 On accelerators torch's own kernels add up gradients in any order, so `torch.use_deterministic_algorithms` forbids them
-there. Under it, and there alone, samples are gathered (torch then adds up a gather's gradient in a fixed order) and
-maps are resized by two matrices.
+there. Under it, and there alone, samples are gathered (their gradients are summed by products of matrices) and maps are
+resized by two matrices.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+_SPREAD_BYTES = 2**28  # of the weighted samples that are spread at once
 Kernel = Literal["bilinear", "bicubic"]
 
 
@@ -35,23 +38,81 @@ def resize_maps(maps: Tensor, size: tuple[int, int], *, kernel: Kernel = "biline
 
 def gather_samples(maps: Tensor, grid: Tensor, *, border: bool = False) -> Tensor:
     """As `sample_maps`: the four neighbours of each place by index, times their shares."""
-    count, channels, height, width = maps.shape
     dtype = torch.promote_types(maps.dtype, grid.dtype)
-    rows = maps.to(dtype).flatten(2).transpose(1, 2).reshape(-1, channels)  # (N * h * w, C)
-    x, y = (((grid[..., axis].to(dtype) + 1) * side - 1) / 2 for axis, side in enumerate((width, height)))
+    x, y = (((grid[..., axis].to(dtype) + 1) * maps.shape[3 - axis] - 1) / 2 for axis in (0, 1))
     if border:
-        x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
-    left, top = x.detach().floor(), y.detach().floor()
+        x, y = x.clamp(0, maps.shape[3] - 1), y.clamp(0, maps.shape[2] - 1)
+    return _Gathered.apply(maps.to(dtype), x, y)  # type: ignore[no-any-return]
+
+
+class _Gathered(torch.autograd.Function):
+    """Samples (N, C, P, Q) of maps (N, C, h, w) at x and y (N, P, Q) in pixels.
+
+    The neighbours are gathered again in the backward pass: kept, they are four times as large as the result.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(maps, x, y)
+        left, top = x.floor(), y.floor()
+        shares = ((left + 1 - x) * (top + 1 - y), (x - left) * (top + 1 - y), (left + 1 - x) * (y - top))
+        total: Any = 0
+        for (values, there), share in zip(_neighbours(maps, left, top), (*shares, (x - left) * (y - top)), strict=True):
+            total = total + values * torch.where(there, share, 0)[..., None]
+        return total.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        maps, x, y = ctx.saved_tensors
+        of_maps = _spread(outer[0], x, y, maps.shape) if ctx.needs_input_grad[0] else None
+        if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
+            return of_maps, None, None
+        left, top = x.floor(), y.floor()
+        rows = outer[0].permute(0, 2, 3, 1)  # (N, P, Q, C)
+        # How much the result grows with each neighbour's share.
+        upper_left, upper_right, lower_left, lower_right = (
+            torch.where(there, (values * rows).sum(-1), 0) for values, there in _neighbours(maps, left, top)
+        )
+        of_x = (upper_right - upper_left) * (top + 1 - y) + (lower_right - lower_left) * (y - top)
+        of_y = (lower_left - upper_left) * (left + 1 - x) + (lower_right - upper_right) * (x - left)
+        return of_maps, of_x, of_y
+
+
+def _neighbours(maps: Tensor, left: Tensor, top: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Values (N, P, Q, C) at upper left, upper right, lower left and lower right, and where (N, P, Q) they are any."""
+    count, channels, height, width = maps.shape
+    rows = maps.flatten(2).transpose(1, 2).reshape(-1, channels)  # (N * h * w, C)
     first = torch.arange(count, device=maps.device)[:, None, None] * (height * width)
-    total = rows.new_zeros(*x.shape, channels)
-    for row, share_y in ((top, top + 1 - y), (top + 1, y - top)):
-        for column, share_x in ((left, left + 1 - x), (left + 1, x - left)):
+    for row in (top, top + 1):
+        for column in (left, left + 1):
             there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             # Clamped as integers, so that no infinite place can lead out of the map.
             index = first + row.long().clamp(0, height - 1) * width + column.long().clamp(0, width - 1)
-            values = rows.index_select(0, index.flatten()).view(*x.shape, channels)
-            total = total + values * torch.where(there, share_x * share_y, 0)[..., None]
-    return total.permute(0, 3, 1, 2)
+            yield rows.index_select(0, index.flatten()).view(*left.shape, channels), there
+
+
+def _spread(outer: Tensor, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
+    """Gradient of the maps (N, C, h, w): what each of their pixels gave to the samples, of which `outer` is that.
+
+    A pixel's share in a sample is (1 - |x - column|) (1 - |y - row|), where both are above zero. So the sums over the
+    samples are a product of matrices, whose order of sums is fixed, where adding by index would sort all samples.
+    """
+    channels, height, width = shape[1:]
+    places = outer.flatten(2)  # (N, C, K)
+    columns, rows = (torch.arange(side, dtype=x.dtype, device=x.device)[:, None] for side in (width, height))
+    at_once = max(1, _SPREAD_BYTES // max(1, channels * height * places.shape[2] * places.element_size()))
+    parts = []
+    with torch.autocast(outer.device.type, enabled=False):
+        for values, across, down in zip(
+            *(torch.split(one, at_once) for one in (places, x.flatten(1)[:, None], y.flatten(1)[:, None])), strict=True
+        ):
+            share_x, share_y = (
+                torch.where(share > 0, share, 0) for share in (1 - (across - columns).abs(), 1 - (down - rows).abs())
+            )  # (n, w, K), (n, h, K)
+            weighted = (values[:, :, None] * share_y[:, None]).flatten(1, 2)  # (n, C * h, K)
+            parts.append((weighted @ share_x.transpose(1, 2)).view(-1, channels, height, width))
+    return torch.cat(parts)
 
 
 def multiply_to_size(

@@ -43,6 +43,22 @@ def test_gathered_samples_pass_the_numeric_check_of_gradients(border: bool) -> N
     assert torch.autograd.gradcheck(lambda *inputs: gather_samples(*inputs, border=border), maps_and_grid())
 
 
+def test_gradients_are_the_same_however_many_maps_are_summed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, grid = maps_and_grid()
+    (together,) = torch.autograd.grad(gather_samples(maps, grid).sum(), maps)
+    monkeypatch.setattr(sampling, "_SPREAD_BYTES", 1)
+    (alone,) = torch.autograd.grad(gather_samples(maps, grid).sum(), maps)
+    torch.testing.assert_close(alone, together, rtol=1e-14, atol=1e-14)
+
+
+def test_a_place_at_infinity_gives_no_gradient_to_the_maps() -> None:
+    places = torch.tensor([[torch.inf, 0], [-torch.inf, 0], [torch.nan, 0], [1e30, -1e30]])[None, None]
+    maps = torch.ones(1, 1, 2, 2, requires_grad=True)
+    gather_samples(maps, places).sum().backward()
+    assert maps.grad is not None
+    assert not maps.grad.any()
+
+
 def test_samples_come_in_the_wider_precision() -> None:
     maps, grid = maps_and_grid(torch.float32)
     coarse = maps.detach().bfloat16()
