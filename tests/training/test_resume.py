@@ -47,16 +47,22 @@ def stopped(
 ) -> tuple[int, str]:
     """Start a training, send it a signal when it has saved an epoch, remove the outs as DVC does.
 
-    On a busy machine the signal can come after the last epoch: then once more.
+    On a busy machine the signal can come after the last epoch: then once more. The training is held while its state,
+    which is large, is read: a short epoch would end meanwhile.
     """
     state = output / "checkpoint.pth"
     for _ in range(5):
         shutil.rmtree(output, ignore_errors=True)
         process = start(script(where, output, **changes))
-        while not state.exists() or (epoch and read_plain(state)["epoch"] < epoch):
+        seen, reached = None, False
+        while not reached:
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.01)
-        process.send_signal(number)
+            if state.exists() and (now := (state.stat().st_ino, state.stat().st_mtime_ns)) != seen:
+                process.send_signal(signal.SIGSTOP)
+                seen, reached = now, not epoch or read_plain(state)["epoch"] >= epoch
+                process.send_signal(number if reached else signal.SIGCONT)
+        process.send_signal(signal.SIGCONT)
         told = process.communicate()[0]
         if not read_plain(state)["run"]["finished"]:
             break
