@@ -72,10 +72,9 @@ def upstream(options: argparse.Namespace) -> Any:
 def ours_predict(options: argparse.Namespace) -> None:
     """The parts of a call, the whole, and the optimised copies."""
     from torch.utils.flop_counter import FlopCounterMode
-    from torchvision.transforms.v2 import functional as F
 
     from rfdetr_core.base import images
-    from rfdetr_core.data.preprocess import normalise, resize
+    from rfdetr_core.data.preprocess import normalise, pixels, resize
     from rfdetr_core.model.postprocess import postprocess
 
     model, image = ours(options), picture(0)
@@ -85,9 +84,9 @@ def ours_predict(options: argparse.Namespace) -> None:
         data = Path(file.name).read_bytes()
     row("decode a JPEG", f"{milliseconds(lambda: images.decode(data, 'it')):.1f} ms")
     row("resize", f"{milliseconds(lambda: resize(image, side)):.1f} ms")
-    pixels = F.pil_to_tensor(resize(image, side))[None]
-    row("normalise", f"{milliseconds(lambda: normalise(pixels)):.1f} ms")
-    inputs = normalise(pixels).to(options.device)
+    squared = pixels(image, side)[None]
+    row("normalise", f"{milliseconds(lambda: normalise(squared)):.1f} ms")
+    inputs = normalise(squared).to(options.device)
     with FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counted:
         detector(inputs)
     flops = counted.get_total_flops() / 1e9

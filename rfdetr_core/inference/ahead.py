@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from rfdetr_core.base.processes import usable_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,5 +39,4 @@ def prepared(prepare: Callable[[T], R], items: Iterable[T], ahead: int) -> Gener
 
 def workers() -> int:
     """Threads for the processors that this process may use: a model on a CPU needs most of them."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, max(1, count // 4))
+    return min(MOST_WORKERS, max(1, usable_cores() // 4))
