@@ -77,7 +77,7 @@ class FoldedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(windows of all images, tokens of a window, C) to the same."""
-        rows = self.norm1(x).reshape(len(x) // self.windows_seen, -1, x.shape[-1])
+        rows = self.norm1(x).reshape(x.shape[0] // self.windows_seen, -1, x.shape[-1])
         projected = self.query_key_value(rows).view(*rows.shape[:2], 3, self.heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (N, heads, L, C / heads)
         x = x + self.output(attend(query, key, value).transpose(1, 2).flatten(2)).view_as(x)

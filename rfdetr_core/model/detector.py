@@ -82,7 +82,7 @@ class Detector(nn.Module):
         memory = flatten_maps(maps, padding)
         proposals = self.proposer(memory, groups)
         boxes = self._references(proposals.boxes.detach(), groups)
-        queries = self.query_features[: boxes.shape[1]].expand(len(images), -1, -1)
+        queries = self.query_features[: boxes.shape[1]].expand(images.shape[0], -1, -1)
         states = self.decoder(queries, boxes, memory, groups)
         masks: list[MaskFactors | None] = [None] * len(states)
         proposal_masks = None
@@ -102,7 +102,7 @@ class Detector(nn.Module):
 
     def _references(self, proposals: Tensor, groups: int) -> Tensor:
         """The queries' boxes (B, G*Q, 4): proposal i moved by learned delta i, or the latter alone."""
-        learned = self.query_boxes[: groups * self.queries].expand(len(proposals), -1, -1)
+        learned = self.query_boxes[: groups * self.queries].expand(proposals.shape[0], -1, -1)
         found = proposals.shape[1]
         # Fewer tokens than queries: the last queries get no proposal, and in training the others leave step with their
         # groups, since both are counted from the first group on. So it is in upstream.

@@ -129,4 +129,4 @@ def grouped_mlp(rows: Tensor, mlps: list[MLP]) -> Tensor:
 
 def _swap(rows: Tensor, parts: int) -> Tensor:
     """Image by image (B, G*k, C) to group by group (G, B*k, C), given G `parts`, or back, given B."""
-    return rows.reshape(len(rows), parts, -1, rows.shape[-1]).transpose(0, 1).flatten(1, 2)
+    return rows.reshape(rows.shape[0], parts, -1, rows.shape[-1]).transpose(0, 1).flatten(1, 2)

@@ -84,7 +84,7 @@ class VisionTransformer(nn.Module):
         height, width = patches.shape[1:3]
         positions = resize_positions(self.position_embeddings, height, width)
         tokens = split_windows(patches + positions[:, 1:].reshape(1, height, width, -1), self.windows)
-        cls = (self.cls_token + positions[:, :1]).expand(len(tokens), -1, -1)
+        cls = (self.cls_token + positions[:, :1]).expand(tokens.shape[0], -1, -1)
         x = torch.cat([cls, tokens], dim=1)  # (B * windows^2, 1 + H * W / windows^2, C)
         recompute = self.gradient_checkpointing and self.training
         maps = []
@@ -117,7 +117,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(windows of all images, tokens of a window, C) to the same."""
-        sequences = x.reshape(len(x) // self.windows_seen, -1, x.shape[-1])
+        sequences = x.reshape(x.shape[0] // self.windows_seen, -1, x.shape[-1])
         x = x + self.drop_path(self.attention(sequences, self.norm1, self.scale1).view_as(x))
         hidden = norm_linear(x, self.norm2, self.expand.weight, self.expand.bias)
         return x + self.drop_path(gelu_linear(hidden, *scaled(self.contract, self.scale2)))  # type: ignore[no-any-return]
