@@ -1,0 +1,208 @@
+"""Model files for other runtimes (ONNX, OpenVINO): the description that each carries, and digests of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from pydantic import Field
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked
+from rfdetr_core.checkpoint.files import Checkpoint, check_content
+from rfdetr_core.checkpoint.schema import Content
+
+SUFFIXES = (".onnx", ".xml")  # an OpenVINO model is two files: NAME.xml, and NAME.bin with its constants
+PREFIX = "rfdetr."  # of the keys of metadata_props, and "rfdetr" is the group in OpenVINO's rt_info
+VERSION = 1
+ONNX_EXTRA, OPENVINO_EXTRA = "pip install '.[onnx]'", "pip install '.[openvino]'"
+_TOLD = ("model_name", "model_config", "args", "threshold", "lineage", "rfdetr_version", "best_total_source")
+
+
+class Description(Fields):
+    """What an exported file says of itself: one JSON value per key.
+
+    images: what it takes: normalised float32 (B, C, R, R); or, with postprocess, uint8 (B, H, W, 3) or float32
+    (B, 3, H, W) from 0 to 1. batch_size: None for any. tensors, source: digests of the weights and of the file that it
+    was made from. record: the name of the source's record in records/. constants: the SHA-256 of each constant of the
+    graph; graph: of the whole graph. packages: by which versions it was made. parity: what was measured of it.
+    """
+
+    version: Literal[1]
+    variant: Text
+    class_names: list[Text]
+    resolution: Count
+    mean: list[float]
+    std: list[float]
+    resize: Text
+    precision: Literal["fp32", "int8"]
+    postprocess: bool
+    images: Literal["normalised", "uint8", "float"]
+    batch_size: Count | None
+    tensors: Sha256
+    source: Sha256
+    record: Text | None
+    packages: dict[Text, Text]
+    constants: dict[Text, Sha256]
+    graph: Sha256
+    parity: dict[Text, Any]
+    calibration: dict[Text, Any] | None = None
+    checkpoint: dict[Text, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file and its description.
+
+    checkpoint: what the source's file said beside its weights, which are empty here. format: onnx or openvino.
+    """
+
+    path: Path
+    format: Literal["onnx", "openvino"]
+    description: Description
+    checkpoint: Checkpoint
+    content: Any  # ModelProto, or the root of the XML document
+
+    @cached_property
+    def constants(self) -> dict[str, str]:
+        """The SHA-256 of each constant as it is now: compare with description.constants."""
+        return onnx_constants(self.content) if self.format == "onnx" else openvino_constants(self.content, self.path)
+
+    @cached_property
+    def graph(self) -> str:
+        """The SHA-256 of the whole graph as it is now: compare with description.graph."""
+        return onnx_graph(self.content) if self.format == "onnx" else openvino_graph(self.content, self.constants)
+
+
+def read_exported(path: Path) -> Exported:
+    """Read a .onnx or .xml file that this project exported. Nothing of it is run.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or carries no description; or the package onnx is not installed.
+    """
+    try:
+        data = files.read_bytes(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    kind: Literal["onnx", "openvino"] = "onnx" if path.suffix == ".onnx" else "openvino"
+    content, told = _parse_onnx(data, path) if kind == "onnx" else _parse_openvino(data, path)
+    if not told:
+        raise UserError(
+            f"{path} carries no description of its model: this project did not export it, or another tool removed it. "
+            "Export it again from its checkpoint."
+        )
+    try:
+        values = {key: files.parse_json(text.encode()) for key, text in told.items()}
+    except ValueError as error:
+        raise UserError(f"{path}: its description is damaged ({error}). Export it again from its checkpoint.") from None
+    described = Description.model_validate(checked(values, Description, str(path)))
+    check_content(described.checkpoint, Content, path)
+    known = {key: described.checkpoint[key] for key in _TOLD if described.checkpoint.get(key) is not None}
+    return Exported(path, kind, described, Checkpoint({}, path=path, **known), content)
+
+
+def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a description keeps of a checkpoint: all that `Exported.checkpoint` needs."""
+    return {key: getattr(checkpoint, key) for key in _TOLD if getattr(checkpoint, key) is not None}
+
+
+def onnx_constants(model: Any) -> dict[str, str]:
+    """The SHA-256 of each initializer of an ONNX model, by its name."""
+    from onnx import numpy_helper
+
+    found = {}
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        found[tensor.name] = _digest([str(values.dtype).encode(), str(values.shape).encode(), values.tobytes()])
+    return found
+
+
+def onnx_graph(model: Any) -> str:
+    """The SHA-256 of an ONNX model without its metadata."""
+    bare = type(model)()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    return files.sha256_bytes(bare.SerializeToString(deterministic=True))
+
+
+def openvino_constants(root: ElementTree.Element, path: Path) -> dict[str, str]:
+    """The SHA-256 of each constant of an OpenVINO model, by the name of its layer.
+
+    Raises:
+        UserError: the .bin file is missing or too short.
+    """
+    weights = path.with_suffix(".bin")
+    try:
+        data = files.read_bytes(weights)
+    except OSError as error:
+        raise UserError(f"{weights} cannot be read: {error.strerror or error}. It belongs to {path}.") from error
+    found = {}
+    for layer in root.iterfind("layers/layer[@type='Const']"):
+        about = layer.find("data")
+        told = {} if about is None else about.attrib
+        try:
+            start, size = int(told["offset"]), int(told["size"])
+        except (KeyError, ValueError):
+            raise UserError(f"{path}: the constant {layer.get('name')} has no place in {weights}.") from None
+        if not 0 <= start <= start + size <= len(data):
+            raise UserError(f"{weights} is cut: it has {len(data)} bytes, {path} needs {start + size}.")
+        shape = [told.get("element_type", "").encode(), told.get("shape", "").encode()]
+        found[str(layer.get("name"))] = _digest([*shape, data[start : start + size]])
+    return found
+
+
+def openvino_graph(root: ElementTree.Element, constants: Mapping[str, str]) -> str:
+    """The SHA-256 of an OpenVINO model: its layers, edges and constants, without its metadata."""
+    parts = [ElementTree.canonicalize(ElementTree.tostring(part)) for part in root if part.tag != "rt_info"]
+    return files.digest([parts, dict(constants)])
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parse_onnx(data: bytes, path: Path) -> tuple[Any, dict[str, str]]:
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise UserError(f"{path} needs the package onnx to be read. Install it: {ONNX_EXTRA}") from error
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise UserError(f"{path} is not an ONNX file, or it is damaged. Export it again.") from None
+    if not model.graph.node:
+        raise UserError(f"{path} is not an ONNX file: it has no graph. Export it again.")
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise UserError(f"{path} keeps its weights in another file, which is not supported. Save it as one file.")
+    pairs = ((one.key, one.value) for one in model.metadata_props)
+    return model, {key.removeprefix(PREFIX): value for key, value in pairs if key.startswith(PREFIX)}
+
+
+def _parse_openvino(data: bytes, path: Path) -> tuple[ElementTree.Element, dict[str, str]]:
+    try:
+        root = ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path} is not an OpenVINO model: {error}. Export it again.") from None
+    if root.tag != "net" or root.find("layers") is None:
+        raise UserError(f"{path} is not an OpenVINO model: it has no layers.")
+    found = root.find("rt_info/rfdetr")
+    return root, {one.tag: one.get("value", "") for one in ([] if found is None else found)}
+
+
+def description_texts(description: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a description as JSON, by key, in the order of the fields of `Description`."""
+    known = Description.model_validate(description).model_dump(mode="json")
+    return {key: json.dumps(value, ensure_ascii=False, allow_nan=False) for key, value in known.items()}
