@@ -179,7 +179,9 @@ def openvino_constants(root: ElementTree.Element, path: Path) -> dict[str, str]:
 
 def openvino_graph(root: ElementTree.Element) -> str:
     """The SHA-256 of an OpenVINO model: its layers and edges, without its metadata and the values of its constants."""
-    return files.digest([ElementTree.canonicalize(ElementTree.tostring(part)) for part in root if part.tag != "rt_info"])
+    return files.digest(
+        [ElementTree.canonicalize(ElementTree.tostring(part)) for part in root if part.tag != "rt_info"]
+    )
 
 
 def _digest(parts: Iterable[bytes]) -> str:
