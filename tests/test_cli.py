@@ -227,7 +227,7 @@ def test_help_imports_nothing_heavy_and_names_every_command() -> None:
         "assert not {'torch', 'numpy', 'pandas', 'pydantic', 'PIL', 'supervision', 'mlflow'} & sys.modules.keys()"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert all(command in shown for command in ("predict", "check", "compare", "results", "ui"))
+    assert all(command in shown for command in ("predict", "check", "compare", "evaluate", "results", "ui"))
 
 
 @pytest.mark.parametrize(
@@ -278,6 +278,15 @@ def test_results_tells_the_scores_of_the_winning_epoch_and_of_the_test_split(
     files.write_text(Path("reports/evaluate/index.html"), "<!doctype html>")
     main(["results"])
     assert capsys.readouterr().out == f"{shown}report    reports/evaluate/index.html: open it first\n"
+
+
+def test_export_of_a_model_file_names_the_command_that_does_it(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fails(capsys, "export", checkpoint, tmp_path / "new", "--format", "coco")
+    assert "dvc repro export" in message
+    assert "export.formats" in message
+    assert not (tmp_path / "new").exists()
 
 
 def test_ui_says_where_runs_are_when_there_are_none_here(

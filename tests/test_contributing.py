@@ -457,13 +457,14 @@ PATCHES = {
             Before(
                 "rfdetr_core/cli.py",
                 '    publish = add("publish"',
-                '    add("variants", _variants, "list the models and their input sizes")\n',
+                '    add("variants", models.variants, "list the models and their input sizes")\n',
             ),
             Before(
-                "rfdetr_core/cli.py",
-                "def _publish(",
+                "rfdetr_core/commands/models.py",
+                "def promote(",
                 """
-                def _variants(options: argparse.Namespace) -> None:
+                def variants(options: argparse.Namespace) -> None:
+                    \"\"\"Print the models and their input sizes.\"\"\"
                     from rfdetr_core.model.config import VARIANTS
 
                     print(*(f"{name:20}{one.resolution}" for name, one in VARIANTS.items()), sep="\\n")

@@ -51,8 +51,18 @@ class ProposalHead(nn.Module):
         return F.linear(hidden, *classify).amax(dim=-1)
 
 
+def best_tokens(scores: Tensor, count: int) -> Tensor:
+    """Indexes (B, count) of the highest of (B, S) scores, best first."""
+    return scores.topk(count, dim=1).indices
+
+
 class Proposer(nn.Module):
-    """The proposal heads of all groups, and the choice of the best `limit` tokens of each."""
+    """The proposal heads of all groups, and the choice of the best `limit` tokens of each.
+
+    `choose` can be replaced: scores can nearly tie, so whoever compares two models gives one the choice of the other.
+    """
+
+    choose = staticmethod(best_tokens)
 
     def __init__(self, width: int, class_head: nn.Linear, box_head: MLP, *, groups: int, limit: int) -> None:
         super().__init__()
@@ -65,7 +75,7 @@ class Proposer(nn.Module):
         anchors, unusable = make_anchors(memory)
         tokens = memory.tokens.masked_fill(unusable, 0)
         batch, count, width = tokens.shape
-        chosen = [best_tokens(head.scores(tokens), min(self.limit, count)) for head in heads]
+        chosen = [self.choose(head.scores(tokens), min(self.limit, count)) for head in heads]
         picked = torch.cat(chosen, dim=1)[..., None]  # (B, G*k, 1)
         anchors = anchors.expand(batch, -1, -1).gather(1, picked.expand(-1, -1, 4))
         # Scored above over all tokens; only the picked ones need the heads with gradients.
@@ -75,11 +85,6 @@ class Proposer(nn.Module):
         logits = grouped_linear(rows, [head.class_head for head in heads])
         delta = grouped_mlp(rows, [head.box_head for head in heads])
         return Proposals(_swap(rows, batch), _swap(logits, batch), apply_delta(_swap(delta, batch), anchors))
-
-
-def best_tokens(scores: Tensor, count: int) -> Tensor:
-    """Indexes (B, count) of the highest of (B, S) scores, best first."""
-    return scores.topk(count, dim=1).indices
 
 
 def make_anchors(memory: Memory) -> tuple[Tensor, Tensor]:

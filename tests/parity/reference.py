@@ -185,7 +185,7 @@ def replayed_order(order: Order) -> Iterator[None]:
         order.swaps += int((ours != theirs).sum())
         return theirs
 
-    with mock.patch.object(proposals, "best_tokens", replay):
+    with mock.patch.object(proposals.Proposer, "choose", staticmethod(replay)):
         yield
     assert next(chosen, None) is None
 

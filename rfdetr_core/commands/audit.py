@@ -1,0 +1,127 @@
+"""The commands that answer what made a file, and whether that is true: audit, verify, attest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import one_line, say
+from rfdetr_core.commands.output import print_answer
+
+if TYPE_CHECKING:
+    from rfdetr_core.audit.trace import Archive
+
+_IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "through")  # of `audit --images`
+
+
+def audit(options: argparse.Namespace) -> None:
+    """Print what made a file, which images, or what an image was used for; exit status 1 if it is not known."""
+    from rfdetr_core.audit.history import History
+    from rfdetr_core.audit.trace import Archive, trace
+
+    asked = [name for name in ("file", "image", "diff") if getattr(options, name) is not None]
+    asked += ["where"] * bool(options.where and not (options.images and options.file))
+    if len(asked) != 1:
+        raise UserError(
+            "audit takes one of FILE, --image PATH_OR_SHA256, --diff A B, --where; or FILE --images --where."
+        )
+    archive = Archive(History(options.repo, working_tree=True))
+    if asked[0] in ("image", "where"):
+        _audit_uses(options, archive)
+    elif options.diff is not None:
+        _audit_difference(options, archive)
+    elif options.images:
+        _list_images(options, archive)
+    else:
+        from rfdetr_core.audit.text import plain, told
+
+        traced = trace(options.file, archive)
+        print_answer(plain(traced, archive) if options.json else told(options.file, traced, archive))
+        if not traced.known:
+            sys.exit(1)
+    if archive.notes:  # what cannot be read is named, and may be what was asked for
+        sys.exit(1)
+
+
+def _list_images(options: argparse.Namespace, archive: Archive) -> None:
+    from rfdetr_core.audit.images import images_of
+    from rfdetr_core.audit.trace import trace
+
+    traced = trace(options.file, archive)
+    images = images_of(traced, archive, where=options.where)
+    rows = [{key: one_line(value) if isinstance(value, str) else value for key, value in row.items()}
+            for row in images.rows]  # fmt: skip
+    print(*[json.dumps(images.rows)] if options.json else files.csv_text(rows, _IMAGE_COLUMNS).splitlines(), sep="\n")
+    lines = [f"unknown: {one}" for one in images.unknown]
+    lines += [f"note: {one}" for one in (*images.notes, *(() if traced.known else traced.notes))]
+    if lines:
+        say(*lines, file=sys.stderr)
+    if traced.contradicted or images.unknown:
+        sys.exit(1)
+
+
+def _audit_uses(options: argparse.Namespace, archive: Archive) -> None:
+    from rfdetr_core.audit.text import answer_uses
+
+    plain, lines = answer_uses(options.image, options.where, archive)
+    print_answer(plain if options.json else lines)
+    if plain["unknown"]:
+        sys.exit(1)
+
+
+def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
+    from rfdetr_core.audit.images import images_of
+    from rfdetr_core.audit.text import compare_images, compare_lineages, told_difference
+    from rfdetr_core.audit.trace import trace
+
+    traces = [trace(path, archive) for path in options.diff]
+    for path, traced in zip(options.diff, traces, strict=True):
+        if traced.runs and traced.training is None:
+            raise UserError(f"{path} cannot be compared, since {traced.notes[0]}")
+        if traced.training is None:
+            raise UserError(f"{path} carries no lineage, and no record of it was found: there is nothing to compare.")
+    changes = compare_lineages(*(one.lineage or {"training": one.training} for one in traces))
+    before, after = (images_of(one, archive, own=True) for one in traces)
+    unknown = before.unknown + after.unknown
+    images = {} if unknown else compare_images(before.rows, after.rows)
+    content = {"making": changes, "images": images, "unknown": unknown}
+    print_answer(content if options.json else told_difference(changes, images, unknown))
+    if unknown:
+        sys.exit(1)
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Print what was compared; exit status 1 if something differs."""
+    only = "--lock" if options.lock else "--reproduce" if options.reproduce else None
+    if only and (options.file or options.key):
+        given = "FILE" if options.file else "--key"
+        raise UserError(f"{only} checks the project, not a model file: give {given} without it.")
+    if options.reproduce:
+        from rfdetr_core.verification.reproduce import reproduce
+
+        report = reproduce(options.repo)
+    elif options.lock:
+        from rfdetr_core.verification.verify import verify_lock
+
+        report = verify_lock(options.repo)
+    else:
+        from rfdetr_core.audit.history import MODEL
+        from rfdetr_core.verification.attest import check_attestation
+        from rfdetr_core.verification.verify import verify
+
+        report = verify(options.repo, options.file)
+        check_attestation(report, options.file or options.repo / MODEL, options.key)
+    print_answer(report.plain() if options.json else report.lines())
+    if report.mismatches:
+        sys.exit(1)
+
+
+def attest(options: argparse.Namespace) -> None:
+    """Write the statement of a model file, and print where it is."""
+    from rfdetr_core.verification.attest import attest
+
+    print(*attest(options.file, options.output, options.sign_key), sep="\n")

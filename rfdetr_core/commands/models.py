@@ -1,0 +1,57 @@
+"""The commands that run or keep a model file: predict, suspects, compare, evaluate, promote."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rfdetr_core.base import files
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Write the objects of each image, and print a line for each."""
+    from rfdetr_core.evaluation.predictions import predict_files
+
+    for line in predict_files(options.checkpoint, options.images, options.output, options.threshold, options.device):
+        print(line)
+
+
+def suspects(options: argparse.Namespace) -> None:
+    """Print the labels that are likely to be wrong."""
+    from rfdetr_core.report.suspects import FOLDER, list_suspects
+    from rfdetr_core.verification.lock import refuse_outs
+
+    refuse_outs(options.output or FOLDER, "--output reports/suspects/train.csv")
+    lines = list_suspects(options.checkpoint, options.split, options.output, options.limit, page=options.page)
+    print(*lines, sep="\n")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Write the page of two models' differences, and print their scores."""
+    from rfdetr_core.report.comparison import compare
+    from rfdetr_core.verification.lock import refuse_outs
+
+    refuse_outs(options.out, "--out reports/compare")
+    print(*compare(options.old, options.new, options.split, options.out), sep="\n")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Score a model file in the runtime that it is for, and print its scores."""
+    from rfdetr_core.evaluation.files import evaluate_file
+    from rfdetr_core.verification.lock import refuse_outs
+
+    refuse_outs(options.out, "--out reports/evaluate-files")
+    for line in evaluate_file(options.model, options.split, options.out, options.device):
+        print(line)
+
+
+def promote(options: argparse.Namespace) -> None:
+    """Copy a model to weights/, and print which parameter takes it."""
+    from rfdetr_core.checkpoint.files import read_plain
+
+    if "run" in read_plain(options.file):
+        name, key = "resume.pth", "train.resume"
+    else:
+        name, key = "promoted.pth", "model.pretrain_weights"
+    files.copy(options.file, Path("weights") / name)
+    print(f"now: dvc add weights/{name}, and in params.yaml {key}: {name}")

@@ -1,0 +1,149 @@
+"""The commands of the project and its datasets: check, preview, export, results, publish, ui."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
+from rfdetr_core.commands.output import print_lines
+
+_COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "metadata", "records", "reports", "output")
+_PAGE = Path("reports/evaluate/index.html")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check params.yaml, what it names, and the code of the stages; print what was corrected, and warnings."""
+    if options.params:
+        from rfdetr_core.config.settings import check_params
+
+        check_params()
+        return
+    _check_code()  # first: what is imported next may not parse
+    from rfdetr_core.config.dvc_files import check_dvc_files
+    from rfdetr_core.config.preflight import check_project
+
+    for mended in check_dvc_files():
+        print(mended)
+    if Path("dvc.lock").exists():
+        from rfdetr_core.verification.lock import reached_by_code
+
+        for line in reached_by_code(Path()):
+            print(line)
+    for warning in check_project():
+        say(f"warning: {warning}", file=sys.stderr)
+
+
+def _check_code() -> None:
+    """Raise a UserError of code that has no digest."""
+    from rfdetr_core.base.code import Code
+
+    code = Code()
+    for stage in code.stages:
+        code.digests_of(stage)
+
+
+def preview(options: argparse.Namespace) -> None:
+    """Draw batches, and print where they are."""
+    from rfdetr_core.config.preview import preview
+
+    print_lines(preview(options.params, options.split, options.count, options.epoch, options.out))
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a dataset in another format, and print what the format cannot hold."""
+    if options.source.suffix in (".pth", ".onnx", ".xml") and not options.source.is_dir():
+        raise UserError(
+            f"{options.source} is a model file, and this command writes datasets. Models are exported by "
+            "`dvc repro export` (params.yaml: export.formats), or in Python by RFDETR.export."
+        )
+    from rfdetr_core.export.dataset import export_dataset
+
+    print_lines(export_dataset(options.source, options.destination, options.format, options.images))
+
+
+def results(options: argparse.Namespace) -> None:
+    """Print the scores of the project's result, its files, and the commands that keep it."""
+    from rfdetr_core.observers.history import read_history, run_files
+    from rfdetr_core.verification.lock import copy_linked_results
+
+    copy_linked_results(Path())
+    selection = files.read_json(Path("output/selection.json"))
+    about, metrics = (files.read_json(Path("reports/evaluate") / name) for name in ("about.json", "metrics.json"))
+    winner, epoch = selection["winner"], selection[selection["winner"]]["epoch"]
+    row = read_history(Path("output/history.csv")).get(epoch, {})
+    print(f"{'':12}{'AP':>6}{'AP50':>7}{'F1':>7}")
+    prefix = "val/ema_" if winner == "ema" else "val/"
+    for title, kind, scored in (("", "", metrics), (" masks", "segm_", metrics.get("masks"))):
+        if scored is None:
+            continue
+        seen = [row.get(prefix + kind + name) for name in ("mAP_50_95", "mAP_50", "F1")]
+        _print_scores(f"valid{title}", seen, f"{winner} weights of epoch {epoch}; picked by {selection['key']}")
+        note = f"; {about['note']}" if "note" in about else ""
+        size = f"{metrics['images']} images, {metrics['objects']} objects{note}"
+        _print_scores(about["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], size)
+    print_lines(run_files(Path("output")))
+    here = _activated()
+    print("scores    reports/evaluate/: metrics.json and tables")
+    print("pictures  reports/evaluate/pictures/")
+    print("dataset   reports/dataset/index.html")
+    print(f"curves    {here}dvc plots show")
+    print("runs      make ui")
+    print(*(f"next      {command}" for command in _next_steps(here)), sep="\n")
+    print(f"use       {here}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+    if _PAGE.exists():
+        print(f"report    {_PAGE}: open it first")
+
+
+def _activated() -> str:
+    """What a command of the environment begins with in the user's shell, whose path `make` does not change."""
+    return ".venv/bin/" if "VIRTUAL_ENV" not in os.environ and Path(".venv/bin/dvc").exists() else ""
+
+
+def _next_steps(here: str) -> Iterator[str]:
+    """The commands that keep a result."""
+    from rfdetr_core.base import git
+    from rfdetr_core.base.dvc_config import dvc_config
+
+    names = [name for name in _COMMITTED if Path(name).exists()]
+    if git.answer(Path(), "status", "--porcelain", "--", *names):
+        yield f'git add {" ".join(names)} && git commit -m "A new result"'
+    if dvc_config(Path())["core"].get("remote"):
+        yield f"{here}dvc push"
+    else:
+        yield f"{here}dvc remote add -d store URL && {here}dvc push   # a folder or bucket; now models are only here"
+    yield f"{here}python -m rfdetr_core publish"
+
+
+def _print_scores(title: str, values: Sequence[float | None], about: str) -> None:
+    print(f"{title:12}" + " ".join("     -" if v is None else f"{v:6.3f}" for v in values) + f"   {about}")
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Send the project's result to MLflow, and print where the run is."""
+    from rfdetr_core.observers.publishing import publish
+
+    print(*publish(options.register), sep="\n")
+
+
+def ui(options: argparse.Namespace) -> None:
+    """Become MLflow's server; print the address of the newest run."""
+    from rfdetr_core.observers.history import main_repository
+    from rfdetr_core.observers.runs import local_server, newest_page, store
+
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    if server:
+        raise UserError(f"runs are tracked at {server} (MLFLOW_TRACKING_URI); unset it to see the local ones.")
+    database = main_repository() / "mlflow.db"
+    if not database.exists():
+        raise UserError(f"{database} does not exist: no run was tracked here yet. Run: make repro")
+    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", store()]
+    page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
+    print(f"the newest run: {newest_page(local_server(options.port))}", flush=True)
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execv(sys.executable, [sys.executable, *page])

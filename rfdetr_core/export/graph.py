@@ -1,0 +1,132 @@
+"""What is exported: the detector alone (raw), or from photographs to detections in pixels (complete)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_core.inference.optimised import OptimisedDetector
+from rfdetr_core.model.config import Architecture
+from rfdetr_core.model.detector import Detector
+from rfdetr_core.ops.boxes import cxcywh_to_xyxy
+
+_HALF = 2**11  # half of the 22 bits of Pillow's shares
+RESIZE = "Pillow's bilinear, antialiased, to a square, rounded to 8 bits after each pass: across, then down"
+
+
+class RawGraph(nn.Module):
+    """Normalised images (B, C, R, R) to upstream's tensors: dets (B, Q, 4) cxcywh in 0..1, labels (B, Q, K + 1) logits
+    and, of a segmenter, masks (B, Q, h, w) logits."""
+
+    inputs = ("input",)
+
+    def __init__(self, detector: Detector, architecture: Architecture) -> None:
+        super().__init__()
+        optimised = OptimisedDetector(
+            detector, architecture.resolution, dtype=torch.float32, batch_size=1, compiled=False
+        )
+        self.network: Any = optimised.detector
+        for name in ("query_features", "query_boxes"):  # those of the other groups are for training
+            values = getattr(self.network, name).detach()[: architecture.queries].clone()
+            setattr(self.network, name, nn.Parameter(values, requires_grad=False))
+        self.outputs = ("dets", "labels", "masks")[: 2 + architecture.segmentation]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The tensors that `outputs` names."""
+        found = self.network(images)
+        return (found.boxes, found.logits, found.masks)[: len(self.outputs)]
+
+
+class CompleteGraph(nn.Module):
+    """Photographs to detections, with the resize, the normalisation and the choice of detections of `predict`.
+
+    images: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; RGB. Outputs: boxes (B, Q, 4) xyxy in pixels, cut
+    at the image's border; scores (B, Q), the highest first; classes (B, Q) int64 indexes of the class table; of a
+    segmenter masks (B, Q, h, w): logits, to be resized to the image and cut at zero.
+    """
+
+    inputs = ("images",)
+
+    def __init__(self, detector: Detector, architecture: Architecture, images: Literal["uint8", "float"]) -> None:
+        super().__init__()
+        self.raw = RawGraph(detector, architecture)
+        self.resolution, self.queries, self.kind = architecture.resolution, architecture.queries, images
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None])
+        self.outputs = ("boxes", "scores", "classes", "masks")[: 3 + architecture.segmentation]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The tensors that `outputs` names."""
+        pixels = images.permute(0, 3, 1, 2).float() if self.kind == "uint8" else (images * 255).round()
+        height, width = pixels.shape[2], pixels.shape[3]
+        squares = resize_as_pillow(pixels, self.resolution)
+        boxes, logits, *masks = self.raw((squares / 255 - self.mean) / self.std)
+        rows = logits.shape[2]
+        scores, order = logits.sigmoid().flatten(1).topk(self.queries, dim=1)
+        query = order // rows  # (B, Q)
+        side_lengths = torch.stack([torch.scalar_tensor(side) for side in (width, height)]).repeat(2)  # (4,)
+        corners = cxcywh_to_xyxy(boxes.gather(1, query[..., None].expand(-1, -1, 4))) * side_lengths
+        found = corners.clamp(min=0).minimum(side_lengths), scores, order % rows
+        if not masks:
+            return found
+        places = query[..., None, None].expand(-1, -1, *masks[0].shape[2:])
+        return *found, masks[0].gather(1, places)
+
+
+def resize_as_pillow(pixels: Tensor, side: int) -> Tensor:
+    """Resize images (B, C, H, W) of whole numbers from 0 to 255 to (B, C, side, side): the bits of Pillow's BILINEAR.
+
+    As products of matrices, which every runtime has; few have an antialiased resize. Pillow (Resample.c) sums shares of
+    22 bits as integers, and rounds to 8 bits after each of two passes. Here each share is two numbers of 11 bits, and
+    all sums are whole numbers that float32 holds exactly, for reductions to as little as a sixteenth.
+    """
+    height, width = (torch.scalar_tensor(length, dtype=torch.int64) for length in pixels.shape[2:])
+    # As Pillow 13 chooses; earlier versions always begin with the rows.
+    columns_first = (height > side) & (height - side > 2 * (width - side))
+    return torch.cond(  # type: ignore[no-any-return]
+        columns_first,
+        lambda one: _resize_rows(_resize_columns(one, side), side),
+        lambda one: _resize_columns(_resize_rows(one, side), side),
+        (pixels,),
+    )
+
+
+def _resize_rows(pixels: Tensor, side: int) -> Tensor:
+    high, low = _shares(pixels.shape[3], side)
+    return _rounded(pixels @ high.t(), pixels @ low.t())
+
+
+def _resize_columns(pixels: Tensor, side: int) -> Tensor:
+    high, low = _shares(pixels.shape[2], side)
+    return _rounded(high @ pixels, low @ pixels)
+
+
+def _rounded(upper: Tensor, lower: Tensor) -> Tensor:
+    """(upper * 2^11 + lower) / 2^22 as whole numbers, halves up. The lower sum carries into the upper one."""
+    return ((upper + (lower / _HALF).floor() + _HALF // 2) / _HALF).floor()
+
+
+def _shares(length: int, side: int) -> tuple[Tensor, Tensor]:
+    """The upper and the lower 11 bits of the share (side, length) of each source pixel in each target pixel.
+
+    A share falls linearly with the distance, to zero at the reduction, or at 1 where the image grows. Computed with
+    whole numbers, by long division, since rounding of its last bit decides exact halves.
+    """
+    sources = torch.arange(length) * 2 + 1
+    targets = torch.arange(side) * 2 + 1
+    lengths = torch.scalar_tensor(length, dtype=torch.int64)
+    width = 2 * lengths.clamp(min=side)
+    heights = (width - (side * sources[None] - lengths * targets[:, None]).abs()).clamp(min=0)  # (side, length)
+    total = heights.sum(dim=1, keepdim=True)
+    high, rest = _divide(heights * _HALF, total)
+    low, rest = _divide(rest * _HALF, total)
+    return high.float(), (low + (2 * rest >= total)).float()
+
+
+def _divide(number: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder of numbers that are not negative."""
+    quotient = number // divisor
+    return quotient, number - quotient * divisor
