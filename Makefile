@@ -32,14 +32,15 @@ lint: setup-dev
 setup: .venv/.runtime
 setup-dev: .venv/.dev
 
-.venv/.runtime: requirements/numeric.lock requirements/runtime.lock requirements/report.lock
+LOCKS := $(patsubst %,requirements/%.lock,numeric runtime report export)
+.venv/.runtime: $(LOCKS)
 	@command -v git >/dev/null || { echo "error: git is not installed; DVC needs it" >&2; exit 1; }
 	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 or later, or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@echo "installing the locked packages into .venv (about 5 GB, minutes)"
-	@$(INSTALL) -r requirements/numeric.lock -r requirements/runtime.lock -r requirements/report.lock
+	@$(INSTALL) $(LOCKS:%=-r %)
 	@touch $@
 
 .venv/.dev: .venv/.runtime requirements/dev.lock
@@ -56,8 +57,8 @@ promote:
 
 # Resolve the locks anew (needs uv on the path). Each keeps to the versions of those before it.
 lock:
-	@cd requirements && before= && for name in numeric runtime report dev audit; do \
+	@cd requirements && before= && for name in numeric runtime report export dev audit; do \
 	  uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    $$name.in -c constraints.in $$before -o $$name.lock || exit 1; \
-	  case $$name in numeric|runtime|report) before="$$before -c $$name.lock";; esac; \
+	  case $$name in numeric|runtime|report|export) before="$$before -c $$name.lock";; esac; \
 	done

@@ -36,7 +36,7 @@ def _explained(one: dict[str, Any], changed: dict[str, list[str]]) -> bool:
         return True
     if one["what"].endswith(" in dvc.lock"):  # what the lineage says of itself against what dvc.lock says of it
         return False
-    stages = {"evaluate"} if EVALUATION in one["by"] else changed.keys() - {"evaluate", "report", STAGE}
+    stages = {"evaluate"} if EVALUATION in one["by"] else changed.keys() - {"evaluate", "report", "export", STAGE}
     stale = {reason for name in stages for reason in changed.get(name, [])}
     # The digests that the stage read are neither at hand nor in git, so that no module is named.
     if one["what"].startswith("code ") and any(path.startswith(f"{FOLDER}/") for path in stale):

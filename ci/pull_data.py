@@ -10,7 +10,7 @@ from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.verification.contents import Contents
 
-READERS = {"validate", "convert", "train", "evaluate", "report"}
+READERS = {"validate", "convert", "train", "evaluate", "report", "export"}
 
 
 def main() -> None:

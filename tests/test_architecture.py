@@ -16,10 +16,10 @@ TIERS = [
     {"base"},
     {"ops"},
     {"ingest", "model", "data", "metrics"},
-    {"loss", "checkpoint", "export"},
+    {"loss", "checkpoint"},
     {"training", "inference", "lineage"},
     {"evaluation", "selection", "observers", "audit"},
-    {"report"},
+    {"report", "export"},
     {"config"},
     {"verification"},
     {"commands"},
@@ -77,7 +77,7 @@ def test_every_stage_is_run_as_a_module(stage: str) -> None:
 
 def test_stages_that_compute_numbers_depend_on_the_numeric_lock() -> None:
     with_lock = {stage for stage in STAGES if "requirements/numeric.lock" in PIPELINE[stage]["deps"]}
-    assert {"train", "evaluate", "report"} <= with_lock
+    assert {"train", "evaluate", "report", "export"} <= with_lock
 
 
 def test_training_does_not_see_reports_validation_lineage_or_interfaces() -> None:
@@ -92,6 +92,24 @@ def test_the_packages_of_pages_are_a_dependency_of_the_stages_that_write_one() -
     assert with_lock == {stage for stage in CODE.stages if "rfdetr_core.report.page" in CODE.closure(f"stages.{stage}")}
     assert "validate" in with_lock
     assert not {"convert", "train", "select_best", "strip", "evaluate"} & with_lock
+
+
+def test_the_code_and_packages_of_exported_files_are_dependencies_of_the_stage_export_alone() -> None:
+    with_lock = {stage for stage in STAGES if "requirements/export.lock" in PIPELINE[stage]["deps"]}
+    assert with_lock == {"export"}
+    users = {stage for stage in CODE.stages if "rfdetr_core.export.run" in CODE.closure(f"stages.{stage}")}
+    assert users == {"export"}
+    for stage in set(CODE.stages) - {"export"}:
+        used = {module for module in CODE.closure(f"stages.{stage}") if module.startswith("rfdetr_core.export.")}
+        assert used <= {"rfdetr_core.export.config"}, stage
+
+
+def test_no_stage_reads_what_export_writes() -> None:
+    written = [path for out in PIPELINE["export"]["outs"] for path in ([out] if isinstance(out, str) else out)]
+    assert written == ["output/export", "output/export.json"]
+    for stage, entry in PIPELINE.items():
+        assert not [dep for dep in entry["deps"] if any(f"{out}/".startswith(f"{dep}/") for out in written)], stage
+        assert "export" not in entry.get("params", []) or stage == "export"
 
 
 def test_validation_does_not_depend_on_the_pages_of_other_stages() -> None:

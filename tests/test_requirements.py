@@ -13,11 +13,17 @@ import pytest
 from rfdetr_core.base.code import PACKAGES, ROOT
 from tests.architecture import CODE
 
-PARTS = ("numeric", "runtime", "report", "dev", "audit")
+PARTS = ("numeric", "runtime", "report", "export", "dev", "audit")
 
 
 def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pinned(name: str) -> dict[str, str]:
+    """The versions in a requirements/*.lock."""
+    rows = re.findall(r"^([\w.-]+)(?:\[[\w,-]*\])?==(\S+)", (ROOT / "requirements" / f"{name}.lock").read_text(), re.M)
+    return {normal(package): version for package, version in rows}
 
 
 def asked(name: str) -> set[str]:
@@ -28,8 +34,20 @@ def asked(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", PARTS)
 def test_every_package_that_is_asked_for_is_pinned(name: str) -> None:
-    pinned = re.findall(r"^([\w.-]+)(?:\[[\w,-]*\])?==", (ROOT / "requirements" / f"{name}.lock").read_text(), re.M)
-    assert asked(name) <= {normal(one) for one in pinned}
+    assert asked(name) <= pinned(name).keys()
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_package_has_one_version_in_all_locks(name: str) -> None:
+    here = pinned(name)
+    assert here
+    for other in PARTS:
+        there = pinned(other)
+        assert {one: (here[one], there[one]) for one in here.keys() & there.keys() if here[one] != there[one]} == {}
+
+
+def test_no_package_of_exported_files_is_one_that_decides_a_number() -> None:
+    assert not asked("export") & (asked("numeric") | pinned("numeric").keys())
 
 
 def test_every_package_that_is_asked_for_has_a_reason_in_the_readme() -> None:

@@ -21,8 +21,9 @@ from rfdetr_core.lineage.records import FOLDER, RECORD
 
 MODEL = "output/checkpoint_best_total.pth"
 EVALUATION = "reports/evaluate/lineage.json"
+EXPORT = "output/export.json"
 NOT_COMMITTED = "0" * 40
-_WATCHED = (LOCK, FOLDER.as_posix(), RECORD.as_posix(), "manifest", EVALUATION)
+_WATCHED = (LOCK, FOLDER.as_posix(), RECORD.as_posix(), "manifest", EVALUATION, EXPORT)
 _BASES = "core.deltaBaseCacheLimit=512m"
 _GREP = {
     "grep.threads": 1, "grep.lineNumber": "false", "grep.column": "false", "submodule.recurse": "false",
@@ -93,7 +94,7 @@ class History:
     @cached_property
     def _fresh(self) -> dict[str, str]:
         """Watched files of the working tree that are not in HEAD as they are, with their blobs."""
-        paths = [self.root / LOCK, self.root / RECORD, self.root / EVALUATION]
+        paths = [self.root / name for name in (LOCK, RECORD, EVALUATION, EXPORT)]
         paths += [one for folder in (FOLDER, "manifest") for one in sorted((self.root / folder).glob("*.json"))]
         names = [path.relative_to(self.root).as_posix() for path in paths if path.is_file()]
         if not (names and self._working_tree):

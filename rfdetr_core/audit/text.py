@@ -7,6 +7,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.audit.exported import exported_lines
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit
 from rfdetr_core.audit.images import digest_of, published
 from rfdetr_core.audit.metadata import Selection
@@ -81,6 +82,8 @@ _FOUND = {
     "bytes": "by its bytes",
     "tensors": "by its weights: the file itself was renamed, copied or saved again",
     "training": "by the training that it names, and not by its weights",
+    "description": "by the description that it carries, and not by its bytes",
+    "derived": "by the description that it kept: another tool changed its graph",
     None: "in no dvc.lock of this history",
 }
 _KINDS = {"moved": "in another split", "pixels": "with other pixels", "labels": "with other labels"}
@@ -96,6 +99,7 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
         "tensors": traced.tensors,
         "found_by": traced.found_by,
         "path": traced.path,
+        "exported": _described(traced),
         "notes": traced.notes,
         "chain": [
             {"stage": one.stage, "commit": _commit(one.commit), "deps": one.entry.deps, "params": one.entry.params}
@@ -112,6 +116,13 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
     }
 
 
+def _described(traced: Trace) -> dict[str, Any] | None:
+    """What an exported file says of itself, without what the lineage says as well."""
+    if traced.exported is None:
+        return None
+    return traced.exported.description.model_dump(mode="json", exclude={"checkpoint", "constants"})
+
+
 def told(path: Path, traced: Trace, archive: Archive) -> list[str]:
     """A trace as lines: the file, then each stage that led to it, from the last to the dataset."""
     lines = [f"{path}  found {_FOUND[traced.found_by]}", f"  sha256   {traced.sha256}", f"  md5      {traced.md5}"]
@@ -119,6 +130,8 @@ def told(path: Path, traced: Trace, archive: Archive) -> list[str]:
     lines += [f"  is       {traced.path}"] if traced.path else []
     lines += [f"  note     {note}" for note in traced.notes]
     details = dict(_details(traced, archive))
+    if "export" in details and all(one.stage != "export" for one in traced.links):
+        lines += ["", f"{'export':12} as the file itself says", *details.pop("export")]
     for link in traced.links:
         lines += ["", f"{link.stage:12} {_who(link.commit)}", *details.pop(link.stage, [])]
     for stage, told_of in details.items():
@@ -201,7 +214,9 @@ def told_difference(
 
 
 def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]:
-    """By stage, what the lineage and the newest evaluation say."""
+    """By stage, what the file, its lineage and the newest evaluation say."""
+    if traced.exported is not None:
+        yield "export", exported_lines(traced.exported)
     for one in evaluations_of(traced, archive)[:1]:
         manifest = f"manifest/{one['split']}.json"
         yield "evaluate", [f"  {one['split']:10} {manifest} sha256 {one['inputs'].get(manifest, {}).get('sha256')}"]

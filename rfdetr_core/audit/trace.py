@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, History, cached
+from rfdetr_core.audit import exported as exports
+from rfdetr_core.audit.history import EVALUATION, EXPORT, NOT_COMMITTED, Commit, History, cached
 from rfdetr_core.base import files
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError, listed
@@ -20,6 +21,7 @@ from rfdetr_core.lineage.lock import LOCK, Entry, Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names, run_digest
 
 if TYPE_CHECKING:
+    from rfdetr_core.checkpoint.exported import Exported
     from rfdetr_core.checkpoint.files import Checkpoint
 
 SUFFIXES = (".pth", ".pt", ".ckpt")
@@ -46,8 +48,10 @@ class Link:
 class Trace:
     """What is known of a file.
 
-    file: where it was read. found_by: "bytes" (of a dvc.lock or a record), "tensors" (the weights are those of a
-    record), "training" (what it says of its training is in a record; of its weights nothing is), or None: unknown here.
+    file: where it was read. found_by: "bytes" (of a dvc.lock, a record or an export.json), "tensors" (the weights are
+    those of a record), "training" (what it says of its training is in a record; of its weights nothing is),
+    "description" (an exported file that says to be of a record's weights), "derived" (the same, and its graph is not
+    the exported one), or None: unknown here. exported: what such a file says of itself.
     path: its name in the pipeline. links: from the stage that wrote it back to validate. lineage: what the record says,
     else what the file carries. training: that of the lineage, else what the file carries. record: the content of its
     file in records/; None also where `runs` has several: the runs that made these weights, of which the file does not
@@ -69,6 +73,7 @@ class Trace:
     children: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     contradicted: bool = False
+    exported: Exported | None = None
 
     @property
     def known(self) -> bool:
@@ -122,10 +127,15 @@ class Archive:
         """The lineage of every evaluation, newest first."""
         return list(self._read(EVALUATION, Evaluation))
 
+    @cached_property
+    def exports(self) -> list[tuple[Commit, dict[str, Any]]]:
+        """Every export.json, newest first."""
+        return list(self._read(EXPORT, exports.Export))
+
     @property
     def notes(self) -> list[str]:
         """What of the history was looked at, cannot be read, and so is no part of the answer."""
-        _ = self.all_records, self.evaluations
+        _ = self.all_records, self.evaluations, self.exports
         parsed = ((one, self.history.parsed.get(one.changed.get(LOCK, ""), True)) for one in self.history.commits)
         damaged = self._damaged + [f"{LOCK} {_of(commit)}" for commit, lock in parsed if lock is None]
         return [f"not readable, and left out: {listed(damaged)}"] if damaged else []
@@ -187,33 +197,31 @@ def trace(path: Path, archive: Archive) -> Trace:
         what = "is no file" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}. Give a model file, or another result of the pipeline.")
     sha256, md5 = files.sha256_file(path), files.md5_file(path)
-    tensors, said = None, None
-    if path.suffix in SUFFIXES:
-        # They import torch, which the search for an image does without.
-        from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
-
-        said = read_checkpoint(path)
-        tensors = tensor_digest(said.weights)
+    said, tensors, exported = _read_model(path)
     runs = archive.runs_of(sha256, tensors, said)
     record = runs[0] if len(runs) == 1 else None
     own, training = (said.lineage, said.training_record) if said else (None, None)
     lineage = record["lineage"] if record else own
     training = lineage["training"] if lineage else training
     contradictions = list(_contradictions(said, tensors, runs))
+    contradictions += exports.contradictions(exported, runs) if exported else []
     sisters = [one for one in archive.runs if one["lineage"]["training"] == training and not contradictions]
-    found = archive.introduced(md5) or _in_folder(md5, archive)
-    known = found is not None or any(one["file"]["sha256"] == sha256 for one in runs)
-    path_there = found.path if found else None
+    written = exports.recorded_as(sha256, archive)
+    path_there, found = written or (None, None)
+    found = found or archive.introduced(md5) or _in_folder(md5, archive)
+    known = (written or found) is not None or any(one["file"]["sha256"] == sha256 for one in runs)
+    path_there = path_there or (found.path if found else None)
     if found is None and (record or sisters):
         found = archive.introduced((record or sisters[0])["file"]["md5"])
-        path_there = found.path if found and record else None
+        path_there = path_there or (found.path if found and record and exported is None else None)
         found = replace(found, stage="train") if found and not record and "train" in found.lock.stages else found
+    by_content = exports.found_by(exported) if exported else "tensors"
     made = Trace(
         file=path,
         sha256=sha256,
         md5=md5,
         tensors=tensors,
-        found_by="bytes" if known else "tensors" if runs else "training" if sisters else None,
+        found_by="bytes" if known else by_content if runs else "training" if sisters else None,
         path=path_there,
         links=tuple(_links(found, archive)) if found else (),
         lineage=lineage,
@@ -223,13 +231,33 @@ def trace(path: Path, archive: Archive) -> Trace:
         children=tuple(sorted({one["lineage"]["tensors"] for one in archive.runs if tensors in _parents(one)})),
         notes=contradictions,
         contradicted=bool(contradictions),
+        exported=exported,
     )
     made.notes.extend([*_notes(made, archive), *archive.notes])
     return made
 
 
+def _read_model(path: Path) -> tuple[Checkpoint | None, str | None, Exported | None]:
+    """What a model file says of itself, the digest of its weights or of those that it says to be exported from, and
+    the exported file."""
+    # These import torch, which the search for an image does without.
+    if path.suffix in exports.SUFFIXES:
+        from rfdetr_core.checkpoint.exported import read_exported
+
+        exported = read_exported(path)
+        return exported.checkpoint, exported.description.tensors, exported
+    if path.suffix in SUFFIXES:
+        from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
+
+        said = read_checkpoint(path)
+        return said, tensor_digest(said.weights), None
+    return None, None, None
+
+
 def _notes(made: Trace, archive: Archive) -> Iterator[str]:
     """What limits an answer."""
+    if made.exported is not None:
+        yield from exports.limits(made.exported, made.found_by, made.file)
     if made.runs:
         known = [flattened(one["lineage"]) for one in made.runs]
         keys = dict.fromkeys(key for one in known[1:] for key in _differing(known[0], one))
@@ -245,7 +273,7 @@ def _notes(made: Trace, archive: Archive) -> Iterator[str]:
         yield "that its training made these weights is the file's own word: no record and no dvc.lock has them"
     elif made.lineage or (made.training and made.found_by is None):
         yield "what made it is the file's own word: no record of its weights is in this history"
-    if made.found_by is None or not made.links:
+    if made.found_by in (None, "description", "derived") or not made.links:
         yield "no dvc.lock of this repository's history has this file"
 
 

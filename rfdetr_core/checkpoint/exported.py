@@ -23,6 +23,7 @@ SUFFIXES = (".onnx", ".xml")  # an OpenVINO model is two files: NAME.xml, and NA
 PREFIX = "rfdetr."  # of the keys of metadata_props, and "rfdetr" is the group in OpenVINO's rt_info
 VERSION = 1
 ONNX_EXTRA, OPENVINO_EXTRA = "pip install '.[onnx]'", "pip install '.[openvino]'"
+_VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 _TOLD = ("model_name", "model_config", "args", "threshold", "lineage", "rfdetr_version", "best_total_source")
 
 
@@ -32,7 +33,7 @@ class Description(Fields):
     images: what it takes: normalised float32 (B, C, R, R); or, with postprocess, uint8 (B, H, W, 3) or float32
     (B, 3, H, W) from 0 to 1. batch_size: None for any. tensors, source: digests of the weights and of the file that it
     was made from. record: the name of the source's record in records/. constants: the SHA-256 of each constant of the
-    graph; graph: of the whole graph. packages: by which versions it was made. parity: what was measured of it.
+    graph; graph: of the graph around them. packages: by which versions it was made. parity: what was measured of it.
     """
 
     version: Literal[1]
@@ -77,8 +78,13 @@ class Exported:
 
     @cached_property
     def graph(self) -> str:
-        """The SHA-256 of the whole graph as it is now: compare with description.graph."""
-        return onnx_graph(self.content) if self.format == "onnx" else openvino_graph(self.content, self.constants)
+        """The SHA-256 of the graph as it is now, without the values of constants: compare with description.graph."""
+        return onnx_graph(self.content) if self.format == "onnx" else openvino_graph(self.content)
+
+    @property
+    def changed_constants(self) -> list[str]:
+        """The names of constants that are not as the description says: changed, added or gone."""
+        return sorted(name for name, _, _ in files.changes(self.description.constants, self.constants))
 
 
 def read_exported(path: Path) -> Exported:
@@ -114,21 +120,34 @@ def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def onnx_constants(model: Any) -> dict[str, str]:
-    """The SHA-256 of each initializer of an ONNX model, by its name."""
+    """The SHA-256 of each initializer of an ONNX model, by its name.
+
+    Raises:
+        UserError: one has not the values that its type and shape need.
+    """
     from onnx import numpy_helper
 
     found = {}
     for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
+        try:
+            values = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+            raise UserError(f"The initializer {tensor.name} is damaged ({error}). Export the file again.") from None
         found[tensor.name] = _digest([str(values.dtype).encode(), str(values.shape).encode(), values.tobytes()])
     return found
 
 
 def onnx_graph(model: Any) -> str:
-    """The SHA-256 of an ONNX model without its metadata."""
+    """The SHA-256 of an ONNX model without its metadata and the values of its initializers.
+
+    Where it is as it was and a constant is not, that constant alone was changed: no tool that optimises does that.
+    """
     bare = type(model)()
     bare.CopyFrom(model)
     del bare.metadata_props[:]
+    for tensor in bare.graph.initializer:
+        for field in _VALUES:
+            tensor.ClearField(field)
     return files.sha256_bytes(bare.SerializeToString(deterministic=True))
 
 
@@ -158,10 +177,11 @@ def openvino_constants(root: ElementTree.Element, path: Path) -> dict[str, str]:
     return found
 
 
-def openvino_graph(root: ElementTree.Element, constants: Mapping[str, str]) -> str:
-    """The SHA-256 of an OpenVINO model: its layers, edges and constants, without its metadata."""
-    parts = [ElementTree.canonicalize(ElementTree.tostring(part)) for part in root if part.tag != "rt_info"]
-    return files.digest([parts, dict(constants)])
+def openvino_graph(root: ElementTree.Element) -> str:
+    """The SHA-256 of an OpenVINO model: its layers and edges, without its metadata and the values of its constants."""
+    return files.digest(
+        [ElementTree.canonicalize(ElementTree.tostring(part)) for part in root if part.tag != "rt_info"]
+    )
 
 
 def _digest(parts: Iterable[bytes]) -> str:

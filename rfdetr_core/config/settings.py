@@ -12,6 +12,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import PARAMS_FILE, Config, load_params, read_section
 from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.export.config import ExportConfig
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.report.config import ReportConfig
@@ -97,6 +98,7 @@ SECTIONS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
+    "export": ExportConfig,
     "gate": GateConfig,
     "runtime": RuntimeConfig,
 }

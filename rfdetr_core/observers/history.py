@@ -35,7 +35,7 @@ def main_repository() -> Path:
 
 
 def run_files(folder: Path) -> str:
-    """The checkpoints of a run folder that are there, a line each, with what they are for; then both scores."""
+    """The models in a run folder and what they are for, a line for each checkpoint and one for export/; both scores."""
     from rfdetr_core.checkpoint.files import origin_of
 
     selection = files.read_json(folder / "selection.json")
@@ -51,6 +51,8 @@ def run_files(folder: Path) -> str:
         other = own is not None and result is not None and fingerprint(own) != fingerprint(result)
         told[name] = "the state of another training, not of this result" if other else what
     there = [f"{folder / name}  {what}" for name, what in told.items() if (folder / name).exists()]
+    if exported := sorted(path.name for path in folder.glob("export/*")):
+        there.append(f"{folder / 'export'}/: {', '.join(exported)}  the result for other runtimes")
     return "\n".join([*there, best_scores(files.read_json(folder / "scores.json"))])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,8 @@ class Repository:
             "strip": (["output/checkpoint_best_ema.pth"], ["output/checkpoint_best_total.pth"]),
             "evaluate": (["output/checkpoint_best_total.pth", manifests[2]], ["reports/evaluate/lineage.json"]),
         }
+        if (self.folder / "output" / "export").exists():
+            stages["export"] = (["output/checkpoint_best_total.pth"], ["output/export", "output/export.json"])
         content = {
             name: {
                 "cmd": f"exec python -m stages.{name}",
@@ -118,7 +121,14 @@ class Repository:
 
     def entry(self, name: str) -> dict[str, Any]:
         path = self.folder / name
+        if path.is_dir():
+            return {"path": name, "hash": "md5", "md5": f"{files.md5_bytes(self.listing(name))}.dir"}
         return {"path": name, "hash": "md5", "md5": files.md5_file(path), "size": path.stat().st_size}
+
+    def listing(self, name: str) -> bytes:
+        """What DVC's cache has of a folder."""
+        paths = sorted((self.folder / name).iterdir())
+        return json.dumps([{"md5": files.md5_file(path), "relpath": path.name} for path in paths]).encode()
 
     def manifest(self, split: str) -> Path:
         return self.folder / "manifest" / f"{split}.json"
@@ -127,7 +137,7 @@ class Repository:
         """Commit what the pipeline tracks in git; the id."""
         without += ("output/record.json",) if "records" in without else ()
         names = ["dvc.lock", "manifest", "records", "output/record.json", "reports/evaluate/lineage.json"]
-        names += ["metadata"] if (self.folder / "metadata").exists() else []
+        names += [name for name in ("metadata", "output/export.json") if (self.folder / name).exists()]
         names = [name for name in names if name not in without]
         self.git("add", *names)
         self.git("commit", "-q", "-m", subject)

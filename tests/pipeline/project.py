@@ -20,6 +20,7 @@ TINY = {
     "model": {"variant": "pico", "resolution": 64, "num_queries": 10, "group_detr": 2},
     "train": {"epochs": 2, "batch_size": 2, "grad_accum_steps": 1, "multi_scale": False, "amp_dtype": None},
     "evaluate": {"pictures": 1},
+    "export": {"formats": []},  # the other stages are quick, to write a file is not
     "runtime": {"num_workers": 0, "threads": 1, "mlflow": False},
 }
 

@@ -64,7 +64,7 @@ def add_statement(path: Path) -> None:
 
 def set_value(project: Project, key: str) -> None:
     section, name = key.split(".")
-    project.set_params(**{section: {name: {"num_workers": 1, "pictures": 2, "images": 3}[name]}})
+    project.set_params(**{section: {name: {"num_workers": 1, "pictures": 2, "images": 3, "batch_size": 4}[name]}})
 
 
 def reorder(project: Project, split: str) -> None:
@@ -84,9 +84,10 @@ def change(project: Project, edit: str, where: str) -> None:
     elif edit == "a statement":
         for path in modules(project, where):
             add_statement(path)
-    elif edit in ("a line", "a comment"):
+    elif edit in ("a line", "a comment", "a package"):
         path = project.folder / where
-        path.write_text(path.read_text() + "\n" + ("# a comment\n" if edit == "a comment" else ""))
+        line = {"a line": "", "a comment": "# a comment\n", "a package": "another==1.0\n"}[edit]
+        path.write_text(f"{path.read_text()}\n{line}")
     elif edit == "a value":
         set_value(project, where)
     elif where == "metadata.csv":
@@ -124,7 +125,7 @@ def test_going_back_runs_nothing_and_leaves_files_and_not_links_to_git(trained: 
     project.commit("links")
     project.set_params(validate={"on_error": "drop"}, evaluate={"threshold": 0.3})
     project.edit_annotations("test", bbox=[1, 1, 9, 9], area=81)
-    assert project.repro() == ["validate", "convert", "evaluate", "report"]
+    assert project.repro() == ["validate", "convert", "evaluate", "report", "export"]
     project.run("git", "restore", "params.yaml", "data")
     assert project.repro() == []
     project.run(sys.executable, "-m", "rfdetr_core", "results")
@@ -224,13 +225,13 @@ def rename_a_class(project: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "changed"),
     [
-        (lambda project: repaint(project, "train"), {"train"}),
+        (lambda project: repaint(project, "train"), {"train", "export"}),
         (
             lambda project: repaint(project, "valid"),
-            {"train", "evaluate", "report"},
+            {"train", "evaluate", "report", "export"},
         ),  # it evaluates where there is no test
-        (lambda project: repaint(project, "test"), {"evaluate", "report"}),
-        (rename_a_class, {"train", "evaluate", "report"}),
+        (lambda project: repaint(project, "test"), {"evaluate", "report", "export"}),
+        (rename_a_class, {"train", "evaluate", "report", "export"}),
     ],
     ids=["pixel of train", "pixel of valid", "pixel of test", "class name"],
 )

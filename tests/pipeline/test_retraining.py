@@ -445,8 +445,8 @@ def test_what_comes_after_a_stage_is_possible() -> None:
     assert possible(ROOT, {"validate"}) == STAGES[2:]
     assert possible(ROOT, {"code", "train"}) == STAGES[4:]
     assert possible(ROOT, {"code"}) == []
-    assert possible(ROOT, {"evaluate"}) == ["report"]
-    assert possible(ROOT, {"report"}) == []
+    assert possible(ROOT, {"evaluate"}) == ["report", "export"]
+    assert possible(ROOT, {"report"}) == possible(ROOT, {"export"}) == []
 
 
 def test_what_a_push_changed_is_no_lie_and_what_the_lock_hides_is() -> None:

@@ -18,7 +18,7 @@ def test_a_segmenter_is_trained_selected_and_scored_by_its_masks(tmp_path: Path)
     model = {"variant": "seg-pico", "resolution": 48}
     project = Project.create(tmp_path, {"data": {"dir": "data/nuclei"}, "model": model})
     shutil.copytree(ROOT / "data" / "nuclei", tmp_path / "data" / "nuclei")
-    assert project.repro()[-1] == "report"
+    assert project.repro()[-1] == "export"
     metrics = json.loads((tmp_path / "reports/evaluate/metrics.json").read_text())
     assert metrics["masks"].keys() >= {"map", "map_50"}
     assert "val/segm_mAP_50" in json.loads((tmp_path / "output/scores.json").read_text())

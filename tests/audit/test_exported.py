@@ -1,0 +1,225 @@
+"""An exported file in an audit: found by its bytes, and never vouched for by its own word."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+from onnx import shape_inference
+from onnxscript import optimizer
+
+from rfdetr_core.cli import main
+from tests.audit.exported import edit_onnx, export, flip_bit, write_onnx
+from tests.audit.repository import Images, Repository, audit
+
+IMAGES: Images = {
+    "train": {"train/a.jpg": "a", "train/b.jpg": "b"},
+    "valid": {"valid/c.jpg": "c"},
+    "test": {"test/d.jpg": "d"},
+}
+FILES = ("model.onnx", "model.xml")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """One result on the branch main, and its exported files."""
+    made = Repository(tmp_path / "clone")
+    made.train(1, IMAGES)
+    export(made, *FILES)
+    made.commit("Train")
+    return made
+
+
+def found(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> Any:
+    return json.loads(audit(capsys, repository, *arguments, "--json", status=status))
+
+
+def moved(repository: Repository, name: str, to: Path) -> Path:
+    """A copy of an exported file under another name, elsewhere."""
+    source = repository.folder / "output" / "export" / name
+    if source.suffix == ".xml":
+        shutil.copy(source.with_suffix(".bin"), to / "mine.bin")
+    return Path(shutil.copy(source, to / f"mine{source.suffix}"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_renamed_copy_is_found_by_its_bytes_in_a_clone_without_any_file(
+    repository: Repository, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.git("clone", "-q", ".", str(tmp_path / "other"))
+    clone = Repository.__new__(Repository)
+    clone.folder = tmp_path / "other"
+    told = found(capsys, clone, moved(repository, name, tmp_path))
+    assert (told["found_by"], told["path"]) == ("bytes", f"output/export/{name}")
+    assert [link["stage"] for link in told["chain"]] == ["export", "strip", "train", "validate"]
+    assert told["chain"][0]["commit"]["id"] == repository.git("rev-parse", "HEAD")
+    assert told["record"] == f"records/{told['exported']['record']}"
+    assert told["notes"] == []
+    assert "tensors  " in audit(capsys, clone, tmp_path / f"mine{Path(name).suffix}")
+
+
+def test_where_export_json_is_not_committed_the_cache_knows_the_file(
+    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(repository, *FILES, cached=True)
+    repository.git("rm", "-q", "--cached", "output/export.json")
+    (repository.folder / "output" / "export.json").unlink()
+    repository.git("commit", "-q", "--amend", "-m", "Train")
+    told = found(capsys, repository, moved(repository, "model.onnx", tmp_path))
+    assert (told["found_by"], told["chain"][0]["stage"]) == ("bytes", "export")
+
+
+def test_an_export_that_git_does_not_know_is_traced_and_not_vouched_for(
+    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_onnx(repository.folder / "output/checkpoint_best_total.pth", tmp_path / "own.onnx", parity={"x": 0})
+    told = found(capsys, repository, path, status=1)
+    assert (told["found_by"], told["path"]) == ("description", None)
+    assert [link["stage"] for link in told["chain"]] == ["strip", "train", "validate"]
+    assert "the file's own word" in told["notes"][0]
+    # An initializer that was changed together with its digest looks the same, which is why it is not vouched for.
+    flip_bit(path, described=True)
+    assert found(capsys, repository, path, status=1)["notes"] == told["notes"]
+
+
+def test_a_changed_constant_is_named(
+    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = moved(repository, "model.onnx", tmp_path)
+    flip_bit(path)
+    assert "were changed: class_head.weight" in found(capsys, repository, path, status=1)["notes"][0]
+    path = moved(repository, "model.xml", tmp_path)
+    data = bytearray(path.with_suffix(".bin").read_bytes())
+    data[-1] ^= 1
+    path.with_suffix(".bin").write_bytes(data)
+    told = found(capsys, repository, path, status=1)  # though the bytes of the .xml file are known
+    assert "were changed: " in told["notes"][0]
+
+
+def swapped(content: dict[str, Any]) -> None:
+    content["class_names"].reverse()
+
+
+def other_weights(content: dict[str, Any]) -> None:
+    content["tensors"] = "0" * 64
+
+
+def other_rate(content: dict[str, Any]) -> None:
+    content["checkpoint"]["lineage"]["training"]["params"]["train"]["lr"] = 5
+
+
+def other_classes(content: dict[str, Any]) -> None:
+    content["class_names"] = content["checkpoint"]["args"]["class_names"] = ["x", "y", "z"]
+
+
+def other_variant(content: dict[str, Any]) -> None:
+    content["variant"] = "RFDETRLarge"
+
+
+def other_size(content: dict[str, Any]) -> None:
+    content["resolution"] = 64
+
+
+def other_record(content: dict[str, Any]) -> None:
+    content["record"] = "1.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (swapped, "class names are not those of its source"),
+        (other_weights, "the weights are not those that its lineage speaks of"),
+        (other_rate, "the file itself says otherwise of training.params.train.lr"),
+        (other_classes, "classes or configuration in the file are not those that its lineage speaks of"),
+        (other_variant, "it says to be of RFDETRLarge"),
+        (other_size, "it says to take 64 pixels, and that its source takes 32"),
+        (other_record, "the record that it names, 1.json"),
+    ],
+)
+def test_a_changed_description_is_contradicted(
+    repository: Repository,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], None],
+    note: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = moved(repository, "model.onnx", tmp_path)
+    edit_onnx(path, lambda _, content: change(content))
+    assert note in found(capsys, repository, path, status=1)["notes"][0]
+
+
+def by_onnxruntime(path: Path, to: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(to)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def by_shapes(path: Path, to: Path) -> None:
+    onnx.save(shape_inference.infer_shapes(onnx.load(path)), to)
+
+
+def by_onnxscript(path: Path, to: Path) -> None:
+    onnx.save(optimizer.optimize(onnx.load(path)), to)
+
+
+@pytest.mark.parametrize("tool", [by_onnxruntime, by_shapes, by_onnxscript])
+def test_an_optimised_file_is_traced_and_said_to_be_derived(
+    repository: Repository, tmp_path: Path, tool: Callable[[Path, Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "optimised.onnx"
+    tool(moved(repository, "model.onnx", tmp_path), path)
+    told = found(capsys, repository, path, status=1)
+    assert told["found_by"] == "derived"
+    assert [link["stage"] for link in told["chain"]] == ["strip", "train", "validate"]
+    assert told["lineage"] == found(capsys, repository, repository.folder / "output/export/model.onnx")["lineage"]
+    assert told["notes"][0].startswith("derived: its graph is not the exported one")
+    text = audit(capsys, repository, path, status=1)
+    assert "found by the description that it kept" in text
+
+
+def test_a_file_whose_description_was_removed_says_so(repository: Repository, tmp_path: Path) -> None:
+    path = moved(repository, "model.onnx", tmp_path)
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    with pytest.raises(SystemExit, match="carries no description of its model"):
+        main(["audit", str(path), "--repo", str(repository.folder)])
+
+
+@pytest.mark.parametrize("length", [0, 10, 1000, -1])
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_one_message(repository: Repository, tmp_path: Path, name: str, length: int) -> None:
+    path = moved(repository, name, tmp_path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(SystemExit, match=r"Export (it|the file) again"):
+        main(["audit", str(path), "--repo", str(repository.folder)])
+
+
+def test_constants_that_are_gone_or_cut_are_one_message(repository: Repository, tmp_path: Path) -> None:
+    path = moved(repository, "model.xml", tmp_path)
+    weights = path.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    for message in ("is cut", "cannot be read"):
+        with pytest.raises(SystemExit, match=rf"mine\.bin {message}"):
+            main(["audit", str(path), "--repo", str(repository.folder)])
+        weights.unlink(missing_ok=True)
+
+
+def test_images_and_differences_are_those_of_the_source(
+    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, source = moved(repository, "model.onnx", tmp_path), repository.folder / "output/checkpoint_best_total.pth"
+    assert audit(capsys, repository, path, "--images") == audit(capsys, repository, source, "--images")
+    first = Path(shutil.copy(source, tmp_path / "first.pth"))
+    repository.train(2, {**IMAGES, "train": {"train/a.jpg": "a"}})
+    repository.commit("Retrain")
+    second = moved(repository, "model.xml", tmp_path)
+    difference = audit(capsys, repository, "--diff", first, second)
+    assert difference == "no difference in data, params, code, packages, weights or scores\n"
+    assert "images removed: 1" in audit(capsys, repository, "--diff", path, source)

@@ -1,0 +1,124 @@
+"""The stage export in the pipeline: quick without formats, and its folder goes where the other results go.
+
+What is in a file is tested elsewhere: here a stand-in writes one, which takes no time.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rfdetr_core.base import files
+from rfdetr_core.base.code import ROOT
+from tests.pipeline.project import Project
+
+STAND_IN = '''"""In place of the export: a file of some bytes."""
+
+from pathlib import Path
+
+from rfdetr_core.base import files
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.export.config import ExportConfig
+
+
+def export_stage(where: ProjectPaths, config: ExportConfig, output: Path) -> None:
+    """Write a file."""
+    files.write_text(output / "export" / "model.onnx", "a model")
+    files.write_json(output / "export.json", {"files": {"model.onnx": {}}})
+'''
+
+
+def test_without_formats_the_folder_is_empty_and_no_large_package_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("export: {formats: []}\n")
+    files.write_text(tmp_path / "output" / "export" / "model.onnx", "of another run")
+    large = ["torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino"]
+    code = f"import sys, stages.export; stages.export.main(); print([one for one in {large} if one in sys.modules])"
+    command, env = [sys.executable, "-c", code], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+    assert list((tmp_path / "output" / "export").iterdir()) == []
+    assert files.read_json(tmp_path / "output" / "export.json") == {"files": {}}
+
+
+def clone(project: Project, folder: Path) -> Project:
+    """A clone with what the remote has."""
+    subprocess.run(["git", "clone", "-q", str(project.folder), str(folder)], check=True)
+    copy = Project(folder)
+    copy.run("dvc", "pull", "-q")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def trained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Trained without formats and committed, with a remote."""
+    folder = tmp_path_factory.mktemp("exported")
+    project = reproduced.copy(folder / "project")
+    project.run("dvc", "remote", "add", "-q", "-d", "store", str(folder / "store"))
+    project.commit("trained")
+    return project
+
+
+def exported(project: Project) -> list[str]:
+    return sorted(path.name for path in (project.folder / "output" / "export").iterdir())
+
+
+@pytest.mark.slow
+def test_an_empty_folder_is_committed_pushed_pulled_and_checked_out(project: Project, tmp_path: Path) -> None:
+    assert exported(project) == []
+    assert "output/export" not in project.run(sys.executable, "-m", "rfdetr_core", "results").stdout
+    project.run("dvc", "push", "-q")
+    other = clone(project, tmp_path / "clone")
+    assert exported(other) == []
+    assert other.changed_stages() == set()
+    assert other.repro() == []
+    other.run(sys.executable, "-m", "rfdetr_core", "verify")
+    (project.folder / "output" / "export").rmdir()
+    project.run("dvc", "checkout", "-q")
+    assert exported(project) == []
+    project.run("dvc", "commit", "-q", "-f", "export")
+    assert project.run("git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.slow
+def test_formats_run_export_alone_and_going_back_runs_nothing(project: Project, tmp_path: Path) -> None:
+    (project.folder / "rfdetr_core" / "export" / "run.py").write_text(STAND_IN)
+    assert project.repro() == ["code", "export"]
+    project.commit("another way to export")
+    project.set_params(export={"formats": ["onnx"]})
+    assert project.repro() == ["export"]
+    assert project.changed_stages() == set()
+    changed = set(project.run("git", "status", "--porcelain").stdout.split()) - {"M"}
+    assert changed == {"params.yaml", "dvc.lock", "output/export.json"}
+    told = project.run(sys.executable, "-m", "rfdetr_core", "results").stdout
+    assert "output/export/: model.onnx  the result for other runtimes\n" in told
+    project.commit("for other runtimes")
+    project.run("dvc", "push", "-q")
+    other = clone(project, tmp_path / "clone")
+    assert exported(other) == ["model.onnx"]
+    assert other.repro() == []
+    other.run(sys.executable, "-m", "rfdetr_core", "verify")
+
+    project.set_params(export={"formats": []})
+    assert project.repro() == []
+    assert exported(project) == []
+    project.set_params(export={"formats": ["onnx"]})
+    assert project.repro() == []
+    assert exported(project) == ["model.onnx"]
+    assert project.run("git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.slow
+def test_a_changed_file_is_named(project: Project) -> None:
+    (project.folder / "rfdetr_core" / "export" / "run.py").write_text(STAND_IN)
+    project.set_params(export={"formats": ["onnx"]})
+    project.repro()
+    project.commit("for other runtimes")
+    path = project.folder / "output" / "export" / "model.onnx"
+    path.unlink()  # it may be a link into the cache
+    path.write_text("another model")
+    told = project.run(sys.executable, "-m", "rfdetr_core", "verify", check=False)
+    assert told.returncode == 1
+    assert "output/export/model.onnx: expected" in told.stdout
