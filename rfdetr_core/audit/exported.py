@@ -125,6 +125,12 @@ def _class_names(told: list[str], names: Any) -> list[str]:
     return next((one for one in (by_id, list(names or ())) if one == told), numbers)
 
 
+def plain_description(exported: Exported) -> dict[str, Any]:
+    """What a file says of itself as plain values, without what the lineage says as well, and without digests of each
+    constant."""
+    return exported.description.model_dump(mode="json", exclude={"checkpoint", "constants"})
+
+
 def exported_lines(exported: Exported) -> list[str]:
     """What a file says of itself, for people."""
     told = exported.description
