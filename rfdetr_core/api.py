@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
@@ -17,12 +13,14 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
+from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.config.settings import refuse_absent
 from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.inference.predictor import Picture, Predictor, Threshold, find_device
+from rfdetr_core.inference.exported import ExportedPredictor
+from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
 from rfdetr_core.inference.thresholds import recommended
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
@@ -30,44 +28,13 @@ from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
+from rfdetr_core.training.scripted import TrainSettings, process_restored
 
 if TYPE_CHECKING:
     import supervision
 
 AnyPath: TypeAlias = str | Path
 COCO_CLASSES = 90  # of the published weights, and of a new model until it is trained
-
-
-class _TrainSettings(TrainConfig, RuntimeConfig):
-    """Every keyword of `train` but the folders."""
-
-    mlflow: bool = False  # the pipeline tracks its runs; a script asks for it
-    run_test: bool = False  # the pipeline always evaluates; a script asks for it
-
-
-@contextmanager
-def _process_restored() -> Iterator[None]:
-    """Restore what a training sets in the whole process: a script goes on after it, also after its failure."""
-    environment, threads = dict(os.environ), torch.get_num_threads()
-    debug_mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    filling = vars(torch.utils)["deterministic"]  # a module whose attribute is a property
-    fill = filling.fill_uninitialized_memory
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "alembic")]
-    levels = [logger.level for logger in loggers]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices):
-            yield
-    finally:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
-        torch.set_num_threads(threads)
-        torch.set_deterministic_debug_mode(debug_mode)
-        torch.backends.cudnn.benchmark = benchmark
-        filling.fill_uninitialized_memory = fill
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 class RFDETR:
@@ -119,7 +86,7 @@ class RFDETR:
                 raise UserError(f"{checkpoint.path} is incomplete: it lacks {', '.join(report.left[:3])}.")
             if classes == stored:
                 names, threshold = class_names_of(checkpoint), threshold_of(checkpoint)
-        self._predictor = Predictor(
+        self._predictor: BasePredictor = Predictor(
             detector.eval(), architecture, names, device=device, threshold=threshold, source=self.weights
         )
 
@@ -127,23 +94,54 @@ class RFDETR:
     def from_checkpoint(cls, path: AnyPath, **settings: Any) -> Self:
         """The model of a file, as the class of its variant; `settings` are those of the class.
 
+        The file is a checkpoint, or a .onnx or .xml file that was exported from one. An exported file takes only
+        `device`. It predicts and is evaluated as a checkpoint is; it cannot be trained, optimised or exported.
+
         Raises:
-            UserError: no checkpoint, its variant is unknown or not this class, or see the class.
+            UserError: no model file, its variant is unknown or not this class, or see the class; or the runtime of an
+                exported file is not installed.
         """
+        if _path(path, "path").suffix in SUFFIXES:
+            return cls._of_exported(Path(path), **settings)
         find_device(settings.get("device", "auto"))
-        checkpoint = read_checkpoint(_path(path, "path"))
-        name = architecture_of(checkpoint).name
+        checkpoint = read_checkpoint(Path(path))
+        return cls._variant_of(path, architecture_of(checkpoint).name)(pretrain_weights=checkpoint, **settings)
+
+    @classmethod
+    def _of_exported(cls, path: Path, *, device: str = "auto", **settings: Any) -> Self:
+        if settings:
+            raise UserError(f"{path} is an exported file: {', '.join(settings)} cannot be changed. Give only device.")
+        predictor = ExportedPredictor.from_file(path, device=device)
+        found = cls._variant_of(path, predictor.architecture.name)
+        model = found.__new__(found)  # without a detector, which __init__ builds
+        sizes = _sizes(predictor.architecture)
+        model.config = parse(ModelConfig, sizes | {"variant": found.variant}, str(path))
+        model.weights, model.data, model._predictor = path, None, predictor
+        return model
+
+    @classmethod
+    def _variant_of(cls, path: AnyPath, name: str) -> type[Self]:
+        """The class of that name. Raises a UserError where there is none, or it is not this one."""
         found: Any = globals().get(name)
         if not isinstance(found, type) or not issubclass(found, RFDETR):
             raise UserError(f"{path} is a {name}, which is no variant here. Known: {', '.join(VARIANTS)}.")
         if not issubclass(found, cls):
-            raise UserError(f"{path} is a {name}, not a {cls.__name__}. Use {name} or rfdetr_core.from_checkpoint.")
-        return found(pretrain_weights=checkpoint, **settings)
+            raise UserError(f"{path} is a {name}, not a {cls.__name__}. Use {name} or rfdetr_core.load.")
+        return found
+
+    def _own(self, what: str) -> Predictor:
+        """The predictor with the torch module. Raises a UserError of an exported file, which has none."""
+        if isinstance(self._predictor, Predictor):
+            return self._predictor
+        raise UserError(
+            f"{what} needs a checkpoint, and {self.weights} is a file that was exported from one: it can only predict "
+            "and be evaluated. Load the checkpoint (.pth) instead."
+        )
 
     @property
     def model(self) -> Detector:
         """The torch module: normalised images (B, 3, H, W) to DetectorOutput."""
-        return self._predictor.detector
+        return self._own("model").detector
 
     @property
     def architecture(self) -> Architecture:
@@ -155,7 +153,7 @@ class RFDETR:
         """The name of each class label."""
         return list(self._predictor.class_names)
 
-    @_process_restored()
+    @process_restored()
     def train(self, *, dataset_dir: AnyPath, output_dir: AnyPath = "output", **settings: Any) -> None:
         """Validate and convert a dataset, train from the pretrain_weights, select, strip, and hold the best weights.
 
@@ -177,9 +175,9 @@ class RFDETR:
         from rfdetr_core.training.run import train_model
         from rfdetr_core.training.trainer import device_kind
 
-        refuse_absent("train", settings.keys() - _TrainSettings.model_fields.keys(), "train()")
+        refuse_absent("train", settings.keys() - TrainSettings.model_fields.keys(), "train()")
         dataset, output = _path(dataset_dir, "dataset_dir"), _path(output_dir, "output_dir")
-        device = self._predictor.device
+        device = self._own("train()").device
         kind, _, number = device.partition(":")
         if number not in ("", "0"):
             raise UserError(
@@ -192,7 +190,7 @@ class RFDETR:
             if not weights.is_file():
                 raise UserError(f"resume is {str(weights)!r}, which is no file. Give the path of a checkpoint.pth.")
             settings["resume"] = weights.name
-        asked = parse(_TrainSettings, {"accelerator": kind} | settings, "train()")
+        asked = parse(TrainSettings, {"accelerator": kind} | settings, "train()")
         values = asked.model_dump(mode="json")
         config = parse(TrainConfig, {key: values[key] for key in TrainConfig.model_fields}, "train()")
         runtime = parse(RuntimeConfig, {key: values[key] for key in RuntimeConfig.model_fields}, "train()")
@@ -233,7 +231,8 @@ class RFDETR:
         Raises:
             UserError: another dtype or batch_size, or it cannot be compiled here.
         """
-        self._optimised = self._predictor.optimised(compiled=compile, batch_size=batch_size, dtype=dtype)
+        own = self._own("optimize_for_inference()")
+        self._optimised = own.optimised(compiled=compile, batch_size=batch_size, dtype=dtype)
 
     inference = optimize_for_inference  # its name from upstream's 1.11 on
 
@@ -290,7 +289,7 @@ class RFDETR:
             return evaluate(self._predictor, data, config, output / "evaluate")
 
 
-from_checkpoint = RFDETR.from_checkpoint
+load = from_checkpoint = RFDETR.from_checkpoint
 
 
 def _path(value: Any, argument: str) -> Path:
@@ -315,6 +314,11 @@ def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
     told = architecture_of(checkpoint)
     if told.name != VARIANTS[variant].name:
         return {}  # load_weights says what is wrong
+    return _sizes(told)
+
+
+def _sizes(told: Architecture) -> dict[str, Any]:
+    """The fields of ModelConfig that an architecture has."""
     sizes = {"resolution": told.resolution, "num_queries": told.queries, "group_detr": told.groups}
     return sizes | {"num_channels": told.channels}
 
@@ -359,4 +363,4 @@ def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:
 
 
 globals().update({architecture.name: _variant(variant, architecture) for variant, architecture in VARIANTS.items()})
-__all__ = sorted(["RFDETR", "from_checkpoint", *(architecture.name for architecture in VARIANTS.values())])
+__all__ = sorted(["RFDETR", "from_checkpoint", "load", *(architecture.name for architecture in VARIANTS.values())])

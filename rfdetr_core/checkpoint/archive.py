@@ -64,6 +64,10 @@ def load(path: Path, *, tensors: bool = True) -> Any:
     except Exception as error:  # a broken or hostile file can raise anything
         if (shortage := ran_out(error)) is not None:
             raise UserError(f"{path}: {shortage}. Free some; if the file is damaged, get it again.") from error
+        if path.suffix in (".onnx", ".xml"):
+            raise UserError(
+                f"{path} is an exported file, not a checkpoint. Give the checkpoint that it was made from (.pth)."
+            ) from None
         raise UserError(f"{path} is no checkpoint, or is cut off ({type(error).__name__}). Get it again.") from error
 
 

@@ -140,7 +140,7 @@ def class_names_of(checkpoint: Checkpoint) -> tuple[str, ...]:
 
     COCO's 80 names in a row also mean the ids, as upstream reads them, when the head has 91 rows.
     """
-    names, classes = _class_names(checkpoint), _shown(checkpoint)["classes"]
+    names, classes = _class_names(checkpoint), (_shown(checkpoint) or _told(checkpoint))["classes"]
     if classes + 1 == len(COCO_NAMES) and names in ((), tuple(filter(None, COCO_NAMES))):
         return tuple(name or str(label) for label, name in enumerate(COCO_NAMES))
     return names or tuple(str(label) for label in range(classes))
@@ -163,7 +163,9 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """The architecture that a checkpoint's weights belong to.
 
     It is read from model_config, which upstream's files have since 1.8 and ours always. Other files are recognised by
-    the shapes of their weights, and by the published name in their `args` or of the file where two variants fit.
+    the shapes of their weights, and by the published name in their `args` or of the file where two variants fit. Of an
+    exported file, which has no weights to look at, model_config says all but the widths of the layers within a block:
+    those are the variant's.
 
     Raises:
         UserError: neither tells, the two contradict each other, or the model is of a kind that is not supported here.
@@ -172,7 +174,7 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     named = _named(checkpoint, facts)
     if checkpoint.model_config:
         name = checkpoint.model_name or (named.name if named else "RFDETR")
-        return Architecture(name=name, weights_file=named.weights_file if named else None, **facts)
+        return replace(named or Architecture(name, None, facts["resolution"]), **facts, name=name)
     fitting, grid = _fitting(facts), facts["position_grid"]
     variants = [named] if named in fitting else [v for v in fitting if v.position_grid == grid] or fitting
     if len(variants) != 1:
@@ -217,6 +219,9 @@ def _told(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _shown(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the weights show; nothing of an exported file's checkpoint, which has none."""
+    if not checkpoint.weights and checkpoint.model_config:
+        return {}
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
 
     def count(start: str, end: str) -> int:

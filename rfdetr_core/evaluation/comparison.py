@@ -18,13 +18,15 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.checkpoint.exported import SUFFIXES, read_exported
 from rfdetr_core.checkpoint.files import origin_of
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.evaluate import detect
 from rfdetr_core.evaluation.operating import DEFAULT_THRESHOLD, FEW_IMAGES
 from rfdetr_core.evaluation.resampling import SCORES, ClassMatches, Interval, Times, intervals, matches, scores
-from rfdetr_core.inference.predictor import Predictor
+from rfdetr_core.inference.exported import load_predictor
+from rfdetr_core.inference.predictor import BasePredictor
 from rfdetr_core.metrics.coco import CocoScores, Floats, Kind, Row, score
 
 Conclusion = Literal["better", "worse", "may be chance", "too few images", "same weights", "not measured"]
@@ -211,7 +213,7 @@ def compare_models(
     names = [entry.name for entry in read_classes(where.classes)]
     if not samples:
         raise NotComparableError(f"the {split} split has no image to compare on. Name another one: --split valid")
-    predictors = [Predictor.from_checkpoint(path, batch_size=batch_size) for path in (old, new)]
+    predictors = [load_predictor(path, batch_size=batch_size) for path in (old, new)]
     known = [list(filter(None, one.class_names)) for one in predictors]
     _require_common(str(old), known[0], str(new), known[1])
     for path, classes in zip((old, new), known, strict=True):
@@ -220,7 +222,7 @@ def compare_models(
     return Comparison.of(split, annotations, models[0], models[1], resamples)
 
 
-def _model(path: Path, one: Predictor, where: ProjectPaths, samples: Sequence[Sample], names: list[str]) -> Model:
+def _model(path: Path, one: BasePredictor, where: ProjectPaths, samples: Sequence[Sample], names: list[str]) -> Model:
     return Model(
         path=str(path),
         sha256=files.sha256_file(path),
@@ -228,7 +230,7 @@ def _model(path: Path, one: Predictor, where: ProjectPaths, samples: Sequence[Sa
         variant=one.architecture.name,
         classes=one.class_names,
         segmentation=one.architecture.segmentation,
-        training=origin_of(path),
+        training=read_exported(path).checkpoint.origin if path.suffix in SUFFIXES else origin_of(path),
         results=detect(one, where.dataset, samples, names),
     )
 

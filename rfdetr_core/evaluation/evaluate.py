@@ -19,11 +19,11 @@ from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.pictures import compare, pick, write_png
 from rfdetr_core.evaluation.scoring import Scored, not_measured, write_results
-from rfdetr_core.inference.predictor import Predictor
+from rfdetr_core.inference.predictor import BasePredictor
 from rfdetr_core.metrics.coco import Row, coco_results
 
 
-def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, output: Path) -> dict[str, Any]:
+def evaluate(predictor: BasePredictor, where: ProjectPaths, config: EvaluateConfig, output: Path) -> dict[str, Any]:
     """Score a detector; the result is the content of about.json and of metrics.json.
 
     Into `output` go metrics.json, about.json (the split, and why a number is null), per_class.csv, per_image.csv,
@@ -61,7 +61,7 @@ def evaluate(predictor: Predictor, where: ProjectPaths, config: EvaluateConfig, 
     return about | metrics
 
 
-def require_classes(predictor: Predictor, names: tuple[str, ...]) -> None:
+def require_classes(predictor: BasePredictor, names: tuple[str, ...]) -> None:
     """Raise a UserError where the classes of a dataset are not the model's."""
     if names != predictor.class_names:
         raise UserError(
@@ -70,7 +70,7 @@ def require_classes(predictor: Predictor, names: tuple[str, ...]) -> None:
         )
 
 
-def detect(predictor: Predictor, dataset: Path, samples: Sequence[Sample], names: Sequence[str]) -> list[Row]:
+def detect(predictor: BasePredictor, dataset: Path, samples: Sequence[Sample], names: Sequence[str]) -> list[Row]:
     """Detections in COCO's results format, the predictor's classes found by name among `names`; others are left out.
 
     So is the row of the class head that has no class.

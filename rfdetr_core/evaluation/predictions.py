@@ -14,7 +14,8 @@ from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.memory import explaining_shortage
 from rfdetr_core.base.printing import message_of
 from rfdetr_core.evaluation.pictures import PANEL, draw, label_of, write_png
-from rfdetr_core.inference.predictor import Predictor, Threshold, to_rgb, to_supervision
+from rfdetr_core.inference.exported import load_predictor
+from rfdetr_core.inference.predictor import BasePredictor, Threshold, to_rgb, to_supervision
 from rfdetr_core.inference.thresholds import recommended
 from rfdetr_core.ingest.folder import listing
 from rfdetr_core.metrics.coco import coco_results
@@ -23,16 +24,17 @@ _KEYS = ("image", "width", "height", "threshold", "detections")
 
 
 def predict_files(
-    checkpoint: Path, paths: Sequence[Path], output: Path, threshold: float | str | None = None, device: str = "auto"
+    model: Path, paths: Sequence[Path], output: Path, threshold: float | str | None = None, device: str = "auto"
 ) -> Iterator[str]:
     """Write <stem>.json and <stem>.png for each image into `output`; yields a line on the threshold and one per image.
 
-    paths: images, and folders that are searched at any depth; what predict drew there is passed over. threshold: the
-    score to exceed, None for that of the checkpoint; the path of a thresholds.json, or "recommended" for the one that
-    belongs to the checkpoint. An image that cannot be read is reported on stderr; the error follows after the last one.
+    model: a checkpoint, or a file that was exported from one. paths: images, and folders that are searched at any
+    depth; what predict drew there is passed over. threshold: the score to exceed, None for that of the model; the path
+    of a thresholds.json, or "recommended" for the one that belongs to the model. An image that cannot be read is
+    reported on stderr; the error follows after the last one.
 
     Raises:
-        UserError: no checkpoint; thresholds that are not for it; no image; two images with one name for their results;
+        UserError: no model file; thresholds that are not for it; no image; two images with one name for their results;
             a file in `output` with such a name that is no result of predict; an image that cannot be read; memory runs
             out.
     """
@@ -41,7 +43,7 @@ def predict_files(
     if not images:
         raise UserError(f"{listed(map(str, paths))}: there is no image but those that predict drew.")
     _require_free(images, output)
-    predictor = Predictor.from_checkpoint(checkpoint, device=device)
+    predictor = load_predictor(model, device=device)
     above, note = _threshold(predictor, threshold)
     yield note
     unread = []
@@ -56,7 +58,7 @@ def predict_files(
         raise UserError(f"{len(unread)} of {len(images)} images could not be read: {listed(unread)}.")
 
 
-def _threshold(predictor: Predictor, given: float | str | None) -> tuple[Threshold, str]:
+def _threshold(predictor: BasePredictor, given: float | str | None) -> tuple[Threshold, str]:
     """What a score has to exceed, and a line that says so."""
     if given is None:
         return predictor.threshold, str(predictor.threshold_note)
@@ -77,7 +79,7 @@ def _read(path: Path, alone: bool) -> Image.Image | None:
         return None
 
 
-def _predict(predictor: Predictor, name: str, picture: Image.Image, threshold: Threshold, base: Path) -> int:
+def _predict(predictor: BasePredictor, name: str, picture: Image.Image, threshold: Threshold, base: Path) -> int:
     """Write the files `base`.json and `base`.png of an image; the number of objects in it."""
     (found,) = predictor.detect([picture], threshold)
     drawn = to_supervision(found, predictor.class_names)

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.exported import ONNX_EXTRA, PREFIX, description_texts
 from rfdetr_core.export.graph import CompleteGraph, RawGraph
@@ -67,11 +66,16 @@ def to_onnx(graph: RawGraph | CompleteGraph, architecture: Architecture, batch_s
         )
     assert program is not None
     model = program.model_proto
-    _strip(model.graph)
-    del model.metadata_props[:]
-    model.doc_string = model.graph.doc_string = ""
+    strip(model)
     onnx.checker.check_model(model)
     return model
+
+
+def strip(model: Any) -> None:
+    """Remove from a model what does not compute: stack traces, paths, and names of Python."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    _strip(model.graph)
 
 
 def encoder_products(model: Any) -> list[str]:
@@ -105,7 +109,7 @@ def versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def _strip(graph: Any) -> None:
-    """Remove stack traces, paths and names of Python from a graph and from those within it."""
+    graph.doc_string = ""
     del graph.metadata_props[:]
     for one in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
         del one.metadata_props[:]
@@ -131,8 +135,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def digest_of(model: Any) -> str:
-    """The SHA-256 of a model's bytes."""
-    return files.sha256_bytes(model.SerializeToString(deterministic=True))

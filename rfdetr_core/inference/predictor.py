@@ -8,8 +8,9 @@ import numbers
 import os
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
@@ -43,72 +44,46 @@ Picture: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8
 Threshold: TypeAlias = float | Mapping[str, float]  # of all classes, or of each by its name
 
 
-class Predictor:
-    """A detector with what its output needs to be read. It is put on `device`; auto: CUDA, or without it the CPU.
+class BasePredictor(ABC):
+    """What predictors of checkpoints and of exported files share: the arguments and the results of `predict`.
 
-    `batch_size` images go through the detector at a time; 1 makes a list give exactly what its images give alone.
-    threshold: the score to exceed where `predict` is given none; None for 0.5. source: the file that it was read from.
+    threshold: the score to exceed where `predict` is given none; None for 0.5. device: where the model runs, by torch's
+    name. batch_size: images that go through the model at a time. source: the file that it was read from.
     """
 
     def __init__(
         self,
-        detector: Detector,
         architecture: Architecture,
         class_names: Sequence[str],
         *,
-        device: str = "auto",
-        batch_size: int = 1,
-        threshold: float | None = None,
-        source: Path | None = None,
+        device: str,
+        batch_size: int,
+        threshold: float | None,
+        source: Path | None,
     ) -> None:
         self.source = source
         self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
         why = "the best F1 on its validation images" if threshold is not None else "the model recommends none"
         self.threshold_note: str | None = f"threshold {self.threshold:g}: {why}"
-        self.device = find_device(device)
-        self.detector = detector.to(self.device)
-        self.network: nn.Module = self.detector  # the one that runs: see `optimised`
+        self.device = device
         self.architecture = architecture
         self.class_names = tuple(class_names)
         self.batch_size = batch_size
 
-    @classmethod
-    def from_checkpoint(cls, path: Path, *, device: str = "auto", batch_size: int = 1) -> Self:
-        """The predictor that a model file describes.
-
-        Raises:
-            UserError: no such device, no checkpoint, or one whose model cannot be told.
-        """
-        device, made = find_device(device), build_from_checkpoint(path)
-        return cls(
-            made.detector,
-            made.architecture,
-            class_names_of(made.checkpoint),
-            device=device,
-            batch_size=batch_size,
-            threshold=threshold_of(made.checkpoint),
-            source=path,
-        )
-
-    @cached_property
+    @property
+    @abstractmethod
     def tensors(self) -> str:
-        """The digest of the detector's weights when it is first asked for: see `tensor_digest`."""
-        return tensor_digest(self.detector.state_dict())
+        """The digest of the weights: see `tensor_digest`."""
 
-    def optimised(
-        self, *, compiled: bool = True, batch_size: int = 1, dtype: torch.dtype | str = torch.float32
-    ) -> Self:
-        """A predictor over an optimised copy of the detector: see `optimise`. Its numbers are close, not the same.
+    @abstractmethod
+    def _prepare(self, picture: Image.Image) -> Any:
+        """An upright RGB image as one row of the model's input."""
 
-        Raises:
-            UserError: another dtype or batch_size, or it cannot be compiled here.
-        """
-        resolution, made = self.architecture.resolution, copy.copy(self)
-        made.network = optimise(
-            self.detector, resolution, self.device, dtype=dtype, batch_size=batch_size, compiled=compiled
-        )
-        made.batch_size = batch_size
-        return made
+    @abstractmethod
+    def _answers(
+        self, rows: Sequence[Any], sizes: Sequence[tuple[int, int]], lowest: float | None
+    ) -> Iterator[Detections]:
+        """The detections of prepared images with scores above `lowest`, in order. sizes: their (height, width)."""
 
     def predict(
         self,
@@ -157,29 +132,22 @@ class Predictor:
         size = self.batch_size if batch_size is None else whole("batch_size", batch_size)
         if self.architecture.channels != 3:
             raise UserError(f"the model takes {self.architecture.channels} channels; prediction is for RGB images.")
-        prepare: Any = partial(_prepare, self.architecture.resolution, load)
+
+        def prepare(image: Any) -> tuple[Any, tuple[int, int]]:
+            picture = image if load is None else load(image)
+            return self._prepare(picture), (picture.height, picture.width)
+
         # Without `load` the images may be a camera's, or closed when the next one is asked for: one at a time.
         waiting = prepared(prepare, images, AHEAD * size) if load else (prepare(image) for image in images)
         try:
             while batch := list(islice(waiting, size)):
-                output = self._run(torch.stack([image for image, _ in batch]))
-                for found in postprocess(output, [sides for _, sides in batch], self.architecture.queries, lowest):
+                rows, sizes = zip(*batch, strict=True)
+                for found in self._answers(rows, sizes, lowest):
                     if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
                         raise UserError("the model finds boxes that are no finite numbers: its weights are damaged.")
                     yield _above(found, by_class) if by_class else found
         finally:
             waiting.close()
-
-    def _run(self, images: Tensor) -> DetectorOutput:
-        """The detector's output for uint8 images (B, 3, R, R), which are normalised where it is."""
-        was_training = self.network.training
-        if any(module.training for module in self.network.modules()):
-            self.network.eval()
-        with torch.inference_mode():
-            output: DetectorOutput = self.network(normalise(images.to(self.device)))
-        if was_training:
-            self.network.train()
-        return output
 
     def _by_class(self, thresholds: Mapping[str, float]) -> list[float]:
         """The threshold of each row of the class head; of a row without a class, the highest."""
@@ -192,17 +160,98 @@ class Predictor:
         return rows + [max(rows)] * (self.architecture.classes + 1 - len(rows))
 
 
+class Predictor(BasePredictor):
+    """A detector with what its output needs to be read. It is put on `device`; auto: CUDA, or without it the CPU.
+
+    `batch_size` images go through the detector at a time; 1 makes a list give exactly what its images give alone.
+    threshold, source: see `BasePredictor`.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        architecture: Architecture,
+        class_names: Sequence[str],
+        *,
+        device: str = "auto",
+        batch_size: int = 1,
+        threshold: float | None = None,
+        source: Path | None = None,
+    ) -> None:
+        super().__init__(
+            architecture,
+            class_names,
+            device=find_device(device),
+            batch_size=batch_size,
+            threshold=threshold,
+            source=source,
+        )
+        self.detector = detector.to(self.device)
+        self.network: nn.Module = self.detector  # the one that runs: see `optimised`
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, *, device: str = "auto", batch_size: int = 1) -> Self:
+        """The predictor that a model file describes.
+
+        Raises:
+            UserError: no such device, no checkpoint, or one whose model cannot be told.
+        """
+        device, made = find_device(device), build_from_checkpoint(path)
+        return cls(
+            made.detector,
+            made.architecture,
+            class_names_of(made.checkpoint),
+            device=device,
+            batch_size=batch_size,
+            threshold=threshold_of(made.checkpoint),
+            source=path,
+        )
+
+    @cached_property
+    def tensors(self) -> str:
+        """The digest of the detector's weights when it is first asked for: see `tensor_digest`."""
+        return tensor_digest(self.detector.state_dict())
+
+    def optimised(
+        self, *, compiled: bool = True, batch_size: int = 1, dtype: torch.dtype | str = torch.float32
+    ) -> Self:
+        """A predictor over an optimised copy of the detector: see `optimise`. Its numbers are close, not the same.
+
+        Raises:
+            UserError: another dtype or batch_size, or it cannot be compiled here.
+        """
+        resolution, made = self.architecture.resolution, copy.copy(self)
+        made.network = optimise(
+            self.detector, resolution, self.device, dtype=dtype, batch_size=batch_size, compiled=compiled
+        )
+        made.batch_size = batch_size
+        return made
+
+    def _prepare(self, picture: Image.Image) -> Tensor:
+        return pixels(picture, self.architecture.resolution)
+
+    def _answers(
+        self, rows: Sequence[Any], sizes: Sequence[tuple[int, int]], lowest: float | None
+    ) -> Iterator[Detections]:
+        return postprocess(self._run(torch.stack([*rows])), sizes, self.architecture.queries, lowest)
+
+    def _run(self, images: Tensor) -> DetectorOutput:
+        """The detector's output for uint8 images (B, 3, R, R), which are normalised where it is."""
+        was_training = self.network.training
+        if any(module.training for module in self.network.modules()):
+            self.network.eval()
+        with torch.inference_mode():
+            output: DetectorOutput = self.network(normalise(images.to(self.device)))
+        if was_training:
+            self.network.train()
+        return output
+
+
 def _score(what: str, value: Any) -> Any:
     """A threshold as it is given. Raises a UserError of what is no number from 0 to 1."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
         raise UserError(f"{what} is {value!r}: it must be a number from 0 to 1.")
     return value
-
-
-def _prepare(resolution: int, load: Callable[[T], Image.Image] | None, image: Any) -> tuple[Tensor, tuple[int, int]]:
-    """An image as uint8 (3, resolution, resolution), and its height and width."""
-    picture = image if load is None else load(image)
-    return pixels(picture, resolution), (picture.height, picture.width)
 
 
 def _above(found: Detections, thresholds: Sequence[float]) -> Detections:

@@ -16,7 +16,7 @@ from rfdetr_core.base.provenance import short
 from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked
 
 if TYPE_CHECKING:
-    from rfdetr_core.inference.predictor import Predictor
+    from rfdetr_core.inference.predictor import BasePredictor
 
 RECOMMENDED = "recommended"  # in place of a path: the file that belongs to the checkpoint
 NAME = "thresholds.json"
@@ -81,7 +81,7 @@ class Recommendation:
     note: str
 
 
-def recommended(given: str | os.PathLike[str], predictor: Predictor) -> Recommendation:
+def recommended(given: str | os.PathLike[str], predictor: BasePredictor) -> Recommendation:
     """The thresholds of a file, or with "recommended" of the one that belongs to the predictor's checkpoint.
 
     That is thresholds.json beside the checkpoint, else reports/evaluate/thresholds.json of the project that it is in.
@@ -120,7 +120,7 @@ def _find(checkpoint: Path | None) -> Path:
     )
 
 
-def _require_model(read: Thresholds, path: Path, predictor: Predictor) -> None:
+def _require_model(read: Thresholds, path: Path, predictor: BasePredictor) -> None:
     """Raise a UserError where thresholds are of other weights than the predictor's, or of other classes."""
     model = predictor.source or "the model"
     if read.model.tensors != predictor.tensors:

@@ -20,7 +20,8 @@ from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.evaluation.evaluate import detect, require_classes
 from rfdetr_core.evaluation.operating import best_f1
 from rfdetr_core.evaluation.suspects import suspects
-from rfdetr_core.inference.predictor import Predictor
+from rfdetr_core.inference.exported import load_predictor
+from rfdetr_core.inference.predictor import BasePredictor
 from rfdetr_core.report.evaluation import sections
 from rfdetr_core.report.evaluation.album import Album
 from rfdetr_core.report.evaluation.examples import Pictures
@@ -48,7 +49,7 @@ class Examined:
     seen: Seen
 
 
-def examine(predictor: Predictor, where: ProjectPaths, split: str, seen: Seen) -> Examined:
+def examine(predictor: BasePredictor, where: ProjectPaths, split: str, seen: Seen) -> Examined:
     """Detect the objects of a split, of masks where the model has them, and compare them with its labels.
 
     The table has the columns of `evaluation.suspects.suspects`, and beside the image `seen`: the use that the model has
@@ -94,7 +95,7 @@ def list_suspects(
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
     _samples(where, split)  # before the weights are read
     batch_size = read_section(EvaluateConfig, "evaluate").batch_size
-    predictor = Predictor.from_checkpoint(checkpoint, device=device, batch_size=batch_size)
+    predictor = load_predictor(checkpoint, device=device, batch_size=batch_size)
     found = examine(predictor, where, split, seen_by([checkpoint])[0])
     if page:
         _write_page(output.with_suffix(".html"), checkpoint, where, found)

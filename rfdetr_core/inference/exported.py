@@ -1,0 +1,147 @@
+"""Predictors of model files of any kind: checkpoints, and what was exported from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.checkpoint.exported import SUFFIXES, Description, read_exported
+from rfdetr_core.checkpoint.loading import architecture_of, threshold_of
+from rfdetr_core.data.preprocess import normalise, pixels
+from rfdetr_core.inference.predictor import BasePredictor, Predictor
+from rfdetr_core.inference.sessions import AGAIN, Array, Session, open_session
+from rfdetr_core.model.config import Architecture
+from rfdetr_core.model.postprocess import postprocess, resize_masks
+from rfdetr_core.ops.structures import Detections, DetectorOutput
+
+PRECISIONS = {"fp32": "f32", "int8": "int8"}  # of a description: of its session
+
+
+class ExportedPredictor(BasePredictor):
+    """An exported file with what its output needs to be read: the arguments and results of `Predictor`.
+
+    Of a raw file (`description.postprocess` false), images are prepared and detections chosen here, as for a
+    checkpoint. Of a complete one, the file itself does both. `batch_size` images go through a file at a time; one that
+    takes a fixed number of them has that number at least.
+
+    Raises:
+        UserError: inputs and outputs, or a precision, that are not those of the description.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        description: Description,
+        architecture: Architecture,
+        *,
+        batch_size: int | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        super().__init__(
+            architecture,
+            description.class_names,
+            device=session.device,
+            batch_size=max(batch_size or 1, description.batch_size or 1),
+            threshold=threshold,
+            source=session.path,
+        )
+        self.session, self.description = session, description
+        expected = ("images", "boxes", "scores", "classes") if description.postprocess else ("input", "dets", "labels")
+        names = (*session.inputs, *session.outputs)
+        if set(names) != {*expected, *["masks"] * architecture.segmentation}:
+            raise UserError(f"{session.path} has other inputs or outputs than it says: {', '.join(names)}. {AGAIN}")
+        if session.precision != PRECISIONS[description.precision]:
+            raise UserError(
+                f"{session.path} says that its precision is {description.precision}, but it computes in "
+                f"{session.precision}: another tool has changed it, and nothing that was measured of it holds. {AGAIN}"
+            )
+
+    @classmethod
+    def from_file(
+        cls, path: Path, *, device: str = "auto", batch_size: int | None = None, threads: int | None = None
+    ) -> Self:
+        """The predictor of a .onnx or .xml file that this project exported.
+
+        Raises:
+            UserError: see `read_exported` and `open_session`.
+        """
+        exported = read_exported(path)
+        return cls(
+            open_session(path, device=device, threads=threads),
+            exported.description,
+            architecture_of(exported.checkpoint),
+            batch_size=batch_size,
+            threshold=threshold_of(exported.checkpoint),
+        )
+
+    @property
+    def tensors(self) -> str:
+        """The digest of the weights that the file was made from."""
+        return self.description.tensors
+
+    def _prepare(self, picture: Image.Image) -> Any:
+        if not self.description.postprocess:
+            return pixels(picture, self.architecture.resolution)
+        image = np.asarray(picture)  # (H, W, 3)
+        if self.description.images == "uint8":
+            return image
+        return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+
+    def _answers(
+        self, rows: Sequence[Any], sizes: Sequence[tuple[int, int]], lowest: float | None
+    ) -> Iterator[Detections]:
+        if self.description.postprocess:
+            return self._complete(rows, sizes, lowest)
+        found = self._run(normalise(torch.stack([*rows])).numpy())
+        output = DetectorOutput(found["labels"], found["dets"], found.get("masks"))
+        return postprocess(output, sizes, self.architecture.queries, lowest)
+
+    def _complete(
+        self, rows: Sequence[Array], sizes: Sequence[tuple[int, int]], lowest: float | None
+    ) -> Iterator[Detections]:
+        """Detections of a file that chooses them. Images of one size go through it together."""
+        alike: dict[tuple[int, int], list[int]] = {}
+        for place, size in enumerate(sizes):
+            alike.setdefault(size, []).append(place)
+        found: dict[int, dict[str, Tensor]] = {}
+        for places in alike.values():
+            outputs = self._run(np.stack([rows[place] for place in places]))
+            found |= {
+                place: {name: output[row] for name, output in outputs.items()} for row, place in enumerate(places)
+            }
+        for place, size in enumerate(sizes):
+            image = found.pop(place)
+            scores = image["scores"]
+            kept = len(scores) if lowest is None else int((scores > lowest).sum())
+            masks = resize_masks(image["masks"][:kept], size) if "masks" in image else None
+            yield Detections(scores[:kept], image["classes"][:kept], image["boxes"][:kept], masks)
+
+    def _run(self, images: Array) -> dict[str, Tensor]:
+        """The file's outputs (B, ...) for a batch; where it takes a fixed number, the last images are filled up."""
+        (name,), count = self.session.inputs, len(images)
+        side = self.description.batch_size or count
+        if missing := -count % side:
+            images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+        parts = [self.session.run({name: images[start : start + side]}) for start in range(0, count, side)]
+        return {
+            output: torch.from_numpy(np.concatenate([part[output] for part in parts])[:count])
+            for output in self.session.outputs
+        }
+
+
+def load_predictor(path: Path, *, device: str = "auto", batch_size: int | None = None) -> BasePredictor:
+    """The predictor of a model file: a checkpoint, or a .onnx or .xml file that was exported from one.
+
+    Raises:
+        UserError: see `Predictor.from_checkpoint` and `ExportedPredictor.from_file`.
+    """
+    if path.suffix in SUFFIXES:
+        return ExportedPredictor.from_file(path, device=device, batch_size=batch_size)
+    return Predictor.from_checkpoint(path, device=device, batch_size=batch_size or 1)
