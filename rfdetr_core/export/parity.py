@@ -1,0 +1,224 @@
+"""Whether an exported file says what its source says: query by query on the same images, and by the AP of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.data.preprocess import normalise, pixels
+from rfdetr_core.export.graph import CHOSEN
+from rfdetr_core.inference.sessions import Session
+from rfdetr_core.model.config import Architecture
+from rfdetr_core.model.detector import Detector
+from rfdetr_core.model.postprocess import postprocess
+from rfdetr_core.model.proposals import best_tokens
+from rfdetr_core.ops.structures import DetectorOutput
+
+TOLERANCE = 1e-4  # of boxes relative to the image, of scores, and of the probabilities of mask pixels
+BATCHES = (1, 3)
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Differences:
+    """The largest differences so far, and how many queries were compared.
+
+    ties: queries whose tokens the file ranked otherwise, all of nearly equal scores.
+    """
+
+    boxes: float = 0.0
+    scores: float = 0.0
+    masks: float | None = None
+    queries: int = 0
+    ties: int = 0
+    batches: list[int] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """The figures as a description has them."""
+        found = {"tolerance": TOLERANCE, "boxes": self.boxes, "scores": self.scores}
+        found |= {} if self.masks is None else {"masks": self.masks}
+        return found | {"queries": self.queries, "ties": self.ties, "batches": sorted({*self.batches})}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file and a copy of it that also gives away the tokens it chose, in their runtime.
+
+    images: normalised, uint8 or float, as in the file's description.
+    """
+
+    session: Session
+    copy: Session
+    images: str
+
+    def run(self, pictures: Sequence[Image.Image], resolution: int) -> tuple[dict[str, Array], Array]:
+        """The file's outputs and the chosen tokens (B, Q) of pictures of one size."""
+        batch = {self.session.inputs[0]: as_input(pictures, self.images, resolution)}
+        return self.session.run(batch), self.copy.run(batch)[CHOSEN]
+
+
+def as_input(pictures: Sequence[Image.Image], images: str, resolution: int) -> Array:
+    """Pictures as a file takes them: see `Description.images`."""
+    if images == "normalised":
+        return np.asarray(normalise(torch.stack([pixels(picture, resolution) for picture in pictures])))
+    batch = np.stack([np.asarray(picture) for picture in pictures])  # (B, H, W, 3)
+    return batch if images == "uint8" else (batch.transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
+
+
+def compare(
+    opened: Opened, detector: Detector, architecture: Architecture, pictures: Sequence[Image.Image], batch: int | None
+) -> Differences:
+    """Compare a float32 file with the detector on pictures and on noise, alone and in batches.
+
+    Two tokens of nearly equal scores may change places when numbers are rounded otherwise, and every query then has
+    another token. So the detector is given the tokens that the file chose, if their scores equal those that it would
+    have chosen, place by place.
+
+    Raises:
+        UserError: a difference is larger than TOLERANCE, or a query has no counterpart.
+    """
+    found = Differences()
+    for batch_of in _batches(pictures, batch):
+        outputs, chosen = opened.run(batch_of, architecture.resolution)
+        expected, ties = _follow(detector, as_input(batch_of, "normalised", architecture.resolution), chosen)
+        found.ties += ties
+        found.batches.append(len(batch_of))
+        found.queries += chosen.size
+        sizes = [(picture.height, picture.width) for picture in batch_of]
+        compare_one = _compare_raw if "dets" in outputs else _compare_complete
+        for name, value in compare_one(outputs, expected, sizes, architecture.queries).items():
+            # numpy's maximum, unlike max(), keeps a NaN.
+            setattr(found, name, float(np.maximum(getattr(found, name) or 0.0, value)))
+    _require_close(found)
+    return found
+
+
+def _batches(pictures: Sequence[Image.Image], size: int | None) -> Iterator[list[Image.Image]]:
+    """Each picture alone, and three of one size together; or, where the file takes `size` images, that many."""
+    random = np.random.default_rng(0)
+    noise = [Image.fromarray(random.integers(0, 256, (120, 200, 3), dtype=np.uint8)) for _ in range(3)]
+    for start in (*pictures, noise[0]):
+        alike = noise if start is noise[0] else _alike(start)
+        if size is None:
+            yield [start]
+            yield alike
+        else:
+            yield (alike * size)[:size]
+
+
+def _follow(detector: Detector, images: Array, chosen: Array) -> tuple[DetectorOutput, int]:
+    """The detector's output for normalised images and these tokens (B, Q), and how many of them are not its own."""
+    ties = 0
+
+    def replay(scores: Tensor, count: int) -> Tensor:
+        nonlocal ties
+        own, theirs = best_tokens(scores, count), torch.from_numpy(chosen).long()
+        if theirs.shape != own.shape or not bool(((theirs >= 0) & (theirs < scores.shape[1])).all()):
+            raise UserError(f"the file chooses tokens of shape {[*theirs.shape]}, the checkpoint {[*own.shape]}.")
+        apart = (scores.gather(1, own) - scores.gather(1, theirs)).abs()
+        ties += int((own != theirs).sum())
+        if not bool((apart <= TOLERANCE).all()) or any(len(set(row)) < count for row in theirs.tolist()):
+            place = int((apart > TOLERANCE).any(0).nonzero()[:1].sum())
+            raise UserError(f"query {place} has no counterpart: the file starts it from another place in the image.")
+        return theirs
+
+    proposer: Any = detector.proposer
+    proposer.choose = replay
+    try:
+        with torch.inference_mode():
+            return detector(torch.from_numpy(images)), ties
+    finally:
+        del proposer.choose
+
+
+def _compare_raw(outputs: Mapping[str, Array], expected: DetectorOutput, *_: Any) -> dict[str, float]:
+    differences = {
+        "boxes": outputs["dets"] - expected.boxes.numpy(),
+        "scores": _sigmoid(outputs["labels"]) - expected.logits.sigmoid().numpy(),
+    }
+    if isinstance(expected.masks, Tensor):
+        differences["masks"] = _sigmoid(outputs["masks"]) - expected.masks.sigmoid().numpy()
+    return {name: float(np.abs(value).max()) for name, value in differences.items()}
+
+
+def _compare_complete(
+    outputs: Mapping[str, Array], expected: DetectorOutput, sizes: Sequence[tuple[int, int]], limit: int
+) -> dict[str, float]:
+    worst: dict[str, float] = {}
+    for row, (size, found) in enumerate(zip(sizes, postprocess(_bare(expected), sizes, limit), strict=True)):
+        sides = np.array([size[1], size[0]] * 2, dtype=np.float32)
+        boxes, scores, classes = (outputs[name][row] for name in ("boxes", "scores", "classes"))
+        of_boxes = np.abs(boxes[:, None] - found.boxes.numpy()[None]).max(-1) / sides.min()  # (Q, Q)
+        of_scores = np.abs(scores[:, None] - found.scores.numpy()[None])
+        cost = np.nan_to_num(np.maximum(of_boxes, of_scores), nan=1.0) + (classes[:, None] != found.labels.numpy())
+        theirs, ours = linear_sum_assignment(cost)
+        # At the end of the list, either may have one of two detections of nearly equal scores.
+        last = found.scores.numpy().min() + TOLERANCE
+        edge = (scores[theirs] <= last) & (found.scores.numpy()[ours] <= last)
+        lost = (cost[theirs, ours] > TOLERANCE) & ~edge
+        if lost.any():
+            place = int(ours[lost][0])
+            raise UserError(
+                f"detection {place} of the checkpoint (class {int(found.labels[place])}, score "
+                f"{float(found.scores[place]):.4f}) has no counterpart."
+            )
+        kept = ~edge | (cost[theirs, ours] <= TOLERANCE)
+        pairs = theirs[kept], ours[kept]
+        told = {"boxes": of_boxes[pairs].max(initial=0), "scores": of_scores[pairs].max(initial=0)}
+        if isinstance(expected.masks, Tensor):
+            rows = expected.logits.shape[2]
+            order = expected.logits[row].sigmoid().flatten().sort(descending=True, stable=True).indices
+            masks = expected.masks[row, order[:limit][pairs[1]] // rows]
+            told["masks"] = np.abs(_sigmoid(outputs["masks"][row][pairs[0]]) - masks.sigmoid().numpy()).max(initial=0)
+        worst = {name: float(np.maximum(worst.get(name, 0.0), value)) for name, value in told.items()}
+    return worst
+
+
+def _bare(output: DetectorOutput) -> DetectorOutput:
+    return DetectorOutput(output.logits, output.boxes)
+
+
+def _sigmoid(logits: Array) -> Array:
+    return torch.from_numpy(logits).sigmoid().numpy()
+
+
+def _require_close(found: Differences) -> None:
+    for name in ("boxes", "scores", "masks"):
+        value = getattr(found, name)
+        if value is not None and not value <= TOLERANCE:
+            raise UserError(f"{name} differ by {value:.2g} from those of the checkpoint, more than {TOLERANCE:g}.")
+
+
+def compare_batches(session: Session, images: str, resolution: int, picture: Image.Image) -> float:
+    """The largest difference between what three pictures give together and alone, relative to the largest number.
+
+    For precisions that are not compared with the checkpoint query by query.
+
+    Raises:
+        UserError: it is larger than TOLERANCE.
+    """
+    alike = _alike(picture)
+    together = session.run({session.inputs[0]: as_input(alike, images, resolution)})
+    worst = 0.0
+    for row, one in enumerate(alike):
+        alone = session.run({session.inputs[0]: as_input([one], images, resolution)})
+        for name, value in alone.items():
+            difference = np.abs(value[0].astype(np.float64) - together[name][row]).max()
+            worst = float(np.maximum(worst, difference / max(1.0, float(np.abs(value).max()))))
+    if not worst <= TOLERANCE:
+        raise UserError(f"images in a batch differ by {worst:.2g} from the same images alone, more than {TOLERANCE:g}.")
+    return worst
+
+
+def _alike(picture: Image.Image) -> list[Image.Image]:
+    """Three pictures of one size."""
+    return [picture, ImageOps.mirror(picture), ImageOps.invert(picture)]
