@@ -42,9 +42,9 @@ class ExportSource(Fields):
 
 
 class Export(Fields):
-    """output/export.json."""
+    """output/export.json; without a source where no format was asked for."""
 
-    source: ExportSource
+    source: ExportSource | None = None
     files: dict[Name, ExportedFile]
 
 
@@ -91,29 +91,44 @@ def limits(exported: Exported, found: str | None, path: Path) -> Iterator[str]:
 
 def contradictions(exported: Exported, runs: Sequence[dict[str, Any]] = ()) -> Iterator[str]:
     """What an exported file says that is not so; runs: the records of its source's weights."""
-    told, source = exported.description, exported.checkpoint
     if not is_derived(exported) and exported.changed_constants:
         changed = listed(exported.changed_constants)
         yield f"its graph is the exported one, and these constants of it are not, so they were changed: {changed}"
-    if told.variant != source.model_name:
-        yield f"it says to be of {told.variant}, and that its source is of {source.model_name}"
-    if not _same_classes(told.class_names, source.args.get("class_names")):
-        yield "its class names are not those of its source: a detection may be given another name"
-    resolution = source.model_config.get("resolution", told.resolution)
-    if told.resolution != resolution:
-        yield f"it says to take {told.resolution} pixels, and that its source takes {resolution}"
-    if told.record is not None and runs and all(told.record not in record_names(one) for one in runs):
-        yield f"the record that it names, {told.record}, is not one of its source's weights"
+    for what, expected, found in claims(exported, runs):
+        if expected != found:
+            yield f"it says otherwise of its {what} than its source: {found}, not {expected}"
 
 
-def _same_classes(told: list[str], names: Any) -> bool:
-    """Whether class names are those in the source's params, as `checkpoint.loading.class_names_of` reads them."""
+def claims(exported: Exported, runs: Sequence[dict[str, Any]] = ()) -> Iterator[tuple[str, Any, Any]]:
+    """What a description repeats of its source: the name of each fact, as the source has it, and as it is told."""
+    from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+    told, source = exported.description, exported.checkpoint
+    yield "variant", source.model_name, told.variant
+    yield "class names", _class_names(told.class_names, source.args.get("class_names")), told.class_names
+    yield "resolution", source.model_config.get("resolution", told.resolution), told.resolution
+    yield "mean", list(IMAGENET_MEAN), told.mean
+    yield "deviation", list(IMAGENET_STD), told.std
+    if told.record is not None and runs:
+        names = [name for one in runs for name in record_names(one)]
+        yield "record", told.record if told.record in names else names[0], told.record
+
+
+def _class_names(told: list[str], names: Any) -> list[str]:
+    """The class names of a source with these in its params, as `checkpoint.loading.class_names_of` reads them."""
     from rfdetr_core.checkpoint.loading import COCO_NAMES
 
+    if names and list(names) != list(filter(None, COCO_NAMES)):
+        return list(names)
     by_id = [name or str(label) for label, name in enumerate(COCO_NAMES)]
-    if not names or list(names) == list(filter(None, COCO_NAMES)):
-        return told in (by_id, list(names or ()), [str(label) for label in range(len(told))])
-    return told == list(names)
+    numbers = [str(label) for label in range(len(told))]
+    return next((one for one in (by_id, list(names or ())) if one == told), numbers)
+
+
+def plain_description(exported: Exported) -> dict[str, Any]:
+    """What a file says of itself as plain values, without what the lineage says as well, and without digests of each
+    constant."""
+    return exported.description.model_dump(mode="json", exclude={"checkpoint", "constants"})
 
 
 def exported_lines(exported: Exported) -> list[str]:

@@ -7,7 +7,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.exported import exported_lines
+from rfdetr_core.audit.exported import exported_lines, plain_description
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit
 from rfdetr_core.audit.images import digest_of, published
 from rfdetr_core.audit.metadata import Selection
@@ -99,7 +99,7 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
         "tensors": traced.tensors,
         "found_by": traced.found_by,
         "path": traced.path,
-        "exported": _described(traced),
+        "exported": plain_description(traced.exported) if traced.exported else None,
         "notes": traced.notes,
         "chain": [
             {"stage": one.stage, "commit": _commit(one.commit), "deps": one.entry.deps, "params": one.entry.params}
@@ -114,13 +114,6 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
         "evaluations": evaluations_of(traced, archive),
         "trained_from_it": list(traced.children),
     }
-
-
-def _described(traced: Trace) -> dict[str, Any] | None:
-    """What an exported file says of itself, without what the lineage says as well."""
-    if traced.exported is None:
-        return None
-    return traced.exported.description.model_dump(mode="json", exclude={"checkpoint", "constants"})
 
 
 def told(path: Path, traced: Trace, archive: Archive) -> list[str]:

@@ -14,9 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.audit.exported import SUFFIXES as EXPORTED
+from rfdetr_core.audit.exported import contradictions, is_derived, plain_description
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import flattened
+from rfdetr_core.checkpoint.exported import Exported, read_exported
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.lineage.compose import description_digest
 from rfdetr_core.verification.report import Report
@@ -51,22 +54,27 @@ def attest(file: Path, output: Path | None = None, key: Path | None = None) -> l
 
 
 def statement_of(file: Path) -> dict[str, Any]:
-    """The statement: subject = the file; materials = manifests, annotations, code, params, weights, environment lock.
+    """The statement: subject = the file; materials = manifests, annotations, code, params, weights, environment lock;
+    of an exported file also the checkpoint that it was made of, and what was measured of it.
 
     Raises:
         UserError: no model file, without lineage, or with that of another model.
     """
-    checkpoint = read_checkpoint(file)
+    exported = read_exported(file) if file.suffix in EXPORTED else None
+    checkpoint = exported.checkpoint if exported else read_checkpoint(file)
+    tensors = exported.description.tensors if exported else tensor_digest(checkpoint.weights)
     lineage = checkpoint.lineage
     if lineage is None:
         raise UserError(f"{file} carries no lineage. Attest the stripped model: output/checkpoint_best_total.pth")
-    own = (checkpoint.model_name, description_digest(checkpoint), tensor_digest(checkpoint.weights))
+    own = (checkpoint.model_name, description_digest(checkpoint), tensors)
     if own != tuple(lineage.get(key) for key in ("variant", "description", "tensors")) or checkpoint.unknown:
         raise UserError(f"{file} is not what its lineage says. What differs: python -m rfdetr_core verify {file}")
+    if exported and (is_derived(exported) or [*contradictions(exported)]):
+        raise UserError(f"{file} is not what was exported. What differs: python -m rfdetr_core verify {file}")
     training = lineage["training"]
     return {
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": file.name, "digest": {"sha256": files.sha256_file(file)}}],
+        "subject": [{"name": one.name, "digest": {"sha256": files.sha256_file(one)}} for one in _parts(file)],
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
@@ -75,8 +83,9 @@ def statement_of(file: Path) -> dict[str, Any]:
                 "internalParameters": {
                     **{key: training[key] for key in ("packages", "machine", "counts")},
                     "selection": lineage["selection"],
+                    **({"export": plain_description(exported)} if exported else {}),
                 },
-                "resolvedDependencies": list(_materials(lineage)),
+                "resolvedDependencies": [*_materials(lineage), *(_source(exported) if exported else ())],
             },
             "runDetails": {
                 "builder": {"id": "urn:rfdetr-dvc:dvc-repro"},
@@ -84,6 +93,15 @@ def statement_of(file: Path) -> dict[str, Any]:
             },
         },
     }
+
+
+def _parts(file: Path) -> list[Path]:
+    """The files that a model is: an OpenVINO model is two."""
+    return [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+
+
+def _source(exported: Exported) -> Iterator[dict[str, Any]]:
+    yield {"name": "checkpoint", "digest": {"sha256": exported.description.source}}
 
 
 def check_attestation(report: Report, file: Path, key: Path | None) -> None:
@@ -96,10 +114,11 @@ def check_attestation(report: Report, file: Path, key: Path | None) -> None:
         if key is not None:
             report.wrong(str(path), "a statement", None, "--key")
         return
-    if not file.is_file():
+    gone = next((part for part in _parts(file) if not part.is_file()), None)
+    if gone is not None:
         if key is not None:
-            report.wrong(str(file), "the file that was signed", None, "--key")
-        report.skip(str(path), "gone: the model is not here")
+            report.wrong(str(gone), "the file that was signed", None, "--key")
+        report.skip(str(path), f"gone: {'the model' if gone == file else gone} is not here")
         return
     try:
         told, again = files.read_json(path), statement_of(file)
@@ -175,11 +194,13 @@ def _staged(file: Path, statement: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         folder.mkdir()
-        for source, name in ((file.resolve(), "checkpoint"), (statement.resolve(), "statement.json")):
+        names = ("checkpoint", "constants")
+        parts = [*zip(_parts(file), names, strict=False), (statement, "statement.json")]
+        for source, name in parts:
             try:
-                os.link(source, folder / name)
+                os.link(source.resolve(), folder / name)
             except OSError:
-                shutil.copyfile(source, folder / name)
+                shutil.copyfile(source.resolve(), folder / name)
         yield folder
 
 

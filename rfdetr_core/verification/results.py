@@ -43,7 +43,7 @@ def check_project(report: Report, contents: Contents, pipeline: Pipeline, record
     selection = None
     total = _read(report, contents.root / MODEL, MODEL)
     lineage = None
-    if total is not None and _check_own(report, total, MODEL, record):
+    if total is not None and check_own(report, total, tensor_digest(total.weights), MODEL, record):
         lineage = total.lineage or {}
         training, selection = lineage.get("training"), lineage.get("selection") or {}
         check_lineage(report, contents, pipeline, lineage, f"lineage of {MODEL}")
@@ -69,7 +69,29 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
     checkpoint = _read(report, path, str(path))
     if checkpoint is None:
         return
-    sha256, md5, tensors = files.sha256_file(path), files.md5_file(path), tensor_digest(checkpoint.weights)
+    tensors = tensor_digest(checkpoint.weights)
+    runs = check_making(report, path, checkpoint, tensors, archive)
+    if runs is None:
+        return
+    md5 = files.md5_file(path)
+    if archive.introduced(md5):
+        report.checked += 1
+    elif not runs:
+        _check_unknown(report, path, checkpoint, tensors, archive.history)
+    elif all(one["file"]["md5"] != md5 for one in runs):
+        report.note(f"{path} was saved again: its weights are recorded, its bytes are others")
+    else:
+        report.skip(f"{LOCK} with {path}", "not committed: no commit here has it")
+
+
+def check_making(
+    report: Report, path: Path, checkpoint: Checkpoint, tensors: str, archive: Archive
+) -> list[dict[str, Any]] | None:
+    """What a file with these weights says of their making, against records and manifests; tensors: their digest.
+
+    Returns the records of these weights. None: the file says nothing, and there are none.
+    """
+    sha256 = files.sha256_file(path)
     runs = archive.runs_of(sha256, tensors, checkpoint)
     if not runs:
         here = Archive(History(archive.history.root, working_tree=True))
@@ -85,39 +107,33 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
             report.wrong(
                 f"lineage of {path}", f"that of one of {', '.join(map(title_of, said))}", "another", "records/"
             )
-        _check_own(report, checkpoint, str(path), said[0] if len(said) == 1 else None)
+        check_own(report, checkpoint, tensors, str(path), said[0] if len(said) == 1 else None)
     elif runs and (checkpoint.args or checkpoint.model_config or checkpoint.model_name):
         _check_description(report, checkpoint, str(path), runs[0]["lineage"])
     origins = [checkpoint.origin] if checkpoint.origin else [one["lineage"]["training"] for one in runs]
     if not origins:
         report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
-        return
+        return None
     for origin in origins:
         check_past(report, archive.history, origin, f"lineage of {path}")
-    if archive.introduced(md5):
-        report.checked += 1
-    elif not runs:
-        _check_unknown(report, path, checkpoint, archive.history)
-    elif all(one["file"]["md5"] != md5 for one in runs):
-        report.note(f"{path} was saved again: its weights are recorded, its bytes are others")
-    else:
-        report.skip(f"{LOCK} with {path}", "not committed: no commit here has it")
+    return runs
 
 
-def _check_unknown(report: Report, path: Path, checkpoint: Checkpoint, history: History) -> None:
+def _check_unknown(report: Report, path: Path, checkpoint: Checkpoint, tensors: str, history: History) -> None:
     """Weights that no record and no dvc.lock has: whoever made them, it was not this project."""
     name = f"weights of {path}"
     if {"run", "optimizer_states"} <= {*checkpoint.others}:
         report.skip(name, "the file is a state to resume from, and of these neither records nor dvc.lock have any")
-    elif history.shallow:
+    else:
+        check_unrecorded(report, name, tensors, history)
+
+
+def check_unrecorded(report: Report, name: str, tensors: str, history: History) -> None:
+    """Weights that no record has, in a file that nothing else vouches for."""
+    if history.shallow:
         report.skip(name, "this clone is shallow: git fetch --unshallow")
     else:
-        report.wrong(
-            name,
-            "weights that this history has in a record or dvc.lock",
-            tensor_digest(checkpoint.weights),
-            "records/, dvc.lock",
-        )
+        report.wrong(name, "weights that this history has in a record or dvc.lock", tensors, "records/, dvc.lock")
 
 
 def _read(report: Report, path: Path, name: str) -> Checkpoint | None:
@@ -131,13 +147,15 @@ def _read(report: Report, path: Path, name: str) -> Checkpoint | None:
         return None
 
 
-def _check_own(report: Report, checkpoint: Checkpoint, name: str, record: Mapping[str, Any] | None) -> bool:
-    """What a file says of itself, and its record; whether it has a lineage."""
+def check_own(
+    report: Report, checkpoint: Checkpoint, tensors: str, name: str, record: Mapping[str, Any] | None
+) -> bool:
+    """What a file says of itself, and its record; tensors: the digest of its weights. Whether it has a lineage."""
     lineage = checkpoint.lineage
     if lineage is None:
         report.wrong(f"lineage of {name}", "an entry", None, "strip writes one")
         return False
-    report.equal(f"weights of {name}", lineage.get("tensors"), tensor_digest(checkpoint.weights), "its lineage")
+    report.equal(f"weights of {name}", lineage.get("tensors"), tensors, "its lineage")
     report.equal(f"variant of {name}", lineage.get("variant"), checkpoint.model_name, "its lineage")
     _check_description(report, checkpoint, name, lineage)
     winner = (lineage.get("selection") or {}).get("winner")

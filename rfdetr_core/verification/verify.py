@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import EVALUATION, MODEL, History
+from rfdetr_core.audit.exported import SUFFIXES
+from rfdetr_core.audit.history import EVALUATION, EXPORT, MODEL, History
 from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT, Code, exact_digests
 from rfdetr_core.base.errors import UserError
@@ -53,6 +54,7 @@ def verify(root: Path, file: Path | None = None) -> Report:
         UserError: no project, no dvc.lock, or no such file.
     """
     from rfdetr_core.audit.trace import Archive
+    from rfdetr_core.verification.exported import check_exported_file, check_exports
     from rfdetr_core.verification.results import METRICS, check_file, check_metrics, check_project, identity_of
 
     report = Report()
@@ -61,7 +63,8 @@ def verify(root: Path, file: Path | None = None) -> Report:
             what = "is no file" if file.exists() else "does not exist"
             raise UserError(f"{file} {what}. Give a model file.")
         with report.reading(f"lineage of {file}"):
-            check_file(report, file, Archive(History(root)))
+            check = check_exported_file if file.suffix in SUFFIXES else check_file
+            check(report, file, Archive(History(root)))
         return report
     contents, pipeline, data = _check_git(report, root, only_git=False)
     with report.reading(LOCK):
@@ -81,6 +84,8 @@ def verify(root: Path, file: Path | None = None) -> Report:
         check_evaluation(report, contents, pipeline, model or _recorded(record))
     with report.reading(METRICS):
         check_metrics(report, contents, pipeline)
+    with report.reading(EXPORT):
+        check_exports(report, contents, model, record)
     return report
 
 

@@ -133,13 +133,13 @@ def other_record(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (swapped, "class names are not those of its source"),
+        (swapped, "it says otherwise of its class names than its source"),
         (other_weights, "the weights are not those that its lineage speaks of"),
         (other_rate, "the file itself says otherwise of training.params.train.lr"),
         (other_classes, "classes or configuration in the file are not those that its lineage speaks of"),
-        (other_variant, "it says to be of RFDETRLarge"),
-        (other_size, "it says to take 64 pixels, and that its source takes 32"),
-        (other_record, "the record that it names, 1.json"),
+        (other_variant, "it says otherwise of its variant than its source: RFDETRLarge, not TinyDetector"),
+        (other_size, "it says otherwise of its resolution than its source: 64, not 32"),
+        (other_record, "it says otherwise of its record than its source: 1.json"),
     ],
 )
 def test_a_changed_description_is_contradicted(

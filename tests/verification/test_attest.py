@@ -17,6 +17,7 @@ from rfdetr_core.cli import main
 from rfdetr_core.lineage.records import write_record
 from rfdetr_core.verification.attest import attest, check_attestation, statement_of
 from rfdetr_core.verification.report import Report
+from tests.audit.exported import export, flip_bit
 from tests.audit.repository import Repository
 from tests.verification.told import verify
 
@@ -197,3 +198,48 @@ def test_a_key_that_cannot_verify_is_no_mismatch_but_an_error(
         key.write_text(content)
     with pytest.raises(SystemExit, match=r"none\.pem is no public key"):
         main(["verify", str(model), "--key", str(key), "--repo", str(repository.folder)])
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+def test_an_exported_file_is_attested_with_its_source_and_what_was_measured(
+    repository: Repository, keys: tuple[Path, Path], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = export(repository, name)
+    repository.commit("Export")
+    source = repository.folder / "output" / "checkpoint_best_total.pth"
+    digest = files.sha256_file(source)
+    source.unlink()  # nothing is exported again
+    statement, signature = attest(path, key=keys[0])
+    told = files.read_json(statement)
+    parts = sorted(one.name for one in path.parent.iterdir() if one not in (statement, signature))
+    assert sorted(one["name"] for one in told["subject"]) == parts
+    assert [files.sha256_file(path.parent / one["name"]) for one in told["subject"]] == [
+        one["digest"]["sha256"] for one in told["subject"]
+    ]
+    assert materials_of(told)["checkpoint"] == {"sha256": digest}
+    assert told["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"] == {"boxes": 1e-6}
+    assert verify(capsys, repository, path, "--key", keys[1]) == []
+    told["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"]["boxes"] = 0
+    files.write_json(statement, told)
+    changed = f"predicate.buildDefinition.internalParameters.export.parity.boxes of {statement}"
+    assert verify(capsys, repository, path, "--key", keys[1]) == [changed, f"signature of {path}"]
+
+
+def test_a_signature_covers_the_constants_of_an_openvino_model(
+    repository: Repository, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = export(repository, "model.xml")
+    attest(path, key=keys[0])
+    weights = path.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes() + b"0")  # no constant has this byte
+    found = verify(capsys, repository, path, "--key", keys[1])
+    assert f"signature of {path}" in found
+    weights.unlink()
+    assert str(weights) in verify(capsys, repository, path, "--key", keys[1])
+
+
+def test_an_exported_file_that_is_not_as_it_was_exported_is_not_attested(repository: Repository) -> None:
+    (path,) = export(repository, "model.onnx")
+    flip_bit(path)
+    with pytest.raises(UserError, match="is not what was exported"):
+        attest(path)

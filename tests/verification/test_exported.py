@@ -1,0 +1,219 @@
+"""Exported files in `verify`: what was changed is named, and what cannot be compared is said."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import shape_inference
+
+from rfdetr_core.base import files
+from rfdetr_core.checkpoint.exported import Exported, onnx_constants, onnx_graph
+from rfdetr_core.checkpoint.loading import build_from_checkpoint
+from rfdetr_core.cli import main
+from rfdetr_core.export.graph import RawGraph
+from rfdetr_core.export.onnx_file import describe, to_onnx, versions
+from rfdetr_core.verification import exported as checks
+from rfdetr_core.verification.contents import Contents
+from rfdetr_core.verification.report import Report
+from tests.audit.exported import description_of, edit_onnx, export, flip_bit, write_onnx
+from tests.audit.repository import Repository
+from tests.verification.conftest import IMAGES
+from tests.verification.told import verify
+
+SOURCE = "output/checkpoint_best_total.pth"
+BIAS = "class_head.bias"
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A result with exported files, whose exporter is that of the tests: the real one takes 10 s."""
+    made = Repository(tmp_path / "clone")
+    made.train(1, IMAGES)
+    export(made, "model.onnx", "model.xml")
+    made.commit("Train")
+
+    def export_again(_: Exported, source: Path) -> onnx.ModelProto:
+        return onnx.load(write_onnx(source, tmp_path / "again.onnx"))
+
+    monkeypatch.setattr(checks, "_export_again", export_again)
+    return made
+
+
+@pytest.fixture
+def exported(repository: Repository, tmp_path: Path) -> Path:
+    """The .onnx file, away from the project and under another name."""
+    return Path(shutil.copy(repository.folder / "output/export/model.onnx", tmp_path / "mine.onnx"))
+
+
+def text_of(capsys: pytest.CaptureFixture[str], repository: Repository, path: Path) -> str:
+    capsys.readouterr()
+    with contextlib.suppress(SystemExit):
+        main(["verify", str(path), "--repo", str(repository.folder)])
+    return capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_real_file_is_what_exporting_its_source_gives_bit_by_bit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository(tmp_path / "clone")
+    model = repository.train(1, IMAGES)
+    repository.commit("Train")
+    loaded = build_from_checkpoint(model)
+    graph = to_onnx(RawGraph(loaded.detector, loaded.architecture), loaded.architecture, None)
+    described = description_of(model, onnx_constants(graph), onnx_graph(graph)) | {"packages": versions()}
+    path = tmp_path / "model.onnx"
+    path.write_bytes(describe(graph, described))
+    assert verify(capsys, repository, path) == []
+    name = next(one.name for one in graph.graph.initializer if one.name.endswith(".bias"))
+    flip_bit(path, name, described=True)
+    assert verify(capsys, repository, path) == [f"constant {name} of {path}"]
+
+
+def test_an_untouched_file_holds_and_all_of_it_is_compared(
+    repository: Repository, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert text_of(capsys, repository, exported).endswith(" 0 mismatches, 0 not checked\n")
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_a_changed_bit_is_named_also_where_its_digest_was_changed_with_it(
+    repository: Repository, exported: Path, described: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip_bit(exported, BIAS, described=described)
+    assert verify(capsys, repository, exported) == [f"constant {BIAS} of {exported}"]
+    source = "exported again from its source" if described else "its description, exported again from its source"
+    assert f"({source})" in text_of(capsys, repository, exported)
+
+
+def test_without_its_source_or_its_packages_a_file_is_not_compared_with_it(
+    repository: Repository, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_onnx(exported, lambda _, content: content["packages"].update(onnx="0.1", openvino="1"))
+    assert verify(capsys, repository, exported) == []
+    assert f"other packages are installed: onnx {onnx.__version__}, not 0.1" in text_of(capsys, repository, exported)
+    (repository.folder / SOURCE).unlink()
+    text = text_of(capsys, repository, exported)
+    assert "neither output/checkpoint_best_total.pth nor DVC's cache has its source" in text
+    assert f"not checked: bytes of {exported} (no output/export.json of this history has them)" in text
+
+
+def test_the_source_is_found_in_the_cache_when_another_model_was_trained(
+    repository: Repository, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (repository.folder / SOURCE).read_bytes()
+    md5 = files.md5_bytes(content)
+    repository.train(2, IMAGES)
+    flip_bit(exported, BIAS, described=True)
+    assert verify(capsys, repository, exported) == []
+    files.write_bytes(repository.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:], content)
+    assert verify(capsys, repository, exported) == [f"constant {BIAS} of {exported}"]
+
+
+def test_another_graph_with_a_description_of_it_is_not_what_exporting_gives(
+    repository: Repository, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rename(model: onnx.ModelProto, content: dict[str, Any]) -> None:
+        model.graph.node[0].name = "other"
+        content["graph"] = onnx_graph(model)
+
+    edit_onnx(exported, rename)
+    assert verify(capsys, repository, exported) == [f"graph of {exported}"]
+
+
+def test_a_file_that_git_knows_may_be_of_other_code(
+    repository: Repository, exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def otherwise(_: Exported, source: Path) -> onnx.ModelProto:
+        return shape_inference.infer_shapes(onnx.load(exported))
+
+    monkeypatch.setattr(checks, "_export_again", otherwise)
+    assert verify(capsys, repository, exported) == []
+    assert "the code of this project exports another graph now" in text_of(capsys, repository, exported)
+
+
+def test_a_derived_file_is_said_to_be_so(
+    repository: Repository, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(shape_inference.infer_shapes(onnx.load(exported)), exported)
+    assert verify(capsys, repository, exported) == [f"graph of {exported}"]
+    assert f"note: {exported} is derived: its graph is not the exported one" in text_of(capsys, repository, exported)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("class_names", ["class 1", "class 0", "class 2"], ["class names"]),
+        ("tensors", "0" * 64, ["weights"]),
+        ("variant", "RFDETRLarge", ["variant"]),
+        ("mean", [0.5, 0.5, 0.5], ["mean"]),
+        ("record", "1.json", ["record"]),
+    ],
+)
+def test_a_changed_description_does_not_hold(
+    repository: Repository, exported: Path, key: str, value: Any, what: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_onnx(exported, lambda _, content: content.update({key: value}))
+    assert {*verify(capsys, repository, exported)} == {f"{one} of {exported}" for one in what}
+
+
+def test_openvino_files_are_two(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    path = repository.folder / "output/export/model.xml"
+    assert verify(capsys, repository, path) == []
+    data = path.with_suffix(".bin").read_bytes()
+    path.with_suffix(".bin").write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    (name,) = verify(capsys, repository, path)
+    assert name.startswith("constant ")
+    path.with_suffix(".bin").write_bytes(data[:-1])
+    assert verify(capsys, repository, path) == [str(path)]
+    path.with_suffix(".bin").unlink()
+    assert verify(capsys, repository, path) == [str(path)]
+
+
+def leave(path: Path) -> None:
+    pass
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def add_another(path: Path) -> None:
+    shutil.copy(path, path.with_name("more.onnx"))
+
+
+def change_a_bit(path: Path) -> None:
+    flip_bit(path, BIAS)
+
+
+def speak_of_other_weights(path: Path) -> None:
+    content = files.read_json(path.parents[1] / "export.json")
+    content["source"]["tensors"] = "0" * 64
+    files.write_json(path.parents[1] / "export.json", content)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong", "gone"),
+    [
+        (leave, [], []),
+        (remove, [], ["output/export/model.onnx"]),
+        (add_another, ["output/export/more.onnx"], []),
+        (change_a_bit, [f"{key} of output/export/model.onnx" for key in ("sha256", "md5", f"constant {BIAS}")], []),
+        (speak_of_other_weights, [f"weights of output/export/model.{one}" for one in ("onnx", "xml")], []),
+    ],
+)
+def test_the_files_of_a_project_are_compared_with_export_json(
+    repository: Repository, change: Callable[[Path], None], wrong: list[str], gone: list[str]
+) -> None:
+    change(repository.folder / "output/export/model.onnx")
+    (repository.folder / "dvc.yaml").write_text("stages: {}\n")
+    report = Report()
+    checks.check_exports(report, Contents(repository.folder), None, None)
+    assert [what for what, _, _ in report.mismatches] == wrong
+    assert [*report.unchecked] == gone
