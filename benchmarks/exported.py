@@ -1,6 +1,6 @@
 """Exported files, checkpoints and upstream, side by side, with random weights.
 
-    python -W ignore -m benchmarks.exported [--variants nano pico] [--batch 1 8] [--threads 2] [--seconds 5] [--output FILE.json]
+    python -W ignore -m benchmarks.exported [--variants nano pico] [--batch 1 8] [--threads 2] [--seconds 5]
 
 The figures are those of `python -m rfdetr_core benchmark`, measured by its code, all in one process and in turns:
 upstream's predict() and its optimised model, our checkpoint, and the files that the stage export makes of it. Pico has
