@@ -1,11 +1,14 @@
-"""The commands that run or keep a model file: predict, suspects, compare, evaluate, promote."""
+"""The commands that run or keep a model file: predict, suspects, compare, evaluate, benchmark, promote."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from rfdetr_core.base import files
+from rfdetr_core.base.printing import say
+from rfdetr_core.commands.output import print_answer
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -43,6 +46,31 @@ def evaluate(options: argparse.Namespace) -> None:
     refuse_outs(options.out, "--out reports/evaluate-files")
     for line in evaluate_file(options.model, options.split, options.out, options.device):
         print(line)
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    """Print the figures of model files; write them to a file, and to MLflow, if asked."""
+    from rfdetr_core.inference.benchmark import benchmark
+    from rfdetr_core.verification.lock import refuse_outs
+
+    if options.output:
+        refuse_outs(options.output, "--output benchmark.json")
+    measured = benchmark(
+        options.files,
+        batches=options.batch,
+        precisions=options.precision,
+        images=options.images,
+        threads=options.threads,
+        seconds=options.seconds,
+        device=options.device,
+    )
+    print_answer(measured.plain() if options.json else measured.text().split("\n"))
+    if options.output:
+        files.write_json(options.output, measured.plain())
+    if options.mlflow:
+        from rfdetr_core.observers.publishing import publish_benchmark
+
+        say(publish_benchmark(options.files, measured.plain(), measured.text()), file=sys.stderr)
 
 
 def promote(options: argparse.Namespace) -> None:

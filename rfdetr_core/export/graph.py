@@ -13,6 +13,8 @@ from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 
+# The output that an opened copy of a file has in addition: the tokens (B, Q) that became queries.
+CHOSEN = "chosen"
 _HALF = 2**11  # half of the 22 bits of Pillow's shares
 RESIZE = "Pillow's bilinear, antialiased, to a square, rounded to 8 bits after each pass: across, then down"
 
@@ -45,24 +47,33 @@ class CompleteGraph(nn.Module):
 
     images: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; RGB. Outputs: boxes (B, Q, 4) xyxy in pixels, cut
     at the image's border; scores (B, Q), the highest first; classes (B, Q) int64 indexes of the class table; of a
-    segmenter masks (B, Q, h, w): logits, to be resized to the image and cut at zero.
+    segmenter masks (B, Q, h, w): logits, to be resized to the image and cut at zero. branches: see `resize_as_pillow`.
     """
 
     inputs = ("images",)
 
-    def __init__(self, detector: Detector, architecture: Architecture, images: Literal["uint8", "float"]) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        architecture: Architecture,
+        images: Literal["uint8", "float"],
+        *,
+        branches: bool = True,
+    ) -> None:
         super().__init__()
+        self.branches = branches
         self.raw = RawGraph(detector, architecture)
         self.resolution, self.queries, self.kind = architecture.resolution, architecture.queries, images
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None])
+        self.mean, self.std = (
+            nn.Buffer(torch.tensor(values)[:, None, None]) for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
         self.outputs = ("boxes", "scores", "classes", "masks")[: 3 + architecture.segmentation]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The tensors that `outputs` names."""
         pixels = images.permute(0, 3, 1, 2).float() if self.kind == "uint8" else (images * 255).round()
         height, width = pixels.shape[2], pixels.shape[3]
-        squares = resize_as_pillow(pixels, self.resolution)
+        squares = resize_as_pillow(pixels, self.resolution, branches=self.branches)
         boxes, logits, *masks = self.raw((squares / 255 - self.mean) / self.std)
         rows = logits.shape[2]
         scores, order = logits.sigmoid().flatten(1).topk(self.queries, dim=1)
@@ -76,22 +87,26 @@ class CompleteGraph(nn.Module):
         return *found, masks[0].gather(1, places)
 
 
-def resize_as_pillow(pixels: Tensor, side: int) -> Tensor:
+def resize_as_pillow(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
     """Resize images (B, C, H, W) of whole numbers from 0 to 255 to (B, C, side, side): the bits of Pillow's BILINEAR.
 
     As products of matrices, which every runtime has; few have an antialiased resize. Pillow (Resample.c) sums shares of
     22 bits as integers, and rounds to 8 bits after each of two passes. Here each share is two numbers of 11 bits, and
-    all sums are whole numbers that float32 holds exactly, for reductions to as little as a sixteenth.
+    all sums are whole numbers that float32 holds exactly, for reductions to as little as a sixteenth. Which pass is the
+    first depends on the size of the image; branches: compute this order alone, else both.
     """
     height, width = (torch.scalar_tensor(length, dtype=torch.int64) for length in pixels.shape[2:])
     # As Pillow 13 chooses; earlier versions always begin with the rows.
     columns_first = (height > side) & (height - side > 2 * (width - side))
-    return torch.cond(  # type: ignore[no-any-return]
-        columns_first,
-        lambda one: _resize_rows(_resize_columns(one, side), side),
-        lambda one: _resize_columns(_resize_rows(one, side), side),
-        (pixels,),
-    )
+    if branches:
+        return torch.cond(  # type: ignore[no-any-return]
+            columns_first,
+            lambda one: _resize_rows(_resize_columns(one, side), side),
+            lambda one: _resize_columns(_resize_rows(one, side), side),
+            (pixels,),
+        )
+    rows_last = _resize_rows(_resize_columns(pixels, side), side)
+    return torch.where(columns_first, rows_last, _resize_columns(_resize_rows(pixels, side), side))
 
 
 def _resize_rows(pixels: Tensor, side: int) -> Tensor:

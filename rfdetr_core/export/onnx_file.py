@@ -11,14 +11,17 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.checkpoint.exported import ONNX_EXTRA, PREFIX, description_texts
-from rfdetr_core.export.graph import CompleteGraph, RawGraph
+from rfdetr_core.checkpoint.exported import ONNX_EXTRA, PREFIX, description_texts, onnx_constants, onnx_graph
+from rfdetr_core.export.graph import CHOSEN, CompleteGraph, RawGraph
 from rfdetr_core.model.config import Architecture
 
 OPSET = 18  # the first that the exporter writes, and in it all that is needed
@@ -53,7 +56,7 @@ def to_onnx(graph: RawGraph | CompleteGraph, architecture: Architecture, batch_s
     free |= {} if batch_size else {0: "batch"}
     sizes = {axis: torch.export.Dim(name) for axis, name in sorted(free.items())}
     torch.compiler.reset()  # what an earlier trace left would change the names and the order of nodes
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             graph.eval(),
             (example,),
@@ -92,18 +95,44 @@ def encoder_products(model: Any) -> list[str]:
     return [node.name for node in products if node.output[0] in added]
 
 
-def describe(model: Any, description: Mapping[str, Any]) -> bytes:
-    """The file of a model that carries a description."""
-    described = type(model)()
-    described.CopyFrom(model)
-    del described.metadata_props[:]
-    for key, text in description_texts(description).items():
-        described.metadata_props.add(key=f"{PREFIX}{key}", value=text)
-    content: bytes = described.SerializeToString(deterministic=True)
-    return content
+@dataclass(frozen=True)
+class OnnxDraft:
+    """An ONNX model on its way to a file. packages: what made it."""
+
+    name: str
+    model: Any
+    packages: tuple[str, ...] = PACKAGES
+
+    def digests(self) -> dict[str, Any]:
+        """The constants and the graph, as a description has them."""
+        return {"constants": onnx_constants(self.model), "graph": onnx_graph(self.model)}
+
+    def write(self, folder: Path, description: Mapping[str, Any]) -> list[Path]:
+        """Write the file, with its description, into a folder."""
+        described = type(self.model)()
+        described.CopyFrom(self.model)
+        for key, text in description_texts(description).items():
+            described.metadata_props.add(key=f"{PREFIX}{key}", value=text)
+        return [_write(described, folder / self.name)]
+
+    def write_opened(self, folder: Path) -> Path:
+        """Write a copy that also gives away the tokens it chose."""
+        import onnx
+
+        copy = type(self.model)()
+        copy.CopyFrom(self.model)
+        chosen = next(node.output[1] for node in copy.graph.node if node.op_type == "TopK")
+        copy.graph.node.add(op_type="Identity", input=[chosen], output=[CHOSEN])
+        copy.graph.output.append(onnx.helper.make_tensor_value_info(CHOSEN, onnx.TensorProto.INT64, None))
+        return _write(copy, folder / "opened.onnx")
 
 
-def versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+def _write(model: Any, path: Path) -> Path:
+    files.write_bytes(path, model.SerializeToString(deterministic=True))
+    return path
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
     """The installed versions of packages."""
     return {name: metadata.version(name) for name in names}
 
@@ -122,9 +151,9 @@ def _strip(graph: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints its steps, warns of its own code, and logs what it leaves out."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+def quiet() -> Iterator[None]:
+    """Silence exporters: they print their steps, warn of their own code, and log advice for it."""
+    loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -6,14 +6,23 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.checkpoint.exported import OPENVINO_EXTRA, description_texts
+from rfdetr_core.checkpoint.exported import (
+    OPENVINO_EXTRA,
+    description_texts,
+    openvino_constants,
+    openvino_graph,
+)
+from rfdetr_core.export import onnx_file
+from rfdetr_core.export.graph import CHOSEN
 
-PACKAGES = ("openvino",)
+PACKAGES = (*onnx_file.PACKAGES, "openvino")
 _COUNTED = re.compile(r'(?<=\s)name="([A-Z][A-Za-z0-9]*)_\d+"(?= type=)')
 
 
@@ -30,22 +39,46 @@ def to_openvino(model: Any) -> Any:
         return openvino.convert_model(path)
 
 
-def describe(model: Any, description: Mapping[str, Any], folder: Path, name: str) -> None:
-    """Write the two files of a model that carries a description: float32 stays float32."""
-    described = model.clone()
-    for key, text in description_texts(description).items():
-        described.set_rt_info(text, ["rfdetr", key])
-    write(described, folder, name)
+@dataclass(frozen=True)
+class OpenVinoDraft:
+    """An OpenVINO model on its way to two files, NAME.xml and NAME.bin."""
+
+    name: str
+    model: Any
+    packages: tuple[str, ...] = PACKAGES
+
+    def digests(self) -> dict[str, Any]:
+        """The constants and the graph, as a description has them."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = _write(self.model, Path(folder) / "model.xml")
+            root = ElementTree.parse(path).getroot()
+            return {"constants": openvino_constants(root, path), "graph": openvino_graph(root)}
+
+    def write(self, folder: Path, description: Mapping[str, Any]) -> list[Path]:
+        """Write the files, the first of them with the description, into a folder."""
+        described = self.model.clone()
+        for key, text in description_texts(description).items():
+            described.set_rt_info(text, ["rfdetr", key])
+        path = _write(described, folder / self.name)
+        return [path, path.with_suffix(".bin")]
+
+    def write_opened(self, folder: Path) -> Path:
+        """Write a copy that also gives away the tokens it chose."""
+        copy = self.model.clone()
+        first = next(one for one in copy.get_ordered_ops() if one.get_type_name() == "TopK")
+        copy.add_outputs([first.output(1)])[0].get_tensor().set_names({CHOSEN})
+        return _write(copy, folder / "opened.xml")
 
 
-def write(model: Any, folder: Path, name: str) -> None:
-    """Write the two files of a model, each whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        draft = Path(temporary) / f"{name}.xml"
+def _write(model: Any, path: Path) -> Path:
+    """Write both files whole, or neither. float32 stays float32."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as temporary:
+        draft = Path(temporary) / path.name
         _import().save_model(model, draft, compress_to_fp16=False)
-        draft.write_text(_numbered(files.read_text(draft)), "utf-8")
+        files.write_text(draft, _numbered(files.read_text(draft)))
         for suffix in (".bin", ".xml"):
-            draft.with_suffix(suffix).replace(folder / f"{name}{suffix}")
+            draft.with_suffix(suffix).replace(path.with_suffix(suffix))
+    return path
 
 
 def _import() -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.data.preprocess import normalise, pixels
+from rfdetr_core.export.graph import CHOSEN
 from rfdetr_core.inference.sessions import Session
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
@@ -24,7 +24,6 @@ from rfdetr_core.model.proposals import best_tokens
 from rfdetr_core.ops.structures import DetectorOutput
 
 TOLERANCE = 1e-4  # of boxes relative to the image, of scores, and of the probabilities of mask pixels
-CHOSEN = "chosen"  # the output that an opened copy of a file has in addition: the tokens that became queries
 BATCHES = (1, 3)
 Array = npt.NDArray[Any]
 
@@ -108,7 +107,7 @@ def _batches(pictures: Sequence[Image.Image], size: int | None) -> Iterator[list
     random = np.random.default_rng(0)
     noise = [Image.fromarray(random.integers(0, 256, (120, 200, 3), dtype=np.uint8)) for _ in range(3)]
     for start in (*pictures, noise[0]):
-        alike = [start, ImageOps.mirror(start), ImageOps.invert(start)] if start is not noise[0] else noise
+        alike = noise if start is noise[0] else _alike(start)
         if size is None:
             yield [start]
             yield alike
@@ -199,40 +198,27 @@ def _require_close(found: Differences) -> None:
             raise UserError(f"{name} differ by {value:.2g} from those of the checkpoint, more than {TOLERANCE:g}.")
 
 
-def compare_batches(session: Session, images: str, resolution: int, pictures: Sequence[Image.Image]) -> float:
-    """The largest difference between what pictures of one size give together and alone; of a file of any batch size.
+def compare_batches(session: Session, images: str, resolution: int, picture: Image.Image) -> float:
+    """The largest difference between what three pictures give together and alone, relative to the largest number.
 
     For precisions that are not compared with the checkpoint query by query.
+
+    Raises:
+        UserError: it is larger than TOLERANCE.
     """
-    together = session.run({session.inputs[0]: as_input(pictures, images, resolution)})
+    alike = _alike(picture)
+    together = session.run({session.inputs[0]: as_input(alike, images, resolution)})
     worst = 0.0
-    for row, picture in enumerate(pictures):
-        alone = session.run({session.inputs[0]: as_input([picture], images, resolution)})
+    for row, one in enumerate(alike):
+        alone = session.run({session.inputs[0]: as_input([one], images, resolution)})
         for name, value in alone.items():
-            worst = float(np.maximum(worst, np.abs(value[0].astype(np.float64) - together[name][row]).max()))
+            difference = np.abs(value[0].astype(np.float64) - together[name][row]).max()
+            worst = float(np.maximum(worst, difference / max(1.0, float(np.abs(value).max()))))
+    if not worst <= TOLERANCE:
+        raise UserError(f"images in a batch differ by {worst:.2g} from the same images alone, more than {TOLERANCE:g}.")
     return worst
 
 
-def opened_onnx(model: Any, folder: Path) -> Path:
-    """A copy of an ONNX model that also gives away the tokens it chose, in a folder."""
-    import onnx
-
-    copy = type(model)()
-    copy.CopyFrom(model)
-    (first,) = [node for node in copy.graph.node if node.op_type == "TopK"][:1]
-    copy.graph.node.add(op_type="Identity", input=[first.output[1]], output=[CHOSEN])
-    copy.graph.output.append(onnx.helper.make_tensor_value_info(CHOSEN, onnx.TensorProto.INT64, None))
-    path = folder / "opened.onnx"
-    path.write_bytes(copy.SerializeToString())
-    return path
-
-
-def opened_openvino(model: Any, folder: Path) -> Path:
-    """The same of an OpenVINO model."""
-    from rfdetr_core.export.openvino_file import write
-
-    copy = model.clone()
-    first = next(one for one in copy.get_ordered_ops() if one.get_type_name() == "TopK")
-    copy.add_outputs([first.output(1)])[0].get_tensor().set_names({CHOSEN})
-    write(copy, folder, "opened")
-    return folder / "opened.xml"
+def _alike(picture: Image.Image) -> list[Image.Image]:
+    """Three pictures of one size."""
+    return [picture, ImageOps.mirror(picture), ImageOps.invert(picture)]

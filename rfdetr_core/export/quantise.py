@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.exported import ONNX_EXTRA
-from rfdetr_core.export.onnx_file import encoder_products, import_exporter, strip
+from rfdetr_core.export.onnx_file import PACKAGES as ONNX_PACKAGES
+from rfdetr_core.export.onnx_file import encoder_products, import_exporter, quiet, strip
 
-PACKAGES = ("onnxruntime",)
+PACKAGES = (*ONNX_PACKAGES, "onnxruntime")
 METHOD = "onnxruntime's static quantisation: least and largest value, weights of 7 bits per channel, inputs of 8 bits"
 
 
@@ -38,7 +39,7 @@ def to_int8(model: Any, images: Iterator[npt.NDArray[Any]]) -> Any:
             batch = next(images, None)
             return None if batch is None else {model.graph.input[0].name: batch}
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, quiet():
         before, after = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
         before.write_bytes(model.SerializeToString(deterministic=True))
         quantization.quantize_static(

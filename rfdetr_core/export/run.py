@@ -1,18 +1,280 @@
-"""The stage export: files for other runtimes, each compared with the model it was made from."""
+"""The stage export: files for other runtimes, each compared with the checkpoint, and kept only if it is equal to it."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rfdetr_core.base import files
+import torch
+from PIL import Image
+
+from rfdetr_core.base import files, images
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import read_classes, read_manifest
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.export.config import ExportConfig
+from rfdetr_core.checkpoint.exported import VERSION, checkpoint_fields
+from rfdetr_core.checkpoint.files import Checkpoint, tensor_digest
+from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of
+from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_core.data.samples import Sample, read_samples
+from rfdetr_core.evaluation.evaluate import detect
+from rfdetr_core.evaluation.scoring import Scored
+from rfdetr_core.export import onnx_file, parity, quantise
+from rfdetr_core.export.config import FP32_DROP, OTHER_DROP, ExportConfig, Format
+from rfdetr_core.export.graph import RESIZE, CompleteGraph, RawGraph
+from rfdetr_core.export.onnx_file import OnnxDraft
+from rfdetr_core.export.openvino_file import OpenVinoDraft, to_openvino
+from rfdetr_core.inference.exported import ExportedPredictor
+from rfdetr_core.inference.predictor import BasePredictor
+from rfdetr_core.inference.sessions import open_session
+from rfdetr_core.lineage.records import RECORD, record_names
+from rfdetr_core.model.config import Architecture
+from rfdetr_core.model.detector import Detector
+
+COMPARED = 8  # pictures of valid that are compared query by query
+NAMES: Mapping[Format, str] = {"onnx": "model.onnx", "openvino": "model.xml", "onnx-int8": "model-int8.onnx"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint that is exported. record: the name of its record in records/, where it has one."""
+
+    sha256: str
+    tensors: str
+    checkpoint: Checkpoint
+    detector: Detector
+    architecture: Architecture
+    record: str | None = None
+
+    @classmethod
+    def read(cls, path: Path, record: Path | None = None) -> Source:
+        """Read a checkpoint. record: a record, which counts if it is of the same file.
+
+        Raises:
+            UserError: no checkpoint, or no record.
+        """
+        made, sha256 = build_from_checkpoint(path), files.sha256_file(path)
+        content = files.read_json(record) if record is not None and record.exists() else None
+        name = record_names(content)[0] if content is not None and content["file"]["sha256"] == sha256 else None
+        tensors = tensor_digest(made.detector.state_dict())
+        return cls(sha256, tensors, made.checkpoint, made.detector, made.architecture, name)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A split to score files on, and the numbers of the checkpoint on it, as metrics.json has them."""
+
+    split: str
+    dataset: Path
+    annotations: Mapping[str, Any]
+    samples: Sequence[Sample]
+    names: tuple[str, ...]
+    source: Mapping[str, Any]
+
+    def of(self, predictor: BasePredictor) -> dict[str, Any]:
+        """The numbers of a predictor."""
+        results = detect(predictor, self.dataset, self.samples, self.names)
+        segments = predictor.architecture.segmentation
+        return Scored.of(dict(self.annotations), results, segmentation=segments, threshold=None).numbers()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images that the ranges of int8 are measured on: SHA-256 by path, and how one of them is read."""
+
+    digests: Mapping[str, str]
+    read: Callable[[str], Image.Image]
 
 
 def export_stage(where: ProjectPaths, config: ExportConfig, output: Path) -> None:
-    """Write the files into `output`/export, and what was measured of them to `output`/export.json."""
+    """Write the files into `output`/export, and what was measured of them to `output`/export.json.
+
+    Raises:
+        UserError: an input is missing, a package is not installed, or a file differs from the checkpoint. Then there is
+            no file at all.
+    """
+    source = Source.read(output / "checkpoint_best_total.pth", output / RECORD.name)
+    reports = Path("reports/evaluate")
+    split = files.read_json(reports / "about.json")["split"]
+    names = tuple(entry.name for entry in read_classes(where.classes))
+    annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
+    scores = Scores(split, where.dataset, annotations, samples, names, files.read_json(reports / "metrics.json"))
+    pictures = [_read(where.dataset, one.path, one.sha256) for one in _spread(read_samples(*where.split("valid")))]
+    calibration = None
+    if "onnx-int8" in config.formats:
+        rows = sorted(read_manifest(where.split("train")[1]), key=lambda row: row.sha256)[: config.calibration_images]
+        digests = {row.path: row.sha256 for row in rows}
+        calibration = Calibration(digests, lambda path: _read(where.dataset, path, digests[path]))
     folder = output / "export"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    files.write_json(output / "export.json", {"files": {}})
+    with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as temporary:
+        draft = Path(temporary) / "export"
+        draft.mkdir()
+        made = export_files(source, config, draft, pictures=pictures, scores=scores, calibration=calibration)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+    about = {"sha256": source.sha256, "tensors": source.tensors, "record": source.record}
+    files.write_json(output / "export.json", {"source": about, "files": made})
+
+
+def export_files(
+    source: Source,
+    config: ExportConfig,
+    folder: Path,
+    *,
+    pictures: Sequence[Image.Image],
+    scores: Scores | None = None,
+    calibration: Calibration | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Write a file for each of the formats into a folder; what was measured of each, by its name.
+
+    pictures: to compare queries on, beside noise. scores: None, and the files say that their AP is not proven.
+
+    Raises:
+        UserError: a package is not installed; int8 without calibration; a file differs from the checkpoint.
+    """
+    architecture = source.architecture
+    if config.postprocess and architecture.channels != 3:
+        raise UserError(
+            f"export.postprocess is for RGB photographs; the model takes {architecture.channels} channels. Set it to "
+            "false."
+        )
+    made: dict[str, dict[str, Any]] = {}
+    for kind in dict.fromkeys(config.formats):
+        draft, extra = export_draft(source, config, kind), dict[str, Any]()
+        if kind == "onnx-int8":
+            if calibration is None or not calibration.digests:
+                raise UserError("onnx-int8 needs images of the train split to measure ranges on, and there are none.")
+            batches = _calibration_batches(calibration, config, architecture)
+            draft = OnnxDraft(NAMES[kind], quantise.to_int8(draft.model, batches), quantise.PACKAGES)
+            extra = {"calibration": {"method": quantise.METHOD, "images": dict(calibration.digests)}}
+        description = _description(source, config, kind, draft.packages) | draft.digests() | extra
+        figures = _measure(draft, description, source, config, pictures, scores)
+        described = description | {"parity": figures}
+        written = draft.write(folder, described)
+        made |= {path.name: _facts(path, described) for path in written}
+    return made
+
+
+def export_draft(source: Source, config: ExportConfig, kind: Format) -> OnnxDraft | OpenVinoDraft:
+    """The model of a format before it is quantised, measured and described: equal for equal weights and packages."""
+    graph: RawGraph | CompleteGraph
+    if config.postprocess:
+        # With an If in a graph, the first answer of a session of OpenVINO 2026.4 is wrong.
+        branches = kind != "openvino"
+        graph = CompleteGraph(source.detector, source.architecture, config.images, branches=branches)
+    else:
+        graph = RawGraph(source.detector, source.architecture)
+    model = onnx_file.to_onnx(graph, source.architecture, config.batch_size)
+    if kind == "openvino":
+        return OpenVinoDraft(NAMES[kind], to_openvino(model))
+    return OnnxDraft(NAMES[kind], model)
+
+
+def _description(source: Source, config: ExportConfig, kind: Format, packages: Sequence[str]) -> dict[str, Any]:
+    """What a file says of itself, but for its constants and what was measured."""
+    return {
+        "version": VERSION,
+        "variant": source.architecture.name,
+        "class_names": list(class_names_of(source.checkpoint)),
+        "resolution": source.architecture.resolution,
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "resize": RESIZE,
+        "precision": "int8" if kind == "onnx-int8" else "fp32",
+        "postprocess": config.postprocess,
+        "images": config.images if config.postprocess else "normalised",
+        "batch_size": config.batch_size,
+        "tensors": source.tensors,
+        "source": source.sha256,
+        "record": source.record,
+        "packages": onnx_file.versions(packages),
+        "checkpoint": checkpoint_fields(source.checkpoint),
+    }
+
+
+def _measure(
+    draft: OnnxDraft | OpenVinoDraft,
+    description: Mapping[str, Any],
+    source: Source,
+    config: ExportConfig,
+    pictures: Sequence[Image.Image],
+    scores: Scores | None,
+) -> dict[str, Any]:
+    """What a file was measured at. UserError: it differs from its source."""
+    side, images = source.architecture.resolution, description["images"]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        path, *_ = draft.write(folder, {**description, "parity": {}})
+        session = open_session(path, threads=1)  # so that the figures are those of any machine with this processor
+        capability = torch.backends.cpu.get_cpu_capability()
+        figures: dict[str, Any] = {
+            "runtime": session.runtime,
+            "precision": session.precision,
+            "device": f"{session.device} ({capability})",
+        }
+        try:
+            if description["precision"] == "fp32":
+                opened = parity.Opened(session, open_session(draft.write_opened(folder), threads=1), images)
+                found = parity.compare(opened, source.detector, source.architecture, pictures, config.batch_size)
+                figures["queries"] = found.plain()
+            elif config.batch_size is None and pictures:
+                figures["batches"] = parity.compare_batches(session, images, side, pictures[0])
+            figures["ap"] = _compare_ap(path, description["precision"], config, scores)
+        except UserError as error:
+            raise UserError(f"{draft.name} is not exported, since it is not its checkpoint: {error}") from None
+    return figures
+
+
+def _compare_ap(path: Path, precision: str, config: ExportConfig, scores: Scores | None) -> dict[str, Any]:
+    """The AP of a file beside its source's. UserError: it is more than max_drop lower."""
+    if scores is None:
+        return {"proven": False, "reason": "no split to score it on was given"}
+    limit = config.max_drop if config.max_drop is not None else FP32_DROP if precision == "fp32" else OTHER_DROP
+    found = scores.of(ExportedPredictor.from_file(path, device="cpu"))
+    told: dict[str, Any] = {"split": scores.split, "images": len(scores.samples), "max_drop": limit}
+    pairs = {"boxes": (scores.source.get("map"), found["map"])}
+    if scores.source.get("masks") is not None:
+        pairs["masks"] = (scores.source["masks"]["map"], found["masks"]["map"])
+    for kind, (before, after) in pairs.items():
+        told[kind] = {"source": before, "file": after}
+        if before and not (after is not None and 100 * (before - after) <= limit):
+            lost = "has no AP" if after is None else f"loses {100 * (before - after):.2f} points of AP"
+            raise UserError(
+                f"on {scores.split} it {lost} ({kind}: {before:.4f}, the file {after}), more than export.max_drop, "
+                f"{limit:g}. Allow more, or leave the format out of export.formats."
+            )
+    if all(before for before, _ in pairs.values()):
+        return told | {"proven": True}
+    return told | {"proven": False, "reason": "the checkpoint itself has an AP of 0 there"}
+
+
+def _calibration_batches(
+    calibration: Calibration, config: ExportConfig, architecture: Architecture
+) -> Iterator[parity.Array]:
+    images = config.images if config.postprocess else "normalised"
+    for path in calibration.digests:
+        alike = [calibration.read(path)] * (config.batch_size or 1)
+        yield parity.as_input(alike, images, architecture.resolution)
+
+
+def _facts(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """A file in export.json."""
+    about = {"sha256": files.sha256_file(path), "md5": files.md5_file(path), "size": path.stat().st_size}
+    if path.suffix == ".bin":
+        return about | {"of": path.with_suffix(".xml").name}
+    told = ("precision", "postprocess", "images", "batch_size", "packages", "parity", "calibration")
+    return about | {key: description[key] for key in told if key in description}
+
+
+def _spread(samples: Sequence[Sample]) -> list[Sample]:
+    """Up to COMPARED samples, evenly over all."""
+    count = min(COMPARED, len(samples))
+    return [samples[number * len(samples) // count] for number in range(count)]
+
+
+def _read(dataset: Path, path: str, sha256: str) -> Image.Image:
+    return images.decode(images.read_verified(dataset / path, sha256), path, max_pixels=None)

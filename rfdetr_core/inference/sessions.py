@@ -128,12 +128,13 @@ class OpenVinoSession(Session):
             raise UserError(f"{self.runtime} would compute {path} in {used}, not in f32, on this processor.")
         quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
         self.precision = "int8" if quantised else used
-        self.inputs = tuple(one.any_name for one in self._compiled.inputs)
-        self.outputs = tuple(one.any_name for one in self._compiled.outputs)
+        # Of the file: a compiled model has the names of inner tensors, too.
+        self.inputs = tuple(one.any_name for one in model.inputs)
+        self.outputs = tuple(one.any_name for one in model.outputs)
 
     def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         found = self._compiled(inputs, share_inputs=True, share_outputs=False)
-        return {name: found[name] for name in self.outputs}
+        return {name: found[place] for place, name in enumerate(self.outputs)}
 
 
 def _import(name: str, path: Path, install: str) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
 from rfdetr_core.base.waiting import Patience
-from rfdetr_core.checkpoint.files import read_checkpoint
+from rfdetr_core.checkpoint.exported import SUFFIXES, read_exported
+from rfdetr_core.checkpoint.files import origin_of, read_checkpoint
 from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
 from rfdetr_core.metrics.coco import REPORTED
-from rfdetr_core.observers.history import read_history
+from rfdetr_core.observers.history import fingerprint, read_history
 from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, fault, open_run, origin, page
 from rfdetr_core.training.config import RuntimeConfig
 
@@ -79,6 +81,40 @@ def publish(register: str | None = None) -> list[str]:
     if tags.get("git.dirty") == "true":
         told.append(f"note: not everything is committed, so commit {tags['mlflow.source.git.commit'][:10]} lacks it")
     return told
+
+
+def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: str) -> str:
+    """Attach the figures of the command benchmark to the MLflow run of the project's training: as JSON and as text.
+
+    paths: the files that were measured; one of them must be made by that training. The result says where the run is.
+
+    Raises:
+        UserError: no file is of the project's training, or MLflow refuses, fails or cannot be reached.
+    """
+    record = _record(CHECKPOINT)
+    if fingerprint(record) not in [fingerprint(own) for own in map(_origin, paths) if own]:
+        raise UserError(
+            f"None of the measured files was made by the training of {CHECKPOINT}, so they do not belong to its run. "
+            "Measure that file, too, or leave out --mlflow."
+        )
+    runtime, rows = read_section(RuntimeConfig, "runtime"), read_history(HISTORY)
+    try:
+        run = open_run(connect(_PATIENCE), runtime.project, runtime.run, record, rows)
+        with tempfile.TemporaryDirectory() as folder:
+            files.write_json(Path(folder, "benchmark.json"), figures)
+            files.write_text(Path(folder, "benchmark.txt"), f"{table}\n")
+            for path in sorted(Path(folder).iterdir()):
+                run.log_file(path, "benchmark")
+        run.end("FINISHED")
+        return f"attached to run {page(run)}"
+    except Exception as error:
+        what, reason = fault(error)
+        raise UserError(f"{what}, so the figures are not attached. {reason}") from error
+
+
+def _origin(path: Path) -> Mapping[str, Any] | None:
+    """The record of the training that a model file says it comes from, if it says so."""
+    return read_exported(path).checkpoint.origin if path.suffix in SUFFIXES else origin_of(path)
 
 
 def track_evaluation(

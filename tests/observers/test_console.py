@@ -87,6 +87,11 @@ def test_the_end_names_the_files_that_are_there_and_both_scores(
     assert told.splitlines()[-1].startswith("best val/mAP_50_95: regular 0.")
     (output / "checkpoint_best_total.pth").touch()
     assert run_files(output).startswith(f"{output / 'checkpoint_best_total.pth'}  the result")
+    (output / "export").mkdir()
+    assert "export" not in run_files(output)
+    for name in ("model.xml", "model.onnx"):
+        (output / "export" / name).touch()
+    assert f"\n{output / 'export'}/: model.onnx, model.xml  the result for other runtimes\n" in run_files(output)
 
 
 def test_a_state_of_another_training_than_the_result_is_not_called_the_one_to_go_on_from(

@@ -33,6 +33,7 @@ from rfdetr_core.observers.publishing import (
 )
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
+from tests.evaluation.scene import write_tiny_checkpoint
 from tests.observers.conftest import Server
 from tests.observers.test_mlflow import has_every_epoch_once, logged, runs
 from tests.pipeline.project import Project
@@ -54,6 +55,7 @@ SENT_INTERVALS = {
     **{"test/mAR_low": 0.25, "test/mAR_high": 0.5, "test/F1_low": 0.5, "test/F1_high": 0.75},
     **{"test/segm_mAP_50_95_low": 0.25, "test/segm_mAP_50_95_high": 0.625},
 }
+BENCHMARK = ("--seconds", "0", "--precision", "bf16", "--device", "cpu")
 ANALYSIS = {path for path, stage in PUBLISHED.items() if stage == "report"}
 
 
@@ -193,6 +195,30 @@ def test_a_report_is_added_to_the_run_of_its_evaluation_and_the_page_of_another_
         assert run.info.status == "FINISHED"
     page = Path(client.download_artifacts(run.info.run_id, "evaluate/index.html", str(analysed)))
     assert page.read_bytes() == (REPORT / "index.html").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_benchmark_is_attached_to_the_run_of_the_training(project: Path, server: Server, tmp_path: Path) -> None:
+    client = MlflowClient(server.uri)
+    main(["publish"])
+    for _ in range(2):
+        main(["benchmark", str(CHECKPOINT), *BENCHMARK, "--mlflow", "--output", str(tmp_path / "figures.json")])
+        (run,) = runs(client, "published")
+        paths = [one.path for one in client.list_artifacts(run.info.run_id, "benchmark")]
+        assert paths == ["benchmark/benchmark.json", "benchmark/benchmark.txt"]
+        assert run.info.status == "FINISHED"
+        figures, table = (Path(client.download_artifacts(run.info.run_id, path, str(project))) for path in paths)
+        assert files.read_json(figures) == files.read_json(tmp_path / "figures.json")
+        assert str(CHECKPOINT) in table.read_text()
+
+
+def test_a_benchmark_of_other_models_alone_is_attached_to_no_run(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    other = write_tiny_checkpoint(tmp_path / "other.pth")
+    with pytest.raises(SystemExit, match="None of the measured files was made by the training"):
+        main(["benchmark", str(other), *BENCHMARK, "--mlflow"])
 
 
 @pytest.mark.slow

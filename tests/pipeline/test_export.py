@@ -5,6 +5,7 @@ What is in a file is tested elsewhere: here a stand-in writes one, which takes n
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,17 +16,20 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT
 from tests.pipeline.project import Project
 
-STAND_IN = '''"""In place of the export: a file of some bytes."""
+STAND_IN = '''"""In place of the export: a file of some bytes, which any limit of 0 refuses."""
 
 from pathlib import Path
 
 from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.export.config import ExportConfig
 
 
 def export_stage(where: ProjectPaths, config: ExportConfig, output: Path) -> None:
     """Write a file."""
+    if config.max_drop == 0:
+        raise UserError("model.onnx loses too much")
     files.write_text(output / "export" / "model.onnx", "a model")
     files.write_json(output / "export.json", {"files": {"model.onnx": {}}})
 '''
@@ -110,15 +114,33 @@ def test_formats_run_export_alone_and_going_back_runs_nothing(project: Project, 
     assert project.run("git", "status", "--porcelain").stdout == ""
 
 
-@pytest.mark.slow
-def test_a_changed_file_is_named(project: Project) -> None:
+@pytest.fixture
+def written(project: Project) -> Project:
+    """The project with a file for another runtime, committed."""
     (project.folder / "rfdetr_core" / "export" / "run.py").write_text(STAND_IN)
     project.set_params(export={"formats": ["onnx"]})
-    project.repro()
+    assert project.repro() == ["code", "export"]
     project.commit("for other runtimes")
-    path = project.folder / "output" / "export" / "model.onnx"
+    return project
+
+
+@pytest.mark.slow
+def test_a_changed_file_is_named_and_after_a_failed_export_all_files_are_restored(written: Project) -> None:
+    path = written.folder / "output" / "export" / "model.onnx"
     path.unlink()  # it may be a link into the cache
     path.write_text("another model")
-    told = project.run(sys.executable, "-m", "rfdetr_core", "verify", check=False)
+    told = written.run(sys.executable, "-m", "rfdetr_core", "verify", check=False)
     assert told.returncode == 1
     assert "output/export/model.onnx: expected" in told.stdout
+
+    written.set_params(export={"max_drop": 0.0})
+    failed = written.run("dvc", "repro", check=False)
+    assert "error: model.onnx loses too much\n" in failed.stderr
+    assert not path.exists()
+    restore = re.search(r"^Earlier results.*?: (.*)$", failed.stderr, flags=re.MULTILINE)
+    assert restore is not None
+    written.run("sh", "-c", restore.group(1))
+    assert path.read_text() == "a model"
+    written.run("git", "restore", "params.yaml")
+    assert written.repro() == []
+    assert written.run("git", "status", "--porcelain").stdout == ""
