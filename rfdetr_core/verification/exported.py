@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from rfdetr_core.audit.exported import FOLDER, SUFFIXES, Export, claims, is_derived, limits, recorded_as
 from rfdetr_core.audit.history import EXPORT, MODEL, cached
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.checkpoint.exported import Exported, onnx_constants, onnx_graph, read_exported
+from rfdetr_core.checkpoint.exported import (
+    Exported,
+    onnx_constants,
+    onnx_graph,
+    openvino_constants,
+    openvino_graph,
+    read_exported,
+)
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.checkpoint.loading import build_from_checkpoint
 from rfdetr_core.verification.claims import read_json
@@ -126,14 +135,14 @@ def _check_source(report: Report, exported: Exported, source: Path | None, *, vo
     if source is None:
         report.skip(name, f"gone: neither {MODEL} nor DVC's cache has its source. Restore it: dvc pull")
         return
-    if exported.format != "onnx":
-        report.skip(name, "of OpenVINO's files only the description is compared; verify the .onnx file")
-        return
     if other := "; ".join(_other_packages(told.packages)):
         report.skip(name, f"other packages are installed: {other}")
         return
-    model = _export_again(exported, source)
-    constants, graph = onnx_constants(model), onnx_graph(model)
+    try:
+        constants, graph = _export_again(exported, source)
+    except UserError as error:  # a package is missing, or the code here does not know the model
+        report.skip(name, str(error))
+        return
     if told.precision != "fp32":
         shared = constants.keys() & exported.constants.keys()
         constants, found = ({key: one[key] for key in shared} for one in (constants, exported.constants))
@@ -157,7 +166,9 @@ def _other_packages(packages: Mapping[str, str]) -> Iterator[str]:
             yield f"{package} {here}, not {version}"
 
 
-def _export_again(exported: Exported, source: Path) -> Any:
+def _export_again(exported: Exported, source: Path) -> tuple[dict[str, str], str]:
+    """The constants and the graph of the source, exported as float32 by the code here."""
+    from rfdetr_core.export import openvino_file
     from rfdetr_core.export.graph import CompleteGraph, RawGraph
     from rfdetr_core.export.onnx_file import to_onnx
 
@@ -167,4 +178,11 @@ def _export_again(exported: Exported, source: Path) -> Any:
         graph: RawGraph | CompleteGraph = RawGraph(made.detector, made.architecture)
     else:
         graph = CompleteGraph(made.detector, made.architecture, told.images)
-    return to_onnx(graph, made.architecture, told.batch_size)
+    model = to_onnx(graph, made.architecture, told.batch_size)
+    if exported.format == "onnx":
+        return onnx_constants(model), onnx_graph(model)
+    with tempfile.TemporaryDirectory() as folder:
+        openvino_file.write(openvino_file.to_openvino(model), Path(folder), "model")
+        path = Path(folder) / "model.xml"
+        root = ElementTree.fromstring(files.read_bytes(path))
+        return openvino_constants(root, path), openvino_graph(root)

@@ -6,22 +6,31 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from xml.etree import ElementTree
 
 import onnx
 import pytest
 from onnx import shape_inference
 
 from rfdetr_core.base import files
-from rfdetr_core.checkpoint.exported import Exported, onnx_constants, onnx_graph
+from rfdetr_core.checkpoint.exported import (
+    Exported,
+    onnx_constants,
+    onnx_graph,
+    openvino_constants,
+    openvino_graph,
+    read_exported,
+)
 from rfdetr_core.checkpoint.loading import build_from_checkpoint
 from rfdetr_core.cli import main
-from rfdetr_core.export.graph import RawGraph
+from rfdetr_core.export import openvino_file
+from rfdetr_core.export.graph import CompleteGraph, RawGraph
 from rfdetr_core.export.onnx_file import describe, to_onnx, versions
 from rfdetr_core.verification import exported as checks
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
-from tests.audit.exported import description_of, edit_onnx, export, flip_bit, write_onnx
+from tests.audit.exported import description_of, edit_onnx, export, flip_bit, write_onnx, write_openvino
 from tests.audit.repository import Repository
 from tests.verification.conftest import IMAGES
 from tests.verification.told import verify
@@ -38,8 +47,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     export(made, "model.onnx", "model.xml")
     made.commit("Train")
 
-    def export_again(_: Exported, source: Path) -> onnx.ModelProto:
-        return onnx.load(write_onnx(source, tmp_path / "again.onnx"))
+    def export_again(like: Exported, source: Path) -> tuple[dict[str, str], str]:
+        write = write_onnx if like.format == "onnx" else write_openvino
+        found = read_exported(write(source, tmp_path / f"again{like.path.suffix}"))
+        return found.constants, found.graph
 
     monkeypatch.setattr(checks, "_export_again", export_again)
     return made
@@ -59,21 +70,39 @@ def text_of(capsys: pytest.CaptureFixture[str], repository: Repository, path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("images", ["normalised", "uint8"])
 def test_a_real_file_is_what_exporting_its_source_gives_bit_by_bit(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, images: Literal["normalised", "uint8"], capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository = Repository(tmp_path / "clone")
-    model = repository.train(1, IMAGES)
+    source = repository.train(1, IMAGES)
     repository.commit("Train")
-    loaded = build_from_checkpoint(model)
-    graph = to_onnx(RawGraph(loaded.detector, loaded.architecture), loaded.architecture, None)
-    described = description_of(model, onnx_constants(graph), onnx_graph(graph)) | {"packages": versions()}
+    made = build_from_checkpoint(source)
+    raw = images == "normalised"
+    detector, architecture = made.detector, made.architecture
+    graph = RawGraph(detector, architecture) if raw else CompleteGraph(detector, architecture, "uint8")
+    model = to_onnx(graph, architecture, None)
+    described = description_of(source, onnx_constants(model), onnx_graph(model))
+    described |= {"packages": versions(), "images": images, "postprocess": not raw}
     path = tmp_path / "model.onnx"
-    path.write_bytes(describe(graph, described))
-    assert verify(capsys, repository, path) == []
-    name = next(one.name for one in graph.graph.initializer if one.name.endswith(".bias"))
+    path.write_bytes(describe(model, described))
+    name = next(one.name for one in model.graph.initializer if one.name.endswith(".bias"))
     flip_bit(path, name, described=True)
     assert verify(capsys, repository, path) == [f"constant {name} of {path}"]
+    if not raw:
+        return
+    openvino_file.write(openvino_file.to_openvino(model), tmp_path, "bare")
+    bare = tmp_path / "bare.xml"
+    root = ElementTree.parse(bare).getroot()
+    constants = openvino_constants(root, bare)
+    described |= {"constants": constants, "graph": openvino_graph(root)}
+    openvino_file.describe(openvino_file.to_openvino(model), described, tmp_path, "model")
+    path = tmp_path / "model.xml"
+    weights = bytearray(path.with_suffix(".bin").read_bytes())
+    weights[0] ^= 1
+    path.with_suffix(".bin").write_bytes(weights)
+    (wrong,) = verify(capsys, repository, path)
+    assert wrong.startswith("constant ")
 
 
 def test_an_untouched_file_holds_and_all_of_it_is_compared(
@@ -130,8 +159,8 @@ def test_another_graph_with_a_description_of_it_is_not_what_exporting_gives(
 def test_a_file_that_git_knows_may_be_of_other_code(
     repository: Repository, exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def otherwise(_: Exported, source: Path) -> onnx.ModelProto:
-        return shape_inference.infer_shapes(onnx.load(exported))
+    def otherwise(_: Exported, source: Path) -> tuple[dict[str, str], str]:
+        return {"other": "0" * 64}, "0" * 64
 
     monkeypatch.setattr(checks, "_export_again", otherwise)
     assert verify(capsys, repository, exported) == []
