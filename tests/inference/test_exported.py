@@ -17,7 +17,7 @@ from rfdetr_core.inference.exported import ExportedPredictor, load_predictor
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.inference.sessions import Session, open_session
 from tests.evaluation.scene import NAMES, Scene, write_tiny_checkpoint
-from tests.inference.exporting import redescribed, write_onnx, write_openvino
+from tests.inference.exporting import bare, redescribed, write_onnx, write_openvino
 
 PHOTOGRAPHS = sorted((Path(__file__).parents[2] / "data" / "sample" / "test").glob("*.jpg"))[:3]
 SLOW = pytest.param("complete.onnx", marks=pytest.mark.slow)  # seconds to export
@@ -288,9 +288,8 @@ def test_a_damaged_file_is_one_message(
 
 
 def test_a_file_of_another_tool_is_one_message(exports: Exports, tmp_path: Path) -> None:
-    bare = read_exported(exports.path("raw.onnx")).content
-    del bare.metadata_props[:]
-    (tmp_path / "bare.onnx").write_bytes(bare.SerializeToString())
+    model = bare(read_exported(exports.path("raw.onnx")).content)
+    (tmp_path / "bare.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(UserError, match="carries no description"):
         load_predictor(tmp_path / "bare.onnx", device="cpu")
     assert open_session(tmp_path / "bare.onnx").outputs == ("dets", "labels", "masks")
