@@ -71,7 +71,8 @@ class CompleteGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The tensors that `outputs` names."""
-        pixels = images.permute(0, 3, 1, 2).float() if self.kind == "uint8" else (images * 255).round()
+        # First to float: TensorRT takes uint8 as an input, and can only convert it.
+        pixels = images.float().permute(0, 3, 1, 2) if self.kind == "uint8" else (images * 255).round()
         height, width = pixels.shape[2], pixels.shape[3]
         squares = resize_as_pillow(pixels, self.resolution, branches=self.branches)
         boxes, logits, *masks = self.raw((squares / 255 - self.mean) / self.std)

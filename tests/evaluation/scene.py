@@ -16,6 +16,7 @@ from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import make_checkpoint, write_checkpoint
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.metrics.coco import coco_results
+from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import build_detector
 from tests.checkpoint.tiny import TINY
 from tests.data.canonical import write_split
@@ -47,6 +48,14 @@ def write_tiny_checkpoint(
 ) -> Path:
     """Write a model file of random weights; more: fields of Checkpoint."""
     architecture = replace(TINY, queries=12, segmentation=segmentation)
+    write_random_checkpoint(path, architecture, class_names=class_names, seed=seed, **more)
+    return path
+
+
+def write_random_checkpoint(
+    path: Path, architecture: Architecture, *, class_names: tuple[str, ...] = NAMES, seed: int = 3, **more: Any
+) -> None:
+    """Write a model file whose queries have different boxes, scores and masks; more: fields of Checkpoint."""
     torch.manual_seed(seed)
     detector = build_detector(architecture)
     random = torch.Generator().manual_seed(seed + 1)
@@ -56,12 +65,11 @@ def write_tiny_checkpoint(
         detector.class_head.bias.fill_(-1)
         detector.query_boxes.normal_(0, 0.5, generator=random)
         detector.box_head.layers[-1].weight.normal_(0, 0.1, generator=random)
-        if segmentation:
+        if architecture.segmentation:
             for parameter in detector.segmentation.parameters():
                 parameter.normal_(0, 0.2, generator=random)
     made = make_checkpoint(architecture, detector.state_dict(), class_names=class_names, args={})
     write_checkpoint(path, replace(made, **more))
-    return path
 
 
 def make_scene(folder: Path, *, segmentation: bool = False, splits: tuple[str, ...] = ("test", "valid")) -> Scene:

@@ -1,0 +1,155 @@
+"""What is exported, as a torch module: the resize against Pillow, and the detections against those of `predict`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rfdetr_core.export.graph import CompleteGraph, RawGraph, resize_as_pillow
+from rfdetr_core.inference.predictor import Predictor
+from rfdetr_core.model.config import VARIANTS
+from rfdetr_core.model.postprocess import resize_masks
+from tests.evaluation.scene import NAMES, write_random_checkpoint
+
+# Smaller than the published sizes, since tracing and running them takes seconds; all else is the variant's own.
+LESS = {"queries": 30, "groups": 2, "classes": 3, "position_grid": 0}
+SMALLER = {
+    "pico": replace(VARIANTS["pico"], resolution=128, **LESS),
+    "seg-pico": replace(VARIANTS["seg-pico"], resolution=96, **LESS),
+}
+PHOTOGRAPHS = ((640, 480), (480, 640))  # width and height
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Noise of which every second pixel is black or white: sums of shares reach both ends of their range."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels[random.random((height, width)) < 0.5] = random.choice([0, 255])
+    return Image.fromarray(pixels)
+
+
+def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Noise that varies slowly, as photographs do."""
+    return noise(width // 16, height // 16, seed).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def as_planes(picture: Image.Image) -> torch.Tensor:
+    """(1, 3, H, W) float32, of whole numbers."""
+    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float()
+
+
+def by_pillow(picture: Image.Image, side: int) -> torch.Tensor:
+    return as_planes(picture.resize((side, side), Image.Resampling.BILINEAR))
+
+
+SIZES = (
+    (64, 64), (65, 64), (64, 63), (1, 1), (1, 200), (200, 1), (640, 480), (480, 640), (33, 900), (900, 33), (1024, 64),
+    (64, 1024), (1024, 1024), (127, 129), (129, 127), (128, 100), (100, 128), (63, 31), (500, 63), (63, 500),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("branches", [True, False])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_resize_has_pillows_bits(width: int, height: int, *, branches: bool) -> None:
+    """Pillow 13 chooses the order of its passes by the size. Older ones do not: they differ in tall images."""
+    picture = noise(width, height)
+    assert torch.equal(resize_as_pillow(as_planes(picture), 64, branches=branches), by_pillow(picture, 64))
+
+
+@settings(max_examples=40)
+@given(width=st.integers(1, 400), height=st.integers(1, 400), side=st.integers(25, 90), seed=st.integers(0, 9))
+def test_the_resize_has_pillows_bits_for_any_sizes(width: int, height: int, side: int, seed: int) -> None:
+    picture = noise(width, height, seed)
+    assert torch.equal(resize_as_pillow(as_planes(picture), side, branches=False), by_pillow(picture, side))
+
+
+@pytest.mark.parametrize(("width", "height", "first"), [(640, 480, "rows"), (480, 640, "rows"), (100, 640, "columns")])
+def test_pillow_has_either_order_of_the_passes_and_they_differ(width: int, height: int, first: str) -> None:
+    """Else the tests above would hold without the rule that chooses between them."""
+    picture, found = noise(width, height), []
+    for middle in ((64, height), (width, 64)):
+        halfway = picture.resize(middle, Image.Resampling.BILINEAR)
+        found.append(torch.equal(by_pillow(halfway, 64), by_pillow(picture, 64)))
+    assert found == [first == "rows", first == "columns"]
+
+
+@pytest.mark.parametrize("side", [2000, 3000])
+def test_a_larger_reduction_than_a_sixteenth_is_at_most_one_level_off(side: int) -> None:
+    picture = noise(side, side)
+    difference = resize_as_pillow(as_planes(picture), 64, branches=False) - by_pillow(picture, 64)
+    assert float(difference.abs().max()) <= 1
+
+
+def predictor(folder: Path, variant: str) -> Predictor:
+    path = folder / f"{variant}.pth"
+    write_random_checkpoint(path, SMALLER[variant], seed=5)  # with it, each class is found
+    return Predictor.from_checkpoint(path, device="cpu")
+
+
+@pytest.fixture(scope="module", params=["pico", "seg-pico"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return predictor(tmp_path_factory.mktemp("models"), request.param)
+
+
+def as_batch(pictures: list[Image.Image], kind: Literal["uint8", "float"]) -> torch.Tensor:
+    batch = torch.stack([torch.from_numpy(np.asarray(picture).copy()) for picture in pictures])
+    return batch if kind == "uint8" else batch.permute(0, 3, 1, 2) / 255
+
+
+def check_detections(outputs: dict[str, Any], model: Predictor, pictures: list[Image.Image]) -> None:
+    """The outputs of a complete graph are the detections of `predict`: boxes in pixels, scores, classes and masks."""
+    named: set[str] = set()
+    for row, picture in enumerate(pictures):
+        expected = model.predict(picture, threshold=0.0)
+        found = {NAMES[number] for number in outputs["classes"][row] if number < len(NAMES)}
+        assert found == {*expected.data["class_name"]} & {*NAMES}
+        named |= found
+        assert np.abs(np.asarray(outputs["boxes"][row]) - expected.xyxy).max() < 0.01
+        assert np.abs(np.asarray(outputs["scores"][row]) - expected.confidence).max() < 1e-4
+        assert np.asarray(outputs["classes"][row]).tolist() == expected.class_id.tolist()
+        if model.architecture.segmentation:
+            masks = resize_masks(torch.from_numpy(np.asarray(outputs["masks"][row])), (picture.height, picture.width))
+            assert 0.01 < expected.mask.mean() < 0.99
+            assert (masks.numpy() != expected.mask).mean() < 1e-4
+    assert named == {*NAMES}
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+@pytest.mark.parametrize(("width", "height"), PHOTOGRAPHS)
+def test_the_complete_graph_has_the_detections_of_predict(
+    model: Predictor, width: int, height: int, kind: Literal["uint8", "float"]
+) -> None:
+    graph = CompleteGraph(model.detector, model.architecture, kind)
+    pictures = [photograph(width, height, seed) for seed in (1, 2)]
+    with torch.no_grad():
+        outputs = dict(zip(graph.outputs, graph(as_batch(pictures, kind)), strict=True))
+    assert outputs["classes"].dtype == torch.int64
+    check_detections(outputs, model, pictures)
+
+
+def test_the_raw_graph_has_the_detectors_tensors(model: Predictor) -> None:
+    graph, side = RawGraph(model.detector, model.architecture), model.architecture.resolution
+    images = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        outputs, expected = dict(zip(graph.outputs, graph(images), strict=True)), model.detector(images)
+    assert [*outputs] == ["dets", "labels", "masks"][: 2 + model.architecture.segmentation]
+    assert torch.allclose(outputs["dets"], expected.boxes, atol=1e-5)
+    assert torch.allclose(outputs["labels"], expected.logits, atol=1e-4)
+    if model.architecture.segmentation:
+        assert torch.allclose(outputs["masks"], expected.masks, atol=1e-3)
+
+
+def test_making_a_graph_leaves_the_detector_as_it_is(model: Predictor) -> None:
+    before = {name: value.clone() for name, value in model.detector.state_dict().items()}
+    CompleteGraph(model.detector, model.architecture, "uint8")
+    after = model.detector.state_dict()
+    assert [*before] == [*after]
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
