@@ -13,6 +13,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT
 from tests.pipeline.project import Project
 
+
 def test_without_formats_the_folder_is_empty_and_no_large_package_is_imported(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("export: {formats: []}\n")
     files.write_text(tmp_path / "output" / "export" / "model.onnx", "of another run")
