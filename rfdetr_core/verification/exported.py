@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from rfdetr_core.audit.exported import FOLDER, SUFFIXES, Export, claims, is_derived, limits, recorded_as
 from rfdetr_core.audit.history import EXPORT, MODEL, cached
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.checkpoint.exported import (
-    Exported,
-    onnx_constants,
-    onnx_graph,
-    openvino_constants,
-    openvino_graph,
-    read_exported,
-)
+from rfdetr_core.checkpoint.exported import Exported, read_exported
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
-from rfdetr_core.checkpoint.loading import build_from_checkpoint
 from rfdetr_core.verification.claims import read_json
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
@@ -168,21 +158,11 @@ def _other_packages(packages: Mapping[str, str]) -> Iterator[str]:
 
 def _export_again(exported: Exported, source: Path) -> tuple[dict[str, str], str]:
     """The constants and the graph of the source, exported as float32 by the code here."""
-    from rfdetr_core.export import openvino_file
-    from rfdetr_core.export.graph import CompleteGraph, RawGraph
-    from rfdetr_core.export.onnx_file import to_onnx
+    from rfdetr_core.export.config import ExportConfig
+    from rfdetr_core.export.run import Source, export_draft
 
     told = exported.description
-    made = build_from_checkpoint(source)
-    if told.images == "normalised":
-        graph: RawGraph | CompleteGraph = RawGraph(made.detector, made.architecture)
-    else:
-        graph = CompleteGraph(made.detector, made.architecture, told.images)
-    model = to_onnx(graph, made.architecture, told.batch_size)
-    if exported.format == "onnx":
-        return onnx_constants(model), onnx_graph(model)
-    with tempfile.TemporaryDirectory() as folder:
-        openvino_file.write(openvino_file.to_openvino(model), Path(folder), "model")
-        path = Path(folder) / "model.xml"
-        root = ElementTree.fromstring(files.read_bytes(path))
-        return openvino_constants(root, path), openvino_graph(root)
+    images = "uint8" if told.images == "normalised" else told.images
+    config = ExportConfig(postprocess=told.postprocess, images=images, batch_size=told.batch_size)
+    digests = export_draft(Source.read(source), config, exported.format).digests()
+    return digests["constants"], digests["graph"]

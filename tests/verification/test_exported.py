@@ -7,26 +7,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
-from xml.etree import ElementTree
 
 import onnx
 import pytest
 from onnx import shape_inference
 
 from rfdetr_core.base import files
-from rfdetr_core.checkpoint.exported import (
-    Exported,
-    onnx_constants,
-    onnx_graph,
-    openvino_constants,
-    openvino_graph,
-    read_exported,
-)
-from rfdetr_core.checkpoint.loading import build_from_checkpoint
+from rfdetr_core.checkpoint.exported import Exported, onnx_graph, read_exported
 from rfdetr_core.cli import main
-from rfdetr_core.export import openvino_file
-from rfdetr_core.export.graph import CompleteGraph, RawGraph
-from rfdetr_core.export.onnx_file import describe, to_onnx, versions
+from rfdetr_core.export.config import ExportConfig
+from rfdetr_core.export.onnx_file import versions
+from rfdetr_core.export.run import Source, export_draft
 from rfdetr_core.verification import exported as checks
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
@@ -70,39 +61,34 @@ def text_of(capsys: pytest.CaptureFixture[str], repository: Repository, path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("images", ["normalised", "uint8"])
+@pytest.mark.parametrize(("kind", "images"), [("onnx", "normalised"), ("onnx", "uint8"), ("openvino", "float")])
 def test_a_real_file_is_what_exporting_its_source_gives_bit_by_bit(
-    tmp_path: Path, images: Literal["normalised", "uint8"], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    kind: Literal["onnx", "openvino"],
+    images: Literal["normalised", "uint8", "float"],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     repository = Repository(tmp_path / "clone")
     source = repository.train(1, IMAGES)
     repository.commit("Train")
-    made = build_from_checkpoint(source)
-    raw = images == "normalised"
-    detector, architecture = made.detector, made.architecture
-    graph = RawGraph(detector, architecture) if raw else CompleteGraph(detector, architecture, "uint8")
-    model = to_onnx(graph, architecture, None)
-    described = description_of(source, onnx_constants(model), onnx_graph(model))
-    described |= {"packages": versions(), "images": images, "postprocess": not raw}
-    path = tmp_path / "model.onnx"
-    path.write_bytes(describe(model, described))
-    name = next(one.name for one in model.graph.initializer if one.name.endswith(".bias"))
-    flip_bit(path, name, described=True)
-    assert verify(capsys, repository, path) == [f"constant {name} of {path}"]
-    if not raw:
-        return
-    openvino_file.write(openvino_file.to_openvino(model), tmp_path, "bare")
-    bare = tmp_path / "bare.xml"
-    root = ElementTree.parse(bare).getroot()
-    constants = openvino_constants(root, bare)
-    described |= {"constants": constants, "graph": openvino_graph(root)}
-    openvino_file.describe(openvino_file.to_openvino(model), described, tmp_path, "model")
-    path = tmp_path / "model.xml"
-    weights = bytearray(path.with_suffix(".bin").read_bytes())
-    weights[0] ^= 1
-    path.with_suffix(".bin").write_bytes(weights)
-    (wrong,) = verify(capsys, repository, path)
-    assert wrong.startswith("constant ")
+    complete = images != "normalised"
+    config = ExportConfig(postprocess=complete, images=images if complete else "uint8")
+    draft = export_draft(Source.read(source), config, kind)
+    described = description_of(source, {}, "") | draft.digests()
+    described |= {"packages": versions(draft.packages), "images": images, "postprocess": complete}
+    path, *_ = draft.write(tmp_path, described)
+    if kind == "onnx":
+        name = next(name for name in described["constants"] if name.endswith(".bias"))
+        flip_bit(path, name, described=True)
+        source_of_truth = "exported again from its source"
+    else:
+        weights = path.with_suffix(".bin")
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+        name, source_of_truth = "", "its description, exported again from its source"
+    text = text_of(capsys, repository, path)
+    assert text.startswith(f"constant {name}")
+    assert f"({source_of_truth})" in text
+    assert " 1 mismatch, " in text
 
 
 def test_an_untouched_file_holds_and_all_of_it_is_compared(
