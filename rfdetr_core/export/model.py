@@ -12,7 +12,7 @@ from PIL import Image
 
 from rfdetr_core.base import files, images
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.manifest import read_classes
+from rfdetr_core.base.manifest import read_classes, read_manifest
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.data.samples import read_samples
@@ -63,6 +63,10 @@ def export_model(
     calibration = _calibration(given.pop("calibration_data", None), given.pop("max_images", 100))
     pictures = [calibration.read(name) for name in list(calibration.digests)[:COMPARED]] if calibration else []
     config = _config(given)
+    if "onnx-int8" in config.formats and calibration is None:
+        if data is None:
+            raise UserError("onnx-int8 needs images to measure ranges on: give calibration_data, a folder of them.")
+        calibration = _of_train(data, config.calibration_images)
     source = _source(predictor)
     scores = None
     if data is not None:
@@ -107,6 +111,13 @@ def _calibration(folder: Any, most: Any) -> Calibration | None:
         raise UserError(f"calibration_data is {str(folder)!r}, which has no image in it.")
     digests = {name: files.sha256_file(Path(folder) / name) for name in names}
     return Calibration(digests, lambda name: _verified(Path(folder), name, digests[name]))
+
+
+def _of_train(data: ProjectPaths, most: int) -> Calibration:
+    """Images of the train split, as the stage export takes them."""
+    rows = sorted(read_manifest(data.split("train")[1]), key=lambda row: row.sha256)[:most]
+    digests = {row.path: row.sha256 for row in rows}
+    return Calibration(digests, lambda name: _verified(data.dataset, name, digests[name]))
 
 
 def _source(predictor: Predictor) -> Source:
