@@ -8,17 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from rfdetr_core.base import files, images
+from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.manifest import read_classes, read_manifest
+from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.export.config import ExportConfig
 from rfdetr_core.export.onnx_file import OPSET
-from rfdetr_core.export.run import COMPARED, NAMES, Calibration, Scores, Source, export_files
+from rfdetr_core.export.run import COMPARED, NAMES, Calibration, Scores, Source, export_files, valid_pictures
 from rfdetr_core.inference.optimised import whole
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.ingest.folder import listing
@@ -66,12 +64,11 @@ def export_model(
     if "onnx-int8" in config.formats and calibration is None:
         if data is None:
             raise UserError("onnx-int8 needs images to measure ranges on: give calibration_data, a folder of them.")
-        calibration = _of_train(data, config.calibration_images)
+        calibration = Calibration.of_train(data, config.calibration_images)
     source = _source(predictor)
     scores = None
     if data is not None:
-        scores, own = _scores(predictor, data), read_samples(*data.split("valid"))
-        pictures = [_verified(data.dataset, one.path, one.sha256) for one in own[:COMPARED]] or pictures
+        scores, pictures = _scores(predictor, data), valid_pictures(data) or pictures
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as draft:
         made = export_files(source, config, Path(draft), pictures=pictures, scores=scores, calibration=calibration)
@@ -110,14 +107,7 @@ def _calibration(folder: Any, most: Any) -> Calibration | None:
     if not names:
         raise UserError(f"calibration_data is {str(folder)!r}, which has no image in it.")
     digests = {name: files.sha256_file(Path(folder) / name) for name in names}
-    return Calibration(digests, lambda name: _verified(Path(folder), name, digests[name]))
-
-
-def _of_train(data: ProjectPaths, most: int) -> Calibration:
-    """Images of the train split, as the stage export takes them."""
-    rows = sorted(read_manifest(data.split("train")[1]), key=lambda row: row.sha256)[:most]
-    digests = {row.path: row.sha256 for row in rows}
-    return Calibration(digests, lambda name: _verified(data.dataset, name, digests[name]))
+    return Calibration.of(Path(folder), digests)
 
 
 def _source(predictor: Predictor) -> Source:
@@ -142,7 +132,3 @@ def _scores(predictor: Predictor, data: ProjectPaths) -> Scores | None:
             found = Scores(split, data.dataset, files.read_json(data.split(split)[0]), samples, names, {})
             return replace(found, source=found.of(predictor))
     return None
-
-
-def _verified(dataset: Path, path: str, sha256: str) -> Image.Image:
-    return images.decode(images.read_verified(dataset / path, sha256), path, max_pixels=None)

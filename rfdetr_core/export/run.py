@@ -89,6 +89,17 @@ class Calibration:
     digests: Mapping[str, str]
     read: Callable[[str], Image.Image]
 
+    @classmethod
+    def of(cls, folder: Path, digests: Mapping[str, str]) -> Calibration:
+        """Of images in a folder, each of which must be the one of its digest."""
+        return cls(digests, lambda path: read_picture(folder, path, digests[path]))
+
+    @classmethod
+    def of_train(cls, where: ProjectPaths, most: int) -> Calibration:
+        """Of the train split of a dataset: those with the lowest digests, so that they do not hang together."""
+        rows = sorted(read_manifest(where.split("train")[1]), key=lambda row: row.sha256)[:most]
+        return cls.of(where.dataset, {row.path: row.sha256 for row in rows})
+
 
 def export_stage(where: ProjectPaths, config: ExportConfig, output: Path) -> None:
     """Write the files into `output`/export, and what was measured of them to `output`/export.json.
@@ -103,12 +114,9 @@ def export_stage(where: ProjectPaths, config: ExportConfig, output: Path) -> Non
     names = tuple(entry.name for entry in read_classes(where.classes))
     annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
     scores = Scores(split, where.dataset, annotations, samples, names, files.read_json(reports / "metrics.json"))
-    pictures = [_read(where.dataset, one.path, one.sha256) for one in _spread(read_samples(*where.split("valid")))]
-    calibration = None
-    if "onnx-int8" in config.formats:
-        rows = sorted(read_manifest(where.split("train")[1]), key=lambda row: row.sha256)[: config.calibration_images]
-        digests = {row.path: row.sha256 for row in rows}
-        calibration = Calibration(digests, lambda path: _read(where.dataset, path, digests[path]))
+    pictures = valid_pictures(where)
+    wanted = "onnx-int8" in config.formats
+    calibration = Calibration.of_train(where, config.calibration_images) if wanted else None
     folder = output / "export"
     with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as temporary:
         draft = Path(temporary) / "export"
@@ -151,7 +159,7 @@ def export_files(
             batches = _calibration_batches(calibration, config, architecture)
             draft = OnnxDraft(NAMES[kind], quantise.to_int8(draft.model, batches), quantise.PACKAGES)
             extra = {"calibration": {"method": quantise.METHOD, "images": dict(calibration.digests)}}
-        description = _description(source, config, kind, draft.packages) | draft.digests() | extra
+        description = description_of(source, config, kind, draft.packages) | draft.digests() | extra
         figures = _measure(draft, description, source, config, pictures, scores)
         described = description | {"parity": figures}
         written = draft.write(folder, described)
@@ -174,7 +182,7 @@ def export_draft(source: Source, config: ExportConfig, kind: Format) -> OnnxDraf
     return OnnxDraft(NAMES[kind], model)
 
 
-def _description(source: Source, config: ExportConfig, kind: Format, packages: Sequence[str]) -> dict[str, Any]:
+def description_of(source: Source, config: ExportConfig, kind: Format, packages: Sequence[str]) -> dict[str, Any]:
     """What a file says of itself, but for its constants and what was measured."""
     return {
         "version": VERSION,
@@ -270,11 +278,14 @@ def _facts(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     return about | {key: description[key] for key in told if key in description}
 
 
-def _spread(samples: Sequence[Sample]) -> list[Sample]:
-    """Up to COMPARED samples, evenly over all."""
+def valid_pictures(where: ProjectPaths) -> list[Image.Image]:
+    """Up to COMPARED pictures, evenly over the valid split of a dataset."""
+    samples = read_samples(*where.split("valid"))
     count = min(COMPARED, len(samples))
-    return [samples[number * len(samples) // count] for number in range(count)]
+    chosen = [samples[number * len(samples) // count] for number in range(count)]
+    return [read_picture(where.dataset, one.path, one.sha256) for one in chosen]
 
 
-def _read(dataset: Path, path: str, sha256: str) -> Image.Image:
+def read_picture(dataset: Path, path: str, sha256: str) -> Image.Image:
+    """An image of a dataset. UserError: it is not the one of its digest."""
     return images.decode(images.read_verified(dataset / path, sha256), path, max_pixels=None)

@@ -9,7 +9,7 @@ from rfdetr_core.checkpoint.exported import read_exported
 from rfdetr_core.export.config import ExportConfig
 from rfdetr_core.export.onnx_file import OnnxDraft
 from rfdetr_core.export.openvino_file import OpenVinoDraft, to_openvino
-from rfdetr_core.export.run import Source, _description, export_draft
+from rfdetr_core.export.run import Source, description_of, export_draft
 
 
 def write_onnx(checkpoint: Path, path: Path, **settings: Any) -> Path:
@@ -17,7 +17,7 @@ def write_onnx(checkpoint: Path, path: Path, **settings: Any) -> Path:
     source, config = Source.read(checkpoint), ExportConfig(**settings)
     draft = export_draft(source, config, "onnx")
     assert isinstance(draft, OnnxDraft)
-    description = _description(source, config, "onnx", draft.packages) | draft.digests() | {"parity": {}}
+    description = description_of(source, config, "onnx", draft.packages) | draft.digests() | {"parity": {}}
     return OnnxDraft(path.name, draft.model).write(path.parent, description)[0]
 
 
