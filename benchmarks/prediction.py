@@ -21,21 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageFilter
 
 from benchmarks.step_profile import flop_formulas, peak
+from rfdetr_core.inference.benchmark import noise as picture
 from rfdetr_core.model.config import VARIANTS
 
 WIDTH, HEIGHT = 640, 480
 CALLS, WARM = 15, 3
-
-
-def picture(seed: int) -> Image.Image:
-    """Blurred noise: a JPEG of it has the size of a photograph's."""
-    pixels = np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(2))
 
 
 def milliseconds(call: Callable[[], Any]) -> float:

@@ -288,6 +288,27 @@ class RFDETR:
             assert data is not None
             return evaluate(self._predictor, data, config, output / "evaluate")
 
+    def export(
+        self, output_dir: AnyPath = "output", *, batch_size: int = 1, dynamic_batch: bool = False, **arguments: Any
+    ) -> Path:
+        """Write a file for another runtime, whose answers equal the checkpoint's, and give its path.
+
+        The model is that of a file, or was trained here; after a training, the AP of both is compared on its dataset.
+        batch_size: images that the file takes at a time; with dynamic_batch any number. `arguments`: format ("onnx",
+        "openvino", "onnx-int8"; quantization="int8" means the last), calibration_data (a folder of images for int8) and
+        max_images of it, shape (the resolution of the model), and postprocess, images, max_drop of ExportConfig.
+
+        Raises:
+            UserError: an argument that is unknown, wrong, or upstream's alone; a package is not installed; the model
+                has changed since it was read; the file does not answer as the checkpoint does.
+        """
+        from rfdetr_core.export.model import export_model
+
+        output, sizes = _path(output_dir, "output_dir"), {"batch_size": batch_size, "dynamic_batch": dynamic_batch}
+        own = self._own("export()")
+        _refuse_outs(output)
+        return export_model(own, output, sizes | arguments, self.data)
+
 
 load = from_checkpoint = RFDETR.from_checkpoint
 

@@ -59,7 +59,7 @@ def trained(folder: Path) -> api.RFDETR:
 
 
 def test_there_is_a_class_for_every_variant_and_every_public_name() -> None:
-    classes = {name for name in rfdetr_core.__all__ if name not in ("RFDETR", "from_checkpoint")}
+    classes = {name for name in rfdetr_core.__all__ if name not in ("RFDETR", "from_checkpoint", "load")}
     assert classes == {variant.name for variant in VARIANTS.values()}
     for variant, architecture in VARIANTS.items():
         found = getattr(rfdetr_core, architecture.name)
@@ -375,3 +375,92 @@ def test_channels_other_than_rgb_build_but_do_not_predict() -> None:
     assert model.model(torch.zeros(1, 4, 64, 64)).logits.shape[1] == 10
     with pytest.raises(UserError, match="4 channels"):
         model.predict(np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def exported(trained: api.RFDETR, folder: Path) -> Path:
+    return trained.export(folder / "exported", dynamic_batch=True)
+
+
+def test_an_exported_file_is_a_model_of_its_variant(trained: api.RFDETR, exported: Path, folder: Path) -> None:
+    loaded = rfdetr_core.load(exported, device="cpu")
+    assert type(loaded) is type(rfdetr_core.from_checkpoint(exported, device="cpu")) is rfdetr_core.RFDETRPico
+    assert loaded.class_names == trained.class_names == ["red", "green"]
+    assert loaded.architecture == trained.architecture
+    images: list[Any] = [folder / "data" / "test" / f"test_{number}.png" for number in range(2)]
+    for one, other in zip(loaded.predict(images, 0.0), trained.predict(images, 0.0), strict=True):
+        assert one.class_id.tolist() == other.class_id.tolist()
+        assert one.data["class_name"].tolist() == other.data["class_name"].tolist()
+        assert np.allclose(one.xyxy, other.xyxy, atol=0.01)
+        assert np.allclose(one.confidence, other.confidence, atol=1e-5)
+
+
+def test_an_exported_file_is_evaluated_as_its_checkpoint_is(
+    trained: api.RFDETR, exported: Path, folder: Path, tmp_path: Path
+) -> None:
+    loaded = rfdetr_core.load(exported, device="cpu")
+    with pytest.raises(UserError, match="needs dataset_dir"):
+        loaded.evaluate(output_dir=tmp_path)
+    found = loaded.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "exported", pictures=0)
+    expected = trained.evaluate(output_dir=tmp_path / "own", pictures=0)
+    assert found.keys() == expected.keys()
+    numbers = [key for key, value in expected.items() if isinstance(value, float)]
+    assert [found[key] for key in numbers] == pytest.approx([expected[key] for key in numbers], abs=1e-4)
+
+
+def test_what_only_a_checkpoint_can_do_is_refused(exported: Path, folder: Path, tmp_path: Path) -> None:
+    loaded = rfdetr_core.load(exported, device="cpu")
+    calls = {
+        "model": lambda: loaded.model,
+        "train": lambda: loaded.train(dataset_dir=folder / "data", output_dir=tmp_path / "out"),
+        "optimize_for_inference": loaded.optimize_for_inference,
+        "export": lambda: loaded.export(tmp_path / "out"),
+    }
+    for name, call in calls.items():
+        with pytest.raises(UserError, match=rf"^{name}.* needs a checkpoint.*model\.onnx.*\.pth"):
+            call()
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="resolution cannot be changed"):
+        rfdetr_core.load(exported, resolution=32)
+    with pytest.raises(UserError, match="RFDETRPico, not a RFDETRNano"):
+        rfdetr_core.RFDETRNano.from_checkpoint(exported)
+    with pytest.raises(UserError, match="exported file, not a checkpoint"):
+        rfdetr_core.RFDETRPico(pretrain_weights=exported)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"opset_version": 17}, "no opset_version: it is 18"),
+        ({"fp16": True}, "no fp16: .*trtexec"),
+        ({"format": "tflite"}, "format is 'tflite'"),
+        ({"quantization": "fp16"}, "quantization is 'fp16'"),
+        ({"quantization": "int8", "format": "openvino"}, "quantization is 'int8'"),
+        ({"shape": (32, 32)}, r"shape is \(32, 32\).*\(64, 64\)"),
+        ({"calibration_data": "none"}, "calibration_data is 'none'"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"image": "uint8"}, r"image is not a known key\. Did you mean images"),
+    ],
+)
+def test_a_wrong_argument_of_export_is_named(
+    trained: api.RFDETR, arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        trained.export(tmp_path / "out", **arguments)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_only_the_model_of_a_file_is_exported(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="this one is new"):
+        rfdetr_core.RFDETRPico(**SMALL).export(tmp_path)
+    path = folder / "output" / "checkpoint_best_total.pth"
+    larger = rfdetr_core.RFDETRPico(pretrain_weights=path, resolution=96, device="cpu")
+    with pytest.raises(UserError, match="resolution 96 instead of 64"):
+        larger.export(tmp_path)
+    changed = rfdetr_core.from_checkpoint(path, device="cpu")
+    with pytest.raises(UserError, match=r"needs images.*calibration_data"):
+        changed.export(tmp_path, format="onnx-int8")
+    with torch.no_grad():
+        changed.model.class_head.bias += 1
+    with pytest.raises(UserError, match="its weights have changed"):
+        changed.export(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -152,7 +152,8 @@ def onnx_graph(model: Any) -> str:
 
 
 def openvino_constants(root: ElementTree.Element, path: Path) -> dict[str, str]:
-    """The SHA-256 of each constant of an OpenVINO model, by the name of its layer.
+    """The SHA-256 of each constant of an OpenVINO model, by the name of its layer; of one in a branch of a condition
+    after the names of these.
 
     Raises:
         UserError: the .bin file is missing or too short.
@@ -163,18 +164,27 @@ def openvino_constants(root: ElementTree.Element, path: Path) -> dict[str, str]:
     except OSError as error:
         raise UserError(f"{weights} cannot be read: {error.strerror or error}. It belongs to {path}.") from error
     found = {}
-    for layer in root.iterfind("layers/layer[@type='Const']"):
+    for name, layer in _constant_layers(root):
         about = layer.find("data")
         told = {} if about is None else about.attrib
         try:
             start, size = int(told["offset"]), int(told["size"])
         except (KeyError, ValueError):
-            raise UserError(f"{path}: the constant {layer.get('name')} has no place in {weights}.") from None
+            raise UserError(f"{path}: the constant {name} has no place in {weights}.") from None
         if not 0 <= start <= start + size <= len(data):
             raise UserError(f"{weights} is cut: it has {len(data)} bytes, {path} needs {start + size}.")
         shape = [told.get("element_type", "").encode(), told.get("shape", "").encode()]
-        found[str(layer.get("name"))] = _digest([*shape, data[start : start + size]])
+        found[name] = _digest([*shape, data[start : start + size]])
     return found
+
+
+def _constant_layers(part: ElementTree.Element, prefix: str = "") -> Iterator[tuple[str, ElementTree.Element]]:
+    for layer in part.iterfind("layers/layer"):
+        name = f"{prefix}{layer.get('name')}"
+        if layer.get("type") == "Const":
+            yield name, layer
+        for body in layer.iterfind("*[layers]"):
+            yield from _constant_layers(body, f"{name}/{body.tag}/")
 
 
 def openvino_graph(root: ElementTree.Element) -> str:
@@ -218,8 +228,17 @@ def _parse_openvino(data: bytes, path: Path) -> tuple[ElementTree.Element, dict[
         raise UserError(f"{path} is not an OpenVINO model: {error}. Export it again.") from None
     if root.tag != "net" or root.find("layers") is None:
         raise UserError(f"{path} is not an OpenVINO model: it has no layers.")
+    if _levels(root) > files.MOST_LEVELS:
+        raise UserError(f"{path} is nested too deeply: more than {files.MOST_LEVELS} levels. Export it again.")
     found = root.find("rt_info/rfdetr")
     return root, {one.tag: one.get("value", "") for one in ([] if found is None else found)}
+
+
+def _levels(root: ElementTree.Element) -> int:
+    level, depth = [root], 0
+    while level:
+        level, depth = [inner for element in level for inner in element], depth + 1
+    return depth
 
 
 def description_texts(description: Mapping[str, Any]) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Datasets in other formats."""
+"""Models for other runtimes, each compared with its checkpoint; and datasets in other formats."""

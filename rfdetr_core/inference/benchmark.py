@@ -23,8 +23,10 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import usable_cores
+from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.data.preprocess import normalise, pixels
-from rfdetr_core.inference.predictor import Predictor, to_rgb
+from rfdetr_core.inference.exported import ExportedPredictor, load_predictor
+from rfdetr_core.inference.predictor import BasePredictor, Predictor, to_rgb
 from rfdetr_core.ingest.folder import listing
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -157,7 +159,7 @@ def benchmark(
     threads = usable_cores() if threads is None else threads
     pictures, about = load_pictures(images, max(batches))
     with torch_threads(threads):
-        models = [(str(path), Predictor.from_checkpoint(path, device=device)) for path in paths]
+        models = [(str(path), open_model(path, device, threads)) for path in paths]
         rows = []
         for batch in batches:
             made = [one for name, model in models for one in contenders(name, model, batch, precisions)]
@@ -177,8 +179,25 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def contenders(file: str, predictor: Predictor, batch: int, precisions: Sequence[str]) -> Iterator[Contender]:
-    """The ways to run a checkpoint in batches of `batch`: exact in float32; optimised in each of the precisions."""
+def open_model(path: Path, device: str, threads: int) -> BasePredictor:
+    """As `load_predictor`, with the threads of an exported file's runtime; those of torch are `torch_threads`."""
+    if path.suffix in SUFFIXES:
+        return ExportedPredictor.from_file(path, device=device, threads=threads)
+    return load_predictor(path, device=device)
+
+
+def contenders(file: str, predictor: BasePredictor, batch: int, precisions: Sequence[str]) -> Iterator[Contender]:
+    """The ways to run a model in batches of `batch`.
+
+    Of a checkpoint: exact in float32, and optimised in each of the precisions. Of an exported file: as it is.
+
+    Raises:
+        UserError: an exported file takes batches of another size.
+    """
+    if isinstance(predictor, ExportedPredictor):
+        yield _exported(file, predictor, batch)
+        return
+    assert isinstance(predictor, Predictor)
     forms = [("exact", "fp32", predictor)] if "fp32" in precisions else []
     for precision in precisions:
         forms.append(("optimised", precision, predictor.optimised(batch_size=batch, dtype=DTYPES[precision])))
@@ -189,6 +208,29 @@ def contenders(file: str, predictor: Predictor, batch: int, precisions: Sequence
         yield Contender(file, form, runtime, precision, one.device, torch.get_num_threads(), model, predict)
 
 
+def _exported(file: str, predictor: ExportedPredictor, batch: int) -> Contender:
+    session, described = predictor.session, predictor.description
+    if described.batch_size not in (None, batch):
+        raise UserError(
+            f"{file} takes batches of {described.batch_size}, not of {batch}. Measure it with --batch "
+            f"{described.batch_size}, or export it again with export.batch_size: null."
+        )
+    form = "complete" if described.postprocess else "raw"
+    precision = {"f32": "fp32", "f16": "fp16"}.get(session.precision, session.precision)
+    model, predict = partial(_exported_call, predictor), partial(_predict, predictor, batch)
+    return Contender(file, form, session.runtime, precision, session.device, session.threads, model, predict)
+
+
+def _exported_call(predictor: ExportedPredictor, pictures: Pictures) -> Callable[[], object]:
+    if predictor.description.postprocess:
+        # A batch of a complete file has images of one size.
+        alike = pictures if len({one.size for one in pictures}) == 1 else [pictures[0]] * len(pictures)
+        inputs = np.stack([predictor._prepare(picture) for picture in alike])
+    else:
+        inputs = normalise(torch.stack([predictor._prepare(picture) for picture in pictures])).numpy()
+    return partial(predictor.session.run, {predictor.session.inputs[0]: inputs})
+
+
 def _torch_call(network: Any, resolution: int, device: str, pictures: Pictures) -> Callable[[], object]:
     inputs = normalise(torch.stack([pixels(picture, resolution) for picture in pictures]).to(device))
 
@@ -196,13 +238,13 @@ def _torch_call(network: Any, resolution: int, device: str, pictures: Pictures) 
         with torch.inference_mode():
             output = network(inputs)
         if device.startswith("cuda"):
-            torch.cuda.synchronize()  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
         return output
 
     return call
 
 
-def _predict(predictor: Predictor, batch: int, pictures: Pictures) -> object:
+def _predict(predictor: BasePredictor, batch: int, pictures: Pictures) -> object:
     return predictor.predict([*pictures], predictor.threshold, batch_size=batch)
 
 
@@ -216,13 +258,14 @@ def measure(contenders: Sequence[Contender], pictures: Pictures, batch: int, sec
     taken = cycle(pictures)
     chosen = [*islice(taken, batch)]
     for one in contenders:
-        for call in (one.model(chosen), partial(one.predict, chosen)):
+        calls: list[Callable[[], object]] = [one.model(chosen), partial(one.predict, chosen)]
+        for call in calls:
             for _ in range(_WARM):
                 call()
     while True:
-        for one, times in zip(contenders, spent, strict=True):
-            for call, kept in zip((one.model(chosen), partial(one.predict, chosen)), times, strict=True):
-                kept += _turn(call, min(_TURN, seconds))
+        for one, (of_model, of_predict) in zip(contenders, spent, strict=True):
+            of_model += _turn(one.model(chosen), min(_TURN, seconds))
+            of_predict += _turn(partial(one.predict, chosen), min(_TURN, seconds))
         if min((sum(kept) for times in spent for kept in times), default=math.inf) >= seconds:
             break
         chosen = [*islice(taken, batch)]
@@ -241,13 +284,13 @@ def _turn(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def _row(one: Contender, batch: int, times: Sequence[Sequence[float]]) -> Row:
-    model, predict = (
-        Timing(
-            len(kept), *(float(np.percentile(kept, share)) * 1e3 for share in (50, 95)), batch * len(kept) / sum(kept)
-        )
-        for kept in times
-    )
+    model, predict = (_timing(kept, batch) for kept in times)
     return Row(one.file, one.form, one.runtime, one.precision, one.device, one.threads, batch, model, predict)
+
+
+def _timing(spent: Sequence[float], batch: int) -> Timing:
+    median, high = (float(np.percentile(spent, share)) * 1e3 for share in (50, 95))
+    return Timing(len(spent), median, high, batch * len(spent) / sum(spent))
 
 
 def load_pictures(folder: Path | None, least: int) -> tuple[list[Image.Image], dict[str, Any]]:

@@ -183,13 +183,19 @@ def test_an_optimised_file_is_traced_and_said_to_be_derived(
     assert "found by the description that it kept" in text
 
 
-def test_a_file_whose_description_was_removed_says_so(repository: Repository, tmp_path: Path) -> None:
+def test_a_file_whose_description_was_removed_says_so_and_is_derived_when_it_was_copied_back(
+    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = moved(repository, "model.onnx", tmp_path)
-    model = onnx.load(path)
-    del model.metadata_props[:]
-    onnx.save(model, path)
+    exported = onnx.load(path)
+    optimised = shape_inference.infer_shapes(exported)
+    del optimised.metadata_props[:]
+    onnx.save(optimised, path)
     with pytest.raises(SystemExit, match="carries no description of its model"):
         main(["audit", str(path), "--repo", str(repository.folder)])
+    optimised.metadata_props.extend(exported.metadata_props)
+    onnx.save(optimised, path)
+    assert found(capsys, repository, path, status=1)["found_by"] == "derived"
 
 
 @pytest.mark.parametrize("length", [0, 10, 1000, -1])

@@ -23,7 +23,7 @@ from rfdetr_core.checkpoint.loading import (
     load_weights,
     repeat_rows,
 )
-from rfdetr_core.model.config import VARIANTS, Architecture, resized
+from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig, resized
 from rfdetr_core.model.detector import build_detector
 from tests.checkpoint.tiny import TINY, tiny_checkpoint, tiny_detector
 
@@ -254,3 +254,12 @@ def test_class_names() -> None:
     assert class_names_of(_without_config(_shapes(VARIANTS["nano"]), args={"class_names": in_a_row})) == published
     tuned = replace(_shapes(replace(VARIANTS["nano"], classes=80)), args={"class_names": in_a_row})
     assert class_names_of(tuned) == tuple(in_a_row)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_exported_file_has_the_architecture_of_its_source_without_weights(variant: str) -> None:
+    architecture = ModelConfig(variant=variant, num_queries=7, group_detr=2).architecture(3)
+    names = ["a", "b", "c"]
+    told = make_checkpoint(architecture, {}, class_names=names, args={})
+    assert architecture_of(told) == architecture
+    assert class_names_of(told) == ("a", "b", "c")

@@ -20,8 +20,10 @@ from rfdetr_core.cli import main
 from rfdetr_core.inference import benchmark as module
 from rfdetr_core.inference.benchmark import Contender, Pictures, benchmark, load_pictures, measure, noise
 from rfdetr_core.inference.optimised import OptimisedDetector
+from rfdetr_core.inference.sessions import Session
 from rfdetr_core.model.detector import Detector
 from tests.evaluation.scene import write_tiny_checkpoint
+from tests.inference.exporting import redescribed, write_onnx, write_openvino
 
 FORMS = [("exact", "fp32"), ("optimised", "fp32"), ("optimised", "bf16")]
 
@@ -29,6 +31,17 @@ FORMS = [("exact", "fp32"), ("optimised", "fp32"), ("optimised", "bf16")]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("benchmark") / "model.pth", segmentation=True)
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path) -> dict[str, Path]:
+    """Exported files of the checkpoint, by runtime and form."""
+    raw = write_onnx(checkpoint, checkpoint.with_name("raw.onnx"))
+    return {
+        "onnxruntime raw": raw,
+        "onnxruntime complete": write_onnx(checkpoint, checkpoint.with_name("complete.onnx"), postprocess=True),
+        "openvino raw": write_openvino(raw, checkpoint.with_name("raw.xml")),
+    }
 
 
 @pytest.fixture
@@ -77,6 +90,48 @@ def test_models_run_with_the_batch_and_the_threads_of_their_row(
     assert outer == {("OptimisedDetector", 5, threads)}
     assert {run for run in seen if run not in outer} == {("Detector", 5, threads)}
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.slow
+def test_exported_files_have_a_row_in_their_runtime_beside_the_checkpoint(
+    checkpoint: Path, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shapes, run = set[tuple[str, int, tuple[int, ...]]](), Session.run
+
+    def noted(session: Session, inputs: Any) -> Any:
+        shapes.add((session.path.name, session.threads, next(iter(inputs.values())).shape))
+        return run(session, inputs)
+
+    monkeypatch.setattr(Session, "run", noted)
+    paths = [*exported.values(), checkpoint]
+    made = benchmark(paths, batches=(1, 3), precisions=["fp32"], threads=2, seconds=0, device="cpu")
+    assert [row.batch for row in made.rows] == [1] * 5 + [3] * 5
+    for rows in (made.rows[:5], made.rows[5:]):
+        assert [f"{row.runtime.split()[0]} {row.form}" for row in rows[:3]] == [*exported]
+        assert {(row.precision, row.threads, row.device) for row in rows} == {("fp32", 2, "cpu")}
+    for batch in (1, 3):
+        for name in ("raw.onnx", "raw.xml"):
+            assert (name, 2, (batch, 3, 32, 32)) in shapes
+        assert ("complete.onnx", 2, (batch, 480, 640, 3)) in shapes
+    assert {shape[0] for _, _, shape in shapes} == {1, 3}
+
+
+@pytest.mark.slow
+def test_a_complete_file_is_measured_with_images_of_several_sizes(exported: dict[str, Path], tmp_path: Path) -> None:
+    for number in range(3):
+        noise(number).resize((40 + 10 * number, 50)).save(tmp_path / f"{number}.png")
+    path = exported["onnxruntime complete"]
+    (row,) = benchmark([path], batches=(3,), images=tmp_path, seconds=0, device="cpu").rows
+    assert (row.batch, row.form) == (3, "complete")
+
+
+@pytest.mark.slow
+def test_a_file_of_a_fixed_batch_is_measured_with_no_other(exported: dict[str, Path], tmp_path: Path) -> None:
+    path = redescribed(exported["onnxruntime raw"], tmp_path / "fixed.onnx", batch_size=2)
+    (row,) = benchmark([path], batches=(2,), seconds=0, device="cpu").rows
+    assert row.batch == 2
+    with pytest.raises(UserError, match=r"fixed\.onnx takes batches of 2, not of 3"):
+        benchmark([path], batches=(2, 3), seconds=0, device="cpu")
 
 
 def test_contenders_take_turns_and_get_the_same_pictures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,10 +29,11 @@ from ci import compare, gate
 from ci.check_lock import lies
 from ci.compare import verdict
 from ci.plan import certain, possible
+from ci.pull_data import READERS
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.settings import GateConfig
-from tests.architecture import STAGES
+from tests.architecture import PIPELINE, STAGES
 from tests.ci.workflows import steps
 from tests.observers.conftest import Server
 from tests.pipeline.project import Project, make_dataset
@@ -447,6 +448,11 @@ def test_what_comes_after_a_stage_is_possible() -> None:
     assert possible(ROOT, {"code"}) == []
     assert possible(ROOT, {"evaluate"}) == ["report", "export"]
     assert possible(ROOT, {"report"}) == possible(ROOT, {"export"}) == []
+
+
+def test_the_data_is_pulled_for_every_stage_that_reads_the_dataset_or_a_manifest() -> None:
+    data = ("${data.dir}", "manifest")
+    assert {name for name, one in PIPELINE.items() if any(dep.startswith(data) for dep in one["deps"])} == READERS
 
 
 def test_what_a_push_changed_is_no_lie_and_what_the_lock_hides_is() -> None:

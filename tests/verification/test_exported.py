@@ -6,22 +6,22 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import pytest
 from onnx import shape_inference
 
 from rfdetr_core.base import files
-from rfdetr_core.checkpoint.exported import Exported, onnx_constants, onnx_graph
-from rfdetr_core.checkpoint.loading import build_from_checkpoint
+from rfdetr_core.checkpoint.exported import Exported, onnx_graph, read_exported
 from rfdetr_core.cli import main
-from rfdetr_core.export.graph import RawGraph
-from rfdetr_core.export.onnx_file import describe, to_onnx, versions
+from rfdetr_core.export.config import ExportConfig
+from rfdetr_core.export.onnx_file import versions
+from rfdetr_core.export.run import Source, export_draft
 from rfdetr_core.verification import exported as checks
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
-from tests.audit.exported import description_of, edit_onnx, export, flip_bit, write_onnx
+from tests.audit.exported import description_of, edit_onnx, export, flip_bit, write_onnx, write_openvino
 from tests.audit.repository import Repository
 from tests.verification.conftest import IMAGES
 from tests.verification.told import verify
@@ -38,8 +38,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     export(made, "model.onnx", "model.xml")
     made.commit("Train")
 
-    def export_again(_: Exported, source: Path) -> onnx.ModelProto:
-        return onnx.load(write_onnx(source, tmp_path / "again.onnx"))
+    def export_again(like: Exported, source: Path) -> tuple[dict[str, str], str]:
+        write = write_onnx if like.format == "onnx" else write_openvino
+        found = read_exported(write(source, tmp_path / f"again{like.path.suffix}"))
+        return found.constants, found.graph
 
     monkeypatch.setattr(checks, "_export_again", export_again)
     return made
@@ -59,21 +61,34 @@ def text_of(capsys: pytest.CaptureFixture[str], repository: Repository, path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("kind", "images"), [("onnx", "normalised"), ("onnx", "uint8"), ("openvino", "float")])
 def test_a_real_file_is_what_exporting_its_source_gives_bit_by_bit(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    kind: Literal["onnx", "openvino"],
+    images: Literal["normalised", "uint8", "float"],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     repository = Repository(tmp_path / "clone")
-    model = repository.train(1, IMAGES)
+    source = repository.train(1, IMAGES)
     repository.commit("Train")
-    loaded = build_from_checkpoint(model)
-    graph = to_onnx(RawGraph(loaded.detector, loaded.architecture), loaded.architecture, None)
-    described = description_of(model, onnx_constants(graph), onnx_graph(graph)) | {"packages": versions()}
-    path = tmp_path / "model.onnx"
-    path.write_bytes(describe(graph, described))
-    assert verify(capsys, repository, path) == []
-    name = next(one.name for one in graph.graph.initializer if one.name.endswith(".bias"))
-    flip_bit(path, name, described=True)
-    assert verify(capsys, repository, path) == [f"constant {name} of {path}"]
+    complete = images != "normalised"
+    config = ExportConfig(postprocess=complete, images=images if complete else "uint8")
+    draft = export_draft(Source.read(source), config, kind)
+    described = description_of(source, {}, "") | draft.digests()
+    described |= {"packages": versions(draft.packages), "images": images, "postprocess": complete}
+    path, *_ = draft.write(tmp_path, described)
+    if kind == "onnx":
+        name = next(name for name in described["constants"] if name.endswith(".bias"))
+        flip_bit(path, name, described=True)
+        source_of_truth = "exported again from its source"
+    else:
+        weights = path.with_suffix(".bin")
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+        name, source_of_truth = "", "its description, exported again from its source"
+    text = text_of(capsys, repository, path)
+    assert text.startswith(f"constant {name}")
+    assert f"({source_of_truth})" in text
+    assert " 1 mismatch, " in text
 
 
 def test_an_untouched_file_holds_and_all_of_it_is_compared(
@@ -130,8 +145,8 @@ def test_another_graph_with_a_description_of_it_is_not_what_exporting_gives(
 def test_a_file_that_git_knows_may_be_of_other_code(
     repository: Repository, exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def otherwise(_: Exported, source: Path) -> onnx.ModelProto:
-        return shape_inference.infer_shapes(onnx.load(exported))
+    def otherwise(_: Exported, source: Path) -> tuple[dict[str, str], str]:
+        return {"other": "0" * 64}, "0" * 64
 
     monkeypatch.setattr(checks, "_export_again", otherwise)
     assert verify(capsys, repository, exported) == []

@@ -1,0 +1,148 @@
+"""Exporting a model of the Python API: upstream's arguments, where they mean the same, and what they become."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from rfdetr_core.base import files, images
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import read_classes, read_manifest
+from rfdetr_core.base.params import parse
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.data.samples import read_samples
+from rfdetr_core.export.config import ExportConfig
+from rfdetr_core.export.onnx_file import OPSET
+from rfdetr_core.export.run import COMPARED, NAMES, Calibration, Scores, Source, export_files
+from rfdetr_core.inference.optimised import whole
+from rfdetr_core.inference.predictor import Predictor
+from rfdetr_core.ingest.folder import listing
+
+_TFLITE, _TENSORRT = "it is for TFLite files", "it is for TensorRT: give it to trtexec, see docs/export.md"
+# Upstream's arguments of export() that are not here, and why.
+ABSENT: Mapping[str, str] = {
+    "infer_dir": "the model is traced with an image of zeros",
+    "simplify": "it has no effect upstream",
+    "force": "it has no effect upstream",
+    "backbone_only": "a file without detections cannot be compared with its checkpoint",
+    "opset_version": f"it is {OPSET}",
+    "verbose": "nothing is printed",
+    "patch_size": "it belongs to the variant",
+    "backend": _TFLITE,
+    "soc": _TFLITE,
+    "fp16": _TENSORRT,
+    "max_batch_size": _TENSORRT,
+    "notes": "the file carries a description of its own",
+    "openvino_precision": "OpenVINO files are float32, and run in it",
+    **dict.fromkeys(("coreml_precision", "coreai_precision"), "it is for Apple's formats"),
+    "output_name": "a file is named by its format: " + ", ".join(NAMES.values()),
+}
+
+
+def export_model(
+    predictor: Predictor, folder: Path, arguments: Mapping[str, Any], data: ProjectPaths | None = None
+) -> Path:
+    """Export the checkpoint that a predictor was read from, and give the path of the file.
+
+    arguments: see `RFDETR.export`. data: a dataset to compare the file and its checkpoint on; without it, only what
+    they answer on noise, and on the images of calibration_data, is compared.
+
+    Raises:
+        UserError: an argument is unknown, wrong or not here; the model was not read from a file, or has changed since;
+            see also `export_files`.
+    """
+    given = dict(arguments)
+    if absent := [f"export() has no {key}: {ABSENT[key]}." for key in given if key in ABSENT]:
+        raise UserError("\n".join(absent))
+    _require_shape(given.pop("shape", None), predictor.architecture.resolution)
+    calibration = _calibration(given.pop("calibration_data", None), given.pop("max_images", 100))
+    pictures = [calibration.read(name) for name in list(calibration.digests)[:COMPARED]] if calibration else []
+    config = _config(given)
+    if "onnx-int8" in config.formats and calibration is None:
+        if data is None:
+            raise UserError("onnx-int8 needs images to measure ranges on: give calibration_data, a folder of them.")
+        calibration = _of_train(data, config.calibration_images)
+    source = _source(predictor)
+    scores = None
+    if data is not None:
+        scores, own = _scores(predictor, data), read_samples(*data.split("valid"))
+        pictures = [_verified(data.dataset, one.path, one.sha256) for one in own[:COMPARED]] or pictures
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as draft:
+        made = export_files(source, config, Path(draft), pictures=pictures, scores=scores, calibration=calibration)
+        for name in reversed(made):  # an .xml file is last: it needs its .bin
+            (Path(draft) / name).replace(folder / name)
+    return folder / NAMES[config.formats[0]]
+
+
+def _config(given: dict[str, Any]) -> ExportConfig:
+    """The section `export` of params.yaml that the arguments mean."""
+    kind, quantization = given.pop("format", "onnx"), given.pop("quantization", None)
+    if kind not in NAMES:
+        raise UserError(f"format is {kind!r}: it must be one of {', '.join(NAMES)}. Other tools convert the ONNX file.")
+    if quantization not in (None, "int8") or (quantization and kind == "openvino"):
+        raise UserError(f"quantization is {quantization!r}: it must be None, or 'int8' with the format onnx.")
+    size, dynamic = given.pop("batch_size", 1), given.pop("dynamic_batch", False)
+    values = {"formats": ["onnx-int8" if quantization else kind], "batch_size": None if dynamic else size}
+    return parse(ExportConfig, values | given, "export()")
+
+
+def _require_shape(shape: Any, resolution: int) -> None:
+    if shape is not None and tuple(shape) != (resolution, resolution):
+        raise UserError(
+            f"shape is {shape!r}: a file has the resolution of its model, {(resolution, resolution)}. Build the model "
+            "with another resolution, and train it."
+        )
+
+
+def _calibration(folder: Any, most: Any) -> Calibration | None:
+    """The first images of a folder, at any depth."""
+    if folder is None:
+        return None
+    if not isinstance(folder, str | Path) or not Path(folder).is_dir():
+        raise UserError(f"calibration_data is {folder!r}: it must be the path of a folder of images.")
+    names = list(listing(Path(folder), ""))[: whole("max_images", most)]
+    if not names:
+        raise UserError(f"calibration_data is {str(folder)!r}, which has no image in it.")
+    digests = {name: files.sha256_file(Path(folder) / name) for name in names}
+    return Calibration(digests, lambda name: _verified(Path(folder), name, digests[name]))
+
+
+def _of_train(data: ProjectPaths, most: int) -> Calibration:
+    """Images of the train split, as the stage export takes them."""
+    rows = sorted(read_manifest(data.split("train")[1]), key=lambda row: row.sha256)[:most]
+    digests = {row.path: row.sha256 for row in rows}
+    return Calibration(digests, lambda name: _verified(data.dataset, name, digests[name]))
+
+
+def _source(predictor: Predictor) -> Source:
+    """The file of a predictor. Raises a UserError where the model in memory is not the one of the file."""
+    if predictor.source is None:
+        raise UserError("export() needs a model that was read from a file, or trained: this one is new.")
+    source, what = Source.read(predictor.source), f"the model is not the one of {predictor.source} any more"
+    if source.architecture != predictor.architecture:
+        own, read = vars(predictor.architecture), vars(source.architecture)
+        changes = ", ".join(f"{key} {own[key]} instead of {read[key]}" for key in own if own[key] != read[key])
+        raise UserError(f"{what}: it has {changes}. Train it, then export it.")
+    if source.tensors != predictor.tensors:
+        raise UserError(f"{what}: its weights have changed. Write a checkpoint of them, and export that.")
+    return source
+
+
+def _scores(predictor: Predictor, data: ProjectPaths) -> Scores | None:
+    """The split test of a dataset, or without it valid, and the predictor's own numbers on it."""
+    names = tuple(entry.name for entry in read_classes(data.classes))
+    for split in ("test", "valid"):
+        if samples := read_samples(*data.split(split)):
+            found = Scores(split, data.dataset, files.read_json(data.split(split)[0]), samples, names, {})
+            return replace(found, source=found.of(predictor))
+    return None
+
+
+def _verified(dataset: Path, path: str, sha256: str) -> Image.Image:
+    return images.decode(images.read_verified(dataset / path, sha256), path, max_pixels=None)
