@@ -71,7 +71,6 @@ class CompleteGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The tensors that `outputs` names."""
-        # First to float: TensorRT takes uint8 as an input, and can only convert it.
         pixels = images.float().permute(0, 3, 1, 2) if self.kind == "uint8" else (images * 255).round()
         height, width = pixels.shape[2], pixels.shape[3]
         squares = resize_as_pillow(pixels, self.resolution, branches=self.branches)
@@ -134,8 +133,10 @@ def _shares(length: int, side: int) -> tuple[Tensor, Tensor]:
     sources = torch.arange(length) * 2 + 1
     targets = torch.arange(side) * 2 + 1
     lengths = torch.scalar_tensor(length, dtype=torch.int64)
-    width = 2 * lengths.clamp(min=side)
-    heights = (width - (side * sources[None] - lengths * targets[:, None]).abs()).clamp(min=0)  # (side, length)
+    sides, zero = (torch.scalar_tensor(number, dtype=torch.int64) for number in (side, 0))
+    # Not clamp: TensorRT has it for floating-point numbers alone.
+    width = 2 * lengths.maximum(sides)
+    heights = (width - (side * sources[None] - lengths * targets[:, None]).abs()).maximum(zero)  # (side, length)
     total = heights.sum(dim=1, keepdim=True)
     high, rest = _divide(heights * _HALF, total)
     low, rest = _divide(rest * _HALF, total)

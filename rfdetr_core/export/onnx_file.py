@@ -65,10 +65,13 @@ def to_onnx(graph: RawGraph | CompleteGraph, architecture: Architecture, batch_s
             input_names=graph.inputs,
             output_names=graph.outputs,
             dynamic_shapes=(sizes,),
+            custom_translation_table={torch.ops.aten.floor_divide.default: _divide},
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
+    if isinstance(graph, CompleteGraph) and graph.kind == "uint8":
+        _convert_first(model.graph)
     strip(model)
     onnx.checker.check_model(model)
     return model
@@ -135,6 +138,29 @@ def _write(model: Any, path: Path) -> Path:
 def versions(names: Sequence[str]) -> dict[str, str]:
     """The installed versions of packages."""
     return {name: metadata.version(name) for name in names}
+
+
+def _divide(number: Any, divisor: Any) -> Any:
+    """Quotients of whole numbers from 0 on. The exporter's own are of negative ones, too, and compare truth values with
+    Equal, which TensorRT has for numbers alone."""
+    from onnxscript import opset18
+
+    assert number.dtype.is_integer()
+    return opset18.Div(number, divisor)
+
+
+def _convert_first(graph: Any) -> None:
+    """Let what reads the input, such as its sizes, read its conversion to float: TensorRT only converts uint8."""
+    name = graph.input[0].name
+    conversion = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == name)
+    first = type(conversion)()
+    first.CopyFrom(conversion)
+    graph.node.remove(conversion)
+    for node in graph.node:
+        for place, one in enumerate(node.input):
+            if one == name:
+                node.input[place] = first.output[0]
+    graph.node.insert(0, first)
 
 
 def _strip(graph: Any) -> None:

@@ -153,38 +153,45 @@ def _compare_raw(outputs: Mapping[str, Array], expected: DetectorOutput, *_: Any
 def _compare_complete(
     outputs: Mapping[str, Array], expected: DetectorOutput, sizes: Sequence[tuple[int, int]], limit: int
 ) -> dict[str, float]:
+    """Match a file's detections, one to one, with the pairs of query and class of the checkpoint.
+
+    Of pairs that tie with the last one of the list, the file may have others than the checkpoint.
+    """
     worst: dict[str, float] = {}
-    for row, (size, found) in enumerate(zip(sizes, postprocess(_bare(expected), sizes, limit), strict=True)):
+    queries, rows = expected.logits.shape[1:]
+    bare = DetectorOutput(expected.logits, expected.boxes)
+    for row, (size, found) in enumerate(zip(sizes, postprocess(bare, sizes, queries * rows), strict=True)):
+        last = float(found.scores[limit - 1])
+        count = int((found.scores >= last - TOLERANCE).sum())
+        sure = int((found.scores > last + TOLERANCE).sum())
         sides = np.array([size[1], size[0]] * 2, dtype=np.float32)
         boxes, scores, classes = (outputs[name][row] for name in ("boxes", "scores", "classes"))
-        of_boxes = np.abs(boxes[:, None] - found.boxes.numpy()[None]).max(-1) / sides.min()  # (Q, Q)
-        of_scores = np.abs(scores[:, None] - found.scores.numpy()[None])
-        cost = np.nan_to_num(np.maximum(of_boxes, of_scores), nan=1.0) + (classes[:, None] != found.labels.numpy())
-        theirs, ours = linear_sum_assignment(cost)
-        # At the end of the list, either may have one of two detections of nearly equal scores.
-        last = found.scores.numpy().min() + TOLERANCE
-        edge = (scores[theirs] <= last) & (found.scores.numpy()[ours] <= last)
-        lost = (cost[theirs, ours] > TOLERANCE) & ~edge
-        if lost.any():
-            place = int(ours[lost][0])
+        of_boxes = np.abs(boxes[:, None] - found.boxes[:count].numpy()[None]).max(-1) / sides.min()  # (limit, count)
+        of_scores = np.abs(scores[:, None] - found.scores[:count].numpy()[None])
+        of_classes = classes[:, None] != found.labels[:count].numpy()
+        cost = np.nan_to_num(np.maximum(of_boxes, of_scores), nan=1.0) + of_classes
+        pairs = linear_sum_assignment(cost)
+        theirs, ours = pairs
+        lost = {*range(sure)} - {*ours[cost[pairs] <= TOLERANCE].tolist()}
+        if lost:
+            place = min(lost)
             raise UserError(
                 f"detection {place} of the checkpoint (class {int(found.labels[place])}, score "
                 f"{float(found.scores[place]):.4f}) has no counterpart."
             )
-        kept = ~edge | (cost[theirs, ours] <= TOLERANCE)
-        pairs = theirs[kept], ours[kept]
-        told = {"boxes": of_boxes[pairs].max(initial=0), "scores": of_scores[pairs].max(initial=0)}
+        if len(theirs) < limit or bool((cost[pairs] > TOLERANCE).any()):
+            place = int(theirs[cost[pairs].argmax()])
+            raise UserError(
+                f"detection {place} of the file (class {int(classes[place])}, score {float(scores[place]):.4f}) has no "
+                "counterpart."
+            )
+        told = {"boxes": of_boxes[pairs].max(), "scores": of_scores[pairs].max()}
         if isinstance(expected.masks, Tensor):
-            rows = expected.logits.shape[2]
             order = expected.logits[row].sigmoid().flatten().sort(descending=True, stable=True).indices
-            masks = expected.masks[row, order[:limit][pairs[1]] // rows]
-            told["masks"] = np.abs(_sigmoid(outputs["masks"][row][pairs[0]]) - masks.sigmoid().numpy()).max(initial=0)
+            masks = expected.masks[row, order[ours] // rows]
+            told["masks"] = np.abs(_sigmoid(outputs["masks"][row][theirs]) - masks.sigmoid().numpy()).max()
         worst = {name: float(np.maximum(worst.get(name, 0.0), value)) for name, value in told.items()}
     return worst
-
-
-def _bare(output: DetectorOutput) -> DetectorOutput:
-    return DetectorOutput(output.logits, output.boxes)
 
 
 def _sigmoid(logits: Array) -> Array:
