@@ -121,3 +121,28 @@ def test_a_changed_file_is_named_and_after_a_failed_export_all_files_are_restore
     written.run("git", "restore", "rfdetr_core")
     assert written.repro() in ([], ["code"])
     assert written.run("git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.slow
+def test_a_real_file_is_written_once_and_carries_no_trace_of_the_machine(project: Project) -> None:
+    project.set_params(export={"formats": ["onnx"]})
+    assert project.repro() == ["export"]
+    assert project.repro() == []
+    assert exported(project) == ["model.onnx"]
+    path = project.folder / "output" / "export" / "model.onnx"
+    told = files.read_json(project.folder / "output" / "export.json")
+    assert told["source"]["sha256"] == files.sha256_file(project.folder / "output" / "checkpoint_best_total.pth")
+    assert (project.folder / "records" / f"{told['source']['record']}.json").exists()
+    about = told["files"]["model.onnx"]
+    assert about["sha256"] == files.sha256_file(path)
+    assert max(about["parity"]["queries"][name] for name in ("boxes", "scores")) < 1e-4
+    assert set(about["parity"]["ap"]["boxes"]) == {"source", "file"}
+    content = path.read_bytes()
+    assert str(project.folder).encode() not in content
+    assert str(ROOT).encode() not in content
+
+    project.set_params(export={"postprocess": True})
+    assert project.repro() == ["export"]
+    again = files.read_json(project.folder / "output" / "export.json")
+    assert again["source"] == told["source"]
+    assert again["files"]["model.onnx"]["images"] == "uint8"
