@@ -85,17 +85,18 @@ def strip(model: Any) -> None:
 
 
 def encoder_products(model: Any) -> list[str]:
-    """The names of the products of matrices with weights in the encoder's blocks, in order.
+    """The names of the products of matrices with weights in the encoder, in order: those before the projector.
 
-    The exporter names what it makes of a layer by the layer's parameters: the bias of each is still an initializer.
+    By their place in the graph: an initializer's name says little, since equal ones, such as biases of zeros, are one.
     """
-    biases = {one.name for one in model.graph.initializer if ".encoder." in one.name and one.name.endswith(".bias")}
-    weights = {one.name for one in model.graph.initializer if len(one.dims) == 2}
-    added = {
-        name for node in model.graph.node if node.op_type == "Add" and set(node.input) & biases for name in node.input
-    }
-    products = (node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights)
-    return [node.name for node in products if node.output[0] in added]
+    matrices = {one.name for one in model.graph.initializer if len(one.dims) == 2}
+    found = []
+    for node in model.graph.node:
+        if any(".projector." in name for name in node.input):
+            break
+        if node.op_type == "MatMul" and node.input[1] in matrices:
+            found.append(node.name)
+    return found
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def cached() -> Callable[..., Any]:
     made: dict[Any, Any] = {}
 
     def draft(source: Any, config: ExportConfig, kind: str) -> Any:
-        key = source.sha256, config.postprocess, config.images, config.batch_size, kind.partition("-")[0]
+        key = source.sha256, config.postprocess, config.images, config.batch_size, kind
         if key not in made:
             made[key] = export_draft(source, config, kind)  # type: ignore[arg-type]
         return made[key]
@@ -203,8 +203,8 @@ def test_a_checkpoint_without_ap_proves_nothing_and_the_file_says_so(project: Pr
 Change = Callable[[onnx.ModelProto], None]
 
 
-def set_values(model: onnx.ModelProto, ending: str, change: Callable[[Any], Any]) -> None:
-    tensor = next(one for one in model.graph.initializer if one.name.endswith(ending))
+def set_values(model: onnx.ModelProto, which: str | list[int], change: Callable[[Any], Any]) -> None:
+    tensor = next(one for one in model.graph.initializer if [*one.dims] == which or one.name.endswith(str(which)))
     values = numpy_helper.to_array(tensor).copy()
     tensor.CopyFrom(numpy_helper.from_array(change(values).astype(values.dtype), tensor.name))
 
@@ -229,13 +229,14 @@ def one_query(values: Any) -> Any:
     return values + 0.05 * np.eye(*values.shape)
 
 
-LAST = "box_head.layers.2.bias"
+QUERIES = [12, 16]  # the shape of their features, which have no name of their own
+MIDDLE = "box_head.layers.1.bias"
 BROKEN: dict[str, tuple[bool, Change]] = {  # whether the file is a complete one, and how it is broken
     "mean": (True, lambda model: set_values(model, "mean", lambda values: values + 0.004)),
     "classes": (False, lambda model: set_values(model, "network.class_head.bias", swapped)),
-    "query": (False, lambda model: set_values(model, "query_features", one_query)),
-    "nan": (False, lambda model: set_values(model, LAST, first(float("nan")))),
-    "boxes": (False, lambda model: set_values(model, LAST, lambda values: values + 0.01)),
+    "query": (False, lambda model: set_values(model, QUERIES, one_query)),
+    "nan": (False, lambda model: set_values(model, MIDDLE, first(float("nan")))),
+    "boxes": (False, lambda model: set_values(model, MIDDLE, lambda values: values + 0.01)),
 }
 
 
