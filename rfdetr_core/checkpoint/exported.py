@@ -242,6 +242,7 @@ def _levels(root: ElementTree.Element) -> int:
 
 
 def description_texts(description: Mapping[str, Any]) -> dict[str, str]:
-    """The values of a description as JSON, by key, in the order of the fields of `Description`."""
+    """The values of a description as JSON, by key, in the order of the fields of `Description`. In ASCII: XML has no
+    place for some characters."""
     known = Description.model_validate(description).model_dump(mode="json")
-    return {key: json.dumps(value, ensure_ascii=False, allow_nan=False) for key, value in known.items()}
+    return {key: json.dumps(value, allow_nan=False) for key, value in known.items()}

@@ -69,28 +69,31 @@ def export_model(
     scores = None
     if data is not None:
         scores, pictures = _scores(predictor, data), valid_pictures(data) or pictures
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as draft:
+    with tempfile.TemporaryDirectory() as draft:
         made = export_files(source, config, Path(draft), pictures=pictures, scores=scores, calibration=calibration)
         for name in reversed(made):  # an .xml file is last: it needs its .bin
-            (Path(draft) / name).replace(folder / name)
+            files.copy(Path(draft) / name, folder / name)
     return folder / NAMES[config.formats[0]]
 
 
 def _config(given: dict[str, Any]) -> ExportConfig:
     """The section `export` of params.yaml that the arguments mean."""
     kind, quantization = given.pop("format", "onnx"), given.pop("quantization", None)
-    if kind not in NAMES:
+    if not isinstance(kind, str) or kind not in NAMES:
         raise UserError(f"format is {kind!r}: it must be one of {', '.join(NAMES)}. Other tools convert the ONNX file.")
     if quantization not in (None, "int8") or (quantization and kind == "openvino"):
         raise UserError(f"quantization is {quantization!r}: it must be None, or 'int8' with the format onnx.")
     size, dynamic = given.pop("batch_size", 1), given.pop("dynamic_batch", False)
+    if "formats" in given:
+        raise UserError("export() has no formats: give one format.")
+    if not isinstance(dynamic, bool):
+        raise UserError(f"dynamic_batch is {dynamic!r}: it must be True or False.")
     values = {"formats": ["onnx-int8" if quantization else kind], "batch_size": None if dynamic else size}
     return parse(ExportConfig, values | given, "export()")
 
 
 def _require_shape(shape: Any, resolution: int) -> None:
-    if shape is not None and tuple(shape) != (resolution, resolution):
+    if shape not in (None, (resolution, resolution), [resolution, resolution]):
         raise UserError(
             f"shape is {shape!r}: a file has the resolution of its model, {(resolution, resolution)}. Build the model "
             "with another resolution, and train it."

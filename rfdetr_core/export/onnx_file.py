@@ -182,6 +182,8 @@ def quiet() -> Iterator[None]:
     """Silence exporters: they print their steps, warn of their own code, and log advice for it."""
     loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
+    root = logging.getLogger()
+    handlers = [*root.handlers]  # logging.warning() adds one where there is none
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -189,5 +191,6 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(logging.ERROR)
             yield
     finally:
+        root.handlers[:] = handlers
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

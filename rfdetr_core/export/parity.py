@@ -104,15 +104,18 @@ def compare(
 
 def _batches(pictures: Sequence[Image.Image], size: int | None) -> Iterator[list[Image.Image]]:
     """Each picture alone, and three of one size together; or, where the file takes `size` images, that many."""
-    random = np.random.default_rng(0)
-    noise = [Image.fromarray(random.integers(0, 256, (120, 200, 3), dtype=np.uint8)) for _ in range(3)]
-    for start in (*pictures, noise[0]):
-        alike = noise if start is noise[0] else _alike(start)
+    for alike in (*map(_alike, pictures), noise()):
         if size is None:
-            yield [start]
+            yield alike[:1]
             yield alike
         else:
             yield (alike * size)[:size]
+
+
+def noise() -> list[Image.Image]:
+    """Three pictures of noise, always the same."""
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 256, (120, 200, 3), dtype=np.uint8)) for _ in range(3)]
 
 
 def _follow(detector: Detector, images: Array, chosen: Array) -> tuple[DetectorOutput, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from rfdetr_core.base import files, images
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import read_classes, read_manifest
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.checkpoint.exported import VERSION, checkpoint_fields
-from rfdetr_core.checkpoint.files import Checkpoint, tensor_digest
+from rfdetr_core.checkpoint.exported import VERSION, checkpoint_fields, read_exported
+from rfdetr_core.checkpoint.files import Checkpoint, model_config_of, tensor_digest
 from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of
+from rfdetr_core.checkpoint.schema import Args
 from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.evaluate import detect
@@ -36,6 +37,7 @@ from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 
 COMPARED = 8  # pictures of valid that are compared query by query
+_DRAFT = ".export-"
 NAMES: Mapping[Format, str] = {"onnx": "model.onnx", "openvino": "model.xml", "onnx-int8": "model-int8.onnx"}
 
 
@@ -118,7 +120,9 @@ def export_stage(where: ProjectPaths, config: ExportConfig, output: Path) -> Non
     wanted = "onnx-int8" in config.formats
     calibration = Calibration.of_train(where, config.calibration_images) if wanted else None
     folder = output / "export"
-    with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as temporary:
+    for left in output.glob(f"{_DRAFT}*"):  # by a stage that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=_DRAFT) as temporary:
         draft = Path(temporary) / "export"
         draft.mkdir()
         made = export_files(source, config, draft, pictures=pictures, scores=scores, calibration=calibration)
@@ -145,11 +149,8 @@ def export_files(
         UserError: a package is not installed; int8 without calibration; a file differs from the checkpoint.
     """
     architecture = source.architecture
-    if config.postprocess and architecture.channels != 3:
-        raise UserError(
-            f"export.postprocess is for RGB photographs; the model takes {architecture.channels} channels. Set it to "
-            "false."
-        )
+    if architecture.channels != 3:
+        raise UserError(f"the model takes {architecture.channels} channels; files are made of models for RGB images.")
     made: dict[str, dict[str, Any]] = {}
     for kind in dict.fromkeys(config.formats):
         draft, extra = export_draft(source, config, kind), dict[str, Any]()
@@ -200,8 +201,18 @@ def description_of(source: Source, config: ExportConfig, kind: Format, packages:
         "source": source.sha256,
         "record": source.record,
         "packages": onnx_file.versions(packages),
-        "checkpoint": checkpoint_fields(source.checkpoint),
+        "checkpoint": checkpoint_fields(_told(source)),
     }
+
+
+def _told(source: Source) -> Checkpoint:
+    """What a file keeps of its checkpoint. Of one from elsewhere, only what describes the model: its params may hold
+    paths, or what JSON has no place for."""
+    checkpoint = source.checkpoint
+    if checkpoint.lineage is not None:
+        return checkpoint
+    args = {key: checkpoint.args[key] for key in Args.model_fields if checkpoint.args.get(key) is not None}
+    return replace(checkpoint, args=args, model_config=checkpoint.model_config or model_config_of(source.architecture))
 
 
 def _measure(
@@ -217,6 +228,7 @@ def _measure(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         path, *_ = draft.write(folder, {**description, "parity": {}})
+        read_exported(path)
         session = open_session(path, threads=1)  # so that the figures are those of any machine with this processor
         capability = torch.backends.cpu.get_cpu_capability()
         figures: dict[str, Any] = {
@@ -229,8 +241,8 @@ def _measure(
                 opened = parity.Opened(session, open_session(draft.write_opened(folder), threads=1), images)
                 found = parity.compare(opened, source.detector, source.architecture, pictures, config.batch_size)
                 figures["queries"] = found.plain()
-            elif config.batch_size is None and pictures:
-                figures["batches"] = parity.compare_batches(session, images, side, pictures[0])
+            elif config.batch_size is None:
+                figures["batches"] = parity.compare_batches(session, images, side, [*pictures, *parity.noise()][0])
             figures["ap"] = _compare_ap(path, description["precision"], config, scores)
         except UserError as error:
             raise UserError(f"{draft.name} is not exported, since it is not its checkpoint: {error}") from None
@@ -257,7 +269,9 @@ def _compare_ap(path: Path, precision: str, config: ExportConfig, scores: Scores
             )
     if all(before for before, _ in pairs.values()):
         return told | {"proven": True}
-    return told | {"proven": False, "reason": "the checkpoint itself has an AP of 0 there"}
+    measured = all(before is not None for before, _ in pairs.values())
+    why = "the checkpoint itself has an AP of 0 there" if measured else "there is no object to measure an AP on"
+    return told | {"proven": False, "reason": why}
 
 
 def _calibration_batches(

@@ -43,6 +43,7 @@ class OptimisedDetector(nn.Module):
         made.projector = nn.Sequential(made.projector.to(dtype), _ToFloat())
         made.proposer.groups = made.proposer.groups[:1]
         self.detector = made
+        self.eval()
         self.run: Any = torch.compile(self._tensors, dynamic=False) if compiled else self._tensors
 
     def forward(self, images: Tensor) -> DetectorOutput:
