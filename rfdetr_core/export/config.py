@@ -16,7 +16,7 @@ class ExportConfig(Config):
     """Which files for other runtimes are made of the chosen checkpoint, and what they must hold."""
 
     formats: tuple[Format, ...] = Field(
-        ("onnx",), description="any of onnx, openvino, onnx-int8 (int8 weights and inputs of the encoder's layers)"
+        ("onnx",), description="any of onnx, openvino, onnx-int8 (the encoder computes in int8)"
     )
     postprocess: bool = Field(
         False,

@@ -16,7 +16,7 @@ from rfdetr_core.export.onnx_file import PACKAGES as ONNX_PACKAGES
 from rfdetr_core.export.onnx_file import encoder_products, import_exporter, quiet, strip
 
 PACKAGES = (*ONNX_PACKAGES, "onnxruntime")
-METHOD = "onnxruntime's static quantisation: least and largest value, weights of 7 bits per channel, inputs of 8 bits"
+METHOD = "onnxruntime's static quantisation by least and largest value: weights of 7 bits per channel, all else 8"
 
 
 def to_int8(model: Any, images: Iterator[npt.NDArray[Any]]) -> Any:
