@@ -55,7 +55,9 @@ def to_onnx(graph: RawGraph | CompleteGraph, architecture: Architecture, batch_s
         example, free = torch.zeros(count, 3, *_EXAMPLE), {2: "height", 3: "width"}
     free |= {} if batch_size else {0: "batch"}
     sizes = {axis: torch.export.Dim(name) for axis, name in sorted(free.items())}
-    torch.compiler.reset()  # what an earlier trace left would change the names and the order of nodes
+    if isinstance(graph, CompleteGraph) and graph.branches:
+        # torch.cond traces with the compiler: what an earlier trace left would change the names and the order of nodes.
+        torch.compiler.reset()
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
             graph.eval(),
