@@ -16,7 +16,7 @@ from pydantic import Field
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked
-from rfdetr_core.checkpoint.files import Checkpoint, check_content
+from rfdetr_core.checkpoint.files import Checkpoint, check_content, origin_of
 from rfdetr_core.checkpoint.schema import Content
 
 SUFFIXES = (".onnx", ".xml")  # an OpenVINO model is two files: NAME.xml, and NAME.bin with its constants
@@ -112,6 +112,15 @@ def read_exported(path: Path) -> Exported:
     check_content(described.checkpoint, Content, path)
     known = {key: described.checkpoint[key] for key in _TOLD if described.checkpoint.get(key) is not None}
     return Exported(path, kind, described, Checkpoint({}, path=path, **known), content)
+
+
+def model_origin(path: Path) -> dict[str, Any] | None:
+    """The record of the training that a model file of any kind says it comes from: see `origin_of`.
+
+    Raises:
+        UserError: it is an exported file that cannot be read.
+    """
+    return read_exported(path).checkpoint.origin if path.suffix in SUFFIXES else origin_of(path)
 
 
 def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.checkpoint.exported import SUFFIXES, read_exported
-from rfdetr_core.checkpoint.files import origin_of
+from rfdetr_core.checkpoint.exported import model_origin
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.evaluate import detect
@@ -230,7 +229,7 @@ def _model(path: Path, one: BasePredictor, where: ProjectPaths, samples: Sequenc
         variant=one.architecture.name,
         classes=one.class_names,
         segmentation=one.architecture.segmentation,
-        training=read_exported(path).checkpoint.origin if path.suffix in SUFFIXES else origin_of(path),
+        training=model_origin(path),
         results=detect(one, where.dataset, samples, names),
     )
 

@@ -10,10 +10,8 @@ from typing import Any
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.data.samples import read_samples
 from rfdetr_core.export.config import ExportConfig
 from rfdetr_core.export.onnx_file import OPSET
 from rfdetr_core.export.run import COMPARED, NAMES, Calibration, Scores, Source, export_files, valid_pictures
@@ -129,9 +127,7 @@ def _source(predictor: Predictor) -> Source:
 
 def _scores(predictor: Predictor, data: ProjectPaths) -> Scores | None:
     """The split test of a dataset, or without it valid, and the predictor's own numbers on it."""
-    names = tuple(entry.name for entry in read_classes(data.classes))
     for split in ("test", "valid"):
-        if samples := read_samples(*data.split(split)):
-            found = Scores(split, data.dataset, files.read_json(data.split(split)[0]), samples, names, {})
+        if (found := Scores.read(data, split, {})).samples:
             return replace(found, source=found.of(predictor))
     return None

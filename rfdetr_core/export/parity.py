@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.data.preprocess import normalise, pixels
 from rfdetr_core.export.graph import CHOSEN
-from rfdetr_core.inference.sessions import Session
+from rfdetr_core.inference.exported import as_input
+from rfdetr_core.inference.sessions import Array, Session
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 from rfdetr_core.model.postprocess import postprocess
@@ -24,8 +23,6 @@ from rfdetr_core.model.proposals import best_tokens
 from rfdetr_core.ops.structures import DetectorOutput
 
 TOLERANCE = 1e-4  # of boxes relative to the image, of scores, and of the probabilities of mask pixels
-BATCHES = (1, 3)
-Array = npt.NDArray[Any]
 
 
 @dataclass
@@ -64,14 +61,6 @@ class Opened:
         """The file's outputs and the chosen tokens (B, Q) of pictures of one size."""
         batch = {self.session.inputs[0]: as_input(pictures, self.images, resolution)}
         return self.session.run(batch), self.copy.run(batch)[CHOSEN]
-
-
-def as_input(pictures: Sequence[Image.Image], images: str, resolution: int) -> Array:
-    """Pictures as a file takes them: see `Description.images`."""
-    if images == "normalised":
-        return np.asarray(normalise(torch.stack([pixels(picture, resolution) for picture in pictures])))
-    batch = np.stack([np.asarray(picture) for picture in pictures])  # (B, H, W, 3)
-    return batch if images == "uint8" else (batch.transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
 
 
 def compare(

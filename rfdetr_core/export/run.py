@@ -29,9 +29,9 @@ from rfdetr_core.export.config import FP32_DROP, OTHER_DROP, ExportConfig, Forma
 from rfdetr_core.export.graph import RESIZE, CompleteGraph, RawGraph
 from rfdetr_core.export.onnx_file import OnnxDraft
 from rfdetr_core.export.openvino_file import OpenVinoDraft, to_openvino
-from rfdetr_core.inference.exported import ExportedPredictor
+from rfdetr_core.inference.exported import ExportedPredictor, as_input
 from rfdetr_core.inference.predictor import BasePredictor
-from rfdetr_core.inference.sessions import open_session
+from rfdetr_core.inference.sessions import Array, open_session
 from rfdetr_core.lineage.records import RECORD, record_names
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
@@ -77,6 +77,13 @@ class Scores:
     names: tuple[str, ...]
     source: Mapping[str, Any]
 
+    @classmethod
+    def read(cls, where: ProjectPaths, split: str, source: Mapping[str, Any]) -> Scores:
+        """A split of a dataset. source: the numbers of the checkpoint on it."""
+        names = tuple(entry.name for entry in read_classes(where.classes))
+        annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
+        return cls(split, where.dataset, annotations, samples, names, source)
+
     def of(self, predictor: BasePredictor) -> dict[str, Any]:
         """The numbers of a predictor."""
         results = detect(predictor, self.dataset, self.samples, self.names)
@@ -113,9 +120,7 @@ def export_stage(where: ProjectPaths, config: ExportConfig, output: Path) -> Non
     source = Source.read(output / "checkpoint_best_total.pth", output / RECORD.name)
     reports = Path("reports/evaluate")
     split = files.read_json(reports / "about.json")["split"]
-    names = tuple(entry.name for entry in read_classes(where.classes))
-    annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
-    scores = Scores(split, where.dataset, annotations, samples, names, files.read_json(reports / "metrics.json"))
+    scores = Scores.read(where, split, files.read_json(reports / "metrics.json"))
     pictures = valid_pictures(where)
     wanted = "onnx-int8" in config.formats
     calibration = Calibration.of_train(where, config.calibration_images) if wanted else None
@@ -274,13 +279,11 @@ def _compare_ap(path: Path, precision: str, config: ExportConfig, scores: Scores
     return told | {"proven": False, "reason": why}
 
 
-def _calibration_batches(
-    calibration: Calibration, config: ExportConfig, architecture: Architecture
-) -> Iterator[parity.Array]:
+def _calibration_batches(calibration: Calibration, config: ExportConfig, architecture: Architecture) -> Iterator[Array]:
     images = config.images if config.postprocess else "normalised"
     for path in calibration.digests:
         alike = [calibration.read(path)] * (config.batch_size or 1)
-        yield parity.as_input(alike, images, architecture.resolution)
+        yield as_input(alike, images, architecture.resolution)
 
 
 def _facts(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import usable_cores
 from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.data.preprocess import normalise, pixels
-from rfdetr_core.inference.exported import ExportedPredictor, load_predictor
+from rfdetr_core.inference.exported import ExportedPredictor, as_input, load_predictor
 from rfdetr_core.inference.predictor import BasePredictor, Predictor, to_rgb
 from rfdetr_core.ingest.folder import listing
 
@@ -40,13 +40,11 @@ Pictures = Sequence[Image.Image]
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One way to run a model, such as a file in one precision.
+class Setup:
+    """What is measured: a file in one form and precision.
 
     form: exact, as `predict` runs a checkpoint by default; optimised, as after `optimize_for_inference`; raw or
     complete: an exported graph without or with preprocessing and postprocessing inside. threads: of the processor.
-    model: prepares the model's input of a batch of pictures, and gives the call that runs the model alone on it.
-    predict: from a batch of decoded pictures to detections in pixels.
     """
 
     file: str
@@ -55,6 +53,16 @@ class Contender:
     precision: str
     device: str
     threads: int
+
+
+@dataclass(frozen=True)
+class Contender(Setup):
+    """One way to run a model.
+
+    model: prepares the model's input of a batch of pictures, and gives the call that runs the model alone on it.
+    predict: from a batch of decoded pictures to detections in pixels.
+    """
+
     model: Callable[[Pictures], Callable[[], object]]
     predict: Callable[[Pictures], object]
 
@@ -70,15 +78,9 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Setup):
     """The figures of a contender at a batch size."""
 
-    file: str
-    form: str
-    runtime: str
-    precision: str
-    device: str
-    threads: int
     batch: int
     model: Timing
     predict: Timing
@@ -222,12 +224,10 @@ def _exported(file: str, predictor: ExportedPredictor, batch: int) -> Contender:
 
 
 def _exported_call(predictor: ExportedPredictor, pictures: Pictures) -> Callable[[], object]:
-    if predictor.description.postprocess:
-        # A batch of a complete file has images of one size.
-        alike = pictures if len({one.size for one in pictures}) == 1 else [pictures[0]] * len(pictures)
-        inputs = np.stack([predictor._prepare(picture) for picture in alike])
-    else:
-        inputs = normalise(torch.stack([predictor._prepare(picture) for picture in pictures])).numpy()
+    described = predictor.description
+    if described.postprocess and len({one.size for one in pictures}) > 1:
+        pictures = [pictures[0]] * len(pictures)  # a batch of a complete file has images of one size
+    inputs = as_input(pictures, described.images, predictor.architecture.resolution)
     return partial(predictor.session.run, {predictor.session.inputs[0]: inputs})
 
 

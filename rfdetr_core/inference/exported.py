@@ -89,10 +89,7 @@ class ExportedPredictor(BasePredictor):
     def _prepare(self, picture: Image.Image) -> Any:
         if not self.description.postprocess:
             return pixels(picture, self.architecture.resolution)
-        image = np.asarray(picture)  # (H, W, 3)
-        if self.description.images == "uint8":
-            return image
-        return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+        return as_input([picture], self.description.images, self.architecture.resolution)[0]
 
     def _answers(
         self, rows: Sequence[Any], sizes: Sequence[tuple[int, int]], lowest: float | None
@@ -134,6 +131,14 @@ class ExportedPredictor(BasePredictor):
             output: torch.from_numpy(np.concatenate([part[output] for part in parts])[:count])
             for output in self.session.outputs
         }
+
+
+def as_input(pictures: Sequence[Image.Image], images: str, resolution: int) -> Array:
+    """A batch of pictures as a file takes it: see `Description.images`. But for normalised, they have one size."""
+    if images == "normalised":
+        return np.asarray(normalise(torch.stack([pixels(picture, resolution) for picture in pictures])))
+    batch = np.stack([np.asarray(picture) for picture in pictures])  # (B, H, W, 3)
+    return batch if images == "uint8" else (batch.transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
 
 
 def load_predictor(path: Path, *, device: str = "auto", batch_size: int | None = None) -> BasePredictor:

@@ -15,8 +15,8 @@ from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
 from rfdetr_core.base.waiting import Patience
-from rfdetr_core.checkpoint.exported import SUFFIXES, read_exported
-from rfdetr_core.checkpoint.files import origin_of, read_checkpoint
+from rfdetr_core.checkpoint.exported import model_origin
+from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
 from rfdetr_core.metrics.coco import REPORTED
 from rfdetr_core.observers.history import fingerprint, read_history
@@ -92,7 +92,7 @@ def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: 
         UserError: no file is of the project's training, or MLflow refuses, fails or cannot be reached.
     """
     record = _record(CHECKPOINT)
-    if fingerprint(record) not in [fingerprint(own) for own in map(_origin, paths) if own]:
+    if fingerprint(record) not in [fingerprint(own) for own in map(model_origin, paths) if own]:
         raise UserError(
             f"None of the measured files was made by the training of {CHECKPOINT}, so they do not belong to its run. "
             "Measure that file, too, or leave out --mlflow."
@@ -110,11 +110,6 @@ def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: 
     except Exception as error:
         what, reason = fault(error)
         raise UserError(f"{what}, so the figures are not attached. {reason}") from error
-
-
-def _origin(path: Path) -> Mapping[str, Any] | None:
-    """The record of the training that a model file says it comes from, if it says so."""
-    return read_exported(path).checkpoint.origin if path.suffix in SUFFIXES else origin_of(path)
 
 
 def track_evaluation(

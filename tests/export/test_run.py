@@ -180,7 +180,7 @@ def test_what_a_file_may_lose_is_what_max_drop_says(project: Project) -> None:
 def test_int8_with_damaged_ranges_is_refused_at_0_and_kept_at_100(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage.parity, "as_input", dark(stage.parity.as_input))
+    monkeypatch.setattr(stage, "as_input", dark(stage.as_input))
     check_nothing_changed(project, "model-int8.onnx is not exported, .* loses .* points of AP", "onnx-int8", max_drop=0)
     told = export(project, "onnx-int8", max_drop=100.0)["files"]["model-int8.onnx"]["parity"]["ap"]
     assert told["boxes"]["file"] < told["boxes"]["source"]
