@@ -16,7 +16,8 @@ repro: setup
 	@python -m rfdetr_core results
 
 # Two workers, each with whole modules, whose fixtures are expensive; tests/conftest.py puts the longest modules first.
-PYTEST := python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+# A worker that crashes ends the run: in the place of one that is started anew, loadscope waits for ever.
+PYTEST := python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart=0
 
 check: lint
 	@$(PYTEST) -m "not slow"
