@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ class OpenVinoSession(Session):
             "ENABLE_CPU_PINNING": False,  # it would bind the threads of the caller, too
         }
         try:
-            core = openvino.Core()
+            core = _core()
             model = core.read_model(data, weights)
             self._compiled = core.compile_model(model, "CPU", settings)
         except Exception as error:
@@ -135,6 +136,16 @@ class OpenVinoSession(Session):
     def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         found = self._compiled(inputs, share_inputs=True, share_outputs=False)
         return {name: found[place] for place, name in enumerate(self.outputs)}
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one for the life of the process.
+
+    Each core gives the thread a signal stack of its own, and at its end the stack that it found. Of two cores, the
+    second to end gives back the stack of the first, which is no more, and the next signal, a Ctrl-C, ends the process.
+    """
+    return importlib.import_module("openvino").Core()
 
 
 def _import(name: str, path: Path, install: str) -> Any:

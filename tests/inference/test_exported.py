@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from rfdetr_core.inference.sessions import Session, open_session
 from tests.evaluation.scene import NAMES, Scene, write_tiny_checkpoint
 from tests.inference.exporting import bare, redescribed, write_onnx, write_openvino
 
-PHOTOGRAPHS = sorted((Path(__file__).parents[2] / "data" / "sample" / "test").glob("*.jpg"))[:3]
+ROOT = Path(__file__).parents[2]
+PHOTOGRAPHS = sorted((ROOT / "data" / "sample" / "test").glob("*.jpg"))[:3]
 SLOW = pytest.param("complete.onnx", marks=pytest.mark.slow)  # seconds to export
 SEED = 1  # all three classes are among the best
 KINDS = ("raw.onnx", SLOW, "raw.xml")
@@ -217,6 +219,26 @@ def test_a_session_says_in_what_it_computes(exports: Exports) -> None:
     assert (onnx.precision, onnx.device) == (openvino.precision, openvino.device) == ("f32", "cpu")
     compiled: Any = vars(openvino)["_compiled"]
     assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+
+
+TWO_SESSIONS = """
+import signal, sys
+from pathlib import Path
+from rfdetr_core.inference.sessions import open_session
+
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+first, second = open_session(Path(sys.argv[1])), open_session(Path(sys.argv[1]))
+del first
+del second
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("kind", ["raw.onnx", "raw.xml"])
+def test_after_two_sessions_a_signal_is_handled(exports: Exports, kind: str) -> None:
+    command = [sys.executable, "-c", TWO_SESSIONS, str(exports.path(kind))]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 def test_openvino_in_another_precision_is_refused(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
