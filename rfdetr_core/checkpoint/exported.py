@@ -98,7 +98,8 @@ def read_exported(path: Path) -> Exported:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     kind: Literal["onnx", "openvino"] = "onnx" if path.suffix == ".onnx" else "openvino"
-    content, told = _parse_onnx(data, path) if kind == "onnx" else _parse_openvino(data, path)
+    content: Any = parse_onnx(data, path) if kind == "onnx" else _parse_openvino(data, path)
+    told = _described(content, kind)
     if not told:
         raise UserError(
             f"{path} carries no description of its model: this project did not export it, or another tool removed it. "
@@ -211,7 +212,12 @@ def _digest(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _parse_onnx(data: bytes, path: Path) -> tuple[Any, dict[str, str]]:
+def parse_onnx(data: bytes, path: Path) -> Any:
+    """The ModelProto of a .onnx file's bytes.
+
+    Raises:
+        UserError: it is damaged, has no graph or keeps weights elsewhere; or the package onnx is not installed.
+    """
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -226,11 +232,10 @@ def _parse_onnx(data: bytes, path: Path) -> tuple[Any, dict[str, str]]:
         raise UserError(f"{path} is not an ONNX file: it has no graph. Export it again.")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise UserError(f"{path} keeps its weights in another file, which is not supported. Save it as one file.")
-    pairs = ((one.key, one.value) for one in model.metadata_props)
-    return model, {key.removeprefix(PREFIX): value for key, value in pairs if key.startswith(PREFIX)}
+    return model
 
 
-def _parse_openvino(data: bytes, path: Path) -> tuple[ElementTree.Element, dict[str, str]]:
+def _parse_openvino(data: bytes, path: Path) -> ElementTree.Element:
     try:
         root = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
@@ -239,8 +244,16 @@ def _parse_openvino(data: bytes, path: Path) -> tuple[ElementTree.Element, dict[
         raise UserError(f"{path} is not an OpenVINO model: it has no layers.")
     if _levels(root) > files.MOST_LEVELS:
         raise UserError(f"{path} is nested too deeply: more than {files.MOST_LEVELS} levels. Export it again.")
-    found = root.find("rt_info/rfdetr")
-    return root, {one.tag: one.get("value", "") for one in ([] if found is None else found)}
+    return root
+
+
+def _described(content: Any, kind: Literal["onnx", "openvino"]) -> dict[str, str]:
+    """The texts of the description, by its keys; none: the file carries no description."""
+    if kind == "onnx":
+        pairs = ((one.key, one.value) for one in content.metadata_props)
+        return {key.removeprefix(PREFIX): value for key, value in pairs if key.startswith(PREFIX)}
+    found = content.find("rt_info/rfdetr")
+    return {one.tag: one.get("value", "") for one in ([] if found is None else found)}
 
 
 def _levels(root: ElementTree.Element) -> int:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.processes import usable_cores
-from rfdetr_core.checkpoint.exported import ONNX_EXTRA, OPENVINO_EXTRA, SUFFIXES
+from rfdetr_core.checkpoint.exported import ONNX_EXTRA, OPENVINO_EXTRA, SUFFIXES, parse_onnx
 
 Array = npt.NDArray[Any]
 AGAIN = "Export it again from its checkpoint."
@@ -75,7 +75,7 @@ class OnnxSession(Session):
         self.path, self.threads = path, threads
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         data = _read(path)
-        self.precision = _onnx_precision(data, path)
+        self.precision = _onnx_precision(parse_onnx(data, path))
         self.device = _onnx_device(device, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -163,14 +163,9 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _onnx_precision(data: bytes, path: Path) -> str:
-    """The precision of a graph's layers: ONNX Runtime computes each operator in that of its inputs."""
-    onnx = _import("onnx", path, ONNX_EXTRA)
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except Exception as error:
-        raise UserError(f"{path} is not an ONNX file, or it is damaged. {AGAIN}") from error
+def _onnx_precision(model: Any) -> str:
+    """The precision of a ModelProto's layers: ONNX Runtime computes each operator in that of its inputs."""
+    onnx = importlib.import_module("onnx")
     if any(mark in node.op_type for node in model.graph.node for mark in ("Quantize", "QLinear", "Integer")):
         return "int8"
     narrow = {onnx.TensorProto.FLOAT16: "f16", onnx.TensorProto.BFLOAT16: "bf16"}
