@@ -98,9 +98,11 @@ def test_a_rank_that_is_killed_ends_all_and_a_told_launcher_stops_all_and_both_g
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    at = time.monotonic()
     os.kill(int(children[-1]) if victim == "rank" else process.pid, number)
     told = process.communicate(timeout=100)[0]
     assert process.returncode != 0
+    assert time.monotonic() - at < 60
     if victim == "launcher":
         assert "stopped by SIGTERM" in told
     assert not read_plain(state)["run"]["finished"]
