@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.exported import read_exported
 from rfdetr_core.inference import sessions
@@ -20,7 +21,6 @@ from rfdetr_core.inference.sessions import Session, open_session
 from tests.evaluation.scene import NAMES, Scene, write_tiny_checkpoint
 from tests.inference.exporting import bare, redescribed, write_onnx, write_openvino
 
-ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = sorted((ROOT / "data" / "sample" / "test").glob("*.jpg"))[:3]
 SLOW = pytest.param("complete.onnx", marks=pytest.mark.slow)  # seconds to export
 SEED = 1  # all three classes are among the best
