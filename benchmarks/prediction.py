@@ -48,7 +48,7 @@ def row(what: str, figure: str) -> None:
 
 
 def ours(options: argparse.Namespace) -> Any:
-    from rfdetr_core import api
+    from rfdetr_core.api import model as api
 
     return getattr(api, VARIANTS[options.variant].name)(pretrain_weights=None, device=options.device)
 
@@ -137,7 +137,7 @@ def dataset(folder: Path, count: int) -> None:
 
 def ours_evaluate(options: argparse.Namespace) -> None:
     """The function of the stage, on a dataset that was validated before the clock starts."""
-    from rfdetr_core import api
+    from rfdetr_core.api import model as api
     from rfdetr_core.data.samples import read_samples
     from rfdetr_core.evaluation import evaluate as stage
     from rfdetr_core.evaluation.config import EvaluateConfig

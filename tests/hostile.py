@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from rfdetr_core.api import RFDETR
+from rfdetr_core.api.model import RFDETR
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import file_content, read_checkpoint
 from rfdetr_core.checkpoint.loading import load_weights

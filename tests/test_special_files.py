@@ -24,7 +24,7 @@ import resource, signal, sys
 from pathlib import Path
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.cli import main
-import rfdetr_core.api as api
+from rfdetr_core.api import model as api
 resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
 signal.alarm(60)
 CALLS = {

@@ -52,9 +52,16 @@ class Training:
 
 
 def train_model(
-    where: ProjectPaths, model: ModelConfig, config: TrainConfig, runtime: RuntimeConfig, output: Path
+    where: ProjectPaths,
+    model: ModelConfig,
+    config: TrainConfig,
+    runtime: RuntimeConfig,
+    output: Path,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Train, and leave the files of a run in `output`; go on where an interrupted training of the same inputs ended.
+
+    callbacks: of Lightning, for a script that watches its training.
 
     Raises:
         UserError: an input is missing or wrong, a loss is not finite, memory is short, another process of
@@ -66,7 +73,7 @@ def train_model(
     signals = StopSignals()
     try:
         with signals.handled(), record.sole_writer(output):
-            _fit(prepare_training(where, model, config, runtime, output), where.weights, runtime, signals)
+            _fit(prepare_training(where, model, config, runtime, output), where.weights, runtime, signals, callbacks)
     except Stopped:
         raise signals.told from None
     except NonFiniteError as error:
@@ -85,7 +92,9 @@ def train_model(
         raise explanation from error
 
 
-def _fit(training: Training, weights: Path, runtime: RuntimeConfig, signals: StopSignals) -> None:
+def _fit(
+    training: Training, weights: Path, runtime: RuntimeConfig, signals: StopSignals, others: Sequence[Callback]
+) -> None:
     """Train from the state that the folder or, in the folder `weights`, `train.resume` has; if there is none, anew."""
     config, folder, fingerprint = training.module.config, training.files.folder, training.files.fingerprint
     state, told = record.state_to_resume(folder, fingerprint)
@@ -99,7 +108,7 @@ def _fit(training: Training, weights: Path, runtime: RuntimeConfig, signals: Sto
         return
     # Loaded by name: what watches a training is no dependency of its result.
     observers = importlib.import_module("rfdetr_core.observers").observers(runtime, training.record, folder)
-    callbacks = [*training.callbacks, signals, *observers]
+    callbacks = [*training.callbacks, signals, *observers, *others]
     trainer = build_trainer(config, callbacks=callbacks, num_sanity_val_steps=runtime.num_sanity_val_steps)
     signals.trainer = trainer
     if record.first_process():
@@ -144,7 +153,9 @@ def prepare_training(
     detector = build_detector(architecture, drop_path=config.drop_path, **economy)
     if (parent := resolve_weights(model.pretrain_weights, where.weights)) is not None:
         report = load_weights(detector, architecture, read_checkpoint(parent), classes)
-        say(f"weights of {parent}:", *report.describe().split("\n"))
+        say(f"training from the weights of {parent}:", *report.describe().split("\n"))
+    elif config.resume is None and record.first_process():
+        say("training from scratch: pretrain_weights is null")
     samples = {"train": data.train_set.samples, "valid": data.valid_set.samples}
     _note_crowded([*samples["train"], *samples["valid"]], architecture.queries)
     training_record = record.record_of(where, model, asked, config, samples)

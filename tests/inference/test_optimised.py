@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rfdetr_core import api
+from rfdetr_core.api import model as api
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.inference.optimised import OptimisedDetector
 from rfdetr_core.inference.predictor import Predictor, to_rgb

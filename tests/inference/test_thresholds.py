@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rfdetr_core import api
+from rfdetr_core.api import model as api
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint

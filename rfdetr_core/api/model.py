@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
-from rfdetr_core.base import files
+from rfdetr_core.api.configs import COCO_CLASSES, VARIANT_CONFIGS, TrainSettings, VariantConfig
+from rfdetr_core.api.training import (
+    AnyPath,
+    Plan,
+    as_path,
+    check_dataset,
+    evaluation_settings,
+    find_weights,
+    prepare_dataset,
+    process_restored,
+    refuse_results,
+)
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
@@ -16,68 +30,57 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
-from rfdetr_core.checkpoint.published import resolve_weights
-from rfdetr_core.config.settings import refuse_absent
-from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_core.inference.exported import ExportedPredictor
 from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
 from rfdetr_core.inference.thresholds import recommended
-from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.metrics.coco import REPORTED
 from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
 from rfdetr_core.model.detector import Detector, build_detector
-from rfdetr_core.selection.select import select
-from rfdetr_core.selection.strip import strip
-from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
-from rfdetr_core.training.scripted import TrainSettings, process_restored
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     import supervision
 
-AnyPath: TypeAlias = str | Path
-COCO_CLASSES = 90  # of the published weights, and of a new model until it is trained
+    from rfdetr_core.api.keywords import EvaluateKeywords, ModelKeywords, TrainKeywords
 
 
 class RFDETR:
     """An RF-DETR model of one variant: use a subclass, such as RFDETRNano.
 
-    pretrain_weights: the path of a checkpoint, a published name, or None for a new model. num_classes, resolution, and
-    the other fields of ModelConfig: None keeps what the weights were trained with, or the variant's own number.
-    device: cpu, cuda, mps, or auto for CUDA where there is one.
+    pretrain_weights: the path of a checkpoint, a published name, or None for a new, untrained model; by default the
+    published weights of the variant, which are downloaded once (see `find_weights`). Pico has none: it is new.
+    num_classes, resolution, and the other fields of ModelSettings: None keeps what the weights were trained with, or
+    the variant's own number.
 
     Raises:
         UserError: an unknown keyword, a value of the wrong type or range, a device that is not here, or weights that
-            are none or of another variant.
+            cannot be fetched, are damaged, or belong to another variant.
     """
 
     variant: ClassVar[str] = ""
-    _optimised: Predictor | None = None  # what predict runs instead of the exact one
+    size: ClassVar[str | None] = None  # upstream's name of the variant, such as rfdetr-nano
 
-    def __init__(
-        self,
-        *,
-        pretrain_weights: AnyPath | Checkpoint | None = None,
-        num_classes: int | None = None,
-        device: str = "auto",
-        **settings: Any,
+    def __init__(self, **settings: Unpack[ModelKeywords]) -> None:
+        config = self.get_model_config(**settings)
+        device = find_device(config.device)
+        path = find_weights(config.pretrain_weights)
+        self._build(config, device, read_checkpoint(path) if path else None, settings)
+
+    def _build(
+        self, config: VariantConfig, device: str, checkpoint: Checkpoint | None, given: Mapping[str, Any]
     ) -> None:
-        if not self.variant:
-            known = ", ".join(variant.name for variant in VARIANTS.values())
-            raise UserError(f"{type(self).__name__} is no variant. Use one: {known}.")
-        if "variant" in settings:
-            raise UserError(f"variant is no keyword: {type(self).__name__} is one. Use the class of another variant.")
-        if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
-            what = "a whole number, 1 or more; None keeps what the weights were trained with"
-            raise UserError(f"num_classes is {num_classes!r}: it must be {what}.")
-        device, checkpoint = find_device(device), _find(pretrain_weights)
-        fields = ModelConfig.model_fields
-        given = {key: value for key, value in settings.items() if value is not None or key not in fields}
-        values = _told(checkpoint, self.variant) | given
-        self.config = parse(ModelConfig, values | {"variant": self.variant}, type(self).__name__)
+        """Make the detector. given: the keywords of the caller, which win over what the weights were trained with."""
+        told = {key: value for key, value in _told(checkpoint, self.variant).items() if given.get(key) is None}
+        self._section = config.section.model_copy(update=told)
         self.weights = checkpoint.path if checkpoint else None
         self.data: ProjectPaths | None = None
+        self.callbacks: dict[str, list[Callable[[dict[str, float]], object]]] = defaultdict(list)
+        self._optimised: Predictor | None = None  # what predict runs instead of the exact one
         stored = len(checkpoint.weights["class_head.bias"]) - 1 if checkpoint else COCO_CLASSES
-        classes = num_classes or stored
-        architecture = self.config.architecture(classes)
+        classes = config.num_classes or stored
+        architecture = self._section.architecture(classes)
         detector = build_detector(architecture)
         names, threshold = tuple(map(str, range(classes))), None
         if checkpoint is not None:
@@ -91,6 +94,42 @@ class RFDETR:
         )
 
     @classmethod
+    def get_model_config(cls, **settings: Unpack[ModelKeywords]) -> VariantConfig:
+        """The config that the keywords of the class give, before weights are read."""
+        if not cls.variant:
+            known = ", ".join(variant.name for variant in VARIANTS.values())
+            raise UserError(f"{cls.__name__} is no variant. Use one: {known}.")
+        return VARIANT_CONFIGS[cls.variant](**settings)
+
+    @property
+    def model_config(self) -> VariantConfig:
+        """The config of the model as it is now, every number filled in."""
+        architecture = self.architecture
+        values = vars(self._section) | _sizes(architecture) | {"num_classes": architecture.classes}
+        values |= {"pretrain_weights": self.weights, "device": self._predictor.device}
+        return VARIANT_CONFIGS[self.variant](**{key: value for key, value in values.items() if key != "variant"})
+
+    @property
+    def means(self) -> list[float]:
+        """What is subtracted from each channel of an image in 0..1: ImageNet's means, repeated for more channels."""
+        return list(islice(cycle(IMAGENET_MEAN), self.architecture.channels))
+
+    @property
+    def stds(self) -> list[float]:
+        """By what each channel is divided then."""
+        return list(islice(cycle(IMAGENET_STD), self.architecture.channels))
+
+    def maybe_download_pretrain_weights(self) -> None:
+        """Check that the file of `pretrain_weights` is there, and fetch it if it is a published one.
+
+        The constructor has done so; the file may have been removed since.
+
+        Raises:
+            UserError: see `find_weights`.
+        """
+        find_weights(self.weights)
+
+    @classmethod
     def from_checkpoint(cls, path: AnyPath, **settings: Any) -> Self:
         """The model of a file, as the class of its variant; `settings` are those of the class.
 
@@ -101,11 +140,14 @@ class RFDETR:
             UserError: no model file, its variant is unknown or not this class, or see the class; or the runtime of an
                 exported file is not installed.
         """
-        if _path(path, "path").suffix in SUFFIXES:
+        if as_path(path, "path").suffix in SUFFIXES:
             return cls._of_exported(Path(path), **settings)
-        find_device(settings.get("device", "auto"))
+        device = find_device(settings.get("device", "auto"))
         checkpoint = read_checkpoint(Path(path))
-        return cls._variant_of(path, architecture_of(checkpoint).name)(pretrain_weights=checkpoint, **settings)
+        found = cls._variant_of(path, architecture_of(checkpoint).name)
+        model = found.__new__(found)
+        model._build(found.get_model_config(**settings | {"pretrain_weights": path}), device, checkpoint, settings)
+        return model
 
     @classmethod
     def _of_exported(cls, path: Path, *, device: str = "auto", **settings: Any) -> Self:
@@ -115,8 +157,9 @@ class RFDETR:
         found = cls._variant_of(path, predictor.architecture.name)
         model = found.__new__(found)  # without a detector, which __init__ builds
         sizes = _sizes(predictor.architecture)
-        model.config = parse(ModelConfig, sizes | {"variant": found.variant}, str(path))
-        model.weights, model.data, model._predictor = path, None, predictor
+        model._section = parse(ModelConfig, sizes | {"variant": found.variant}, str(path))
+        model.weights, model.data, model._predictor, model._optimised = path, None, predictor, None
+        model.callbacks = defaultdict(list)
         return model
 
     @classmethod
@@ -154,15 +197,17 @@ class RFDETR:
         return list(self._predictor.class_names)
 
     @process_restored()
-    def train(self, *, dataset_dir: AnyPath, output_dir: AnyPath = "output", **settings: Any) -> None:
+    def train(self, **settings: Unpack[TrainKeywords]) -> None:
         """Validate and convert a dataset, train from the pretrain_weights, select, strip, and hold the best weights.
 
-        `settings`: the fields of TrainConfig and RuntimeConfig, such as epochs, batch_size, grad_accum_steps, lr. Into
-        `output_dir` go the files of a run, checkpoint_best_total.pth among them; it may not be where a dvc.yaml has its
-        results. The classes are the dataset's. Links in `dataset_dir` may lead out of it into the cache of the DVC
-        project that it is in, and nowhere else.
-        `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end. What a training sets
-        in the process, such as torch's deterministic mode and the number of threads, is restored.
+        `settings`: the fields of TrainSettings, such as dataset_dir (required), epochs, batch_size, grad_accum_steps,
+        lr; and of the model's, resolution, freeze_encoder and gradient_checkpointing. Into `output_dir` go the files of
+        a run, checkpoint_best_total.pth among them; it may not be where a dvc.yaml has its results. The classes are the
+        dataset's. Links in `dataset_dir` may lead out of it into the cache of the DVC project that it is in, and
+        nowhere else. `resume` is the path of a checkpoint.pth; `run_test` evaluates the test split at the end. The
+        functions in `callbacks` are called with the values of an epoch ("on_fit_epoch_end") or of the last one
+        ("on_train_end"). What a training sets in the process, such as torch's deterministic mode and the number of
+        threads, is restored.
 
         Raises:
             UserError: an unknown keyword, a numbered device, a folder of a pipeline, a fault of the dataset, or of the
@@ -170,50 +215,24 @@ class RFDETR:
         """
         from rfdetr_core.observers.history import run_files
         from rfdetr_core.observers.publishing import track_evaluation
-        from rfdetr_core.training.compilation import code_generator
         from rfdetr_core.training.record import sole_writer
-        from rfdetr_core.training.run import train_model
-        from rfdetr_core.training.trainer import device_kind
 
-        refuse_absent("train", settings.keys() - TrainSettings.model_fields.keys(), "train()")
-        dataset, output = _path(dataset_dir, "dataset_dir"), _path(output_dir, "output_dir")
         device = self._own("train()").device
-        kind, _, number = device.partition(":")
-        if number not in ("", "0"):
-            raise UserError(
-                f"train() takes the first device, not {device}. Start Python with CUDA_VISIBLE_DEVICES={number}, and "
-                f"give the device as {kind}."
-            )
-        weights, named = self.weights, self.weights.name if self.weights else None
-        if settings.get("resume") is not None:
-            weights, named = _path(settings["resume"], "resume"), None  # the state holds the weights
-            if not weights.is_file():
-                raise UserError(f"resume is {str(weights)!r}, which is no file. Give the path of a checkpoint.pth.")
-            settings["resume"] = weights.name
-        asked = parse(TrainSettings, {"accelerator": kind} | settings, "train()")
-        values = asked.model_dump(mode="json")
-        config = parse(TrainConfig, {key: values[key] for key in TrainConfig.model_fields}, "train()")
-        runtime = parse(RuntimeConfig, {key: values[key] for key in RuntimeConfig.model_fields}, "train()")
-        model = self.config.model_copy(update={"pretrain_weights": named})
-        check_together(model, config)
-        if config.compile != "off":
-            code_generator(device_kind(config))
-        _refuse_outs(output)
-        _check_dataset(dataset)
-        best = output / "checkpoint_best_total.pth"
+        planned = Plan.of(self._section, self.weights, device, dict(settings))
+        output = planned.output
         with sole_writer(output):  # from the first file to the last: another's dataset would be trained on or scored
-            self.data = _prepare(dataset, output / "dataset")
-            folder = weights.parent if weights else Path("weights")
-            where = ProjectPaths(self.data.dataset, self.data.annotations, self.data.manifests, folder)
-            train_model(where, model, config, runtime, output)
-            selection = select(files.read_json(output / "scores.json"))
-            files.write_json(output / "selection.json", selection)
-            strip(output, selection, best, records=output / "records")
+            self.data = prepare_dataset(planned.dataset, output / "dataset", planned.weights.parent)
+            best = planned.run(self.data, self.callbacks)
+            self._section = planned.model
             self._predictor, self._optimised = Predictor.from_checkpoint(best, device=device), None
-            if asked.run_test:
+            if planned.settings.run_test:
                 self.evaluate("test", output_dir=output)
-                track_evaluation(self.data, output, output / "evaluate", runtime)
+                track_evaluation(self.data, output, output / "evaluate", planned.settings.runtime)
         say(*run_files(output).split("\n"), f"use: python -m rfdetr_core predict {best} IMAGE")
+
+    def get_train_config(self, **settings: Unpack[TrainKeywords]) -> TrainSettings:
+        """The config that `train` makes of its keywords. Raises a UserError as `train` does; nothing is read."""
+        return Plan.settings_of(dict(settings), self._section.variant)
 
     def optimize_for_inference(
         self,
@@ -261,12 +280,13 @@ class RFDETR:
             threshold = recommended(threshold, self._predictor).by_class
         return (self._optimised or self._predictor).predict(images, threshold, batch_size=batch_size)
 
-    def evaluate(
-        self, split: str = "test", *, dataset_dir: AnyPath | None = None, output_dir: AnyPath = "output", **more: Any
-    ) -> dict[str, Any]:
+    def evaluate(self, split: str = "test", **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:
         """COCO's numbers on a split of `dataset_dir`, or of the dataset trained on; a report to `output_dir`/evaluate.
 
-        `more`: the other fields of EvaluateConfig, such as pictures. The result: what metrics.json and about.json have.
+        split: test, or valid, for which upstream says val. `settings`: dataset_dir, output_dir, and the other fields of
+        EvaluateConfig, such as pictures. Keywords of `train` are taken, too, and those that change nothing here are
+        named in a note. The result has what metrics.json and about.json have, and the values under the names that
+        upstream gives them, such as test/mAP_50_95.
 
         Raises:
             UserError: an unknown keyword, no dataset, a fault of it, or classes that are not the model's.
@@ -274,19 +294,26 @@ class RFDETR:
         from rfdetr_core.evaluation.evaluate import evaluate
         from rfdetr_core.training.record import sole_writer
 
-        config = parse(EvaluateConfig, {"split": split} | more, "evaluate()")
-        output, data = _path(output_dir, "output_dir"), self.data
-        _refuse_outs(output / "evaluate")
-        if dataset_dir is None and data is None:
+        given, data = dict(settings), self.data
+        config, unused = evaluation_settings(split, given, self._section.variant)
+        dataset = as_path(given["dataset_dir"], "dataset_dir") if given.get("dataset_dir") is not None else None
+        output = as_path(given.get("output_dir", "output"), "output_dir")
+        refuse_results(output / "evaluate")
+        if dataset is None and data is None:
             raise UserError("evaluate() needs dataset_dir: this model was not trained here.")
-        dataset = None if dataset_dir is None else _path(dataset_dir, "dataset_dir")
         if dataset is not None:
-            _check_dataset(dataset)
+            check_dataset(dataset)
+        if unused:
+            say(f"evaluate() does not use {', '.join(unused)}")
         with sole_writer(output):
             if dataset is not None:
-                data = _prepare(dataset, output / "dataset")
+                data = prepare_dataset(dataset, output / "dataset")
             assert data is not None
-            return evaluate(self._predictor, data, config, output / "evaluate")
+            found = evaluate(self._predictor, data, config, output / "evaluate")
+        start = "val" if found["split"] == "valid" else "test"
+        kinds = ("", "segm_") if self.architecture.segmentation else ("",)
+        named = {f"{start}/{kind}{name}": found[kind + key] for kind in kinds for name, key in REPORTED.items()}
+        return found | named
 
     def export(
         self, output_dir: AnyPath = "output", *, batch_size: int = 1, dynamic_batch: bool = False, **arguments: Any
@@ -304,28 +331,13 @@ class RFDETR:
         """
         from rfdetr_core.export.model import export_model
 
-        output, sizes = _path(output_dir, "output_dir"), {"batch_size": batch_size, "dynamic_batch": dynamic_batch}
+        output, sizes = as_path(output_dir, "output_dir"), {"batch_size": batch_size, "dynamic_batch": dynamic_batch}
         own = self._own("export()")
-        _refuse_outs(output)
+        refuse_results(output)
         return export_model(own, output, sizes | arguments, self.data)
 
 
 load = from_checkpoint = RFDETR.from_checkpoint
-
-
-def _path(value: Any, argument: str) -> Path:
-    """The path that an argument gives. Raises a UserError where it is empty, or of another type."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise UserError(f"{argument} is {value!r}: it must be one path, as text or a Path.")
-    return Path(value)
-
-
-def _find(weights: AnyPath | Checkpoint | None) -> Checkpoint | None:
-    if weights is None or isinstance(weights, Checkpoint):
-        return weights
-    path = _path(weights, "pretrain_weights")
-    found = resolve_weights(path.name, path.parent if path.parent != Path() or path.is_file() else Path("weights"))
-    return read_checkpoint(found) if found else None
 
 
 def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
@@ -344,44 +356,11 @@ def _sizes(told: Architecture) -> dict[str, Any]:
     return sizes | {"num_channels": told.channels}
 
 
-def _refuse_outs(output: Path) -> None:
-    """Raise a UserError where a folder to write to holds results of a pipeline."""
-    from rfdetr_core.verification.lock import refuse_outs
-
-    refuse_outs(output, 'output_dir="runs/first"')
-
-
-def _check_dataset(dataset: Path) -> None:
-    """Raise a UserError of a dataset folder that is none, before the folder of results is made."""
-    from rfdetr_core.ingest.folder import check_folder
-
-    check_folder(dataset, (), "dataset_dir")
-
-
-def _prepare(dataset: Path, folder: Path) -> ProjectPaths:
-    """Validate and convert a dataset, as the first two stages do."""
-    from rfdetr_core.ingest.convert import convert_dataset
-    from rfdetr_core.ingest.validate import validate_dataset
-    from rfdetr_core.report.dataset import write_page
-
-    made = ProjectPaths(dataset, folder / "annotations", folder / "manifest", metadata=folder / "metadata")
-    validate_dataset(
-        dataset,
-        ValidateConfig(),
-        folder,
-        made.manifests,
-        option="dataset_dir",
-        metadata=made.metadata,
-        write_page=write_page,
-    )
-    convert_dataset(dataset, ValidateConfig(), made.manifests, made.annotations)
-    return made
-
-
 def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:
     doc = f"RF-DETR {variant}: {architecture.resolution} pixels, {architecture.weights_file or 'no published weights'}."
-    return type(architecture.name, (RFDETR,), {"variant": variant, "__doc__": doc, "__module__": __name__})
+    size = "rfdetr-large" if variant == "large-deprecated" else f"rfdetr-{variant}"  # of both, as upstream
+    names = {"variant": variant, "size": size, "__doc__": doc, "__module__": __name__}
+    return type(architecture.name, (RFDETR,), names)
 
 
 globals().update({architecture.name: _variant(variant, architecture) for variant, architecture in VARIANTS.items()})
-__all__ = sorted(["RFDETR", "from_checkpoint", "load", *(architecture.name for architecture in VARIANTS.values())])

@@ -1,0 +1,25 @@
+"""RF-DETR from Python: the classes, their configs, the custom training API. `rfdetr_core` has the public names."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from rfdetr_core.model.config import VARIANTS
+
+# The public names, by the module that defines them.
+HOMES = {
+    "rfdetr_core.api.model": ("RFDETR", *(variant.name for variant in VARIANTS.values()), "from_checkpoint", "load"),
+    "rfdetr_core.api.custom": ("RFDETRDataModule", "RFDETRModelModule", "build_trainer"),
+}
+NAMES = sorted(name for names in HOMES.values() for name in names)
+
+
+def public(name: str) -> Any:
+    """What a public name of `rfdetr_core` stands for; `__all__`: the names. Raises an AttributeError: no such name."""
+    if name == "__all__":
+        return NAMES
+    for module, names in HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'rfdetr_core' has no attribute {name!r}")

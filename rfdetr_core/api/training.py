@@ -1,0 +1,263 @@
+"""A training that a script starts: its folders, its weights, its stages, and the process as it was before."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from rfdetr_core.api.configs import ModelSettings, TrainSettings
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import parse
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.checkpoint.published import PUBLISHED, resolve_weights
+from rfdetr_core.config.settings import ABSENT
+from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.model.config import VARIANTS, ModelConfig
+from rfdetr_core.selection.select import select
+from rfdetr_core.selection.strip import strip
+from rfdetr_core.training.compilation import code_generator
+from rfdetr_core.training.config import check_together
+from rfdetr_core.training.run import train_model
+from rfdetr_core.training.trainer import device_kind
+
+if TYPE_CHECKING:
+    from rfdetr_core.training.module import RFDETRModelModule
+
+AnyPath: TypeAlias = str | os.PathLike[str]
+BEST = "checkpoint_best_total.pth"
+# Keywords of the class that `train` takes, too: they leave the weights as they are.
+_FOLDERS = {"dataset_dir", "output_dir"}
+_SPLITS = {"val": "valid", "validation": "valid"}
+_TAKEN = ("resolution", "freeze_encoder", "gradient_checkpointing")
+
+
+@contextmanager
+def process_restored() -> Iterator[None]:
+    """Restore what a training sets in the whole process: a script goes on after it, also after its failure."""
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    debug_mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    filling = vars(torch.utils)["deterministic"]  # a module whose attribute is a property
+    fill = filling.fill_uninitialized_memory
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "alembic")]
+    levels = [logger.level for logger in loggers]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices):
+            yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(debug_mode)
+        torch.backends.cudnn.benchmark = benchmark
+        filling.fill_uninitialized_memory = fill
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def as_path(value: Any, argument: str) -> Path:
+    """The path that an argument gives. Raises a UserError where it is empty, or of another type."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise UserError(f"{argument} is {value!r}: it must be one path, as text or a Path.")
+    return Path(value)
+
+
+def find_weights(given: Any) -> Path | None:
+    """The file that `pretrain_weights` names: a path, or a published name; None for None.
+
+    A published file is looked for in weights/, then in the cache, then downloaded.
+
+    Raises:
+        UserError: there is no such file, it is not the published one, or it could not be downloaded.
+    """
+    if given is None:
+        return None
+    path = as_path(given, "pretrain_weights")
+    folder = path.parent if path.parent != Path() or path.is_file() else Path("weights")
+    try:
+        return resolve_weights(path.name, folder)
+    except UserError as error:
+        if path.name not in PUBLISHED:
+            raise
+        advice = (
+            "RF_HOME names the folder where such files are kept. pretrain_weights=None makes a new, untrained model."
+        )
+        raise UserError(f"{error} {advice}") from error.__cause__
+
+
+def refuse_results(output: Path) -> None:
+    """Raise a UserError where a folder to write to holds results of a pipeline."""
+    from rfdetr_core.verification.lock import refuse_outs
+
+    refuse_outs(output, 'output_dir="runs/first"')
+
+
+def check_dataset(dataset: Path) -> None:
+    """Raise a UserError of a dataset folder that is none, before the folder of results is made."""
+    from rfdetr_core.ingest.folder import check_folder
+
+    check_folder(dataset, (), "dataset_dir")
+
+
+def prepare_dataset(dataset: Path, folder: Path, weights: Path = Path("weights")) -> ProjectPaths:
+    """Validate and convert a dataset, as the first two stages do; `folder` receives what they write.
+
+    Raises:
+        UserError: a fault of the dataset.
+    """
+    from rfdetr_core.ingest.convert import convert_dataset
+    from rfdetr_core.ingest.validate import validate_dataset
+    from rfdetr_core.report.dataset import write_page
+
+    made = ProjectPaths(dataset, folder / "annotations", folder / "manifest", weights, folder / "metadata")
+    validate_dataset(
+        dataset,
+        ValidateConfig(),
+        folder,
+        made.manifests,
+        option="dataset_dir",
+        metadata=made.metadata,
+        write_page=write_page,
+    )
+    convert_dataset(dataset, ValidateConfig(), made.manifests, made.annotations)
+    return made
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call of `train` asks for, checked before anything is written.
+
+    model: the section of params.yaml. weights: the file that is trained from or resumed, which need not exist.
+    """
+
+    model: ModelConfig
+    settings: TrainSettings
+    weights: Path
+
+    @classmethod
+    def of(cls, model: ModelConfig, weights: Path | None, device: str, keywords: dict[str, Any]) -> Self:
+        """Check the keywords of `train` for a model of these weights.
+
+        Raises:
+            UserError: an unknown keyword or a wrong value, or what is asked for cannot be trained here.
+        """
+        own = {key: keywords.pop(key) for key in _TAKEN if keywords.get(key) is not None}
+        kind, _, number = str(keywords.pop("device", None) or device).partition(":")
+        if number not in ("", "0"):
+            raise UserError(
+                f"train() takes the first device, not {kind}:{number}. Start Python with "
+                f"CUDA_VISIBLE_DEVICES={number}, and give the device as {kind}."
+            )
+        named = weights.name if weights else None
+        if keywords.get("resume") is not None:
+            weights, named = as_path(keywords["resume"], "resume"), None  # the state holds the weights
+            if not weights.is_file():
+                raise UserError(f"resume is {str(weights)!r}, which is no file. Give the path of a checkpoint.pth.")
+            keywords["resume"] = weights.name
+        settings = cls.settings_of({"accelerator": kind} | keywords, model.variant)
+        section = parse(ModelConfig, vars(model) | own | {"pretrain_weights": named}, "train()")
+        section.architecture(classes=1)
+        check_together(section, settings.train)
+        if settings.compile != "off":
+            code_generator(device_kind(settings.train))
+        plan = cls(section, settings, weights or Path("weights") / "none")
+        refuse_results(plan.output)
+        check_dataset(plan.dataset)
+        return plan
+
+    @staticmethod
+    def settings_of(keywords: dict[str, Any], variant: str, call: str = "train()") -> TrainSettings:
+        """The settings of keywords. UserError: an unknown one, or one of the constructor of the class."""
+        for key in ("dataset_dir", "output_dir"):
+            if key in keywords or key == "dataset_dir":
+                as_path(keywords.get(key), key)
+        others = sorted(keywords.keys() & ModelSettings.model_fields.keys() - TrainSettings.model_fields.keys())
+        if others:
+            name = VARIANTS[variant].name
+            raise UserError(
+                f"{call} has no {', '.join(others)}: it belongs to the constructor. "
+                f"Write {name}({', '.join(f'{key}={keywords[key]!r}' for key in others)}), then {call}."
+            )
+        return TrainSettings.of(keywords, call)
+
+    @property
+    def dataset(self) -> Path:
+        """The folder of the dataset."""
+        return Path(self.settings.dataset_dir)
+
+    @property
+    def output(self) -> Path:
+        """The folder of the run."""
+        return Path(self.settings.output_dir)
+
+    def run(self, data: ProjectPaths, functions: Mapping[str, Sequence[Callable[[dict[str, float]], object]]]) -> Path:
+        """Train, select and strip; the path of the best weights."""
+        watching = [Functions(functions)] if any(functions.values()) else []
+        train_model(data, self.model, self.settings.train, self.settings.runtime, self.output, watching)
+        return select_and_strip(self.output)
+
+
+def evaluation_settings(split: str, keywords: dict[str, Any], variant: str) -> tuple[EvaluateConfig, list[str]]:
+    """The config of `evaluate` from its keywords, and those of `train` among them that it does not use.
+
+    Raises:
+        UserError: an unknown keyword, or one of the constructor of the class.
+    """
+    own = EvaluateConfig.model_fields
+    known = (
+        TrainSettings.model_fields.keys() | ModelSettings.model_fields.keys() | ABSENT["train"].keys()
+    ) - own.keys()
+    of_train = {key: value for key, value in keywords.items() if key in known}
+    if unused := of_train.keys() - _FOLDERS:
+        Plan.settings_of({"dataset_dir": "-"} | of_train, variant, "evaluate()")
+    values = {
+        key: keywords[key] for key in keywords if key not in known and (key, keywords[key]) != ("batch_size", "auto")
+    }
+    config = parse(EvaluateConfig, values | {"split": _SPLITS.get(split, split)}, "evaluate()")
+    return config, sorted(unused)
+
+
+class Functions(Checkpoint):
+    """Calls functions of a script with the values of an epoch, as upstream's `RFDETR.callbacks` once did.
+
+    A Checkpoint of Lightning, so that the epoch's losses are known when it is called.
+    """
+
+    def __init__(self, functions: Mapping[str, Sequence[Callable[[dict[str, float]], object]]]) -> None:
+        if strange := sorted(functions.keys() - {"on_fit_epoch_end", "on_train_end"}):
+            raise UserError(f"callbacks has no {', '.join(strange)}. There are on_fit_epoch_end and on_train_end.")
+        self.functions = functions
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call those of an epoch."""
+        self._call("on_fit_epoch_end", trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call those of the end, with the last epoch's values."""
+        self._call("on_train_end", trainer, pl_module)
+
+    def _call(self, event: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = {"epoch": trainer.current_epoch + (event == "on_fit_epoch_end")}
+        for function in self.functions.get(event, ()):
+            function(epoch | cast("RFDETRModelModule", pl_module).epoch_metrics)
+
+
+def select_and_strip(output: Path) -> Path:
+    """Choose the better of a run folder's two best files, and write its stripped copy, whose path is returned."""
+    selection = select(files.read_json(output / "scores.json"))
+    files.write_json(output / "selection.json", selection)
+    strip(output, selection, output / BEST, records=output / "records")
+    return output / BEST
