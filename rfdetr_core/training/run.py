@@ -42,13 +42,17 @@ from rfdetr_core.training.trainer import build_trainer, check_launched, device_k
 
 @dataclass(frozen=True)
 class Training:
-    """What `Trainer.fit` takes, and the callbacks that score the epochs and write the run folder."""
+    """What `Trainer.fit` takes, and the callbacks that score the epochs and write the run folder.
+
+    start: lines that say which weights the first epoch starts from.
+    """
 
     module: RFDETRModelModule
     data: RFDETRDataModule
     callbacks: list[Callback]
     files: RunFiles
     record: dict[str, Any]
+    start: tuple[str, ...]
 
 
 def train_model(
@@ -80,7 +84,10 @@ def train_model(
         raise UserError(error.saved(output)) from None
     except UserError as error:
         # torch puts the traceback of a loader worker before its message.
-        raise UserError(str(error).rpartition("rfdetr_core.base.errors.UserError: ")[2].strip()) from error
+        _, of_worker, message = str(error).rpartition("rfdetr_core.base.errors.UserError: ")
+        if not of_worker:
+            raise
+        raise UserError(message.strip()) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of memory on the device. Lower train.batch_size (now {config.batch_size}) and raise "
@@ -100,8 +107,9 @@ def _fit(
     state, told = record.state_to_resume(folder, fingerprint)
     if state is None and (named := resolve_weights(config.resume, weights)) is not None:
         state, told = record.named_state(named, config, fingerprint)
-    if told and record.first_process():
-        say(told)
+    lines = [*([told] if told else []), *(training.start if state is None else [])]
+    if lines and record.first_process():
+        say(*lines)
     if state is not None and (state.finished or state.epochs == config.epochs):
         if record.first_process():
             training.files.rewrite(read_plain(state.path), state.path)
@@ -151,11 +159,10 @@ def prepare_training(
     torch.manual_seed(mixed_seed("weights", config.seed))
     economy = {"gradient_checkpointing": model.gradient_checkpointing, "freeze_encoder": model.freeze_encoder}
     detector = build_detector(architecture, drop_path=config.drop_path, **economy)
+    start: tuple[str, ...] = ("training from scratch: no pretrain_weights",)
     if (parent := resolve_weights(model.pretrain_weights, where.weights)) is not None:
         report = load_weights(detector, architecture, read_checkpoint(parent), classes)
-        say(f"training from the weights of {parent}:", *report.describe().split("\n"))
-    elif config.resume is None and record.first_process():
-        say("training from scratch: pretrain_weights is null")
+        start = (f"training from the weights of {parent}", *(f"  {line}" for line in report.describe().split("\n")))
     samples = {"train": data.train_set.samples, "valid": data.valid_set.samples}
     _note_crowded([*samples["train"], *samples["valid"]], architecture.queries)
     training_record = record.record_of(where, model, asked, config, samples)
@@ -188,7 +195,8 @@ def prepare_training(
     if config.early_stopping:
         patience, delta = config.early_stopping_patience, config.early_stopping_min_delta
         callbacks.append(EarlyStopping(key, patience, delta, config.early_stopping_use_ema))
-    return Training(RFDETRModelModule(detector, architecture, config, sizes), data, callbacks, written, training_record)
+    module = RFDETRModelModule(detector, architecture, config, sizes)
+    return Training(module, data, callbacks, written, training_record, start)
 
 
 def _note_crowded(samples: Sequence[Sample], queries: int) -> None:
