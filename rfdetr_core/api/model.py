@@ -44,13 +44,7 @@ if TYPE_CHECKING:
 
     import supervision
 
-    from rfdetr_core.api.keywords import (
-        EvaluateKeywords,
-        ExportKeywords,
-        ModelKeywords,
-        SettingsKeywords,
-        TrainKeywords,
-    )
+    from rfdetr_core.api import keywords
 
 
 class RFDETR:
@@ -69,7 +63,7 @@ class RFDETR:
     variant: ClassVar[str] = ""
     size: ClassVar[str | None] = None  # upstream's name of the variant, such as rfdetr-nano
 
-    def __init__(self, **settings: Unpack[ModelKeywords]) -> None:
+    def __init__(self, **settings: Unpack[keywords.ModelKeywords]) -> None:
         config = self.get_model_config(**settings)
         device = find_device(config.device)
         path = find_weights(config.pretrain_weights)
@@ -101,7 +95,7 @@ class RFDETR:
         )
 
     @classmethod
-    def get_model_config(cls, **settings: Unpack[ModelKeywords]) -> VariantConfig:
+    def get_model_config(cls, **settings: Unpack[keywords.ModelKeywords]) -> VariantConfig:
         """The config that the keywords of the class give, before weights are read."""
         if not cls.variant:
             known = ", ".join(variant.name for variant in VARIANTS.values())
@@ -137,7 +131,7 @@ class RFDETR:
         find_weights(self.weights)
 
     @classmethod
-    def from_checkpoint(cls, path: AnyPath, **settings: Unpack[ModelKeywords]) -> Self:
+    def from_checkpoint(cls, path: AnyPath, **settings: Unpack[keywords.ModelKeywords]) -> Self:
         """The model of a file, as the class of its variant; `settings` are those of the class.
 
         The file is a checkpoint, or a .onnx or .xml file that was exported from one. An exported file takes only
@@ -147,13 +141,14 @@ class RFDETR:
             UserError: no model file, its variant is unknown or not this class, or see the class; or the runtime of an
                 exported file is not installed.
         """
+        given: dict[str, Any] = {**settings}
         if as_path(path, "path").suffix in SUFFIXES:
-            return cls._of_exported(Path(path), **dict(settings))
-        device = find_device(settings.get("device") or "auto")
+            return cls._of_exported(Path(path), **given)
+        device = find_device(given.get("device") or "auto")
         checkpoint = read_checkpoint(Path(path))
         found = cls._variant_of(path, architecture_of(checkpoint).name)
         model = found.__new__(found)
-        model._build(found.get_model_config(**{**settings, "pretrain_weights": path}), device, checkpoint, settings)
+        model._build(found.get_model_config(**given | {"pretrain_weights": path}), device, checkpoint, given)
         return model
 
     @classmethod
@@ -205,7 +200,7 @@ class RFDETR:
 
     @show_train
     @process_restored()
-    def train(self, **settings: Unpack[TrainKeywords]) -> None:
+    def train(self, **settings: Unpack[keywords.TrainKeywords]) -> None:
         """Validate and convert a dataset, train from the pretrain_weights, select, strip, and hold the best weights.
 
         `settings`: the fields of TrainSettings, such as dataset_dir (required), epochs, batch_size, grad_accum_steps,
@@ -238,7 +233,7 @@ class RFDETR:
                 track_evaluation(self.data, output, output / "evaluate", planned.settings.runtime)
         say(*run_files(output).split("\n"), f"use: python -m rfdetr_core predict {best} IMAGE")
 
-    def get_train_config(self, **settings: Unpack[SettingsKeywords]) -> TrainSettings:
+    def get_train_config(self, **settings: Unpack[keywords.SettingsKeywords]) -> TrainSettings:
         """The config that `train` makes of its keywords. Raises a UserError as `train` does; nothing is read."""
         return Plan.settings_of(dict(settings), self._section.variant)
 
@@ -301,7 +296,7 @@ class RFDETR:
         return (self._optimised or self._predictor).predict(images, threshold, batch_size=batch_size)
 
     @show_evaluate
-    def evaluate(self, split: str = "test", **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:
+    def evaluate(self, split: str = "test", **settings: Unpack[keywords.EvaluateKeywords]) -> dict[str, Any]:
         """COCO's numbers on a split of `dataset_dir`, or of the dataset trained on; a report to `output_dir`/evaluate.
 
         split: test, or valid, for which upstream says val. `settings`: dataset_dir, output_dir, and the other fields of
@@ -342,7 +337,7 @@ class RFDETR:
         *,
         batch_size: int = 1,
         dynamic_batch: bool = False,
-        **arguments: Unpack[ExportKeywords],
+        **arguments: Unpack[keywords.ExportKeywords],
     ) -> Path:
         """Write a file for another runtime, whose answers equal the checkpoint's, and give its path.
 
@@ -385,7 +380,7 @@ def _sizes(told: Architecture) -> dict[str, Any]:
 def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:
     doc = f"RF-DETR {variant}: {architecture.resolution} pixels, {architecture.weights_file or 'no published weights'}."
     size = "rfdetr-large" if variant == "large-deprecated" else f"rfdetr-{variant}"  # of both, as upstream
-    names = {"variant": variant, "size": size, "__doc__": doc, "__module__": __name__}
+    names: dict[str, Any] = {"variant": variant, "size": size, "__doc__": doc, "__module__": __name__}
     names["__init__"] = constructor(RFDETR.__init__, variant)
     return type(architecture.name, (RFDETR,), names)
 
