@@ -79,7 +79,7 @@ def test_each_of_three_classes_has_its_own_name(exports: Exports, kind: str) -> 
     """Against the checkpoint's scores, read column by column."""
     picture = Image.open(PHOTOGRAPHS[0]).convert("RGB")
     found = exports.open(kind).predict(picture, 0.0)
-    inputs = exports.checkpoint._prepare(picture)
+    inputs = exports.checkpoint._prepare(picture, (exports.checkpoint.architecture.resolution,) * 2)
     best = exports.checkpoint._run(inputs[None]).logits.sigmoid()[0]  # (Q, K + 1)
     assert {*found.class_id} >= {0, 1, 2}
     for label, name in enumerate(NAMES):
