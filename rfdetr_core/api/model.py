@@ -293,7 +293,7 @@ class RFDETR:
             UserError: an image that cannot be read or fetched; an unknown keyword, or a value that is refused; no file
                 of thresholds, or one that is malformed or of another model.
         """
-        refuse_unknown(unknown, RFDETR.predict)
+        refuse_unknown(unknown)
         if isinstance(threshold, str | os.PathLike):
             threshold = recommended(threshold, self._predictor).by_class
         predictor = self._optimised or self._predictor

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
 from rfdetr_core.model.config import Architecture
 
+PREDICT = ("images", "threshold", "shape", "patch_size", "include_source_image", "batch_size")
 _LARGEST = 4096  # as model.resolution
 _CALLED = {"conf": "threshold", "confidence": "threshold", "imgsz": "shape", "resolution": "shape", "size": "shape"}
 
@@ -67,17 +67,12 @@ def check_upstreams(inplace: bool, compile_backend: str | None, device: str) -> 
     say(f"compile_backend {compile_backend}: on {device} {how}", file=sys.stderr)
 
 
-def refuse_unknown(unknown: Mapping[str, object], function: Callable[..., object]) -> None:
-    """Raise a UserError where `unknown` has a keyword: it names those of the function, and which may be meant."""
-    if not unknown:
-        return
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    known = [name for name, one in inspect.signature(function).parameters.items() if one.kind not in kinds]
-    known = [name for name in known if name != "self"]
-    name = next(iter(unknown))
-    close = [_CALLED[name]] if _CALLED.get(name) in known else difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise UserError(f"{function.__name__}() has no keyword {name}.{hint} It has: {', '.join(known)}.")
+def refuse_unknown(unknown: Mapping[str, object]) -> None:
+    """Raise a UserError where `unknown` has a keyword: it names those of `predict`, and which may be meant."""
+    for name in unknown:
+        close = [_CALLED[name]] if name in _CALLED else difflib.get_close_matches(name, PREDICT, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(f"predict() has no keyword {name}.{hint} It has: {', '.join(PREDICT)}.")
 
 
 def _whole(side: Any) -> int:

@@ -103,6 +103,19 @@ def test_a_list_gives_what_its_images_give_alone_in_their_order(
     assert predictor.predict([]) == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_keeps_the_source_image_and_refuses_another_shape(exports: Exports, kind: str) -> None:
+    predictor, side = exports.open(kind), exports.checkpoint.architecture.resolution
+    found, expected = (one.predict(PHOTOGRAPHS[0], 0.3, (side, side)) for one in (predictor, exports.checkpoint))
+    require_alike(found, expected)
+    assert np.array_equal(found.metadata["source_image"], expected.metadata["source_image"])
+    assert np.array_equal(found.data["source_shape"], expected.data["source_shape"])
+    with pytest.raises(
+        UserError, match=rf"shape is .*: {side} x {side} pixels is all that .*{kind} takes\. Leave shape out"
+    ):
+        predictor.predict(PHOTOGRAPHS[0], 0.3, (side, 2 * side))
+
+
 class Watched(Session):
     """A session that notes what it was given, and changes it first."""
 
