@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = add("predict", models.predict, "find objects in images: a drawn picture and a JSON file for each")
     predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as output/checkpoint_best_total.pth")
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a file, or a folder of them")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder of them, or an https address")
     score = predict.add_mutually_exclusive_group()
     score.add_argument("--threshold", type=_number(float, 0, 1), help="score to exceed (default: CHECKPOINT's, or 0.5)")
     of_class = "a thresholds.json, with a score for each class; recommended: the one that belongs to CHECKPOINT"

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, overload
 
 import torch
 
@@ -32,6 +32,7 @@ from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
 from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_core.inference.arguments import check_upstreams, refuse_unknown
 from rfdetr_core.inference.exported import ExportedPredictor
 from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
 from rfdetr_core.inference.thresholds import recommended
@@ -242,18 +243,22 @@ class RFDETR:
         compile: bool = True,  # noqa: A002 - upstream's name
         batch_size: int = 1,
         dtype: torch.dtype | str = torch.float32,
+        *,
+        inplace: bool = False,
+        compile_backend: str | None = None,
     ) -> None:
         """Let `predict` run a copy of the model that is faster, and whose numbers are close but not the same.
 
         dtype: of the encoder and the projector: torch.bfloat16, on CUDA torch.float16 too, or its name. batch_size:
         images that go through the model at a time; unlike upstream, `predict` takes any number of them. compile: on
         CUDA alone; it takes a while, and lasts until the process ends. `evaluate` and `model` stay with the model
-        itself. `train` and `remove_optimized_model` remove the copy.
+        itself. `train` and `remove_optimized_model` remove the copy. inplace, compile_backend: see `check_upstreams`.
 
         Raises:
-            UserError: another dtype or batch_size, or it cannot be compiled here.
+            UserError: another dtype or batch_size, inplace, or it cannot be compiled here.
         """
         own = self._own("optimize_for_inference()")
+        check_upstreams(inplace, compile_backend, own.device)
         self._optimised = own.optimised(compiled=compile, batch_size=batch_size, dtype=dtype)
 
     inference = optimize_for_inference  # its name from upstream's 1.11 on
@@ -262,15 +267,30 @@ class RFDETR:
         """Let `predict` run the model itself again."""
         self._optimised = None
 
+    @property
+    def is_optimized_inplace(self) -> bool:
+        """False: the optimised copy never takes the place of the model."""
+        return False
+
     @overload
     def predict(
-        self, images: Picture, threshold: Threshold | AnyPath | None = None, *, batch_size: int | None = None
+        self,
+        images: Picture,
+        threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
+        *,
+        batch_size: int | None = None,
     ) -> supervision.Detections: ...
     @overload
     def predict(
         self,
         images: list[Picture] | tuple[Picture, ...],
         threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
         *,
         batch_size: int | None = None,
     ) -> list[supervision.Detections]: ...
@@ -278,22 +298,31 @@ class RFDETR:
         self,
         images: Picture | list[Picture] | tuple[Picture, ...],
         threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
         *,
         batch_size: int | None = None,
+        **unknown: Never,
     ) -> supervision.Detections | list[supervision.Detections]:
-        """Objects with a score above `threshold`: see `Predictor.predict`.
+        """Objects with a score above `threshold`: one supervision.Detections for one image, a list for a list.
 
-        threshold: a number; one for each class by its name; the path of a thresholds.json; "recommended" for the file
-        that belongs to the checkpoint: thresholds.json beside it, or that of the project it is in; None for the number
-        that the weights carry. batch_size: images that go through the model at a time; None: 1, so that a list gives
-        the bits that its images give alone, or the number of the optimised copy.
+        images: paths, https addresses, PIL images, RGB arrays (H, W, 3) of uint8, RGB tensors (3, H, W). shape,
+        patch_size, include_source_image, and what detections have: see `BasePredictor.predict`. threshold: a number;
+        one for each class by its name; the path of a thresholds.json; "recommended" for the file that belongs to the
+        checkpoint: thresholds.json beside it, or that of the project it is in; None for the number that the weights
+        carry. batch_size: images that go through the model at a time; None: 1, so that a list gives the bits that its
+        images give alone, or the number of the optimised copy.
 
         Raises:
-            UserError: an image that cannot be read; no such file, or one that is malformed or of another model.
+            UserError: an image that cannot be read or fetched; an unknown keyword, or a value that is refused; no file
+                of thresholds, or one that is malformed or of another model.
         """
+        refuse_unknown(unknown)
         if isinstance(threshold, str | os.PathLike):
             threshold = recommended(threshold, self._predictor).by_class
-        return (self._optimised or self._predictor).predict(images, threshold, batch_size=batch_size)
+        predictor = self._optimised or self._predictor
+        return predictor.predict(images, threshold, shape, patch_size, include_source_image, batch_size=batch_size)
 
     @show_evaluate
     def evaluate(self, split: str = "test", **settings: Unpack[keywords.EvaluateKeywords]) -> dict[str, Any]:
