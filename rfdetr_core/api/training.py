@@ -33,7 +33,7 @@ from rfdetr_core.training.run import train_model
 from rfdetr_core.training.trainer import device_kind
 
 if TYPE_CHECKING:
-    from rfdetr_core.training.module import RFDETRModelModule
+    from rfdetr_core.training.module import TrainingModule
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 BEST = "checkpoint_best_total.pth"
@@ -252,7 +252,7 @@ class Functions(Checkpoint):
     def _call(self, event: str, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = {"epoch": trainer.current_epoch + (event == "on_fit_epoch_end")}
         for function in self.functions.get(event, ()):
-            function(epoch | cast("RFDETRModelModule", pl_module).epoch_metrics)
+            function(epoch | cast("TrainingModule", pl_module).epoch_metrics)
 
 
 def select_and_strip(output: Path) -> Path:

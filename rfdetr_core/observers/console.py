@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from rfdetr_core.base import files
 from rfdetr_core.base.printing import say
 from rfdetr_core.observers.history import best_scores
-from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.module import TrainingModule
 
 # Modules with one interface, a class `tqdm`; the first also draws in notebooks.
 _BARS = {"tqdm": "tqdm.auto", "rich": "tqdm.rich"}
@@ -48,7 +48,7 @@ class Lines(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         row, now, epochs = pl_module.epoch_metrics, time.monotonic(), trainer.max_epochs or 0
         kind = "segm_" if "val/segm_mAP_50_95" in row or "val/ema_segm_mAP_50_95" in row else ""
         tracks = {name: f"val/{track}{kind}mAP_50_95" for name, track in _TRACKS.items()}
@@ -81,7 +81,7 @@ class ProgressBar(Lines):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not trainer.is_global_zero:
             return
