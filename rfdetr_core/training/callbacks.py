@@ -1,12 +1,13 @@
-"""Averaging the weights (EMA), scoring both tracks, stopping early."""
+"""Averaging the weights (EMA), scoring both tracks, stopping early. Upstream's names are those of api/callbacks.py."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed
@@ -21,6 +22,41 @@ from rfdetr_core.metrics.quick import quick_score
 from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from rfdetr_core.training.module import PREFIX, TrainingModule
+
+if TYPE_CHECKING:
+    from rfdetr_core.api.callbacks import (
+        BestModelCallback,
+        COCOEvalCallback,
+        DropPathCallback,
+        RFDETREarlyStopping,
+        RFDETREMACallback,
+    )
+
+_OF_API = (
+    "BestModelCallback",
+    "COCOEvalCallback",
+    "DropPathCallback",
+    "RFDETREMACallback",
+    "RFDETREarlyStopping",
+)
+__all__ = [
+    "BestModelCallback",
+    "COCOEvalCallback",
+    "CocoScoring",
+    "DropPathCallback",
+    "EarlyStopping",
+    "RFDETREMACallback",
+    "RFDETREarlyStopping",
+    "TrainScoring",
+    "WeightAverage",
+    "WeightAveraging",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_API:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("rfdetr_core.api.callbacks"), name)
 
 
 class WeightAverage:
