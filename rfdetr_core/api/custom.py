@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -278,6 +279,8 @@ def _configured(
             best = (config.skip_best_epochs, config.smooth_alpha)
             written = BestModelCallback(preparation.output, regular, ema, settings.run_test, *best)
             own.append(written)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     options = {"num_sanity_val_steps": settings.num_sanity_val_steps, "enable_progress_bar": not writes} | options
     added = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or ())]
     # The average is among the callbacks.

@@ -55,7 +55,10 @@ class Lines(Checkpoint):
         self.scores = [f"{name} {row[key]:.3f}" for name, key in tracks.items() if key in row] or self.scores
         self.epochs += 1
         left = (now - self.begun) / self.epochs * (epochs - trainer.current_epoch - 1)
-        parts = [_epoch(trainer), f"loss {row['train/loss']:.3f}", *self.scores, f"lr {row['train/lr']:.2e}"]
+        # A script's own steps may record no loss.
+        numbers = {"loss": ("train/loss", ".3f"), "lr": ("train/lr", ".2e")}
+        loss, rate = ([f"{name} {row[key]:{form}}"] if key in row else [] for name, (key, form) in numbers.items())
+        parts = [_epoch(trainer), *loss, *self.scores, *rate]
         parts += [f"{self._speed():.1f} img/s", _memory(), f"{now - self.started:.1f} s", f"{_clock(left)} left"]
         if trainer.is_global_zero:
             say("  ".join(parts))
@@ -93,7 +96,9 @@ class ProgressBar(Lines):
         if self.trained - self.shown > _PAUSE or batch_idx == 0:
             self.shown = self.trained
             rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
-            parts = [_epoch(trainer), f"loss {pl_module.loss.item():.3f}", *self.scores, f"lr {rate:.1e}"]
+            loss = getattr(pl_module, "loss", None)
+            told = [] if loss is None else [f"loss {loss.item():.3f}"]
+            parts = [_epoch(trainer), *told, *self.scores, f"lr {rate:.1e}"]
             parts += [f"{self._speed():.1f} img/s", _memory(), self._left(trainer, (batch_idx + 1) / batches)]
             self._show(", ".join(parts))
         self.bar.update()
