@@ -12,6 +12,12 @@ HOMES = {
     "rfdetr_core.api.model": ("RFDETR", *(variant.name for variant in VARIANTS.values()), "from_checkpoint", "load"),
     "rfdetr_core.api.custom": ("RFDETRDataModule", "RFDETRModelModule", "build_trainer"),
 }
+# The public names of `rfdetr_core.config`, with those of the same classes in rfdetr_core.api.configs.
+CONFIGS = {
+    "ModelConfig": "VariantConfig",
+    "SegmentationTrainConfig": "ScriptTrainConfig",
+    "TrainConfig": "ScriptTrainConfig",
+} | {f"{variant.name}Config": f"{variant.name}Config" for variant in VARIANTS.values()}
 NAMES = sorted(name for names in HOMES.values() for name in names)
 
 
@@ -23,3 +29,12 @@ def public(name: str) -> Any:
         if name in names:
             return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'rfdetr_core' has no attribute {name!r}")
+
+
+def public_config(name: str) -> Any:
+    """As `public`, of `rfdetr_core.config`."""
+    if name == "__all__":
+        return sorted(CONFIGS)
+    if name not in CONFIGS:
+        raise AttributeError(f"module 'rfdetr_core.config' has no attribute {name!r}")
+    return getattr(importlib.import_module("rfdetr_core.api.configs"), CONFIGS[name])

@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import torch
 
 from rfdetr_core.api.configs import COCO_CLASSES, VARIANT_CONFIGS, TrainSettings, VariantConfig
+from rfdetr_core.api.signatures import constructor, show_evaluate, show_train
 from rfdetr_core.api.training import (
     AnyPath,
     Plan,
@@ -45,7 +46,13 @@ if TYPE_CHECKING:
 
     import supervision
 
-    from rfdetr_core.api.keywords import EvaluateKeywords, ModelKeywords, TrainKeywords
+    from rfdetr_core.api.keywords import (
+        EvaluateKeywords,
+        ExportKeywords,
+        ModelKeywords,
+        SettingsKeywords,
+        TrainKeywords,
+    )
 
 
 class RFDETR:
@@ -132,7 +139,7 @@ class RFDETR:
         find_weights(self.weights)
 
     @classmethod
-    def from_checkpoint(cls, path: AnyPath, **settings: Any) -> Self:
+    def from_checkpoint(cls, path: AnyPath, **settings: Unpack[ModelKeywords]) -> Self:
         """The model of a file, as the class of its variant; `settings` are those of the class.
 
         The file is a checkpoint, or a .onnx or .xml file that was exported from one. An exported file takes only
@@ -143,19 +150,19 @@ class RFDETR:
                 exported file is not installed.
         """
         if as_path(path, "path").suffix in SUFFIXES:
-            return cls._of_exported(Path(path), **settings)
-        device = find_device(settings.get("device", "auto"))
+            return cls._of_exported(Path(path), **dict(settings))
+        device = find_device(settings.get("device") or "auto")
         checkpoint = read_checkpoint(Path(path))
         found = cls._variant_of(path, architecture_of(checkpoint).name)
         model = found.__new__(found)
-        model._build(found.get_model_config(**settings | {"pretrain_weights": path}), device, checkpoint, settings)
+        model._build(found.get_model_config(**{**settings, "pretrain_weights": path}), device, checkpoint, settings)
         return model
 
     @classmethod
-    def _of_exported(cls, path: Path, *, device: str = "auto", **settings: Any) -> Self:
+    def _of_exported(cls, path: Path, *, device: str | None = None, **settings: Any) -> Self:
         if settings:
             raise UserError(f"{path} is an exported file: {', '.join(settings)} cannot be changed. Give only device.")
-        predictor = ExportedPredictor.from_file(path, device=device)
+        predictor = ExportedPredictor.from_file(path, device=device or "auto")
         found = cls._variant_of(path, predictor.architecture.name)
         model = found.__new__(found)  # without a detector, which __init__ builds
         sizes = sizes_of(predictor.architecture)
@@ -198,6 +205,7 @@ class RFDETR:
         """The name of each class label."""
         return list(self._predictor.class_names)
 
+    @show_train
     @process_restored()
     def train(self, **settings: Unpack[TrainKeywords]) -> None:
         """Validate and convert a dataset, train from the pretrain_weights, select, strip, and hold the best weights.
@@ -232,7 +240,7 @@ class RFDETR:
                 track_evaluation(self.data, output, output / "evaluate", planned.settings.runtime)
         say(*run_files(output).split("\n"), f"use: python -m rfdetr_core predict {best} IMAGE")
 
-    def get_train_config(self, **settings: Unpack[TrainKeywords]) -> TrainSettings:
+    def get_train_config(self, **settings: Unpack[SettingsKeywords]) -> TrainSettings:
         """The config that `train` makes of its keywords. Raises a UserError as `train` does; nothing is read."""
         return Plan.settings_of(dict(settings), self._section.variant)
 
@@ -261,6 +269,18 @@ class RFDETR:
         """Let `predict` run the model itself again."""
         self._optimised = None
 
+    @overload
+    def predict(
+        self, images: Picture, threshold: Threshold | AnyPath | None = None, *, batch_size: int | None = None
+    ) -> supervision.Detections: ...
+    @overload
+    def predict(
+        self,
+        images: list[Picture] | tuple[Picture, ...],
+        threshold: Threshold | AnyPath | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> list[supervision.Detections]: ...
     def predict(
         self,
         images: Picture | list[Picture] | tuple[Picture, ...],
@@ -282,6 +302,7 @@ class RFDETR:
             threshold = recommended(threshold, self._predictor).by_class
         return (self._optimised or self._predictor).predict(images, threshold, batch_size=batch_size)
 
+    @show_evaluate
     def evaluate(self, split: str = "test", **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:
         """COCO's numbers on a split of `dataset_dir`, or of the dataset trained on; a report to `output_dir`/evaluate.
 
@@ -318,7 +339,12 @@ class RFDETR:
         return found | named
 
     def export(
-        self, output_dir: AnyPath = "output", *, batch_size: int = 1, dynamic_batch: bool = False, **arguments: Any
+        self,
+        output_dir: AnyPath = "output",
+        *,
+        batch_size: int = 1,
+        dynamic_batch: bool = False,
+        **arguments: Unpack[ExportKeywords],
     ) -> Path:
         """Write a file for another runtime, whose answers equal the checkpoint's, and give its path.
 
@@ -336,7 +362,7 @@ class RFDETR:
         output, sizes = as_path(output_dir, "output_dir"), {"batch_size": batch_size, "dynamic_batch": dynamic_batch}
         own = self._own("export()")
         refuse_results(output)
-        return export_model(own, output, sizes | arguments, self.data)
+        return export_model(own, output, sizes | dict(arguments), self.data)
 
 
 load = from_checkpoint = RFDETR.from_checkpoint
@@ -346,6 +372,7 @@ def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:
     doc = f"RF-DETR {variant}: {architecture.resolution} pixels, {architecture.weights_file or 'no published weights'}."
     size = "rfdetr-large" if variant == "large-deprecated" else f"rfdetr-{variant}"  # of both, as upstream
     names = {"variant": variant, "size": size, "__doc__": doc, "__module__": __name__}
+    names["__init__"] = constructor(RFDETR.__init__, variant)
     return type(architecture.name, (RFDETR,), names)
 
 

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 
-from rfdetr_core.api.configs import ModelSettings, TrainSettings
+from rfdetr_core.api.configs import OF_MODEL_AND_TRAIN, ModelSettings, TrainSettings
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
@@ -39,10 +39,8 @@ if TYPE_CHECKING:
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 BEST = "checkpoint_best_total.pth"
-# Keywords of the class that `train` takes, too: they leave the weights as they are.
 _FOLDERS = {"dataset_dir", "output_dir"}
 _SPLITS = {"val": "valid", "validation": "valid"}
-_TAKEN = ("resolution", "freeze_encoder", "gradient_checkpointing")
 
 
 @contextmanager
@@ -172,7 +170,8 @@ class Plan:
         Raises:
             UserError: an unknown keyword or a wrong value, or what is asked for cannot be trained here.
         """
-        own = {key: keywords.pop(key) for key in _TAKEN if keywords.get(key) is not None}
+        given = {key: keywords.pop(key, None) for key in OF_MODEL_AND_TRAIN}
+        own = {key: value for key, value in given.items() if value is not None}
         kind, _, number = str(keywords.pop("device", None) or device).partition(":")
         if number not in ("", "0"):
             raise UserError(
