@@ -23,6 +23,8 @@ from rfdetr_core.api.training import (
     prepare_dataset,
     process_restored,
     refuse_results,
+    sizes_of,
+    trained_sizes,
 )
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
@@ -74,7 +76,7 @@ class RFDETR:
         self, config: VariantConfig, device: str, checkpoint: Checkpoint | None, given: Mapping[str, Any]
     ) -> None:
         """Make the detector. given: the keywords of the caller, which win over what the weights were trained with."""
-        told = {key: value for key, value in _told(checkpoint, self.variant).items() if given.get(key) is None}
+        told = {key: value for key, value in trained_sizes(checkpoint, self.variant).items() if given.get(key) is None}
         self._section = config.section.model_copy(update=told)
         self.weights = checkpoint.path if checkpoint else None
         self.data: ProjectPaths | None = None
@@ -107,7 +109,7 @@ class RFDETR:
     def model_config(self) -> VariantConfig:
         """The config of the model as it is now, every number filled in."""
         architecture = self.architecture
-        values = vars(self._section) | _sizes(architecture) | {"num_classes": architecture.classes}
+        values = vars(self._section) | sizes_of(architecture) | {"num_classes": architecture.classes}
         values |= {"pretrain_weights": self.weights, "device": self._predictor.device}
         return VARIANT_CONFIGS[self.variant](**{key: value for key, value in values.items() if key != "variant"})
 
@@ -159,7 +161,7 @@ class RFDETR:
         predictor = ExportedPredictor.from_file(path, device=device or "auto")
         found = cls._variant_of(path, predictor.architecture.name)
         model = found.__new__(found)  # without a detector, which __init__ builds
-        sizes = _sizes(predictor.architecture)
+        sizes = sizes_of(predictor.architecture)
         model._section = parse(ModelConfig, sizes | {"variant": found.variant}, str(path))
         model.weights, model.data, model._predictor, model._optimised = path, None, predictor, None
         model.callbacks = defaultdict(list)
@@ -388,22 +390,6 @@ class RFDETR:
 
 
 load = from_checkpoint = RFDETR.from_checkpoint
-
-
-def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
-    """The settings that a file of the variant was trained with, as far as it tells."""
-    if checkpoint is None or not checkpoint.model_config:
-        return {}
-    told = architecture_of(checkpoint)
-    if told.name != VARIANTS[variant].name:
-        return {}  # load_weights says what is wrong
-    return _sizes(told)
-
-
-def _sizes(told: Architecture) -> dict[str, Any]:
-    """The fields of ModelConfig that an architecture has."""
-    sizes = {"resolution": told.resolution, "num_queries": told.queries, "group_detr": told.groups}
-    return sizes | {"num_channels": told.channels}
 
 
 def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:

@@ -83,6 +83,7 @@ def statement_of(file: Path) -> dict[str, Any]:
                 "internalParameters": {
                     **{key: training[key] for key in ("packages", "machine", "counts")},
                     "selection": lineage["selection"],
+                    **({"custom": training["custom"]} if "custom" in training else {}),
                     **({"export": plain_description(exported)} if exported else {}),
                 },
                 "resolvedDependencies": [*_materials(lineage), *(_source(exported) if exported else ())],
