@@ -278,9 +278,9 @@ def test_a_file_that_computes_in_another_precision_than_it_says_is_refused(expor
 @pytest.mark.parametrize(
     ("kind", "package", "install"),
     [
-        ("raw.onnx", "onnxruntime", r"pip install '\.\[onnx\]'"),
-        ("raw.onnx", "onnx", r"pip install '\.\[onnx\]'"),
-        ("raw.xml", "openvino", r"pip install '\.\[openvino\]'"),
+        ("raw.onnx", "onnxruntime", r"pip install -e '\.\[onnx\]'"),
+        ("raw.onnx", "onnx", r"pip install -e '\.\[onnx\]'"),
+        ("raw.xml", "openvino", r"pip install -e '\.\[openvino\]'"),
     ],
 )
 def test_a_missing_runtime_is_one_message_with_the_command_that_installs_it(
