@@ -23,6 +23,7 @@ from rfdetr_core.api.training import (
     process_restored,
     refuse_results,
 )
+from rfdetr_core.api.upstream import Upstream
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
@@ -30,6 +31,7 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
+from rfdetr_core.config.upstream_answers import refuses_missing
 from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_core.inference.exported import ExportedPredictor
 from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from rfdetr_core.api.keywords import EvaluateKeywords, ModelKeywords, TrainKeywords
 
 
-class RFDETR:
+class RFDETR(Upstream):
     """An RF-DETR model of one variant: use a subclass, such as RFDETRNano.
 
     pretrain_weights: the path of a checkpoint, a published name, or None for a new, untrained model; by default the
@@ -234,6 +236,7 @@ class RFDETR:
         """The config that `train` makes of its keywords. Raises a UserError as `train` does; nothing is read."""
         return Plan.settings_of(dict(settings), self._section.variant)
 
+    @refuses_missing("RFDETR.inference()")
     def optimize_for_inference(
         self,
         compile: bool = True,  # noqa: A002 - upstream's name
@@ -259,6 +262,7 @@ class RFDETR:
         """Let `predict` run the model itself again."""
         self._optimised = None
 
+    @refuses_missing("RFDETR.predict()")
     def predict(
         self,
         images: Picture | list[Picture] | tuple[Picture, ...],
