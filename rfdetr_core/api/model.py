@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, overload
 
@@ -26,6 +25,7 @@ from rfdetr_core.api.training import (
     sizes_of,
     trained_sizes,
 )
+from rfdetr_core.api.upstream import Upstream
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
@@ -33,7 +33,7 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
-from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_core.config.upstream_answers import refuses_missing
 from rfdetr_core.inference.arguments import check_upstreams, refuse_unknown
 from rfdetr_core.inference.exported import ExportedPredictor
 from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from rfdetr_core.api import keywords
 
 
-class RFDETR:
+class RFDETR(Upstream):
     """An RF-DETR model of one variant: use a subclass, such as RFDETRNano.
 
     pretrain_weights: the path of a checkpoint, a published name, or None for a new, untrained model; by default the
@@ -112,16 +112,6 @@ class RFDETR:
         values = vars(self._section) | sizes_of(architecture) | {"num_classes": architecture.classes}
         values |= {"pretrain_weights": self.weights, "device": self._predictor.device}
         return VARIANT_CONFIGS[self.variant](**{key: value for key, value in values.items() if key != "variant"})
-
-    @property
-    def means(self) -> list[float]:
-        """What is subtracted from each channel of an image in 0..1: ImageNet's means, repeated for more channels."""
-        return list(islice(cycle(IMAGENET_MEAN), self.architecture.channels))
-
-    @property
-    def stds(self) -> list[float]:
-        """By what each channel is divided then."""
-        return list(islice(cycle(IMAGENET_STD), self.architecture.channels))
 
     def maybe_download_pretrain_weights(self) -> None:
         """Check that the file of `pretrain_weights` is there, and fetch it if it is a published one.
@@ -240,6 +230,7 @@ class RFDETR:
         """The config that `train` makes of its keywords. Raises a UserError as `train` does; nothing is read."""
         return Plan.settings_of(dict(settings), self._section.variant)
 
+    @refuses_missing("RFDETR.inference()")
     def optimize_for_inference(
         self,
         compile: bool = True,  # noqa: A002 - upstream's name
@@ -269,11 +260,6 @@ class RFDETR:
         """Let `predict` run the model itself again."""
         self._optimised = None
 
-    @property
-    def is_optimized_inplace(self) -> bool:
-        """False: the optimised copy never takes the place of the model."""
-        return False
-
     @overload
     def predict(
         self,
@@ -296,6 +282,7 @@ class RFDETR:
         *,
         batch_size: int | None = None,
     ) -> list[supervision.Detections]: ...
+    @refuses_missing("RFDETR.predict()")
     def predict(
         self,
         images: Picture | list[Picture] | tuple[Picture, ...],
