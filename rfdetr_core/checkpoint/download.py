@@ -21,6 +21,10 @@ _WINDOW, _SLOWEST = 60.0, 1_000  # in so many seconds so many bytes a second hav
 _YOURSELF = "Put the right file into weights/ yourself."
 
 
+class _NoAnswerError(TimeoutError):
+    """All that precedes the content took too long."""
+
+
 def check_public(address: str) -> None:
     """Check an address that a server sends on to.
 
@@ -31,8 +35,21 @@ def check_public(address: str) -> None:
         raise UserError(f"sends on to {address}, {reason}. {_YOURSELF}")
 
 
+def reason(error: BaseException) -> str:
+    """Why a download failed, in a few words: those of the system, without what urllib puts around them."""
+    inner = _inner(error)
+    return str(getattr(inner, "strerror", None) or inner)
+
+
+def _inner(error: BaseException) -> object:
+    """What urllib put a URLError around, where it could not connect; else the error itself."""
+    return error.reason if type(error) is urllib.error.URLError else error
+
+
 def download(address: str, part: Path, most_bytes: int, check: Callable[[str], None]) -> None:
     """Bring `part` to its full length; each attempt goes on where the last one ended.
+
+    A server that cannot be found or does not answer is asked once: without a network an error must not take minutes.
 
     check: raises if a redirect may not be followed to the address that it is given.
 
@@ -46,8 +63,15 @@ def download(address: str, part: Path, most_bytes: int, check: Callable[[str], N
             return
         except FAILURES as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR
-            if refused or attempt == _ATTEMPTS:
+            if refused or attempt == _ATTEMPTS or _away(error):
                 raise
+
+
+def _away(error: BaseException) -> bool:
+    """Whether no server was found at the address, or none answered in time."""
+    inner = _inner(error)
+    timed_out = isinstance(inner, TimeoutError) and inner is not error  # while connecting, not while receiving
+    return timed_out or isinstance(inner, socket.gaierror | _NoAnswerError)
 
 
 def _download_rest(address: str, part: Path, most_bytes: int, check: Callable[[str], None]) -> None:
@@ -57,7 +81,7 @@ def _download_rest(address: str, part: Path, most_bytes: int, check: Callable[[s
     try:
         response = Patience(_ANSWER).call(lambda: opener.open(request, timeout=_READ))
     except OutOfTimeError:
-        raise TimeoutError(f"no answer in {_ANSWER:.0f} s") from None
+        raise _NoAnswerError(f"no answer in {_ANSWER:.0f} s") from None
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # nothing is left to send; the MD5 tells whether that is so
