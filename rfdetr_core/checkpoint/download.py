@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.hosts import refusal
 from rfdetr_core.base.waiting import OutOfTimeError, Patience
 
 FAILURES = (OSError, http.client.HTTPException, ValueError)  # of the network, the disk, or what a server says
-_TRANSLATED, _PROTOCOLS = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("192.0.0.0/24")
 _ATTEMPTS = 3
 _READ, _ANSWER = 30.0, 60.0  # seconds for a read; for all that precedes the content
 _WINDOW, _SLOWEST = 60.0, 1_000  # in so many seconds so many bytes a second have to come
@@ -35,26 +32,8 @@ def check_public(address: str) -> None:
     Raises:
         UserError: it is not https, or its host has an address that is not public.
     """
-    parts = urlsplit(address)
-    host = parts.hostname or ""
-    if parts.scheme != "https":
-        raise UserError(f"sends on to {address}, which is not https. {_YOURSELF}")
-    for found in _addresses(host):
-        number = ipaddress.ip_address(found.partition("%")[0])
-        if isinstance(number, ipaddress.IPv6Address):
-            within = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF) if number in _TRANSLATED else None
-            number = number.ipv4_mapped or number.sixtofour or within or number
-        if not number.is_global or number.is_multicast or number in _PROTOCOLS:
-            raise UserError(f"sends on to {address}, whose host ({found}) is not public. {_YOURSELF}")
-
-
-def _addresses(host: str) -> list[str]:
-    """The numeric addresses of a host, as far as this machine has to know them: a proxy resolves names itself."""
-    with suppress(ValueError):
-        return [str(ipaddress.ip_address(host))]
-    if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
-        return ["127.0.0.1"] if host == "localhost" else []
-    return [str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    if (reason := refusal(address)) is not None:
+        raise UserError(f"sends on to {address}, {reason}. {_YOURSELF}")
 
 
 def reason(error: BaseException) -> str:

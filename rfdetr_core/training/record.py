@@ -32,7 +32,7 @@ from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
 from rfdetr_core.training.trainer import cpu_kind, device_kind, devices, resolved_precision
 
 # The rest follows from these, or names what they digest.
-_DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine")
+_DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine", "custom")
 # How many generations of parents a record holds, for whoever has the file alone. Each adds kilobytes, and four of the
 # MOST_LEVELS that a file may have. Earlier ones are found in git by the digests that are kept of them.
 GENERATIONS = 10
@@ -64,7 +64,8 @@ def record_of(
 
     Besides the parts of the fingerprint: files (size of each input and the name git gives to its content), counts,
     parents (of weights: name, digests, lineage or training record), lock (the SHA-256 of requirements/numeric.lock),
-    and classes where params name one that is installed (see `installed_classes`).
+    and classes where params name one that is installed (see `installed_classes`). A training that a script changed has
+    the part `custom` as well (see rfdetr_core/api/custom.py).
     sized: the params with the batch size that `auto` came to.
     """
     code, keys = Code(), set(CLASSES["train"])
