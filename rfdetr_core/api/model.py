@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, overload
 
 import torch
 
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     import supervision
 
     from rfdetr_core.api import keywords
+
+P = TypeVar("P", bound=Picture)
 
 
 class RFDETR:
@@ -264,19 +266,19 @@ class RFDETR:
 
     @overload
     def predict(
-        self, images: Picture, threshold: Threshold | AnyPath | None = None, *, batch_size: int | None = None
-    ) -> supervision.Detections: ...
-    @overload
-    def predict(
         self,
-        images: list[Picture] | tuple[Picture, ...],
+        images: list[P] | tuple[Picture, ...],  # a list[Path] is no list[Picture]
         threshold: Threshold | AnyPath | None = None,
         *,
         batch_size: int | None = None,
     ) -> list[supervision.Detections]: ...
+    @overload
+    def predict(
+        self, images: Picture, threshold: Threshold | AnyPath | None = None, *, batch_size: int | None = None
+    ) -> supervision.Detections: ...
     def predict(
         self,
-        images: Picture | list[Picture] | tuple[Picture, ...],
+        images: Picture | list[Any] | tuple[Picture, ...],
         threshold: Threshold | AnyPath | None = None,
         *,
         batch_size: int | None = None,
