@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, TypeVar, overload
 
 import torch
 
@@ -23,7 +22,10 @@ from rfdetr_core.api.training import (
     prepare_dataset,
     process_restored,
     refuse_results,
+    sizes_of,
+    trained_sizes,
 )
+from rfdetr_core.api.upstream import Upstream
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
@@ -31,7 +33,8 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
-from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_core.config.upstream_answers import refuses_missing
+from rfdetr_core.inference.arguments import check_upstreams, refuse_unknown
 from rfdetr_core.inference.exported import ExportedPredictor
 from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
 from rfdetr_core.inference.thresholds import recommended
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Picture)
 
 
-class RFDETR:
+class RFDETR(Upstream):
     """An RF-DETR model of one variant: use a subclass, such as RFDETRNano.
 
     pretrain_weights: the path of a checkpoint, a published name, or None for a new, untrained model; by default the
@@ -75,7 +78,7 @@ class RFDETR:
         self, config: VariantConfig, device: str, checkpoint: Checkpoint | None, given: Mapping[str, Any]
     ) -> None:
         """Make the detector. given: the keywords of the caller, which win over what the weights were trained with."""
-        told = {key: value for key, value in _told(checkpoint, self.variant).items() if given.get(key) is None}
+        told = {key: value for key, value in trained_sizes(checkpoint, self.variant).items() if given.get(key) is None}
         self._section = config.section.model_copy(update=told)
         self.weights = checkpoint.path if checkpoint else None
         self.data: ProjectPaths | None = None
@@ -108,19 +111,9 @@ class RFDETR:
     def model_config(self) -> VariantConfig:
         """The config of the model as it is now, every number filled in."""
         architecture = self.architecture
-        values = vars(self._section) | _sizes(architecture) | {"num_classes": architecture.classes}
+        values = vars(self._section) | sizes_of(architecture) | {"num_classes": architecture.classes}
         values |= {"pretrain_weights": self.weights, "device": self._predictor.device}
         return VARIANT_CONFIGS[self.variant](**{key: value for key, value in values.items() if key != "variant"})
-
-    @property
-    def means(self) -> list[float]:
-        """What is subtracted from each channel of an image in 0..1: ImageNet's means, repeated for more channels."""
-        return list(islice(cycle(IMAGENET_MEAN), self.architecture.channels))
-
-    @property
-    def stds(self) -> list[float]:
-        """By what each channel is divided then."""
-        return list(islice(cycle(IMAGENET_STD), self.architecture.channels))
 
     def maybe_download_pretrain_weights(self) -> None:
         """Check that the file of `pretrain_weights` is there, and fetch it if it is a published one.
@@ -160,7 +153,7 @@ class RFDETR:
         predictor = ExportedPredictor.from_file(path, device=device or "auto")
         found = cls._variant_of(path, predictor.architecture.name)
         model = found.__new__(found)  # without a detector, which __init__ builds
-        sizes = _sizes(predictor.architecture)
+        sizes = sizes_of(predictor.architecture)
         model._section = parse(ModelConfig, sizes | {"variant": found.variant}, str(path))
         model.weights, model.data, model._predictor, model._optimised = path, None, predictor, None
         model.callbacks = defaultdict(list)
@@ -239,23 +232,28 @@ class RFDETR:
         """The config that `train` makes of its keywords. Raises a UserError as `train` does; nothing is read."""
         return Plan.settings_of(dict(settings), self._section.variant)
 
+    @refuses_missing("RFDETR.inference()")
     def optimize_for_inference(
         self,
         compile: bool = True,  # noqa: A002 - upstream's name
         batch_size: int = 1,
         dtype: torch.dtype | str = torch.float32,
+        *,
+        inplace: bool = False,
+        compile_backend: str | None = None,
     ) -> None:
         """Let `predict` run a copy of the model that is faster, and whose numbers are close but not the same.
 
         dtype: of the encoder and the projector: torch.bfloat16, on CUDA torch.float16 too, or its name. batch_size:
         images that go through the model at a time; unlike upstream, `predict` takes any number of them. compile: on
         CUDA alone; it takes a while, and lasts until the process ends. `evaluate` and `model` stay with the model
-        itself. `train` and `remove_optimized_model` remove the copy.
+        itself. `train` and `remove_optimized_model` remove the copy. inplace, compile_backend: see `check_upstreams`.
 
         Raises:
-            UserError: another dtype or batch_size, or it cannot be compiled here.
+            UserError: another dtype or batch_size, inplace, or it cannot be compiled here.
         """
         own = self._own("optimize_for_inference()")
+        check_upstreams(inplace, compile_backend, own.device)
         self._optimised = own.optimised(compiled=compile, batch_size=batch_size, dtype=dtype)
 
     inference = optimize_for_inference  # its name from upstream's 1.11 on
@@ -269,33 +267,53 @@ class RFDETR:
         self,
         images: list[P] | tuple[Picture, ...],  # a list[Path] is no list[Picture]
         threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
         *,
         batch_size: int | None = None,
     ) -> list[supervision.Detections]: ...
     @overload
     def predict(
-        self, images: Picture, threshold: Threshold | AnyPath | None = None, *, batch_size: int | None = None
+        self,
+        images: Picture,
+        threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
+        *,
+        batch_size: int | None = None,
     ) -> supervision.Detections: ...
+    @refuses_missing("RFDETR.predict()")
     def predict(
         self,
         images: Picture | list[Any] | tuple[Picture, ...],
         threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
         *,
         batch_size: int | None = None,
+        **unknown: Never,
     ) -> supervision.Detections | list[supervision.Detections]:
-        """Objects with a score above `threshold`: see `Predictor.predict`.
+        """Objects with a score above `threshold`: one supervision.Detections for one image, a list for a list.
 
-        threshold: a number; one for each class by its name; the path of a thresholds.json; "recommended" for the file
-        that belongs to the checkpoint: thresholds.json beside it, or that of the project it is in; None for the number
-        that the weights carry. batch_size: images that go through the model at a time; None: 1, so that a list gives
-        the bits that its images give alone, or the number of the optimised copy.
+        images: paths, https addresses, PIL images, RGB arrays (H, W, 3) of uint8, RGB tensors (3, H, W). shape,
+        patch_size, include_source_image, and what detections have: see `BasePredictor.predict`. threshold: a number;
+        one for each class by its name; the path of a thresholds.json; "recommended" for the file that belongs to the
+        checkpoint: thresholds.json beside it, or that of the project it is in; None for the number that the weights
+        carry. batch_size: images that go through the model at a time; None: 1, so that a list gives the bits that its
+        images give alone, or the number of the optimised copy.
 
         Raises:
-            UserError: an image that cannot be read; no such file, or one that is malformed or of another model.
+            UserError: an image that cannot be read or fetched; an unknown keyword, or a value that is refused; no file
+                of thresholds, or one that is malformed or of another model.
         """
+        refuse_unknown(unknown)
         if isinstance(threshold, str | os.PathLike):
             threshold = recommended(threshold, self._predictor).by_class
-        return (self._optimised or self._predictor).predict(images, threshold, batch_size=batch_size)
+        predictor = self._optimised or self._predictor
+        return predictor.predict(images, threshold, shape, patch_size, include_source_image, batch_size=batch_size)
 
     @show_evaluate
     def evaluate(self, split: str = "test", **settings: Unpack[keywords.EvaluateKeywords]) -> dict[str, Any]:
@@ -361,22 +379,6 @@ class RFDETR:
 
 
 load = from_checkpoint = RFDETR.from_checkpoint
-
-
-def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
-    """The settings that a file of the variant was trained with, as far as it tells."""
-    if checkpoint is None or not checkpoint.model_config:
-        return {}
-    told = architecture_of(checkpoint)
-    if told.name != VARIANTS[variant].name:
-        return {}  # load_weights says what is wrong
-    return _sizes(told)
-
-
-def _sizes(told: Architecture) -> dict[str, Any]:
-    """The fields of ModelConfig that an architecture has."""
-    sizes = {"resolution": told.resolution, "num_queries": told.queries, "group_detr": told.groups}
-    return sizes | {"num_channels": told.channels}
 
 
 def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:

@@ -212,6 +212,7 @@ paths = sorted(Path("images").glob("*.jpg"))
 print([each.class_id for each in model.predict(paths, batch_size=4)])
 print([each.class_id for each in model.predict((Path("image.jpg"), "b.jpg"))])
 model.predict("image.jpg", treshold=0.5)  # wrong
+model.predct("image.jpg")  # wrong
 again: RFDETR = load(os.environ["MODEL"], device="cpu")
 own: RFDETRNano = RFDETRNano.from_checkpoint("a.pth")
 load("a.pth", devise="cpu")  # wrong
