@@ -6,8 +6,8 @@ from rfdetr_core.api.custom import build_trainer as build_trainer
 from rfdetr_core.api.model import RFDETR as RFDETR
 from rfdetr_core.api.model import from_checkpoint as from_checkpoint
 from rfdetr_core.api.model import load as load
-from rfdetr_core.checkpoint.loading import COCO_CLASSES as COCO_CLASSES
 from rfdetr_core.checkpoint.loading import COCO_CLASS_NAMES as COCO_CLASS_NAMES
+from rfdetr_core.checkpoint.loading import COCO_CLASSES as COCO_CLASSES
 from rfdetr_core.report.training import plot_metrics as plot_metrics
 
 __all__ = [
