@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 from torch import Tensor
 
 from rfdetr_core.api.preparation import Preparation, custom_part, preparation_of
@@ -298,3 +299,28 @@ def evaluate_best(best: Path, preparation: Preparation, folder: Path) -> None:
     predictor = Predictor.from_checkpoint(best, device=device)
     found = evaluate(predictor, preparation.inputs.where, EvaluateConfig(), folder / "evaluate")
     say(f"{found['split']}/mAP_50_95 of {best}: {found['map']:.3f}")
+
+
+class Functions(LightningCheckpoint):
+    """Calls functions of a script with the values of an epoch, as upstream's `RFDETR.callbacks` once did.
+
+    A Checkpoint of Lightning, so that the epoch's losses are known when it is called.
+    """
+
+    def __init__(self, functions: Mapping[str, Sequence[Callable[[dict[str, float]], object]]]) -> None:
+        if strange := sorted(functions.keys() - {"on_fit_epoch_end", "on_train_end"}):
+            raise UserError(f"callbacks has no {', '.join(strange)}. There are on_fit_epoch_end and on_train_end.")
+        self.functions = functions
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call those of an epoch."""
+        self._call("on_fit_epoch_end", trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call those of the end, with the last epoch's values."""
+        self._call("on_train_end", trainer, pl_module)
+
+    def _call(self, event: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = {"epoch": trainer.current_epoch + (event == "on_fit_epoch_end")}
+        for function in self.functions.get(event, ()):
+            function(epoch | cast(TrainingModule, pl_module).epoch_metrics)
