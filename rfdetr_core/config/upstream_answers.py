@@ -11,7 +11,8 @@ from rfdetr_core.config.settings import UPSTREAM
 from rfdetr_core.config.upstream import API, Row
 from rfdetr_core.config.upstream_modules import INNER
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def missing_name(name: str) -> str | None:
