@@ -6,8 +6,13 @@ from rfdetr_core.api.custom import build_trainer as build_trainer
 from rfdetr_core.api.model import RFDETR as RFDETR
 from rfdetr_core.api.model import from_checkpoint as from_checkpoint
 from rfdetr_core.api.model import load as load
+from rfdetr_core.checkpoint.loading import COCO_CLASS_NAMES as COCO_CLASS_NAMES
+from rfdetr_core.checkpoint.loading import COCO_CLASSES as COCO_CLASSES
+from rfdetr_core.report.training import plot_metrics as plot_metrics
 
 __all__ = [
+    "COCO_CLASSES",
+    "COCO_CLASS_NAMES",
     "RFDETR",
     "RFDETRBase",
     "RFDETRDataModule",
@@ -29,6 +34,7 @@ __all__ = [
     "build_trainer",
     "from_checkpoint",
     "load",
+    "plot_metrics",
 ]
 
 class RFDETRNano(RFDETR):

@@ -10,6 +10,8 @@ from rfdetr_core.model.config import VARIANTS
 # The public names, by the module that defines them.
 HOMES = {
     "rfdetr_core.api.model": ("RFDETR", *(variant.name for variant in VARIANTS.values()), "from_checkpoint", "load"),
+    "rfdetr_core.checkpoint.loading": ("COCO_CLASSES", "COCO_CLASS_NAMES"),
+    "rfdetr_core.report.training": ("plot_metrics",),
     "rfdetr_core.api.custom": ("RFDETRDataModule", "RFDETRModelModule", "build_trainer"),
 }
 # The public names of `rfdetr_core.config`, with those of the same classes in rfdetr_core.api.configs.
@@ -22,12 +24,20 @@ NAMES = sorted(name for names in HOMES.values() for name in names)
 
 
 def public(name: str) -> Any:
-    """What a public name of `rfdetr_core` stands for; `__all__`: the names. Raises an AttributeError: no such name."""
+    """What a public name of `rfdetr_core` stands for; `__all__`: the names.
+
+    Raises:
+        ImportError: a name of upstream's that is not here, or in another place; the message says which.
+        AttributeError: any other name.
+    """
     if name == "__all__":
         return NAMES
     for module, names in HOMES.items():
         if name in names:
             return getattr(importlib.import_module(module), name)
+    answers = importlib.import_module("rfdetr_core.config.upstream_answers")
+    if message := answers.missing_name(name):
+        raise ImportError(message)  # `from rfdetr_core import name` would hide the message of an AttributeError
     raise AttributeError(f"module 'rfdetr_core' has no attribute {name!r}")
 
 

@@ -18,6 +18,7 @@ from rfdetr_core.api.configs import ModelSettings, TrainSettings
 from rfdetr_core.api.preparation import Preparation, check_configs, pair_of, preparation_of, prepare
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
+from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import tensor_digest
 from rfdetr_core.data.batching import Batch
 from rfdetr_core.data.datamodule import TrainingData
@@ -31,7 +32,7 @@ from rfdetr_core.training.compilation import compiler_settings
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.interruption import StopSignals
 from rfdetr_core.training.module import PREFIX, TrainingModule
-from rfdetr_core.training.record import sole_writer
+from rfdetr_core.training.record import first_process, sole_writer
 from rfdetr_core.training.run import errors_explained, say_batch_size
 
 
@@ -63,7 +64,8 @@ class RFDETRModelModule(TrainingModule):
             super().__init__(*arguments, **keywords)
             return
         inputs = self.preparation.inputs
-        super().__init__(inputs.detector(), inputs.architecture, inputs.config, inputs.sizes)
+        detector, self.start = inputs.detector()
+        super().__init__(detector, inputs.architecture, inputs.config, inputs.sizes)
         self.model_config, self.train_config = self.preparation.configs
         self.first_weights = tensor_digest(self.detector.state_dict())
 
@@ -193,6 +195,8 @@ class ConfiguredTrainer(Trainer):
                 written.begin(self, model, data, state, [*self.own])
                 stack.callback(setattr, written, "begun", False)
                 extra += observers(preparation.plan.settings.runtime, written.record, output)
+                if state is None and first_process():
+                    say(*getattr(model, "start", ()))
                 say_batch_size(written.record)
             # Those that write files come last, since they need what the others record.
             self.callbacks = sorted([*before, *extra], key=lambda one: isinstance(one, Checkpoint))

@@ -1,7 +1,5 @@
 """The keywords of the Python API, for editors and mypy. Written by `python -m rfdetr_core.config.reference`."""
 
-from __future__ import annotations
-
 import os
 from typing import Any, Literal, Required, TypedDict
 
@@ -55,34 +53,8 @@ class ModelKeywords(TypedDict, total=False):
 class RunKeywords(TypedDict, total=False):
     """The settings of `train` that `evaluate` takes, too."""
 
-    num_workers: int
-    """processes that read images (default: 2)"""
-    pin_memory: bool | None
-    """hold batches where CUDA copies from; None: if there is CUDA (default: None)"""
-    persistent_workers: bool | None
-    """keep these processes between epochs; None: yes (default: None)"""
-    prefetch_factor: int | None
-    """batches that each of them reads ahead; None: 2 (default: None)"""
-    threads: int | None
-    """of computation on CPU; None: as many as torch finds (default: None)"""
-    num_sanity_val_steps: int
-    """validation batches tried before training; not scored (default: 0)"""
-    checkpoint_interval: int
-    """epochs between the kept checkpoint_<epoch>.pth (default: 10)"""
-    progress_bar: bool | Literal["tqdm", "rich"] | None
-    """on a terminal and in notebooks; a line per epoch is printed everywhere (default: 'tqdm')"""
-    mlflow: bool
-    """track the run in MLflow: mlflow.db here, or MLFLOW_TRACKING_URI (default: False)"""
-    tensorboard: bool
-    """write output/tensorboard/; needs the extra tensorboard (default: False)"""
-    wandb: bool
-    """log to Weights & Biases (WANDB_MODE=offline: files); needs the extra wandb (default: False)"""
-    clearml: bool
-    """log to ClearML (CLEARML_OFFLINE_MODE=1: files); needs the extra clearml (default: False)"""
-    project: str
-    """the loggers' project, MLflow's experiment (default: 'rfdetr')"""
-    run: str | None
-    """the loggers' name of the run (default: None)"""
+    output_dir: str | os.PathLike[str]
+    """folder of the run's files (default: 'output')"""
     epochs: int
     """passes over the training images (default: 100)"""
     batch_size: int | Literal["auto"]
@@ -205,8 +177,34 @@ class RunKeywords(TypedDict, total=False):
     """path of a checkpoint.pth to go on from, up to `epochs` (default: None)"""
     notes: Any
     """anything, kept in the checkpoints as args.notes (default: None)"""
-    output_dir: str | os.PathLike[str]
-    """folder of the run's files (default: 'output')"""
+    num_workers: int
+    """processes that read images (default: 2)"""
+    pin_memory: bool | None
+    """hold batches where CUDA copies from; None: if there is CUDA (default: None)"""
+    persistent_workers: bool | None
+    """keep these processes between epochs; None: yes (default: None)"""
+    prefetch_factor: int | None
+    """batches that each of them reads ahead; None: 2 (default: None)"""
+    threads: int | None
+    """of computation on CPU; None: as many as torch finds (default: None)"""
+    num_sanity_val_steps: int
+    """validation batches tried before training; not scored (default: 0)"""
+    checkpoint_interval: int
+    """epochs between the kept checkpoint_<epoch>.pth (default: 10)"""
+    progress_bar: bool | Literal["tqdm", "rich"] | None
+    """on a terminal and in notebooks; a line per epoch is printed everywhere (default: 'tqdm')"""
+    mlflow: bool
+    """track the run in MLflow: mlflow.db here, or MLFLOW_TRACKING_URI (default: False)"""
+    tensorboard: bool
+    """write output/tensorboard/; needs the extra tensorboard (default: False)"""
+    wandb: bool
+    """log to Weights & Biases (WANDB_MODE=offline: files); needs the extra wandb (default: False)"""
+    clearml: bool
+    """log to ClearML (CLEARML_OFFLINE_MODE=1: files); needs the extra clearml (default: False)"""
+    project: str
+    """the loggers' project, MLflow's experiment (default: 'rfdetr')"""
+    run: str | None
+    """the loggers' name of the run (default: None)"""
     run_test: bool
     """evaluate the test split when the training has ended (default: False)"""
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, TypeVar, overload
 
 import torch
 
@@ -26,6 +25,7 @@ from rfdetr_core.api.training import (
     sizes_of,
     trained_sizes,
 )
+from rfdetr_core.api.upstream import Upstream
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
@@ -33,7 +33,8 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
-from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_core.config.upstream_answers import refuses_missing
+from rfdetr_core.inference.arguments import check_upstreams, refuse_unknown
 from rfdetr_core.inference.exported import ExportedPredictor
 from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
 from rfdetr_core.inference.thresholds import recommended
@@ -46,16 +47,12 @@ if TYPE_CHECKING:
 
     import supervision
 
-    from rfdetr_core.api.keywords import (
-        EvaluateKeywords,
-        ExportKeywords,
-        ModelKeywords,
-        SettingsKeywords,
-        TrainKeywords,
-    )
+    from rfdetr_core.api import keywords
+
+P = TypeVar("P", bound=Picture)
 
 
-class RFDETR:
+class RFDETR(Upstream):
     """An RF-DETR model of one variant: use a subclass, such as RFDETRNano.
 
     pretrain_weights: the path of a checkpoint, a published name, or None for a new, untrained model; by default the
@@ -71,7 +68,7 @@ class RFDETR:
     variant: ClassVar[str] = ""
     size: ClassVar[str | None] = None  # upstream's name of the variant, such as rfdetr-nano
 
-    def __init__(self, **settings: Unpack[ModelKeywords]) -> None:
+    def __init__(self, **settings: Unpack[keywords.ModelKeywords]) -> None:
         config = self.get_model_config(**settings)
         device = find_device(config.device)
         path = find_weights(config.pretrain_weights)
@@ -103,7 +100,7 @@ class RFDETR:
         )
 
     @classmethod
-    def get_model_config(cls, **settings: Unpack[ModelKeywords]) -> VariantConfig:
+    def get_model_config(cls, **settings: Unpack[keywords.ModelKeywords]) -> VariantConfig:
         """The config that the keywords of the class give, before weights are read."""
         if not cls.variant:
             known = ", ".join(variant.name for variant in VARIANTS.values())
@@ -118,16 +115,6 @@ class RFDETR:
         values |= {"pretrain_weights": self.weights, "device": self._predictor.device}
         return VARIANT_CONFIGS[self.variant](**{key: value for key, value in values.items() if key != "variant"})
 
-    @property
-    def means(self) -> list[float]:
-        """What is subtracted from each channel of an image in 0..1: ImageNet's means, repeated for more channels."""
-        return list(islice(cycle(IMAGENET_MEAN), self.architecture.channels))
-
-    @property
-    def stds(self) -> list[float]:
-        """By what each channel is divided then."""
-        return list(islice(cycle(IMAGENET_STD), self.architecture.channels))
-
     def maybe_download_pretrain_weights(self) -> None:
         """Check that the file of `pretrain_weights` is there, and fetch it if it is a published one.
 
@@ -139,7 +126,7 @@ class RFDETR:
         find_weights(self.weights)
 
     @classmethod
-    def from_checkpoint(cls, path: AnyPath, **settings: Unpack[ModelKeywords]) -> Self:
+    def from_checkpoint(cls, path: AnyPath, **settings: Unpack[keywords.ModelKeywords]) -> Self:
         """The model of a file, as the class of its variant; `settings` are those of the class.
 
         The file is a checkpoint, or a .onnx or .xml file that was exported from one. An exported file takes only
@@ -149,13 +136,14 @@ class RFDETR:
             UserError: no model file, its variant is unknown or not this class, or see the class; or the runtime of an
                 exported file is not installed.
         """
+        given: dict[str, Any] = {**settings}
         if as_path(path, "path").suffix in SUFFIXES:
-            return cls._of_exported(Path(path), **dict(settings))
-        device = find_device(settings.get("device") or "auto")
+            return cls._of_exported(Path(path), **given)
+        device = find_device(given.get("device") or "auto")
         checkpoint = read_checkpoint(Path(path))
         found = cls._variant_of(path, architecture_of(checkpoint).name)
         model = found.__new__(found)
-        model._build(found.get_model_config(**{**settings, "pretrain_weights": path}), device, checkpoint, settings)
+        model._build(found.get_model_config(**given | {"pretrain_weights": path}), device, checkpoint, given)
         return model
 
     @classmethod
@@ -207,7 +195,7 @@ class RFDETR:
 
     @show_train
     @process_restored()
-    def train(self, **settings: Unpack[TrainKeywords]) -> None:
+    def train(self, **settings: Unpack[keywords.TrainKeywords]) -> None:
         """Validate and convert a dataset, train from the pretrain_weights, select, strip, and hold the best weights.
 
         `settings`: the fields of TrainSettings, such as dataset_dir (required), epochs, batch_size, grad_accum_steps,
@@ -240,27 +228,32 @@ class RFDETR:
                 track_evaluation(self.data, output, output / "evaluate", planned.settings.runtime)
         say(*run_files(output).split("\n"), f"use: python -m rfdetr_core predict {best} IMAGE")
 
-    def get_train_config(self, **settings: Unpack[SettingsKeywords]) -> TrainSettings:
+    def get_train_config(self, **settings: Unpack[keywords.SettingsKeywords]) -> TrainSettings:
         """The config that `train` makes of its keywords. Raises a UserError as `train` does; nothing is read."""
         return Plan.settings_of(dict(settings), self._section.variant)
 
+    @refuses_missing("RFDETR.inference()")
     def optimize_for_inference(
         self,
         compile: bool = True,  # noqa: A002 - upstream's name
         batch_size: int = 1,
         dtype: torch.dtype | str = torch.float32,
+        *,
+        inplace: bool = False,
+        compile_backend: str | None = None,
     ) -> None:
         """Let `predict` run a copy of the model that is faster, and whose numbers are close but not the same.
 
         dtype: of the encoder and the projector: torch.bfloat16, on CUDA torch.float16 too, or its name. batch_size:
         images that go through the model at a time; unlike upstream, `predict` takes any number of them. compile: on
         CUDA alone; it takes a while, and lasts until the process ends. `evaluate` and `model` stay with the model
-        itself. `train` and `remove_optimized_model` remove the copy.
+        itself. `train` and `remove_optimized_model` remove the copy. inplace, compile_backend: see `check_upstreams`.
 
         Raises:
-            UserError: another dtype or batch_size, or it cannot be compiled here.
+            UserError: another dtype or batch_size, inplace, or it cannot be compiled here.
         """
         own = self._own("optimize_for_inference()")
+        check_upstreams(inplace, compile_backend, own.device)
         self._optimised = own.optimised(compiled=compile, batch_size=batch_size, dtype=dtype)
 
     inference = optimize_for_inference  # its name from upstream's 1.11 on
@@ -271,39 +264,59 @@ class RFDETR:
 
     @overload
     def predict(
-        self, images: Picture, threshold: Threshold | AnyPath | None = None, *, batch_size: int | None = None
-    ) -> supervision.Detections: ...
-    @overload
-    def predict(
         self,
-        images: list[Picture] | tuple[Picture, ...],
+        images: list[P] | tuple[Picture, ...],  # a list[Path] is no list[Picture]
         threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
         *,
         batch_size: int | None = None,
     ) -> list[supervision.Detections]: ...
+    @overload
     def predict(
         self,
-        images: Picture | list[Picture] | tuple[Picture, ...],
+        images: Picture,
         threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
         *,
         batch_size: int | None = None,
+    ) -> supervision.Detections: ...
+    @refuses_missing("RFDETR.predict()")
+    def predict(
+        self,
+        images: Picture | list[Any] | tuple[Picture, ...],
+        threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
+        *,
+        batch_size: int | None = None,
+        **unknown: Never,
     ) -> supervision.Detections | list[supervision.Detections]:
-        """Objects with a score above `threshold`: see `Predictor.predict`.
+        """Objects with a score above `threshold`: one supervision.Detections for one image, a list for a list.
 
-        threshold: a number; one for each class by its name; the path of a thresholds.json; "recommended" for the file
-        that belongs to the checkpoint: thresholds.json beside it, or that of the project it is in; None for the number
-        that the weights carry. batch_size: images that go through the model at a time; None: 1, so that a list gives
-        the bits that its images give alone, or the number of the optimised copy.
+        images: paths, https addresses, PIL images, RGB arrays (H, W, 3) of uint8, RGB tensors (3, H, W). shape,
+        patch_size, include_source_image, and what detections have: see `BasePredictor.predict`. threshold: a number;
+        one for each class by its name; the path of a thresholds.json; "recommended" for the file that belongs to the
+        checkpoint: thresholds.json beside it, or that of the project it is in; None for the number that the weights
+        carry. batch_size: images that go through the model at a time; None: 1, so that a list gives the bits that its
+        images give alone, or the number of the optimised copy.
 
         Raises:
-            UserError: an image that cannot be read; no such file, or one that is malformed or of another model.
+            UserError: an image that cannot be read or fetched; an unknown keyword, or a value that is refused; no file
+                of thresholds, or one that is malformed or of another model.
         """
+        refuse_unknown(unknown)
         if isinstance(threshold, str | os.PathLike):
             threshold = recommended(threshold, self._predictor).by_class
-        return (self._optimised or self._predictor).predict(images, threshold, batch_size=batch_size)
+        predictor = self._optimised or self._predictor
+        return predictor.predict(images, threshold, shape, patch_size, include_source_image, batch_size=batch_size)
 
     @show_evaluate
-    def evaluate(self, split: str = "test", **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:
+    def evaluate(self, split: str = "test", **settings: Unpack[keywords.EvaluateKeywords]) -> dict[str, Any]:
         """COCO's numbers on a split of `dataset_dir`, or of the dataset trained on; a report to `output_dir`/evaluate.
 
         split: test, or valid, for which upstream says val. `settings`: dataset_dir, output_dir, and the other fields of
@@ -344,7 +357,7 @@ class RFDETR:
         *,
         batch_size: int = 1,
         dynamic_batch: bool = False,
-        **arguments: Unpack[ExportKeywords],
+        **arguments: Unpack[keywords.ExportKeywords],
     ) -> Path:
         """Write a file for another runtime, whose answers equal the checkpoint's, and give its path.
 
@@ -371,7 +384,7 @@ load = from_checkpoint = RFDETR.from_checkpoint
 def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:
     doc = f"RF-DETR {variant}: {architecture.resolution} pixels, {architecture.weights_file or 'no published weights'}."
     size = "rfdetr-large" if variant == "large-deprecated" else f"rfdetr-{variant}"  # of both, as upstream
-    names = {"variant": variant, "size": size, "__doc__": doc, "__module__": __name__}
+    names: dict[str, Any] = {"variant": variant, "size": size, "__doc__": doc, "__module__": __name__}
     names["__init__"] = constructor(RFDETR.__init__, variant)
     return type(architecture.name, (RFDETR,), names)
 

@@ -19,6 +19,7 @@ from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.export.config import ExportConfig, Format
 from rfdetr_core.model.config import VARIANTS
+from rfdetr_core.training.config import TrainConfig
 
 _COMMAND = "python -m rfdetr_core.config.reference"
 _WIDTH = 120
@@ -42,8 +43,6 @@ _PATHS = {
 }
 _HEAD = f'''"""The keywords of the Python API, for editors and mypy. Written by `{_COMMAND}`."""
 
-from __future__ import annotations
-
 import os
 from typing import Any, Literal, Required, TypedDict
 '''
@@ -61,6 +60,7 @@ def generated() -> dict[str, str]:
 def keywords() -> str:
     """The module of TypedDicts."""
     settings = _keys(TrainSettings)
+    settings = {key: settings[key] for key in dict.fromkeys(["output_dir", *TrainConfig.model_fields, *settings])}
     dataset = settings.pop("dataset_dir")
     model = {key: Key(_or_none(one.type), one.about) for key, one in _keys(ModelSettings).items() if key != "variant"}
     of_model = {key: Key(model[key].type, f"{_about(ModelSettings, key)}; {_OWN}") for key in OF_MODEL_AND_TRAIN}
@@ -99,7 +99,7 @@ def names() -> str:
     imports = [
         f"from {module} import {name} as {name}"
         for module, known in sorted(HOMES.items())
-        for name in sorted(known, key=_isort_key)
+        for name in sorted(known, key=lambda name: (_kind_of_name(name), name.lower()))
         if name not in variants
     ]
     classes = []
@@ -202,9 +202,15 @@ def _docstring(text: str) -> Iterable[str]:
 
 
 def _all(known: Iterable[str]) -> str:
-    return "\n".join(["__all__ = [", *(f'    "{name}",' for name in sorted(known, key=_isort_key)), "]"])
+    return "\n".join(
+        [
+            "__all__ = [",
+            *(f'    "{name}",' for name in sorted(known, key=lambda name: (_kind_of_name(name), name))),
+            "]",
+        ]
+    )
 
 
-def _isort_key(name: str) -> tuple[int, str]:
+def _kind_of_name(name: str) -> int:
     """The order of ruff: constants, classes, then functions."""
-    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+    return 0 if name.isupper() else 1 if name[0].isupper() else 2

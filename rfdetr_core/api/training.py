@@ -22,7 +22,7 @@ from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import Checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of
-from rfdetr_core.checkpoint.published import PUBLISHED, resolve_weights
+from rfdetr_core.checkpoint.published import PUBLISHED, cache_folder, resolve_weights
 from rfdetr_core.config.settings import ABSENT
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.ingest.config import ValidateConfig
@@ -92,10 +92,11 @@ def find_weights(given: Any) -> Path | None:
     except UserError as error:
         if path.name not in PUBLISHED:
             raise
-        advice = (
-            "RF_HOME names the folder where such files are kept. pretrain_weights=None makes a new, untrained model."
-        )
-        raise UserError(f"{error} {advice}") from error.__cause__
+        message = str(error)
+        if "RF_HOME" not in message:
+            message += f" RF_HOME names the folder where such files are kept (now {cache_folder()})."
+        # Without the errors behind it, whose tracebacks would be longer than the message.
+        raise UserError(f"{message} pretrain_weights=None makes a new, untrained model.") from None
 
 
 def trained_sizes(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:

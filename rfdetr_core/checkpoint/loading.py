@@ -32,6 +32,9 @@ _LIST = (
     "teddy bear|hair drier|toothbrush"
 )
 COCO_NAMES = tuple(_LIST.split("|"))
+# As upstream has them: by id, and in a row.
+COCO_CLASSES = {number: name for number, name in enumerate(COCO_NAMES) if name}
+COCO_CLASS_NAMES = [*COCO_CLASSES.values()]
 TAKEN, LEFT = "taken", "left at the initial value"
 _CLASS_HEADS = re.compile(r"(proposer\.groups\.\d+\.)?class_head\.(weight|bias)")
 _BY_NAME = {variant.name: variant for variant in VARIANTS.values()}

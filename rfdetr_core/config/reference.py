@@ -15,6 +15,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.params import Config
 from rfdetr_core.config.settings import ABSENT, DIFFERENT, SECTIONS, UPSTREAM
+from rfdetr_core.config.upstream_answers import page_lines
 
 HEAD = """# Every option of params.yaml
 
@@ -46,7 +47,7 @@ def markdown() -> str:
         parts.append(f"| {name} | {theirs} | {ours} | {reason} |")
     parts += ["", "## Upstream's options that are not here, and why\n", "| option | why |", "|---|---|"]
     absent = [f"| {section}.{key} | {reason} |" for section, keys in ABSENT.items() for key, reason in keys.items()]
-    return "\n".join([*parts, *sorted(absent), ""])
+    return "\n".join([*parts, *sorted(absent), "", *page_lines(), ""])
 
 
 def _rows(section: str, config: type[Config], prefix: str = "") -> Iterator[str]:

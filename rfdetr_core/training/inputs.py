@@ -63,21 +63,20 @@ class Inputs:
         names, metric = {field: name for name, field in REPORTED.items()}, self.config.best_model_metric
         return ("segm_" if self.architecture.segmentation else "") + names["mar_100" if metric == "mar" else metric]
 
-    def detector(self) -> Detector:
-        """The network with its first weights; prints where they come from. Seeds torch's global generator."""
+    def detector(self) -> tuple[Detector, tuple[str, ...]]:
+        """The network with its first weights, and lines that say where they come from. Seeds torch's generator."""
         torch.manual_seed(mixed_seed("weights", self.config.seed))
         economy = {"gradient_checkpointing": self.model.gradient_checkpointing}
         economy["freeze_encoder"] = self.model.freeze_encoder
         detector = build_detector(self.architecture, drop_path=self.config.drop_path, **economy)
+        start: tuple[str, ...] = ("training from scratch: no pretrain_weights",)
         if (parent := resolve_weights(self.model.pretrain_weights, self.where.weights)) is not None:
             report = load_weights(detector, self.architecture, read_checkpoint(parent), self.classes)
-            say(f"training from the weights of {parent}:", *report.describe().split("\n"))
-        elif self.config.resume is None and record.first_process():
-            say("training from scratch: pretrain_weights is null")
+            start = (f"training from the weights of {parent}", *(f"  {line}" for line in report.describe().split("\n")))
         _note_crowded([*self.samples["train"], *self.samples["valid"]], self.architecture.queries)
         if self.config.compile != "off":
             compilation.compile_regions(detector)
-        return detector
+        return detector, start
 
     def record(self) -> dict[str, Any]:
         """The training record (see `record_of`)."""

@@ -34,13 +34,17 @@ from rfdetr_core.training.trainer import build_trainer, check_launched
 
 @dataclass(frozen=True)
 class Training:
-    """What `Trainer.fit` takes, and the callbacks that score the epochs and write the run folder."""
+    """What `Trainer.fit` takes, and the callbacks that score the epochs and write the run folder.
+
+    start: lines that say which weights the first epoch starts from.
+    """
 
     module: TrainingModule
     data: TrainingData
     callbacks: list[Callback]
     files: RunFiles
     record: dict[str, Any]
+    start: tuple[str, ...]
 
 
 def train_model(
@@ -78,7 +82,10 @@ def errors_explained(config: TrainConfig, output: Path, signals: StopSignals) ->
         raise UserError(error.saved(output)) from None
     except UserError as error:
         # torch puts the traceback of a loader worker before its message.
-        raise UserError(str(error).rpartition("rfdetr_core.base.errors.UserError: ")[2].strip()) from error
+        _, of_worker, message = str(error).rpartition("rfdetr_core.base.errors.UserError: ")
+        if not of_worker:
+            raise
+        raise UserError(message.strip()) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of memory on the device. Lower train.batch_size (now {config.batch_size}) and raise "
@@ -98,8 +105,9 @@ def _fit(
     state, told = record.state_to_resume(folder, fingerprint)
     if state is None and (named := resolve_weights(config.resume, weights)) is not None:
         state, told = record.named_state(named, config, fingerprint)
-    if told and record.first_process():
-        say(told)
+    lines = [*([told] if told else []), *(training.start if state is None else [])]
+    if lines and record.first_process():
+        say(*lines)
     if state is not None and (state.finished or state.epochs == config.epochs):
         if record.first_process():
             training.files.rewrite(read_plain(state.path), state.path)
@@ -141,7 +149,8 @@ def prepare_training(
     """
     inputs = read_inputs(where, model, config, runtime, output)
     config, architecture, key = inputs.config, inputs.architecture, inputs.metric
-    data, detector, training_record = TrainingData(**inputs.data), inputs.detector(), inputs.record()
+    data, training_record = TrainingData(**inputs.data), inputs.record()
+    detector, start = inputs.detector()
     options: dict[str, Any] = {"skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
     options |= {"fingerprint": record.fingerprint(training_record), "interval": runtime.checkpoint_interval}
     written = RunFiles(output, key, partial(inputs.describe, training_record), **options)
@@ -151,4 +160,4 @@ def prepare_training(
         patience, delta = config.early_stopping_patience, config.early_stopping_min_delta
         callbacks.append(EarlyStopping(key, patience, delta, config.early_stopping_use_ema))
     module = TrainingModule(detector, architecture, config, inputs.sizes)
-    return Training(module, data, callbacks, written, training_record)
+    return Training(module, data, callbacks, written, training_record, start)

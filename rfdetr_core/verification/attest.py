@@ -211,6 +211,6 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except ImportError:
-        raise UserError("signing needs an extra: pip install '.[signing]'") from None
+        raise UserError("signing needs an extra: pip install -e '.[signing]'") from None
     except Exception as error:  # the library raises what its parts do: ValueError, InvalidSignature, OSError
         raise UserError(f"{what}: {type(error).__name__} {error}".strip()) from error

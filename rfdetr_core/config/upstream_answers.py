@@ -1,0 +1,75 @@
+"""Answers to who uses a name of upstream's package: messages, and the section of docs/parameters.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.config.settings import UPSTREAM
+from rfdetr_core.config.upstream import API, Row
+from rfdetr_core.config.upstream_modules import INNER
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def missing_name(name: str) -> str | None:
+    """The message about a public name of any module of upstream, for who asks another module here for it.
+
+    None: upstream has no such name.
+    """
+    for row in (*API, *INNER):
+        if name in row.names.split() and row.owners.startswith("rfdetr"):
+            return _message(row, name)
+    return None
+
+
+def missing_member(name: str, owner: str) -> str | None:
+    """The message about a member of class RFDETR, or an argument of a call, that is not here. None: no such one."""
+    for row in API:
+        if not row.here and name in row.names.split() and owner in row.owners.split():
+            return _message(row, name)
+    return None
+
+
+def refuses_missing(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: arguments of upstream's call, such as RFDETR.predict(), that are not here raise a UserError."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
+            for name in keywords:
+                if message := missing_member(name, call):
+                    raise UserError(f"{call}: {message}")
+            return function(*arguments, **keywords)
+
+        return checked
+
+    return decorate
+
+
+def _message(row: Row, name: str) -> str:
+    note = f": {row.note}" if row.note else ""
+    return f"{name} of {UPSTREAM} is {row.path(name) + ' here' if row.here else 'not here'}{note}."
+
+
+def page_lines() -> list[str]:
+    """The section of docs/parameters.md."""
+    from rfdetr_core.export.model import ABSENT
+
+    head = ["## Upstream's public names", "", f"Every public name of {UPSTREAM}, and what it is here."]
+    head += ["Configs have their fields above: those of `TrainConfig` are keys of `train` and `runtime`."]
+    table = ["| name | in upstream | here |", "|---|---|---|"]
+    single = [_line(row, name) for row in API for name in row.names.split()]
+    single += [f"| {name} | RFDETR.export() | not here: {reason} |" for name, reason in ABSENT.items()]
+    inner = ["### Names of upstream's own parts", ""]
+    grouped = [_line(row, *row.names.split()) for row in INNER]
+    return [*head, "", *table, *sorted(single), "", *inner, *table, *grouped]
+
+
+def _line(row: Row, *names: str) -> str:
+    places = dict.fromkeys(row.path(name) for name in names)
+    here = ", ".join(f"`{place}`" for place in places) if row.here else "not here"
+    note = f": {row.note}" if row.note else ""
+    return f"| {', '.join(names)} | {', '.join(row.owners.split())} | {here}{note} |"

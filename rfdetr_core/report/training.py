@@ -1,0 +1,183 @@
+"""Figures of a training: losses and scores over the epochs, from history.csv."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+
+AnyPath: TypeAlias = str | os.PathLike[str]
+_NAMES = ("history.csv", "metrics.csv")  # ours; upstream's
+_SCORES = {"mAP_50_95": "AP 50:95", "mAP_50": "AP 50", "mAR": "AR", "F1": "F1 at the best threshold"}
+_TERMS = {"ce": "class", "bbox": "box", "giou": "GIoU", "mask_ce": "mask", "mask_dice": "mask Dice"}
+# Of the last decoder layer: neither of the others (_aux, upstream's _0, _1, ..) nor of the proposals (_enc).
+_TERM = re.compile(r"(train|val)/loss_(?!.*(_aux|_enc|_\d+)$)(\w+)")
+_SPLITS = {"train": "train", "val": "valid"}
+_BLUE, _ORANGE, _GREY = "#1f6fb4", "#e07b00", "#7a7a7a"
+_FEW = 25  # epochs: so many get a dot each
+
+
+class Line(NamedTuple):
+    """A column of the history and how it is drawn. best: its label names the best value."""
+
+    column: str
+    label: str
+    color: str
+    style: str = "-"
+    best: bool = False
+
+
+class Panel(NamedTuple):
+    """The lines of one pair of axes."""
+
+    title: str
+    lines: Sequence[Line]
+    log: bool = False
+
+
+class TrainingFigure(Figure):
+    """A figure that a notebook shows as a picture when it is the value of a cell, whatever backend is set."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=80)
+        return picture.getvalue()
+
+
+def plot_metrics(metrics_csv: AnyPath, output_path: AnyPath | None = None, loss_log_scale: bool = False) -> Figure:
+    """Losses and scores over the epochs, from 1 on; saved too where `output_path` is given, in the format of its name.
+
+    metrics_csv: a history.csv, upstream's metrics.csv, or the folder of a run that has one. Scores are those of the
+    regular and the averaged weights (EMA) on valid, from 0 to 1; the legend names the best epoch of each. The figure is
+    independent of pyplot: `figure.savefig` saves it, and a notebook shows it.
+
+    Raises:
+        UserError: no such file, a file without epochs or values, or a format that matplotlib does not write.
+    """
+    table = _read(metrics_csv)
+    return _figure(table, [*_loss_panels(table, loss_log_scale), *_score_panels(table, _SCORES)], output_path)
+
+
+def plot_loss_metrics(metrics_csv: AnyPath, output_path: AnyPath | None = None, loss_log_scale: bool = False) -> Figure:
+    """The losses alone: see `plot_metrics`."""
+    table = _read(metrics_csv)
+    return _figure(table, _loss_panels(table, loss_log_scale), output_path)
+
+
+def plot_map_metrics(metrics_csv: AnyPath, output_path: AnyPath | None = None) -> Figure:
+    """AP 50:95 and AP 50 alone: see `plot_metrics`."""
+    table = _read(metrics_csv)
+    return _figure(table, _score_panels(table, ("mAP_50_95", "mAP_50")), output_path)
+
+
+def _read(path: AnyPath) -> Any:
+    """The values of each epoch, as a table whose index is the number of the epoch, from 1."""
+    import pandas as pd
+
+    given = Path(path)
+    found = next((given / name for name in _NAMES if (given / name).is_file()), given)
+    if not found.is_file():
+        what = f"has no {_NAMES[0]}" if given.is_dir() else "is no file"
+        raise UserError(f"{given} {what}. Give the path of a {_NAMES[0]}, or of the folder of a run (output_dir).")
+    try:
+        table = pd.read_csv(io.StringIO(files.read_text(found)))
+        values = table.apply(pd.to_numeric).groupby("epoch").mean()
+    except (KeyError, TypeError, ValueError) as error:  # what pandas raises is one of them
+        raise UserError(f"{found} is no history of a training: it needs a column epoch, and numbers alone.") from error
+    if "step" in table:  # Lightning's logger, upstream's: steps have rows of their own, and epochs count from 0
+        values.index += 1
+    return values.drop(columns="step", errors="ignore")
+
+
+def _loss_panels(table: Any, log: bool) -> Iterator[Panel]:
+    totals = [Line("train/loss", "train", _BLUE), Line("val/loss", "valid", _ORANGE)]
+    yield Panel("Loss", totals, log)
+    matches = [match for column in table if (match := _TERM.fullmatch(str(column)))]
+    terms = dict.fromkeys(match[3] for match in matches)
+    colors = {term: f"C{number}" for number, term in enumerate(terms)}
+    lines = [
+        Line(match[0], f"{_TERMS.get(match[3], match[3])}, {_SPLITS[match[1]]}", colors[match[3]], _dashed(match[1]))
+        for match in matches
+    ]
+    yield Panel("Loss terms", lines, log)
+
+
+def _dashed(split: str) -> str:
+    return "--" if split == "val" else "-"
+
+
+def _score_panels(table: Any, scores: Sequence[str] | dict[str, str]) -> Iterator[Panel]:
+    masks = any("segm_" in str(column) for column in table)
+    kinds = (("", ", boxes", "-"), ("segm_", ", masks", "--")) if masks else (("", "", "-"),)
+    tracks = (("val/", "valid", _BLUE), ("val/ema_", "valid, EMA", _ORANGE), ("train/", "train", _GREY))
+    for score in scores:
+        yield Panel(
+            _SCORES[score],
+            [
+                Line(f"{start}{kind}{score}", f"{name}{of}", color, style, best=True)
+                for kind, of, style in kinds
+                for start, name, color in tracks
+            ],
+        )
+
+
+def _figure(table: Any, panels: Sequence[Panel] | Iterator[Panel], output_path: AnyPath | None) -> Figure:
+    """The panels that have values, two a row."""
+    with_values = [column for column in table if table[column].notna().any()]
+    drawn = [panel._replace(lines=[line for line in panel.lines if line.column in with_values]) for panel in panels]
+    drawn = [panel for panel in drawn if panel.lines]
+    if not drawn:
+        raise UserError("The history has no values to draw: no epoch has ended yet, or its columns have other names.")
+    columns = min(2, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure = TrainingFigure(figsize=(6 * columns, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for place, panel in zip(axes, drawn, strict=False):
+        _draw(place, table, panel)
+    for place in axes[len(drawn) :]:
+        place.remove()
+    if output_path is not None:
+        _save(figure, Path(output_path))
+    return figure
+
+
+def _draw(axes: Any, table: Any, panel: Panel) -> None:
+    for line in panel.lines:
+        values = table[line.column].dropna()
+        best = f" (best {values.max():.3f}, epoch {values.idxmax()})" if line.best else ""
+        dots = "o" if len(values) <= _FEW else ""
+        axes.plot(
+            values.index, values, color=line.color, linestyle=line.style, marker=dots, markersize=3, linewidth=1.6,
+            label=line.label + best,
+        )  # fmt: skip
+    axes.set_title(panel.title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel("epoch")
+    last = int(table.index.max())
+    ticks = MaxNLocator(nbins=8, steps=(1, 2, 5, 10), integer=True).tick_values(1, last)
+    axes.set_xticks([1, *(int(tick) for tick in ticks if 1 < tick <= last)])
+    if panel.log:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    columns = 1 if panel.lines[0].best else 3
+    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", ncols=columns)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    kind = path.suffix.removeprefix(".").lower() or "png"
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise UserError(f"{path} cannot be written: matplotlib has no format {kind}. It has {', '.join(known)}.")
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=150)

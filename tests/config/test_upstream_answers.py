@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import rfdetr_core
+from rfdetr_core import RFDETRPico
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.config.upstream import API
+from rfdetr_core.config.upstream_answers import missing_member, missing_name, refuses_missing
+from rfdetr_core.config.upstream_modules import INNER
+
+
+def test_a_row_has_a_path_or_a_reason_and_reads_as_half_a_sentence() -> None:
+    for row in (*API, *INNER):
+        assert row.owners, row
+        assert row.names, row
+        assert row.here or row.note, row
+        assert "|" not in row.note, row
+        assert not row.note.endswith("."), row
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("RFDETRXLarge", "not here: it comes from a package with another licence; use RFDETRLarge"),
+        ("RFDETRKeypointPreview", "not here: keypoints are not part of this project"),
+        ("ModelContext", "not here: model is the torch module itself"),
+        ("convert_legacy_checkpoint", "not here: such files need no conversion; give the old file to from_checkpoint"),
+        ("ModelWeights", "rfdetr_core.checkpoint.published.PUBLISHED here"),
+    ],
+)
+def test_an_import_of_a_name_that_is_elsewhere_or_nowhere_says_what_to_do(name: str, message: str) -> None:
+    with pytest.raises(ImportError, match=f"{name} of rfdetr 1.11.2 is {message}"):
+        exec(f"from rfdetr_core import {name}")
+    with pytest.raises(ImportError, match=message):
+        getattr(rfdetr_core, name)
+
+
+@pytest.mark.parametrize(
+    "name", ["__wrapped__", "_repr_html_", "__path_x__", "pytest_plugins", "Nothing", "RFDETRnano"]
+)
+def test_a_name_that_upstream_does_not_have_is_an_ordinary_missing_attribute(name: str) -> None:
+    assert not hasattr(rfdetr_core, name)
+    with pytest.raises(ImportError, match=f"cannot import name '{name}'"):
+        exec(f"from rfdetr_core import {name}")
+
+
+def test_the_answers_need_no_torch() -> None:
+    code = (
+        "import sys, rfdetr_core\ntry: rfdetr_core.ModelContext\nexcept ImportError: sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_member_of_the_class_that_is_not_here_says_what_is() -> None:
+    model = RFDETRPico(resolution=64, num_queries=4, group_detr=1, device="cpu", pretrain_weights=None)
+    with pytest.raises(AttributeError, match="get_model of rfdetr 1.11.2 is not here: .*model is the torch module"):
+        model.get_model
+    for name in ("_repr_html_", "__deepcopy__", "predct"):
+        assert not hasattr(model, name)
+    with pytest.raises(AttributeError, match="'RFDETRPico' object has no attribute 'predct'") as caught:
+        model.predct
+    assert (caught.value.name, caught.value.obj) == ("predct", model)  # Python suggests `predict` from these
+    with pytest.raises(UserError, match=r"RFDETR\.inference\(\): inplace of .* is not here: the model is kept"):
+        model.inference(inplace=True)
+    with pytest.raises(UserError, match=r"RFDETR\.predict\(\): patch_size of .* belongs to the variant"):
+        model.predict("photo.jpg", patch_size=14)
+    with pytest.raises(UserError, match="trust_checkpoint is not here: no code of a file is ever run"):
+        RFDETRPico(trust_checkpoint=True)
+
+
+def test_only_what_is_not_here_is_refused_and_the_rest_reaches_the_function() -> None:
+    @refuses_missing("RFDETR.predict()")
+    def predict(images: str, threshold: float = 0.5, **others: int) -> tuple[str, float, dict[str, int]]:
+        return images, threshold, others
+
+    assert predict("photo.jpg", threshold=0.1, batch=2) == ("photo.jpg", 0.1, {"batch": 2})
+    with pytest.raises(UserError, match="patch_size"):
+        predict("photo.jpg", patch_size=14)
+    assert missing_member("threshold", "RFDETR.predict()") is None
+    assert missing_member("train", "RFDETR") is None
+    assert missing_name("threshold") is None
