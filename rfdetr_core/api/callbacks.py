@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
@@ -96,7 +95,6 @@ class COCOEvalCallback(CocoScoring):
         nothing: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         super().__init__(nothing, segmentation, eval_interval, max_dets=max_dets, per_class=log_per_class_metrics)
         self.arguments = {"max_dets": max_dets, "segmentation": segmentation, "eval_interval": eval_interval}
-        self.preparation: Preparation | None = None
 
     @property
     def state_key(self) -> str:
@@ -237,7 +235,7 @@ class BestModelCallback(RunFiles):
             )
         folder = as_path(output_dir, "output_dir")
         super().__init__(folder, key, _undescribed, skip=skip_best_epochs, smooth=smooth_alpha)
-        self.run_test, self.preparation = run_test, None
+        self.run_test = run_test
         self.arguments = {"monitor": key, "skip_best_epochs": skip_best_epochs, "smooth_alpha": smooth_alpha}
         self.record: dict[str, Any] = {}
         self.begun = False
@@ -293,11 +291,13 @@ class BestModelCallback(RunFiles):
 def evaluate_best(best: Path, preparation: Preparation, folder: Path) -> None:
     """Evaluate a model file on the test split, as `RFDETR.train` does with run_test, and print the score."""
     from rfdetr_core.evaluation.evaluate import evaluate
-    from rfdetr_core.inference.predictor import Predictor
+    from rfdetr_core.inference.predictor import Predictor, find_device
+    from rfdetr_core.observers.publishing import track_evaluation
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    predictor = Predictor.from_checkpoint(best, device=device)
-    found = evaluate(predictor, preparation.inputs.where, EvaluateConfig(), folder / "evaluate")
+    where = preparation.inputs.where
+    predictor = Predictor.from_checkpoint(best, device=find_device(preparation.configs[0].device))
+    found = evaluate(predictor, where, EvaluateConfig(), folder / "evaluate")
+    track_evaluation(where, folder, folder / "evaluate", preparation.inputs.runtime)
     say(f"{found['split']}/mAP_50_95 of {best}: {found['map']:.3f}")
 
 
