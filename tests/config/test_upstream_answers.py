@@ -64,22 +64,22 @@ def test_a_member_of_the_class_that_is_not_here_says_what_is() -> None:
     with pytest.raises(AttributeError, match="'RFDETRPico' object has no attribute 'predct'") as caught:
         model.predct  # noqa: B018
     assert (caught.value.name, caught.value.obj) == ("predct", model)  # Python suggests `predict` from these
-    with pytest.raises(UserError, match=r"RFDETR\.inference\(\): inplace of .* is not here: the model is kept"):
+    with pytest.raises(UserError, match=r"inplace is True: the model stays beside its optimised copy"):
         model.inference(inplace=True)
-    with pytest.raises(UserError, match=r"RFDETR\.predict\(\): patch_size of .* belongs to the variant"):
+    with pytest.raises(UserError, match=r"patch_size is 14: that of RFDETRPico is \d+\. Leave it out"):
         model.predict("photo.jpg", patch_size=14)
     with pytest.raises(UserError, match="trust_checkpoint is not here: no code of a file is ever run"):
         RFDETRPico(trust_checkpoint=True)
 
 
 def test_only_what_is_not_here_is_refused_and_the_rest_reaches_the_function() -> None:
-    @refuses_missing("RFDETR.predict()")
+    @refuses_missing("RFDETR.deploy_to_roboflow()")
     def predict(images: str, threshold: float = 0.5, **others: int) -> tuple[str, float, dict[str, int]]:
         return images, threshold, others
 
     assert predict("photo.jpg", threshold=0.1, batch=2) == ("photo.jpg", 0.1, {"batch": 2})
-    with pytest.raises(UserError, match="patch_size"):
-        predict("photo.jpg", patch_size=14)
+    with pytest.raises(UserError, match="workspace"):
+        predict("photo.jpg", workspace=14)
     assert missing_member("threshold", "RFDETR.predict()") is None
     assert missing_member("train", "RFDETR") is None
     assert missing_name("threshold") is None
