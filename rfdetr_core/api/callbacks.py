@@ -266,6 +266,12 @@ class BestModelCallback(RunFiles):
             self.begin(trainer, pl_module, getattr(trainer, "datamodule", None), trainer.ckpt_path, [])
             self.begun = False
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the files of a training that has no epoch left, as its state has them."""
+        super().on_fit_start(trainer, pl_module)
+        if self.history and len(self.history) == trainer.max_epochs and trainer.is_global_zero:
+            self._write()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take in the epoch and write what changed."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -280,8 +286,6 @@ class BestModelCallback(RunFiles):
         """Choose the better of both best files, strip it, and evaluate it if that is asked."""
         if not self.history:
             return
-        if self.unwritten:  # a training that had no epoch left
-            self._write()
         best = select_and_strip(self.folder)
         if self.run_test:
             evaluate_best(best, preparation_of(module, "BestModelCallback"), self.folder)
