@@ -126,14 +126,14 @@ API = (
     Row(
         "RFDETR.deploy_to_roboflow()",
         "workspace project_id version api_key size",
-        note="they belong to Roboflow's own package, which uploads what export_for_roboflow writes",
+        note="it belongs to Roboflow's own package, which uploads what export_for_roboflow writes",
     ),
     Row("RFDETR.predict()", "images threshold shape include_source_image", "rfdetr_core.RFDETR.predict"),
     Row("RFDETR.predict()", "patch_size", note="it belongs to the variant; remove it"),
     Row("RFDETR.evaluate()", "split", "rfdetr_core.RFDETR.evaluate"),
     Row("RFDETR.inference()", "compile batch_size dtype", "rfdetr_core.RFDETR.inference"),
     Row("RFDETR.inference()", "inplace", note="the model is kept, since evaluate and export use it; remove it"),
-    Row("RFDETR.inference()", "compile_backend", note="compile=True always uses torch.compile; remove it"),
+    Row("RFDETR.inference()", "compile_backend", note="compile=True uses torch.compile, on CUDA; remove it"),
     Row(
         "RFDETR.export()",
         "output_dir batch_size dynamic_batch format quantization calibration_data max_images shape",

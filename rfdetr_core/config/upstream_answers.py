@@ -59,7 +59,9 @@ def page_lines() -> list[str]:
     from rfdetr_core.export.model import ABSENT
 
     head = ["## Upstream's public names", "", f"Every public name of {UPSTREAM}, and what it is here."]
-    head += ["Configs have their fields above: those of `TrainConfig` are keys of `train` and `runtime`."]
+    head += [
+        "The fields of `TrainConfig` are keys of `train` and `runtime` above, those of `ModelConfig` keys of `model`."
+    ]
     table = ["| name | in upstream | here |", "|---|---|---|"]
     single = [_line(row, name) for row in API for name in row.names.split()]
     single += [f"| {name} | RFDETR.export() | not here: {reason} |" for name, reason in ABSENT.items()]

@@ -81,5 +81,5 @@ def test_cocos_classes_are_numbered_as_in_its_annotations() -> None:
     assert rfdetr_core.COCO_CLASSES is COCO_CLASSES
     assert (COCO_CLASSES[1], COCO_CLASSES[90], 12 in COCO_CLASSES) == ("person", "toothbrush", False)
     assert [*COCO_CLASSES] == sorted(COCO_CLASSES)
-    assert rfdetr_core.COCO_CLASS_NAMES == [*COCO_CLASSES.values()]
+    assert [*COCO_CLASSES.values()] == rfdetr_core.COCO_CLASS_NAMES
     assert len(COCO_CLASS_NAMES) == 80

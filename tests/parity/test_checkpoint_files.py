@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rfdetr_core import RFDETRNano, load
 from rfdetr_core.checkpoint.files import make_checkpoint, model_config_of, read_checkpoint, write_checkpoint
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, upstream_weights
 from rfdetr_core.checkpoint.loading import COCO_NAMES, architecture_of, build_from_checkpoint, class_names_of
@@ -144,6 +145,22 @@ def test_upstreams_files_load_here_with_equal_outputs(layout: str, trained: Any,
         ours, theirs = detector(images), model(nested(images))
     assert torch.allclose(ours.logits, theirs["pred_logits"], atol=1e-4)
     assert torch.allclose(ours.boxes, theirs["pred_boxes"], atol=1e-4)
+
+
+def test_an_old_file_is_read_without_conversion(trained: Any, tmp_path: Path) -> None:
+    """What upstream's convert_legacy_checkpoint is for: by from_checkpoint, and as pretrain_weights."""
+    model, config = trained
+    torch.save(_content("legacy", model.state_dict(), config), tmp_path / "rf-detr-nano.pth")
+    old = tmp_path / "rf-detr-nano.pth"
+    for found in (load(old, device="cpu"), RFDETRNano(pretrain_weights=old, device="cpu", **small_of(config))):
+        assert (type(found), found.class_names) == (RFDETRNano, CLASSES)
+        ours = upstream_weights(found.model.state_dict())
+        assert all(torch.equal(tensor, ours[name]) for name, tensor in model.state_dict().items())
+
+
+def small_of(config: dict[str, Any]) -> dict[str, int]:
+    """The keywords of the class that a small model needs where its file does not say them."""
+    return {name: config[name] for name in ("resolution", "num_queries", "group_detr")}
 
 
 def test_our_copy_of_an_upstream_file_goes_back_unchanged(trained: Any, tmp_path: Path) -> None:

@@ -135,5 +135,5 @@ def test_a_history_that_cannot_be_drawn_is_named(tmp_path: Path, text: str | Non
         (tmp_path / "history.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         plot_metrics(tmp_path)
-    with pytest.raises(UserError, match="none.csv is no file"):
+    with pytest.raises(UserError, match=r"none\.csv is no file"):
         plot_metrics(tmp_path / "none.csv")
