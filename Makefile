@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 INSTALL := $(BIN)/python -m pip install $$( [ -t 1 ] || echo --quiet ) --disable-pip-version-check --require-hashes --no-deps
 # Parallel make would interleave two installations into one environment.
 .NOTPARALLEL:
-.PHONY: repro check test lint setup setup-dev ui promote lock
+.PHONY: repro check test lint setup setup-dev ui promote lock FORCE
 
 repro: setup
 	@python -B -X pycache_prefix=/dev/null -m rfdetr_core check # which refuses bytecode in git, so it runs none
@@ -30,8 +30,8 @@ lint: setup-dev
 	@ruff format --check .
 	@mypy
 
-setup: .venv/.runtime
-setup-dev: .venv/.dev
+setup: .venv/.runtime .venv/.project
+setup-dev: .venv/.dev .venv/.project
 
 LOCKS := $(patsubst %,requirements/%.lock,numeric runtime report export)
 .venv/.runtime: $(LOCKS)
@@ -47,6 +47,23 @@ LOCKS := $(patsubst %,requirements/%.lock,numeric runtime report export)
 .venv/.dev: .venv/.runtime requirements/dev.lock
 	@$(INSTALL) -r requirements/dev.lock
 	@touch $@
+
+# Scripts anywhere import rfdetr_core, and rfdetr-dvc is a command. What is installed is a folder of links, so that the path which Python
+# is given has this package alone: below the root, `tests`, `ci` and `data` would be importable from everywhere. Without "compat",
+# setuptools installs an import hook: Python starts slower, and editors and type checkers do not find the package. The path file is made
+# relative: in the locale C, Python does not start where one has a letter that is not ASCII. `pip install .` replaces the path by a copy of
+# the code, and `pip uninstall` removes it: then it is installed anew.
+LINKS := .venv/project
+PATH_FILE := .venv/lib/*/site-packages/__editable__.rfdetr_dvc-*.pth
+.venv/.project: .venv/.runtime pyproject.toml $(if $(wildcard $(PATH_FILE)),,FORCE)
+	@mkdir -p $(LINKS)
+	@ln -sfn ../../pyproject.toml ../../rfdetr_core $(LINKS)/
+	@LC_ALL=C.UTF-8 $(BIN)/python -m pip --isolated install --quiet --no-index --no-deps --no-build-isolation \
+	  --config-settings editable_mode=compat --editable $(LINKS)
+	@for file in $(PATH_FILE); do echo ../../../project > "$$file"; done
+	@touch $@
+
+FORCE:
 
 # MLflow's page over the local runs, on http://127.0.0.1:5000
 ui: setup

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rfdetr_core.base import files
 from rfdetr_core.data.augmentation import AugmentConfig, View
 from rfdetr_core.data.batching import multi_scale_sizes
-from rfdetr_core.data.datamodule import RFDETRDataModule
+from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.data.dataset import DetectionDataset, Draw
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.ingest.config import ValidateConfig
@@ -77,7 +77,7 @@ def samples_of(root: Path, folder: Path) -> list[Sample]:
 def our_batches(root: Path, samples: list[Sample], workers: int) -> Iterable[Any]:
     side = max(SIZES)
     numbers: dict[str, Any] = {"resolution": NANO.resolution, "train_resolution": side, "batch_size": BATCH, "seed": 0}
-    module = RFDETRDataModule(root, samples, samples[:2], **numbers, num_workers=workers, persistent_workers=False)
+    module = TrainingData(root, samples, samples[:2], **numbers, num_workers=workers, persistent_workers=False)
     return (module.on_after_batch_transfer(batch, 0) for batch in module.train_dataloader())
 
 

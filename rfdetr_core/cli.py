@@ -17,12 +17,19 @@ from rfdetr_core.base.printing import message_of, printable_output
 from rfdetr_core.commands import audit, models, project
 
 N = TypeVar("N", int, float)
+_COMMAND = "rfdetr-dvc"  # of [project.scripts] in pyproject.toml
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; what the user can mend ends in one message and exit status 1."""
-    options = _parser().parse_args(arguments)
+    """Run a command; what the user can mend ends in one message and exit status 1.
+
+    arguments: by default those of this process, which then may not be in the folder of another clone of the project.
+    """
+    program = _COMMAND if Path(sys.argv[0]).name == _COMMAND else "python -m rfdetr_core"
+    options = _parser(program).parse_args(arguments)
     try:
+        if arguments is None:
+            _refuse_another_clone(program)
         with printable_output(), explaining_shortage("Free some, or run on a machine with more."):
             options.run(options)
     except UserError as error:
@@ -32,8 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m rfdetr_core", description="RF-DETR, trained reproducibly.")
+def _refuse_another_clone(program: str) -> None:
+    """Commands act on the current folder: one of another clone has code of its own, which may differ from this."""
+    code, here = Path(__file__).resolve().parent, Path.cwd()
+    clone = next((folder for folder in (here, *here.parents) if (folder / "rfdetr_core" / "cli.py").is_file()), None)
+    if clone is not None and (clone / "rfdetr_core").resolve() != code:
+        raise UserError(
+            f"{program} runs the code of {code.parent}, but the current folder belongs to another clone, {clone}. "
+            f"Use the code of that clone: in {clone}, run python -m rfdetr_core."
+        )
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(program, description="RF-DETR, trained reproducibly.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
@@ -43,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = add("predict", models.predict, "find objects in images: a drawn picture and a JSON file for each")
     predict.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="such as output/checkpoint_best_total.pth")
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a file, or a folder of them")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder of them, or an https address")
     score = predict.add_mutually_exclusive_group()
     score.add_argument("--threshold", type=_number(float, 0, 1), help="score to exceed (default: CHECKPOINT's, or 0.5)")
     of_class = "a thresholds.json, with a score for each class; recommended: the one that belongs to CHECKPOINT"

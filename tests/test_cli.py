@@ -18,6 +18,7 @@ from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.inference.predictor import Predictor
 from tests.evaluation.scene import write_tiny_checkpoint
+from tests.secure import secure_server
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +161,34 @@ def test_predict_takes_a_name_that_is_no_utf8(checkpoint: Path, images: list[Pat
     main(["predict", str(checkpoint), str(path.parent), "--output", str(tmp_path / "found")])
     (content,) = (json.loads(made.read_text()) for made in (tmp_path / "found").glob("*.json"))
     assert content["image"] == "bad?.png"
+
+
+def test_predict_takes_addresses_and_names_their_results_harmlessly(
+    checkpoint: Path,
+    images: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = tmp_path / "found"
+    with secure_server(tmp_path, monkeypatch) as server:
+        one = server.at("/a/..%2f..%2fthree.png?key=secret", content=images[0].read_bytes())
+        main(["predict", str(checkpoint), one, str(images[0]), one, "--output", str(found), "--threshold", "0.4"])
+        names = ["_.._three.json", "_.._three.png", "one.json", "one.png"]
+        assert sorted(path.name for path in found.iterdir()) == names
+        of_address, of_file = (json.loads((found / name).read_text()) for name in (names[0], names[2]))
+        assert of_address.pop("image") == f"{server.address}/a/..%2f..%2fthree.png?..."
+        assert of_file.pop("image") == "one.png"
+        assert of_address == of_file
+        assert len(server.asked) == 1
+        same_name = [server.at(f"/{folder}/one.png", content=b"") for folder in "ab"]
+        for given in (same_name, [same_name[0], images[0]]):
+            assert "would all be drawn in" in fails(capsys, "predict", checkpoint, *given, "--output", found)
+        assert len(server.asked) == 1
+        message = fails(capsys, "predict", checkpoint, f"{server.address}/none.png", "--output", found)
+        assert "/none.png cannot be downloaded: the server answers 404" in message
+    assert "which is not https" in fails(capsys, "predict", checkpoint, "http://images.example/x.png")
+    assert "secret" not in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_said_in_one_message(

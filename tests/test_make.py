@@ -12,7 +12,7 @@ from tests.pipeline.project import environment_without
 
 def commands(target: str) -> list[str]:
     """What make would run for a target, the installation apart."""
-    installed = ("-o", ".venv/.runtime", "-o", ".venv/.dev")
+    installed = ("-o", ".venv/.runtime", "-o", ".venv/.dev", "-o", ".venv/.project")
     # Under `make test` itself, make would announce the folder that it enters.
     environment = environment_without("MAKE", "MFLAGS")
     command = ["make", "-n", *installed, target]

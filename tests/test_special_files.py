@@ -40,7 +40,7 @@ CALLS = {
     "attest": lambda path: main(["attest", path]),
     "preview": lambda path: main(["preview", "--params", path]),
     "pretrain_weights": lambda path: api.RFDETRNano(pretrain_weights=path, device="cpu"),
-    "dataset_dir": lambda path: api.RFDETRNano(device="cpu").train(dataset_dir=path, output_dir="out"),
+    "dataset_dir": lambda path: api.RFDETRPico(device="cpu").train(dataset_dir=path, output_dir="out"),
 }
 for name, call in CALLS.items():
     for path in sys.argv[1:]:

@@ -104,8 +104,8 @@ def targets_of(count: int, side: int, masks: bool) -> list[Target]:
 def ours(options: argparse.Namespace, architecture: Architecture, windows: Windows) -> tuple[Any, Any, Any, nn.Module]:
     from rfdetr_core.model.detector import build_detector
     from rfdetr_core.training.config import TrainConfig
-    from rfdetr_core.training.module import RFDETRModelModule
-    from rfdetr_core.training.run import training_sizes
+    from rfdetr_core.training.inputs import training_sizes
+    from rfdetr_core.training.module import TrainingModule
     from rfdetr_core.training.trainer import build_trainer
 
     config = TrainConfig(
@@ -118,7 +118,7 @@ def ours(options: argparse.Namespace, architecture: Architecture, windows: Windo
     torch.manual_seed(0)
     detector = build_detector(architecture)
     sizes = training_sizes(config, architecture)
-    module = RFDETRModelModule(detector, architecture, config, sizes)
+    module = TrainingModule(detector, architecture, config, sizes)
     side = max(sizes, default=architecture.resolution)
     targets = targets_of(options.batch, side, architecture.segmentation)
     batch = Batch(random_images(options.batch, 3, side, side), targets, []).to(options.device)

@@ -27,7 +27,7 @@ def ours(options: argparse.Namespace, settings: dict[str, Any]) -> Callable[[], 
     import rfdetr_core
 
     side: dict[str, Any] = {"resolution": SMOKE_SIDE} if options.smoke else {}
-    model = rfdetr_core.RFDETRNano(device=options.device, **side)
+    model = rfdetr_core.RFDETRNano(pretrain_weights=None, device=options.device, **side)
     return lambda: model.train(**settings)
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.params import parse
+from rfdetr_core.base.params import Config, parse
 from rfdetr_core.checkpoint.files import model_config_of
 from rfdetr_core.config.settings import refuse_absent
 from rfdetr_core.model.config import VARIANTS, Architecture, Classes, ModelConfig
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from rfdetr_core.api.keywords import ModelKeywords, SettingsKeywords
+
+# The keywords of a class that `train` takes, too: they leave the weights as they are.
+OF_MODEL_AND_TRAIN = ("resolution", "freeze_encoder", "gradient_checkpointing")
 COCO_CLASSES = 90  # rows of a published class head, without the one for no object
 
 
@@ -53,7 +60,7 @@ class VariantConfig(ModelSettings):
 
     name: ClassVar[str] = ""
 
-    def __init__(self, **keywords: Any) -> None:
+    def __init__(self, **keywords: Unpack[ModelKeywords]) -> None:
         what = type(self).__name__
         if not self.name:
             raise UserError(
@@ -65,7 +72,7 @@ class VariantConfig(ModelSettings):
         refuse_absent("model", keywords.keys() - fields.keys(), what)
         given = {
             key: value
-            for key, value in _with_text_paths(keywords).items()
+            for key, value in _with_text_paths(dict(keywords)).items()
             if value is not None or key == "pretrain_weights" or key not in fields
         }
         values = {"pretrain_weights": VARIANTS[self.name].weights_file} | given | {"variant": self.name}
@@ -113,8 +120,21 @@ class ScriptTrainConfig(TrainSettings):
         UserError: an unknown keyword, a value of the wrong type or range, or an option of upstream's that is not here.
     """
 
-    def __init__(self, **keywords: Any) -> None:
-        super().__init__(**vars(TrainSettings.of(keywords, "TrainConfig")))
+    def __init__(self, **keywords: Unpack[SettingsKeywords]) -> None:
+        super().__init__(**vars(TrainSettings.of(dict(keywords), "TrainConfig")))
+
+
+def defaults_of(config: type[Config]) -> dict[str, Any]:
+    """The default of each keyword that has one, as a plain value."""
+    fields = {key: field for key, field in config.model_fields.items() if not field.is_required()}
+    values = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+    return {key: value.model_dump() if isinstance(value, Config) else value for key, value in values.items()}
+
+
+def constructor_defaults(variant: str) -> dict[str, Any]:
+    """The default of each keyword of the class of a variant."""
+    values = defaults_of(ModelSettings) | {"pretrain_weights": VARIANTS[variant].weights_file}
+    return {key: value for key, value in values.items() if key != "variant"}
 
 
 def _variant_config(name: str, architecture: Architecture) -> type[VariantConfig]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, overload
 
 import torch
 
 from rfdetr_core.api.configs import COCO_CLASSES, VARIANT_CONFIGS, TrainSettings, VariantConfig
+from rfdetr_core.api.signatures import constructor, show_evaluate, show_train
 from rfdetr_core.api.training import (
     AnyPath,
     Plan,
@@ -22,6 +22,8 @@ from rfdetr_core.api.training import (
     prepare_dataset,
     process_restored,
     refuse_results,
+    sizes_of,
+    trained_sizes,
 )
 from rfdetr_core.api.upstream import Upstream
 from rfdetr_core.base.errors import UserError
@@ -31,8 +33,7 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
-from rfdetr_core.config.upstream_answers import refuses_missing
-from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_core.inference.arguments import check_upstreams, refuse_unknown
 from rfdetr_core.inference.exported import ExportedPredictor
 from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
 from rfdetr_core.inference.thresholds import recommended
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
     import supervision
 
-    from rfdetr_core.api.keywords import EvaluateKeywords, ModelKeywords, TrainKeywords
+    from rfdetr_core.api import keywords
 
 
 class RFDETR(Upstream):
@@ -64,7 +65,7 @@ class RFDETR(Upstream):
     variant: ClassVar[str] = ""
     size: ClassVar[str | None] = None  # upstream's name of the variant, such as rfdetr-nano
 
-    def __init__(self, **settings: Unpack[ModelKeywords]) -> None:
+    def __init__(self, **settings: Unpack[keywords.ModelKeywords]) -> None:
         config = self.get_model_config(**settings)
         device = find_device(config.device)
         path = find_weights(config.pretrain_weights)
@@ -74,7 +75,7 @@ class RFDETR(Upstream):
         self, config: VariantConfig, device: str, checkpoint: Checkpoint | None, given: Mapping[str, Any]
     ) -> None:
         """Make the detector. given: the keywords of the caller, which win over what the weights were trained with."""
-        told = {key: value for key, value in _told(checkpoint, self.variant).items() if given.get(key) is None}
+        told = {key: value for key, value in trained_sizes(checkpoint, self.variant).items() if given.get(key) is None}
         self._section = config.section.model_copy(update=told)
         self.weights = checkpoint.path if checkpoint else None
         self.data: ProjectPaths | None = None
@@ -96,7 +97,7 @@ class RFDETR(Upstream):
         )
 
     @classmethod
-    def get_model_config(cls, **settings: Unpack[ModelKeywords]) -> VariantConfig:
+    def get_model_config(cls, **settings: Unpack[keywords.ModelKeywords]) -> VariantConfig:
         """The config that the keywords of the class give, before weights are read."""
         if not cls.variant:
             known = ", ".join(variant.name for variant in VARIANTS.values())
@@ -107,19 +108,9 @@ class RFDETR(Upstream):
     def model_config(self) -> VariantConfig:
         """The config of the model as it is now, every number filled in."""
         architecture = self.architecture
-        values = vars(self._section) | _sizes(architecture) | {"num_classes": architecture.classes}
+        values = vars(self._section) | sizes_of(architecture) | {"num_classes": architecture.classes}
         values |= {"pretrain_weights": self.weights, "device": self._predictor.device}
         return VARIANT_CONFIGS[self.variant](**{key: value for key, value in values.items() if key != "variant"})
-
-    @property
-    def means(self) -> list[float]:
-        """What is subtracted from each channel of an image in 0..1: ImageNet's means, repeated for more channels."""
-        return list(islice(cycle(IMAGENET_MEAN), self.architecture.channels))
-
-    @property
-    def stds(self) -> list[float]:
-        """By what each channel is divided then."""
-        return list(islice(cycle(IMAGENET_STD), self.architecture.channels))
 
     def maybe_download_pretrain_weights(self) -> None:
         """Check that the file of `pretrain_weights` is there, and fetch it if it is a published one.
@@ -132,7 +123,7 @@ class RFDETR(Upstream):
         find_weights(self.weights)
 
     @classmethod
-    def from_checkpoint(cls, path: AnyPath, **settings: Any) -> Self:
+    def from_checkpoint(cls, path: AnyPath, **settings: Unpack[keywords.ModelKeywords]) -> Self:
         """The model of a file, as the class of its variant; `settings` are those of the class.
 
         The file is a checkpoint, or a .onnx or .xml file that was exported from one. An exported file takes only
@@ -142,23 +133,24 @@ class RFDETR(Upstream):
             UserError: no model file, its variant is unknown or not this class, or see the class; or the runtime of an
                 exported file is not installed.
         """
+        given: dict[str, Any] = {**settings}
         if as_path(path, "path").suffix in SUFFIXES:
-            return cls._of_exported(Path(path), **settings)
-        device = find_device(settings.get("device", "auto"))
+            return cls._of_exported(Path(path), **given)
+        device = find_device(given.get("device") or "auto")
         checkpoint = read_checkpoint(Path(path))
         found = cls._variant_of(path, architecture_of(checkpoint).name)
         model = found.__new__(found)
-        model._build(found.get_model_config(**settings | {"pretrain_weights": path}), device, checkpoint, settings)
+        model._build(found.get_model_config(**given | {"pretrain_weights": path}), device, checkpoint, given)
         return model
 
     @classmethod
-    def _of_exported(cls, path: Path, *, device: str = "auto", **settings: Any) -> Self:
+    def _of_exported(cls, path: Path, *, device: str | None = None, **settings: Any) -> Self:
         if settings:
             raise UserError(f"{path} is an exported file: {', '.join(settings)} cannot be changed. Give only device.")
-        predictor = ExportedPredictor.from_file(path, device=device)
+        predictor = ExportedPredictor.from_file(path, device=device or "auto")
         found = cls._variant_of(path, predictor.architecture.name)
         model = found.__new__(found)  # without a detector, which __init__ builds
-        sizes = _sizes(predictor.architecture)
+        sizes = sizes_of(predictor.architecture)
         model._section = parse(ModelConfig, sizes | {"variant": found.variant}, str(path))
         model.weights, model.data, model._predictor, model._optimised = path, None, predictor, None
         model.callbacks = defaultdict(list)
@@ -198,8 +190,9 @@ class RFDETR(Upstream):
         """The name of each class label."""
         return list(self._predictor.class_names)
 
+    @show_train
     @process_restored()
-    def train(self, **settings: Unpack[TrainKeywords]) -> None:
+    def train(self, **settings: Unpack[keywords.TrainKeywords]) -> None:
         """Validate and convert a dataset, train from the pretrain_weights, select, strip, and hold the best weights.
 
         `settings`: the fields of TrainSettings, such as dataset_dir (required), epochs, batch_size, grad_accum_steps,
@@ -232,28 +225,31 @@ class RFDETR(Upstream):
                 track_evaluation(self.data, output, output / "evaluate", planned.settings.runtime)
         say(*run_files(output).split("\n"), f"use: python -m rfdetr_core predict {best} IMAGE")
 
-    def get_train_config(self, **settings: Unpack[TrainKeywords]) -> TrainSettings:
+    def get_train_config(self, **settings: Unpack[keywords.SettingsKeywords]) -> TrainSettings:
         """The config that `train` makes of its keywords. Raises a UserError as `train` does; nothing is read."""
         return Plan.settings_of(dict(settings), self._section.variant)
 
-    @refuses_missing("RFDETR.inference()")
     def optimize_for_inference(
         self,
         compile: bool = True,  # noqa: A002 - upstream's name
         batch_size: int = 1,
         dtype: torch.dtype | str = torch.float32,
+        *,
+        inplace: bool = False,
+        compile_backend: str | None = None,
     ) -> None:
         """Let `predict` run a copy of the model that is faster, and whose numbers are close but not the same.
 
         dtype: of the encoder and the projector: torch.bfloat16, on CUDA torch.float16 too, or its name. batch_size:
         images that go through the model at a time; unlike upstream, `predict` takes any number of them. compile: on
         CUDA alone; it takes a while, and lasts until the process ends. `evaluate` and `model` stay with the model
-        itself. `train` and `remove_optimized_model` remove the copy.
+        itself. `train` and `remove_optimized_model` remove the copy. inplace, compile_backend: see `check_upstreams`.
 
         Raises:
-            UserError: another dtype or batch_size, or it cannot be compiled here.
+            UserError: another dtype or batch_size, inplace, or it cannot be compiled here.
         """
         own = self._own("optimize_for_inference()")
+        check_upstreams(inplace, compile_backend, own.device)
         self._optimised = own.optimised(compiled=compile, batch_size=batch_size, dtype=dtype)
 
     inference = optimize_for_inference  # its name from upstream's 1.11 on
@@ -262,29 +258,60 @@ class RFDETR(Upstream):
         """Let `predict` run the model itself again."""
         self._optimised = None
 
-    @refuses_missing("RFDETR.predict()")
+    @overload
+    def predict(
+        self,
+        images: Picture,
+        threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
+        *,
+        batch_size: int | None = None,
+    ) -> supervision.Detections: ...
+    @overload
+    def predict(
+        self,
+        images: list[Picture] | tuple[Picture, ...],
+        threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
+        *,
+        batch_size: int | None = None,
+    ) -> list[supervision.Detections]: ...
     def predict(
         self,
         images: Picture | list[Picture] | tuple[Picture, ...],
         threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
         *,
         batch_size: int | None = None,
+        **unknown: Never,
     ) -> supervision.Detections | list[supervision.Detections]:
-        """Objects with a score above `threshold`: see `Predictor.predict`.
+        """Objects with a score above `threshold`: one supervision.Detections for one image, a list for a list.
 
-        threshold: a number; one for each class by its name; the path of a thresholds.json; "recommended" for the file
-        that belongs to the checkpoint: thresholds.json beside it, or that of the project it is in; None for the number
-        that the weights carry. batch_size: images that go through the model at a time; None: 1, so that a list gives
-        the bits that its images give alone, or the number of the optimised copy.
+        images: paths, https addresses, PIL images, RGB arrays (H, W, 3) of uint8, RGB tensors (3, H, W). shape,
+        patch_size, include_source_image, and what detections have: see `BasePredictor.predict`. threshold: a number;
+        one for each class by its name; the path of a thresholds.json; "recommended" for the file that belongs to the
+        checkpoint: thresholds.json beside it, or that of the project it is in; None for the number that the weights
+        carry. batch_size: images that go through the model at a time; None: 1, so that a list gives the bits that its
+        images give alone, or the number of the optimised copy.
 
         Raises:
-            UserError: an image that cannot be read; no such file, or one that is malformed or of another model.
+            UserError: an image that cannot be read or fetched; an unknown keyword, or a value that is refused; no file
+                of thresholds, or one that is malformed or of another model.
         """
+        refuse_unknown(unknown)
         if isinstance(threshold, str | os.PathLike):
             threshold = recommended(threshold, self._predictor).by_class
-        return (self._optimised or self._predictor).predict(images, threshold, batch_size=batch_size)
+        predictor = self._optimised or self._predictor
+        return predictor.predict(images, threshold, shape, patch_size, include_source_image, batch_size=batch_size)
 
-    def evaluate(self, split: str = "test", **settings: Unpack[EvaluateKeywords]) -> dict[str, Any]:
+    @show_evaluate
+    def evaluate(self, split: str = "test", **settings: Unpack[keywords.EvaluateKeywords]) -> dict[str, Any]:
         """COCO's numbers on a split of `dataset_dir`, or of the dataset trained on; a report to `output_dir`/evaluate.
 
         split: test, or valid, for which upstream says val. `settings`: dataset_dir, output_dir, and the other fields of
@@ -320,7 +347,12 @@ class RFDETR(Upstream):
         return found | named
 
     def export(
-        self, output_dir: AnyPath = "output", *, batch_size: int = 1, dynamic_batch: bool = False, **arguments: Any
+        self,
+        output_dir: AnyPath = "output",
+        *,
+        batch_size: int = 1,
+        dynamic_batch: bool = False,
+        **arguments: Unpack[keywords.ExportKeywords],
     ) -> Path:
         """Write a file for another runtime, whose answers equal the checkpoint's, and give its path.
 
@@ -338,32 +370,17 @@ class RFDETR(Upstream):
         output, sizes = as_path(output_dir, "output_dir"), {"batch_size": batch_size, "dynamic_batch": dynamic_batch}
         own = self._own("export()")
         refuse_results(output)
-        return export_model(own, output, sizes | arguments, self.data)
+        return export_model(own, output, sizes | dict(arguments), self.data)
 
 
 load = from_checkpoint = RFDETR.from_checkpoint
 
 
-def _told(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
-    """The settings that a file of the variant was trained with, as far as it tells."""
-    if checkpoint is None or not checkpoint.model_config:
-        return {}
-    told = architecture_of(checkpoint)
-    if told.name != VARIANTS[variant].name:
-        return {}  # load_weights says what is wrong
-    return _sizes(told)
-
-
-def _sizes(told: Architecture) -> dict[str, Any]:
-    """The fields of ModelConfig that an architecture has."""
-    sizes = {"resolution": told.resolution, "num_queries": told.queries, "group_detr": told.groups}
-    return sizes | {"num_channels": told.channels}
-
-
 def _variant(variant: str, architecture: Architecture) -> type[RFDETR]:
     doc = f"RF-DETR {variant}: {architecture.resolution} pixels, {architecture.weights_file or 'no published weights'}."
     size = "rfdetr-large" if variant == "large-deprecated" else f"rfdetr-{variant}"  # of both, as upstream
-    names = {"variant": variant, "size": size, "__doc__": doc, "__module__": __name__}
+    names: dict[str, Any] = {"variant": variant, "size": size, "__doc__": doc, "__module__": __name__}
+    names["__init__"] = constructor(RFDETR.__init__, variant)
     return type(architecture.name, (RFDETR,), names)
 
 

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 
-from rfdetr_core.api.configs import ModelSettings, TrainSettings
+from rfdetr_core.api.configs import OF_MODEL_AND_TRAIN, ModelSettings, TrainSettings
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.checkpoint.published import PUBLISHED, resolve_weights
+from rfdetr_core.checkpoint.files import Checkpoint
+from rfdetr_core.checkpoint.loading import architecture_of
+from rfdetr_core.checkpoint.published import PUBLISHED, cache_folder, resolve_weights
 from rfdetr_core.config.settings import ABSENT
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.ingest.config import ValidateConfig
-from rfdetr_core.model.config import VARIANTS, ModelConfig
+from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
 from rfdetr_core.training.compilation import code_generator
@@ -33,14 +35,12 @@ from rfdetr_core.training.run import train_model
 from rfdetr_core.training.trainer import device_kind
 
 if TYPE_CHECKING:
-    from rfdetr_core.training.module import RFDETRModelModule
+    from rfdetr_core.training.module import TrainingModule
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 BEST = "checkpoint_best_total.pth"
-# Keywords of the class that `train` takes, too: they leave the weights as they are.
 _FOLDERS = {"dataset_dir", "output_dir"}
 _SPLITS = {"val": "valid", "validation": "valid"}
-_TAKEN = ("resolution", "freeze_encoder", "gradient_checkpointing")
 
 
 @contextmanager
@@ -92,10 +92,30 @@ def find_weights(given: Any) -> Path | None:
     except UserError as error:
         if path.name not in PUBLISHED:
             raise
-        advice = (
-            "RF_HOME names the folder where such files are kept. pretrain_weights=None makes a new, untrained model."
-        )
-        raise UserError(f"{error} {advice}") from error.__cause__
+        message = str(error)
+        if "RF_HOME" not in message:
+            message += f" RF_HOME names the folder where such files are kept (now {cache_folder()})."
+        # Without the errors behind it, whose tracebacks would be longer than the message.
+        raise UserError(f"{message} pretrain_weights=None makes a new, untrained model.") from None
+
+
+def trained_sizes(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
+    """The settings that a file of the variant was trained with, as far as it has them."""
+    if checkpoint is None:
+        return {}
+    try:
+        found = architecture_of(checkpoint)
+    except UserError:
+        return {}  # the class names the variant, or load_weights says what is wrong
+    if found.name != VARIANTS[variant].name:
+        return {}  # load_weights says what is wrong
+    return sizes_of(found)
+
+
+def sizes_of(architecture: Architecture) -> dict[str, Any]:
+    """The fields of ModelConfig that an architecture has."""
+    sizes = {"resolution": architecture.resolution, "num_queries": architecture.queries}
+    return sizes | {"group_detr": architecture.groups, "num_channels": architecture.channels}
 
 
 def refuse_results(output: Path) -> None:
@@ -154,7 +174,8 @@ class Plan:
         Raises:
             UserError: an unknown keyword or a wrong value, or what is asked for cannot be trained here.
         """
-        own = {key: keywords.pop(key) for key in _TAKEN if keywords.get(key) is not None}
+        given = {key: keywords.pop(key, None) for key in OF_MODEL_AND_TRAIN}
+        own = {key: value for key, value in given.items() if value is not None}
         kind, _, number = str(keywords.pop("device", None) or device).partition(":")
         if number not in ("", "0"):
             raise UserError(
@@ -230,7 +251,7 @@ def evaluation_settings(split: str, keywords: dict[str, Any], variant: str) -> t
     return config, sorted(unused)
 
 
-class Functions(Checkpoint):
+class Functions(LightningCheckpoint):
     """Calls functions of a script with the values of an epoch, as upstream's `RFDETR.callbacks` once did.
 
     A Checkpoint of Lightning, so that the epoch's losses are known when it is called.
@@ -252,7 +273,7 @@ class Functions(Checkpoint):
     def _call(self, event: str, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = {"epoch": trainer.current_epoch + (event == "on_fit_epoch_end")}
         for function in self.functions.get(event, ()):
-            function(epoch | cast("RFDETRModelModule", pl_module).epoch_metrics)
+            function(epoch | cast("TrainingModule", pl_module).epoch_metrics)
 
 
 def select_and_strip(output: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -11,6 +12,8 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import make_checkpoint, model_config_of, write_checkpoint
 from rfdetr_core.checkpoint.loading import COCO_CLASS_NAMES, COCO_NAMES
 from rfdetr_core.config.upstream_answers import missing_member
+from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_core.model.config import Architecture
 
 if TYPE_CHECKING:
     from rfdetr_core.inference.predictor import Predictor
@@ -25,6 +28,26 @@ class Upstream:
 
     def _own(self, what: str) -> Predictor:
         raise NotImplementedError
+
+    @property
+    def architecture(self) -> Architecture:
+        """The numbers that shape the model."""
+        raise NotImplementedError
+
+    @property
+    def means(self) -> list[float]:
+        """What is subtracted from each channel of an image in 0..1: ImageNet's means, repeated for more channels."""
+        return list(islice(cycle(IMAGENET_MEAN), self.architecture.channels))
+
+    @property
+    def stds(self) -> list[float]:
+        """By what each channel is divided then."""
+        return list(islice(cycle(IMAGENET_STD), self.architecture.channels))
+
+    @property
+    def is_optimized_inplace(self) -> bool:
+        """False: the optimised copy never takes the place of the model."""
+        return False
 
     def export_for_roboflow(self, output_dir: AnyPath) -> None:
         """Write weights.pt and class_names.txt into a folder: the files that Roboflow's own package uploads.
@@ -49,7 +72,7 @@ class Upstream:
 
         def __getattr__(self, name: str) -> Any:
             message = f"{type(self).__name__!r} object has no attribute {name!r}"
-            raise AttributeError(missing_member(name, "RFDETR") or message, name=name, obj=self)
+            raise AttributeError(missing_member(name) or message, name=name, obj=self)
 
 
 def write_bundle(predictor: Predictor, folder: Path) -> None:

@@ -22,7 +22,7 @@ _NO_DATA = ("digests", "requirements", "rfdetr_core", "stages")  # beginnings of
 
 
 def compare_lineages(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
-    """By topic (params, code, packages, machine, weights, scores): each key that differs, with both values."""
+    """By topic (params, code, packages, machine, weights, custom, scores): each key that differs, with both values."""
     topics = {
         "params": ("training", "params"),
         "code": ("training", "code"),
@@ -30,6 +30,7 @@ def compare_lineages(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str
         "packages": ("training", "packages"),
         "machine": ("training", "machine"),
         "weights": ("training", "weights"),
+        "custom": ("training", "custom"),
         "scores": ("selection",),
     }
     found = {}
@@ -232,6 +233,8 @@ def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]
         or "from scratch",
         "code": f"{len(training['code'])} files; {_count(params)} params (--json has them all)",
     }
+    if custom := training.get("custom"):
+        shown["custom"] = f"a script chose: {_pairs(flattened(custom))}"
     yield "train", [f"  {key:10} {value}" for key, value in shown.items()]
     inputs, counts = training["inputs"], training["counts"]
     yield "convert", [f"  {name} sha256 {digest}" for name, digest in inputs.items() if name.startswith("annotations/")]

@@ -40,7 +40,9 @@ _OF_SOURCE = re.compile(
 _READERS = ("inspect", "linecache", "pkgutil", "pydoc")
 _IMPORTERS = ("import_module", "__import__")
 _SPACE = " \t\f"
-_NO_DATA = ("__pycache__", "Thumbs.db")  # with hidden files and compiled modules, what .dvcignore hides from DVC
+# With hidden files and compiled modules, what .dvcignore hides from DVC; py.typed and stubs serve type checkers alone.
+_NO_DATA = ("__pycache__", "Thumbs.db", "py.typed")
+_NO_DATA_SUFFIXES = (".py", ".pyc", ".pyi")
 
 When = Literal["always", "lazily", "never"]
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -207,13 +209,13 @@ def _parents(module: str) -> Iterator[str]:
 
 
 def _data_files(folder: Path) -> Iterator[Path]:
-    """The files of a package that are not modules. Hidden files, backups and compiled modules are not data."""
+    """The files of a package that are not modules. Hidden files, backups, compiled modules and stubs are not data."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name in _NO_DATA or path.name.endswith("~"):
             continue
         if path.is_dir():
             yield from () if (path / "__init__.py").exists() else _data_files(path)
-        elif path.suffix not in (".py", ".pyc"):
+        elif path.suffix not in _NO_DATA_SUFFIXES:
             yield path
 
 

@@ -17,6 +17,10 @@ class UserError(Exception):
     def __str__(self) -> str:
         return "\n".join(map(_shortened, super().__str__().split("\n")))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows, by IPython's protocol: the message, without the code that raised it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def _shortened(line: str) -> str:
     if len(line) <= _LONGEST_LINE:

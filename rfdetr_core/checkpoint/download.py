@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.hosts import refusal
 from rfdetr_core.base.waiting import OutOfTimeError, Patience
 
 FAILURES = (OSError, http.client.HTTPException, ValueError)  # of the network, the disk, or what a server says
-_TRANSLATED, _PROTOCOLS = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("192.0.0.0/24")
 _ATTEMPTS = 3
 _READ, _ANSWER = 30.0, 60.0  # seconds for a read; for all that precedes the content
 _WINDOW, _SLOWEST = 60.0, 1_000  # in so many seconds so many bytes a second have to come
 _YOURSELF = "Put the right file into weights/ yourself."
+
+
+class _NoAnswerError(TimeoutError):
+    """All that precedes the content took too long."""
 
 
 def check_public(address: str) -> None:
@@ -31,30 +32,25 @@ def check_public(address: str) -> None:
     Raises:
         UserError: it is not https, or its host has an address that is not public.
     """
-    parts = urlsplit(address)
-    host = parts.hostname or ""
-    if parts.scheme != "https":
-        raise UserError(f"sends on to {address}, which is not https. {_YOURSELF}")
-    for found in _addresses(host):
-        number = ipaddress.ip_address(found.partition("%")[0])
-        if isinstance(number, ipaddress.IPv6Address):
-            within = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF) if number in _TRANSLATED else None
-            number = number.ipv4_mapped or number.sixtofour or within or number
-        if not number.is_global or number.is_multicast or number in _PROTOCOLS:
-            raise UserError(f"sends on to {address}, whose host ({found}) is not public. {_YOURSELF}")
+    if (reason := refusal(address)) is not None:
+        raise UserError(f"sends on to {address}, {reason}. {_YOURSELF}")
 
 
-def _addresses(host: str) -> list[str]:
-    """The numeric addresses of a host, as far as this machine has to know them: a proxy resolves names itself."""
-    with suppress(ValueError):
-        return [str(ipaddress.ip_address(host))]
-    if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
-        return ["127.0.0.1"] if host == "localhost" else []
-    return [str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+def reason(error: BaseException) -> str:
+    """Why a download failed, in a few words: those of the system, without what urllib puts around them."""
+    inner = _inner(error)
+    return str(getattr(inner, "strerror", None) or inner)
+
+
+def _inner(error: BaseException) -> object:
+    """What urllib put a URLError around, where it could not connect; else the error itself."""
+    return error.reason if type(error) is urllib.error.URLError else error
 
 
 def download(address: str, part: Path, most_bytes: int, check: Callable[[str], None]) -> None:
     """Bring `part` to its full length; each attempt goes on where the last one ended.
+
+    A server that cannot be found or does not answer is asked once: without a network an error must not take minutes.
 
     check: raises if a redirect may not be followed to the address that it is given.
 
@@ -68,8 +64,15 @@ def download(address: str, part: Path, most_bytes: int, check: Callable[[str], N
             return
         except FAILURES as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR
-            if refused or attempt == _ATTEMPTS:
+            if refused or attempt == _ATTEMPTS or _away(error):
                 raise
+
+
+def _away(error: BaseException) -> bool:
+    """Whether no server was found at the address, or none answered in time."""
+    inner = _inner(error)
+    timed_out = isinstance(inner, TimeoutError) and inner is not error  # while connecting, not while receiving
+    return timed_out or isinstance(inner, socket.gaierror | _NoAnswerError)
 
 
 def _download_rest(address: str, part: Path, most_bytes: int, check: Callable[[str], None]) -> None:
@@ -79,7 +82,7 @@ def _download_rest(address: str, part: Path, most_bytes: int, check: Callable[[s
     try:
         response = Patience(_ANSWER).call(lambda: opener.open(request, timeout=_READ))
     except OutOfTimeError:
-        raise TimeoutError(f"no answer in {_ANSWER:.0f} s") from None
+        raise _NoAnswerError(f"no answer in {_ANSWER:.0f} s") from None
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # nothing is left to send; the MD5 tells whether that is so

@@ -22,7 +22,7 @@ from rfdetr_core.checkpoint.schema import Content
 SUFFIXES = (".onnx", ".xml")  # an OpenVINO model is two files: NAME.xml, and NAME.bin with its constants
 PREFIX = "rfdetr."  # of the keys of metadata_props, and "rfdetr" is the group in OpenVINO's rt_info
 VERSION = 1
-ONNX_EXTRA, OPENVINO_EXTRA = "pip install '.[onnx]'", "pip install '.[openvino]'"
+ONNX_EXTRA, OPENVINO_EXTRA = "pip install -e '.[onnx]'", "pip install -e '.[openvino]'"
 _VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 _TOLD = ("model_name", "model_config", "args", "threshold", "lineage", "rfdetr_version", "best_total_source")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
-from rfdetr_core.checkpoint.download import FAILURES, check_public, download
+from rfdetr_core.checkpoint.download import FAILURES, check_public, download, reason
 
 _STORE = "https://storage.googleapis.com/rfdetr/"
 _MOST_BYTES = 2 * 2**30  # several times what the weights of the largest variant take
@@ -107,13 +107,15 @@ def fetch(name: str, check: Callable[[str], None] = check_public) -> Path:
         except UserError:
             raise
         except BaseException as error:
-            if own.stat().st_size > 0:
+            begun = own.stat().st_size > 0
+            if begun:
                 own.replace(kept)
             if not isinstance(error, FAILURES):
                 raise
+            again = "What has come is kept: run again to resume" if begun else "Try again later"
             raise UserError(
-                f"{name} could not be downloaded from {published.address} to {path.parent}: {error}. "
-                "What has come is kept: run again to go on, or put the file into weights/ yourself."
+                f"{name} could not be downloaded from {published.address}: {reason(error)}. {again}, or put the file "
+                f"into weights/ or into the folder that RF_HOME names (now {path.parent}) yourself."
             ) from error
     _remember(path)
     return path

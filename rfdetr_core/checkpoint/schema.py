@@ -108,6 +108,16 @@ class InstalledClass(Fields):
     sha256: Sha256 | None
 
 
+class Custom(Fields):
+    """What a script changed of a training (see `custom_part` of rfdetr_core/api/preparation.py)."""
+
+    classes: dict[Text, Sha256 | None] = Field(default_factory=dict)
+    callbacks: dict[Text, dict[Text, Any] | Sha256 | None] = Field(default_factory=dict)
+    missing: list[Text] = Field(default_factory=list)
+    trainer: dict[Text, Any] = Field(default_factory=dict)
+    weights: Sha256 | None = None
+
+
 class TrainingRecord(Fields):
     """What train wrote of itself (see `training.record.record_of`)."""
 
@@ -122,6 +132,7 @@ class TrainingRecord(Fields):
     counts: dict[Text, Objects]
     parents: dict[Text, Parent]
     lock: Sha256 | None = None
+    custom: Custom = Custom()
 
 
 class Lineage(Fields):

@@ -17,7 +17,7 @@ from rfdetr_core.base.manifest import DataConfig, read_classes
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.data.batching import Batch, EpochSampler, at_drawn_size
-from rfdetr_core.data.datamodule import RFDETRDataModule
+from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.evaluation.pictures import draw, label_of, write_png
@@ -26,7 +26,7 @@ from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from rfdetr_core.ops.structures import Detections
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
-from rfdetr_core.training.run import training_data, training_sizes
+from rfdetr_core.training.inputs import training_data, training_sizes
 from rfdetr_core.training.trainer import CPU_BATCH_SIZE
 
 _CELL, _GAP = 480, 8  # pixels: the least side of an image on a page, and what is between two
@@ -123,7 +123,7 @@ def preview(params: Path, split: Literal["train", "valid"], count: int, epoch: i
     return "\n".join([*pages, SmallBoxes.of(samples, names, architecture).describe(split)])
 
 
-def _training_batches(data: RFDETRDataModule, config: TrainConfig, sizes: list[int], epoch: int) -> Iterator[Batch]:
+def _training_batches(data: TrainingData, config: TrainConfig, sizes: list[int], epoch: int) -> Iterator[Batch]:
     loader = data.train_dataloader()
     assert isinstance(loader.sampler, EpochSampler)
     loader.sampler.set_epoch(epoch)
@@ -136,7 +136,7 @@ def _training_batches(data: RFDETRDataModule, config: TrainConfig, sizes: list[i
         yield seen
 
 
-def _validation_batches(data: RFDETRDataModule) -> Iterator[Batch]:
+def _validation_batches(data: TrainingData) -> Iterator[Batch]:
     return (data.on_after_batch_transfer(batch, 0) for batch in data.val_dataloader())
 
 

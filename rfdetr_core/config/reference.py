@@ -1,19 +1,25 @@
-"""Writes docs/parameters.md from the config classes: `python -m rfdetr_core.config.reference > docs/parameters.md`."""
+"""`python -m rfdetr_core.config.reference` writes docs/parameters.md from the config classes, and the types of the API.
+
+The types are the keywords and names that an editor completes and mypy checks: see rfdetr_core/api/stubs.py.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from rfdetr_core.base import files
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.params import Config
 from rfdetr_core.config.settings import ABSENT, DIFFERENT, SECTIONS, UPSTREAM
 from rfdetr_core.config.upstream_answers import page_lines
 
 HEAD = """# Every option of params.yaml
 
-Written by `python -m rfdetr_core.config.reference > docs/parameters.md`. `train()` takes the keys of `train` and
+Written by `python -m rfdetr_core.config.reference`. `train()` takes the keys of `train` and
 `runtime`.
 """
 TRACKED = {
@@ -82,5 +88,13 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def main() -> None:
+    """Write the page and the types."""
+    # By its name: no package imports one above it, and with a statement `markdown` would take the seconds of torch.
+    generated = importlib.import_module("rfdetr_core.api.stubs").generated()
+    for path, text in ({"docs/parameters.md": markdown()} | generated).items():
+        files.write_text(ROOT / path, text)
+
+
 if __name__ == "__main__":
-    print(markdown(), end="")
+    main()

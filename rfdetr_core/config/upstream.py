@@ -121,7 +121,7 @@ API = (
     ),
     Row("RFDETR", "model", "rfdetr_core.RFDETR.{}", "the torch module; in upstream it is model.model"),
     Row("RFDETR", "get_model", note="the constructor builds the network; model is the torch module"),
-    Row("RFDETR", "is_optimized_inplace", note="inference() never replaces the model; predict uses a copy"),
+    Row("RFDETR", "is_optimized_inplace", "rfdetr_core.RFDETR.{}", "always False: predict uses a copy of the model"),
     Row("RFDETR", "deploy_to_roboflow", "rfdetr_core.RFDETR.export_for_roboflow", "uploading needs an account"),
     Row(
         "RFDETR.deploy_to_roboflow()",
@@ -129,11 +129,11 @@ API = (
         note="it belongs to Roboflow's own package, which uploads what export_for_roboflow writes",
     ),
     Row("RFDETR.predict()", "images threshold shape include_source_image", "rfdetr_core.RFDETR.predict"),
-    Row("RFDETR.predict()", "patch_size", note="it belongs to the variant; remove it"),
+    Row("RFDETR.predict()", "patch_size", "rfdetr_core.RFDETR.predict", "only the model's own number is taken"),
     Row("RFDETR.evaluate()", "split", "rfdetr_core.RFDETR.evaluate"),
     Row("RFDETR.inference()", "compile batch_size dtype", "rfdetr_core.RFDETR.inference"),
-    Row("RFDETR.inference()", "inplace", note="the model is kept, since evaluate and export use it; remove it"),
-    Row("RFDETR.inference()", "compile_backend", note="compile=True uses torch.compile, on CUDA; remove it"),
+    Row("RFDETR.inference()", "inplace", "rfdetr_core.RFDETR.inference", "True is refused: the model is kept"),
+    Row("RFDETR.inference()", "compile_backend", "rfdetr_core.RFDETR.inference", "it is torch.compile, on CUDA"),
     Row(
         "RFDETR.export()",
         "output_dir batch_size dynamic_batch format quantization calibration_data max_images shape",

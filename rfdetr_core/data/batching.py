@@ -38,8 +38,8 @@ class Batch:
         return _unpacked, (self.images, packed, self.samples, self.padding)
 
     def normalised(self) -> Batch:
-        """The batch as a model takes it."""
-        return replace(self, images=normalise(self.images))
+        """The batch as a model takes it; one that is so already stays as it is."""
+        return self if self.images.is_floating_point() else replace(self, images=normalise(self.images))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device. Lightning moves batches by this."""

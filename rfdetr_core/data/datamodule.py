@@ -23,7 +23,7 @@ from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
 
 
-class RFDETRDataModule(pl.LightningDataModule):
+class TrainingData(pl.LightningDataModule):
     """Training and validation images of one dataset, from the samples of `read_samples`.
 
     resolution: side for validation. train_resolution: side for training where it differs (the largest multi-scale
@@ -75,11 +75,14 @@ class RFDETRDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Each validation image once and in order: rank r has those at r, r + world, r + 2 world, ..."""
+        return self.in_order(self.valid_set)
+
+    def in_order(self, images: DetectionDataset) -> DataLoader[Item]:
+        """Each image of a set once: rank r has those at r, r + world, r + 2 world, ..."""
         rank, world = self._place()
-        if rank >= len(self.valid_set) > 0:  # one empty batch: Lightning skips validation on a rank without any
-            return _Loader(self.valid_set, batch_sampler=[[]], **self._options())
-        images = Subset(self.valid_set, range(rank, len(self.valid_set), world))
-        return _Loader(images, self.eval_batch_size, **self._options())
+        if rank >= len(images) > 0:  # one empty batch: Lightning skips validation on a rank without any
+            return _Loader(images, batch_sampler=[[]], **self._options())
+        return _Loader(Subset(images, range(rank, len(images), world)), self.eval_batch_size, **self._options())
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise on the device, which bytes reach sooner than floats. Lightning calls this."""

@@ -21,14 +21,15 @@ def preprocess(image: Image.Image, resolution: int) -> Tensor:
     return normalise(pixels(image, resolution))
 
 
-def pixels(image: Image.Image, resolution: int) -> Tensor:
-    """Resize an RGB image to a square: (3, resolution, resolution) uint8."""
-    return F.pil_to_tensor(resize(image, resolution))  # type: ignore[no-any-return]
+def pixels(image: Image.Image, size: int | tuple[int, int]) -> Tensor:
+    """Resize an RGB image to a size as `resize` takes it: (3, height, width) uint8."""
+    return F.pil_to_tensor(resize(image, size))  # type: ignore[no-any-return]
 
 
-def resize(thing: Any, side: int) -> Any:
-    """Resize an image, boxes or masks to side x side."""
-    return F.resize(thing, [side, side], interpolation=F.InterpolationMode.BILINEAR, antialias=True)
+def resize(thing: Any, size: int | tuple[int, int]) -> Any:
+    """Resize an image, boxes or masks to the side of a square, or to (height, width)."""
+    sides = [size, size] if isinstance(size, int) else [*size]
+    return F.resize(thing, sides, interpolation=F.InterpolationMode.BILINEAR, antialias=True)
 
 
 def normalise(images: Tensor) -> Tensor:

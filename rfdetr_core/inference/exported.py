@@ -86,9 +86,13 @@ class ExportedPredictor(BasePredictor):
         """The digest of the weights that the file was made from."""
         return self.description.tensors
 
-    def _prepare(self, picture: Image.Image) -> Any:
+    @property
+    def _fixed(self) -> str | None:
+        return f"{self.session.path} takes. Leave shape out, or predict with the checkpoint that it was exported from"
+
+    def _prepare(self, picture: Image.Image, size: tuple[int, int]) -> Any:
         if not self.description.postprocess:
-            return pixels(picture, self.architecture.resolution)
+            return pixels(picture, size)
         return as_input([picture], self.description.images, self.architecture.resolution)[0]
 
     def _answers(

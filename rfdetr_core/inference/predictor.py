@@ -27,7 +27,9 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import tensor_digest
 from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of, threshold_of
 from rfdetr_core.data.preprocess import normalise, pixels
+from rfdetr_core.inference.addresses import fetch_image, is_address
 from rfdetr_core.inference.ahead import prepared
+from rfdetr_core.inference.arguments import check_patch_size, input_size
 from rfdetr_core.inference.optimised import optimise, whole
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
@@ -75,9 +77,14 @@ class BasePredictor(ABC):
     def tensors(self) -> str:
         """The digest of the weights: see `tensor_digest`."""
 
+    @property
     @abstractmethod
-    def _prepare(self, picture: Image.Image) -> Any:
-        """An upright RGB image as one row of the model's input."""
+    def _fixed(self) -> str | None:
+        """What takes images of the model's resolution alone, and what to do about it; None: any size is taken."""
+
+    @abstractmethod
+    def _prepare(self, picture: Image.Image, size: tuple[int, int]) -> Any:
+        """An upright RGB image as one row of the model's input of this (height, width)."""
 
     @abstractmethod
     def _answers(
@@ -89,29 +96,55 @@ class BasePredictor(ABC):
         self,
         images: Picture | list[Picture] | tuple[Picture, ...],
         threshold: Threshold | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
         *,
         batch_size: int | None = None,
     ) -> supervision.Detections | list[supervision.Detections]:
         """Objects with a score above `threshold`: one supervision.Detections for one image, a list for a list.
 
-        An image is a path, a PIL image, an RGB array (H, W, 3) of uint8, or an RGB tensor (3, H, W) of uint8 or of
-        floats in 0..1. Boxes are xyxy in pixels of the upright image; class names are in `.data["class_name"]`.
+        An image is a path, an https address, a PIL image, an RGB array (H, W, 3) of uint8, or an RGB tensor (3, H, W)
+        of uint8 or of floats in 0..1. Boxes are xyxy in pixels of the upright image. Of each object,
+        `.data["class_name"]` has the name of its class, and `.data["source_shape"]` the image's (height, width).
+
         threshold: a number, or one for each class by its name; None for the model's own, which is told once on
-        standard error. batch_size: images that go through the model at a time; None for the predictor's own number.
-        More are faster, on CUDA above all; the last bits of an image's numbers then depend on the batch.
+        standard error. shape: the (height, width) that images are resized to before the model; None for the square of
+        its resolution, which it was trained with. patch_size: the model's own, or None. include_source_image: keep the
+        image as the model saw it, upright RGB (H, W, 3) of uint8, in `.metadata["source_image"]`. batch_size: images
+        that go through the model at a time; None for the predictor's own number. More are faster, on CUDA above all;
+        the last bits of an image's numbers then depend on the batch.
 
         Raises:
-            UserError: an image that cannot be read, or of another shape or type; a threshold beyond 0..1, or for
-                other classes than the model's; a batch_size that is no whole number from 1 on.
+            UserError: an image that cannot be read or fetched, or of another shape or type; a threshold beyond 0..1, or
+                for other classes than the model's; a shape that the model does not take; another patch_size; a
+                batch_size that is no whole number from 1 on.
         """
+        check_patch_size(patch_size, self.architecture)
         if threshold is None:
             threshold = self.threshold
             if self.threshold_note:
                 say(self.threshold_note, file=sys.stderr)
                 self.threshold_note = None
         pictures = images if isinstance(images, list | tuple) else [images]
-        found = self.detect(pictures, threshold, load=to_rgb, batch_size=batch_size)
-        converted = [to_supervision(one, self.class_names) for one in found]
+        seen: dict[int, tuple[tuple[int, int], npt.NDArray[np.uint8] | None]] = {}  # written by the threads that load
+
+        def load(numbered: tuple[int, Picture]) -> Image.Image:
+            number, image = numbered
+            picture = to_rgb(image)
+            # A copy, for the caller to draw on. That of an array is quicker than that of a picture.
+            source = np.array(image if isinstance(image, np.ndarray) else picture) if include_source_image else None
+            seen[number] = (picture.height, picture.width), source
+            return picture
+
+        every = list(enumerate(pictures))
+        converted = []
+        for number, found in enumerate(self.detect(every, threshold, load=load, batch_size=batch_size, shape=shape)):
+            one, (size, source) = to_supervision(found, self.class_names), seen.pop(number)
+            one.data["source_shape"] = np.tile(np.array(size, dtype=np.int64), (len(one), 1))  # (N, 2)
+            if source is not None:
+                one.metadata["source_image"] = source
+            converted.append(one)
         return converted if pictures is images else converted[0]
 
     def detect(
@@ -121,21 +154,25 @@ class BasePredictor(ABC):
         *,
         load: Callable[[T], Image.Image] | None = None,
         batch_size: int | None = None,
+        shape: tuple[int, int] | None = None,
     ) -> Iterator[Detections]:
         """Detections of upright RGB images, on the CPU: of each the best `queries`, cut at `threshold`, 0..1.
 
         load: makes such an image of one of `images`; it runs in threads, some images ahead of the model. Its error is
-        raised when the images before have been yielded, or those of earlier batches.
+        raised when the images before have been yielded, or those of earlier batches. shape: see `predict`.
         """
         by_class = self._by_class(threshold) if isinstance(threshold, Mapping) else []
         lowest = min(by_class) if by_class else threshold if threshold is None else _score("threshold", threshold)
         size = self.batch_size if batch_size is None else whole("batch_size", batch_size)
         if self.architecture.channels != 3:
             raise UserError(f"the model takes {self.architecture.channels} channels; prediction is for RGB images.")
+        resized, own = input_size(shape, self.architecture), input_size(None, self.architecture)
+        if self._fixed and resized != own:
+            raise UserError(f"shape is {shape!r}: {own[0]} x {own[1]} pixels is all that {self._fixed}.")
 
         def prepare(image: Any) -> tuple[Any, tuple[int, int]]:
             picture = image if load is None else load(image)
-            return self._prepare(picture), (picture.height, picture.width)
+            return self._prepare(picture, resized), (picture.height, picture.width)
 
         # Without `load` the images may be a camera's, or closed when the next one is asked for: one at a time.
         waiting = prepared(prepare, images, AHEAD * size) if load else (prepare(image) for image in images)
@@ -227,8 +264,14 @@ class Predictor(BasePredictor):
         made.batch_size = batch_size
         return made
 
-    def _prepare(self, picture: Image.Image) -> Tensor:
-        return pixels(picture, self.architecture.resolution)
+    @property
+    def _fixed(self) -> str | None:
+        if self.network is self.detector:
+            return None
+        return "the optimised copy takes. Leave shape out, or call remove_optimized_model() first"
+
+    def _prepare(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
+        return pixels(picture, size)
 
     def _answers(
         self, rows: Sequence[Any], sizes: Sequence[tuple[int, int]], lowest: float | None
@@ -236,7 +279,7 @@ class Predictor(BasePredictor):
         return postprocess(self._run(torch.stack([*rows])), sizes, self.architecture.queries, lowest)
 
     def _run(self, images: Tensor) -> DetectorOutput:
-        """The detector's output for uint8 images (B, 3, R, R), which are normalised where it is."""
+        """The detector's output for uint8 images (B, 3, H, W), which are normalised where it is."""
         was_training = self.network.training
         if any(module.training for module in self.network.modules()):
             self.network.eval()
@@ -281,10 +324,14 @@ def to_rgb(image: Picture) -> Image.Image:
     """Any kind of image that `predict` takes as an upright RGB image.
 
     Raises:
-        UserError: unreadable, or of another type, shape or range.
+        UserError: unreadable, an address that cannot be fetched, or of another type, shape or range.
     """
+    if isinstance(image, str) and is_address(image):
+        return fetch_image(image)
     if isinstance(image, str | os.PathLike):
         path = Path(image)
+        if path.parts[:1] in (("https:",), ("http:",)) and not path.exists():
+            raise UserError(f"{path} is an address in a Path, which drops a slash of it. Give the address as a str.")
         try:
             data = image_files.read_limited(path, image_files.MAX_PIXELS)
         except (OSError, image_files.TooLargeError) as error:
@@ -300,7 +347,8 @@ def to_rgb(image: Picture) -> Image.Image:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise UserError(f"an image array must be RGB uint8 of shape (H, W, 3), not {image.dtype} of {image.shape}.")
         return Image.fromarray(np.ascontiguousarray(image))
-    raise UserError(f"an image must be a path, a PIL image, an array or a tensor; this is a {type(image).__name__}.")
+    kind = type(image).__name__
+    raise UserError(f"an image must be a path, an https address, a PIL image, an array or a tensor; this is a {kind}.")
 
 
 def to_supervision(found: Detections, class_names: Sequence[str]) -> supervision.Detections:

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from rfdetr_core.base import files
 from rfdetr_core.base.printing import say
 from rfdetr_core.observers.history import best_scores
-from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.module import TrainingModule
 
 # Modules with one interface, a class `tqdm`; the first also draws in notebooks.
 _BARS = {"tqdm": "tqdm.auto", "rich": "tqdm.rich"}
@@ -48,14 +48,17 @@ class Lines(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         row, now, epochs = pl_module.epoch_metrics, time.monotonic(), trainer.max_epochs or 0
         kind = "segm_" if "val/segm_mAP_50_95" in row or "val/ema_segm_mAP_50_95" in row else ""
         tracks = {name: f"val/{track}{kind}mAP_50_95" for name, track in _TRACKS.items()}
         self.scores = [f"{name} {row[key]:.3f}" for name, key in tracks.items() if key in row] or self.scores
         self.epochs += 1
         left = (now - self.begun) / self.epochs * (epochs - trainer.current_epoch - 1)
-        parts = [_epoch(trainer), f"loss {row['train/loss']:.3f}", *self.scores, f"lr {row['train/lr']:.2e}"]
+        # A script's own steps may record no loss.
+        numbers = {"loss": ("train/loss", ".3f"), "lr": ("train/lr", ".2e")}
+        loss, rate = ([f"{name} {row[key]:{form}}"] if key in row else [] for name, (key, form) in numbers.items())
+        parts = [_epoch(trainer), *loss, *self.scores, *rate]
         parts += [f"{self._speed():.1f} img/s", _memory(), f"{now - self.started:.1f} s", f"{_clock(left)} left"]
         if trainer.is_global_zero:
             say("  ".join(parts))
@@ -81,7 +84,7 @@ class ProgressBar(Lines):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not trainer.is_global_zero:
             return
@@ -93,7 +96,9 @@ class ProgressBar(Lines):
         if self.trained - self.shown > _PAUSE or batch_idx == 0:
             self.shown = self.trained
             rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
-            parts = [_epoch(trainer), f"loss {pl_module.loss.item():.3f}", *self.scores, f"lr {rate:.1e}"]
+            loss = getattr(pl_module, "loss", None)
+            told = [] if loss is None else [f"loss {loss.item():.3f}"]
+            parts = [_epoch(trainer), *told, *self.scores, f"lr {rate:.1e}"]
             parts += [f"{self._speed():.1f} img/s", _memory(), self._left(trainer, (batch_idx + 1) / batches)]
             self._show(", ".join(parts))
         self.bar.update()

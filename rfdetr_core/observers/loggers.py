@@ -25,7 +25,7 @@ from rfdetr_core.base.code import exact_digests
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import RUN_FILE, flattened
 from rfdetr_core.base.waiting import OutOfTimeError, Patience
-from rfdetr_core.data.datamodule import RFDETRDataModule
+from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.runs import PATIENCE, connect, fault, open_run, origin
 from rfdetr_core.training.config import RuntimeConfig
@@ -276,7 +276,7 @@ class MlflowRun(Checkpoint):
         run = open_run(self.client, self.project, self.name, self.record, rows)
         if not self.described:
             data, inputs = getattr(trainer, "datamodule", None), self.record["inputs"]
-            name = data.train_set.root.name if isinstance(data, RFDETRDataModule) else "dataset"
+            name = data.train_set.root.name if isinstance(data, TrainingData) else "dataset"
             digests = {f"{name}/{split}": inputs.get(f"manifest/{split}.json") for split in ("train", "valid")}
             run.describe(self.record, {name: digest for name, digest in digests.items() if digest}, origin())
             run.resume()

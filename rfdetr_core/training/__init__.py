@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOMES = {
-    "RFDETRDataModule": "rfdetr_core.data.datamodule",
-    "RFDETRModelModule": "rfdetr_core.training.module",
-    "build_trainer": "rfdetr_core.training.trainer",
-}
+if TYPE_CHECKING:
+    from rfdetr_core.api.custom import RFDETRDataModule, RFDETRModelModule, build_trainer
+
 __all__ = ["RFDETRDataModule", "RFDETRModelModule", "build_trainer"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module("rfdetr_core.api.custom"), name)

@@ -1,12 +1,13 @@
-"""Averaging the weights (EMA), scoring both tracks, stopping early."""
+"""Averaging the weights (EMA), scoring both tracks, stopping early. Upstream's names are those of api/callbacks.py."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed
@@ -20,7 +21,42 @@ from rfdetr_core.metrics.coco import REPORTED, coco_results, coded_mask
 from rfdetr_core.metrics.quick import quick_score
 from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
-from rfdetr_core.training.module import PREFIX, RFDETRModelModule
+from rfdetr_core.training.module import PREFIX, TrainingModule
+
+if TYPE_CHECKING:
+    from rfdetr_core.api.callbacks import (
+        BestModelCallback,
+        COCOEvalCallback,
+        DropPathCallback,
+        RFDETREarlyStopping,
+        RFDETREMACallback,
+    )
+
+_OF_API = (
+    "BestModelCallback",
+    "COCOEvalCallback",
+    "DropPathCallback",
+    "RFDETREMACallback",
+    "RFDETREarlyStopping",
+)
+__all__ = [
+    "BestModelCallback",
+    "COCOEvalCallback",
+    "CocoScoring",
+    "DropPathCallback",
+    "EarlyStopping",
+    "RFDETREMACallback",
+    "RFDETREarlyStopping",
+    "TrainScoring",
+    "WeightAverage",
+    "WeightAveraging",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_API:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("rfdetr_core.api.callbacks"), name)
 
 
 class WeightAverage:
@@ -70,19 +106,19 @@ class WeightAveraging(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the detector before anything is restored or moved."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         if stage == "fit":
             self.average = WeightAverage(pl_module.detector, self.decay, self.tau)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the detector on its device."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         pl_module.tracks["ema"] = self.average.module.to(pl_module.device)
         self.steps = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Average if the batch ended in an optimiser step."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         if trainer.global_step != self.steps and trainer.global_step % self.interval == 0:
             self.average.update(trainer.global_step // self.interval)
         self.steps = trainer.global_step
@@ -114,10 +150,15 @@ class CocoScoring(Callback):
         max_dets: detections of an image and class that count. per_class: record AP/<class>, too. mask_side: the side of
         the detections' masks, where it is not the image's.
         """
-        self.masks = annotations if mask_side is None else _at_side(annotations, mask_side)
-        self.annotations, self.interval, self.max_dets, self.per_class = annotations, interval, max_dets, per_class
+        self.interval, self.max_dets, self.per_class, self.mask_side = interval, max_dets, per_class, mask_side
         self.kinds: dict[str, Literal["bbox", "segm"]] = {"": "bbox", "segm_": "segm"} if segmentation else {"": "bbox"}
         self.found: dict[str, list[dict[str, Any]]] = {}
+        self.take(annotations)
+
+    def take(self, annotations: dict[str, Any]) -> None:
+        """Score by these from now on."""
+        self.annotations = annotations
+        self.masks = annotations if self.mask_side is None else _at_side(annotations, self.mask_side)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose whether this epoch is evaluated."""
@@ -133,16 +174,19 @@ class CocoScoring(Callback):
             self.found.setdefault(track, []).extend(results)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score every track and record val/* and val/ema_*."""
-        assert isinstance(pl_module, RFDETRModelModule)
-        if trainer.sanity_checking:
-            return
+        """Record val/* and val/ema_*."""
+        if not trainer.sanity_checking:
+            self.score(trainer, pl_module, "val/")
+
+    def score(self, trainer: Trainer, pl_module: LightningModule, start: str) -> None:
+        """Score every track and record the values, whose names start so."""
+        assert isinstance(pl_module, TrainingModule)
         for track in pl_module.tracks:
             results = _gathered(self.found.get(track, []), trainer.world_size)
             for kind, iou_type in self.kinds.items():
                 truth = self.annotations if iou_type == "bbox" else self.masks
                 scores = quick_score(truth, results, iou_type, self.max_dets)
-                values, prefix = scores.numbers(), PREFIX[track] + kind
+                values, prefix = scores.numbers(), PREFIX[track].replace("val/", start) + kind
                 pl_module.record({prefix + name: values[key] for name, key in REPORTED.items()})
                 if self.per_class:
                     pl_module.record({f"{prefix}AP/{one.name}": one.ap for one in scores.per_class})
@@ -168,7 +212,7 @@ class TrainScoring(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep what a batch has and what was found, in pixels of the batch's images."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         if not _evaluated(trainer, self.interval):
             return
         side, limit = batch.images.shape[-1], pl_module.architecture.queries
@@ -183,7 +227,7 @@ class TrainScoring(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score and record train/*."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         if not _evaluated(trainer, self.interval):
             return
         found, truth = (_gathered(rows, trainer.world_size) for rows in (self.found, self.truth))
@@ -201,12 +245,12 @@ class EarlyStopping(Callback):
 
     def __init__(self, key: str, patience: int, min_delta: float, use_ema: bool) -> None:
         self.keys = [PREFIX[track] + key for track in (("ema",) if use_ema else PREFIX)]
-        self.patience, self.min_delta = patience, min_delta
+        self.patience, self.min_delta, self.verbose = patience, min_delta, True
         self.best, self.waited = -math.inf, 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the epoch's scores, if it has any."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         scores = [pl_module.epoch_metrics[key] for key in self.keys if key in pl_module.epoch_metrics]
         if scores:
             value = max((one for one in scores if math.isfinite(one)), default=-math.inf)
@@ -214,7 +258,7 @@ class EarlyStopping(Callback):
             self.best, self.waited = (value, 0) if grown else (self.best, self.waited + 1)
             if self.waited >= self.patience:
                 trainer.should_stop = True
-                if trainer.is_global_zero:
+                if trainer.is_global_zero and self.verbose:
                     say(
                         f"stopping early after epoch {trainer.current_epoch + 1}: in {self.waited} evaluations "
                         f"{' and '.join(self.keys)} did not exceed {self.best:.3f} by more than {self.min_delta:g} "

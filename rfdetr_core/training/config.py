@@ -248,7 +248,7 @@ class RuntimeConfig(Config):
             raise ValueError("persistent_workers and prefetch_factor need num_workers above 0.")
         for name in EXTRAS:
             if getattr(self, name) and not list(metadata.distributions(name=name)):
-                raise ValueError(f"{name} is not installed. Run: pip install '.[{name}]', or set {name}: false.")
+                raise ValueError(f"{name} is not installed. Run: pip install -e '.[{name}]', or set {name}: false.")
         return self
 
 

@@ -30,7 +30,7 @@ from rfdetr_core.training.optimization import build_optimizer, build_schedule
 PREFIX = {"regular": "val/", "ema": "val/ema_"}
 
 
-class RFDETRModelModule(LightningModule):
+class TrainingModule(LightningModule):
     """Trains a detector: that of `build_detector`, or one with its interface.
 
     `tracks` are the networks that validation runs: "regular", and "ema" once averaging is on. `sizes` are the sides of
@@ -78,6 +78,7 @@ class RFDETRModelModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Any]:
         """The loss of a batch, at the size drawn for this optimiser step; `compute_train_metrics` adds the output."""
         config, epoch, groups = self.config, self.current_epoch, self.architecture.groups
+        batch = batch.normalised()  # where a loader of one's own brought it, no TrainingData has done so
         if (mode := config.multi_scale) != "off" and self.sizes:
             batch = at_drawn_size(batch, self.sizes, mode, config.seed, epoch=epoch, step=self.global_step)
         output = self.detector(batch.images, batch.padding)
@@ -138,8 +139,7 @@ class RFDETRModelModule(LightningModule):
         found: dict[str, list[dict[str, Any]]] = {}
         if not batch.samples:
             return found
-        side = self.architecture.resolution // self.architecture.mask_downsample_ratio
-        mask_size = (side, side) if self.config.eval_masks_head_resolution else None
+        batch = batch.normalised()
         # A loss is weighted by what it was divided by, so that the mean hardly depends on how batches are cut.
         objects = max(1, sum(len(target.labels) for target in batch.targets))
         seed = mixed_seed("valid points", self.config.seed, batch_idx, self.global_rank)
@@ -149,12 +149,19 @@ class RFDETRModelModule(LightningModule):
                 loss = self.criterion(output, batch.targets, groups=1, point_seed=seed, shared=False).total
                 entry = torch.stack([loss * objects, loss.new_tensor(objects)])
                 self._validation[track] = self._validation.get(track, torch.zeros_like(entry)) + entry
-            found[track] = []
-            sizes = [(sample.height, sample.width) for sample in batch.samples]
-            read = postprocess(output, sizes, self.architecture.queries, mask_size=mask_size)
-            for sample, one in zip(batch.samples, read, strict=True):
-                found[track] += coco_results(sample.image_id, one)
+            found[track] = self.results(output, batch)
         return found
+
+    def results(self, output: DetectorOutput, batch: Batch) -> list[dict[str, Any]]:
+        """What an output finds in a batch, as COCO results in pixels of the original images."""
+        rows: list[dict[str, Any]] = []
+        side = self.architecture.resolution // self.architecture.mask_downsample_ratio
+        mask_size = (side, side) if self.config.eval_masks_head_resolution else None
+        sizes = [(sample.height, sample.width) for sample in batch.samples]
+        read = postprocess(output, sizes, self.architecture.queries, mask_size=mask_size)
+        for sample, found in zip(batch.samples, read, strict=True):
+            rows += coco_results(sample.image_id, found)
+        return rows
 
     def on_validation_epoch_end(self) -> None:
         """Give the mean losses per object on valid, of all ranks."""

@@ -17,7 +17,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.files import Checkpoint, file_content, write_checkpoint
 from rfdetr_core.checkpoint.schema import RunState
-from rfdetr_core.training.module import PREFIX, RFDETRModelModule
+from rfdetr_core.training.module import PREFIX, TrainingModule
 from rfdetr_core.training.record import STATE_FILE
 
 
@@ -67,7 +67,7 @@ class RunFiles(LightningCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take in the epoch and write what changed."""
-        assert isinstance(pl_module, RFDETRModelModule)
+        assert isinstance(pl_module, TrainingModule)
         epoch = trainer.current_epoch
         metrics = sorted(pl_module.epoch_metrics.items(), key=lambda entry: not entry[0].startswith("train/"))
         self.history.append({"epoch": epoch, **dict(metrics)})

@@ -24,7 +24,7 @@ from rfdetr_core.checkpoint.files import check_content, read_checkpoint, read_pl
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.checkpoint.schema import ResumeState
 from rfdetr_core.data.samples import Sample
-from rfdetr_core.model.config import ModelConfig
+from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.training.compilation import code_generator
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimization import installed_classes
@@ -32,7 +32,7 @@ from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
 from rfdetr_core.training.trainer import cpu_kind, device_kind, devices, resolved_precision
 
 # The rest follows from these, or names what they digest.
-_DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine")
+_DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine", "custom")
 # How many generations of parents a record holds, for whoever has the file alone. Each adds kilobytes, and four of the
 # MOST_LEVELS that a file may have. Earlier ones are found in git by the digests that are kept of them.
 GENERATIONS = 10
@@ -64,7 +64,8 @@ def record_of(
 
     Besides the parts of the fingerprint: files (size of each input and the name git gives to its content), counts,
     parents (of weights: name, digests, lineage or training record), lock (the SHA-256 of requirements/numeric.lock),
-    and classes where params name one that is installed (see `installed_classes`).
+    and classes where params name one that is installed (see `installed_classes`). A training that a script changed has
+    the part `custom` as well (see rfdetr_core/api/custom.py).
     sized: the params with the batch size that `auto` came to.
     """
     code, keys = Code(), set(CLASSES["train"])
@@ -132,12 +133,26 @@ def _nearest(parent: Mapping[str, Any], generations: int = GENERATIONS) -> dict[
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """A phrase for each key in which two fingerprints differ. An option that one does not have has its default."""
+    """A phrase for each key in which two fingerprints differ. An option that one does not have has its default.
+
+    A size of the model that one leaves to the variant is the variant's: a model that is read from a file has each size.
+    """
+    old, new = _sized(old, new), _sized(new, old)
     defaults = {f"params.train.{name}": field.get_default() for name, field in TrainConfig.model_fields.items()}
     common = {name: value for name, value in defaults.items() if name in old or name in new}
     old, new = {**common, **old}, {**common, **new}
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     return [f"{key} was {provenance.short(old.get(key))}, is {provenance.short(new.get(key))}" for key in keys]
+
+
+def _sized(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint with the variant's own number for each size of the model that only the other one gives."""
+    variant = VARIANTS.get(str(one.get("params.model.variant")))
+    if variant is None:
+        return {**one}
+    sizes = {"resolution": variant.resolution, "num_queries": variant.queries, "group_detr": variant.groups}
+    own = {f"params.model.{name}": number for name, number in sizes.items()}
+    return {**one, **{key: own[key] for key in own if one.get(key) is None and other.get(key) is not None}}
 
 
 @dataclass(frozen=True)

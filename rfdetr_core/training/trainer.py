@@ -174,8 +174,14 @@ def resolved_precision(config: TrainConfig) -> str:
     return "bf16-mixed" if kind == "cpu" and multiplies_bf16 else "32-true"
 
 
-def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
-    """A Trainer for an RFDETRModelModule: averaging comes with it, other callbacks and any Trainer option can be added.
+def build_trainer(
+    config: TrainConfig,
+    *,
+    callbacks: Sequence[Callback] = (),
+    trainer_class: type[Trainer] = Trainer,
+    **options: Any,
+) -> Trainer:
+    """A Trainer for a TrainingModule: averaging comes with it, other callbacks and any Trainer option can be added.
 
     Raises:
         UserError: a device or precision that this machine does not have.
@@ -219,7 +225,7 @@ def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **
     if any(isinstance(one, Precision) for one in plugins):
         del defaults["precision"]  # Lightning takes one of the two
     try:
-        return Trainer(**defaults | options, callbacks=everything)
+        return trainer_class(**defaults | options, callbacks=everything)
     except (MisconfigurationException, ImportError, ValueError) as error:
         told = ", ".join(f"{name} {defaults[name]}" for name in ("strategy", "accelerator", "devices", "num_nodes"))
         raise UserError(f"Lightning cannot train with {told}: {error}") from error

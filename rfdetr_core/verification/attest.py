@@ -83,6 +83,7 @@ def statement_of(file: Path) -> dict[str, Any]:
                 "internalParameters": {
                     **{key: training[key] for key in ("packages", "machine", "counts")},
                     "selection": lineage["selection"],
+                    **({"custom": training["custom"]} if "custom" in training else {}),
                     **({"export": plain_description(exported)} if exported else {}),
                 },
                 "resolvedDependencies": [*_materials(lineage), *(_source(exported) if exported else ())],
@@ -210,6 +211,6 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except ImportError:
-        raise UserError("signing needs an extra: pip install '.[signing]'") from None
+        raise UserError("signing needs an extra: pip install -e '.[signing]'") from None
     except Exception as error:  # the library raises what its parts do: ValueError, InvalidSignature, OSError
         raise UserError(f"{what}: {type(error).__name__} {error}".strip()) from error

@@ -40,6 +40,7 @@ def check_lineage(report: Report, contents: Contents, pipeline: Pipeline, lineag
 
 def check_training(report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any], by: str) -> None:
     """What train wrote of itself."""
+    check_custom(report, record, by)
     _check_params(report, record.get("params") or {}, pipeline.lock.params_of("train"), by)
     _check_inputs(report, contents, record.get("inputs") or {}, by)
     for name, one in (record.get("files") or {}).items():
@@ -64,6 +65,13 @@ def check_training(report: Report, contents: Contents, pipeline: Pipeline, recor
             report.skip(f"weights/{name}", "gone: it is not here")
         parent = (record.get("parents") or {}).get(key)
         report.equal(f"parent {key}", sha256, parent and parent.get("sha256"), by)
+
+
+def check_custom(report: Report, record: Mapping[str, Any], by: str) -> None:
+    """What a script changed of a training: nothing here can be compared with it."""
+    for part, changed in (record.get("custom") or {}).items():
+        told = ", ".join(map(str, changed)) if isinstance(changed, dict | list) else str(changed)
+        report.skip(f"{part} that a script chose, of {by}", f"not of this project: {told}")
 
 
 def check_past(report: Report, history: History, record: Mapping[str, Any], by: str) -> None:

@@ -27,7 +27,7 @@ from rfdetr_core.lineage.compose import description_digest, strip_code
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.selection.strip import strip
 from rfdetr_core.training.trainer import cpu_kind
-from rfdetr_core.verification.claims import SELECTION, check_lineage, check_past, check_training
+from rfdetr_core.verification.claims import SELECTION, check_custom, check_lineage, check_past, check_training
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
@@ -115,6 +115,7 @@ def check_making(
         report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
         return None
     for origin in origins:
+        check_custom(report, origin, f"lineage of {path}")
         check_past(report, archive.history, origin, f"lineage of {path}")
     return runs
 

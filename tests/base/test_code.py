@@ -230,6 +230,12 @@ def test_what_editors_and_python_leave_is_no_data(project: Path) -> None:
     assert closure(project, "import rfdetr_core.page") == PAGE
 
 
+def test_what_type_checkers_read_is_no_data(project: Path) -> None:
+    for name in ("__init__.pyi", "parts.pyi", "py.typed"):
+        (project / "rfdetr_core/page" / name).touch()
+    assert closure(project, "import rfdetr_core.page") == PAGE
+
+
 @pytest.mark.parametrize(
     ("source", "word"),
     [

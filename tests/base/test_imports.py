@@ -71,7 +71,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_class_comes_from_an_installed_package_or_from_the_projects_own_code(installed: Path) -> None:
-    for name in ("torch.optim.RAdam", "tools_of_others.inner.optim.A", "rfdetr_core.training.module.RFDETRModelModule"):
+    for name in ("torch.optim.RAdam", "tools_of_others.inner.optim.A", "rfdetr_core.training.module.TrainingModule"):
         check_class(name)
     assert module_file("tools_of_others.inner.optim") == installed / "tools_of_others" / "inner" / "optim.py"
     for name in ("tests.small.A", "ci.A", "benchmarks.cuda.kit.A"):

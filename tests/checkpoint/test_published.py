@@ -8,9 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -22,77 +19,20 @@ from rfdetr_core.checkpoint import download, published
 from rfdetr_core.checkpoint.download import check_public
 from rfdetr_core.checkpoint.published import PUBLISHED, Published, cache_folder, fetch, resolve_weights
 from rfdetr_core.model.config import VARIANTS
+from tests.checkpoint.store import Store, serving
 from tests.slow import KINDS, slow_server
 
 NAME = "rf-detr-nano.pth"
 CONTENT = bytes(range(256)) * 40_000  # 10 MB
 
 
-@dataclass
-class Store:
-    """What the server has, and what was asked of it."""
-
-    content: bytes = CONTENT
-    ranges: bool = True
-    cuts: list[int] = field(default_factory=list)  # bytes after which the next answers end
-    status: int = 200
-    redirect: str | None = None
-    told_length: bool = True
-    together: threading.Barrier | None = None  # answers wait for each other
-    sent: int = 0
-    requests: list[str | None] = field(default_factory=list)
-    address: str = ""
-
-
-def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
-            store.requests.append(wanted)
-            if store.redirect and self.path != "/followed":
-                self.send_response(302)
-                self.send_header("Location", store.redirect)
-                self.end_headers()
-                return
-            if store.status != 200:
-                self.send_error(store.status)
-                return
-            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and store.ranges else 0
-            if start and start >= len(store.content):
-                self.send_error(416)
-                return
-            body = store.content[start:]
-            self.send_response(206 if wanted and store.ranges else 200)
-            if store.told_length:
-                self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if store.together is not None:
-                store.together.wait(30)
-            body = body[: store.cuts.pop(0)] if store.cuts else body
-            with suppress(ConnectionError):
-                for begin in range(0, len(body), 1 << 18):
-                    store.sent += self.wfile.write(body[begin : begin + (1 << 18)])
-            self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
-
-
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    served = Store()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    served.address = f"http://127.0.0.1:{server.server_port}/nano.pth"
     monkeypatch.setenv("RF_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        published, "PUBLISHED", PUBLISHED | {NAME: Published(served.address, hashlib.md5(CONTENT).hexdigest())}
-    )
-    yield served
-    server.shutdown()
-    server.server_close()
+    with serving(Store(CONTENT)) as served:
+        entry = Published(served.address, hashlib.md5(CONTENT).hexdigest())
+        monkeypatch.setattr(published, "PUBLISHED", PUBLISHED | {NAME: entry})
+        yield served
 
 
 def _files(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from rfdetr_core.cli import main
 from rfdetr_core.config.preview import SmallBoxes
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.model.config import VARIANTS
-from rfdetr_core.training.run import training_data
+from rfdetr_core.training.inputs import training_data
 from tests.data.canonical import several, write_split
 
 PARAMS = """

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rfdetr_core import RFDETRPico
+from rfdetr_core.api.stubs import generated
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.reference import markdown
@@ -13,7 +14,12 @@ from rfdetr_core.config.settings import ABSENT, DIFFERENT, SECTIONS, check_param
 
 def test_the_page_is_what_the_configs_say() -> None:
     page = (ROOT / "docs" / "parameters.md").read_text()
-    assert page == markdown(), "python -m rfdetr_core.config.reference > docs/parameters.md"
+    assert page == markdown(), "python -m rfdetr_core.config.reference"
+
+
+def test_the_types_of_the_api_are_what_the_configs_say() -> None:
+    for path, text in generated().items():
+        assert (ROOT / path).read_text() == text, "python -m rfdetr_core.config.reference"
 
 
 def test_what_is_absent_is_absent_and_what_differs_is_there() -> None:

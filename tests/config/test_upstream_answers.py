@@ -9,7 +9,7 @@ import rfdetr_core
 from rfdetr_core import RFDETRPico
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.upstream import API
-from rfdetr_core.config.upstream_answers import missing_member, missing_name, refuses_missing
+from rfdetr_core.config.upstream_answers import missing_member, missing_name
 from rfdetr_core.config.upstream_modules import INNER
 
 
@@ -64,22 +64,18 @@ def test_a_member_of_the_class_that_is_not_here_says_what_is() -> None:
     with pytest.raises(AttributeError, match="'RFDETRPico' object has no attribute 'predct'") as caught:
         getattr(model, "predct")  # noqa: B009
     assert (caught.value.name, caught.value.obj) == ("predct", model)  # Python suggests `predict` from these
-    with pytest.raises(UserError, match=r"RFDETR\.inference\(\): inplace of .* is not here: the model is kept"):
-        model.inference(inplace=True)
-    with pytest.raises(UserError, match=r"RFDETR\.predict\(\): patch_size of .* belongs to the variant"):
-        model.predict("photo.jpg", patch_size=14)
     with pytest.raises(UserError, match="trust_checkpoint is not here: no code of a file is ever run"):
         RFDETRPico(trust_checkpoint=True)
 
 
-def test_only_what_is_not_here_is_refused_and_the_rest_reaches_the_function() -> None:
-    @refuses_missing("RFDETR.predict()")
-    def predict(images: str, threshold: float = 0.5, **others: int) -> tuple[str, float, dict[str, int]]:
-        return images, threshold, others
-
-    assert predict("photo.jpg", threshold=0.1, batch=2) == ("photo.jpg", 0.1, {"batch": 2})
-    with pytest.raises(UserError, match="patch_size"):
-        predict("photo.jpg", patch_size=14)
-    assert missing_member("threshold", "RFDETR.predict()") is None
-    assert missing_member("train", "RFDETR") is None
+def test_a_name_has_an_answer_only_where_upstream_has_it() -> None:
+    assert missing_member("train") is None
+    assert missing_member("RFDETRXLarge") is None
     assert missing_name("threshold") is None
+    assert missing_name("get_model") is None
+
+
+@pytest.mark.parametrize(("module", "name"), [("config", "KeypointTrainConfig"), ("config", "ExportConfig")])
+def test_the_other_modules_with_upstreams_names_answer_too(module: str, name: str) -> None:
+    with pytest.raises(ImportError, match=f"{name} of rfdetr"):
+        exec(f"from rfdetr_core.{module} import {name}")

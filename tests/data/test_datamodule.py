@@ -17,14 +17,14 @@ from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.batching import Batch
-from rfdetr_core.data.datamodule import RFDETRDataModule
+from rfdetr_core.data.datamodule import TrainingData
 from tests.data.canonical import samples_of
 
 
-def module_of(folder: Path, **options: Any) -> RFDETRDataModule:
+def module_of(folder: Path, **options: Any) -> TrainingData:
     root, samples = samples_of(folder, 9)
     numbers = {"resolution": 32, "batch_size": 2, "seed": 3, "augmentation": AugmentConfig(quarter_turn=0.5)}
-    return RFDETRDataModule(root, samples[:6], samples[6:], **numbers | options)
+    return TrainingData(root, samples[:6], samples[6:], **numbers | options)
 
 
 def digest(batch: Batch) -> str:
@@ -36,7 +36,7 @@ def digest(batch: Batch) -> str:
     return hashlib.sha256(pickle.dumps(content)).hexdigest()
 
 
-def epochs(module: RFDETRDataModule, count: int) -> list[list[str]]:
+def epochs(module: TrainingData, count: int) -> list[list[str]]:
     loader = module.train_dataloader()
     found = []
     for epoch in range(count):
@@ -77,10 +77,10 @@ def test_workers_do_not_run_a_script_without_a_main_guard_again(method: str, tmp
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from rfdetr_core.data.datamodule import RFDETRDataModule
+from rfdetr_core.data.datamodule import TrainingData
 from tests.data.canonical import samples_of
 root, samples = samples_of(Path(sys.argv[1]), 60)
-module = RFDETRDataModule(root, samples, [], resolution=32, batch_size=60, seed=0, masks=True, num_workers=1)
+module = TrainingData(root, samples, [], resolution=32, batch_size=60, seed=0, masks=True, num_workers=1)
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[2])))
 print([len(batch.targets) for batch in module.train_dataloader()])
 """
@@ -117,8 +117,8 @@ def test_validation_has_each_image_once_in_order(tmp_path: Path) -> None:
 def test_no_training_image_is_an_error_and_no_validation_image_is_none(tmp_path: Path) -> None:
     root, samples = samples_of(tmp_path, 2)
     with pytest.raises(UserError, match="train split has no image"):
-        RFDETRDataModule(root, [], samples, resolution=32, batch_size=2, seed=0)
-    module = RFDETRDataModule(root, samples, [], resolution=32, batch_size=2, seed=0)
+        TrainingData(root, [], samples, resolution=32, batch_size=2, seed=0)
+    module = TrainingData(root, samples, [], resolution=32, batch_size=2, seed=0)
     assert list(module.val_dataloader()) == []
 
 
@@ -141,7 +141,7 @@ class Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def fit(module: RFDETRDataModule, folder: Path, epochs: int, resume: Path | None = None) -> list[tuple[int, str]]:
+def fit(module: TrainingData, folder: Path, epochs: int, resume: Path | None = None) -> list[tuple[int, str]]:
     recorder = Recorder()
     trainer = pl.Trainer(
         max_epochs=epochs,

@@ -79,7 +79,7 @@ def test_each_of_three_classes_has_its_own_name(exports: Exports, kind: str) -> 
     """Against the checkpoint's scores, read column by column."""
     picture = Image.open(PHOTOGRAPHS[0]).convert("RGB")
     found = exports.open(kind).predict(picture, 0.0)
-    inputs = exports.checkpoint._prepare(picture)
+    inputs = exports.checkpoint._prepare(picture, (exports.checkpoint.architecture.resolution,) * 2)
     best = exports.checkpoint._run(inputs[None]).logits.sigmoid()[0]  # (Q, K + 1)
     assert {*found.class_id} >= {0, 1, 2}
     for label, name in enumerate(NAMES):
@@ -101,6 +101,19 @@ def test_a_list_gives_what_its_images_give_alone_in_their_order(
     for one, path in zip(together, paths, strict=True):
         require_alike(one, predictor.predict(path, 0.3))
     assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_keeps_the_source_image_and_refuses_another_shape(exports: Exports, kind: str) -> None:
+    predictor, side = exports.open(kind), exports.checkpoint.architecture.resolution
+    found, expected = (one.predict(PHOTOGRAPHS[0], 0.3, (side, side)) for one in (predictor, exports.checkpoint))
+    require_alike(found, expected)
+    assert np.array_equal(found.metadata["source_image"], expected.metadata["source_image"])
+    assert np.array_equal(found.data["source_shape"], expected.data["source_shape"])
+    with pytest.raises(
+        UserError, match=rf"shape is .*: {side} x {side} pixels is all that .*{kind} takes\. Leave shape out"
+    ):
+        predictor.predict(PHOTOGRAPHS[0], 0.3, (side, 2 * side))
 
 
 class Watched(Session):
@@ -265,9 +278,9 @@ def test_a_file_that_computes_in_another_precision_than_it_says_is_refused(expor
 @pytest.mark.parametrize(
     ("kind", "package", "install"),
     [
-        ("raw.onnx", "onnxruntime", r"pip install '\.\[onnx\]'"),
-        ("raw.onnx", "onnx", r"pip install '\.\[onnx\]'"),
-        ("raw.xml", "openvino", r"pip install '\.\[openvino\]'"),
+        ("raw.onnx", "onnxruntime", r"pip install -e '\.\[onnx\]'"),
+        ("raw.onnx", "onnx", r"pip install -e '\.\[onnx\]'"),
+        ("raw.xml", "openvino", r"pip install -e '\.\[openvino\]'"),
     ],
 )
 def test_a_missing_runtime_is_one_message_with_the_command_that_installs_it(

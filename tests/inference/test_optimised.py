@@ -99,7 +99,7 @@ def test_a_compiled_model_runs_batches_of_one_size(monkeypatch: pytest.MonkeyPat
 def model(scene: Scene) -> Any:
     """The Python class over a checkpoint of no variant."""
     made = api.RFDETR.__new__(api.RFDETR)
-    made._predictor = Predictor.from_checkpoint(scene.checkpoint, device="cpu")
+    made._predictor, made._optimised = Predictor.from_checkpoint(scene.checkpoint, device="cpu"), None
     return made
 
 

@@ -20,7 +20,7 @@ from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.observers.history import read_history
 from rfdetr_core.observers.loggers import LOGGERS, ClearML, TensorBoard, WeightsAndBiases
 from rfdetr_core.training.config import EXTRAS, RuntimeConfig
-from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.module import TrainingModule
 from tests.training.tiny import train
 
 ALL = {"tensorboard": True, "wandb": True, "clearml": True, "project": "crowns", "run": "first"}
@@ -93,17 +93,17 @@ def test_loggers_have_every_epoch_of_a_resumed_training_and_change_no_byte_of_it
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    step = RFDETRModelModule.training_step
+    step = TrainingModule.training_step
 
-    def stopping(self: RFDETRModelModule, batch: Any, batch_idx: int) -> Any:
+    def stopping(self: TrainingModule, batch: Any, batch_idx: int) -> Any:
         if self.current_epoch == 1:
             raise RuntimeError("the machine is off")
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(RFDETRModelModule, "training_step", stopping)
+    monkeypatch.setattr(TrainingModule, "training_step", stopping)
     with pytest.raises(RuntimeError, match="the machine is off"):
         train(where, output, runtime={"tensorboard": True, "run": "first"})
-    monkeypatch.setattr(RFDETRModelModule, "training_step", step)
+    monkeypatch.setattr(TrainingModule, "training_step", step)
     assert train(where, output, runtime=ALL) == uninterrupted
     history = read_history(output / "history.csv")
     assert len(history) == 3

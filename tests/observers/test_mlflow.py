@@ -23,7 +23,7 @@ from rfdetr_core.cli import main
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.loggers import MlflowRun
 from rfdetr_core.observers.runs import connect, fault, mlflow_name, newest_page, open_run, page, store
-from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.module import TrainingModule
 from tests.browser import running as running_browser
 from tests.observers.conftest import Server
 from tests.training.tiny import script, train
@@ -108,21 +108,21 @@ def test_a_resumed_training_goes_on_with_its_run_and_another_result_gets_another
     server: Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    client, step = MlflowClient(server.uri), RFDETRModelModule.training_step
+    client, step = MlflowClient(server.uri), TrainingModule.training_step
 
-    def stopping(self: RFDETRModelModule, batch: Any, batch_idx: int) -> Any:
+    def stopping(self: TrainingModule, batch: Any, batch_idx: int) -> Any:
         if self.current_epoch == 1:
             raise RuntimeError("the machine is off")
         return step(self, batch, batch_idx)
 
     runtime = {"mlflow": True, "project": "resumed"}
-    monkeypatch.setattr(RFDETRModelModule, "training_step", stopping)
+    monkeypatch.setattr(TrainingModule, "training_step", stopping)
     with pytest.raises(RuntimeError, match="the machine is off"):
         train(where, output, runtime=runtime)
     (run,) = runs(client, "resumed")
     assert run.info.status == "FAILED"
     assert len(logged(client, run, "train/loss")) == 1
-    monkeypatch.setattr(RFDETRModelModule, "training_step", step)
+    monkeypatch.setattr(TrainingModule, "training_step", step)
     for folder in (output, tmp_path / "the same again"):
         assert train(where, folder, runtime=runtime) == uninterrupted
         (same,) = runs(client, "resumed")
@@ -139,7 +139,7 @@ def test_the_run_of_a_killed_training_is_closed_by_the_one_that_starts_anew_in_i
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs.db'}")
     client, runtime = MlflowClient(), {"mlflow": True, "project": "killed"}
     killed = (
-        "import os\nfrom rfdetr_core.training.module import RFDETRModelModule as module\nstep = module.training_step\n"
+        "import os\nfrom rfdetr_core.training.module import TrainingModule as module\nstep = module.training_step\n"
         "module.training_step = lambda self, *of: os.kill(os.getpid(), 9) if self.current_epoch else step(self, *of)\n"
     )
     program = killed + script(where, output, runtime=runtime)

@@ -8,14 +8,14 @@ import pytest
 
 from rfdetr_core.training.callbacks import EarlyStopping, WeightAveraging
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.module import TrainingModule
 from tests.training.test_outputs import SMALL
 
 
 def epochs_until_stop(scores: list[tuple[float, float]], *, use_ema: bool = False) -> int | None:
     import torch
 
-    module = RFDETRModelModule(torch.nn.Linear(1, 1), SMALL, TrainConfig())
+    module = TrainingModule(torch.nn.Linear(1, 1), SMALL, TrainConfig())
     stopping = EarlyStopping("mAP_50_95", patience=2, min_delta=0.01, use_ema=use_ema)
     trainer: Any = SimpleNamespace(should_stop=False, is_global_zero=True)
     for epoch, (regular, ema) in enumerate(scores):
@@ -54,7 +54,7 @@ def test_the_ema_alone_can_be_watched() -> None:
 def test_the_average_takes_every_nth_optimiser_step() -> None:
     import torch
 
-    module = RFDETRModelModule(torch.nn.Linear(1, 1), SMALL, TrainConfig())
+    module = TrainingModule(torch.nn.Linear(1, 1), SMALL, TrainConfig())
     averaging = WeightAveraging(0.5, 0.0, interval=3)
     trainer: Any = SimpleNamespace(global_step=0)
     averaging.setup(trainer, module, "fit")

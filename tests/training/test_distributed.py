@@ -24,7 +24,7 @@ from rfdetr_core.model.detector import build_detector
 from rfdetr_core.ops.structures import Target
 from rfdetr_core.training import record, trainer
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.module import TrainingModule
 from tests.training.tiny import OUTS, make_files, outs, script, train
 
 TWO = {"devices": 2, "strategy": "ddp", "accelerator": "cpu"}
@@ -190,7 +190,7 @@ def test_every_trained_parameter_gets_a_gradient_so_ddp_need_not_look_for_unused
         resolution=side,
         position_grid=side // full.patch_size,
     )
-    module = RFDETRModelModule(build_detector(architecture), architecture, TrainConfig())
+    module = TrainingModule(build_detector(architecture), architecture, TrainConfig())
     boxes, masks = torch.rand(objects, 4) / 4 + 0.3, torch.rand(objects, side, side) > 0.5
     target = Target(torch.arange(objects), boxes, masks if architecture.segmentation else None)
     output = module.detector(torch.rand(1, 3, side, side), None)

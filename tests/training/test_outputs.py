@@ -19,7 +19,7 @@ from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.observers.history import read_history
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.training.module import RFDETRModelModule
+from rfdetr_core.training.module import TrainingModule
 from rfdetr_core.training.outputs import RunFiles
 
 NAN = math.nan
@@ -34,7 +34,7 @@ def play(
 ) -> RunFiles:
     """Play epochs with these (regular, EMA) scores, after those of a state; weights are marked with the epoch."""
     detector, average = build_detector(SMALL), build_detector(SMALL)
-    module = RFDETRModelModule(detector, SMALL, TrainConfig())
+    module = TrainingModule(detector, SMALL, TrainConfig())
     module.tracks["ema"] = average
     describe = partial(make_checkpoint, SMALL, class_names=["a"], args={})
     written = RunFiles(folder, "mAP_50_95", describe, **ranking)

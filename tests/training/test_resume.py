@@ -29,7 +29,7 @@ from rfdetr_core.base.files import md5_file
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_plain, write_plain
-from rfdetr_core.model.config import ModelConfig
+from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.training import record
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 from rfdetr_core.training.run import prepare_training
@@ -207,6 +207,17 @@ def test_an_option_that_a_state_is_too_old_to_have_counts_as_its_default() -> No
     assert not record.differences({"params.train.compile": "off"}, {})
     assert record.differences({}, {"params.train.compile": "default"}) == ["params.train.compile was off, is default"]
     assert record.differences({}, {"params.train.unheard_of": 1}) == ["params.train.unheard_of was absent, is 1"]
+
+
+def test_a_size_of_the_model_that_one_of_two_trainings_leaves_to_the_variant_is_the_variants() -> None:
+    def sized(**sizes: int) -> dict[str, Any]:
+        return {f"params.model.{name}": value for name, value in ({"variant": "pico"} | sizes).items()}
+
+    pico = VARIANTS["pico"]
+    read = sized(resolution=96, num_queries=pico.queries, group_detr=pico.groups)  # as from_checkpoint fills them in
+    for one, other in ((sized(resolution=96), read), (read, sized(resolution=96))):
+        assert not record.differences(one, other)
+    assert record.differences(sized(), read) == [f"params.model.resolution was {pico.resolution}, is 96"]
 
 
 def test_a_state_that_dvc_replaced_by_another_result_is_not_compared(

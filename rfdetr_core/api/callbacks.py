@@ -1,0 +1,300 @@
+"""The callbacks of a training under upstream's names and arguments. They also work in a Trainer of Lightning's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from rfdetr_core.api.preparation import Preparation, custom_part, preparation_of
+from rfdetr_core.api.training import as_path, select_and_strip
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import say
+from rfdetr_core.checkpoint.files import Checkpoint
+from rfdetr_core.config.settings import ABSENT
+from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.training import record
+from rfdetr_core.training.callbacks import CocoScoring, EarlyStopping, WeightAveraging
+from rfdetr_core.training.module import PREFIX, TrainingModule
+from rfdetr_core.training.outputs import Best, RunFiles
+from rfdetr_core.training.trainer import PlainCheckpoints
+
+_BACKENDS = ("vernier", "hotcoco", "pycocotools")
+
+
+def _refuse(callback: str, given: Mapping[str, tuple[Any, Any, str]]) -> None:
+    """Raise a UserError of an argument that cannot be honoured. given: by its name the value, the default, why."""
+    for name, (value, default, reason) in given.items():
+        if value != default:
+            raise UserError(f"{callback}: {name}={value!r} is not possible here: {reason}. Leave it out.")
+
+
+class RFDETREMACallback(WeightAveraging):
+    """Averages the weights; the average is validated beside them, as val/ema_*.
+
+    decay, tau: see ema_decay and ema_tau of TrainConfig. use_buffers: must be True; buffers are copied, and the model
+    has none that training changes. update_interval_steps: optimiser steps between two updates.
+    """
+
+    def __init__(
+        self, decay: float = 0.993, tau: float = 100, use_buffers: bool = True, update_interval_steps: int = 1
+    ) -> None:
+        _refuse("RFDETREMACallback", {"use_buffers": (use_buffers, True, "the average has the detector's buffers")})
+        if not 0 <= decay < 1 or tau < 0 or update_interval_steps < 1:
+            raise UserError(
+                f"RFDETREMACallback: decay {decay} must be from 0 to below 1, tau {tau} at least 0, "
+                f"update_interval_steps {update_interval_steps} at least 1."
+            )
+        super().__init__(decay, tau, update_interval_steps)
+        self.arguments = {"decay": decay, "tau": tau, "update_interval_steps": update_interval_steps}
+
+    @property
+    def state_key(self) -> str:
+        """That of every run's states."""
+        return WeightAveraging.__qualname__
+
+
+class COCOEvalCallback(CocoScoring):
+    """Scores the detections on valid as val/* and val/ema_*, in `trainer.test` on test as test/* and test/ema_*.
+
+    The annotations are those of the module's dataset. max_dets: detections of an image and class that count.
+    segmentation: score masks, too. eval_interval: epochs between evaluations; the last epoch is always evaluated.
+    log_per_class_metrics: record AP/<class>, too. eval_backend: any; the numbers are pycocotools'.
+    """
+
+    def __init__(
+        self,
+        max_dets: int = 500,
+        segmentation: bool = False,
+        eval_interval: int = 1,
+        log_per_class_metrics: bool = True,
+        keypoint_oks_sigmas: list[float] | None = None,
+        in_notebook: bool | None = None,
+        eval_ema_only: bool | None = None,
+        eval_base_model: bool | None = None,
+        eval_backend: str = "vernier",
+    ) -> None:
+        refused = {
+            "keypoint_oks_sigmas": (keypoint_oks_sigmas, None, "there are no keypoint models"),
+            "in_notebook": (in_notebook, None, "it shows nothing itself; a line per epoch has the scores"),
+            "eval_ema_only": (eval_ema_only or None, None, ABSENT["train"]["eval_ema_only"]),
+            "eval_base_model": (True if eval_base_model is None else eval_base_model, True, _BOTH),
+            "eval_backend": (eval_backend if eval_backend not in _BACKENDS else "", "", "there is no such one"),
+        }
+        _refuse("COCOEvalCallback", refused)
+        if max_dets < 1 or eval_interval < 1:
+            raise UserError(
+                f"COCOEvalCallback: max_dets {max_dets} and eval_interval {eval_interval} must be at least 1."
+            )
+        nothing: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+        super().__init__(nothing, segmentation, eval_interval, max_dets=max_dets, per_class=log_per_class_metrics)
+        self.arguments = {"max_dets": max_dets, "segmentation": segmentation, "eval_interval": eval_interval}
+        self.preparation: Preparation | None = None
+
+    @property
+    def state_key(self) -> str:
+        """That of every run's states."""
+        return CocoScoring.__qualname__
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the annotations. UserError: the module was not made of configs, or finds no masks to score."""
+        if stage == "predict":
+            return
+        inputs = preparation_of(pl_module, "COCOEvalCallback").inputs
+        if "segm_" in self.kinds and not inputs.architecture.segmentation:
+            raise UserError(f"COCOEvalCallback: segmentation=True, but {inputs.architecture.name} finds no masks.")
+        self.mask_side = inputs.scoring_options()["mask_side"]
+        self.take(inputs.annotations("test" if stage == "test" else "valid"))
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the detections before."""
+        self.on_validation_epoch_start(trainer, pl_module)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *others: Any) -> None:
+        """Keep a batch's results."""
+        self.on_validation_batch_end(trainer, pl_module, outputs, *others)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record test/* and test/ema_*."""
+        self.score(trainer, pl_module, "test/")
+
+
+_BOTH = ABSENT["train"]["eval_base_model"]
+
+
+class RFDETREarlyStopping(EarlyStopping):
+    """Stops when the better of both scores, or the EMA's, has not grown by `min_delta` in `patience` evaluations.
+
+    monitor_regular, monitor_ema: values of an epoch. verbose: print why. skip_best_epochs: first epochs that are not
+    looked at.
+    """
+
+    def __init__(
+        self,
+        patience: int = 10,
+        min_delta: float = 0.001,
+        use_ema: bool = False,
+        monitor_regular: str = "val/mAP_50_95",
+        monitor_ema: str = "val/ema_mAP_50_95",
+        verbose: bool = True,
+        skip_best_epochs: int = 0,
+    ) -> None:
+        if patience < 1 or min_delta < 0 or skip_best_epochs < 0:
+            raise UserError(
+                f"RFDETREarlyStopping: patience {patience} must be at least 1, min_delta {min_delta} and "
+                f"skip_best_epochs {skip_best_epochs} at least 0."
+            )
+        super().__init__("", patience, min_delta, use_ema)
+        self.keys = [monitor_ema] if use_ema else [monitor_regular, monitor_ema]
+        self.verbose, self.skip = verbose, skip_best_epochs
+        self.arguments = {"patience": patience, "min_delta": min_delta, "use_ema": use_ema, "keys": self.keys}
+        self.arguments |= {"skip_best_epochs": skip_best_epochs}
+
+    @property
+    def state_key(self) -> str:
+        """That of every run's states."""
+        return EarlyStopping.__qualname__
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the epoch's scores, if it has any."""
+        if trainer.current_epoch >= self.skip:
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+class DropPathCallback(Callback):
+    """Sets the stochastic depth of the encoder's blocks when training starts: 0 at the first, drop_path at the last."""
+
+    def __init__(
+        self,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
+        cutoff_epoch: int = 0,
+        mode: str = "standard",
+        schedule: str = "constant",
+        vit_encoder_num_layers: int = 12,
+    ) -> None:
+        refused = {
+            "dropout": (dropout, 0.0, "the model has no dropout beside drop_path"),
+            "cutoff_epoch": (cutoff_epoch, 0, "the rates hold for the whole training"),
+            "mode": (mode, "standard", "the rates hold for the whole training"),
+            "schedule": (schedule, "constant", "the rates hold for the whole training"),
+            "vit_encoder_num_layers": (vit_encoder_num_layers, 12, "every block of the encoder gets its rate"),
+        }
+        _refuse("DropPathCallback", refused)
+        if not 0 <= drop_path < 1:
+            raise UserError(f"DropPathCallback: drop_path {drop_path} must be from 0 to below 1.")
+        self.drop_path, self.arguments = drop_path, {"drop_path": drop_path}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the rates."""
+        assert isinstance(pl_module, TrainingModule)
+        blocks: Any = pl_module.detector.get_submodule("encoder.blocks")
+        for index, block in enumerate(blocks):
+            block.drop_path.rate = self.drop_path * index / max(len(blocks) - 1, 1)
+
+
+def _undescribed(weights: Mapping[str, Tensor]) -> Checkpoint:
+    raise UserError("BestModelCallback writes files in trainer.fit alone.")
+
+
+class BestModelCallback(RunFiles):
+    """Writes the run folder, with both best files and the states to resume, and at the end checkpoint_best_total.pth.
+
+    output_dir: the run folder. monitor_regular: the value that picks the best epoch; monitor_ema: the same of the
+    average, with val/ema_ for val/. run_test: at the end, evaluate the chosen weights on test, or on valid where test
+    has no image. skip_best_epochs, smooth_alpha: see TrainConfig. evaluates_base_model: must be True, since both are
+    always evaluated.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        monitor_regular: str = "val/mAP_50_95",
+        monitor_ema: str | None = None,
+        run_test: bool = True,
+        skip_best_epochs: int = 0,
+        smooth_alpha: float = 0.0,
+        evaluates_base_model: bool = True,
+    ) -> None:
+        _refuse("BestModelCallback", {"evaluates_base_model": (evaluates_base_model, True, _BOTH)})
+        key = monitor_regular.removeprefix(PREFIX["regular"])
+        if key == monitor_regular or monitor_ema not in (None, PREFIX["ema"] + key):
+            raise UserError(
+                f"BestModelCallback: monitor_regular is {monitor_regular!r} and monitor_ema {monitor_ema!r}. One value "
+                "ranks both: give val/NAME and val/ema_NAME."
+            )
+        if skip_best_epochs < 0 or not 0 <= smooth_alpha < 1:
+            raise UserError(
+                f"BestModelCallback: skip_best_epochs {skip_best_epochs} must be at least 0, and smooth_alpha "
+                f"{smooth_alpha} from 0 to below 1."
+            )
+        folder = as_path(output_dir, "output_dir")
+        super().__init__(folder, key, _undescribed, skip=skip_best_epochs, smooth=smooth_alpha)
+        self.run_test, self.preparation = run_test, None
+        self.arguments = {"monitor": key, "skip_best_epochs": skip_best_epochs, "smooth_alpha": smooth_alpha}
+        self.record: dict[str, Any] = {}
+        self.begun = False
+
+    @property
+    def state_key(self) -> str:
+        """That of every run's states."""
+        return RunFiles.__qualname__
+
+    def begin(self, trainer: Trainer, module: Any, data: Any, state: Any, own: list[Callback]) -> None:
+        """Take the record of a training that is about to start, from a state or from none.
+
+        own: the callbacks of the trainer that the parameters ask for.
+        """
+        preparation = preparation_of(module, "BestModelCallback")
+        custom = custom_part(trainer, module, data, own, resumed=state is not None)
+        inputs, self.record = preparation.started(state, custom)
+        self.describe = partial(inputs.describe, self.record)
+        self.fingerprint, self.interval = record.fingerprint(self.record), inputs.runtime.checkpoint_interval
+        self.history, self.best = [], {track: Best() for track in PREFIX}
+        self.unwritten, self.finished, self.begun = set(), False, True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin, where the trainer has not done so, being Lightning's own; have it write plain states."""
+        if stage == "fit" and not self.begun:
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                trainer.strategy.checkpoint_io = PlainCheckpoints()
+            self.begin(trainer, pl_module, getattr(trainer, "datamodule", None), trainer.ckpt_path, [])
+            self.begun = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take in the epoch and write what changed."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish, where the trainer does not do so after all callbacks."""
+        if not self.begun and trainer.is_global_zero:
+            self.finish(pl_module)
+
+    def finish(self, module: Any) -> None:
+        """Choose the better of both best files, strip it, and evaluate it if that is asked."""
+        if not self.history:
+            return
+        if self.unwritten:  # a training that had no epoch left
+            self._write()
+        best = select_and_strip(self.folder)
+        if self.run_test:
+            evaluate_best(best, preparation_of(module, "BestModelCallback"), self.folder)
+        say(f"use: python -m rfdetr_core predict {best} IMAGE")
+
+
+def evaluate_best(best: Path, preparation: Preparation, folder: Path) -> None:
+    """Evaluate a model file on the test split, as `RFDETR.train` does with run_test, and print the score."""
+    from rfdetr_core.evaluation.evaluate import evaluate
+    from rfdetr_core.inference.predictor import Predictor
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    predictor = Predictor.from_checkpoint(best, device=device)
+    found = evaluate(predictor, preparation.inputs.where, EvaluateConfig(), folder / "evaluate")
+    say(f"{found['split']}/mAP_50_95 of {best}: {found['map']:.3f}")

@@ -1,0 +1,295 @@
+"""The custom training API: the Lightning module, the data module and the Trainer, by upstream's arguments and ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, overload
+
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from rfdetr_core.api.callbacks import BestModelCallback, COCOEvalCallback, RFDETREarlyStopping, RFDETREMACallback
+from rfdetr_core.api.configs import ModelSettings, TrainSettings
+from rfdetr_core.api.preparation import Preparation, check_configs, pair_of, preparation_of, prepare
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import parse
+from rfdetr_core.base.printing import say
+from rfdetr_core.checkpoint.files import tensor_digest
+from rfdetr_core.data.batching import Batch
+from rfdetr_core.data.datamodule import TrainingData
+from rfdetr_core.data.dataset import DetectionDataset, Item
+from rfdetr_core.data.samples import Sample, read_samples
+from rfdetr_core.model.config import Architecture
+from rfdetr_core.model.postprocess import postprocess
+from rfdetr_core.observers import observers
+from rfdetr_core.training import trainer as training
+from rfdetr_core.training.compilation import compiler_settings
+from rfdetr_core.training.config import TrainConfig
+from rfdetr_core.training.interruption import StopSignals
+from rfdetr_core.training.module import PREFIX, TrainingModule
+from rfdetr_core.training.record import first_process, sole_writer
+from rfdetr_core.training.run import errors_explained, say_batch_size
+
+
+class RFDETRModelModule(TrainingModule):
+    """Trains a detector: override any step or hook of Lightning's.
+
+    Made of configs, `RFDETRModelModule(model_config, train_config)`, it has the first weights that `pretrain_weights`
+    asks for, and the classes of the dataset; the dataset is validated and converted into output_dir/dataset, once for
+    the two objects. Made of parts, `RFDETRModelModule(detector, architecture, config, sizes)`: see TrainingModule.
+
+    Raises:
+        UserError: as `RFDETR.train`; or num_classes is not the number of the dataset's classes.
+    """
+
+    model_config: ModelSettings
+    train_config: TrainSettings
+
+    @overload
+    def __init__(self, model_config: ModelSettings, train_config: TrainSettings) -> None: ...
+
+    @overload
+    def __init__(
+        self, detector: nn.Module, architecture: Architecture, config: TrainConfig, sizes: Sequence[int] = ()
+    ) -> None: ...
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self.preparation = pair_of("RFDETRModelModule", arguments, keywords)
+        if self.preparation is None:
+            super().__init__(*arguments, **keywords)
+            return
+        inputs = self.preparation.inputs
+        detector, self.start = inputs.detector()
+        super().__init__(detector, inputs.architecture, inputs.config, inputs.sizes)
+        self.model_config, self.train_config = self.preparation.configs
+        self.first_weights = tensor_digest(self.detector.state_dict())
+
+    @property
+    def model(self) -> nn.Module:
+        """The torch module: normalised images (B, 3, H, W) to DetectorOutput."""
+        return self.detector
+
+    def on_validation_start(self) -> None:
+        """Have the average where the weights are: another trainer may use another device."""
+        for network in self.tracks.values():
+            network.to(self.device)
+
+    def on_test_start(self) -> None:
+        """As for validation."""
+        RFDETRModelModule.on_validation_start(self)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[dict[str, Any]]]:
+        """What every track finds, as COCO results in pixels of the original images."""
+        if not batch.samples:
+            return {}
+        batch = batch.normalised()
+        tracks = self.tracks.items()
+        return {track: self.results(network(batch.images, batch.padding), batch) for track, network in tracks}
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Tensor]]:
+        """Of each image scores (N,), labels (N,), boxes (N, 4) xyxy in its pixels, and of segmenters masks (N, H, W).
+
+        The best detections come first. The weights are the regular ones; the tensors are on the CPU.
+        """
+        if not batch.samples:
+            return []
+        batch = batch.normalised()
+        sizes = [(sample.height, sample.width) for sample in batch.samples]
+        found = postprocess(self.detector(batch.images, batch.padding), sizes, self.architecture.queries)
+        return [{name: value for name, value in vars(one).items() if value is not None} for one in found]
+
+
+class RFDETRDataModule(TrainingData):
+    """The loaders of one dataset: override any of them.
+
+    Made of configs, `RFDETRDataModule(model_config, train_config)`, as RFDETRModelModule; or of parts,
+    `RFDETRDataModule(root, train_samples, valid_samples, resolution=..., batch_size=..., seed=...)`: see TrainingData.
+
+    Raises:
+        UserError: as RFDETRModelModule, or as TrainingData.
+    """
+
+    @overload
+    def __init__(self, model_config: ModelSettings, train_config: TrainSettings) -> None: ...
+
+    @overload
+    def __init__(
+        self, root: Path, train_samples: list[Sample], valid_samples: list[Sample], **options: Any
+    ) -> None: ...
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self.preparation = pair_of("RFDETRDataModule", arguments, keywords)
+        if self.preparation is None:
+            super().__init__(*arguments, **keywords)
+        else:
+            super().__init__(**self.preparation.inputs.data)
+            self.model_config, self.train_config = self.preparation.configs
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The name of each class label; None where the data module was not made of configs."""
+        return None if self.preparation is None else list(self.preparation.inputs.classes)
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """Each test image once and in order. UserError: there is none, or it was not made of configs."""
+        inputs = preparation_of(self, "test_dataloader()").inputs
+        samples = read_samples(*inputs.where.split("test"))
+        if not samples:
+            raise UserError(f"{inputs.where.dataset} has no test split. Use trainer.validate, or add images to test/.")
+        masks = inputs.architecture.segmentation
+        return self.in_order(
+            DetectionDataset(samples, inputs.where.dataset, inputs.architecture.resolution, masks=masks)
+        )
+
+    def predict_dataloader(self) -> DataLoader[Item]:
+        """Each validation image once and in order."""
+        return self.val_dataloader()
+
+
+class ConfiguredTrainer(Trainer):
+    """Lightning's Trainer, whose `fit` does what `RFDETR.train` does around a training.
+
+    It holds the lock of the run folder, stops after a step when a signal asks to, has errors say what to do, prints and
+    logs each epoch, and at the end chooses and strips the best weights.
+    """
+
+    callbacks: list[Callback]
+    preparation: Preparation
+    files: BestModelCallback | None = None
+    own: Sequence[Callback] = ()
+
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: Any = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """See Trainer. ckpt_path: a checkpoint.pth; by default what TrainConfig names as `resume`.
+
+        Raises:
+            UserError: see `train_model`; or the module or data module was made of other configs.
+        """
+        preparation, data = self.preparation, datamodule
+        if data is None and isinstance(train_dataloaders, LightningDataModule):
+            data, train_dataloaders = train_dataloaders, None
+        self._check(model, data)
+        state = ckpt_path or (preparation.plan.weights if preparation.plan.settings.resume is not None else None)
+        config, output, signals = preparation.inputs.config, preparation.output, StopSignals()
+        signals.trainer, before, written = self, self.callbacks, self.files
+        with ExitStack() as stack:
+            stack.enter_context(errors_explained(config, output, signals))
+            stack.enter_context(signals.handled())
+            stack.enter_context(compiler_settings(config))
+            stack.callback(setattr, self, "callbacks", before)
+            extra: list[Callback] = [signals]
+            if written is not None:
+                stack.enter_context(sole_writer(output))
+                written.begin(self, model, data, state, [*self.own])
+                stack.callback(setattr, written, "begun", False)
+                extra += observers(preparation.plan.settings.runtime, written.record, output)
+                if state is None and first_process():
+                    say(*getattr(model, "start", ()))
+                say_batch_size(written.record)
+            # Those that write files come last, since they need what the others record.
+            self.callbacks = sorted([*before, *extra], key=lambda one: isinstance(one, Checkpoint))
+            super().fit(model, train_dataloaders, val_dataloaders, data, state, weights_only=True)
+            if written is not None and self.is_global_zero:
+                written.finish(model)
+
+    def _check(self, module: LightningModule, data: LightningDataModule | None) -> None:
+        preparations = [preparation_of(module, "a trainer of configs"), getattr(data, "preparation", None)]
+        for name, found in zip(("module", "data module"), preparations, strict=True):
+            if found is not None and found.plan != self.preparation.plan:
+                raise UserError(f"the {name} was made of other configs than the trainer. Give all three the same two.")
+
+
+@overload
+def build_trainer(
+    train_config: TrainSettings,
+    model_config: ModelSettings,
+    *,
+    accelerator: str | None = None,
+    include_training_callbacks: bool = True,
+    callbacks: Sequence[Callback] = (),
+    **trainer_kwargs: Any,
+) -> Trainer: ...
+
+
+@overload
+def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **trainer_kwargs: Any) -> Trainer: ...
+
+
+def build_trainer(*arguments: Any, **keywords: Any) -> Trainer:
+    """A Trainer for an RFDETRModelModule, with any option of Lightning's Trainer.
+
+    Of configs, `build_trainer(train_config, model_config)`, it has what `RFDETR.train` has: averaged weights, scores,
+    the files of a run in `output_dir`, early stopping and loggers as the config asks for them. `callbacks` are added to
+    these; upstream's replace them. accelerator: instead of the config's. include_training_callbacks: False for scores
+    and progress alone, without files. With fast_dev_run no file is written either.
+
+    Of one config, `build_trainer(config)`, it has averaged weights and `callbacks`: see training/trainer.py.
+
+    Raises:
+        UserError: a device or precision that this machine does not have; or as RFDETRModelModule.
+    """
+    names = ("train_config", "model_config")
+    if len(arguments) < 2 and not keywords.keys() & set(names):
+        return training.build_trainer(*arguments, **keywords)
+    options = dict(zip(names, arguments, strict=False)) | keywords
+    if len(arguments) > 2 or not options.keys() >= set(names):
+        raise UserError("build_trainer takes (train_config, model_config), and options by their names.")
+    train_config, model_config = (options.pop(name) for name in names)
+    check_configs("build_trainer", model_config, train_config)
+    return _configured(prepare(model_config, train_config), **options)
+
+
+def _configured(
+    preparation: Preparation,
+    *,
+    accelerator: str | None = None,
+    include_training_callbacks: bool = True,
+    callbacks: Sequence[Callback] | Callback | None = (),
+    **options: Any,
+) -> Trainer:
+    inputs, settings = preparation.inputs, preparation.plan.settings
+    config, writes = inputs.config, include_training_callbacks and not options.get("fast_dev_run")
+    if accelerator is not None:
+        changed = {"accelerator": {"gpu": "cuda"}.get(accelerator, accelerator)}
+        config = parse(TrainConfig, config.model_dump(mode="json") | changed, "build_trainer()")
+    scoring = inputs.scoring_options()
+    own: list[Callback] = [
+        COCOEvalCallback(
+            scoring["max_dets"], inputs.architecture.segmentation, scoring["interval"], scoring["per_class"]
+        )
+    ]
+    written = None
+    if include_training_callbacks:
+        if config.use_ema:
+            own.insert(0, RFDETREMACallback(config.ema_decay, config.ema_tau, True, config.ema_update_interval))
+        own += inputs.callbacks()
+        regular, ema = (PREFIX[track] + inputs.metric for track in PREFIX)
+        if config.early_stopping:
+            patience, delta = config.early_stopping_patience, config.early_stopping_min_delta
+            own.append(RFDETREarlyStopping(patience, delta, config.early_stopping_use_ema, regular, ema))
+        if writes:
+            best = (config.skip_best_epochs, config.smooth_alpha)
+            written = BestModelCallback(preparation.output, regular, ema, settings.run_test, *best)
+            own.append(written)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    options = {"num_sanity_val_steps": settings.num_sanity_val_steps, "enable_progress_bar": not writes} | options
+    added = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or ())]
+    # The average is among the callbacks.
+    plain = config.model_copy(update={"use_ema": False})
+    made = training.build_trainer(plain, callbacks=[*own, *added], trainer_class=ConfiguredTrainer, **options)
+    assert isinstance(made, ConfiguredTrainer)
+    made.preparation, made.files, made.own = preparation, written, own
+    return made

@@ -1,0 +1,264 @@
+"""The keywords of the Python API, for editors and mypy. Written by `python -m rfdetr_core.config.reference`."""
+
+import os
+from typing import Any, Literal, Required, TypedDict
+
+
+class AugmentKeywords(TypedDict, total=False):
+    """The keys of `augmentation`."""
+
+    crop_sides: list[int] | tuple[int, ...]
+    """short sides, one drawn per crop; none: no crop (default: (400, 500, 600))"""
+    crop_range: list[int] | tuple[int, int]
+    """smallest and largest side of a square crop (default: (384, 600))"""
+    horizontal_flip: float
+    """probability of a left-right flip (default: 0.5)"""
+    vertical_flip: float
+    """probability of an upside-down flip (default: 0.0)"""
+    quarter_turn: float
+    """probability of a turn by 90, 180 or 270 degrees (default: 0.0)"""
+    brightness: float
+    """factor drawn from 1 - b to 1 + b (default: 0.0)"""
+    contrast: float
+    """factor drawn from 1 - c to 1 + c (default: 0.0)"""
+    saturation: float
+    """factor drawn from 1 - s to 1 + s (default: 0.0)"""
+    hue: float
+    """shift drawn from -h to h, in turns of the colour circle (default: 0.0)"""
+
+
+class ModelKeywords(TypedDict, total=False):
+    """The keywords of a class such as RFDETRNano."""
+
+    pretrain_weights: str | os.PathLike[str] | None
+    """path of a checkpoint or a published name; None: a new model; left out: the published weights"""
+    resolution: int | None
+    """side of the square input in pixels (default: None)"""
+    num_queries: int | None
+    """the most objects found in an image (default: None)"""
+    group_detr: int | None
+    """groups of queries in training (default: None)"""
+    num_channels: int | None
+    """channels of the input (default: 3)"""
+    freeze_encoder: bool | None
+    """leave the encoder as it was loaded (default: False)"""
+    gradient_checkpointing: bool | None
+    """recompute encoder activations: less memory, more time (default: False)"""
+    num_classes: int | None
+    """classes to tell apart; None: as many as the weights have (default: None)"""
+    device: str | None
+    """cpu, cuda, cuda:1, mps; auto: CUDA where there is one (default: 'auto')"""
+
+
+class RunKeywords(TypedDict, total=False):
+    """The settings of `train` that `evaluate` takes, too."""
+
+    output_dir: str | os.PathLike[str]
+    """folder of the run's files (default: 'output')"""
+    epochs: int
+    """passes over the training images (default: 100)"""
+    batch_size: int | Literal["auto"]
+    """images per device and step; auto: the most that fit on a CUDA device, 4 elsewhere (default: 4)"""
+    grad_accum_steps: int
+    """batches per optimiser step (default: 1)"""
+    auto_batch_target_effective: int
+    """batch_size auto: images that a step reaches (default: 16)"""
+    auto_batch_max_targets_per_image: int
+    """batch_size auto: objects in an image while memory is probed (default: 100)"""
+    auto_batch_ema_headroom: float
+    """batch_size auto: part of what fits that is taken when weights are averaged (default: 0.7)"""
+    eval_batch_size: int | None
+    """images per validation batch; None: batch_size (default: None)"""
+    lr: float
+    """learning rate of decoder, projector and heads (default: 0.0001)"""
+    lr_encoder: float
+    """learning rate of the encoder, before its decay by depth (default: 0.00015)"""
+    lr_vit_layer_decay: float
+    """factor per encoder block, from last to first (default: 0.8)"""
+    lr_component_decay: float
+    """factor of the decoder, squared that of the encoder (default: 0.7)"""
+    weight_decay: float
+    """of the optimiser (default: 0.0001)"""
+    optimizer: str
+    """adadelta, adafactor, adagrad, adam, adamax, adamw, asgd, nadam, radam, rmsprop, rprop, sgd, or
+    package.module.Class of an installed package or of rfdetr_core (default: 'adamw')"""
+    optimizer_kwargs: dict[str, Any]
+    """further arguments of the optimiser, such as betas (default: {})"""
+    lr_scheduler: str
+    """step: x 0.1 after lr_drop epochs; cosine: half a period; or package.module.Class of an installed package or of
+    rfdetr_core (default: 'step')"""
+    lr_scheduler_kwargs: dict[str, Any]
+    """of step: lr_drop (100: epochs); of cosine: min_factor (0: the part of the rate it ends at) (default: {})"""
+    lr_scheduler_interval: Literal["step", "epoch"]
+    """when a scheduler given as package.module.Class steps (default: 'step')"""
+    lr_scheduler_monitor: str
+    """the value of an epoch that ReduceLROnPlateau watches (default: 'val/loss')"""
+    warmup_epochs: float
+    """epochs of linear growth from 0 (default: 0.0)"""
+    clip_max_norm: float
+    """largest norm of the gradient; 0: no clipping (default: 0.1)"""
+    drop_path: float
+    """stochastic depth of the last encoder block, 0 at the first (default: 0.0)"""
+    use_ema: bool
+    """average the weights; if not, both best files hold the regular weights (default: True)"""
+    ema_decay: float
+    """of the moving average of the weights (default: 0.993)"""
+    ema_tau: float
+    """optimiser steps until the decay nears ema_decay; 0: at once (default: 100.0)"""
+    ema_update_interval: int
+    """optimiser steps between two updates of the average (default: 1)"""
+    cls_loss_coef: float
+    """weight of the class loss (default: 1.0)"""
+    bbox_loss_coef: float
+    """weight of the L1 box loss (default: 5.0)"""
+    giou_loss_coef: float
+    """weight of the GIoU loss (default: 2.0)"""
+    mask_ce_loss_coef: float
+    """weight of the mask cross-entropy (segmenters) (default: 5.0)"""
+    mask_dice_loss_coef: float
+    """weight of the mask Dice loss (segmenters) (default: 5.0)"""
+    mask_point_sample_ratio: int
+    """mask pixels per sampled point (segmenters) (default: 16)"""
+    multi_scale: bool | Literal["per-batch", "per-sample", "off"]
+    """draw the input's size around the resolution; True: per-batch, False: off (default: 'per-batch')"""
+    expanded_scales: bool
+    """a wider range of those sizes (default: True)"""
+    scale_jitter: bool
+    """crop half of the training images before they are resized (default: True)"""
+    augmentation: AugmentKeywords
+    """changes of training images"""
+    class_names: list[str] | tuple[str, ...] | None
+    """the classes in order, checked against the dataset's; None: the dataset's (default: None)"""
+    eval_interval: int
+    """epochs between evaluations on valid; the last epoch is evaluated (default: 1)"""
+    eval_max_dets: int
+    """detections of an image and class that count, the best first (default: 100)"""
+    eval_masks_head_resolution: bool
+    """score masks on valid at the mask head's resolution: cheaper, coarser (segmenters) (default: False)"""
+    log_per_class_metrics: bool
+    """add val/AP/<class> to the history, for both tracks (default: False)"""
+    compute_val_loss: bool | Literal["auto"]
+    """add val/loss and val/ema_loss to the history; auto: if the schedule watches one of them (default: 'auto')"""
+    compute_train_metrics: bool
+    """add train/mAP_50_95 and others of boxes to the history, on augmented images as they pass (default: False)"""
+    compact_train_metrics: bool
+    """sum each loss term of the inner layers and proposals in the history, as train/loss_*_aux (default: True)"""
+    best_model_metric: Literal["map", "map_50", "mar", "f1"]
+    """what picks the best epoch; of segmenters it is the masks' (default: 'map')"""
+    skip_best_epochs: int
+    """first epochs that cannot be the best (default: 0)"""
+    smooth_alpha: float
+    """part of the smoothed score that is kept when regular weights are ranked; 0: none (default: 0.0)"""
+    early_stopping: bool
+    """stop when the best score no longer grows (default: False)"""
+    early_stopping_patience: int
+    """evaluations without growth that are waited for (default: 10)"""
+    early_stopping_min_delta: float
+    """smallest growth that counts (default: 0.001)"""
+    early_stopping_use_ema: bool
+    """watch the EMA weights alone, not the better of both (default: False)"""
+    seed: int
+    """of everything random (default: 0)"""
+    amp_dtype: Literal["auto", "bf16", "fp16"] | None
+    """mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; None: all in fp32 (default: 'auto')"""
+    deterministic: bool
+    """only algorithms that give equal bits again (default: True)"""
+    compile: bool | Literal["off", "default"]
+    """default: compile the network's blocks for this machine; True: default, False: off (default: 'off')"""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"]
+    """kind of device (default: 'auto')"""
+    devices: int | Literal["auto"]
+    """devices per node (default: 1)"""
+    num_nodes: int
+    """machines (default: 1)"""
+    strategy: str
+    """of Lightning: auto, ddp, fsdp, ... (default: 'auto')"""
+    resume: str | os.PathLike[str] | None
+    """path of a checkpoint.pth to go on from, up to `epochs` (default: None)"""
+    notes: Any
+    """anything, kept in the checkpoints as args.notes (default: None)"""
+    num_workers: int
+    """processes that read images (default: 2)"""
+    pin_memory: bool | None
+    """hold batches where CUDA copies from; None: if there is CUDA (default: None)"""
+    persistent_workers: bool | None
+    """keep these processes between epochs; None: yes (default: None)"""
+    prefetch_factor: int | None
+    """batches that each of them reads ahead; None: 2 (default: None)"""
+    threads: int | None
+    """of computation on CPU; None: as many as torch finds (default: None)"""
+    num_sanity_val_steps: int
+    """validation batches tried before training; not scored (default: 0)"""
+    checkpoint_interval: int
+    """epochs between the kept checkpoint_<epoch>.pth (default: 10)"""
+    progress_bar: bool | Literal["tqdm", "rich"] | None
+    """on a terminal and in notebooks; a line per epoch is printed everywhere (default: 'tqdm')"""
+    mlflow: bool
+    """track the run in MLflow: mlflow.db here, or MLFLOW_TRACKING_URI (default: False)"""
+    tensorboard: bool
+    """write output/tensorboard/; needs the extra tensorboard (default: False)"""
+    wandb: bool
+    """log to Weights & Biases (WANDB_MODE=offline: files); needs the extra wandb (default: False)"""
+    clearml: bool
+    """log to ClearML (CLEARML_OFFLINE_MODE=1: files); needs the extra clearml (default: False)"""
+    project: str
+    """the loggers' project, MLflow's experiment (default: 'rfdetr')"""
+    run: str | None
+    """the loggers' name of the run (default: None)"""
+    run_test: bool
+    """evaluate the test split when the training has ended (default: False)"""
+
+
+class SettingsKeywords(RunKeywords, total=False):
+    """The keywords of a TrainConfig."""
+
+    dataset_dir: Required[str | os.PathLike[str]]
+    """folder of a COCO or YOLO dataset"""
+
+
+class TrainKeywords(SettingsKeywords, total=False):
+    """The keywords of `train`."""
+
+    resolution: int | None
+    """side of the square input in pixels; None: as the model was built"""
+    freeze_encoder: bool | None
+    """leave the encoder as it was loaded; None: as the model was built"""
+    gradient_checkpointing: bool | None
+    """recompute encoder activations: less memory, more time; None: as the model was built"""
+    device: str | None
+    """cpu, cuda, cuda:0, mps, which sets accelerator; None: as the model was built"""
+
+
+class EvaluateKeywords(RunKeywords, total=False):
+    """The keywords of `evaluate`."""
+
+    dataset_dir: str | os.PathLike[str] | None
+    """None: the dataset that was trained on"""
+    pictures: int
+    """drawn: a third each of the best, the middle and the worst images (default: 9)"""
+    threshold: float | None
+    """score that counts in pictures and confusion; None: that of the best F1 (default: None)"""
+
+
+class ExportKeywords(TypedDict, total=False):
+    """The keywords of `export` beside output_dir and sizes."""
+
+    format: Literal["onnx", "openvino", "onnx-int8"]
+    """what reads the file"""
+    quantization: Literal["int8"] | None
+    """int8: the same as the format onnx-int8"""
+    calibration_data: str | os.PathLike[str] | None
+    """folder of images that the ranges of int8 come from"""
+    max_images: int
+    """the most images of calibration_data (default: 100)"""
+    shape: tuple[int, int] | list[int] | None
+    """the resolution of the model, twice"""
+    postprocess: bool
+    """False: `dets`, `labels`, `masks` as upstream's files have them, for normalised images; True: photographs of any
+    size in, boxes in pixels, scores and class indexes out (default: False)"""
+    images: Literal["uint8", "float"]
+    """with postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; both RGB (default: 'uint8')"""
+    max_drop: float | None
+    """points of mAP (0 to 100) that a file may lose; None: 0.1 for fp32, 0.5 for int8 (default: None)"""
+    calibration_images: int
+    """images of train that the ranges of int8 are measured on (default: 32)"""

@@ -1,0 +1,55 @@
+"""The signatures that `help` and a notebook show: every keyword with its type and default, in place of `**settings`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from inspect import Parameter
+from typing import Any, TypeVar, get_type_hints
+
+from rfdetr_core.api.configs import OF_MODEL_AND_TRAIN, TrainSettings, constructor_defaults, defaults_of
+from rfdetr_core.api.keywords import EvaluateKeywords, ModelKeywords, TrainKeywords
+from rfdetr_core.evaluation.config import EvaluateConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def show_train(function: F) -> F:
+    """Give `train` its signature."""
+    defaults = defaults_of(TrainSettings) | dict.fromkeys((*OF_MODEL_AND_TRAIN, "device"))
+    return _show(function, get_type_hints(TrainKeywords), defaults)
+
+
+def show_evaluate(function: F) -> F:
+    """Give `evaluate` its signature. The keywords that it takes from `train`, and does not use, stay `**settings`."""
+    defaults = {"dataset_dir": None, "output_dir": defaults_of(TrainSettings)["output_dir"]}
+    defaults |= {key: value for key, value in defaults_of(EvaluateConfig).items() if key != "split"}
+    hints = get_type_hints(EvaluateKeywords)
+    return _show(function, {key: hints[key] for key in defaults}, defaults, others=True)
+
+
+def constructor(init: Callable[..., None], variant: str) -> Callable[..., None]:
+    """The constructor of the class of a variant, with its signature."""
+
+    @functools.wraps(init)
+    def own(self: Any, **settings: Any) -> None:
+        init(self, **settings)
+
+    return _show(own, get_type_hints(ModelKeywords), constructor_defaults(variant))
+
+
+def _show(function: F, types: Mapping[str, Any], defaults: Mapping[str, Any], *, others: bool = False) -> F:
+    """Set the signature of a function: its own, with these keywords before its `**`, or in its place.
+
+    A keyword without a default is required. others: the function takes keywords beside these, and shows its `**`.
+    """
+    signature = inspect.signature(function)
+    *first, rest = signature.parameters.values()
+    keywords = [
+        Parameter(key, Parameter.KEYWORD_ONLY, default=defaults.get(key, Parameter.empty), annotation=types[key])
+        for key in sorted(types, key=defaults.__contains__)  # the required ones first
+    ]
+    shown = signature.replace(parameters=[*first, *keywords, *([rest] if others else [])])
+    function.__signature__ = shown  # type: ignore[attr-defined]
+    return function

@@ -1,0 +1,210 @@
+"""Writes what editors and type checkers read: the keywords of the Python API, and stubs of the names loaded lazily."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+import types
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import JsonValue
+
+from rfdetr_core.api import CONFIGS, HOMES, NAMES
+from rfdetr_core.api.configs import OF_MODEL_AND_TRAIN, ModelSettings, TrainSettings, defaults_of
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import Config, parse
+from rfdetr_core.data.augmentation import AugmentConfig
+from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.export.config import ExportConfig, Format
+from rfdetr_core.model.config import VARIANTS
+from rfdetr_core.training.config import TrainConfig
+
+_COMMAND = "python -m rfdetr_core.config.reference"
+_WIDTH = 120
+_PATH = "str | os.PathLike[str]"
+_OWN = "None: as the model was built"
+
+
+class Key(NamedTuple):
+    """A key of a TypedDict: its type as Python writes it, and a sentence about it."""
+
+    type: str
+    about: str
+
+
+# What a keyword takes or means in Python that the field of params.yaml does not say.
+_PATHS = {
+    "dataset_dir": "folder of a COCO or YOLO dataset",
+    "output_dir": "folder of the run's files",
+    "resume": "path of a checkpoint.pth to go on from, up to `epochs`",
+    "pretrain_weights": "path of a checkpoint or a published name; None: a new model; left out: the published weights",
+}
+_HEAD = f'''"""The keywords of the Python API, for editors and mypy. Written by `{_COMMAND}`."""
+
+import os
+from typing import Any, Literal, Required, TypedDict
+'''
+
+
+def generated() -> dict[str, str]:
+    """The content of each file, by its path in the project."""
+    return {
+        "rfdetr_core/api/keywords.py": keywords(),
+        "rfdetr_core/__init__.pyi": names(),
+        "rfdetr_core/config/__init__.pyi": configs(),
+    }
+
+
+def keywords() -> str:
+    """The module of TypedDicts."""
+    settings = _keys(TrainSettings)
+    settings = {key: settings[key] for key in dict.fromkeys(["output_dir", *TrainConfig.model_fields, *settings])}
+    dataset = settings.pop("dataset_dir")
+    model = {key: Key(_or_none(one.type), one.about) for key, one in _keys(ModelSettings).items() if key != "variant"}
+    of_model = {key: Key(model[key].type, f"{_about(ModelSettings, key)}; {_OWN}") for key in OF_MODEL_AND_TRAIN}
+    device = Key("str | None", f"cpu, cuda, cuda:0, mps, which sets accelerator; {_OWN}")
+    evaluation = {key: one for key, one in _keys(EvaluateConfig).items() if key not in ("split", *settings)}
+    evaluation = {"dataset_dir": Key(_or_none(dataset.type), "None: the dataset that was trained on")} | evaluation
+    export = {
+        "format": Key(_type(Format), "what reads the file"),
+        "quantization": Key('Literal["int8"] | None', "int8: the same as the format onnx-int8"),
+        "calibration_data": Key("str | os.PathLike[str] | None", "folder of images that the ranges of int8 come from"),
+        "max_images": Key("int", "the most images of calibration_data (default: 100)"),
+        "shape": Key("tuple[int, int] | list[int] | None", "the resolution of the model, twice"),
+    }
+    own = {key: one for key, one in _keys(ExportConfig).items() if key not in ("formats", "batch_size")}
+    parts = [
+        _HEAD,
+        _typed_dict("AugmentKeywords", "", "The keys of `augmentation`.", _keys(AugmentConfig)),
+        _typed_dict("ModelKeywords", "", "The keywords of a class such as RFDETRNano.", model),
+        _typed_dict("RunKeywords", "", "The settings of `train` that `evaluate` takes, too.", settings),
+        _typed_dict(
+            "SettingsKeywords",
+            "RunKeywords",
+            "The keywords of a TrainConfig.",
+            {"dataset_dir": Key(f"Required[{dataset.type}]", dataset.about)},
+        ),
+        _typed_dict("TrainKeywords", "SettingsKeywords", "The keywords of `train`.", of_model | {"device": device}),
+        _typed_dict("EvaluateKeywords", "RunKeywords", "The keywords of `evaluate`.", evaluation),
+        _typed_dict("ExportKeywords", "", "The keywords of `export` beside output_dir and sizes.", export | own),
+    ]
+    return "\n\n".join(parts)
+
+
+def names() -> str:
+    """The stub of `rfdetr_core`: its public names."""
+    variants = {architecture.name: key for key, architecture in VARIANTS.items()}
+    imports = [
+        f"from {module} import {name} as {name}"
+        for module, known in sorted(HOMES.items())
+        for name in sorted(known, key=lambda name: (_isort_key(name)[0], name.lower()))
+        if name not in variants
+    ]
+    classes = []
+    for name, key in variants.items():
+        about = VARIANTS[key]
+        weights = f"weights {about.weights_file}" if about.weights_file else "no published weights"
+        classes.append(f'class {name}(RFDETR):\n    """RF-DETR {key}: {about.resolution} pixels, {weights}."""\n')
+    head = f'"""The public names, for editors and mypy. Written by `{_COMMAND}`."""\n'
+    return "\n".join([head, *imports, "", _all(NAMES), "", *classes])
+
+
+def configs() -> str:
+    """The stub of `rfdetr_core.config`: the configs of the Python API."""
+    others = {name: target for name, target in CONFIGS.items() if name != target}
+    imports = [f"from rfdetr_core.api.configs import {target} as {name}" for name, target in others.items()]
+    parts = [
+        f'"""The public names, for editors and mypy. Written by `{_COMMAND}`."""\n',
+        "from typing import Unpack\n",
+        *sorted(imports),
+        "from rfdetr_core.api.keywords import ModelKeywords",
+        "",
+        _all(sorted(CONFIGS)),
+        "",
+    ]
+    for name in (name for name in CONFIGS if name not in others):
+        parts.append(
+            f'class {name}(ModelConfig):\n    """The config of {name.removesuffix("Config")}."""\n\n'
+            "    def __init__(self, **keywords: Unpack[ModelKeywords]) -> None: ...\n"
+        )
+    return "\n".join(parts)
+
+
+def _keys(config: type[Config]) -> dict[str, Key]:
+    """The keys of a config, with the types that its keywords have in Python."""
+    found, defaults = {}, defaults_of(config)
+    for key, field in config.model_fields.items():
+        kind = _type(field.annotation)
+        if key in _PATHS:
+            kind = kind.replace("str", _PATH, 1)
+        elif "Literal[" in kind and "bool" not in kind and _takes_bool(config, key):
+            kind = f"bool | {kind}"
+        long = key == "pretrain_weights" or (isinstance(defaults.get(key), dict) and defaults[key])
+        default = f" (default: {defaults[key]!r})" if key in defaults and not long else ""
+        found[key] = Key(kind, _about(config, key) + default)
+    return found
+
+
+def _about(config: type[Config], key: str) -> str:
+    """The description of a field in the words of Python."""
+    text = _PATHS.get(key) or config.model_fields[key].description or ""
+    words = {"null": "None", "true": "True", "false": "False"}
+    return re.sub(r"\b(null|true|false)\b", lambda match: words[match[0]], text)
+
+
+def _takes_bool(config: type[Config], key: str) -> bool:
+    """Whether true and false stand for words of a field: a validator replaces them."""
+    required = {name: "-" for name, field in config.model_fields.items() if field.is_required()}
+    try:
+        parse(config, required | {key: True}, "")
+    except UserError:
+        return False
+    return True
+
+
+def _type(kind: Any) -> str:
+    """A type as Python writes it, with what `parse` takes: a list for a tuple, a mapping for a config."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any or kind is JsonValue:
+        return "Any"
+    if origin is Annotated:
+        return _type(inner[0])
+    if origin is Literal:
+        return f"Literal[{', '.join(json.dumps(value) for value in inner)}]"
+    if origin in (Union, types.UnionType):
+        return " | ".join(sorted(dict.fromkeys(map(_type, inner)), key="None".__eq__))
+    if origin in (list, tuple):
+        items = [_type(one) for one in inner if one is not ...]
+        fixed = origin is tuple and ... not in inner
+        return f"list[{items[0]}] | tuple[{', '.join(items if fixed else [*items, '...'])}]"
+    if origin is dict:
+        return "dict[str, Any]"
+    if isinstance(kind, type) and issubclass(kind, Config):
+        return f"{kind.__name__.removesuffix('Config')}Keywords"
+    return "None" if kind is type(None) else str(kind.__name__)
+
+
+def _or_none(kind: str) -> str:
+    return kind if kind.endswith("None") else f"{kind} | None"
+
+
+def _typed_dict(name: str, base: str, about: str, keys: Mapping[str, Key]) -> str:
+    lines = [f"class {name}({base or 'TypedDict'}, total=False):", f'    """{about}"""', ""]
+    for key, (kind, sentence) in keys.items():
+        lines += [f"    {key}: {kind}", *_docstring(sentence)]
+    return "\n".join(lines) + "\n"
+
+
+def _docstring(text: str) -> Iterable[str]:
+    return (f"    {line}" for line in textwrap.wrap(f'"""{text}"""', _WIDTH - 4, break_on_hyphens=False))
+
+
+def _all(known: Iterable[str]) -> str:
+    return "\n".join(["__all__ = [", *(f'    "{name}",' for name in sorted(known, key=_isort_key)), "]"])
+
+
+def _isort_key(name: str) -> tuple[int, str]:
+    """The order of ruff: constants, classes, then functions."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name

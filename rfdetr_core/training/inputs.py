@@ -1,0 +1,193 @@
+"""What a training starts from: the files of the stages before it, read and checked, and the first weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback
+from torch import Tensor
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError, listed
+from rfdetr_core.base.manifest import read_classes
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.printing import say
+from rfdetr_core.checkpoint.files import Checkpoint, make_checkpoint, read_checkpoint
+from rfdetr_core.checkpoint.loading import load_weights
+from rfdetr_core.checkpoint.published import resolve_weights
+from rfdetr_core.data.batching import multi_scale_sizes
+from rfdetr_core.data.datamodule import TrainingData
+from rfdetr_core.data.samples import Sample, read_samples
+from rfdetr_core.data.seeding import mixed_seed
+from rfdetr_core.metrics.coco import REPORTED
+from rfdetr_core.model.config import Architecture, ModelConfig
+from rfdetr_core.model.detector import Detector, build_detector
+from rfdetr_core.training import compilation, record
+from rfdetr_core.training.callbacks import TrainScoring
+from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
+from rfdetr_core.training.trainer import device_kind, devices_per_node, with_batch_size
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training starts from.
+
+    asked: its parameters; config: the same with the batch size in numbers. sizes: those of multi-scale training.
+    data: the arguments of TrainingData.
+    """
+
+    where: ProjectPaths
+    model: ModelConfig
+    asked: TrainConfig
+    config: TrainConfig
+    runtime: RuntimeConfig
+    architecture: Architecture
+    classes: list[str]
+    sizes: list[int]
+    data: dict[str, Any]
+
+    @property
+    def samples(self) -> dict[str, list[Sample]]:
+        """Those of both splits."""
+        return {"train": self.data["train_samples"], "valid": self.data["valid_samples"]}
+
+    @property
+    def metric(self) -> str:
+        """What picks the best epoch: its name in the history, without val/."""
+        names, metric = {field: name for name, field in REPORTED.items()}, self.config.best_model_metric
+        return ("segm_" if self.architecture.segmentation else "") + names["mar_100" if metric == "mar" else metric]
+
+    def detector(self) -> tuple[Detector, tuple[str, ...]]:
+        """The network with its first weights, and lines that say where they come from. Seeds torch's generator."""
+        torch.manual_seed(mixed_seed("weights", self.config.seed))
+        economy = {"gradient_checkpointing": self.model.gradient_checkpointing}
+        economy["freeze_encoder"] = self.model.freeze_encoder
+        detector = build_detector(self.architecture, drop_path=self.config.drop_path, **economy)
+        start: tuple[str, ...] = ("training from scratch: no pretrain_weights",)
+        if (parent := resolve_weights(self.model.pretrain_weights, self.where.weights)) is not None:
+            report = load_weights(detector, self.architecture, read_checkpoint(parent), self.classes)
+            start = (f"training from the weights of {parent}", *(f"  {line}" for line in report.describe().split("\n")))
+        _note_crowded([*self.samples["train"], *self.samples["valid"]], self.architecture.queries)
+        if self.config.compile != "off":
+            compilation.compile_regions(detector)
+        return detector, start
+
+    def record(self) -> dict[str, Any]:
+        """The training record (see `record_of`)."""
+        return record.record_of(self.where, self.model, self.asked, self.config, self.samples)
+
+    def describe(self, training_record: dict[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:
+        """The content of a model file with these weights."""
+        args = self.config.model_dump(mode="json")
+        made = make_checkpoint(self.architecture, weights, class_names=self.classes, args=args)
+        return replace(made, training_record=training_record)
+
+    def annotations(self, split: str) -> Any:
+        """The canonical annotations of a split."""
+        return files.read_json(self.where.split(split)[0])
+
+    def scoring_options(self) -> dict[str, Any]:
+        """How detections are scored: the keywords of CocoScoring."""
+        side = self.architecture.resolution // self.architecture.mask_downsample_ratio
+        return {
+            "interval": self.config.eval_interval,
+            "max_dets": self.config.eval_max_dets,
+            "per_class": self.config.log_per_class_metrics,
+            "mask_side": side if self.config.eval_masks_head_resolution else None,
+        }
+
+    def callbacks(self) -> list[Callback]:
+        """Those for compiled code and for scores of training images, where the parameters ask for them."""
+        config = self.config
+        found: list[Callback] = [compilation.PlainValidation()] if config.compile != "off" else []
+        if config.compute_train_metrics:
+            found.append(TrainScoring(self.classes, config.eval_interval, config.eval_max_dets))
+        return found
+
+
+def read_inputs(
+    where: ProjectPaths, model: ModelConfig, config: TrainConfig, runtime: RuntimeConfig, output: Path
+) -> Inputs:
+    """Read and check what a training starts from. Sets the number of torch's threads. output: the run folder.
+
+    Raises:
+        UserError: an input is missing or wrong.
+    """
+    _pin_threads(runtime, config)
+    classes = [entry.name for entry in read_classes(where.classes)]
+    architecture = model.architecture(len(classes))
+    check_together(model, config)
+    if config.compile != "off":
+        compilation.code_generator(device_kind(config))
+    if config.class_names not in (None, classes):
+        raise UserError(f"train.class_names are {config.class_names}, but the dataset's are {classes}. Change one.")
+    asked, sizes = config, training_sizes(config, architecture)
+    side = max(sizes, default=architecture.resolution)
+    config = with_batch_size(config, model, architecture, side, output / record.STATE_FILE)
+    data = data_arguments(where, config, runtime, architecture, side)
+    return Inputs(where, model, asked, config, runtime, architecture, classes, sizes, data)
+
+
+def training_sizes(config: TrainConfig, architecture: Architecture) -> list[int]:
+    """The sizes of multi-scale training."""
+    side, patch, windows = architecture.resolution, architecture.patch_size, architecture.windows
+    return multi_scale_sizes(side, patch, windows, config.expanded_scales) if config.multi_scale != "off" else []
+
+
+def training_data(
+    where: ProjectPaths, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
+) -> TrainingData:
+    """The data, training images at side x side pixels. UserError: an input is missing or wrong, or a split is empty."""
+    return TrainingData(**data_arguments(where, config, runtime, architecture, side))
+
+
+def data_arguments(
+    where: ProjectPaths, config: TrainConfig, runtime: RuntimeConfig, architecture: Architecture, side: int
+) -> dict[str, Any]:
+    """The arguments of TrainingData. UserError: an input is missing or wrong, or valid is empty."""
+    train, valid = (read_samples(*where.split(name)) for name in ("train", "valid"))
+    if not valid:
+        raise UserError(
+            "the valid split has no image, yet its scores pick the best epoch. Add images and annotations to it, or "
+            "have validate split some off train."
+        )
+    return {
+        "root": where.dataset,
+        "train_samples": train,
+        "valid_samples": valid,
+        "resolution": architecture.resolution,
+        "train_resolution": side,
+        "batch_size": int(config.batch_size),
+        "eval_batch_size": config.eval_batch_size,
+        "grad_accum_steps": config.grad_accum_steps,
+        "seed": config.seed,
+        "masks": architecture.segmentation,
+        "augmentation": config.augmentation.model_copy(update={} if config.scale_jitter else {"crop_sides": ()}),
+        "pin_memory": device_kind(config) == "cuda" if runtime.pin_memory is None else runtime.pin_memory,
+        **runtime.model_dump(include={"num_workers", "persistent_workers", "prefetch_factor"}),
+    }
+
+
+def _note_crowded(samples: Sequence[Sample], queries: int) -> None:
+    """Print which images have more objects than the model can find."""
+    crowded = [sample.path for sample in samples if np.count_nonzero(~sample.crowd) > queries]
+    if crowded and record.first_process():
+        what = f"more objects than the {queries} that the model finds at most (model.num_queries)"
+        say(f"note: {len(crowded)} images have {what}: {listed(crowded)}")
+
+
+def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:
+    """Fix the number of threads, which decides bits on a CPU; Lightning would change it in a process of several."""
+    processes = devices_per_node(config)
+    threads = torch.get_num_threads()
+    if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, threads // processes)
+    torch.set_num_threads(runtime.threads or threads)
+    if processes > 1:
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # for the processes that Lightning starts

@@ -1,0 +1,26 @@
+"""The page docs/coming-from-rfdetr.md as its tests read it."""
+
+from __future__ import annotations
+
+import re
+
+from rfdetr_core.base.code import ROOT
+
+PAGE = (ROOT / "docs" / "coming-from-rfdetr.md").read_text()
+SNIPPETS = re.findall(r"^(\w[^\n]*):\n\n```python\n(.*?)```", PAGE, re.M | re.S)  # title, code
+
+SHARED = re.findall(r"share.*?`(model = .*?)`", PAGE)[0]  # what the code of the rows may use
+
+
+def rows() -> list[tuple[str, str]]:
+    """Each row of the first table: rfdetr's code, and the code here."""
+    table = PAGE.split("## Row by row")[1].split("## ")[0]
+    cells = (line.strip("|").split(" | ") for line in table.split("\n") if line.startswith("| `"))
+    return [(code_of(theirs), code_of(ours)) for theirs, ours in cells]
+
+
+def code_of(cell: str) -> str:
+    """The code that a cell starts with."""
+    found = re.match(r"\s*`([^`]+)`", cell)
+    assert found, cell
+    return found[1]

@@ -1,0 +1,104 @@
+"""Every row and every snippet of docs/coming-from-rfdetr.md, run as it stands, but for the number of epochs.
+
+Nano and SegNano are small here, and their published files have random weights.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning.callbacks import ModelSummary
+
+import rfdetr_core
+from rfdetr_core.base import files
+from rfdetr_core.checkpoint import published
+from rfdetr_core.checkpoint.files import make_checkpoint, write_checkpoint
+from rfdetr_core.model.config import VARIANTS
+from rfdetr_core.model.detector import build_detector
+from tests.coming_from import SHARED, SNIPPETS, rows
+from tests.pipeline.project import make_dataset
+
+FIVE = {f"checkpoint{end}.pth" for end in ("", "_best_ema", "_best_regular", "_best_total")}
+pytestmark = pytest.mark.slow
+# Of Pico, whose stride is that of the published variants: the resolutions on the page fit.
+SMALL = {"encoder_width": 96, "encoder_blocks": 4, "encoder_heads": 3, "feature_indexes": (2, 4), "width": 128}
+SMALL |= {"self_heads": 4, "cross_heads": 8, "feedforward_width": 256, "decoder_layers": 2, "queries": 20, "groups": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder with what the page speaks of: dataset, photo.jpg, and output, a finished run."""
+    folder = tmp_path_factory.mktemp("coming")
+    make_dataset(folder / "dataset", {"train": 4, "valid": 2, "test": 2})
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "photo.jpg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RF_HOME", str(folder / "cache"))
+        patch.chdir(folder)
+        for name in ("nano", "seg-nano"):
+            patch.setitem(VARIANTS, name, replace(VARIANTS[name], resolution=96, position_grid=0, **SMALL))
+            publish(VARIANTS[name], patch)
+        run('model = RFDETRNano()\nmodel.train(dataset_dir="dataset", epochs=1)')
+        shutil.copy("output/checkpoint_best_total.pth", "old.pth")
+        yield folder
+
+
+def publish(architecture: Any, patch: pytest.MonkeyPatch) -> None:
+    """Put a file of random weights into the cache, and have its digest be the published one."""
+    torch.manual_seed(0)
+    detector, path = build_detector(architecture), published.cache_folder() / str(architecture.weights_file)
+    path.parent.mkdir(exist_ok=True)
+    write_checkpoint(path, make_checkpoint(architecture, detector.state_dict(), class_names=[], args={}))
+    known = replace(published.PUBLISHED[path.name], md5=files.md5_file(path))
+    patch.setitem(published.PUBLISHED, path.name, known)
+
+
+def run(code: str, **names: Any) -> dict[str, Any]:
+    """Run code of the page; a first training has one epoch, one that goes on has two."""
+    code = re.sub(r"epochs=\d+", "epochs=2" if "resume" in code or "ckpt_path" in code else "epochs=1", code)
+    space: dict[str, Any] = {name: getattr(rfdetr_core, name) for name in rfdetr_core.__all__ if name in code} | names
+    exec(compile(code, "docs/coming-from-rfdetr.md", "exec"), space)
+    return space
+
+
+@pytest.fixture
+def here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder, which is the current one."""
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "here", ignore=shutil.ignore_patterns("cache")))
+    return Path.cwd()
+
+
+@pytest.mark.parametrize("ours", [ours for _, ours in rows()])
+def test_a_row_runs(here: Path, ours: str) -> None:
+    names: dict[str, Any] = run(SHARED)
+    if "trainer" in ours:
+        names |= parts()
+    run(ours, **names)
+
+
+def parts() -> dict[str, Any]:
+    """What rows about the custom training API share."""
+    space = run(SNIPPETS[-1][1].replace("trainer.fit(module, data)", ""))
+    return space | {"config": space["train_config"], "mine": ModelSummary()}
+
+
+@pytest.mark.parametrize("code", [code for _, code in SNIPPETS], ids=[title for title, _ in SNIPPETS])
+def test_a_snippet_runs(here: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = run(code)
+    if "predict(" in code:
+        assert len(space.get("detections", space.get("first"))) >= 0
+    for folder in re.findall(r'output_dir="(runs/\w+|output)"', code):
+        if "fit(" in code or "train(" in code:
+            assert {path.name for path in Path(folder).iterdir()} >= FIVE
+
+
+def test_there_are_ten_snippets() -> None:
+    assert len(SNIPPETS) == 10
