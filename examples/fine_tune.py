@@ -14,7 +14,7 @@ settings = {"dataset_dir": dataset, "batch_size": 4, "lr": 5e-4}
 # Pico is small enough for a CPU and has no published weights. RFDETRNano starts from weights trained on COCO.
 model = RFDETRPico(resolution=96)
 model.train(**settings, output_dir=output, epochs=1)
-plot_metrics(output / "history.csv", output / "history.png")
+plot_metrics(output, output / "history.png")
 
 # Load the best epoch, here or in any other process.
 model = from_checkpoint(output / "checkpoint_best_total.pth")

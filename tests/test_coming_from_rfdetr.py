@@ -1,4 +1,4 @@
-"""Every row and every snippet of docs/coming-from-rfdetr.md, run as it stands, but for the number of epochs.
+"""Every row and every snippet of docs/coming-from-rfdetr.md, run as it stands, but for epochs and the address.
 
 Nano and SegNano are small here, and their published files have random weights.
 """
@@ -25,6 +25,7 @@ from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import build_detector
 from tests.coming_from import SHARED, SNIPPETS, rows
 from tests.pipeline.project import make_dataset
+from tests.secure import secure_server
 
 FIVE = {f"checkpoint{end}.pth" for end in ("", "_best_ema", "_best_regular", "_best_total")}
 pytestmark = pytest.mark.slow
@@ -92,7 +93,9 @@ def parts() -> dict[str, Any]:
 
 @pytest.mark.parametrize("code", [code for _, code in SNIPPETS], ids=[title for title, _ in SNIPPETS])
 def test_a_snippet_runs(here: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    space = run(code)
+    with secure_server(here, monkeypatch) as server:
+        photo = server.at("/photo.jpg", content=Path("photo.jpg").read_bytes())
+        space = run(code.replace("https://example.com/photo.jpg", photo))
     if "predict(" in code:
         assert len(space.get("detections", space.get("first"))) >= 0
     for folder in re.findall(r'output_dir="(runs/\w+|output)"', code):

@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-import rfdetr_core
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.checkpoint.files import make_checkpoint, write_checkpoint
 from rfdetr_core.model.config import VARIANTS
@@ -29,16 +28,8 @@ SAMPLE = PHOTO.parent.parent
 # Each Python that finds this on its path takes the file of the test for the published one.
 PUBLISHING = """
 import os
-import rfdetr_core
 from rfdetr_core.checkpoint import published
 published.PUBLISHED["rf-detr-nano.pth"] = published.Published(os.environ["ADDRESS"], os.environ["MD5"])
-"""
-if "plot_metrics" not in rfdetr_core.__all__:  # TODO: remove when it is
-    PUBLISHING += """
-def plot_metrics(history, picture):
-    from PIL import Image
-    Image.new("RGB", (9, 9)).save(picture)
-rfdetr_core.plot_metrics = plot_metrics
 """
 
 

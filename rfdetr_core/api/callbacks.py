@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 from torch import Tensor
 
 from rfdetr_core.api.preparation import Preparation, custom_part, preparation_of
@@ -95,7 +95,6 @@ class COCOEvalCallback(CocoScoring):
         nothing: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         super().__init__(nothing, segmentation, eval_interval, max_dets=max_dets, per_class=log_per_class_metrics)
         self.arguments = {"max_dets": max_dets, "segmentation": segmentation, "eval_interval": eval_interval}
-        self.preparation: Preparation | None = None
 
     @property
     def state_key(self) -> str:
@@ -236,7 +235,7 @@ class BestModelCallback(RunFiles):
             )
         folder = as_path(output_dir, "output_dir")
         super().__init__(folder, key, _undescribed, skip=skip_best_epochs, smooth=smooth_alpha)
-        self.run_test, self.preparation = run_test, None
+        self.run_test = run_test
         self.arguments = {"monitor": key, "skip_best_epochs": skip_best_epochs, "smooth_alpha": smooth_alpha}
         self.record: dict[str, Any] = {}
         self.begun = False
@@ -292,9 +291,36 @@ class BestModelCallback(RunFiles):
 def evaluate_best(best: Path, preparation: Preparation, folder: Path) -> None:
     """Evaluate a model file on the test split, as `RFDETR.train` does with run_test, and print the score."""
     from rfdetr_core.evaluation.evaluate import evaluate
-    from rfdetr_core.inference.predictor import Predictor
+    from rfdetr_core.inference.predictor import Predictor, find_device
+    from rfdetr_core.observers.publishing import track_evaluation
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    predictor = Predictor.from_checkpoint(best, device=device)
-    found = evaluate(predictor, preparation.inputs.where, EvaluateConfig(), folder / "evaluate")
+    where = preparation.inputs.where
+    predictor = Predictor.from_checkpoint(best, device=find_device(preparation.configs[0].device))
+    found = evaluate(predictor, where, EvaluateConfig(), folder / "evaluate")
+    track_evaluation(where, folder, folder / "evaluate", preparation.inputs.runtime)
     say(f"{found['split']}/mAP_50_95 of {best}: {found['map']:.3f}")
+
+
+class Functions(LightningCheckpoint):
+    """Calls functions of a script with the values of an epoch, as upstream's `RFDETR.callbacks` once did.
+
+    A Checkpoint of Lightning, so that the epoch's losses are known when it is called.
+    """
+
+    def __init__(self, functions: Mapping[str, Sequence[Callable[[dict[str, float]], object]]]) -> None:
+        if strange := sorted(functions.keys() - {"on_fit_epoch_end", "on_train_end"}):
+            raise UserError(f"callbacks has no {', '.join(strange)}. There are on_fit_epoch_end and on_train_end.")
+        self.functions = functions
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call those of an epoch."""
+        self._call("on_fit_epoch_end", trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call those of the end, with the last epoch's values."""
+        self._call("on_train_end", trainer, pl_module)
+
+    def _call(self, event: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = {"epoch": trainer.current_epoch + (event == "on_fit_epoch_end")}
+        for function in self.functions.get(event, ()):
+            function(epoch | cast(TrainingModule, pl_module).epoch_metrics)

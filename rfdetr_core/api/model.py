@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, TypeVar, overload
 
 import torch
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     import supervision
 
     from rfdetr_core.api import keywords
+
+P = TypeVar("P", bound=Picture)
 
 
 class RFDETR(Upstream):
@@ -261,6 +263,17 @@ class RFDETR(Upstream):
     @overload
     def predict(
         self,
+        images: list[P] | tuple[Picture, ...],  # a list[Path] is no list[Picture]
+        threshold: Threshold | AnyPath | None = None,
+        shape: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        include_source_image: bool = True,
+        *,
+        batch_size: int | None = None,
+    ) -> list[supervision.Detections]: ...
+    @overload
+    def predict(
+        self,
         images: Picture,
         threshold: Threshold | AnyPath | None = None,
         shape: tuple[int, int] | None = None,
@@ -269,20 +282,9 @@ class RFDETR(Upstream):
         *,
         batch_size: int | None = None,
     ) -> supervision.Detections: ...
-    @overload
     def predict(
         self,
-        images: list[Picture] | tuple[Picture, ...],
-        threshold: Threshold | AnyPath | None = None,
-        shape: tuple[int, int] | None = None,
-        patch_size: int | None = None,
-        include_source_image: bool = True,
-        *,
-        batch_size: int | None = None,
-    ) -> list[supervision.Detections]: ...
-    def predict(
-        self,
-        images: Picture | list[Picture] | tuple[Picture, ...],
+        images: Picture | list[Any] | tuple[Picture, ...],
         threshold: Threshold | AnyPath | None = None,
         shape: tuple[int, int] | None = None,
         patch_size: int | None = None,

@@ -99,7 +99,7 @@ def names() -> str:
     imports = [
         f"from {module} import {name} as {name}"
         for module, known in sorted(HOMES.items())
-        for name in sorted(known, key=lambda name: (_isort_key(name)[0], name.lower()))
+        for name in sorted(known, key=lambda name: (_kind_of_name(name), name.lower()))
         if name not in variants
     ]
     classes = []
@@ -202,9 +202,15 @@ def _docstring(text: str) -> Iterable[str]:
 
 
 def _all(known: Iterable[str]) -> str:
-    return "\n".join(["__all__ = [", *(f'    "{name}",' for name in sorted(known, key=_isort_key)), "]"])
+    return "\n".join(
+        [
+            "__all__ = [",
+            *(f'    "{name}",' for name in sorted(known, key=lambda name: (_kind_of_name(name), name))),
+            "]",
+        ]
+    )
 
 
-def _isort_key(name: str) -> tuple[int, str]:
+def _kind_of_name(name: str) -> int:
     """The order of ruff: constants, classes, then functions."""
-    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+    return 0 if name.isupper() else 1 if name[0].isupper() else 2

@@ -1,4 +1,7 @@
-"""A training that a script starts: its folders, its weights, its stages, and the process as it was before."""
+"""A training that a script starts: its folders, its weights, its stages, and the process as it was before.
+
+Lightning is imported when a training starts: it takes seconds, and a script that predicts does without it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 
 from rfdetr_core.api.configs import OF_MODEL_AND_TRAIN, ModelSettings, TrainSettings
 from rfdetr_core.base import files
@@ -29,13 +30,7 @@ from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
-from rfdetr_core.training.compilation import code_generator
 from rfdetr_core.training.config import check_together
-from rfdetr_core.training.run import train_model
-from rfdetr_core.training.trainer import device_kind
-
-if TYPE_CHECKING:
-    from rfdetr_core.training.module import TrainingModule
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 BEST = "checkpoint_best_total.pth"
@@ -193,6 +188,9 @@ class Plan:
         section.architecture(classes=1)
         check_together(section, settings.train)
         if settings.compile != "off":
+            from rfdetr_core.training.compilation import code_generator
+            from rfdetr_core.training.trainer import device_kind
+
             code_generator(device_kind(settings.train))
         plan = cls(section, settings, weights or Path("weights") / "none")
         refuse_results(plan.output)
@@ -226,6 +224,9 @@ class Plan:
 
     def run(self, data: ProjectPaths, functions: Mapping[str, Sequence[Callable[[dict[str, float]], object]]]) -> Path:
         """Train, select and strip; the path of the best weights."""
+        from rfdetr_core.api.callbacks import Functions
+        from rfdetr_core.training.run import train_model
+
         watching = [Functions(functions)] if any(functions.values()) else []
         train_model(data, self.model, self.settings.train, self.settings.runtime, self.output, watching)
         return select_and_strip(self.output)
@@ -249,31 +250,6 @@ def evaluation_settings(split: str, keywords: dict[str, Any], variant: str) -> t
     }
     config = parse(EvaluateConfig, values | {"split": _SPLITS.get(split, split)}, "evaluate()")
     return config, sorted(unused)
-
-
-class Functions(LightningCheckpoint):
-    """Calls functions of a script with the values of an epoch, as upstream's `RFDETR.callbacks` once did.
-
-    A Checkpoint of Lightning, so that the epoch's losses are known when it is called.
-    """
-
-    def __init__(self, functions: Mapping[str, Sequence[Callable[[dict[str, float]], object]]]) -> None:
-        if strange := sorted(functions.keys() - {"on_fit_epoch_end", "on_train_end"}):
-            raise UserError(f"callbacks has no {', '.join(strange)}. There are on_fit_epoch_end and on_train_end.")
-        self.functions = functions
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Call those of an epoch."""
-        self._call("on_fit_epoch_end", trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Call those of the end, with the last epoch's values."""
-        self._call("on_train_end", trainer, pl_module)
-
-    def _call(self, event: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch = {"epoch": trainer.current_epoch + (event == "on_fit_epoch_end")}
-        for function in self.functions.get(event, ()):
-            function(epoch | cast("TrainingModule", pl_module).epoch_metrics)
 
 
 def select_and_strip(output: Path) -> Path:

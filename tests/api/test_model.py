@@ -121,6 +121,11 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_script_that_predicts_does_without_lightning() -> None:
+    code = "import sys, rfdetr_core; rfdetr_core.RFDETRPico; assert 'pytorch_lightning' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
     model = rfdetr_core.RFDETRPico(**SMALL, num_classes=3)
     output = model.model(torch.zeros(2, 3, 64, 64))

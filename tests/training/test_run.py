@@ -21,6 +21,7 @@ from rfdetr_core.data.samples import read_samples
 from rfdetr_core.evaluation.evaluate import detect
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.metrics.coco import score
+from rfdetr_core.training import record
 from tests.training.tiny import OUTS, make_files, outs, script, train
 
 
@@ -49,6 +50,25 @@ def test_the_bytes_depend_on_nothing_of_the_process(
     assert [process.wait() for process in running] == [0, 0, 0]
     for folder in PROCESSES:
         assert outs(tmp_path / folder) == uninterrupted, folder
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_first_process_says_whether_a_training_starts_from_scratch_or_from_which_weights(
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    first: bool,
+) -> None:
+    where = make_files(tmp_path / "made")
+    parent = where.weights / "parent.pth"
+    parent.write_bytes(uninterrupted[OUTS[0]])
+    monkeypatch.setattr(record, "first_process", lambda: first)
+    lines = {None: "training from scratch: no pretrain_weights", parent.name: f"training from the weights of {parent}"}
+    for name, line in lines.items():
+        train(where, tmp_path / str(name), train={"epochs": 1}, model={"pretrain_weights": name})
+        said = [one for one in capsys.readouterr().out.splitlines() if one.startswith("training from")]
+        assert said == [line] * first
 
 
 def test_threads_are_pinned_and_recorded(where: ProjectPaths, output: Path) -> None:
