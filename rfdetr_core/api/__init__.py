@@ -35,10 +35,7 @@ def public(name: str) -> Any:
     for module, names in HOMES.items():
         if name in names:
             return getattr(importlib.import_module(module), name)
-    answers = importlib.import_module("rfdetr_core.config.upstream_answers")
-    if message := answers.missing_name(name):
-        raise ImportError(message)  # `from rfdetr_core import name` would hide the message of an AttributeError
-    raise AttributeError(f"module 'rfdetr_core' has no attribute {name!r}")
+    raise _missing("rfdetr_core", name)
 
 
 def public_config(name: str) -> Any:
@@ -46,5 +43,14 @@ def public_config(name: str) -> Any:
     if name == "__all__":
         return sorted(CONFIGS)
     if name not in CONFIGS:
-        raise AttributeError(f"module 'rfdetr_core.config' has no attribute {name!r}")
+        raise _missing("rfdetr_core.config", name)
     return getattr(importlib.import_module("rfdetr_core.api.configs"), CONFIGS[name])
+
+
+def _missing(module: str, name: str) -> Exception:
+    """What to raise for a name that a module does not have: an ImportError where it is a public name of upstream.
+
+    `from module import name` would hide the message of an AttributeError.
+    """
+    message: str | None = importlib.import_module("rfdetr_core.config.upstream_answers").missing_name(name)
+    return ImportError(message) if message else AttributeError(f"module {module!r} has no attribute {name!r}")

@@ -33,7 +33,6 @@ from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
-from rfdetr_core.config.upstream_answers import refuses_missing
 from rfdetr_core.inference.arguments import check_upstreams, refuse_unknown
 from rfdetr_core.inference.exported import ExportedPredictor
 from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
@@ -232,7 +231,6 @@ class RFDETR(Upstream):
         """The config that `train` makes of its keywords. Raises a UserError as `train` does; nothing is read."""
         return Plan.settings_of(dict(settings), self._section.variant)
 
-    @refuses_missing("RFDETR.inference()")
     def optimize_for_inference(
         self,
         compile: bool = True,  # noqa: A002 - upstream's name
@@ -284,7 +282,6 @@ class RFDETR(Upstream):
         *,
         batch_size: int | None = None,
     ) -> supervision.Detections: ...
-    @refuses_missing("RFDETR.predict()")
     def predict(
         self,
         images: Picture | list[Any] | tuple[Picture, ...],

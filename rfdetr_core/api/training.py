@@ -96,9 +96,12 @@ def find_weights(given: Any) -> Path | None:
 
 def trained_sizes(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]:
     """The settings that a file of the variant was trained with, as far as it has them."""
-    if checkpoint is None or not checkpoint.model_config:
+    if checkpoint is None:
         return {}
-    found = architecture_of(checkpoint)
+    try:
+        found = architecture_of(checkpoint)
+    except UserError:
+        return {}  # the class names the variant, or load_weights says what is wrong
     if found.name != VARIANTS[variant].name:
         return {}  # load_weights says what is wrong
     return sizes_of(found)

@@ -72,7 +72,7 @@ class Upstream:
 
         def __getattr__(self, name: str) -> Any:
             message = f"{type(self).__name__!r} object has no attribute {name!r}"
-            raise AttributeError(missing_member(name, "RFDETR") or message, name=name, obj=self)
+            raise AttributeError(missing_member(name) or message, name=name, obj=self)
 
 
 def write_bundle(predictor: Predictor, folder: Path) -> None:

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
-
-from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.settings import UPSTREAM
 from rfdetr_core.config.upstream import API, Row
 from rfdetr_core.config.upstream_modules import INNER
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def missing_name(name: str) -> str | None:
@@ -26,28 +18,12 @@ def missing_name(name: str) -> str | None:
     return None
 
 
-def missing_member(name: str, owner: str) -> str | None:
-    """The message about a member of class RFDETR, or an argument of a call, that is not here. None: no such one."""
+def missing_member(name: str) -> str | None:
+    """The message about a member of upstream's class RFDETR that is not here. None: no such member."""
     for row in API:
-        if not row.here and name in row.names.split() and owner in row.owners.split():
+        if not row.here and name in row.names.split() and row.owners == "RFDETR":
             return _message(row, name)
     return None
-
-
-def refuses_missing(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: arguments of upstream's call, such as RFDETR.predict(), that are not here raise a UserError."""
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @wraps(function)
-        def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
-            for name in keywords:
-                if message := missing_member(name, call):
-                    raise UserError(f"{call}: {message}")
-            return function(*arguments, **keywords)
-
-        return checked
-
-    return decorate
 
 
 def _message(row: Row, name: str) -> str:
@@ -60,7 +36,9 @@ def page_lines() -> list[str]:
     from rfdetr_core.export.model import ABSENT
 
     head = ["## Upstream's public names", "", f"Every public name of {UPSTREAM}, and what it is here."]
-    head += ["Configs have their fields above: those of `TrainConfig` are keys of `train` and `runtime`."]
+    head += [
+        "The fields of `TrainConfig` are keys of `train` and `runtime` above, those of `ModelConfig` keys of `model`."
+    ]
     table = ["| name | in upstream | here |", "|---|---|---|"]
     single = [_line(row, name) for row in API for name in row.names.split()]
     single += [f"| {name} | RFDETR.export() | not here: {reason} |" for name, reason in ABSENT.items()]

@@ -165,7 +165,7 @@ INNER = (
         "rfdetr.models.criterion",
         "dice_loss position_supervised_loss sigmoid_ce_loss sigmoid_focal_loss sigmoid_varifocal_loss",
         "rfdetr_core.loss.formulas",
-        "the losses that the published models were trained with",
+        "the terms of the loss are in rfdetr_core.loss.terms",
     ),
     Row("rfdetr.models.heads rfdetr.models.heads.keypoints", "ConditionalQueryInitializer", note=KEYPOINTS),
     Row(

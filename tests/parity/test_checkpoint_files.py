@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import warnings
 from collections import OrderedDict
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rfdetr_core import RFDETRNano, load
 from rfdetr_core.checkpoint.files import make_checkpoint, model_config_of, read_checkpoint, write_checkpoint
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, upstream_weights
 from rfdetr_core.checkpoint.loading import COCO_NAMES, architecture_of, build_from_checkpoint, class_names_of
@@ -144,6 +146,18 @@ def test_upstreams_files_load_here_with_equal_outputs(layout: str, trained: Any,
         ours, theirs = detector(images), model(nested(images))
     assert torch.allclose(ours.logits, theirs["pred_logits"], atol=1e-4)
     assert torch.allclose(ours.boxes, theirs["pred_boxes"], atol=1e-4)
+
+
+def test_an_old_file_is_read_without_conversion(trained: Any, tmp_path: Path) -> None:
+    """What upstream's convert_legacy_checkpoint is for: by from_checkpoint, and as pretrain_weights."""
+    model, config = trained
+    torch.save(_content("legacy", model.state_dict(), config), tmp_path / "rf-detr-nano.pth")
+    old = shutil.copy(tmp_path / "rf-detr-nano.pth", tmp_path / "old.pth")  # the class needs no published name
+    for found in (load(tmp_path / "rf-detr-nano.pth", device="cpu"), RFDETRNano(pretrain_weights=old, device="cpu")):
+        assert found.architecture.resolution == RESOLUTION
+        assert (type(found), found.class_names) == (RFDETRNano, CLASSES)
+        ours = upstream_weights(found.model.state_dict())
+        assert all(torch.equal(tensor, ours[name]) for name, tensor in model.state_dict().items())
 
 
 def test_our_copy_of_an_upstream_file_goes_back_unchanged(trained: Any, tmp_path: Path) -> None:
