@@ -35,7 +35,7 @@ def public(name: str) -> Any:
     for module, names in HOMES.items():
         if name in names:
             return getattr(importlib.import_module(module), name)
-    raise _missing("rfdetr_core", name)
+    raise missing("rfdetr_core", name)
 
 
 def public_config(name: str) -> Any:
@@ -43,11 +43,11 @@ def public_config(name: str) -> Any:
     if name == "__all__":
         return sorted(CONFIGS)
     if name not in CONFIGS:
-        raise _missing("rfdetr_core.config", name)
+        raise missing("rfdetr_core.config", name)
     return getattr(importlib.import_module("rfdetr_core.api.configs"), CONFIGS[name])
 
 
-def _missing(module: str, name: str) -> Exception:
+def missing(module: str, name: str) -> Exception:
     """What to raise for a name that a module does not have: an ImportError where it is a public name of upstream.
 
     `from module import name` would hide the message of an AttributeError.

@@ -12,6 +12,8 @@ __all__ = ["RFDETRDataModule", "RFDETRModelModule", "build_trainer"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("rfdetr_core.api.custom"), name)
+    if name in __all__:
+        return getattr(importlib.import_module("rfdetr_core.api.custom"), name)
+    if name[0].isupper() or name in ("convert_legacy_checkpoint", "seed_everything"):  # and no module of the package
+        raise importlib.import_module("rfdetr_core.api").missing(__name__, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

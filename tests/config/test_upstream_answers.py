@@ -36,6 +36,8 @@ def test_an_import_of_a_name_that_is_elsewhere_or_nowhere_says_what_to_do(name: 
     with pytest.raises(ImportError, match=f"{name} of rfdetr 1.11.2 is {message}"):
         exec(f"from rfdetr_core import {name}")
     with pytest.raises(ImportError, match=message):
+        exec(f"from rfdetr_core.training import {name}")
+    with pytest.raises(ImportError, match=message):
         getattr(rfdetr_core, name)
 
 
