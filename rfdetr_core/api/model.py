@@ -65,6 +65,7 @@ class RFDETR(Upstream):
     """
 
     variant: ClassVar[str] = ""
+    _optimised: Predictor | None = None  # what predict runs instead of the exact one
     size: ClassVar[str | None] = None  # upstream's name of the variant, such as rfdetr-nano
 
     def __init__(self, **settings: Unpack[keywords.ModelKeywords]) -> None:
@@ -82,7 +83,6 @@ class RFDETR(Upstream):
         self.weights = checkpoint.path if checkpoint else None
         self.data: ProjectPaths | None = None
         self.callbacks: dict[str, list[Callable[[dict[str, float]], object]]] = defaultdict(list)
-        self._optimised: Predictor | None = None  # what predict runs instead of the exact one
         stored = len(checkpoint.weights["class_head.bias"]) - 1 if checkpoint else COCO_CLASSES
         classes = config.num_classes or stored
         architecture = self._section.architecture(classes)

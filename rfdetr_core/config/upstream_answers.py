@@ -5,6 +5,7 @@ from __future__ import annotations
 from rfdetr_core.config.settings import UPSTREAM
 from rfdetr_core.config.upstream import API, Row
 from rfdetr_core.config.upstream_modules import INNER
+from rfdetr_core.export.config import ABSENT
 
 
 def missing_name(name: str) -> str | None:
@@ -33,8 +34,6 @@ def _message(row: Row, name: str) -> str:
 
 def page_lines() -> list[str]:
     """The section of docs/parameters.md."""
-    from rfdetr_core.export.model import ABSENT
-
     head = ["## Upstream's public names", "", f"Every public name of {UPSTREAM}, and what it is here."]
     head += [
         "The fields of `TrainConfig` are keys of `train` and `runtime` above, those of `ModelConfig` keys of `model`."

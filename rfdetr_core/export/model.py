@@ -12,32 +12,11 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.export.config import ExportConfig
-from rfdetr_core.export.onnx_file import OPSET
-from rfdetr_core.export.run import COMPARED, NAMES, Calibration, Scores, Source, export_files, valid_pictures
+from rfdetr_core.export.config import ABSENT, NAMES, ExportConfig
+from rfdetr_core.export.run import COMPARED, Calibration, Scores, Source, export_files, valid_pictures
 from rfdetr_core.inference.optimised import whole
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.ingest.folder import listing
-
-_TFLITE, _TENSORRT = "it is for TFLite files", "it is for TensorRT: give it to trtexec, see docs/export.md"
-# Upstream's arguments of export() that are not here, and why.
-ABSENT: Mapping[str, str] = {
-    "infer_dir": "the model is traced with an image of zeros",
-    "simplify": "it has no effect upstream",
-    "force": "it has no effect upstream",
-    "backbone_only": "a file without detections cannot be compared with its checkpoint",
-    "opset_version": f"it is {OPSET}",
-    "verbose": "nothing is printed",
-    "patch_size": "it belongs to the variant",
-    "backend": _TFLITE,
-    "soc": _TFLITE,
-    "fp16": _TENSORRT,
-    "max_batch_size": _TENSORRT,
-    "notes": "the file carries a description of its own",
-    "openvino_precision": "OpenVINO files are float32, and run in it",
-    **dict.fromkeys(("coreml_precision", "coreai_precision"), "it is for Apple's formats"),
-    "output_name": "a file is named by its format: " + ", ".join(NAMES.values()),
-}
 
 
 def export_model(

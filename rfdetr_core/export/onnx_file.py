@@ -21,10 +21,10 @@ import torch
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.exported import ONNX_EXTRA, PREFIX, description_texts, onnx_constants, onnx_graph
+from rfdetr_core.export.config import OPSET
 from rfdetr_core.export.graph import CHOSEN, CompleteGraph, RawGraph
 from rfdetr_core.model.config import Architecture
 
-OPSET = 18  # the first that the exporter writes, and in it all that is needed
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir")
 _EXAMPLE = 96, 112  # height and width of a photograph to trace with; any other is as good
 

@@ -25,7 +25,7 @@ from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.evaluate import detect
 from rfdetr_core.evaluation.scoring import Scored
 from rfdetr_core.export import onnx_file, parity, quantise
-from rfdetr_core.export.config import FP32_DROP, OTHER_DROP, ExportConfig, Format
+from rfdetr_core.export.config import FP32_DROP, NAMES, OTHER_DROP, ExportConfig, Format
 from rfdetr_core.export.graph import RESIZE, CompleteGraph, RawGraph
 from rfdetr_core.export.onnx_file import OnnxDraft
 from rfdetr_core.export.openvino_file import OpenVinoDraft, to_openvino
@@ -38,7 +38,6 @@ from rfdetr_core.model.detector import Detector
 
 COMPARED = 8  # pictures of valid that are compared query by query
 _DRAFT = ".export-"
-NAMES: Mapping[Format, str] = {"onnx": "model.onnx", "openvino": "model.xml", "onnx-int8": "model-int8.onnx"}
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def build_trainer(
     config: TrainConfig,
     *,
     callbacks: Sequence[Callback] = (),
-    trainer_class: type[Trainer] = Trainer,
+    trainer_class: type[Trainer] | None = None,
     **options: Any,
 ) -> Trainer:
     """A Trainer for a TrainingModule: averaging comes with it, other callbacks and any Trainer option can be added.
@@ -225,7 +225,7 @@ def build_trainer(
     if any(isinstance(one, Precision) for one in plugins):
         del defaults["precision"]  # Lightning takes one of the two
     try:
-        return trainer_class(**defaults | options, callbacks=everything)
+        return (trainer_class or Trainer)(**defaults | options, callbacks=everything)
     except (MisconfigurationException, ImportError, ValueError) as error:
         told = ", ".join(f"{name} {defaults[name]}" for name in ("strategy", "accelerator", "devices", "num_nodes"))
         raise UserError(f"Lightning cannot train with {told}: {error}") from error
