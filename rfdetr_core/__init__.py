@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
-
-_FUNCTIONS = ("build_trainer", "convert_legacy_checkpoint", "from_checkpoint", "load", "plot_metrics")
 
 
 def __getattr__(name: str) -> Any:
-    """A public name: a class, a constant, or a function; `__all__` are the names."""
-    if not name[0].isupper() and name not in (*_FUNCTIONS, "__all__"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")  # or a module of the package
+    """A public name: a class, a constant, or a function; `__all__` are the names. See `rfdetr_core.api.public`."""
+    module = any(os.path.exists(f"{__path__[0]}/{name}{end}") for end in ("", ".py"))  # not imported to see it
+    if module or (name.startswith("_") and name != "__all__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module("rfdetr_core.api").public(name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__getattr__("__all__")]

@@ -27,7 +27,8 @@ def public(name: str) -> Any:
     """What a public name of `rfdetr_core` stands for; `__all__`: the names.
 
     Raises:
-        ImportError: a name of upstream's that is not here, or in another place; the message says which.
+        ImportError: a name of upstream's that is not here, or in another place; the message says which. `hasattr`
+            raises it, too.
         AttributeError: any other name.
     """
     if name == "__all__":
@@ -50,7 +51,7 @@ def public_config(name: str) -> Any:
 def missing(module: str, name: str) -> Exception:
     """What to raise for a name that a module does not have: an ImportError where it is a public name of upstream.
 
-    `from module import name` would hide the message of an AttributeError.
+    `from module import name` would hide the message of an AttributeError, and no class can be both.
     """
     message: str | None = importlib.import_module("rfdetr_core.config.upstream_answers").missing_name(name)
     return ImportError(message) if message else AttributeError(f"module {module!r} has no attribute {name!r}")

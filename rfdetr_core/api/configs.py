@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 from pydantic import Field
 
@@ -21,10 +23,55 @@ if TYPE_CHECKING:
 
 # The keywords of a class that `train` takes, too: they leave the weights as they are.
 OF_MODEL_AND_TRAIN = ("resolution", "freeze_encoder", "gradient_checkpointing")
-COCO_CLASSES = 90  # rows of a published class head, without the one for no object
+COCO_CLASS_ROWS = 90  # of a published class head, without the one for no object
+_PATHS = ("dataset_dir", "output_dir", "resume", "pretrain_weights")
+_PUBLIC = "rfdetr_core.config"  # the module that users import the configs from
 
 
-class ModelSettings(ModelConfig):
+class _Fixed(Config):
+    """A config whose values cannot be changed, and which says so by its public name."""
+
+    if not TYPE_CHECKING:  # type checkers know that it is frozen
+
+        def __setattr__(self, name: str, value: Any) -> NoReturn:
+            raise UserError(f"A config cannot be changed. Write {type(self).__name__}(..., {name}={value!r}).")
+
+
+def device_name(value: Any) -> Any:
+    """A device as this project names it: 0 is cuda:0, gpu is cuda; a torch.device is its text. Others stay.
+
+    Raises:
+        UserError: True or False.
+    """
+    if isinstance(value, bool):
+        raise UserError(f"device is {value}: give a name such as cpu, cuda or cuda:1, a number, or a torch.device.")
+    if isinstance(value, int):
+        return f"cuda:{value}"
+    if not isinstance(value, str) and type(value).__name__ != "device":
+        return value
+    kind, colon, number = str(value).partition(":")
+    return f"{'cuda' if kind == 'gpu' else kind}{colon}{number}"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as a config takes them: paths as text, with the home folder for ~, and devices by their names."""
+    found = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in values.items()}
+    for key in _PATHS:
+        if isinstance(found.get(key), str):
+            found[key] = os.path.expanduser(found[key])
+    return found | {key: device_name(found[key]) for key in ("device", "accelerator") if key in found}
+
+
+def _refuse_unknown(keys: Collection[str], known: Collection[str], where: str) -> None:
+    """Raise a UserError that names the first key that is not known, and the one that may be meant."""
+    for key in keys:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise UserError(f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(sorted(known))}.")
+
+
+class ModelSettings(ModelConfig, _Fixed):
     """The keywords of a model class. None keeps what the weights were trained with, or the variant's own number."""
 
     num_classes: Classes | None = Field(None, description="classes to tell apart; null: as many as the weights have")
@@ -41,7 +88,7 @@ class ModelSettings(ModelConfig):
     @property
     def variant_architecture(self) -> Architecture:
         """The numbers that shape the model."""
-        return self.architecture(self.num_classes or COCO_CLASSES)
+        return self.architecture(self.num_classes or COCO_CLASS_ROWS)
 
     @property
     def section(self) -> ModelConfig:
@@ -64,22 +111,22 @@ class VariantConfig(ModelSettings):
         what = type(self).__name__
         if not self.name:
             raise UserError(
-                f"{what} is no variant. Use one: {', '.join(f'{one.name}Config' for one in VARIANTS.values())}."
+                f"{what} is the base class. Use a variant: {', '.join(f'{one.name}Config' for one in VARIANTS.values())}."
             )
-        if "variant" in keywords:
-            raise UserError(f"variant is no keyword: {what} is one. Use the class of another variant.")
-        fields = ModelSettings.model_fields
-        refuse_absent("model", keywords.keys() - fields.keys(), what)
-        given = {
-            key: value
-            for key, value in _with_text_paths(dict(keywords)).items()
-            if value is not None or key == "pretrain_weights" or key not in fields
-        }
+        given = _plain(keywords)
+        if given.pop("variant", self.name) != self.name:
+            raise UserError(f"The class {what} already names the variant. Leave out variant.")
+        fields = ModelSettings.model_fields.keys() - {"variant"}
+        refuse_absent("model", given.keys() - fields, what)
+        _refuse_unknown(given, fields, what)
+        given = {key: value for key, value in given.items() if value is not None or key == "pretrain_weights"}
         values = {"pretrain_weights": VARIANTS[self.name].weights_file} | given | {"variant": self.name}
-        super().__init__(**vars(parse(ModelSettings, values, what)))
+        parsed = parse(ModelSettings, values, what)
+        parsed.architecture(classes=1)  # the resolution fits the variant
+        super().__init__(**vars(parsed))
 
 
-class TrainSettings(TrainConfig, RuntimeConfig):
+class TrainSettings(TrainConfig, RuntimeConfig, _Fixed):
     """Every keyword of `RFDETR.train` that does not belong to the model."""
 
     dataset_dir: str = Field(min_length=1, description="folder of a COCO or YOLO dataset")
@@ -94,8 +141,18 @@ class TrainSettings(TrainConfig, RuntimeConfig):
         Raises:
             UserError: an unknown key, a wrong value, or an option of upstream's that is not here.
         """
-        refuse_absent("train", values.keys() - TrainSettings.model_fields.keys(), where)
-        return parse(cls, _with_text_paths(values), where)
+        fields = TrainSettings.model_fields.keys()
+        refuse_absent("train", values.keys() - fields, where)
+        of_model = sorted(values.keys() & ModelSettings.model_fields.keys() - fields - {"variant"})
+        if of_model:
+            given = ", ".join(f"{key}={values[key]!r}" for key in of_model)
+            raise UserError(
+                f"{where} has no {', '.join(of_model)}: it belongs to the model's config, such as "
+                f"RFDETRNanoConfig({given})."
+            )
+        if "dataset_dir" not in values:
+            raise UserError(f"{where} needs dataset_dir.")
+        return parse(cls, _plain(values), where)
 
     @property
     def train(self) -> TrainConfig:
@@ -108,11 +165,6 @@ class TrainSettings(TrainConfig, RuntimeConfig):
         return RuntimeConfig.model_construct(**{key: getattr(self, key) for key in RuntimeConfig.model_fields})
 
 
-def _with_text_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with paths as text, which a config takes."""
-    return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in values.items()}
-
-
 class ScriptTrainConfig(TrainSettings):
     """The config of a training that a script builds itself: `TrainConfig` of rfdetr_core.config.
 
@@ -122,6 +174,11 @@ class ScriptTrainConfig(TrainSettings):
 
     def __init__(self, **keywords: Unpack[SettingsKeywords]) -> None:
         super().__init__(**vars(TrainSettings.of(dict(keywords), "TrainConfig")))
+
+
+for _class, _name in ((VariantConfig, "ModelConfig"), (ScriptTrainConfig, "TrainConfig")):
+    _class.__name__ = _class.__qualname__ = _name
+    _class.__module__ = _PUBLIC
 
 
 def defaults_of(config: type[Config]) -> dict[str, Any]:

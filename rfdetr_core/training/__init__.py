@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ __all__ = ["RFDETRDataModule", "RFDETRModelModule", "build_trainer"]
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(importlib.import_module("rfdetr_core.api.custom"), name)
-    if name[0].isupper() or name in ("convert_legacy_checkpoint", "seed_everything"):  # and no module of the package
-        raise importlib.import_module("rfdetr_core.api").missing(__name__, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = any(os.path.exists(f"{__path__[0]}/{name}{end}") for end in ("", ".py"))  # not imported to see it
+    if module or name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise importlib.import_module("rfdetr_core.api").missing(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
