@@ -53,12 +53,17 @@ def device_name(value: Any) -> Any:
     return f"{'cuda' if kind == 'gpu' else kind}{colon}{number}"
 
 
+def expanded(path: str | os.PathLike[str]) -> str:
+    """A path with the home folder for ~, as text. An unknown user's ~name stays."""
+    return os.path.expanduser(os.fspath(path))  # noqa: PTH111 - of an unknown user, Path's raises a RuntimeError
+
+
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values as a config takes them: paths as text, with the home folder for ~, and devices by their names."""
     found = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in values.items()}
     for key in _PATHS:
         if isinstance(found.get(key), str):
-            found[key] = os.path.expanduser(found[key])
+            found[key] = expanded(found[key])
     return found | {key: device_name(found[key]) for key in ("device", "accelerator") if key in found}
 
 
@@ -110,9 +115,8 @@ class VariantConfig(ModelSettings):
     def __init__(self, **keywords: Unpack[ModelKeywords]) -> None:
         what = type(self).__name__
         if not self.name:
-            raise UserError(
-                f"{what} is the base class. Use a variant: {', '.join(f'{one.name}Config' for one in VARIANTS.values())}."
-            )
+            known = ", ".join(f"{one.name}Config" for one in VARIANTS.values())
+            raise UserError(f"{what} is the base class. Use a variant: {known}.")
         given = _plain(keywords)
         if given.pop("variant", self.name) != self.name:
             raise UserError(f"The class {what} already names the variant. Leave out variant.")

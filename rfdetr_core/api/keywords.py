@@ -3,6 +3,8 @@
 import os
 from typing import Any, Literal, Required, TypedDict
 
+import torch
+
 
 class AugmentKeywords(TypedDict, total=False):
     """The keys of `augmentation`."""
@@ -46,7 +48,7 @@ class ModelKeywords(TypedDict, total=False):
     """recompute encoder activations: less memory, more time (default: False)"""
     num_classes: int | None
     """classes to tell apart; None: as many as the weights have (default: None)"""
-    device: str | None
+    device: str | int | torch.device | None
     """cpu, cuda, cuda:1, mps; auto: CUDA where there is one (default: 'auto')"""
 
 
@@ -174,7 +176,7 @@ class RunKeywords(TypedDict, total=False):
     strategy: str
     """of Lightning: auto, ddp, fsdp, ... (default: 'auto')"""
     resume: str | os.PathLike[str] | None
-    """path of a checkpoint.pth to go on from, up to `epochs` (default: None)"""
+    """checkpoint.pth to resume from, up to `epochs` (default: None)"""
     notes: Any
     """anything, kept in the checkpoints as args.notes (default: None)"""
     num_workers: int
@@ -225,7 +227,7 @@ class TrainKeywords(SettingsKeywords, total=False):
     """leave the encoder as it was loaded; None: as the model was built"""
     gradient_checkpointing: bool | None
     """recompute encoder activations: less memory, more time; None: as the model was built"""
-    device: str | None
+    device: str | int | torch.device | None
     """cpu, cuda, cuda:0, mps, which sets accelerator; None: as the model was built"""
 
 
@@ -238,6 +240,14 @@ class EvaluateKeywords(RunKeywords, total=False):
     """drawn: a third each of the best, the middle and the worst images (default: 9)"""
     threshold: float | None
     """score that counts in pictures and confusion; None: that of the best F1 (default: None)"""
+    resolution: int | None
+    """side of the square input in pixels; None: as the model was built"""
+    freeze_encoder: bool | None
+    """leave the encoder as it was loaded; None: as the model was built"""
+    gradient_checkpointing: bool | None
+    """recompute encoder activations: less memory, more time; None: as the model was built"""
+    device: str | int | torch.device | None
+    """cpu, cuda, cuda:0, mps, which sets accelerator; None: as the model was built"""
 
 
 class ExportKeywords(TypedDict, total=False):

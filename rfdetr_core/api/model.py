@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Never, Self, TypeVar, overload
 
 import torch
 
-from rfdetr_core.api.configs import COCO_CLASSES, VARIANT_CONFIGS, TrainSettings, VariantConfig
+from rfdetr_core.api.configs import COCO_CLASS_ROWS, VARIANT_CONFIGS, TrainSettings, VariantConfig, device_name
 from rfdetr_core.api.signatures import constructor, show_evaluate, show_train
 from rfdetr_core.api.training import (
     AnyPath,
@@ -23,9 +23,11 @@ from rfdetr_core.api.training import (
     process_restored,
     refuse_results,
     sizes_of,
+    take_models,
+    train_config_of,
     trained_sizes,
 )
-from rfdetr_core.api.upstream import Upstream
+from rfdetr_core.api.upstream import UpstreamMembers
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Picture)
 
 
-class RFDETR(Upstream):
+class RFDETR(UpstreamMembers):
     """An RF-DETR model of one variant: use a subclass, such as RFDETRNano.
 
     pretrain_weights: the path of a checkpoint, a published name, or None for a new, untrained model; by default the
@@ -78,12 +80,12 @@ class RFDETR(Upstream):
         self, config: VariantConfig, device: str, checkpoint: Checkpoint | None, given: Mapping[str, Any]
     ) -> None:
         """Make the detector. given: the keywords of the caller, which win over what the weights were trained with."""
-        told = {key: value for key, value in trained_sizes(checkpoint, self.variant).items() if given.get(key) is None}
-        self._section = config.section.model_copy(update=told)
-        self.weights = checkpoint.path if checkpoint else None
+        trained = trained_sizes(checkpoint, self.variant).items()
+        self._section = config.section.model_copy(update={key: one for key, one in trained if given.get(key) is None})
+        self.weights = checkpoint.path.absolute() if checkpoint and checkpoint.path else None  # after a chdir, too
         self.data: ProjectPaths | None = None
         self.callbacks: dict[str, list[Callable[[dict[str, float]], object]]] = defaultdict(list)
-        stored = len(checkpoint.weights["class_head.bias"]) - 1 if checkpoint else COCO_CLASSES
+        stored = len(checkpoint.weights["class_head.bias"]) - 1 if checkpoint else COCO_CLASS_ROWS
         classes = config.num_classes or stored
         architecture = self._section.architecture(classes)
         detector = build_detector(architecture)
@@ -103,7 +105,7 @@ class RFDETR(Upstream):
         """The config that the keywords of the class give, before weights are read."""
         if not cls.variant:
             known = ", ".join(variant.name for variant in VARIANTS.values())
-            raise UserError(f"{cls.__name__} is no variant. Use one: {known}.")
+            raise UserError(f"{cls.__name__} is the base class. Use a variant: {known}.")
         return VARIANT_CONFIGS[cls.variant](**settings)
 
     @property
@@ -136,51 +138,57 @@ class RFDETR(Upstream):
                 exported file is not installed.
         """
         given: dict[str, Any] = {**settings}
-        if as_path(path, "path").suffix in SUFFIXES:
-            return cls._of_exported(Path(path), **given)
-        device = find_device(given.get("device") or "auto")
-        checkpoint = read_checkpoint(Path(path))
+        if "pretrain_weights" in given:
+            raise UserError("from_checkpoint() takes the weights of its path. Leave out pretrain_weights.")
+        device = device_name(given.get("device")) or "auto"
+        path = as_path(path, "path")
+        if path.suffix in SUFFIXES:
+            return cls._of_exported(path, **given | {"device": device})
+        device = find_device(device)
+        checkpoint = read_checkpoint(path)
         found = cls._variant_of(path, architecture_of(checkpoint).name)
         model = found.__new__(found)
         model._build(found.get_model_config(**given | {"pretrain_weights": path}), device, checkpoint, given)
         return model
 
     @classmethod
-    def _of_exported(cls, path: Path, *, device: str | None = None, **settings: Any) -> Self:
+    def _of_exported(cls, path: Path, *, device: str, **settings: Any) -> Self:
         if settings:
             raise UserError(f"{path} is an exported file: {', '.join(settings)} cannot be changed. Give only device.")
-        predictor = ExportedPredictor.from_file(path, device=device or "auto")
+        predictor = ExportedPredictor.from_file(path, device=device)
         found = cls._variant_of(path, predictor.architecture.name)
         model = found.__new__(found)  # without a detector, which __init__ builds
         sizes = sizes_of(predictor.architecture)
         model._section = parse(ModelConfig, sizes | {"variant": found.variant}, str(path))
-        model.weights, model.data, model._predictor, model._optimised = path, None, predictor, None
+        model.weights, model.data, model._predictor, model._optimised = path.absolute(), None, predictor, None
         model.callbacks = defaultdict(list)
         return model
 
     @classmethod
     def _variant_of(cls, path: AnyPath, name: str) -> type[Self]:
-        """The class of that name. Raises a UserError where there is none, or it is not this one."""
+        """This class if it is of that name, or else that one. UserError: there is none, or it is another one."""
         found: Any = globals().get(name)
         if not isinstance(found, type) or not issubclass(found, RFDETR):
             raise UserError(f"{path} is a {name}, which is no variant here. Known: {', '.join(VARIANTS)}.")
+        if issubclass(cls, found):
+            return cls
         if not issubclass(found, cls):
             raise UserError(f"{path} is a {name}, not a {cls.__name__}. Use {name} or rfdetr_core.load.")
         return found
 
-    def _own(self, what: str) -> Predictor:
+    def _torch_predictor(self, caller: str) -> Predictor:
         """The predictor with the torch module. Raises a UserError of an exported file, which has none."""
         if isinstance(self._predictor, Predictor):
             return self._predictor
         raise UserError(
-            f"{what} needs a checkpoint, and {self.weights} is a file that was exported from one: it can only predict "
-            "and be evaluated. Load the checkpoint (.pth) instead."
+            f"{caller} needs a checkpoint, and {self.weights} is a file that was exported from one: it can only "
+            "predict and be evaluated. Load the checkpoint (.pth) instead."
         )
 
     @property
     def model(self) -> Detector:
         """The torch module: normalised images (B, 3, H, W) to DetectorOutput."""
-        return self._own("model").detector
+        return self._torch_predictor("model").detector
 
     @property
     def architecture(self) -> Architecture:
@@ -214,8 +222,8 @@ class RFDETR(Upstream):
         from rfdetr_core.observers.publishing import track_evaluation
         from rfdetr_core.training.record import sole_writer
 
-        device = self._own("train()").device
-        planned = Plan.of(self._section, self.weights, device, dict(settings))
+        device = self._torch_predictor("train()").device
+        planned = Plan.of(self._section, self.weights, device, dict(settings), self.callbacks)
         output = planned.output
         with sole_writer(output):  # from the first file to the last: another's dataset would be trained on or scored
             self.data = prepare_dataset(planned.dataset, output / "dataset", planned.weights.parent)
@@ -227,9 +235,9 @@ class RFDETR(Upstream):
                 track_evaluation(self.data, output, output / "evaluate", planned.settings.runtime)
         say(*run_files(output).split("\n"), f"use: python -m rfdetr_core predict {best} IMAGE")
 
-    def get_train_config(self, **settings: Unpack[keywords.SettingsKeywords]) -> TrainSettings:
-        """The config that `train` makes of its keywords. Raises a UserError as `train` does; nothing is read."""
-        return Plan.settings_of(dict(settings), self._section.variant)
+    def get_train_config(self, **settings: Unpack[keywords.TrainKeywords]) -> TrainSettings:
+        """The config that `train` makes of its keywords, without those of the model. UserError: as `train`."""
+        return train_config_of(dict(settings), self._section.variant)
 
     def optimize_for_inference(
         self,
@@ -250,7 +258,7 @@ class RFDETR(Upstream):
         Raises:
             UserError: another dtype or batch_size, inplace, or it cannot be compiled here.
         """
-        own = self._own("optimize_for_inference()")
+        own = self._torch_predictor("optimize_for_inference()")
         check_upstreams(inplace, compile_backend, own.device)
         self._optimised = own.optimised(compiled=compile, batch_size=batch_size, dtype=dtype)
 
@@ -322,13 +330,15 @@ class RFDETR(Upstream):
         upstream gives them, such as test/mAP_50_95.
 
         Raises:
-            UserError: an unknown keyword, no dataset, a fault of it, or classes that are not the model's.
+            UserError: an unknown keyword, no dataset, a fault of it, or classes, a device or a resolution that are not
+                the model's.
         """
         from rfdetr_core.evaluation.evaluate import evaluate
         from rfdetr_core.training.record import sole_writer
 
         given, data = dict(settings), self.data
-        config, unused = evaluation_settings(split, given, self._section.variant)
+        unused = take_models(given, {"device": self._predictor.device, "resolution": self.architecture.resolution})
+        config, others = evaluation_settings(split, given, self._section.variant)
         dataset = as_path(given["dataset_dir"], "dataset_dir") if given.get("dataset_dir") is not None else None
         output = as_path(given.get("output_dir", "output"), "output_dir")
         refuse_results(output / "evaluate")
@@ -336,7 +346,7 @@ class RFDETR(Upstream):
             raise UserError("evaluate() needs dataset_dir: this model was not trained here.")
         if dataset is not None:
             check_dataset(dataset)
-        if unused:
+        if unused := sorted({*unused, *others} - {"device", "resolution"}):
             say(f"evaluate() does not use {', '.join(unused)}")
         with sole_writer(output):
             if dataset is not None:
@@ -370,7 +380,7 @@ class RFDETR(Upstream):
         from rfdetr_core.export.model import export_model
 
         output, sizes = as_path(output_dir, "output_dir"), {"batch_size": batch_size, "dynamic_batch": dynamic_batch}
-        own = self._own("export()")
+        own = self._torch_predictor("export()")
         refuse_results(output)
         return export_model(own, output, sizes | dict(arguments), self.data)
 

@@ -25,6 +25,7 @@ _COMMAND = "python -m rfdetr_core.config.reference"
 _WIDTH = 120
 _PATH = "str | os.PathLike[str]"
 _OWN = "None: as the model was built"
+_DEVICE = "str | int | torch.device | None"
 
 
 class Key(NamedTuple):
@@ -38,13 +39,15 @@ class Key(NamedTuple):
 _PATHS = {
     "dataset_dir": "folder of a COCO or YOLO dataset",
     "output_dir": "folder of the run's files",
-    "resume": "path of a checkpoint.pth to go on from, up to `epochs`",
+    "resume": "checkpoint.pth to resume from, up to `epochs`",
     "pretrain_weights": "path of a checkpoint or a published name; None: a new model; left out: the published weights",
 }
 _HEAD = f'''"""The keywords of the Python API, for editors and mypy. Written by `{_COMMAND}`."""
 
 import os
 from typing import Any, Literal, Required, TypedDict
+
+import torch
 '''
 
 
@@ -64,7 +67,8 @@ def keywords() -> str:
     dataset = settings.pop("dataset_dir")
     model = {key: Key(_or_none(one.type), one.about) for key, one in _keys(ModelSettings).items() if key != "variant"}
     of_model = {key: Key(model[key].type, f"{_about(ModelSettings, key)}; {_OWN}") for key in OF_MODEL_AND_TRAIN}
-    device = Key("str | None", f"cpu, cuda, cuda:0, mps, which sets accelerator; {_OWN}")
+    model["device"] = Key(_DEVICE, model["device"].about)
+    of_model["device"] = Key(_DEVICE, f"cpu, cuda, cuda:0, mps, which sets accelerator; {_OWN}")
     evaluation = {key: one for key, one in _keys(EvaluateConfig).items() if key not in ("split", *settings)}
     evaluation = {"dataset_dir": Key(_or_none(dataset.type), "None: the dataset that was trained on")} | evaluation
     export = {
@@ -86,8 +90,8 @@ def keywords() -> str:
             "The keywords of a TrainConfig.",
             {"dataset_dir": Key(f"Required[{dataset.type}]", dataset.about)},
         ),
-        _typed_dict("TrainKeywords", "SettingsKeywords", "The keywords of `train`.", of_model | {"device": device}),
-        _typed_dict("EvaluateKeywords", "RunKeywords", "The keywords of `evaluate`.", evaluation),
+        _typed_dict("TrainKeywords", "SettingsKeywords", "The keywords of `train`.", of_model),
+        _typed_dict("EvaluateKeywords", "RunKeywords", "The keywords of `evaluate`.", evaluation | of_model),
         _typed_dict("ExportKeywords", "", "The keywords of `export` beside output_dir and sizes.", export | own),
     ]
     return "\n\n".join(parts)

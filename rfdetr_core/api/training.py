@@ -16,7 +16,14 @@ from typing import Any, Self, TypeAlias
 
 import torch
 
-from rfdetr_core.api.configs import OF_MODEL_AND_TRAIN, ModelSettings, TrainSettings
+from rfdetr_core.api.configs import (
+    OF_MODEL_AND_TRAIN,
+    ModelSettings,
+    ScriptTrainConfig,
+    TrainSettings,
+    device_name,
+    expanded,
+)
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
@@ -33,8 +40,10 @@ from rfdetr_core.selection.strip import strip
 from rfdetr_core.training.config import check_together
 
 AnyPath: TypeAlias = str | os.PathLike[str]
+FunctionsByEvent: TypeAlias = Mapping[str, Sequence[Callable[[dict[str, float]], object]]]
 BEST = "checkpoint_best_total.pth"
 _FOLDERS = {"dataset_dir", "output_dir"}
+EVENTS = ("on_fit_epoch_end", "on_train_end")  # when functions in `RFDETR.callbacks` are called
 _SPLITS = {"val": "valid", "validation": "valid"}
 
 
@@ -64,10 +73,10 @@ def process_restored() -> Iterator[None]:
 
 
 def as_path(value: Any, argument: str) -> Path:
-    """The path that an argument gives. Raises a UserError where it is empty, or of another type."""
+    """The path that an argument gives, ~ resolved. Raises a UserError where it is empty, or of another type."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise UserError(f"{argument} is {value!r}: it must be one path, as text or a Path.")
-    return Path(value)
+    return Path(expanded(value))
 
 
 def find_weights(given: Any) -> Path | None:
@@ -81,6 +90,13 @@ def find_weights(given: Any) -> Path | None:
     if given is None:
         return None
     path = as_path(given, "pretrain_weights")
+    if path.is_dir():
+        raise UserError(f"pretrain_weights is {str(path)!r}, which is a folder. Give the path of a file in it.")
+    if path.parent not in (Path(), cache_folder()) and path.name in PUBLISHED and not path.exists():
+        raise UserError(
+            f"pretrain_weights is {str(path)!r}, and there is no such file. "
+            f"Write pretrain_weights={path.name!r} for the published one."
+        )
     folder = path.parent if path.parent != Path() or path.is_file() else Path("weights")
     try:
         return resolve_weights(path.name, folder)
@@ -163,15 +179,26 @@ class Plan:
     weights: Path
 
     @classmethod
-    def of(cls, model: ModelConfig, weights: Path | None, device: str, keywords: dict[str, Any]) -> Self:
-        """Check the keywords of `train` for a model of these weights.
+    def of(
+        cls,
+        model: ModelConfig,
+        weights: Path | None,
+        device: str,
+        keywords: dict[str, Any],
+        functions: FunctionsByEvent | None = None,
+    ) -> Self:
+        """Check the keywords of `train` for a model of these weights. functions: those to call, by event.
 
         Raises:
-            UserError: an unknown keyword or a wrong value, or what is asked for cannot be trained here.
+            UserError: an unknown keyword or event, a wrong value, or what is asked for cannot be trained here.
         """
+        for event in _asked(functions or {}):
+            if event not in EVENTS:
+                raise UserError(f"callbacks has no {event}. There are {' and '.join(EVENTS)}.")
         given = {key: keywords.pop(key, None) for key in OF_MODEL_AND_TRAIN}
         own = {key: value for key, value in given.items() if value is not None}
-        kind, _, number = str(keywords.pop("device", None) or device).partition(":")
+        other = device_name(keywords.pop("device", None))
+        kind, _, number = str(device if other is None else other).partition(":")
         if number not in ("", "0"):
             raise UserError(
                 f"train() takes the first device, not {kind}:{number}. Start Python with "
@@ -200,10 +227,10 @@ class Plan:
     @staticmethod
     def settings_of(keywords: dict[str, Any], variant: str, call: str = "train()") -> TrainSettings:
         """The settings of keywords. UserError: an unknown one, or one of the constructor of the class."""
-        for key in ("dataset_dir", "output_dir"):
-            if key in keywords or key == "dataset_dir":
-                as_path(keywords.get(key), key)
-        others = sorted(keywords.keys() & ModelSettings.model_fields.keys() - TrainSettings.model_fields.keys())
+        for key in keywords.keys() & _FOLDERS:
+            as_path(keywords[key], key)
+        of_model = ModelSettings.model_fields.keys() - TrainSettings.model_fields.keys() - {"variant"}
+        others = sorted(keywords.keys() & of_model)
         if others:
             name = VARIANTS[variant].name
             raise UserError(
@@ -222,21 +249,52 @@ class Plan:
         """The folder of the run."""
         return Path(self.settings.output_dir)
 
-    def run(self, data: ProjectPaths, functions: Mapping[str, Sequence[Callable[[dict[str, float]], object]]]) -> Path:
+    def run(self, data: ProjectPaths, functions: FunctionsByEvent) -> Path:
         """Train, select and strip; the path of the best weights."""
         from rfdetr_core.api.callbacks import Functions
         from rfdetr_core.training.run import train_model
 
-        watching = [Functions(functions)] if any(functions.values()) else []
+        asked = _asked(functions)
+        watching = [Functions(asked)] if asked else []
         train_model(data, self.model, self.settings.train, self.settings.runtime, self.output, watching)
         return select_and_strip(self.output)
 
 
-def evaluation_settings(split: str, keywords: dict[str, Any], variant: str) -> tuple[EvaluateConfig, list[str]]:
+def _asked(functions: FunctionsByEvent) -> FunctionsByEvent:
+    """Those events that have a function: to look one up in `RFDETR.callbacks` gives it an empty list."""
+    return {event: given for event, given in functions.items() if given}
+
+
+def take_models(keywords: dict[str, Any], built: Mapping[str, Any] | None = None) -> list[str]:
+    """Remove the keywords of the model that `train` takes, too, and give their names. built: what it was built with.
+
+    Raises:
+        UserError: one differs from what `built` has.
+    """
+    given = {key: keywords.pop(key) for key in (*OF_MODEL_AND_TRAIN, "device") if key in keywords}
+    given = {key: value for key, value in given.items() if value is not None}
+    for key, own in (built or {}).items():
+        value = device_name(given.get(key, own)) if key == "device" else given.get(key, own)
+        same = str(value).removesuffix(":0") == str(own).removesuffix(":0")
+        if not same and (key, value) != ("device", "auto"):
+            raise UserError(
+                f"evaluate() was given {key}={value!r}, but the model has {own!r}. Give {key} to the constructor or to "
+                "from_checkpoint, then evaluate()."
+            )
+    return [*given]
+
+
+def train_config_of(keywords: dict[str, Any], variant: str) -> TrainSettings:
+    """The config that `train` makes of its keywords, without those of the model. UserError: as `train`."""
+    take_models(keywords)
+    return ScriptTrainConfig(**Plan.settings_of(keywords, variant).model_dump())
+
+
+def evaluation_settings(split: Any, keywords: dict[str, Any], variant: str) -> tuple[EvaluateConfig, list[str]]:
     """The config of `evaluate` from its keywords, and those of `train` among them that it does not use.
 
     Raises:
-        UserError: an unknown keyword, or one of the constructor of the class.
+        UserError: an unknown keyword or split, or a keyword of the constructor of the class.
     """
     own = EvaluateConfig.model_fields
     known = (
@@ -248,7 +306,8 @@ def evaluation_settings(split: str, keywords: dict[str, Any], variant: str) -> t
     values = {
         key: keywords[key] for key in keywords if key not in known and (key, keywords[key]) != ("batch_size", "auto")
     }
-    config = parse(EvaluateConfig, values | {"split": _SPLITS.get(split, split)}, "evaluate()")
+    named = _SPLITS.get(split, split) if isinstance(split, str) else split
+    config = parse(EvaluateConfig, values | {"split": named}, "evaluate()")
     return config, sorted(unused)
 
 

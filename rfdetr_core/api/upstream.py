@@ -18,15 +18,15 @@ from rfdetr_core.model.config import Architecture
 if TYPE_CHECKING:
     from rfdetr_core.inference.predictor import Predictor
 
-WEIGHTS, NAMES = "weights.pt", "class_names.txt"
+WEIGHTS_FILE, NAMES_FILE = "weights.pt", "class_names.txt"
 
 
-class Upstream:
+class UpstreamMembers:
     """The part of class RFDETR that is there for users of upstream alone."""
 
     size: ClassVar[str | None]
 
-    def _own(self, what: str) -> Predictor:
+    def _torch_predictor(self, caller: str) -> Predictor:
         raise NotImplementedError
 
     @property
@@ -56,7 +56,7 @@ class Upstream:
             UserError: results of a pipeline are kept in the folder, the model was read from an exported file, Roboflow
                 does not know the variant, or the name of a class is not one line.
         """
-        write_bundle(self._own("export_for_roboflow()"), as_path(output_dir, "output_dir"))
+        write_bundle(self._torch_predictor("export_for_roboflow()"), as_path(output_dir, "output_dir"))
 
     def deploy_to_roboflow(self, *_: Any, **__: Any) -> NoReturn:
         """Raise a UserError that says how to upload the files of `export_for_roboflow`: it needs an account."""
@@ -65,7 +65,7 @@ class Upstream:
             'Write the files: model.export_for_roboflow("bundle")\n'
             "Install the package: pip install roboflow\n"
             "Upload them: roboflow.Roboflow(api_key=..).workspace(..).project(..).version(..)"
-            f'.deploy(model_type="{self.size}", model_path="bundle", filename="{WEIGHTS}")'
+            f'.deploy(model_type="{self.size}", model_path="bundle", filename="{WEIGHTS_FILE}")'
         )
 
     if not TYPE_CHECKING:  # or type checkers would let any name pass
@@ -88,9 +88,9 @@ def write_bundle(predictor: Predictor, folder: Path) -> None:
     if names == tuple(name or str(label) for label, name in enumerate(COCO_NAMES)):
         names = tuple(COCO_CLASS_NAMES)  # as upstream has them: without the ids that COCO does not use
     if broken := [name for name in names if name.splitlines() != [name]]:
-        raise UserError(f"{NAMES} has a line for each class; the name {broken[0]!r} is not one line.")
+        raise UserError(f"{NAMES_FILE} has a line for each class; the name {broken[0]!r} is not one line.")
     config = {key: value for key, value in model_config_of(architecture).items() if key != "model_name"}
     args = config | {"dataset_dir": None, "output_dir": "output", "resume": ""}
     weights = predictor.detector.state_dict()
-    write_checkpoint(folder / WEIGHTS, make_checkpoint(architecture, weights, class_names=names, args=args))
-    files.write_text(folder / NAMES, "\n".join(names))
+    write_checkpoint(folder / WEIGHTS_FILE, make_checkpoint(architecture, weights, class_names=names, args=args))
+    files.write_text(folder / NAMES_FILE, "\n".join(names))

@@ -6,7 +6,7 @@ import ipaddress
 import socket
 import urllib.request
 from contextlib import suppress
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 _TRANSLATED, _PROTOCOLS = ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("192.0.0.0/24")
 
@@ -21,7 +21,7 @@ def refusal(address: str) -> str | None:
     parts = urlsplit(address)
     if parts.scheme != "https":
         return "which is not https"
-    numbers = _numbers(parts.hostname or "")
+    numbers = _numbers(parts.hostname or "", unquote(parts.netloc))
     return next((f"whose host ({number}) is not public" for number in numbers if not is_public(number)), None)
 
 
@@ -34,12 +34,15 @@ def is_public(number: str) -> bool:
     return parsed.is_global and not parsed.is_multicast and parsed not in _PROTOCOLS
 
 
-def _numbers(host: str) -> list[str]:
-    """The numeric addresses of a host, as far as this machine has to know them: a proxy resolves names itself."""
+def _numbers(host: str, place: str) -> list[str]:
+    """The numeric addresses of a host, as far as this machine has to know them: a proxy resolves names itself.
+
+    place: the host with its port, as urllib names it when it asks whether to go without the proxy.
+    """
     with suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
     with suppress(OSError):
         return [socket.inet_ntoa(socket.inet_aton(host))]  # 127.1, 2130706433, 0x7f000001: a proxy knows them, too
-    if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+    if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(place):
         return ["127.0.0.1"] if host.rstrip(".") == "localhost" else []
     return [str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.hosts import refusal
+from rfdetr_core.base.printing import printable
 from rfdetr_core.base.waiting import OutOfTimeError, Patience
 
 FAILURES = (OSError, http.client.HTTPException, ValueError)  # of the network, the disk, or what a server says
@@ -39,7 +40,7 @@ def check_public(address: str) -> None:
 def reason(error: BaseException) -> str:
     """Why a download failed, in a few words: those of the system, without what urllib puts around them."""
     inner = _inner(error)
-    return str(getattr(inner, "strerror", None) or inner)
+    return printable(str(getattr(inner, "strerror", None) or inner))  # a server can have written it
 
 
 def _inner(error: BaseException) -> object:

@@ -32,7 +32,7 @@ _LIST = (
     "teddy bear|hair drier|toothbrush"
 )
 COCO_NAMES = tuple(_LIST.split("|"))
-# As upstream has them: by id, and in a row.
+# Upstream's two forms: a dict by COCO id, and a list.
 COCO_CLASSES = {number: name for number, name in enumerate(COCO_NAMES) if name}
 COCO_CLASS_NAMES = [*COCO_CLASSES.values()]
 TAKEN, LEFT = "taken", "left at the initial value"

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rfdetr_core.base import files
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.download import FAILURES, check_public, download, reason
 
 _STORE = "https://storage.googleapis.com/rfdetr/"
 _MOST_BYTES = 2 * 2**30  # several times what the weights of the largest variant take
+_SUFFIXES = (".ckpt", ".pt", ".pth")
 _ABANDONED = 3600.0  # seconds since the last byte of a partial file
 
 
@@ -68,10 +69,10 @@ def resolve_weights(name: str | None, folder: Path) -> Path | None:
         return local
     if name in PUBLISHED:
         return fetch(name)
-    there = sorted(path.name for path in folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    there = sorted(path.name for path in folder.glob("[!.]*") if path.suffix in _SUFFIXES and path.is_file())
     raise UserError(
         f"{name!r} is no file in {folder}/ and no published name (a name has no folder). "
-        f"In {folder}/: {', '.join(there) or 'nothing'}. Published: {', '.join(PUBLISHED)}."
+        f"In {folder}/: {listed(there, 10) or 'nothing'}. Published: {', '.join(PUBLISHED)}."
     )
 
 

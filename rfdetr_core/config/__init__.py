@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
+from pathlib import Path
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
     """A config of the Python API, such as RFDETRNanoConfig or TrainConfig; `__all__` are their names."""
-    module = any(os.path.exists(f"{__path__[0]}/{name}{end}") for end in ("", ".py"))  # not imported to see it
+    module = any(Path(f"{__path__[0]}/{name}{end}").exists() for end in ("", ".py"))  # not imported to see it
     if module or (name.startswith("_") and name != "__all__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module("rfdetr_core.api").public_config(name)

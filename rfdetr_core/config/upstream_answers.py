@@ -1,4 +1,4 @@
-"""Answers to who uses a name of upstream's package: messages, and the section of docs/parameters.md."""
+"""Messages for users of upstream's names, and the section of docs/parameters.md about them."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from rfdetr_core.base import hosts, images
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.printing import printable
 from rfdetr_core.base.waiting import OutOfTimeError, Patience
 
 MOST_BYTES = 100 * 2**20
@@ -81,7 +82,7 @@ def _fetch(address: str) -> tuple[bytes, str]:
         reason = str(error.reason)
     except _FAILURES as error:
         reason = str(error) or type(error).__name__
-    raise UserError(f"{name} cannot be downloaded: {' '.join(reason.split()).rstrip('.')}. {_INSTEAD}")
+    raise UserError(f"{name} cannot be downloaded: {printable(' '.join(reason.split())).rstrip('.')}. {_INSTEAD}")
 
 
 def _read(address: str, end: float) -> tuple[bytes, str]:
@@ -132,7 +133,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class _PublicConnection(http.client.HTTPSConnection):
-    """A connection that ends before anything is asked if it leads to a host that is not public.
+    """A connection that ends before a request is sent if it leads to a host that is not public.
+
+    By then TLS has been set up with it: the host knows the name that was asked for, and nothing else.
 
     The name was looked up before, yet a second look-up may give another number. A proxy looks it up itself.
     """

@@ -108,7 +108,7 @@ class BasePredictor(ABC):
         of uint8 or of floats in 0..1. Boxes are xyxy in pixels of the upright image. Of each object,
         `.data["class_name"]` has the name of its class, and `.data["source_shape"]` the image's (height, width).
 
-        threshold: a number, or one for each class by its name; None for the model's own, which is told once on
+        threshold: a number, or one for each class by its name; None for the model's own, which is printed once on
         standard error. shape: the (height, width) that images are resized to before the model; None for the square of
         its resolution, which it was trained with. patch_size: the model's own, or None. include_source_image: keep the
         image as the model saw it, upright RGB (H, W, 3) of uint8, in `.metadata["source_image"]`. batch_size: images

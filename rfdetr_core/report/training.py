@@ -83,7 +83,7 @@ def _read(path: AnyPath) -> Any:
     """The values of each epoch, as a table whose index is the number of the epoch, from 1."""
     import pandas as pd
 
-    given = Path(path)
+    given = Path(path).expanduser()
     found = next((given / name for name in _NAMES if (given / name).is_file()), given)
     if not found.is_file():
         what = f"has no {_NAMES[0]}" if given.is_dir() else "is no file"
@@ -146,7 +146,7 @@ def _figure(table: Any, panels: Sequence[Panel] | Iterator[Panel], output_path: 
     for place in axes[len(drawn) :]:
         place.remove()
     if output_path is not None:
-        _save(figure, Path(output_path))
+        _save(figure, Path(output_path).expanduser())
     return figure
 
 

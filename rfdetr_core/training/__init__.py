@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ __all__ = ["RFDETRDataModule", "RFDETRModelModule", "build_trainer"]
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(importlib.import_module("rfdetr_core.api.custom"), name)
-    module = any(os.path.exists(f"{__path__[0]}/{name}{end}") for end in ("", ".py"))  # not imported to see it
+    module = any(Path(f"{__path__[0]}/{name}{end}").exists() for end in ("", ".py"))  # not imported to see it
     if module or name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     raise importlib.import_module("rfdetr_core.api").missing(__name__, name)

@@ -130,7 +130,7 @@ class TrainConfig(Config):
     devices: int | Literal["auto"] = Field(1, description="devices per node")
     num_nodes: int = Field(1, gt=0, description="machines")
     strategy: str = Field("auto", description="of Lightning: auto, ddp, fsdp, ...")
-    resume: str | None = Field(None, description="a checkpoint.pth in weights/ to go on from, up to `epochs`")
+    resume: str | None = Field(None, description="a checkpoint.pth in weights/ to resume from, up to `epochs`")
     notes: JsonValue = Field(None, description="anything, kept in the checkpoints as args.notes")
 
     @field_validator("multi_scale", "compile", mode="before")
