@@ -1,4 +1,4 @@
-"""Every row and every snippet of docs/coming-from-rfdetr.md, run as it stands, but for epochs and the address.
+"""The first table and every snippet of docs/coming-from-rfdetr.md, run as they stand, but for epochs and the address.
 
 Nano and SegNano are small here, and their published files have random weights.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import supervision
 import torch
 from PIL import Image
 from pytorch_lightning.callbacks import ModelSummary
@@ -24,10 +25,9 @@ from rfdetr_core.checkpoint.files import make_checkpoint, write_checkpoint
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.detector import build_detector
 from tests.coming_from import SHARED, SNIPPETS, rows
-from tests.pipeline.project import make_dataset
+from tests.pipeline.project import CHECKPOINTS, make_dataset
 from tests.secure import secure_server
 
-FIVE = {f"checkpoint{end}.pth" for end in ("", "_best_ema", "_best_regular", "_best_total")}
 pytestmark = pytest.mark.slow
 # Of Pico, whose stride is that of the published variants: the resolutions on the page fit.
 SMALL = {"encoder_width": 96, "encoder_blocks": 4, "encoder_heads": 3, "feature_indexes": (2, 4), "width": 128}
@@ -97,10 +97,15 @@ def test_a_snippet_runs(here: Path, code: str, monkeypatch: pytest.MonkeyPatch) 
         photo = server.at("/photo.jpg", content=Path("photo.jpg").read_bytes())
         space = run(code.replace("https://example.com/photo.jpg", photo))
     if "predict(" in code:
-        assert len(space.get("detections", space.get("first"))) >= 0
+        found = [space[name] for name in ("detections", "first", "second") if name in space]
+        assert len(found) == (2 if "first, second =" in code else 1)
+        for one in found:
+            assert isinstance(one, supervision.Detections)
+            assert one.data["source_shape"].tolist() == [[48, 64]] * len(one)
+            assert ("source_image" in one.metadata) == ("include_source_image=False" not in code)
     for folder in re.findall(r'output_dir="(runs/\w+|output)"', code):
         if "fit(" in code or "train(" in code:
-            assert {path.name for path in Path(folder).iterdir()} >= FIVE
+            assert {path.name for path in Path(folder).iterdir()} >= CHECKPOINTS
 
 
 def test_there_are_ten_snippets() -> None:

@@ -272,11 +272,11 @@ def test_wrong_arguments_are_named(data: Path, tmp_path: Path) -> None:
     config = train_config(data, tmp_path)
     with pytest.raises(UserError, match=r"num_classes is 3, but .* has 2 classes: red, green\. Write num_classes=2"):
         RFDETRModelModule(model_config(num_classes=3), config)
-    with pytest.raises(UserError, match="model_config is a ScriptTrainConfig"):
+    with pytest.raises(UserError, match="model_config is a TrainConfig"):
         RFDETRModelModule(config, model_config())  # type: ignore[call-overload]
     with pytest.raises(UserError, match="RFDETRDataModule takes"):
         RFDETRDataModule(model_config())  # type: ignore[call-overload]
-    with pytest.raises(UserError, match="build_trainer: model_config is a ScriptTrainConfig"):
+    with pytest.raises(UserError, match="build_trainer: model_config is a TrainConfig"):
         build_trainer(model_config(), config)  # type: ignore[call-overload]
     with pytest.raises(UserError, match=r"accelerator is 'tpu'"):
         build_trainer(config, model_config(), accelerator="tpu")

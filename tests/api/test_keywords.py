@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import os
+import pickle
 import pydoc
 import re
 import subprocess
@@ -41,7 +42,9 @@ def test_the_keywords_are_the_fields_of_the_configs() -> None:
     assert get_type_hints(keywords.SettingsKeywords).keys() == train
     assert get_type_hints(keywords.TrainKeywords).keys() == train | OF_TRAIN
     assert get_type_hints(keywords.ModelKeywords).keys() == configs.ModelSettings.model_fields.keys() - {"variant"}
-    assert get_type_hints(keywords.EvaluateKeywords).keys() == train | EvaluateConfig.model_fields.keys() - {"split"}
+    assert get_type_hints(keywords.EvaluateKeywords).keys() == train | OF_TRAIN | EvaluateConfig.model_fields.keys() - {
+        "split"
+    }
     assert get_type_hints(keywords.AugmentKeywords).keys() == AugmentConfig.model_fields.keys()
     export = ExportConfig.model_fields.keys() - {"formats", "batch_size"}
     assert export <= get_type_hints(keywords.ExportKeywords).keys()
@@ -87,7 +90,7 @@ def words(hint: Any) -> list[str]:
 )
 def test_a_type_fits_a_value_where_the_config_takes_it(typed: Any, config: type[Config]) -> None:
     hints = get_type_hints(typed)
-    for key in hints.keys() & config.model_fields.keys():
+    for key in hints.keys() & config.model_fields.keys() - {"device"}:  # which is a number or a torch.device, too
         for value in [*SAMPLES, *words(hints[key])]:
             if typed is keywords.ModelKeywords and value is None:
                 continue  # the class takes None for every keyword, the section of params.yaml does not
@@ -166,6 +169,38 @@ def test_a_class_of_a_script_has_its_own_signature() -> None:
     assert list(inspect.signature(Mine).parameters) == ["size"]
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda known: known.RFDETRNanoConfig(resolution=100), "100 is not divisible.*Nearest: 96 or 128"),
+        (
+            lambda known: known.RFDETRNanoConfig(resolutions=96),
+            r"Did you mean resolution\? .*pretrain_weights, resolution\.",
+        ),
+        (lambda known: known.ModelConfig(), r"^ModelConfig is the base class\. Use a variant: RFDETRNanoConfig"),
+        (lambda known: known.TrainConfig(epochs=3), r"^TrainConfig needs dataset_dir\.$"),
+        (
+            lambda known: known.TrainConfig(dataset_dir="x", resolution=448),
+            r"^TrainConfig has no resolution: it belongs to the model's config, such as RFDETRNanoConfig\(resolution=448",
+        ),
+        (
+            lambda known: setattr(known.TrainConfig(dataset_dir="x"), "epochs", 5),
+            r"^A config cannot be changed\. Write TrainConfig\(\.\.\., epochs=5\)\.$",
+        ),
+    ],
+)
+def test_an_error_of_a_config_names_what_the_user_wrote(make: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(rfdetr_core.config)
+
+
+def test_a_config_is_made_of_what_another_one_holds() -> None:
+    one = rfdetr_core.config.RFDETRNanoConfig(resolution=96, device="gpu")
+    assert rfdetr_core.config.RFDETRNanoConfig(**one.model_dump()) == one == pickle.loads(pickle.dumps(one))
+    other = rfdetr_core.config.TrainConfig(dataset_dir="x", epochs=3)
+    assert rfdetr_core.config.TrainConfig(**other.model_dump()) == other == pickle.loads(pickle.dumps(other))
+
+
 def test_the_configs_have_upstreams_names() -> None:
     from rfdetr_core.config import ModelConfig, RFDETRMediumConfig, SegmentationTrainConfig, TrainConfig
 
@@ -186,6 +221,7 @@ SCRIPT = """
 import os
 from pathlib import Path
 
+import torch
 import rfdetr_core
 from rfdetr_core import RFDETR, RFDETRNano, load
 from rfdetr_core import RFDETRNan  # wrong
@@ -196,6 +232,7 @@ model = RFDETRNano(resolution=448, pretrain_weights=Path("a.pth"), num_classes=N
 RFDETRNano(resolutoin=1)  # wrong
 RFDETRNano(resolution="448")  # wrong
 RFDETRNano(variant="nano")  # wrong
+RFDETRNano(device=torch.device("cpu")).evaluate(resolution=448, device=0)
 model.train(dataset_dir=Path("x"), output_dir="y", epochs=3, lr=1, batch_size="auto", multi_scale=False, resolution=448)
 model.train(dataset_dir="x", augmentation={"hue": 0.1}, optimizer_kwargs={"betas": [0.9, 0.99]}, class_names=["a"])
 model.train(dataset_dir="x", epoch=3)  # wrong

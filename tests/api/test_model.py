@@ -20,18 +20,19 @@ import torch
 
 import rfdetr_core
 from rfdetr_core.api import model as api
+from rfdetr_core.api.training import Plan
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import sha256_file
 from rfdetr_core.base.metadata import read_metadata
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, read_plain, write_checkpoint
+from rfdetr_core.config import TrainConfig
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.model.detector import build_detector
 from rfdetr_core.ops.structures import DetectorOutput
-from tests.pipeline.project import make_dataset
+from tests.pipeline.project import CHECKPOINTS, make_dataset
 
 SMALL = {"resolution": 64, "num_queries": 10, "group_detr": 2, "device": "cpu"}
-FIVE = ("checkpoint.pth", "checkpoint_1.pth", "checkpoint_best_ema.pth", "checkpoint_best_regular.pth",
-        "checkpoint_best_total.pth")  # fmt: skip
+FIVE = sorted({*CHECKPOINTS, "checkpoint_1.pth"})
 
 
 @pytest.fixture(scope="module")
@@ -140,15 +141,19 @@ def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
     ("settings", "message"),
     [
         ({"resolutoin": 64}, r"resolutoin is not a known key\. Did you mean resolution\?"),
-        ({"variant": "nano"}, "variant is no keyword"),
-        ({"variant": None}, "variant is no keyword"),
+        ({"variant": "nano"}, "RFDETRPicoConfig already names the variant"),
+        ({"variant": None}, "RFDETRPicoConfig already names the variant"),
         ({"queries": None}, "queries is not a known key"),
         *(({"num_classes": wrong}, "num_classes is") for wrong in ("2", -1, 0, 2.5, True)),
-        ({"device": "gpu"}, "device 'gpu'.*cpu"),
+        ({"device": "gpu"}, "device 'cuda'.*cpu"),
+        ({"device": 7}, "device 'cuda:7'.*cpu"),
+        ({"device": True}, "device is True: give a name"),
         ({"pretrain_weights": ["a.pth"]}, "pretrain_weights is"),
         ({"resolution": 65}, "not divisible"),
         ({"resolution": "big"}, "resolution is 'big'"),
         ({"pretrain_weights": "no.pth"}, "no published name"),
+        ({"pretrain_weights": "weigths/rf-detr-nano.pth"}, "no such file.*pretrain_weights='rf-detr-nano.pth'"),
+        ({"pretrain_weights": "/"}, "'/', which is a folder"),
     ],
 )
 def test_a_wrong_keyword_is_named(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -157,7 +162,7 @@ def test_a_wrong_keyword_is_named(settings: dict[str, Any], message: str, tmp_pa
 
 
 def test_the_base_class_is_no_model() -> None:
-    with pytest.raises(UserError, match="RFDETRNano"):
+    with pytest.raises(UserError, match=r"RFDETR is the base class\. Use a variant: RFDETRNano"):
         rfdetr_core.RFDETR()
 
 
@@ -170,7 +175,75 @@ def test_a_wrong_keyword_of_train_or_evaluate_is_named_before_anything_is_writte
         model.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "out", picture=1)
     with pytest.raises(UserError, match="dataset_dir"):
         model.evaluate(output_dir=tmp_path / "out")
+    assert model.callbacks["on_train_start"] == []  # to look does no harm
+    model.callbacks["on_train_batch"].append(print)
+    with pytest.raises(UserError, match=r"callbacks has no on_train_batch\. There are on_fit_epoch_end"):
+        model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": ["test"]}, r"evaluate\(\)\.split is \['test'\]"),
+        ({"device": "cuda"}, "device='cuda', but the model has 'cpu'"),
+        ({"resolution": 96}, "resolution=96, but the model has 64.*constructor"),
+        ({"device": "auto", "resolution": 64, "freeze_encoder": True}, "evaluate.. needs dataset_dir"),
+        ({"device": torch.device("cpu")}, "evaluate.. needs dataset_dir"),
+    ],
+)
+def test_evaluate_takes_what_train_takes_of_the_model_if_it_is_the_models(
+    arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        rfdetr_core.RFDETRPico(**SMALL | {"device": torch.device("cpu")}).evaluate(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [(0, "accelerator cuda"), (1, "CUDA_VISIBLE_DEVICES=1"), (False, "device is False")]
+)
+def test_the_device_of_train_may_be_a_number(
+    device: Any, message: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def stop(kind: str) -> None:
+        raise UserError(f"accelerator {kind}")
+
+    monkeypatch.setattr("rfdetr_core.training.compilation.code_generator", stop)
+    monkeypatch.setattr("rfdetr_core.training.trainer.device_kind", lambda config: config.accelerator)
+    with pytest.raises(UserError, match=message):
+        Plan.of(ModelConfig(), None, "cpu", {"dataset_dir": str(folder), "device": device, "compile": True})
+
+
+def test_get_train_config_leaves_out_what_is_the_models_and_resolves_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    model = rfdetr_core.RFDETRPico(**SMALL)
+    of_model = {"resolution": 448, "device": 0, "freeze_encoder": True, "gradient_checkpointing": True}
+    config = model.get_train_config(dataset_dir="~/data", accelerator="gpu", epochs=3, **of_model)
+    assert config == TrainConfig(dataset_dir=Path("/home/me/data"), accelerator="cuda", epochs=3)
+    with pytest.raises(
+        UserError, match=r"num_classes: it belongs to the constructor\. Write RFDETRPico\(num_classes=2"
+    ):
+        model.get_train_config(dataset_dir="data", num_classes=2)
+
+
+def test_a_class_of_a_script_reads_a_file_as_itself_and_finds_it_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mine(rfdetr_core.RFDETRPico):
+        pass
+
+    model = rfdetr_core.RFDETRPico(**SMALL)
+    content = make_checkpoint(model.architecture, model.model.state_dict(), class_names=["a"] * 90, args={})
+    write_checkpoint(tmp_path / "a.pth", content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert type(Mine.from_checkpoint("~/a.pth", device="cpu")) is Mine
+    loaded = rfdetr_core.RFDETRPico(pretrain_weights="a.pth", device="cpu")
+    assert loaded.weights == tmp_path / "a.pth"
+    with pytest.raises(UserError, match="Leave out pretrain_weights"):
+        Mine.from_checkpoint("a.pth", pretrain_weights="b.pth")
 
 
 @pytest.mark.parametrize(

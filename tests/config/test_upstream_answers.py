@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 import rfdetr_core
 from rfdetr_core import RFDETRPico
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.config.upstream import API
+from rfdetr_core.config.upstream import API, Row
 from rfdetr_core.config.upstream_answers import missing_member, missing_name
 from rfdetr_core.config.upstream_modules import INNER
 
@@ -42,17 +44,19 @@ def test_an_import_of_a_name_that_is_elsewhere_or_nowhere_says_what_to_do(name: 
 
 
 @pytest.mark.parametrize(
-    "name", ["__wrapped__", "_repr_html_", "__path_x__", "pytest_plugins", "Nothing", "RFDETRnano"]
+    "name", ["", "__wrapped__", "_repr_html_", "__path_x__", "pytest_plugins", "Nothing", "RFDETRnano", "nothing.py"]
 )
 def test_a_name_that_upstream_does_not_have_is_an_ordinary_missing_attribute(name: str) -> None:
     assert not hasattr(rfdetr_core, name)
-    with pytest.raises(ImportError, match=f"cannot import name '{name}'"):
-        exec(f"from rfdetr_core import {name}")
+    if name.isidentifier():
+        with pytest.raises(ImportError, match=f"cannot import name '{name}'"):
+            exec(f"from rfdetr_core import {name}")
 
 
 def test_the_answers_need_no_torch() -> None:
     code = (
-        "import sys, rfdetr_core\ntry: rfdetr_core.ModelContext\nexcept ImportError: sys.exit('torch' in sys.modules)"
+        "import sys, rfdetr_core\ntry: rfdetr_core.ModelContext\nexcept ImportError: sys.exit('torch' in sys.modules)\n"
+        "else: sys.exit('no error')"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -81,3 +85,30 @@ def test_a_name_has_an_answer_only_where_upstream_has_it() -> None:
 def test_the_other_modules_with_upstreams_names_answer_too(module: str, name: str) -> None:
     with pytest.raises(ImportError, match=f"{name} of rfdetr"):
         exec(f"from rfdetr_core.{module} import {name}")
+
+
+MODULES = {f"rfdetr{end}": f"rfdetr_core{end}" for end in ("", ".config", ".training")}
+OWNED = [(MODULES[owner], name, row) for row in API for owner in row.owners.split() if owner in MODULES
+         for name in row.names.split()]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "name", "row"), OWNED, ids=[f"{module}.{name}" for module, name, _ in OWNED])
+def test_a_name_imported_as_from_upstream_is_there_or_has_its_answer(module: str, name: str, row: Row) -> None:
+    own = importlib.import_module(module)
+    if name in own.__all__:
+        assert name in dir(own)
+        assert getattr(own, name).__name__ in (name, row.path(name).rpartition(".")[2], "TrainConfig")
+    else:
+        with pytest.raises(ImportError, match=rf"^{name} of rfdetr 1\.11\.2 is "):
+            exec(f"from {module} import {name}")
+
+
+@pytest.mark.parametrize("module", MODULES.values())
+def test_a_module_of_the_package_is_not_imported_to_see_whether_it_has_it(module: str) -> None:
+    names = [found.name for found in pkgutil.iter_modules(importlib.import_module(module).__path__)]
+    code = (
+        f"import sys, {module} as package\nbefore = {{*sys.modules}}\n"
+        f"assert not [name for name in {names} if hasattr(package, name) and f'{module}.{{name}}' not in before]\n"
+        "assert before == {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -188,6 +188,23 @@ def test_no_server_and_no_address_are_messages(server: SecureServer) -> None:
             fetch_image(address)
 
 
+def test_a_reason_of_a_server_cannot_command_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise urllib.error.HTTPError("https://images.example/x.png", 404, "gone\x1b[2J", Message(), None)
+
+    monkeypatch.setattr(addresses, "_read", fail)
+    with pytest.raises(UserError, match=r"the server answers 404 gone\\x1b\[2J\."):
+        fetch_image("https://images.example/x.png")
+
+
+def test_the_proxy_is_left_out_for_the_addresses_that_urllib_leaves_it_out_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(hosts.urllib.request, "getproxies", lambda: {"https": "http://127.0.0.1:9"})
+    monkeypatch.setattr(hosts.urllib.request, "proxy_bypass", lambda host: asked.append(host))
+    assert hosts.refusal("https://images.example:8443/x.png") is None
+    assert asked == [urllib.request.Request("https://images.example:8443/x.png").host]
+
+
 def test_messages_hold_neither_a_password_nor_a_key(server: SecureServer) -> None:
     with pytest.raises(UserError, match=r"^https://images.example/x\.png, which has a user name in it") as error:
         fetch_image("https://me:secret@images.example/x.png")

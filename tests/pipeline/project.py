@@ -24,6 +24,9 @@ TINY = {
     "runtime": {"num_workers": 0, "threads": 1, "mlflow": False},
 }
 
+# What every training leaves in its folder, beside checkpoint_<epoch>.pth.
+CHECKPOINTS = {f"checkpoint{end}.pth" for end in ("", "_best_ema", "_best_regular", "_best_total")}
+
 # Data and results of this checkout, and what a user of the pipeline does not run.
 RESULTS = ("digests/", "manifest/", "metadata/", "annotations/", "output/", "reports/", "records/", "dvc.lock")
 LEFT_OUT = ("data/", "tests/", "docs/", *RESULTS)
