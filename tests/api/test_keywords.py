@@ -42,9 +42,8 @@ def test_the_keywords_are_the_fields_of_the_configs() -> None:
     assert get_type_hints(keywords.SettingsKeywords).keys() == train
     assert get_type_hints(keywords.TrainKeywords).keys() == train | OF_TRAIN
     assert get_type_hints(keywords.ModelKeywords).keys() == configs.ModelSettings.model_fields.keys() - {"variant"}
-    assert get_type_hints(keywords.EvaluateKeywords).keys() == train | OF_TRAIN | EvaluateConfig.model_fields.keys() - {
-        "split"
-    }
+    evaluate = EvaluateConfig.model_fields.keys() - {"split"}
+    assert get_type_hints(keywords.EvaluateKeywords).keys() == train | OF_TRAIN | evaluate
     assert get_type_hints(keywords.AugmentKeywords).keys() == AugmentConfig.model_fields.keys()
     export = ExportConfig.model_fields.keys() - {"formats", "batch_size"}
     assert export <= get_type_hints(keywords.ExportKeywords).keys()
@@ -103,7 +102,7 @@ def test_a_type_fits_a_value_where_the_config_takes_it(typed: Any, config: type[
 def test_a_class_takes_none_for_every_keyword(key: str) -> None:
     config = model.RFDETR.__dict__["get_model_config"].__get__(None, rfdetr_core.RFDETRPico)
     assert vars(config(**{key: None})) == vars(config())
-    assert fits(get_type_hints(keywords.ModelKeywords)[key], None)
+    assert type(None) in get_args(get_type_hints(keywords.ModelKeywords)[key])
 
 
 def test_export_takes_its_keywords(tmp_path: Path) -> None:
@@ -181,7 +180,7 @@ def test_a_class_of_a_script_has_its_own_signature() -> None:
         (lambda known: known.TrainConfig(epochs=3), r"^TrainConfig needs dataset_dir\.$"),
         (
             lambda known: known.TrainConfig(dataset_dir="x", resolution=448),
-            r"^TrainConfig has no resolution: it belongs to the model's config, such as RFDETRNanoConfig\(resolution=448",
+            r"^TrainConfig has no resolution: .* the model's config, such as RFDETRNanoConfig\(resolution=448",
         ),
         (
             lambda known: setattr(known.TrainConfig(dataset_dir="x"), "epochs", 5),
