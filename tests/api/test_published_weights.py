@@ -86,7 +86,7 @@ def test_nothing_of_the_network_is_touched_if_the_file_is_in_weights_or_in_the_c
     assert RFDETRNano(device="cpu").weights == cached
     Path("weights").mkdir()
     shutil.copy(cached, "weights")
-    assert RFDETRNano(device="cpu").weights == Path("weights") / NAME
+    assert RFDETRNano(device="cpu").weights == Path("weights").absolute() / NAME
     assert store.requests == []
 
 

@@ -137,3 +137,10 @@ def test_a_history_that_cannot_be_drawn_is_named(tmp_path: Path, text: str | Non
         plot_metrics(tmp_path)
     with pytest.raises(UserError, match=r"none\.csv is no file"):
         plot_metrics(tmp_path / "none.csv")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "history.csv").write_text("epoch,train/loss\n1,2.0\n")
+    plot_metrics("~", "~/drawn.png")
+    assert (tmp_path / "drawn.png").is_file()
