@@ -49,6 +49,7 @@ _COMPARED = ("accelerator", "devices", "num_nodes", "deterministic")
 _MODULES = ("callbacks", "custom", "custom_record", "preparation")
 _AS_MADE = "_as_made"
 _OWN_CHANGES = ("trainer", "training")
+_SCORES = ("found", "truth")  # of TrainScoring
 _LONGEST = 200  # characters of a value
 
 
@@ -116,7 +117,7 @@ def _changes(thing: Any) -> dict[str, str | None]:
 
 def _attributes(thing: Any) -> dict[str, Any]:
     """Those that decide something: without what a training itself changes."""
-    changing = (*_OWN_CHANGES, *getattr(type(thing), "changing", ()))
+    changing = (*_OWN_CHANGES, *getattr(type(thing), "changing", _SCORES))
     found = {key: value for key, value in vars(thing).items() if not key.startswith("_") and key not in changing}
     if isinstance(thing, nn.Module):
         found |= dict(thing.named_children())
