@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 from torch import Tensor
 
+from rfdetr_core.api.callback_arguments import check_flags, check_module, check_numbers, refuse
 from rfdetr_core.api.custom_record import custom_part, remember
 from rfdetr_core.api.preparation import Preparation, preparation_of
 from rfdetr_core.api.training import as_path, select_and_strip
@@ -30,33 +31,6 @@ from rfdetr_core.training.trainer import PlainCheckpoints
 _BACKENDS = ("vernier", "hotcoco", "pycocotools")
 
 
-def _refuse(callback: str, given: Mapping[str, tuple[Any, Any, str]]) -> None:
-    """Raise a UserError of an argument that cannot be honoured. given: by its name the value, the default, why."""
-    for name, (value, default, reason) in given.items():
-        if value != default:
-            raise UserError(f"{callback}: {name}={value!r} is not possible here: {reason}. Leave it out.")
-
-
-def _check_numbers(callback: str, whole: Mapping[str, Any], real: Mapping[str, Any] | None = None) -> None:
-    """Raise a UserError of an argument that is no number, or no whole one."""
-    for kind, given, types in (("a whole number", whole, (int,)), ("a number", real or {}, (int, float))):
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, types):
-                raise UserError(f"{callback}: {name} is {value!r}. Give {kind}.")
-
-
-def _check_flags(callback: str, **given: Any) -> None:
-    for name, value in given.items():
-        if not isinstance(value, bool):
-            raise UserError(f"{callback}: {name} is {value!r}. Give True or False.")
-
-
-def _check_module(callback: str, module: Any) -> None:
-    """Raise a UserError of a module that the callback cannot work with."""
-    if not isinstance(module, TrainingModule):
-        raise UserError(f"{callback} needs an RFDETRModelModule, and {type(module).__name__} is none.")
-
-
 class RFDETREMACallback(WeightAveraging):
     """Averages the weights; the average is validated beside them, as val/ema_*.
 
@@ -69,9 +43,9 @@ class RFDETREMACallback(WeightAveraging):
     def __init__(
         self, decay: float = 0.993, tau: float = 100, use_buffers: bool = True, update_interval_steps: int = 1
     ) -> None:
-        _refuse("RFDETREMACallback", {"use_buffers": (use_buffers, True, "the average has the detector's buffers")})
+        refuse("RFDETREMACallback", {"use_buffers": (use_buffers, True, "the average has the detector's buffers")})
         numbers = {"update_interval_steps": update_interval_steps}
-        _check_numbers("RFDETREMACallback", numbers, {"decay": decay, "tau": tau})
+        check_numbers("RFDETREMACallback", numbers, {"decay": decay, "tau": tau})
         if not 0 <= decay < 1 or tau < 0 or update_interval_steps < 1:
             raise UserError(
                 f"RFDETREMACallback: decay {decay} must be from 0 to below 1, tau {tau} at least 0, "
@@ -83,7 +57,7 @@ class RFDETREMACallback(WeightAveraging):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the detector before anything is restored or moved. UserError: it is another module."""
-        _check_module("RFDETREMACallback", pl_module)
+        check_module("RFDETREMACallback", pl_module)
         super().setup(trainer, pl_module, stage)
 
     @property
@@ -120,13 +94,13 @@ class COCOEvalCallback(CocoScoring):
             "eval_ema_only": (eval_ema_only or None, None, ABSENT["train"]["eval_ema_only"]),
             "eval_base_model": (True if eval_base_model is None else eval_base_model, True, _BOTH),
         }
-        _refuse("COCOEvalCallback", refused)
+        refuse("COCOEvalCallback", refused)
         if eval_backend not in _BACKENDS:
             raise UserError(
                 f"COCOEvalCallback: eval_backend={eval_backend!r} is unknown. Use vernier, hotcoco or pycocotools."
             )
-        _check_numbers("COCOEvalCallback", {"max_dets": max_dets, "eval_interval": eval_interval})
-        _check_flags("COCOEvalCallback", segmentation=segmentation, log_per_class_metrics=log_per_class_metrics)
+        check_numbers("COCOEvalCallback", {"max_dets": max_dets, "eval_interval": eval_interval})
+        check_flags("COCOEvalCallback", segmentation=segmentation, log_per_class_metrics=log_per_class_metrics)
         if max_dets < 1 or eval_interval < 1:
             raise UserError(
                 f"COCOEvalCallback: max_dets {max_dets} and eval_interval {eval_interval} must be at least 1."
@@ -187,8 +161,8 @@ class RFDETREarlyStopping(EarlyStopping):
         skip_best_epochs: int = 0,
     ) -> None:
         numbers = {"patience": patience, "skip_best_epochs": skip_best_epochs}
-        _check_numbers("RFDETREarlyStopping", numbers, {"min_delta": min_delta})
-        _check_flags("RFDETREarlyStopping", use_ema=use_ema, verbose=verbose)
+        check_numbers("RFDETREarlyStopping", numbers, {"min_delta": min_delta})
+        check_flags("RFDETREarlyStopping", use_ema=use_ema, verbose=verbose)
         if patience < 1 or min_delta < 0 or skip_best_epochs < 0:
             raise UserError(
                 f"RFDETREarlyStopping: patience {patience} must be at least 1, min_delta {min_delta} and "
@@ -203,7 +177,7 @@ class RFDETREarlyStopping(EarlyStopping):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raise a UserError of another module."""
-        _check_module("RFDETREarlyStopping", pl_module)
+        check_module("RFDETREarlyStopping", pl_module)
 
     @property
     def state_key(self) -> str:
@@ -235,8 +209,8 @@ class DropPathCallback(Callback):
             "schedule": (schedule, "constant", "the rates hold for the whole training"),
             "vit_encoder_num_layers": (vit_encoder_num_layers, 12, "every block of the encoder gets its rate"),
         }
-        _refuse("DropPathCallback", refused)
-        _check_numbers("DropPathCallback", {}, {"drop_path": drop_path})
+        refuse("DropPathCallback", refused)
+        check_numbers("DropPathCallback", {}, {"drop_path": drop_path})
         if not 0 <= drop_path < 1:
             raise UserError(f"DropPathCallback: drop_path {drop_path} must be from 0 to below 1.")
         self.drop_path, self.arguments = drop_path, {"drop_path": drop_path}
@@ -244,7 +218,7 @@ class DropPathCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raise a UserError of another module."""
-        _check_module("DropPathCallback", pl_module)
+        check_module("DropPathCallback", pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the rates."""
@@ -281,9 +255,9 @@ class BestModelCallback(RunFiles):
         smooth_alpha: float = 0.0,
         evaluates_base_model: bool = True,
     ) -> None:
-        _refuse("BestModelCallback", {"evaluates_base_model": (evaluates_base_model, True, _BOTH)})
-        _check_numbers("BestModelCallback", {"skip_best_epochs": skip_best_epochs}, {"smooth_alpha": smooth_alpha})
-        _check_flags("BestModelCallback", run_test=run_test)
+        refuse("BestModelCallback", {"evaluates_base_model": (evaluates_base_model, True, _BOTH)})
+        check_numbers("BestModelCallback", {"skip_best_epochs": skip_best_epochs}, {"smooth_alpha": smooth_alpha})
+        check_flags("BestModelCallback", run_test=run_test)
         key = str(monitor_regular).removeprefix(PREFIX["regular"])
         if key == monitor_regular or monitor_ema not in (None, PREFIX["ema"] + key):
             raise UserError(

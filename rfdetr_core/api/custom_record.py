@@ -46,9 +46,9 @@ _OF_WATCHING = (
 )
 # What the trainer of a training has of itself, and is compared with the parameters.
 _COMPARED = ("accelerator", "devices", "num_nodes", "deterministic")
-_MODULES = ("callbacks", "custom", "custom_record", "preparation")
+_MODULES = ("callback_arguments", "callbacks", "custom", "custom_record", "preparation")
 _AS_MADE = "_as_made"
-_OWN_CHANGES = ("trainer", "training")
+_OWN_CHANGES = ("trainer", "training", "log", "log_dict")  # which Lightning sets
 _SCORES = ("found", "truth")  # of TrainScoring
 _LONGEST = 200  # characters of a value
 
