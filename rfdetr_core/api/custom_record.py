@@ -228,7 +228,8 @@ def _changed_options(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
     expected["deterministic"], found["deterministic"] = config.deterministic, are_deterministic_algorithms_enabled()
     changed = {name: found[name] for name in expected if found[name] != expected[name]}
     changed = {key: value if isinstance(value, int | float | str) else _plain(value) for key, value in changed.items()}
-    defaults = getattr(Trainer.__init__, "__wrapped__", Trainer.__init__).__kwdefaults__ | {
+    declared: dict[str, Any] = getattr(Trainer.__init__, "__wrapped__", Trainer.__init__).__kwdefaults__ or {}
+    defaults = declared | {
         "use_distributed_sampler": False,
         "strategy": config.strategy,
         "check_val_every_n_epoch": config.eval_interval,
