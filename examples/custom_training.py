@@ -21,10 +21,16 @@ class StopAt(Callback):
         trainer.should_stop = float(trainer.callback_metrics["val/ema_mAP_50"]) >= self.score
 
 
-def main(dataset: str, output: str, epochs: int = 20, enough: float = 0.5) -> None:
-    """Train a new Pico on a COCO or YOLO folder; the five checkpoints go into the folder `output`."""
+def main(dataset: str, output: str, epochs: int = 20, enough: float = 0.5, interval: int = 10) -> None:
+    """Train a new Pico on a COCO or YOLO folder.
+
+    `output` receives checkpoint_best_total.pth, checkpoint_best_regular.pth, checkpoint_best_ema.pth, checkpoint.pth to
+    resume from, and every `interval` epochs a checkpoint_<N>.pth.
+    """
     model_config = RFDETRPicoConfig()
-    train_config = TrainConfig(dataset_dir=dataset, output_dir=output, epochs=epochs, batch_size=4, lr=5e-4)
+    train_config = TrainConfig(
+        dataset_dir=dataset, output_dir=output, epochs=epochs, batch_size=4, lr=5e-4, checkpoint_interval=interval
+    )
     trainer = build_trainer(train_config, model_config, callbacks=[StopAt(enough)])
     trainer.fit(RFDETRModelModule(model_config, train_config), RFDETRDataModule(model_config, train_config))
 

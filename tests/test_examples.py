@@ -38,11 +38,12 @@ def example() -> ModuleType:
 def test_a_training_with_a_callback_of_ones_own(example: ModuleType, tmp_path: Path, enough: float) -> None:
     make_dataset(tmp_path / "data", {"train": 4, "valid": 2, "test": 1})
     output = tmp_path / "run"
-    example.main(str(tmp_path / "data"), str(output), epochs=2, enough=enough)
+    example.main(str(tmp_path / "data"), str(output), epochs=2, enough=enough, interval=1)
     rows = (output / "history.csv").read_text().splitlines()
     assert len(rows) == 1 + (1 if enough == 0 else 2)  # the callback stopped it, or did not
     checkpoints = {"checkpoint.pth", *(f"checkpoint_best_{one}.pth" for one in ("ema", "regular", "total"))}
-    assert {path.name for path in output.iterdir()} >= checkpoints
+    kept = {f"checkpoint_{epoch}.pth" for epoch in range(len(rows) - 1)}
+    assert {path.name for path in output.glob("*.pth")} == checkpoints | kept
     found = from_checkpoint(output / "checkpoint_best_total.pth", device="cpu")
     assert found.class_names == ["red", "green"]
     found.predict(np.zeros((64, 64, 3), dtype=np.uint8))

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 from torch import Tensor
 
-from rfdetr_core.api.preparation import Preparation, custom_part, preparation_of
+from rfdetr_core.api.callback_arguments import check_flags, check_module, check_numbers, refuse
+from rfdetr_core.api.custom_record import custom_part, remember
+from rfdetr_core.api.preparation import Preparation, preparation_of
 from rfdetr_core.api.training import as_path, select_and_strip
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
-from rfdetr_core.checkpoint.files import Checkpoint
+from rfdetr_core.checkpoint.files import Checkpoint, read_plain
+from rfdetr_core.checkpoint.schema import ResumeState
 from rfdetr_core.config.settings import ABSENT
 from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.training import record
@@ -28,13 +31,6 @@ from rfdetr_core.training.trainer import PlainCheckpoints
 _BACKENDS = ("vernier", "hotcoco", "pycocotools")
 
 
-def _refuse(callback: str, given: Mapping[str, tuple[Any, Any, str]]) -> None:
-    """Raise a UserError of an argument that cannot be honoured. given: by its name the value, the default, why."""
-    for name, (value, default, reason) in given.items():
-        if value != default:
-            raise UserError(f"{callback}: {name}={value!r} is not possible here: {reason}. Leave it out.")
-
-
 class RFDETREMACallback(WeightAveraging):
     """Averages the weights; the average is validated beside them, as val/ema_*.
 
@@ -42,10 +38,14 @@ class RFDETREMACallback(WeightAveraging):
     has none that training changes. update_interval_steps: optimiser steps between two updates.
     """
 
+    changing: ClassVar[tuple[str, ...]] = ("average", "steps")
+
     def __init__(
         self, decay: float = 0.993, tau: float = 100, use_buffers: bool = True, update_interval_steps: int = 1
     ) -> None:
-        _refuse("RFDETREMACallback", {"use_buffers": (use_buffers, True, "the average has the detector's buffers")})
+        refuse("RFDETREMACallback", {"use_buffers": (use_buffers, True, "the average has the detector's buffers")})
+        numbers = {"update_interval_steps": update_interval_steps}
+        check_numbers("RFDETREMACallback", numbers, {"decay": decay, "tau": tau})
         if not 0 <= decay < 1 or tau < 0 or update_interval_steps < 1:
             raise UserError(
                 f"RFDETREMACallback: decay {decay} must be from 0 to below 1, tau {tau} at least 0, "
@@ -53,10 +53,16 @@ class RFDETREMACallback(WeightAveraging):
             )
         super().__init__(decay, tau, update_interval_steps)
         self.arguments = {"decay": decay, "tau": tau, "update_interval_steps": update_interval_steps}
+        remember(self)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the detector before anything is restored or moved. UserError: it is another module."""
+        check_module("RFDETREMACallback", pl_module)
+        super().setup(trainer, pl_module, stage)
 
     @property
     def state_key(self) -> str:
-        """That of every run's states."""
+        """The key that train() uses, so that their states can be exchanged."""
         return WeightAveraging.__qualname__
 
 
@@ -67,6 +73,8 @@ class COCOEvalCallback(CocoScoring):
     segmentation: score masks, too. eval_interval: epochs between evaluations; the last epoch is always evaluated.
     log_per_class_metrics: record AP/<class>, too. eval_backend: any; the numbers are pycocotools'.
     """
+
+    changing: ClassVar[tuple[str, ...]] = ("annotations", "found", "mask_side", "masks")
 
     def __init__(
         self,
@@ -85,9 +93,14 @@ class COCOEvalCallback(CocoScoring):
             "in_notebook": (in_notebook, None, "it shows nothing itself; a line per epoch has the scores"),
             "eval_ema_only": (eval_ema_only or None, None, ABSENT["train"]["eval_ema_only"]),
             "eval_base_model": (True if eval_base_model is None else eval_base_model, True, _BOTH),
-            "eval_backend": (eval_backend if eval_backend not in _BACKENDS else "", "", "there is no such one"),
         }
-        _refuse("COCOEvalCallback", refused)
+        refuse("COCOEvalCallback", refused)
+        if eval_backend not in _BACKENDS:
+            raise UserError(
+                f"COCOEvalCallback: eval_backend={eval_backend!r} is unknown. Use vernier, hotcoco or pycocotools."
+            )
+        check_numbers("COCOEvalCallback", {"max_dets": max_dets, "eval_interval": eval_interval})
+        check_flags("COCOEvalCallback", segmentation=segmentation, log_per_class_metrics=log_per_class_metrics)
         if max_dets < 1 or eval_interval < 1:
             raise UserError(
                 f"COCOEvalCallback: max_dets {max_dets} and eval_interval {eval_interval} must be at least 1."
@@ -95,10 +108,11 @@ class COCOEvalCallback(CocoScoring):
         nothing: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         super().__init__(nothing, segmentation, eval_interval, max_dets=max_dets, per_class=log_per_class_metrics)
         self.arguments = {"max_dets": max_dets, "segmentation": segmentation, "eval_interval": eval_interval}
+        remember(self)
 
     @property
     def state_key(self) -> str:
-        """That of every run's states."""
+        """The key that train() uses, so that their states can be exchanged."""
         return CocoScoring.__qualname__
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -134,6 +148,8 @@ class RFDETREarlyStopping(EarlyStopping):
     looked at.
     """
 
+    changing: ClassVar[tuple[str, ...]] = ("best", "waited")
+
     def __init__(
         self,
         patience: int = 10,
@@ -144,6 +160,9 @@ class RFDETREarlyStopping(EarlyStopping):
         verbose: bool = True,
         skip_best_epochs: int = 0,
     ) -> None:
+        numbers = {"patience": patience, "skip_best_epochs": skip_best_epochs}
+        check_numbers("RFDETREarlyStopping", numbers, {"min_delta": min_delta})
+        check_flags("RFDETREarlyStopping", use_ema=use_ema, verbose=verbose)
         if patience < 1 or min_delta < 0 or skip_best_epochs < 0:
             raise UserError(
                 f"RFDETREarlyStopping: patience {patience} must be at least 1, min_delta {min_delta} and "
@@ -154,10 +173,15 @@ class RFDETREarlyStopping(EarlyStopping):
         self.verbose, self.skip = verbose, skip_best_epochs
         self.arguments = {"patience": patience, "min_delta": min_delta, "use_ema": use_ema, "keys": self.keys}
         self.arguments |= {"skip_best_epochs": skip_best_epochs}
+        remember(self)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raise a UserError of another module."""
+        check_module("RFDETREarlyStopping", pl_module)
 
     @property
     def state_key(self) -> str:
-        """That of every run's states."""
+        """The key that train() uses, so that their states can be exchanged."""
         return EarlyStopping.__qualname__
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -185,15 +209,20 @@ class DropPathCallback(Callback):
             "schedule": (schedule, "constant", "the rates hold for the whole training"),
             "vit_encoder_num_layers": (vit_encoder_num_layers, 12, "every block of the encoder gets its rate"),
         }
-        _refuse("DropPathCallback", refused)
+        refuse("DropPathCallback", refused)
+        check_numbers("DropPathCallback", {}, {"drop_path": drop_path})
         if not 0 <= drop_path < 1:
             raise UserError(f"DropPathCallback: drop_path {drop_path} must be from 0 to below 1.")
         self.drop_path, self.arguments = drop_path, {"drop_path": drop_path}
+        remember(self)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raise a UserError of another module."""
+        check_module("DropPathCallback", pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the rates."""
-        assert isinstance(pl_module, TrainingModule)
-        blocks: Any = pl_module.detector.get_submodule("encoder.blocks")
+        blocks: Any = cast(TrainingModule, pl_module).detector.get_submodule("encoder.blocks")
         for index, block in enumerate(blocks):
             block.drop_path.rate = self.drop_path * index / max(len(blocks) - 1, 1)
 
@@ -211,6 +240,11 @@ class BestModelCallback(RunFiles):
     always evaluated.
     """
 
+    changing: ClassVar[tuple[str, ...]] = (
+        *("begun", "best", "describe", "device", "fingerprint", "finished", "history", "interval", "record"),
+        *("folder", "run_test", "unwritten"),
+    )
+
     def __init__(
         self,
         output_dir: str | Path,
@@ -221,8 +255,10 @@ class BestModelCallback(RunFiles):
         smooth_alpha: float = 0.0,
         evaluates_base_model: bool = True,
     ) -> None:
-        _refuse("BestModelCallback", {"evaluates_base_model": (evaluates_base_model, True, _BOTH)})
-        key = monitor_regular.removeprefix(PREFIX["regular"])
+        refuse("BestModelCallback", {"evaluates_base_model": (evaluates_base_model, True, _BOTH)})
+        check_numbers("BestModelCallback", {"skip_best_epochs": skip_best_epochs}, {"smooth_alpha": smooth_alpha})
+        check_flags("BestModelCallback", run_test=run_test)
+        key = str(monitor_regular).removeprefix(PREFIX["regular"])
         if key == monitor_regular or monitor_ema not in (None, PREFIX["ema"] + key):
             raise UserError(
                 f"BestModelCallback: monitor_regular is {monitor_regular!r} and monitor_ema {monitor_ema!r}. One value "
@@ -238,28 +274,44 @@ class BestModelCallback(RunFiles):
         self.run_test = run_test
         self.arguments = {"monitor": key, "skip_best_epochs": skip_best_epochs, "smooth_alpha": smooth_alpha}
         self.record: dict[str, Any] = {}
-        self.begun = False
+        self.begun, self.device = False, "cpu"
+        remember(self)
 
     @property
     def state_key(self) -> str:
-        """That of every run's states."""
+        """The key that train() uses, so that their states can be exchanged."""
         return RunFiles.__qualname__
 
     def begin(self, trainer: Trainer, module: Any, data: Any, state: Any, own: list[Callback]) -> None:
         """Take the record of a training that is about to start, from a state or from none.
 
         own: the callbacks of the trainer that the parameters ask for.
+
+        Raises:
+            UserError: the module was not made of configs, or the dataset has changed since.
         """
         preparation = preparation_of(module, "BestModelCallback")
+        others = (getattr(one, "preparation", None) for one in (data, trainer))
+        for one in {id(one): one for one in (preparation, *others) if one is not None}.values():
+            if not one.is_current():
+                raise UserError(
+                    "The dataset has changed since the module was made. Make module, data module and trainer again."
+                )
         custom = custom_part(trainer, module, data, own, resumed=state is not None)
-        inputs, self.record = preparation.started(state, custom)
+        inputs, self.record = preparation.started(state, custom, trainer.max_epochs or 0)
+        self.device = str(trainer.strategy.root_device)
+        if state is None and record.first_process() and _is_unfinished(self.folder / record.STATE_FILE):
+            say(
+                f"{self.folder} has the state of an unfinished training. To resume it, give ckpt_path="
+                f'"{self.folder / record.STATE_FILE}"; training starts anew.'
+            )
         self.describe = partial(inputs.describe, self.record)
         self.fingerprint, self.interval = record.fingerprint(self.record), inputs.runtime.checkpoint_interval
         self.history, self.best = [], {track: Best() for track in PREFIX}
         self.unwritten, self.finished, self.begun = set(), False, True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin, where the trainer has not done so, being Lightning's own; have it write plain states."""
+        """In a plain Lightning Trainer, begin here: it does not call begin itself."""
         if stage == "fit" and not self.begun:
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = PlainCheckpoints()
@@ -288,18 +340,25 @@ class BestModelCallback(RunFiles):
             return
         best = select_and_strip(self.folder)
         if self.run_test:
-            evaluate_best(best, preparation_of(module, "BestModelCallback"), self.folder)
+            evaluate_best(best, preparation_of(module, "BestModelCallback"), self.folder, self.device)
         say(f"use: python -m rfdetr_core predict {best} IMAGE")
 
 
-def evaluate_best(best: Path, preparation: Preparation, folder: Path) -> None:
+def _is_unfinished(path: Path) -> bool:
+    try:
+        return path.is_file() and not read_plain(path, ResumeState, tensors=False)["run"]["finished"]
+    except UserError:
+        return False
+
+
+def evaluate_best(best: Path, preparation: Preparation, folder: Path, device: str) -> None:
     """Evaluate a model file on the test split, as `RFDETR.train` does with run_test, and print the score."""
     from rfdetr_core.evaluation.evaluate import evaluate
-    from rfdetr_core.inference.predictor import Predictor, find_device
+    from rfdetr_core.inference.predictor import Predictor
     from rfdetr_core.observers.publishing import track_evaluation
 
     where = preparation.inputs.where
-    predictor = Predictor.from_checkpoint(best, device=find_device(preparation.configs[0].device))
+    predictor = Predictor.from_checkpoint(best, device=device)
     found = evaluate(predictor, where, EvaluateConfig(), folder / "evaluate")
     track_evaluation(where, folder, folder / "evaluate", preparation.inputs.runtime)
     say(f"{found['split']}/mAP_50_95 of {best}: {found['map']:.3f}")

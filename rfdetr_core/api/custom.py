@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, overload
+from types import MappingProxyType
+from typing import Any, ClassVar, overload
 
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from rfdetr_core.api.callbacks import BestModelCallback, COCOEvalCallback, RFDETREarlyStopping, RFDETREMACallback
 from rfdetr_core.api.configs import ModelSettings, TrainSettings
+from rfdetr_core.api.custom_record import remember
 from rfdetr_core.api.preparation import Preparation, check_configs, pair_of, preparation_of, prepare
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
@@ -49,6 +51,7 @@ class RFDETRModelModule(TrainingModule):
 
     model_config: ModelSettings
     train_config: TrainSettings
+    changing: ClassVar[tuple[str, ...]] = ("epoch_metrics", "loss", "start", "tracks")
 
     @overload
     def __init__(self, model_config: ModelSettings, train_config: TrainSettings) -> None: ...
@@ -62,12 +65,14 @@ class RFDETRModelModule(TrainingModule):
         self.preparation = pair_of("RFDETRModelModule", arguments, keywords)
         if self.preparation is None:
             super().__init__(*arguments, **keywords)
+            remember(self)
             return
         inputs = self.preparation.inputs
         detector, self.start = inputs.detector()
         super().__init__(detector, inputs.architecture, inputs.config, inputs.sizes)
         self.model_config, self.train_config = self.preparation.configs
         self.first_weights = tensor_digest(self.detector.state_dict())
+        remember(self)
 
     @property
     def model(self) -> nn.Module:
@@ -75,7 +80,7 @@ class RFDETRModelModule(TrainingModule):
         return self.detector
 
     def on_validation_start(self) -> None:
-        """Have the average where the weights are: another trainer may use another device."""
+        """Move the average to the device of the weights."""
         for network in self.tracks.values():
             network.to(self.device)
 
@@ -129,6 +134,7 @@ class RFDETRDataModule(TrainingData):
         else:
             super().__init__(**self.preparation.inputs.data)
             self.model_config, self.train_config = self.preparation.configs
+        remember(self)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -162,6 +168,7 @@ class ConfiguredTrainer(Trainer):
     preparation: Preparation
     files: BestModelCallback | None = None
     own: Sequence[Callback] = ()
+    given: Mapping[str, Any] = MappingProxyType({})
 
     def fit(
         self,
@@ -182,8 +189,8 @@ class ConfiguredTrainer(Trainer):
             data, train_dataloaders = train_dataloaders, None
         self._check(model, data)
         state = ckpt_path or (preparation.plan.weights if preparation.plan.settings.resume is not None else None)
-        config, output, signals = preparation.inputs.config, preparation.output, StopSignals()
-        signals.trainer, before, written = self, self.callbacks, self.files
+        config, signals, before, written = preparation.inputs.config, StopSignals(), self.callbacks, self.files
+        output, signals.trainer = preparation.output if written is None else written.folder, self
         with ExitStack() as stack:
             stack.enter_context(errors_explained(config, output, signals))
             stack.enter_context(signals.handled())
@@ -230,10 +237,11 @@ def build_trainer(config: TrainConfig, *, callbacks: Sequence[Callback] = (), **
 def build_trainer(*arguments: Any, **keywords: Any) -> Trainer:
     """A Trainer for an RFDETRModelModule, with any option of Lightning's Trainer.
 
-    Of configs, `build_trainer(train_config, model_config)`, it has what `RFDETR.train` has: averaged weights, scores,
-    the files of a run in `output_dir`, early stopping and loggers as the config asks for them. `callbacks` are added to
-    these; upstream's replace them. accelerator: instead of the config's. include_training_callbacks: False for scores
-    and progress alone, without files. With fast_dev_run no file is written either.
+    build_trainer(train_config, model_config) has what train() has: averaged weights, scores, the files of a run in
+    `output_dir`, early stopping and loggers as the config asks for them. `callbacks` are added to these; one of
+    rfdetr_core.training.callbacks replaces the one of its class. accelerator: instead of the config's.
+    include_training_callbacks: False for scores and progress alone, without files. With fast_dev_run no file is written
+    either.
 
     Of one config, `build_trainer(config)`, it has averaged weights and `callbacks`: see training/trainer.py.
 
@@ -241,6 +249,9 @@ def build_trainer(*arguments: Any, **keywords: Any) -> Trainer:
         UserError: a device or precision that this machine does not have; or as RFDETRModelModule.
     """
     names = ("train_config", "model_config")
+    _check_callbacks(keywords.get("callbacks"))
+    if not arguments and not keywords.keys() & {*names, "config"}:
+        raise UserError("build_trainer takes (train_config, model_config), and options by their names.")
     if len(arguments) < 2 and not keywords.keys() & set(names):
         return training.build_trainer(*arguments, **keywords)
     options = dict(zip(names, arguments, strict=False)) | keywords
@@ -261,35 +272,60 @@ def _configured(
 ) -> Trainer:
     inputs, settings = preparation.inputs, preparation.plan.settings
     config, writes = inputs.config, include_training_callbacks and not options.get("fast_dev_run")
+    if options.get("gradient_clip_algorithm") not in (None, "norm"):
+        algorithm = options["gradient_clip_algorithm"]
+        raise UserError(f"gradient_clip_algorithm={algorithm!r} is not possible here: gradients are clipped by norm.")
     if accelerator is not None:
         changed = {"accelerator": {"gpu": "cuda"}.get(accelerator, accelerator)}
         config = parse(TrainConfig, config.model_dump(mode="json") | changed, "build_trainer()")
-    scoring = inputs.scoring_options()
-    own: list[Callback] = [
-        COCOEvalCallback(
-            scoring["max_dets"], inputs.architecture.segmentation, scoring["interval"], scoring["per_class"]
-        )
-    ]
-    written = None
-    if include_training_callbacks:
-        if config.use_ema:
-            own.insert(0, RFDETREMACallback(config.ema_decay, config.ema_tau, True, config.ema_update_interval))
-        own += inputs.callbacks()
-        regular, ema = (PREFIX[track] + inputs.metric for track in PREFIX)
-        if config.early_stopping:
-            patience, delta = config.early_stopping_patience, config.early_stopping_min_delta
-            own.append(RFDETREarlyStopping(patience, delta, config.early_stopping_use_ema, regular, ema))
-        if writes:
-            best = (config.skip_best_epochs, config.smooth_alpha)
-            written = BestModelCallback(preparation.output, regular, ema, settings.run_test, *best)
-            own.append(written)
+    given = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or ())]
+    own = _own_callbacks(preparation, config, include_training_callbacks, writes)
+    # What is given of a class replaces the one of the parameters, in its place.
+    placed = [next((one for one in given if isinstance(one, type(mine))), mine) for mine in own]
+    added = [one for one in given if one not in placed]
+    averages = [one for one in added if isinstance(one, RFDETREMACallback)]
+    everything = [*averages, *placed, *(one for one in added if one not in averages)]
+    own = [one for one in own if one in placed]
+    for one in own:
+        remember(one)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    options = {"num_sanity_val_steps": settings.num_sanity_val_steps, "enable_progress_bar": not writes} | options
-    added = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or ())]
+    defaults = {"num_sanity_val_steps": settings.num_sanity_val_steps, "enable_progress_bar": not writes}
     # The average is among the callbacks.
     plain = config.model_copy(update={"use_ema": False})
-    made = training.build_trainer(plain, callbacks=[*own, *added], trainer_class=ConfiguredTrainer, **options)
+    made = training.build_trainer(plain, callbacks=everything, trainer_class=ConfiguredTrainer, **defaults | options)
     assert isinstance(made, ConfiguredTrainer)
-    made.preparation, made.files, made.own = preparation, written, own
+    written = [one for one in everything if isinstance(one, BestModelCallback)]
+    made.preparation, made.own, made.given = preparation, own, options
+    made.files = written[0] if written and not options.get("fast_dev_run") else None
     return made
+
+
+def _own_callbacks(preparation: Preparation, config: TrainConfig, training: bool, writes: bool) -> list[Callback]:
+    """What the parameters ask for. training: more than scores. writes: files, too."""
+    inputs, scoring = preparation.inputs, preparation.inputs.scoring_options()
+    masks, interval = inputs.architecture.segmentation, scoring["interval"]
+    own: list[Callback] = [COCOEvalCallback(scoring["max_dets"], masks, interval, scoring["per_class"])]
+    if not training:
+        return own
+    if config.use_ema:
+        own.insert(0, RFDETREMACallback(config.ema_decay, config.ema_tau, True, config.ema_update_interval))
+    own += inputs.callbacks()
+    regular, ema = (PREFIX[track] + inputs.metric for track in PREFIX)
+    if config.early_stopping:
+        patience, delta = config.early_stopping_patience, config.early_stopping_min_delta
+        own.append(RFDETREarlyStopping(patience, delta, config.early_stopping_use_ema, regular, ema))
+    if writes:
+        best = (config.skip_best_epochs, config.smooth_alpha)
+        own.append(BestModelCallback(preparation.output, regular, ema, preparation.plan.settings.run_test, *best))
+    return own
+
+
+def _check_callbacks(given: Any) -> None:
+    """Raise a UserError of what is no callback, and of two of one class of the project's."""
+    listed = [given] if isinstance(given, Callback) else given or ()
+    if not isinstance(listed, list | tuple) or not all(isinstance(one, Callback) for one in listed):
+        raise UserError(f"build_trainer: callbacks is {given!r}. Give a list of callbacks of Lightning.")
+    for kind in (BestModelCallback, COCOEvalCallback, RFDETREMACallback, RFDETREarlyStopping):
+        if sum(isinstance(one, kind) for one in listed) > 1:
+            raise UserError(f"build_trainer: callbacks has more than one {kind.__name__}. Give one.")

@@ -109,7 +109,7 @@ class InstalledClass(Fields):
 
 
 class Custom(Fields):
-    """What a script changed of a training (see `custom_part` of rfdetr_core/api/preparation.py)."""
+    """What a script changed of a training (see `custom_part` of rfdetr_core/api/custom_record.py)."""
 
     classes: dict[Text, Sha256 | None] = Field(default_factory=dict)
     callbacks: dict[Text, dict[Text, Any] | Sha256 | None] = Field(default_factory=dict)

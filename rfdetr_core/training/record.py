@@ -65,7 +65,7 @@ def record_of(
     Besides the parts of the fingerprint: files (size of each input and the name git gives to its content), counts,
     parents (of weights: name, digests, lineage or training record), lock (the SHA-256 of requirements/numeric.lock),
     and classes where params name one that is installed (see `installed_classes`). A training that a script changed has
-    the part `custom` as well (see rfdetr_core/api/custom.py).
+    the part `custom` as well (see rfdetr_core/api/custom_record.py).
     sized: the params with the batch size that `auto` came to.
     """
     code, keys = Code(), set(CLASSES["train"])
@@ -135,14 +135,21 @@ def _nearest(parent: Mapping[str, Any], generations: int = GENERATIONS) -> dict[
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """A phrase for each key in which two fingerprints differ. An option that one does not have has its default.
 
+    What a script changed and nobody knows, which is None in `custom`, always differs.
     A size of the model that one leaves to the variant is the variant's: a model that is read from a file has each size.
     """
     old, new = _sized(old, new), _sized(new, old)
     defaults = {f"params.train.{name}": field.get_default() for name, field in TrainConfig.model_fields.items()}
     common = {name: value for name, value in defaults.items() if name in old or name in new}
     old, new = {**common, **old}, {**common, **new}
-    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return [f"{key} was {provenance.short(old.get(key))}, is {provenance.short(new.get(key))}" for key in keys]
+    unknown = {key for one in (old, new) for key in one if key.startswith("custom.") and one[key] is None}
+    keys = [key for key in sorted(old.keys() | new.keys()) if key in unknown or old.get(key) != new.get(key)]
+    return [
+        f"{key} is unknown"
+        if key in unknown
+        else f"{key} was {provenance.short(old.get(key))}, is {provenance.short(new.get(key))}"
+        for key in keys
+    ]
 
 
 def _sized(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import gc
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
 import pytorch_lightning
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 import rfdetr_core
 from rfdetr_core.api import configs
 from rfdetr_core.api.configs import ScriptTrainConfig as TrainConfig
+from rfdetr_core.api.custom_record import custom_part
 from rfdetr_core.audit.text import compare_lineages
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import read_json, sha256_file
-from rfdetr_core.checkpoint.files import read_checkpoint
+from rfdetr_core.checkpoint.files import read_checkpoint, read_plain, write_plain
 from rfdetr_core.training import RFDETRDataModule, RFDETRModelModule, build_trainer
+from rfdetr_core.training import record as records
 from rfdetr_core.training.callbacks import (
     BestModelCallback,
     COCOEvalCallback,
@@ -208,7 +214,7 @@ def test_weights_that_a_script_loads_are_in_the_record(data: Path, tmp_path: Pat
     with torch.no_grad():
         next(module.model.parameters()).add_(1)
     build_trainer(*pair[::-1]).fit(module, RFDETRDataModule(*pair))
-    assert record(tmp_path)["custom"].keys() == {"weights"}
+    assert record(tmp_path)["custom"].keys() == {"weights", "code"}
 
 
 def test_upstreams_callbacks_work_in_a_trainer_of_lightning(data: Path, tmp_path: Path) -> None:
@@ -232,7 +238,10 @@ def test_upstreams_callbacks_work_in_a_trainer_of_lightning(data: Path, tmp_path
     made = {path.name for path in (tmp_path / "out").iterdir()}
     assert made >= {*FIVE, "scores.json", "selection.json", "records", "evaluate"}
     assert read_json(tmp_path / "out" / "evaluate" / "about.json")["split"] == "test"
-    used = record(tmp_path / "out")["custom"]["callbacks"]
+    chosen = record(tmp_path / "out")["custom"]
+    assert chosen.keys() == {"callbacks", "trainer", "code"}
+    assert chosen["trainer"].keys() <= {"max_epochs", "gradient_clip_val", "precision", "accumulate_grad_batches"}
+    used = chosen["callbacks"]
     assert used["rfdetr_core.api.callbacks.RFDETREMACallback"]["decay"] == 0.5
     found = rfdetr_core.from_checkpoint(tmp_path / "out" / "checkpoint_best_total.pth", device="cpu")
     assert found.class_names == ["red", "green"]
@@ -265,7 +274,9 @@ def test_a_callback_of_train_that_is_removed_is_in_the_record(data: Path, tmp_pa
     trainer = build_trainer(*pair[::-1])
     trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, RFDETREMACallback)]
     trainer.fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair))
-    assert record(tmp_path)["custom"] == {"missing": ["rfdetr_core.api.callbacks.RFDETREMACallback"]}
+    custom = record(tmp_path)["custom"]
+    assert custom.pop("code").keys() > {"rfdetr_core/api/custom.py"}
+    assert custom == {"missing": ["rfdetr_core.api.callbacks.RFDETREMACallback"]}
 
 
 def test_wrong_arguments_are_named(data: Path, tmp_path: Path) -> None:
@@ -280,6 +291,14 @@ def test_wrong_arguments_are_named(data: Path, tmp_path: Path) -> None:
         build_trainer(model_config(), config)  # type: ignore[call-overload]
     with pytest.raises(UserError, match=r"accelerator is 'tpu'"):
         build_trainer(config, model_config(), accelerator="tpu")
+    with pytest.raises(UserError, match=r"build_trainer takes \(train_config, model_config\)"):
+        build_trainer()  # type: ignore[call-overload]
+    with pytest.raises(UserError, match="callbacks is 'x'"):
+        build_trainer(config, model_config(), callbacks="x")  # type: ignore[call-overload]
+    with pytest.raises(UserError, match="more than one RFDETREMACallback"):
+        build_trainer(config, model_config(), callbacks=[RFDETREMACallback(), RFDETREMACallback()])
+    with pytest.raises(UserError, match="gradients are clipped by norm"):
+        build_trainer(config, model_config(), gradient_clip_algorithm="value")
     pair, other = (model_config(num_classes=2), config), (model_config(), train_config(data, tmp_path, lr=1e-5))
     with pytest.raises(UserError, match="the data module was made of other configs"):
         build_trainer(*pair[::-1]).fit(RFDETRModelModule(*pair), RFDETRDataModule(*other))
@@ -290,17 +309,188 @@ def test_wrong_arguments_are_named(data: Path, tmp_path: Path) -> None:
     [
         (RFDETREMACallback, {"use_buffers": False}, "use_buffers=False is not possible here"),
         (RFDETREMACallback, {"decay": 1.0}, "decay"),
+        (RFDETREMACallback, {"decay": "0.9"}, r"decay is '0\.9'\. Give a number"),
+        (RFDETREMACallback, {"update_interval_steps": 1.5}, r"update_interval_steps is 1\.5\. Give a whole number"),
+        (COCOEvalCallback, {"segmentation": "no"}, "Give True or False"),
         (COCOEvalCallback, {"keypoint_oks_sigmas": [0.1]}, "no keypoint models"),
         (COCOEvalCallback, {"eval_base_model": False}, "always evaluated"),
-        (COCOEvalCallback, {"eval_backend": "mine"}, "no such one"),
+        (COCOEvalCallback, {"eval_backend": "mine"}, r"is unknown\. Use vernier"),
         (BestModelCallback, {"output_dir": "a", "monitor_regular": "loss"}, "val/NAME"),
         (BestModelCallback, {"output_dir": "a", "monitor_ema": "val/ema_F1"}, "val/NAME"),
         (BestModelCallback, {"output_dir": "a", "evaluates_base_model": False}, "always evaluated"),
         (RFDETREarlyStopping, {"patience": 0}, "patience"),
         (DropPathCallback, {"mode": "early", "drop_path": 0.1}, "mode='early' is not possible here"),
         (DropPathCallback, {"drop_path": 1.0}, "drop_path"),
+        (DropPathCallback, {"drop_path": "0.1"}, "drop_path is '0.1'"),
     ],
 )
 def test_what_a_callback_cannot_do_is_an_error(callback: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         callback(**arguments)
+
+
+Parts = tuple[Any, Any, Any]
+
+
+@pytest.fixture(scope="module")
+def pair(data: Path) -> tuple[Any, Any]:
+    return model_config(), train_config(data, data.parent / "parts")
+
+
+def parts(pair: tuple[Any, Any], **options: Any) -> Parts:
+    """Module, data module and trainer."""
+    return RFDETRModelModule(*pair), RFDETRDataModule(*pair), build_trainer(*pair[::-1], **options)
+
+
+def custom(made: Parts, data: Any = ...) -> dict[str, Any]:
+    """The part `custom` of a training that would start now, without the digests of code."""
+    module, own_data, trainer = made
+    found = custom_part(trainer, module, own_data if data is ... else data, trainer.own, resumed=False)
+    assert ("code" in found) == bool(found.keys() - {"code"})
+    return {key: value for key, value in found.items() if key != "code"}
+
+
+class Watching(ModelCheckpoint):
+    pass
+
+
+class OwnAverage(RFDETREMACallback):
+    pass
+
+
+class Described(Callback):
+    def __init__(self, rate: float) -> None:
+        self.rate, self.arguments = rate, "mine"
+
+
+EMA = "rfdetr_core.api.callbacks.RFDETREMACallback"
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "value"),
+    [
+        (lambda module, data, trainer: setattr(module, "criterion", torch.nn.Identity()), "module.criterion", None),
+        (lambda module, data, trainer: setattr(module, "training_step", MethodType(len, [])),
+         "module.training_step", None),
+        (lambda module, data, trainer: setattr(module, "sizes", [32]), "module.sizes", "[32]"),
+        (lambda module, data, trainer: delattr(data, "seed"), "data.seed", "removed"),
+        (lambda module, data, trainer: setattr(data, "batch_size", 1), "data.batch_size", "1"),
+        (lambda module, data, trainer: setattr(data.train_set, "samples", data.train_set.samples[:2]),
+         "data.train_set.samples", None),
+        (lambda module, data, trainer: setattr(trainer.callbacks[0], "decay", 0.1), f"{EMA}.decay", "0.1"),
+        (lambda module, data, trainer: module.model.get_parameter("query_boxes").requires_grad_(False),
+         "module.frozen", "['detector.query_boxes', 'detector.encoder.mask_token']"),
+    ],
+)  # fmt: skip
+def test_what_is_set_on_an_object_is_in_the_record(
+    pair: tuple[Any, Any], change: Callable[..., None], key: str, value: str | None
+) -> None:
+    made = parts(pair)
+    assert custom(made) == {}
+    change(*made)
+    found = custom(made)["attributes"]
+    assert list(found) == [key]
+    assert found[key] == value
+
+
+def test_what_a_training_itself_changes_is_no_change_of_a_script(fitted: tuple[Any, Any, Any, Path]) -> None:
+    trainer, module, data, _ = fitted
+    assert custom((module, data, trainer)).keys() == {"weights"}
+
+
+def test_data_that_no_config_names_is_in_the_record(pair: tuple[Any, Any]) -> None:
+    made = parts(pair)
+    options = made[0].preparation.inputs.data
+    one, same = RFDETRDataModule(**options), RFDETRDataModule(**options)
+    fewer = RFDETRDataModule(**options | {"train_samples": options["train_samples"][:2]})
+    digests = [custom(made, data)["data"] for data in (one, same, fewer)]
+    assert digests[0] == digests[1] != digests[2]
+    assert None not in digests
+    assert custom(made, None) == custom(made, LightningDataModule()) == {"data": None}
+
+
+def test_every_callback_and_option_that_decides_is_in_the_record(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    watching = [ModelCheckpoint(tmp_path)]
+    assert custom(parts(pair, callbacks=watching, log_every_n_steps=3, profiler="simple", max_epochs=2)) == {}
+    callbacks = [OwnAverage(0.9), Watching(tmp_path), Described(0.5), Described(0.25)]
+    given = {"min_epochs": 3, "max_time": "00:01:00:00", "benchmark": True, "reload_dataloaders_every_n_epochs": 1}
+    found = custom(parts(pair, callbacks=callbacks, **given))
+    assert found["trainer"] == {
+        "benchmark": "True",
+        "max_time": "'00:01:00:00'",
+        "min_epochs": 3,
+        "reload_dataloaders_every_n_epochs": 1,
+    }
+    described = {name.rpartition(".")[2]: one for name, one in found["callbacks"].items()}
+    assert described.keys() == {"OwnAverage", "Watching", "Described", "Described (2)", "Timer"}
+    source = sha256_file(Path(__file__))
+    assert described["Described"] == {"file": source, "rate": "0.5", "arguments": "'mine'"}
+    assert described["Described (2)"]["rate"] == "0.25"
+    assert described["OwnAverage"]["file"] == described["Watching"]["file"] == source
+    assert described["OwnAverage"]["decay"] == "0.9"
+
+
+def test_a_given_callback_of_the_project_replaces_its_own(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    given = [RFDETREarlyStopping(3), COCOEvalCallback(), BestModelCallback(tmp_path), RFDETREMACallback(0.9)]
+    module, data, trainer = parts(pair, callbacks=given)
+    for one in given:
+        assert [other for other in trainer.callbacks if isinstance(other, type(one))] == [one]
+    assert trainer.callbacks[0] is given[3]  # the average is updated before it is scored
+    assert trainer.files is given[2]
+    names = {f"rfdetr_core.api.callbacks.{type(one).__name__}" for one in given}
+    found = custom((module, data, trainer))
+    assert found["callbacks"].keys() == names
+    assert "missing" not in found
+
+
+def test_a_state_is_one_of_the_same_training_or_a_parent(
+    fitted: tuple[Any, Any, Any, Path], pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    preparation, state = RFDETRModelModule(*pair).preparation, fitted[3] / "checkpoint.pth"
+    assert preparation is not None
+    assert preparation.started(state, {}, 2)[1] == preparation.record
+    stopped = tmp_path / "checkpoint.pth"
+    write_plain(stopped, read_plain(state) | {"epoch": 0})  # finished, with an epoch left: it had stopped early
+    assert "resume" in preparation.started(stopped, {}, 2)[1]["parents"]
+    content = read_plain(state)
+    content["run"]["fingerprint"]["custom.data"] = None
+    write_plain(stopped, content)
+    assert "resume" in preparation.started(stopped, {"data": None}, 2)[1]["parents"]
+    assert records.differences({"custom.data": None}, {"custom.data": None}) == ["custom.data is unknown"]
+
+
+def test_a_state_that_is_not_resumed_is_said(
+    fitted: tuple[Any, Any, Any, Path], pair: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, data, trainer = parts(pair)
+    content = read_plain(fitted[3] / "checkpoint.pth")
+    for finished in (True, False):
+        content["run"]["finished"] = finished
+        write_plain(trainer.files.folder / "checkpoint.pth", content)
+        trainer.files.begin(trainer, module, data, None, [*trainer.own])
+        assert ("give ckpt_path=" in capsys.readouterr().out) == (not finished)
+    (trainer.files.folder / "checkpoint.pth").unlink()
+
+
+def test_a_dataset_that_changed_is_prepared_again(data: Path, tmp_path: Path) -> None:
+    dataset = tmp_path / "data"
+    shutil.copytree(data, dataset)
+    pair = model_config(), train_config(dataset, tmp_path / "run")
+    before = parts(pair)
+    (dataset / "test" / "test_0.png").rename(dataset / "test" / "other.png")
+    with pytest.raises(UserError, match="dataset has changed since the module was made"):
+        before[2].fit(*before[:2])
+    (dataset / "test" / "other.png").rename(dataset / "test" / "test_0.png")
+    assert RFDETRModelModule(*pair).preparation is before[0].preparation
+    labels = next(dataset.glob("train/*.json"))
+    labels.write_text(labels.read_text() + "\n")
+    again = RFDETRModelModule(*pair)
+    assert again.preparation is not before[0].preparation
+    with pytest.raises(UserError, match="Make module, data module and trainer again"):
+        before[2].fit(again, before[1])
+
+
+@pytest.mark.parametrize("callback", [RFDETREMACallback(), RFDETREarlyStopping(), DropPathCallback()])
+def test_a_callback_says_which_module_it_needs(callback: Any, pair: tuple[Any, Any]) -> None:
+    with pytest.raises(UserError, match="needs an RFDETRModelModule, and LightningModule is none"):
+        callback.setup(build_trainer(*pair[::-1]), LightningModule(), "fit")
