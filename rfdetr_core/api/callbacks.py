@@ -371,8 +371,6 @@ class Functions(LightningCheckpoint):
     """
 
     def __init__(self, functions: Mapping[str, Sequence[Callable[[dict[str, float]], object]]]) -> None:
-        if strange := sorted(functions.keys() - {"on_fit_epoch_end", "on_train_end"}):
-            raise UserError(f"callbacks has no {', '.join(strange)}. There are on_fit_epoch_end and on_train_end.")
         self.functions = functions
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

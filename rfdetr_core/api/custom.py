@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from rfdetr_core.api.callbacks import BestModelCallback, COCOEvalCallback, RFDETREarlyStopping, RFDETREMACallback
-from rfdetr_core.api.configs import ModelSettings, TrainSettings
+from rfdetr_core.api.configs import ModelSettings, TrainSettings, device_name
 from rfdetr_core.api.custom_record import remember
 from rfdetr_core.api.preparation import Preparation, check_configs, pair_of, preparation_of, prepare
 from rfdetr_core.base.errors import UserError
@@ -276,7 +276,7 @@ def _configured(
         algorithm = options["gradient_clip_algorithm"]
         raise UserError(f"gradient_clip_algorithm={algorithm!r} is not possible here: gradients are clipped by norm.")
     if accelerator is not None:
-        changed = {"accelerator": {"gpu": "cuda"}.get(accelerator, accelerator)}
+        changed = {"accelerator": device_name(accelerator).partition(":")[0]}
         config = parse(TrainConfig, config.model_dump(mode="json") | changed, "build_trainer()")
     given = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or ())]
     own = _own_callbacks(preparation, config, include_training_callbacks, writes)
