@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def test_training_starts_from_scratch_is_resumed_and_starts_from_the_best_weight
         "training from scratch: no pretrain_weights",
         "AP50 on test: ",
         "going on after epoch 1 of runs/first/checkpoint.pth.",
-        "training from the weights of runs/first/checkpoint_best_total.pth",
+        f"training from the weights of {user.folder}/runs/first/checkpoint_best_total.pth",
     ]
     starts = [line for line in lines if line.startswith(("training from", "going on", "AP50"))]
     assert [line[: len(start)] for line, start in zip(starts, expected, strict=True)] == expected
@@ -160,7 +161,7 @@ def test_the_notebook_runs_from_top_to_bottom(user: User, monkeypatch: pytest.Mo
     assert "epoch 1/1" in printed["train"]
     assert float(outputs["load"][-1].data["text/plain"]) >= 0
     assert "going on after epoch 1 of" in printed["resume"]
-    assert "training from the weights of runs/first/checkpoint_best_total.pth" in printed["again"]
+    assert re.search(r"training from the weights of /\S+/runs/first/checkpoint_best_total\.pth", printed["again"])
     # A mistake is a message, without the code that raised it.
     (error,) = (one for one in book.cells[-1].outputs if one.output_type == "error")
     (message,) = error.traceback
