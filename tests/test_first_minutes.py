@@ -9,22 +9,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image, ImageChops
 
 from rfdetr_core.base.code import ROOT
-from rfdetr_core.checkpoint.files import make_checkpoint, write_checkpoint
-from rfdetr_core.model.config import VARIANTS
-from rfdetr_core.model.detector import build_detector
-from tests.checkpoint.store import Store, serving
+from tests.checkpoint.store import Store, dog_everywhere, serving
 from tests.pipeline.project import environment_without
 
-NAME, PHOTO, DOG = "rf-detr-nano.pth", ROOT / "data" / "sample" / "test" / "yell1_00.jpg", 18
+NAME, PHOTO = "rf-detr-nano.pth", ROOT / "data" / "sample" / "test" / "yell1_00.jpg"
 SAMPLE = PHOTO.parent.parent
 # Each Python that finds this on its path takes the file of the test for the published one.
 PUBLISHING = """
@@ -60,13 +56,7 @@ class User:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A server with random weights of Nano that see a dog everywhere."""
-    path, architecture = tmp_path_factory.mktemp("published") / NAME, replace(VARIANTS["nano"], classes=90)
-    torch.manual_seed(0)
-    detector = build_detector(architecture)
-    with torch.no_grad():
-        detector.class_head.bias[DOG] = 5.0
-    write_checkpoint(path, make_checkpoint(architecture, detector.state_dict(), class_names=[], args={}))
-    with serving(Store(path.read_bytes())) as store:
+    with serving(Store(dog_everywhere(tmp_path_factory.mktemp("published")))) as store:
         yield store
 
 

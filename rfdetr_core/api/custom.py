@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,7 +34,7 @@ from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.interruption import StopSignals
 from rfdetr_core.training.module import PREFIX, TrainingModule
 from rfdetr_core.training.record import first_process, sole_writer
-from rfdetr_core.training.run import errors_explained, say_batch_size
+from rfdetr_core.training.run import errors_explained, quiet_lightning, say_batch_size
 
 
 class RFDETRModelModule(TrainingModule):
@@ -288,8 +287,7 @@ def _configured(
     own = [one for one in own if one in placed]
     for one in own:
         remember(one)
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
     defaults = {"num_sanity_val_steps": settings.num_sanity_val_steps, "enable_progress_bar": not writes}
     # The average is among the callbacks.
     plain = config.model_copy(update={"use_ema": False})

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from rfdetr_core.api.configs import ModelSettings, TrainSettings
-from rfdetr_core.api.training import Plan, as_path, find_weights, prepare_dataset, trained_sizes
+from rfdetr_core.api.training import Plan, find_weights, prepare_dataset, state_file, trained_sizes
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import SUFFIXES
@@ -66,9 +66,7 @@ class Preparation:
         inputs, part = self.inputs, {"custom": dict(custom)} if custom else {}
         if state is None:
             return inputs, self.record | part
-        path = as_path(state, "ckpt_path")
-        if not path.is_file():
-            raise UserError(f"ckpt_path is {str(path)!r}, which is no file. Give the path of a checkpoint.pth.")
+        path = state_file(state, "ckpt_path")
         own = self.record | part
         if inputs.asked.resume is None:
             if _is_same(path, record.fingerprint(own), epochs):

@@ -79,6 +79,14 @@ def as_path(value: Any, argument: str) -> Path:
     return Path(expanded(value))
 
 
+def state_file(value: Any, argument: str) -> Path:
+    """The file of a state to resume that an argument gives. Raises a UserError where there is none."""
+    path = as_path(value, argument)
+    if not path.is_file():
+        raise UserError(f"{argument} is {str(path)!r}, which is no file. Give the path of a checkpoint.pth.")
+    return path
+
+
 def find_weights(given: Any) -> Path | None:
     """The file that `pretrain_weights` names: a path, or a published name; None for None.
 
@@ -206,9 +214,7 @@ class Plan:
             )
         named = weights.name if weights else None
         if keywords.get("resume") is not None:
-            weights, named = as_path(keywords["resume"], "resume"), None  # the state holds the weights
-            if not weights.is_file():
-                raise UserError(f"resume is {str(weights)!r}, which is no file. Give the path of a checkpoint.pth.")
+            weights, named = state_file(keywords["resume"], "resume"), None  # the state holds the weights
             keywords["resume"] = weights.name
         settings = cls.settings_of({"accelerator": kind} | keywords, model.variant)
         section = parse(ModelConfig, vars(model) | own | {"pretrain_weights": named}, "train()")

@@ -64,8 +64,7 @@ def train_model(
             the training ended, none was started on other nodes, or a signal asked to stop.
     """
     check_launched(config)
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
     signals = StopSignals()
     with errors_explained(config, output, signals), signals.handled(), record.sole_writer(output):
         _fit(prepare_training(where, model, config, runtime, output), where.weights, runtime, signals, callbacks)
@@ -95,6 +94,12 @@ def errors_explained(config: TrainConfig, output: Path, signals: StopSignals) ->
         if (explanation := explained(error, signals) or compilation.failure(error)) is None:
             raise
         raise explanation from error
+
+
+def quiet_lightning() -> None:
+    """Have Lightning print warnings alone."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _fit(

@@ -7,7 +7,6 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,27 +17,18 @@ import torch
 from rfdetr_core import RFDETRNano, RFDETRPico
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint import download, published
-from rfdetr_core.checkpoint.files import make_checkpoint, write_checkpoint
 from rfdetr_core.checkpoint.published import PUBLISHED, Published
-from rfdetr_core.model.config import VARIANTS
-from rfdetr_core.model.detector import build_detector
-from tests.checkpoint.store import Store, serving
+from tests.checkpoint.store import DOG, Store, dog_everywhere, serving
 from tests.pipeline.project import make_dataset
 
-NAME, DOG = "rf-detr-nano.pth", 18
+NAME = "rf-detr-nano.pth"
 TRAIN = {"epochs": 1, "batch_size": 2, "num_workers": 0, "threads": 1}
 
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A file of Nano whose random weights see a dog everywhere."""
-    path, architecture = tmp_path_factory.mktemp("published") / NAME, replace(VARIANTS["nano"], classes=90)
-    torch.manual_seed(0)
-    detector = build_detector(architecture)
-    with torch.no_grad():
-        detector.class_head.bias[DOG] = 5.0
-    write_checkpoint(path, make_checkpoint(architecture, detector.state_dict(), class_names=[], args={}))
-    return path.read_bytes()
+    return dog_everywhere(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture

@@ -5,8 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import torch
+
+from rfdetr_core.checkpoint.files import make_checkpoint, write_checkpoint
+from rfdetr_core.model.config import VARIANTS
+from rfdetr_core.model.detector import build_detector
+
+DOG = 18  # the id of COCO
 
 
 @dataclass
@@ -72,3 +81,14 @@ def serving(store: Store) -> Iterator[Store]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def dog_everywhere(folder: Path) -> bytes:
+    """The content of a file of Nano whose random weights see a dog (COCO's id DOG) everywhere."""
+    path, architecture = folder / "nano.pth", replace(VARIANTS["nano"], classes=90)
+    torch.manual_seed(0)
+    detector = build_detector(architecture)
+    with torch.no_grad():
+        detector.class_head.bias[DOG] = 5.0
+    write_checkpoint(path, make_checkpoint(architecture, detector.state_dict(), class_names=[], args={}))
+    return path.read_bytes()
