@@ -1,0 +1,169 @@
+"""What of the environment decides bits, beside the versions of packages: variables, the processor, code that Python runs
+at its start, and installed files that are not those that were installed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import platform
+import re
+import site
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core.base import files
+from rfdetr_core.base.provenance import PACKAGES
+
+# Each gives other bits on the same machine. The number of threads, which does as well, is in the record by itself.
+_DECIDING = re.compile(
+    r"(MKL_(CBWR|ENABLE_INSTRUCTIONS|DEBUG_CPU_TYPE|VML_MODE)|(ONEDNN|DNNL)_(DEFAULT_FPMATH_MODE|MAX_CPU_ISA|CPU_ISA_HINTS)"
+    r"|ATEN_CPU_CAPABILITY|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|CUBLAS_WORKSPACE_CONFIG|OMP_SCHEDULE)"
+)
+_TOLD = re.compile(
+    r"(MKL|ONEDNN|DNNL|OMP|KMP|GOMP|ATEN|OPENBLAS|PYTHON|CUBLAS|CUDNN|CUDA|NVIDIA|TORCH)_?[A-Z0-9_]*|LD_(PRELOAD|LIBRARY_PATH)"
+)
+_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
+_OWN = re.compile(r"__editable__\.rfdetr_dvc-[^/]*\.pth")
+_MODULES = {"pillow": "PIL", "pytorch-lightning": "pytorch_lightning"}
+_CPUINFO = Path("/proc/cpuinfo")
+_WHILE_INSTALLING = 60 * 10**9  # nanoseconds: the list of a package is among its last files
+
+
+def settings() -> dict[str, str]:
+    """The variables that are set and change the bits of a result on the same machine."""
+    return {name: value for name, value in sorted(os.environ.items()) if _DECIDING.fullmatch(name)}
+
+
+def processor() -> str:
+    """The processor as the system names it: two models with equal instructions may give other bits."""
+    try:
+        lines = files.read_text(_CPUINFO).splitlines()
+    except (OSError, ValueError):
+        return platform.processor() or platform.machine()
+    found = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
+    told = [
+        found.get("model name"),
+        *(f"{key} {found[key]}" for key in ("cpu family", "model", "stepping") if key in found),
+    ]
+    return ", ".join(one for one in told if one) or platform.machine()
+
+
+def observed(*, deep: bool = False) -> dict[str, Any]:
+    """What a run notes of its environment: `settings`, `variables`, `processor`, `startup` and `edited`; see there.
+
+    deep: hash every installed file.
+    """
+    return {
+        "settings": settings(),
+        "variables": variables(),
+        "processor": processor(),
+        "startup": startup(),
+        "edited": edited(deep=deep),
+    }
+
+
+def variables() -> dict[str, str]:
+    """All variables of the numeric libraries, of Python and of the loader that are set; none whose name tells a secret."""
+    told = {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
+    return dict(sorted(told.items()))
+
+
+def startup() -> dict[str, dict[str, str | None]]:
+    """The code that Python runs before any other, by its path: `sha256`, and `of`, the package that installed it.
+
+    These are sitecustomize, usercustomize and the .pth files. of: "this project" for its own editable install; None:
+    no package has the file.
+    """
+    names = ("sitecustomize", "usercustomize")
+    specs = (PathFinder.find_spec(name) for name in names)
+    found = [Path(spec.origin) for spec in specs if spec is not None and spec.has_location and spec.origin]
+    found += [path for folder in _site_folders() for path in sorted(folder.glob("*.pth"))]
+    return {str(path): {"sha256": files.sha256_file(path), "of": _installed_by(path)} for path in found}
+
+
+def unexpected(started: dict[str, dict[str, str | None]]) -> list[str]:
+    """The paths among those of `startup` that no package and not this project has installed."""
+    return [path for path, one in started.items() if one.get("of") is None]
+
+
+def edited(*, deep: bool = False) -> dict[str, list[str]]:
+    """The installed files that are not those of their package's list (RECORD), by package; likewise a package whose
+    module has another version than its description.
+
+    Of the packages that decide numerics, sizes are compared, and the digests of files that are newer than the list.
+    deep: the digests of all files of all packages.
+    """
+    found: dict[str, list[str]] = {}
+    for package in metadata.distributions() if deep else map(_distribution, PACKAGES):
+        if package is not None and (wrong := [*_wrong_version(package), *_changed(package, deep=deep)]):
+            found[package.metadata["Name"].lower()] = wrong
+    return dict(sorted(found.items()))
+
+
+def _distribution(name: str) -> metadata.Distribution | None:
+    try:
+        return metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _wrong_version(package: metadata.Distribution) -> Iterator[str]:
+    name = package.metadata["Name"].lower()
+    own = getattr(sys.modules.get(_MODULES.get(name, name)), "__version__", None)
+    if name in PACKAGES and own is not None and str(own).partition("+")[0] != package.version.partition("+")[0]:
+        yield f"version {own}, described as {package.version}"
+
+
+def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
+    listed = getattr(package, "_path", None)
+    if listed is None or not (record := Path(listed) / "RECORD").is_file():
+        return
+    folder, written = record.parent.parent, record.stat().st_mtime_ns
+    for line in files.read_text(record).splitlines():
+        name, _, rest = line.rpartition(",")
+        name, _, told = name.rpartition(",")
+        kind, _, digest = told.partition("=")
+        if kind != "sha256":  # compiled modules, and the list itself
+            continue
+        name = name.strip('"')
+        try:
+            status = (folder / name).stat()
+            newer = status.st_mtime_ns > written + _WHILE_INSTALLING
+            if status.st_size != int(rest) or ((deep or newer) and _digest(folder / name) != digest):
+                yield name
+        except OSError:
+            yield f"{name} (gone)"
+
+
+def _digest(path: Path) -> str:
+    with files.open_regular(path) as file:
+        found = hashlib.file_digest(file, "sha256").digest()
+    return base64.urlsafe_b64encode(found).rstrip(b"=").decode()
+
+
+def _site_folders() -> Iterator[Path]:
+    folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+    yield from (path for path in map(Path, dict.fromkeys(folders)) if path.is_dir())
+
+
+def _installed_by(path: Path) -> str | None:
+    if _OWN.fullmatch(path.name) and not _runs_code(path):
+        return "this project"
+    for package in metadata.distributions():
+        listed = getattr(package, "_path", None)
+        record = Path(listed) / "RECORD" if listed else None
+        if record and record.parent.parent == path.parent and record.is_file():
+            line = next((one for one in files.read_text(record).splitlines() if one.startswith(f"{path.name},")), "")
+            if f"sha256={_digest(path)}," in line:
+                return str(package.metadata["Name"])
+    return None
+
+
+def _runs_code(path: Path) -> bool:
+    """Whether a .pth file does more than to name folders."""
+    return any(line.startswith(("import ", "import\t")) for line in files.read_text(path).splitlines())
