@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rfdetr_core.base.sources  # noqa: F401 - first, for its effect
-from rfdetr_core.base import files
+from rfdetr_core.base import files, sources
 from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
+from rfdetr_core.base.held import states_of
 from rfdetr_core.base.imports import Guard, shadows
 from rfdetr_core.base.memory import explaining_shortage
 from rfdetr_core.base.printing import message_of
@@ -40,7 +41,7 @@ def run(stage: Callable[[], None]) -> None:
             if name == STAGE:
                 stage()
             else:
-                with _digested_code(name):
+                with _digested_code(name), _held_inputs(name):
                     stage()
                 save_run()
     except UserError as error:
@@ -72,10 +73,24 @@ def _digested_code(name: str) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(guard)
-    if changed := Code().changed(name, digests):
+    if changed := [
+        *dict.fromkeys([*Code().changed(name, digests), *code.compiled_otherwise(sources.compiled, digests)])
+    ]:
         raise UserError(
             f"Edited while {name} ran: {_few(changed)}. DVC does not record the result. To keep the result, undo the "
             "edit; then run: dvc repro"
+        )
+
+
+@contextmanager
+def _held_inputs(name: str) -> Iterator[None]:
+    """Stop a stage when it has run, if what it depends on is not what it was when it began."""
+    before = states_of(name)
+    yield
+    if changed := [path for path, _, _ in files.changes(before, states_of(name))]:
+        raise UserError(
+            f"Changed while {name} ran: {listed(changed)}. What was read of it is not known, so DVC does not record "
+            "the result. Run: dvc repro"
         )
 
 

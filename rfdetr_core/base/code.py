@@ -153,6 +153,17 @@ class Code:
         known = before if isinstance(before, dict) else {}
         return [path for path, _, _ in files.changes(known, self.digests_of(stage))]
 
+    def compiled_otherwise(self, sources: Mapping[Path, bytes], digests: object) -> list[str]:
+        """The paths of modules that were compiled from another source than `digests`, the content of
+        digests/<stage>.json, has. sources: what was compiled, by file."""
+        known = digests if isinstance(digests, dict) else {}
+        own = {
+            path.relative_to(self.root).as_posix(): data
+            for path, data in sources.items()
+            if path.is_relative_to(self.root)
+        }
+        return [path for path, data in own.items() if path in known and _parsed(data).digest != known[path]]
+
     def _check(self, name: str, closure: set[str]) -> None:
         source, path = self._read(name), self.modules[name].relative_to(self.root)
         for line, word in source.reads_itself:

@@ -1,5 +1,5 @@
-"""What of the environment decides bits, beside the versions of packages: variables, the processor, code that Python runs
-at its start, and installed files that are not those that were installed."""
+"""What of the environment decides bits, beside the versions of packages: variables, the processor, code that Python
+runs at its start, and files of packages that are not as they were installed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from typing import Any
 from rfdetr_core.base import files
 from rfdetr_core.base.provenance import PACKAGES
 
-# Each gives other bits on the same machine. The number of threads, which does as well, is in the record by itself.
+# Each gives other bits on the same machine. Not here: the number of threads, which the record has by itself, and
+# CUBLAS_WORKSPACE_CONFIG, which Lightning sets.
 _DECIDING = re.compile(
     r"(MKL_(CBWR|ENABLE_INSTRUCTIONS|DEBUG_CPU_TYPE|VML_MODE)|(ONEDNN|DNNL)_(DEFAULT_FPMATH_MODE|MAX_CPU_ISA|CPU_ISA_HINTS)"
-    r"|ATEN_CPU_CAPABILITY|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|CUBLAS_WORKSPACE_CONFIG|OMP_SCHEDULE)"
+    r"|ATEN_CPU_CAPABILITY|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|OMP_SCHEDULE)"
 )
 _TOLD = re.compile(
     r"(MKL|ONEDNN|DNNL|OMP|KMP|GOMP|ATEN|OPENBLAS|PYTHON|CUBLAS|CUDNN|CUDA|NVIDIA|TORCH)_?[A-Z0-9_]*|LD_(PRELOAD|LIBRARY_PATH)"
@@ -68,7 +69,7 @@ def observed(*, deep: bool = False) -> dict[str, Any]:
 
 
 def variables() -> dict[str, str]:
-    """All variables of the numeric libraries, of Python and of the loader that are set; none whose name tells a secret."""
+    """The variables of numeric libraries, Python and the loader that are set; none that is named like a secret."""
     told = {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
     return dict(sorted(told.items()))
 

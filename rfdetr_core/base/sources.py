@@ -23,8 +23,17 @@ _ROOTS = (Path(__file__).parents[2], Path(__file__).resolve().parents[2])
 _PACKAGES = tuple(f"{root}/{package}/" for root in _ROOTS for package in ("rfdetr_core", "stages"))
 
 
+compiled: dict[Path, bytes] = {}  # the source that was compiled, by the path of its file
+
+
 class _Source(SourceFileLoader):
     """Loads a module from its source alone: Python looks for bytecode where the source can be asked for its time."""
+
+    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:  # type: ignore[override]
+        """Compile a source, and keep it: a module may put another one in its file's place while it runs."""
+        if isinstance(data, bytes):
+            compiled[Path(path)] = data
+        return super().source_to_code(data, path, _optimize=_optimize)
 
     def path_stats(self, path: str) -> NoReturn:
         raise OSError

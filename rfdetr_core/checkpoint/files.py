@@ -110,13 +110,41 @@ def tensor_digest(weights: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(upstream_weights(dict(weights)).items()):
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        shape = ",".join(map(str, tensor.shape))
-        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-        for part in (name.encode(), dtype.encode(), shape.encode(), content):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
+        _update(digest, name.encode(), *_parts(tensor))
     return digest.hexdigest()
+
+
+def content_digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 over everything in a resume state, but for the digest itself, which is run.digest.
+
+    Over the path of each value, its type and, of a tensor, what `tensor_digest` takes, else its text.
+    """
+    digest, waiting = hashlib.sha256(), [("", content | {"run": {**content["run"], "digest": None}})]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, Tensor):
+            _update(digest, place.encode(), *_parts(value))
+            continue
+        inner = (
+            value.items() if isinstance(value, Mapping) else enumerate(value) if type(value) in (list, tuple) else ()
+        )
+        kind = "dict" if isinstance(value, Mapping) else type(value).__name__
+        told = str(len(value)) if isinstance(value, Mapping | list | tuple) else repr(value)
+        _update(digest, place.encode(), kind.encode(), told.encode())
+        waiting += [(f"{place}/{key!r}", one) for key, one in inner]
+    return digest.hexdigest()
+
+
+def _parts(tensor: Tensor) -> tuple[bytes, bytes, memoryview]:
+    """Dtype, shape and bytes (little-endian, row-major)."""
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return str(tensor.dtype).removeprefix("torch.").encode(), ",".join(map(str, tensor.shape)).encode(), content
+
+
+def _update(digest: hashlib._Hash, *parts: bytes | memoryview) -> None:
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
 
 
 def make_checkpoint(

@@ -148,11 +148,13 @@ class Lineage(Fields):
 
 
 class Run(Fields):
-    """Of a resume state: what it may be gone on with, and the MD5s of the files of a finished training."""
+    """Of a resume state: what it may be gone on with, the MD5s of the files of a finished training, and the digest of
+    the state itself (see `files.content_digest`)."""
 
     fingerprint: dict[Text, Any]
     finished: bool
     result: list[Md5] = Field(default_factory=list)
+    digest: Sha256 | None = None
 
 
 class Best(Fields):

@@ -17,10 +17,11 @@ import torch
 
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import CLASSES, Code
+from rfdetr_core.base.environment import processor, settings
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
-from rfdetr_core.checkpoint.files import check_content, read_checkpoint, read_plain, tensor_digest
+from rfdetr_core.checkpoint.files import check_content, content_digest, read_checkpoint, read_plain, tensor_digest
 from rfdetr_core.checkpoint.published import resolve_weights
 from rfdetr_core.checkpoint.schema import ResumeState
 from rfdetr_core.data.samples import Sample
@@ -78,6 +79,8 @@ def record_of(
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cuda": torch.version.cuda if kind == "cuda" else None,
         "cpu": cpu_kind(),
+        **({"processor": processor()} if kind == "cpu" else {}),
+        "settings": settings(),
         "threads": torch.get_num_threads(),
         "precision": resolved_precision(asked),
         "batch_size": size,
@@ -182,6 +185,7 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
         return None, ""
     try:
         content = read_plain(path, ResumeState)
+        _check_unchanged(content, path, required=True)
     except UserError as error:
         return None, f"{path} cannot be gone on from ({error}): starting anew."
     run, state = content["run"], State(path, content["epoch"] + 1, content["run"]["finished"])
@@ -220,6 +224,7 @@ def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any])
             "it as model.pretrain_weights."
         )
     check_content(content, ResumeState, path)
+    _check_unchanged(content, path, required=False)
     changed = differences(content["run"]["fingerprint"], fingerprint)
     changes = [one for one in changed if not one.startswith(_LENGTH)]
     if refused := [one for one in changes if one.startswith(_KEPT)]:
@@ -239,6 +244,17 @@ def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any])
     if state.epochs < min(planned, config.epochs) and config.early_stopping and content["run"]["finished"]:
         told.append("It had stopped early: early stopping waits anew.")
     return state, " ".join(told)
+
+
+def _check_unchanged(content: Mapping[str, Any], path: Path, *, required: bool) -> None:
+    """Compare a state with the digest in it. required: whether a state without one, as of older versions, is refused.
+
+    Raises:
+        UserError: it is not as it was written.
+    """
+    told = content["run"].get("digest")
+    if told != content_digest(content) and (required or told is not None):
+        raise UserError(f"{path} was changed after the training wrote it: its content is not that of its digest.")
 
 
 def _rate_change(step: int, trained: int, planned: int, config: TrainConfig) -> Iterator[str]:

@@ -26,7 +26,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import Precision
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.checkpoint.files import read_plain, write_plain
+from rfdetr_core.checkpoint.files import content_digest, read_plain, write_plain
 from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.model.config import Architecture, ModelConfig
@@ -62,7 +62,9 @@ class PlainCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoints as plain values, whole or not at all, read without running anything of them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write what Lightning collected."""
+        """Write what Lightning collected; a state to go on from with its own digest."""
+        if "run" in checkpoint:
+            checkpoint["run"]["digest"] = content_digest(checkpoint)
         write_plain(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from rfdetr_core.audit.history import MODEL, History
 from rfdetr_core.audit.trace import Archive, title_of
-from rfdetr_core.base import files, provenance
+from rfdetr_core.base import environment, files, provenance
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.params import parse
@@ -207,8 +207,15 @@ def _check_machine(report: Report, training: Mapping[str, Any]) -> None:
     """Say where results cannot be expected to have the same bytes if they were made again here."""
     told = training.get("machine") or {}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    here = {"device": device, "cpu": cpu_kind()}
-    differing = [f"{key} {told.get(key)}, here {value}" for key, value in here.items() if told.get(key) != value]
+    here = {
+        "device": device,
+        "cpu": cpu_kind(),
+        "processor": environment.processor(),
+        "settings": environment.settings(),
+    }
+    # A training on a GPU has no processor in its record, and an older one no settings either.
+    known = {key: value for key, value in here.items() if key in told}
+    differing = [f"{key} {told[key]}, here {value}" for key, value in known.items() if told[key] != value]
     if differing:
         report.note(f"trained on another kind of machine ({'; '.join(differing)}): compare scores, not bytes")
 

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
+from rfdetr_core.checkpoint.files import (
+    content_digest,
+    read_checkpoint,
+    read_plain,
+    tensor_digest,
+    write_checkpoint,
+    write_plain,
+)
 from tests.checkpoint.tiny import tiny_checkpoint
 
 
@@ -47,3 +57,42 @@ def test_a_half_precision_tensor_has_a_digest(weights: dict[str, torch.Tensor]) 
         tensor_digest(weights),
         tensor_digest({k: v.half() for k, v in weights.items()}),
     )
+
+
+STATE: dict[str, Any] = {
+    "epoch": 1,
+    "run": {"finished": False, "digest": "0" * 64},
+    "optimizer_states": [{"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2)}}, "names": ("a", "b")}],
+}
+
+
+def _with(change: Callable[[Any], object]) -> dict[str, Any]:
+    changed = copy.deepcopy(STATE)
+    change(changed)
+    return changed
+
+
+def test_the_digest_of_a_state_is_that_of_what_is_read_back_and_not_of_the_digest_in_it(tmp_path: Path) -> None:
+    write_plain(tmp_path / "a.pth", STATE)
+    digest = content_digest(STATE)
+    assert content_digest(read_plain(tmp_path / "a.pth")) == digest
+    assert content_digest(_with(lambda one: one["run"].update(digest=digest))) == digest
+    assert content_digest(_with(lambda one: one["run"].pop("digest"))) == digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: one.update(epoch=2),
+        lambda one: one.update(epoch=True),
+        lambda one: one["run"].update(finished=True),
+        lambda one: one["optimizer_states"].append({}),
+        lambda one: one["optimizer_states"][0].update(names=["a", "b"]),
+        lambda one: one["optimizer_states"][0]["state"].update({"0": one["optimizer_states"][0]["state"].pop(0)}),
+        lambda one: one["optimizer_states"][0]["state"][0]["exp_avg"].add_(1e-30),
+        lambda one: one["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(2, dtype=torch.int32)),
+        lambda one: one["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(1, 2)),
+    ],
+)
+def test_the_digest_of_a_state_changes_with_every_value_type_shape_and_key(change: Callable[[Any], object]) -> None:
+    assert content_digest(_with(change)) != content_digest(STATE)

@@ -347,6 +347,31 @@ def test_an_edit_while_a_stage_without_digests_runs_by_hand_is_named(project: Pr
     assert stage.returncode == 1
 
 
+def test_a_source_that_puts_another_in_its_place_is_named(project: Project) -> None:
+    before, path = locked(project), project.folder / "rfdetr_core" / "base" / "errors.py"
+    sound = path.read_text()
+    path.write_text(f"{sound}\nimport pathlib\n\npathlib.Path({str(path)!r}).write_text({sound!r})\n")
+    failed = project.run("dvc", "repro", "-s", "-f", "select_best", check=False)
+    assert path.read_text() == sound
+    assert "error: Edited while select_best ran: rfdetr_core/base/errors.py" in failed.stderr
+    assert locked(project) == before
+
+
+def test_an_input_that_changes_while_a_stage_runs_is_named(project: Project) -> None:
+    path, scores = project.folder / "stages" / "select_best.py", project.folder / "output" / "scores.json"
+    called = 'select(files.read_json(output / "scores.json"))'
+    assert called in path.read_text()
+    edit = 'files.write_text(output / "scores.json", files.read_text(output / "scores.json") + " ")'
+    path.write_text(
+        path.read_text().replace("    files.write_json(output", f"    {edit}\n    files.write_json(output")
+    )
+    (project.folder / "digests" / "select_best.json").unlink()  # by hand a stage may run without
+    failed = project.run("python", "-m", "stages.select_best", check=False)
+    assert failed.returncode == 1
+    assert "error: Changed while select_best ran: output/scores.json." in failed.stderr
+    assert scores.read_text().endswith(" ")
+
+
 def test_a_comment_does_not_stop_a_stage_that_runs_alone(project: Project) -> None:
     add_prose(project.folder / "rfdetr_core" / "evaluation" / "evaluate.py")
     assert project.repro("-s", "-f", "evaluate") == ["evaluate"]

@@ -28,7 +28,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import md5_file
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.checkpoint.files import read_plain, write_plain
+from rfdetr_core.checkpoint.files import content_digest, read_plain, write_plain
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.training import record
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
@@ -307,9 +307,28 @@ def test_resume_refuses_a_file_of_weights(where: ProjectPaths, uninterrupted: di
 @pytest.mark.parametrize("part", ["loops", "optimizer_states", "callbacks", "lr_schedulers"])
 def test_a_crafted_state_is_one_message(where: ProjectPaths, output: Path, part: str) -> None:
     train(where, output, train={"epochs": 1})
-    content = read_plain(output / "checkpoint.pth")
-    write_plain(where.weights / "state.pth", content | {part: {"RunFiles": [1], "fit_loop": None}})
+    content = read_plain(output / "checkpoint.pth") | {part: {"RunFiles": [1], "fit_loop": None}}
+    content["run"]["digest"] = content_digest(content)
+    write_plain(where.weights / "state.pth", content)
     with pytest.raises(UserError, match=r"state\.pth: (its state cannot be restored \(|callbacks\.RunFiles: )"):
+        train(where, output, train={"epochs": 2, "resume": "state.pth"})
+
+
+def test_a_state_that_was_edited_is_not_gone_on_from(where: ProjectPaths, output: Path) -> None:
+    train(where, output, train={"epochs": 1})
+    path = output / "checkpoint.pth"
+    content = read_plain(path)
+    write_plain(path, content)
+    assert "starting anew, since" in record.state_to_resume(output, {})[1]  # saved again it is the same
+    name = sorted(content["model"])[0]
+    content["model"][name] = 1.5 * content["model"][name]
+    write_plain(path, content)
+    found, told = record.state_to_resume(output, content["run"]["fingerprint"])
+    assert found is None
+    assert "was changed after the training wrote it" in told
+    assert "starting anew" in told
+    shutil.copy(path, where.weights / "state.pth")
+    with pytest.raises(UserError, match=r"state\.pth was changed after the training wrote it"):
         train(where, output, train={"epochs": 2, "resume": "state.pth"})
 
 

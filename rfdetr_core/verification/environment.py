@@ -1,0 +1,19 @@
+"""The environment here: installed packages against their own lists of files, and code that Python runs at its start."""
+
+from __future__ import annotations
+
+from rfdetr_core.base.environment import edited, startup, unexpected
+from rfdetr_core.verification.report import Report
+
+
+def check_environment(report: Report, *, deep: bool) -> None:
+    """Compare files of installed packages with the lists that were installed with them; deep: each by its content.
+
+    Whoever changes a file, its time and the list leaves no mismatch: the wheel itself is not here to compare with.
+    """
+    report.checked += 1
+    for package, names in edited(deep=deep).items():
+        for name in names:
+            report.wrong(f"{name} of package {package}", "as it was installed", "another", "the package's RECORD")
+    for path in unexpected(startup()):
+        report.note(f"Python runs {path} at its start, which no package installed")
