@@ -127,7 +127,7 @@ class TrainingRecord(Fields):
     code: dict[Name, Sha256]
     classes: dict[Text, InstalledClass] = Field(default_factory=dict)
     packages: dict[Text, Text]
-    machine: dict[Text, Text | int | float | None]
+    machine: dict[Text, Text | int | float | dict[Text, Text] | None]
     files: dict[Name, Identity]
     counts: dict[Text, Objects]
     parents: dict[Text, Parent]
