@@ -79,13 +79,14 @@ def write(root: Path, stage: str, ran: Entry, began: float) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    outs = {path: _out(root / path, md5, ran.files[path]) for path, md5 in ran.outs.items()}
+    outs = {one: _out(root / one, md5, ran.files[one]) for one, md5 in ran.outs.items()}
     result = {"stage": stage, "cmd": ran.cmd, "params": plain(ran.params), "deps": ran.deps, "outs": outs}
-    path = root / name_of(result)
+    name = name_of(result)
+    path = root / name
+    added = None if path.exists() else git.answer(root, "log", "-1", "--format=%H", "--diff-filter=A", "--", name)
+    if added:
+        _restore(root, name, added.strip())
     if path.exists():
-        return path
-    if (committed := _committed(root, name_of(result))) is not None:
-        files.write_bytes(path, committed)
         return path
     commit = git.answer(root, "rev-parse", "HEAD")
     dirty = git.answer(root, "status", "--porcelain", "--", *_SOURCES)
@@ -152,8 +153,11 @@ def _out(path: Path, md5: str, measured: Mapping[str, Any]) -> dict[str, Any]:
     return {"md5": md5, **sha256, "size": measured.get("size")}
 
 
-def _committed(root: Path, name: str) -> bytes | None:
-    """An entry that a commit before HEAD has, as after `git revert`."""
-    commit = git.answer(root, "log", "-1", "--format=%H", "--diff-filter=A", "--", name)
-    done = git.run(root, "show", f"{commit.strip()}:./{name}") if commit else None
-    return done.stdout if done is not None and done.returncode == 0 else None
+def _restore(root: Path, name: str, commit: str) -> None:
+    """Bring back a file as a commit has it, and the files that it names, as after `git revert`."""
+    done = git.run(root, "show", f"{commit}:./{name}")
+    if done.returncode == 0:
+        files.write_bytes(root / name, done.stdout)
+        named = (Path(before) for before, _ in _previous(done.stdout))
+        for path in (path for path in named if path.parent in (FOLDER, RECORDS) and not (root / path).exists()):
+            _restore(root, path.as_posix(), commit)
