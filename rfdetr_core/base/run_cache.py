@@ -34,14 +34,14 @@ def save_run(note: Callable[[Any], object]) -> None:
     when all outs are written. note: is given DVC's object of the stage, with the digests, before. Where no DVC runs the
     stage, nothing happens; nor in the further processes of a distributed training.
     """
-    name, root = os.environ.get("DVC_STAGE"), os.environ.get("DVC_ROOT")
-    if name is None or root is None or os.environ.get("LOCAL_RANK", "0") != "0":
+    name = os.environ.get("DVC_STAGE")
+    if name is None or os.environ.get("LOCAL_RANK", "0") != "0":
         return
     from dvc.exceptions import DvcException  # type: ignore[import-untyped]
     from dvc.repo import Repo  # type: ignore[import-untyped]
 
     try:
-        with Repo(root) as repo:
+        with Repo() as repo:  # DVC_ROOT is another project where an experiment runs in a temporary folder
             stage = repo.stage.load_one(str(_PIPELINE.absolute()), name.rpartition(":")[2])
             stage.save_deps()
             stage.save_outs()
