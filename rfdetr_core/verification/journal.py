@@ -181,10 +181,13 @@ def _check_lock(report: Report, journal: Journal, pipeline: Pipeline, *, only_gi
             report.wrong(found[0], "as it was committed", "it was deleted", f"git log -- {found[0]}")
         if found is None:
             found = _entry_of(journal.entries_of(stage, journal.elsewhere), done)
+        others = _with_inputs(of_stage, done)
         if found is not None:
             _check_outs(report, journal.tree, *found, only_git=only_git)
             _check_environment(report, stage, *found)
-        elif others := _with_inputs(of_stage, done):
+            if differing := sorted(others.keys() - {found[0]}):
+                report.note(f"other results of {stage} for the same inputs, by another run: {listed(differing)}")
+        elif others:
             name, entry = min(others.items(), key=lambda item: len(_differing(item[1], done)))
             for path in _differing(entry, done):
                 expected = entry["outs"].get(path, {}).get("md5")

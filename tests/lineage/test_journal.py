@@ -12,6 +12,7 @@ import pytest
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage import journal
+from rfdetr_core.lineage.lock import Entry
 from tests.verification.runs import Runs
 
 
@@ -90,7 +91,7 @@ def test_a_damaged_entry_stops_no_stage_and_stays_a_head(runs: Runs) -> None:
 def test_params_that_json_cannot_hold_have_an_entry_that_is_found(runs: Runs) -> None:
     raw = {"cmd": "run train", "params": {"params.yaml": {"train": {1: 2.5, "since": datetime.date(2024, 1, 2)}}}}
     runs.lock("train", raw)
-    journal.write(runs.folder, "train", journal.Entry.of(runs.locked("train")), 0.0)
+    journal.write(runs.folder, "train", Entry.of(runs.locked("train")), 0.0)
     assert runs.found() == ([], [])
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from rfdetr_core.base import files
 from rfdetr_core.lineage import journal
+from rfdetr_core.lineage.lock import Entry
 from tests.verification.runs import EVALUATE, TRAIN, Runs
 
 
@@ -163,6 +164,16 @@ def test_a_history_that_is_rewritten_up_to_its_end_shows_in_the_heads_alone(runs
     assert journal.heads(runs.folder) != before
 
 
+def test_another_result_of_the_same_inputs_that_has_an_entry_too_is_told(runs: Runs) -> None:
+    """A machine that computes otherwise, or somebody who wrote the entry of an edited result."""
+    honest = entry(runs, "train")
+    other_outs(runs)
+    journal.write(runs.folder, "train", Entry.of(runs.locked("train")), 0.0)
+    runs.commit()
+    assert runs.found()[0] == []
+    assert f"other results of train for the same inputs, by another run: journal/{honest.name}" in runs.check().notes
+
+
 def nothing(runs: Runs) -> None:
     """Nothing."""
 
@@ -181,7 +192,7 @@ def other_results_of_another_branch(runs: Runs) -> None:
     """Another machine had another result for the same inputs, which DVC restores here."""
     runs.git("checkout", "-q", "-b", "other")
     other_outs(runs, EVALUATE)
-    journal.write(runs.folder, "evaluate", journal.Entry.of(runs.locked("evaluate")), 0.0)
+    journal.write(runs.folder, "evaluate", Entry.of(runs.locked("evaluate")), 0.0)
     runs.commit()
     runs.git("checkout", "-q", "main")
     other_outs(runs, EVALUATE)
