@@ -227,3 +227,5 @@ def _check_environment(report: Report, stage: str, name: str, entry: Mapping[str
         report.note(
             f"{stage} ran with {', '.join(f'{key}={value}' for key, value in sorted(settings.items()))}: {name}"
         )
+    if edited := environment.get("edited"):
+        report.wrong(f"packages that {stage} ran with", "as installed", f"edited: {listed(map(str, edited))}", name)

@@ -374,3 +374,10 @@ def test_settings_of_libraries_that_change_results_are_told(runs: Runs, monkeypa
     monkeypatch.setattr(journal, "observed", lambda: {"settings": {"MKL_CBWR": "COMPATIBLE"}})
     runs.run(5)
     assert [note for note in runs.check().notes if note.startswith("train ran with MKL_CBWR=COMPATIBLE")]
+
+
+def test_a_run_with_edited_files_of_packages_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "observed", lambda: {"edited": ["torch/nn/modules/linear.py"]})
+    runs.run(5)
+    (line, _) = runs.found()[0]
+    assert line.startswith("packages that train ran with: expected as installed, found edited: torch/nn/modules/linear")
