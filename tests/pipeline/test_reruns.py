@@ -129,7 +129,9 @@ def test_going_back_runs_nothing_and_leaves_files_and_not_links_to_git(trained: 
     project.run("git", "restore", "params.yaml", "data")
     assert project.repro() == []
     project.run(sys.executable, "-m", "rfdetr_core", "results")
-    assert project.run("git", "status", "--porcelain").stdout == ""
+    left = project.run("git", "status", "--porcelain").stdout.splitlines()
+    assert [line for line in left if not line.startswith("?? journal/")] == []  # what ran in between, ran
+    assert len(left) == 5
     assert project.changed_stages() == set()
     for kind in ("metrics", "plots"):
         shown = project.run("dvc", kind, "show", "--json").stdout
@@ -255,10 +257,11 @@ def test_a_fresh_clone_with_the_cache_pulled_runs_nothing(project: Project, tmp_
 
 def test_a_failing_stage_names_the_command_that_restores_and_it_does(project: Project) -> None:
     out = project.folder / "output" / "checkpoint_best_total.pth"
-    before = out.read_bytes()
+    before, entries = out.read_bytes(), journal(project)
     project.edit_annotations("test", category_id=77)
     failed = project.run("dvc", "repro", check=False)
     assert failed.returncode != 0
+    assert journal(project) == entries
     assert "Traceback" not in failed.stderr
     restore = re.search(r"^Earlier results.*?: (.*)$", failed.stderr, flags=re.MULTILINE)
     assert restore is not None
@@ -278,6 +281,10 @@ def test_an_experiment_elsewhere_trains_the_code_that_it_records(project: Projec
         told = project.run("dvc", "queue", "logs", f"edited{option}")
     assert "this very code ran" in told.stdout + told.stderr
     project.run("dvc", "queue", "remove", "--all")
+
+
+def journal(project: Project) -> set[str]:
+    return {path.name for path in (project.folder / "journal").iterdir()}
 
 
 def locked(project: Project) -> bytes:
@@ -319,13 +326,13 @@ def test_no_stage_runs_on_code_that_its_digests_do_not_name(project: Project, co
 
 def test_without_digests_a_stage_runs_by_hand_and_not_in_dvc(project: Project) -> None:
     before, made = locked(project), project.folder / "output" / "selection.json"
-    expected = made.read_bytes()
+    expected, entries = made.read_bytes(), journal(project)
     (project.folder / "digests" / "select_best.json").unlink()
     failed = project.run("dvc", "repro", "-s", "-f", "select_best", check=False)
     assert "error: digests/select_best.json does not exist. Run: dvc repro" in failed.stderr
     made.unlink(missing_ok=True)
     project.run("python", "-m", "stages.select_best")
-    assert made.read_bytes() == expected
+    assert (made.read_bytes(), journal(project)) == (expected, entries)
     assert locked(project) == before
 
 
@@ -378,7 +385,7 @@ def test_a_comment_does_not_stop_a_stage_that_runs_alone(project: Project) -> No
 
 
 def test_an_edit_while_a_stage_runs_is_named_and_its_result_is_not_recorded(project: Project) -> None:
-    before = Lock.read(project.folder).stages["train"]
+    before, entries = Lock.read(project.folder).stages["train"], journal(project)
     matcher = project.folder / "rfdetr_core" / "loss" / "matcher.py"
     original = matcher.read_text()
     project.set_params(train={"epochs": 3, "seed": 4})
@@ -393,6 +400,7 @@ def test_an_edit_while_a_stage_runs_is_named_and_its_result_is_not_recorded(proj
     assert "error: Edited while train ran: rfdetr_core/loss/matcher.py. DVC does not record the result." in told
     assert "Traceback" not in told
     assert Lock.read(project.folder).stages["train"] == before  # `code` ran, as it does for other params of train
+    assert journal(project) == entries
     trained = (project.folder / "output" / "checkpoint_best_ema.pth").read_bytes()
     matcher.write_text(original)
     told = project.run("dvc", "repro", "train").stdout
