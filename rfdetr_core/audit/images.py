@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha1 as new_sha1
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.base.provenance import identity
 from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.schema import Manifest as ManifestRows
-
-_SHA1 = 40  # hexadecimal digits; repositories with SHA-256 have more
 
 
 @dataclass(frozen=True)
@@ -108,8 +105,6 @@ def _add(
         if content is None:
             found.unknown.append(f"{name} of {one.who}: {archive.history.why_missing(one.blob)}")
             continue
-        if len(one.blob) == _SHA1 and new_sha1(b"blob %d\0" % len(content) + content).hexdigest() != one.blob:
-            raise UserError(f"git's object {one.blob}, {name}, was changed. Fetch it again: git fsck")
         rows = rows_of(content, f"{name} (git blob {one.blob})")
         if selection:
             if is_beside and one.at is None and not one.through:
