@@ -10,6 +10,7 @@ from typing import Any
 from rfdetr_core.audit.ancestors import ancestors_of
 from rfdetr_core.audit.history import Commit
 from rfdetr_core.audit.metadata import Selection
+from rfdetr_core.audit.paths import withdrawn
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -132,6 +133,8 @@ def digest_of(image: str, archive: Archive) -> str:
         for row in rows_of(content or b"[]", "a manifest at HEAD"):
             if image == row["path"] or image.endswith(f"/{row['path']}"):
                 return str(row["sha256"])
+    if (error := withdrawn(image, archive.history)) is not None:
+        raise error
     raise UserError(f"{image} is no file, no SHA-256, and no image of the manifests at HEAD. Give its SHA-256.")
 
 

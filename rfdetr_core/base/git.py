@@ -15,6 +15,7 @@ from rfdetr_core.base.errors import UserError
 # can name other parents than a commit, a file system monitor is a command that says which files changed, and the others
 # hide the first commit, add signatures or colours to a log, or write names in another way.
 _SETTINGS = {
+    "advice.graftFileDeprecated": "false",
     "core.attributesFile": os.devnull,
     "core.commitGraph": "false",
     "core.fsmonitor": "false",
