@@ -17,6 +17,7 @@ from ci.steps import core, step
 from rfdetr_core.audit.history import EVALUATION
 from rfdetr_core.base.code import FOLDER, STAGE
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.verification.verify import IN_THE_WAY
 
 BEST = "output/checkpoint_best_"
 
@@ -55,13 +56,17 @@ def main() -> None:
     if not done.stdout.startswith("{"):
         raise UserError(done.stderr.strip().removeprefix("error: "))
     found = lies(json.loads(done.stdout)["mismatches"], certain(Path()))
+    in_the_way = [one for one in found if one["found"] == IN_THE_WAY]
+    if in_the_way:
+        raise UserError("; ".join(f"{one['what'].removeprefix('code ')}: {IN_THE_WAY}" for one in in_the_way))
     if found:
         said = "{what}: expected {expected}, found {found}  ({by})"
         told = [said.format(**one | {"by": ", ".join(one["by"])}) for one in found]
         raise UserError(
             "dvc.lock names as done what was not run:\n  "
             + "\n  ".join(told)
-            + "\nTake dvc.lock and its results from the commit before (git restore --source), or run: dvc repro --force"
+            + "\nTake dvc.yaml, dvc.lock and its results from the commit before (git restore --source), or run: "
+            "dvc repro --force"
         )
     print("dvc.lock contradicts no lineage")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -150,6 +151,12 @@ def test_stages_are_thin() -> None:
         stage: n for stage in STAGES if (n := len((ROOT / "stages" / f"{stage}.py").read_text().splitlines())) > 45
     }
     assert not thick
+
+
+def test_git_is_run_with_what_one_module_gives() -> None:
+    """Else a graft, a filter or a variable of the clone could change an answer."""
+    named = {module for module, path in CODE.modules.items() if re.search(r"[\[(]\s*[\"']git[\"']", path.read_text())}
+    assert named == {"rfdetr_core.base.git"}
 
 
 def test_files_are_opened_for_reading_where_pipes_and_devices_are_refused() -> None:

@@ -3,7 +3,7 @@ experiments."""
 
 from __future__ import annotations
 
-import os
+import hashlib
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +32,7 @@ _GREP = {
 _KEEP_MEMORY = "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
 _SEARCHERS = 2
 _MOST_ARGUMENTS = 1000
+_SHA1 = 40  # hexadecimal digits; repositories with SHA-256 have more
 _COMMIT = "%x01%H%x00%P%x00%an%x00%ae%x00%aI%x00%s"
 
 
@@ -99,7 +100,7 @@ class History:
         names = [path.relative_to(self.root).as_posix() for path in paths if path.is_file()]
         if not (names and self._working_tree):
             return {}
-        blobs = self._git("hash-object", "--", *names).split()
+        blobs = self._git("hash-object", "--no-filters", "--", *names).split()
         heads = [f"HEAD:./{name}" for name in names]
         asked = "".join(f"{head}\n" for head in heads)
         committed = self._git("cat-file", "--batch-check=%(objectname)", stdin=asked).splitlines()
@@ -131,7 +132,7 @@ class History:
         def search(part: Sequence[str]) -> bytes:
             command = [*git.COMMAND, *settings, "grep", *options, *part, "--", path]
             # What git frees between two versions would else be given back to the system, and faulted in again.
-            environment = os.environ | {"GLIBC_TUNABLES": _KEEP_MEMORY}
+            environment = git.environment() | {"GLIBC_TUNABLES": _KEEP_MEMORY}
             done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, check=False)
             if done.returncode > 1 or done.stderr:
                 raise UserError(f"git cannot search {path} of {self.root}: {done.stderr.decode(errors='replace')}")
@@ -165,7 +166,9 @@ class History:
         with TemporaryFile() as asked:  # not a pipe: git reads names while it writes, and two could wait for each other
             asked.write("".join(f"{name}\n" for name in names).encode())
             asked.seek(0)
-            with subprocess.Popen(command, cwd=self.root, stdin=asked, stdout=subprocess.PIPE) as process:
+            with subprocess.Popen(
+                command, cwd=self.root, env=git.environment(), stdin=asked, stdout=subprocess.PIPE
+            ) as process:
                 assert process.stdout is not None
                 for name in names:
                     head = process.stdout.readline().split()
@@ -174,10 +177,20 @@ class History:
                         continue
                     content = process.stdout.read(int(head[2]))
                     process.stdout.read(1)
+                    _check_object(head[0].decode(), head[1], content)
                     yield name, content
 
     def _git(self, *arguments: str, stdin: str = "") -> str:
         return git.text(self.root, *arguments, stdin=stdin, errors="replace")
+
+
+def _check_object(name: str, kind: bytes, content: bytes) -> None:
+    """Raise a UserError where an object of git is not the one that its name says: git itself does not look."""
+    digest = hashlib.new("sha1" if len(name) == _SHA1 else "sha256", usedforsecurity=False)
+    digest.update(b"%s %d\0" % (kind, len(content)))
+    digest.update(content)
+    if digest.hexdigest() != name:
+        raise UserError(f"git's object {name} was changed. Fetch it again: git fsck")
 
 
 def cached(root: Path, md5: str) -> Path:

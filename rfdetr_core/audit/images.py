@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha1 as new_sha1
 from pathlib import Path
 from typing import Any
 
 from rfdetr_core.audit.ancestors import ancestors_of
 from rfdetr_core.audit.history import Commit
 from rfdetr_core.audit.metadata import Selection
+from rfdetr_core.audit.paths import withdrawn
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -18,8 +18,6 @@ from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.base.provenance import identity
 from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.schema import Manifest as ManifestRows
-
-_SHA1 = 40  # hexadecimal digits; repositories with SHA-256 have more
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,6 @@ def _add(
         if content is None:
             found.unknown.append(f"{name} of {one.who}: {archive.history.why_missing(one.blob)}")
             continue
-        if len(one.blob) == _SHA1 and new_sha1(b"blob %d\0" % len(content) + content).hexdigest() != one.blob:
-            raise UserError(f"git's object {one.blob}, {name}, was changed. Fetch it again: git fsck")
         rows = rows_of(content, f"{name} (git blob {one.blob})")
         if selection:
             if is_beside and one.at is None and not one.through:
@@ -137,6 +133,8 @@ def digest_of(image: str, archive: Archive) -> str:
         for row in rows_of(content or b"[]", "a manifest at HEAD"):
             if image == row["path"] or image.endswith(f"/{row['path']}"):
                 return str(row["sha256"])
+    if (error := withdrawn(image, archive.history)) is not None:
+        raise error
     raise UserError(f"{image} is no file, no SHA-256, and no image of the manifests at HEAD. Give its SHA-256.")
 
 

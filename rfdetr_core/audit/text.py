@@ -11,6 +11,7 @@ from rfdetr_core.audit.exported import exported_lines, plain_description
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit
 from rfdetr_core.audit.images import digest_of, published
 from rfdetr_core.audit.metadata import Selection
+from rfdetr_core.audit.paths import versions_of
 from rfdetr_core.audit.selected import SelectedUse, uses_where
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of, title_of
 from rfdetr_core.audit.uses import Answer, Use, uses_of
@@ -89,6 +90,7 @@ _FOUND = {
 }
 _KINDS = {"moved": "in another split", "pixels": "with other pixels", "labels": "with other labels"}
 _MOST = 5
+_WORD_OF_GIT = "authors and dates are what git says: whoever commits can write any"
 _THESE_BYTES = "  (these bytes only: the same picture saved again is another image)"
 
 
@@ -138,7 +140,7 @@ def told(path: Path, traced: Trace, archive: Archive) -> list[str]:
     values = {key: f"{len(one)} files (--json)" if isinstance(one, Mapping) else one for key, one in run.items()}
     lines += ["", "run", *(f"  {key:{width}} {value}" for key, value in values.items())] if run else []
     lines += ["", "trained from it", *(f"  tensors {child}" for child in traced.children)] if traced.children else []
-    return lines
+    return [*lines, "", _WORD_OF_GIT] if traced.links else lines
 
 
 def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tuple[dict[str, Any], list[str]]:
@@ -150,8 +152,14 @@ def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tu
     if image is not None:
         sha256 = digest_of(image, archive)
         answer: Answer[Any] = uses_of(sha256, archive)
-        asked: dict[str, Any] = {"sha256": sha256}
-        lines, what, end = [f"image {sha256}"], "it", [_THESE_BYTES]
+        others = [one for one in versions_of(image, archive.history) if one.sha256 != sha256]
+        asked: dict[str, Any] = {
+            "sha256": sha256,
+            "other_bytes": [{"path": one.path, "sha256": one.sha256, "commit": one.commit.id} for one in others],
+        }
+        told = [f"  note: {one.path} had other bytes, as in commit {one.commit.id}: audit --image {one.sha256}"
+                for one in others]  # fmt: skip
+        lines, what, end = [f"image {sha256}"], "it", [_THESE_BYTES, *told]
     else:
         selection = Selection(where, archive.history)
         answer = uses_where(selection, archive)

@@ -113,9 +113,18 @@ class Archive:
         """The runs that may have made a file: by its bytes, else by its weights and what it says, or by these alone."""
         runs = [one for one in self.runs if one["lineage"]["tensors"] == tensors]
         exact = [one for one in runs if one["file"]["sha256"] == sha256]
+        exact = [one for one in exact if said and one["lineage"] == said.lineage] or exact  # the others are forged
         lineage, training = (said.lineage, said.training_record) if said else (None, None)
         alike = [one for one in runs if lineage == one["lineage"] or training == one["lineage"]["training"]]
         return exact or alike or runs
+
+    @cached_property
+    def contradictions(self) -> list[tuple[str, str]]:
+        """Records of one file that say otherwise what made it, the older first. The file holds its lineage, so that
+        equal files have equal lineages: one of the two was forged."""
+        first: dict[str, dict[str, Any]] = {}
+        pairs = ((first.setdefault(one["file"]["sha256"], one), one) for one in reversed(self.runs))
+        return [(title_of(old), title_of(new)) for old, new in pairs if old["lineage"] != new["lineage"]]
 
     @cached_property
     def all_records(self) -> list[dict[str, Any]]:
@@ -134,11 +143,14 @@ class Archive:
 
     @property
     def notes(self) -> list[str]:
-        """What of the history was looked at, cannot be read, and so is no part of the answer."""
+        """What of the history was looked at, cannot be read, and so is no part of the answer; and what contradicts
+        itself."""
         _ = self.all_records, self.evaluations, self.exports
         parsed = ((one, self.history.parsed.get(one.changed.get(LOCK, ""), True)) for one in self.history.commits)
         damaged = self._damaged + [f"{LOCK} {_of(commit)}" for commit, lock in parsed if lock is None]
-        return [f"not readable, and left out: {listed(damaged)}"] if damaged else []
+        said = [f"not readable, and left out: {listed(damaged)}"] if damaged else []
+        return said + [f"{old} and {new} are of one file and say otherwise what made it: one of them was forged"
+                       for old, new in self.contradictions]  # fmt: skip
 
     def introduced(self, md5: str) -> Link | None:
         """The stage with this out, and the oldest commit whose dvc.lock has it."""

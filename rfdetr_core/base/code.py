@@ -42,8 +42,9 @@ _READERS = ("inspect", "linecache", "pkgutil", "pydoc")
 _IMPORTERS = ("import_module", "__import__")
 _SPACE = " \t\f"
 # With hidden files and compiled modules, what .dvcignore hides from DVC; py.typed and stubs serve type checkers alone.
+# Editors, patch and git leave copies of a file beside it.
 _NO_DATA = ("__pycache__", "Thumbs.db", "py.typed")
-_NO_DATA_SUFFIXES = (".py", ".pyc", ".pyi")
+_NO_DATA_SUFFIXES = (".py", ".pyc", ".pyi", ".orig", ".rej", ".bak", ".swp", ".swo")
 
 When = Literal["always", "lazily", "never"]
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -223,7 +224,7 @@ def _parents(module: str) -> Iterator[str]:
 def _data_files(folder: Path) -> Iterator[Path]:
     """The files of a package that are not modules. Hidden files, backups, compiled modules and stubs are not data."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in _NO_DATA or path.name.endswith("~"):
+        if path.name.startswith(".") or path.name in _NO_DATA or path.name.endswith(("~", "#")):
             continue
         if path.is_dir():
             yield from () if (path / "__init__.py").exists() else _data_files(path)

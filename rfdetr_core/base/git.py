@@ -11,10 +11,37 @@ from pathlib import Path
 
 from rfdetr_core.base.errors import UserError
 
-# Another object that `git replace` names would be read in place of the committed one; settings of the user could hide
-# the first commit, write signatures into a log, or quote the names of files.
-_PLAIN = ("-c", "log.showRoot=true", "-c", "log.showSignature=false", "-c", "core.quotePath=false")
-COMMAND = ("git", "--no-replace-objects", *_PLAIN)
+# Settings of a user or of a clone under which git would answer otherwise than the committed objects say. A commit-graph
+# can name other parents than a commit, a file system monitor is a command that says which files changed, and the others
+# hide the first commit, add signatures or colours to a log, or write names in another way.
+_SETTINGS = {
+    "advice.graftFileDeprecated": "false",
+    "core.attributesFile": os.devnull,
+    "core.commitGraph": "false",
+    "core.fsmonitor": "false",
+    "core.hooksPath": os.devnull,
+    "core.quotePath": "false",
+    "core.untrackedCache": "false",
+    "color.ui": "false",
+    "i18n.logOutputEncoding": "UTF-8",
+    "log.mailmap": "false",
+    "log.showRoot": "true",
+    "log.showSignature": "false",
+}
+# An object that `git replace` names would be read in place of the committed one.
+COMMAND = ("git", "--no-replace-objects", *(word for pair in _SETTINGS.items() for word in ("-c", "=".join(pair))))
+# What names another repository, or other objects, than those in the folder. A hook of git sets some of them.
+_ELSEWHERE = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_ATTR_SOURCE", "GIT_COMMON_DIR", "GIT_DIR", "GIT_EXTERNAL_DIFF",
+    "GIT_INDEX_FILE", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
+    "GIT_GLOB_PATHSPECS", "GIT_ICASE_PATHSPECS", "GIT_LITERAL_PATHSPECS", "GIT_NOGLOB_PATHSPECS",
+)  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """The environment in which git reads the repository of the folder, without grafts, as its objects are."""
+    kept = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    return kept | {"GIT_GRAFT_FILE": os.devnull, "GIT_ATTR_NOSYSTEM": "1"}
 
 
 def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[bytes]:
@@ -25,7 +52,9 @@ def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedP
     """
     command = [*COMMAND, *arguments]
     try:
-        done = subprocess.run(command, cwd=folder, input=stdin.encode(), capture_output=True, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=environment(), input=stdin.encode(), capture_output=True, check=False
+        )
     except OSError:
         return subprocess.CompletedProcess(command, 127, b"", b"the folder does not exist, or git is not installed")
     lines = done.stderr.decode(errors="replace").splitlines() if done.returncode else []

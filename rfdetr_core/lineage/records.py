@@ -42,7 +42,7 @@ def write_record(folder: Path, model: Path, lineage: Mapping[str, Any], run: Map
 
 def _keep_committed(folder: Path, beside: Path) -> None:
     """Copy the record that HEAD has beside the model into `folder`, if it is of a run that has none there."""
-    done = git.run(beside.parent, "show", f"HEAD:./{beside.name}")
+    done = git.run(beside.parent, "cat-file", "blob", f"HEAD:./{beside.name}")
     try:
         path = _place(folder, json.loads(done.stdout))
     except (ValueError, KeyError, TypeError):

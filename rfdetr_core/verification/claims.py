@@ -26,6 +26,7 @@ from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
 
 SCORES, SELECTION = "output/scores.json", "output/selection.json"
+_LOCK = "requirements/numeric.lock"
 
 
 def check_lineage(report: Report, contents: Contents, pipeline: Pipeline, lineage: Mapping[str, Any], by: str) -> None:
@@ -100,8 +101,15 @@ def check_selection(report: Report, contents: Contents) -> None:
         report.equal(f"{key} of {SELECTION}", again.get(key), selection.get(key), f"chosen again from {SCORES}")
 
 
-def check_evaluation(report: Report, contents: Contents, pipeline: Pipeline, model: Mapping[str, Any] | None) -> None:
-    """The lineage of the evaluation; model: the digests of the model file, as far as they are known."""
+def check_evaluation(
+    report: Report,
+    contents: Contents,
+    pipeline: Pipeline,
+    model: Mapping[str, Any] | None,
+    trained: Mapping[str, Any] | None = None,
+) -> None:
+    """The lineage of the evaluation; model: the digests of the model file, as far as they are known; trained: what the
+    training of the model recorded."""
     told = read_json(report, contents, EVALUATION, Evaluation)
     if told is None:
         return
@@ -112,6 +120,7 @@ def check_evaluation(report: Report, contents: Contents, pipeline: Pipeline, mod
     _check_inputs(report, contents, {name: one.get("sha256") for name, one in inputs.items()}, EVALUATION)
     _check_code(report, contents, told.get("code") or {}, EVALUATION)
     _check_environment(report, contents, told, EVALUATION)
+    _check_packages(report, contents, told, trained or {})
     about = read_json(report, contents, "reports/evaluate/about.json", Fields)
     if about is not None:
         report.equal("split of reports/evaluate/about.json", told.get("split"), about.get("split"), EVALUATION)
@@ -166,21 +175,35 @@ def _check_classes(report: Report, classes: Mapping[str, Mapping[str, Any]], by:
 
 
 def _check_environment(report: Report, contents: Contents, made: Mapping[str, Any], by: str) -> None:
-    lock = "requirements/numeric.lock"
-    report.equal(f"environment lock {lock}", made.get("lock"), contents.sha256(lock), by)
+    report.equal(f"environment lock {_LOCK}", made.get("lock"), contents.sha256(_LOCK), by)
     packages, here = made.get("packages") or {}, provenance.environment()["packages"]
     differing = [
         f"{key} {packages.get(key)}, here {here.get(key)}"
         for key in sorted({*packages, *here})
         if packages.get(key) != here.get(key)
     ]
-    locked = locked_versions(contents.root / lock)
+    locked = locked_versions(contents.root / _LOCK)
     other = {name: found for name, found in packages.items() if name in locked and not is_version(found, locked[name])}
     if other:
         told = ", ".join(f"{name} {found} (locked: {locked[name]})" for name, found in other.items())
-        report.note(f"{by}: made with packages that are not those of {lock}: {told}")
+        report.note(f"{by}: made with packages that are not those of {_LOCK}: {told}")
     if differing:
         report.note(f"{by}: made with other packages, so bytes made here can differ: {'; '.join(differing)}")
+
+
+def _check_packages(
+    report: Report, contents: Contents, evaluation: Mapping[str, Any], trained: Mapping[str, Any]
+) -> None:
+    """The versions of an evaluation: those of the lock, which stages are run with, or those of the training."""
+    if evaluation.get("lock") is None or evaluation["lock"] != trained.get("lock"):
+        return  # the lock changed between the two
+    packages, before = evaluation.get("packages") or {}, trained.get("packages") or {}
+    locked = locked_versions(contents.root / _LOCK) if evaluation.get("lock") == contents.sha256(_LOCK) else {}
+    for name in sorted(packages.keys() | before.keys()):
+        found, expected = packages.get(name), before.get(name)
+        allowed = found is not None and name in locked and is_version(found, locked[name])
+        if name != "python" and not allowed:
+            report.equal(f"version of {name} in {EVALUATION}", expected, found, f"the training, and {_LOCK}")
 
 
 def read_json(report: Report, contents: Contents, name: str, schema: type[Fields] | None = None) -> Any:
@@ -218,10 +241,13 @@ def record_of(report: Report, contents: Contents, pipeline: Pipeline) -> dict[st
     if len({files.digest(one) for one in found.values()}) > 1:
         report.wrong(f"records with the MD5 of {MODEL}", "one", ", ".join(found), LOCK)
     _check_committed(report, contents)
-    record = next(iter(found.values()), None)
+    record, archive = next(iter(found.values()), None), Archive(History(contents.root))
+    for old, new in archive.contradictions:
+        report.wrong(f"lineage in {new}", f"that of {old}, which is of the same file", "another", "the history")
+    if archive.history.shallow:
+        report.skip("what older commits have", "this clone is shallow: git fetch --unshallow")
     if md5 is not None and record is None:
-        past = Archive(History(contents.root)).all_records
-        record = next((one for one in past if one["file"]["md5"] == md5), None)
+        record = next((one for one in archive.all_records if one["file"]["md5"] == md5), None)
     if record is not None:
         for name in (f"{FOLDER}/{name}" for name in record_names(record)):
             # Where it is on another branch alone, DVC may have restored the model from its cache, which writes no file.

@@ -34,7 +34,8 @@ class Contents:
             )
         self.root = root.resolve()
         self._known: dict[tuple[int, int], Digests] = {}
-        self._events: dict[str, list[tuple[str, str | None]]] = {}
+        self._listings: dict[str, dict[str, str] | None] = {}
+        self._events: dict[tuple[str, str], list[tuple[str, str | None]]] = {}
 
     def digests(self, path: Path) -> Digests:
         """Of a file of the project; two names of one inode are read once. Not for temporary files: inodes return."""
@@ -69,6 +70,11 @@ class Contents:
         A file that a .dvc file in the folder names counts with its MD5 there though it was not pulled; None where that
         is a folder.
         """
+        if name not in self._listings:
+            self._listings[name] = self._list(name)
+        return self._listings[name]
+
+    def _list(self, name: str) -> dict[str, str] | None:
         folder, found = self.root / name, {}
         for where, _, files in self._ignore.walk(self._ignore.fs, str(folder)):
             for file in files:
@@ -126,7 +132,9 @@ class Contents:
         heads = {path: meta.split()[2] for meta, _, path in (one.partition("\t") for one in listed)}
         there = heads.keys() | git.names(self.root, "ls-files", "-coz", "--exclude-standard", "--", *names)
         files = sorted(name for name in there if (self.root / name).is_file())
-        blobs = dict(zip(files, git.text(self.root, "hash-object", "--", *files).split(), strict=True)) if files else {}
+        # Without filters: a clean filter of the clone could give any file the name of the committed one.
+        asked = ("hash-object", "--no-filters", "--", *files)
+        blobs = dict(zip(files, git.text(self.root, *asked).split(), strict=True)) if files else {}
         return sorted(name for name in there if heads.get(name) != blobs.get(name))
 
     def committed(self, name: str) -> bytes | None:
@@ -135,20 +143,24 @@ class Contents:
 
     def blob(self, name: str) -> bytes | None:
         """The content of an object of git; None where there is none."""
-        done = git.run(self.root, "show", name)
+        done = git.run(self.root, "cat-file", "blob", name)
         return None if done.returncode else done.stdout
 
-    def events(self, name: str) -> list[tuple[str, str | None]]:
-        """The commits before HEAD that changed a file, merges aside, oldest first, with its blob; None: deleted."""
-        if name not in self._events:
-            told = ("--topo-order", "--reverse", "--no-merges", "--raw", "--no-abbrev", "--no-renames", "--relative")
-            asked = ("log", *told, "--format=%x01%H", "HEAD", "--", name)
+    def events(self, name: str, branches: str = "HEAD") -> list[tuple[str, str | None]]:
+        """The commits before HEAD, or of --all branches, that changed a file, oldest first, with its blob; None:
+        deleted. Of merges only those whose file is that of no parent."""
+        if (name, branches) not in self._events:
+            told = ("--topo-order", "--reverse", "-c", "--raw", "--no-abbrev", "--no-renames", "--relative")
+            asked = ("log", *told, "--format=%x01%H", branches, "--", name)
             text = git.text(self.root, *asked) if self._has_commits else ""
-            entries = (entry.split() for entry in text.split("\x01") if entry)
-            self._events[name] = [
-                (entry[0], None if entry[5].startswith("D") else entry[4]) for entry in entries if len(entry) > 5
+            entries = (entry.partition("\n") for entry in text.split("\x01") if entry)
+            changes = [(commit, line.partition("\t")[0].split()) for commit, _, lines in entries
+                       for line in lines.split("\n") if line.startswith(":")]  # fmt: skip
+            # A colon for each parent; after the modes the blobs of the parents, the new one, and a letter for each.
+            self._events[name, branches] = [
+                (commit, None if "D" in words[-1] else words[-2]) for commit, words in changes
             ]
-        return self._events[name]
+        return self._events[name, branches]
 
     @cached_property
     def _has_commits(self) -> bool:

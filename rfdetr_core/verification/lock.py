@@ -18,7 +18,8 @@ from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
 from rfdetr_core.base.dvc_config import dvc_config
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.files import changes, copy, json_text, md5_bytes
-from rfdetr_core.base.params import PARAMS_FILE, load_yaml, refuse_interpolations
+from rfdetr_core.base.params import PARAMS_FILE, load_yaml, parse, refuse_interpolations
+from rfdetr_core.config.settings import SECTIONS
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
@@ -157,8 +158,11 @@ def _read_params(path: Path) -> Any:
     return content
 
 
-def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> None:
-    """Stages, commands, params, and which files they read and write."""
+def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline, *, by_value: bool = False) -> None:
+    """Stages, commands, params, and which files they read and write.
+
+    by_value: a key of params.yaml that is left out equals one that has the default; to DVC they differ.
+    """
     for name in sorted(pipeline.lock.stages.keys() - pipeline.stages.keys()):
         report.note(f"{LOCK} has a stage {name}, dvc.yaml has none")
     values: dict[str, Any] = {}
@@ -178,7 +182,12 @@ def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline) -> No
                 values[file] = _read_params(contents.root / file)
             given = entry.params.get(file, {})
             for key in sorted({*(keys or values[file]), *given}):
-                _compare_params(report, f"{file}: {key}", given.get(key), value_at(values[file], key), name)
+                before, now = given.get(key), value_at(values[file], key)
+                if by_value and file == PARAMS_FILE.as_posix() and before != now and _equal_settings(key, before, now):
+                    told = f"{file}: {key} writes out other defaults than in {LOCK}, and has the same values"
+                    report.note(f"{told}; dvc repro would run {name} again")
+                else:
+                    _compare_params(report, f"{file}: {key}", before, now, name)
 
 
 def check_contents(
@@ -327,6 +336,15 @@ def _name_files(report: Report, contents: Contents, path: str, md5: str, by: str
     found = contents.listing(path) if expected and (contents.root / path).is_dir() else None
     for name, before, after in changes(expected, found) if expected and found is not None else ():
         report.wrong(f"{path}/{name}", before, after, by)
+
+
+def _equal_settings(section: str, before: Any, now: Any) -> bool:
+    """Whether two versions of a section of params.yaml have the same values, with the defaults of what they omit."""
+    try:
+        configs = [parse(SECTIONS[section], {} if one is None else one, where=section) for one in (before, now)]
+    except (KeyError, UserError):  # not a section of this project, or not a valid one: compared key by key
+        return False
+    return configs[0] == configs[1]
 
 
 def _compare_params(report: Report, what: str, locked: Any, asked: Any, stage: str) -> None:

@@ -45,7 +45,7 @@ def reproduce(root: Path) -> Report:
         report.note(f"HEAD was reproduced, without what is not committed: {', '.join(changed[:5])}")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as temporary:
         top, clone = git.toplevel(original.root), Path(temporary) / "clone"
-        _run(original.root, "git", "clone", "-q", str(top), str(clone))
+        git.text(original.root, "clone", "-q", str(top), str(clone))
         folder = clone / original.root.relative_to(top)
         refuse_bytecode(folder)
         contents, pipeline = Contents(folder), Pipeline.read(folder)

@@ -15,6 +15,7 @@ from rfdetr_core.base.imports import shadows, tracked_bytecode
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.lineage.lock import LOCK
+from rfdetr_core.verification.checkout import check_checkout
 from rfdetr_core.verification.claims import (
     SCORES,
     SELECTION,
@@ -35,17 +36,25 @@ from rfdetr_core.verification.lock import (
     check_pipeline,
 )
 from rfdetr_core.verification.report import Report
+from rfdetr_core.verification.stages import check_stages
+
+IN_THE_WAY = "it is imported in place of another module: rename or remove it"
 
 
 def verify_lock(root: Path) -> Report:
     """Whether dvc.lock is true to dvc.yaml, params.yaml, the code and all else that git has. Seconds, without torch."""
-    report = Report()
-    contents, pipeline, _ = _check_git(report, root, only_git=True)
+    report, contents = Report(), Contents(root)
+    _check_only_git(report, contents, Pipeline.read(contents.root), "not asked for: --lock")
+    return report
+
+
+def _check_only_git(report: Report, contents: Contents, pipeline: Pipeline, why: str) -> None:
+    """All but the files that DVC keeps. why: they are not read."""
+    _check_git(report, contents, pipeline, only_git=True)
     record = _check_record(report, contents, pipeline, with_lineage=True)
     with report.reading(EVALUATION):
-        check_evaluation(report, contents, pipeline, _recorded(record))
-    report.skip("dataset, cache and model files", "not asked for: --lock")
-    return report
+        check_evaluation(report, contents, pipeline, _recorded(record), _trained(record))
+    report.skip("dataset, cache and model files", why)
 
 
 def verify(root: Path, file: Path | None = None) -> Report:
@@ -67,7 +76,13 @@ def verify(root: Path, file: Path | None = None) -> Report:
             check = check_exported_file if file.suffix in SUFFIXES else check_file
             check(report, file, Archive(History(root)))
         return report
-    contents, pipeline, data = _check_git(report, root, only_git=False)
+    contents = Contents(root)
+    pipeline = Pipeline.read(contents.root)
+    with report.reading(LOCK):
+        if not check_checkout(report, contents, pipeline):
+            _check_only_git(report, contents, pipeline, "not those of this commit: dvc checkout")
+            return report
+    data = _check_git(report, contents, pipeline, only_git=False)
     with report.reading(LOCK):
         check_cache(report, contents, pipeline)
         check_history(report, contents.root)
@@ -82,7 +97,7 @@ def verify(root: Path, file: Path | None = None) -> Report:
         for key in ("sha256", "size"):
             report.equal(f"{key} of {MODEL}", record["file"].get(key), model[key], _named(record))
     with report.reading(EVALUATION):
-        check_evaluation(report, contents, pipeline, model or _recorded(record))
+        check_evaluation(report, contents, pipeline, model or _recorded(record), _trained(record))
     with report.reading(METRICS):
         check_metrics(report, contents, pipeline)
     with report.reading(EXPORT):
@@ -90,18 +105,17 @@ def verify(root: Path, file: Path | None = None) -> Report:
     return report
 
 
-def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents, Pipeline, str]:
-    """What needs neither the dataset nor a model file."""
-    contents = Contents(root)
-    pipeline = Pipeline.read(contents.root)
+def _check_git(report: Report, contents: Contents, pipeline: Pipeline, *, only_git: bool) -> str:
+    """What needs neither the dataset nor a model file; the folder of the dataset."""
     data = read_section(DataConfig, "data", contents.root / "params.yaml").dir
     with report.reading(LOCK):
-        check_pipeline(report, contents, pipeline)
+        check_stages(report, contents, pipeline)
+        check_pipeline(report, contents, pipeline, by_value=True)
         check_contents(
             report, contents, pipeline, leave="" if only_git else data, only_git=only_git, code=CodeDigests(contents)
         )
     for name in shadows(contents.root):
-        report.wrong(f"code {name}", None, "it is imported in place of another module", "the order of Python's imports")
+        report.wrong(f"code {name}", "no file of this name", IN_THE_WAY, "Python looks here first")
     for name in tracked_bytecode(contents.root):
         report.wrong(f"bytecode {name}", None, "git has it: Python may run it in place of the source", "git ls-files")
     with report.reading("journal"):
@@ -114,7 +128,7 @@ def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents,
     own = exact_digests(path.relative_to(ROOT).as_posix() for path in Code().modules.values())
     if any(contents.sha256(name) != sha256 for name, sha256 in own.items()):
         report.note(f"computed with the code in {ROOT}, which is not that of {contents.root}")
-    return contents, pipeline, data
+    return data
 
 
 def _check_record(
@@ -132,6 +146,11 @@ def _check_record(
 def _recorded(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The digests of the model file that a record has."""
     return None if record is None else {**record["file"], "tensors": record["lineage"]["tensors"]}
+
+
+def _trained(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The training of a record."""
+    return None if record is None else record["lineage"]["training"]
 
 
 def _named(record: Mapping[str, Any]) -> str:

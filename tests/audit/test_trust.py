@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
+import zlib
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
+from rfdetr_core.verification.contents import Contents
 from tests.audit.repository import Repository, sha256_of
 
 IMAGES = {"train": {"train/a.jpg": "a"}, "valid": {"valid/b.jpg": "b"}, "test": {"test/c.jpg": "c"}}
@@ -106,6 +109,63 @@ def test_what_git_replaces_is_read_as_it_was(repository: Repository) -> None:
     assert sha256_of("a") in audit(repository, model, "--images").stdout
     for word, role in (("a", "trained"), ("x", "no model")):
         assert role in audit(repository, "--image", sha256_of(word)).stdout
+
+
+@pytest.mark.parametrize("place", ["in the clone", "in a variable"])
+def test_a_commit_that_a_graft_hides_is_read(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    repository.train(2, IMAGES | {"train": {"train/x.jpg": "x"}})
+    graft = repository.folder / ".git" / "info" / "grafts" if place == "in the clone" else tmp_path / "grafts"
+    files.write_text(graft, repository.commit("without the image") + "\n")
+    if place == "in a variable":
+        monkeypatch.setenv("GIT_GRAFT_FILE", str(graft))
+    assert len(repository.git("log", "--format=%H").split()) == 1  # so git itself takes it
+    done = audit(repository, "--image", sha256_of("a"))
+    assert (done.returncode, done.stdout.count("trained "), done.stderr) == (0, 1, "")
+
+
+@pytest.mark.parametrize("name", ["manifest/train.json", "dvc.lock", "records"])
+def test_an_object_that_is_not_what_its_name_says_is_an_error(repository: Repository, name: str) -> None:
+    model = str(repository.folder / "output" / "checkpoint_best_total.pth")
+    blob = repository.git("ls-tree", "-r", "HEAD", name).split()[2]
+    loose = repository.folder / ".git" / "objects" / blob[:2] / blob[2:]
+    content = zlib.decompress(loose.read_bytes())
+    loose.chmod(0o644)
+    loose.write_bytes(zlib.compress(content.replace(b"train", b"trail", 1)))
+    done = audit(repository, model, "--images")
+    assert done.returncode == 1
+    assert f"git's object {blob} was changed. Fetch it again: git fsck" in done.stderr
+
+
+def test_no_command_that_a_clone_is_configured_with_is_run(repository: Repository) -> None:
+    script, marker = repository.folder / ".git" / "monitor.sh", repository.folder / ".git" / "ran"
+    script.write_text(f"#!/bin/sh\ntouch {shlex.quote(str(marker))}\n")
+    script.chmod(0o755)
+    repository.git("config", "core.fsmonitor", str(script))
+    repository.git("status")
+    assert marker.exists()
+    marker.unlink()
+    (repository.folder / "dvc.yaml").touch()
+    assert audit(repository, "--image", sha256_of("a")).returncode == 0
+    assert Contents(repository.folder).differs_from_head("records", "manifest") == []
+    assert not marker.exists()
+
+
+def test_after_a_rewritten_history_the_images_of_an_older_model_are_unknown(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """As docs/retention.md says of a name that must go."""
+    model = str(shutil.copy(repository.folder / "output" / "checkpoint_best_total.pth", tmp_path / "model.pth"))
+    assert audit(repository, model, "--images").returncode == 0
+    manifest = repository.manifest("train")
+    manifest.write_text(manifest.read_text().replace("train/a.jpg", "train/withdrawn.jpg"))
+    repository.git("commit", "-q", "-a", "--amend", "-m", "rewritten")
+    repository.git("reflog", "expire", "--expire=now", "--all")
+    repository.git("gc", "-q", "--prune=now")
+    done = audit(repository, model, "--images")
+    assert done.returncode == 1
+    assert "never committed" in done.stderr
 
 
 @pytest.mark.parametrize("changed", ["", " ", "garbage"])

@@ -224,7 +224,8 @@ def test_a_closure_has_what_is_imported_when_it_runs_and_the_data_of_packages(
 
 
 def test_what_editors_and_python_leave_is_no_data(project: Path) -> None:
-    for name in (".page.css.swp", "page.css~", "module.pyc", "__pycache__/module.pyc", ".hidden/page.css", "Thumbs.db"):
+    for name in (".page.css.swp", "page.css~", "module.pyc", "__pycache__/module.pyc", ".hidden/page.css", "Thumbs.db",
+                 "matcher.py.orig", "matcher.py.rej", "matcher.py.bak", "#matcher.py#"):  # fmt: skip
         (project / "rfdetr_core/page" / name).parent.mkdir(exist_ok=True)
         (project / "rfdetr_core/page" / name).touch()
     assert closure(project, "import rfdetr_core.page") == PAGE

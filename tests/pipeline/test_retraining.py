@@ -25,7 +25,7 @@ import yaml
 from mlflow import MlflowClient
 from moto.server import ThreadedMotoServer
 
-from ci import compare, gate
+from ci import check_lock, compare, gate
 from ci.check_lock import lies
 from ci.compare import verdict
 from ci.plan import certain, possible
@@ -33,6 +33,8 @@ from ci.pull_data import READERS
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.settings import GateConfig
+from rfdetr_core.lineage.lock import LOCK
+from rfdetr_core.verification.verify import IN_THE_WAY
 from tests.architecture import PIPELINE, STAGES
 from tests.ci.workflows import steps
 from tests.observers.conftest import Server
@@ -565,6 +567,21 @@ def test_a_failed_gate_fails_the_run(tmp_path: Path, said: str, status: int) -> 
     command = [sys.executable, "-m", "ci.gate"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == status
+
+
+def test_a_file_in_the_way_of_a_module_is_answered_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / LOCK).touch()
+    monkeypatch.chdir(tmp_path)
+    finding = {"what": "code statistics.py", "expected": "no such file", "found": IN_THE_WAY, "by": ["imports"]}
+    answers = {"check": "", "verify": json.dumps({"mismatches": [finding]})}
+    monkeypatch.setattr(
+        check_lock, "core", lambda *words, check=True: subprocess.CompletedProcess(words, 1, answers[words[0]], "")
+    )
+    monkeypatch.setattr(check_lock, "certain", lambda root: {})
+    with pytest.raises(UserError, match=r"^statistics\.py: .*: rename or remove it$"):
+        check_lock.main()
 
 
 def test_a_difference_that_cannot_be_measured_is_not_called_passed() -> None:

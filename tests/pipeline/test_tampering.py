@@ -23,6 +23,7 @@ from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write
 from rfdetr_core.cli import main
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.model.detector import build_detector
+from rfdetr_core.training.config import TrainConfig
 from tests.pipeline.project import TINY, Project, add_prose
 
 pytestmark = pytest.mark.slow
@@ -349,6 +350,24 @@ def test_a_lock_that_was_committed_without_running_is_found(
         assert any(named in one for one in wrong), wrong
 
 
+def test_what_the_lock_agrees_with_is_named(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that was run honestly, versions of packages, and a module in the way of another."""
+    folder = project.folder
+    edit(folder / "dvc.yaml", "-m stages.evaluate", "-m stages.evaluate && exec python polish.py")
+    evaluation = folder / "reports/evaluate/lineage.json"
+    version = json.loads(evaluation.read_text())["packages"]["numpy"]
+    edit(evaluation, f'"numpy": "{version}"', '"numpy": "1.0.0"')
+    (folder / "statistics.py").write_text("")
+    project.run("dvc", "commit", "-f", "-q")
+    project.commit("quiet")
+    wrong, _ = verify(capsys, project, "--lock")
+    assert wrong == [
+        "command of evaluate",
+        "code statistics.py",
+        "version of numpy in reports/evaluate/lineage.json",
+    ]
+
+
 @pytest.mark.parametrize("deleted", ["records", "manifest", "reports", "output"])
 def test_to_delete_what_contradicts_a_lie_hides_nothing(
     project: Project, capsys: pytest.CaptureFixture[str], deleted: str
@@ -426,6 +445,8 @@ def test_a_fresh_clone_holds_and_says_what_it_cannot_check(
     wrong, unchecked = verify(capsys, clone)
     assert wrong == []
     assert {"images and labels in data/tiny", str(MODEL), "weights/parent.pth"} <= set(unchecked)
+    trained.run("git", "clone", "-q", "-c", "core.autocrlf=true", str(trained.folder), str(tmp_path / "windows"))
+    assert verify(capsys, Project(tmp_path / "windows"), "--lock")[0] == []
     edit(clone.folder / "params.yaml", "epochs: 2", "epochs: 7")
     assert verify(capsys, clone, "--lock")[0] == ["params.yaml: train.epochs"]
 
@@ -438,6 +459,40 @@ def test_an_experiment_that_was_run_and_applied_holds(project: Project, capsys: 
     assert verify(capsys, project)[0] == []
     project.run("dvc", "exp", "apply", "-q", "shorter")
     assert verify(capsys, project)[0] == []
+
+
+def test_what_lies_about_and_a_default_that_is_written_out_are_no_alarm(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loss = project.folder / "rfdetr_core" / "loss"
+    for name in ("matcher.py.orig", "matcher.py.rej", "matcher.py~", ".matcher.py.swp", "#matcher.py#"):
+        (loss / name).write_text("left by an editor or a merge")
+    (project.folder / "notes.txt").write_text("not committed")
+    (loss / "matcher.py").chmod(0o600)
+    (project.folder / "data" / "tiny" / "train" / "_annotations.coco.json").chmod(0o444)
+    project.set_params(train={"lr": TrainConfig().lr})
+    project.run("git", "config", "core.fileMode", "false")
+    for arguments in ([], ["--lock"]):
+        assert verify(capsys, project, *arguments)[0] == []
+    main(["verify", "--lock", "--repo", str(project.folder)])
+    assert "params.yaml: train writes out other defaults than in dvc.lock" in capsys.readouterr().out
+
+
+def test_after_a_checkout_of_git_alone_one_line_says_what_to_run(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("output/checkpoint_best_total.pth", "output/checkpoint_best_ema.pth", "annotations/valid.json"):
+        path = project.folder / name
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content + b" ")
+    project.run("dvc", "commit", "-f", "-q")
+    project.commit("other results")
+    project.run("git", "checkout", "-q", "HEAD~1")
+    (line,) = verify(capsys, project)[0]
+    assert line.startswith("files that DVC keeps: ")
+    project.run("dvc", "checkout", "-q")
+    assert verify(capsys, project) == ([], [])
 
 
 def test_after_gc_and_rebase_and_touching_it_holds(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

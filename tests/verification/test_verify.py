@@ -16,6 +16,7 @@ from rfdetr_core.base.code import semantic_digest
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.cli import main
 from rfdetr_core.lineage.lock import Entry, Lock
+from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.verification.claims import check_lineage
 from rfdetr_core.verification.contents import Contents, listing_md5
 from rfdetr_core.verification.lock import Pipeline, check_cache, check_contents, check_pipeline
@@ -129,6 +130,23 @@ def test_what_differs_is_named(small: Small) -> None:
         "out.txt",
         "command of b",
     }
+
+
+@pytest.mark.parametrize(("given", "equal"), [({"lr": 1e-4, "epochs": 1}, True), ({"lr": 2e-4, "epochs": 1}, False)])
+def test_a_param_that_is_written_out_with_its_default_is_the_same_and_dvc_will_run(
+    small: Small, given: dict[str, Any], equal: bool
+) -> None:
+    content = yaml.safe_load((small.folder / "dvc.yaml").read_text())
+    content["stages"]["a"]["params"] = ["train"]
+    (small.folder / "dvc.yaml").write_text(yaml.safe_dump(content))
+    small.params({"data": {"dir": "code"}, "a": {"rate": 1}, "train": given})
+    small.lock["a"]["params"] = {"params.yaml": {"train": {"epochs": 1}}}
+    assert TrainConfig().lr == 1e-4
+    assert small.wrong() == {"params.yaml: train.lr"}  # as `dvc repro` compares them
+    report = Report()
+    check_pipeline(report, small.contents(), Pipeline.read(small.folder), by_value=True)
+    assert {what for what, _, _ in report.mismatches} == (set() if equal else {"params.yaml: train.lr"})
+    assert any("dvc repro would run a again" in note for note in report.notes) == equal
 
 
 def test_a_stage_or_a_file_that_the_lock_does_not_have_is_named(small: Small) -> None:

@@ -1,0 +1,58 @@
+"""dvc.yaml against the stages of this project: what it runs, what code it depends on, and which stage writes a result.
+
+dvc.lock agrees with whatever was run, so that it cannot tell.
+"""
+
+from __future__ import annotations
+
+from rfdetr_core.audit.history import EVALUATION, EXPORT, MODEL
+from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
+from rfdetr_core.base.manifest import SPLITS
+from rfdetr_core.lineage.records import RECORD
+from rfdetr_core.verification.contents import Contents
+from rfdetr_core.verification.lock import Pipeline
+from rfdetr_core.verification.report import Report
+
+COMMAND = "exec python -B -X pycache_prefix=/dev/null -m stages."
+BY = "the stages of this project"
+# Results that are read elsewhere as what these stages wrote.
+_WRITERS = {
+    **{f"manifest/{split}.json": "validate" for split in SPLITS},
+    **{f"annotations/{split}.json": "convert" for split in SPLITS},
+    "output/checkpoint_best_ema.pth": "train",
+    "output/checkpoint_best_regular.pth": "train",
+    "output/scores.json": "train",
+    "output/history.csv": "train",
+    "output/selection.json": "select_best",
+    MODEL: "strip",
+    RECORD.as_posix(): "strip",
+    EVALUATION: "evaluate",
+    "reports/evaluate/detections.json": "evaluate",
+    "reports/evaluate/masks.json": "evaluate",
+    "reports/evaluate/metrics.json": "evaluate",
+    "reports/evaluate/index.html": "report",
+    EXPORT: "export",
+}
+
+
+def check_stages(report: Report, contents: Contents, pipeline: Pipeline) -> None:
+    """Compare each stage of dvc.yaml with the module of stages/ that has its name; others are not checked."""
+    own = {STAGE, *Code(contents.root).stages}
+    for name, stage in pipeline.stages.items():
+        module = name.partition("@")[0]  # of a stage that a template makes
+        for path in sorted(stage.outs.keys() & _WRITERS.keys()):
+            report.equal(f"stage that writes {path}", _WRITERS[path], module, BY)
+        if module not in own:
+            report.skip(f"stage {name}", f"not a stage of this project; it runs: {stage.cmd}")
+            continue
+        report.equal(f"command of {name}", f"{COMMAND}{module}", stage.cmd, BY)
+        report.equal(f"folder in which {name} runs", ".", stage.folder, BY)
+        for path in sorted(_code(module) - stage.deps):
+            report.wrong(f"code that {name} depends on", path, None, BY)
+        for path in sorted({path for path, writer in _WRITERS.items() if writer == module} - stage.outs.keys()):
+            report.wrong(f"outs of {name}: {path}", "it in dvc.yaml", None, BY)
+
+
+def _code(module: str) -> set[str]:
+    """The deps of a stage that stand for its code."""
+    return set(PACKAGES) if module == STAGE else {f"{FOLDER}/{module}.json"}
