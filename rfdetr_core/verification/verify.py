@@ -33,6 +33,7 @@ from rfdetr_core.verification.lock import (
     check_history,
     check_pipeline,
 )
+from rfdetr_core.verification.remade import HISTORY, check_lineage_keys, check_scores
 from rfdetr_core.verification.report import Report
 
 
@@ -47,15 +48,18 @@ def verify_lock(root: Path) -> Report:
     return report
 
 
-def verify(root: Path, file: Path | None = None) -> Report:
+def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore: bool = False) -> Report:
     """Check the whole project; or, where `file` is not its present model, that file against the history alone.
+
+    deep: also score the best weights on valid again. rescore: also run the result on the split that was evaluated.
 
     Raises:
         UserError: no project, no dvc.lock, or no such file.
     """
     from rfdetr_core.audit.trace import Archive
     from rfdetr_core.verification.exported import check_exported_file, check_exports
-    from rfdetr_core.verification.results import METRICS, check_file, check_metrics, check_project, identity_of
+    from rfdetr_core.verification.remade import METRICS, check_metrics, check_report
+    from rfdetr_core.verification.results import check_file, check_project, identity_of
 
     report = Report()
     if file is not None and not _is_present(root, file):
@@ -82,10 +86,21 @@ def verify(root: Path, file: Path | None = None) -> Report:
             report.equal(f"{key} of {MODEL}", record["file"].get(key), model[key], _named(record))
     with report.reading(EVALUATION):
         check_evaluation(report, contents, pipeline, model or _recorded(record))
+        check_lineage_keys(report, contents, data)
     with report.reading(METRICS):
-        check_metrics(report, contents, pipeline)
+        check_metrics(report, contents, pipeline, data)
+    with report.reading("reports/evaluate/index.html"):
+        check_report(report, contents, pipeline, data)
     with report.reading(EXPORT):
         check_exports(report, contents, model, record)
+    if deep or rescore:
+        from rfdetr_core.verification.rescore import check_detections, check_valid
+
+        with report.reading(HISTORY):
+            check_valid(report, contents, pipeline, data)
+        if rescore:
+            with report.reading("reports/evaluate/detections.json"):
+                check_detections(report, contents, pipeline, data)
     return report
 
 
@@ -105,6 +120,8 @@ def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents,
         report.wrong(f"bytecode {name}", None, "git has it: Python may run it in place of the source", "git ls-files")
     with report.reading(SCORES):
         check_selection(report, contents)
+    with report.reading(HISTORY):
+        check_scores(report, contents, pipeline)
     changed = contents.differs_from_head(LOCK, "manifest", "metadata", SCORES, SELECTION, "reports")
     if changed:
         report.note(f"not as committed: {', '.join(changed)}")
