@@ -74,14 +74,16 @@ def check_scores(report: Report, contents: Contents, pipeline: Pipeline) -> None
         report.wrong(SCORES, "params that are valid", str(error), LOCK)
         return
     history = read_history(contents.root / HISTORY)
+    whole = "a row for each, from 1 on"
     in_order = [*history] == [*range(1, len(history) + 1)]
-    report.equal(f"epochs of {HISTORY}", "a row for each, from 1 on", "a row for each, from 1 on" if in_order
-                 else ", ".join(map(str, history)), "train")  # fmt: skip
+    report.equal(f"epochs of {HISTORY}", whole, whole if in_order else ", ".join(map(str, history)), "train")
     if not config.early_stopping:
         report.equal(f"number of epochs in {HISTORY}", config.epochs, len(history), f"train.epochs of {LOCK}")
     key = column_of(config.best_model_metric, masks=VARIANTS[model.variant].segmentation)
-    options = {"ema": config.use_ema, "skip": config.skip_best_epochs, "smooth": config.smooth_alpha}
-    compare(report, SCORES, scores_of([*history.values()], key, **options), told, f"chosen again from {HISTORY}")
+    again = scores_of(
+        [*history.values()], key, ema=config.use_ema, skip=config.skip_best_epochs, smooth=config.smooth_alpha
+    )
+    compare(report, SCORES, again, told, f"chosen again from {HISTORY}")
 
 
 def _is_stage_train(pipeline: Pipeline) -> bool:
@@ -188,8 +190,8 @@ def _check_pictures(report: Report, contents: Contents, made: Path, arguments: t
     for file in sorted({path.name for one in (made, folder) for path in one.iterdir()}):
         again, found = made / file, folder / file
         if not again.is_file() or not found.is_file():
-            there = [path.is_file() or None for path in (again, found)]
-            report.equal(f"{name}/{file}", *(one and "a picture" for one in there), "drawn again")
+            expected, there = ("a picture" if path.is_file() else None for path in (again, found))
+            report.wrong(f"{name}/{file}", expected, there, "drawn again")
         elif files.read_bytes(again) == files.read_bytes(found) or _pixels(again) == _pixels(found):
             report.checked += 1
         elif other:

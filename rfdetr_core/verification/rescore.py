@@ -59,7 +59,7 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
     if not best:
         report.skip(_VALID, "gone: no best file and no result of stage train is here")
         return
-    where, (loaded, record, _) = paths_of(contents, data), next(iter(best.values()))
+    where, (_, record, _) = paths_of(contents, data), next(iter(best.values()))
     model, config = training_configs(pipeline)
     machine = record.get("machine") or {}
     with _threads(machine.get("threads")) as threads:
@@ -75,19 +75,18 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
         report.note(f"scored again on another kind of machine than the training's ({'; '.join(other)}): "
                     f"scores within {TOLERANCE} count as equal")  # fmt: skip
     history = read_history(contents.root / HISTORY)
-    for track, (loaded, _, epoch) in best.items():
+    for track, (_, _, epoch) in best.items():
         row = history.get(epoch or 0)
         if row is None:
-            report.skip(f"{_VALID} of {loaded.checkpoint.path}", f"{HISTORY} has no epoch {epoch}")
+            report.skip(f"{_VALID} of track {track}", f"{HISTORY} has no epoch {epoch}")
             continue
-        name = loaded.checkpoint.path.relative_to(contents.root).as_posix()
         for key in _names_of(track, row.keys() & values.keys()):
             if other and key.endswith("loss"):
                 continue
             again, told = values[key], row[key]
             same = abs(again - told) <= TOLERANCE if other else again == told
             report.equal(f"{key} of epoch {epoch} in {HISTORY}", told if same else again, told,
-                         f"{name} on valid")  # fmt: skip
+                         f"weights of track {track} on valid")  # fmt: skip
 
 
 def _best_files(contents: Contents) -> dict[str, tuple[Loaded, Mapping[str, Any], int | None]]:
@@ -138,10 +137,15 @@ def _differing(record: Mapping[str, Any], inputs: Inputs) -> Iterator[str]:
     """How the machine and the packages differ from those of a training; nothing: numbers must be equal."""
     told, config = record.get("machine") or {}, inputs.config
     kind = device_kind(config)
-    here = {"device": torch.cuda.get_device_name() if kind == "cuda" else kind, "cpu": cpu_kind()}
-    here |= {"threads": torch.get_num_threads(), "precision": resolved_precision(config)}
-    here |= {"effective_batch_size": int(config.batch_size) * config.grad_accum_steps}
-    here |= {"processor": environment.processor(), "settings": environment.settings()}
+    here: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
+        "cpu": cpu_kind(),
+        "processor": environment.processor(),
+        "settings": environment.settings(),
+        "threads": torch.get_num_threads(),
+        "precision": resolved_precision(config),
+        "effective_batch_size": int(config.batch_size) * config.grad_accum_steps,
+    }
     for key, value in here.items():
         if key in told and told[key] != value:
             yield f"{key} {told[key]}, here {value}"
