@@ -127,6 +127,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     only = verify.add_mutually_exclusive_group()
     only.add_argument("--lock", action="store_true", help="dvc.lock against code, params and git: seconds, for CI")
     only.add_argument("--reproduce", action="store_true", help="run all again in a clean clone and compare every byte")
+    verify.add_argument("--deep", action="store_true", help="also score the best weights on valid again")
+    again = "also run the models on valid and test, and compare scores and detections; trains nothing"
+    verify.add_argument("--rescore", action="store_true", help=again)
     verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help="check the signature of FILE's attestation, too")
     for command, about in ((trace, "the clone to search"), (verify, "the project")):
         command.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help=f"{about} (default: here)")

@@ -22,9 +22,10 @@ from rfdetr_core.checkpoint.files import Checkpoint, read_plain
 from rfdetr_core.checkpoint.schema import ResumeState
 from rfdetr_core.config.settings import ABSENT
 from rfdetr_core.evaluation.config import EvaluateConfig
+from rfdetr_core.metrics.names import PREFIX
 from rfdetr_core.training import record
 from rfdetr_core.training.callbacks import CocoScoring, EarlyStopping, WeightAveraging
-from rfdetr_core.training.module import PREFIX, TrainingModule
+from rfdetr_core.training.module import TrainingModule
 from rfdetr_core.training.outputs import Best, RunFiles
 from rfdetr_core.training.trainer import PlainCheckpoints
 

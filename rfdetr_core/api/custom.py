@@ -25,6 +25,7 @@ from rfdetr_core.data.batching import Batch
 from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.data.dataset import DetectionDataset, Item
 from rfdetr_core.data.samples import Sample, read_samples
+from rfdetr_core.metrics.names import PREFIX
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.observers import observers
@@ -32,7 +33,7 @@ from rfdetr_core.training import trainer as training
 from rfdetr_core.training.compilation import compiler_settings
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.interruption import StopSignals
-from rfdetr_core.training.module import PREFIX, TrainingModule
+from rfdetr_core.training.module import TrainingModule
 from rfdetr_core.training.record import first_process, sole_writer
 from rfdetr_core.training.run import errors_explained, quiet_lightning, say_batch_size
 

@@ -39,7 +39,7 @@ from rfdetr_core.inference.arguments import check_upstreams, refuse_unknown
 from rfdetr_core.inference.exported import ExportedPredictor
 from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
 from rfdetr_core.inference.thresholds import recommended
-from rfdetr_core.metrics.coco import REPORTED
+from rfdetr_core.metrics.names import REPORTED
 from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
 from rfdetr_core.model.detector import Detector, build_detector
 

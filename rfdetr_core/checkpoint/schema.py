@@ -256,4 +256,5 @@ class Evaluation(Fields):
     params: dict[Text, dict[Text, Any]] = Field(default_factory=dict)
     code: dict[Name, Sha256] = Field(default_factory=dict)
     packages: dict[Text, Text] = Field(default_factory=dict)
+    machine: dict[Text, Any] = Field(default_factory=dict)
     lock: Sha256 | None = None

@@ -97,9 +97,12 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
 def verify(options: argparse.Namespace) -> None:
     """Print what was compared; exit status 1 if something differs."""
     only = "--lock" if options.lock else "--reproduce" if options.reproduce else None
-    if only and (options.file or options.key):
+    more = "--rescore" if options.rescore else "--deep" if options.deep else None
+    if only and more:
+        raise UserError(f"{more} adds to what verify does without {only}: give one of the two.")
+    if ((only or more) and options.file) or (only and options.key):
         given = "FILE" if options.file else "--key"
-        raise UserError(f"{only} checks the project, not a model file: give {given} without it.")
+        raise UserError(f"{only or more} checks the project, not a model file: give {given} without it.")
     if options.reproduce:
         from rfdetr_core.verification.reproduce import reproduce
 
@@ -113,7 +116,7 @@ def verify(options: argparse.Namespace) -> None:
         from rfdetr_core.verification.attest import check_attestation
         from rfdetr_core.verification.verify import verify
 
-        report = verify(options.repo, options.file)
+        report = verify(options.repo, options.file, deep=options.deep, rescore=options.rescore)
         check_attestation(report, options.file or options.repo / MODEL, options.key)
     print_answer(report.plain() if options.json else report.lines())
     if report.mismatches:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
-from rfdetr_core.base import files, images, provenance
+from rfdetr_core.base import environment, files, images, provenance
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import read_classes
@@ -33,32 +34,49 @@ def evaluate(predictor: BasePredictor, where: ProjectPaths, config: EvaluateConf
     Raises:
         UserError: an input is missing, an image is not the one of the manifest, or the classes are not the model's.
     """
-    split, samples = _split(where, config)
+    split, samples = split_to_score(where, config)
     names = tuple(entry.name for entry in read_classes(where.classes))
     require_classes(predictor, names)
     results = detect(predictor, where.dataset, samples, names)
     segments, annotations = predictor.architecture.segmentation, files.read_json(where.split(split)[0])
     scored = Scored.of(annotations, results, segmentation=segments, threshold=config.threshold)
-    metrics, about = scored.numbers(), {"split": split}
+    metrics, table = scored.numbers(), dict(enumerate(names))
+    about = about_of(split, config, metrics)
+    write_results(output / "detections.json", results, "bbox")
+    write_results(output / "masks.json", results, "segmentation")
+    scored.write(output, table)
+    write_pictures(output / "pictures", scored, samples, where.dataset, table, config.pictures)
+    files.write_json(output / "about.json", about)
+    files.write_json(output / "metrics.json", metrics)
+    return about | metrics
+
+
+def about_of(split: str, config: EvaluateConfig, metrics: dict[str, Any]) -> dict[str, str]:
+    """The content of about.json: the split that was scored, and why it is that one and some numbers are null."""
+    about = {"split": split}
     if split != config.split:
         about["note"] = "the test split has no image"
     if missing := not_measured(metrics):
         about["not_measured"] = missing
-    table = dict(enumerate(names))
-    write_results(output / "detections.json", results, "bbox")
-    write_results(output / "masks.json", results, "segmentation")
-    scored.write(output, table)
-    folder = output / "pictures"
+    return about
+
+
+def write_pictures(
+    folder: Path, scored: Scored, samples: Sequence[Sample], dataset: Path, names: dict[int, str], count: int
+) -> None:
+    """Draw `count` images of a split into a folder, in place of the PNG files there. names: of the classes, by id.
+
+    Raises:
+        UserError: an image is missing or not the one of the manifest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
     by_id = {sample.image_id: sample for sample in samples}
-    for name, one in pick(scored.judgements, config.pictures).items():
-        picture = _picture(where.dataset, by_id[one.image["id"]])
-        write_png(folder / f"{name}.png", compare(picture, one, table, scored.threshold, masks=segments))
-    files.write_json(output / "about.json", about)
-    files.write_json(output / "metrics.json", metrics)
-    return about | metrics
+    for name, one in pick(scored.judgements, count).items():
+        picture = _picture(dataset, by_id[one.image["id"]])
+        drawn = compare(picture, one, names, scored.threshold, masks=scored.masks is not None)
+        write_png(folder / f"{name}.png", drawn)
 
 
 def require_classes(predictor: BasePredictor, names: tuple[str, ...]) -> None:
@@ -88,7 +106,8 @@ def detect(predictor: BasePredictor, dataset: Path, samples: Sequence[Sample], n
     return results
 
 
-def _split(where: ProjectPaths, config: EvaluateConfig) -> tuple[str, list[Sample]]:
+def split_to_score(where: ProjectPaths, config: EvaluateConfig) -> tuple[str, list[Sample]]:
+    """The split that is asked for, or valid where it has no image. Raises a UserError where neither has one."""
     for split in dict.fromkeys((config.split, "valid")):
         samples = read_samples(*where.split(split))
         if samples:
@@ -100,8 +119,21 @@ def _picture(root: Path, sample: Sample) -> Image.Image:
     return images.decode(images.read_verified(root / sample.path, sample.sha256), sample.path, max_pixels=None)
 
 
-def write_origin(path: Path, model: Path, where: ProjectPaths, config: EvaluateConfig, split: str) -> None:
-    """Write the digests of the model file, its tensors and the inputs, the params, the code and the packages."""
+def machine_of(predictor: BasePredictor) -> dict[str, Any]:
+    """What decides the bits of the detections, beside code and packages."""
+    return {
+        "device": torch.cuda.get_device_name(predictor.device) if "cuda" in predictor.device else predictor.device,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processor": environment.processor(),
+        "threads": torch.get_num_threads(),
+        "settings": environment.settings(),
+    }
+
+
+def write_origin(
+    path: Path, model: Path, where: ProjectPaths, config: EvaluateConfig, split: str, machine: Mapping[str, Any]
+) -> None:
+    """Write the digests of the model file, its tensors and the inputs, the params, the code, packages and machine."""
     content = {
         "schema": 2,  # 1: the digests of code are of the bytes, comments and all
         "model": provenance.identity(model) | {"tensors": tensor_digest(read_checkpoint(model).weights)},
@@ -109,6 +141,7 @@ def write_origin(path: Path, model: Path, where: ProjectPaths, config: EvaluateC
         "inputs": provenance.identities([*where.split(split), where.classes]),
         "params": {"evaluate": config.model_dump(mode="json")},
         "code": Code().digests("stages.evaluate", __name__),
+        "machine": {**machine},
         **provenance.environment(),
     }
     files.write_json(path, content)

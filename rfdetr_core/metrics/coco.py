@@ -91,19 +91,6 @@ class CocoScores:
         return {name: value for name, value in vars(self).items() if isinstance(value, float)}
 
 
-# The numbers of an epoch: the column of history.csv (upstream's name, if it has one) and the field of CocoScores.
-REPORTED = {
-    "mAP_50_95": "map",
-    "mAP_50": "map_50",
-    "mAP_75": "map_75",
-    "mAR": "mar_100",
-    "F1": "f1",
-    "precision": "precision",
-    "recall": "recall",
-    "threshold": "threshold",
-}
-
-
 def coco_results(image_id: int, detections: Detections) -> list[Row]:
     """Detections of an image in COCO's results format: boxes as left, top, width, height; masks as compressed RLE."""
     boxes = detections.boxes.double().cpu()

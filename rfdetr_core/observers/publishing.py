@@ -18,7 +18,7 @@ from rfdetr_core.base.waiting import Patience
 from rfdetr_core.checkpoint.exported import model_origin
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
-from rfdetr_core.metrics.coco import REPORTED
+from rfdetr_core.metrics.names import REPORTED
 from rfdetr_core.observers.history import fingerprint, read_history
 from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, fault, open_run, origin, page
 from rfdetr_core.training.config import RuntimeConfig

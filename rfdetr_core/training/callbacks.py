@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from rfdetr_core.base.printing import say
 from rfdetr_core.data.dataset import decode_masks
-from rfdetr_core.metrics.coco import REPORTED, coco_results, coded_mask
+from rfdetr_core.metrics.coco import coco_results, coded_mask
+from rfdetr_core.metrics.names import PREFIX, REPORTED
 from rfdetr_core.metrics.quick import quick_score
 from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
-from rfdetr_core.training.module import PREFIX, TrainingModule
+from rfdetr_core.training.module import TrainingModule
 
 if TYPE_CHECKING:
     from rfdetr_core.api.callbacks import (

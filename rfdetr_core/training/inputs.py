@@ -25,7 +25,7 @@ from rfdetr_core.data.batching import multi_scale_sizes
 from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.data.seeding import mixed_seed
-from rfdetr_core.metrics.coco import REPORTED
+from rfdetr_core.metrics.names import column_of
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.training import compilation, record
@@ -60,8 +60,7 @@ class Inputs:
     @property
     def metric(self) -> str:
         """What picks the best epoch: its name in the history, without val/."""
-        names, metric = {field: name for name, field in REPORTED.items()}, self.config.best_model_metric
-        return ("segm_" if self.architecture.segmentation else "") + names["mar_100" if metric == "mar" else metric]
+        return column_of(self.config.best_model_metric, masks=self.architecture.segmentation)
 
     def detector(self) -> tuple[Detector, tuple[str, ...]]:
         """The network with its first weights, and lines that say where they come from. Seeds torch's generator."""

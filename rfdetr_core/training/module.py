@@ -19,15 +19,13 @@ from rfdetr_core.data.seeding import mixed_seed
 from rfdetr_core.loss.criterion import Criterion, Losses
 from rfdetr_core.loss.terms import LossConfig
 from rfdetr_core.metrics.coco import coco_results
+from rfdetr_core.metrics.names import PREFIX
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.postprocess import postprocess
 from rfdetr_core.ops.structures import DetectorOutput
 from rfdetr_core.training.config import PLATEAU, TrainConfig
 from rfdetr_core.training.nonfinite import NonFiniteError, Step, Watch, kept
 from rfdetr_core.training.optimization import build_optimizer, build_schedule
-
-# Before the names of a track's values on valid.
-PREFIX = {"regular": "val/", "ema": "val/ema_"}
 
 
 class TrainingModule(LightningModule):

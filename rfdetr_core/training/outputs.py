@@ -17,7 +17,9 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.files import Checkpoint, file_content, write_checkpoint
 from rfdetr_core.checkpoint.schema import RunState
-from rfdetr_core.training.module import PREFIX, TrainingModule
+from rfdetr_core.metrics.names import PREFIX
+from rfdetr_core.training.module import TrainingModule
+from rfdetr_core.training.ranking import best_epoch, recommended_threshold, scores_content
 from rfdetr_core.training.record import STATE_FILE
 
 
@@ -25,7 +27,7 @@ from rfdetr_core.training.record import STATE_FILE
 class Best:
     """The best epoch of a track so far; no score: none above zero yet.
 
-    ranked: the score, smoothed if that is asked. threshold: of the detections, that of the epoch's best F1.
+    ranked: see `BestEpoch`. threshold: of the detections, that of the epoch's best F1.
     """
 
     score: float | None = None
@@ -73,14 +75,13 @@ class RunFiles(LightningCheckpoint):
         self.history.append({"epoch": epoch, **dict(metrics)})
         self.finished = trainer.should_stop or epoch + 1 == trainer.max_epochs
         for track, network in pl_module.tracks.items():
-            value = pl_module.epoch_metrics.get(PREFIX[track] + self.key, math.nan)
-            ranked = self._smoothed(PREFIX[track] + self.key) if track == "regular" and self.smooth else value
-            better = epoch >= self.skip and math.isfinite(value) and ranked > (self.best[track].ranked or 0.0)
-            if better or (self.finished and self.best[track].ranked is None):
+            values = [row.get(PREFIX[track] + self.key, math.nan) for row in self.history]
+            smooth = self.smooth if track == "regular" else 0.0
+            best = best_epoch(values, skip=self.skip, smooth=smooth, finished=self.finished)
+            if best is not None and best.epoch == epoch:
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-                score = value if math.isfinite(value) else None
-                threshold = self._threshold(pl_module.epoch_metrics, PREFIX[track])
-                self.best[track] = Best(score, ranked if better else None, epoch, threshold, weights)
+                threshold = recommended_threshold(pl_module.epoch_metrics, track, self.key)
+                self.best[track] = Best(best.score, best.ranked, epoch, threshold, weights)
                 self.unwritten.add(track)
         if self.finished and "ema" not in pl_module.tracks:
             self.best["ema"] = replace(self.best["regular"], score=None)
@@ -132,18 +133,6 @@ class RunFiles(LightningCheckpoint):
             digests = [files.md5_file(self.folder / f"checkpoint_best_{track}.pth") for track in self.best]
             checkpoint["run"]["result"] = digests
 
-    def _threshold(self, metrics: Mapping[str, float], start: str) -> float | None:
-        """That of the best F1, if it is above 0."""
-        start += "segm_" if self.key.startswith("segm_") else ""
-        return round(metrics[f"{start}threshold"], 2) if metrics.get(f"{start}F1", 0.0) > 0 else None
-
-    def _smoothed(self, key: str) -> float:
-        """Upstream's smoothing (training/callbacks/best_model.py): from 0, each score moves it by 1 - smooth."""
-        smoothed = 0.0
-        for value in (row[key] for row in self.history if math.isfinite(row.get(key, math.nan))):
-            smoothed = self.smooth * smoothed + (1 - self.smooth) * value
-        return smoothed
-
     def _write(self) -> None:
         for track in sorted(self.unwritten):
             best = self.best[track]
@@ -153,8 +142,5 @@ class RunFiles(LightningCheckpoint):
         self.unwritten.clear()
         # Epochs count from 1 in what people read, the progress and these files; in checkpoints from 0, as upstream's.
         files.write_table(self.folder / "history.csv", [row | {"epoch": int(row["epoch"]) + 1} for row in self.history])
-        tracks = {
-            track: {"score": best.score, "epoch": None if best.epoch is None else best.epoch + 1}
-            for track, best in self.best.items()
-        }
-        files.write_json(self.folder / "scores.json", {f"val/{self.key}": tracks, "epochs": len(self.history)})
+        tracks = {track: (best.score, best.epoch) for track, best in self.best.items()}
+        files.write_json(self.folder / "scores.json", scores_content(self.key, tracks, len(self.history)))

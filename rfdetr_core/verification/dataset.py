@@ -19,13 +19,14 @@ from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.metadata import read_metadata_csv, write_metadata_of
 from rfdetr_core.ingest.records import FileFacts
-from rfdetr_core.ingest.validate import validate_dataset
+from rfdetr_core.ingest.validate import PageWriter, validate_dataset
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline, check_size
+from rfdetr_core.verification.remade import PAGE, other_making
 from rfdetr_core.verification.report import Report
 
-_REPORTS = ("findings.csv", "findings.json", "statistics.json")
+_REPORTS = ("findings.csv", "findings.json", "statistics.json", "index.html")
 
 
 def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: str) -> None:
@@ -46,6 +47,9 @@ def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: 
     locked = pipeline.lock.dep("validate", name)
     same = locked is not None and contents.md5(name) == locked
     found = len(report.mismatches)
+    other = other_making(contents, pipeline, "validate", {"report": None, "numeric": {"pandas", "pillow"}})
+    if same and other and not gone:
+        report.skip(PAGE, other)
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(io.StringIO()):
         made = Path(temporary)
         try:
@@ -53,7 +57,12 @@ def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: 
                 _convert_without_images(folder, config, manifests, rows, made)
             else:
                 validate_dataset(
-                    folder, config, made / "dataset", manifests=made / "manifest", metadata=made / "metadata"
+                    folder,
+                    config,
+                    made / "dataset",
+                    manifests=made / "manifest",
+                    metadata=made / "metadata",
+                    write_page=None if other or not same else page_writer(),
                 )
                 convert_dataset(folder, config, manifests=made / "manifest", annotations=made / "annotations")
         except UserError as error:
@@ -63,6 +72,13 @@ def check_dataset(report: Report, contents: Contents, pipeline: Pipeline, name: 
         _explain(report, contents, name, locked, listing, harmless=len(report.mismatches) == found)
     elif same:
         check_size(report, contents, name, pipeline.lock.stages["validate"].files[name], f"{LOCK}: validate")
+
+
+def page_writer() -> PageWriter:
+    """The writer of the dataset's page, whose packages are imported only where a page is made."""
+    from rfdetr_core.report.dataset import write_page
+
+    return write_page
 
 
 def _check_images(

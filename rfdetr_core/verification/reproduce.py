@@ -22,10 +22,9 @@ from rfdetr_core.selection.select import TRACKS
 from rfdetr_core.verification.claims import SCORES
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline, value_at
+from rfdetr_core.verification.remade import HISTORY, METRICS
 from rfdetr_core.verification.report import Report
-from rfdetr_core.verification.results import METRICS
 
-HISTORY = "output/history.csv"
 _REMOTE = "cache-of-the-original"
 # On another kind of machine: how far a score in 0..1 may be from the recorded one.
 TOLERANCE = 0.02

@@ -1,13 +1,11 @@
-"""Model files and the numbers of an evaluation, computed again."""
+"""Model files against lineage, records and each other; the best file stripped again."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import tempfile
 from collections.abc import Mapping
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,8 @@ from rfdetr_core.audit.history import MODEL, History
 from rfdetr_core.audit.trace import Archive, title_of
 from rfdetr_core.base import environment, files, provenance
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.manifest import read_classes
-from rfdetr_core.base.params import parse
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint, tensor_digest
-from rfdetr_core.evaluation.config import EvaluateConfig
-from rfdetr_core.evaluation.scoring import TABLES, Scored
 from rfdetr_core.lineage.compose import description_digest, strip_code
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.selection.strip import strip
@@ -30,11 +24,10 @@ from rfdetr_core.training.trainer import cpu_kind
 from rfdetr_core.verification.claims import SELECTION, check_custom, check_lineage, check_past, check_training
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
+from rfdetr_core.verification.remade import check_best
 from rfdetr_core.verification.report import Report
 
 _BEST = "output/checkpoint_best_{}.pth"
-FOLDER = Path("reports/evaluate")
-METRICS = (FOLDER / "metrics.json").as_posix()
 
 
 def check_project(report: Report, contents: Contents, pipeline: Pipeline, record: Mapping[str, Any] | None) -> None:
@@ -57,6 +50,7 @@ def check_project(report: Report, contents: Contents, pipeline: Pipeline, record
         if training is not None:
             _compare(report, f"origin in {name}", training, best.training_record or {}, f"lineage of {MODEL}")
         check_training(report, contents, pipeline, best.training_record or {}, f"origin in {name}")
+        check_best(report, contents, pipeline, track, best, name)
         if total is not None and selection and selection.get("winner") == track:
             report.equal(f"weights of {MODEL}", tensor_digest(best.weights), tensor_digest(total.weights), name)
     if total is not None and lineage is not None and selection:
@@ -228,51 +222,3 @@ def identity_of(contents: Contents) -> dict[str, Any] | None:
     with contextlib.suppress(UserError):
         return provenance.identity(path) | {"tensors": tensor_digest(read_checkpoint(path).weights)}
     return provenance.identity(path)
-
-
-def check_metrics(report: Report, contents: Contents, pipeline: Pipeline) -> None:
-    """metrics.json and TABLES against detections.json, masks.json and the annotations, where all are at hand."""
-    folder = contents.root / FOLDER
-    if not (folder / "metrics.json").is_file():
-        return
-    told, about = (files.read_json(folder / f"{name}.json") for name in ("metrics", "about"))
-    annotations, classes = (contents.root / "annotations" / f"{name}.json" for name in (about["split"], "classes"))
-    detections, masks = folder / "detections.json", folder / "masks.json"
-    if not all(path.is_file() for path in (annotations, classes, detections, masks)):
-        report.skip(f"numbers of {METRICS}", "gone: detections or annotations are not here")
-        return
-    segmentation = "masks" in told
-    results = files.read_json(detections)
-    if segmentation:
-        results = [box | mask for box, mask in zip(results, files.read_json(masks), strict=True)]
-    config = parse(EvaluateConfig, pipeline.lock.params_of("evaluate")["evaluate"], "evaluate of dvc.lock")
-    scored = Scored.of(files.read_json(annotations), results, segmentation=segmentation, threshold=config.threshold)
-    again = scored.numbers()
-    if segmentation:
-        _compare_numbers(report, again.pop("masks"), told["masks"], "masks.")
-    _compare_numbers(report, again, told, "")
-    with tempfile.TemporaryDirectory() as made:
-        scored.write(Path(made), {index: entry.name for index, entry in enumerate(read_classes(classes))})
-        for name in TABLES:
-            _compare_lines(report, FOLDER / name, Path(made) / name, folder / name)
-
-
-def _compare_numbers(report: Report, again: Mapping[str, Any], told: Mapping[str, Any], prefix: str) -> None:
-    for key, value in again.items():
-        old = told.get(key)
-        close = (
-            isinstance(old, int | float)
-            and isinstance(value, int | float)
-            and math.isclose(old, value, rel_tol=1e-9, abs_tol=1e-12)
-        )
-        report.equal(f"{prefix}{key} of {METRICS}", old if close else value, old, "scored again")
-
-
-def _compare_lines(report: Report, shown: Path, again: Path, path: Path) -> None:
-    """Name the first line that differs."""
-    if not path.is_file():
-        report.skip(shown.as_posix(), "gone: it is not here")
-        return
-    pairs = enumerate(zip_longest(*(files.read_text(one).splitlines() for one in (again, path))), 1)
-    line, value, old = next(((line, *pair) for line, pair in pairs if pair[0] != pair[1]), (0, None, None))
-    report.equal(f"{shown.as_posix()}{f' line {line}' if line else ''}", value, old, "scored again")

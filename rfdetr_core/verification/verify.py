@@ -26,6 +26,7 @@ from rfdetr_core.verification.claims import (
 )
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.dataset import check_dataset
+from rfdetr_core.verification.environment import check_environment
 from rfdetr_core.verification.journal import check_journal
 from rfdetr_core.verification.lock import (
     CodeDigests,
@@ -35,6 +36,7 @@ from rfdetr_core.verification.lock import (
     check_history,
     check_pipeline,
 )
+from rfdetr_core.verification.remade import HISTORY, check_lineage_keys, check_scores
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.stages import check_stages
 
@@ -57,15 +59,18 @@ def _check_only_git(report: Report, contents: Contents, pipeline: Pipeline, why:
     report.skip("dataset, cache and model files", why)
 
 
-def verify(root: Path, file: Path | None = None) -> Report:
+def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore: bool = False) -> Report:
     """Check the whole project; or, where `file` is not its present model, that file against the history alone.
+
+    deep: also score the best weights on valid again. rescore: also run the result on the split that was evaluated.
 
     Raises:
         UserError: no project, no dvc.lock, or no such file.
     """
     from rfdetr_core.audit.trace import Archive
     from rfdetr_core.verification.exported import check_exported_file, check_exports
-    from rfdetr_core.verification.results import METRICS, check_file, check_metrics, check_project, identity_of
+    from rfdetr_core.verification.remade import METRICS, check_metrics, check_report
+    from rfdetr_core.verification.results import check_file, check_project, identity_of
 
     report = Report()
     if file is not None and not _is_present(root, file):
@@ -98,10 +103,22 @@ def verify(root: Path, file: Path | None = None) -> Report:
             report.equal(f"{key} of {MODEL}", record["file"].get(key), model[key], _named(record))
     with report.reading(EVALUATION):
         check_evaluation(report, contents, pipeline, model or _recorded(record), _trained(record))
+        check_lineage_keys(report, contents, data)
     with report.reading(METRICS):
-        check_metrics(report, contents, pipeline)
+        check_metrics(report, contents, pipeline, data)
+    with report.reading("reports/evaluate/index.html"):
+        check_report(report, contents, pipeline, data)
     with report.reading(EXPORT):
         check_exports(report, contents, model, record)
+    check_environment(report, deep=deep)
+    if deep or rescore:
+        from rfdetr_core.verification.rescore import check_detections, check_valid
+
+        with report.reading(HISTORY):
+            check_valid(report, contents, pipeline, data)
+        if rescore:
+            with report.reading("reports/evaluate/detections.json"):
+                check_detections(report, contents, pipeline, data)
     return report
 
 
@@ -122,6 +139,8 @@ def _check_git(report: Report, contents: Contents, pipeline: Pipeline, *, only_g
         check_journal(report, contents, pipeline, only_git=only_git)
     with report.reading(SCORES):
         check_selection(report, contents)
+    with report.reading(HISTORY):
+        check_scores(report, contents, pipeline)
     changed = contents.differs_from_head(LOCK, "manifest", "metadata", SCORES, SELECTION, "reports")
     if changed:
         report.note(f"not as committed: {', '.join(changed)}")

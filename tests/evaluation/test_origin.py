@@ -17,7 +17,7 @@ def test_an_evaluation_names_the_model_and_the_inputs_it_was_made_of(tmp_path: P
     checkpoint, model = tiny_checkpoint(0), tmp_path / "model.pth"
     write_checkpoint(model, checkpoint)
     for name in ("first.json", "second.json"):
-        write_origin(tmp_path / name, model, where, EvaluateConfig(), "test")
+        write_origin(tmp_path / name, model, where, EvaluateConfig(), "test", {"device": "cpu"})
     assert (tmp_path / "first.json").read_bytes() == (tmp_path / "second.json").read_bytes()
     told = files.read_json(tmp_path / "first.json")
     assert told["model"]["tensors"] == tensor_digest(checkpoint.weights)

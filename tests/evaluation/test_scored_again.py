@@ -13,15 +13,15 @@ from rfdetr_core.evaluation.scoring import TABLES
 from rfdetr_core.lineage.lock import Entry, Lock
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
+from rfdetr_core.verification.remade import FOLDER, check_metrics
 from rfdetr_core.verification.report import Report
-from rfdetr_core.verification.results import FOLDER, check_metrics
 from tests.evaluation.scene import Scene
 
 
 def mismatches(root: Path, threshold: float | None) -> list[str]:
     report = Report()
     entry = Entry.of({"cmd": "", "params": {"params.yaml": {"evaluate": {"threshold": threshold}}}})
-    check_metrics(report, Contents(root), Pipeline({}, Lock({"evaluate": entry})))
+    check_metrics(report, Contents(root), Pipeline({}, Lock({"evaluate": entry})), "data")
     assert report.checked > len(TABLES)
     return [what for what, *_ in report.mismatches]
 

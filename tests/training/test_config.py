@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.config.settings import ABSENT, DIFFERENT
-from rfdetr_core.metrics.coco import REPORTED, CocoScores
+from rfdetr_core.metrics.coco import CocoScores
+from rfdetr_core.metrics.names import REPORTED
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import OPTIMIZERS, PLATEAU, RuntimeConfig, TrainConfig, check_together
 from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
