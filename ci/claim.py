@@ -8,6 +8,7 @@ import re
 from ci.steps import COMMITTED, TRAILER, call
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.files import read_json
+from rfdetr_core.lineage import journal
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
 
 _BRANCH = re.compile(r"refs/(heads|remotes/[^/]+)/retrain/.+")
@@ -32,7 +33,7 @@ def fault(source: str, changed: dict[str, list[str]]) -> str | None:
         top, _, rest = name.removeprefix(prefix).partition("/")
         if name.startswith(prefix) and top == FOLDER.name and status == "A":
             records.append(rest)
-        elif not name.startswith(prefix) or top not in COMMITTED:
+        elif not name.startswith(prefix) or top not in COMMITTED or (top == journal.FOLDER.name and status != "A"):
             strange.append(name)
     if strange:
         return f"it changes {listed(strange)}, which no retraining changes"

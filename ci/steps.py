@@ -23,7 +23,17 @@ PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "compar
 SECRET = STATE / "secret"  # left where a secret was found: then no report may leave the runner either
 MODEL, REPORTS = Path(history.MODEL), "reports"
 COMPARED = Path(REPORTS, "compare", "index.html")  # the page of both models; it goes with the artifacts alone
-COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "metadata", "annotations", "reports", "output")
+COMMITTED = (
+    "dvc.lock",
+    "params.yaml",
+    "digests",
+    "manifest",
+    "metadata",
+    "annotations",
+    "reports",
+    "output",
+    "journal",
+)
 TRAILER = "Retrained-from"  # in the message of the commits made here: the commit that was retrained
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import rfdetr_core.base.sources  # noqa: F401 - first, for its effect
@@ -32,7 +35,7 @@ def run(stage: Callable[[], None]) -> None:
     """Run a stage, which imports what it needs of the core; a UserError ends in one message and exit status 1."""
     # A rank that Lightning or torchrun started has nothing to finish alone.
     end_with_parent(signal.SIGTERM if os.environ.get("LOCAL_RANK", "0") == "0" else signal.SIGKILL)
-    name = Path(sys.argv[0]).stem
+    name, began = Path(sys.argv[0]).stem, time.time()
     try:
         _check_code_is_of_this_project()
         keep_lock()
@@ -42,7 +45,9 @@ def run(stage: Callable[[], None]) -> None:
             else:
                 with _digested_code(name):
                     stage()
-                save_run()
+                # Loaded by name: what notes a result is no dependency of it.
+                journal = importlib.import_module("rfdetr_core.lineage.journal")
+                save_run(partial(journal.note, began=began))
     except UserError as error:
         sys.exit(f"{message_of(error)}\n{RESTORE}")
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ FOLDER = Path("digests")
 # Modules that cannot change a result, by the module that loads them by name. A stage may load them, and what they
 # import; its digests leave them out.
 BY_NAME = {
+    "stages": "rfdetr_core.lineage.journal",  # it notes what a stage has read and written
     "rfdetr_core.training.run": "rfdetr_core.observers",  # tests prove that they change no result
     "stages.evaluate": "rfdetr_core.observers.publishing",  # it reads what the stage has written
     "stages.report": "rfdetr_core.observers.publishing",  # likewise

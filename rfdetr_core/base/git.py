@@ -1,4 +1,4 @@
-"""git: the one way to run it. Nothing here writes to a repository.
+"""git: the one way to run it. The only command that writes adds the journal of an experiment.
 
 A project may be a folder of a larger repository: paths are below the project, commits name files as <commit>:./<path>.
 """

@@ -1,13 +1,14 @@
-"""What stages keep for DVC: entries of its run cache for those with small results in git, and its last dvc.lock."""
+"""What a stage that DVC runs keeps: entries of DVC's run cache, and the last dvc.lock."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rfdetr_core.base import files
-from rfdetr_core.base.params import load_yaml
 from rfdetr_core.base.printing import say
 
 _PIPELINE = Path("dvc.yaml")
@@ -25,31 +26,28 @@ def keep_lock() -> None:
         files.copy(lock, kept)
 
 
-def save_run() -> None:
+def save_run(note: Callable[[Any], object]) -> None:
     """Note what the stage that DVC runs read and wrote, so that DVC restores its results when the inputs come back.
 
     DVC notes it for every stage but those with an out that has `cache: false` and is neither metric nor plot
     (dvc/stage/__init__.py, `run`). It restores them like any other, so the entry is made here, by DVC's own functions,
-    when all outs are written. Where no DVC runs the stage, nothing happens.
+    when all outs are written. note: is given DVC's object of the stage, with the digests, before. Where no DVC runs the
+    stage, nothing happens; nor in the further processes of a distributed training.
     """
-    name, root = os.environ.get("DVC_STAGE"), os.environ.get("DVC_ROOT")
-    if name is None or root is None or not _has_small_results(name):
+    name = os.environ.get("DVC_STAGE")
+    if name is None or os.environ.get("LOCAL_RANK", "0") != "0":
         return
     from dvc.exceptions import DvcException  # type: ignore[import-untyped]
     from dvc.repo import Repo  # type: ignore[import-untyped]
 
     try:
-        with Repo(root) as repo:
+        with Repo() as repo:  # DVC_ROOT is another project where an experiment runs in a temporary folder
             stage = repo.stage.load_one(str(_PIPELINE.absolute()), name.rpartition(":")[2])
+            stage.save_deps()
+            stage.save_outs()
+            note(stage)
             if any(not (out.use_cache or out.is_metric or out.is_plot) for out in stage.outs):
-                stage.save_deps()
-                stage.save_outs()
                 repo.stage_cache.save(stage)
     except (DvcException, OSError) as error:
-        say(f"DVC will run {name} again where it could restore its results: {error}", file=sys.stderr)
-
-
-def _has_small_results(stage: str) -> bool:
-    """Whether dvc.yaml may have an out of the stage that is not cached: to load DVC takes a second."""
-    entry = load_yaml(_PIPELINE)["stages"].get(stage)
-    return entry is None or "cache" in str(entry.get("outs"))
+        told = f"{name} may have no entry in journal/, and DVC may run it again where it could restore its results"
+        say(f"{told}: {error}", file=sys.stderr)

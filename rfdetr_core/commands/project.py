@@ -13,7 +13,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
 from rfdetr_core.commands.output import print_lines
 
-_COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "metadata", "records", "reports", "output")
+_COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "metadata", "records", "journal", "reports", "output")
 _PAGE = Path("reports/evaluate/index.html")
 
 

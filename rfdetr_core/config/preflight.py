@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_masks", "check_packages", "check_params", "check_project"]
 
-_RESULTS = ("manifest", "metadata", "annotations", "output", "reports", "records")  # the folders that stages write
+# The folders that stages write.
+_RESULTS = ("manifest", "metadata", "annotations", "output", "reports", "records", "journal")
 _LOCK = Path("requirements/numeric.lock")
 _COMPUTE = ("nvidia-", "cuda-", "triton")  # beginnings of names: torch's libraries, which a build for CPUs lacks
 # What a block of the encoder keeps of each token for the backward pass, in units of its width, at the very least:

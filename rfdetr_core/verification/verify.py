@@ -25,6 +25,7 @@ from rfdetr_core.verification.claims import (
 )
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.dataset import check_dataset
+from rfdetr_core.verification.journal import check_journal
 from rfdetr_core.verification.lock import (
     CodeDigests,
     Pipeline,
@@ -103,6 +104,8 @@ def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents,
         report.wrong(f"code {name}", None, "it is imported in place of another module", "the order of Python's imports")
     for name in tracked_bytecode(contents.root):
         report.wrong(f"bytecode {name}", None, "git has it: Python may run it in place of the source", "git ls-files")
+    with report.reading("journal"):
+        check_journal(report, contents, pipeline, only_git=only_git)
     with report.reading(SCORES):
         check_selection(report, contents)
     changed = contents.differs_from_head(LOCK, "manifest", "metadata", SCORES, SELECTION, "reports")

@@ -25,6 +25,8 @@ class Retrained:
         self.project.folder = root / folder
         self.project.folder.mkdir(exist_ok=True)
         self.project.train(1, IMAGES)
+        (self.project.folder / "journal").mkdir()
+        (self.project.folder / "journal" / "train-0.json").write_text("{}")
         self.commit("first")
         self.project.train(2, IMAGES)
 
@@ -54,8 +56,9 @@ def retrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.F
 
 def test_what_a_delivery_commits_holds_on_its_branch_and_when_main_is_moved_to_it(retrained: Retrained) -> None:
     assert claimed_source() == ""
+    (retrained.project.folder / "journal" / "train-1.json").write_text("{}")
     staged = stage()
-    assert "dvc.lock" in staged
+    assert {"dvc.lock", "journal/train-1.json"} <= set(staged)
     assert sum(path.startswith("records/") for path in staged) == 1
     assert retrained.deliver() is None
     commit = retrained.head()
@@ -102,6 +105,10 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a record that is taken away": (
         lambda folder: min((folder / "records").glob("*.json"), key=lambda path: path.stat().st_mtime).unlink(),
+        "which no retraining changes",
+    ),
+    "an entry of the journal that was there": (
+        lambda folder: next(iter((folder / "journal").glob("*.json"))).write_text("{}\n"),
         "which no retraining changes",
     ),
     "a record of no model": (

@@ -28,7 +28,8 @@ TINY = {
 CHECKPOINTS = {f"checkpoint{end}.pth" for end in ("", "_best_ema", "_best_regular", "_best_total")}
 
 # Data and results of this checkout, and what a user of the pipeline does not run.
-RESULTS = ("digests/", "manifest/", "metadata/", "annotations/", "output/", "reports/", "records/", "dvc.lock")
+FOLDERS = ("digests/", "manifest/", "metadata/", "annotations/", "output/", "reports/", "records/", "journal/")
+RESULTS = (*FOLDERS, "dvc.lock")
 LEFT_OUT = ("data/", "tests/", "docs/", *RESULTS)
 
 

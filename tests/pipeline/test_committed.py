@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import yaml
 
 from rfdetr_core.base.code import ROOT
+from tests.architecture import STAGES
 from tests.pipeline.project import Project
 
 pytestmark = pytest.mark.slow
@@ -23,7 +26,9 @@ def outs_in_git(project: Project) -> set[str]:
     return {path for out in outs if isinstance(out, dict) for path, flags in out.items() if flags.get("cache") is False}
 
 
-def test_git_lists_the_lock_the_small_results_and_the_records_alone(reproduced: Project, tmp_path: Path) -> None:
+def test_git_lists_the_lock_the_small_results_the_records_and_the_journal_alone(
+    reproduced: Project, tmp_path: Path
+) -> None:
     project = reproduced.copy(tmp_path / "copy")
     project.set_params(train={"seed": 1}, runtime={"mlflow": True, "tensorboard": True, "checkpoint_interval": 1})
     project.run("git", "commit", "-q", "-m", "another seed, tracked", "params.yaml")
@@ -31,10 +36,15 @@ def test_git_lists_the_lock_the_small_results_and_the_records_alone(reproduced: 
     closing = project.run("make", "--no-print-directory", "-o", ".venv/.runtime", "repro").stdout
     for name in (".venv", "mlflow.db", "output/tensorboard", "output/checkpoint_0.pth", "output/.lock"):
         assert (project.folder / name).exists()
-    records = {path.relative_to(project.folder).as_posix() for path in (project.folder / "records").iterdir()}
+    records, journal = (
+        {path.relative_to(project.folder).as_posix() for path in (project.folder / name).iterdir()}
+        for name in ("records", "journal")
+    )
     assert len(records) == 2
+    stages = Counter(name.removeprefix("journal/").rpartition("-")[0] for name in journal)
+    assert stages == {name: 1 if name in ("validate", "convert") else 2 for name in STAGES[1:]} | {"select_best": ANY}
     listed = project.run("git", "status", "--porcelain", "-uall").stdout.splitlines()
-    assert set(listed) == {f"?? {name}" for name in {"dvc.lock"} | outs_in_git(project) | records}
+    assert set(listed) == {f"?? {name}" for name in {"dvc.lock"} | outs_in_git(project) | records | journal}
     follow(project, closing, tmp_path)
 
 

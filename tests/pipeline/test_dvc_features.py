@@ -73,16 +73,19 @@ def test_queued_and_temporary_experiments_leave_the_working_tree_alone(project: 
     # The results come along, by a branch and into the working tree.
     project.run("dvc", "exp", "branch", "-q", "aside", "aside-branch")
     project.run("dvc", "exp", "branch", "-q", "queued-0", "queued-branch")
+    ran = {"queued-branch": {"evaluate", "report"}, "aside-branch": {"train", "strip", "evaluate", "report"}}
     for branch, split in (("queued-branch", "test"), ("aside-branch", "valid")):
         about = project.run("git", "show", f"{branch}:reports/evaluate/about.json").stdout
         assert json.loads(about)["split"] == split
+        added = project.run("git", "diff", "--name-only", "--diff-filter=A", "main", branch, "--", "journal").stdout
+        assert ran[branch] <= {Path(name).name.rpartition("-")[0] for name in added.split()}
     project.run("dvc", "exp", "apply", "-q", "aside")
     record = files.read_json(project.folder / "output" / "record.json")
     assert record["file"]["md5"] == files.md5_file(project.folder / MODEL)
     assert json.loads(project.run("git", "show", "aside-branch:output/record.json").stdout) == record
     told = json.loads(core(project, "verify"))
     assert told["holds"]
-    assert not [one for one in told["unchecked"] if "record" in one["what"]]
+    assert not [one for one in told["unchecked"] if "record" in one["what"] or "entries" in one["what"]]
     assert json.loads(core(project, "audit", MODEL))["run"] == record["run"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -373,13 +374,17 @@ def test_a_record_that_was_committed_with_another_run_is_found_until_it_is_rever
     assert verify(capsys, project) == ([], [])
 
 
-def test_another_result_of_the_same_inputs_is_told(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_result_of_the_same_inputs_is_told_and_is_not_that_of_the_run(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     edit(project.folder / "output/history.csv", "\n1,", "\n1,1")
     project.run("dvc", "commit", "-f", "-q", "train", "report")  # which reads it
     project.commit("another history")
-    main(["verify", "--repo", str(project.folder)])
+    with pytest.raises(SystemExit):
+        main(["verify", "--repo", str(project.folder)])
     told = capsys.readouterr().out
     assert "has other results of train for the same inputs: output/history.csv" in told
+    assert re.search(r"^output/history\.csv in dvc\.lock: expected .*\(journal/train-", told, re.MULTILINE), told
 
 
 def test_what_is_clean_holds(trained: Project, capsys: pytest.CaptureFixture[str]) -> None:
