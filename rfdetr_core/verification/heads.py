@@ -15,10 +15,12 @@ from pydantic import Field
 from rfdetr_core.audit.history import History
 from rfdetr_core.base import files, git
 from rfdetr_core.base.schema import Fields, Sha256, checked
+from rfdetr_core.lineage.journal import FOLDER as JOURNAL
+from rfdetr_core.lineage.records import FOLDER as RECORDS
 from rfdetr_core.verification.report import Report
 
-_FOLDERS = ("journal", "records")
-_Name = Annotated[str, Field(pattern=rf"^({'|'.join(_FOLDERS)})/[\w.-]+\.json$")]
+_FOLDERS = (JOURNAL.as_posix(), RECORDS.as_posix())
+_Name = Annotated[str, Field(pattern=rf"^({'|'.join(_FOLDERS)})/[^/\x00-\x1f]+\.json$")]
 
 
 class Named(Fields):
@@ -51,7 +53,7 @@ def check_heads(report: Report, heads: object, history: History, source: str) ->
         found = None if content is None else files.sha256_bytes(content)
         if (content is None and history.shallow) or not report.equal(name, sha256, found, source):
             continue
-        if name.startswith("journal/"):
+        if name.startswith(f"{JOURNAL}/"):
             before = checked(files.parse_json(content or b""), Named, name)["previous"].items()
             waiting += before - seen
             seen |= before

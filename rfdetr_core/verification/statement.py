@@ -6,7 +6,6 @@ in the file. The rest is known to the history alone: the commit, the run, the jo
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.exported import Exported, read_exported
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 from rfdetr_core.lineage.compose import description_digest
+from rfdetr_core.lineage.journal import heads
 
 REPOSITORY, SIGNING_KEY = "repository", "signing key"  # names of dependencies
 GIT, OWN_WORD = "git", "the file's own word"  # where the lineage of a statement comes from
@@ -48,7 +48,7 @@ class Origin:
             UserError: the folder is in no git repository, or the file cannot be read.
         """
         archive = Archive(History(root))
-        return cls(trace(file, archive), archive, _heads(archive.history.root))
+        return cls(trace(file, archive), archive, heads(archive.history.root))
 
     @property
     def history(self) -> History:
@@ -148,14 +148,6 @@ def public_address(remote: str) -> str | None:
     if not parts.netloc or parts.scheme == "file":
         return None
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _heads(root: Path) -> dict[str, str]:
-    try:
-        journal = importlib.import_module("rfdetr_core.lineage.journal")
-    except ImportError:
-        return {}
-    return dict(journal.heads(root))
 
 
 def _times(run: Mapping[str, Any]) -> dict[str, str]:

@@ -18,6 +18,8 @@ from rfdetr_core.base.code import ROOT, semantic_digest
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
+from rfdetr_core.lineage import journal
+from rfdetr_core.lineage.lock import Entry
 from rfdetr_core.lineage.records import write_record
 from rfdetr_core.verification.attest import attest, check_attestation, statement_of
 from rfdetr_core.verification.report import Report
@@ -464,6 +466,43 @@ def test_an_honest_attestation_raises_no_alarm(
     attest(model, key=keys[0], root=repository.folder)
     HONEST[situation](repository, model)
     assert verify(capsys, repository, model, "--key", keys[1]) == []
+
+
+@pytest.fixture
+def entry(repository: Repository) -> Path:
+    """An entry of the journal, which names the record; it is not committed."""
+    out = {"path": "dvc.lock", "md5": files.md5_file(repository.folder / "dvc.lock")}
+    return journal.write(repository.folder, "train", Entry.of({"cmd": "train", "outs": [out]}), 0)
+
+
+def test_a_journal_that_is_not_committed_is_not_signed(repository: Repository, model: Path, entry: Path) -> None:
+    with pytest.raises(UserError, match=rf"{entry.name}\. Commit the journal"):
+        attest(model, root=repository.folder)
+
+
+@pytest.mark.parametrize("forged", ["the entry", "the record before it", "the entry that is committed"])
+def test_an_entry_that_is_changed_after_the_signature_is_named(
+    repository: Repository,
+    model: Path,
+    keys: tuple[Path, Path],
+    entry: Path,
+    capsys: pytest.CaptureFixture[str],
+    forged: str,
+) -> None:
+    repository.git("add", "journal")
+    repository.commit("Note the run")
+    (statement, *_) = attest(model, key=keys[0], root=repository.folder)
+    signed = files.read_json(statement)["predicate"]["buildDefinition"]["internalParameters"]["journal"]
+    assert signed == {f"journal/{entry.name}": files.sha256_file(entry)}
+    assert verify(capsys, repository, model, "--key", keys[1]) == []
+    (record,) = (repository.folder / "records").iterdir()
+    changed = record if forged == "the record before it" else entry
+    content = files.read_json(changed)
+    content["run"]["seconds"] = 1e6
+    files.write_json(changed, content)
+    if forged == "the entry that is committed":
+        repository.git("commit", "-qam", "Nothing to see")
+    assert verify(capsys, repository, model, "--key", keys[1]) == [f"{changed.parent.name}/{changed.name}"]
 
 
 def test_a_file_that_was_saved_again_is_attested_anew(

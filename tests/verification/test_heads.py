@@ -12,6 +12,7 @@ import pytest
 from rfdetr_core.audit.history import History
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.lineage.journal import heads
 from rfdetr_core.verification.heads import check_heads, uncommitted
 from rfdetr_core.verification.report import Report
 from tests.audit.repository import Repository
@@ -20,7 +21,7 @@ A, B, C = (f"journal/train-{letter * 16}.json" for letter in "abc")
 
 
 class Journal:
-    """Three entries in a chain, A before B before C, of which the last two are signed as heads; all are committed."""
+    """Three entries in a chain, A before B before C, all committed; C is the head that is signed."""
 
     def __init__(self, repository: Repository) -> None:
         self.repository = repository
@@ -29,7 +30,7 @@ class Journal:
         self.commit("Two runs")
         self.write(C, {B: self.sha256(B)})
         self.commit("A third run")
-        self.signed = {name: self.sha256(name) for name in (C,)}
+        self.signed = heads_of(self.repository)
 
     def write(self, name: str, previous: dict[str, str], outs: str = "honest") -> None:
         files.write_json(self.repository.folder / name, {"previous": previous, "outs": outs})
@@ -41,10 +42,15 @@ class Journal:
         self.repository.git("add", "-A", "journal")
         self.repository.git("commit", "-q", "-m", subject)
 
-    def check(self, folder: Path | None = None, heads: Any = None) -> Report:
+    def check(self, folder: Path | None = None, signed: Any = None) -> Report:
         report = Report()
-        check_heads(report, heads or self.signed, History(folder or self.repository.folder), "the attestation")
+        check_heads(report, signed or self.signed, History(folder or self.repository.folder), "the attestation")
         return report
+
+
+def heads_of(repository: Repository) -> dict[str, str]:
+    """The heads, but for the record of the model, which no entry names here."""
+    return {name: sha256 for name, sha256 in heads(repository.folder).items() if name.startswith("journal/")}
 
 
 @pytest.fixture
@@ -160,17 +166,17 @@ def test_heads_must_be_committed_to_be_signed(journal: Journal) -> None:
     assert [*uncommitted(journal.signed, history)] == []
     journal.write(C, {}, "edited")
     journal.write("journal/train-ffffffffffffffff.json", {})
-    heads = {name: journal.sha256(name) for name in (B, C, "journal/train-ffffffffffffffff.json")}
-    assert [*uncommitted(heads, history)] == [C, "journal/train-ffffffffffffffff.json"]
+    signed = {name: journal.sha256(name) for name in (B, C, "journal/train-ffffffffffffffff.json")}
+    assert [*uncommitted(signed, history)] == [C, "journal/train-ffffffffffffffff.json"]
 
 
 @pytest.mark.parametrize("name", ["../key.pem", "/etc/passwd", "journal/../key.json", "journal/a\n.json", "dvc.lock"])
 def test_a_statement_cannot_make_another_file_be_read(journal: Journal, name: str) -> None:
     with pytest.raises(UserError):
-        journal.check(heads={name: "0" * 64})
+        journal.check(signed={name: "0" * 64})
 
 
 def test_an_entry_that_is_damaged_and_signed_is_an_error(journal: Journal) -> None:
     (journal.repository.folder / A).write_text(json.dumps({"previous": 1}))
     with pytest.raises(UserError, match="previous"):
-        journal.check(heads={A: journal.sha256(A)})
+        journal.check(signed={A: journal.sha256(A)})
