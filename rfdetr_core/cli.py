@@ -127,17 +127,24 @@ def _parser(program: str) -> argparse.ArgumentParser:
     only = verify.add_mutually_exclusive_group()
     only.add_argument("--lock", action="store_true", help="dvc.lock against code, params and git: seconds, for CI")
     only.add_argument("--reproduce", action="store_true", help="run all again in a clean clone and compare every byte")
-    verify.add_argument("--deep", action="store_true", help="also score the best weights on valid again")
+    verify.add_argument(
+        "--deep", action="store_true", help="also score the best weights on valid again, and hash packages"
+    )
     again = "also run the models on valid and test, and compare scores and detections; trains nothing"
     verify.add_argument("--rescore", action="store_true", help=again)
-    verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help="check the signature of FILE's attestation, too")
-    for command, about in ((trace, "the clone to search"), (verify, "the project")):
-        command.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help=f"{about} (default: here)")
+    signed = "check the signatures of FILE and its statement, too"
+    verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help=signed)
+    for command in (trace, verify):
         command.add_argument("--json", action="store_true", help="for programs")
-    attest = add("attest", audit.attest, "write an in-toto statement of what made a model, and sign it")
+    attest = add("attest", audit.attest, "write an in-toto statement of what made a model, and sign both")
     attest.add_argument("file", type=Path, metavar="FILE", help="a model file that carries its lineage")
     attest.add_argument("--sign-key", type=Path, metavar="KEY.pem", help="private key on an elliptic curve (P-256)")
     attest.add_argument("--output", type=Path, metavar="PATH", help="default: FILE.intoto.json")
+    attest.add_argument(
+        "--own-word", action="store_true", help="attest what FILE says of itself, too, where no commit vouches for it"
+    )
+    for command, about in ((trace, "the clone to search"), (verify, "the project"), (attest, "the project")):
+        command.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help=f"{about} (default: here)")
     page = add("ui", project.ui, "MLflow's page over the runs of this project")
     page.add_argument("--port", type=int, default=5000)
     return parser

@@ -136,7 +136,7 @@ class Target:
             "audit --images": lambda: main(["audit", path, "--images", *repo]),
             "audit --diff": lambda: main(["audit", "--diff", path, str(self.good), *repo]),
             "verify": lambda: main(["verify", path, *repo]),
-            "attest": lambda: main(["attest", path, "--output", str(self.folder / "statement.json")]),
+            "attest": lambda: main(["attest", path, "--output", str(self.folder / "statement.json"), *repo]),
             "from_checkpoint": lambda: RFDETR.from_checkpoint(self.path, device="cpu"),
             "pretrain_weights": lambda: load_weights(
                 detector, architecture, read_checkpoint(self.path), ["class 1", "class 0", "x"]

@@ -117,14 +117,15 @@ def verify(options: argparse.Namespace) -> None:
         from rfdetr_core.verification.verify import verify
 
         report = verify(options.repo, options.file, deep=options.deep, rescore=options.rescore)
-        check_attestation(report, options.file or options.repo / MODEL, options.key)
+        check_attestation(report, options.file or options.repo / MODEL, options.key, options.repo)
     print_answer(report.plain() if options.json else report.lines())
     if report.mismatches:
         sys.exit(1)
 
 
 def attest(options: argparse.Namespace) -> None:
-    """Write the statement of a model file, and print where it is."""
+    """Write the statement of a model file and the signatures, and print where they are."""
     from rfdetr_core.verification.attest import attest
 
-    print(*attest(options.file, options.output, options.sign_key), sep="\n")
+    paths = attest(options.file, options.output, options.sign_key, root=options.repo, own_word=options.own_word)
+    print(*paths, sep="\n")

@@ -1,7 +1,8 @@
-"""An in-toto statement of what made a model file, and its signature. Offline, with a key of one's own.
+"""The attestation of a model file: a statement of what made it, and two signatures. Offline, with a key of one's own.
 
 A consistent rewrite of weights, lineage and history cannot be told from the truth by comparing them with each other:
-only a signature over the file, made before, finds it.
+only a signature over the file, made before, finds it. Both signatures are verified by tools of others, too: the
+statement's (DSSE) by openssl, the model's by model_signing.
 """
 
 from __future__ import annotations
@@ -10,199 +11,189 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rfdetr_core.audit.exported import SUFFIXES as EXPORTED
-from rfdetr_core.audit.exported import contradictions, is_derived, plain_description
 from rfdetr_core.base import files
-from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.provenance import flattened
-from rfdetr_core.checkpoint.exported import Exported, read_exported
-from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
-from rfdetr_core.lineage.compose import description_digest
+from rfdetr_core.base.errors import UserError, listed
+from rfdetr_core.verification import dsse
+from rfdetr_core.verification.compare import compare, key_of
+from rfdetr_core.verification.heads import uncommitted
 from rfdetr_core.verification.report import Report
+from rfdetr_core.verification.statement import Origin, parts_of, statement_of
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 SUFFIX = ".intoto.json"
+_OLDER = "a signature of an older form. Sign again: python -m rfdetr_core attest FILE --sign-key KEY.pem"
 
 
-def attest(file: Path, output: Path | None = None, key: Path | None = None) -> list[Path]:
-    """Write the statement beside the file, and with a private key its signature beside that; the paths.
+def attest(
+    file: Path,
+    output: Path | None = None,
+    key: Path | None = None,
+    *,
+    root: Path = Path(),
+    own_word: bool = False,
+) -> list[Path]:
+    """Write the statement beside the file, and with a private key the signatures of both; the paths.
+
+    root: the project whose history must vouch for the file. own_word: a file for which no commit vouches is attested,
+    too, and the statement says so.
 
     Raises:
-        UserError: no model file, without lineage or with that of another, a key that is none, or the signing extra is
-            not installed.
+        UserError: no model file, without lineage or with that of another; no commit vouches for it; a key that is none,
+            or the signing extra is not installed.
     """
-    statement = statement_of(file)
+    statement_of(file)  # first: what the file itself contradicts
+    origin = _origin(file, root, own_word)
     path = output or file.with_name(f"{file.name}{SUFFIX}")
+    envelope, signature = path.with_name(f"{path.name}.dsse"), path.with_name(f"{file.name}.sig")
     if key is None:
-        files.write_json(path, statement)
+        if envelope.exists():
+            raise UserError(f"{envelope} signs the present statement. Sign the new one (--sign-key), or remove it.")
+        files.write_json(path, statement_of(file, origin))
         return [path]
-    signature = path.with_name(f"{path.name}.sig")
-    with tempfile.TemporaryDirectory() as temporary:
-        draft, signed = Path(temporary) / "statement", Path(temporary) / "signature"
-        files.write_json(draft, statement)
-        with _staged(file, draft) as folder, _explained(f"{key} cannot sign"):
-            from model_signing import signing
+    with _explained(f"{key} cannot sign"):
+        private = dsse.read_private_key(key)
+    statement = files.json_text(statement_of(file, origin, dsse.key_id(private.public_key()))).encode()
+    with tempfile.TemporaryDirectory() as temporary, _explained(f"{key} cannot sign"):
+        from model_signing import signing
 
-            config = signing.Config()  # type: ignore[no-untyped-call]
-            config.use_elliptic_key_signer(private_key=key).sign(folder, signed)
-        files.write_bytes(path, files.read_bytes(draft))
-        files.write_bytes(signature, files.read_bytes(signed))
-    return [path, signature]
+        signed = Path(temporary) / "signature"
+        config = signing.Config()  # type: ignore[no-untyped-call]
+        with _staged(file, [part.name for part in parts_of(file)]) as staged:
+            config.use_elliptic_key_signer(private_key=key).sign(staged, signed)
+        bundle = files.read_bytes(signed)
+    files.write_bytes(path, statement)
+    files.write_json(envelope, dsse.seal(statement, private))
+    files.write_bytes(signature, bundle)
+    return [path, envelope, signature]
 
 
-def statement_of(file: Path) -> dict[str, Any]:
-    """The statement: subject = the file; materials = manifests, annotations, code, params, weights, environment lock;
-    of an exported file also the checkpoint that it was made of, and what was measured of it.
+def _origin(file: Path, root: Path, own_word: bool) -> Origin | None:
+    """What the history knows of a file; None, where the file's own word is asked for, if there is no history.
 
     Raises:
-        UserError: no model file, without lineage, or with that of another model.
+        UserError: no commit vouches for the file, or one contradicts it, or the journal is not committed.
     """
-    exported = read_exported(file) if file.suffix in EXPORTED else None
-    checkpoint = exported.checkpoint if exported else read_checkpoint(file)
-    tensors = exported.description.tensors if exported else tensor_digest(checkpoint.weights)
-    lineage = checkpoint.lineage
-    if lineage is None:
-        raise UserError(f"{file} carries no lineage. Attest the stripped model: output/checkpoint_best_total.pth")
-    own = (checkpoint.model_name, description_digest(checkpoint), tensors)
-    if own != tuple(lineage.get(key) for key in ("variant", "description", "tensors")) or checkpoint.unknown:
-        raise UserError(f"{file} is not what its lineage says. What differs: python -m rfdetr_core verify {file}")
-    if exported and (is_derived(exported) or [*contradictions(exported)]):
-        raise UserError(f"{file} is not what was exported. What differs: python -m rfdetr_core verify {file}")
-    training = lineage["training"]
-    return {
-        "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": one.name, "digest": {"sha256": files.sha256_file(one)}} for one in _parts(file)],
-        "predicateType": "https://slsa.dev/provenance/v1",
-        "predicate": {
-            "buildDefinition": {
-                "buildType": f"urn:rfdetr-dvc:pipeline:{lineage.get('schema', 1)}",
-                "externalParameters": {"variant": lineage["variant"], "params": training["params"]},
-                "internalParameters": {
-                    **{key: training[key] for key in ("packages", "machine", "counts")},
-                    "selection": lineage["selection"],
-                    **({"custom": training["custom"]} if "custom" in training else {}),
-                    **({"export": plain_description(exported)} if exported else {}),
-                },
-                "resolvedDependencies": [*_materials(lineage), *(_source(exported) if exported else ())],
-            },
-            "runDetails": {
-                "builder": {"id": "urn:rfdetr-dvc:dvc-repro"},
-                "byproducts": [{"name": "tensors", "digest": {"sha256": lineage["tensors"]}}],
-            },
-        },
-    }
+    try:
+        origin = Origin.of(file, root)
+    except UserError:
+        if own_word:
+            return None
+        raise
+    traced = origin.traced
+    if traced.contradicted or not (traced.known or own_word):
+        reason = traced.notes[0] if traced.notes else "no commit has it"
+        remedy = "" if traced.contradicted else (
+            " If its result is not committed yet, commit it; if it is another project's, name that: --repo DIR. "
+            "To attest what the file says of itself all the same: --own-word"
+        )  # fmt: skip
+        raise UserError(f"{file} is not attested: {reason}.{remedy}")
+    if traced.known and (fresh := [*uncommitted(origin.heads, origin.history)]):
+        raise UserError(f"{file} is not attested: not committed: {listed(fresh)}. Commit the journal: git add journal")
+    return origin
 
 
-def _parts(file: Path) -> list[Path]:
-    """The files that a model is: an OpenVINO model is two."""
-    return [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
-
-
-def _source(exported: Exported) -> Iterator[dict[str, Any]]:
-    yield {"name": "checkpoint", "digest": {"sha256": exported.description.source}}
-
-
-def check_attestation(report: Report, file: Path, key: Path | None) -> None:
-    """The statement beside a file against its lineage, and with a public key its signature."""
+def check_attestation(report: Report, file: Path, key: Path | None, root: Path = Path()) -> None:
+    """The statement beside a file against its lineage and the history of the project at `root`, and the signatures:
+    that they are there, and with a public key that they are of that key."""
     path = file.with_name(f"{file.name}{SUFFIX}")
-    signature = path.with_name(f"{path.name}.sig")
-    if key is not None:
-        _check_key(key)
+    public = None if key is None else _public_key(key)
     if not path.is_file():
         if key is not None:
             report.wrong(str(path), "a statement", None, "--key")
         return
-    gone = next((part for part in _parts(file) if not part.is_file()), None)
+    gone = next((part for part in parts_of(file) if not part.is_file()), None)
     if gone is not None:
         if key is not None:
             report.wrong(str(gone), "the file that was signed", None, "--key")
         report.skip(str(path), f"gone: {'the model' if gone == file else gone} is not here")
         return
+    told: Any = None
     try:
-        told, again = files.read_json(path), statement_of(file)
-        _compare(report, told, again, path)
-    except (UserError, TypeError, KeyError, AttributeError, IndexError) as error:
+        told, origin = files.read_json(path), Origin.of(file, root)
+        compare(report, told, statement_of(file, origin), origin, path)
+    except (UserError, TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
         report.wrong(str(path), "a statement of the model", str(error), "its name")
-    if key is None:
+    _check_signatures(report, file, path, told, key, public)
+
+
+def _check_signatures(
+    report: Report, file: Path, path: Path, told: Any, key: Path | None, public: EllipticCurvePublicKey | None
+) -> None:
+    envelope, signature, older = (
+        path.with_name(name) for name in (f"{path.name}.dsse", f"{file.name}.sig", f"{path.name}.sig")
+    )
+    signed_with = key_of(told)
+    source = str(path) if key is None else "--key"
+    found = _OLDER if older.is_file() else None
+    for one in (envelope, signature):
+        if one.is_file():
+            if key is None:
+                report.skip(str(one), "no key given: --key PUBLIC.pem")
+        elif key is not None or signed_with is not None:
+            report.wrong(str(one), f"a signature of key {signed_with}" if signed_with else "a signature", found, source)
+    if found and key is None and not envelope.is_file():
+        report.skip(str(older), found)
+    with _wrong(report, f"statement in {envelope}", "that of " + str(path), str(envelope)):
+        if envelope.is_file() and dsse.payload_of(envelope) != files.read_bytes(path):
+            raise UserError("another one")
+    if key is None or public is None:
+        return
+    with _wrong(report, f"signature of {path}", f"one of {key} over the statement", str(envelope)):
+        if envelope.is_file() and not dsse.is_signed_by(envelope, public):
+            raise UserError("it does not verify")
+    with _wrong(report, f"signature of {file}", f"one of {key} over the model", str(signature)):
         if signature.is_file():
-            report.skip(str(signature), "no key given: --key PUBLIC.pem")
-        return
-    if not signature.is_file():
-        report.wrong(str(signature), "a signature", None, "--key")
-        return
-    report.checked += 1
-    try:
-        with _staged(file, path) as folder, _explained("it does not verify"):
-            from model_signing import verifying
+            names = [Path(one["name"]).name for one in told["subject"]] if told else []
+            with _staged(file, names) as staged, _explained("it does not verify"):
+                from model_signing import verifying
 
-            config = verifying.Config()  # type: ignore[no-untyped-call]
-            config.use_elliptic_key_verifier(public_key=key).verify(folder, signature)
-    except UserError as error:
-        wanted = f"one of {key} over the file and its statement"
-        report.wrong(f"signature of {file}", wanted, str(error), str(signature))
+                config = verifying.Config()  # type: ignore[no-untyped-call]
+                config.use_elliptic_key_verifier(public_key=key).verify(staged, signature)
 
 
-def _check_key(key: Path) -> None:
-    """Check that a file holds a public key.
+def _public_key(path: Path) -> EllipticCurvePublicKey:
+    """Read a public key.
 
     Raises:
-        UserError: it does not, or the signing extra is not installed.
+        UserError: the file has none, or the signing extra is not installed.
     """
-    with _explained(f"{key} is no public key in PEM form"):
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-        load_pem_public_key(files.read_bytes(key))
-
-
-def _materials(lineage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    training = lineage["training"]
-    for name, sha256 in sorted(training["inputs"].items()):
-        yield {"name": name, "digest": {"sha256": sha256, "gitBlob": training["files"].get(name, {}).get("git")}}
-    kind = "sha256" if lineage.get("schema", 1) == 1 else "semanticSha256"
-    for name, digest in sorted((training["code"] | lineage["code"]).items()):
-        yield {"name": name, "digest": {kind: digest}}
-    yield {"name": "params", "digest": {"sha256": files.digest(training["params"])}}
-    for key, parent in sorted(training["parents"].items()):
-        yield {"name": f"weights/{parent['name']}", "digest": {"sha256": parent["sha256"]}, "annotations": {"as": key}}
-    if training.get("lock") is not None:
-        yield {"name": "requirements/numeric.lock", "digest": {"sha256": training["lock"]}}
-
-
-def _compare(report: Report, told: Any, again: dict[str, Any], path: Path) -> None:
-    """Statements part by part; a renamed file is the same subject."""
-    materials: list[dict[str, Any]] = []
-    for statement in (told, again):
-        statement["subject"] = [one["digest"] for one in statement["subject"]]
-        given = statement["predicate"]["buildDefinition"].pop("resolvedDependencies")
-        materials.append({one["name"]: one for one in given})
-        report.equal(f"materials of {path}", len(given), len(materials[-1]), "each has one name")
-    for name in sorted(materials[0].keys() | materials[1].keys()):
-        report.equal(f"material {name} of {path}", materials[1].get(name), materials[0].get(name), "lineage")
-    before, after = flattened(again), flattened(told)
-    for name in sorted(before.keys() | after.keys()):
-        report.equal(f"{name} of {path}", before.get(name), after.get(name), "the file and its lineage")
+    with _explained(f"{path} is no public key in PEM form"):
+        return dsse.read_public_key(path)
 
 
 @contextlib.contextmanager
-def _staged(file: Path, statement: Path) -> Iterator[Path]:
-    """A folder with nothing but the two, under names that no renaming changes and that are never ignored.
+def _wrong(report: Report, what: str, expected: str, source: str) -> Iterator[None]:
+    """A comparison: what raises an error does not hold."""
+    report.checked += 1
+    try:
+        yield
+    except (UserError, KeyError, TypeError, ValueError, OSError) as error:
+        report.wrong(what, expected, str(error), source)
 
-    model-signing covers folders; it refuses links and passes over names such as .gitattributes.
+
+@contextlib.contextmanager
+def _staged(file: Path, names: Sequence[str]) -> Iterator[Path]:
+    """The model alone, under these names of its parts: a file; or a folder, where it has several parts.
+
+    model-signing refuses links, and of a folder it signs all files.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
+        folder = Path(temporary) / file.stem
         folder.mkdir()
-        names = ("checkpoint", "constants")
-        parts = [*zip(_parts(file), names, strict=False), (statement, "statement.json")]
-        for source, name in parts:
+        parts = parts_of(file)
+        names = names if len({*names}) == len(parts) else [part.name for part in parts]
+        for source, name in zip(parts, names, strict=True):
             try:
                 os.link(source.resolve(), folder / name)
             except OSError:
                 shutil.copyfile(source.resolve(), folder / name)
-        yield folder
+        yield folder if len(parts) > 1 else folder / names[0]
 
 
 @contextlib.contextmanager

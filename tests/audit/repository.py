@@ -22,6 +22,7 @@ from rfdetr_core.selection.select import select
 from tests.checkpoint.tiny import tiny_checkpoint
 
 Metadata = dict[str, dict[str, str]]  # by path of the image and column
+RUN = {"host": "runner", "started": "2026-01-02T03:04:05+02:00", "seconds": 60.5}
 Images = dict[str, dict[str, str]]  # by split: path to a word that stands for the pixels, or two: pixels and labels
 
 
@@ -72,7 +73,7 @@ class Repository:
         model = output / "checkpoint_best_total.pth"
         stripped = replace(best, epoch=None, training_record=None, lineage=lineage)
         write_checkpoint(model, replace(stripped, best_total_source=selection["winner"]))
-        write_record(self.folder / "records", model, lineage, {"host": "runner"})
+        write_record(self.folder / "records", model, lineage, RUN)
         self.evaluate(model)
         self.lock()
         return model

@@ -32,7 +32,7 @@ def write_everything(project: Project, seed: int) -> None:
         importlib.import_module(f"stages.{stage}").main()
     main(["promote"])
     main(["promote", STATE])
-    main(["attest", MODEL, "--output", "attested.json"])
+    main(["attest", MODEL, "--output", "attested.json", "--own-word"])
     main(["predict", MODEL, IMAGE, "--threshold", str(seed / 1000), "--device", "cpu"])
     main(["preview", "--epoch", str(seed), "--count", "2"])
     model = rfdetr_core.RFDETRPico(resolution=64, num_queries=10, group_detr=2, device="cpu")

@@ -369,9 +369,7 @@ def test_an_input_that_changes_while_a_stage_runs_is_named(project: Project) -> 
     called = 'select(files.read_json(output / "scores.json"))'
     assert called in path.read_text()
     edit = 'files.write_text(output / "scores.json", files.read_text(output / "scores.json") + " ")'
-    path.write_text(
-        path.read_text().replace("    files.write_json(output", f"    {edit}\n    files.write_json(output")
-    )
+    path.write_text(path.read_text().replace("    files.write_json(output", f"    {edit}\n    files.write_json(output"))
     (project.folder / "digests" / "select_best.json").unlink()  # by hand a stage may run without
     failed = project.run("python", "-m", "stages.select_best", check=False)
     assert failed.returncode == 1

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import base64
+import copy
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT, semantic_digest
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
+from rfdetr_core.lineage import journal
+from rfdetr_core.lineage.lock import Entry
 from rfdetr_core.lineage.records import write_record
 from rfdetr_core.verification.attest import attest, check_attestation, statement_of
 from rfdetr_core.verification.report import Report
@@ -39,10 +45,10 @@ def make_keys(folder: Path, name: str = "key") -> tuple[Path, Path]:
 
 
 def test_a_statement_names_subject_and_materials_and_is_deterministic(repository: Repository, model: Path) -> None:
-    (path,) = attest(model)
+    (path,) = attest(model, root=repository.folder)
     assert path.name == "model.pth.intoto.json"
     first, told = path.read_bytes(), files.read_json(path)
-    attest(model)
+    attest(model, root=repository.folder)
     assert path.read_bytes() == first
     assert told["_type"] == "https://in-toto.io/Statement/v1"
     assert told["predicateType"] == "https://slsa.dev/provenance/v1"
@@ -72,13 +78,14 @@ def test_the_statement_of_an_older_model_stays_what_it_was(model: Path) -> None:
 def test_a_statement_that_is_true_is_accepted_and_a_changed_one_is_not(
     repository: Repository, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (path,) = attest(model)
+    (path,) = attest(model, root=repository.folder)
     assert verify(capsys, repository, model) == []
     told = files.read_json(path)
-    told["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["sha256"] = "1" * 64
+    source, material = told["predicate"]["buildDefinition"]["resolvedDependencies"][:2]
+    source["digest"]["sha256"] = material["digest"]["sha256"] = "1" * 64
     files.write_json(path, told)
-    name = told["predicate"]["buildDefinition"]["resolvedDependencies"][0]["name"]
-    assert verify(capsys, repository, model) == [f"material {name} of {path}"]
+    wrong = [f"material {material['name']} of {path}", f"repository in {path}"]
+    assert verify(capsys, repository, model) == wrong
 
 
 @pytest.mark.parametrize("broken", ["[]", "{}", '{"subject": 1}', "no JSON"])
@@ -94,15 +101,15 @@ def test_a_signature_holds_also_for_a_renamed_file_and_for_its_own_key_alone(
     repository: Repository, model: Path, keys: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     private, public = keys
-    paths = attest(model, key=private)
-    assert [path.name for path in paths] == ["model.pth.intoto.json", "model.pth.intoto.json.sig"]
+    paths = attest(model, key=private, root=repository.folder)
+    assert [path.name for path in paths] == ["model.pth.intoto.json", "model.pth.intoto.json.dsse", "model.pth.sig"]
     renamed = tmp_path / ".gitattributes"  # a name that the library skips
     for path in (model, *paths):
         shutil.copy(path, path.with_name(path.name.replace("model.pth", renamed.name)))
     assert verify(capsys, repository, model, "--key", public) == []
     assert verify(capsys, repository, renamed, "--key", public) == []
     _, other = make_keys(tmp_path, "other")
-    assert verify(capsys, repository, model, "--key", other) == [f"signature of {model}"]
+    assert verify(capsys, repository, model, "--key", other) == [f"signature of {paths[0]}", f"signature of {model}"]
 
 
 def test_without_a_signature_a_key_is_not_satisfied(
@@ -110,15 +117,16 @@ def test_without_a_signature_a_key_is_not_satisfied(
 ) -> None:
     path = model.with_name("model.pth.intoto.json")
     assert verify(capsys, repository, model, "--key", keys[1]) == [str(path)]
-    attest(model)
-    assert verify(capsys, repository, model, "--key", keys[1]) == [f"{path}.sig"]
+    attest(model, root=repository.folder)
+    assert verify(capsys, repository, model, "--key", keys[1]) == [f"{path}.dsse", f"{model}.sig"]
 
 
-def test_a_consistent_rewrite_is_found_by_the_signature_alone(
-    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("forged", ["with the old signatures", "with another key", "without signatures"])
+def test_a_consistent_rewrite_is_found_by_the_signatures(
+    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str], forged: str
 ) -> None:
     private, public = keys
-    attest(model, key=private)
+    statement, envelope, signature = attest(model, key=private, root=repository.folder)
     checkpoint = read_checkpoint(model)
     weights = {name: tensor + 1 for name, tensor in checkpoint.weights.items()}
     lineage: dict[str, Any] = dict(checkpoint.lineage or {}) | {"tensors": tensor_digest(weights)}
@@ -128,28 +136,52 @@ def test_a_consistent_rewrite_is_found_by_the_signature_alone(
     repository.lock()
     there.unlink()
     repository.commit("Nothing to see")
-    signature = model.with_name("model.pth.intoto.json.sig").read_bytes()
-    attest(model)
+    old = envelope.read_bytes(), signature.read_bytes()
+    envelope.unlink()
+    signature.unlink()
+    other = make_keys(model.parent, "other")[0] if forged == "with another key" else None
+    attest(model, key=other, root=repository.folder)
+    if forged == "with the old signatures":
+        envelope.write_bytes(old[0])
+        signature.write_bytes(old[1])
+        assert verify(capsys, repository, model) == [f"statement in {envelope}"]
+        assert verify(capsys, repository, model, "--key", public) == [
+            f"statement in {envelope}",
+            f"signature of {model}",
+        ]
+        return
     assert verify(capsys, repository, model) == []
-    assert model.with_name("model.pth.intoto.json.sig").read_bytes() == signature
-    assert verify(capsys, repository, model, "--key", public) == [f"signature of {model}"]
+    missing = [str(envelope), str(signature)]
+    wrong = [f"signature of {statement}", f"signature of {model}"]
+    assert verify(capsys, repository, model, "--key", public) == (wrong if other else missing)
 
 
-def test_a_key_that_is_none_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "none.pem").write_text("no key")
+@pytest.mark.parametrize("kind", ["no key", "public", "ed25519", "with a password"])
+def test_a_key_that_cannot_sign_leaves_nothing_behind(
+    repository: Repository, model: Path, keys: tuple[Path, Path], tmp_path: Path, kind: str
+) -> None:
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    password = serialization.BestAvailableEncryption(b"secret")
+    content = {
+        "no key": b"no key",
+        "public": keys[1].read_bytes(),
+        "ed25519": ed25519.Ed25519PrivateKey.generate().private_bytes(pem, pkcs8, serialization.NoEncryption()),
+        "with a password": ec.generate_private_key(ec.SECP256R1()).private_bytes(pem, pkcs8, password),
+    }
+    (tmp_path / "none.pem").write_bytes(content[kind])
     with pytest.raises(UserError, match=r"none\.pem cannot sign"):
-        attest(model, key=tmp_path / "none.pem")
-    assert not list(tmp_path.glob("*.intoto.json*"))
+        attest(model, key=tmp_path / "none.pem", root=repository.folder)
+    assert not [*tmp_path.glob("model.pth.*")]
 
 
-def test_a_file_without_lineage_cannot_be_attested(model: Path) -> None:
+def test_a_file_without_lineage_cannot_be_attested(repository: Repository, model: Path) -> None:
     write_checkpoint(model, replace(read_checkpoint(model), lineage=None))
     with pytest.raises(UserError, match="carries no lineage"):
-        attest(model)
+        attest(model, root=repository.folder)
 
 
 @pytest.mark.parametrize("part", ["weights", "lineage", "args", "layout"])
-def test_a_file_that_contradicts_itself_is_not_attested(model: Path, part: str) -> None:
+def test_a_file_that_contradicts_itself_is_not_attested(repository: Repository, model: Path, part: str) -> None:
     checkpoint = read_checkpoint(model)
     changed: dict[str, Any] = {
         "weights": {"weights": {name: tensor + 1 for name, tensor in checkpoint.weights.items()}},
@@ -159,7 +191,7 @@ def test_a_file_that_contradicts_itself_is_not_attested(model: Path, part: str) 
     }
     write_checkpoint(model, replace(checkpoint, **changed[part]))
     with pytest.raises(UserError, match=r"model\.pth( is not what its lineage says|: lineage.variant: it is missing)"):
-        attest(model)
+        attest(model, root=repository.folder)
     assert not model.with_name("model.pth.intoto.json").exists()
 
 
@@ -167,7 +199,7 @@ def test_a_statement_of_a_model_that_is_not_here_is_unchecked_but_for_a_key(
     repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = repository.folder / "output" / "checkpoint_best_total.pth"
-    for path in attest(model, key=keys[0]):
+    for path in attest(model, key=keys[0], root=repository.folder):
         shutil.copy(path, path.with_name(path.name.replace(model.name, gone.name)))
         shutil.move(path.with_name(path.name.replace(model.name, gone.name)), gone.parent)
     report = Report()
@@ -180,7 +212,7 @@ def test_a_statement_of_a_model_that_is_not_here_is_unchecked_but_for_a_key(
 def test_a_material_that_is_named_twice_is_a_mismatch(
     repository: Repository, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (path,) = attest(model)
+    (path,) = attest(model, root=repository.folder)
     told = files.read_json(path)
     materials = told["predicate"]["buildDefinition"]["resolvedDependencies"]
     materials.insert(0, materials[0] | {"digest": {"sha256": "1" * 64}})
@@ -192,12 +224,319 @@ def test_a_material_that_is_named_twice_is_a_mismatch(
 def test_a_key_that_cannot_verify_is_no_mismatch_but_an_error(
     repository: Repository, model: Path, tmp_path: Path, content: str | None
 ) -> None:
-    attest(model)
+    attest(model, root=repository.folder)
     key = tmp_path / "none.pem"
     if content:
         key.write_text(content)
     with pytest.raises(SystemExit, match=r"none\.pem is no public key"):
         main(["verify", str(model), "--key", str(key), "--repo", str(repository.folder)])
+
+
+Attested = tuple[Path, Path, Path]  # statement, envelope, signature of the model
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a statement."""
+    told = files.read_json(path)
+    change(told["predicate"])
+    files.write_json(path, told)
+
+
+def name_no_key(predicate: dict[str, Any]) -> None:
+    del predicate["runDetails"]["builder"]["builderDependencies"]
+
+
+def enclose(paths: Attested) -> None:
+    """Put the changed statement into the envelope, whose signature is left as it was."""
+    envelope = files.read_json(paths[1])
+    files.write_json(paths[1], envelope | {"payload": base64.b64encode(paths[0].read_bytes()).decode()})
+
+
+def remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
+
+
+def forge_metadata(paths: Attested, **changes: Any) -> None:
+    edit(paths[0], lambda predicate: predicate["runDetails"]["metadata"].update(changes))
+    enclose(paths)
+
+
+def forge_repository(paths: Attested, **changes: Any) -> None:
+    edit(paths[0], lambda predicate: predicate["buildDefinition"]["resolvedDependencies"][0].update(changes))
+    enclose(paths)
+
+
+def sign_again(repository: Repository, model: Path) -> None:
+    attest(model, key=make_keys(model.parent, "other")[0], root=repository.folder)
+
+
+def hide_the_key(paths: Attested) -> None:
+    edit(paths[0], name_no_key)
+    remove(*paths[1:])
+
+
+def other_type(paths: Attested) -> None:
+    files.write_json(paths[1], files.read_json(paths[1]) | {"payloadType": "text/plain"})
+
+
+Forge = Callable[[Repository, Path, Attested], object]
+# What is done; what `verify` names without a key; and what it names besides with the key. The words stand for: model,
+# its signature (sig), statement (told), envelope (dsse).
+FORGERIES: dict[str, tuple[Forge, list[str], list[str]]] = {
+    "the signature of the model is gone": (lambda _, __, paths: remove(paths[2]), ["{sig}"], []),
+    "the envelope is gone": (lambda _, __, paths: remove(paths[1]), ["{dsse}"], []),
+    "both are gone": (lambda _, __, paths: remove(*paths[1:]), ["{dsse}", "{sig}"], []),
+    "both are gone, and the name of the key": (lambda _, __, paths: hide_the_key(paths), [], ["{dsse}", "{sig}"]),
+    "all three are gone": (lambda _, __, paths: remove(*paths), [], ["{told}"]),
+    "signed again with another key": (
+        lambda repository, model, _: sign_again(repository, model),
+        [],
+        ["signature of {told}", "signature of {model}"],
+    ),
+    "the envelope is no envelope": (
+        lambda _, __, paths: paths[1].write_text("{}"),
+        ["statement in {dsse}"],
+        ["signature of {told}"],
+    ),
+    "the envelope has another type": (
+        lambda _, __, paths: other_type(paths),
+        ["statement in {dsse}"],
+        ["signature of {told}"],
+    ),
+    "the statement names no key": (lambda _, __, paths: edit(paths[0], name_no_key), ["statement in {dsse}"], []),
+    "another address of the repository": (
+        lambda _, __, paths: forge_repository(paths, uri="git+https://example.org/other"),
+        [],
+        ["signature of {told}"],
+    ),
+    "another commit": (
+        lambda repository, _, paths: forge_repository(paths, digest={"gitCommit": repository.git("rev-parse", "HEAD")}),
+        ["output/checkpoint_best_total.pth at the commit in {told}"],
+        ["signature of {told}"],
+    ),
+    "a commit that is none": (
+        lambda _, __, paths: forge_repository(paths, digest={"gitCommit": "HEAD"}),
+        ["commit in {told}"],
+        ["signature of {told}"],
+    ),
+    "another run": (
+        lambda _, __, paths: forge_metadata(paths, invocationId="records/other.json"),
+        ["invocationId in {told}"],
+        ["signature of {told}"],
+    ),
+    "another time": (
+        lambda _, __, paths: forge_metadata(paths, finishedOn="2020-01-01T00:00:00Z"),
+        ["finishedOn in {told}"],
+        ["signature of {told}"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_attestation_is_named(
+    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str], forgery: str
+) -> None:
+    statement, envelope, signature = attest(model, key=keys[0], root=repository.folder)
+    repository.train(2, {"train": {"train/z.jpg": "z"}})
+    repository.commit("Another model")
+    assert verify(capsys, repository, model, "--key", keys[1]) == []
+    forge, without, with_key = FORGERIES[forgery]
+    forge(repository, model, (statement, envelope, signature))
+    words = {"model": model, "sig": signature, "told": statement, "dsse": envelope}
+    expected = [[name.format(**words) for name in names] for names in (without, with_key)]
+    assert verify(capsys, repository, model) == expected[0]
+    assert verify(capsys, repository, model, "--key", keys[1]) == [*expected[0], *expected[1]]
+
+
+def test_the_attestation_of_another_model_is_named(
+    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = repository.train(2, {"train": {"train/z.jpg": "z"}})
+    repository.commit("Another model")
+    for path in attest(other, key=keys[0], root=repository.folder):
+        path.rename(model.with_name(path.name.replace(other.name, model.name)))
+    found = verify(capsys, repository, model, "--key", keys[1])
+    assert {f"subject of {model}.intoto.json", f"signature of {model}"} <= {*found}
+
+
+@pytest.mark.parametrize("fabricated", ["another training", "other weights, too", "an exported file"])
+def test_a_lineage_that_no_commit_vouches_for_is_attested_as_the_word_of_the_file_alone(
+    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str], fabricated: str
+) -> None:
+    if fabricated == "an exported file":
+        shutil.copy(model, repository.folder / "output" / "checkpoint_best_total.pth")
+        (model,) = export(repository, "model.onnx")  # and never committed
+        (repository.folder / "output" / "checkpoint_best_total.pth").unlink()
+    else:
+        fabricate(model, other_weights=fabricated == "other weights, too")
+    with pytest.raises(UserError, match="is not attested: ") as refused:
+        attest(model, key=keys[0], root=repository.folder)
+    assert not [*model.parent.glob(f"{model.name}.*")]
+    if fabricated == "another training":  # of weights whose training is recorded
+        assert "training.params.train.lr" in str(refused.value)
+        with pytest.raises(UserError, match=r"training\.params\.train\.lr"):
+            attest(model, key=keys[0], root=repository.folder, own_word=True)
+        return
+    statement = attest(model, key=keys[0], root=repository.folder, own_word=True)[0]
+    predicate = files.read_json(statement)["predicate"]
+    assert predicate["buildDefinition"]["internalParameters"]["lineageFrom"] == "the file's own word"
+    assert "metadata" not in predicate["runDetails"]
+    named = verify(capsys, repository, model, "--key", keys[1])
+    assert named == ([f"weights of {model}"] if fabricated == "other weights, too" else [])
+    if fabricated == "other weights, too":
+        edit(statement, lambda one: one["buildDefinition"]["internalParameters"].update(lineageFrom="git"))
+        assert verify(capsys, repository, model, "--key", keys[1]) == [*named, f"statement in {statement}.dsse"]
+
+
+def fabricate(model: Path, *, other_weights: bool) -> None:
+    """Give a file a lineage that agrees with it, of a training that never was."""
+    checkpoint = read_checkpoint(model)
+    lineage: dict[str, Any] = copy.deepcopy(dict(checkpoint.lineage or {}))
+    lineage["training"]["params"]["train"]["lr"] = 0.5
+    weights = checkpoint.weights
+    if other_weights:
+        weights = {name: tensor + 1 for name, tensor in weights.items()}
+        lineage["tensors"] = tensor_digest(weights)
+    write_checkpoint(model, replace(checkpoint, weights=weights, lineage=lineage))
+
+
+def test_outside_a_repository_the_word_of_the_file_is_attested_on_request(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    with pytest.raises(UserError, match="has no git history"):
+        attest(model, root=folder)
+    (statement,) = attest(model, root=folder, own_word=True)
+    told = files.read_json(statement)["predicate"]["buildDefinition"]
+    assert told["internalParameters"]["lineageFrom"] == "the file's own word"
+
+
+def test_a_result_that_is_not_committed_yet_is_not_attested(repository: Repository) -> None:
+    fresh = repository.train(2, {"train": {"train/z.jpg": "z"}})
+    with pytest.raises(UserError, match="commit it"):
+        attest(fresh, root=repository.folder)
+    repository.commit("Train again")
+    assert attest(fresh, root=repository.folder)
+
+
+def amend(repository: Repository, _: Path) -> None:
+    repository.git("commit", "-q", "--amend", "-m", "Train, better said")
+    repository.git("reflog", "expire", "--expire=now", "--all")
+    repository.git("gc", "-q", "--prune=now")
+
+
+def squash(repository: Repository, _: Path) -> None:
+    repository.train(2, {"train": {"train/z.jpg": "z"}})
+    repository.commit("Another model")
+    tree = repository.git("rev-parse", "HEAD^{tree}")
+    repository.git("reset", "-q", "--hard", repository.git("commit-tree", tree, "-p", "HEAD~", "-m", "Squashed"))
+
+
+def save_again(_: Repository, model: Path) -> None:
+    torch.save(torch.load(model, weights_only=False), model)
+
+
+def train_on(repository: Repository, _: Path) -> None:
+    repository.train(2, {"train": {"train/z.jpg": "z"}})
+    repository.commit("Another model")
+
+
+def clone_and_move(repository: Repository, _: Path) -> None:
+    moved = repository.folder.with_name("moved")
+    repository.folder.rename(moved)
+    repository.folder = moved
+    repository.git("remote", "add", "origin", "https://user:token@example.org/moved.git")
+
+
+HONEST: dict[str, Callable[[Repository, Path], None]] = {
+    "the message of the commit was edited": amend,
+    "later commits were squashed": squash,
+    "another model was trained since": train_on,
+    "the clone has another folder and another remote": clone_and_move,
+    "another branch is checked out": lambda repository, _: print(
+        repository.git("checkout", "-q", "--orphan", "other"), repository.git("rm", "-rqf", ".")
+    ),
+}
+
+
+@pytest.mark.parametrize("situation", HONEST)
+def test_an_honest_attestation_raises_no_alarm(
+    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str], situation: str
+) -> None:
+    attest(model, key=keys[0], root=repository.folder)
+    HONEST[situation](repository, model)
+    assert verify(capsys, repository, model, "--key", keys[1]) == []
+
+
+@pytest.fixture
+def entry(repository: Repository) -> Path:
+    """An entry of the journal, which names the record; it is not committed."""
+    out = {"path": "dvc.lock", "md5": files.md5_file(repository.folder / "dvc.lock")}
+    return journal.write(repository.folder, "train", Entry.of({"cmd": "train", "outs": [out]}), 0)
+
+
+def test_a_journal_that_is_not_committed_is_not_signed(repository: Repository, model: Path, entry: Path) -> None:
+    with pytest.raises(UserError, match=rf"{entry.name}\. Commit the journal"):
+        attest(model, root=repository.folder)
+
+
+@pytest.mark.parametrize("forged", ["the entry", "the record before it", "the entry that is committed"])
+def test_an_entry_that_is_changed_after_the_signature_is_named(
+    repository: Repository,
+    model: Path,
+    keys: tuple[Path, Path],
+    entry: Path,
+    capsys: pytest.CaptureFixture[str],
+    forged: str,
+) -> None:
+    repository.git("add", "journal")
+    repository.commit("Note the run")
+    (statement, *_) = attest(model, key=keys[0], root=repository.folder)
+    signed = files.read_json(statement)["predicate"]["buildDefinition"]["internalParameters"]["journal"]
+    assert signed == {f"journal/{entry.name}": files.sha256_file(entry)}
+    assert verify(capsys, repository, model, "--key", keys[1]) == []
+    (record,) = (repository.folder / "records").iterdir()
+    changed = record if forged == "the record before it" else entry
+    content = files.read_json(changed)
+    content["run"]["seconds"] = 1e6
+    files.write_json(changed, content)
+    if forged == "the entry that is committed":
+        repository.git("commit", "-qam", "Nothing to see")
+    assert verify(capsys, repository, model, "--key", keys[1]) == [f"{changed.parent.name}/{changed.name}"]
+
+
+def test_a_file_that_was_saved_again_is_attested_anew(
+    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    attest(model, key=keys[0], root=repository.folder)
+    save_again(repository, model)
+    assert f"signature of {model}" in verify(capsys, repository, model, "--key", keys[1])
+    attest(model, key=keys[0], root=repository.folder)
+    assert verify(capsys, repository, model, "--key", keys[1]) == []
+
+
+def test_a_new_statement_without_a_key_does_not_stay_beside_an_old_signature(
+    repository: Repository, model: Path, keys: tuple[Path, Path]
+) -> None:
+    paths = attest(model, key=keys[0], root=repository.folder)
+    before = [path.read_bytes() for path in paths]
+    with pytest.raises(UserError, match="signs the present statement"):
+        attest(model, root=repository.folder)
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_a_signature_of_an_older_form_is_called_so(
+    repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (statement,) = attest(model, root=repository.folder)
+    edit(statement, lambda predicate: predicate["buildDefinition"]["internalParameters"].pop("lineageFrom"))
+    statement.with_name(f"{statement.name}.sig").write_text("{}")
+    main(["verify", str(model), "--repo", str(repository.folder)])
+    assert "an older form" in capsys.readouterr().out
+    assert verify(capsys, repository, model, "--key", keys[1]) == [f"{statement}.dsse", f"{model}.sig"]
+    with pytest.raises(SystemExit):
+        main(["verify", str(model), "--repo", str(repository.folder), "--key", str(keys[1])])
+    assert "Sign again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
@@ -209,9 +548,9 @@ def test_an_exported_file_is_attested_with_its_source_and_what_was_measured(
     source = repository.folder / "output" / "checkpoint_best_total.pth"
     digest = files.sha256_file(source)
     source.unlink()  # nothing is exported again
-    statement, signature = attest(path, key=keys[0])
+    statement, envelope, signature = attest(path, key=keys[0], root=repository.folder)
     told = files.read_json(statement)
-    parts = sorted(one.name for one in path.parent.iterdir() if one not in (statement, signature))
+    parts = sorted(one.name for one in path.parent.iterdir() if one not in (statement, envelope, signature))
     assert sorted(one["name"] for one in told["subject"]) == parts
     assert [files.sha256_file(path.parent / one["name"]) for one in told["subject"]] == [
         one["digest"]["sha256"] for one in told["subject"]
@@ -222,14 +561,16 @@ def test_an_exported_file_is_attested_with_its_source_and_what_was_measured(
     told["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"]["boxes"] = 0
     files.write_json(statement, told)
     changed = f"predicate.buildDefinition.internalParameters.export.parity.boxes of {statement}"
-    assert verify(capsys, repository, path, "--key", keys[1]) == [changed, f"signature of {path}"]
+    assert verify(capsys, repository, path, "--key", keys[1]) == [changed, f"statement in {envelope}"]
 
 
 def test_a_signature_covers_the_constants_of_an_openvino_model(
     repository: Repository, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (path,) = export(repository, "model.xml")
-    attest(path, key=keys[0])
+    repository.commit("Export")
+    (repository.folder / "output" / "checkpoint_best_total.pth").unlink()  # nothing is exported again
+    attest(path, key=keys[0], root=repository.folder)
     weights = path.with_suffix(".bin")
     weights.write_bytes(weights.read_bytes() + b"0")  # no constant has this byte
     found = verify(capsys, repository, path, "--key", keys[1])

@@ -1,0 +1,179 @@
+"""The in-toto statement of what made a model file: its predicate is SLSA's provenance, version 1.
+
+The formats: https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1. Most of a statement repeats the lineage
+in the file. The rest is known to the history alone: the commit, the run, the journal (see `Origin`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from rfdetr_core.audit.exported import SUFFIXES as EXPORTED
+from rfdetr_core.audit.exported import contradictions, is_derived, plain_description
+from rfdetr_core.audit.history import History
+from rfdetr_core.audit.trace import Archive, Trace, title_of, trace
+from rfdetr_core.base import files, git
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.checkpoint.exported import Exported, read_exported
+from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
+from rfdetr_core.lineage.compose import description_digest
+from rfdetr_core.lineage.journal import heads
+
+REPOSITORY, SIGNING_KEY = "repository", "signing key"  # names of dependencies
+GIT, OWN_WORD = "git", "the file's own word"  # where the lineage of a statement comes from
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the history of a project knows of a model file: the part of a statement that the file does not have.
+
+    heads: of the journal, see `lineage.journal.heads`.
+    """
+
+    traced: Trace
+    archive: Archive
+    heads: dict[str, str]
+
+    @classmethod
+    def of(cls, file: Path, root: Path) -> Origin:
+        """Ask the commits of a project; what is not committed does not count.
+
+        Raises:
+            UserError: the folder is in no git repository, or the file cannot be read.
+        """
+        archive = Archive(History(root))
+        return cls(trace(file, archive), archive, heads(archive.history.root))
+
+    @property
+    def history(self) -> History:
+        """The commits that were asked."""
+        return self.archive.history
+
+    @property
+    def vouched(self) -> bool:
+        """Whether a commit has the file, or its weights with the lineage that it carries."""
+        return self.traced.known
+
+    @property
+    def dependency(self) -> dict[str, Any] | None:
+        """The repository, at the commit that brought the file."""
+        if not self.traced.links:
+            return None
+        address = public_address((git.answer(self.history.root, "remote", "get-url", "origin") or "").strip())
+        uri = {"uri": f"git+{address}"} if address else {}
+        return {"name": REPOSITORY, **uri, "digest": {"gitCommit": self.traced.links[0].commit.id}}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The record of the run, and when its training began and ended."""
+        sha256 = self.traced.sha256
+        record = next((run for run in self.archive.runs if run["file"]["sha256"] == sha256), self.traced.record)
+        return {"invocationId": title_of(record), **_times(record["run"])} if record else {}
+
+
+def statement_of(file: Path, origin: Origin | None = None, key: str | None = None) -> dict[str, Any]:
+    """The statement: subject = the file; materials = manifests, annotations, code, params, weights, environment lock;
+    of an exported file also the checkpoint that it was made of, and what was measured of it.
+
+    origin: what the history knows; without it, or where no commit vouches for the file, the statement says that it is
+    the file's own word. key: the id of the key that signs the statement.
+
+    Raises:
+        UserError: no model file, without lineage, or with that of another model.
+    """
+    exported = read_exported(file) if file.suffix in EXPORTED else None
+    checkpoint = exported.checkpoint if exported else read_checkpoint(file)
+    tensors = exported.description.tensors if exported else tensor_digest(checkpoint.weights)
+    lineage = checkpoint.lineage
+    if lineage is None:
+        raise UserError(f"{file} carries no lineage. Attest the stripped model: output/checkpoint_best_total.pth")
+    own = (checkpoint.model_name, description_digest(checkpoint), tensors)
+    if own != tuple(lineage.get(key) for key in ("variant", "description", "tensors")) or checkpoint.unknown:
+        raise UserError(f"{file} is not what its lineage says. What differs: python -m rfdetr_core verify {file}")
+    if exported and (is_derived(exported) or [*contradictions(exported)]):
+        raise UserError(f"{file} is not what was exported. What differs: python -m rfdetr_core verify {file}")
+    training = lineage["training"]
+    known = origin if origin and origin.vouched else None
+    repository = known.dependency if known else None
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": part.name, "digest": {"sha256": files.sha256_file(part)}} for part in parts_of(file)],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": f"urn:rfdetr-dvc:pipeline:{lineage.get('schema', 1)}",
+                "externalParameters": {"variant": lineage["variant"], "params": training["params"]},
+                "internalParameters": {
+                    "lineageFrom": GIT if known else OWN_WORD,
+                    **{key: training[key] for key in ("packages", "machine", "counts")},
+                    "selection": lineage["selection"],
+                    **({key: training[key] for key in ("custom", "roots") if key in training}),
+                    **({"export": plain_description(exported)} if exported else {}),
+                    **({"journal": known.heads} if known and known.heads else {}),
+                },
+                "resolvedDependencies": [
+                    *([repository] if repository else []),
+                    *_materials(lineage),
+                    *(_source(exported) if exported else ()),
+                ],
+            },
+            "runDetails": {
+                "builder": {
+                    "id": "urn:rfdetr-dvc:dvc-repro",
+                    **({"builderDependencies": [{"name": SIGNING_KEY, "digest": {"sha256": key}}]} if key else {}),
+                },
+                **({"metadata": known.metadata} if known and known.metadata else {}),
+                "byproducts": [{"name": "tensors", "digest": {"sha256": lineage["tensors"]}}],
+            },
+        },
+    }
+
+
+def parts_of(file: Path) -> list[Path]:
+    """The files that a model is: an OpenVINO model is two."""
+    return [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+
+
+def public_address(remote: str) -> str | None:
+    """The address of a remote repository without user, password and query; None for a folder of this machine."""
+    if short := re.fullmatch(r"(?:[^/@]+@)?([^/:@]+):(?!//)(.+)", remote):  # user@host:path
+        return f"ssh://{short[1]}/{short[2].lstrip('/')}"
+    parts = urlsplit(remote)
+    if not parts.netloc or parts.scheme == "file":
+        return None
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _times(run: Mapping[str, Any]) -> dict[str, str]:
+    """When a training began and ended, as SLSA writes times; nothing where its record does not say."""
+    try:
+        began = datetime.fromisoformat(run["started"]).astimezone(UTC)
+        times = {"startedOn": began, "finishedOn": began + timedelta(seconds=run["seconds"])}
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return {}
+    return {name: f"{time:%Y-%m-%dT%H:%M:%SZ}" for name, time in times.items()}
+
+
+def _source(exported: Exported) -> Iterator[dict[str, Any]]:
+    yield {"name": "checkpoint", "digest": {"sha256": exported.description.source}}
+
+
+def _materials(lineage: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    training = lineage["training"]
+    for name, sha256 in sorted(training["inputs"].items()):
+        blob = training["files"].get(name, {}).get("git")
+        yield {"name": name, "digest": {"sha256": sha256, **({"gitBlob": blob} if blob else {})}}
+    kind = "sha256" if lineage.get("schema", 1) == 1 else "semanticSha256"
+    for name, digest in sorted((training["code"] | lineage["code"]).items()):
+        yield {"name": name, "digest": {kind: digest}}
+    yield {"name": "params", "digest": {"sha256": files.digest(training["params"])}}
+    for key, parent in sorted(training["parents"].items()):
+        yield {"name": f"weights/{parent['name']}", "digest": {"sha256": parent["sha256"]}, "annotations": {"as": key}}
+    if training.get("lock") is not None:
+        yield {"name": "requirements/numeric.lock", "digest": {"sha256": training["lock"]}}
