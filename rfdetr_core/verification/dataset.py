@@ -15,10 +15,9 @@ from rfdetr_core.base.params import read_section
 from rfdetr_core.ingest.canonical import write_split
 from rfdetr_core.ingest.clean import clean
 from rfdetr_core.ingest.config import ValidateConfig
-from rfdetr_core.ingest.convert import convert_dataset
+from rfdetr_core.ingest.convert import convert_dataset, facts_of
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.metadata import read_metadata_csv, write_metadata_of
-from rfdetr_core.ingest.records import FileFacts
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.verification.contents import Contents
@@ -95,7 +94,7 @@ def _convert_without_images(
     root: Path, config: ValidateConfig, manifests: Path, rows: dict[str, list[ManifestRow]], made: Path
 ) -> None:
     """Rows and annotations from the labels at hand, and from the manifests what only images tell."""
-    facts = {row.path: FileFacts(row.sha256, row.width, row.height) for split in rows.values() for row in split}
+    facts = {row.path: facts_of(row) for split in rows.values() for row in split}
     kept = {row.path: split for split, entries in rows.items() for row in entries}
     findings = Findings(config)
     dataset = clean(root, findings, lambda _: facts.items(), kept)
