@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,9 @@ class ManifestRow:
     pixels: str | None = None
 
 
+_ALWAYS = ("path", "sha256", "width", "height", "labels")
+
+
 @dataclass(frozen=True)
 class ClassEntry:
     """One class: the id that the dataset uses, the index that the model uses, and its name."""
@@ -75,6 +78,11 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         return [ManifestRow(**row) for row in files.read_json(path)]
     except TypeError as error:
         raise UserError(f"{path} is not a manifest of this version ({error}). Run: dvc repro validate") from error
+
+
+def row_of(values: Mapping[str, Any]) -> ManifestRow:
+    """The row of these values, of an older version or a newer one. Raises a KeyError where one is missing."""
+    return ManifestRow(**{name: values[name] for name in _ALWAYS}, pixels=values.get("pixels"))
 
 
 def trees(rows: Iterable[ManifestRow]) -> dict[str, Tree]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 
-class Position(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Position:
     """A leaf, its place in the order, and the digests that lead from it to the root, the lowest first."""
 
     leaf: str
@@ -36,7 +38,7 @@ class Tree:
         return {"size": self.size, "root": self.root}
 
     def prove(self, leaf: str) -> list[Position]:
-        """The proof of a leaf: itself where it is in the tree, else its neighbours, of which there may be one or none."""
+        """The proof of a leaf: its position where it is in the tree, else those of its neighbours, two at most."""
         at = bisect.bisect_left(self.leaves, leaf)
         if self.leaves[at : at + 1] == [leaf]:
             return [self._position(at)]

@@ -64,9 +64,10 @@ def record_of(
     """Everything that decides the result, as it is; equal for equal inputs on equal machines.
 
     Besides the parts of the fingerprint: files (size of each input and the name git gives to its content), counts,
-    parents (of weights: name, digests, lineage or training record), lock (the SHA-256 of requirements/numeric.lock),
-    roots (of the Merkle trees of each split, see `base.manifest.trees`), and classes where params name one that is installed (see `installed_classes`). A training that a script changed has
-    the part `custom` as well (see rfdetr_core/api/custom_record.py).
+    parents (of weights: name, digests, lineage or training record), roots (of Merkle trees over the images of each
+    split, see `base.manifest.trees`), lock (the SHA-256 of requirements/numeric.lock), and classes where params name
+    one that is installed (see `installed_classes`). A training that a script changed has the part `custom` as well (see
+    rfdetr_core/api/custom_record.py).
     sized: the params with the batch size that `auto` came to.
     """
     code, keys = Code(), set(CLASSES["train"])

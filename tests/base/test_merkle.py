@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,7 @@ def test_roots_and_paths_are_those_of_rfc_6962(texts: set[str]) -> None:
     assert tree.root == reference(leaves).hex()
     for index, leaf in enumerate(leaves):
         (position,) = tree.prove(leaf.decode())
-        assert position == (leaf.decode(), index, tuple(one.hex() for one in audit_path(index, leaves)))
+        assert position == Position(leaf.decode(), index, tuple(one.hex() for one in audit_path(index, leaves)))
 
 
 @given(TEXTS, TEXTS)
@@ -83,12 +84,13 @@ def test_a_position_with_another_leaf_index_or_path_does_not_hold(inside: set[st
     tree = Tree(inside)
     leaf = data.draw(st.sampled_from(tree.leaves))
     (position,) = tree.prove(leaf)
-    others = [position._replace(index=index) for index in range(-1, tree.size + 1) if index != position.index]
-    others += [position._replace(leaf=f"{leaf}0")]
-    others += [position._replace(path=path) for path in ((*position.path, "00" * 32), position.path[1:]) if path != position.path]  # fmt: skip
+    others = [replace(position, index=index) for index in range(-1, tree.size + 1) if index != position.index]
+    others += [replace(position, leaf=f"{leaf}0")]
+    paths = {(*position.path, "00" * 32), position.path[1:]} - {position.path}
+    others += [replace(position, path=path) for path in paths]
     for at, digest in enumerate(position.path):
         changed = f"{int(digest, 16) ^ (1 << data.draw(st.integers(0, 255))):064x}"
-        others.append(position._replace(path=(*position.path[:at], changed, *position.path[at + 1 :])))
+        others.append(replace(position, path=(*position.path[:at], changed, *position.path[at + 1 :])))
     for other in others:
         assert holds(other.leaf, [other], tree.size, tree.root) is None
 
