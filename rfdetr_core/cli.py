@@ -121,6 +121,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     trace.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that this image went into")
     where = "of FILE's images those with this in metadata/; alone: every model that saw such images; may be repeated"
     trace.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=where)
+    proof = "prove that an image was, or was not, in FILE's training; whoever has its attestation can check that"
+    trace.add_argument("--prove", metavar="IMAGE", help=proof)
+    trace.add_argument("--output", type=Path, metavar="PROOF.json", help="of --prove: where to write the proof")
     trace.add_argument("--diff", type=Path, nargs=2, metavar=("A", "B"), help="how the making of two models differs")
     verify = add("verify", audit.verify, "compute again what is at hand, and compare with lock, lineage, history")
     verify.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file (default: the project's)")
@@ -134,6 +137,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     verify.add_argument("--rescore", action="store_true", help=again)
     signed = "check the signatures of FILE and its statement, too"
     verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help=signed)
+    only.add_argument("--proof", type=Path, metavar="PROOF.json", help="a proof, by the attestation of FILE alone")
+    verify.add_argument("--image", type=Path, metavar="IMAGE", help="of --proof: the image that it is about")
     for command in (trace, verify):
         command.add_argument("--json", action="store_true", help="for programs")
     attest = add("attest", audit.attest, "write an in-toto statement of what made a model, and sign both")

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from rfdetr_core.audit.exported import SUFFIXES as EXPORTED
 from rfdetr_core.audit.exported import contradictions, is_derived, plain_description
 from rfdetr_core.audit.history import History
+from rfdetr_core.audit.proofs import roots_of
 from rfdetr_core.audit.trace import Archive, Trace, title_of, trace
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
@@ -113,7 +114,8 @@ def statement_of(file: Path, origin: Origin | None = None, key: str | None = Non
                     "lineageFrom": GIT if known else OWN_WORD,
                     **{key: training[key] for key in ("packages", "machine", "counts")},
                     "selection": lineage["selection"],
-                    **({key: training[key] for key in ("custom", "roots") if key in training}),
+                    **({"roots": roots_of(training)} if training.get("roots") else {}),
+                    **({"custom": training["custom"]} if "custom" in training else {}),
                     **({"export": plain_description(exported)} if exported else {}),
                     **({"journal": known.heads} if known and known.heads else {}),
                 },
