@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ci.compare import BASE_MODEL, FIRST
-from ci.markdown import block, code, row
 from ci.steps import COMPARED, COMPARISON, MODEL, PLAN, RAN, call, core, left
 from rfdetr_core.base.errors import listed
+from rfdetr_core.base.markdown import block, code, row
 from rfdetr_core.inference.thresholds import NAME as THRESHOLDS
 from rfdetr_core.inference.thresholds import Thresholds
 

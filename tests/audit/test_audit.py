@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from rfdetr_core.audit.difference import compare_lineages
 from rfdetr_core.audit.history import History
-from rfdetr_core.audit.text import compare_lineages
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.manifest import write_manifest
