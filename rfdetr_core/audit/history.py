@@ -100,9 +100,7 @@ class History:
         if not (names and self._working_tree):
             return {}
         blobs = self._git("hash-object", "--", *names).split()
-        heads = [f"HEAD:./{name}" for name in names]
-        asked = "".join(f"{head}\n" for head in heads)
-        committed = self._git("cat-file", "--batch-check=%(objectname)", stdin=asked).splitlines()
+        committed = self.blobs(f"HEAD:./{name}" for name in names)
         return {name: blob for name, blob, old in zip(names, blobs, committed, strict=True) if blob != old}
 
     @cached_property
@@ -143,6 +141,11 @@ class History:
         with ThreadPoolExecutor(_SEARCHERS) as pool:
             lines = [line for found in pool.map(search, parts) for line in found.splitlines()]
         return {name.split(b":", 1)[0].decode(): line for name, _, line in (one.partition(b"\0") for one in lines)}
+
+    def blobs(self, names: Iterable[str]) -> list[str]:
+        """Git's names of the contents of <commit>:./<path>; of what is not there another text."""
+        asked = "".join(f"{name}\n" for name in names)
+        return self._git("cat-file", "--batch-check=%(objectname)", stdin=asked).splitlines()
 
     def missing(self, blobs: Iterable[str]) -> list[str]:
         """The blobs among these that this clone does not have."""

@@ -94,7 +94,12 @@ def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tu
     else:
         selection = Selection(where, archive.history)
         answer = uses_where(selection, archive)
-        asked, lines, what, end = {"where": selection.where}, [f"images with {selection}"], "them", []
+        asked, lines, what, end = (
+            {"where": [vars(one) for one in selection.where]},
+            [f"images with {selection}"],
+            "them",
+            [],
+        )
     rows = [vars(one) | {"commit": one.commit.id if one.commit else None} for one in answer.uses]
     plain = {"uses": rows, "unknown": answer.unknown, "published": answer.published, "notes": archive.notes}
     for one in answer.uses:
