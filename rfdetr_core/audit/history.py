@@ -183,6 +183,35 @@ class History:
         return git.text(self.root, *arguments, stdin=stdin, errors="replace")
 
 
+class NoHistory(History):
+    """Of a folder that is in no git repository: nothing is known but what a file says of itself."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the folder as it is."""
+        self.root, self.parsed, self._working_tree = root, {}, False
+
+    @cached_property
+    def shallow(self) -> bool:
+        """There is no clone."""
+        return False
+
+    @cached_property
+    def commits(self) -> list[Commit]:
+        """There are none."""
+        return []
+
+    def why_missing(self, blob: str) -> str:
+        """What is needed to read a manifest."""
+        return (
+            f"it is in the project's repository, as git blob {blob}, and this folder is in none. Name a clone: "
+            "--repo DIR"
+        )
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Nothing is there."""
+        yield from ((name, None) for name in names)
+
+
 def cached(root: Path, md5: str) -> Path:
     """Where DVC's cache has the content of this MD5."""
     return cache_folder(root) / "files" / "md5" / md5[:2] / md5[2:]

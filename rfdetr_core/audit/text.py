@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core.audit.exported import exported_lines, plain_description
-from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit
+from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, NoHistory
 from rfdetr_core.audit.images import digest_of, published
 from rfdetr_core.audit.metadata import Selection
 from rfdetr_core.audit.selected import SelectedUse, uses_where
@@ -26,9 +26,28 @@ _FOUND = {
     "training": "by the training that it names, and not by its weights",
     "description": "by the description that it carries, and not by its bytes",
     "derived": "by the description that it kept: another tool changed its graph",
+    "rounded": "by its weights, which are those of the named file, rounded",
     None: "in no dvc.lock of this history",
 }
+_CERTAIN = {
+    "bytes": "yes: the history has these bytes",
+    "weights": "yes: the history has these weights, in a file of other bytes",
+    "rounded": "yes: each weight was compared, and is that of the named file or rounded from it",
+    "several": "no: several runs made these weights",
+    "contradicted": "no: what the file says is contradicted",
+    "word": "no: what made it is the file's own word",
+    "nothing": "no: nothing is known of it",
+}
 _THESE_BYTES = "  (these bytes only: the same picture saved again is another image)"
+
+
+def certainty(traced: Trace) -> str:
+    """How sure it is which file this is: a key of _CERTAIN."""
+    if traced.contradicted or traced.runs:
+        return "contradicted" if traced.contradicted else "several"
+    if traced.found_by in ("bytes", "tensors", "rounded"):
+        return "weights" if traced.found_by == "tensors" else traced.found_by
+    return "word" if traced.lineage or traced.training else "nothing"
 
 
 def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
@@ -38,6 +57,7 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
         "md5": traced.md5,
         "tensors": traced.tensors,
         "found_by": traced.found_by,
+        "certainty": certainty(traced),
         "path": traced.path,
         "exported": plain_description(traced.exported) if traced.exported else None,
         "notes": traced.notes,
@@ -58,7 +78,13 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
 
 def told(path: Path, traced: Trace, archive: Archive) -> list[str]:
     """A trace as lines: the file, then each stage that led to it, from the last to the dataset."""
-    lines = [f"{path}  found {_FOUND[traced.found_by]}", f"  sha256   {traced.sha256}", f"  md5      {traced.md5}"]
+    where = "nowhere: there is no history here" if isinstance(archive.history, NoHistory) else _FOUND[traced.found_by]
+    lines = [
+        f"{path}  found {where}",
+        f"  certain  {_CERTAIN[certainty(traced)]}",
+        f"  sha256   {traced.sha256}",
+        f"  md5      {traced.md5}",
+    ]
     lines += [f"  tensors  {traced.tensors}"] if traced.tensors else []
     lines += [f"  is       {traced.path}"] if traced.path else []
     lines += [f"  note     {note}" for note in traced.notes]
