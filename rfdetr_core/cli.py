@@ -122,6 +122,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     where = "of FILE's images those with this in metadata/; alone: every model that saw such images; may be repeated"
     where += "; dates and numbers also by < <= > >=, such as 'date<2024-01-01'"
     trace.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=where)
+    proof = "prove that an image was, or was not, in FILE's training; whoever has its attestation can check that"
+    trace.add_argument("--prove", metavar="IMAGE", help=proof)
+    trace.add_argument("--output", type=Path, metavar="PROOF.json", help="of --prove: where to write the proof")
     trace.add_argument("--diff", type=Path, nargs=2, metavar=("A", "B"), help="how the making of two models differs")
     trace.add_argument("--markdown", action="store_true", help="of --diff: for a pull request")
     verify = add("verify", audit.verify, "compute again what is at hand, and compare with lock, lineage, history")
@@ -129,6 +132,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     only = verify.add_mutually_exclusive_group()
     only.add_argument("--lock", action="store_true", help="dvc.lock against code, params and git: seconds, for CI")
     only.add_argument("--reproduce", action="store_true", help="run all again in a clean clone and compare every byte")
+    only.add_argument("--proof", type=Path, metavar="PROOF.json", help="a proof, by the attestation of FILE alone")
+    verify.add_argument("--image", type=Path, metavar="IMAGE", help="of --proof: the image that it is about")
     verify.add_argument("--key", type=Path, metavar="PUBLIC.pem", help="check the signature of FILE's attestation, too")
     for command, about in ((trace, "the clone to search"), (verify, "the project")):
         command.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help=f"{about} (default: here)")

@@ -118,13 +118,14 @@ class History:
                 self.parsed[blob] = None
         return self.parsed[blob]
 
-    def lines_with(self, text: str, path: str, commits: Sequence[str]) -> dict[str, bytes]:
-        """By commit, the first line of the file `path` that has this text; commits whose file has none are absent.
+    def lines_with(self, texts: Sequence[str], path: str, commits: Sequence[str]) -> dict[str, list[bytes]]:
+        """By commit, the lines of the file `path` that have one of these texts; commits whose file has none are absent.
 
         git searches by itself: to read each version through a pipe would take twice the time.
         """
         settings = [item for key, value in _GREP.items() for item in ("-c", f"{key}={value}")]
-        options = ["--no-color", "--text", "--null", "--fixed-strings", "--max-count=1", "-e", text]
+        options = ["--no-color", "--text", "--null", "--fixed-strings"]
+        options += [word for text in texts for word in ("-e", text)]
 
         def search(part: Sequence[str]) -> bytes:
             command = [*git.COMMAND, *settings, "grep", *options, *part, "--", path]
@@ -140,7 +141,10 @@ class History:
         parts = [commits[start : start + size] for start in range(0, len(commits), size)]
         with ThreadPoolExecutor(_SEARCHERS) as pool:
             lines = [line for found in pool.map(search, parts) for line in found.splitlines()]
-        return {name.split(b":", 1)[0].decode(): line for name, _, line in (one.partition(b"\0") for one in lines)}
+        by_commit: dict[str, list[bytes]] = {}
+        for name, _, line in (one.partition(b"\0") for one in lines):
+            by_commit.setdefault(name.split(b":", 1)[0].decode(), []).append(line)
+        return by_commit
 
     def blobs(self, names: Iterable[str]) -> list[str]:
         """Git's names of the contents of <commit>:./<path>; of what is not there another text."""

@@ -140,6 +140,24 @@ def digest_of(image: str, archive: Archive) -> str:
     raise UserError(f"{image} is no file, no SHA-256, and no image of the manifests at HEAD. Give its SHA-256.")
 
 
+def pixels_of(image: str, sha256: str, archive: Archive) -> str | None:
+    """The digest of an image's pixels (see `images.pixel_digest`): of a file that is there, else as a manifest at HEAD
+    has it for these bytes; None: not known."""
+    if Path(image).is_file():
+        from rfdetr_core.base import images  # numpy and Pillow: other questions do without
+
+        try:
+            data = images.read_limited(Path(image), images.MAX_PIXELS)
+            return images.pixel_digest(images.decode(data, image))
+        except UserError:
+            return None
+    for _, content in archive.history.read(f"HEAD:./manifest/{split}.json" for split in SPLITS):
+        for row in rows_of(content, "a manifest at HEAD") if content and sha256.encode() in content else ():
+            if row["sha256"] == sha256:
+                return row.get("pixels")
+    return None
+
+
 def commit_of(training: dict[str, Any], tensors: str | None, archive: Archive) -> Commit | None:
     """The commit that brought the model of a training, with these weights if there is one; None: no record has it."""
     digest = files.digest(training)

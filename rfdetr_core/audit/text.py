@@ -9,11 +9,12 @@ from typing import Any
 
 from rfdetr_core.audit.exported import exported_lines, plain_description
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, NoHistory
-from rfdetr_core.audit.images import digest_of, published
+from rfdetr_core.audit.images import digest_of, pixels_of, published
 from rfdetr_core.audit.metadata import Selection
+from rfdetr_core.audit.proofs import has_pixels
 from rfdetr_core.audit.selected import SelectedUse, uses_where
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of, title_of
-from rfdetr_core.audit.uses import Answer, Use, uses_of
+from rfdetr_core.audit.uses import Answer, Image, Use, uses_of
 from rfdetr_core.base import git
 from rfdetr_core.base.provenance import flattened
 
@@ -38,7 +39,9 @@ _CERTAIN = {
     "word": "no: what made it is the file's own word",
     "nothing": "no: nothing is known of it",
 }
-_THESE_BYTES = "  (these bytes only: the same picture saved again is another image)"
+_THESE_BYTES = "  (these bytes only: give the file, to find its pixels in other bytes as well)"
+_THESE_PIXELS = "  (these bytes, and files of the same pixels; saved again with loss or resized, it is another image)"
+_WITHOUT_PIXELS = "{} models are older than digests of pixels: of their images only the bytes were compared"
 
 
 def certainty(traced: Trace) -> str:
@@ -114,30 +117,37 @@ def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tu
     """
     if image is not None:
         sha256 = digest_of(image, archive)
-        answer: Answer[Any] = uses_of(sha256, archive)
-        asked: dict[str, Any] = {"sha256": sha256}
-        lines, what, end = [f"image {sha256}"], "it", [_THESE_BYTES]
+        pixels = pixels_of(image, sha256, archive)
+        answer: Answer[Any] = uses_of(Image(sha256, pixels), archive)
+        asked: dict[str, Any] = {"sha256": sha256, "pixels": pixels}
+        lines, what, end = [f"image {sha256}"], "it", [_THESE_PIXELS if pixels else _THESE_BYTES]
+        older = sum(not has_pixels(one["lineage"]["training"]) for one in archive.runs)
+        notes = [_WITHOUT_PIXELS.format(older)] if pixels and older else []
     else:
         selection = Selection(where, archive.history)
         answer = uses_where(selection, archive)
-        asked, lines, what, end = (
-            {"where": [vars(one) for one in selection.where]},
-            [f"images with {selection}"],
-            "them",
-            [],
-        )
+        asked = {"where": [vars(one) for one in selection.where]}
+        lines, what, end = [f"images with {selection}"], "them", []
+        notes = []
     rows = [vars(one) | {"commit": one.commit.id if one.commit else None} for one in answer.uses]
-    plain = {"uses": rows, "unknown": answer.unknown, "published": answer.published, "notes": archive.notes}
     for one in answer.uses:
         lines += _use(one)
-    return asked | plain, [*lines, *_rest(answer, what), *end, *(f"  note: {note}" for note in archive.notes)]
+    labels = Counter(one.labels for one in answer.uses if isinstance(one, Use))
+    if len(labels) > 1:
+        counts = ", ".join(f"{digest} in {count}" for digest, count in labels.items())
+        notes.append(f"its labels were changed between these uses; the newest first: {counts}")
+    plain = {"uses": rows, "unknown": answer.unknown, "published": answer.published, "notes": archive.notes + notes}
+    return asked | plain, [*lines, *_rest(answer, what), *end, *(f"  note: {note}" for note in plain["notes"])]
 
 
 def _use(one: Use | SelectedUse) -> list[str]:
     what = f"as      {one.path}" if isinstance(one, Use) else f"images  {one.images}"
+    if isinstance(one, Use) and one.same == "pixels":
+        what += f", the same pixels in other bytes, sha256 {one.sha256}"
+    labels = [f"{'':13}labels  {one.labels}"] if isinstance(one, Use) else []
     name = f"tensors {one.tensors}" if one.tensors else f"md5     {one.md5}"
     commit = [f"{'':13}commit  {_who(one.commit)}"] if one.commit else []
-    return [f"  {one.role:9}  {name}", *commit, f"{'':13}{what}", *_through(one.through)]
+    return [f"  {one.role:9}  {name}", *commit, f"{'':13}{what}", *labels, *_through(one.through)]
 
 
 def _rest(answer: Answer[Any], what: str) -> list[str]:

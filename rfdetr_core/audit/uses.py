@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +15,9 @@ from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
+from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.published import PUBLISHED
+from rfdetr_core.checkpoint.schema import Manifest as ManifestRows
 from rfdetr_core.lineage.lock import LOCK, Lock
 
 ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
@@ -43,9 +45,13 @@ class ModelUse:
 
 @dataclass(frozen=True)
 class Use(ModelUse):
-    """The use of one image; path: its name then."""
+    """The use of one image; path, sha256, labels: its name, bytes and the digest of its annotations then. same: "bytes", or "pixels" where the bytes differ,
+    as in a copy that was saved again without loss."""
 
     path: str
+    sha256: str
+    same: str
+    labels: str
 
 
 U = TypeVar("U", bound=ModelUse)
@@ -62,7 +68,26 @@ class Answer(Generic[U]):
     published: list[str]
 
 
-def uses_of(sha256: str, archive: Archive) -> Answer[Use]:
+@dataclass(frozen=True)
+class Image:
+    """What an image is searched by: the digest of its bytes, and that of its pixels, if that is known."""
+
+    sha256: str
+    pixels: str | None = None
+
+    def same(self, row: Mapping[str, Any]) -> str:
+        """What a row of a manifest has in common with it: "bytes", "pixels", or nothing."""
+        if row["sha256"] == self.sha256:
+            return "bytes"
+        return "pixels" if row.get("pixels") in {self.sha256, self.pixels} - {None} else ""
+
+    def use_in(self, rows: Iterable[Mapping[str, Any]]) -> tuple[str, str, str, str] | None:
+        """Path, digest, what is the same and the digest of the labels, of the first row with its bytes, else of the first with its pixels."""
+        found = [(row["path"], row["sha256"], same, row["labels"]) for row in rows if (same := self.same(row))]
+        return min(found, key=lambda one: one[2] != "bytes", default=None)
+
+
+def uses_of(image: Image, archive: Archive) -> Answer[Use]:
     """Every model of the whole history that an image went into, itself or through a model that it was trained from.
 
     Raises:
@@ -71,12 +96,12 @@ def uses_of(sha256: str, archive: Archive) -> Answer[Use]:
     require_whole(archive)
     families, without_record = families_of(archive), list(unrecorded(archive))
     everything = list(sightings(archive, families))
-    places, gone = _containing(sha256, archive, {one.blob for one in everything})
+    places, gone = _containing(image, archive, {one.blob for one in everything})
     found: dict[tuple[str, str | None], Use] = {}
     unknown: dict[tuple[Any, ...], dict[str, Any]] = {}
     for one in everything:
         if one.blob in places:
-            use = Use(one.role, one.tensors, one.md5, one.commit, one.through, places[one.blob])
+            use = Use(one.role, one.tensors, one.md5, one.commit, one.through, *places[one.blob])
             found.setdefault((one.role, one.md5 or one.tensors), use)
         if one.blob in gone:
             row = {"role": one.role, "tensors": one.tensors, "manifest": one.blob, "ancestor": None}
@@ -156,15 +181,24 @@ def upstream(families: Families) -> list[str]:
     return sorted({one.name for _, ancestors in families for one in ancestors if one.published})
 
 
-def _containing(sha256: str, archive: Archive, named: set[str]) -> tuple[dict[str, str], set[str]]:
-    """The manifests of the whole history that hold an image, by blob, with its path there; and those of `named`
-    that no commit has, as after two trainings without a commit between them.
+Places = dict[str, tuple[str, str, str, str]]  # by blob of a manifest: path, sha256, same and labels of a Use
+
+
+def _containing(image: Image, archive: Archive, named: set[str]) -> tuple[Places, set[str]]:
+    """The manifests of the whole history that hold an image; and those of `named` that no commit has, as after two
+    trainings without a commit between them.
 
     Raises:
         UserError: the manifest of a commit is not in this clone.
     """
-    needle, history, elsewhere = f'"{sha256}"', archive.history, set(named)
-    found: dict[str, str] = {}
+    history, elsewhere = archive.history, set(named)
+    needles = [f'"{digest}"' for digest in (image.sha256, image.pixels) if digest]
+    found: Places = {}
+
+    def look(lines: Sequence[bytes], blob: str) -> None:
+        if use := image.use_in(_rows(lines, blob, history)):
+            found[blob] = use
+
     for path in (f"manifest/{split}.json" for split in SPLITS):
         oldest = {one.changed[path]: one.id for one in history.commits if path in one.changed}
         blobs = {commit: blob for blob, commit in oldest.items() if commit != NOT_COMMITTED}
@@ -174,12 +208,12 @@ def _containing(sha256: str, archive: Archive, named: set[str]) -> tuple[dict[st
                 f"a manifest of the history (git blob {blob}) is not in this clone: a model that used the image could "
                 "be missed. Name the clone that has it: --repo DIR"
             )
-        for commit, line in history.lines_with(needle, path, list(blobs)).items():
-            found[blobs[commit]] = _path_of(line, sha256, blobs[commit], history)
+        for commit, lines in history.lines_with(needles, path, list(blobs)).items():
+            look(lines, blobs[commit])
     contents = dict(history.read(sorted(elsewhere)))
     for blob, content in contents.items():
-        if content and needle.encode() in content:
-            found[blob] = _path_of(content, sha256, blob, history)
+        if content and any(needle.encode() in content for needle in needles):
+            look([content], blob)
     return found, {blob for blob, content in contents.items() if content is None}
 
 
@@ -193,13 +227,15 @@ def require_whole(archive: Archive) -> None:
         )
 
 
-def _path_of(line: bytes, sha256: str, blob: str, history: History) -> str:
+def _rows(lines: Sequence[bytes], blob: str, history: History) -> list[dict[str, Any]]:
+    """The rows in these lines of a manifest; all of its rows, where it is laid out by other hands."""
     try:
-        return str(json.loads(line.strip().rstrip(b","))["path"])
-    except (ValueError, KeyError, TypeError):  # laid out by other hands
+        rows = [json.loads(line.strip().rstrip(b",")) for line in lines]
+        require(ManifestRows, {"rows": rows}, blob)
+    except (ValueError, UserError):
         ((_, content),) = history.read([blob])
         rows = rows_of(content or b"[]", f"a manifest (git blob {blob})")
-        return next((row["path"] for row in rows if row["sha256"] == sha256), "?")
+    return rows
 
 
 def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:
@@ -222,9 +258,7 @@ def unrecorded(archive: Archive) -> Iterator[tuple[str, Commit, Lock]]:
             yield md5, commit, lock
 
 
-def _uses_unrecorded(
-    missing: list[tuple[str, Commit, Lock]], places: dict[str, str], archive: Archive
-) -> Iterator[Use]:
+def _uses_unrecorded(missing: list[tuple[str, Commit, Lock]], places: Places, archive: Archive) -> Iterator[Use]:
     """The uses by models without a record, by the manifests that their dvc.lock names."""
     manifests = archive.history.read(places if missing else ())
     digests = {files.md5_bytes(content): blob for blob, content in manifests if content}
@@ -232,7 +266,7 @@ def _uses_unrecorded(
         for split, stage in (("train", "train"), ("valid", "train"), ("test", "evaluate")):
             dep = lock.dep(stage, f"manifest/{split}.json")
             if dep in digests:
-                yield Use(ROLES[split], None, md5, commit, (), places[digests[dep]])
+                yield Use(ROLES[split], None, md5, commit, (), *places[digests[dep]])
 
 
 def _started_from(lock: Lock) -> Iterator[str]:

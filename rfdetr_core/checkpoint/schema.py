@@ -88,6 +88,13 @@ class Objects(Fields):
     objects: Count
 
 
+class Root(Fields):
+    """A Merkle tree: its number of leaves, and its root."""
+
+    size: Count
+    root: Sha256
+
+
 class Parent(Fields):
     """The weights that a training started from."""
 
@@ -132,6 +139,7 @@ class TrainingRecord(Fields):
     counts: dict[Text, Objects]
     parents: dict[Text, Parent]
     lock: Sha256 | None = None
+    roots: dict[Text, dict[Text, Root]] = Field(default_factory=dict)  # by split and tree (see `base.manifest.trees`)
     custom: Custom = Custom()
 
 
@@ -201,6 +209,7 @@ class ImageRow(Fields):
     width: Count
     height: Count
     labels: Text
+    pixels: Sha256 | None = None
 
 
 class Manifest(Fields):

@@ -15,9 +15,10 @@ from rfdetr_core.commands.output import print_answer
 
 if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
+    from rfdetr_core.verification.report import Report
 
 SCHEMA = 1  # of every answer in JSON; docs/schemas/ has each
-_IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "through")  # of `audit --images`
+_IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "pixels", "through")  # of `audit --images`
 
 
 def audit(options: argparse.Namespace) -> None:
@@ -25,6 +26,8 @@ def audit(options: argparse.Namespace) -> None:
     from rfdetr_core.audit.history import History, NoHistory
     from rfdetr_core.audit.trace import Archive, trace
 
+    if (options.prove is not None or options.output is not None) and (options.prove is None or options.file is None):
+        raise UserError("audit FILE --prove IMAGE --output PROOF.json: a proof needs a model file and an image.")
     asked = [name for name in ("file", "image", "diff") if getattr(options, name) is not None]
     asked += ["where"] * bool(options.where and not (options.images and options.file))
     if len(asked) != 1:
@@ -41,6 +44,8 @@ def audit(options: argparse.Namespace) -> None:
         _audit_uses(options, archive)
     elif options.diff is not None:
         _audit_difference(options, archive)
+    elif options.prove is not None:
+        _prove(options, archive)
     elif options.images:
         _list_images(options, archive)
     else:
@@ -68,6 +73,25 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
     if lines:
         say(*lines, file=sys.stderr)
     if traced.contradicted or images.unknown:
+        sys.exit(1)
+
+
+def _prove(options: argparse.Namespace, archive: Archive) -> None:
+    from rfdetr_core.audit.images import digest_of, pixels_of
+    from rfdetr_core.audit.proofs import prove
+    from rfdetr_core.audit.trace import trace
+    from rfdetr_core.audit.uses import Image
+
+    sha256 = digest_of(options.prove, archive)
+    image = Image(sha256, pixels_of(options.prove, sha256, archive))
+    proof = prove(image, trace(options.file, archive), archive)
+    if options.output is not None:
+        files.write_bytes(options.output, files.canonical_json(proof.content) + b"\n")
+    print_answer(proof.content if options.json else proof.lines)
+    lines = [f"unknown: {one}" for one in proof.unknown] + [f"note: {one}" for one in proof.notes]
+    if lines:
+        say(*lines, file=sys.stderr)
+    if proof.unknown:
         sys.exit(1)
 
 
@@ -115,11 +139,15 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
 
 def verify(options: argparse.Namespace) -> None:
     """Print what was compared; exit status 1 if something differs."""
+    if options.image is not None and options.proof is None:
+        raise UserError("--image is the image of a proof: verify --proof PROOF.json --image IMAGE FILE.")
     only = "--lock" if options.lock else "--reproduce" if options.reproduce else None
     if only and (options.file or options.key):
         given = "FILE" if options.file else "--key"
         raise UserError(f"{only} checks the project, not a model file: give {given} without it.")
-    if options.reproduce:
+    if options.proof is not None:
+        report = _check_proof(options)
+    elif options.reproduce:
         from rfdetr_core.verification.reproduce import reproduce
 
         report = reproduce(options.repo)
@@ -137,6 +165,27 @@ def verify(options: argparse.Namespace) -> None:
     print_answer(report.plain() if options.json else report.lines())
     if report.mismatches:
         sys.exit(1)
+
+
+def _check_proof(options: argparse.Namespace) -> Report:
+    from rfdetr_core.verification.proofs import check_proof
+    from rfdetr_core.verification.report import Report
+
+    if options.file is None:
+        raise UserError("verify --proof PROOF.json FILE: give the model file, or its attestation, FILE.intoto.json.")
+    report, attestation, model = Report(), options.file, options.file
+    if attestation.suffix != ".json":
+        from rfdetr_core.verification.attest import SUFFIX
+
+        attestation = model.with_name(f"{model.name}{SUFFIX}")
+    check_proof(report, options.proof, attestation, options.image)
+    if options.key is None:
+        report.skip(f"signature of {attestation}", "no key given, so anyone may have written it: --key PUBLIC.pem")
+    else:
+        from rfdetr_core.verification.attest import SUFFIX, check_attestation
+
+        check_attestation(report, model.with_name(model.name.removesuffix(SUFFIX)), options.key)
+    return report
 
 
 def attest(options: argparse.Namespace) -> None:

@@ -48,7 +48,8 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class CanonicalImage:
-    """One image that is kept, its instances in order, and the metadata that its format has of it."""
+    """One image that is kept, its instances in order, the metadata that its format has of it, and the digest of its
+    pixels (see `ManifestRow`)."""
 
     path: str
     sha256: str
@@ -56,11 +57,12 @@ class CanonicalImage:
     height: int
     instances: list[Instance]
     metadata: dict[str, str] | None = None
+    pixels: str | None = None
 
     def row(self) -> ManifestRow:
         """Its line of the manifest. Labels are digested with class names: they stay the same in another class table."""
         labels = files.digest([{"class": one.entry.name} | one.content() for one in self.instances])
-        return ManifestRow(self.path, self.sha256, self.width, self.height, labels)
+        return ManifestRow(self.path, self.sha256, self.width, self.height, labels, self.pixels)
 
 
 def write_split(path: Path, images: list[CanonicalImage], classes: list[ClassEntry]) -> None:

@@ -166,8 +166,9 @@ def clean(
             if fact is None or (name, record.path) in out or _is_faulty(record, fact, findings):
                 continue
             instances = _keep(record, fact, classes.by_id[name], findings)
+            size = fact.width, fact.height
             splits[name].append(
-                CanonicalImage(record.path, fact.sha256, fact.width, fact.height, instances, record.metadata)
+                CanonicalImage(record.path, fact.sha256, *size, instances, record.metadata, fact.pixels)
             )
             record.annotations = []  # of many images, both forms together would fill the memory
     check_content(dataset, splits, findings)

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.manifest import SPLITS, read_classes, read_manifest, write_classes
+from rfdetr_core.base.manifest import SPLITS, ManifestRow, read_classes, read_manifest, write_classes
 from rfdetr_core.base.processes import without_collection
 from rfdetr_core.ingest.canonical import write_split
 from rfdetr_core.ingest.clean import clean
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.findings import Findings
 from rfdetr_core.ingest.records import FileFacts
+
+
+def facts_of(row: ManifestRow) -> FileFacts:
+    """What a manifest tells of an image file."""
+    return FileFacts(row.sha256, row.width, row.height, pixels=row.pixels)
 
 
 @without_collection()
@@ -23,7 +28,7 @@ def convert_dataset(root: Path, config: ValidateConfig, manifests: Path, annotat
     """
     rows = {name: read_manifest(manifests / f"{name}.json") for name in SPLITS}
     classes = read_classes(manifests / "classes.json")
-    known = {row.path: FileFacts(row.sha256, row.width, row.height) for split in rows.values() for row in split}
+    known = {row.path: facts_of(row) for split in rows.values() for row in split}
     stale = f"{root} is not what was validated: {{}}. Validate it again: dvc repro validate"
     if not root.is_dir():
         raise UserError(stale.format("the folder does not exist"))

@@ -18,6 +18,7 @@ import torch
 from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import CLASSES, Code
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.manifest import read_manifest, roots
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
 from rfdetr_core.checkpoint.files import check_content, read_checkpoint, read_plain, tensor_digest
@@ -63,9 +64,10 @@ def record_of(
     """Everything that decides the result, as it is; equal for equal inputs on equal machines.
 
     Besides the parts of the fingerprint: files (size of each input and the name git gives to its content), counts,
-    parents (of weights: name, digests, lineage or training record), lock (the SHA-256 of requirements/numeric.lock),
-    and classes where params name one that is installed (see `installed_classes`). A training that a script changed has
-    the part `custom` as well (see rfdetr_core/api/custom_record.py).
+    parents (of weights: name, digests, lineage or training record), roots (of Merkle trees over the images of each
+    split, see `base.manifest.trees`), lock (the SHA-256 of requirements/numeric.lock), and classes where params name
+    one that is installed (see `installed_classes`). A training that a script changed has the part `custom` as well (see
+    rfdetr_core/api/custom_record.py).
     sized: the params with the batch size that `auto` came to.
     """
     code, keys = Code(), set(CLASSES["train"])
@@ -99,6 +101,7 @@ def record_of(
             for split, found in samples.items()
         },
         "parents": parents,
+        "roots": {split: roots(read_manifest(where.split(split)[1])) for split in samples},
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from rfdetr_core.audit.exported import SUFFIXES as EXPORTED
 from rfdetr_core.audit.exported import contradictions, is_derived, plain_description
+from rfdetr_core.audit.proofs import roots_of
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import flattened
@@ -83,6 +84,7 @@ def statement_of(file: Path) -> dict[str, Any]:
                 "internalParameters": {
                     **{key: training[key] for key in ("packages", "machine", "counts")},
                     "selection": lineage["selection"],
+                    **({"roots": roots_of(training)} if training.get("roots") else {}),
                     **({"custom": training["custom"]} if "custom" in training else {}),
                     **({"export": plain_description(exported)} if exported else {}),
                 },

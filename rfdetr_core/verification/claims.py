@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,7 +13,9 @@ from rfdetr_core.base import files, provenance
 from rfdetr_core.base.code import semantic_digest
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.imports import module_file
+from rfdetr_core.base.manifest import roots, row_of
 from rfdetr_core.base.params import parse
+from rfdetr_core.base.provenance import flattened
 from rfdetr_core.base.schema import Fields, checked
 from rfdetr_core.checkpoint.schema import Evaluation, RecordFile, Scores, Selection
 from rfdetr_core.config.preflight import is_version, locked_versions
@@ -52,6 +54,8 @@ def check_training(report: Report, contents: Contents, pipeline: Pipeline, recor
         rows = read_json(report, contents, f"manifest/{split}.json")
         if rows is not None:
             report.equal(f"images of {split}", count.get("images"), len(rows), by)
+            if "roots" in record:
+                _check_roots(report, record, split, rows, by)
     _check_code(report, contents, record.get("code") or {}, by)
     _check_environment(report, contents, record, by)
     _check_classes(report, record.get("classes") or {}, by)
@@ -82,7 +86,18 @@ def check_past(report: Report, history: History, record: Mapping[str, Any], by: 
         if content is None:
             report.skip(f"{name} of {by}", history.why_missing(record["files"][name]["git"]))
         else:
-            report.equal(f"{name} in git", record["inputs"].get(name), files.sha256_bytes(content), by)
+            same = report.equal(f"{name} in git", record["inputs"].get(name), files.sha256_bytes(content), by)
+            if same and "roots" in record:
+                _check_roots(report, record, PurePosixPath(name).stem, files.parse_json(content), by)
+
+
+def _check_roots(
+    report: Report, record: Mapping[str, Any], split: str, rows: Sequence[Mapping[str, Any]], by: str
+) -> None:
+    """The Merkle roots of a split, which proofs for outsiders are checked with, against the rows of its manifest."""
+    told, made = flattened(record["roots"].get(split) or {}), flattened(roots(map(row_of, rows)))
+    for key in sorted(told.keys() | made.keys()):
+        report.equal(f"roots.{split}.{key} of {by}", made.get(key), told.get(key), f"manifest/{split}.json")
 
 
 def check_selection(report: Report, contents: Contents) -> None:

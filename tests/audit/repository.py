@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from rfdetr_core.base import files, provenance
-from rfdetr_core.base.manifest import ManifestRow, write_manifest
+from rfdetr_core.base.manifest import ManifestRow, read_manifest, roots, write_manifest
 from rfdetr_core.base.metadata import write_metadata
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
@@ -22,7 +22,8 @@ from rfdetr_core.selection.select import select
 from tests.checkpoint.tiny import tiny_checkpoint
 
 Metadata = dict[str, dict[str, str]]  # by path of the image and column
-Images = dict[str, dict[str, str]]  # by split: path to a word that stands for the pixels, or two: pixels and labels
+# By split: path to a word that stands for the image, or two: image and labels. a~1 has the pixels of a in other bytes.
+Images = dict[str, dict[str, str]]
 
 
 class Repository:
@@ -50,13 +51,15 @@ class Repository:
         parents: dict[str, Any] | None = None,
         notes: str = "",
         metadata: Metadata | None = None,
+        older: bool = False,
     ) -> Path:
         """Leave the files of a training on these images; the weights are those of `seed`.
 
-        metadata: None: the training is older than metadata.
+        metadata: None: the training is older than metadata. older: it is older than digests of pixels and Merkle roots.
         """
         for split in ("train", "valid", "test"):
             rows = [row(path, content) for path, content in images.get(split, {}).items()]
+            rows = [replace(one, pixels=None) for one in rows] if older else rows
             write_manifest(self.folder / "manifest" / f"{split}.json", rows)
             if metadata is not None:
                 known = {path: metadata[path] for path in images.get(split, {}) if path in metadata}
@@ -66,7 +69,10 @@ class Repository:
         selection = select({"val/mAP_50_95": tracks(seed), "epochs": 3})
         if parent:
             parents = {"pretrain_weights": {"name": "promoted.pth", "sha256": "0" * 64, "tensors": parent}}
-        best = replace(tiny_checkpoint(seed), epoch=1, training_record=self.record(lr, parents or {}, notes))
+        record = self.record(lr, parents or {}, notes)
+        if not older:
+            record["roots"] = {split: roots(read_manifest(self.manifest(split))) for split in ("train", "valid")}
+        best = replace(tiny_checkpoint(seed), epoch=1, training_record=record)
         write_checkpoint(output / "checkpoint_best_ema.pth", best)
         lineage = compose(best, selection)
         model = output / "checkpoint_best_total.pth"
@@ -146,7 +152,11 @@ class Repository:
 
 def row(path: str, content: str) -> ManifestRow:
     pixels, _, labels = content.partition(" ")
-    return ManifestRow(path, sha256_of(pixels), 64, 48, sha256_of(f"labels {labels}"))
+    return ManifestRow(path, sha256_of(pixels), 64, 48, sha256_of(f"labels {labels}"), pixels_of(pixels))
+
+
+def pixels_of(word: str) -> str:
+    return sha256_of(f"pixels of {word.partition('~')[0]}")
 
 
 def sha256_of(word: str) -> str:

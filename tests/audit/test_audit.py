@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from rfdetr_core.audit.difference import compare_lineages
 from rfdetr_core.audit.history import History
 from rfdetr_core.audit.trace import Archive
+from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT
-from rfdetr_core.base.manifest import write_manifest
+from rfdetr_core.base.images import pixel_digest
+from rfdetr_core.base.manifest import ManifestRow, write_manifest
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.lineage.records import RECORD
@@ -151,6 +154,60 @@ def test_an_image_leads_to_every_model_that_it_went_into(
     assert uses("test/d.jpg") == {("tested", first, "test/d.jpg"), ("tested", second, "test/d.jpg")}
     assert uses(sha256_of("z")) == set()
     assert sha256_of("e") in audit(capsys, repository, "--image", "data/mine/train/e.jpg")
+
+
+@pytest.fixture
+def resaved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """Two models: the first was trained on a.png, the second on a file with its pixels and other bytes."""
+    made, image = Repository(tmp_path / "resaved"), Image.new("RGB", (8, 6), "red")
+    image.save(tmp_path / "a.png")
+    digests = files.sha256_file(tmp_path / "a.png"), sha256_of("saved again")
+    for seed, digest in enumerate(digests):
+        real = ManifestRow("train/a.png", digest, 8, 6, "0" * 64, pixel_digest(image))
+        monkeypatch.setattr("tests.audit.repository.row", lambda *_, real=real: real)
+        made.train(seed, {"train": {"train/a.png": ""}})
+        made.commit(f"Model {seed}")
+    return made
+
+
+def test_the_pixels_of_a_file_lead_to_the_models_that_had_them_in_other_bytes(
+    resaved: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def same(asked: object) -> dict[str, str]:
+        return {one["sha256"]: one["same"] for one in found(capsys, resaved, "--image", asked)["uses"]}
+
+    first, again = files.sha256_file(tmp_path / "a.png"), sha256_of("saved again")
+    assert same(tmp_path / "a.png") == {first: "bytes", again: "pixels"}
+    # The manifest at HEAD has the pixels of a digest, too; what is in older commits alone is found by its bytes.
+    assert same(again) == same("train/a.png") == {first: "pixels", again: "bytes"}
+    assert same(first) == {first: "bytes"}
+    Image.open(tmp_path / "a.png").save(tmp_path / "b.bmp")
+    assert same(tmp_path / "b.bmp") == {first: "pixels", again: "pixels"}
+    assert same(found(capsys, resaved, "--image", tmp_path / "b.bmp")["pixels"]) == {first: "pixels", again: "pixels"}
+    told = audit(capsys, resaved, "--image", tmp_path / "b.bmp")
+    assert f"as      train/a.png, the same pixels in other bytes, sha256 {first}" in told
+    Image.new("RGB", (8, 6), (254, 0, 0)).save(tmp_path / "other.png")
+    assert same(tmp_path / "other.png") == {}
+    (tmp_path / "no image").write_text("x")
+    assert same(tmp_path / "no image") == {}
+
+
+def test_a_digest_of_labels_is_not_taken_for_an_image(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert found(capsys, repository, "--image", sha256_of("labels "))["uses"] == []
+
+
+def test_a_model_that_is_older_than_digests_of_pixels_is_searched_by_bytes_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository(tmp_path / "clone")
+    repository.train(1, FIRST, older=True)
+    repository.commit("older")
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    (note,) = found(capsys, repository, "--image", tmp_path / "a.png")["notes"]
+    assert "1 models are older than digests of pixels" in note
+    assert len(found(capsys, repository, "--image", sha256_of("b"))["uses"]) == 1
 
 
 def test_a_model_without_a_record_is_found_by_the_digests_of_its_lock(

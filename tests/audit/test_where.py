@@ -48,7 +48,7 @@ class Kept:
     def images(self, capsys: pytest.CaptureFixture[str], name: str, *where: str, status: int = 0) -> set[str]:
         asked = [str(self.folder / f"{name}.pth"), "--images", *(one for text in where for one in ("--where", text))]
         rows = csv.DictReader(io.StringIO(self.audit(capsys, *asked, status=status)))
-        assert rows.fieldnames == ["split", "path", "sha256", "width", "height", "labels", "through"]
+        assert rows.fieldnames == ["split", "path", "sha256", "width", "height", "labels", "pixels", "through"]
         return {row["path"] for row in rows}
 
     def uses(

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.images import TooLargeError, decode, look, read_verified
+from rfdetr_core.base.images import TooLargeError, decode, look, pixel_digest, read_verified
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 KINDS = ("PNG", "BMP", "TIFF", "JPEG", "WEBP")
@@ -34,6 +35,41 @@ def pixels(data: bytes) -> np.ndarray:
     image = decode(data, "x")
     assert image.mode == "RGB"
     return np.asarray(image)
+
+
+SAVED_AGAIN: dict[str, Callable[[Image.Image], bytes]] = {
+    "png": encoded,
+    "png, compressed less": lambda image: encoded(image, compress_level=1),
+    "bmp": lambda image: encoded(image, "BMP"),
+    "tiff": lambda image: encoded(image, "TIFF", compression="tiff_lzw"),
+    "webp without loss": lambda image: encoded(image, "WEBP", lossless=True),
+    "with metadata": lambda image: encoded(image, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"),
+    "turned, and said to be": lambda image: encoded(image.rotate(90, expand=True), exif=orientation(6)),
+    "opaque": lambda image: encoded(image.convert("RGBA")),
+}
+
+
+def orientation(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = number
+    return exif
+
+
+@pytest.mark.parametrize("save", SAVED_AGAIN.values(), ids=SAVED_AGAIN.keys())
+@pytest.mark.parametrize("strip", [1, 31, 2**20])
+def test_a_copy_that_looks_the_same_to_training_has_the_same_digest_of_pixels(
+    save: Callable[[Image.Image], bytes], strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rfdetr_core.base.images._STRIP", strip)
+    found = pixel_digest(decode(save(Image.fromarray(PIXELS)), "x"))
+    assert found == hashlib.sha256(b"RGB 30 20\n" + PIXELS.tobytes()).hexdigest()
+
+
+def test_other_pixels_or_another_shape_have_another_digest() -> None:
+    changed = PIXELS.copy()
+    changed[3, 4, 1] ^= 1
+    several = [PIXELS, changed, PIXELS.reshape(30, 20, 3), PIXELS[:, ::-1], PIXELS[:-1]]
+    assert len({pixel_digest(Image.fromarray(np.ascontiguousarray(one))) for one in several}) == len(several)
 
 
 @pytest.mark.parametrize("kind", KINDS)

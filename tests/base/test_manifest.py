@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import (
     ClassEntry,
     ManifestRow,
     read_classes,
     read_manifest,
+    roots,
+    row_of,
     write_classes,
     write_manifest,
 )
+from rfdetr_core.base.merkle import Tree
 
 ROWS = [ManifestRow(f"train/é {k}.png", f"{k:064x}", 10 + k, 20, "0" * 64) for k in range(3)]
 CLASSES = [ClassEntry(id=3, index=0, name="cat"), ClassEntry(id=1, index=1, name="dög")]
@@ -41,6 +46,30 @@ def test_every_image_has_a_line_of_its_own(tmp_path: Path) -> None:
     lines = (tmp_path / "a.json").read_text(encoding="utf-8").splitlines()
     for row in ROWS:
         assert len([line for line in lines if row.path in line and row.sha256 in line]) == 1
+
+
+def test_a_manifest_that_is_older_than_digests_of_pixels_is_read_and_written_as_it_was(tmp_path: Path) -> None:
+    """The bytes are those that releases before had."""
+    old = f'[\n{{"height":20,"labels":"{"0" * 64}","path":"a.png","sha256":"{"1" * 64}","width":10}}\n]\n'
+    (tmp_path / "a.json").write_text(old)
+    rows = read_manifest(tmp_path / "a.json")
+    assert rows == [ManifestRow("a.png", "1" * 64, 10, 20, "0" * 64)]
+    write_manifest(tmp_path / "b.json", rows)
+    assert (tmp_path / "b.json").read_text() == old
+    assert row_of(files.read_json(tmp_path / "a.json")[0]) == rows[0]
+
+
+def test_the_roots_of_a_split_depend_on_its_images_and_labels_alone() -> None:
+    rows = [replace(row, pixels=f"{k:064x}") for k, row in enumerate(ROWS)]
+    made = roots(rows)
+    assert made.keys() == {"images", "labelled", "pixels"}
+    assert roots([replace(row, path=f"other/{row.path}") for row in rows[::-1]]) == made
+    relabelled = roots([replace(rows[0], labels="1" * 64), *rows[1:]])
+    assert {name for name in made if made[name] != relabelled[name]} == {"labelled"}
+    resaved = roots([replace(rows[0], sha256="1" * 64), *rows[1:]])
+    assert {name for name in made if made[name] != resaved[name]} == {"images", "labelled"}
+    assert roots([rows[0], ROWS[1]]).keys() == {"images", "labelled"}
+    assert roots(rows)["images"] == {"size": 3, "root": Tree(row.sha256 for row in rows).root}
 
 
 @pytest.mark.parametrize("text", ["{", "3", '[{"path": "a"}]', "[[1]]", "null"])

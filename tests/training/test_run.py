@@ -107,7 +107,7 @@ def test_a_best_file_holds_no_optimiser_and_says_what_made_it(uninterrupted: dic
     assert read_plain(path).keys() == told
     record = read_checkpoint(path).training_record
     assert record is not None
-    told = {"params", "inputs", "weights", "code", "packages", "lock", "machine", "files", "counts", "parents"}
+    told = {"params", "inputs", "weights", "code", "packages", "lock", "machine", "files", "counts", "parents", "roots"}
     assert record.keys() == told
     assert build_from_checkpoint(path).checkpoint.args["class_names"] == ["red", "green"]
 

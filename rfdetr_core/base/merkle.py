@@ -1,0 +1,106 @@
+"""Merkle trees over sorted, distinct texts: one digest of a set, and short proofs of what is in it and what is not.
+
+Hashes as in RFC 6962, section 2.1: SHA-256 of 0x00 and the leaf, and of 0x01 and the two nodes below. A tree with an
+odd number of nodes on a level takes the last of them up as it is, which is the RFC's tree.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A leaf, its place in the order, and the digests that lead from it to the root, the lowest first."""
+
+    leaf: str
+    index: int
+    path: tuple[str, ...]
+
+
+class Tree:
+    """The tree of a set of leaves. size: how many. root: 64 hexadecimal digits; of no leaves, SHA-256 of nothing."""
+
+    def __init__(self, leaves: Iterable[str]) -> None:
+        self.leaves = sorted(set(leaves))
+        self.size = len(self.leaves)
+        self._levels = [[_leaf(leaf) for leaf in self.leaves]]
+        while len(self._levels[-1]) > 1:
+            self._levels.append(list(_above(self._levels[-1])))
+        self.root = self._levels[-1][0].hex() if self.leaves else _EMPTY
+
+    def commitment(self) -> dict[str, Any]:
+        """What a proof is checked with: size and root."""
+        return {"size": self.size, "root": self.root}
+
+    def prove(self, leaf: str) -> list[Position]:
+        """The proof of a leaf: its position where it is in the tree, else those of its neighbours, two at most."""
+        at = bisect.bisect_left(self.leaves, leaf)
+        if self.leaves[at : at + 1] == [leaf]:
+            return [self._position(at)]
+        return [self._position(index) for index in (at - 1, at) if 0 <= index < self.size]
+
+    def _position(self, index: int) -> Position:
+        beside = [(level, (index >> height) ^ 1) for height, level in enumerate(self._levels)]
+        return Position(self.leaves[index], index, tuple(level[at].hex() for level, at in beside if at < len(level)))
+
+
+def is_in_tree(leaf: str, proof: Sequence[Position], size: int, root: str) -> bool:
+    """Whether a leaf is in the tree of this size and root, by a proof as `Tree.prove` gives it.
+
+    Raises:
+        ValueError: the proof does not hold.
+    """
+    for position in proof:
+        if _root_over(position, size) != root:
+            raise ValueError(f"leaf {position.index} does not lead to the root")
+    places = [(position.index, position.leaf) for position in proof]
+    match places:
+        case [(_, one)] if one == leaf:
+            return True
+        case [] if size == 0 and root == _EMPTY:
+            return False
+        case [(0, one)] if leaf < one:
+            return False
+        case [(index, one)] if one < leaf and index == size - 1:
+            return False
+        case [(index, one), (following, other)] if one < leaf < other and following == index + 1:
+            return False
+    raise ValueError("its leaves are neither the digest nor the two beside it")
+
+
+_EMPTY = hashlib.sha256().hexdigest()
+
+
+def _leaf(leaf: str) -> bytes:
+    return hashlib.sha256(b"\0" + leaf.encode()).digest()
+
+
+def _node(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\1" + left + right).digest()
+
+
+def _above(level: Sequence[bytes]) -> Iterator[bytes]:
+    for at in range(0, len(level), 2):
+        yield _node(level[at], level[at + 1]) if at + 1 < len(level) else level[at]
+
+
+def _root_over(position: Position, size: int) -> str:
+    """The root that a position leads to in a tree of this size. ValueError: it has no such place."""
+    digest, index, path = _leaf(position.leaf), position.index, [bytes.fromhex(one) for one in position.path]
+    if not 0 <= index < size:
+        raise ValueError(f"there is no leaf {index} in a tree of {size}")
+    while size > 1:
+        if index % 2 or index + 1 < size:
+            if not path:
+                raise ValueError("its path is too short")
+            beside = path.pop(0)
+            digest = _node(beside, digest) if index % 2 else _node(digest, beside)
+        index, size = index // 2, (size + 1) // 2
+    if path:
+        raise ValueError("its path is too long")
+    return digest.hex()
