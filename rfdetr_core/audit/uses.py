@@ -45,8 +45,10 @@ class ModelUse:
 
 @dataclass(frozen=True)
 class Use(ModelUse):
-    """The use of one image; path, sha256, labels: its name, bytes and the digest of its annotations then. same: "bytes", or "pixels" where the bytes differ,
-    as in a copy that was saved again without loss."""
+    """The use of one image; path, sha256, labels: its name, its bytes and the digest of its annotations then.
+
+    same: "bytes", or "pixels" where the bytes differ, as in a copy that was saved again without loss.
+    """
 
     path: str
     sha256: str
@@ -82,7 +84,8 @@ class Image:
         return "pixels" if row.get("pixels") in {self.sha256, self.pixels} - {None} else ""
 
     def use_in(self, rows: Iterable[Mapping[str, Any]]) -> tuple[str, str, str, str] | None:
-        """Path, digest, what is the same and the digest of the labels, of the first row with its bytes, else of the first with its pixels."""
+        """Path, digest, what is the same, and the digest of the labels: of the first row with its bytes, else of the
+        first with its pixels."""
         found = [(row["path"], row["sha256"], same, row["labels"]) for row in rows if (same := self.same(row))]
         return min(found, key=lambda one: one[2] != "bytes", default=None)
 

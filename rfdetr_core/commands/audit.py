@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
     from rfdetr_core.verification.report import Report
 
-SCHEMA = 1  # of every answer in JSON; docs/schemas/ has each
 _IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "pixels", "through")  # of `audit --images`
 
 
@@ -36,7 +34,7 @@ def audit(options: argparse.Namespace) -> None:
         )
     # A folder that was named and is no repository is a mistake.
     alone = options.repo == Path() and git.answer(options.repo, "rev-parse", "--git-dir") is None
-    of_files = asked[0] in ("file", "diff") and not options.where
+    of_files = asked[0] in ("file", "diff") and not options.where and options.prove is None
     if options.markdown and (options.diff is None or options.json):
         raise UserError("--markdown is a form of audit --diff A B, and --json is another one: give one of them.")
     archive = Archive(NoHistory(options.repo) if alone and of_files else History(options.repo, working_tree=True))
@@ -65,11 +63,15 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
 
     traced = trace(options.file, archive)
     images = images_of(traced, archive, where=options.where)
-    rows = [{key: one_line(value) if isinstance(value, str) else value for key, value in row.items()}
-            for row in images.rows]  # fmt: skip
-    print(*[json.dumps(images.rows)] if options.json else files.csv_text(rows, _IMAGE_COLUMNS).splitlines(), sep="\n")
+    notes = [*images.notes, *(() if traced.known else traced.notes)]
+    if options.json:
+        print_answer({"images": images.rows, "unknown": images.unknown, "notes": notes})
+    else:
+        rows = [{key: one_line(value) if isinstance(value, str) else value for key, value in row.items()}
+                for row in images.rows]  # fmt: skip
+        print(*files.csv_text(rows, _IMAGE_COLUMNS).splitlines(), sep="\n")
     lines = [f"unknown: {one}" for one in images.unknown]
-    lines += [f"note: {one}" for one in (*images.notes, *(() if traced.known else traced.notes))]
+    lines += [f"note: {one}" for one in notes]
     if lines:
         say(*lines, file=sys.stderr)
     if traced.contradicted or images.unknown:
@@ -120,7 +122,7 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
     unknown = before.unknown + after.unknown
     images = {} if unknown else compare_images(before.rows, after.rows)
     notes = [f"{one.file}: {note}" for one in traces if not one.known for note in one.notes]
-    content: dict[str, Any] = {"schema": SCHEMA, "making": changes, "images": images, "unknown": unknown}
+    content: dict[str, Any] = {"making": changes, "images": images, "unknown": unknown}
     if options.json or options.markdown:
         from rfdetr_core.audit.context import context_of
 
