@@ -87,7 +87,7 @@ def _objects(traced: Trace, archive: Archive) -> dict[str, Counter[str]]:
     Raises:
         UserError: they are not at hand.
     """
-    outs = next((link.entry.outs for link in traced.links if link.stage == "convert"), {})
+    outs = _annotations(traced)
     found: dict[str, Counter[str]] = {}
     for split in SPLITS:
         name = f"annotations/{split}.json"
@@ -106,6 +106,11 @@ def _objects(traced: Trace, archive: Archive) -> dict[str, Counter[str]]:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{name} of {traced.file} cannot be read ({error!r}).") from None
     return found
+
+
+def _annotations(traced: Trace) -> dict[str, str]:
+    """What convert wrote for a model: MD5 by path."""
+    return next((link.entry.outs for link in traced.links if link.stage == "convert"), {})
 
 
 def _out(name: str, md5: str | None, archive: Archive) -> bytes | None:

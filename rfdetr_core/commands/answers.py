@@ -72,8 +72,8 @@ class FileAnswer(Answer):
 
 
 class ImageAnswer(Fields):
-    """An image behind a model. labels: the digest of its annotations. pixels: of its decoded image; older manifests have
-    none. through: the digest of the weights of the ancestor that was trained with it, or empty."""
+    """An image behind a model. labels: the digest of its annotations. pixels: that of the decoded image, which older
+    manifests do not have. through: the digest of the weights of the ancestor that was trained with it, or empty."""
 
     split: Literal["train", "valid", "test"]
     path: str
@@ -152,7 +152,7 @@ class ImageUsesAnswer(_Uses):
 
     sha256: Sha256
     pixels: Sha256 | None
-    other_bytes: list[OtherBytesAnswer] = []
+    other_bytes: list[OtherBytesAnswer] = Field(default_factory=list)
     uses: list[ImageUseAnswer]
 
 
@@ -179,7 +179,7 @@ class FigureAnswer(Fields):
 
 
 class ScoresAnswer(Fields):
-    """The scores of an evaluation. manifest: the git blob of the split's manifest. boxes, masks: by the score's name."""
+    """The scores of an evaluation, by name. manifest: the git blob of the split's manifest."""
 
     split: str
     images: Count | None = None

@@ -1,5 +1,5 @@
-"""`python -m rfdetr_core.config.reference` writes docs/parameters.md from the config classes, the types of the API, and the
-JSON Schemas of answers (rfdetr_core/commands/answers.py) in docs/schemas/.
+"""`python -m rfdetr_core.config.reference` writes docs/parameters.md from the config classes, the types of the API, and
+the JSON Schemas of answers (rfdetr_core/commands/answers.py) in docs/schemas/.
 
 The types are the keywords and names that an editor completes and mypy checks: see rfdetr_core/api/stubs.py.
 """
