@@ -21,7 +21,11 @@ _MOST_NAMES = 10
 _NAMES = {"map": "mAP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR100", "f1": "F1"}
 _TITLES = {"params": "Params", "packages": "Packages", "machine": "Machine", "weights": "Weights", "custom": "Custom"}
 _KINDS = {"labels": "relabelled", **KINDS}
-_ADDRESS = re.compile(r"(?:https?://|ssh://)?(?:[^@/\s]*@)?([\w.-]+(?::\d+)?)[:/]([\w./~-]+?)(?:\.git)?/?")
+# https://host/path, ssh://user@host:port/path or user@host:path, as git takes them; a port of ssh is not the page's.
+_ADDRESS = re.compile(
+    r"(?:https?://(?:[^@/\s]*@)?([\w.-]+(?::\d+)?)/|ssh://(?:[^@/\s]*@)?([\w.-]+)(?::\d+)?/|[\w.-]+@([\w.-]+):/?)"
+    r"([\w./~-]+?)(?:\.git)?/?"
+)
 
 Content = Mapping[str, Any]  # what `audit --diff --json` prints
 
@@ -132,8 +136,9 @@ def compare_link(root: Path, commits: Sequence[str | None]) -> str:
     one; empty where that is not known. What an address says before its host, such as a token, is left out."""
     told = (git.answer(root, "config", "--get", "remote.origin.url") or "").strip()
     found = _ADDRESS.fullmatch(told)
-    if not found or None in commits or NOT_COMMITTED in commits or commits[0] == commits[1] or "://" in found[2]:
+    if not found or None in commits or NOT_COMMITTED in commits or commits[0] == commits[1]:
         return ""
-    host, path = found[1], found[2].lstrip("/")
+    *hosts, path = found.groups()
+    host = next(filter(None, hosts))
     separator = "/-" if "gitlab" in host else ""
     return f"https://{host}/{path}{separator}/compare/{commits[0]}...{commits[1]}"

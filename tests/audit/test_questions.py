@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,7 @@ from rfdetr_core.audit.review import compare_link
 from rfdetr_core.base import files
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
-from rfdetr_core.commands.answers import ANSWERS
-from tests.audit.repository import Images, Repository, audit, sha256_of
+from tests.audit.repository import Images, Repository, audit, conforms, sha256_of
 from tests.ci.test_markdown import HOSTILE, Page
 
 FIRST: Images = {
@@ -56,13 +53,6 @@ def kept(repository: Repository) -> Path:
 
 def found(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> Any:
     return json.loads(audit(capsys, repository, *arguments, "--json", status=status))
-
-
-def conforms(name: str, answer: dict[str, Any]) -> None:
-    """An answer is as its schema says, and has no key that the schema does not know."""
-    schema = ANSWERS[name]
-    schema.model_validate(answer)
-    assert answer.keys() <= {info.alias or key for key, info in schema.model_fields.items()}
 
 
 def test_labels_tell_models_of_before_a_correction_from_those_after_it(
@@ -260,8 +250,8 @@ def test_a_reviewer_reads_what_changed_in_markdown(tmp_path: Path, capsys: pytes
     images, scores, params, chosen = page.tables
     assert [[cell.strip() for cell in cells] for cells in images[1:]] == [
         ["added", "1", "field | x 1", "train/e.jpg"],
-        ["relabelled", "1", "roof 1", "train/a.jpg"],
         ["removed", "1", "roof 1", "train/b.jpg"],
+        ["relabelled", "1", "roof 1", "train/a.jpg"],
     ]
     assert scores[1] == ["mAP", "0.250 (0.125 to 0.375)", "0.500 (0.375 to 0.625)", "+25.00"]
     assert scores[3] == ["AP75", "-", "-", "-"]
@@ -284,7 +274,7 @@ def test_names_in_markdown_stay_in_their_cells(tmp_path: Path, capsys: pytest.Ca
         repository.commit("Retrain")
     page = Page(audit(capsys, repository, "--diff", tmp_path / "1.pth", tmp_path / "2.pth", "--markdown"))
     assert [len(cells) for cells in page.tables[0]] == [4, 4]
-    assert set(page.elements) <= {"h4", "p", "table", "thead", "tbody", "tr", "th", "td", "code"}
+    assert set(page.elements) <= {"h4", "p", "table", "thead", "tbody", "tr", "th", "td", "code", "ul", "li"}
     assert not page.links
 
 
@@ -356,9 +346,5 @@ def test_every_answer_has_the_version_of_its_schema_and_no_key_beside_it(
         answer = found(capsys, repository, *question)
         assert next(iter(answer)) == "schema"
         conforms(name, answer)
-    errors = io.StringIO()
-    with redirect_stderr(errors), pytest.raises(SystemExit):
-        main(["verify", str(kept / "1.pth"), "--json", "--repo", str(repository.folder)])
-    conforms("verify", json.loads(capsys.readouterr().out))
     main(["attest", str(kept / "1.pth"), "--output", str(kept / "statement.json")])
     conforms("attest", json.loads((kept / "statement.json").read_text()))
