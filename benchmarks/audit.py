@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -36,6 +37,7 @@ def main() -> None:
         changed, last = (_digest(image, 0) for image in (0, options.images - 1))
         asked = {"in the first commit": ["--image", changed], "in all, last row": ["--image", last]}
         asked |= {"in none": ["--image", "0" * 64], "FILE": [str(folder / "scores.json")]}
+        asked |= {"source": ["--where", "source=site7"], "before a date": ["--where", "date<2020-01-01"]}
         for name, arguments in asked.items():
             command = [sys.executable, "-m", "rfdetr_core", "audit", *arguments, "--repo", str(folder), "--json"]
             for again in ("first", "again"):
@@ -55,6 +57,22 @@ def _row(image: int, version: int) -> bytes:
     return files.canonical_json(row)
 
 
+def _metadata(image: int, version: int) -> bytes:
+    """A line of metadata/train.csv, whose date is that of the commit."""
+    return b"train/%06d.jpg,20%02d-%02d-01,site%d" % (
+        image,
+        10 + version // 80,
+        1 + version % 12,
+        (image + version) % 40,
+    )
+
+
+def _changed(number: int, images: int) -> Iterator[int]:
+    """The images that differ from the commit before."""
+    for place in range(_CHANGED if number else 0):
+        yield ((number - 1) * _CHANGED + place) % max(images - 1, 1)
+
+
 def _build(folder: Path, commits: int, images: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["git", "init", "-q", "-b", "main"], cwd=folder, check=True)
@@ -62,19 +80,25 @@ def _build(folder: Path, commits: int, images: int) -> None:
     command = ["git", "fast-import", "--quiet", "--depth=50"]
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        rows = [_row(image, 0) for image in range(images)]
-        manifests = []
-        # All manifests first: fast-import keeps a file as a change to the one before it.
+        rows, tables = ([make(image, 0) for image in range(images)] for make in (_row, _metadata))
+        manifests, known = [], []
+        # All manifests first, then all tables: fast-import keeps a file as a change to the one before it.
         for number in range(commits):
-            for place in range(_CHANGED if number else 0):
-                image = ((number - 1) * _CHANGED + place) % max(images - 1, 1)
+            for image in _changed(number, images):
                 rows[image] = _row(image, number)
             manifest = b"[\n" + b",\n".join(rows) + b"\n]\n"
             process.stdin.write(b"blob\nmark :%d\ndata %d\n%s\n" % (number + 1, len(manifest), manifest))
             git = hashlib.sha1(b"blob %d\0" % len(manifest) + manifest, usedforsecurity=False).hexdigest()
             manifests.append((git, hashlib.md5(manifest, usedforsecurity=False).hexdigest()))
+        for number in range(commits):
+            for image in _changed(number, images):
+                tables[image] = _metadata(image, number)
+            table = b"path,date,source\n" + b"\n".join(tables) + b"\n"
+            process.stdin.write(b"blob\nmark :%d\ndata %d\n%s\n" % (commits + number + 1, len(table), table))
+            known.append(hashlib.md5(table, usedforsecurity=False).hexdigest())
         for number, (git, md5) in enumerate(manifests):
-            _commit(process.stdin, number, git, md5)
+            outs = {"manifest/train.json": md5, "metadata/train.csv": known[number]}
+            _commit(process.stdin, number, commits, git, outs)
         process.stdin.close()
     subprocess.run(["git", "gc", "-q"], cwd=folder, check=True)
 
@@ -85,7 +109,8 @@ def _stage(deps: dict[str, str], outs: dict[str, str]) -> dict[str, object]:
     return {"cmd": "python", **dict(zip(("deps", "outs"), rows, strict=True))}
 
 
-def _commit(pipe: IO[bytes], number: int, git: str, md5: str) -> None:
+def _commit(pipe: IO[bytes], number: int, commits: int, git: str, outs: dict[str, str]) -> None:
+    """outs: MD5 by path of what validate wrote."""
     tensors = hashlib.sha256(f"tensors {number}".encode()).hexdigest()
     training = {key: {} for key in ("params", "inputs", "counts", "parents", "code", "packages", "machine")}
     training["files"] = {"manifest/train.json": {"git": git}}
@@ -97,7 +122,11 @@ def _commit(pipe: IO[bytes], number: int, git: str, md5: str) -> None:
     code = {f"rfdetr_core/part_{place}.py": f"a{place:031x}" for place in range(_CODE)}
     model_path, scores_path = "output/checkpoint_best_total.pth", "reports/evaluate/scores.json"
     lock = {
-        "train": _stage({"manifest/train.json": md5, **code}, {"output/checkpoint_best_ema.pth": tensors[32:]}),
+        "validate": _stage({}, outs),
+        "train": _stage(
+            {"manifest/train.json": outs["manifest/train.json"], **code},
+            {"output/checkpoint_best_ema.pth": tensors[32:]},
+        ),
         "strip": _stage({"output/checkpoint_best_ema.pth": tensors[32:]}, {model_path: model["md5"]}),
         "evaluate": _stage({model_path: model["md5"], **code}, {scores_path: scores}),
     }
@@ -110,6 +139,7 @@ def _commit(pipe: IO[bytes], number: int, git: str, md5: str) -> None:
     head = b"commit refs/heads/main\ncommitter Ada <ada@example.org> %d +0000\n" % (1_700_000_000 + number)
     pipe.write(head + b"data %d\n%s\n" % (len(subject), subject))
     pipe.write(b"M 100644 :%d manifest/train.json\n" % (number + 1))
+    pipe.write(b"M 100644 :%d metadata/train.csv\n" % (commits + number + 1))
     for path, content in contents.items():
         pipe.write(b"M 100644 inline %s\ndata %d\n" % (path.encode(), len(content)))
         pipe.write(content + b"\n")

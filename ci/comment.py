@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ci.compare import BASE_MODEL, FIRST
-from ci.markdown import block, code, row
 from ci.steps import COMPARED, COMPARISON, MODEL, PLAN, RAN, call, core, left
 from rfdetr_core.base.errors import listed
+from rfdetr_core.base.markdown import block, code, row
 from rfdetr_core.inference.thresholds import NAME as THRESHOLDS
 from rfdetr_core.inference.thresholds import Thresholds
 
@@ -44,10 +44,8 @@ def comment(published: str) -> str:
     parts.append("\n".join(f"- {code(name)}: {listed(map(code, reasons), 5)}" for name, reasons in certain))
     parts += _scores(content) if content["missing"] is None else [_alone()]
     if content["missing"] is None:
-        told = core("audit", "--diff", str(BASE_MODEL), str(MODEL), check=False)
-        lines = (told.stdout or told.stderr).strip().splitlines()
-        lines = [*lines[:MOST], *([f"and {len(lines) - MOST} lines more"] if len(lines) > MOST else [])]
-        parts += ["### What changed in the making", block("\n".join(lines))]
+        told = core("audit", "--diff", str(BASE_MODEL), str(MODEL), "--markdown", check=False)
+        parts += ["### What changed in the making", told.stdout.strip() or block(told.stderr.strip())]
     parts += ["### Pictures", _pictures(), f"MLflow: {_published(published)}."]
     return "\n\n".join(parts) + "\n"
 

@@ -6,10 +6,10 @@ import json
 import re
 from pathlib import Path
 
-from ci.markdown import block, code, row
 from ci.secrets import redacted
 from ci.steps import COMMENT, PLAN, RAN, left, nothing_to_do, show, step
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.markdown import block, code, row
 from rfdetr_core.verification.lock import copy_linked_results
 
 FINDINGS, MOST = Path("reports/dataset/findings.csv"), 50

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
-from ci.markdown import code
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.markdown import code
 
 _NAME = re.compile("PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
 # Or a token in place of the user's name, which is longer than names are.

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ci.markdown import block
 from ci.secrets import SecretFoundError, redacted, refuse_in_files
 from rfdetr_core.audit import history
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.markdown import block
 from rfdetr_core.base.printing import message_of, say
 
 STATE = Path(".retrain")  # ignored by git

@@ -120,11 +120,13 @@ def _parser(program: str) -> argparse.ArgumentParser:
     trace.add_argument("--images", action="store_true", help="list every image behind FILE, as CSV")
     trace.add_argument("--image", metavar="PATH_OR_SHA256", help="list every model that this image went into")
     where = "of FILE's images those with this in metadata/; alone: every model that saw such images; may be repeated"
+    where += "; dates and numbers also by < <= > >=, such as 'date<2024-01-01'"
     trace.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help=where)
     proof = "prove that an image was, or was not, in FILE's training; whoever has its attestation can check that"
     trace.add_argument("--prove", metavar="IMAGE", help=proof)
     trace.add_argument("--output", type=Path, metavar="PROOF.json", help="of --prove: where to write the proof")
     trace.add_argument("--diff", type=Path, nargs=2, metavar=("A", "B"), help="how the making of two models differs")
+    trace.add_argument("--markdown", action="store_true", help="of --diff: for a pull request")
     verify = add("verify", audit.verify, "compute again what is at hand, and compare with lock, lineage, history")
     verify.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a model file (default: the project's)")
     only = verify.add_mutually_exclusive_group()

@@ -101,9 +101,7 @@ class History:
         if not (names and self._working_tree):
             return {}
         blobs = self._git("hash-object", "--no-filters", "--", *names).split()
-        heads = [f"HEAD:./{name}" for name in names]
-        asked = "".join(f"{head}\n" for head in heads)
-        committed = self._git("cat-file", "--batch-check=%(objectname)", stdin=asked).splitlines()
+        committed = self.blobs(f"HEAD:./{name}" for name in names)
         return {name: blob for name, blob, old in zip(names, blobs, committed, strict=True) if blob != old}
 
     @cached_property
@@ -149,6 +147,11 @@ class History:
             by_commit.setdefault(name.split(b":", 1)[0].decode(), []).append(line)
         return by_commit
 
+    def blobs(self, names: Iterable[str]) -> list[str]:
+        """Git's names of the contents of <commit>:./<path>; of what is not there another text."""
+        asked = "".join(f"{name}\n" for name in names)
+        return self._git("cat-file", "--batch-check=%(objectname)", stdin=asked).splitlines()
+
     def missing(self, blobs: Iterable[str]) -> list[str]:
         """The blobs among these that this clone does not have."""
         told = self._git("cat-file", "--batch-check", stdin="".join(f"{blob}\n" for blob in blobs))
@@ -186,6 +189,35 @@ class History:
 
     def _git(self, *arguments: str, stdin: str = "") -> str:
         return git.text(self.root, *arguments, stdin=stdin, errors="replace")
+
+
+class NoHistory(History):
+    """Of a folder that is in no git repository: nothing is known but what a file says of itself."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the folder as it is."""
+        self.root, self.parsed, self._working_tree = root, {}, False
+
+    @cached_property
+    def shallow(self) -> bool:
+        """There is no clone."""
+        return False
+
+    @cached_property
+    def commits(self) -> list[Commit]:
+        """There are none."""
+        return []
+
+    def why_missing(self, blob: str) -> str:
+        """What is needed to read a manifest."""
+        return (
+            f"it is in the project's repository, as git blob {blob}, and this folder is in none. Name a clone: "
+            "--repo DIR"
+        )
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Nothing is there."""
+        yield from ((name, None) for name in names)
 
 
 def _check_object(name: str, kind: bytes, content: bytes) -> None:

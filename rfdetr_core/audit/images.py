@@ -162,10 +162,15 @@ def commit_of(training: dict[str, Any], tensors: str | None, archive: Archive) -
     return archive.first_with(archive.models.get((digest, tensors)) or archive.models.get((digest, None)))
 
 
+def made_by(traced: Trace, archive: Archive) -> Commit | None:
+    """The commit that brought a file, or else the model of its training; None: no commit here did."""
+    made = archive.first_with(traced.record["file"]["md5"] if traced.record else traced.md5)
+    return made or (commit_of(traced.training, traced.tensors, archive) if traced.training else None)
+
+
 def _manifests(training: dict[str, Any], traced: Trace, archive: Archive) -> list[Manifest]:
     """The manifest of each split; that of test from an evaluation of the same file, else of its weights."""
-    made = archive.first_with(traced.record["file"]["md5"] if traced.record else traced.md5)
-    made = made or commit_of(training, traced.tensors, archive)
+    made = made_by(traced, archive) or commit_of(training, traced.tensors, archive)
     found = {split: Manifest(split, blob, made, "this run", "") for split, blob in recorded(training).items()}
     for evaluation in evaluations_of(traced, archive)[:1]:
         at = next(commit for commit, one in archive.evaluations if one == evaluation)

@@ -1,14 +1,15 @@
-"""Audit answers as text, and what differs between two models."""
+"""Audit answers as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 from rfdetr_core.audit.exported import exported_lines, plain_description
-from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit
+from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, NoHistory
 from rfdetr_core.audit.images import digest_of, pixels_of, published
 from rfdetr_core.audit.metadata import Selection
 from rfdetr_core.audit.paths import versions_of
@@ -17,68 +18,9 @@ from rfdetr_core.audit.selected import SelectedUse, uses_where
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of, title_of
 from rfdetr_core.audit.uses import Answer, Image, Use, uses_of
 from rfdetr_core.base import git
-from rfdetr_core.base.provenance import flattened, short
+from rfdetr_core.base.provenance import flattened
 
-Rows = Iterable[Mapping[str, Any]]
 _NO_DATA = ("digests", "requirements", "rfdetr_core", "stages")  # beginnings of deps; the last two of older locks
-
-
-def compare_lineages(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
-    """By topic (params, code, packages, machine, weights, custom, scores): each key that differs, with both values."""
-    topics = {
-        "params": ("training", "params"),
-        "code": ("training", "code"),
-        "code of strip": ("code",),
-        "packages": ("training", "packages"),
-        "machine": ("training", "machine"),
-        "weights": ("training", "weights"),
-        "custom": ("training", "custom"),
-        "scores": ("selection",),
-    }
-    found = {}
-    schemas = [one.get("schema") for one in (old, new)]
-    if schemas[0] != schemas[1]:  # digests of bytes are not comparable with digests of meaning
-        topics = {topic: keys for topic, keys in topics.items() if not topic.startswith("code")}
-        found["code"] = {"not compared, since its digests are of another schema": schemas}
-    for topic, keys in topics.items():
-        before, after = (flattened(_at(one, keys)) for one in (old, new))
-        changed = {key: [before.get(key), after.get(key)] for key in sorted(before.keys() | after.keys())}
-        found[topic] = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
-    return {topic: changes for topic, changes in found.items() if changes}
-
-
-def compare_images(old: Rows, new: Rows) -> dict[str, list[dict[str, Any]]]:
-    """Images by what became of them: added, removed, renamed, moved to another split, pixels changed, labels changed.
-
-    An image is followed by its path, and by its bytes where the path is new.
-    """
-    before, after = ({row["path"]: dict(row) for row in rows} for rows in (old, new))
-    found: dict[str, list[dict[str, Any]]] = {
-        key: [] for key in ("added", "removed", "renamed", "moved", "pixels", "labels")
-    }
-    gone = {path: row for path, row in before.items() if path not in after}
-    by_bytes = {row["sha256"]: path for path, row in gone.items()}
-    for path, row in sorted(after.items()):
-        earlier = before.get(path)
-        if earlier is None:
-            earlier = gone.pop(by_bytes.pop(row["sha256"], ""), None)
-            found["renamed" if earlier else "added"].append(row | ({"was": earlier["path"]} if earlier else {}))
-        if earlier is None:
-            continue
-        if earlier["split"] != row["split"]:
-            found["moved"].append(row | {"was": earlier["split"]})
-        if earlier["sha256"] != row["sha256"]:
-            found["pixels"].append(row)
-        if earlier["labels"] != row["labels"]:
-            found["labels"].append(row)
-    found["removed"] = [gone[path] for path in sorted(gone)]
-    return {key: rows for key, rows in found.items() if rows}
-
-
-def _at(value: Any, keys: Iterable[str]) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value or {}
 
 
 _FOUND = {
@@ -87,14 +29,31 @@ _FOUND = {
     "training": "by the training that it names, and not by its weights",
     "description": "by the description that it carries, and not by its bytes",
     "derived": "by the description that it kept: another tool changed its graph",
+    "rounded": "by its weights, which are those of the named file, rounded",
     None: "in no dvc.lock of this history",
 }
-_KINDS = {"moved": "in another split", "pixels": "with other pixels", "labels": "with other labels"}
-_MOST = 5
 _WORD_OF_GIT = "authors and dates are what git says: whoever commits can write any"
+_CERTAIN = {
+    "bytes": "yes: the history has these bytes",
+    "weights": "yes: the history has these weights, in a file of other bytes",
+    "rounded": "yes: each weight was compared, and is that of the named file or rounded from it",
+    "several": "no: several runs made these weights",
+    "contradicted": "no: what the file says is contradicted",
+    "word": "no: what made it is the file's own word",
+    "nothing": "no: nothing is known of it",
+}
 _THESE_BYTES = "  (these bytes only: give the file, to find its pixels in other bytes as well)"
 _THESE_PIXELS = "  (these bytes, and files of the same pixels; saved again with loss or resized, it is another image)"
 _WITHOUT_PIXELS = "{} models are older than digests of pixels: of their images only the bytes were compared"
+
+
+def certainty(traced: Trace) -> str:
+    """How sure it is which file this is: a key of _CERTAIN."""
+    if traced.contradicted or traced.runs:
+        return "contradicted" if traced.contradicted else "several"
+    if traced.found_by in ("bytes", "tensors", "rounded"):
+        return "weights" if traced.found_by == "tensors" else traced.found_by
+    return "word" if traced.lineage or traced.training else "nothing"
 
 
 def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
@@ -104,6 +63,7 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
         "md5": traced.md5,
         "tensors": traced.tensors,
         "found_by": traced.found_by,
+        "certainty": certainty(traced),
         "path": traced.path,
         "exported": plain_description(traced.exported) if traced.exported else None,
         "notes": traced.notes,
@@ -124,7 +84,13 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
 
 def told(path: Path, traced: Trace, archive: Archive) -> list[str]:
     """A trace as lines: the file, then each stage that led to it, from the last to the dataset."""
-    lines = [f"{path}  found {_FOUND[traced.found_by]}", f"  sha256   {traced.sha256}", f"  md5      {traced.md5}"]
+    where = "nowhere: there is no history here" if isinstance(archive.history, NoHistory) else _FOUND[traced.found_by]
+    lines = [
+        f"{path}  found {where}",
+        f"  certain  {_CERTAIN[certainty(traced)]}",
+        f"  sha256   {traced.sha256}",
+        f"  md5      {traced.md5}",
+    ]
     lines += [f"  tensors  {traced.tensors}"] if traced.tensors else []
     lines += [f"  is       {traced.path}"] if traced.path else []
     lines += [f"  note     {note}" for note in traced.notes]
@@ -170,12 +136,17 @@ def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tu
     else:
         selection = Selection(where, archive.history)
         answer = uses_where(selection, archive)
-        asked, lines, what, end = {"where": selection.where}, [f"images with {selection}"], "them", []
+        asked = {"where": [vars(one) for one in selection.where]}
+        lines, what, end = [f"images with {selection}"], "them", []
         notes = []
     rows = [vars(one) | {"commit": one.commit.id if one.commit else None} for one in answer.uses]
-    plain = {"uses": rows, "unknown": answer.unknown, "published": answer.published, "notes": archive.notes + notes}
     for one in answer.uses:
         lines += _use(one)
+    labels = Counter(one.labels for one in answer.uses if isinstance(one, Use))
+    if len(labels) > 1:
+        counts = ", ".join(f"{digest} in {count}" for digest, count in labels.items())
+        notes.append(f"its labels were changed between these uses; the newest first: {counts}")
+    plain = {"uses": rows, "unknown": answer.unknown, "published": answer.published, "notes": archive.notes + notes}
     return asked | plain, [*lines, *_rest(answer, what), *end, *(f"  note: {note}" for note in plain["notes"])]
 
 
@@ -183,9 +154,10 @@ def _use(one: Use | SelectedUse) -> list[str]:
     what = f"as      {one.path}" if isinstance(one, Use) else f"images  {one.images}"
     if isinstance(one, Use) and one.same == "pixels":
         what += f", the same pixels in other bytes, sha256 {one.sha256}"
+    labels = [f"{'':13}labels  {one.labels}"] if isinstance(one, Use) else []
     name = f"tensors {one.tensors}" if one.tensors else f"md5     {one.md5}"
     commit = [f"{'':13}commit  {_who(one.commit)}"] if one.commit else []
-    return [f"  {one.role:9}  {name}", *commit, f"{'':13}{what}", *_through(one.through)]
+    return [f"  {one.role:9}  {name}", *commit, f"{'':13}{what}", *labels, *_through(one.through)]
 
 
 def _rest(answer: Answer[Any], what: str) -> list[str]:
@@ -206,23 +178,6 @@ def _rest(answer: Answer[Any], what: str) -> list[str]:
 def _through(ancestors: Sequence[str]) -> Iterator[str]:
     for whose, tensors in zip(chain(["its"], repeat("and that one's")), ancestors, strict=False):
         yield f"{'':13}through {whose} parent {tensors}"
-
-
-def told_difference(
-    changes: Mapping[str, Mapping[str, list[Any]]], images: Mapping[str, list[dict[str, Any]]], unknown: Iterable[str]
-) -> list[str]:
-    """Two comparisons as lines; long lists are cut, and say so."""
-    lines = []
-    for topic, pairs in changes.items():
-        lines += [topic, *(f"  {key}: {short(old)} -> {short(new)}" for key, (old, new) in pairs.items())]
-    for kind, rows in images.items():
-        lines.append(f"images {_KINDS.get(kind, kind)}: {len(rows)}")
-        for row in rows[:_MOST]:
-            was = f" (was {row['was']})" if "was" in row else ""
-            lines.append(f"  {row['split']} {row['path']}{was}")
-        lines += [f"  and {len(rows) - _MOST} more (--json lists them)"] if len(rows) > _MOST else []
-    lines += [f"images not compared, since unknown: {one}" for one in unknown]
-    return lines or ["no difference in data, params, code, packages, weights or scores"]
 
 
 def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]:

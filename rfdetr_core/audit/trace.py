@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from rfdetr_core.audit import exported as exports
-from rfdetr_core.audit.history import EVALUATION, EXPORT, NOT_COMMITTED, Commit, History, cached
+from rfdetr_core.audit import weights
+from rfdetr_core.audit.history import EVALUATION, EXPORT, NOT_COMMITTED, Commit, History, NoHistory, cached
 from rfdetr_core.base import files
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError, listed
@@ -49,9 +50,10 @@ class Trace:
     """What is known of a file.
 
     file: where it was read. found_by: "bytes" (of a dvc.lock, a record or an export.json), "tensors" (the weights are
-    those of a record), "training" (what it says of its training is in a record; of its weights nothing is),
-    "description" (an exported file that says to be of a record's weights), "derived" (the same, and its graph is not
-    the exported one), or None: unknown here. exported: what such a file says of itself.
+    those of a record, or of a file of a dvc.lock), "rounded" (they are those of such a file, rounded), "training" (what
+    it says of its training is in a record; of its weights nothing is), "description" (an exported file that says to be
+    of a record's weights), "derived" (the same, and its graph is not the exported one), or None: unknown here.
+    exported: what such a file says of itself.
     path: its name in the pipeline. links: from the stage that wrote it back to validate. lineage: what the record says,
     else what the file carries. training: that of the lineage, else what the file carries. record: the content of its
     file in records/; None also where `runs` has several: the runs that made these weights, of which the file does not
@@ -78,7 +80,7 @@ class Trace:
     @property
     def known(self) -> bool:
         """Whether the history vouches for the file, and for what is said of it."""
-        return self.found_by in ("bytes", "tensors") and not self.contradicted and not self.runs
+        return self.found_by in ("bytes", "tensors", "rounded") and not self.contradicted and not self.runs
 
 
 class Archive:
@@ -211,11 +213,14 @@ def trace(path: Path, archive: Archive) -> Trace:
     sha256, md5 = files.sha256_file(path), files.md5_file(path)
     said, tensors, exported = _read_model(path)
     runs = archive.runs_of(sha256, tensors, said)
+    searched = weights.searched(said, md5, archive) if said and not exported and not runs else None
+    like = searched.likeness if searched else None
+    runs = archive.runs_of(sha256, like.tensors, said) if like else runs
     record = runs[0] if len(runs) == 1 else None
     own, training = (said.lineage, said.training_record) if said else (None, None)
     lineage = record["lineage"] if record else own
-    training = lineage["training"] if lineage else training
-    contradictions = list(_contradictions(said, tensors, runs))
+    training = lineage["training"] if lineage else like.checkpoint.origin if like and not runs else training
+    contradictions = list(_contradictions(said, like.tensors if like else tensors, runs))
     contradictions += exports.contradictions(exported, runs) if exported else []
     sisters = [one for one in archive.runs if one["lineage"]["training"] == training and not contradictions]
     written = exports.recorded_as(sha256, archive)
@@ -223,17 +228,19 @@ def trace(path: Path, archive: Archive) -> Trace:
     found = found or archive.introduced(md5) or _in_folder(md5, archive)
     known = (written or found) is not None or any(one["file"]["sha256"] == sha256 for one in runs)
     path_there = path_there or (found.path if found else None)
-    if found is None and (record or sisters):
+    if found is None and like:
+        found, path_there = archive.introduced(like.md5), like.path
+    elif found is None and (record or sisters):
         found = archive.introduced((record or sisters[0])["file"]["md5"])
         path_there = path_there or (found.path if found and record and exported is None else None)
         found = replace(found, stage="train") if found and not record and "train" in found.lock.stages else found
-    by_content = exports.found_by(exported) if exported else "tensors"
+    by_content = exports.found_by(exported) if exported else "rounded" if like and like.rounded else "tensors"
     made = Trace(
         file=path,
         sha256=sha256,
         md5=md5,
         tensors=tensors,
-        found_by="bytes" if known else by_content if runs else "training" if sisters else None,
+        found_by="bytes" if known else by_content if runs or like else "training" if sisters else None,
         path=path_there,
         links=tuple(_links(found, archive)) if found else (),
         lineage=lineage,
@@ -245,7 +252,7 @@ def trace(path: Path, archive: Archive) -> Trace:
         contradicted=bool(contradictions),
         exported=exported,
     )
-    made.notes.extend([*_notes(made, archive), *archive.notes])
+    made.notes.extend([*_notes(made, archive), *weights.limits(searched), *archive.notes])
     return made
 
 
@@ -270,6 +277,12 @@ def _notes(made: Trace, archive: Archive) -> Iterator[str]:
     """What limits an answer."""
     if made.exported is not None:
         yield from exports.limits(made.exported, made.found_by, made.file)
+    if isinstance(archive.history, NoHistory):
+        yield (
+            "this folder is in no git repository, so nothing vouches for what the file says of itself. Name a clone of "
+            "the project that made it: --repo DIR"
+        )
+        return
     if made.runs:
         known = [flattened(one["lineage"]) for one in made.runs]
         keys = dict.fromkeys(key for one in known[1:] for key in _differing(known[0], one))

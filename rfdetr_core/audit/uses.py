@@ -45,12 +45,15 @@ class ModelUse:
 
 @dataclass(frozen=True)
 class Use(ModelUse):
-    """The use of one image; path, sha256: its name and bytes then. same: "bytes", or "pixels" where the bytes differ,
-    as in a copy that was saved again without loss."""
+    """The use of one image; path, sha256, labels: its name, its bytes and the digest of its annotations then.
+
+    same: "bytes", or "pixels" where the bytes differ, as in a copy that was saved again without loss.
+    """
 
     path: str
     sha256: str
     same: str
+    labels: str
 
 
 U = TypeVar("U", bound=ModelUse)
@@ -80,9 +83,10 @@ class Image:
             return "bytes"
         return "pixels" if row.get("pixels") in {self.sha256, self.pixels} - {None} else ""
 
-    def use_in(self, rows: Iterable[Mapping[str, Any]]) -> tuple[str, str, str] | None:
-        """Path, digest and what is the same, of the first row with its bytes, else of the first with its pixels."""
-        found = [(row["path"], row["sha256"], same) for row in rows if (same := self.same(row))]
+    def use_in(self, rows: Iterable[Mapping[str, Any]]) -> tuple[str, str, str, str] | None:
+        """Path, digest, what is the same, and the digest of the labels: of the first row with its bytes, else of the
+        first with its pixels."""
+        found = [(row["path"], row["sha256"], same, row["labels"]) for row in rows if (same := self.same(row))]
         return min(found, key=lambda one: one[2] != "bytes", default=None)
 
 
@@ -180,7 +184,7 @@ def upstream(families: Families) -> list[str]:
     return sorted({one.name for _, ancestors in families for one in ancestors if one.published})
 
 
-Places = dict[str, tuple[str, str, str]]  # by blob of a manifest: path, sha256 and same of a Use
+Places = dict[str, tuple[str, str, str, str]]  # by blob of a manifest: path, sha256, same and labels of a Use
 
 
 def _containing(image: Image, archive: Archive, named: set[str]) -> tuple[Places, set[str]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rfdetr_core.base import files
+from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import one_line, say
 from rfdetr_core.commands.output import print_answer
@@ -21,7 +21,7 @@ _IMAGE_COLUMNS = ("split", "path", "sha256", "width", "height", "labels", "pixel
 
 def audit(options: argparse.Namespace) -> None:
     """Print what made a file, which images, or what an image was used for; exit status 1 if it is not known."""
-    from rfdetr_core.audit.history import History
+    from rfdetr_core.audit.history import History, NoHistory
     from rfdetr_core.audit.trace import Archive, trace
 
     if (options.prove is not None or options.output is not None) and (options.prove is None or options.file is None):
@@ -32,7 +32,12 @@ def audit(options: argparse.Namespace) -> None:
         raise UserError(
             "audit takes one of FILE, --image PATH_OR_SHA256, --diff A B, --where; or FILE --images --where."
         )
-    archive = Archive(History(options.repo, working_tree=True))
+    # A folder that was named and is no repository is a mistake.
+    alone = options.repo == Path() and git.answer(options.repo, "rev-parse", "--git-dir") is None
+    of_files = asked[0] in ("file", "diff") and not options.where and options.prove is None
+    if options.markdown and (options.diff is None or options.json):
+        raise UserError("--markdown is a form of audit --diff A B, and --json is another one: give one of them.")
+    archive = Archive(NoHistory(options.repo) if alone and of_files else History(options.repo, working_tree=True))
     if asked[0] in ("image", "where"):
         _audit_uses(options, archive)
     elif options.diff is not None:
@@ -58,11 +63,15 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
 
     traced = trace(options.file, archive)
     images = images_of(traced, archive, where=options.where)
-    rows = [{key: one_line(value) if isinstance(value, str) else value for key, value in row.items()}
-            for row in images.rows]  # fmt: skip
-    print(*[json.dumps(images.rows)] if options.json else files.csv_text(rows, _IMAGE_COLUMNS).splitlines(), sep="\n")
+    notes = [*images.notes, *(() if traced.known else traced.notes)]
+    if options.json:
+        print_answer({"images": images.rows, "unknown": images.unknown, "notes": notes})
+    else:
+        rows = [{key: one_line(value) if isinstance(value, str) else value for key, value in row.items()}
+                for row in images.rows]  # fmt: skip
+        print(*files.csv_text(rows, _IMAGE_COLUMNS).splitlines(), sep="\n")
     lines = [f"unknown: {one}" for one in images.unknown]
-    lines += [f"note: {one}" for one in (*images.notes, *(() if traced.known else traced.notes))]
+    lines += [f"note: {one}" for one in notes]
     if lines:
         say(*lines, file=sys.stderr)
     if traced.contradicted or images.unknown:
@@ -98,8 +107,8 @@ def _audit_uses(options: argparse.Namespace, archive: Archive) -> None:
 
 
 def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
+    from rfdetr_core.audit.difference import compare_images, compare_lineages, told_difference
     from rfdetr_core.audit.images import images_of
-    from rfdetr_core.audit.text import compare_images, compare_lineages, told_difference
     from rfdetr_core.audit.trace import trace
 
     traces = [trace(path, archive) for path in options.diff]
@@ -112,9 +121,21 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
     before, after = (images_of(one, archive, own=True) for one in traces)
     unknown = before.unknown + after.unknown
     images = {} if unknown else compare_images(before.rows, after.rows)
-    content = {"making": changes, "images": images, "unknown": unknown}
-    print_answer(content if options.json else told_difference(changes, images, unknown))
-    if unknown:
+    notes = [f"{one.file}: {note}" for one in traces if not one.known for note in one.notes]
+    content: dict[str, Any] = {"making": changes, "images": images, "unknown": unknown}
+    if options.json or options.markdown:
+        from rfdetr_core.audit.context import context_of
+
+        context = context_of(traces, images, archive)
+        content |= context | {"notes": notes + context["notes"]}
+    if options.markdown:
+        from rfdetr_core.audit.review import markdown
+
+        print_answer(markdown(content, archive.history.root))
+    else:
+        lines = [*told_difference(changes, images, unknown), *(f"note: {note}" for note in notes)]
+        print_answer(content if options.json else lines)
+    if unknown or not all(one.known for one in traces):
         sys.exit(1)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+SCHEMA = 1  # of the answers in JSON: within a version keys are added, and none is removed or changes its meaning
+
 
 def print_answer(answer: dict[str, Any] | list[str]) -> None:
-    """Lines for people, or JSON for programs."""
+    """Lines for people, or JSON for programs, which says first which version of its schema it has (docs/schemas/)."""
     if isinstance(answer, dict):
-        print_lines(json.dumps(answer, indent=2))
+        print_lines(json.dumps({"schema": SCHEMA} | answer, indent=2))
     else:
         print(*answer, sep="\n")
 

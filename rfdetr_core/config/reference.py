@@ -1,4 +1,5 @@
-"""`python -m rfdetr_core.config.reference` writes docs/parameters.md from the config classes, and the types of the API.
+"""`python -m rfdetr_core.config.reference` writes docs/parameters.md from the config classes, the types of the API, and
+the JSON Schemas of answers (rfdetr_core/commands/answers.py) in docs/schemas/.
 
 The types are the keywords and names that an editor completes and mypy checks: see rfdetr_core/api/stubs.py.
 """
@@ -89,10 +90,11 @@ def _plain(value: Any) -> str:
 
 
 def main() -> None:
-    """Write the page and the types."""
+    """Write the page, the types, and the schemas of answers."""
     # By its name: no package imports one above it, and with a statement `markdown` would take the seconds of torch.
     generated = importlib.import_module("rfdetr_core.api.stubs").generated()
-    for path, text in ({"docs/parameters.md": markdown()} | generated).items():
+    schemas = importlib.import_module("rfdetr_core.commands.answers").generated()
+    for path, text in ({"docs/parameters.md": markdown()} | generated | schemas).items():
         files.write_text(ROOT / path, text)
 
 

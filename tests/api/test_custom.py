@@ -19,7 +19,7 @@ import rfdetr_core
 from rfdetr_core.api import configs
 from rfdetr_core.api.configs import ScriptTrainConfig as TrainConfig
 from rfdetr_core.api.custom_record import custom_part
-from rfdetr_core.audit.text import compare_lineages
+from rfdetr_core.audit.difference import compare_lineages
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import read_json, sha256_file
 from rfdetr_core.checkpoint.files import read_checkpoint, read_plain, write_plain

@@ -16,6 +16,7 @@ from rfdetr_core.base.manifest import ManifestRow, read_manifest, roots, write_m
 from rfdetr_core.base.metadata import write_metadata
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
+from rfdetr_core.commands.answers import ANSWERS
 from rfdetr_core.lineage.compose import compose
 from rfdetr_core.lineage.records import write_record
 from rfdetr_core.selection.select import select
@@ -178,3 +179,10 @@ def audit(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments
     else:
         main(command)
     return capsys.readouterr().out
+
+
+def conforms(name: str, answer: dict[str, Any]) -> None:
+    """An answer is as its schema says, and has no key that the schema does not know."""
+    schema = ANSWERS[name]
+    schema.model_validate(answer)
+    assert answer.keys() <= {info.alias or key for key, info in schema.model_fields.items()}

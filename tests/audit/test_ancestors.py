@@ -86,7 +86,7 @@ def test_the_images_of_a_model_are_listed_with_those_of_its_ancestors(
 ) -> None:
     repository, models = family
     first, second, _ = map(tensors_of, models)
-    rows = found(capsys, repository, models[2], "--images")
+    rows = found(capsys, repository, models[2], "--images")["images"]
     listed = {(row["split"], row["path"], row["through"]) for row in rows}
     assert listed >= {("train", "train/n.jpg", ""), ("test", "test/t.jpg", ""), ("train", "train/person.jpg", first)}
     assert ("test", "test/t.jpg", first) not in listed  # of an ancestor, what its training saw
@@ -179,7 +179,7 @@ def test_every_kind_of_file_of_a_run_answers(tmp_path: Path, capsys: pytest.Capt
         assert [link["stage"] for link in told["chain"]][-2:] == ["train", "validate"]
         assert told["found_by"] == ("bytes" if known else "training")
         assert "seed       0" in audit(capsys, repository, path, status=0 if known else 1)
-        rows = found(capsys, repository, path, "--images")
+        rows = found(capsys, repository, path, "--images")["images"]
         assert [row["path"] for row in rows][:2] == ["train/person.jpg", "valid/v.jpg"]
 
 
@@ -191,7 +191,7 @@ def test_a_file_of_a_training_outside_the_pipeline_lists_its_images_by_the_manif
     repository.train(2, NEW)
     repository.commit("another")
     shutil.move(run.folder / "manifest", model.parent / "dataset" / "manifest")
-    rows = found(capsys, repository, model, "--images")
+    rows = found(capsys, repository, model, "--images")["images"]
     assert [row["path"] for row in rows] == ["train/person.jpg", "valid/v.jpg"]
     assert provenance.identity(model.parent / "dataset" / "manifest" / "train.json")["git"]
 

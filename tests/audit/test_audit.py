@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
+from rfdetr_core.audit.difference import compare_lineages
 from rfdetr_core.audit.history import History
-from rfdetr_core.audit.text import compare_lineages
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT

@@ -13,8 +13,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from ci import comment, reproduce
-from ci.markdown import block, code, row
 from ci.steps import COMPARED, COMPARISON, PLAN, RAN
+from rfdetr_core.base.markdown import block, code, row
 
 HOSTILE = [
     "a|b",

@@ -11,8 +11,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from ci.deliver import outgoing
-from ci.markdown import block, code
 from ci.secrets import SecretFoundError, redacted, refuse, refuse_in_files
+from rfdetr_core.base.markdown import block, code
 
 VALUE = 'p|ss/w"örd+<&>`x`'
 NAMES = (

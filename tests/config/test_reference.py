@@ -8,6 +8,7 @@ from rfdetr_core import RFDETRPico
 from rfdetr_core.api.stubs import generated
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.commands import answers
 from rfdetr_core.config.reference import markdown
 from rfdetr_core.config.settings import ABSENT, DIFFERENT, SECTIONS, check_params
 
@@ -17,8 +18,8 @@ def test_the_page_is_what_the_configs_say() -> None:
     assert page == markdown(), "python -m rfdetr_core.config.reference"
 
 
-def test_the_types_of_the_api_are_what_the_configs_say() -> None:
-    for path, text in generated().items():
+def test_the_types_of_the_api_and_the_schemas_of_answers_are_what_the_code_says() -> None:
+    for path, text in (generated() | answers.generated()).items():
         assert (ROOT / path).read_text() == text, "python -m rfdetr_core.config.reference"
 
 

@@ -66,14 +66,14 @@ def test_files_of_two_runs_with_equal_weights_are_told_apart(project: Project) -
         assert told["training"]["params"]["train"]["notes"] == notes
         assert {"host", "parent_commit"} <= told["run"].keys()
         assert found(project, "verify", path)["mismatches"] == []
-        assert len(found(project, "audit", path, "--images")) == 8
+        assert len(found(project, "audit", path, "--images")["images"]) == 8
     assert found(project, "verify")["mismatches"] == []
     assert found(project, "verify", "--lock")["mismatches"] == []
 
 
 def test_an_image_of_a_promoted_model_leads_to_the_model_that_was_fine_tuned_from_it(project: Project) -> None:
     folder = project.folder.parent
-    rows = found(project, "audit", str(folder / "first.pth"), "--images")
+    rows = found(project, "audit", str(folder / "first.pth"), "--images")["images"]
     withdrawn = next(row["sha256"] for row in rows if row["path"] == "train/train_3.png")
     parent, child = tensors_of(folder / "second.pth"), tensors_of(folder / "child.pth")
     uses = found(project, "audit", "--image", withdrawn)["uses"]
@@ -81,7 +81,8 @@ def test_an_image_of_a_promoted_model_leads_to_the_model_that_was_fine_tuned_fro
         ("trained", parent),
         ("trained", child, parent),
     }
-    assert withdrawn in {row["sha256"] for row in found(project, "audit", str(folder / "child.pth"), "--images")}
+    images = found(project, "audit", str(folder / "child.pth"), "--images")["images"]
+    assert withdrawn in {row["sha256"] for row in images}
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pth", "checkpoint_best_ema.pth", "checkpoint_best_regular.pth"])
@@ -90,7 +91,7 @@ def test_every_file_of_the_run_folder_names_its_training_and_its_images(project:
     told = found(project, "audit", path)  # after one epoch the state has the weights of the winner
     assert told["training"] == read_checkpoint(project.folder / path).training_record
     assert "train" in [link["stage"] for link in told["chain"]]
-    images = {row["path"] for row in found(project, "audit", path, "--images") if not row["through"]}
+    images = {row["path"] for row in found(project, "audit", path, "--images")["images"] if not row["through"]}
     assert images >= {"train/train_0.png", "valid/valid_0.png"}
     assert found(project, "verify", path)["mismatches"] == []
 

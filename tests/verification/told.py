@@ -8,7 +8,7 @@ import json
 import pytest
 
 from rfdetr_core.cli import main
-from tests.audit.repository import Repository
+from tests.audit.repository import Repository, conforms
 
 
 def verify(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object) -> list[str]:
@@ -16,4 +16,6 @@ def verify(capsys: pytest.CaptureFixture[str], repository: Repository, *argument
     capsys.readouterr()
     with contextlib.suppress(SystemExit):
         main(["verify", *map(str, arguments), "--repo", str(repository.folder), "--json"])
-    return [one["what"] for one in json.loads(capsys.readouterr().out)["mismatches"]]
+    answer = json.loads(capsys.readouterr().out)
+    conforms("verify", answer)
+    return [one["what"] for one in answer["mismatches"]]

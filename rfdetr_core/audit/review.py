@@ -1,0 +1,144 @@
+"""The difference of two models as Markdown, for a pull request.
+
+Every word that comes from data, git or a model file is set by `code`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rfdetr_core.audit.difference import KINDS
+from rfdetr_core.audit.history import NOT_COMMITTED
+from rfdetr_core.base import git
+from rfdetr_core.base.markdown import code, row
+from rfdetr_core.base.provenance import short
+
+MOST = 50  # rows of a table
+_MOST_NAMES = 10
+_NAMES = {"map": "mAP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR100", "f1": "F1"}
+_TITLES = {"params": "Params", "packages": "Packages", "machine": "Machine", "weights": "Weights", "custom": "Custom"}
+_KINDS = {"labels": "relabelled", **KINDS}
+# https://host/path, ssh://user@host:port/path or user@host:path, as git takes them; a port of ssh is not the page's.
+_ADDRESS = re.compile(
+    r"(?:https?://(?:[^@/\s]*@)?([\w.-]+(?::\d+)?)/|ssh://(?:[^@/\s]*@)?([\w.-]+)(?::\d+)?/|[\w.-]+@([\w.-]+):/?)"
+    r"([\w./~-]+?)(?:\.git)?/?"
+)
+
+Content = Mapping[str, Any]  # what `audit --diff --json` prints
+
+
+def markdown(content: Content, root: Path) -> list[str]:
+    """The lines, without a title. root: of the clone, whose remote `origin` the links are for."""
+    making, images = content["making"], content["images"]
+    parts = [_images(images, content)] if images else []
+    parts += [_classes(content["classes"])] if content["classes"] else []
+    parts += [_scores(content["scores"])] if any(content["scores"]) else []
+    link = compare_link(root, content["commits"])
+    for topic, changes in making.items():
+        if topic.startswith("code"):
+            parts.append(_code(topic, changes, link))
+        elif topic in _TITLES:
+            parts.append(_changes(_TITLES[topic], changes))
+        else:
+            parts.append(_changes("Scores that chose the epoch" if topic == "scores" else topic.capitalize(), changes))
+    notes = [f"- images are not compared: {code(one)}" for one in content["unknown"]]
+    notes += [f"- {code(one)}" for one in content["notes"]]
+    parts += [["#### Not known", "", *notes]] if notes else []
+    parts = parts or [["No difference in data, params, code, packages, weights or scores."]]
+    return [line for number, part in enumerate(parts) for line in (*([""] if number else []), *part)]
+
+
+def _images(images: Content, content: Content) -> list[str]:
+    lines = ["#### Images", "", row("", "images", "by source", "names"), "|---|---|---|---|"]
+    for kind, rows in images.items():
+        sources = content["sources"].get(kind, {}).items()
+        by_source = _listed([f"{code(source) or 'without'} {count}" for source, count in sources])
+        names = [code(one["path"]) + (f" (was {code(one['was'])})" if "was" in one else "") for one in rows]
+        lines.append(row(_KINDS.get(kind, kind), str(len(rows)), by_source or "-", _listed(names)))
+    return lines
+
+
+def _classes(classes: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:
+    """By class, the objects in the images that changed."""
+    kinds = [kind for kind in classes if kind != "renamed"]
+    names = sorted({name for kind in kinds for name in classes[kind]})
+    lines = ["#### Objects in these images", "", row("class", *(_KINDS.get(kind, kind) for kind in kinds))]
+    lines.append("|" + "---|" * (1 + len(kinds)))
+    for name in names[:MOST]:
+        cells = (classes[kind].get(name) for kind in kinds)
+        lines.append(row(code(name), *("-" if one is None else f"{one[0]} → {one[1]}" for one in cells)))
+    return lines + _rest(names)
+
+
+def _scores(scores: Sequence[Content | None]) -> list[str]:
+    before, after = scores
+    lines = ["#### Scores of each model's own evaluation, with 95 % intervals", ""]
+    for kind in ("boxes", "masks"):
+        sides = [(one or {}).get(kind) for one in scores]
+        if not any(sides):
+            continue
+        lines += [row(kind, "before", "after", "points"), "|---|---|---|---|"]
+        for key, name in _NAMES.items():
+            figures = [(side or {}).get(key) or {} for side in sides]
+            values = [one.get("score") for one in figures]
+            change = "-" if None in values else f"{100 * (values[1] - values[0]):+.2f}"
+            lines.append(row(name, *map(_figure, figures), change))
+        lines.append("")
+    sizes = [_size(one) for one in scores]
+    if before and after and before["manifest"] == after["manifest"]:
+        lines.append(f"Both on {sizes[1]}. Whether the difference is chance: `python -m rfdetr_core compare A B`.")
+    else:
+        lines.append(f"Before: {sizes[0]}. After: {sizes[1]}. These are not the same images, so the numbers cannot be ")
+        lines[-1] += "compared. On the same images: `python -m rfdetr_core compare A B`."
+    return lines
+
+
+def _size(scores: Content | None) -> str:
+    if scores is None:
+        return "not evaluated"
+    return f"{scores.get('images', '?')} images and {scores.get('objects', '?')} objects of {code(scores['split'])}"
+
+
+def _figure(figure: Content) -> str:
+    score, ends = figure.get("score"), figure.get("interval")
+    interval = f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
+    return "-" if score is None else f"{score:.3f}{interval}"
+
+
+def _changes(title: str, changes: Mapping[str, Sequence[Any]]) -> list[str]:
+    lines = [f"#### {title}", "", row("", "before", "after"), "|---|---|---|"]
+    shown = list(changes.items())
+    lines += [row(code(key), *(code(short(one)) for one in pair)) for key, pair in shown[:MOST]]
+    return lines + _rest(shown)
+
+
+def _code(topic: str, changes: Mapping[str, Sequence[Any]], link: str) -> list[str]:
+    lines = [f"#### {topic.capitalize()}", "", *([f"[All changes between both commits]({link})", ""] if link else [])]
+    for path, (old, new) in list(changes.items())[:MOST]:
+        lines.append(f"- {code(path)} {'added' if old is None else 'removed' if new is None else 'changed'}")
+    return lines + _rest(list(changes))
+
+
+def _rest(rows: Sequence[Any]) -> list[str]:
+    return ["", f"and {len(rows) - MOST} more: `audit --diff A B --json`"] if len(rows) > MOST else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    return ", ".join([*names[:_MOST_NAMES], *more])
+
+
+def compare_link(root: Path, commits: Sequence[str | None]) -> str:
+    """The page of the remote `origin` that shows what changed between two commits, as GitHub, GitLab and Forgejo have
+    one; empty where that is not known. What an address says before its host, such as a token, is left out."""
+    told = (git.answer(root, "config", "--get", "remote.origin.url") or "").strip()
+    found = _ADDRESS.fullmatch(told)
+    if not found or None in commits or NOT_COMMITTED in commits or commits[0] == commits[1]:
+        return ""
+    *hosts, path = found.groups()
+    host = next(filter(None, hosts))
+    separator = "/-" if "gitlab" in host else ""
+    return f"https://{host}/{path}{separator}/compare/{commits[0]}...{commits[1]}"
