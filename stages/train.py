@@ -8,7 +8,7 @@ from stages import run
 
 
 def main() -> None:
-    """Write output/checkpoint_best_ema.pth, checkpoint_best_regular.pth, history.csv and scores.json."""
+    """Write output/checkpoint_best_ema.pth, checkpoint_best_regular.pth, history.csv, steps.csv and scores.json."""
     from rfdetr_core.base.manifest import DataConfig
     from rfdetr_core.base.params import read_section
     from rfdetr_core.base.paths import ProjectPaths

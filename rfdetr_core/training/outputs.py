@@ -15,10 +15,11 @@ from torch import Tensor
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.schema import require
-from rfdetr_core.checkpoint.files import Checkpoint, file_content, write_checkpoint
+from rfdetr_core.checkpoint.files import Checkpoint, file_content, tensor_digest, write_checkpoint
 from rfdetr_core.checkpoint.schema import RunState
 from rfdetr_core.training.module import PREFIX, TrainingModule
 from rfdetr_core.training.record import STATE_FILE
+from rfdetr_core.training.steps import Steps
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Best:
 
 
 class RunFiles(LightningCheckpoint):
-    """Writes a run folder: both best files, history.csv, scores.json, and the state from which a stopped run goes on.
+    """Writes a run folder: both best files, history.csv, steps.csv, scores.json, and the state to go on from.
 
     The best epoch of a track is the first with the highest score. A score of zero, or none, is no better than
     nothing: if it stays so, the last epoch's weights are written, so that both best files exist after every run.
@@ -64,6 +65,18 @@ class RunFiles(LightningCheckpoint):
         self.best = {track: Best() for track in PREFIX}
         self.unwritten: set[str] = set()
         self.finished = False
+        self.steps = Steps()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the epoch's steps."""
+        self.steps.begin(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Note the step that the batch ended, if it did."""
+        assert isinstance(pl_module, TrainingModule)
+        weights, of_epoch = pl_module.detector.state_dict, trainer.num_training_batches / trainer.accumulate_grad_batches
+        digest = (lambda: tensor_digest(weights())) if trainer.is_global_zero else None
+        self.steps.see(trainer.global_step, of_epoch, pl_module.terms, digest)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take in the epoch and write what changed."""
@@ -72,12 +85,15 @@ class RunFiles(LightningCheckpoint):
         metrics = sorted(pl_module.epoch_metrics.items(), key=lambda entry: not entry[0].startswith("train/"))
         self.history.append({"epoch": epoch, **dict(metrics)})
         self.finished = trainer.should_stop or epoch + 1 == trainer.max_epochs
-        for track, network in pl_module.tracks.items():
+        states = {track: network.state_dict() for track, network in pl_module.tracks.items()}
+        if trainer.is_global_zero:
+            self.steps.end(epoch + 1, {track: tensor_digest(weights) for track, weights in states.items()})
+        for track in pl_module.tracks:
             value = pl_module.epoch_metrics.get(PREFIX[track] + self.key, math.nan)
             ranked = self._smoothed(PREFIX[track] + self.key) if track == "regular" and self.smooth else value
             better = epoch >= self.skip and math.isfinite(value) and ranked > (self.best[track].ranked or 0.0)
             if better or (self.finished and self.best[track].ranked is None):
-                weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+                weights = {name: tensor.detach().cpu().clone() for name, tensor in states[track].items()}
                 score = value if math.isfinite(value) else None
                 threshold = self._threshold(pl_module.epoch_metrics, PREFIX[track])
                 self.best[track] = Best(score, ranked if better else None, epoch, threshold, weights)
@@ -115,11 +131,13 @@ class RunFiles(LightningCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the files are written from."""
-        return {"history": self.history, "best": {track: vars(best) for track, best in self.best.items()}}
+        best = {track: vars(best) for track, best in self.best.items()}
+        return {"history": self.history, "steps": self.steps.lines, "best": best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the files of a stopped run; they are written again, since DVC removes them when a stage starts."""
         self.history = [dict(row) for row in state_dict["history"]]
+        self.steps.lines = list(state_dict.get("steps", []))
         self.best = {track: Best(**best) for track, best in state_dict["best"].items()}
         self.unwritten = {track for track, best in self.best.items() if best.weights is not None}
 
@@ -153,6 +171,7 @@ class RunFiles(LightningCheckpoint):
         self.unwritten.clear()
         # Epochs count from 1 in what people read, the progress and these files; in checkpoints from 0, as upstream's.
         files.write_table(self.folder / "history.csv", [row | {"epoch": int(row["epoch"]) + 1} for row in self.history])
+        self.steps.write(self.folder)
         tracks = {
             track: {"score": best.score, "epoch": None if best.epoch is None else best.epoch + 1}
             for track, best in self.best.items()

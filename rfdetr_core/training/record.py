@@ -305,7 +305,7 @@ def _locked(folder: Path) -> TextIO:
                 lock.close()
                 raise UserError(f"another training or evaluation ({who}) writes to {folder}. Wait for it, or end it.")
             time.sleep(0.1)
-        for name in ("checkpoint*.pth", "history.csv", "scores.json"):
+        for name in ("checkpoint*.pth", "history.csv", "steps.csv", "scores.json"):
             for path in folder.glob(f".{name}.????????"):  # what `files.replacing` of a killed trainer left
                 path.unlink()
         lock.truncate(0)
