@@ -74,7 +74,8 @@ class RunFiles(LightningCheckpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Note the step that the batch ended, if it did."""
         assert isinstance(pl_module, TrainingModule)
-        weights, of_epoch = pl_module.detector.state_dict, trainer.num_training_batches / trainer.accumulate_grad_batches
+        weights = pl_module.detector.state_dict
+        of_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
         digest = (lambda: tensor_digest(weights())) if trainer.is_global_zero else None
         self.steps.see(trainer.global_step, of_epoch, pl_module.terms, digest)
 

@@ -6,12 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from rfdetr_core.base import files
+from rfdetr_core.base.chain import FILE, chained
 from rfdetr_core.training.module import PREFIX, Terms, compact
 
-FILE = "steps.csv"
 _ROWS = 20  # of an epoch, about: the file is in git
 _APART = 200  # steps, at least, from one digest of weights to the next within an epoch: it takes as long as a step
 
@@ -66,32 +64,3 @@ class Steps:
     def write(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
         files.write_text(folder / FILE, "".join(f"{line}\n" for line in self.lines))
-
-
-def chained(before: str, row: str) -> str:
-    """The last cell of a row: the SHA-256 of the whole line before it, a line feed, and the cells of the row.
-
-    So it depends on every line before, and whatever is changed, every line after it changes.
-    """
-    return files.sha256_bytes(f"{before}\n{row}".encode())
-
-
-def broken_link(text: str) -> int | None:
-    """The number (from 1) of the first line of steps.csv that is not chained to the one before it; None: all are."""
-    lines = text.splitlines()
-    for number, (before, line) in enumerate(zip(lines, lines[1:], strict=False), start=2):
-        row, _, link = line.rpartition(",")
-        if link != chained(before, row):
-            return number
-    return None
-
-
-def digest_of(text: str, track: str, epoch: int) -> str | None:
-    """The digest of a track's weights at the end of an epoch, which counts from 1; None where steps.csv has none.
-
-    Without an average of the weights, both tracks are the regular ones.
-    """
-    header, *lines = text.splitlines() or [""]
-    rows = [dict(zip(header.split(","), line.split(","), strict=False)) for line in lines]
-    last = [row for row in rows if row.get("epoch") == str(epoch)][-1:]
-    return next((row.get(track) or row.get("regular") or None for row in last), None)

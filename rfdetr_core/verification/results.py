@@ -31,6 +31,7 @@ from rfdetr_core.verification.claims import SELECTION, check_custom, check_linea
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
+from rfdetr_core.verification.steps import check_weights
 
 _BEST = "output/checkpoint_best_{}.pth"
 FOLDER = Path("reports/evaluate")
@@ -49,6 +50,9 @@ def check_project(report: Report, contents: Contents, pipeline: Pipeline, record
         check_lineage(report, contents, pipeline, lineage, f"lineage of {MODEL}")
         check_past(report, History(contents.root), lineage.get("training") or {}, f"lineage of {MODEL}")
         _check_machine(report, lineage.get("training") or {})
+        winner = str(selection.get("winner"))
+        epoch = (selection.get(winner) or {}).get("epoch")
+        check_weights(report, contents, MODEL, winner, epoch, tensor_digest(total.weights))
     for track in ("ema", "regular"):
         name = _BEST.format(track)
         best = _read(report, contents.root / name, name)
@@ -57,6 +61,8 @@ def check_project(report: Report, contents: Contents, pipeline: Pipeline, record
         if training is not None:
             _compare(report, f"origin in {name}", training, best.training_record or {}, f"lineage of {MODEL}")
         check_training(report, contents, pipeline, best.training_record or {}, f"origin in {name}")
+        epoch = None if best.epoch is None else best.epoch + 1  # in model files they count from 0
+        check_weights(report, contents, name, track, epoch, tensor_digest(best.weights))
         if total is not None and selection and selection.get("winner") == track:
             report.equal(f"weights of {MODEL}", tensor_digest(best.weights), tensor_digest(total.weights), name)
     if total is not None and lineage is not None and selection:

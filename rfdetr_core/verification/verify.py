@@ -34,6 +34,7 @@ from rfdetr_core.verification.lock import (
     check_pipeline,
 )
 from rfdetr_core.verification.report import Report
+from rfdetr_core.verification.steps import STEPS, check_chain
 
 
 def verify_lock(root: Path) -> Report:
@@ -105,6 +106,8 @@ def _check_git(report: Report, root: Path, *, only_git: bool) -> tuple[Contents,
         report.wrong(f"bytecode {name}", None, "git has it: Python may run it in place of the source", "git ls-files")
     with report.reading(SCORES):
         check_selection(report, contents)
+    with report.reading(STEPS):
+        check_chain(report, contents)
     changed = contents.differs_from_head(LOCK, "manifest", "metadata", SCORES, SELECTION, "reports")
     if changed:
         report.note(f"not as committed: {', '.join(changed)}")

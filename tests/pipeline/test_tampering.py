@@ -407,7 +407,7 @@ def test_reproduction_names_the_first_stage_and_epoch_that_differ(
     with pytest.raises(SystemExit):
         main(["verify", "--reproduce", "--repo", str(project.folder)])
     told = capsys.readouterr().out
-    assert "note: first stage that differs: train, from epoch 1 on" in told
+    assert "note: first stage that differs: train, from step 1 on, in epoch 1 (loss " in told
     assert "output/checkpoint_best_ema.pth: expected" in told
     assert "annotations/train.json" not in told
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rfdetr_core.base.chain import broken_link, digest_of
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
-from rfdetr_core.training.steps import Steps, broken_link, digest_of
+from rfdetr_core.training.steps import Steps
 from tests.training.tiny import train
 
 SEEN = {"loss": 2.5, "loss_bbox": 0.1, "loss_bbox_0": 0.25, "loss_bbox_enc": 0.5}
@@ -77,7 +79,7 @@ def test_an_epoch_of_unknown_length_has_rows_too() -> None:
 
 def test_the_chain_is_what_the_documentation_says() -> None:
     lines = epochs([3, 2]).lines
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         row, _, link = line.rpartition(",")
         assert link == hashlib.sha256(f"{before}\n{row}".encode()).hexdigest()
 
