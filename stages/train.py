@@ -14,10 +14,13 @@ def main() -> None:
     from rfdetr_core.base.paths import ProjectPaths
     from rfdetr_core.model.config import ModelConfig
     from rfdetr_core.training.config import RuntimeConfig, TrainConfig
+    from rfdetr_core.training.portable import set_variables
+
+    model, config = read_section(ModelConfig, "model"), read_section(TrainConfig, "train")
+    set_variables(config)  # before torch is imported
     from rfdetr_core.training.run import train_model
 
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
-    model, config = read_section(ModelConfig, "model"), read_section(TrainConfig, "train")
     train_model(where, model, config, read_section(RuntimeConfig, "runtime"), Path("output"))
 
 

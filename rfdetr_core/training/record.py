@@ -77,7 +77,7 @@ def record_of(
     machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cuda": torch.version.cuda if kind == "cuda" else None,
-        "cpu": cpu_kind(),
+        "cpu": torch.backends.cpu.get_cpu_capability() if asked.portable else cpu_kind(),
         "threads": torch.get_num_threads(),
         "precision": resolved_precision(asked),
         "batch_size": size,
