@@ -39,9 +39,10 @@ def use_portable(config: TrainConfig) -> None:
             "train.portable: this process computes otherwise, and cannot change it now. Start Python anew: "
             f"env {given} python ..."
         )
-    if (found := torch.backends.cpu.get_cpu_capability()) != "AVX2" or not torch.backends.mkl.is_available():
+    with_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    if (found := torch.backends.cpu.get_cpu_capability()) != "AVX2" or not with_mkl:
         raise UserError(
             f"train.portable needs an x86-64 processor with AVX2 and a torch with MKL, and its variables from the "
             f"start of Python on; torch computes with {found} here. Set train.portable: false, or start Python anew."
         )
-    torch.backends.mkldnn.enabled = False
+    setattr(torch.backends.mkldnn, "enabled", False)  # noqa: B010 - a property of a module

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from rfdetr_core.base import files
+from rfdetr_core.base.chain import chained
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
@@ -278,6 +279,24 @@ def test_whatever_is_tampered_with_is_named(project: Project, capsys: pytest.Cap
     tamper(project.folder)
     wrong, _ = verify(capsys, project)
     assert any(named in one for one in wrong), wrong
+
+
+def test_steps_that_are_of_other_weights_and_a_step_that_was_edited_are_named(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project.folder / "output" / "steps.csv"
+    header, *rows = path.read_text().splitlines()
+    forged = [header]
+    for row in rows:
+        *cells, regular, average, _ = row.split(",")
+        cells += [regular[::-1], average[::-1]]
+        forged.append(",".join([*cells, chained(forged[-1], ",".join(cells))]))
+    forged[-1] = forged[-1].replace(",", ",1", 1)
+    path.write_text("".join(f"{line}\n" for line in forged))
+    wrong, _ = verify(capsys, project)
+    assert {"output/steps.csv", "chain of output/steps.csv"} <= {*wrong}
+    for name in ("ema", "regular", "total"):
+        assert any(one.startswith(f"weights of output/checkpoint_best_{name}.pth, of epoch ") for one in wrong), wrong
 
 
 COMMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
