@@ -27,6 +27,7 @@ from rfdetr_core.training import record
 from rfdetr_core.training.callbacks import CocoScoring, EarlyStopping, WeightAveraging
 from rfdetr_core.training.module import TrainingModule
 from rfdetr_core.training.outputs import Best, RunFiles
+from rfdetr_core.training.steps import Steps
 from rfdetr_core.training.trainer import PlainCheckpoints
 
 _BACKENDS = ("vernier", "hotcoco", "pycocotools")
@@ -243,7 +244,7 @@ class BestModelCallback(RunFiles):
 
     changing: ClassVar[tuple[str, ...]] = (
         *("begun", "best", "describe", "device", "fingerprint", "finished", "history", "interval", "record"),
-        *("folder", "run_test", "unwritten"),
+        *("folder", "run_test", "steps", "unwritten"),
     )
 
     def __init__(
@@ -309,7 +310,7 @@ class BestModelCallback(RunFiles):
         self.describe = partial(inputs.describe, self.record)
         self.fingerprint, self.interval = record.fingerprint(self.record), inputs.runtime.checkpoint_interval
         self.history, self.best = [], {track: Best() for track in PREFIX}
-        self.unwritten, self.finished, self.begun = set(), False, True
+        self.unwritten, self.finished, self.begun, self.steps = set(), False, True, Steps()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """In a plain Lightning Trainer, begin here: it does not call begin itself."""

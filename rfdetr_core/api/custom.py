@@ -51,7 +51,7 @@ class RFDETRModelModule(TrainingModule):
 
     model_config: ModelSettings
     train_config: TrainSettings
-    changing: ClassVar[tuple[str, ...]] = ("epoch_metrics", "loss", "start", "tracks")
+    changing: ClassVar[tuple[str, ...]] = ("epoch_metrics", "loss", "start", "terms", "tracks")
 
     @overload
     def __init__(self, model_config: ModelSettings, train_config: TrainSettings) -> None: ...

@@ -165,6 +165,8 @@ class RunKeywords(TypedDict, total=False):
     """mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; None: all in fp32 (default: 'auto')"""
     deterministic: bool
     """only algorithms that give equal bits again (default: True)"""
+    portable: bool
+    """experimental: on a CPU, arithmetic that is the same on any x86-64 processor with AVX2; slow (default: False)"""
     compile: bool | Literal["off", "default"]
     """default: compile the network's blocks for this machine; True: default, False: off (default: 'off')"""
     accelerator: Literal["auto", "cpu", "cuda", "mps"]

@@ -53,7 +53,7 @@ def process_restored() -> Iterator[None]:
     environment, threads = dict(os.environ), torch.get_num_threads()
     debug_mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     filling = vars(torch.utils)["deterministic"]  # a module whose attribute is a property
-    fill = filling.fill_uninitialized_memory
+    fill, onednn = filling.fill_uninitialized_memory, torch.backends.mkldnn.enabled
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "alembic")]
     levels = [logger.level for logger in loggers]
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ def process_restored() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(debug_mode)
         torch.backends.cudnn.benchmark = benchmark
-        filling.fill_uninitialized_memory = fill
+        filling.fill_uninitialized_memory, torch.backends.mkldnn.enabled = fill, onednn
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

@@ -200,6 +200,7 @@ class RunState(Fields):
     """The files of a run folder, as a resume state has them."""
 
     history: list[dict[Text, Score]]
+    steps: list[Text] = Field(default_factory=list)
     best: dict[Literal["ema", "regular"], Best]
 
 

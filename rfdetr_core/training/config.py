@@ -123,6 +123,9 @@ class TrainConfig(Config):
         "auto", description="mixed precision; auto: bf16 or fp16 on CUDA, bf16 on a CPU made for it; null: all in fp32"
     )
     deterministic: bool = Field(True, description="only algorithms that give equal bits again")
+    portable: bool = Field(
+        False, description="experimental: on a CPU, arithmetic that is the same on any x86-64 processor with AVX2; slow"
+    )
     compile: Literal["off", "default"] = Field(
         "off", description="default: compile the network's blocks for this machine; true: default, false: off"
     )
@@ -180,11 +183,21 @@ class TrainConfig(Config):
                 raise ValueError("batch_size auto also finds grad_accum_steps: remove it, or give a batch_size.")
             if self.devices != 1 or self.num_nodes != 1:
                 raise ValueError("batch_size auto probes one device: with more, give a number.")
+        if self.portable:
+            self._check_portable()
         if not self.use_ema:
             self._without("use_ema is false", _OF_THE_AVERAGE)
         elif self.strategy.startswith(("fsdp", "deepspeed")):
             raise ValueError(f"strategy {self.strategy} cuts up the weights that an average needs: add use_ema: false.")
         return self
+
+    def _check_portable(self) -> None:
+        plain = self.accelerator in ("auto", "cpu") and self.amp_dtype in ("auto", None) and self.compile == "off"
+        if not (plain and self.deterministic):
+            raise ValueError(
+                "portable computes in fp32 on the CPU, always alike: accelerator must be auto or cpu, amp_dtype auto "
+                "or null, compile off, deterministic true."
+            )
 
     def _check_schedule(self) -> None:
         if self.lr_scheduler in SCHEDULES:

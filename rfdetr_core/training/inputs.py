@@ -31,6 +31,7 @@ from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.training import compilation, record
 from rfdetr_core.training.callbacks import TrainScoring
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_together
+from rfdetr_core.training.portable import use_portable
 from rfdetr_core.training.trainer import device_kind, devices_per_node, with_batch_size
 
 
@@ -118,6 +119,7 @@ def read_inputs(
     Raises:
         UserError: an input is missing or wrong.
     """
+    use_portable(config)
     _pin_threads(runtime, config)
     classes = [entry.name for entry in read_classes(where.classes)]
     architecture = model.architecture(len(classes))
@@ -182,7 +184,13 @@ def _note_crowded(samples: Sequence[Sample], queries: int) -> None:
 
 
 def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:
-    """Fix the number of threads, which decides bits on a CPU; Lightning would change it in a process of several."""
+    """Fix the number of threads, which decides bits on a CPU; Lightning would change it in a process of several.
+
+    Raises:
+        UserError: train.portable, for which the machine must not choose it.
+    """
+    if config.portable and runtime.threads is None:
+        raise UserError("train.portable needs runtime.threads, since the number of threads decides bits. Set a number.")
     processes = devices_per_node(config)
     threads = torch.get_num_threads()
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:

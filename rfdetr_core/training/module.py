@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -27,16 +27,19 @@ from rfdetr_core.training.config import PLATEAU, TrainConfig
 from rfdetr_core.training.nonfinite import NonFiniteError, Step, Watch, kept
 from rfdetr_core.training.optimization import build_optimizer, build_schedule
 
+Terms: TypeAlias = dict[str, Tensor]  # the loss and its terms by name
+
 
 class TrainingModule(LightningModule):
     """Trains a detector: that of `build_detector`, or one with its interface.
 
     `tracks` are the networks that validation runs: "regular", and "ema" once averaging is on. `sizes` are the sides of
     the input to draw from in training; none: as it comes. `epoch_metrics` holds the epoch's values under the names of
-    history.csv, `loss` the last step's.
+    history.csv, `loss` the last step's, `terms` the loss and its terms, on the device.
     """
 
     loss: Tensor
+    terms: Terms
 
     def __init__(
         self, detector: nn.Module, architecture: Architecture, config: TrainConfig, sizes: Sequence[int] = ()
@@ -46,6 +49,7 @@ class TrainingModule(LightningModule):
         self.criterion = Criterion(LossConfig.of(vars(config)))
         self.tracks: dict[str, nn.Module] = {"regular": detector}
         self.epoch_metrics: dict[str, float] = {}
+        self.terms = {}
         self._sums: Tensor | None = None
         self._objects: Tensor | None = None
         self._names: tuple[str, ...] = ()
@@ -84,6 +88,7 @@ class TrainingModule(LightningModule):
         losses = self.criterion(output, batch.targets, groups=groups, point_seed=seed)
         values = torch.stack([losses.total, *losses.terms.values()]).detach()
         self.loss, self._names, self._steps = values[0], ("loss", *losses.terms), self._steps + 1
+        self.terms = dict(zip(self._names, values, strict=True))
         self._sums = values if self._sums is None else self._sums + values
         self._watch.see(values, Step(batch, seed, self._names, values, batch_idx))
         if not self._fused:
@@ -178,7 +183,7 @@ class TrainingModule(LightningModule):
         if self._sums is not None:
             means = self.trainer.strategy.reduce(self._sums / self._steps, reduce_op="mean").tolist()
             named = dict(zip(self._names, means, strict=True))
-            named = _compact(named) if self.config.compact_train_metrics else named
+            named = compact(named) if self.config.compact_train_metrics else named
             self.record({f"train/{name}": value for name, value in named.items()})
         self.record({"train/lr": max(group["lr"] for group in self.trainer.optimizers[0].param_groups)})
         monitor, validated = self.config.lr_scheduler_monitor, any(key.startswith("val/") for key in self.epoch_metrics)
@@ -203,7 +208,7 @@ class TrainingModule(LightningModule):
         raise NonFiniteError(message, kept(step, self.architecture, weights, args) | about)
 
 
-def _compact(terms: Mapping[str, float]) -> dict[str, float]:
+def compact(terms: Mapping[str, float]) -> dict[str, float]:
     """The terms with those of the inner layers (_0, _1, ..) and of the proposals (_enc) summed as loss_*_aux."""
     short: dict[str, float] = {}
     for name, value in terms.items():

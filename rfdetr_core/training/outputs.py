@@ -15,12 +15,13 @@ from torch import Tensor
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.schema import require
-from rfdetr_core.checkpoint.files import Checkpoint, file_content, write_checkpoint
+from rfdetr_core.checkpoint.files import Checkpoint, file_content, tensor_digest, write_checkpoint
 from rfdetr_core.checkpoint.schema import RunState
 from rfdetr_core.metrics.names import PREFIX
 from rfdetr_core.training.module import TrainingModule
 from rfdetr_core.training.ranking import best_epoch, recommended_threshold, scores_content
 from rfdetr_core.training.record import STATE_FILE
+from rfdetr_core.training.steps import Steps
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Best:
 
 
 class RunFiles(LightningCheckpoint):
-    """Writes a run folder: both best files, history.csv, scores.json, and the state from which a stopped run goes on.
+    """Writes a run folder: both best files, history.csv, steps.csv, scores.json, and the state to go on from.
 
     The best epoch of a track is the first with the highest score. A score of zero, or none, is no better than
     nothing: if it stays so, the last epoch's weights are written, so that both best files exist after every run.
@@ -66,6 +67,19 @@ class RunFiles(LightningCheckpoint):
         self.best = {track: Best() for track in PREFIX}
         self.unwritten: set[str] = set()
         self.finished = False
+        self.steps = Steps()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the epoch's steps."""
+        self.steps.begin(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Note the step that the batch ended, if it did."""
+        assert isinstance(pl_module, TrainingModule)
+        weights = pl_module.detector.state_dict
+        of_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+        digest = (lambda: tensor_digest(weights())) if trainer.is_global_zero else None
+        self.steps.see(trainer.global_step, of_epoch, pl_module.terms, digest)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take in the epoch and write what changed."""
@@ -74,12 +88,15 @@ class RunFiles(LightningCheckpoint):
         metrics = sorted(pl_module.epoch_metrics.items(), key=lambda entry: not entry[0].startswith("train/"))
         self.history.append({"epoch": epoch, **dict(metrics)})
         self.finished = trainer.should_stop or epoch + 1 == trainer.max_epochs
-        for track, network in pl_module.tracks.items():
+        states = {track: network.state_dict() for track, network in pl_module.tracks.items()}
+        if trainer.is_global_zero:
+            self.steps.end(epoch + 1, {track: tensor_digest(weights) for track, weights in states.items()})
+        for track in pl_module.tracks:
             values = [row.get(PREFIX[track] + self.key, math.nan) for row in self.history]
             smooth = self.smooth if track == "regular" else 0.0
             best = best_epoch(values, skip=self.skip, smooth=smooth, finished=self.finished)
             if best is not None and best.epoch == epoch:
-                weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+                weights = {name: tensor.detach().cpu().clone() for name, tensor in states[track].items()}
                 threshold = recommended_threshold(pl_module.epoch_metrics, track, self.key)
                 self.best[track] = Best(best.score, best.ranked, epoch, threshold, weights)
                 self.unwritten.add(track)
@@ -116,11 +133,13 @@ class RunFiles(LightningCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the files are written from."""
-        return {"history": self.history, "best": {track: vars(best) for track, best in self.best.items()}}
+        best = {track: vars(best) for track, best in self.best.items()}
+        return {"history": self.history, "steps": self.steps.lines, "best": best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the files of a stopped run; they are written again, since DVC removes them when a stage starts."""
         self.history = [dict(row) for row in state_dict["history"]]
+        self.steps.lines = list(state_dict.get("steps", []))
         self.best = {track: Best(**best) for track, best in state_dict["best"].items()}
         self.unwritten = {track for track, best in self.best.items() if best.weights is not None}
 
@@ -142,5 +161,6 @@ class RunFiles(LightningCheckpoint):
         self.unwritten.clear()
         # Epochs count from 1 in what people read, the progress and these files; in checkpoints from 0, as upstream's.
         files.write_table(self.folder / "history.csv", [row | {"epoch": int(row["epoch"]) + 1} for row in self.history])
+        self.steps.write(self.folder)
         tracks = {track: (best.score, best.epoch) for track, best in self.best.items()}
         files.write_json(self.folder / "scores.json", scores_content(self.key, tracks, len(self.history)))

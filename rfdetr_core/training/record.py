@@ -80,8 +80,8 @@ def record_of(
     machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cuda": torch.version.cuda if kind == "cuda" else None,
-        "cpu": cpu_kind(),
-        **({"processor": processor()} if kind == "cpu" else {}),
+        "cpu": torch.backends.cpu.get_cpu_capability() if asked.portable else cpu_kind(),
+        **({"processor": processor()} if kind == "cpu" and not asked.portable else {}),
         "settings": settings(),
         "threads": torch.get_num_threads(),
         "precision": resolved_precision(asked),
@@ -324,7 +324,7 @@ def _locked(folder: Path) -> TextIO:
                 lock.close()
                 raise UserError(f"another training or evaluation ({who}) writes to {folder}. Wait for it, or end it.")
             time.sleep(0.1)
-        for name in ("checkpoint*.pth", "history.csv", "scores.json"):
+        for name in ("checkpoint*.pth", "history.csv", "steps.csv", "scores.json"):
             for path in folder.glob(f".{name}.????????"):  # what `files.replacing` of a killed trainer left
                 path.unlink()
         lock.truncate(0)

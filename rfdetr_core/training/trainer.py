@@ -35,6 +35,7 @@ from rfdetr_core.ops.structures import Target
 from rfdetr_core.training.callbacks import WeightAveraging
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.optimization import build_optimizer
+from rfdetr_core.training.portable import use_portable
 
 # Of glibc's malloc.h, for mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -75,7 +76,8 @@ class PlainCheckpoints(TorchCheckpointIO):
 def device_kind(config: TrainConfig) -> str:
     """The kind of device that training will use: cpu, cuda or mps. UserError: it is asked for and not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    kind = ("cuda" if there["cuda"] else "cpu") if config.accelerator == "auto" else config.accelerator
+    found = "cuda" if there["cuda"] and not config.portable else "cpu"
+    kind = found if config.accelerator == "auto" else config.accelerator
     if not there[kind]:
         raise UserError(f"train.accelerator is {kind}, but torch finds no such device here. Use auto or cpu.")
     return kind
@@ -167,6 +169,8 @@ def resolved_precision(config: TrainConfig) -> str:
     kind = device_kind(config)
     if config.amp_dtype == "fp16" and kind == "cpu":
         raise UserError("train.amp_dtype fp16 needs a GPU. Use null or bf16 on a CPU.")
+    if config.portable:
+        return "32-true"
     if config.amp_dtype != "auto":
         return {None: "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[config.amp_dtype]
     if kind == "cuda":
@@ -188,6 +192,7 @@ def build_trainer(
     Raises:
         UserError: a device or precision that this machine does not have.
     """
+    use_portable(config)
     # Lightning's advice (workers, logging intervals) is about choices that are made here on purpose.
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - a property of a module

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rfdetr_core.audit.history import MODEL
 from rfdetr_core.base import files, git
+from rfdetr_core.base.chain import first_difference
 from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import changes
@@ -24,6 +25,7 @@ from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline, value_at
 from rfdetr_core.verification.remade import HISTORY, METRICS
 from rfdetr_core.verification.report import Report
+from rfdetr_core.verification.steps import STEPS
 
 _REMOTE = "cache-of-the-original"
 # On another kind of machine: how far a score in 0..1 may be from the recorded one.
@@ -48,7 +50,7 @@ def reproduce(root: Path) -> Report:
         folder = clone / original.root.relative_to(top)
         refuse_bytecode(folder)
         contents, pipeline = Contents(folder), Pipeline.read(folder)
-        there = [name for name in (HISTORY, SCORES, METRICS) if (folder / name).exists()]
+        there = [name for name in (HISTORY, STEPS, SCORES, METRICS) if (folder / name).exists()]
         before = {name: files.read_bytes(folder / name) for name in there}
         _fetch(original, contents, folder)
         _run(folder, "dvc", "repro", "--force", "--no-run-cache")
@@ -71,7 +73,8 @@ def _fetch(original: Contents, contents: Contents, folder: Path) -> None:
 def compare_outs(report: Report, contents: Contents, pipeline: Pipeline, before: dict[str, bytes], other: str) -> None:
     """Outs with dvc.lock, stage by stage in the order in which they ran; scores, where the machine is another.
 
-    before: history.csv, scores.json and metrics.json as committed. other: how the machine differs; empty: it does not.
+    before: history.csv, steps.csv, scores.json and metrics.json as committed. other: how the machine differs; empty: it
+    does not.
     """
     differing: dict[str, list[tuple[str, str, str | None]]] = {}
     for stage in dict.fromkeys([*pipeline.stages, *pipeline.lock.stages]):
@@ -85,7 +88,9 @@ def compare_outs(report: Report, contents: Contents, pipeline: Pipeline, before:
     first = next(iter(differing))
     where = f"first stage that differs: {first}"
     if first == "train":
-        where += first_epoch(before.get(HISTORY), files.read_bytes(contents.root / HISTORY))
+        where += first_step(before.get(STEPS), contents.root / STEPS) or first_epoch(
+            before.get(HISTORY), files.read_bytes(contents.root / HISTORY)
+        )
     if other and not {"validate", "convert"} & differing.keys():
         report.note(f"made on another kind of machine ({other}), so bytes differ ({where}) and scores are compared")
         report.skip(
@@ -118,6 +123,14 @@ def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
         before, after = ({key: str(one[part][key]) for key in told[part] if key in one[part]} for one in (told, here))
         found += [f"{key} {old}, here {new}" for key, old, new in changes(before, after)]
     return "; ".join(found)
+
+
+def first_step(before: bytes | None, path: Path) -> str:
+    """Where steps.csv as committed and as made again part, as the end of a sentence; empty: they are equal, or gone."""
+    if before is None or not path.exists():
+        return ""
+    found = first_difference(*(text.decode(errors="replace") for text in (before, files.read_bytes(path))))
+    return "" if found is None else f", {found}"
 
 
 def first_epoch(before: bytes | None, after: bytes) -> str:

@@ -26,6 +26,7 @@ from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.remade import check_best
 from rfdetr_core.verification.report import Report
+from rfdetr_core.verification.steps import check_weights
 
 _BEST = "output/checkpoint_best_{}.pth"
 
@@ -42,6 +43,9 @@ def check_project(report: Report, contents: Contents, pipeline: Pipeline, record
         check_lineage(report, contents, pipeline, lineage, f"lineage of {MODEL}")
         check_past(report, History(contents.root), lineage.get("training") or {}, f"lineage of {MODEL}")
         _check_machine(report, lineage.get("training") or {})
+        winner = str(selection.get("winner"))
+        epoch = (selection.get(winner) or {}).get("epoch")
+        check_weights(report, contents, MODEL, winner, epoch, tensor_digest(total.weights))
     for track in ("ema", "regular"):
         name = _BEST.format(track)
         best = _read(report, contents.root / name, name)
@@ -51,6 +55,8 @@ def check_project(report: Report, contents: Contents, pipeline: Pipeline, record
             _compare(report, f"origin in {name}", training, best.training_record or {}, f"lineage of {MODEL}")
         check_training(report, contents, pipeline, best.training_record or {}, f"origin in {name}")
         check_best(report, contents, pipeline, track, best, name)
+        epoch = None if best.epoch is None else best.epoch + 1  # in model files they count from 0
+        check_weights(report, contents, name, track, epoch, tensor_digest(best.weights))
         if total is not None and selection and selection.get("winner") == track:
             report.equal(f"weights of {MODEL}", tensor_digest(best.weights), tensor_digest(total.weights), name)
     if total is not None and lineage is not None and selection:
@@ -199,6 +205,8 @@ def _check_parents(report: Report, contents: Contents, training: Mapping[str, An
 
 def _check_machine(report: Report, training: Mapping[str, Any]) -> None:
     """Say where results cannot be expected to have the same bytes if they were made again here."""
+    if (training.get("params") or {}).get("train", {}).get("portable"):
+        return
     told = training.get("machine") or {}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     here = {

@@ -39,6 +39,7 @@ from rfdetr_core.verification.lock import (
 from rfdetr_core.verification.remade import HISTORY, check_lineage_keys, check_scores
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.stages import check_stages
+from rfdetr_core.verification.steps import STEPS, check_chain
 
 IN_THE_WAY = "it is imported in place of another module: rename or remove it"
 
@@ -141,6 +142,8 @@ def _check_git(report: Report, contents: Contents, pipeline: Pipeline, *, only_g
         check_selection(report, contents)
     with report.reading(HISTORY):
         check_scores(report, contents, pipeline)
+    with report.reading(STEPS):
+        check_chain(report, contents)
     changed = contents.differs_from_head(LOCK, "manifest", "metadata", SCORES, SELECTION, "reports")
     if changed:
         report.note(f"not as committed: {', '.join(changed)}")

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from rfdetr_core.base import files
+from rfdetr_core.base.chain import chained
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
@@ -282,6 +283,24 @@ def test_whatever_is_tampered_with_is_named(project: Project, capsys: pytest.Cap
     assert any(named in one for one in wrong), wrong
 
 
+def test_steps_that_are_of_other_weights_and_a_step_that_was_edited_are_named(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project.folder / "output" / "steps.csv"
+    header, *rows = path.read_text().splitlines()
+    forged = [header]
+    for row in rows:
+        *cells, regular, average, _ = row.split(",")
+        cells += [regular[::-1], average[::-1]]
+        forged.append(",".join([*cells, chained(forged[-1], ",".join(cells))]))
+    forged[-1] = forged[-1].replace(",", ",1", 1)
+    path.write_text("".join(f"{line}\n" for line in forged))
+    wrong, _ = verify(capsys, project)
+    assert {"output/steps.csv", "chain of output/steps.csv"} <= {*wrong}
+    for name in ("ema", "regular", "total"):
+        assert any(one.startswith(f"weights of output/checkpoint_best_{name}.pth, of epoch ") for one in wrong), wrong
+
+
 COMMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a param": (lambda folder: Project(folder).set_params(train={"lr": 0.5}), "params.yaml: train.lr in dvc.lock"),
     "a param left out": (
@@ -431,7 +450,7 @@ def test_reproduction_names_the_first_stage_and_epoch_that_differ(
     with pytest.raises(SystemExit):
         main(["verify", "--reproduce", "--repo", str(project.folder)])
     told = capsys.readouterr().out
-    assert "note: first stage that differs: train, from epoch 1 on" in told
+    assert "note: first stage that differs: train, from step 1 on, in epoch 1 (loss " in told
     assert "output/checkpoint_best_ema.pth: expected" in told
     assert "annotations/train.json" not in told
 

@@ -23,7 +23,7 @@ MODEL = {"variant": "pico", "resolution": 64, "num_queries": 64, "group_detr": 2
 # Both tracks are best in epoch 1 of 0 to 2, so that a training can be stopped after its best epoch.
 TRAIN = {"epochs": 3, "batch_size": 2, "lr": 1e-3, "amp_dtype": None, "seed": 2}
 RUNTIME = {"num_workers": 0, "mlflow": False, "threads": 1}
-OUTS = ("checkpoint_best_ema.pth", "checkpoint_best_regular.pth", "history.csv", "scores.json")
+OUTS = ("checkpoint_best_ema.pth", "checkpoint_best_regular.pth", "history.csv", "scores.json", "steps.csv")
 
 
 def make_files(folder: Path, train: int = 4, valid: int = 2, objects: int = 2, kinds: int = 2) -> ProjectPaths:

@@ -1,0 +1,48 @@
+"""`train.portable`: arithmetic of which every x86-64 processor with AVX2 is meant to give the same bits. Experimental.
+
+Of the libraries that compute on a CPU, torch's own kernels are those for AVX2, MKL keeps to the branch that Intel
+documents for processors of other makers, and oneDNN, which has none such, is not used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.training.config import TrainConfig
+
+# Read once, when a library first computes.
+VARIABLES = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "MKL_DYNAMIC": "FALSE"}
+
+
+def set_variables(config: TrainConfig) -> None:
+    """Set VARIABLES in this process, which has not imported torch yet, if the config asks for portable arithmetic."""
+    if config.portable:
+        assert "torch" not in sys.modules
+        os.environ.update(VARIABLES)
+
+
+def use_portable(config: TrainConfig) -> None:
+    """Compute portably from now on, in the whole process, if the config asks for it.
+
+    Raises:
+        UserError: the variables are not set, were set too late, or this processor has other instructions.
+    """
+    if not config.portable:
+        return
+    import torch
+
+    if any(os.environ.get(name) != value for name, value in VARIABLES.items()):
+        given = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
+        raise UserError(
+            "train.portable: this process computes otherwise, and cannot change it now. Start Python anew: "
+            f"env {given} python ..."
+        )
+    with_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    if (found := torch.backends.cpu.get_cpu_capability()) != "AVX2" or not with_mkl:
+        raise UserError(
+            f"train.portable needs an x86-64 processor with AVX2 and a torch with MKL, and its variables from the "
+            f"start of Python on; torch computes with {found} here. Set train.portable: false, or start Python anew."
+        )
+    setattr(torch.backends.mkldnn, "enabled", False)  # noqa: B010 - a property of a module
