@@ -38,11 +38,11 @@ def versions_of(image: str, history: History) -> list[Version]:
         for commit in history.commits:
             if manifest in commit.changed and commit.id != NOT_COMMITTED:
                 newest.setdefault(commit.changed[manifest], commit)
-        lines = history.lines_with(needle, manifest, [one.id for one in newest.values()])
+        lines = history.lines_with([needle], manifest, [one.id for one in newest.values()])
         for commit in (one for one in newest.values() if one.id in lines):
-            row = json.loads(lines[commit.id].strip().rstrip(b","))
-            if row["path"] == path:
-                found.setdefault(row["sha256"], Version(path, row["sha256"], manifest, commit))
+            for row in (json.loads(line.strip().rstrip(b",")) for line in lines[commit.id]):
+                if row["path"] == path:
+                    found.setdefault(row["sha256"], Version(path, row["sha256"], manifest, commit))
     return list(found.values())
 
 

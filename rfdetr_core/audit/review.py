@@ -83,8 +83,8 @@ def _scores(scores: Sequence[Content | None]) -> list[str]:
         lines += [row(kind, "before", "after", "points"), "|---|---|---|---|"]
         for key, name in _NAMES.items():
             figures = [(side or {}).get(key) or {} for side in sides]
-            values = [one.get("score") for one in figures]
-            change = "-" if None in values else f"{100 * (values[1] - values[0]):+.2f}"
+            old, new = (one.get("score") for one in figures)
+            change = "-" if old is None or new is None else f"{100 * (new - old):+.2f}"
             lines.append(row(name, *map(_figure, figures), change))
         lines.append("")
     sizes = [_size(one) for one in scores]

@@ -54,17 +54,15 @@ def processor() -> str:
     return ", ".join(one for one in told if one) or platform.machine()
 
 
-def observed(*, deep: bool = False) -> dict[str, Any]:
-    """What a run notes of its environment: `settings`, `variables`, `processor`, `startup` and `edited`; see there.
-
-    deep: hash every installed file.
-    """
+def observed(*, packages: bool) -> dict[str, Any]:
+    """What a run notes of its environment: `settings`, `variables`, `processor`, `startup`; and `edited`, if `packages`
+    decide its result. See the functions of these names."""
     return {
         "settings": settings(),
         "variables": variables(),
         "processor": processor(),
         "startup": startup(),
-        "edited": edited(deep=deep),
+        **({"edited": edited()} if packages else {}),
     }
 
 

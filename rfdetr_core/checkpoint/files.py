@@ -119,7 +119,7 @@ def content_digest(content: Mapping[str, Any]) -> str:
 
     Over the path of each value, its type and, of a tensor, what `tensor_digest` takes, else its text.
     """
-    digest, waiting = hashlib.sha256(), [("", content | {"run": {**content["run"], "digest": None}})]
+    digest, waiting = hashlib.sha256(), [("", {**content, "run": {**content["run"], "digest": None}})]
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, Tensor):

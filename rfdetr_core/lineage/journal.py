@@ -25,6 +25,7 @@ from rfdetr_core.lineage.records import FOLDER as RECORDS
 
 FOLDER = Path("journal")
 SCHEMA = 1
+_NUMERIC = ("train", "evaluate", "export")  # stages in which packages decide numbers
 _RESULT = ("stage", "cmd", "params", "deps", "outs")
 _SOURCES = ("rfdetr_core", "stages", "requirements", "dvc.yaml", "params.yaml")
 
@@ -95,7 +96,7 @@ def write(root: Path, stage: str, ran: Entry, began: float) -> Path:
         "seconds": round(time.time() - began, 1),
         "commit": commit and commit.strip(),
         "dirty": bool(dirty) if commit else None,
-        "environment": observed(),
+        "environment": observed(packages=stage in _NUMERIC),
     }
     files.write_json(path, {"schema": SCHEMA, **result, "previous": heads(root), "run": run})
     return path

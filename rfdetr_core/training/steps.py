@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rfdetr_core.base import files
 from rfdetr_core.base.chain import FILE, chained
-from rfdetr_core.training.module import PREFIX, Terms, compact
+from rfdetr_core.metrics.names import PREFIX
+from rfdetr_core.training.module import Terms, compact
 
 _ROWS = 20  # of an epoch, about: the file is in git
 _APART = 200  # steps, at least, from one digest of weights to the next within an epoch: it takes as long as a step

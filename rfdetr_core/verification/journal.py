@@ -11,6 +11,7 @@ from typing import Any
 from rfdetr_core.audit.history import History
 from rfdetr_core.base import files, git
 from rfdetr_core.base.code import STAGE
+from rfdetr_core.base.environment import unexpected
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.schema import checked
 from rfdetr_core.lineage.journal import FOLDER, JournalEntry, contents, name_of, plain
@@ -228,4 +229,7 @@ def _check_environment(report: Report, stage: str, name: str, entry: Mapping[str
             f"{stage} ran with {', '.join(f'{key}={value}' for key, value in sorted(settings.items()))}: {name}"
         )
     if edited := environment.get("edited"):
-        report.wrong(f"packages that {stage} ran with", "as installed", f"edited: {listed(map(str, edited))}", name)
+        told = listed(f"{file} of {package}" for package, changed in sorted(edited.items()) for file in changed)
+        report.wrong(f"packages that {stage} ran with", "as they were installed", f"edited: {told}", name)
+    for path in unexpected(environment.get("startup") or {}):
+        report.note(f"{stage} ran with {path}, which no package installed and Python runs at its start: {name}")
