@@ -14,7 +14,8 @@ from rfdetr_core.verification.report import Report
 
 
 def check_checkout(report: Report, contents: Contents, pipeline: Pipeline) -> bool:
-    """Name in one mismatch the files that are those of another commit; whether there are none."""
+    """Name in one mismatch the files that are those of another commit, which then are not compared with anything else;
+    whether there are none."""
     found = dict(_of_other_commits(contents, pipeline))
     if found:
         commits = listed(dict.fromkeys(found.values()))
