@@ -14,16 +14,15 @@ from rfdetr_core.verification.report import Report
 
 
 def check_checkout(report: Report, contents: Contents, pipeline: Pipeline) -> bool:
-    """Name in one mismatch the files that are those of another commit; whether there are none."""
+    """Name in one mismatch the files that are those of another commit, which then are not compared with anything else;
+    whether there are none."""
     found = dict(_of_other_commits(contents, pipeline))
     if found:
-        commits = listed(dict.fromkeys(found.values()))
-        report.wrong(
-            f"files that DVC keeps: {listed(found)}",
-            f"those of {LOCK}",
-            f"those of commit {commits}",
-            "run: dvc checkout",
-        )
+        others = f"those of commit {listed(dict.fromkeys(found.values()))}"
+        report.wrong(f"files that DVC keeps: {listed(found)}", f"those of {LOCK}", others, "run: dvc checkout")
+    for path in found:
+        report.skip(path, "that of another commit: dvc checkout")
+        contents.of_other_commits.add(path)
     return not found
 
 

@@ -33,6 +33,7 @@ class Contents:
                 f"{root.resolve()} has no dvc.yaml. Run this at the root of the project, or name it: --repo DIR"
             )
         self.root = root.resolve()
+        self.of_other_commits: set[str] = set()  # files and folders that count as not at hand
         self._known: dict[tuple[int, int], Digests] = {}
         self._listings: dict[str, dict[str, str] | None] = {}
         self._events: dict[tuple[str, str], list[tuple[str, str | None]]] = {}
@@ -54,7 +55,7 @@ class Contents:
     def sha256(self, name: str) -> str | None:
         """Of a file below the root; None where it is not."""
         path = self.root / name
-        return self.digests(path)[1] if path.is_file() else None
+        return self.digests(path)[1] if path.is_file() and name not in self.of_other_commits else None
 
     def md5(self, name: str) -> str | None:
         """As DVC computes it: of a file, or of a folder's listing, then with .dir at its end. None: not at hand."""

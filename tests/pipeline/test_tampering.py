@@ -489,7 +489,7 @@ def test_what_lies_about_and_a_default_that_is_written_out_are_no_alarm(
     (project.folder / "notes.txt").write_text("not committed")
     (loss / "matcher.py").chmod(0o600)
     (project.folder / "data" / "tiny" / "train" / "_annotations.coco.json").chmod(0o444)
-    project.set_params(train={"lr": TrainConfig().lr})
+    project.set_params(train={"weight_decay": TrainConfig().weight_decay})
     project.run("git", "config", "core.fileMode", "false")
     for arguments in ([], ["--lock"]):
         assert verify(capsys, project, *arguments)[0] == []
