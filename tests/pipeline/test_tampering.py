@@ -426,9 +426,9 @@ UNRUN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a score that the history does not have": (
         lambda folder: rewritten(
-            folder / "output/scores.json", lambda told: told["val/mAP_50_95"]["ema"].update(score=0.9)
+            folder / "output/scores.json", lambda told: told["val/mAP_50"]["ema"].update(score=0.9)
         ),
-        "val/mAP_50_95.ema.score of output/scores.json",
+        "val/mAP_50.ema.score of output/scores.json",
     ),
 }
 
@@ -450,16 +450,16 @@ def test_scores_and_detections_that_agree_with_all_the_rest_are_named_by_running
     """Forged are the history, the scores of it, what is chosen by them, the file that ships, and what it detects."""
     output, reports = project.folder / "output", project.folder / "reports" / "evaluate"
     header, *rows = (line.split(",") for line in (output / "history.csv").read_text().splitlines())
-    rows[-1][header.index("val/ema_mAP_50_95")] = "0.75"
+    rows[-1][header.index("val/ema_mAP_50")] = "0.75"
     (output / "history.csv").write_text("\n".join(",".join(row) for row in [header, *rows]) + "\n")
-    rewritten(output / "scores.json", lambda told: told["val/mAP_50_95"].update(ema={"score": 0.75, "epoch": 2}))
+    rewritten(output / "scores.json", lambda told: told["val/mAP_50"].update(ema={"score": 0.75, "epoch": 2}))
     files.write_json(output / "selection.json", select(files.read_json(output / "scores.json")))
     strip(output, files.read_json(output / "selection.json"), project.folder / MODEL, project.folder / "records")
     found = json.loads((reports / "detections.json").read_text())
     write_results(reports / "detections.json", [found[0] | {"score": 0.9}, *found[1:]], "bbox")
     project.run("dvc", "commit", "-f", "-q", "train", "select_best", "strip", "evaluate")
     wrong, _ = verify(capsys, project, "--rescore")
-    assert "val/ema_mAP_50_95 of epoch 2 in output/history.csv" in wrong
+    assert "val/ema_mAP_50 of epoch 2 in output/history.csv" in wrong
     assert any(one.startswith("reports/evaluate/detections.json line ") for one in wrong)
 
 
