@@ -96,11 +96,11 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
     if deep or rescore:
         from rfdetr_core.verification.rescore import check_detections, check_valid
 
-        with report.reading(HISTORY, UserError):
-            check_valid(report, contents, pipeline, data)
         if rescore:
             with report.reading("reports/evaluate/detections.json", UserError):
                 check_detections(report, contents, pipeline, data)
+        with report.reading(HISTORY, UserError):
+            check_valid(report, contents, pipeline, data)
     return report
 
 
