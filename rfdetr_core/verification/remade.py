@@ -185,7 +185,8 @@ def _check_pictures(report: Report, contents: Contents, made: Path, arguments: t
     except UserError as error:
         report.skip(name, f"an image is gone or changed: {error}")
         return
-    told = read_json(report, contents, EVALUATION, Evaluation) or {}
+    known = (contents.root / EVALUATION).is_file()
+    told = (known and read_json(report, contents, EVALUATION, Evaluation)) or {}
     other = [*_other_versions(told.get("packages") or {}, _DRAW), *_unlocked(contents, "runtime", _DRAW)]
     for file in sorted({path.name for one in (made, folder) for path in one.iterdir()}):
         again, found = made / file, folder / file

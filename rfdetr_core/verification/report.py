@@ -47,11 +47,14 @@ class Report:
             self.notes.append(text)
 
     @contextmanager
-    def reading(self, what: str) -> Iterator[None]:
-        """Make a mismatch of what is not laid out as it should be, or cannot be read: someone changed it."""
+    def reading(self, what: str, *more: type[Exception]) -> Iterator[None]:
+        """Make a mismatch of what is not laid out as it should be, or cannot be read: someone changed it.
+
+        more: errors that also mean so; without UserError, one of those ends the verification.
+        """
         try:
             yield
-        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, IndexError, OSError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, IndexError, OSError, *more) as error:
             self.wrong(what, "its layout", f"{type(error).__name__}: {error}", "reading it")
 
     def lines(self) -> list[str]:

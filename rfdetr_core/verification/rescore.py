@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,7 @@ LEAST_OVERLAP = 0.9  # IoU of a box and the one made again on another machine
 LEAST_SCORE = 0.1  # of the detections whose boxes are compared on another machine
 _AMP = {"32-true": None, "bf16-mixed": "bf16", "16-mixed": "fp16"}
 _VALID = "scores on valid"
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: str) -> None:
@@ -61,7 +63,7 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
         return
     where, (_, record, _) = paths_of(contents, data), next(iter(best.values()))
     model, config = training_configs(pipeline)
-    machine = record.get("machine") or {}
+    machine, settings = record.get("machine") or {}, environment.settings()
     with _threads(machine.get("threads")) as threads:
         runtime = RuntimeConfig(num_workers=0, mlflow=False, threads=threads)
         try:
@@ -70,7 +72,7 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
         except UserError as error:
             report.skip(_VALID, str(error))
             return
-        other = [*_differing(record, inputs), *_other_code(pipeline, "train")]
+        other = [*_differing(record, inputs, settings), *_other_code(pipeline, "train")]
     if other:
         report.note(f"scored again on another kind of machine than the training's ({'; '.join(other)}): "
                     f"scores within {TOLERANCE} count as equal")  # fmt: skip
@@ -133,7 +135,7 @@ def _validated(inputs: Inputs, tracks: Mapping[str, Loaded]) -> dict[str, float]
     return module.epoch_metrics
 
 
-def _differing(record: Mapping[str, Any], inputs: Inputs) -> Iterator[str]:
+def _differing(record: Mapping[str, Any], inputs: Inputs, settings: Mapping[str, str]) -> Iterator[str]:
     """How the machine and the packages differ from those of a training; nothing: numbers must be equal."""
     told, config = record.get("machine") or {}, inputs.config
     kind = device_kind(config)
@@ -141,7 +143,7 @@ def _differing(record: Mapping[str, Any], inputs: Inputs) -> Iterator[str]:
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cpu": cpu_kind(),
         "processor": environment.processor(),
-        "settings": environment.settings(),
+        "settings": {**settings},
         "threads": torch.get_num_threads(),
         "precision": resolved_precision(config),
         "effective_batch_size": int(config.batch_size) * config.grad_accum_steps,
@@ -176,13 +178,20 @@ def _names_of(track: str, names: set[str]) -> Iterator[str]:
 
 @contextmanager
 def _threads(number: Any) -> Iterator[int]:
-    """Compute with so many threads, which decide bits on a CPU; what is no number: with those that there are."""
-    before = torch.get_num_threads()
+    """Compute with so many threads, which decide bits on a CPU; what is no number: with those that there are.
+
+    What Lightning's Trainer sets for the whole process (deterministic algorithms) is as before afterwards.
+    """
+    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    workspace = os.environ.get(_WORKSPACE)
     try:
         torch.set_num_threads(number if isinstance(number, int) and 0 < number <= 1024 else before)
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(deterministic)
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)
 
 
 def check_detections(report: Report, contents: Contents, pipeline: Pipeline, data: str) -> None:

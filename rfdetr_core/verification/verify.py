@@ -105,9 +105,9 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
     with report.reading(EVALUATION):
         check_evaluation(report, contents, pipeline, model or _recorded(record), _trained(record))
         check_lineage_keys(report, contents, data)
-    with report.reading(METRICS):
+    with report.reading(METRICS, UserError):
         check_metrics(report, contents, pipeline, data)
-    with report.reading("reports/evaluate/index.html"):
+    with report.reading("reports/evaluate/index.html", UserError):
         check_report(report, contents, pipeline, data)
     with report.reading(EXPORT):
         check_exports(report, contents, model, record)
@@ -115,11 +115,11 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
     if deep or rescore:
         from rfdetr_core.verification.rescore import check_detections, check_valid
 
-        with report.reading(HISTORY):
-            check_valid(report, contents, pipeline, data)
         if rescore:
-            with report.reading("reports/evaluate/detections.json"):
+            with report.reading("reports/evaluate/detections.json", UserError):
                 check_detections(report, contents, pipeline, data)
+        with report.reading(HISTORY, UserError):
+            check_valid(report, contents, pipeline, data)
     return report
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +23,11 @@ from rfdetr_core.base.chain import chained
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
+from rfdetr_core.evaluation.scoring import write_results
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.model.detector import build_detector
+from rfdetr_core.selection.select import select
+from rfdetr_core.selection.strip import strip
 from rfdetr_core.training.config import TrainConfig
 from tests.pipeline.project import TINY, Project, add_prose
 
@@ -410,6 +414,92 @@ def test_a_record_that_was_committed_with_another_run_is_found_until_it_is_rever
     assert any(one.startswith("run of records/") for one in wrong)
     project.run("git", "revert", "--no-edit", "HEAD")
     assert verify(capsys, project) == ([], [])
+
+
+def rewritten(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the content of a JSON file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def a_pixel_of_a_picture(folder: Path) -> None:
+    path = next((folder / "reports/evaluate/pictures").glob("*.png"))
+    with Image.open(path) as picture:
+        changed = picture.copy()
+    changed.putpixel((5, 5), (1, 2, 3))
+    path.unlink()
+    changed.save(path)
+
+
+# Results that nobody ran, all in one commit of `dvc commit`.
+UNRUN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "the page of the dataset": (
+        lambda folder: edit(folder / "reports/dataset/index.html", "</title>", " (approved)</title>"),
+        "reports/dataset/index.html, made again",
+    ),
+    "the page of the evaluation": (
+        lambda folder: edit(folder / "reports/evaluate/index.html", "</title>", " (approved)</title>"),
+        "reports/evaluate/index.html, made again",
+    ),
+    "a picture": (a_pixel_of_a_picture, "reports/evaluate/pictures/best_1.png"),
+    "a key more in metrics": (
+        lambda folder: rewritten(folder / "reports/evaluate/metrics.json", lambda told: told.update(sensitivity=0.999)),
+        "sensitivity of reports/evaluate/metrics.json",
+    ),
+    "a key more in the lineage of the evaluation": (
+        lambda folder: rewritten(folder / "reports/evaluate/lineage.json", lambda told: told.update(certified=True)),
+        "certified of reports/evaluate/lineage.json",
+    ),
+    "a key more in the intervals": (
+        lambda folder: rewritten(folder / "reports/evaluate/intervals.json", lambda told: told.update(clinical=0.9)),
+        "clinical of reports/evaluate/intervals.json",
+    ),
+    "a threshold": (
+        lambda folder: rewritten(folder / "reports/evaluate/thresholds.json", lambda told: told.update(images=7)),
+        "images of reports/evaluate/thresholds.json",
+    ),
+    "a key more in the statistics": (
+        lambda folder: rewritten(folder / "reports/dataset/statistics.json", lambda told: told.update(sites=9)),
+        "reports/dataset/statistics.json, made again",
+    ),
+    "a score that the history does not have": (
+        lambda folder: rewritten(
+            folder / "output/scores.json", lambda told: told["val/mAP_50"]["ema"].update(score=0.9)
+        ),
+        "val/mAP_50.ema.score of output/scores.json",
+    ),
+}
+
+
+def test_results_that_were_committed_without_running_are_made_again_and_named(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for forge, _ in UNRUN.values():
+        forge(project.folder)
+    project.run("dvc", "commit", "-f", "-q")
+    project.commit("not run")
+    wrong, _ = verify(capsys, project)
+    assert [case for case, (_, named) in UNRUN.items() if named not in wrong] == [], wrong
+
+
+def test_scores_and_detections_that_agree_with_all_the_rest_are_named_by_running_the_model_again(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Forged are the history, the scores of it, what is chosen by them, the file that ships, and what it detects."""
+    output, reports = project.folder / "output", project.folder / "reports" / "evaluate"
+    header, *rows = (line.split(",") for line in (output / "history.csv").read_text().splitlines())
+    rows[-1][header.index("val/ema_mAP_50")] = "0.75"
+    (output / "history.csv").write_text("\n".join(",".join(row) for row in [header, *rows]) + "\n")
+    rewritten(output / "scores.json", lambda told: told["val/mAP_50"].update(ema={"score": 0.75, "epoch": 2}))
+    files.write_json(output / "selection.json", select(files.read_json(output / "scores.json")))
+    strip(output, files.read_json(output / "selection.json"), project.folder / MODEL, project.folder / "records")
+    found = json.loads((reports / "detections.json").read_text())
+    write_results(reports / "detections.json", [found[0] | {"score": 0.9}, *found[1:]], "bbox")
+    project.run("dvc", "commit", "-f", "-q", "train", "select_best", "strip", "evaluate")
+    wrong, _ = verify(capsys, project, "--rescore")
+    assert "val/ema_mAP_50 of epoch 2 in output/history.csv" in wrong
+    assert any(one.startswith("reports/evaluate/detections.json line ") for one in wrong)
 
 
 def test_another_result_of_the_same_inputs_is_told_and_is_not_that_of_the_run(
