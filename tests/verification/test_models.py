@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -144,3 +145,20 @@ def test_a_state_to_resume_from_is_unchecked_wherever_it_lies(
         assert verify(capsys, repository, path) == []
         main(["verify", str(path), "--repo", str(repository.folder)])
         assert f"not checked: weights of {path} (the file is a state to resume from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("forge", ["root", "size", "tree", "split"])
+def test_merkle_roots_that_are_not_those_of_the_manifest_are_named(
+    repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], forge: str
+) -> None:
+    lineage = json.loads(json.dumps(read_checkpoint(model).lineage))
+    roots = lineage["training"]["roots"]
+    if forge == "split":
+        del roots["valid"]
+    elif forge == "tree":
+        del roots["train"]["images"]
+    else:
+        roots["train"]["images"][forge] = {"root": "0" * 64, "size": 7}[forge]
+    write_checkpoint(model, replace(read_checkpoint(model), lineage=lineage))
+    split = "valid" if forge == "split" else "train"
+    assert any(one.startswith(f"roots.{split}.images.") for one in verify(capsys, repository, model))

@@ -1,0 +1,93 @@
+"""The dataset at hand against its manifests: pixels that were forged are named, and another decoder is no alarm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rfdetr_core.base import files
+from rfdetr_core.ingest.config import ValidateConfig
+from rfdetr_core.ingest.convert import convert_dataset
+from rfdetr_core.ingest.validate import validate_dataset
+from rfdetr_core.lineage.lock import Lock
+from rfdetr_core.verification.contents import Contents
+from rfdetr_core.verification.dataset import check_dataset
+from rfdetr_core.verification.lock import Pipeline
+from rfdetr_core.verification.report import Report
+from tests.ingest.samples import make_coco
+
+LOCK = "requirements/numeric.lock"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project whose dataset was validated and converted."""
+    data = make_coco(tmp_path / "data")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_text("validate: {}\n")
+    validate_dataset(data, ValidateConfig(), tmp_path / "reports" / "dataset", tmp_path / "manifest")
+    convert_dataset(data, ValidateConfig(), tmp_path / "manifest", tmp_path / "annotations")
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / LOCK).write_text("pillow==0.1\n")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "add", "data"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def check(root: Path) -> Report:
+    """What is found of the dataset, where dvc.lock has the manifests as they are."""
+    outs = [{"path": f"manifest/{split}.json", "md5": files.md5_file(root / "manifest" / f"{split}.json")}
+            for split in ("train", "valid", "test")]  # fmt: skip
+    lock = Lock.parse(json.dumps({"schema": "2.0", "stages": {"validate": {"cmd": "python", "outs": outs}}}).encode())
+    report = Report()
+    check_dataset(report, Contents(root), Pipeline({}, lock), "data")
+    return report
+
+
+def edit(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = root / "manifest" / "train.json"
+    rows = files.read_json(path)
+    for row in rows:
+        change(row)
+    path.write_bytes(b"[\n" + b",\n".join(map(files.canonical_json, rows)) + b"\n]\n")
+
+
+def same_decoder(root: Path) -> None:
+    (root / LOCK).unlink()
+
+
+def test_pixels_that_are_not_those_of_the_image_are_named(root: Path) -> None:
+    same_decoder(root)
+    assert check(root).mismatches == {}
+    edit(root, lambda row: row.update(pixels="0" * 64))
+    named = {what for what, _, _ in check(root).mismatches}
+    assert "pixels of train/train_1.png in manifest/train.json" in named
+
+
+def test_a_manifest_that_is_older_than_digests_of_pixels_is_no_alarm(root: Path) -> None:
+    same_decoder(root)
+    edit(root, lambda row: row.pop("pixels"))
+    report = check(root)
+    assert (report.mismatches, report.unchecked) == ({}, {})
+
+
+def test_pixels_of_another_decoder_are_not_compared_and_that_is_said(root: Path) -> None:
+    edit(root, lambda row: row.update(pixels="0" * 64))
+    report = check(root)
+    assert report.mismatches == {}
+    assert "Pillow" in report.unchecked["pixels of images"]
+    edit(root, lambda row: row.update(sha256="0" * 64))
+    assert check(root).mismatches
+
+
+def test_pixels_of_an_image_that_is_gone_are_taken_from_the_manifest(root: Path) -> None:
+    same_decoder(root)
+    (root / "data" / "train" / "train_1.png").unlink()
+    report = check(root)
+    assert report.mismatches == {}
+    assert list(report.unchecked) == ["image data/train/train_1.png"]
