@@ -83,16 +83,18 @@ def _scores(scores: Sequence[Content | None]) -> list[str]:
         lines += [row(kind, "before", "after", "points"), "|---|---|---|---|"]
         for key, name in _NAMES.items():
             figures = [(side or {}).get(key) or {} for side in sides]
-            values = [one.get("score") for one in figures]
-            change = "-" if None in values else f"{100 * (values[1] - values[0]):+.2f}"
+            values = [one["score"] for one in figures if one.get("score") is not None]
+            change = f"{100 * (values[1] - values[0]):+.2f}" if len(values) == len(figures) else "-"
             lines.append(row(name, *map(_figure, figures), change))
         lines.append("")
     sizes = [_size(one) for one in scores]
     if before and after and before["manifest"] == after["manifest"]:
         lines.append(f"Both on {sizes[1]}. Whether the difference is chance: `python -m rfdetr_core compare A B`.")
     else:
-        lines.append(f"Before: {sizes[0]}. After: {sizes[1]}. These are not the same images, so the numbers cannot be ")
-        lines[-1] += "compared. On the same images: `python -m rfdetr_core compare A B`."
+        lines.append(
+            f"Before: {sizes[0]}. After: {sizes[1]}. These are not the same images, so the numbers cannot be compared. "
+            "On the same images: `python -m rfdetr_core compare A B`."
+        )
     return lines
 
 
