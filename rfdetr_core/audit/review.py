@@ -20,7 +20,7 @@ MOST = 50  # rows of a table
 _MOST_NAMES = 10
 _NAMES = {"map": "mAP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR100", "f1": "F1"}
 _TITLES = {"params": "Params", "packages": "Packages", "machine": "Machine", "weights": "Weights", "custom": "Custom"}
-_KINDS = {"labels": "relabelled", **KINDS}
+_KINDS = {**KINDS, "labels": "relabelled"}
 # https://host/path, ssh://user@host:port/path or user@host:path, as git takes them; a port of ssh is not the page's.
 _ADDRESS = re.compile(
     r"(?:https?://(?:[^@/\s]*@)?([\w.-]+(?::\d+)?)/|ssh://(?:[^@/\s]*@)?([\w.-]+)(?::\d+)?/|[\w.-]+@([\w.-]+):/?)"
