@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.audit.context import SCORES
 from rfdetr_core.audit.difference import KINDS
 from rfdetr_core.audit.history import NOT_COMMITTED
 from rfdetr_core.base import git
@@ -18,7 +19,6 @@ from rfdetr_core.base.provenance import short
 
 MOST = 50  # rows of a table
 _MOST_NAMES = 10
-_NAMES = {"map": "mAP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR100", "f1": "F1"}
 _TITLES = {"params": "Params", "packages": "Packages", "machine": "Machine", "weights": "Weights", "custom": "Custom"}
 _KINDS = {**KINDS, "labels": "relabelled"}
 # https://host/path, ssh://user@host:port/path or user@host:path, as git takes them; a port of ssh is not the page's.
@@ -81,7 +81,7 @@ def _scores(scores: Sequence[Content | None]) -> list[str]:
         if not any(sides):
             continue
         lines += [row(kind, "before", "after", "points"), "|---|---|---|---|"]
-        for key, name in _NAMES.items():
+        for key, name in SCORES.items():
             figures = [(side or {}).get(key) or {} for side in sides]
             values = [one["score"] for one in figures if one.get("score") is not None]
             change = f"{100 * (values[1] - values[0]):+.2f}" if len(values) == len(figures) else "-"
