@@ -13,6 +13,7 @@ from typing import Any
 
 from ci.compare import BASE_MODEL, FIRST
 from ci.steps import COMPARED, COMPARISON, MODEL, PLAN, RAN, call, core, left
+from rfdetr_core.audit.context import SCORES
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.markdown import block, code, row
 from rfdetr_core.inference.thresholds import NAME as THRESHOLDS
@@ -20,7 +21,6 @@ from rfdetr_core.inference.thresholds import Thresholds
 
 EVALUATION = Path("reports/evaluate")
 PICTURES, PAGE = EVALUATION / "pictures", EVALUATION / "index.html"
-NAMES = {"map": "mAP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR100", "f1": "F1"}
 MOST = 100  # lines of a list
 
 
@@ -68,7 +68,7 @@ def _scores(content: dict[str, Any]) -> list[str]:
     """Both models on the split as it is now, and how large the split was for the base."""
     low, high = content["interval"]
     before = _before(content["base"])
-    rows = [row(NAMES[key], *_numbers(content["old"][key], content["new"][key])) for key in NAMES]
+    rows = [row(SCORES[key], *_numbers(content["old"][key], content["new"][key])) for key in SCORES]
     table = ["| | base | new | difference |", "|---|---|---|---|", *rows]
     classes = ["| class | objects | base AP | new AP | difference |", "|---|---|---|---|---|"]
     classes += [
@@ -143,7 +143,7 @@ def _alone() -> str:
     if not all(path.exists() for path in paths):
         return "There is no evaluation."
     about, metrics = (json.loads(path.read_text()) for path in paths)
-    told = ", ".join(f"{NAMES[key]} {_number(metrics.get(key))}" for key in NAMES)
+    told = ", ".join(f"{SCORES[key]} {_number(metrics.get(key))}" for key in SCORES)
     return f"{code(about['split'])}: {metrics['images']:d} images, {metrics['objects']:d} objects; {told}."
 
 

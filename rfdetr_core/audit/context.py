@@ -18,7 +18,7 @@ from rfdetr_core.base.metadata import parse_metadata
 from rfdetr_core.base.schema import check_values
 from rfdetr_core.lineage.lock import LOCK
 
-SCORES = ("map", "map_50", "map_75", "mar_100", "f1")
+SCORES = {"map": "mAP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR100", "f1": "F1"}
 _EVALUATION = "reports/evaluate"
 
 Images = Mapping[str, list[dict[str, Any]]]  # see `difference.compare_images`

@@ -144,10 +144,10 @@ def _changed_lines(old: bytes, new: bytes) -> tuple[bytes, bytes] | None:
     header = new[: new.find(b"\n") + 1]
     if not header or not old.startswith(header) or b"\r" in new or b"\r" in old:
         return None
-    start = _shared_start(old, new)
+    start = _shared(old, new)
     start = new.rfind(b"\n", 0, start) + 1  # the header has one: both begin with it
     rest = [old[start:], new[start:]]
-    end = _shared_start(*(one[::-1] for one in rest))
+    end = _shared(*rest, at_end=True)
     # The last whole line that differs ends where, from the end, the next line begins that is shared.
     end = rest[1].find(b"\n", len(rest[1]) - end) + 1 if end else 0
     tail = len(rest[1]) - end if end else 0
@@ -158,12 +158,13 @@ def _changed_lines(old: bytes, new: bytes) -> tuple[bytes, bytes] | None:
     return tuple(b"\n".join([header.rstrip(b"\n"), *sorted(lines), b""]) for lines in (before - after, after - before))  # type: ignore[return-value]
 
 
-def _shared_start(one: bytes, other: bytes) -> int:
-    """How many bytes the two begin with alike. Slices are compared, in halves: bytes take a hundred times as long."""
+def _shared(one: bytes, other: bytes, *, at_end: bool = False) -> int:
+    """How many bytes the two begin or end with alike. Halves are compared: single bytes take 100 times as long."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+        parts = ((each[len(each) - middle : len(each) - low] if at_end else each[low:middle]) for each in (one, other))
+        low, high = (middle, high) if next(parts) == next(parts) else (low, middle - 1)
     return low
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.audit.context import SCORES
 from rfdetr_core.audit.difference import KINDS
 from rfdetr_core.audit.history import NOT_COMMITTED
 from rfdetr_core.base import git
@@ -18,9 +19,8 @@ from rfdetr_core.base.provenance import short
 
 MOST = 50  # rows of a table
 _MOST_NAMES = 10
-_NAMES = {"map": "mAP", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR100", "f1": "F1"}
 _TITLES = {"params": "Params", "packages": "Packages", "machine": "Machine", "weights": "Weights", "custom": "Custom"}
-_KINDS = {"labels": "relabelled", **KINDS}
+_KINDS = {**KINDS, "labels": "relabelled"}
 # https://host/path, ssh://user@host:port/path or user@host:path, as git takes them; a port of ssh is not the page's.
 _ADDRESS = re.compile(
     r"(?:https?://(?:[^@/\s]*@)?([\w.-]+(?::\d+)?)/|ssh://(?:[^@/\s]*@)?([\w.-]+)(?::\d+)?/|[\w.-]+@([\w.-]+):/?)"
@@ -81,7 +81,7 @@ def _scores(scores: Sequence[Content | None]) -> list[str]:
         if not any(sides):
             continue
         lines += [row(kind, "before", "after", "points"), "|---|---|---|---|"]
-        for key, name in _NAMES.items():
+        for key, name in SCORES.items():
             figures = [(side or {}).get(key) or {} for side in sides]
             old, new = (one.get("score") for one in figures)
             change = "-" if old is None or new is None else f"{100 * (new - old):+.2f}"
@@ -91,8 +91,10 @@ def _scores(scores: Sequence[Content | None]) -> list[str]:
     if before and after and before["manifest"] == after["manifest"]:
         lines.append(f"Both on {sizes[1]}. Whether the difference is chance: `python -m rfdetr_core compare A B`.")
     else:
-        lines.append(f"Before: {sizes[0]}. After: {sizes[1]}. These are not the same images, so the numbers cannot be ")
-        lines[-1] += "compared. On the same images: `python -m rfdetr_core compare A B`."
+        lines.append(
+            f"Before: {sizes[0]}. After: {sizes[1]}. These are not the same images, so the numbers cannot be compared. "
+            "On the same images: `python -m rfdetr_core compare A B`."
+        )
     return lines
 
 
