@@ -86,15 +86,12 @@ class RunFiles(LightningCheckpoint):
         metrics = sorted(pl_module.epoch_metrics.items(), key=lambda entry: not entry[0].startswith("train/"))
         self.history.append({"epoch": epoch, **dict(metrics)})
         self.finished = trainer.should_stop or epoch + 1 == trainer.max_epochs
-        states = {track: network.state_dict() for track, network in pl_module.tracks.items()}
-        if trainer.is_global_zero:
-            self.steps.end(epoch + 1, {track: tensor_digest(weights) for track, weights in states.items()})
-        for track in pl_module.tracks:
+        for track, network in pl_module.tracks.items():
             value = pl_module.epoch_metrics.get(PREFIX[track] + self.key, math.nan)
             ranked = self._smoothed(PREFIX[track] + self.key) if track == "regular" and self.smooth else value
             better = epoch >= self.skip and math.isfinite(value) and ranked > (self.best[track].ranked or 0.0)
             if better or (self.finished and self.best[track].ranked is None):
-                weights = {name: tensor.detach().cpu().clone() for name, tensor in states[track].items()}
+                weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
                 score = value if math.isfinite(value) else None
                 threshold = self._threshold(pl_module.epoch_metrics, PREFIX[track])
                 self.best[track] = Best(score, ranked if better else None, epoch, threshold, weights)
@@ -102,7 +99,9 @@ class RunFiles(LightningCheckpoint):
         if self.finished and "ema" not in pl_module.tracks:
             self.best["ema"] = replace(self.best["regular"], score=None)
             self.unwritten.add("ema")
+        states = {track: network.state_dict() for track, network in pl_module.tracks.items()}
         if trainer.is_global_zero:
+            self.steps.end(epoch + 1, {track: tensor_digest(weights) for track, weights in states.items()})
             self._write()
         trainer.save_checkpoint(self.folder / STATE_FILE)
         if (epoch + 1) % self.interval == 0 and trainer.is_global_zero:
