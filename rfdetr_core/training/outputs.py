@@ -88,22 +88,21 @@ class RunFiles(LightningCheckpoint):
         metrics = sorted(pl_module.epoch_metrics.items(), key=lambda entry: not entry[0].startswith("train/"))
         self.history.append({"epoch": epoch, **dict(metrics)})
         self.finished = trainer.should_stop or epoch + 1 == trainer.max_epochs
-        states = {track: network.state_dict() for track, network in pl_module.tracks.items()}
-        if trainer.is_global_zero:
-            self.steps.end(epoch + 1, {track: tensor_digest(weights) for track, weights in states.items()})
-        for track in pl_module.tracks:
+        for track, network in pl_module.tracks.items():
             values = [row.get(PREFIX[track] + self.key, math.nan) for row in self.history]
             smooth = self.smooth if track == "regular" else 0.0
             best = best_epoch(values, skip=self.skip, smooth=smooth, finished=self.finished)
             if best is not None and best.epoch == epoch:
-                weights = {name: tensor.detach().cpu().clone() for name, tensor in states[track].items()}
+                weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
                 threshold = recommended_threshold(pl_module.epoch_metrics, track, self.key)
                 self.best[track] = Best(best.score, best.ranked, epoch, threshold, weights)
                 self.unwritten.add(track)
         if self.finished and "ema" not in pl_module.tracks:
             self.best["ema"] = replace(self.best["regular"], score=None)
             self.unwritten.add("ema")
+        states = {track: network.state_dict() for track, network in pl_module.tracks.items()}
         if trainer.is_global_zero:
+            self.steps.end(epoch + 1, {track: tensor_digest(weights) for track, weights in states.items()})
             self._write()
         trainer.save_checkpoint(self.folder / STATE_FILE)
         if (epoch + 1) % self.interval == 0 and trainer.is_global_zero:
