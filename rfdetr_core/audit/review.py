@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rfdetr_core.audit.context import SCORES
 from rfdetr_core.audit.difference import KINDS
@@ -21,11 +22,7 @@ MOST = 50  # rows of a table
 _MOST_NAMES = 10
 _TITLES = {"params": "Params", "packages": "Packages", "machine": "Machine", "weights": "Weights", "custom": "Custom"}
 _KINDS = {**KINDS, "labels": "relabelled"}
-# https://host/path, ssh://user@host:port/path or user@host:path, as git takes them; a port of ssh is not the page's.
-_ADDRESS = re.compile(
-    r"(?:https?://(?:[^@/\s]*@)?([\w.-]+(?::\d+)?)/|ssh://(?:[^@/\s]*@)?([\w.-]+)(?::\d+)?/|[\w.-]+@([\w.-]+):/?)"
-    r"([\w./~-]+?)(?:\.git)?/?"
-)
+_PLAIN = re.compile(r"[\w.-]+(:\d+)?/[\w./~-]+")  # what needs no quoting in a link
 
 Content = Mapping[str, Any]  # what `audit --diff --json` prints
 
@@ -137,10 +134,12 @@ def compare_link(root: Path, commits: Sequence[str | None]) -> str:
     """The page of the remote `origin` that shows what changed between two commits, as GitHub, GitLab and Forgejo have
     one; empty where that is not known. What an address says before its host, such as a token, is left out."""
     told = (git.answer(root, "config", "--get", "remote.origin.url") or "").strip()
-    found = _ADDRESS.fullmatch(told)
-    if not found or None in commits or NOT_COMMITTED in commits or commits[0] == commits[1]:
+    address = git.public_address(told)
+    if not address or None in commits or NOT_COMMITTED in commits or commits[0] == commits[1]:
         return ""
-    *hosts, path = found.groups()
-    host = next(filter(None, hosts))
-    separator = "/-" if "gitlab" in host else ""
-    return f"https://{host}/{path}{separator}/compare/{commits[0]}...{commits[1]}"
+    parts = urlsplit(address)
+    # A port of ssh is not that of the page.
+    host = parts.netloc if parts.scheme.startswith("http") else parts.hostname
+    page = f"{host}{parts.path.rstrip('/').removesuffix('.git')}"
+    separator = "/-" if "gitlab" in str(host) else ""
+    return f"https://{page}{separator}/compare/{commits[0]}...{commits[1]}" if _PLAIN.fullmatch(page) else ""

@@ -6,8 +6,10 @@ A project may be a folder of a larger repository: paths are below the project, c
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from rfdetr_core.base.errors import UserError
 
@@ -90,3 +92,13 @@ def toplevel(folder: Path) -> Path:
 def names(folder: Path, *arguments: str) -> set[str]:
     """The names of files that a command prints with -z. Raises what `text` does."""
     return set(text(folder, *arguments).split("\0")) - {""}
+
+
+def public_address(remote: str) -> str | None:
+    """The address of a remote repository without user, password and query; None for a folder of this machine."""
+    if short := re.fullmatch(r"(?:[^/@]+@)?([^/:@]+):(?!//)(.+)", remote):  # user@host:path
+        return f"ssh://{short[1]}/{short[2].lstrip('/')}"
+    parts = urlsplit(remote)
+    if not parts.netloc or parts.scheme == "file":
+        return None
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

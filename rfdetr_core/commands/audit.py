@@ -173,23 +173,20 @@ def verify(options: argparse.Namespace) -> None:
 
 
 def _check_proof(options: argparse.Namespace) -> Report:
+    from rfdetr_core.verification.attest import SUFFIX, check_envelope
     from rfdetr_core.verification.proofs import check_proof
     from rfdetr_core.verification.report import Report
 
     if options.file is None:
         raise UserError("verify --proof PROOF.json FILE: give the model file, or its attestation, FILE.intoto.json.")
-    report, attestation, model = Report(), options.file, options.file
-    if attestation.suffix != ".json":
-        from rfdetr_core.verification.attest import SUFFIX
-
-        attestation = model.with_name(f"{model.name}{SUFFIX}")
+    report, attestation = Report(), options.file
+    if attestation.suffix not in (".json", ".dsse"):
+        attestation = attestation.with_name(f"{attestation.name}{SUFFIX}")
     check_proof(report, options.proof, attestation, options.image)
     if options.key is None:
         report.skip(f"signature of {attestation}", "no key given, so anyone may have written it: --key PUBLIC.pem")
     else:
-        from rfdetr_core.verification.attest import SUFFIX, check_attestation
-
-        check_attestation(report, model.with_name(model.name.removesuffix(SUFFIX)), options.key, options.repo)
+        check_envelope(report, attestation, options.key)
     return report
 
 

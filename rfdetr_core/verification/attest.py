@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 SUFFIX = ".intoto.json"
+_ENVELOPE = ".dsse"
 _OLDER = "a signature of an older form. Sign again: python -m rfdetr_core attest FILE --sign-key KEY.pem"
 
 
@@ -50,7 +51,7 @@ def attest(
     statement_of(file)  # first: what the file itself contradicts
     origin = _origin(file, root, own_word)
     path = output or file.with_name(f"{file.name}{SUFFIX}")
-    envelope, signature = path.with_name(f"{path.name}.dsse"), path.with_name(f"{file.name}.sig")
+    envelope, signature = path.with_name(f"{path.name}{_ENVELOPE}"), path.with_name(f"{file.name}.sig")
     if key is None:
         if envelope.exists():
             raise UserError(f"{envelope} signs the present statement. Sign the new one (--sign-key), or remove it.")
@@ -122,11 +123,37 @@ def check_attestation(report: Report, file: Path, key: Path | None, root: Path =
     _check_signatures(report, file, path, told, key, public)
 
 
+def check_envelope(report: Report, attestation: Path, key: Path) -> None:
+    """Check the signature of a statement alone, by the envelope beside it or that it is in. No model is needed."""
+    public = _public_key(key)
+    envelope = (
+        attestation if attestation.suffix == _ENVELOPE else attestation.with_name(f"{attestation.name}{_ENVELOPE}")
+    )
+    if not envelope.is_file():
+        report.wrong(str(envelope), "a signature", None, "--key")
+        return
+    _check_statement(report, attestation, envelope, key, public)
+
+
+def _check_statement(
+    report: Report, path: Path, envelope: Path, key: Path | None, public: EllipticCurvePublicKey | None
+) -> None:
+    """Whether an envelope is around this statement and, with a key, signed by it."""
+    with _wrong(report, f"statement in {envelope}", f"that of {path}", str(envelope)):
+        if path != envelope and dsse.payload_of(envelope) != files.read_bytes(path):
+            raise UserError("another one")
+    if public is None:
+        return
+    with _wrong(report, f"signature of {path}", f"one of {key} over the statement", str(envelope)):
+        if not dsse.is_signed_by(envelope, public):
+            raise UserError("it does not verify")
+
+
 def _check_signatures(
     report: Report, file: Path, path: Path, told: Any, key: Path | None, public: EllipticCurvePublicKey | None
 ) -> None:
     envelope, signature, older = (
-        path.with_name(name) for name in (f"{path.name}.dsse", f"{file.name}.sig", f"{path.name}.sig")
+        path.with_name(name) for name in (f"{path.name}{_ENVELOPE}", f"{file.name}.sig", f"{path.name}.sig")
     )
     signed_with = key_of(told)
     source = str(path) if key is None else "--key"
@@ -139,14 +166,10 @@ def _check_signatures(
             report.wrong(str(one), f"a signature of key {signed_with}" if signed_with else "a signature", found, source)
     if found and key is None and not envelope.is_file():
         report.skip(str(older), found)
-    with _wrong(report, f"statement in {envelope}", "that of " + str(path), str(envelope)):
-        if envelope.is_file() and dsse.payload_of(envelope) != files.read_bytes(path):
-            raise UserError("another one")
-    if key is None or public is None:
+    if envelope.is_file():
+        _check_statement(report, path, envelope, key, public)
+    if key is None:
         return
-    with _wrong(report, f"signature of {path}", f"one of {key} over the statement", str(envelope)):
-        if envelope.is_file() and not dsse.is_signed_by(envelope, public):
-            raise UserError("it does not verify")
     with _wrong(report, f"signature of {file}", f"one of {key} over the model", str(signature)):
         if signature.is_file():
             names = [Path(one["name"]).name for one in told["subject"]] if told else []

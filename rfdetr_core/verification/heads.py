@@ -66,12 +66,14 @@ class _Versions:
         self.history = history
 
     def read(self, name: str, sha256: str) -> bytes | None:
-        """A file that is there; else the version with this digest, or any; None where no commit has the file."""
+        """The version with this digest, in the working tree or a commit; else the file that is there, or any version;
+        None where there is none."""
         path = self.history.root / name
-        if path.is_file():
-            return files.read_bytes(path)
-        committed = [content for _, content in self.history.read(self._blobs.get(name, ())) if content is not None]
-        return next((one for one in committed if files.sha256_bytes(one) == sha256), next(iter(committed), None))
+        here = [files.read_bytes(path)] if path.is_file() else []
+        if here and files.sha256_bytes(here[0]) == sha256:
+            return here[0]
+        past = [content for _, content in self.history.read(self._blobs.get(name, ())) if content is not None]
+        return next((one for one in past if files.sha256_bytes(one) == sha256), next(iter([*here, *past]), None))
 
     @cached_property
     def _blobs(self) -> dict[str, dict[str, None]]:

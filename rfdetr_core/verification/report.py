@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 GONE = "gone"
+_UNREADABLE: tuple[type[Exception], ...] = (
+    *(KeyError, TypeError, AttributeError, ValueError, ArithmeticError, IndexError, OSError),
+)
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Report:
         """
         try:
             yield
-        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, IndexError, OSError, *more) as error:
+        except (*_UNREADABLE, *more) as error:
             self.wrong(what, "its layout", f"{type(error).__name__}: {error}", "reading it")
 
     def lines(self) -> list[str]:

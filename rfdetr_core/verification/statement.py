@@ -6,13 +6,11 @@ in the file. The rest is known to the history alone: the commit, the run, the jo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from rfdetr_core.audit.exported import SUFFIXES as EXPORTED
 from rfdetr_core.audit.exported import contradictions, is_derived, plain_description
@@ -66,7 +64,7 @@ class Origin:
         """The repository, at the commit that brought the file."""
         if not self.traced.links:
             return None
-        address = public_address((git.answer(self.history.root, "remote", "get-url", "origin") or "").strip())
+        address = git.public_address((git.answer(self.history.root, "remote", "get-url", "origin") or "").strip())
         uri = {"uri": f"git+{address}"} if address else {}
         return {"name": REPOSITORY, **uri, "digest": {"gitCommit": self.traced.links[0].commit.id}}
 
@@ -140,16 +138,6 @@ def statement_of(file: Path, origin: Origin | None = None, key: str | None = Non
 def parts_of(file: Path) -> list[Path]:
     """The files that a model is: an OpenVINO model is two."""
     return [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
-
-
-def public_address(remote: str) -> str | None:
-    """The address of a remote repository without user, password and query; None for a folder of this machine."""
-    if short := re.fullmatch(r"(?:[^/@]+@)?([^/:@]+):(?!//)(.+)", remote):  # user@host:path
-        return f"ssh://{short[1]}/{short[2].lstrip('/')}"
-    parts = urlsplit(remote)
-    if not parts.netloc or parts.scheme == "file":
-        return None
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _times(run: Mapping[str, Any]) -> dict[str, str]:

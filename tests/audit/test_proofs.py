@@ -48,7 +48,7 @@ class Kept:
             model = self.repository.train(len(parents) + 1, images, parents=parents)
             self.repository.commit(name)
             shutil.copy(model, folder / f"{name}.pth")
-            attest(folder / f"{name}.pth")
+            attest(folder / f"{name}.pth", root=self.repository.folder)
             parents = {"pretrain_weights": parent_of(folder / f"{name}.pth")}
 
     @cache  # noqa: B019
@@ -140,12 +140,14 @@ def test_with_a_key_the_attestation_is_checked_too(
 ) -> None:
     private, public = make_keys(tmp_path)
     model = Path(shutil.copy(kept.folder / "second.pth", tmp_path))
-    attest(model, key=private)
-    proof = kept.prove(capsys, sha256_of("z"))
-    command = ["verify", "--proof", str(proof), str(model), "--key", str(public)]
-    main(command)
-    assert "not checked: signature" not in capsys.readouterr().out
-    path = tmp_path / "second.pth.intoto.json"
+    attest(model, key=private, root=kept.repository.folder)
+    model.unlink()  # the attestation alone is enough
+    proof, path = kept.prove(capsys, sha256_of("z")), tmp_path / "second.pth.intoto.json"
+    command = ["verify", "--proof", str(proof), "--key", str(public)]
+    for attestation in (path, path.with_name(f"{path.name}.dsse")):
+        main([*command, str(attestation)])
+        assert "not checked: signature" not in capsys.readouterr().out
+    command.append(str(path))
     path.write_text(path.read_text().replace(roots(kept)["train"]["images"]["root"], "0" * 64))
     with pytest.raises(SystemExit):
         main(command)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rfdetr_core.verification.statement import public_address
+from rfdetr_core.base.git import public_address
 
 
 @pytest.mark.parametrize(
