@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import marshal
 import os
 import platform
 import re
 import site
 import sys
+import sysconfig
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.machinery import PathFinder
+from importlib.util import MAGIC_NUMBER, source_from_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +25,18 @@ from rfdetr_core.base.provenance import PACKAGES
 # Each gives other bits on the same machine. Not here: the number of threads, which the record has by itself, and
 # CUBLAS_WORKSPACE_CONFIG, which Lightning sets.
 _DECIDING = re.compile(
-    r"(MKL_(CBWR|ENABLE_INSTRUCTIONS|DEBUG_CPU_TYPE|VML_MODE)|(ONEDNN|DNNL)_(DEFAULT_FPMATH_MODE|MAX_CPU_ISA|CPU_ISA_HINTS)"
-    r"|ATEN_CPU_CAPABILITY|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|OMP_SCHEDULE)"
+    r"MKL_(CBWR|ENABLE_INSTRUCTIONS|DEBUG_CPU_TYPE|VML_MODE|DYNAMIC)|NPY_(DISABLE|ENABLE)_CPU_FEATURES|OPENBLAS_CORETYPE"
+    r"|(ONEDNN|DNNL)_(DEFAULT_FPMATH_MODE|MAX_CPU_ISA|CPU_ISA_HINTS)|ATEN_CPU_CAPABILITY|OMP_SCHEDULE"
+    r"|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
 )
 _TOLD = re.compile(
-    r"(MKL|ONEDNN|DNNL|OMP|KMP|GOMP|ATEN|OPENBLAS|PYTHON|CUBLAS|CUDNN|CUDA|NVIDIA|TORCH)_?[A-Z0-9_]*|LD_(PRELOAD|LIBRARY_PATH)"
+    r"(MKL|NPY|ONEDNN|DNNL|OMP|KMP|GOMP|ATEN|OPENBLAS|PYTHON|CUBLAS|CUDNN|CUDA|NVIDIA|TORCH)_?[A-Z0-9_]*"
+    r"|LD_(PRELOAD|LIBRARY_PATH|AUDIT)|GLIBC_TUNABLES"
 )
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
 _OWN = re.compile(r"__editable__\.rfdetr_dvc-[^/]*\.pth")
 _MODULES = {"pillow": "PIL", "pytorch-lightning": "pytorch_lightning"}
+_MODULE_SUFFIXES = (".py", ".so", ".pyd")
 _CPUINFO = Path("/proc/cpuinfo")
 _WHILE_INSTALLING = 60 * 10**9  # nanoseconds: the list of a package is among its last files
 
@@ -95,13 +101,19 @@ def edited(*, deep: bool = False) -> dict[str, list[str]]:
     module has another version than its description.
 
     Of the packages that decide numerics, sizes are compared, and the digests of files that are newer than the list.
-    deep: the digests of all files of all packages.
+    deep: the digests of all files of all packages; and of the former, also modules that the list does not have, and
+    compiled ones.
     """
     found: dict[str, list[str]] = {}
     for package in metadata.distributions() if deep else map(_distribution, PACKAGES):
         if package is not None and (wrong := [*_wrong_version(package), *_changed(package, deep=deep)]):
             found[package.metadata["Name"].lower()] = wrong
     return dict(sorted(found.items()))
+
+
+def unlisted() -> list[str]:
+    """The packages that decide numerics and came without a list of their files."""
+    return [name for name in PACKAGES if (package := _distribution(name)) is not None and _record(package) is None]
 
 
 def _distribution(name: str) -> metadata.Distribution | None:
@@ -119,17 +131,17 @@ def _wrong_version(package: metadata.Distribution) -> Iterator[str]:
 
 
 def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
-    listed = getattr(package, "_path", None)
-    if listed is None or not (record := Path(listed) / "RECORD").is_file():
+    if (record := _record(package)) is None:
         return
-    folder, written = record.parent.parent, record.stat().st_mtime_ns
+    folder, written, known = record.parent.parent, record.stat().st_mtime_ns, set[str]()
     for line in files.read_text(record).splitlines():
         name, _, rest = line.rpartition(",")
         name, _, told = name.rpartition(",")
         kind, _, digest = told.partition("=")
+        name = name.strip('"')
+        known.add(name)
         if kind != "sha256":  # compiled modules, and the list itself
             continue
-        name = name.strip('"')
         try:
             status = (folder / name).stat()
             newer = status.st_mtime_ns > written + _WHILE_INSTALLING
@@ -137,6 +149,44 @@ def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
                 yield name
         except OSError:
             yield f"{name} (gone)"
+    if deep and package.metadata["Name"].lower() in PACKAGES:
+        yield from _beside(folder, known)
+
+
+def _record(package: metadata.Distribution) -> Path | None:
+    """The list of a package's files; some installers write none."""
+    folder = getattr(package, "_path", None)
+    return Path(folder) / "RECORD" if folder and (Path(folder) / "RECORD").is_file() else None
+
+
+def _beside(folder: Path, known: set[str]) -> Iterator[str]:
+    """Modules in the folders of a package that its list does not have, and compiled ones that are not of their source.
+
+    Python takes an extension before a source of the same name, and a compiled module in place of its source.
+    """
+    tops = {top for name in known if (top := name.partition("/")[0]) != name and not top.endswith((".dist-info", ".."))}
+    for path in (path for top in sorted(tops) for path in sorted((folder / top).rglob("*"))):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix in _MODULE_SUFFIXES and name not in known:
+            yield f"{name} (added)"
+        elif path.suffix == ".pyc" and not _is_of_its_source(path):
+            yield f"{name} (not of its source)"
+
+
+def _is_of_its_source(compiled: Path) -> bool:
+    """Whether a compiled module is what its source compiles to, or Python would not read it. It is not run."""
+    try:
+        source = Path(source_from_cache(str(compiled)))
+        if compiled.parent.name != "__pycache__" or not source.is_file():
+            return compiled.parent.name == "__pycache__"
+        content, text = files.read_bytes(compiled), files.read_bytes(source)
+        if content[:4] != MAGIC_NUMBER:
+            return True
+        level = int(re.sub(r".*\.opt-(\d)\.pyc$|.*", r"\1", compiled.name) or 0)
+        found = compile(text, str(source), "exec", dont_inherit=True, optimize=level)
+        return bool(marshal.loads(content[16:]) == found)
+    except (ValueError, SyntaxError, EOFError, TypeError, NotImplementedError):
+        return False
 
 
 def _digest(path: Path) -> str:
@@ -151,12 +201,13 @@ def _site_folders() -> Iterator[Path]:
 
 
 def _installed_by(path: Path) -> str | None:
+    if path.parent == Path(sysconfig.get_path("stdlib")):  # as Debian has it
+        return "Python"
     if _OWN.fullmatch(path.name) and not _runs_code(path):
         return "this project"
     for package in metadata.distributions():
-        listed = getattr(package, "_path", None)
-        record = Path(listed) / "RECORD" if listed else None
-        if record and record.parent.parent == path.parent and record.is_file():
+        record = _record(package)
+        if record and record.parent.parent == path.parent:
             line = next((one for one in files.read_text(record).splitlines() if one.startswith(f"{path.name},")), "")
             if f"sha256={_digest(path)}," in line:
                 return str(package.metadata["Name"])

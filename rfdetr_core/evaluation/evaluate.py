@@ -121,12 +121,15 @@ def _picture(root: Path, sample: Sample) -> Image.Image:
 
 def machine_of(predictor: BasePredictor) -> dict[str, Any]:
     """What decides the bits of the detections, beside code and packages."""
+    settings = {"settings": environment.settings()}
+    if "cuda" in predictor.device:
+        return {"device": torch.cuda.get_device_name(predictor.device), **settings}
     return {
-        "device": torch.cuda.get_device_name(predictor.device) if "cuda" in predictor.device else predictor.device,
+        "device": predictor.device,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "processor": environment.processor(),
         "threads": torch.get_num_threads(),
-        "settings": environment.settings(),
+        **settings,
     }
 
 

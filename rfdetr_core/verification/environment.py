@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfdetr_core.base.environment import edited, startup, unexpected
+from rfdetr_core.base.environment import edited, startup, unexpected, unlisted
 from rfdetr_core.verification.report import Report
 
 
@@ -15,5 +15,7 @@ def check_environment(report: Report, *, deep: bool) -> None:
     for package, names in edited(deep=deep).items():
         for name in names:
             report.wrong(f"{name} of package {package}", "as it was installed", "another", "the package's RECORD")
+    for package in unlisted():
+        report.skip(f"files of package {package}", "it has no list of its files (RECORD)")
     for path in unexpected(startup()):
         report.note(f"Python runs {path} at its start, which no package installed")

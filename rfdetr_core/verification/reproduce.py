@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rfdetr_core.audit.history import MODEL
+from rfdetr_core.audit.history import EVALUATION, MODEL
 from rfdetr_core.base import files, git
 from rfdetr_core.base.chain import first_difference
 from rfdetr_core.base.dvc_config import cache_folder
@@ -117,12 +117,15 @@ def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
     here = (read_checkpoint(contents.root / MODEL).lineage or {}).get("training")
     if told is None or here is None:
         return ""
+    evaluated = [files.parse_json(contents.committed(EVALUATION) or b"{}"), files.read_json(contents.root / EVALUATION)]
+    compared = [(told[part], here[part]) for part in ("machine", "packages")]
+    compared.append((evaluated[0].get("machine") or {}, evaluated[1]["machine"]))
     found = []
-    for part in ("machine", "packages"):
+    for one, two in compared:
         # What an older record does not say is no difference.
-        before, after = ({key: str(one[part][key]) for key in told[part] if key in one[part]} for one in (told, here))
+        before, after = ({key: str(side[key]) for key in one.keys() & two.keys()} for side in (one, two))
         found += [f"{key} {old}, here {new}" for key, old, new in changes(before, after)]
-    return "; ".join(found)
+    return "; ".join(dict.fromkeys(found))
 
 
 def first_step(before: bytes | None, path: Path) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import py_compile
 import subprocess
 import sys
 from importlib import metadata
@@ -73,8 +75,6 @@ def test_what_is_installed_as_it_was_made_holds(installed: Installed) -> None:
 def test_an_edited_file_of_a_package_is_found_and_one_whose_time_was_set_back_by_deep_alone(
     installed: Installed, text: str, later: bool, shallow: bool
 ) -> None:
-    import os
-
     path = installed.folder / "numpy" / "core.py"
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns + (3600 * 10**9 if later else 0)
     path.write_text(text)
@@ -99,3 +99,38 @@ def test_code_that_python_runs_at_its_start_is_named_unless_a_package_installed_
     custom = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, **run).stdout  # type: ignore[call-overload]
     assert files.parse_json(plain.encode()) == []
     assert files.parse_json(custom.encode()) == [str(tmp_path / "sitecustomize.py")]
+
+
+def test_a_module_that_was_added_to_a_package_and_a_compiled_one_that_is_not_of_its_source_are_found_by_deep(
+    installed: Installed,
+) -> None:
+    source = installed.folder / "numpy" / "core.py"
+    compiled = Path(py_compile.compile(str(source), doraise=True) or "")
+    assert list(environment._changed(installed.package, deep=True)) == []
+    other = installed.folder / "other.py"
+    other.write_text("one = 2\n")
+    py_compile.compile(str(other), cfile=str(compiled), doraise=True)
+    (installed.folder / "numpy" / "core.abi3.so").write_bytes(b"")
+    assert list(environment._changed(installed.package, deep=False)) == []
+    assert list(environment._changed(installed.package, deep=True)) == [
+        f"numpy/__pycache__/{compiled.name} (not of its source)",
+        "numpy/core.abi3.so (added)",
+    ]
+
+
+def test_a_file_of_a_package_that_is_gone_is_found_and_a_package_without_a_list_is_told(
+    installed: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (installed.folder / "numpy" / "core.py").unlink()
+    assert list(environment._changed(installed.package, deep=False)) == ["numpy/core.py (gone)"]
+    monkeypatch.setattr(environment, "_distribution", lambda name: installed.package if name == "numpy" else None)
+    assert environment.unlisted() == []
+    (installed.folder / "numpy-1.0.dist-info" / "RECORD").unlink()
+    assert environment.unlisted() == ["numpy"]
+
+
+def test_what_python_itself_brings_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("")
+    assert environment._installed_by(tmp_path / "sitecustomize.py") is None
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert environment._installed_by(tmp_path / "sitecustomize.py") == "Python"
