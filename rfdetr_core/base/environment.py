@@ -34,6 +34,7 @@ _TOLD = re.compile(
     r"|LD_(PRELOAD|LIBRARY_PATH|AUDIT)|GLIBC_TUNABLES"
 )
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
+_PROJECT = "rfdetr-dvc"  # its path file is made relative, see the Makefile
 _OWN = re.compile(r"__editable__\.rfdetr_dvc-[^/]*\.pth")
 _MODULES = {"pillow": "PIL", "pytorch-lightning": "pytorch_lightning"}
 _MODULE_SUFFIXES = (".py", ".so", ".pyd")
@@ -105,7 +106,8 @@ def edited(*, deep: bool = False) -> dict[str, list[str]]:
     compiled ones.
     """
     found: dict[str, list[str]] = {}
-    for package in metadata.distributions() if deep else map(_distribution, PACKAGES):
+    everything = (one for one in metadata.distributions() if one.metadata["Name"] != _PROJECT)
+    for package in everything if deep else map(_distribution, PACKAGES):
         if package is not None and (wrong := [*_wrong_version(package), *_changed(package, deep=deep)]):
             found[package.metadata["Name"].lower()] = wrong
     return dict(sorted(found.items()))
