@@ -122,7 +122,9 @@ def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tu
         sha256 = digest_of(image, archive)
         pixels = pixels_of(image, sha256, archive)
         answer: Answer[Any] = uses_of(Image(sha256, pixels), archive)
-        others = [one for one in versions_of(image, archive.history) if one.sha256 != sha256]
+        # Bytes that were found by their pixels are in the answer.
+        answered = {sha256, *(use.sha256 for use in answer.uses)}
+        others = [one for one in versions_of(image, archive.history) if one.sha256 not in answered]
         asked: dict[str, Any] = {
             "sha256": sha256,
             "pixels": pixels,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import one_line, say
-from rfdetr_core.commands.output import print_answer
+from rfdetr_core.commands.output import print_versioned
 
 if TYPE_CHECKING:
     from rfdetr_core.audit.trace import Archive
@@ -50,7 +50,7 @@ def audit(options: argparse.Namespace) -> None:
         from rfdetr_core.audit.text import plain, told
 
         traced = trace(options.file, archive)
-        print_answer(plain(traced, archive) if options.json else told(options.file, traced, archive))
+        print_versioned(plain(traced, archive) if options.json else told(options.file, traced, archive))
         if not traced.known:
             sys.exit(1)
     if archive.notes:  # what cannot be read is named, and may be what was asked for
@@ -65,7 +65,7 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
     images = images_of(traced, archive, where=options.where)
     notes = [*images.notes, *(() if traced.known else traced.notes)]
     if options.json:
-        print_answer({"images": images.rows, "unknown": images.unknown, "notes": notes})
+        print_versioned({"images": images.rows, "unknown": images.unknown, "notes": notes})
     else:
         rows = [{key: one_line(value) if isinstance(value, str) else value for key, value in row.items()}
                 for row in images.rows]  # fmt: skip
@@ -89,7 +89,7 @@ def _prove(options: argparse.Namespace, archive: Archive) -> None:
     proof = prove(image, trace(options.file, archive), archive)
     if options.output is not None:
         files.write_bytes(options.output, files.canonical_json(proof.content) + b"\n")
-    print_answer(proof.content if options.json else proof.lines)
+    print_versioned(proof.content if options.json else proof.lines)
     lines = [f"unknown: {one}" for one in proof.unknown] + [f"note: {one}" for one in proof.notes]
     if lines:
         say(*lines, file=sys.stderr)
@@ -101,7 +101,7 @@ def _audit_uses(options: argparse.Namespace, archive: Archive) -> None:
     from rfdetr_core.audit.text import answer_uses
 
     plain, lines = answer_uses(options.image, options.where, archive)
-    print_answer(plain if options.json else lines)
+    print_versioned(plain if options.json else lines)
     if plain["unknown"] or plain.get("other_bytes"):  # of a path whose image was replaced, the answer is half of it
         sys.exit(1)
 
@@ -131,10 +131,10 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
     if options.markdown:
         from rfdetr_core.audit.review import markdown
 
-        print_answer(markdown(content, archive.history.root))
+        print_versioned(markdown(content, archive.history.root))
     else:
         lines = [*told_difference(changes, images, unknown), *(f"note: {note}" for note in notes)]
-        print_answer(content if options.json else lines)
+        print_versioned(content if options.json else lines)
     if unknown or not all(one.known for one in traces):
         sys.exit(1)
 
@@ -167,7 +167,7 @@ def verify(options: argparse.Namespace) -> None:
 
         report = verify(options.repo, options.file, deep=options.deep, rescore=options.rescore)
         check_attestation(report, options.file or options.repo / MODEL, options.key, options.repo)
-    print_answer(report.plain() if options.json else report.lines())
+    print_versioned(report.plain() if options.json else report.lines())
     if report.mismatches:
         sys.exit(1)
 

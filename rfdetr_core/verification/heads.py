@@ -66,19 +66,32 @@ class _Versions:
         self.history = history
 
     def read(self, name: str, sha256: str) -> bytes | None:
-        """The version with this digest, in the working tree or a commit; else the file that is there, or any version;
-        None where there is none."""
+        """A file that is there, unless it is one that a commit added, as on another branch that ran the same; else the
+        version with this digest, or any; None where no commit has the file."""
         path = self.history.root / name
-        here = [files.read_bytes(path)] if path.is_file() else []
-        if here and files.sha256_bytes(here[0]) == sha256:
-            return here[0]
-        past = [content for _, content in self.history.read(self._blobs.get(name, ())) if content is not None]
-        return next((one for one in past if files.sha256_bytes(one) == sha256), next(iter([*here, *past]), None))
+        here = files.read_bytes(path) if path.is_file() else None
+        if here is not None and files.sha256_bytes(here) == sha256:
+            return here
+        if here is not None and here not in self._contents(name, self._added):
+            return here
+        past = self._contents(name, self._blobs)
+        return next((one for one in past if files.sha256_bytes(one) == sha256), next(iter(past), None))
+
+    def _contents(self, name: str, blobs: Mapping[str, Mapping[str, None]]) -> list[bytes]:
+        return [content for _, content in self.history.read(blobs.get(name, ())) if content is not None]
+
+    @cached_property
+    def _added(self) -> dict[str, dict[str, None]]:
+        """By path, the contents with which commits, merges aside, added it."""
+        return self._found("--no-merges", "--diff-filter=A")
 
     @cached_property
     def _blobs(self) -> dict[str, dict[str, None]]:
         """By path, git's names of the contents that it had, newest first."""
-        options = ("--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--relative", "--diff-filter=d")
+        return self._found("-m", "--diff-filter=d")
+
+    def _found(self, *chosen: str) -> dict[str, dict[str, None]]:
+        options = ("--full-history", "--raw", "--no-abbrev", "--no-renames", "--relative", *chosen)
         text = git.text(self.history.root, "log", "--all", *options, "--format=", "--", *_FOLDERS)
         found: dict[str, dict[str, None]] = {}
         for line in text.splitlines():

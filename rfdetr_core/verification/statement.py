@@ -25,7 +25,9 @@ from rfdetr_core.lineage.compose import description_digest
 from rfdetr_core.lineage.journal import heads
 
 REPOSITORY, SIGNING_KEY = "repository", "signing key"  # names of dependencies
-GIT, OWN_WORD = "git", "the file's own word"  # where the lineage of a statement comes from
+# Where the lineage of a statement comes from.
+GIT = "git"
+OWN_WORD = "the file's own word"
 
 
 @dataclass(frozen=True)

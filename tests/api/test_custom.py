@@ -22,7 +22,7 @@ from rfdetr_core.api.custom_record import custom_part
 from rfdetr_core.audit.difference import compare_lineages
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import read_json, sha256_file
-from rfdetr_core.checkpoint.files import read_checkpoint, read_plain, write_plain
+from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
 from rfdetr_core.training import RFDETRDataModule, RFDETRModelModule, build_trainer
 from rfdetr_core.training import record as records
 from rfdetr_core.training.callbacks import (
@@ -36,6 +36,7 @@ from rfdetr_core.verification.claims import check_custom
 from rfdetr_core.verification.report import Report
 from tests.api.test_model import FIVE, SMALL
 from tests.pipeline.project import make_dataset
+from tests.training.tiny import write_state
 
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 2, "lr": 1e-3, "num_workers": 0, "threads": 1}
 
@@ -450,11 +451,11 @@ def test_a_state_is_one_of_the_same_training_or_a_parent(
     assert preparation is not None
     assert preparation.started(state, {}, 2)[1] == preparation.record
     stopped = tmp_path / "checkpoint.pth"
-    write_plain(stopped, read_plain(state) | {"epoch": 0})  # finished, with an epoch left: it had stopped early
+    write_state(tmp_path, read_plain(state) | {"epoch": 0})  # finished, with an epoch left: it had stopped early
     assert "resume" in preparation.started(stopped, {}, 2)[1]["parents"]
     content = read_plain(state)
     content["run"]["fingerprint"]["custom.data"] = None
-    write_plain(stopped, content)
+    write_state(tmp_path, content)
     assert "resume" in preparation.started(stopped, {"data": None}, 2)[1]["parents"]
     assert records.differences({"custom.data": None}, {"custom.data": None}) == ["custom.data is unknown"]
 
@@ -466,7 +467,7 @@ def test_a_state_that_is_not_resumed_is_said(
     content = read_plain(fitted[3] / "checkpoint.pth")
     for finished in (True, False):
         content["run"]["finished"] = finished
-        write_plain(trainer.files.folder / "checkpoint.pth", content)
+        write_state(trainer.files.folder, content)
         trainer.files.begin(trainer, module, data, None, [*trainer.own])
         assert ("give ckpt_path=" in capsys.readouterr().out) == (not finished)
     (trainer.files.folder / "checkpoint.pth").unlink()

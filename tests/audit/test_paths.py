@@ -44,7 +44,7 @@ def test_a_path_whose_image_was_replaced_is_answered_with_the_bytes_that_it_had(
     assert said["other_bytes"] == [{"path": "train/a.jpg", "sha256": sha256_of("a"), "commit": first}]
     lines = audit(capsys, repository, "--image", asked, status=1).splitlines()
     assert f"  note: train/a.jpg had other bytes, as in commit {first}: audit --image {sha256_of('a')}" in lines
-    assert "other bytes" not in audit(capsys, repository, "--image", sha256_of("a"))
+    assert "had other bytes" not in audit(capsys, repository, "--image", sha256_of("a"))
 
 
 def test_an_edited_image_that_is_not_validated_yet_is_known_with_the_bytes_of_its_path(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.checkpoint.files import read_checkpoint, read_plain, write_plain
+from rfdetr_core.checkpoint.files import read_checkpoint, read_plain
 from rfdetr_core.checkpoint.keys import to_upstream
 from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.model.detector import build_detector
@@ -27,7 +27,7 @@ from rfdetr_core.training.config import TrainConfig
 from tests.small import SMALL, random_images, random_weight
 from tests.training.test_distributed import TWO, rows, trained
 from tests.training.test_resume import fingerprint, start, stopped
-from tests.training.tiny import OUTS, make_files, outs, script, train
+from tests.training.tiny import OUTS, make_files, outs, script, train, write_state
 
 
 def missing() -> str:
@@ -210,7 +210,7 @@ def test_off_is_the_default_and_another_mode_is_an_error() -> None:
 def test_a_training_starts_anew_when_it_changes(where: ProjectPaths, tmp_path: Path) -> None:
     old = fingerprint(where, tmp_path)
     assert "machine.compiler" not in old
-    write_plain(tmp_path / "checkpoint.pth", {"epoch": 0, "run": {"fingerprint": old, "finished": False}})
+    write_state(tmp_path, {"epoch": 0, "run": {"fingerprint": old, "finished": False}})
     new = fingerprint(where, tmp_path, train={"compile": "default"})
     assert new["machine.compiler"] == code_generator("cpu")
     found, told = record.state_to_resume(tmp_path, new)

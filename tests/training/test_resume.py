@@ -28,12 +28,12 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import md5_file
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.checkpoint.files import content_digest, read_plain, write_plain
+from rfdetr_core.checkpoint.files import read_plain, write_plain
 from rfdetr_core.model.config import VARIANTS, ModelConfig
 from rfdetr_core.training import record
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 from rfdetr_core.training.run import prepare_training
-from tests.training.tiny import MODEL, OUTS, RUNTIME, TRAIN, make_files, outs, script, train
+from tests.training.tiny import MODEL, OUTS, RUNTIME, TRAIN, make_files, outs, script, train, write_state
 
 
 def start(source: str) -> subprocess.Popen[str]:
@@ -170,7 +170,7 @@ def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
     where, weights = make_files(tmp_path / "made"), {"model": {"pretrain_weights": "parent.pth"}}
     (where.weights / "parent.pth").write_bytes(uninterrupted[OUTS[0]])
     state = {"fingerprint": fingerprint(where, tmp_path, **weights), "finished": False}
-    write_plain(tmp_path / "checkpoint.pth", {"epoch": 0, "run": state})
+    write_state(tmp_path, {"epoch": 0, "run": state})
     changes: dict[str, Any] = {
         "param": {"train": {"lr": 2e-3}},
         "epochs": {"train": {"epochs": 4}},
@@ -225,7 +225,7 @@ def test_a_state_that_dvc_replaced_by_another_result_is_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = {"fingerprint": {"params.train.lr": 0.1}, "finished": True, "result": ["a" * 32, "b" * 32]}
-    write_plain(tmp_path / "checkpoint.pth", {"epoch": 0, "run": run})
+    write_state(tmp_path, {"epoch": 0, "run": run})
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     lock = tmp_path / "dvc.lock"
     for recorded, said in ((run["result"], "params.train.lr was 0.1, is 0.2"), (["c" * 32], "of another training")):
@@ -308,8 +308,7 @@ def test_resume_refuses_a_file_of_weights(where: ProjectPaths, uninterrupted: di
 def test_a_crafted_state_is_one_message(where: ProjectPaths, output: Path, part: str) -> None:
     train(where, output, train={"epochs": 1})
     content = read_plain(output / "checkpoint.pth") | {part: {"RunFiles": [1], "fit_loop": None}}
-    content["run"]["digest"] = content_digest(content)
-    write_plain(where.weights / "state.pth", content)
+    write_state(where.weights, content, "state.pth")
     with pytest.raises(UserError, match=r"state\.pth: (its state cannot be restored \(|callbacks\.RunFiles: )"):
         train(where, output, train={"epochs": 2, "resume": "state.pth"})
 

@@ -13,6 +13,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.manifest import ClassEntry, ManifestRow, write_classes, write_manifest
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.checkpoint.files import content_digest, write_plain
 from rfdetr_core.model.config import ModelConfig
 from rfdetr_core.training.config import RuntimeConfig, TrainConfig
 from rfdetr_core.training.run import train_model
@@ -84,3 +85,9 @@ def script(where: ProjectPaths, output: Path, **changes: dict[str, Any]) -> str:
 
 def _outline(x: float, y: float, w: float, h: float) -> list[float]:
     return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
+def write_state(folder: Path, content: dict[str, Any], name: str = "checkpoint.pth") -> None:
+    """Write a resume state with the digest of its content, as a training does."""
+    content["run"]["digest"] = content_digest(content)
+    write_plain(folder / name, content)
