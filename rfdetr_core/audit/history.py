@@ -4,6 +4,7 @@ experiments."""
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +13,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from rfdetr_core.base import files, git
 from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.schema import require
+from rfdetr_core.checkpoint.schema import Manifest as ManifestRows
 from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD
 
@@ -232,3 +236,24 @@ def _check_object(name: str, kind: bytes, content: bytes) -> None:
 def cached(root: Path, md5: str) -> Path:
     """Where DVC's cache has the content of this MD5."""
     return cache_folder(root) / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def rows_of(content: bytes, where: str) -> list[dict[str, Any]]:
+    """The rows of a manifest. UserError: it is none."""
+    try:
+        rows: list[dict[str, Any]] = files.parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{where} is not readable JSON ({error}).") from None
+    require(ManifestRows, {"rows": rows}, where)
+    return rows
+
+
+def rows_in(lines: Sequence[bytes], blob: str, history: History) -> list[dict[str, Any]]:
+    """The rows in these lines of a manifest; all of its rows, where it is laid out by other hands."""
+    try:
+        rows = [json.loads(line.strip().rstrip(b",")) for line in lines]
+        require(ManifestRows, {"rows": rows}, blob)
+    except (ValueError, UserError):
+        ((_, content),) = history.read([blob])
+        rows = rows_of(content or b"[]", f"a manifest (git blob {blob})")
+    return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_core.audit.ancestors import ancestors_of
-from rfdetr_core.audit.history import Commit
+from rfdetr_core.audit.history import Commit, rows_of
 from rfdetr_core.audit.metadata import Selection
 from rfdetr_core.audit.paths import withdrawn
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
@@ -16,8 +16,6 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.base.provenance import identity
-from rfdetr_core.base.schema import require
-from rfdetr_core.checkpoint.schema import Manifest as ManifestRows
 
 
 @dataclass(frozen=True)
@@ -192,13 +190,3 @@ def recorded(training: dict[str, Any]) -> dict[str, str]:
 def _by_split(named: dict[str, Any]) -> dict[str, str]:
     """The git blob of each split's manifest that is among the files."""
     return {split: named[name]["git"] for split in SPLITS if (name := f"manifest/{split}.json") in named}
-
-
-def rows_of(content: bytes, where: str) -> list[dict[str, Any]]:
-    """The rows of a manifest. UserError: it is none."""
-    try:
-        rows: list[dict[str, Any]] = files.parse_json(content)
-    except ValueError as error:
-        raise UserError(f"{where} is not readable JSON ({error}).") from None
-    require(ManifestRows, {"rows": rows}, where)
-    return rows

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rfdetr_core.audit.history import NOT_COMMITTED, Commit, History
+from rfdetr_core.audit.history import NOT_COMMITTED, Commit, History, rows_in
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS, DataConfig
@@ -40,7 +39,7 @@ def versions_of(image: str, history: History) -> list[Version]:
                 newest.setdefault(commit.changed[manifest], commit)
         lines = history.lines_with([needle], manifest, [one.id for one in newest.values()])
         for commit in (one for one in newest.values() if one.id in lines):
-            for row in (json.loads(line.strip().rstrip(b",")) for line in lines[commit.id]):
+            for row in rows_in(lines[commit.id], commit.changed[manifest], history):
                 if row["path"] == path:
                     found.setdefault(row["sha256"], Version(path, row["sha256"], manifest, commit))
     return list(found.values())

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rfdetr_core.audit.history import NOT_COMMITTED, Commit
-from rfdetr_core.audit.images import rows_of
+from rfdetr_core.audit.history import NOT_COMMITTED, Commit, rows_of
 from rfdetr_core.audit.metadata import Place, Selection, digests_in
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.audit.uses import (

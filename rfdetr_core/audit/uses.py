@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rfdetr_core.audit.ancestors import Ancestor, ancestors_of
-from rfdetr_core.audit.history import MODEL, NOT_COMMITTED, Commit, History
-from rfdetr_core.audit.images import commit_of, evaluated, recorded, rows_of
+from rfdetr_core.audit.history import MODEL, NOT_COMMITTED, Commit, rows_in
+from rfdetr_core.audit.images import commit_of, evaluated, recorded
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
-from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.published import PUBLISHED
-from rfdetr_core.checkpoint.schema import Manifest as ManifestRows
 from rfdetr_core.lineage.lock import LOCK, Lock
 
 ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
@@ -199,7 +196,7 @@ def _containing(image: Image, archive: Archive, named: set[str]) -> tuple[Places
     found: Places = {}
 
     def look(lines: Sequence[bytes], blob: str) -> None:
-        if use := image.use_in(_rows(lines, blob, history)):
+        if use := image.use_in(rows_in(lines, blob, history)):
             found[blob] = use
 
     for path in (f"manifest/{split}.json" for split in SPLITS):
@@ -228,17 +225,6 @@ def require_whole(archive: Archive) -> None:
         raise UserError(
             f"{archive.history.root} has no {LOCK} in its history. Name the clone of the project: --repo DIR"
         )
-
-
-def _rows(lines: Sequence[bytes], blob: str, history: History) -> list[dict[str, Any]]:
-    """The rows in these lines of a manifest; all of its rows, where it is laid out by other hands."""
-    try:
-        rows = [json.loads(line.strip().rstrip(b",")) for line in lines]
-        require(ManifestRows, {"rows": rows}, blob)
-    except (ValueError, UserError):
-        ((_, content),) = history.read([blob])
-        rows = rows_of(content or b"[]", f"a manifest (git blob {blob})")
-    return rows
 
 
 def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:

@@ -109,7 +109,7 @@ def edited(*, deep: bool = False) -> dict[str, list[str]]:
     everything = (one for one in metadata.distributions() if one.metadata["Name"] != _PROJECT)
     for package in everything if deep else map(_distribution, PACKAGES):
         if package is not None and (wrong := [*_wrong_version(package), *_changed(package, deep=deep)]):
-            found[package.metadata["Name"].lower()] = wrong
+            found[str(package.metadata["Name"]).lower()] = wrong
     return dict(sorted(found.items()))
 
 
@@ -126,7 +126,7 @@ def _distribution(name: str) -> metadata.Distribution | None:
 
 
 def _wrong_version(package: metadata.Distribution) -> Iterator[str]:
-    name = package.metadata["Name"].lower()
+    name = str(package.metadata["Name"]).lower()
     own = getattr(sys.modules.get(_MODULES.get(name, name)), "__version__", None)
     if name in PACKAGES and own is not None and str(own).partition("+")[0] != package.version.partition("+")[0]:
         yield f"version {own}, described as {package.version}"
@@ -142,7 +142,8 @@ def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
         kind, _, digest = told.partition("=")
         name = name.strip('"')
         known.add(name)
-        if kind != "sha256":  # compiled modules, and the list itself
+        # Compiled modules and the list itself have no digest; commands beside the packages are adapted to this Python.
+        if kind != "sha256" or not rest.isdigit() or name.startswith("../"):
             continue
         try:
             status = (folder / name).stat()
@@ -151,7 +152,7 @@ def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
                 yield name
         except OSError:
             yield f"{name} (gone)"
-    if deep and package.metadata["Name"].lower() in PACKAGES:
+    if deep and str(package.metadata["Name"]).lower() in PACKAGES:
         yield from _beside(folder, known)
 
 

@@ -31,7 +31,10 @@ _SETTINGS = {
     "log.showSignature": "false",
 }
 # An object that `git replace` names would be read in place of the committed one.
-COMMAND = ("git", "--no-replace-objects", *(word for pair in _SETTINGS.items() for word in ("-c", "=".join(pair))))
+COMMAND = (
+    *("git", "--no-replace-objects", "--no-optional-locks"),
+    *(word for pair in _SETTINGS.items() for word in ("-c", "=".join(pair))),
+)
 # What names another repository, or other objects, than those in the folder. A hook of git sets some of them.
 _ELSEWHERE = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_ATTR_SOURCE", "GIT_COMMON_DIR", "GIT_DIR", "GIT_EXTERNAL_DIFF",

@@ -1,49 +1,63 @@
-"""Whether what a stage reads stayed as it was while the stage ran: DVC digests it before and after, and trusts both."""
+"""What a stage depends on, digested when it begins and when it ends: DVC records what is there when it ends."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rfdetr_core.base import files
 from rfdetr_core.base.manifest import DataConfig
-from rfdetr_core.base.params import load_yaml, read_section
+from rfdetr_core.base.params import PARAMS_FILE, load_yaml, read_section
 
 _PIPELINE = Path("dvc.yaml")
-_SMALL = 1 << 26  # bytes: read twice without being noticed
 _DATA = "${data.dir}"
+_IGNORED = ("Thumbs.db", "__pycache__")  # with hidden files: what .dvcignore has, or a file manager leaves
 
 
 def states_of(stage: str) -> dict[str, str]:
-    """The state of each file that a stage of dvc.yaml depends on, by its path; of what is not there, none.
+    """The state of each file and each param that a stage of dvc.yaml depends on, by name; of what is not there, none.
 
-    It is the SHA-256 of a file. Of large files, and of those in a folder, such as the images of a dataset, it is what
-    the file system says: their content is not read.
+    Of a file it is the SHA-256. Of a file of the dataset, whose images are compared with the manifest when they are
+    read, it is its size and time. Of a param it is the digest of its value: another section of params.yaml may change.
 
     Raises:
         UserError: dvc.yaml or params.yaml cannot be read.
     """
     entry = load_yaml(_PIPELINE)["stages"].get(stage) or {}
-    found: dict[str, str] = {}
+    found = dict(_params(entry.get("params") or ()))
     for name in map(str, entry.get("deps") or ()):
         dep = Path(read_section(DataConfig, "data").dir if name == _DATA else name)
-        found |= {str(dep): _state(dep)} if dep.is_file() else dict(_inside(dep))
+        for path in _files(dep):
+            try:
+                found[str(path)] = _size_and_time(path) if name == _DATA else files.sha256_file(path)
+            except FileNotFoundError:
+                continue
     return found
 
 
-def _state(path: Path) -> str:
-    return files.sha256_file(path) if path.stat().st_size <= _SMALL else _times(path)
+def _params(asked: Any) -> Iterator[tuple[str, str]]:
+    """The digests of params: of keys of params.yaml, or of mappings from a file to its keys."""
+    for one in asked:
+        for file, keys in one.items() if isinstance(one, Mapping) else ((str(PARAMS_FILE), [one]),):
+            content = load_yaml(Path(file)) if Path(file).suffix in (".yaml", ".yml") and Path(file).is_file() else None
+            for key in keys or ():
+                value = content
+                for part in str(key).split("."):
+                    value = value.get(part) if isinstance(value, Mapping) else None
+                yield f"{key} of {file}", files.sha256_bytes(repr(value).encode())
 
 
-def _times(path: Path) -> str:
-    """Size, inode, and the times when the content and the inode changed, which a touch cannot set back."""
+def _files(dep: Path) -> Iterator[Path]:
+    if dep.is_file():
+        yield dep
+    for where, folders, names in os.walk(dep):
+        folders[:] = [name for name in folders if name not in _IGNORED and not name.startswith(".")]
+        shown = (name for name in names if name not in _IGNORED and not name.startswith("."))
+        yield from (path for path in (Path(where) / name for name in shown) if path.is_file())
+
+
+def _size_and_time(path: Path) -> str:
     status = path.stat()
-    return f"{status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-
-def _inside(folder: Path) -> Iterator[tuple[str, str]]:
-    for where, _, names in os.walk(folder):
-        for path in (Path(where) / name for name in names):
-            if path.is_file():
-                yield str(path), _times(path)
+    return f"{status.st_size} bytes, changed at {status.st_mtime_ns}"

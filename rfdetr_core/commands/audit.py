@@ -86,14 +86,16 @@ def _prove(options: argparse.Namespace, archive: Archive) -> None:
 
     sha256 = digest_of(options.prove, archive)
     image = Image(sha256, pixels_of(options.prove, sha256, archive))
-    proof = prove(image, trace(options.file, archive), archive)
+    traced = trace(options.file, archive)
+    proof = prove(image, traced, archive)
     if options.output is not None:
         files.write_bytes(options.output, files.canonical_json(proof.content) + b"\n")
     print_versioned(proof.content if options.json else proof.lines)
-    lines = [f"unknown: {one}" for one in proof.unknown] + [f"note: {one}" for one in proof.notes]
+    told = (*proof.notes, *(() if traced.known else traced.notes))
+    lines = [f"unknown: {one}" for one in proof.unknown] + [f"note: {one}" for one in told]
     if lines:
         say(*lines, file=sys.stderr)
-    if proof.unknown:
+    if proof.unknown or traced.contradicted:
         sys.exit(1)
 
 

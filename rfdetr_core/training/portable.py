@@ -1,7 +1,7 @@
 """`train.portable`: arithmetic of which every x86-64 processor with AVX2 is meant to give the same bits. Experimental.
 
 Of the libraries that compute on a CPU, torch's own kernels are those for AVX2, MKL keeps to the branch that Intel
-documents for processors of other makers, and oneDNN, which has none such, is not used.
+documents for processors of other makers, and oneDNN, which has no such branch, is switched off.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def record_of(
     machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cuda": torch.version.cuda if kind == "cuda" else None,
-        "cpu": torch.backends.cpu.get_cpu_capability() if asked.portable else cpu_kind(),
+        "cpu": cpu_kind(portable=asked.portable),
         **({"processor": processor()} if kind == "cpu" and not asked.portable else {}),
         "settings": settings(),
         "threads": torch.get_num_threads(),
@@ -256,7 +256,9 @@ def _check_unchanged(content: Mapping[str, Any], path: Path, *, required: bool) 
         UserError: it is not as it was written.
     """
     told = content["run"].get("digest")
-    if told != content_digest(content) and (required or told is not None):
+    if told is None and required:
+        raise UserError(f"{path} was written by an older version, without a digest of its content.")
+    if told is not None and told != content_digest(content):
         raise UserError(f"{path} was changed after the training wrote it: its content is not that of its digest.")
 
 

@@ -83,9 +83,13 @@ def device_kind(config: TrainConfig) -> str:
     return kind
 
 
-def cpu_kind() -> str:
-    """The instructions by which this CPU computes: what is trained in bfloat16 has other bits with AMX."""
-    return torch.backends.cpu.get_cpu_capability() + (" with AMX" if torch.cpu._is_amx_tile_supported() else "")
+def cpu_kind(*, portable: bool = False) -> str:
+    """The instructions by which this CPU computes: what is trained in bfloat16 has other bits with AMX.
+
+    portable: of a training with `train.portable`, which does not use them.
+    """
+    amx = " with AMX" if torch.cpu._is_amx_tile_supported() and not portable else ""
+    return torch.backends.cpu.get_cpu_capability() + amx
 
 
 def devices_per_node(config: TrainConfig) -> int:

@@ -95,7 +95,7 @@ def _origin(file: Path, root: Path, own_word: bool) -> Origin | None:
         )  # fmt: skip
         raise UserError(f"{file} is not attested: {reason}.{remedy}")
     if traced.known and (fresh := [*uncommitted(origin.heads, origin.history)]):
-        raise UserError(f"{file} is not attested: not committed: {listed(fresh)}. Commit the journal: git add journal")
+        raise UserError(f"{file} is not attested: not committed: {listed(fresh)}. Commit them: git add journal records")
     return origin
 
 

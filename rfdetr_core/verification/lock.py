@@ -184,7 +184,7 @@ def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline, *, by
             for key in sorted({*(keys or values[file]), *given}):
                 before, now = given.get(key), value_at(values[file], key)
                 if by_value and file == PARAMS_FILE.as_posix() and before != now and _equal_settings(key, before, now):
-                    told = f"{file}: {key} writes out other defaults than in {LOCK}, and has the same values"
+                    told = f"{file}: {key} lists defaults that {LOCK} leaves out; the values are equal"
                     report.note(f"{told}; dvc repro would run {name} again")
                 else:
                     _compare_params(report, f"{file}: {key}", before, now, name)

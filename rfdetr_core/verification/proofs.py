@@ -64,6 +64,31 @@ class StatementRoots(Fields):
     roots: dict[Text, dict[Text, dict[Text, Root]] | None]
 
 
+class Subject(Fields):
+    """A file that a statement is about."""
+
+    digest: dict[Text, Text]
+
+
+class Definition(Fields):
+    """What a statement says of the making."""
+
+    resolvedDependencies: list[dict[Text, Any]]  # noqa: N815
+
+
+class Predicate(Fields):
+    """The predicate of SLSA, as far as a proof needs it."""
+
+    buildDefinition: Definition  # noqa: N815
+
+
+class StatementParts(Fields):
+    """An in-toto statement, as far as a proof needs it."""
+
+    subject: list[Subject]
+    predicate: Predicate
+
+
 def check_proof(report: Report, path: Path, attestation: Path, image: Path | None) -> None:
     """Check a proof with the roots of an attestation; what it shows is in the notes. image: the file that it is about.
 
@@ -73,11 +98,16 @@ def check_proof(report: Report, path: Path, attestation: Path, image: Path | Non
     proof = checked(_read(path), ProofFile, str(path))
     statement = read_statement(attestation)
     roots = _roots_in(statement, attestation)
-    subjects = [one.get("digest", {}).get("sha256") for one in statement.get("subject", [])]
+    subjects = [str(one["digest"].get("sha256")) for one in statement["subject"]]
     by = str(attestation)
     if proof["model"]["sha256"] not in subjects:
         report.wrong(f"model of {path}", " or ".join(map(str, subjects)), proof["model"]["sha256"], by)
     _check_image(report, proof["image"], image, path)
+    with_pixels = any("pixels" in trees for of in roots.values() for trees in (of or {}).values())
+    if proof["image"]["pixels"] is None and with_pixels and image is not None:
+        report.wrong(f"pixels of {path}", "proofs of the pixels, whose roots the attestation has", None, by)
+    elif proof["image"]["pixels"] is None:
+        report.skip(f"pixels of {path}", "the proof is of the bytes alone: --prove with the file proves both")
     wanted = {(through, split, tree) for through, of in roots.items() for split in of or {} for tree in _trees(proof)}
     for one in proof["proofs"]:
         place = one["through"], one["split"], one["tree"]
@@ -97,7 +127,7 @@ def check_proof(report: Report, path: Path, attestation: Path, image: Path | Non
             report.wrong(f"proof of {' '.join(filter(None, (through, split, tree)))} in {path}", "a proof", None, by)
     for through in (through for through, of in roots.items() if of is None):
         report.skip(f"images of {whose(through)}", "the attestation has no Merkle roots of it")
-    dependencies = statement["predicate"]["buildDefinition"].get("resolvedDependencies", [])
+    dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     for name in sorted({str(one.get("name")).removeprefix("weights/") for one in dependencies} & PUBLISHED.keys()):
         report.note(f"it started from published weights, {name}: which images upstream trained them on is not known")
 
@@ -114,7 +144,7 @@ def read_statement(path: Path) -> dict[str, Any]:
             content = files.parse_json(base64.b64decode(content["payload"], validate=True))
         return dict(content)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is no in-toto statement ({error}).") from None
+        raise UserError(f"{path} is not an in-toto statement ({error}).") from None
 
 
 def _read(path: Path) -> Any:
@@ -131,10 +161,13 @@ def _roots_in(statement: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         told = statement["predicate"]["buildDefinition"]["internalParameters"].get("roots")
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is no statement of a model here: it has no internalParameters.") from None
+        raise UserError(
+            f"{path} is not a statement about a model of this project: it has no internalParameters."
+        ) from None
     if told is None:
         raise UserError(f"{path} has no Merkle roots: its model was trained, or it was written, before they were made.")
     require(StatementRoots, {"roots": told}, str(path))
+    require(StatementParts, statement, str(path))
     return dict(told)
 
 
@@ -171,8 +204,6 @@ def _check_image(report: Report, told: dict[str, Any], image: Path | None, path:
     except OSError as error:
         raise UserError(f"{image} cannot be read ({error.strerror}). Give the image file.") from None
     report.equal(f"sha256 of {image}", told["sha256"], files.sha256_bytes(data), str(path))
-    if told["pixels"] is None:
-        report.skip(f"pixels of {image}", "the proof is of the bytes alone: --prove with the file proves both")
-    else:
+    if told["pixels"] is not None:
         found = images.pixel_digest(images.decode(data, str(image)))
         report.equal(f"pixels of {image}", told["pixels"], found, str(path))

@@ -122,9 +122,9 @@ def check_metrics(report: Report, contents: Contents, pipeline: Pipeline, data: 
 
     folder, where = contents.root / FOLDER, paths_of(contents, data)
     told, about = (read_json(report, contents, name) for name in (METRICS, ABOUT))
-    config = parse(EvaluateConfig, pipeline.lock.params_of("evaluate")["evaluate"], f"evaluate of {LOCK}")
     if told is None or about is None:
         return
+    config = parse(EvaluateConfig, pipeline.lock.params_of("evaluate").get("evaluate") or {}, f"evaluate of {LOCK}")
     split = _scored_split(where, config)
     detections, masks = folder / "detections.json", folder / "masks.json"
     if split is None or not all(path.is_file() for path in (where.classes, detections, masks)):

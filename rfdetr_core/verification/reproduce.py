@@ -117,9 +117,10 @@ def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
     here = (read_checkpoint(contents.root / MODEL).lineage or {}).get("training")
     if told is None or here is None:
         return ""
-    evaluated = [files.parse_json(contents.committed(EVALUATION) or b"{}"), files.read_json(contents.root / EVALUATION)]
     compared = [(told[part], here[part]) for part in ("machine", "packages")]
-    compared.append((evaluated[0].get("machine") or {}, evaluated[1]["machine"]))
+    made = files.read_json(contents.root / EVALUATION) if (contents.root / EVALUATION).is_file() else {}
+    evaluated = (files.parse_json(contents.committed(EVALUATION) or b"{}"), made)
+    compared.append(tuple(one.get("machine") or {} for one in evaluated))
     found = []
     for one, two in compared:
         # What an older record does not say is no difference.

@@ -141,7 +141,7 @@ def _differing(record: Mapping[str, Any], inputs: Inputs, settings: Mapping[str,
     kind = device_kind(config)
     here: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
-        "cpu": cpu_kind(),
+        "cpu": cpu_kind(portable=config.portable),
         "processor": environment.processor(),
         "settings": {**settings},
         "threads": torch.get_num_threads(),
@@ -190,8 +190,9 @@ def _threads(number: Any) -> Iterator[int]:
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(deterministic)
-        if workspace is None:
-            os.environ.pop(_WORKSPACE, None)
+        os.environ.pop(_WORKSPACE, None)
+        if workspace is not None:
+            os.environ[_WORKSPACE] = workspace
 
 
 def check_detections(report: Report, contents: Contents, pipeline: Pipeline, data: str) -> None:

@@ -17,8 +17,9 @@ COMMAND = "exec python -B -X pycache_prefix=/dev/null -m stages."
 BY = "the stages of this project"
 # Results that are read elsewhere as what these stages wrote.
 _WRITERS = {
-    **{f"manifest/{split}.json": "validate" for split in SPLITS},
-    **{f"annotations/{split}.json": "convert" for split in SPLITS},
+    **{f"manifest/{name}.json": "validate" for name in (*SPLITS, "classes")},
+    **{f"metadata/{split}.csv": "validate" for split in SPLITS},
+    **{f"annotations/{name}.json": "convert" for name in (*SPLITS, "classes")},
     "output/checkpoint_best_ema.pth": "train",
     "output/checkpoint_best_regular.pth": "train",
     "output/scores.json": "train",
@@ -30,7 +31,10 @@ _WRITERS = {
     "reports/evaluate/detections.json": "evaluate",
     "reports/evaluate/masks.json": "evaluate",
     "reports/evaluate/metrics.json": "evaluate",
+    "reports/evaluate/about.json": "evaluate",
     "reports/evaluate/index.html": "report",
+    "reports/evaluate/thresholds.json": "report",
+    "reports/evaluate/intervals.json": "report",
     EXPORT: "export",
 }
 

@@ -153,6 +153,19 @@ def test_with_a_key_the_attestation_is_checked_too(
         main(command)
 
 
+def test_a_proof_of_bytes_alone_is_not_enough_where_the_image_is_at_hand(
+    kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "asked.png")
+    proof = kept.prove(capsys, files.sha256_file(tmp_path / "asked.png"))
+    command = ["verify", "--proof", str(proof), str(kept.folder / "second.pth")]
+    main(command)
+    assert "not checked: pixels of" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*command, "--image", str(tmp_path / "asked.png")])
+    assert "proofs of the pixels" in capsys.readouterr().out
+
+
 def roots(kept: Kept, name: str = "second") -> dict[str, Any]:
     return read_checkpoint(kept.folder / f"{name}.pth").lineage["training"]["roots"]  # type: ignore[index,no-any-return]
 
@@ -283,7 +296,7 @@ def test_a_model_that_is_older_than_the_roots_is_said_to_be_so(
     repository.commit("older")
     with pytest.raises(SystemExit, match="older than Merkle roots"):
         main(["audit", str(model), "--prove", sha256_of("a"), "--repo", str(repository.folder)])
-    (statement,) = attest(model)
+    (statement,) = attest(model, root=repository.folder)
     assert "roots" not in statement.read_text()
     (tmp_path / "proof.json").write_text(json.dumps({
         "schema": 1, "image": {"sha256": "0" * 64, "pixels": None}, "model": {"sha256": "0" * 64}, "proofs": [],
@@ -300,7 +313,7 @@ def test_an_ancestor_without_roots_leaves_the_answer_open(tmp_path: Path, capsys
     repository.commit("newer")
     proof = tmp_path / "proof.json"
     audit(capsys, repository, second, "--prove", sha256_of("z"), "--output", proof, status=1)
-    (statement,) = attest(second)
+    (statement,) = attest(second, root=repository.folder)
     main(["verify", "--proof", str(proof), str(statement)])
     assert "not checked: images of the ancestor with tensors" in capsys.readouterr().out
 
@@ -314,7 +327,7 @@ def test_published_weights_are_named_and_leave_the_proof_as_it_is(
     repository.commit("from published weights")
     assert roots_of(read_checkpoint(model).lineage["training"]).keys() == {""}  # type: ignore[index]
     audit(capsys, repository, model, "--prove", sha256_of("z"), "--output", tmp_path / "proof.json")
-    (statement,) = attest(model)
+    (statement,) = attest(model, root=repository.folder)
     main(["verify", "--proof", str(tmp_path / "proof.json"), str(statement)])
     assert f"published weights, {name}" in capsys.readouterr().out
 

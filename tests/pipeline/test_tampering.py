@@ -584,7 +584,7 @@ def test_what_lies_about_and_a_default_that_is_written_out_are_no_alarm(
     for arguments in ([], ["--lock"]):
         assert verify(capsys, project, *arguments)[0] == []
     main(["verify", "--lock", "--repo", str(project.folder)])
-    assert "params.yaml: train writes out other defaults than in dvc.lock" in capsys.readouterr().out
+    assert "params.yaml: train lists defaults that dvc.lock leaves out" in capsys.readouterr().out
 
 
 def test_after_a_checkout_of_git_alone_one_line_says_what_to_run(
