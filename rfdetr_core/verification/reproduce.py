@@ -119,8 +119,8 @@ def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
         return ""
     compared = [(told[part], here[part]) for part in ("machine", "packages")]
     made = files.read_json(contents.root / EVALUATION) if (contents.root / EVALUATION).is_file() else {}
-    evaluated = (files.parse_json(contents.committed(EVALUATION) or b"{}"), made)
-    compared.append(tuple(one.get("machine") or {} for one in evaluated))
+    committed = files.parse_json(contents.committed(EVALUATION) or b"{}")
+    compared.append((committed.get("machine") or {}, made.get("machine") or {}))
     found = []
     for one, two in compared:
         # What an older record does not say is no difference.

@@ -201,7 +201,7 @@ def test_new_data_is_trained_on_pushed_and_holds_in_a_third_clone(world: World, 
         "No verdict: 3 images are few, so the intervals are wide. AP of boxes changed by ",
         "`reports/compare/index.html` (A is the base, B the new model), on the machine that retrained.",
         "Gate passed",
-        "images added: 2",
+        "| added | 2 |",
         "best_1.png",
         f"{world.mlflow.uri}/#/experiments/",
     ):
