@@ -348,5 +348,5 @@ def test_every_answer_has_the_version_of_its_schema_and_no_key_beside_it(
         answer = found(capsys, repository, *question)
         assert next(iter(answer)) == "schema"
         conforms(name, answer)
-    main(["attest", str(kept / "1.pth"), "--output", str(kept / "statement.json")])
+    main(["attest", str(kept / "1.pth"), "--output", str(kept / "statement.json"), "--repo", str(repository.folder)])
     conforms("attest", json.loads((kept / "statement.json").read_text()))

@@ -476,7 +476,7 @@ def entry(repository: Repository) -> Path:
 
 
 def test_a_journal_that_is_not_committed_is_not_signed(repository: Repository, model: Path, entry: Path) -> None:
-    with pytest.raises(UserError, match=rf"{entry.name}\. Commit the journal"):
+    with pytest.raises(UserError, match=rf"{entry.name}\. Commit them: git add journal"):
         attest(model, root=repository.folder)
 
 
