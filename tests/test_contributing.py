@@ -198,7 +198,7 @@ PATCHES = {
                 "    map_60 = float(np.nanmean(precisions[2])) if present.any() else float('nan')\n",
             ),
             Before("rfdetr_core/metrics/coco.py", ", per_class, {}]", ", map_60"),
-            Before("rfdetr_core/metrics/coco.py", '    "F1": "f1",\n', '    "mAP_60": "map_60",\n'),
+            Before("rfdetr_core/metrics/names.py", '    "F1": "f1",\n', '    "mAP_60": "map_60",\n'),
             Before("rfdetr_core/training/config.py", ', "mar", "f1"]', ', "map_60"'),
         ],
         {},
