@@ -250,12 +250,16 @@ def other_making(
 
     locks: of requirements/, by their names; of each the packages that matter, None for all.
     """
-    digests = (DIGESTS / f"{stage}.json").as_posix()
-    here = files.md5_bytes(files.json_text(Code().digests_of(stage)).encode())
-    if pipeline.lock.dep(stage, digests) != here:
+    if is_other_code(pipeline, stage):
         return f"changed: the code here is not that of {stage} in {LOCK}"
     other = [line for lock, names in locks.items() for line in _unlocked(contents, lock, names)]
     return f"other packages are installed: {'; '.join(other)}" if other else None
+
+
+def is_other_code(pipeline: Pipeline, stage: str) -> bool:
+    """Whether a stage would run other code here than dvc.lock says it ran."""
+    here = files.md5_bytes(files.json_text(Code().digests_of(stage)).encode())
+    return pipeline.lock.dep(stage, (DIGESTS / f"{stage}.json").as_posix()) != here
 
 
 def _unlocked(contents: Contents, lock: str, names: Collection[str] | None) -> Iterator[str]:

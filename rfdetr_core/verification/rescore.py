@@ -17,7 +17,6 @@ from hotcoco import mask as overlaps
 
 from rfdetr_core.audit.history import EVALUATION, MODEL
 from rfdetr_core.base import environment, files, provenance
-from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.params import parse
@@ -40,7 +39,15 @@ from rfdetr_core.training.trainer import build_trainer, cpu_kind, device_kind, r
 from rfdetr_core.verification.claims import read_json
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
-from rfdetr_core.verification.remade import FOLDER, HISTORY, METRICS, compare_lines, paths_of, training_configs
+from rfdetr_core.verification.remade import (
+    FOLDER,
+    HISTORY,
+    METRICS,
+    compare_lines,
+    is_other_code,
+    paths_of,
+    training_configs,
+)
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.reproduce import TOLERANCE
 
@@ -164,8 +171,7 @@ def _other_packages(made: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _other_code(pipeline: Pipeline, stage: str) -> Iterator[str]:
-    digests = files.md5_bytes(files.json_text(Code().digests_of(stage)).encode())
-    if pipeline.lock.dep(stage, f"digests/{stage}.json") != digests:
+    if is_other_code(pipeline, stage):
         yield f"other code than that of {stage} in {LOCK}"
 
 

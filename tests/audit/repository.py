@@ -186,3 +186,8 @@ def conforms(name: str, answer: dict[str, Any]) -> None:
     schema = ANSWERS[name]
     schema.model_validate(answer)
     assert answer.keys() <= {info.alias or key for key, info in schema.model_fields.items()}
+
+
+def found(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> Any:
+    """What the command audit answers in JSON."""
+    return json.loads(audit(capsys, repository, *arguments, "--json", status=status))

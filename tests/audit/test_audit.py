@@ -27,7 +27,7 @@ from rfdetr_core.base.manifest import ManifestRow, write_manifest
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.lineage.records import RECORD
-from tests.audit.repository import Images, Repository, audit, row, sha256_of, tracks
+from tests.audit.repository import Images, Repository, audit, found, row, sha256_of, tracks
 
 FIRST: Images = {
     "train": {"train/a.jpg": "a", "train/b.jpg": "b"},
@@ -55,10 +55,6 @@ def repository(tmp_path: Path) -> Repository:
 @pytest.fixture
 def kept(repository: Repository) -> Path:
     return repository.folder.parent / "kept"
-
-
-def found(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> Any:
-    return json.loads(audit(capsys, repository, *arguments, "--json", status=status))
 
 
 def test_a_file_is_found_by_its_bytes_in_a_clone_without_any_file(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from onnxscript import optimizer
 
 from rfdetr_core.cli import main
 from tests.audit.exported import edit_onnx, export, flip_bit, write_onnx
-from tests.audit.repository import Images, Repository, audit
+from tests.audit.repository import Images, Repository, audit, found
 
 IMAGES: Images = {
     "train": {"train/a.jpg": "a", "train/b.jpg": "b"},
@@ -34,10 +33,6 @@ def repository(tmp_path: Path) -> Repository:
     export(made, *FILES)
     made.commit("Train")
     return made
-
-
-def found(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> Any:
-    return json.loads(audit(capsys, repository, *arguments, "--json", status=status))
 
 
 def moved(repository: Repository, name: str, to: Path) -> Path:

@@ -17,7 +17,7 @@ from rfdetr_core.audit.review import compare_link
 from rfdetr_core.base import files
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
-from tests.audit.repository import Images, Repository, audit, conforms, sha256_of
+from tests.audit.repository import Images, Repository, audit, conforms, found, sha256_of
 from tests.ci.test_markdown import HOSTILE, Page
 
 FIRST: Images = {
@@ -49,10 +49,6 @@ def repository(tmp_path: Path) -> Repository:
 @pytest.fixture
 def kept(repository: Repository) -> Path:
     return repository.folder.parent / "kept"
-
-
-def found(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> Any:
-    return json.loads(audit(capsys, repository, *arguments, "--json", status=status))
 
 
 def test_labels_tell_models_of_before_a_correction_from_those_after_it(
