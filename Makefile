@@ -33,7 +33,7 @@ lint: setup-dev
 setup: .venv/.runtime .venv/.project
 setup-dev: .venv/.dev .venv/.project
 
-LOCKS := $(patsubst %,requirements/%.lock,numeric runtime report export)
+LOCKS := $(patsubst %,requirements/%.lock,numeric runtime report export documents)
 .venv/.runtime: $(LOCKS)
 	@command -v git >/dev/null || { echo "error: git is not installed; DVC needs it" >&2; exit 1; }
 	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 or later, or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
@@ -75,8 +75,8 @@ promote:
 
 # Resolve the locks anew (needs uv on the path). Each keeps to the versions of those before it.
 lock:
-	@cd requirements && before= && for name in numeric runtime report export dev audit; do \
+	@cd requirements && before= && for name in numeric runtime report export documents dev audit; do \
 	  uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    $$name.in -c constraints.in $$before -o $$name.lock || exit 1; \
-	  case $$name in numeric|runtime|report|export) before="$$before -c $$name.lock";; esac; \
+	  case $$name in numeric|runtime|report|export|documents) before="$$before -c $$name.lock";; esac; \
 	done

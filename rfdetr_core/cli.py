@@ -152,6 +152,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     for command, about in ((trace, "the clone to search"), (verify, "the project"), (attest, "the project")):
         command.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help=f"{about} (default: here)")
+    document = add("document", audit.document, "write a model card, an ML-BOM, Croissant and Annex IV about a model")
+    document.add_argument("file", type=Path, metavar="FILE", help="such as output/checkpoint_best_total.pth")
+    document.add_argument("--out", type=Path, default=Path("documents"), metavar="DIR", help="default: documents/")
+    document.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help="the project (default: here)")
     page = add("ui", project.ui, "MLflow's page over the runs of this project")
     page.add_argument("--port", type=int, default=5000)
     return parser

@@ -22,6 +22,7 @@ TIERS = [
     {"report", "export"},
     {"config"},
     {"verification"},
+    {"documents"},
     {"commands"},
     {"api", "cli"},
     {"__main__"},

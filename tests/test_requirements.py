@@ -13,7 +13,7 @@ import pytest
 from rfdetr_core.base.code import PACKAGES, ROOT
 from tests.architecture import CODE
 
-PARTS = ("numeric", "runtime", "report", "export", "dev", "audit")
+PARTS = ("numeric", "runtime", "report", "export", "documents", "dev", "audit")
 
 
 def normal(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The commands that answer what made a file, and whether that is true: audit, verify, attest."""
+"""The commands that answer what made a file, and whether that is true: audit, verify, attest, document."""
 
 from __future__ import annotations
 
@@ -198,3 +198,10 @@ def attest(options: argparse.Namespace) -> None:
 
     paths = attest(options.file, options.output, options.sign_key, root=options.repo, own_word=options.own_word)
     print(*paths, sep="\n")
+
+
+def document(options: argparse.Namespace) -> None:
+    """Write the documents about a model file, and print their paths."""
+    from rfdetr_core.documents import write_documents
+
+    print(*write_documents(options.file, options.out, options.repo), sep="\n")

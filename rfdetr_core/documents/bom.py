@@ -1,0 +1,10 @@
+"""To be written."""
+
+from __future__ import annotations
+
+from rfdetr_core.documents.facts import Facts
+
+
+def bom(facts: Facts) -> str:
+    """Not written yet."""
+    return ""
