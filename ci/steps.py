@@ -19,6 +19,7 @@ from rfdetr_core.base.printing import message_of, say
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
+PLAN_COMMENT = STATE / "plan.md"
 PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
 SECRET = STATE / "secret"  # left where a secret was found: then no report may leave the runner either
 MODEL, REPORTS = Path(history.MODEL), "reports"
