@@ -27,13 +27,15 @@ class PlannedStage:
     """A stage that is not up to date.
 
     verdict: "runs"; "may run", where it depends on what a stage before it writes; "cached", where DVC restores it.
-    last: its last run; None: not known. resumes: the epochs that an interrupted training has finished.
+    last: its last run; None: not known. first: dvc.lock has no entry of it. resumes: the epochs that an interrupted
+    training has finished, of `epochs`.
     """
 
     name: str
     verdict: str
     reasons: tuple[Difference, ...] = ()
     last: Duration | None = None
+    first: bool = False
     resumes: int = 0
     epochs: int = 0
 
@@ -49,7 +51,7 @@ class PlannedStage:
         """What happens to it, in words: without its name and the reasons."""
         if self.verdict == "cached":
             return "will be restored from DVC's cache"
-        verb = "will rerun" if self.verdict == "runs" else "may rerun"
+        verb = f"{'will' if self.verdict == 'runs' else 'may'} {'run' if self.first else 'rerun'}"
         if self.name == STAGE:
             return f"{verb} (a second)"
         time = "duration not known" if self.seconds is None else f"about {about(self.seconds)}"
@@ -139,7 +141,8 @@ def plan(root: Path, *, force: bool = False, at_hand: bool = True) -> Plan:
     for name in pipeline.stages:
         verdict = "cached" if name in cached else "runs" if name in runs else "may run" if name in later else None
         if verdict:
-            stages.append(PlannedStage(name, verdict, tuple(differ.get(name, ())), last.get(name)))
+            first = name not in pipeline.lock.stages
+            stages.append(PlannedStage(name, verdict, tuple(differ.get(name, ())), last.get(name), first))
     if state and state.differs:
         notes.append(f"{STATE} is of another training, so train starts from scratch: {state.differs}")
     elif state and train and not force:
