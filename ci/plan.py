@@ -47,7 +47,7 @@ def _row(stage: PlannedStage) -> str:
     time = "-" if stage.verdict == "cached" or stage.name == STAGE else "not known"
     if time != "-" and stage.seconds is not None:
         time = about(stage.seconds)
-    reasons = listed((code(one.text) for one in stage.reasons), 5)
+    reasons = listed((code(one.text.replace(" -> ", " → ")) for one in stage.reasons), 5)
     return row(code(stage.name), _VERDICTS[stage.verdict], time, reasons or "-")
 
 

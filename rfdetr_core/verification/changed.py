@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from rfdetr_core.base import git
-from rfdetr_core.base.code import STAGE
+from rfdetr_core.base.code import PACKAGES, STAGE
 from rfdetr_core.base.files import changes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock
@@ -113,6 +113,9 @@ def differing(contents: Contents, pipeline: Pipeline, *, at_hand: bool = False) 
             else:
                 one = _difference(contents, what, before, after, stage, entry, outs)
                 rows.setdefault(one.what, one)
+        if name == STAGE and entry and at_hand and not rows:  # DVC runs it, and no other stage, for a comment
+            edited = [path for path in PACKAGES if contents.md5(path) != entry.deps.get(path)]
+            rows = {path: Difference("code", path, entry.deps.get(path), contents.md5(path)) for path in edited}
         if rows:
             found[name] = list(rows.values())
     return found
@@ -134,7 +137,8 @@ def _check_tracked_by_dvc(report: Report, contents: Contents, entry: Entry, outs
     expected = {path: md5 for path, md5 in entry.deps.items() if path not in outs} | entry.outs
     for path, md5 in expected.items():
         found = contents.md5(path)
-        if (path in entry.outs) if found is None and contents.in_git(path) else found is not None:
+        lost = found is None and path in entry.outs and contents.in_git(path)
+        if lost or (found is not None and not contents.in_git(path)):
             report.equal(path, md5, found, LOCK)
 
 

@@ -102,7 +102,7 @@ class Plan:
         told = [f"{stage.name:{width}} {stage.told}{_since(stage.reasons)}" for stage in self.stages]
         total = self.told_total()
         told += [f"in all: {total}"] if total else []
-        told += [f"last run on {machine}: {', '.join(stages)}" for machine, stages in self.machines()]
+        told += [f"durations by the last run on {machine}: {', '.join(stages)}" for machine, stages in self.machines()]
         return [*(told or ["no stage runs"]), *(f"note: {note}" for note in self.notes)]
 
     def plain(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def plan(root: Path, *, force: bool = False, at_hand: bool = True) -> Plan:
             stages.append(PlannedStage(name, verdict, tuple(differ.get(name, ())), last.get(name), first))
     if state and state.differs:
         notes.append(f"{STATE} is of another training, so train starts from scratch: {state.differs}")
-    elif state and train and not force:
+    elif state and train and not force and not {"validate", "convert"} & (runs | later):
         stages = [
             replace(one, resumes=min(state.epochs, train.epochs), epochs=train.epochs) if one.name == "train" else one
             for one in stages
