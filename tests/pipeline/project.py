@@ -24,6 +24,23 @@ TINY = {
     "runtime": {"num_workers": 0, "threads": 1, "mlflow": False},
 }
 
+# On `make_large_dataset` its mAP on test is above 0.2 after some ten seconds.
+LEARNS = {
+    "model": {"group_detr": 3},
+    "train": {
+        "epochs": 3,
+        "lr": 1e-3,
+        "lr_encoder": 3e-4,
+        "lr_scheduler": "step",
+        "clip_max_norm": 5.0,
+        "ema_decay": 0.95,
+        "eval_interval": 100,
+        "scale_jitter": False,
+        "augmentation": {},
+    },
+    "report": {"images": 1, "resamples": 100},
+}
+
 # What every training leaves in its folder, beside checkpoint_<epoch>.pth.
 CHECKPOINTS = {f"checkpoint{end}.pth" for end in ("", "_best_ema", "_best_regular", "_best_total")}
 
@@ -33,8 +50,13 @@ RESULTS = (*FOLDERS, "dvc.lock")
 LEFT_OUT = ("data/", "tests/", "docs/", *RESULTS)
 
 
-def make_dataset(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
-    """Write a COCO dataset in Roboflow's layout: bright rectangles of two classes on noise, 64 x 64 PNG."""
+def make_dataset(
+    folder: Path, counts: dict[str, int], seed: int = 0, *, sides: tuple[int, int] = (8, 20), corners: int = 40
+) -> None:
+    """Write a COCO dataset in Roboflow's layout: bright rectangles of two classes on noise, 64 x 64 PNG.
+
+    sides, corners: from and to where the sides of a rectangle, and to where its left upper corner, are drawn.
+    """
     random = np.random.default_rng(seed)
     for split, count in counts.items():
         images, annotations = [], []
@@ -44,8 +66,8 @@ def make_dataset(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
             name = f"{split}_{number}.png"
             images.append({"id": number, "file_name": name, "width": 64, "height": 64})
             for _ in range(2):
-                x, y = (int(v) for v in random.integers(2, 40, 2))
-                w, h = (int(v) for v in random.integers(8, 20, 2))
+                x, y = (int(v) for v in random.integers(2, corners, 2))
+                w, h = (int(v) for v in random.integers(*sides, 2))
                 kind = int(random.integers(0, 2))
                 colour = ((250, 40, 40), (40, 250, 40))[kind]
                 ImageDraw.Draw(picture).rectangle([x, y, x + w - 1, y + h - 1], fill=colour)
