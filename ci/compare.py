@@ -65,7 +65,7 @@ def _lost_or_worse(comparison: dict[str, Any], config: GateConfig) -> list[str]:
                 worse.append(told)
     reasons = {
         "the new model does not know these classes of the base": [*map(code, unknown)],
-        "the new model finds no object of these classes, the base does": lost,
+        "at its best threshold the new model finds no object of these classes, the base does": lost,
         f"AP of these classes fell by more than gate.max_drop_class, {limit} points": worse,
     }
     return [f"{reason}: {listed(names, 10)}" for reason, names in reasons.items() if names]

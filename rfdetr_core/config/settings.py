@@ -26,7 +26,7 @@ class GateConfig(Config):
         0.5, ge=0, description="points of mAP (0 to 100) that a new model may lose in CI; null: no gate, not of classes"
     )
     max_drop_class: float | None = Field(
-        5.0, ge=0, description="points of AP that any class may lose; null: any number, but no class may be lost"
+        None, ge=0, description="points of AP that any class may lose; null: any number, but no class may be lost"
     )
     resamples: int = Field(200, gt=0, description="draws of the test images behind the interval of the difference")
 

@@ -66,8 +66,16 @@ def test_the_gate_fails_for_a_fall_beyond_its_limit_that_is_not_chance(
             "AP of these classes fell by more than gate.max_drop_class, 5.0 points",
         ),
         (None, of_class("green", -40.0, (-50, -30)), None),
-        (None, of_class("green", -40.0, (-50, -30), lost=True), "the new model finds no object of these classes"),
-        (5.0, of_class("green", -4.0, (-5, -3), lost=True), "the new model finds no object of these classes"),
+        (
+            None,
+            of_class("green", -40.0, (-50, -30), lost=True),
+            "at its best threshold the new model finds no object of these classes",
+        ),
+        (
+            5.0,
+            of_class("green", -4.0, (-5, -3), lost=True),
+            "at its best threshold the new model finds no object of these classes",
+        ),
         (5.0, of_class("green", -50.0, (-50, 0), lost=True), None),
         (5.0, of_class("green", float("nan"), (None, None), instances=0), None),
     ],
@@ -111,7 +119,7 @@ def test_models_of_one_quality_seldom_fail_and_a_model_that_finds_less_fails() -
 def test_a_class_that_finds_less_is_named_and_no_other() -> None:
     content, found = random_scene(3, images=60, objects=6, detections=12)
     without = [row for row in found if row["category_id"] != 1]
-    reason = "the new model finds no object of these classes, the base does: `class1` ("
+    reason = "at its best threshold the new model finds no object of these classes, the base does: `class1` ("
     said, why = judged(content, found, without)
     assert (said, reason in why) == ("failed", True)
     assert "class0" not in why
