@@ -27,14 +27,21 @@ def steps(job: str) -> list[dict[str, Any]]:
     return [step for step in jobs()[job]["steps"] if "run" in step]
 
 
+class Nothing(str):
+    """The value of a key that is not there: an empty string, and so is every key below it."""
+
+    def __getattr__(self, name: str) -> Nothing:
+        return self
+
+
 class Context:
-    """A context such as `github`, whose keys are read with dots; one that is not there is the empty string."""
+    """A context such as `github`, whose keys are read with dots."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
 
     def __getattr__(self, name: str) -> Any:
-        value = self.values.get(name, "")
+        value = self.values.get(name, Nothing())
         return Context(value) if isinstance(value, Mapping) else value
 
 
