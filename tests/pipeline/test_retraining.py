@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ class World:
     origin: Path
     bucket: Any
     mlflow: Server
+    event: dict[str, Any] = field(
+        default_factory=lambda: {"event_name": "push"}
+    )  # of GitHub, which starts a retraining
 
     def clone(self, name: str, branch: str = "main") -> Project:
         """A clean clone; nothing is pulled."""
@@ -138,9 +141,9 @@ class World:
         clone.run("git", "checkout", "-q", "-f", "-B", "main", sha)
 
     def contexts(self, runner: Project, results: dict[str, Any]) -> dict[str, Any]:
-        """What the expressions of the workflow can read, of a push to main."""
+        """What the expressions of the workflow can read, for a commit of main."""
         sha = runner.run("git", "rev-parse", "origin/main").stdout.strip()
-        github = {"event_name": "push", "ref": "refs/heads/main", "ref_name": "main", "sha": sha, "token": "none"}
+        github = self.event | {"ref": "refs/heads/main", "ref_name": "main", "sha": sha, "token": "none"}
         github |= {"server_url": "https://github.example", "repository": "owner/name", "run_id": "1"}
         return {"github": github, "secrets": self.secrets(), "vars": {}, "inputs": {}, "needs": results}
 
@@ -329,6 +332,26 @@ def test_a_readme_retrains_nothing_and_a_param_of_evaluate_only_evaluates(world:
     assert "the new one are the same file" in comment
     assert "- `evaluate`: `params.yaml: evaluate.pictures`" in comment
     holds(world, "retrain/main")
+
+
+@pytest.mark.slow
+def test_a_pull_request_trains_nothing_and_has_as_a_comment_what_will_rerun(world: World, developer: Project) -> None:
+    developer.set_params(evaluate={"pictures": 2})
+    push(developer, "more pictures")
+    before = world.objects(), world.branches()
+    request = {"number": 7, "head": {"repo": {"full_name": "owner/name"}}, "user": {"login": "somebody"}}
+    world.event = {"event_name": "pull_request", "head_ref": "pictures", "event": {"pull_request": request}}
+    runner = world.clone("runner")
+    status, told = world.retrain(runner)
+    assert status == 0, told
+    of = "repos/owner/name/issues/7/comments"
+    question, comment = gh_log(runner).read_text().splitlines()
+    assert question.startswith(f"api --paginate {of} ")
+    assert comment == f"api {of} --silent -F body=@.retrain/told.md"
+    told = (world.of_job("tell-plan", runner).folder / ".retrain" / "told.md").read_text()
+    assert "evaluate.pictures" in told
+    assert not (runner.folder / ".retrain").exists(), "the job `retrain` did not run"
+    assert (world.objects(), world.branches()) == before
 
 
 @pytest.mark.slow
