@@ -41,6 +41,7 @@ from tests.observers.conftest import Server
 from tests.pipeline.project import Project, make_dataset
 
 KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-east-1"}
+PUSH = {"event_name": "push"}
 
 
 @dataclass
@@ -51,9 +52,7 @@ class World:
     origin: Path
     bucket: Any
     mlflow: Server
-    event: dict[str, Any] = field(
-        default_factory=lambda: {"event_name": "push"}
-    )  # of GitHub, which starts a retraining
+    event: dict[str, Any] = field(default_factory=PUSH.copy)
 
     def clone(self, name: str, branch: str = "main") -> Project:
         """A clean clone; nothing is pulled."""
