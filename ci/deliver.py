@@ -1,4 +1,4 @@
-"""Verify, push to the DVC remote, commit, publish, and only then push the commit: git never names what is not there.
+"""Verify, push to the DVC remote, commit, publish, and leave all that `ci.push` needs: git never names what is not there.
 
 Before anything leaves the machine it is searched for the values of secret variables. Killed at any point, the remote
 has at most more than git says, and the next retraining takes it from there.
@@ -13,7 +13,22 @@ import yaml
 
 from ci.comment import comment, title
 from ci.secrets import refuse, refuse_in_files
-from ci.steps import BRANCH, COMMENT, COMMITTED, COMPARED, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
+from ci.steps import (
+    BRANCH,
+    BUNDLE,
+    COMMENT,
+    COMMITTED,
+    COMPARED,
+    MODEL,
+    TITLE,
+    TRAILER,
+    branch,
+    call,
+    core,
+    nothing_to_do,
+    show,
+    step,
+)
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
 from rfdetr_core.base.dvc_config import cache_folder
@@ -21,19 +36,6 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
 from rfdetr_core.lineage.lock import Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
-
-# Git asks it for a password, and the shell takes that from the environment: no file, no list of processes has it. The
-# empty helper before it is for those of the machine, which would keep what was accepted.
-HELPERS = ("", """!f() { printf 'username=x-access-token\\npassword=%s\\n' "$RETRAIN_TOKEN"; }; f""")
-
-
-def branch() -> tuple[str, str]:
-    """The branch that is retrained (RETRAIN_BRANCH, else the one checked out), and the one that carries the result."""
-    name = os.environ.get("RETRAIN_BRANCH") or call("git", "branch", "--show-current").stdout.strip()
-    if not name:
-        raise UserError("no branch is checked out. Name the one that is retrained: RETRAIN_BRANCH=main")
-    folder = call("git", "rev-parse", "--show-prefix").stdout.strip()  # two projects of a repository have a branch each
-    return name, f"retrain/{folder}{name}"
 
 
 def stage() -> list[str]:
@@ -88,19 +90,6 @@ def push_small_results() -> None:
             raise UserError("metrics cannot be pushed to the DVC remote; git is as it was.")
 
 
-def push_branch(own: str) -> None:
-    """Push HEAD to a branch of origin, with the token RETRAIN_TOKEN if there is one, else as git is set up here.
-
-    Raises:
-        UserError: origin does not take it.
-    """
-    helpers = HELPERS if os.environ.get("RETRAIN_TOKEN") else ()
-    git = ["git", *(word for helper in helpers for word in ("-c", f"credential.helper={helper}"))]
-    options = [f"-o{one}" for one in os.environ.get("RETRAIN_PUSH_OPTIONS", "").split()]
-    if show(*git, "push", "--force", "--quiet", *options, "origin", f"HEAD:refs/heads/{own}")[0]:
-        raise UserError(f"{own} cannot be pushed, with the message above. What was trained is in the DVC remote.")
-
-
 def publish() -> str:
     """What became of the publishing; a server that is away loses nothing, since it can be done later."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
@@ -142,9 +131,9 @@ def main() -> None:
     refuse(f"{heading}{told}".encode(), "the comment of the pull request")
     COMMENT.write_text(told)
     TITLE.write_text(heading)
-    push_branch(own)
+    call("git", "bundle", "create", "-q", str(BUNDLE), "HEAD", f"^{source}")
     BRANCH.write_text(f"{own}\n{target}\n")
-    say(f"{own} carries the result for {target}; {COMMENT} tells of it; {published}")
+    say(f"{BUNDLE} has the commit for {own}; {COMMENT} tells of it; {published}")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def clone(tmp_path: Path) -> Iterator[Path]:
 
 
 def push(clone: Path, token: str | None) -> subprocess.CompletedProcess[str]:
-    code = "from ci.deliver import push_branch\nfrom ci.steps import step\nstep(lambda: push_branch('retrain/main'))"
+    code = "X"
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {"PYTHONPATH": str(ROOT)}
     env |= {"GIT_TERMINAL_PROMPT": "0"} | ({} if token is None else {"RETRAIN_TOKEN": token})
     command = [sys.executable, "-c", code]
