@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ci.secrets import SecretFoundError, redacted, refuse_in_files
 from rfdetr_core.audit import history
@@ -20,6 +21,11 @@ from rfdetr_core.base.printing import message_of, say
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
 PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
+PLAN_COMMENT = STATE / "plan.md"
+# For the job that pushes: the commit made here, what its comment shows, and the statement of `attest`.
+BUNDLE, ATTACHMENTS = STATE / "delivery.bundle", STATE / "attachments"
+STATEMENT, ATTESTATION = STATE / "statement.json", STATE / "attestation.sigstore.json"
+ATTACHMENTS_BRANCH = "retrain-attachments"  # never merged; has a folder for each result
 SECRET = STATE / "secret"  # left where a secret was found: then no report may leave the runner either
 MODEL, REPORTS = Path(history.MODEL), "reports"
 COMPARED = Path(REPORTS, "compare", "index.html")  # the page of both models; it goes with the artifacts alone
@@ -96,6 +102,20 @@ def show(*command: str) -> tuple[int, str]:
 def core(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command of the core: `python -m rfdetr_core ...`."""
     return call(sys.executable, "-m", "rfdetr_core", *arguments, check=check)
+
+
+def attachments_folder(source: str) -> str:
+    """The folder of a result on ATTACHMENTS_BRANCH: below that of the project, by the commit that was retrained."""
+    return call("git", "rev-parse", "--show-prefix").stdout.strip() + source[:10]
+
+
+def attachment(name: str, source: str) -> str | None:
+    """The address of an attachment of a result, for a link or a picture; None where RETRAIN_RAW is not set.
+
+    name: below ATTACHMENTS. source: the commit that was retrained.
+    """
+    raw = os.environ.get("RETRAIN_RAW")
+    return f"{raw}/{ATTACHMENTS_BRANCH}/{quote(f'{attachments_folder(source)}/{name}')}" if raw else None
 
 
 def left(path: Path) -> Any:

@@ -8,14 +8,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 from unicodedata import bidirectional
 
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from rfdetr_core.base import files
+from rfdetr_core.base.printing import one_line
 from rfdetr_core.evaluation.changes import ADDED, FOUND, GONE, LOST
 from rfdetr_core.evaluation.comparison import Comparison
 from rfdetr_core.evaluation.pictures import FONT, label_of
@@ -57,12 +59,11 @@ def write_pictures(folder: Path, compared: Compared, histories: Mapping[str, Pat
     """
     for name in (CURVES, CLASSES, FIXED, NEW):
         (folder / name).unlink(missing_ok=True)
-    shown: dict[str, str] = {}
     scores = compared.scores
-    for name, picture, words in chain(_curves(scores, histories), _classes(scores), _errors(compared)):
+    drawn = [*_curves(scores, histories), *_classes(scores), *_errors(compared)]  # all, before the first is written
+    for name, picture, _ in drawn:
         _write(folder / name, picture)
-        shown[name] = words
-    return shown
+    return {name: words for name, _, words in drawn}
 
 
 _Drawn = Iterator[tuple[str, Image.Image, str]]  # the name of the file, the picture, and what it shows
@@ -91,11 +92,12 @@ def _classes(scores: Comparison) -> _Drawn:
     colors = [_BLUE if after >= before else _ORANGE for _, before, after in rows]
     before, after = [row[1] for row in rows], [row[2] for row in rows]
     axes.hlines(places, before, after, colors=colors, linewidth=2.5, zorder=1)
-    axes.scatter(before, places, s=36, facecolors="white", edgecolors=_GREY, linewidths=1.5, label="base", zorder=2)
-    axes.scatter(after, places, s=36, c=colors, zorder=3)
+    dots: dict[str, Any] = {"s": 36, "clip_on": False}  # those at 0 are drawn over the axis
+    axes.scatter(before, places, c="white", edgecolors=_GREY, linewidths=1.5, label="base", zorder=2, **dots)
+    axes.scatter(after, places, c=colors, zorder=3, **dots)
     for color, label in ((_BLUE, "new, as good or better"), (_ORANGE, "new, worse")):
         if color in colors:
-            axes.scatter([], [], s=36, c=color, label=label)
+            axes.scatter([], [], c=color, label=label, **dots)
     for place, (_, old, new) in enumerate(rows):
         axes.annotate(
             f"{100 * (new - old):+.1f}", (1, place), (4, 0), xycoords=("axes fraction", "data"),
@@ -118,10 +120,14 @@ def _classes(scores: Comparison) -> _Drawn:
 
 
 def _beside(one: ClassScores) -> str:
-    """The name of a class and how many objects it has, for an axis. Matplotlib writes nothing from right to left."""
+    """The name of a class and how many objects it has, for an axis. A name from right to left would turn the number."""
     turned = any(bidirectional(character) in ("R", "AL") for character in one.name)
-    name = f"class {one.index}" if turned else label_of(one.name, one.index)
-    return f"{_cut(name, _LONGEST)} ({one.instances:,})"
+    return f"{f'class {one.index}' if turned else _name(one.name, one.index)} ({one.instances:,})"
+
+
+def _name(name: str, number: int) -> str:
+    """A class as a picture can hold it: the start of a long name, the number of one that no font here can write."""
+    return _cut(label_of(one_line(name), number), _LONGEST)
 
 
 def _cut(text: str, most: int) -> str:
@@ -137,10 +143,10 @@ def _errors(compared: Compared) -> _Drawn:
     for name, noun, kinds in ((FIXED, "fixed error", (FOUND, GONE)), (NEW, "new error", (LOST, ADDED))):
         some = _chosen(*([one for one in (*objects, *detections) if one.change == kind] for kind in kinds))
         if some:
-            count = plural(sum(counts[kind] for kind in kinds), noun)
+            title = f"{len(some)} of {plural(sum(counts[kind] for kind in kinds), noun)}"
             rows = [(_caption(one, new), new.analysis.images.path[one.image]) for one in some]
-            sheet = _sheet(rows, _crops(compared, some, old), _crops(compared, some, new))
-            yield name, sheet, f"{len(some)} of {count}, as the base and the new model see it"
+            sheet = _sheet(title, rows, _crops(compared, some, old), _crops(compared, some, new))
+            yield name, sheet, f"{title}, as the base and the new model see it"
 
 
 def _crops(compared: Compared, some: Sequence[Changed], sketch: Sketch) -> list[Picture]:
@@ -169,21 +175,23 @@ def _seen(one: Changed, sketch: Sketch) -> list[Outline]:
 
 
 def _caption(one: Changed, new: Sketch) -> str:
-    name = _cut(label_of(new.analysis.classes[one.label], one.label, one.score), _LONGEST)
-    return f"{one.change}: {name}" + (f", {one.kind}" if one.kind else "")
+    caption = f"{one.change}: {_name(new.analysis.classes[one.label], one.label)} {one.score:.2f}"
+    return caption + (f", {one.kind}" if one.kind else "")
 
 
-def _sheet(rows: Sequence[tuple[str, str]], old: Sequence[Picture], new: Sequence[Picture]) -> Image.Image:
+def _sheet(title: str, rows: Sequence[tuple[str, str]], old: Sequence[Picture], new: Sequence[Picture]) -> Image.Image:
     """Crops of both models side by side, a row for each caption and path of an image, over a legend."""
     width, high = 2 * _TILE + _GAP, 3 * _LINE + _TILE + _GAP
-    legend = _GAP + len(rows) * high
+    start = _LINE + 2 * _GAP
+    legend = start + len(rows) * high
     sheet = Image.new("RGB", (width + 2 * _GAP, legend + len(LEGEND) // 2 * _LINE + _GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(str(FONT), _SIZE)
+    draw, font, bold = ImageDraw.Draw(sheet), _font(FONT), _font(FONT.with_stem(f"{FONT.stem}-Bold"))
+    draw.text((_GAP, _GAP), title, _TEXT, bold)
     columns = (_GAP, _GAP + _TILE + _GAP)
     for number, ((caption, path), *pair) in enumerate(zip(rows, old, new, strict=True)):
-        top = _GAP + number * high
+        top, path = start + number * high, one_line(path if path.isascii() else ascii(path))
         draw.text((_GAP, top), _fitting(caption, font, width), _TEXT, font)
-        draw.text((_GAP, top + _LINE), _fitting(path if path.isascii() else ascii(path), font, width), _FAINT, font)
+        draw.text((_GAP, top + _LINE), _fitting(path, font, width), _FAINT, font)
         for left, side, picture in zip(columns, ("base", "new model"), pair, strict=True):
             draw.text((left, top + 2 * _LINE), side, _FAINT, font)
             sheet.paste(_outlined(picture), (left, top + 3 * _LINE))
@@ -192,6 +200,10 @@ def _sheet(rows: Sequence[tuple[str, str]], old: Sequence[Picture], new: Sequenc
         draw.rectangle((left, top + 4, left + 9, top + 13), outline=color, width=2)
         draw.text((left + 16, top), name, _TEXT, font)
     return sheet
+
+
+def _font(path: Path) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(path), _SIZE)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
@@ -203,11 +215,11 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _outlined(picture: Picture) -> Image.Image:
-    """A crop of an album with its shapes drawn, the first on top."""
+    """A crop of an album with its shapes drawn, the first on top; masks of bold ones alone."""
     data = base64.b64decode(picture.source.partition(",")[2])
     image = Image.open(io.BytesIO(data)).convert("RGB")
     for shape in reversed(picture.shapes):
-        image = _with_mask(image, shape)
+        image = _with_mask(image, shape) if shape.style else image
         box = (shape.x, shape.y, shape.x + shape.width, shape.y + shape.height)
         ImageDraw.Draw(image).rectangle(box, outline=GROUPS[shape.group].color, width=3 if shape.style else 1)
     return image
