@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ci.compare import BASE_MODEL, FIRST, shown
-from ci.steps import COMPARED, COMPARISON, MODEL, PLAN, RAN, call, core, left
+from ci.steps import ATTACHMENTS, COMPARED, COMPARISON, MODEL, PLAN, RAN, attachment, call, core, left
 from rfdetr_core.audit.context import SCORES
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.markdown import block, code, row
@@ -43,6 +43,7 @@ def comment(published: str) -> str:
     certain = plan["certain"].items()
     parts.append("\n".join(f"- {code(name)}: {listed(map(code, reasons), 5)}" for name, reasons in certain))
     parts += _scores(content) if content["missing"] is None else [_alone()]
+    parts += _both(content)
     if content["missing"] is None:
         told = core("audit", "--diff", str(BASE_MODEL), str(MODEL), "--markdown", check=False)
         parts += ["### What changed in the making", told.stdout.strip() or block(told.stderr.strip())]
@@ -94,9 +95,27 @@ def _page(changes: str) -> list[str]:
     """How much changed, and where the page is that shows it; nothing where it was not written."""
     if not COMPARED.exists():
         return []
+    return [f"{changes} Images, slices and crops: `{COMPARED}` (A is the base, B the new model), {_at()}."]
+
+
+def _both(content: dict[str, Any]) -> list[str]:
+    """The pictures of both models, shown where they have an address, else named; or why they could not be made."""
+    pictures, parts = content.get("pictures") or {}, ["### Both models in pictures"]
+    if "unpictured" in content:
+        return [*parts, f"There are no pictures: {code(content['unpictured'])}."]
+    if not pictures:
+        return []
+    shown = [(words, attachment(name, content["source"])) for name, words in pictures.items()]
+    if all(address for _, address in shown):
+        return [*parts, " ".join(f"![{words}]({address})" for words, address in shown)]
+    lines = [f"- {words}: {code(ATTACHMENTS / name)}" for name, words in pictures.items()]
+    return [*parts, "\n".join(lines), f"They are {_at()}."]
+
+
+def _at() -> str:
+    """Where the files are that neither git nor DVC has."""
     link = os.environ.get("RETRAIN_ARTIFACTS", "")
-    where = f"[in the artifacts of this run]({link})" if link else "on the machine that retrained"
-    return [f"{changes} Images, slices and crops: `{COMPARED}` (A is the base, B the new model), {where}."]
+    return f"[in the artifacts of this run]({link})" if link else "on the machine that retrained"
 
 
 def _before(base: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ci.remote import fault
 from ci.secrets import redacted
-from ci.steps import COMPARED, COMPARISON, MODEL, STATE, base, call, nothing_to_do, step
+from ci.steps import ATTACHMENTS, COMPARED, COMPARISON, MODEL, STATE, base, call, nothing_to_do, step
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
@@ -23,7 +23,11 @@ from rfdetr_core.evaluation.config import EvaluateConfig
 from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.report.config import ReportConfig
 
-BASE_MODEL = STATE / "base.pth"
+if TYPE_CHECKING:
+    from rfdetr_core.report.comparison import Compared
+
+BASE_MODEL, BASE_HISTORY = STATE / "base.pth", STATE / "base_history.csv"
+HISTORY = MODEL.with_name("history.csv")
 FIRST = "the base has no dvc.lock: this is the first result"
 
 
@@ -117,8 +121,10 @@ def _pull(md5: str) -> None:
             repo.cloud.pull([HashInfo("md5", md5)])
 
 
-def scored(gate: GateConfig) -> dict[str, Any]:
-    """Score both models, and write the page of their differences.
+def scored(gate: GateConfig, commit: str) -> dict[str, Any]:
+    """Score both models, and write the page and the pictures of their differences.
+
+    commit: the base.
 
     Raises:
         NotComparableError: their scores would say nothing.
@@ -132,7 +138,26 @@ def scored(gate: GateConfig) -> dict[str, Any]:
     compared = compare_files(BASE_MODEL, MODEL, where, split, resamples=gate.resamples, batch_size=batch_size)
     write_comparison(COMPARED, compared, read_section(ReportConfig, "report").crops)
     same = files.sha256_file(BASE_MODEL) == files.sha256_file(MODEL)
-    return compared.scores.to_dict() | {"same": same, "changes": compared.changes.sentence("the base")}
+    content = compared.scores.to_dict() | {"same": same, "changes": compared.changes.sentence("the base")}
+    return content if content["conclusion"] == "same weights" else content | pictured(compared, commit)
+
+
+def pictured(compared: Compared, commit: str) -> dict[str, Any]:
+    """Write the pictures of the comment: what each shows by its name; or why there are none."""
+    from rfdetr_core.report.comparison.png import write_pictures
+
+    try:
+        return {"pictures": write_pictures(ATTACHMENTS, compared, histories(commit))}
+    except Exception as error:  # noqa: BLE001 - a picture may not cost the result of a training
+        return {"unpictured": redacted(f"{type(error).__name__}: {error}")}
+
+
+def histories(commit: str) -> dict[str, Path]:
+    """The history.csv of the base, which goes from git to BASE_HISTORY, and of the new model, where there are any."""
+    done = call("git", "show", f"{commit}:./{HISTORY}", check=False)
+    if not done.returncode:
+        BASE_HISTORY.write_text(done.stdout)
+    return {name: path for name, path in (("base", BASE_HISTORY), ("new", HISTORY)) if path.exists()}
 
 
 def main() -> None:
@@ -141,6 +166,7 @@ def main() -> None:
         return
     gate, content = read_section(GateConfig, "gate"), dict[str, Any]()
     try:
+        content["source"] = call("git", "rev-parse", "HEAD").stdout.strip()
         content["base"] = base()
         content["missing"] = fetch_base(content["base"])
     except UserError as error:
@@ -149,7 +175,7 @@ def main() -> None:
         from rfdetr_core.evaluation.comparison import NotComparableError
 
         try:
-            content |= scored(gate)
+            content |= scored(gate, content["base"])
         except NotComparableError as error:
             content["missing"] = redacted(str(error))
     content["verdict"], content["why"] = verdict(content, gate)

@@ -133,10 +133,11 @@ def _print_scores(title: str, values: Sequence[float | None], about: str) -> Non
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Send the project's result to MLflow, and print where the run is."""
-    from rfdetr_core.observers.publishing import publish
+    """Send the project's result and the documents about it to MLflow, and print where the run is."""
+    from rfdetr_core.documents import write_documents
+    from rfdetr_core.observers.publishing import CHECKPOINT, publish
 
-    print(*publish(options.register), sep="\n")
+    print(*publish(options.register, lambda folder: write_documents(CHECKPOINT, folder)), sep="\n")
 
 
 def ui(options: argparse.Namespace) -> None:

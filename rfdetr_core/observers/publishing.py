@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from rfdetr_core.base.waiting import Patience
 from rfdetr_core.checkpoint.exported import model_origin
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
-from rfdetr_core.metrics.names import REPORTED
+from rfdetr_core.metrics.names import PREFIX, REPORTED
 from rfdetr_core.observers.history import fingerprint, read_history
+from rfdetr_core.observers.logged_model import Score, link_model
 from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, fault, open_run, origin, page
 from rfdetr_core.training.config import RuntimeConfig
 
@@ -52,11 +53,18 @@ PUBLISHED = {
 }
 
 
-def publish(register: str | None = None) -> list[str]:
+def publish(register: str | None = None, documents: Callable[[Path], Sequence[Path]] | None = None) -> list[str]:
     """Bring the MLflow run of the pipeline's result up to its files; make the run if there is none.
 
-    Found again by the fingerprint of the training, so that publishing twice changes nothing. `register`: the name of a
-    registered model that gets a version, unless one has these very bytes. The result is what to tell: where the run is.
+    Found again by the fingerprint of the training, so that publishing twice changes nothing. The run also gets a
+    LoggedModel, which has the scores of the checkpoint, each with its dataset.
+
+    Args:
+        register: The name of a registered model that gets a version, unless one has these very bytes.
+        documents: Writes documents about the checkpoint into a folder, and gives their paths; they are attached.
+
+    Returns:
+        What to print: where the run is.
 
     Raises:
         UserError: a file is missing or not the one of dvc.lock, or MLflow refuses, fails or cannot be reached.
@@ -65,19 +73,26 @@ def publish(register: str | None = None) -> list[str]:
     entries = {name: lock.stages[name].raw for name in ("train", "strip", "evaluate", "report") if name in lock.stages}
     tags = origin() | {f"dvc.lock.{stage}": files.digest(entry) for stage, entry in entries.items()}
     runtime, dataset = read_section(RuntimeConfig, "runtime"), Path(read_section(DataConfig, "data").dir)
-    record = _record(CHECKPOINT)
-    try:
-        run = _bring_up(connect(_PATIENCE), runtime, record, tags, ProjectPaths(dataset), OUTPUT, REPORT)
-        if "report" in entries:
-            _add_analysis(run, REPORT)
-        run.log_file(CHECKPOINT, "model")
-        run.end("FINISHED")
-        told = [f"published as run {page(run)}"]
-        if register is not None:
-            told.append(f"{CHECKPOINT} is version {_version(run, register)} of the model {register}")
-    except Exception as error:
-        what, reason = fault(error)
-        raise UserError(f"{what}; nothing is lost, publish again when that is mended. {reason}") from error
+    record, where = _record(CHECKPOINT), ProjectPaths(dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        attached = documents(Path(folder)) if documents else []
+        try:
+            run = _bring_up(connect(_PATIENCE), runtime, record, tags, where, OUTPUT, REPORT)
+            if "report" in entries:
+                _add_analysis(run, REPORT)
+            run.log_file(CHECKPOINT, "model")
+            for path in attached:
+                run.log_file(path, "documents")
+            linked = _link_model(run, record, where, with_intervals="report" in entries)
+            run.end("FINISHED")
+            told = [f"published as run {page(run)}"]
+            if not linked:
+                told.append("note: this server has no pages of models, which MLflow has from version 3 on")
+            if register is not None:
+                told.append(f"{CHECKPOINT} is version {_version(run, register)} of the model {register}")
+        except Exception as error:
+            what, reason = fault(error)
+            raise UserError(f"{what}; nothing is lost, publish again when that is mended. {reason}") from error
     if tags.get("git.dirty") == "true":
         told.append(f"note: not everything is committed, so commit {tags['mlflow.source.git.commit'][:10]} lacks it")
     return told
@@ -165,10 +180,8 @@ def _bring_up(
 ) -> TrackedRun:
     """The run of a training, with all that its run folder and the report of its evaluation have but the checkpoints."""
     rows, split = read_history(output / HISTORY.name), files.read_json(report / "about.json")["split"]
-    digests = {split: record["inputs"][f"manifest/{split}.json"] for split in ("train", "valid")}
-    digests[split] = files.sha256_file(where.split(split)[1])
     run = open_run(client, runtime.project, runtime.run, record, rows)
-    run.describe(record, {f"{where.dataset.name}/{split}": digest for split, digest in digests.items()}, tags)
+    run.describe(record, _datasets(record, where, split), tags)
     run.log_epochs(rows)
     run.log_values(named_scores(split, files.read_json(report / METRICS.name)))
     for name, values in _curves(split, report / "pr_curve.csv").items():
@@ -179,6 +192,32 @@ def _bring_up(
         for file in sorted(path.glob("*.png")) if path.is_dir() else [path]:
             run.log_file(file, file.parent.relative_to(report.parent).as_posix())
     return run
+
+
+def _datasets(record: Mapping[str, Any], where: ProjectPaths, split: str) -> dict[str, str]:
+    """SHA-256 of the manifests of a training and its evaluation, by the name of the dataset."""
+    digests = {name: record["inputs"][f"manifest/{name}.json"] for name in ("train", "valid")}
+    digests[split] = files.sha256_file(where.split(split)[1])
+    return {f"{where.dataset.name}/{name}": digest for name, digest in digests.items()}
+
+
+def _link_model(run: TrackedRun, record: Mapping[str, Any], where: ProjectPaths, *, with_intervals: bool) -> bool:
+    """Link CHECKPOINT: see `link_model`."""
+    split, selection = files.read_json(REPORT / "about.json")["split"], files.read_json(OUTPUT / "selection.json")
+    winner, name = selection["winner"], where.dataset.name
+    epoch = selection[winner]["epoch"]
+    row = read_history(HISTORY).get(epoch, {})
+    columns = {f"{PREFIX[winner]}{kind}{column}": "valid" for kind in ("", "segm_") for column in REPORTED}
+    scores = [
+        Score(column, row[column], epoch, f"{name}/{of}")
+        for column, of in {"train/loss": "train", **columns}.items()
+        if column in row
+    ]
+    measured = named_scores(split, files.read_json(METRICS))
+    measured |= named_intervals(split, files.read_json(REPORT / INTERVALS)) if with_intervals else {}
+    scores += [Score(key, value, 0, f"{name}/{split}") for key, value in measured.items()]
+    kind = read_checkpoint(CHECKPOINT).model_name
+    return link_model(run, CHECKPOINT, kind, epoch, _datasets(record, where, split), scores)
 
 
 def _add_analysis(run: TrackedRun, report: Path) -> None:

@@ -51,7 +51,7 @@ def _bytes(character: str) -> str:
 # Each epoch has it, and it is sent last: an epoch that has it on the server is there whole.
 MARK = "train/loss"
 # What MLflow takes in one call, and of a dataset's digest.
-_METRICS, _PARAMS, _DIGEST = 1000, 100, 36
+METRICS, _PARAMS, DIGEST = 1000, 100, 36
 PATIENCE = 5  # seconds that a training or an evaluation waits for a read of a server
 _LONGEST_CALL = 120.0  # seconds, however many reads it has
 _SLOWEST = 100_000  # bytes a second of an upload
@@ -82,7 +82,7 @@ class TrackedRun:
         for name, digest in datasets.items():
             split = name.rpartition("/")[2]
             source = json.dumps({"uri": f"manifest/{split}.json", "sha256": digest})
-            inputs.append(DatasetInput(Dataset(name, digest[:_DIGEST], "local", source), [_context(InputTag, split)]))
+            inputs.append(DatasetInput(Dataset(name, digest[:DIGEST], "local", source), [_context(InputTag, split)]))
         self.client.log_inputs(self.id, inputs)
 
     def log_epochs(self, rows: Rows) -> None:
@@ -142,8 +142,8 @@ class TrackedRun:
 
         now = int(time.time() * 1000)
         metrics = [Metric(mlflow_name(key), value, now, step) for key, value, step in values if math.isfinite(value)]
-        for start in range(0, len(metrics), _METRICS):
-            self.client.log_batch(self.id, metrics=metrics[start : start + _METRICS])
+        for start in range(0, len(metrics), METRICS):
+            self.client.log_batch(self.id, metrics=metrics[start : start + METRICS])
 
 
 class Client:

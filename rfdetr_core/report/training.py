@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -77,6 +77,35 @@ def plot_map_metrics(metrics_csv: AnyPath, output_path: AnyPath | None = None) -
     """AP 50:95 and AP 50 alone: see `plot_metrics`."""
     table = _read(metrics_csv)
     return _figure(table, _score_panels(table, ("mAP_50_95", "mAP_50")), output_path)
+
+
+def plot_trainings(histories: Mapping[str, AnyPath], *, masks: bool = False) -> Figure:
+    """The loss and AP 50:95 on valid of at most two trainings over their epochs, in one figure.
+
+    Args:
+        histories: What a training is called, and its file or folder, as `plot_metrics` takes it.
+        masks: Draw the AP of masks instead of that of boxes.
+
+    Raises:
+        UserError: See `plot_metrics`.
+    """
+    import pandas as pd
+
+    table = pd.concat([_read(path).add_prefix(f"{name}:") for name, path in histories.items()], axis=1).sort_index()
+    of, what = ("segm_", " of masks") if masks else ("", "")
+    colors = dict(zip(histories, (_BLUE, _ORANGE), strict=False))
+    losses = [
+        Line(f"{name}:{split}/loss", f"{name}, {title}", color, _dashed(split))
+        for name, color in colors.items()
+        for split, title in _SPLITS.items()
+    ]
+    scores = [
+        Line(f"{name}:val/{track}{of}mAP_50_95", f"{name}{title}", color, style, best=True)
+        for name, color in colors.items()
+        for track, title, style in (("", "", "-"), ("ema_", ", EMA", "--"))
+    ]
+    panels = [Panel("Loss", losses), Panel(f"AP 50:95{what} on valid", scores)]
+    return _figure(table, panels, None)
 
 
 def _read(path: AnyPath) -> Any:

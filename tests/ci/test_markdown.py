@@ -227,6 +227,35 @@ def test_the_comment_says_whether_the_difference_may_be_chance_and_names_the_pag
     assert f"{page}[in the artifacts of this run](https://ci.example/run/1).\n\n" in comment.comment("")
 
 
+def test_the_comment_shows_the_pictures_where_they_have_an_address_and_else_names_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RETRAIN_RAW", raising=False)
+    compared()
+    assert "### Both models in pictures" not in comment.comment("")
+    words = {"curves.png": "Loss and AP over the epochs", "new_errors.png": "2 of 3 new errors"}
+    compared(pictures=words, source="0123456789abcdef")
+    told = comment.comment("")
+    safe(told)
+    for name, said in words.items():
+        assert f"\n- {said}: `.retrain/attachments/{name}`\n" in told
+    assert "\n\nThey are on the machine that retrained.\n" in told
+    monkeypatch.setenv("RETRAIN_RAW", "https://git.example/owner/name/raw")
+    page = Page(comment.comment(""))
+    addresses = [f"https://git.example/owner/name/raw/retrain-attachments/0123456789/{name}" for name in words]
+    assert page.links == addresses
+    assert page.elements.count("img") == 2
+    for said, address in zip(words.values(), addresses, strict=True):
+        assert f"![{said}]({address})" in comment.comment("")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_why_there_are_no_pictures_is_said_as_code(name: str) -> None:
+    heading, told = comment._both({"unpictured": name})
+    assert heading == "### Both models in pictures"
+    assert safe(told).outside.split() == ["There", "are", "no", "pictures:", "."]
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_nothing_of_the_report_is_outside_code(folder: Path, name: str) -> None:
     compared()

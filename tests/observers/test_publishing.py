@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import json
 import shutil
 import subprocess
+import threading
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -11,16 +13,20 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 
 from rfdetr_core.base import files
 from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.cli import main
+from rfdetr_core.documents import DOCUMENTS, write_documents
 from rfdetr_core.lineage.lock import listing_md5
 from rfdetr_core.metrics.coco import CocoScores
 from rfdetr_core.observers import publishing
 from rfdetr_core.observers import runs as runs_of_mlflow
 from rfdetr_core.observers.history import read_history
+from rfdetr_core.observers.logged_model import link_model
 from rfdetr_core.observers.publishing import (
     CHECKPOINT,
     METRICS,
@@ -31,6 +37,7 @@ from rfdetr_core.observers.publishing import (
     track_evaluation,
     track_report,
 )
+from rfdetr_core.observers.runs import TrackedRun
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
 from tests.evaluation.scene import write_tiny_checkpoint
@@ -107,6 +114,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copyfile("manifest/valid.json", "manifest/test.json")
         Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: published, run: named}\n")
         write_lock()
+        for command in (
+            "init -q",
+            "config user.name a",
+            "config user.email a@localhost",
+            "add -A",
+            "commit -q -m made",
+        ):
+            subprocess.run(["git", *command.split()], check=True)
     return folder
 
 
@@ -162,13 +177,87 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
         )
         assert run.data.params["params.train.lr"] == "0.001"
         (version,) = client.search_model_versions("name = 'detector'")
+        (page,) = pages(client, run)
+        assert page.tags["sha256"] == version.tags["sha256"]
+        assert (page.source_run_id, page.model_type) == (run.info.run_id, read_checkpoint(CHECKPOINT).model_name)
+        assert [one.model_id for one in run.outputs.model_outputs] == [page.model_id]
         fetched = Path(client.download_artifacts(run.info.run_id, "model/checkpoint_best_total.pth", str(analysed)))
         assert files.sha256_file(fetched) == files.sha256_file(CHECKPOINT) == version.tags["sha256"]
         attached = {one.path for one in client.list_artifacts(run.info.run_id)}
-        assert attached == {"history.csv", "scores.json", "selection.json", "evaluate", "model"}
+        assert attached == {"history.csv", "scores.json", "selection.json", "evaluate", "model", "documents"}
+        documents = {Path(one.path).name: one for one in client.list_artifacts(run.info.run_id, "documents")}
+        assert documents.keys() == DOCUMENTS.keys()
+        for path in write_documents(CHECKPOINT, analysed / "documents"):
+            there = client.download_artifacts(run.info.run_id, f"documents/{path.name}", str(analysed / "fetched"))
+            assert Path(there).read_bytes() == path.read_bytes()
         here = {file.relative_to(REPORT.parent).as_posix() for file in REPORT.rglob("*") if file.is_file()}
         folders = [client.list_artifacts(run.info.run_id, path) for path in ("evaluate", "evaluate/pictures")]
         assert {one.path for one in chain(*folders) if not one.is_dir} == here
+
+
+def pages(client: MlflowClient, run: Any, *queries: str, **more: Any) -> list[Any]:
+    """The models of the run's experiment that MLflow has pages of."""
+    return list(client.search_logged_models([run.info.experiment_id], " AND ".join(queries) or None, **more))
+
+
+@pytest.mark.slow
+def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Path, server: Server) -> None:
+    Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: paged}\n")
+    client, selection = MlflowClient(server.uri), files.read_json(Path("output/selection.json"))
+    epoch = selection[selection["winner"]]["epoch"]
+    row = read_history(Path("output/history.csv"))[epoch]
+    track = {"ema": "val/ema_", "regular": "val/"}[selection["winner"]]
+    own = {"train/loss": "train", f"{track}mAP_50_95": "valid", f"{track}F1": "valid"}
+    expected = {key: (row[key], epoch, f"data/{split}") for key, split in own.items()}
+    expected |= {key: (value, 0, "data/test") for key, value in (SENT | SENT_INTERVALS).items()}
+    for _ in range(2):
+        main(["publish"])
+        (run,) = runs(client, "paged")
+        (page,) = pages(client, run)
+        shown = {one.key: (one.value, one.step, one.dataset_name) for one in page.metrics}
+        assert len(page.metrics) == len(shown), "each once"
+        assert expected.items() <= shown.items()
+        other = {"ema": "val/", "regular": "val/ema_"}[selection["winner"]]
+        assert f"{other}mAP_50_95" not in shown, "that of the other weights"
+        assert has_every_epoch_once(client, run, Path("output/history.csv"))
+        for key, value in (SENT | SENT_INTERVALS).items():
+            assert logged(client, run, key) == [(0, value)]
+        for split in ("train", "valid", "test"):
+            digest = files.sha256_file(Path(f"manifest/{split}.json"))[:36]
+            assert {one.dataset_digest for one in page.metrics if one.dataset_name == f"data/{split}"} == {digest}
+    query, dataset = "metrics.`test/mAP_50_95` > 0.2", {"dataset_name": "data/test", "dataset_digest": digest}
+    assert len(pages(client, run, query, datasets=[dataset])) == 1
+    assert not pages(client, run, query, datasets=[dataset | {"dataset_name": "data/valid"}])
+    # The same scores on other images of test.
+    Path("manifest/test.json").write_text("[]\n")
+    for _ in range(2):
+        main(["publish"])
+        (page,) = pages(client, run)
+        of_map = [one.dataset_digest for one in page.metrics if one.key == "test/mAP_50_95"]
+        assert sorted(of_map) == sorted([digest, files.sha256_file(Path("manifest/test.json"))[:36]])
+
+
+class Older(http.server.BaseHTTPRequestHandler):
+    """A server that has no such address."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_error(int(str(self.server.status)))  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_server_before_version_3_has_no_page_of_a_model_and_another_fault_is_an_error(project: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Older) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        run = TrackedRun(MlflowClient(f"http://127.0.0.1:{server.server_port}"), "1", "0a1b")
+        server.status = 404  # type: ignore[attr-defined]
+        assert link_model(run, CHECKPOINT, None, 1, {}, []) is False
+        server.status = 403  # type: ignore[attr-defined]
+        with pytest.raises(MlflowException, match="403"):
+            link_model(run, CHECKPOINT, None, 1, {}, [])
+        server.shutdown()
 
 
 def attached(client: MlflowClient, run: Any) -> set[str]:

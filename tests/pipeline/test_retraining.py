@@ -31,6 +31,7 @@ from ci.pull_data import READERS
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.lock import LOCK
+from rfdetr_core.report.comparison.png import MOST_BYTES
 from rfdetr_core.verification.changed import certain, possible
 from rfdetr_core.verification.lock import read_stages
 from rfdetr_core.verification.verify import IN_THE_WAY
@@ -288,6 +289,9 @@ def test_new_data_is_trained_on_pushed_and_holds_in_a_third_clone(world: World, 
         f"{world.mlflow.uri}/#/experiments/",
     ):
         assert words in comment, comment
+    for name in ("curves.png", "classes.png"):
+        assert name in comment
+        assert 0 < (state / "attachments" / name).stat().st_size <= MOST_BYTES
     page = (runner.folder / "reports/compare/index.html").read_text()
     assert "<title>Comparison on test</title>" in page
     assert "It is not known whether it was trained" not in page, "the clone has the manifests of both"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rfdetr_core.evaluation.changes import ADDED, BETTER, CHANGES, FOUND, WORSE, Changes
 from rfdetr_core.evaluation.comparison import Comparison
-from rfdetr_core.report.evaluation.album import Album
+from rfdetr_core.report.evaluation.album import Album, Box, Outline
 from rfdetr_core.report.evaluation.sketch import GROUPS, Sketch
 from rfdetr_core.report.gallery import Card, Gallery, Picture
 from rfdetr_core.report.tables import Name
@@ -16,6 +16,28 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ERRORS_ANCHOR, ALL_CHANGES, ALL_CLASSES = "changed-errors", "all changes", "all classes"
+
+
+class Changed(NamedTuple):
+    """An object that one model alone finds, or a wrong detection that one alone makes.
+
+    change: one of CHANGES. image: its row. label: the number of the class. score: of the detection. kind: of a wrong
+    detection, TIDE's kind of error; else empty. sketch: of the model that finds or makes it. outlines: the object and
+    the detection; a crop is around the last.
+    """
+
+    change: str
+    image: int
+    label: int
+    score: float
+    kind: str
+    sketch: Sketch
+    outlines: list[Outline]
+
+    @property
+    def box(self) -> Box:
+        """What a crop is around."""
+        return self.outlines[-1].box
 
 
 class Pictures:
@@ -36,24 +58,11 @@ class Pictures:
                 views = [album.whole(int(row.image), sketch.whole(int(row.image))) for sketch in (old, new)]
                 self._pairs.append((title, row, views[0], views[1]))
         self._cards: list[tuple[int, list[Any], dict[str, Sequence[str]]]] = []
-        for row in _first(changes.objects, most):
-            label = new.analysis.objects.loc[row.object]
-            sketch = new if row.change == FOUND else old
-            about = [sketch.detection(int(row.detection)), new.label(int(row.object))]
-            self._crop(album, sketch, int(label.image), about, row, names[int(label.label)])
-        for row in _first(changes.detections, most):
-            sketch = new if row.change == ADDED else old
-            seen = sketch.analysis.detections.loc[row.detection]
-            about = [sketch.label(int(seen.near))] if seen.near >= 0 else []
-            about.append(sketch.detection(int(row.detection)))
-            self._crop(album, sketch, int(seen.image), about, row, names[int(seen.label)], f", {seen.kind}")
-
-    def _crop(
-        self, album: Album, sketch: Sketch, image: int, about: list[Any], row: Any, name: str, more: str = ""
-    ) -> None:
-        ticket = album.crop(image, about[-1].box, sketch.around(image, about))
-        lines = [Name(sketch.analysis.images.path[image]), f"{row.change}{more}, score {row.score:.2f}"]
-        self._cards.append((ticket, lines, {"change": [row.change], "class": [name]}))
+        for one in [*changed_objects(changes, old, new, most), *changed_detections(changes, old, new, most)]:
+            ticket = album.crop(one.image, one.box, one.sketch.around(one.image, one.outlines))
+            what = ", ".join([one.change, *filter(None, [one.kind]), f"score {one.score:.2f}"])
+            lines = [Name(new.analysis.images.path[one.image]), what]
+            self._cards.append((ticket, lines, {"change": [one.change], "class": [names[one.label]]}))
 
     def pairs(self, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         """Images that got better, then worse, each with a gallery of two: A and B."""
@@ -77,6 +86,24 @@ class Pictures:
         cards = [Card(pictures[ticket], lines, facets) for ticket, lines, facets in self._cards]
         filters = {"change": ALL_CHANGES, "class": ALL_CLASSES}
         return Gallery(cards, GROUPS, filters, anchor=ERRORS_ANCHOR, noun="change", size=24, columns="thumbs")
+
+
+def changed_objects(changes: Changes, old: Sketch, new: Sketch, most: int) -> Iterator[Changed]:
+    """Objects found and lost, at most so many of each, the highest scores first."""
+    for row in _first(changes.objects, most):
+        label, sketch = new.analysis.objects.loc[row.object], new if row.change == FOUND else old
+        outlines = [sketch.detection(int(row.detection)), new.label(int(row.object))]
+        yield Changed(row.change, int(label.image), int(label.label), float(row.score), "", sketch, outlines)
+
+
+def changed_detections(changes: Changes, old: Sketch, new: Sketch, most: int) -> Iterator[Changed]:
+    """Wrong detections gone and added, at most so many of each, the highest scores first."""
+    for row in _first(changes.detections, most):
+        sketch = new if row.change == ADDED else old
+        seen = sketch.analysis.detections.loc[row.detection]
+        outlines = [sketch.label(int(seen.near))] if seen.near >= 0 else []
+        outlines.append(sketch.detection(int(row.detection)))
+        yield Changed(row.change, int(seen.image), int(seen.label), float(row.score), seen.kind, sketch, outlines)
 
 
 def _first(table: pd.DataFrame, most: int) -> Iterator[Any]:

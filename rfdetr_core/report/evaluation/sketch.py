@@ -40,11 +40,15 @@ class Sketch:
             self._masks = {row["id"]: truth.ann_to_rle(row) for row in annotations["annotations"]}
 
     def whole(self, image: int) -> list[Outline]:
-        """Labels and detections of an image: wrong and missed ones first, if they are many."""
+        """What `every` has of an image, as far as one small picture can show it."""
+        return self.every(image)[:_SHAPES]
+
+    def every(self, image: int) -> list[Outline]:
+        """All labels and detections of an image, wrong and missed ones first."""
         seen = self.above.iloc[self._seen_in.get(image, [])]
         right = (seen.object >= 0).tolist()
         detections = [self.detection(row, _GOOD if good else _BAD) for row, good in zip(seen.index, right, strict=True)]
-        return sorted([*self._labels(image), *detections], key=lambda one: one.group not in (_LOST, _BAD))[:_SHAPES]
+        return sorted([*self._labels(image), *detections], key=lambda one: one.group not in (_LOST, _BAD))
 
     def around(self, image: int, about: Sequence[Outline]) -> list[Outline]:
         """Some outlines of an image, with all labels that are not among them."""

@@ -1,0 +1,106 @@
+"""MLflow's page of a model: the LoggedModel of a checkpoint, linked to its run, its datasets and its scores."""
+
+from __future__ import annotations
+
+import http
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rfdetr_core.base import files
+from rfdetr_core.observers.runs import DIGEST, METRICS, TrackedRun, mlflow_name
+
+NAME = "detector"  # as dvc.yaml calls it
+
+
+class Score(NamedTuple):
+    """A score of a model that its run has, too.
+
+    Attributes:
+        name: As in the run.
+        value: As in the run.
+        step: The epoch; 0 for a score of the evaluation.
+        dataset: The name of the run's dataset that it was measured on.
+    """
+
+    name: str
+    value: float
+    step: int
+    dataset: str
+
+
+def link_model(
+    run: TrackedRun,
+    file: Path,
+    kind: str | None,
+    epoch: int,
+    datasets: Mapping[str, str],
+    scores: Iterable[Score],
+) -> bool:
+    """Give a checkpoint's LoggedModel, made if there is none, its scores, each with its dataset.
+
+    Called again, it changes nothing. The model file stays an artifact of the run, which the tag `file` names.
+
+    Args:
+        run: The run of its training.
+        file: The checkpoint; its SHA-256 is the tag by which the model is found again.
+        kind: The class of the model, such as RFDETRNano.
+        epoch: The epoch of its weights.
+        datasets: SHA-256 of the manifests by the name of the dataset, as the run has them.
+        scores: Scores of the run that are those of this model.
+
+    Returns:
+        False from a server without such models, of a version before 3.
+    """
+    from mlflow.exceptions import MlflowException
+
+    digest = files.sha256_file(file)
+    try:
+        query = f"source_run_id = '{run.id}' AND tags.sha256 = '{digest}'"
+        found = list(run.client.search_logged_models([run.experiment], query))
+    except MlflowException as error:
+        if error.get_http_status_code() == http.HTTPStatus.NOT_FOUND:  # type: ignore[no-untyped-call]
+            return False
+        raise
+    if found:
+        model = found[0]
+    else:
+        tags = {"sha256": digest, "file": f"runs:/{run.id}/model/{file.name}"}
+        model = run.client.create_logged_model(run.experiment, NAME, run.id, tags, {"epoch": str(epoch)}, kind)
+    if str(model.status) != "READY":
+        run.client.finalize_logged_model(model.model_id, "READY")
+    _add_output(run, model.model_id, epoch)
+    _add_scores(run, model, datasets, scores)
+    return True
+
+
+def _add_output(run: TrackedRun, model: str, epoch: int) -> None:
+    """Name the model as what the run made."""
+    from mlflow.entities import LoggedModelOutput
+
+    outputs = run.client.get_run(run.id).outputs
+    if model not in [one.model_id for one in (outputs.model_outputs if outputs else [])]:
+        run.client.log_outputs(run.id, [LoggedModelOutput(model, epoch)])
+
+
+def _add_scores(run: TrackedRun, model: Any, datasets: Mapping[str, str], scores: Iterable[Score]) -> None:
+    """Log the scores that the model does not have, with the times that the run has them by: so it has each once."""
+    from mlflow.entities import Metric
+
+    there = model.metrics or []
+    known = {(one.key, one.step, one.value, one.dataset_name, one.dataset_digest) for one in there}
+    times = {(one.key, one.step, one.timestamp) for one in there}
+    now, metrics = int(time.time() * 1000), []
+    for score in scores:
+        name, dataset = mlflow_name(score.name), (score.dataset, datasets[score.dataset][:DIGEST])
+        if (name, score.step, score.value, *dataset) in known:
+            continue
+        logged = run.client.get_metric_history(run.id, name)
+        at = [one.timestamp for one in logged if (one.step, one.value) == (score.step, score.value)]
+        # Another dataset can have the same score: of one time a model has one.
+        free = [one for one in at if (name, score.step, one) not in times]
+        own = {"model_id": model.model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1]}
+        metrics.append(Metric(name, score.value, max(free, default=now), score.step, **own))
+    for start in range(0, len(metrics), METRICS):
+        run.client.log_batch(run.id, metrics=metrics[start : start + METRICS])

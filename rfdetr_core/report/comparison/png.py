@@ -1,0 +1,250 @@
+"""A comparison as PNG files, where its page cannot be shown: curves, AP by class, and errors that went and came."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+from unicodedata import bidirectional
+
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from rfdetr_core.base import files
+from rfdetr_core.base.printing import one_line
+from rfdetr_core.evaluation.changes import ADDED, FOUND, GONE, LOST
+from rfdetr_core.evaluation.comparison import Comparison
+from rfdetr_core.evaluation.pictures import FONT, label_of
+from rfdetr_core.metrics.coco import ClassScores
+from rfdetr_core.report.comparison import Compared
+from rfdetr_core.report.comparison.examples import Changed, changed_detections, changed_objects
+from rfdetr_core.report.evaluation.album import Album, Outline
+from rfdetr_core.report.evaluation.sketch import GROUPS, LEGEND, Sketch
+from rfdetr_core.report.gallery import Picture, Shape
+from rfdetr_core.report.text import plural
+from rfdetr_core.report.training import plot_trainings
+
+CURVES, CLASSES, FIXED, NEW = "curves.png", "classes.png", "fixed_errors.png", "new_errors.png"
+MOST_BYTES = 150_000  # of a file
+_CLASSES, _ERRORS = 25, 4  # drawn in a picture
+_CANDIDATES = 20  # of each kind of change, the errors that are drawn are chosen among so many
+_LONGEST = 24  # characters of a name beside an axis
+_TILE, _GAP, _LINE, _SIZE = 160, 8, 18, 12  # pixels: a crop's side, between two, a line of text and its letters
+_GREY, _BLUE, _ORANGE, _TEXT, _FAINT = "#7a7a7a", "#0072B2", "#D55E00", "#222222", "#666666"
+_STRIP = re.compile(r"M(\d+) (\d+)h(\d+)v(\d+)h")
+
+
+def write_pictures(folder: Path, compared: Compared, histories: Mapping[str, Path]) -> dict[str, str]:
+    """Write the pictures of a comparison; those of an earlier call are replaced. Equal inputs give equal bytes.
+
+    No file is larger than MOST_BYTES. A picture with nothing to show is left out: curves without a history, AP without
+    a class that was measured, errors where none went or came.
+
+    Args:
+        folder: Where the files are written.
+        compared: The base, and the new model.
+        histories: The history.csv of each training by what it is called, as far as it is at hand.
+
+    Returns:
+        What each file shows, in words without a name of the data, by the name of the file.
+
+    Raises:
+        UserError: An image is missing or not the one of the manifest, or a history cannot be read.
+    """
+    for name in (CURVES, CLASSES, FIXED, NEW):
+        (folder / name).unlink(missing_ok=True)
+    scores = compared.scores
+    drawn = [*_curves(scores, histories), *_classes(scores), *_errors(compared)]  # all, before the first is written
+    for name, picture, _ in drawn:
+        _write(folder / name, picture)
+    return {name: words for name, _, words in drawn}
+
+
+_Drawn = Iterator[tuple[str, Image.Image, str]]  # the name of the file, the picture, and what it shows
+
+
+def _curves(scores: Comparison, histories: Mapping[str, Path]) -> _Drawn:
+    if histories:
+        figure = plot_trainings(histories, masks=scores.kind == "segm")
+        figure.set_size_inches(9, 3.2)
+        words = f"Loss and AP 50:95 on valid over the epochs: {' and '.join(histories)}"
+        yield CURVES, _drawn(figure), words
+
+
+def _classes(scores: Comparison) -> _Drawn:
+    """AP of each class for both models, the largest changes where there are many."""
+    both = zip(scores.old.scores.per_class, scores.new.scores.per_class, strict=True)
+    # A class without an object was not measured: its AP is NaN.
+    measured = [(new, old.ap, new.ap) for old, new in both if old.ap == old.ap and new.ap == new.ap]
+    if not measured:
+        return
+    largest = sorted(measured, key=lambda one: (-abs(one[2] - one[1]), one[0].name))[:_CLASSES]
+    rows = sorted(largest, key=lambda one: (one[2] - one[1], one[0].name))  # from the bottom: the largest loss
+    figure = Figure(figsize=(7, 1.3 + 0.27 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(rows))
+    colors = [_BLUE if after >= before else _ORANGE for _, before, after in rows]
+    before, after = [row[1] for row in rows], [row[2] for row in rows]
+    axes.hlines(places, before, after, colors=colors, linewidth=2.5, zorder=1)
+    dots: dict[str, Any] = {"s": 36, "clip_on": False}  # those at 0 are drawn over the axis
+    axes.scatter(before, places, c="white", edgecolors=_GREY, linewidths=1.5, label="base", zorder=2, **dots)
+    axes.scatter(after, places, c=colors, zorder=3, **dots)
+    for color, label in ((_BLUE, "new, as good or better"), (_ORANGE, "new, worse")):
+        if color in colors:
+            axes.scatter([], [], c=color, label=label, **dots)
+    for place, (_, old, new) in enumerate(rows):
+        axes.annotate(
+            f"{100 * (new - old):+.1f}", (1, place), (4, 0), xycoords=("axes fraction", "data"),
+            textcoords="offset points", va="center", fontsize=8, color=_TEXT,
+        )  # fmt: skip
+    axes.set_yticks(list(places), [_beside(one) for one, _, _ in rows], fontsize=8, parse_math=False)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("AP 50:95; in brackets: how many objects the class has", fontsize=8, color=_FAINT)
+    some = f", the {len(rows)} of {len(measured)} classes that changed most" if len(rows) < len(measured) else ""
+    axes.set_title(f"AP 50:95 of {scores.measure} by class{some}", loc="left", fontsize=10, fontweight="bold")
+    axes.set_title("points", loc="right", fontsize=8, color=_FAINT)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    rose, fell = (sum(sign * (new - old) > 0 for _, old, new in measured) for sign in (1, -1))
+    words = f"AP 50:95 of {scores.measure} of the base and the new model by class: of {len(measured)} classes "
+    yield CLASSES, _drawn(figure), f"{words}{rose} rose, {fell} fell, {len(measured) - rose - fell} stayed"
+
+
+def _beside(one: ClassScores) -> str:
+    """The name of a class and how many objects it has, for an axis. A name from right to left would turn the number."""
+    turned = any(bidirectional(character) in ("R", "AL") for character in one.name)
+    return f"{f'class {one.index}' if turned else _name(one.name, one.index)} ({one.instances:,})"
+
+
+def _name(name: str, number: int) -> str:
+    """A class as a picture can hold it: the start of a long name, the number of one that no font here can write."""
+    return _cut(label_of(one_line(name), number), _LONGEST)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _errors(compared: Compared) -> _Drawn:
+    """Crops of errors of the base that went, and of errors that came, each as both models see it."""
+    scores, changes, counts = compared.scores, compared.changes, compared.changes.counts()
+    sides = (scores.old, scores.new)
+    old, new = (Sketch(one.analysis, one.thresholds, one.results, scores.annotations) for one in sides)
+    objects, detections = (list(some(changes, old, new, _CANDIDATES)) for some in (changed_objects, changed_detections))
+    for name, noun, kinds in ((FIXED, "fixed error", (FOUND, GONE)), (NEW, "new error", (LOST, ADDED))):
+        some = _chosen(*([one for one in (*objects, *detections) if one.change == kind] for kind in kinds))
+        if some:
+            title = f"{len(some)} of {plural(sum(counts[kind] for kind in kinds), noun)}"
+            rows = [(_caption(one, new), new.analysis.images.path[one.image]) for one in some]
+            sheet = _sheet(title, rows, _crops(compared, some, old), _crops(compared, some, new))
+            yield name, sheet, f"{title}, as the base and the new model see it"
+
+
+def _crops(compared: Compared, some: Sequence[Changed], sketch: Sketch) -> list[Picture]:
+    """A crop of each change, with all that a model sees there."""
+    album = Album(compared.where.dataset, [compared.samples[one.image] for one in some])
+    for place, one in enumerate(some):
+        album.crop(place, one.box, _seen(one, sketch))
+    return album.develop()[0]
+
+
+def _chosen(*kinds: Sequence[Changed]) -> list[Changed]:
+    """The first errors of the kinds by turns, one of each image before a second of any."""
+    by_turns = [one for turn in zip_longest(*kinds) for one in turn if one is not None]
+    seen, ranked = Counter[int](), list[tuple[int, Changed]]()
+    for one in by_turns:
+        ranked.append((seen[one.image], one))
+        seen[one.image] += 1
+    return [one for _, one in sorted(ranked, key=lambda pair: pair[0])][:_ERRORS]
+
+
+def _seen(one: Changed, sketch: Sketch) -> list[Outline]:
+    """What a model sees of an image; bold: what has changed, which comes first."""
+    boxes = [outline.box for outline in one.outlines]
+    found = [replace(outline, style="bold" if outline.box in boxes else "") for outline in sketch.every(one.image)]
+    return sorted(found, key=lambda outline: outline.style, reverse=True)
+
+
+def _caption(one: Changed, new: Sketch) -> str:
+    caption = f"{one.change}: {_name(new.analysis.classes[one.label], one.label)} {one.score:.2f}"
+    return caption + (f", {one.kind}" if one.kind else "")
+
+
+def _sheet(title: str, rows: Sequence[tuple[str, str]], old: Sequence[Picture], new: Sequence[Picture]) -> Image.Image:
+    """Crops of both models side by side, a row for each caption and path of an image, over a legend."""
+    width, high = 2 * _TILE + _GAP, 3 * _LINE + _TILE + _GAP
+    start = _LINE + 2 * _GAP
+    legend = start + len(rows) * high
+    sheet = Image.new("RGB", (width + 2 * _GAP, legend + len(LEGEND) // 2 * _LINE + _GAP), "white")
+    draw, font, bold = ImageDraw.Draw(sheet), _font(FONT), _font(FONT.with_stem(f"{FONT.stem}-Bold"))
+    draw.text((_GAP, _GAP), title, _TEXT, bold)
+    columns = (_GAP, _GAP + _TILE + _GAP)
+    for number, ((caption, path), *pair) in enumerate(zip(rows, old, new, strict=True)):
+        top, path = start + number * high, one_line(path if path.isascii() else ascii(path))
+        draw.text((_GAP, top), _fitting(caption, font, width), _TEXT, font)
+        draw.text((_GAP, top + _LINE), _fitting(path, font, width), _FAINT, font)
+        for left, side, picture in zip(columns, ("base", "new model"), pair, strict=True):
+            draw.text((left, top + 2 * _LINE), side, _FAINT, font)
+            sheet.paste(_outlined(picture), (left, top + 3 * _LINE))
+    for number, (name, color) in enumerate(LEGEND):
+        left, top = columns[number % 2], legend + number // 2 * _LINE
+        draw.rectangle((left, top + 4, left + 9, top + 13), outline=color, width=2)
+        draw.text((left + 16, top), name, _TEXT, font)
+    return sheet
+
+
+def _font(path: Path) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(path), _SIZE)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A text, its middle left out where it is too long."""
+    kept = len(text)
+    while kept > 2 and font.getlength(short := f"{text[: kept // 2]}...{text[-(kept // 2) :]}") > width:
+        kept -= 1
+    return text if font.getlength(text) <= width else short
+
+
+def _outlined(picture: Picture) -> Image.Image:
+    """A crop of an album with its shapes drawn, the first on top; masks of bold ones alone."""
+    data = base64.b64decode(picture.source.partition(",")[2])
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    for shape in reversed(picture.shapes):
+        image = _with_mask(image, shape) if shape.style else image
+        box = (shape.x, shape.y, shape.x + shape.width, shape.y + shape.height)
+        ImageDraw.Draw(image).rectangle(box, outline=GROUPS[shape.group].color, width=3 if shape.style else 1)
+    return image
+
+
+def _with_mask(image: Image.Image, shape: Shape) -> Image.Image:
+    """A picture with the mask of a shape, whose outline is made of rectangles, laid over it."""
+    covered = Image.new("L", image.size)
+    for strip in _STRIP.finditer(shape.outline):
+        left, top, width, height = map(int, strip.groups())
+        covered.paste(90, (left, top, left + width, top + height))
+    return Image.composite(Image.new("RGB", image.size, GROUPS[shape.group].color), image, covered)
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=100)
+    return Image.open(data)
+
+
+def _write(path: Path, picture: Image.Image) -> None:
+    """Write a PNG without metadata, with as many colours as MOST_BYTES allows."""
+    for colors in (256, 128, 64, 32):
+        data = io.BytesIO()
+        picture.convert("RGB").quantize(colors).save(data, "PNG", optimize=True)
+        if data.tell() <= MOST_BYTES:
+            break
+    files.write_bytes(path, data.getvalue())

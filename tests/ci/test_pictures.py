@@ -1,0 +1,59 @@
+"""The pictures of a retraining: their sources, and what a fault of theirs costs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ci.compare import HISTORY, histories, pictured
+from ci.steps import ATTACHMENTS
+from rfdetr_core.report.comparison import png
+from tests.evaluation.pairs import some
+from tests.evaluation.scenes import random_scene
+from tests.report.test_comparison_png import compare, history
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project in a folder of a repository, whose first commit has no training, and the second a base's."""
+    folder = tmp_path / "a folder"
+    (folder / ".retrain").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for command in ("init -q", "config user.name a", "config user.email a@localhost", "commit -q -m a --allow-empty"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    history(HISTORY, {"train/loss": [2.0, 1.0]})
+    for command in (["add", str(HISTORY)], ["commit", "-q", "-m", "base"]):
+        subprocess.run(["git", *command], check=True)
+    return folder
+
+
+def test_the_curves_are_those_of_the_commit_of_the_base_and_of_the_new_training(project: Path) -> None:
+    before = HISTORY.read_text()
+    assert list(histories("HEAD~")) == ["new"], "the first commit has no history"
+    history(HISTORY, {"train/loss": [2.0, 0.5]})
+    both = histories("HEAD")
+    assert (both["base"].read_text(), both["new"].read_text()) == (before, HISTORY.read_text())
+    HISTORY.unlink()
+    assert list(histories("HEAD")) == ["base"]
+
+
+def test_a_picture_that_cannot_be_made_costs_the_pictures_alone(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, found = random_scene(0, images=2)
+    compared = compare(tmp_path / "scene", content, some(found, 0.5, 0), found)
+    assert pictured(compared, "HEAD")["pictures"].keys() == {path.name for path in ATTACHMENTS.iterdir()}
+    HISTORY.write_text("words\nalone\n")
+    told = pictured(compared, "HEAD")
+    assert told["unpictured"].startswith("UserError: output/history.csv is no history of a training")
+    assert "pictures" not in told
+    assert not list(ATTACHMENTS.iterdir()), "those of the call before"
+    monkeypatch.setenv("STORE_PASSWORD", "a long secret")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("not with a long secret")
+
+    monkeypatch.setattr(png, "write_pictures", fail)
+    assert pictured(compared, "HEAD") == {"unpictured": "RuntimeError: not with ***"}
