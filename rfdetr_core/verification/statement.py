@@ -6,6 +6,7 @@ in the file. The rest is known to the history alone: the commit, the run, the jo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -159,6 +160,20 @@ def read_model(file: Path) -> tuple[Checkpoint, Exported | None, str]:
     if exported and (is_derived(exported) or [*contradictions(exported)]):
         raise UserError(f"{file} is not what was exported. What differs: python -m rfdetr_core verify {file}")
     return checkpoint, exported, tensors
+
+
+def document_subjects(folder: Path, beside: Path) -> list[dict[str, Any]]:
+    """The files of a folder as subjects of a statement that lies in the folder `beside`: named by their way from there.
+
+    Raises:
+        UserError: it is not a folder, or has no file.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    if not paths:
+        what = "does not exist" if not folder.exists() else "has no documents" if folder.is_dir() else "is not a folder"
+        raise UserError(f"{folder} {what}. Write them first: python -m rfdetr_core document FILE --out {folder}")
+    way = Path(os.path.relpath(folder.resolve(), beside.resolve()))
+    return [{"name": (way / one.name).as_posix(), "digest": {"sha256": files.sha256_file(one)}} for one in paths]
 
 
 def parts_of(file: Path) -> list[Path]:
