@@ -114,7 +114,7 @@ def selection(facts: Facts) -> str:
     score = "no score" if best["score"] is None else f"{best['score']:.4f}"
     return (
         f"Of {found['epochs']} epochs, the {code(winner)} weights of epoch {best['epoch']} were chosen, by "
-        f"{code(found['key'])} on the split valid: {score}. {found.get('rule') or ''}".strip()
+        f"{code(found['key'])} on the split valid: {score}. {code_names(found.get('rule') or '')}".strip()
     )
 
 

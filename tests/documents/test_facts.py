@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def test_an_input_that_was_changed_since_is_read_from_git(repository: Repository
         ("no scores", "the scores in reports/evaluate/ are missing"),
         ("other scores", "metrics.json is not the file of dvc.lock"),
         ("damaged", "is not readable"),
+        ("text for a number", "images: it must be a whole number"),
     ],
 )
 def test_an_evaluation_that_is_not_of_these_weights_is_named_and_not_used(
@@ -87,6 +89,8 @@ def test_an_evaluation_that_is_not_of_these_weights_is_named_and_not_used(
         lock["stages"]["evaluate"]["outs"].append(repository.entry("reports/evaluate/metrics.json"))
         (repository.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
         files.write_json(folder / "metrics.json", files.read_json(folder / "metrics.json") | {"map": 1.0})
+    elif change == "text for a number":
+        files.write_json(folder / "metrics.json", files.read_json(folder / "metrics.json") | {"images": "3"})
     else:
         (folder / "intervals.json").write_text('{"boxes": 1')
     facts = collect(repository.folder / MODEL, repository.folder)
@@ -136,6 +140,14 @@ def test_what_a_script_changed_of_a_training_is_a_limit(repository: Repository) 
     own = repository.folder.parent / "model.pth"
     write_checkpoint(own, replace(checkpoint, lineage=lineage))
     assert any("A script changed its training" in one for one in collect(own, own.parent).limits())
+
+
+def test_nothing_is_fetched_or_sent(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a document needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert write_documents(repository.folder / MODEL, tmp_path / "documents", repository.folder)
 
 
 def test_documents_are_equal_from_two_runs_and_from_a_clone_in_another_folder(
