@@ -151,6 +151,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     attest.add_argument("--sign-key", type=Path, metavar="KEY.pem", help="private key on an elliptic curve (P-256)")
     attest.add_argument("--output", type=Path, metavar="PATH", help="default: FILE.intoto.json")
     attest.add_argument(
+        "--documents", type=Path, metavar="DIR", help="the digests of these files are in the statement, too"
+    )
+    attest.add_argument(
         "--own-word", action="store_true", help="attest what FILE says of itself, too, where no commit vouches for it"
     )
     for command, about in ((trace, "the clone to search"), (verify, "the project"), (attest, "the project")):

@@ -196,7 +196,14 @@ def attest(options: argparse.Namespace) -> None:
     """Write the statement of a model file and the signatures, and print where they are."""
     from rfdetr_core.verification.attest import attest
 
-    paths = attest(options.file, options.output, options.sign_key, root=options.repo, own_word=options.own_word)
+    paths = attest(
+        options.file,
+        options.output,
+        options.sign_key,
+        root=options.repo,
+        own_word=options.own_word,
+        documents=options.documents,
+    )
     print(*paths, sep="\n")
 
 

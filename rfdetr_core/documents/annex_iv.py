@@ -1,10 +1,144 @@
-"""To be written."""
+"""Annex IV of Regulation (EU) 2024/1689 (the AI Act), points 2(b) to (g), as far as the record of a model can fill it.
+
+The text of the regulation: https://eur-lex.europa.eu/eli/reg/2024/1689/oj. Each heading summarises what its point asks.
+"""
 
 from __future__ import annotations
 
+from rfdetr_core.base.markdown import code
+from rfdetr_core.documents import tables
 from rfdetr_core.documents.facts import Facts
+from rfdetr_core.documents.tables import to_fill
 
 
 def annex_iv(facts: Facts) -> str:
-    """Not written yet."""
-    return ""
+    """The text of the document."""
+    return tables.joined(
+        "# Technical documentation: Annex IV of Regulation (EU) 2024/1689, points 2(b) to (g)",
+        "Prefilled from the record of a model, by `python -m rfdetr_core document`. It is a part of the technical "
+        "documentation of a high-risk AI system, not the whole: points 1, 2(a), 2(h) and 3 to 9 are not in it. The "
+        "record knows how the model was made. It does not know the system that the model is a part of, nor its "
+        "purpose.",
+        tables.identity(facts),
+        *_design(facts),
+        *_architecture(facts),
+        *_data(facts),
+        *_oversight(facts),
+        *_changes(facts),
+        *_testing(facts),
+        "## What the record says of its own limits",
+        tables.limits(facts) or "Nothing.",
+    )
+
+
+def _design(facts: Facts) -> list[str]:
+    names = ", ".join(map(code, facts.class_names)) or tables.NOT_KNOWN
+    masks = " and a mask" if facts.checkpoint.model_config.get("segmentation_head") else ""
+    return [
+        "## 2(b) Design specifications",
+        "Asked for: the general logic of the system and its algorithms; key design choices with their rationale and "
+        "assumptions, also about the persons it is used on; the main classification choices; what it is designed to "
+        "optimise for, and the relevance of the parameters; the expected output and its quality; trade-offs.",
+        "### General logic and expected output",
+        f"The model is an RF-DETR detector, a transformer of the DETR family. For each image it gives a box{masks} and "
+        f"a score for every object that it finds, without a step that removes duplicates. Its classes: {names}.",
+        "### What it is optimised for, and its parameters",
+        tables.selection(facts),
+        tables.parameters(facts),
+        to_fill(
+            "the rationale of these choices, assumptions about the persons or groups that the system is used on, and "
+            "trade-offs that were made to comply with Chapter III, Section 2."
+        ),
+    ]
+
+
+def _architecture(facts: Facts) -> list[str]:
+    count = len(facts.training["code"])
+    return [
+        "## 2(c) System architecture and computational resources",
+        "Asked for: how the software components build on each other; the resources used to develop, train, test and "
+        "validate the system.",
+        "### The network",
+        tables.architecture(facts),
+        "### The software",
+        f"The record has the digest of each of the {count} source files that decided the weights, and the versions of "
+        "the packages.",
+        tables.environment(facts),
+        "### Weights that it started from",
+        tables.parents(facts),
+        "### Time that the stages took",
+        tables.durations(facts),
+        to_fill(
+            "how the model fits into the system around it, and the resources of experiments that are not in this "
+            "project's history."
+        ),
+    ]
+
+
+def _data(facts: Facts) -> list[str]:
+    stages = [link.stage for link in facts.origin.traced.links] if facts.origin else []
+    checked = (
+        f"The stage `validate` checked every image and annotation before the training. Its findings are in "
+        f"`reports/dataset/findings.csv` of the commit {code(facts.commit.id)}."
+        if facts.commit and "validate" in stages
+        else ""
+    )
+    return [
+        "## 2(d) Data requirements",
+        "Asked for: datasheets of the training data: training methodologies, provenance, scope and main "
+        "characteristics; how the data was obtained and selected; how it was labelled and cleaned.",
+        "### The data sets",
+        tables.splits(facts),
+        "### Objects by class",
+        tables.classes(facts),
+        "### Provenance: licences, sources and other metadata of the images",
+        tables.metadata(facts) or to_fill("licence and source of the images. The dataset names none in `metadata/`."),
+        "### Cleaning",
+        checked or f"{tables.NOT_KNOWN.capitalize()}.",
+        to_fill("how images were obtained and selected, who labelled them by which rules, and what was left out."),
+    ]
+
+
+def _oversight(facts: Facts) -> list[str]:
+    return [
+        "## 2(e) Human oversight",
+        "Asked for: an assessment of the oversight measures under Article 14, and of the technical measures by which "
+        "deployers can interpret the output (Article 13(3), point (d)).",
+        "What a deployer can set is the score from which a detection counts. Recommended:",
+        tables.thresholds(facts),
+        to_fill("who oversees the system, how they intervene, and which measures help them to interpret its output."),
+    ]
+
+
+def _changes(facts: Facts) -> list[str]:
+    return [
+        "## 2(f) Pre-determined changes",
+        "Asked for: changes to the system and its performance that were determined beforehand, and the technical "
+        "solutions by which it stays compliant.",
+        "A retraining makes another model with a record of its own: `python -m rfdetr_core audit --diff OLD NEW` lists "
+        "what changed in data, parameters, code and scores. This file does not change by itself.",
+        to_fill("which changes are determined beforehand, and within which limits of performance they are accepted."),
+    ]
+
+
+def _testing(facts: Facts) -> list[str]:
+    return [
+        "## 2(g) Validation and testing",
+        "Asked for: the procedures; the data used and its main characteristics; the metrics of accuracy and "
+        "robustness, and potentially discriminatory impacts; logs and reports, dated and signed.",
+        "### Accuracy",
+        tables.scores(facts),
+        tables.exported_scores(facts),
+        "### Accuracy by class",
+        tables.per_class(facts),
+        "### Accuracy of parts of the data",
+        tables.slices(facts),
+        "### Procedure",
+        "These commands make and test the model again:",
+        tables.commands(facts),
+        to_fill(
+            "robustness beyond these slices, potentially discriminatory impacts, and the test reports with date and "
+            "signature of the responsible persons. `python -m rfdetr_core attest FILE --documents DIR --sign-key "
+            "KEY.pem` signs this document's digest together with the model."
+        ),
+    ]

@@ -2,25 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rfdetr_core.audit.history import MODEL, Commit, rows_of
+from rfdetr_core.audit.trace import title_of
+from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
-from rfdetr_core.verification.statement import Origin
+from rfdetr_core.base.metadata import parse_metadata
+from rfdetr_core.base.paths import ProjectPaths
+from rfdetr_core.base.provenance import short
+from rfdetr_core.checkpoint.exported import Exported
+from rfdetr_core.checkpoint.files import Checkpoint
+from rfdetr_core.documents.evaluation import Evaluation, evaluation_lineage, read_evaluation
+from rfdetr_core.evaluation.operating import FEW_IMAGES
+from rfdetr_core.lineage.journal import entries
+from rfdetr_core.verification.statement import Origin, parts_of, read_model
+
+TRAINED, CHOSEN, SCORED = "trained on", "chosen by", "scored on"
+_USES = {"train": TRAINED, "valid": CHOSEN}
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split of the dataset, as the record of the model or of its evaluation names it.
+
+    Attributes:
+        name: Its name.
+        uses: What its images were used for: TRAINED, CHOSEN (the weights, among the epochs), SCORED.
+        images, objects: How many it has.
+        digests: The SHA-256 of its annotations, its manifest and the class table, by the path of the file.
+        roots: The Merkle trees over its images: `size` and `root` by the name of the tree.
+        classes: Objects by class; None where the annotations are not at hand.
+        metadata: By image and column, what metadata/ has of its images (`licence`, `source`, ...).
+    """
+
+    name: str
+    uses: tuple[str, ...]
+    images: int
+    objects: int | None
+    digests: dict[str, str]
+    roots: dict[str, dict[str, Any]] = field(default_factory=dict)
+    classes: dict[str, int] | None = None
+    metadata: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def values(self, column: str) -> dict[str, int]:
+        """Images by value of a column of the metadata; the most frequent first."""
+        counts = Counter(row[column] for row in self.metadata.values() if column in row)
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the documents are written from.
+    """What the documents are written from. Nothing in it depends on the folder that the project is in.
 
     Attributes:
         file: The model file.
         root: The project.
-        checkpoint: What the file holds.
+        checkpoint: What the file holds; of an exported file, what its source held beside the weights.
         lineage: The record that the file carries.
         origin: What the history of the project knows of the file; None outside of a git repository.
+        digests: The SHA-256 of the file, by its name; an OpenVINO model is two files.
+        exported: The description of an exported file; None for a checkpoint.
+        evaluation: That of these weights; None where there is none at hand.
+        splits: Those that the model was trained on, chosen by and scored on, by their name.
+        run: The facts of the run that the record in the history has: `started`, `seconds`, `host`, `gpu`, ...
+        durations: Seconds by stage, for the stages of this model that the journal has.
+        notes: What was looked at and not used, a sentence each.
     """
 
     file: Path
@@ -28,17 +79,249 @@ class Facts:
     checkpoint: Checkpoint
     lineage: dict[str, Any]
     origin: Origin | None
+    digests: dict[str, str] = field(default_factory=dict)
+    exported: Exported | None = None
+    evaluation: Evaluation | None = None
+    splits: dict[str, Split] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    durations: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The record of the training: params, inputs, code, packages, machine, parents, and more."""
+        return dict(self.lineage["training"])
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes that the model finds."""
+        return [str(name) for name in self.checkpoint.args.get("class_names") or ()]
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """The versions of Python and of the packages that decided the weights."""
+        return dict(self.training["packages"])
+
+    @property
+    def vouched(self) -> bool:
+        """Whether a commit has the file, or its weights with the lineage that it carries."""
+        return self.origin is not None and self.origin.vouched
+
+    @property
+    def commit(self) -> Commit | None:
+        """The commit that brought the file."""
+        links = self.origin.traced.links if self.origin and self.vouched else ()
+        return links[0].commit if links else None
+
+    @property
+    def address(self) -> str | None:
+        """The public address of the repository, without user and password."""
+        return self.origin.address if self.origin else None
+
+    @property
+    def record(self) -> str | None:
+        """The file in records/ that the history has of the run."""
+        record = self.origin.traced.record if self.origin else None
+        return title_of(record) if record else None
+
+    def recorded(self, name: str) -> bytes | None:
+        """The content of an input that the record or the evaluation names: that at hand if it has the recorded
+        digest, else that of git; None where neither is to be had."""
+        scored = self.evaluation.lineage if self.evaluation else None
+        return _recorded(self.root, self.origin, self.training, scored, name)
+
+    def commands(self) -> list[tuple[str, str]]:
+        """What makes the model again: a purpose and a command, in their order."""
+        place = self.address or "ADDRESS"
+        if self.commit is None:
+            return []
+        return [
+            ("get the code of the model", f"git clone {place} project && cd project"),
+            ("as it was committed", f"git checkout {self.commit.id}"),
+            ("install the locked packages", "make setup"),
+            ("get data and results", "dvc pull"),
+            ("check what is at hand against the record", f"python -m rfdetr_core verify {self.place}"),
+            ("run all again in a clean clone, and compare every byte", "python -m rfdetr_core verify --reproduce"),
+        ]
+
+    @property
+    def place(self) -> str:
+        """The path of the file in the project, as the history has it; else its name."""
+        path = self.origin.traced.path if self.origin else None
+        return path or (MODEL if self.file.name == Path(MODEL).name else self.file.name)
+
+    def limits(self) -> list[str]:
+        """What a reader has to know before the model is relied on, as far as the record can tell."""
+        found = [] if self.vouched else ["No commit vouches for this file: what is written here is its own word."]
+        found += _limits_of_data(self)
+        evaluation = self.evaluation
+        if evaluation is None:
+            return [*found, "No evaluation of these weights is at hand, so nothing is said of their quality."]
+        if CHOSEN in self.splits[evaluation.split].uses:
+            note = evaluation.about.get("note")
+            found.append(
+                f"The scores are of {evaluation.split}, by which the weights were chosen, so they are too high"
+                + (f": {note}." if note else ".")
+            )
+        images = int(evaluation.metrics["images"])
+        if images < FEW_IMAGES:
+            found.append(f"{images} images were scored: of fewer than {FEW_IMAGES}, the intervals are uncertain too.")
+        if missing := evaluation.about.get("not_measured"):
+            found.append(f"Not measured: {missing}.")
+        if not evaluation.intervals:
+            found.append("The scores have no intervals here: how much they depend on the images is not known.")
+        return found
 
 
 def collect(file: Path, root: Path = Path()) -> Facts:
     """Read a model file, and ask the history of the project at `root` about it.
 
     Raises:
-        UserError: The file is not a model file, or carries no record.
+        UserError: The file is not a model file, carries no record, or is contradicted by its record.
     """
-    checkpoint = read_checkpoint(file)
-    if checkpoint.lineage is None:
-        raise UserError(
-            f"{file} carries no record of its making. Name the stripped model: output/checkpoint_best_total.pth"
+    checkpoint, exported, tensors = read_model(file)
+    lineage = checkpoint.lineage or {}
+    notes: list[str] = []
+    try:
+        origin: Origin | None = Origin.of(file, root)
+    except UserError:
+        origin = None
+        notes.append("the project is in no git repository, so no history was asked")
+    if origin is not None and origin.traced.contradicted:
+        raise UserError(f"{file} is not what its record says: {origin.traced.notes[0]}. Nothing is written about it.")
+    root = origin.history.root if origin else root
+    scored = evaluation_lineage(root)
+    scored = scored if scored and scored["model"]["tensors"] == tensors else None
+    splits = _splits(root, origin, lineage["training"], scored)
+    of_split = splits.get(scored["split"]) if scored else None
+    annotations = (
+        _recorded(root, origin, lineage["training"], scored, f"annotations/{of_split.name}.json") if of_split else None
+    )
+    evaluation, more = read_evaluation(root, tensors, annotations, of_split.metadata if of_split else {})
+    if evaluation is None and of_split:
+        splits = _splits(root, origin, lineage["training"], None)
+    elif evaluation is not None and of_split and of_split.objects is None:
+        counted = {"images": evaluation.metrics["images"], "objects": evaluation.metrics["objects"]}
+        splits[of_split.name] = Split(**{**vars(of_split), **counted})
+    return Facts(
+        file=file,
+        root=root,
+        checkpoint=checkpoint,
+        lineage=lineage,
+        origin=origin,
+        digests={part.name: files.sha256_file(part) for part in parts_of(file)},
+        exported=exported,
+        evaluation=evaluation,
+        splits=splits,
+        run=dict(origin.run or {}) if origin else {},
+        durations=_durations(root, origin, notes),
+        notes=(*notes, *more),
+    )
+
+
+def _splits(
+    root: Path, origin: Origin | None, training: Mapping[str, Any], scored: Mapping[str, Any] | None
+) -> dict[str, Split]:
+    """The splits of the training, and that of the evaluation."""
+    found: dict[str, Split] = {}
+    names = list(dict.fromkeys((*training["counts"], *([scored["split"]] if scored else ()))))
+    for name in names:
+        inputs = dict(training["inputs"])
+        if scored and scored["split"] == name:
+            inputs |= {path: one["sha256"] for path, one in scored["inputs"].items()}
+        paths = (f"annotations/{name}.json", f"manifest/{name}.json", "annotations/classes.json")
+        uses = ((_USES.get(name, TRAINED),) if name in training["counts"] else ()) + (
+            (SCORED,) if scored and scored["split"] == name else ()
         )
-    return Facts(file, root, checkpoint, checkpoint.lineage, Origin.of(file, root))
+        content, manifest = (_recorded(root, origin, training, scored, path) for path in paths[:2])
+        counts = training["counts"].get(name)
+        found[name] = Split(
+            name=name,
+            uses=uses,
+            images=counts["images"] if counts else len(rows_of(manifest, paths[1])) if manifest else 0,
+            objects=counts["objects"] if counts else None,
+            digests={path: inputs[path] for path in paths if path in inputs},
+            roots=dict((training.get("roots") or {}).get(name) or {}),
+            classes=_objects(content),
+            metadata=_metadata(root, origin, name, inputs.get(paths[1])),
+        )
+    return found
+
+
+def _recorded(
+    root: Path, origin: Origin | None, training: Mapping[str, Any], scored: Mapping[str, Any] | None, name: str
+) -> bytes | None:
+    of_scored = (scored or {}).get("inputs", {}).get(name) or {}
+    sha256 = of_scored.get("sha256") or training["inputs"].get(name)
+    blob = of_scored.get("git") or training["files"].get(name, {}).get("git")
+    path = root / name
+    if sha256 is None:
+        return None
+    if path.is_file() and files.sha256_file(path) == sha256:
+        return files.read_bytes(path)
+    content = next(origin.history.read([blob]))[1] if origin and blob else None
+    return content if content is not None and files.sha256_bytes(content) == sha256 else None
+
+
+def _objects(annotations: bytes | None) -> dict[str, int] | None:
+    """Objects by class, in the order of the class table."""
+    if annotations is None:
+        return None
+    try:
+        content = files.parse_json(annotations)
+        counts = Counter(row["category_id"] for row in content["annotations"])
+        return {str(row["name"]): counts[row["id"]] for row in content["categories"]}
+    except (ValueError, KeyError, TypeError):  # whoever wrote them has their digest in the record: it was checked then
+        return None
+
+
+def _metadata(root: Path, origin: Origin | None, split: str, manifest: str | None) -> dict[str, dict[str, str]]:
+    """What is known of a split's images: as it is at hand beside the recorded manifest, else as it was committed."""
+    where = ProjectPaths(root, manifests=root / "manifest", metadata=root / "metadata")
+    path, beside = where.metadata_of(split), where.split(split)[1]
+    content = None
+    if path.is_file() and beside.is_file() and files.sha256_file(beside) == manifest:
+        content = files.read_bytes(path)
+    elif origin is not None and origin.traced.links:
+        name = f"{origin.traced.links[0].commit.id}:./metadata/{split}.csv"
+        content = next(origin.history.read([name]))[1]
+    try:
+        return parse_metadata(content, f"metadata/{split}.csv") if content else {}
+    except UserError:
+        return {}
+
+
+def _durations(root: Path, origin: Origin | None, notes: list[str]) -> dict[str, float]:
+    """Seconds by stage: those of the journal's entries that read and wrote what dvc.lock has of this model."""
+    links = origin.traced.links if origin else ()
+    if not links:
+        return {}
+    try:
+        known = entries(root).values()
+    except UserError as error:
+        notes.append(f"the journal is not used: {error}")
+        return {}
+    stages = {**links[0].lock.stages, **{link.stage: link.entry for link in links}}
+    found = {}
+    for stage, entry in stages.items():
+        for one in known:
+            outs = {path: out["md5"] for path, out in one["outs"].items()}
+            if (one["stage"], one["deps"], outs) == (stage, entry.deps, entry.outs):
+                found[stage] = float(one["run"]["seconds"])
+    return found
+
+
+def _limits_of_data(facts: Facts) -> list[str]:
+    found = []
+    for split in facts.splits.values():
+        if split.classes and (absent := [name for name, count in split.classes.items() if not count]):
+            found.append(f"No object of these classes is in {split.name}: {', '.join(absent)}.")
+    for name, parent in sorted(facts.training["parents"].items()):
+        if not parent.get("lineage") and not parent.get("training"):
+            found.append(
+                f"It started from the weights {parent['name']} ({name}, SHA-256 {short(parent['sha256'])}), "
+                "of whose training this record knows nothing."
+            )
+    if facts.training.get("custom"):
+        found.append("A script changed its training beside the parameters; the record names what, under `custom`.")
+    return found

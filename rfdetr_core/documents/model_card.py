@@ -1,10 +1,100 @@
-"""To be written."""
+"""The model card in the format of Hugging Face: metadata in YAML with the scores, then Markdown.
+
+The format: https://huggingface.co/docs/hub/model-cards. What only the provider can say is left to fill in.
+"""
 
 from __future__ import annotations
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from rfdetr_core.base.markdown import code
+from rfdetr_core.documents import tables
 from rfdetr_core.documents.facts import Facts
+from rfdetr_core.documents.tables import to_fill
+
+_TASKS = {"boxes": "object-detection", "masks": "image-segmentation"}
+_SCORES = {"map": "AP, IoU 0.50 to 0.95", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR, 100 detections an image"}
+_MAIN = (
+    *("model.variant", "model.resolution", "model.pretrain_weights", "train.epochs", "train.batch_size"),
+    *("train.grad_accum_steps", "train.lr", "train.lr_encoder", "train.weight_decay", "train.optimizer", "train.seed"),
+    "train.portable",
+)
 
 
 def model_card(facts: Facts) -> str:
-    """Not written yet."""
-    return ""
+    """The text of the card. `ModelCard` of huggingface_hub reads it back as it is."""
+    return str(ModelCard(f"---\n{_data(facts).to_yaml()}\n---\n\n{_body(facts)}"))
+
+
+def _data(facts: Facts) -> ModelCardData:
+    evaluation = facts.evaluation
+    segments = bool(facts.checkpoint.model_config.get("segmentation_head"))
+    results = [
+        EvalResult(
+            task_type=_TASKS[kind],
+            dataset_type="custom",
+            dataset_name=f"split {evaluation.split} of the project",
+            dataset_split=evaluation.split,
+            dataset_revision=facts.splits[evaluation.split].digests.get(f"manifest/{evaluation.split}.json"),
+            metric_type="map" if name.startswith("map") else "mar",
+            metric_name=f"{title} ({kind})",
+            metric_value=float(metrics[name]),
+            metric_args={"interval_95": ends} if (ends := evaluation.intervals.get(kind, {}).get(name)) else None,
+        )
+        for kind, metrics in (evaluation.kinds.items() if evaluation else ())
+        for name, title in _SCORES.items()
+        if evaluation and metrics.get(name) is not None
+    ]
+    return ModelCardData(
+        model_name=str(facts.lineage["variant"] or "RF-DETR"),
+        pipeline_tag=_TASKS["masks" if segments else "boxes"],
+        tags=["rf-detr", *(_TASKS[kind] for kind in (("boxes", "masks") if segments else ("boxes",)))],
+        eval_results=results or None,
+    )
+
+
+def _body(facts: Facts) -> str:
+    names = ", ".join(map(code, facts.class_names)) or tables.NOT_KNOWN
+    return tables.joined(
+        f"# Model card: {code(facts.lineage['variant'] or 'RF-DETR')}",
+        "Written from the record of the model, by `python -m rfdetr_core document`. What the record does not know is "
+        "marked so.",
+        "## The model",
+        tables.identity(facts),
+        f"It finds these classes: {names}.",
+        "### Weights that it started from",
+        tables.parents(facts),
+        "## Intended use",
+        to_fill("who is meant to use the model, for what, and on which kind of images."),
+        "### Uses that are out of scope",
+        to_fill("what the model must not be used for."),
+        "## Data",
+        tables.splits(facts),
+        "### Objects by class",
+        tables.classes(facts),
+        "### Licences, sources and other metadata of the images",
+        tables.metadata(facts) or to_fill("licence and source of the images. The dataset names none in `metadata/`."),
+        "## Training",
+        tables.parameters(facts, _MAIN),
+        tables.selection(facts),
+        "## Evaluation",
+        tables.scores(facts),
+        tables.exported_scores(facts),
+        "### Recommended thresholds",
+        tables.thresholds(facts),
+        "### Classes",
+        tables.per_class(facts),
+        "### Slices",
+        tables.slices(facts),
+        "## Limits",
+        tables.limits(facts),
+        to_fill("risks and biases that the scores do not show, such as places, seasons or people that no image shows."),
+        "## Environment",
+        tables.environment(facts),
+        "## How to make it again",
+        tables.commands(facts),
+        "### How long the stages ran",
+        tables.durations(facts),
+        "## Licence and contact",
+        to_fill("the licence of the weights, and whom to ask."),
+    )

@@ -21,7 +21,7 @@ from rfdetr_core.verification import dsse
 from rfdetr_core.verification.compare import compare, key_of
 from rfdetr_core.verification.heads import uncommitted
 from rfdetr_core.verification.report import Report
-from rfdetr_core.verification.statement import Origin, parts_of, statement_of
+from rfdetr_core.verification.statement import Origin, document_subjects, parts_of, statement_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -38,28 +38,30 @@ def attest(
     *,
     root: Path = Path(),
     own_word: bool = False,
+    documents: Path | None = None,
 ) -> list[Path]:
     """Write the statement beside the file, and with a private key the signatures of both; the paths.
 
     root: the project whose history must vouch for the file. own_word: a file for which no commit vouches is attested,
-    too, and the statement says so.
+    too, and the statement says so. documents: a folder whose files become subjects of the statement as well.
 
     Raises:
-        UserError: no model file, without lineage or with that of another; no commit vouches for it; a key that is none,
-            or the signing extra is not installed.
+        UserError: no model file, without lineage or with that of another; no commit vouches for it; a folder without
+            documents; a key that is none, or the signing extra is not installed.
     """
     statement_of(file)  # first: what the file itself contradicts
     origin = _origin(file, root, own_word)
     path = output or file.with_name(f"{file.name}{SUFFIX}")
+    more = document_subjects(documents, path.parent) if documents else []
     envelope, signature = path.with_name(f"{path.name}{_ENVELOPE}"), path.with_name(f"{file.name}.sig")
     if key is None:
         if envelope.exists():
             raise UserError(f"{envelope} signs the present statement. Sign the new one (--sign-key), or remove it.")
-        files.write_json(path, statement_of(file, origin))
+        files.write_json(path, _with(statement_of(file, origin), more))
         return [path]
     with _explained(f"{key} cannot sign"):
         private = dsse.read_private_key(key)
-    statement = files.json_text(statement_of(file, origin, dsse.key_id(private.public_key()))).encode()
+    statement = files.json_text(_with(statement_of(file, origin, dsse.key_id(private.public_key())), more)).encode()
     with tempfile.TemporaryDirectory() as temporary, _explained(f"{key} cannot sign"):
         from model_signing import signing
 
@@ -72,6 +74,10 @@ def attest(
     files.write_json(envelope, dsse.seal(statement, private))
     files.write_bytes(signature, bundle)
     return [path, envelope, signature]
+
+
+def _with(statement: dict[str, Any], subjects: list[dict[str, Any]]) -> dict[str, Any]:
+    return statement | {"subject": [*statement["subject"], *subjects]}
 
 
 def _origin(file: Path, root: Path, own_word: bool) -> Origin | None:
@@ -118,9 +124,20 @@ def check_attestation(report: Report, file: Path, key: Path | None, root: Path =
     try:
         told, origin = files.read_json(path), Origin.of(file, root)
         compare(report, told, statement_of(file, origin), origin, path)
+        _check_documents(report, told["subject"][len(parts_of(file)) :], path)
     except (UserError, TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
         report.wrong(str(path), "a statement of the model", str(error), "its name")
     _check_signatures(report, file, path, told, key, public)
+
+
+def _check_documents(report: Report, subjects: list[dict[str, Any]], path: Path) -> None:
+    """The documents that a statement names beside the model, where they are at hand."""
+    for subject in subjects:
+        document, expected = path.parent / subject["name"], subject["digest"]["sha256"]
+        if document.is_file():
+            report.equal(f"document {document}", expected, files.sha256_file(document), str(path))
+        else:
+            report.skip(f"document {document}", "gone: it is not here")
 
 
 def check_envelope(report: Report, attestation: Path, key: Path) -> None:
@@ -172,7 +189,8 @@ def _check_signatures(
         return
     with _wrong(report, f"signature of {file}", f"one of {key} over the model", str(signature)):
         if signature.is_file():
-            names = [Path(one["name"]).name for one in told["subject"]] if told else []
+            subjects = told["subject"][: len(parts_of(file))] if told else []
+            names = [Path(one["name"]).name for one in subjects]
             with _staged(file, names) as staged, _explained("it does not verify"):
                 from model_signing import verifying
 

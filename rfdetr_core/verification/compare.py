@@ -39,7 +39,7 @@ def compare(report: Report, told: Any, again: dict[str, Any], origin: Origin, pa
         materials.append({name: one for name, one in named.items() if name != REPOSITORY})
     for name in sorted(materials[0].keys() | materials[1].keys()):
         report.equal(f"material {name} of {path}", materials[1].get(name), materials[0].get(name), "lineage")
-    before, after = (_of_the_file(one) for one in (again, told))
+    before, after = (_of_the_file(one, len(again["subject"])) for one in (again, told))
     for name in sorted(before.keys() | after.keys()):
         report.equal(f"{name} of {path}", before.get(name), after.get(name), "the file and its lineage")
     _compare_history(report, facts[0], facts[1], origin, path)
@@ -54,8 +54,9 @@ def key_of(statement: Any) -> str | None:
         return None
 
 
-def _of_the_file(statement: Any) -> dict[str, Any]:
-    """The part of a statement that its file says as well, as one level; without materials."""
+def _of_the_file(statement: Any, parts: int) -> dict[str, Any]:
+    """The part of a statement that its file says as well, as one level; without materials, and of the subjects the
+    model's parts alone: documents come after them."""
     predicate = statement["predicate"]
     build, run = dict(predicate["buildDefinition"]), dict(predicate["runDetails"])
     build.pop("resolvedDependencies")
@@ -63,7 +64,7 @@ def _of_the_file(statement: Any) -> dict[str, Any]:
     build["internalParameters"] = {key: one for key, one in build["internalParameters"].items() if key not in hidden}
     run["builder"] = {key: one for key, one in run["builder"].items() if key != "builderDependencies"}
     run.pop("metadata", None)
-    subject = [one["digest"] for one in statement["subject"]]
+    subject = [one["digest"] for one in statement["subject"][:parts]]
     return flattened(
         {**statement, "subject": subject, "predicate": {**predicate, "buildDefinition": build, "runDetails": run}}
     )

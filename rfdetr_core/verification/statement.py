@@ -6,6 +6,7 @@ in the file. The rest is known to the history alone: the commit, the run, the jo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from rfdetr_core.audit.trace import Archive, Trace, title_of, trace
 from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.exported import Exported, read_exported
-from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
+from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint, tensor_digest
 from rfdetr_core.lineage.compose import description_digest
 from rfdetr_core.lineage.journal import heads
 
@@ -62,19 +63,32 @@ class Origin:
         return self.traced.known
 
     @property
+    def address(self) -> str | None:
+        """The public address of the repository: of its remote `origin`; None where it has none."""
+        return git.public_address((git.answer(self.history.root, "remote", "get-url", "origin") or "").strip())
+
+    @property
+    def run(self) -> dict[str, Any] | None:
+        """The facts of the run that made the file, as its record has them."""
+        return self._record["run"] if self._record else None
+
+    @property
+    def _record(self) -> dict[str, Any] | None:
+        sha256 = self.traced.sha256
+        return next((run for run in self.archive.runs if run["file"]["sha256"] == sha256), self.traced.record)
+
+    @property
     def dependency(self) -> dict[str, Any] | None:
         """The repository, at the commit that brought the file."""
         if not self.traced.links:
             return None
-        address = git.public_address((git.answer(self.history.root, "remote", "get-url", "origin") or "").strip())
-        uri = {"uri": f"git+{address}"} if address else {}
+        uri = {"uri": f"git+{self.address}"} if self.address else {}
         return {"name": REPOSITORY, **uri, "digest": {"gitCommit": self.traced.links[0].commit.id}}
 
     @property
     def metadata(self) -> dict[str, str]:
         """The record of the run, and when its training began and ended."""
-        sha256 = self.traced.sha256
-        record = next((run for run in self.archive.runs if run["file"]["sha256"] == sha256), self.traced.record)
+        record = self._record
         return {"invocationId": title_of(record), **_times(record["run"])} if record else {}
 
 
@@ -88,17 +102,8 @@ def statement_of(file: Path, origin: Origin | None = None, key: str | None = Non
     Raises:
         UserError: no model file, without lineage, or with that of another model.
     """
-    exported = read_exported(file) if file.suffix in EXPORTED else None
-    checkpoint = exported.checkpoint if exported else read_checkpoint(file)
-    tensors = exported.description.tensors if exported else tensor_digest(checkpoint.weights)
-    lineage = checkpoint.lineage
-    if lineage is None:
-        raise UserError(f"{file} carries no lineage. Attest the stripped model: output/checkpoint_best_total.pth")
-    own = (checkpoint.model_name, description_digest(checkpoint), tensors)
-    if own != tuple(lineage.get(key) for key in ("variant", "description", "tensors")) or checkpoint.unknown:
-        raise UserError(f"{file} is not what its lineage says. What differs: python -m rfdetr_core verify {file}")
-    if exported and (is_derived(exported) or [*contradictions(exported)]):
-        raise UserError(f"{file} is not what was exported. What differs: python -m rfdetr_core verify {file}")
+    checkpoint, exported, _ = read_model(file)
+    lineage = checkpoint.lineage or {}
     training = lineage["training"]
     known = origin if origin and origin.vouched else None
     repository = known.dependency if known else None
@@ -135,6 +140,40 @@ def statement_of(file: Path, origin: Origin | None = None, key: str | None = Non
             },
         },
     }
+
+
+def read_model(file: Path) -> tuple[Checkpoint, Exported | None, str]:
+    """What a model file says of itself, the exported file that it is, and the digest of its weights.
+
+    Raises:
+        UserError: no model file, without lineage, or with that of another model.
+    """
+    exported = read_exported(file) if file.suffix in EXPORTED else None
+    checkpoint = exported.checkpoint if exported else read_checkpoint(file)
+    tensors = exported.description.tensors if exported else tensor_digest(checkpoint.weights)
+    lineage = checkpoint.lineage
+    if lineage is None:
+        raise UserError(f"{file} carries no lineage. Name the stripped model: output/checkpoint_best_total.pth")
+    own = (checkpoint.model_name, description_digest(checkpoint), tensors)
+    if own != tuple(lineage.get(key) for key in ("variant", "description", "tensors")) or checkpoint.unknown:
+        raise UserError(f"{file} is not what its lineage says. What differs: python -m rfdetr_core verify {file}")
+    if exported and (is_derived(exported) or [*contradictions(exported)]):
+        raise UserError(f"{file} is not what was exported. What differs: python -m rfdetr_core verify {file}")
+    return checkpoint, exported, tensors
+
+
+def document_subjects(folder: Path, beside: Path) -> list[dict[str, Any]]:
+    """The files of a folder as subjects of a statement that lies in the folder `beside`: named by their way from there.
+
+    Raises:
+        UserError: it is not a folder, or has no file.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    if not paths:
+        what = "does not exist" if not folder.exists() else "has no documents" if folder.is_dir() else "is not a folder"
+        raise UserError(f"{folder} {what}. Write them first: python -m rfdetr_core document FILE --out {folder}")
+    way = Path(os.path.relpath(folder.resolve(), beside.resolve()))
+    return [{"name": (way / one.name).as_posix(), "digest": {"sha256": files.sha256_file(one)}} for one in paths]
 
 
 def parts_of(file: Path) -> list[Path]:

@@ -1,0 +1,221 @@
+"""The evaluation in reports/evaluate/, as the documents use it, once it is known to be of the model's weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from rfdetr_core.audit.history import EVALUATION
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.provenance import short
+from rfdetr_core.base.schema import Count, Fields, Text, checked
+from rfdetr_core.checkpoint.schema import Evaluation as Lineage
+from rfdetr_core.evaluation.analysis import Analysis, Results
+from rfdetr_core.evaluation.operating import DEFAULT_THRESHOLD
+from rfdetr_core.evaluation.slices import slices
+from rfdetr_core.inference.thresholds import NAME as THRESHOLDS
+from rfdetr_core.inference.thresholds import Thresholds
+from rfdetr_core.lineage.lock import LOCK, Lock
+
+FOLDER = Path(EVALUATION).parent
+Number = Annotated[float, Field(allow_inf_nan=False)] | None
+_KINDS = {"boxes": ("bbox", "detections.json"), "masks": ("segm", "masks.json")}
+
+
+class _About(Fields):
+    """about.json."""
+
+    split: Text
+    note: Text | None = None
+    not_measured: Text | None = None
+
+
+class _Metrics(Fields):
+    """metrics.json, whose other values are numbers, too."""
+
+    __pydantic_extra__: dict[str, Number] = Field(init=False)
+    images: Count
+    objects: Count
+    map: Number
+    threshold: Number
+    masks: dict[Text, Number] = Field(default_factory=dict)
+
+
+class _Intervals(Fields):
+    """intervals.json."""
+
+    resamples: Count
+    boxes: dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)]] = Field(default_factory=dict)
+    masks: dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)]] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model's weights on a split.
+
+    Attributes:
+        lineage: What was scored, and with what: the content of lineage.json.
+        split: The split that was scored.
+        about: Its remarks: `note` (why it is not the split that was asked for), `not_measured`.
+        metrics: The content of metrics.json: scores from 0 to 1, None where nothing could be measured. A segmenter has
+            those of its masks under `masks`.
+        intervals: By "boxes" or "masks", then by metric: the ends of the 95 % interval.
+        resamples: The draws of images behind the intervals.
+        thresholds: The recommended score thresholds; None where they are not known.
+        classes: A row for each class: the columns of per_class.csv.
+        slices: By "boxes" or "masks": a row for each part of the split (columns: `evaluation.slices.COLUMNS`).
+    """
+
+    lineage: dict[str, Any]
+    split: str
+    about: dict[str, Any]
+    metrics: dict[str, Any]
+    intervals: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
+    resamples: int = 0
+    thresholds: Thresholds | None = None
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    slices: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> dict[str, dict[str, Any]]:
+        """The scores by "boxes" and, of a segmenter, "masks"."""
+        return {"boxes": self.metrics} | ({"masks": self.metrics["masks"]} if "masks" in self.metrics else {})
+
+
+def read_evaluation(
+    root: Path, tensors: str, annotations: bytes | None, metadata: Mapping[str, Mapping[str, str]]
+) -> tuple[Evaluation | None, list[str]]:
+    """The evaluation of the weights with this digest, and a sentence for each part of it that is not used.
+
+    Args:
+        root: The project.
+        tensors: The digest of the model's weights.
+        annotations: The canonical annotations of the split that was scored; None where they are not at hand.
+        metadata: What is known of the split's images, as `read_metadata` gives it.
+    """
+    notes: list[str] = []
+    written = _Written(root, _lock(root, notes), notes)
+    try:
+        lineage = written.json("lineage.json", Lineage)
+        if lineage is None:
+            return None, [*notes, f"there is no evaluation in {FOLDER}/"]
+        if lineage["model"]["tensors"] != tensors:
+            other = short(lineage["model"]["tensors"])
+            return None, [*notes, f"{FOLDER}/ is of other weights ({other}), so it is not used"]
+        about, metrics = written.json("about.json", _About), written.json("metrics.json", _Metrics)
+        if about is None or metrics is None:
+            return None, [*notes, f"the scores in {FOLDER}/ are missing"]
+        drawn = written.json("intervals.json", _Intervals, after=True) or {}
+        found = Evaluation(
+            lineage, str(lineage["split"]), about, metrics,
+            {kind: drawn[kind] for kind in _KINDS if kind in drawn}, int(drawn.get("resamples", 0)),
+            written.thresholds(tensors), written.table("per_class.csv"),
+            _slices(written, lineage, metrics, annotations, metadata),
+        )  # fmt: skip
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return None, [*notes, f"the evaluation in {FOLDER}/ is not readable ({error})"]
+    return found, notes
+
+
+def evaluation_lineage(root: Path) -> dict[str, Any] | None:
+    """The lineage of the evaluation at hand; None where there is none that can be read."""
+    try:
+        return checked(files.read_json(root / EVALUATION), Lineage, EVALUATION)
+    except (OSError, UserError):
+        return None
+
+
+def _lock(root: Path, notes: list[str]) -> Lock | None:
+    if not (root / LOCK).is_file():
+        return None
+    try:
+        return Lock.read(root)
+    except UserError as error:
+        notes.append(str(error))
+        return None
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The files of an evaluation that are those of dvc.lock, where there is one."""
+
+    root: Path
+    lock: Lock | None
+    notes: list[str]
+
+    def bytes(self, name: str, *, after: bool = False) -> bytes | None:
+        """The content of a file; None where it is missing, or not that of dvc.lock. after: the stage report wrote it,
+        and it counts only if it was made of the scores at hand."""
+        path = self.root / FOLDER / name
+        if not path.is_file():
+            return None
+        content = files.read_bytes(path)
+        if self.lock is None:
+            return content
+        expected = self.lock.out((FOLDER / name).as_posix())
+        if expected is not None and files.md5_bytes(content) != expected:
+            self.notes.append(f"{FOLDER / name} is not the file of {LOCK}, so it is not used. Run: dvc repro")
+            return None
+        metrics = (FOLDER / "metrics.json").as_posix()
+        if after and self.lock.dep("report", metrics) != self.lock.out(metrics):
+            self.notes.append(f"{FOLDER / name} was made of other scores, so it is not used. Run: dvc repro report")
+            return None
+        return content
+
+    def json(self, name: str, schema: type[Fields], *, after: bool = False) -> dict[str, Any] | None:
+        content = self.bytes(name, after=after)
+        return None if content is None else checked(files.parse_json(content), schema, str(FOLDER / name))
+
+    def thresholds(self, tensors: str) -> Thresholds | None:
+        content = self.json(THRESHOLDS, Thresholds, after=True)
+        found = Thresholds.model_validate(content) if content is not None else None
+        return found if found is not None and found.model.tensors == tensors else None
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        path = self.root / FOLDER / name
+        if self.bytes(name) is None:
+            self.notes.append(f"{FOLDER / name} is not at hand (dvc pull), so scores per class are missing")
+            return []
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"class": str})
+        numbers = ["instances", *(column for column in table if column not in ("class", "instances"))]
+        table[numbers] = table[numbers].apply(pd.to_numeric)
+        return _rows(table[["class", *numbers]])
+
+
+def _slices(
+    written: _Written,
+    lineage: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    annotations: bytes | None,
+    metadata: Mapping[str, Mapping[str, str]],
+) -> dict[str, list[dict[str, Any]]]:
+    """Scores of parts of the split, without those by brightness, for which the images would have to be read."""
+    kinds = {kind: one for kind, one in _KINDS.items() if kind == "boxes" or kind in metrics}
+    if annotations is None or any(written.bytes(name) is None for _, name in kinds.values()):
+        written.notes.append("annotations or detections are not at hand (dvc pull), so scores of slices are missing")
+        return {}
+    asked = (lineage.get("params") or {}).get("evaluate", {}).get("threshold")
+    folder, truth, found = written.root / FOLDER, json.loads(annotations), {}
+    for kind, (of, name) in kinds.items():
+        results = Results.read(folder / "detections.json", folder / name if kind == "masks" else None)
+        analysis = Analysis.of(truth, results, "segm" if of == "segm" else "bbox")
+        best = (metrics if kind == "boxes" else metrics[kind])["threshold"]
+        threshold = asked if asked is not None else DEFAULT_THRESHOLD if best is None else best
+        dark = np.zeros(len(analysis.images))
+        table = slices(analysis, truth, results, np.full(len(analysis.classes), threshold), dark, metadata)
+        found[kind] = _rows(table)
+    return found
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as plain values; None where nothing could be measured."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
