@@ -1,10 +1,215 @@
-"""To be written."""
+"""The dataset of a model in the format Croissant 1.1: its files with their digests; images, objects and classes as
+tables.
+
+The format: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html. mlcroissant writes it. Paths start at the
+project: a copy of the document in the folder of the project is one by which mlcroissant reads images and objects.
+"""
 
 from __future__ import annotations
 
-from rfdetr_core.documents.facts import Facts
+import glob
+import json
+import mimetypes
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import mlcroissant as mlc
+from mlcroissant._src.core.rdf import make_context  # by itself, a Context has the names of version 1.0 alone
+
+from rfdetr_core.base import files
+from rfdetr_core.documents.facts import Facts, Split
+
+VERSION = "http://mlcommons.org/croissant/1.1"
+_PROVIDER = "To be filled in by the provider."
+_CLASSES = "annotations/classes.json"
+_MOST = 20  # folders of a split, and values of a column of the metadata, that are listed one by one
+_TEXT, _WHOLE, _DECIMAL = mlc.DataType.TEXT, mlc.DataType.INTEGER, mlc.DataType.FLOAT
+_NUMBERS = "image_ids"
+_SPLITS = {"train": "TrainingSplit", "valid": "ValidationSplit", "test": "TestSplit"}
+
+# The tables of a split: by their name the file, then by column its type, its place in the file and what it says.
+_TABLES: dict[str, tuple[str, dict[str, tuple[Any, str, str]]]] = {
+    "images": (
+        "manifest/{split}.json",
+        {
+            "path": (_TEXT, "$[*].path", "The path of the image below the folder of the dataset."),
+            "sha256": (_TEXT, "$[*].sha256", "The SHA-256 of its file."),
+            "width": (_WHOLE, "$[*].width", "Pixels."),
+            "height": (_WHOLE, "$[*].height", "Pixels."),
+        },
+    ),
+    _NUMBERS: (
+        "annotations/{split}.json",
+        {
+            "image_id": (_WHOLE, "$.images[*].id", "The id of the image in the table of objects."),
+            "path": (_TEXT, "$.images[*].file_name", "The path of the image below the folder of the dataset."),
+        },
+    ),
+    "objects": (
+        "annotations/{split}.json",
+        {
+            "image_id": (_WHOLE, "$.annotations[*].image_id", "The id of its image."),
+            "class_id": (_WHOLE, "$.annotations[*].category_id", "The id of its class."),
+            "box": (mlc.DataType.BOUNDING_BOX, "$.annotations[*].bbox", "Left, top, width and height in pixels."),
+            "area": (_DECIMAL, "$.annotations[*].area", "Square pixels: of its mask if it has one, else of its box."),
+            "crowd": (_WHOLE, "$.annotations[*].iscrowd", "1 for a group of objects, else 0."),
+        },
+    ),
+}
+_CLASS_TABLE = {
+    "id": (_WHOLE, "$[*].id", "The id of the class in the table of objects."),
+    "index": (_WHOLE, "$[*].index", "Its place in the output of the model."),
+    "name": (_TEXT, "$[*].name", "Its name."),
+}
 
 
 def croissant(facts: Facts) -> str:
-    """Not written yet."""
-    return ""
+    """The JSON text of the document; equal facts make equal bytes."""
+    return files.json_text(_Writer(facts).metadata().to_json())
+
+
+class _Writer:
+    """The nodes of the document of these facts."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.context = mlc.Context(conforms_to=VERSION)
+        self.context.rdf = mlc.Rdf(context=make_context(self.context))
+        self.splits = [*facts.splits.values()]
+        self.paths = {path: digest for split in self.splits for path, digest in split.digests.items()}
+        self.images = {split.name: self._images_of(split) for split in self.splits}
+
+    def metadata(self) -> mlc.Metadata:
+        """The whole document."""
+        licences = [*self._values("licence")]
+        return mlc.Metadata(
+            ctx=self.context,
+            name=f"Dataset of the model {self.facts.lineage['variant'] or 'RF-DETR'}",
+            description=self._description(),
+            cite_as=_PROVIDER,
+            license=licences or [_PROVIDER],
+            url=self.facts.address,
+            distribution=[*self._files(), *(one for one in self.images.values() if one)],
+            record_sets=[self._split_table(), *self._tables()],
+        )
+
+    def _description(self) -> str:
+        parts = [f"{one.name}: {one.images} images ({', '.join(one.uses)})" for one in self.splits]
+        sources = [f"{source} ({count} images)" for source, count in self._values("source").items()]
+        more = [f"and {len(sources) - _MOST} others"] if len(sources) > _MOST else []
+        return (
+            f"Images that the model with SHA-256 {', '.join(self.facts.digests.values())} was made and scored with. "
+            f"{'; '.join(parts)}. Sources: {'; '.join([*sources[:_MOST], *more]) or _PROVIDER} "
+            "Paths start at the folder of the project. The manifest of a split has the SHA-256 of each image."
+        )
+
+    def _values(self, column: str) -> dict[str, int]:
+        """Images by value of a column of the metadata, of all splits; the most frequent first."""
+        counts: Counter[str] = Counter()
+        for split in self.splits:
+            counts.update(split.values(column))
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+    def _files(self) -> Iterator[mlc.FileObject]:
+        for path, digest in self.paths.items():
+            # mlcroissant reads all columns of a file object into one table, so a file with two tables is two objects.
+            more = [f"{path}/{_NUMBERS}"] if path.startswith("annotations/") and path != _CLASSES else []
+            for name in (path, *more):
+                yield mlc.FileObject(
+                    ctx=self.context,
+                    id=name,
+                    name=name,
+                    content_url=path,
+                    sha256=digest,
+                    encoding_formats=["application/json"],
+                )
+
+    def _images_of(self, split: Split) -> mlc.FileSet | None:
+        """The image files of a split; None where the manifest or the folder of the dataset is not known."""
+        manifest, folder = self.facts.recorded(f"manifest/{split.name}.json"), self._folder()
+        if not manifest or not folder:
+            return None
+        names = [PurePosixPath(row["path"]) for row in json.loads(manifest)]
+        patterns = sorted({f"{glob.escape(str(folder / name.parent))}/*{glob.escape(name.suffix)}" for name in names})
+        if len(patterns) > _MOST:
+            patterns = sorted({f"{glob.escape(str(folder))}/*{glob.escape(name.suffix)}" for name in names})
+        formats = sorted({mimetypes.guess_type(name.name)[0] or "application/octet-stream" for name in names})
+        tree = split.roots.get("images")
+        root = f" Merkle root over their SHA-256: {tree['root']}." if tree else ""
+        return mlc.FileSet(
+            ctx=self.context, id=f"{split.name}/image_files", name=f"{split.name}/image_files", includes=patterns,
+            encoding_formats=formats, description=f"Those that the manifest of the split lists are its images.{root}",
+        ) if patterns else None  # fmt: skip
+
+    def _folder(self) -> PurePosixPath | None:
+        """The folder of the dataset: what the stage validate read beside code and packages."""
+        for link in self.facts.origin.traced.links if self.facts.origin else ():
+            if link.stage == "validate":
+                read = [path for path in link.entry.deps if not path.startswith(("digests/", "requirements/"))]
+                return PurePosixPath(read[0]) if len(read) == 1 else None
+        return None
+
+    def _split_table(self) -> mlc.RecordSet:
+        """The splits, by their names and by Croissant's."""
+        columns = {"name": (_TEXT, "The split."), "url": (mlc.DataType.URL, "What Croissant calls it.")}
+        return mlc.RecordSet(
+            ctx=self.context, id="splits", name="splits", key=["splits/name"],
+            data_types=[mlc.DataType.SPLIT],
+            fields=[
+                mlc.Field(ctx=self.context, id=f"splits/{name}", name=name, description=text, data_types=[kind])
+                for name, (kind, text) in columns.items()
+            ],
+            data=[
+                {"splits/name": one.name, "splits/url": f"cr:{_SPLITS.get(one.name, one.name)}"} for one in self.splits
+            ],
+        )  # fmt: skip
+
+    def _tables(self) -> Iterator[mlc.RecordSet]:
+        if _CLASSES in self.paths:
+            yield self._table("classes", _CLASSES, _CLASS_TABLE)
+        for split in self.splits:
+            for name, (file, columns) in _TABLES.items():
+                path = file.format(split=split.name)
+                if path in self.paths:
+                    source = f"{path}/{name}" if name == _NUMBERS else path
+                    yield self._table(f"{split.name}/{name}", source, columns)
+            if self.images[split.name]:
+                yield self._pictures(split.name)
+
+    def _table(self, name: str, source: str, columns: dict[str, tuple[Any, str, str]]) -> mlc.RecordSet:
+        """A table whose columns are places in the JSON of a file object."""
+        fields = [
+            self._field(
+                f"{name}/{column}", kind, text,
+                file_object=source, extract=mlc.Extract(ctx=self.context, json_path=place),
+                format="XYWH" if kind == mlc.DataType.BOUNDING_BOX else None,
+            )
+            for column, (kind, place, text) in columns.items()
+        ]  # fmt: skip
+        return mlc.RecordSet(ctx=self.context, id=name, name=name, fields=fields)
+
+    def _pictures(self, split: str) -> mlc.RecordSet:
+        """The pixels of the image files, by the path that the manifest has."""
+        folder = self._folder()
+        name, source = f"{split}/pictures", f"{split}/image_files"
+        fields = [
+            self._field(
+                f"{name}/path", _TEXT, "The path of the image below the folder of the dataset.",
+                file_set=source, extract=mlc.Extract(ctx=self.context, file_property="fullpath"),
+                transforms=[mlc.Transform(ctx=self.context, regex=f"^{re.escape(str(folder))}/(.*)$")],
+            ),
+            self._field(
+                f"{name}/image", mlc.DataType.IMAGE_OBJECT, "The image.",
+                file_set=source, extract=mlc.Extract(ctx=self.context, file_property="content"),
+            ),
+        ]  # fmt: skip
+        return mlc.RecordSet(ctx=self.context, id=name, name=name, fields=fields)
+
+    def _field(self, name: str, kind: Any, text: str, **source: Any) -> mlc.Field:
+        return mlc.Field(
+            ctx=self.context, id=name, name=name, description=text, data_types=[kind],
+            source=mlc.Source(ctx=self.context, **source),
+        )  # fmt: skip

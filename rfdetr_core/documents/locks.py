@@ -1,0 +1,65 @@
+"""The packages of the lock that a record names: versions, and the hashes of the files that pip accepts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from rfdetr_core.base import files, git
+from rfdetr_core.base.provenance import NUMERIC_LOCK
+from rfdetr_core.documents.facts import Facts
+
+_LOCK = f"{NUMERIC_LOCK.parent.name}/{NUMERIC_LOCK.name}"
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of a lock: its version, the SHA-256 of each of its files, and where it is installed (PEP 508)."""
+
+    version: str
+    hashes: tuple[str, ...]
+    marker: str | None
+
+
+def locked_packages(facts: Facts) -> dict[str, Package] | None:
+    """The packages of requirements/numeric.lock as the training had it, by name, those of other systems included.
+
+    None: the record names no lock, or neither the project nor its history has the one that it names.
+    """
+    content = _recorded_lock(facts)
+    return None if content is None else _parse(content.decode())
+
+
+def _recorded_lock(facts: Facts) -> bytes | None:
+    expected, path = facts.training.get("lock"), facts.root / _LOCK
+    if expected is None:
+        return None
+    if path.is_file() and files.sha256_file(path) == expected:
+        return files.read_bytes(path)
+    if facts.origin is None:
+        return None
+    history = facts.origin.history
+    commits = (git.answer(history.root, "log", "--all", "--format=%H", "--", _LOCK) or "").split()
+    contents = (content for _, content in history.read(f"{commit}:./{_LOCK}" for commit in commits))
+    return next((one for one in contents if one is not None and files.sha256_bytes(one) == expected), None)
+
+
+def _parse(text: str) -> dict[str, Package]:
+    """Read a lock as pip does: a requirement a line, continued by a backslash for its hashes."""
+    found = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        wanted = line.split("--hash", 1)[0].split("#", 1)[0].strip()
+        try:
+            requirement = Requirement(wanted) if wanted else None
+        except InvalidRequirement:
+            continue
+        version = (
+            next((one.version for one in requirement.specifier if one.operator == "=="), None) if requirement else None
+        )
+        if requirement and version:
+            marker = str(requirement.marker) if requirement.marker else None
+            found[requirement.name] = Package(version, tuple(_HASH.findall(line)), marker)
+    return found
