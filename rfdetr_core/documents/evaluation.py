@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import pandas as pd
 from pydantic import Field
 
 from rfdetr_core.audit.history import EVALUATION
@@ -24,6 +23,9 @@ from rfdetr_core.evaluation.slices import slices
 from rfdetr_core.inference.thresholds import NAME as THRESHOLDS
 from rfdetr_core.inference.thresholds import Thresholds
 from rfdetr_core.lineage.lock import LOCK, Lock
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FOLDER = Path(EVALUATION).parent
 Number = Annotated[float, Field(allow_inf_nan=False)] | None
@@ -180,12 +182,14 @@ class _Written:
         return found if found is not None and found.model.tensors == tensors else None
 
     def table(self, name: str) -> list[dict[str, Any]]:
+        import pandas as pd
+
         path = self.root / FOLDER / name
         if self.bytes(name) is None:
             self.notes.append(f"{FOLDER / name} is not at hand (dvc pull), so scores per class are missing")
             return []
         table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"class": str})
-        numbers = ["instances", *(column for column in table if column not in ("class", "instances"))]
+        numbers = ["instances", *(str(one) for one in table if one not in ("class", "instances"))]
         table[numbers] = table[numbers].apply(pd.to_numeric)
         return _rows(table[["class", *numbers]])
 
