@@ -604,6 +604,7 @@ from rfdetr_core.cli import main
 from rfdetr_core.verification.changed import certain
 main(["check"])
 main(["verify", "--lock"])
+main(["plan"])
 assert certain(Path()) == {{}}
 """
     developer.run(sys.executable, "-c", code)
