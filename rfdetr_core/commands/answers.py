@@ -269,7 +269,7 @@ class SecondsAnswer(Fields):
     """Of the stages that run, and of these and those that may run, as far as durations are known."""
 
     runs: float
-    at_most: float
+    all: float
 
 
 class PlanAnswer(Answer):

@@ -182,8 +182,9 @@ def _files_now(contents: Contents, path: str, *, pointer: bool) -> int | None:
     """The number of files in a folder: of its .dvc file, or as it is here."""
     if not pointer:
         return len(contents.listing(path) or ()) or None
-    outs = load_yaml(contents.root / f"{path}.dvc").get("outs") or [{}]
-    number = outs[0].get("nfiles")
+    file = contents.root / f"{path}.dvc"  # one of another name has no numbers here
+    outs = load_yaml(file).get("outs") if file.is_file() else None
+    number = outs[0].get("nfiles") if outs else None
     return number if isinstance(number, int) else None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from rfdetr_core.audit.history import MODEL
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.params import PARAMS_FILE
 from rfdetr_core.base.schema import checked
 from rfdetr_core.checkpoint.schema import RecordFile
 from rfdetr_core.lineage import journal
@@ -115,5 +116,6 @@ def _of_training(last: Duration, entry: Mapping[str, Any], record: Mapping[str, 
 
 
 def _epochs_of(entry: Mapping[str, Any]) -> int | None:
-    epochs = (entry["params"].get("params.yaml", {}).get("train") or {}).get("epochs")
+    train = entry["params"].get(PARAMS_FILE.as_posix(), {}).get("train")
+    epochs = train.get("epochs") if isinstance(train, dict) else None
     return epochs if type(epochs) is int else None

@@ -42,8 +42,10 @@ class PlannedStage:
     @property
     def seconds(self) -> float | None:
         """What it will take, as it took last time; None where nothing is known."""
-        if self.last is None or self.verdict == "cached":
-            return None if self.last is None else 0.0
+        if self.verdict == "cached":
+            return 0.0
+        if self.last is None:
+            return None
         return self.last.seconds * (1 - self.resumes / self.epochs if self.resumes else 1)
 
     @property
@@ -82,7 +84,7 @@ class Plan:
         if not most:
             return ""
         told = [f"about {about(runs)}{_without(unknown)}"] if runs else []
-        if self.having("may run") and most != runs:
+        if self.having("may run") and (about(most), not_known) != (about(runs), unknown):
             told.append(
                 f"{'with all that may rerun' if runs else 'if all reruns'} about {about(most)}{_without(not_known)}"
             )
@@ -107,11 +109,11 @@ class Plan:
 
     def plain(self) -> dict[str, Any]:
         """The plan for programs."""
-        (runs, unknown), (most, not_known) = self.total("runs"), self.total("runs", "may run")
+        (runs, _), (most, unknown) = self.total("runs"), self.total("runs", "may run")
         return {
             "stages": [_plain(stage) for stage in self.stages],
-            "seconds": {"runs": round(runs, 1), "at_most": round(most, 1)},
-            "unknown": not_known or unknown,
+            "seconds": {"runs": round(runs, 1), "all": round(most, 1)},
+            "unknown": unknown,
             "notes": list(self.notes),
         }
 

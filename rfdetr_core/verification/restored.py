@@ -88,7 +88,10 @@ def _run_of(contents: Contents, stage: Stage, deps: Mapping[str, str]) -> dict[s
     }
     if params := params_of(contents.root, stage):
         key["params"] = params
-    name = dict_sha256(key)
+    try:
+        name = dict_sha256(key)
+    except TypeError:  # a date, of which DVC keeps no run
+        return None
     folder = _folder(contents.root) / name[:2] / name
     runs = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
     if not runs:

@@ -686,6 +686,7 @@ from rfdetr_core.cli import main
 from rfdetr_core.verification.changed import certain
 main(["check"])
 main(["verify", "--lock"])
+main(["plan"])
 assert certain(Path()) == {}
 """
     env = {"PYTHONPATH": str(without_numeric(developer.folder.parent / "hosted"))}
