@@ -63,7 +63,7 @@ def _lost_or_worse(comparison: dict[str, Any], config: GateConfig) -> list[str]:
     for row in comparison["per_class"]:
         if row["instances"] and row["class"] not in unknown and _is_below_0(row["interval"]):
             change = 100 * (row["new"] - row["old"])
-            told = f"{code(row['class'])} ({change:+.2f} points, interval {shown(row['interval'])})"
+            told = f"{code(row['class'])} (AP {change:+.2f} points, interval {shown(row['interval'])})"
             if row["lost"]:
                 lost.append(told)
             elif change < -limit:

@@ -86,7 +86,7 @@ def test_a_class_whose_labels_are_gone_fails_the_gate_and_is_named(
 ) -> None:
     new, lost = (
         clone.folder / MODEL,
-        "at its best threshold the new model finds no object of these classes, the base does: `green` (-",
+        "at its best threshold the new model finds no object of these classes, the base does: `green` (AP -",
     )
     passed, why = judged(clone, new, monkeypatch)
     assert (passed, why.startswith("mAP changed by -"), lost in why) == (False, True, True)
