@@ -69,6 +69,7 @@ def test_a_remote_that_cannot_be_used_is_named_as_such(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     Path("params.yaml").write_text("data: {dir: data/mine}\n")
+    Path("dvc.yaml").write_text("stages: {}\n")
     Path("data/mine").mkdir(parents=True)
     Path("data/mine/a").write_text("a")
     for command in ("git init -q", "dvc init -q", "dvc add -q data/mine"):
