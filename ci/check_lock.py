@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ci.plan import certain
 from ci.steps import core, step
 from rfdetr_core.audit.history import EVALUATION
 from rfdetr_core.base.code import FOLDER, STAGE
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.verification.changed import certain
 from rfdetr_core.verification.verify import IN_THE_WAY
 
 BEST = "output/checkpoint_best_"

@@ -1,8 +1,7 @@
-"""Which stages will run, told from dvc.yaml, dvc.lock, params.yaml, .dvc files and git: nothing is pulled or run.
+"""Which stages will run, why, and for how long, by `rfdetr_core.verification.plan`: nothing is pulled or run.
 
-`dvc repro --dry` cannot tell where the data is not here. As a step it writes .retrain/plan.json, and `stages=...` to
-the file that GITHUB_OUTPUT names. Certain: something that the stage reads or wrote is not as in dvc.lock. Possible:
-a stage before it is certain, and may write something new.
+As a step it writes .retrain/plan.json, .retrain/plan.md for a pull request, and `stages=...` to the file that
+GITHUB_OUTPUT names.
 """
 
 from __future__ import annotations
@@ -14,53 +13,42 @@ from pathlib import Path
 
 from ci.claim import claimed_source, fault
 from ci.overrides import apply_overrides
-from ci.steps import COMPARED, PLAN, STATE, TRAILER, set_output, step
+from ci.steps import COMPARED, PLAN, PLAN_COMMENT, STATE, TRAILER, set_output, step
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import listed
+from rfdetr_core.base.markdown import code, row
 from rfdetr_core.base.printing import say
-from rfdetr_core.lineage.lock import LOCK, Lock
-from rfdetr_core.verification.contents import Contents
-from rfdetr_core.verification.lock import CodeDigests, Pipeline, check_contents, check_pipeline, read_stages
-from rfdetr_core.verification.report import Report
+from rfdetr_core.verification.changed import certain
+from rfdetr_core.verification.durations import about
+from rfdetr_core.verification.plan import Plan, PlannedStage, plan
+
+MOST = 50  # rows of the table
+_VERDICTS = {"runs": "reruns", "may run": "may rerun", "cached": "from the cache"}
 
 
-def certain(root: Path) -> dict[str, list[str]]:
-    """The stages that differ from dvc.lock, each with what differs."""
-    if not (root / LOCK).exists():
-        return {name: [f"there is no {LOCK}"] for name in read_stages(root)}
-    contents, pipeline = Contents(root), Pipeline.read(root)
-    outs = {path: md5 for _, path, md5 in pipeline.lock.outs()}
-    digests, code = CodeDigests(contents), pipeline.lock.stages.get(STAGE)
-    # Where DVC will not run `code`, the other stages see the files that are there.
-    anew = digests if code is None or digests.will_run(code) else None
-    found = {}
-    for name, stage in pipeline.stages.items():
-        entry = pipeline.lock.stages.get(name)
-        alone, report = Pipeline({name: stage}, Lock({name: entry} if entry else {})), Report()
-        check_pipeline(report, contents, alone)
-        check_contents(report, contents, alone, leave="", only_git=True, code=anew)
-        read = [path for path, md5 in (entry.deps if entry else {}).items() if outs.get(path, md5) != md5]
-        reasons: dict[str, None] = {}
-        for what in [*(what for what, _, _ in report.mismatches), *read]:
-            if name != STAGE and entry and what in digests.stages and what in entry.deps:  # name the modules behind it
-                modules = [module for module, _, _ in digests.differences(what, entry.deps[what])]
-            else:
-                modules = []
-            reasons |= dict.fromkeys(module.removeprefix("code ") for module in modules or [what])
-        if reasons:
-            found[name] = list(reasons)
-    return found
+def markdown(planned: Plan) -> str:
+    """The comment on a pull request. Every word that comes from data, params or git is set by `code`."""
+    if not planned.stages:
+        return "## This change reruns no stage\n"
+    count = len(planned.having("runs", "cached"))
+    total = planned.told_total()
+    lines = [f"## This change reruns {count} stage{'s' * (count != 1)}" + (f": {total}" if total else ""), ""]
+    lines += [row("stage", "", "duration", "since"), "|---|---|---|---|"]
+    lines += [_row(stage) for stage in planned.stages[:MOST]]
+    if more := len(planned.stages) - MOST:
+        lines += ["", f"and {more} more"] if more > 0 else []
+    lines += ["", "A stage that may rerun does so if what it reads comes out different."]
+    machines = [f"{code(machine)} ({', '.join(map(code, names))})" for machine, names in planned.machines()]
+    lines += [f"Durations are those of the last runs, on {'; '.join(machines)}."] if machines else []
+    return "\n".join(lines) + "\n"
 
 
-def possible(root: Path, start: set[str]) -> list[str]:
-    """The stages after those of `start`, without them, in an order in which they can run.
-
-    What `code` writes anew is known beforehand: the stages that read it are certain.
-    """
-    stages, found = read_stages(root), start - {STAGE}
-    for name, stage in stages.items():
-        found |= {name} if stage.after & found else set()
-    return [name for name in stages if name in found - start]
+def _row(stage: PlannedStage) -> str:
+    time = "-" if stage.verdict == "cached" or stage.name == STAGE else "not known"
+    if time != "-" and stage.seconds is not None:
+        time = about(stage.seconds)
+    reasons = listed((code(one.text.replace(" -> ", " → ")) for one in stage.reasons), 5)
+    return row(code(stage.name), _VERDICTS[stage.verdict], time, reasons or "-")
 
 
 def main() -> None:
@@ -75,22 +63,18 @@ def main() -> None:
     values = [one for text in options.set for one in text.split()]
     if values:
         apply_overrides(values)
-    changed = certain(Path())
     if not values and (source := claimed_source()):
-        reason = fault(source, changed)
+        reason = fault(source, certain(Path()))
         told = "a retraining made this commit" if reason is None else f"no retraining made this commit: {reason}"
         say(f"{told} ({TRAILER}: {source})")
-    if options.force:
-        changed = {name: changed.get(name, ["asked for"]) for name in read_stages(Path())}
-    later = possible(Path(), set(changed))
-    PLAN.write_text(json.dumps({"certain": changed, "possible": later, "force": options.force}, indent=2) + "\n")
-    for name, reasons in changed.items():
-        say(f"{name:12} runs: {listed(reasons)}")
-    for name in later:
-        say(f"{name:12} runs if what it reads comes out otherwise")
-    if not changed:
-        print("no stage runs")
-    set_output("stages", " ".join([*changed, *later]))
+    planned = plan(Path(), force=options.force, at_hand=False)
+    # DVC restores what its cache has only if it is asked to run it.
+    runs = {stage.name: [one.what for one in stage.reasons] for stage in planned.having("runs", "cached")}
+    later = [stage.name for stage in planned.having("may run")]
+    PLAN.write_text(json.dumps({"certain": runs, "possible": later, "force": options.force}, indent=2) + "\n")
+    PLAN_COMMENT.write_text(markdown(planned))
+    say(*planned.lines())
+    set_output("stages", " ".join([*runs, *later]))
 
 
 if __name__ == "__main__":

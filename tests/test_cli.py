@@ -256,7 +256,7 @@ def test_help_imports_nothing_heavy_and_names_every_command() -> None:
         "assert not {'torch', 'numpy', 'pandas', 'pydantic', 'PIL', 'supervision', 'mlflow'} & sys.modules.keys()"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert all(command in shown for command in ("predict", "check", "compare", "evaluate", "results", "ui"))
+    assert all(command in shown for command in ("predict", "check", "plan", "compare", "evaluate", "results", "ui"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The answers of audit and verify in JSON, as `docs/schemas/` has them: `python -m rfdetr_core.config.reference`.
+"""The answers of audit, verify and plan in JSON, as `docs/schemas/` has them: `python -m rfdetr_core.config.reference`.
 
 Within a version of the schema keys are added, and none is removed or changes its meaning.
 """
@@ -233,6 +233,54 @@ class VerifyAnswer(Answer):
     checked: Count
 
 
+class ReasonAnswer(Fields):
+    """Why a stage runs. what: the param, module, file or folder. before, after: values of a param, numbers of files of
+    a folder, else digests. files: how many of a folder were added, changed and removed, where that is known."""
+
+    kind: Literal["param", "code", "data", "file", "pipeline", "other"]
+    what: str
+    before: str | None
+    after: str | None
+    files: dict[str, Count] | None
+    text: str
+
+
+class LastRunAnswer(Fields):
+    """The last run of a stage. entry: in journal/."""
+
+    began: str
+    machine: str
+    entry: str
+
+
+class PlannedStageAnswer(Fields):
+    """A stage that is not up to date. seconds: by its last run; None: not known. resumes_after: the epochs that an
+    interrupted training has finished."""
+
+    stage: str
+    verdict: Literal["runs", "may run", "cached"]
+    reasons: list[ReasonAnswer]
+    seconds: float | None
+    last: LastRunAnswer | None
+    resumes_after: Count | None
+
+
+class SecondsAnswer(Fields):
+    """Of the stages that run, and of these and those that may run, as far as durations are known."""
+
+    runs: float
+    all: float
+
+
+class PlanAnswer(Answer):
+    """plan --json: what `dvc repro` will run, in its order. unknown: the stages of which no duration is known."""
+
+    stages: list[PlannedStageAnswer]
+    seconds: SecondsAnswer
+    unknown: list[str]
+    notes: list[str]
+
+
 class SubjectAnswer(Fields):
     """A file that a statement is about."""
 
@@ -256,6 +304,7 @@ ANSWERS: dict[str, type[Fields]] = {
     "audit-where": SelectedUsesAnswer,
     "audit-diff": DifferenceAnswer,
     "verify": VerifyAnswer,
+    "plan": PlanAnswer,
     "attest": Statement,
 }
 

@@ -1,4 +1,4 @@
-"""The commands of the project and its datasets: check, preview, export, results, publish, ui."""
+"""The commands of the project and its datasets: check, plan, preview, export, results, publish, ui."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
-from rfdetr_core.commands.output import print_lines
+from rfdetr_core.commands.output import print_lines, print_versioned
 
 _COMMITTED = ("dvc.lock", "params.yaml", "digests", "manifest", "metadata", "records", "journal", "reports", "output")
 _PAGE = Path("reports/evaluate/index.html")
@@ -46,6 +46,14 @@ def _check_code() -> None:
     code = Code()
     for stage in code.stages:
         code.digests_of(stage)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Print which stages `dvc repro` will run, why, and how long they took last time."""
+    from rfdetr_core.verification.plan import plan
+
+    found = plan(options.repo)
+    print_versioned(found.plain() if options.json else found.lines())
 
 
 def preview(options: argparse.Namespace) -> None:

@@ -302,6 +302,11 @@ class RunFacts(Checkpoint):
         self.record, self.folder, self.started = record, folder, time.time()
         # Now: a comment may be edited, or a commit made, while the training runs.
         self.code, self.origin = exact_digests(record["code"]), origin()
+        self.before = 0  # epochs that an interrupted training had finished
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the epoch from which a training is resumed."""
+        self.before = trainer.current_epoch
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the note."""
@@ -314,7 +319,7 @@ class RunFacts(Checkpoint):
             "code": self.code,
             "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
-            "epochs_here": trainer.current_epoch,
+            "epochs_here": trainer.current_epoch - self.before,
             "host": platform.node(),
             "cpus": os.cpu_count(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -158,6 +158,15 @@ def _read_params(path: Path) -> Any:
     return content
 
 
+def params_of(root: Path, stage: Stage) -> dict[str, dict[str, Any]]:
+    """The values that a stage would be run with now, by file and key."""
+    contents = {file: _read_params(root / file) for file in stage.params}
+    return {
+        file: {key: value_at(contents[file], key) for key in (keys or contents[file])}
+        for file, keys in stage.params.items()
+    }
+
+
 def check_pipeline(report: Report, contents: Contents, pipeline: Pipeline, *, by_value: bool = False) -> None:
     """Stages, commands, params, and which files they read and write.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from rfdetr_core.checkpoint.files import read_plain
+from rfdetr_core.verification.plan import plan
 from tests.pipeline.killing import (
     LINKS,
     SHELLS,
@@ -208,7 +209,15 @@ def test_two_processes_train_under_dvc_and_go_on_after_one_was_killed(tmp_path: 
     status, told = ended(project, dvc)
     assert status != 0
     assert time.monotonic() - at < 60
-    assert 0 < trained_epochs(project) < 4
+    before = trained_epochs(project)
+    assert 0 < before < 4
+    (train,) = (stage for stage in plan(project.folder).stages if stage.name == "train")
+    assert f"resuming after epoch {before} of 4" in train.told
+    project.set_params(train={"lr": 2e-3})
+    (note,) = plan(project.folder).notes
+    assert "params.train.lr was " in note
+    project.run("git", "checkout", "-q", "--", "params.yaml")
     told = project.run("dvc", "repro", "train").stdout
-    assert "going on after epoch" in told
+    assert f"going on after epoch {before} " in told
+    assert json.loads((project.folder / "output" / "run.json").read_text())["run"]["epochs_here"] == 4 - before
     assert outs(project) == whole

@@ -28,13 +28,14 @@ from moto.server import ThreadedMotoServer
 from ci import check_lock, compare, gate
 from ci.check_lock import lies
 from ci.compare import verdict
-from ci.plan import certain, possible
 from ci.pull_data import READERS
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.settings import GateConfig
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.report.comparison.png import MOST_BYTES
+from rfdetr_core.verification.changed import certain, possible
+from rfdetr_core.verification.lock import read_stages
 from rfdetr_core.verification.verify import IN_THE_WAY
 from tests.architecture import PIPELINE, STAGES
 from tests.ci.workflows import steps
@@ -453,11 +454,12 @@ def test_a_run_by_hand_takes_params_and_force(world: World) -> None:
 
 
 def test_what_comes_after_a_stage_is_possible() -> None:
-    assert possible(ROOT, {"validate"}) == STAGES[2:]
-    assert possible(ROOT, {"code", "train"}) == STAGES[4:]
-    assert possible(ROOT, {"code"}) == []
-    assert possible(ROOT, {"evaluate"}) == ["report", "export"]
-    assert possible(ROOT, {"report"}) == possible(ROOT, {"export"}) == []
+    stages = read_stages(ROOT)
+    assert possible(stages, {"validate"}) == STAGES[2:]
+    assert possible(stages, {"code", "train"}) == STAGES[4:]
+    assert possible(stages, {"code"}) == []
+    assert possible(stages, {"evaluate"}) == ["report", "export"]
+    assert possible(stages, {"report"}) == possible(stages, {"export"}) == []
 
 
 def test_the_data_is_pulled_for_every_stage_that_reads_the_dataset_or_a_manifest() -> None:
@@ -603,9 +605,10 @@ import sys
 sys.modules |= dict.fromkeys({absent})
 from pathlib import Path
 from rfdetr_core.cli import main
-from ci.check_lock import certain
+from rfdetr_core.verification.changed import certain
 main(["check"])
 main(["verify", "--lock"])
+main(["plan"])
 assert certain(Path()) == {{}}
 """
     developer.run(sys.executable, "-c", code)
