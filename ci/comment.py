@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ci.compare import BASE_MODEL, FIRST
+from ci.compare import BASE_MODEL, FIRST, shown
 from ci.steps import ATTACHMENTS, COMPARED, COMPARISON, MODEL, PLAN, RAN, attachment, call, core, left
 from rfdetr_core.audit.context import SCORES
 from rfdetr_core.base.errors import listed
@@ -67,17 +67,15 @@ def _published(told: str) -> str:
 
 def _scores(content: dict[str, Any]) -> list[str]:
     """Both models on the split as it is now, and how large the split was for the base."""
-    low, high = content["interval"]
     before = _before(content["base"])
     rows = [row(SCORES[key], *_numbers(content["old"][key], content["new"][key])) for key in SCORES]
     table = ["| | base | new | difference |", "|---|---|---|---|", *rows]
-    classes = ["| class | objects | base AP | new AP | difference |", "|---|---|---|---|---|"]
+    classes = ["| class | objects | base AP | new AP | difference | its interval |", "|---|---|---|---|---|---|"]
     classes += [
-        row(code(one["class"]), f"{one['instances']:d}", *_numbers(one["old"], one["new"]))
+        row(code(one["class"]), f"{one['instances']:d}", *_numbers(one["old"], one["new"]), shown(one["interval"]))
         for one in content["per_class"][:MOST]
     ]
     unknown = _names(content["unknown_to_old"])
-    interval = f"[{low:+.2f}, {high:+.2f}]" if low is not None else "not measured"
     return [
         f"### Both models on the {code(content['split'])} split as it is now",
         f"{content['images']} images, {content['objects']} objects ({before}). Scores of {content['of']}, 0 to 1."
@@ -85,8 +83,9 @@ def _scores(content: dict[str, Any]) -> list[str]:
         + (f" The base's model does not know: {unknown}." if content["unknown_to_old"] else ""),
         content["sentence"],
         "\n".join(table),
-        f"Difference of mAP in points: {_points(content['difference'])}; 95 of 100 resamplings of the images are in "
-        f"{interval} ({content['resamples']} drawn, seed 0).",
+        f"Difference of mAP in points: {_points(content['difference'])}; 95 of 100 resamplings of the images give "
+        f"{shown(content['interval'])} ({content['resamples']} drawn, seed 0). The intervals of the classes are wider, "
+        "so that all of them hold at once.",
         "\n".join(classes),
         *_page(content["changes"]),
     ]
@@ -106,9 +105,10 @@ def _both(content: dict[str, Any]) -> list[str]:
         return [*parts, f"There are no pictures: {code(content['unpictured'])}."]
     if not pictures:
         return []
-    shown = [(words, attachment(name, content["source"])) for name, words in pictures.items()]
-    if all(address for _, address in shown):
-        return [*parts, " ".join(f"![{words}]({address})" for words, address in shown)]
+    addresses = [attachment(name, content["source"]) for name in pictures]
+    if all(addresses):
+        images = [f"![{words}]({address})" for words, address in zip(pictures.values(), addresses, strict=True)]
+        return [*parts, " ".join(images)]
     lines = [f"- {words}: {code(ATTACHMENTS / name)}" for name, words in pictures.items()]
     return [*parts, "\n".join(lines), f"They are {_at()}."]
 

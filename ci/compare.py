@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ from ci.secrets import redacted
 from ci.steps import ATTACHMENTS, COMPARED, COMPARISON, MODEL, STATE, base, call, nothing_to_do, step
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
-from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.manifest import DataConfig
+from rfdetr_core.base.markdown import code
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
@@ -29,7 +31,10 @@ FIRST = "the base has no dvc.lock: this is the first result"
 
 
 def verdict(comparison: dict[str, Any], config: GateConfig) -> tuple[str, str]:
-    """passed, failed or not measured; and why, in a sentence."""
+    """passed, failed or not measured; and why, in a sentence, which names classes as code in Markdown.
+
+    A fall counts if it is larger than its limit and all of its interval is below 0: else it may be chance.
+    """
     if config.max_drop is None:
         return "passed", "gate.max_drop is null: any number passes"
     if comparison.get("missing") == FIRST:
@@ -40,8 +45,45 @@ def verdict(comparison: dict[str, Any], config: GateConfig) -> tuple[str, str]:
     change = comparison["difference"]
     if change is None:
         return "not measured", f"the {comparison['split']} split has no object"
-    limit = f"gate.max_drop allows a fall of {config.max_drop} points"
-    return ("passed" if change >= -config.max_drop else "failed"), f"mAP changed by {change:+.2f} points; {limit}"
+    why = f"mAP changed by {change:+.2f} points, 95 % interval {shown(comparison['interval'])}"
+    why += f"; gate.max_drop allows a fall of {config.max_drop} points"
+    fell = change < -config.max_drop
+    failed = fell and _is_below_0(comparison["interval"])
+    if fell and not failed:
+        why += ", and this fall may be chance, since 0 is in the interval"
+    classes = _lost_or_worse(comparison, config)
+    return ("failed" if failed or classes else "passed"), "; ".join([why, *classes])
+
+
+def _lost_or_worse(comparison: dict[str, Any], config: GateConfig) -> list[str]:
+    """Why the gate fails for classes."""
+    limit = math.inf if config.max_drop_class is None else config.max_drop_class
+    unknown, lost, worse = comparison["no_longer_known"], [], []
+    for row in comparison["per_class"]:
+        if row["instances"] and row["class"] not in unknown and _is_below_0(row["interval"]):
+            change = 100 * (row["new"] - row["old"])
+            told = f"{code(row['class'])} (AP {change:+.2f} points, interval {shown(row['interval'])})"
+            if row["lost"]:
+                lost.append(told)
+            elif change < -limit:
+                worse.append(told)
+    reasons = {
+        "the new model does not know these classes of the base": [*map(code, unknown)],
+        "at its best threshold the new model finds no object of these classes, the base does": lost,
+        f"AP of these classes fell by more than gate.max_drop_class, {limit} points": worse,
+    }
+    return [f"{reason}: {listed(names, 10)}" for reason, names in reasons.items() if names]
+
+
+def _is_below_0(interval: list[float | None]) -> bool:
+    high = interval[1]
+    return high is not None and high < 0
+
+
+def shown(interval: list[float | None]) -> str:
+    """An interval in points, in words."""
+    low, high = interval
+    return "not measured" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
 
 
 def fetch_base(commit: str) -> str | None:

@@ -23,7 +23,10 @@ class GateConfig(Config):
     """How far a new model may fall behind the one before, both scored on the new test split."""
 
     max_drop: float | None = Field(
-        0.5, ge=0, description="points of mAP (0 to 100) that a new model may lose in CI; null: any number"
+        0.5, ge=0, description="points of mAP (0 to 100) that a new model may lose in CI; null: no gate, not of classes"
+    )
+    max_drop_class: float | None = Field(
+        None, ge=0, description="points of AP that any class may lose; null: any number, but no class may be lost"
     )
     resamples: int = Field(200, gt=0, description="draws of the test images behind the interval of the difference")
 

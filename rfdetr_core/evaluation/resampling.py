@@ -83,10 +83,18 @@ def scores(matched: Iterable[ClassMatches], times: Times, threshold: float = 0.5
     As pycocotools on a dataset with the images repeated, but for the order of equal scores. f1 is that at one threshold
     of the score.
     """
-    found = [values for one in matched if (values := _of_times(one, times, threshold))]
-    if not found:
+    found = class_scores(matched, times, threshold)
+    found = found[~np.isnan(found[:, 0])]
+    if not len(found):
         return dict.fromkeys(SCORES, math.nan)
     return dict(zip(SCORES, np.mean(found, axis=0).tolist(), strict=True))
+
+
+def class_scores(matched: Iterable[ClassMatches], times: Times, threshold: float = 0.5) -> Floats:
+    """The same of each class, (K, 5) in the order of SCORES; NaN for a class without an object in these images."""
+    absent = (math.nan,) * len(SCORES)
+    found = [_of_times(one, times, threshold) or absent for one in matched]
+    return np.array(found).reshape(-1, len(SCORES))
 
 
 def _of_times(one: ClassMatches, times: Times, threshold: float) -> tuple[float, ...] | None:
@@ -114,10 +122,10 @@ def draws(images: int, resamples: int, seed: int = 0) -> Iterator[Times]:
     return (np.bincount(random.integers(0, images, images), minlength=images) for _ in range(count))
 
 
-def interval(values: Sequence[float]) -> Interval | None:
-    """The 2.5th and the 97.5th percentile of what was measured; None where nothing was."""
+def interval(values: Iterable[float], tail: float = 2.5) -> Interval | None:
+    """The percentiles of what was measured that leave `tail` % out at each end; None where nothing was measured."""
     there = [value for value in values if not math.isnan(value)]
-    low, high = np.percentile(there, [2.5, 97.5]).tolist() if there else (math.nan, math.nan)
+    low, high = np.percentile(there, [tail, 100 - tail]).tolist() if there else (math.nan, math.nan)
     return (low, high) if there else None
 
 

@@ -155,7 +155,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def compared(**more: Any) -> None:
     numbers = {"map": 0.1, "map_50": 0.2, "map_75": 0.1, "mar_100": None, "f1": 0.3}
-    classes = [{"class": name, "instances": 3, "old": 0.1, "new": 0.2} for name in HOSTILE]
+    classes = [{"class": name, "instances": 3, "old": 0.1, "new": 0.2, "interval": [-1.0, 9.0]} for name in HOSTILE]
     content = {"base": "HEAD", "missing": None, "verdict": "passed", "why": "mAP changed", "split": "test"}
     content |= {"interval": [0.0, 1.0], "old": numbers, "new": numbers, "per_class": classes, "images": 1}
     content |= {"objects": 1, "of": "boxes", "same": False, "unknown_to_old": HOSTILE, "difference": 1.0}
@@ -168,7 +168,7 @@ def test_the_comment_has_a_row_for_each_class_and_nothing_of_a_name_outside_code
     page = safe(comment.comment("\n".join(HOSTILE[:3])))
     scores, classes = page.tables
     assert [len(cells) for cells in scores] == [4] * 6
-    assert [len(cells) for cells in classes] == [5] * (1 + len(HOSTILE))
+    assert [len(cells) for cells in classes] == [6] * (1 + len(HOSTILE))
     assert page.elements.count("li") == len(HOSTILE) - 1
     compared(missing="\n".join(HOSTILE), verdict="failed", why="\n".join(HOSTILE))
     assert safe(comment.comment("not published")).tables == []

@@ -51,6 +51,18 @@ def test_a_model_compared_with_itself_differs_by_nothing_and_with_a_blind_one_by
     assert compared(content, [], found).intervals == blind.intervals
 
 
+def test_the_interval_of_the_only_class_is_that_of_the_mean_and_of_several_each_is_wider() -> None:
+    content, found = random_scene(5, images=30, classes=1)
+    only = compared(content, some(found, 0.6, 0), found)
+    assert only.class_intervals == [pytest.approx(only.intervals["map"])]
+    content, found = random_scene(5, images=30, classes=4)
+    several = compared(content, some(found, 0.6, 0), found, resamples=200)
+    rows = several.to_dict()["per_class"]
+    for place, row in enumerate(rows):
+        low, high = np.nanpercentile(several._drawn[:, place, 0], [2.5, 97.5])
+        assert row["interval"][0] < low < 100 * (row["new"] - row["old"]) < high < row["interval"][1]
+
+
 def test_without_an_object_there_is_no_interval_and_no_verdict() -> None:
     content, found = random_scene(1)
     both = compared({**content, "annotations": []}, found, some(found, 0.5, 0))
@@ -58,6 +70,7 @@ def test_without_an_object_there_is_no_interval_and_no_verdict() -> None:
     assert both.conclusion == "not measured"
     assert both.to_dict()["difference"] is None
     assert both.to_dict()["interval"] == [None, None]
+    assert [row["interval"] for row in both.to_dict()["per_class"]] == [[None, None]] * 3
 
 
 def test_the_verdict_is_by_the_interval_of_the_difference_of_ap() -> None:
@@ -99,6 +112,7 @@ def test_what_real_models_find_is_compared_by_names_of_classes(scene: Scene, tmp
     assert [side.model.path for side in (both.old, both.new)] == [str(scene.checkpoint), str(other)]
     assert both.unknown_to(both.old) == []
     assert both.unknown_to(both.new) == ["class1"]
+    assert both.to_dict()["no_longer_known"] == ["class1"]
     # The same weights under other names: what was class0 is class2 now.
     swapped = [row for row in both.old.model.results if row["category_id"] == 0]
     assert swapped == [row | {"category_id": 0} for row in both.new.model.results if row["category_id"] == 2]

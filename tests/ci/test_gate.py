@@ -1,0 +1,144 @@
+"""How the gate decides, of scores and intervals that are given and of detections whose quality is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ci.compare import verdict
+from rfdetr_core.config.settings import GateConfig
+from tests.evaluation.pairs import compared, some
+from tests.evaluation.scenes import Rows, random_scene
+
+Interval = tuple[float | None, float | None]
+
+
+def comparison(
+    change: float | None, interval: Interval, *classes: dict[str, Any], unknown: tuple[str, ...] = ()
+) -> Any:
+    """What ci.compare knows of two models, as far as the gate reads it; a change is in points."""
+    return {
+        "split": "test",
+        "difference": change,
+        "interval": list(interval),
+        "per_class": list(classes),
+        "no_longer_known": list(unknown),
+    }
+
+
+def of_class(
+    name: str, change: float, interval: Interval, *, lost: bool = False, instances: int = 40
+) -> dict[str, Any]:
+    ap = {"old": 0.5, "new": 0.5 + change / 100}
+    return ap | {"class": name, "instances": instances, "interval": list(interval), "lost": lost}
+
+
+@pytest.mark.parametrize(
+    ("limit", "change", "interval", "said"),
+    [
+        (0.5, -0.4, (-0.6, -0.2), "passed"),  # a real fall, within the limit
+        (0.5, -0.6, (-0.8, -0.4), "failed"),
+        (0.5, -6.0, (-14.0, 2.0), "passed"),  # a large one that may be chance
+        (0.5, -6.0, (-14.0, 0.0), "passed"),
+        (0.5, 3.0, (1.0, 5.0), "passed"),
+        (None, -50.0, (-60.0, -40.0), "passed"),
+        (0.0, -0.1, (-0.2, -0.05), "failed"),
+        (0.5, None, (None, None), "not measured"),
+    ],
+)
+def test_the_gate_fails_for_a_fall_beyond_its_limit_that_is_not_chance(
+    limit: float | None, change: float | None, interval: Interval, said: str
+) -> None:
+    found, why = verdict(comparison(change, interval), GateConfig(max_drop=limit))
+    assert found == said
+    assert ("may be chance" in why) == (interval[0] == -14)
+
+
+@pytest.mark.parametrize(
+    ("limit", "row", "reason"),
+    [
+        (5.0, of_class("green", -4.0, (-5, -3)), None),
+        (5.0, of_class("green", -40.0, (-80, 1)), None),
+        (
+            5.0,
+            of_class("green", -6.0, (-8, -4)),
+            "AP of these classes fell by more than gate.max_drop_class, 5.0 points",
+        ),
+        (None, of_class("green", -40.0, (-50, -30)), None),
+        (
+            None,
+            of_class("green", -40.0, (-50, -30), lost=True),
+            "at its best threshold the new model finds no object of these classes",
+        ),
+        (
+            5.0,
+            of_class("green", -4.0, (-5, -3), lost=True),
+            "at its best threshold the new model finds no object of these classes",
+        ),
+        (5.0, of_class("green", -50.0, (-50, 0), lost=True), None),
+        (5.0, of_class("green", float("nan"), (None, None), instances=0), None),
+    ],
+)
+def test_a_class_that_fell_or_is_lost_fails_the_gate_though_map_rose(
+    limit: float | None, row: dict[str, Any], reason: str | None
+) -> None:
+    other = of_class("red", 9.0, (5.0, 12.0))
+    found, why = verdict(comparison(2.0, (1.0, 3.0), other, row), GateConfig(max_drop_class=limit))
+    assert found == ("failed" if reason else "passed")
+    assert (reason or "") in why
+    assert ("`green` (" in why) == (reason is not None)
+    assert "red" not in why
+    assert verdict(comparison(2.0, (1.0, 3.0), row), GateConfig(max_drop=None, max_drop_class=limit))[0] == "passed"
+
+
+def test_a_class_that_left_the_class_table_fails_the_gate_whatever_the_images_say() -> None:
+    row = of_class("green", -50.0, (-60, -40), lost=True)
+    for rows in ((), (row,)):
+        found, why = verdict(comparison(0.0, (0.0, 0.0), *rows, unknown=("green",)), GateConfig(max_drop_class=None))
+        assert found == "failed"
+        assert why.endswith("; the new model does not know these classes of the base: `green`")
+
+
+def judged(content: dict[str, Any], old: Rows, new: Rows) -> tuple[str, str]:
+    """The verdict on detections, at the limit where any fall that is not chance fails."""
+    return verdict(compared(content, old, new).to_dict(), GateConfig(max_drop=0, max_drop_class=0))
+
+
+def test_models_of_one_quality_seldom_fail_and_a_model_that_finds_less_fails() -> None:
+    failed = []
+    for seed in range(12):
+        content, found = random_scene(seed, images=40, objects=3, detections=6)
+        failed.append(judged(content, some(found, 0.7, seed), some(found, 0.7, seed + 100))[0] == "failed")
+        assert judged(content, found, found)[0] == "passed"
+    # At 2.5 % for mAP and 2.5 % for the classes, more than 3 of 12 fail by chance once in 500 times.
+    assert sum(failed) <= 3
+    assert judged(content, found, some(found, 0.3, 0))[0] == "failed"
+
+
+def test_a_class_that_finds_less_is_named_and_no_other() -> None:
+    content, found = random_scene(3, images=60, objects=6, detections=12)
+    without = [row for row in found if row["category_id"] != 1]
+    reason = "at its best threshold the new model finds no object of these classes, the base does: `class1` ("
+    said, why = judged(content, found, without)
+    assert (said, reason in why) == ("failed", True)
+    assert "class0" not in why
+    assert "class2" not in why
+    fewer = without + some([row for row in found if row["category_id"] == 1], 0.4, 0)
+    said, why = judged(content, found, fewer)
+    assert (said, "fell by more than gate.max_drop_class, 0.0 points: `class1` (" in why) == ("failed", True)
+
+
+@pytest.mark.parametrize(("images", "said"), [(1, "passed"), (3, "passed"), (12, "failed")])
+def test_a_class_in_three_images_or_fewer_is_too_little_to_say_that_it_is_lost(images: int, said: str) -> None:
+    content, found = random_scene(0, images=40, classes=1, objects=4)
+    content["categories"].append({"id": 1, "name": "rare"})
+    chosen = [row for row in content["annotations"] if row["image_id"] <= images]
+    for row in chosen:
+        row["category_id"] = 1
+    rare = [{**row, "score": 0.9} for row in chosen]
+    assert rare
+    found = [row for row in found if row["image_id"] > images]
+    both = compared(content, found + rare, found, 200).to_dict()
+    assert both["per_class"][1]["lost"]
+    assert verdict(both, GateConfig(max_drop=100))[0] == said
