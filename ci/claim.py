@@ -14,19 +14,35 @@ from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
 _BRANCH = re.compile(r"refs/(heads|remotes/[^/]+)/retrain/.+")
 
 
-def claimed_source() -> str:
-    """The commit of which HEAD is said to be the retraining; empty where its message does not say so."""
-    return call("git", "log", "-1", f"--format=%(trailers:key={TRAILER},valueonly,separator=%x2C)").stdout.strip()
+def claimed_source(commit: str = "HEAD") -> str:
+    """The commit of which a commit is said to be the retraining; empty where its message does not say so."""
+    trailer = f"--format=%(trailers:key={TRAILER},valueonly,separator=%x2C)"
+    return call("git", "log", "-1", trailer, commit).stdout.strip()
 
 
 def fault(source: str, changed: dict[str, list[str]]) -> str | None:
     """Why HEAD cannot be the retraining of `source`; None if it can. changed: what differs from dvc.lock, by stage."""
-    if call("git", "log", "-1", "--format=%P").stdout.strip() != source:
-        return "the commit that it names is not its only parent"
+    if reason := foreign("HEAD", source):
+        return reason
     refs = call("git", "for-each-ref", "--contains", "HEAD", "--format=%(refname)", "refs/heads", "refs/remotes")
     if not any(map(_BRANCH.fullmatch, refs.stdout.splitlines())):
         return "no branch retrain/... has it"
-    names = call("git", "diff", "--name-status", "--no-renames", "-z", source, "HEAD").stdout.split("\0")[:-1]
+    if differing := [reason for reasons in changed.values() for reason in reasons]:
+        return f"dvc.lock does not agree with {listed(differing)}"
+    return _fault_of_records(_changes("HEAD", source)[1])
+
+
+def foreign(commit: str, source: str) -> str | None:
+    """Why a commit cannot be the retraining of `source`, by its parent and by the files that it changes."""
+    if call("git", "log", "-1", "--format=%P", commit).stdout.strip() != source:
+        return "the commit that it names is not its only parent"
+    strange, _ = _changes(commit, source)
+    return f"it changes {listed(strange)}, which no retraining changes" if strange else None
+
+
+def _changes(commit: str, source: str) -> tuple[list[str], list[str]]:
+    """The files of a commit that no retraining changes, and the records that it adds."""
+    names = call("git", "diff", "--name-status", "--no-renames", "-z", source, commit).stdout.split("\0")[:-1]
     prefix = call("git", "rev-parse", "--show-prefix").stdout.strip()
     strange, records = [], []
     for status, name in zip(names[::2], names[1::2], strict=True):
@@ -35,11 +51,7 @@ def fault(source: str, changed: dict[str, list[str]]) -> str | None:
             records.append(rest)
         elif not name.startswith(prefix) or top not in COMMITTED or (top == journal.FOLDER.name and status != "A"):
             strange.append(name)
-    if strange:
-        return f"it changes {listed(strange)}, which no retraining changes"
-    if differing := [reason for reasons in changed.values() for reason in reasons]:
-        return f"dvc.lock does not agree with {listed(differing)}"
-    return _fault_of_records(records)
+    return strange, records
 
 
 def _fault_of_records(added: list[str]) -> str | None:

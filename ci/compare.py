@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ci.remote import fault
 from ci.secrets import redacted
 from ci.steps import ATTACHMENTS, COMPARED, COMPARISON, MODEL, STATE, base, call, nothing_to_do, step
 from rfdetr_core.audit.history import cached
@@ -101,7 +102,9 @@ def fetch_base(commit: str) -> str | None:
     try:
         _pull(md5)
     except Exception as error:  # each kind of remote has its own
-        raise UserError(f"{failed} ({type(error).__name__}: {error})") from error
+        reason = f"{type(error).__name__}: {error}"
+        why = fault(reason)
+        raise UserError(f"{failed}{f': {why}' if why else ''} ({reason})") from error
     if not model.exists():  # DVC says nothing of an HTTP server that is away
         raise UserError(f"{failed}: the remote does not have it, or cannot be reached")
     files.copy(model, BASE_MODEL)

@@ -1,4 +1,5 @@
-"""Verify, push to the DVC remote, commit, publish, and only then push the commit: git never names what is not there.
+"""Verify, push to the DVC remote, commit, publish, and leave for `ci.push` what it pushes: git never names what is not
+there.
 
 Before anything leaves the machine it is searched for the values of secret variables. Killed at any point, the remote
 has at most more than git says, and the next retraining takes it from there.
@@ -12,28 +13,39 @@ from pathlib import Path
 import yaml
 
 from ci.comment import comment, title
-from ci.secrets import refuse, refuse_in_files
-from ci.steps import BRANCH, COMMENT, COMMITTED, COMPARED, MODEL, TITLE, TRAILER, call, core, nothing_to_do, show, step
+from ci.push import head
+from ci.remote import fault
+from ci.secrets import SecretFoundError, redacted, refuse, refuse_in_files
+from ci.steps import (
+    ATTACHMENTS,
+    BRANCH,
+    BUNDLE,
+    COMMENT,
+    COMMITTED,
+    COMPARED,
+    MODEL,
+    PLAN_COMMENT,
+    STATEMENT,
+    TITLE,
+    TRAILER,
+    attachment,
+    branch,
+    call,
+    core,
+    nothing_to_do,
+    show,
+    step,
+)
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
 from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.markdown import block
 from rfdetr_core.base.printing import say
 from rfdetr_core.lineage.lock import Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
 
-# Git asks it for a password, and the shell takes that from the environment: no file, no list of processes has it. The
-# empty helper before it is for those of the machine, which would keep what was accepted.
-HELPERS = ("", """!f() { printf 'username=x-access-token\\npassword=%s\\n' "$RETRAIN_TOKEN"; }; f""")
-
-
-def branch() -> tuple[str, str]:
-    """The branch that is retrained (RETRAIN_BRANCH, else the one checked out), and the one that carries the result."""
-    name = os.environ.get("RETRAIN_BRANCH") or call("git", "branch", "--show-current").stdout.strip()
-    if not name:
-        raise UserError("no branch is checked out. Name the one that is retrained: RETRAIN_BRANCH=main")
-    folder = call("git", "rev-parse", "--show-prefix").stdout.strip()  # two projects of a repository have a branch each
-    return name, f"retrain/{folder}{name}"
+DOCUMENTS = ATTACHMENTS / "documents"
 
 
 def stage() -> list[str]:
@@ -49,8 +61,8 @@ def stage() -> list[str]:
 
 
 def outgoing(staged: list[str]) -> list[str]:
-    """All files that leave this machine: those of the commit, the outs of dvc.lock, what the run cache has, and the
-    page of both models.
+    """All files that leave this machine: those of the commit, the outs of dvc.lock, what the run cache has, the page of
+    both models, the plan and the pictures.
 
     Its entries are of earlier results too, such as one whose delivery was stopped.
     """
@@ -60,7 +72,8 @@ def outgoing(staged: list[str]) -> list[str]:
     folders = [path for md5 in digests if md5.endswith(".dir") and (path := cached(root, md5)).exists()]
     digests |= {row["md5"] for path in folders for row in files.read_json(path)}
     there = [path for md5 in sorted(digests) if (path := cached(root, md5)).exists()]
-    outs, pages = [path for _, path, _ in Lock.read(root).outs()], [COMPARED] if COMPARED.exists() else []
+    outs = [path for _, path, _ in Lock.read(root).outs()]
+    pages = [path for path in (COMPARED, PLAN_COMMENT, ATTACHMENTS) if path.exists()]
     return [*staged, *outs, *map(str, [*entries, *there, *pages])]
 
 
@@ -88,40 +101,46 @@ def push_small_results() -> None:
             raise UserError("metrics cannot be pushed to the DVC remote; git is as it was.")
 
 
-def push_branch(own: str) -> None:
-    """Push HEAD to a branch of origin, with the token RETRAIN_TOKEN if there is one, else as git is set up here.
+def document() -> str:
+    """Write the documents and the statement of the result, which must be committed; what failed, in Markdown."""
+    if not MODEL.exists():
+        call("dvc", "pull", str(MODEL))
+    failed = []
+    done = core("document", str(MODEL), "--out", str(DOCUMENTS), check=False)
+    if done.returncode:
+        failed.append(f"The documents cannot be written:\n\n{block(done.stderr)}")
+    options = ["--documents", str(DOCUMENTS)] if "--documents" in core("attest", "--help").stdout else []
+    done = core("attest", str(MODEL), "--output", str(STATEMENT), *options, check=False)
+    if done.returncode:
+        failed.append(f"The statement cannot be made:\n\n{block(done.stderr)}")
+    return "\n\n".join(failed)
 
-    Raises:
-        UserError: origin does not take it.
-    """
-    helpers = HELPERS if os.environ.get("RETRAIN_TOKEN") else ()
-    git = ["git", *(word for helper in helpers for word in ("-c", f"credential.helper={helper}"))]
-    options = [f"-o{one}" for one in os.environ.get("RETRAIN_PUSH_OPTIONS", "").split()]
-    if show(*git, "push", "--force", "--quiet", *options, "origin", f"HEAD:refs/heads/{own}")[0]:
-        raise UserError(f"{own} cannot be pushed, with the message above. What was trained is in the DVC remote.")
+
+def attached(source: str) -> str:
+    """The part of the comment that lists documents and statement."""
+    paths = {path.relative_to(ATTACHMENTS).as_posix(): path for path in sorted(DOCUMENTS.rglob("*")) if path.is_file()}
+    paths |= {STATEMENT.name: STATEMENT} if STATEMENT.exists() else {}
+    links = {path: attachment(name, source) for name, path in paths.items()}
+    lines = [f"- [{path.name}]({link})" if link else f"- `{path}`" for path, link in links.items()]
+    return "### Documents\n\n" + ("\n".join(lines) or "There are none.") + "\n"
 
 
 def publish() -> str:
     """What became of the publishing; a server that is away loses nothing, since it can be done later."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return "not published: MLFLOW_TRACKING_URI is not set"
-    if not MODEL.exists():
-        call("dvc", "pull", str(MODEL))
     done = core("publish", check=False)
     lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
     return "; ".join(line for line in lines if done.returncode or line.startswith("published"))
 
 
-def main() -> None:
-    """Deliver; leave the name of the branch, the title and the comment.
+def deliver(source: str) -> None:
+    """Deliver the result of a commit; leave the branch, the title, the comment and the bundle.
 
     Raises:
         UserError: something is not what dvc.lock and the lineages say, has the value of a secret, or cannot be pushed.
     """
-    if nothing_to_do():
-        return
     target, own = branch()
-    source = call("git", "rev-parse", "HEAD").stdout.strip()
     verified = core("verify", check=False)
     say(*verified.stdout.splitlines())
     if verified.returncode:
@@ -129,22 +148,40 @@ def main() -> None:
     staged, message = stage(), (f"Retrain {source[:10]}", f"{TRAILER}: {source}")
     refuse_in_files(outgoing(staged))
     refuse("\n".join((target, *message)).encode(), "the name of the branch")
-    if show("dvc", "push", "--run-cache")[0]:
-        raise UserError("the results cannot be pushed to the DVC remote, with the message above; git is as it was.")
+    status, told = show("dvc", "push", "--run-cache")
+    if status:
+        why = fault(told) or "See the message above"
+        raise UserError(f"the results cannot be pushed to the DVC remote: {why}. Git is as it was.")
     push_small_results()
     if not staged:
         COMMENT.write_text("## Retrained, with the same results: there is nothing to merge\n")
         say(*COMMENT.read_text().split("\n"))
         return
     call("git", "commit", "-q", "-m", message[0], "-m", message[1])
+    failed = document()
+    refuse_in_files([str(path) for path in (ATTACHMENTS, STATEMENT) if path.exists()])
     published = publish()
-    told, heading = comment(published), f"{title()} ({source[:10]})\n"
+    told = "\n\n".join(part for part in (comment(published).rstrip("\n"), failed, attached(source)) if part)
+    heading = f"{title()} ({source[:10]})\n"
     refuse(f"{heading}{told}".encode(), "the comment of the pull request")
     COMMENT.write_text(told)
     TITLE.write_text(heading)
-    push_branch(own)
+    call("git", "bundle", "create", "-q", str(BUNDLE), "HEAD", f"^{source}")
     BRANCH.write_text(f"{own}\n{target}\n")
-    say(f"{own} carries the result for {target}; {COMMENT} tells of it; {published}")
+    say(f"{BUNDLE} has the commit for {own}; {COMMENT} tells of it; {published}")
+
+
+def main() -> None:
+    """Deliver; where that fails, the comment says that there is a result and why it was not delivered."""
+    if nothing_to_do():
+        return
+    try:
+        deliver(call("git", "rev-parse", "HEAD").stdout.strip())
+    except SecretFoundError:
+        raise
+    except UserError as error:
+        head("not delivered", block(redacted(str(error))))
+        raise
 
 
 if __name__ == "__main__":

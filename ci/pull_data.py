@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ci.remote import fault_of_pull
 from ci.steps import PLAN, left, nothing_to_do, show, step
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
@@ -28,8 +29,10 @@ def main() -> None:
     wanted += [path for path in tracked if folders[0].startswith(f"{path}/")]
     if not wanted:
         print("the dataset is in git: nothing to pull")
-    elif show("dvc", "pull", *wanted)[0]:
-        raise UserError(f"{', '.join(wanted)} cannot be pulled, with the message above. Was it pushed? dvc push")
+        return
+    status, told = show("dvc", "pull", *wanted)
+    if status:
+        raise UserError(f"{', '.join(wanted)} cannot be pulled: {fault_of_pull(told)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from rfdetr_core.base.printing import message_of, say
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
-PLAN_COMMENT = STATE / "plan.md"
 PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
 PLAN_COMMENT = STATE / "plan.md"
 # For the job that pushes: the commit made here, what its comment shows, and the statement of `attest`.
@@ -103,6 +102,15 @@ def show(*command: str) -> tuple[int, str]:
 def core(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command of the core: `python -m rfdetr_core ...`."""
     return call(sys.executable, "-m", "rfdetr_core", *arguments, check=check)
+
+
+def branch() -> tuple[str, str]:
+    """The branch that is retrained (RETRAIN_BRANCH, else the one checked out), and the one that carries the result."""
+    name = os.environ.get("RETRAIN_BRANCH") or call("git", "branch", "--show-current").stdout.strip()
+    if not name:
+        raise UserError("no branch is checked out. Name the one that is retrained: RETRAIN_BRANCH=main")
+    folder = call("git", "rev-parse", "--show-prefix").stdout.strip()  # two projects of a repository have a branch each
+    return name, f"retrain/{folder}{name}"
 
 
 def attachments_folder(source: str) -> str:

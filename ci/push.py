@@ -1,0 +1,268 @@
+"""Push the commit that `ci.deliver` made, and its attachments; with a token that only this step sees.
+
+A result replaces an older result of the same branch, and nothing else: neither a newer one nor a commit that no
+retraining made. It needs the bundle that `ci.deliver` left, git and the whole history; no data, and no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci.claim import claimed_source, foreign
+from ci.secrets import redacted
+from ci.steps import (
+    ATTACHMENTS,
+    ATTACHMENTS_BRANCH,
+    ATTESTATION,
+    BRANCH,
+    BUNDLE,
+    COMMENT,
+    STATEMENT,
+    TRAILER,
+    attachments_folder,
+    branch,
+    call,
+    nothing_to_do,
+    step,
+)
+from rfdetr_core.base.errors import UserError, listed
+from rfdetr_core.base.markdown import block, code
+from rfdetr_core.base.printing import say
+
+# Git asks it for a password, and the shell takes that from the environment: no file, no list of processes has it. The
+# empty helper before it is for those of the machine, which would keep what was accepted.
+HELPERS = ("", """!f() { printf 'username=x-access-token\\npassword=%s\\n' "$RETRAIN_TOKEN"; }; f""")
+TRIES = 3  # others push as well
+HEADED = "## Retrained, but"  # how a comment begins before which `head` has put a reason
+_REST = "\n\nThe rest of this comment is about that result.\n\n#"
+_ATTACHED = "refs/retrain/attachments"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a result goes."""
+
+    branch: str | None  # None: nowhere, since a newer one is there
+    tip: str = ""  # what the branch must still be when the result is pushed; empty: it must not exist
+    why: str = ""  # in Markdown, if it is not the usual branch
+    request: bool = True  # whether it can be merged
+
+
+def delivered() -> tuple[str, str]:
+    """The commit of the bundle, which is in this clone then, and the commit that was retrained.
+
+    Raises:
+        UserError: this clone does not have the commit that was retrained.
+    """
+    done = call("git", "fetch", "-q", "--no-tags", str(BUNDLE), "HEAD", check=False)
+    if done.returncode:
+        raise UserError(
+            f"{BUNDLE} cannot be read here ({done.stderr.strip()}). It needs the commit that was retrained: clone with "
+            "the whole history"
+        )
+    result = call("git", "rev-parse", "FETCH_HEAD").stdout.strip()
+    return result, claimed_source(result)
+
+
+def place(source: str, target: str, own: str, tips: dict[str, str]) -> Place:
+    """Where the result of `source` goes. own: the usual branch. tips: of the branches that origin has.
+
+    Raises:
+        UserError: another's commits are on the branch of this result as well.
+    """
+    aside = f"{own}-{source[:10]}"
+    known = [f"^{tips[target]}"] if target in tips else []
+    if target not in tips:
+        why = f"The branch {code(target)} was deleted meanwhile. The result is on {code(aside)}, without a request."
+        return Place(aside, _replaceable(aside, source, known, tips), why, request=False)
+    if not _is_before(source, tips[target]):
+        why = (
+            f"{code(target)} was rewritten meanwhile: it no longer has the commit {source[:10]}, which was retrained. "
+            f"The result is on {code(aside)}, without a request."
+        )
+        return Place(aside, _replaceable(aside, source, known, tips), why, request=False)
+    if newer := _newer(source, [tips[name] for name in (own, target) if name in tips]):
+        why = (
+            f"This is the result of {source[:10]}. A result of the later commit {newer[:10]} is there already, so that "
+            "this one was pushed to no branch. What was trained is in the DVC remote."
+        )
+        return Place(None, why=why, request=False)
+    others = _of_others(own, source, known, tips)
+    if not others:
+        return Place(own, tips.get(own, ""))
+    why = (
+        f"{code(own)} has commits that no retraining made ({listed(one[:10] for one in others)}), and they stay there. "
+        f"The result is on {code(aside)}."
+    )
+    return Place(aside, _replaceable(aside, source, known, tips), why)
+
+
+def _replaceable(name: str, source: str, known: list[str], tips: dict[str, str]) -> str:
+    """The tip of a branch that may be replaced; empty if there is none."""
+    if others := _of_others(name, source, known, tips):
+        commits = listed(one[:10] for one in others)
+        raise UserError(f"{name} has commits that no retraining made ({commits}). Merge or rename that branch first.")
+    return tips.get(name, "")
+
+
+def _of_others(name: str, source: str, known: list[str], tips: dict[str, str]) -> list[str]:
+    """The commits of a branch that neither a retraining made nor `known` has."""
+    if name not in tips:
+        return []
+    commits = call("git", "rev-list", tips[name], f"^{source}", *known).stdout.split()
+    return [commit for commit in commits if not _is_ours(commit)]
+
+
+def _is_ours(commit: str) -> bool:
+    """Whether a commit is as a retraining makes it: an amended one has another committer or other files."""
+    source = claimed_source(commit)
+    author, committer = call("git", "log", "-1", "--format=%an <%ae>%n%cn <%ce>", commit).stdout.splitlines()
+    return bool(source) and author == committer and foreign(commit, source) is None
+
+
+def _newer(source: str, tips: list[str]) -> str:
+    """The commit after `source` whose result is in the history of one of `tips`; empty if there is none."""
+    trailer = f"--format=%(trailers:key={TRAILER},valueonly,separator=%x2C)"
+    claimed = call("git", "log", trailer, *tips, f"^{source}").stdout.split()
+    return next((one for one in claimed if one != source and _is_before(source, one)), "")
+
+
+def _is_before(old: str, new: str) -> bool:
+    """Whether `new` is `old` or comes after it."""
+    return call("git", "merge-base", "--is-ancestor", old, new, check=False).returncode == 0
+
+
+def origin(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    """A command of git that may ask for a password: RETRAIN_TOKEN if there is one, else as git is set up here."""
+    helpers = HELPERS if os.environ.get("RETRAIN_TOKEN") else ()
+    git = ["git", *(word for helper in helpers for word in ("-c", f"credential.helper={helper}"))]
+    return subprocess.run([*git, *words], input=stdin, capture_output=True, check=False)
+
+
+def look(*names: str) -> dict[str, str]:
+    """The tips of those of the branches that origin has; their commits are in this clone then.
+
+    Raises:
+        UserError: origin cannot be read.
+    """
+    refs = {f"refs/heads/{name}": name for name in names}
+    done = origin("ls-remote", "origin", *refs)
+    rows = [line.split("\t") for line in done.stdout.decode().splitlines()]
+    tips = {refs[ref]: commit for commit, ref in rows if ref in refs}
+    if not done.returncode and tips:
+        done = origin("fetch", "-q", "--no-tags", "origin", *(f"refs/heads/{name}" for name in tips))
+    if done.returncode:
+        raise UserError(f"origin cannot be read:\n{_told(done)}")
+    return tips
+
+
+def _told(done: subprocess.CompletedProcess[bytes]) -> str:
+    return redacted((done.stdout + done.stderr).decode(errors="replace").strip())
+
+
+def push_branch(result: str, source: str, target: str, own: str) -> Place:
+    """Push the result to where it may go, with the push options RETRAIN_PUSH_OPTIONS if it can be merged.
+
+    Raises:
+        UserError: origin does not take it.
+    """
+    tries = TRIES
+    while True:
+        tips = look(target, own, f"{own}-{source[:10]}")
+        found = place(source, target, own, tips)
+        if found.branch is None:
+            return found
+        ref = f"refs/heads/{found.branch}"
+        words = os.environ.get("RETRAIN_PUSH_OPTIONS", "").split() if found.request else []
+        lease = f"--force-with-lease={ref}:{found.tip}"
+        done = origin("push", "--quiet", lease, *(f"-o{one}" for one in words), "origin", f"{result}:{ref}")
+        say(*_told(done).splitlines())
+        if not done.returncode:
+            return found
+        tries -= 1
+        if not tries or look(found.branch).get(found.branch, "") == found.tip:
+            raise UserError(f"{found.branch} cannot be pushed:\n{_told(done)}\nWhat was trained is in the DVC remote.")
+
+
+def push_attachments(source: str) -> str | None:
+    """Push pictures, documents and statement as a folder of ATTACHMENTS_BRANCH; None, or why that cannot be done."""
+    paths = {path.relative_to(ATTACHMENTS).as_posix(): path for path in ATTACHMENTS.rglob("*") if path.is_file()}
+    paths |= {path.name: path for path in (STATEMENT, ATTESTATION) if path.exists()}
+    if not paths:
+        return None
+    try:
+        for _ in range(TRIES):
+            tip = look(ATTACHMENTS_BRANCH).get(ATTACHMENTS_BRANCH, "")
+            made = origin("fast-import", "--quiet", "--force", stdin=_commit(tip, attachments_folder(source), paths))
+            if made.returncode:
+                return _told(made)
+            ref = f"refs/heads/{ATTACHMENTS_BRANCH}"
+            done = origin("push", "--quiet", f"--force-with-lease={ref}:{tip}", "origin", f"{_ATTACHED}:{ref}")
+            call("git", "update-ref", "-d", _ATTACHED)
+            if not done.returncode:
+                return None
+    except UserError as error:
+        return str(error)
+    return _told(done)
+
+
+def _commit(tip: str, folder: str, paths: dict[str, Path]) -> bytes:
+    """A commit with these files as the only ones of its folder, for git fast-import."""
+    committer, message = call("git", "var", "GIT_COMMITTER_IDENT").stdout.strip(), f"Attachments of {folder}\n"
+    parent = f"from {tip}\n" if tip else ""
+    lines = [
+        f"reset {_ATTACHED}\ncommit {_ATTACHED}\ncommitter {committer}\ndata {len(message.encode())}\n{message}"
+        f"{parent}D {folder}\n".encode()
+    ]
+    for name, path in sorted(paths.items()):
+        content = path.read_bytes()
+        lines += [f"M 100644 inline {folder}/{name}\ndata {len(content)}\n".encode(), content, b"\n"]
+    return b"".join(lines)
+
+
+def head(heading: str, reason: str) -> None:
+    """Put a heading and a reason before the comment of the result, in place of those of an earlier push."""
+    text = COMMENT.read_text() if COMMENT.exists() else ""
+    rest = text.partition(_REST)[2] if text.startswith(HEADED) else text
+    text = f"{HEADED} {heading}\n\n{reason}" if heading else ""
+    if text and rest:
+        text += _REST
+    COMMENT.write_text(f"{text}{rest}".rstrip() + "\n")
+
+
+def main() -> None:
+    """Push; leave the branch of the request, if there is to be one, and a comment that says what became of the result.
+
+    Raises:
+        UserError: origin does not take the result.
+    """
+    if not BUNDLE.exists():
+        if not nothing_to_do():
+            say("no commit was made: nothing to push")
+        return
+    target, own = BRANCH.read_text().splitlines()[1::-1] if BRANCH.exists() else branch()
+    BRANCH.unlink(missing_ok=True)
+    try:
+        result, source = delivered()
+        lost = push_attachments(source)
+        found = push_branch(result, source, target, own)
+    except UserError as error:
+        head("not delivered", block(redacted(str(error))))
+        raise
+    notes = [found.why] if found.why else []
+    if lost:
+        notes.append(
+            f"Pictures and documents are in the artifacts alone, since they cannot be pushed:\n\n{block(lost)}"
+        )
+    heading = "a newer result is there" if found.branch is None else "on a branch of its own"
+    head((heading if found.why else "without its pictures") if notes else "", "\n\n".join(notes))
+    if found.branch and found.request:
+        BRANCH.write_text(f"{found.branch}\n{target}\n")
+    say(*(notes or [f"{found.branch} carries the result for {target}"]))
+
+
+if __name__ == "__main__":
+    step(main)

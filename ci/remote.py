@@ -1,0 +1,40 @@
+"""What the output of DVC says about a remote that cannot be used, and what to do."""
+
+from __future__ import annotations
+
+import re
+
+_FAULTS = {
+    r"Unable to locate credentials|NoCredentialsError": (
+        "there are no credentials for the remote. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    ),
+    r"Partial credentials found in \w+, missing: ([\w ,]+)": (
+        "credentials for the remote are incomplete. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    ),
+    # The answer to HEAD has no body, so that a wrong key and a missing permission look the same.
+    r"\(403\)|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|Unauthorized|\(401\)|ExpiredToken": (
+        "the remote refuses these credentials (403). Correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and let them "
+        "read, list and write the bucket"
+    ),
+    r"NoSuchBucket|specified bucket does not exist": (
+        "the remote has no such bucket. Create it, or correct the url in .dvc/config"
+    ),
+    r"Could not connect to the endpoint|Connect timeout|Cannot connect to host|EndpointConnectionError": (
+        "the remote cannot be reached. Correct the endpointurl in .dvc/config, or try again later"
+    ),
+    r"no remote (specified|provided)|config file error: no remote": (
+        "there is no default remote. Add one: dvc remote add -d NAME URL"
+    ),
+}
+_MISSING = re.compile("missing-files|[Mm]issing cache files|do not exist neither locally nor on remote")
+
+
+def fault(output: str) -> str | None:
+    """Why a remote cannot be used and what to do, in a sentence; None if the output names no such reason."""
+    return next((reason for pattern, reason in _FAULTS.items() if re.search(pattern, output)), None)
+
+
+def fault_of_pull(output: str) -> str:
+    """The same of a pull that failed; also that the remote does not have the files."""
+    missing = "Was it pushed? dvc push" if _MISSING.search(output) else ""
+    return fault(output) or missing or "See the message above"
