@@ -158,9 +158,9 @@ class Comparison:
         """The interval of the change of each class's AP in points; None: the split has no object of the class.
 
         95 of 100 times all of them hold at once: of K classes with objects, each interval leaves out 2.5 / K % at each
-        end (Bonferroni's correction). A draw without an object of a class shows no change of it and counts as 0. So a
-        class with objects in three images or fewer always has 0 in its interval: the three are missing from 5 % of the
-        draws.
+        end (Bonferroni's correction). A draw without an object of a class shows no change of it and counts as 0. So
+        0 is in the interval of a class with objects in one to three images of many: all three are missing from some 5 %
+        of the draws.
         """
         present = [one.instances > 0 for one in self.new.scores.per_class]
         tail = 2.5 / max(1, sum(present))
