@@ -231,7 +231,7 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
     assert not pages(client, run, query, datasets=[dataset | {"dataset_name": "data/valid"}])
     start = analysed / "empty.html"
     start.write_text("")
-    texts = ["data/train", "data/valid", "data/test", "test/mAP_50_95", f"{track}F1"]
+    texts = ["data/train", "data/valid", "data/test", "test/mAP_50_95", f"{track}F1", f"model/{CHECKPOINT.name}"]
     with running_browser() as browser:
         opened = browser.open(start)
         opened.value(f"location.href = '{server.uri}/#/experiments/{run.info.experiment_id}/models/{page.model_id}'")
