@@ -105,9 +105,10 @@ def _both(content: dict[str, Any]) -> list[str]:
         return [*parts, f"There are no pictures: {code(content['unpictured'])}."]
     if not pictures:
         return []
-    shown = [(words, attachment(name, content["source"])) for name, words in pictures.items()]
-    if all(address for _, address in shown):
-        return [*parts, " ".join(f"![{words}]({address})" for words, address in shown)]
+    addresses = [attachment(name, content["source"]) for name in pictures]
+    if all(addresses):
+        images = [f"![{words}]({address})" for words, address in zip(pictures.values(), addresses, strict=True)]
+        return [*parts, " ".join(images)]
     lines = [f"- {words}: {code(ATTACHMENTS / name)}" for name, words in pictures.items()]
     return [*parts, "\n".join(lines), f"They are {_at()}."]
 

@@ -20,7 +20,6 @@ from rfdetr_core.base.printing import message_of, say
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
-PLAN_COMMENT = STATE / "plan.md"
 PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
 PLAN_COMMENT = STATE / "plan.md"
 # For the job that pushes: the commit made here, what its comment shows, and the statement of `attest`.

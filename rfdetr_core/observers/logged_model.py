@@ -40,7 +40,7 @@ def link_model(
 ) -> bool:
     """Give a checkpoint's LoggedModel, made if there is none, its scores, each with its dataset.
 
-    Called again, it changes nothing. The model file stays an artifact of the run, which the tag `file` names.
+    Called again, it changes nothing. The model file stays an artifact of the run, which the description says.
 
     Args:
         run: The run of its training.
@@ -54,6 +54,7 @@ def link_model(
         False from a server without such models, of a version before 3.
     """
     from mlflow.exceptions import MlflowException
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
     digest = files.sha256_file(file)
     try:
@@ -66,7 +67,8 @@ def link_model(
     if found:
         model = found[0]
     else:
-        tags = {"sha256": digest, "file": f"runs:/{run.id}/model/{file.name}"}
+        description = f"The file is model/{file.name} of the source run."
+        tags = {"sha256": digest, MLFLOW_RUN_NOTE: description}
         model = run.client.create_logged_model(run.experiment, NAME, run.id, tags, {"epoch": str(epoch)}, kind)
     if str(model.status) != "READY":
         run.client.finalize_logged_model(model.model_id, "READY")

@@ -40,6 +40,7 @@ from rfdetr_core.observers.publishing import (
 from rfdetr_core.observers.runs import TrackedRun
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
+from tests.browser import running as running_browser
 from tests.evaluation.scene import write_tiny_checkpoint
 from tests.observers.conftest import Server
 from tests.observers.test_mlflow import has_every_epoch_once, logged, runs
@@ -228,6 +229,13 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
     query, dataset = "metrics.`test/mAP_50_95` > 0.2", {"dataset_name": "data/test", "dataset_digest": digest}
     assert len(pages(client, run, query, datasets=[dataset])) == 1
     assert not pages(client, run, query, datasets=[dataset | {"dataset_name": "data/valid"}])
+    start = analysed / "empty.html"
+    start.write_text("")
+    texts = ["data/train", "data/valid", "data/test", "test/mAP_50_95", f"{track}F1", f"model/{CHECKPOINT.name}"]
+    with running_browser() as browser:
+        opened = browser.open(start)
+        opened.value(f"location.href = '{server.uri}/#/experiments/{run.info.experiment_id}/models/{page.model_id}'")
+        opened.wait(f"{texts}.every((text) => document.body?.innerText.includes(text))")
     # The same scores on other images of test.
     Path("manifest/test.json").write_text("[]\n")
     for _ in range(2):
