@@ -5,9 +5,24 @@ set -eu
 head=$(sed -n 1p .retrain/branch.txt)
 base=$(sed -n 2p .retrain/branch.txt)
 title=$(cat .retrain/title.txt)
-if [ -n "$(gh pr list --head "$head" --base "$base" --state open --json number --jq '.[].number')" ]; then
-  gh pr edit "$head" --title "$title"
-  gh pr comment "$head" --body-file .retrain/comment.md
-else
-  gh pr create --head "$head" --base "$base" --title "$title" --body-file .retrain/comment.md
+request() {
+  # A fork can have a branch of the same name.
+  number=$(gh pr list --head "$head" --base "$base" --state open --json number,isCrossRepository \
+    --jq '.[] | select(.isCrossRepository | not) | .number') || return 1
+  if [ -n "$number" ]; then
+    gh pr edit "$number" --title "$title" && gh pr comment "$number" --body-file .retrain/comment.md
+  else
+    gh pr create --head "$head" --base "$base" --title "$title" --body-file .retrain/comment.md
+  fi
+}
+if request; then
+  : > .retrain/pull_request # ci/tell.sh has nothing to add
+  exit 0
 fi
+{
+  printf '## Retrained, but no pull request carries it\n\nThe branch of the result was pushed; the log of the run says why '
+  printf 'the request failed. Allow Actions to create pull requests (Settings, Actions, General), or open it by hand.\n\n'
+  cat .retrain/comment.md
+} > .retrain/told.md
+mv .retrain/told.md .retrain/comment.md
+exit 1

@@ -1,7 +1,12 @@
-"""The files that tell GitHub and GitLab what to run."""
+"""The files that tell GitHub and GitLab what to run, and what GitHub makes of its expressions."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +17,73 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 RETRAIN, GITLAB = ROOT / ".github/workflows/retrain.yml", ROOT / "ci/gitlab.yml"
 
 
+def jobs() -> dict[str, Any]:
+    """The jobs of the retraining."""
+    return dict(yaml.safe_load(RETRAIN.read_text())["jobs"])
+
+
 def steps(job: str) -> list[dict[str, Any]]:
     """The steps of a job of the retraining that run something."""
-    return [step for step in yaml.safe_load(RETRAIN.read_text())["jobs"][job]["steps"] if "run" in step]
+    return [step for step in jobs()[job]["steps"] if "run" in step]
+
+
+class Nothing(str):
+    """The value of a key that is not there: an empty string, and so is every key below it."""
+
+    def __getattr__(self, name: str) -> Nothing:
+        return self
+
+
+class Context:
+    """A context such as `github`, whose keys are read with dots."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.values.get(name, Nothing())
+        return Context(value) if isinstance(value, Mapping) else value
+
+
+def evaluate(expression: str, contexts: Mapping[str, Any], *, failed: bool = False) -> Any:
+    """The value of an expression of GitHub, as the workflows use them; failed: something before it failed."""
+    python = re.sub(r"!(?!=)", " not ", expression).replace("&&", " and ").replace("||", " or ")
+    functions = {
+        "always": lambda: True,
+        "cancelled": lambda: False,
+        "failure": lambda: failed,
+        "success": lambda: not failed,
+        "startsWith": str.startswith,
+    }
+    return eval(
+        python.strip(), {"__builtins__": {}}, functions | {key: Context(value) for key, value in contexts.items()}
+    )
+
+
+def runs(condition: str | None, contexts: Mapping[str, Any], *, failed: bool = False) -> bool:
+    """Whether a step or a job with this `if` runs. One that names no status does only if nothing before it failed."""
+    expression = re.sub(r"^\$\{\{(.*)\}\}$", r"\1", condition or "success()")
+    if not re.search(r"\b(always|cancelled|failure|success)\(\)", expression):
+        expression = f"success() && ({expression})"
+    return bool(evaluate(expression, contexts, failed=failed))
+
+
+def filled(values: Mapping[str, Any], contexts: Mapping[str, Any]) -> dict[str, str]:
+    """An `env` with the values of its expressions."""
+    pattern = re.compile(r"\$\{\{(.*?)\}\}")
+    return {
+        key: pattern.sub(lambda found: str(evaluate(found[1], contexts)), str(value)) for key, value in values.items()
+    }
+
+
+def upload(paths: list[str], folder: Path, artifact: Path) -> None:
+    """What actions/upload-artifact keeps: files below the deepest folder that all the paths have in common."""
+    common = folder / os.path.commonpath(paths)
+    top = common.parent if common.is_file() else common
+    shutil.rmtree(artifact, ignore_errors=True)
+    for path in paths:
+        found = [folder / path, *sorted((folder / path).rglob("*"))]
+        for file in (file for file in found if file.is_file()):
+            target = artifact / file.relative_to(top)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)

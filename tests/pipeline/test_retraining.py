@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,12 @@ from rfdetr_core.config.settings import GateConfig
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.verification.verify import IN_THE_WAY
 from tests.architecture import PIPELINE, STAGES
-from tests.ci.workflows import steps
+from tests.ci.workflows import filled, jobs, runs, upload
 from tests.observers.conftest import Server
 from tests.pipeline.project import Project, make_dataset
 
 KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-east-1"}
+PUSH = {"event_name": "push"}
 
 
 @dataclass
@@ -51,6 +52,7 @@ class World:
     origin: Path
     bucket: Any
     mlflow: Server
+    event: dict[str, Any] = field(default_factory=PUSH.copy)
 
     def clone(self, name: str, branch: str = "main") -> Project:
         """A clean clone; nothing is pulled."""
@@ -71,7 +73,7 @@ class World:
         return {line.split("refs/heads/")[1]: line.split()[0] for line in told.stdout.splitlines()}
 
     def environment(self, runner: Project) -> dict[str, str]:
-        """What the workflow sets, and a `gh` that notes its arguments."""
+        """What GitHub sets, and a `gh` that notes its arguments."""
         tools = self.folder / "tools"
         tools.mkdir(exist_ok=True)
         (tools / "gh").write_text('#!/bin/sh\necho "$@" >> "$GH_LOG"\n')
@@ -83,38 +85,118 @@ class World:
             "FORCE": "",
             "RETRAIN_BRANCH": "main",
             "AWS_DEFAULT_REGION": KEYS["AWS_DEFAULT_REGION"],
-            "GH_LOG": str(runner.folder / ".git" / "gh.log"),
+            "GH_LOG": str(gh_log(runner)),
             "GITHUB_OUTPUT": str(runner.folder / ".git" / "output"),
+            "GITHUB_PATH": str(runner.folder / ".git" / "path"),
             "GITHUB_REPOSITORY": "owner/name",
             "GITHUB_SHA": runner.run("git", "rev-parse", "HEAD").stdout.strip(),
         }
 
     def secrets(self) -> dict[str, str]:
         """What the repository keeps; a step gets those that its own `env` names."""
-        tokens = dict.fromkeys(("GH_TOKEN", "RETRAIN_TOKEN"), "none")
-        return KEYS | tokens | {"MLFLOW_TRACKING_URI": self.mlflow.uri}
+        return KEYS | {"RETRAIN_PR_TOKEN": "none", "MLFLOW_TRACKING_URI": self.mlflow.uri}
 
     def retrain(self, runner: Project, **more: str) -> tuple[int, str]:
-        """The runner's steps as the workflow has them, in order; status and output, of the first job that fails."""
-        status, told = self.job("plan", runner, **more)
-        # The second job has an `if`.
-        if status or (runner.folder / ".git" / "output").read_text().splitlines()[-1] == "stages=":
-            return status, told
-        status, more_told = self.job("retrain", runner, **more)
-        return status, told + more_told
+        """The jobs of a push in their order, each in a clone of its own with the artifacts alone; status and output.
 
-    def job(self, name: str, runner: Project, **more: str) -> tuple[int, str]:
-        """The steps of one job that are commands of ours; more: variables that replace or complete theirs."""
-        env, secrets = self.environment(runner), self.secrets()
-        status, told = 0, ""
-        for step in steps(name):
-            if "ci" not in step["run"] or "pip install" in step["run"] or (status and step.get("if") != "always()"):
+        runner: the clone of the job `retrain`, which may have been used before. more: variables that replace or
+        complete those of every step.
+        """
+        status, told, results = 0, "", dict[str, Any]()
+        sha = runner.run("git", "rev-parse", "origin/main").stdout.strip()
+        shutil.rmtree(self.artifacts, ignore_errors=True)
+        for name, job in jobs().items():
+            needs = job.get("needs", [])
+            needed = [results[one]["result"] for one in ([needs] if isinstance(needs, str) else needs)]
+            if not runs(job.get("if"), self.contexts(runner, results), failed=set(needed) > {"success"}):
+                results[name] = {"result": "skipped"}
                 continue
-            own = {key: secrets[key] for key in step.get("env", {}) if key in secrets}
-            done = runner.run("sh", "-ec", step["run"], check=False, env=env | own | more)
-            told += done.stdout + done.stderr
-            status = status or done.returncode
+            clone = runner if name == "retrain" else self.of_job(name, runner)
+            self.check_out(clone, sha, runner)
+            job_status, job_told = self.job(name, clone, results, **{"GH_LOG": str(gh_log(runner))} | more)
+            status, told = status or job_status, told + job_told
+            results[name] = {"result": "failure" if job_status else "success", "outputs": outputs(clone)}
         return status, told
+
+    @property
+    def artifacts(self) -> Path:
+        """Where those of the last retraining are, by name."""
+        return self.folder / "artifacts"
+
+    def of_job(self, job: str, runner: Project) -> Project:
+        """The clone in which another job than `retrain` ran; that of `deliver` has the last word in its comment."""
+        return Project(runner.folder.with_name(f"{runner.folder.name} {job}"))
+
+    def check_out(self, clone: Project, sha: str, runner: Project) -> None:
+        """Check out the commit of the push, whatever became of its branch; a folder that a runner keeps stays."""
+        if clone.folder != runner.folder:
+            shutil.rmtree(clone.folder, ignore_errors=True)
+            clone.folder.mkdir()
+            clone.run("git", "init", "-q", "-b", "main")
+            clone.run("git", "remote", "add", "origin", str(self.origin))
+            clone.run("git", "fetch", "-q", "origin")
+            clone.run("git", "fetch", "-q", str(runner.folder), sha)
+            clone.run("git", "update-ref", "refs/remotes/origin/main", sha)
+        clone.run("git", "checkout", "-q", "-f", "-B", "main", sha)
+
+    def contexts(self, runner: Project, results: dict[str, Any]) -> dict[str, Any]:
+        """What the expressions of the workflow can read, for a commit of main."""
+        sha = runner.run("git", "rev-parse", "origin/main").stdout.strip()
+        github = self.event | {"ref": "refs/heads/main", "ref_name": "main", "sha": sha, "token": "none"}
+        github |= {"server_url": "https://github.example", "repository": "owner/name", "run_id": "1"}
+        return {"github": github, "secrets": self.secrets(), "vars": {}, "inputs": {}, "needs": results}
+
+    def job(self, name: str, clone: Project, results: dict[str, Any] | None = None, **more: str) -> tuple[int, str]:
+        """The steps of one job but those that install packages; more: variables that replace or complete theirs."""
+        contexts = self.contexts(clone, results or {}) | {"steps": {}}
+        job, failed, told = jobs()[name], False, ""
+        environment = self.environment(clone) | filled(job.get("env", {}), contexts)
+        if job["runs-on"] == "ubuntu-latest":  # of the locks requirements/runtime.lock alone
+            environment["PYTHONPATH"] = str(without_numeric(self.folder / "hosted"))
+        for path in (environment["GITHUB_OUTPUT"], environment["GITHUB_PATH"]):
+            Path(path).unlink(missing_ok=True)
+        for step in job["steps"]:
+            command, uses, options = step.get("run", ""), step.get("uses", ""), step.get("with", {})
+            if not runs(step.get("if"), contexts, failed=failed) or command == "make setup" or "pip install" in command:
+                continue
+            if "upload-artifact@" in uses:
+                upload(options["path"].split(), clone.folder, self.artifacts / options["name"])
+            elif "download-artifact@" in uses and (self.artifacts / options["name"]).exists():
+                shutil.copytree(self.artifacts / options["name"], clone.folder / options["path"], dirs_exist_ok=True)
+            elif command:
+                env = environment | filled(step.get("env", {}), contexts) | more
+                done = clone.run("sh", "-ec", command, check=False, env=env)
+                told += done.stdout + done.stderr
+                failed = failed or done.returncode != 0
+                outcome = "failure" if done.returncode else "success"
+                contexts["steps"][step.get("id", "")] = {"outputs": outputs(clone), "outcome": outcome}
+        return int(failed), told
+
+
+def gh_log(runner: Project) -> Path:
+    """What `gh` was asked."""
+    return runner.folder / ".git" / "gh.log"
+
+
+def outputs(clone: Project) -> dict[str, str]:
+    """The outputs of the steps of a job."""
+    path = clone.folder / ".git" / "output"
+    return dict(line.split("=", 1) for line in path.read_text().splitlines()) if path.exists() else {}
+
+
+def numeric_alone() -> list[str]:
+    """The modules of the packages that train and that a job on a hosted runner does not install."""
+    texts = [(ROOT / "requirements" / name).read_text() for name in ("numeric.lock", "runtime.lock")]
+    numeric, runtime = (set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE)) for text in texts)
+    return [name.replace("-", "_") for name in sorted(numeric - runtime)]
+
+
+def without_numeric(folder: Path) -> Path:
+    """A folder for PYTHONPATH with which Python does not find those modules."""
+    folder.mkdir(exist_ok=True)
+    lines = f"import sys\nsys.modules |= dict.fromkeys({numeric_alone()})\n"
+    (folder / "sitecustomize.py").write_text(lines)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +281,8 @@ def test_new_data_is_trained_on_pushed_and_holds_in_a_third_clone(world: World, 
         "| `red` |",
         "95 of 100 resamplings",
         "No verdict: 3 images are few, so the intervals are wide. AP of boxes changed by ",
-        "`reports/compare/index.html` (A is the base, B the new model), on the machine that retrained.",
+        "`reports/compare/index.html` (A is the base, B the new model), [in the artifacts of this run]"
+        "(https://github.example/owner/name/actions/runs/1).",
         "Gate passed",
         "| added | 2 |",
         "best_1.png",
@@ -248,6 +331,26 @@ def test_a_readme_retrains_nothing_and_a_param_of_evaluate_only_evaluates(world:
     assert "the new one are the same file" in comment
     assert "- `evaluate`: `params.yaml: evaluate.pictures`" in comment
     holds(world, "retrain/main")
+
+
+@pytest.mark.slow
+def test_a_pull_request_trains_nothing_and_has_as_a_comment_what_will_rerun(world: World, developer: Project) -> None:
+    developer.set_params(evaluate={"pictures": 2})
+    push(developer, "more pictures")
+    before = world.objects(), world.branches()
+    request = {"number": 7, "head": {"repo": {"full_name": "owner/name"}}, "user": {"login": "somebody"}}
+    world.event = {"event_name": "pull_request", "head_ref": "pictures", "event": {"pull_request": request}}
+    runner = world.clone("runner")
+    status, told = world.retrain(runner)
+    assert status == 0, told
+    of = "repos/owner/name/issues/7/comments"
+    question, comment = gh_log(runner).read_text().splitlines()
+    assert question.startswith(f"api --paginate {of} ")
+    assert comment == f"api {of} --silent -F body=@.retrain/told.md"
+    told = (world.of_job("tell-plan", runner).folder / ".retrain" / "told.md").read_text()
+    assert "evaluate.pictures" in told
+    assert not (runner.folder / ".retrain").exists(), "the job `retrain` did not run"
+    assert (world.objects(), world.branches()) == before
 
 
 @pytest.mark.slow
@@ -590,18 +693,14 @@ def test_a_difference_that_cannot_be_measured_is_not_called_passed() -> None:
 
 @pytest.mark.slow
 def test_the_plan_and_the_check_of_the_lock_need_only_what_their_job_installs(developer: Project) -> None:
-    texts = [(ROOT / "requirements" / name).read_text() for name in ("numeric.lock", "runtime.lock")]
-    numeric, runtime = (set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE)) for text in texts)
-    absent = [name.replace("-", "_") for name in sorted(numeric - runtime)]
-    assert "torch" in absent
-    code = f"""
-import sys
-sys.modules |= dict.fromkeys({absent})
+    assert "torch" in numeric_alone()
+    code = """
 from pathlib import Path
 from rfdetr_core.cli import main
 from ci.check_lock import certain
 main(["check"])
 main(["verify", "--lock"])
-assert certain(Path()) == {{}}
+assert certain(Path()) == {}
 """
-    developer.run(sys.executable, "-c", code)
+    env = {"PYTHONPATH": str(without_numeric(developer.folder.parent / "hosted"))}
+    developer.run(sys.executable, "-c", code, env=env)
