@@ -86,7 +86,9 @@ def main() -> None:
         if not REQUEST.exists() and not nothing_to_do():
             ask("POST", f"repository/commits/{os.environ['CI_COMMIT_SHA']}/comments", note=COMMENT.read_text())
             say("the commit carries the comment")
-    elif not BRANCH.exists():
+        return
+    REQUEST.unlink(missing_ok=True)
+    if not BRANCH.exists():
         say("no branch was pushed: no merge request")
     else:
         source, target = BRANCH.read_text().splitlines()

@@ -75,7 +75,7 @@ def serving() -> Iterator[Api]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_POST = do_PUT = answer
+        do_GET = do_POST = do_PUT = answer  # noqa: N815
 
         def log_message(self, *words: object) -> None:
             pass
