@@ -280,6 +280,30 @@ def test_the_page_of_both_models_is_not_committed_and_that_of_an_earlier_run_is_
     assert not page.exists()
 
 
+REQUEST = "python -m ci.merge_request"  # what sh ci/pull_request.sh is on GitHub
+
+
+def test_gitlab_gives_the_token_that_writes_to_the_last_job_and_hands_it_what_it_needs() -> None:
+    gitlab = yaml.safe_load(GITLAB.read_text())
+    assert {name: job["environment"] for name, job in gitlab.items() if "environment" in job} == {
+        name: {"name": name, "action": "access"} for name in ("retrain", "deliver")
+    }
+    job = gitlab["deliver"]
+    assert (job["needs"], job["id_tokens"]) == (["retrain"], {"SIGSTORE_ID_TOKEN": {"aud": "sigstore"}})
+    sees = {"python -m ci.push": "RETRAIN_TOKEN", REQUEST: "RETRAIN_TOKEN", "python -m ci.attest": "SIGSTORE_ID_TOKEN"}
+    for line in [*job["before_script"], *job["script"]]:
+        if "python" in line:
+            command = line[line.index("python") :]
+            hidden = {"RETRAIN_TOKEN", "SIGSTORE_ID_TOKEN"} - {sees.get(command, "")}
+            assert set(re.findall(r"-u (\w+)", line)) == hidden, line
+    handed = set(gitlab["retrain"]["artifacts"]["paths"])
+    (delivery, _, _) = uploads("retrain")
+    assert handed == {*delivery["with"]["path"].split(), "reports/"}
+    (gone,) = [line for line in gitlab["retrain"]["after_script"] if "CI_JOB_STATUS" in line]
+    searched = {BUNDLE, ATTACHMENTS, STATEMENT, TITLE, BRANCH}
+    assert {path.name for path in searched} == set(gone.partition("rm -rf ")[2].rstrip(")").split())
+
+
 def test_gitlab_runs_the_steps_of_github_and_none_sees_more_secrets() -> None:
     gitlab = yaml.safe_load(GITLAB.read_text())
     job = gitlab["retrain"]
@@ -288,6 +312,7 @@ def test_gitlab_runs_the_steps_of_github_and_none_sees_more_secrets() -> None:
     assert job["environment"] == {"name": "retrain", "action": "access"}
     for name in ("plan", "retrain", "deliver"):
         found = [line[line.index("python -m ci.") :] for line in gitlab[name]["script"] if "-m ci." in line]
+        found = [line for line in found if line != REQUEST]
         assert found == [step["run"] for step in steps(name) if "-m ci." in step["run"]]
     for line in [*job["before_script"], *job["script"]]:
         if "python" in line or "make" in line or line.endswith(".sh"):

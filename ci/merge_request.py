@@ -1,0 +1,107 @@
+"""On GitLab: open a merge request with the result, or bring the one that is open up to date; by GitLab's REST API.
+
+Needs the variables that GitLab sets (CI_API_V4_URL, CI_PROJECT_ID, CI_COMMIT_SHA) and RETRAIN_TOKEN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlencode
+
+from ci.push import head
+from ci.secrets import redacted
+from ci.steps import BRANCH, COMMENT, STATE, TITLE, nothing_to_do, step
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.base.markdown import block
+from rfdetr_core.base.printing import say
+
+REQUEST = STATE / "pull_request"  # left once a merge request carries the comment
+
+
+def ask(method: str, path: str, **fields: str) -> Any:
+    """The answer of the API to a request about this project. fields: the query of a GET, else the JSON body.
+
+    Raises:
+        UserError: a variable is not set, GitLab cannot be reached, or it refuses.
+    """
+    try:
+        address = f"{os.environ['CI_API_V4_URL']}/projects/{os.environ['CI_PROJECT_ID']}/{path}"
+        token = os.environ["RETRAIN_TOKEN"]
+    except KeyError as error:
+        raise UserError(f"{error.args[0]} is not set. See the head of ci/gitlab.yml") from error
+    query, body = (f"?{urlencode(fields)}", None) if method == "GET" else ("", json.dumps(fields).encode())
+    request = urllib.request.Request(f"{address}{query}", body, {"Content-Type": "application/json"}, method=method)
+    request.add_unredirected_header("PRIVATE-TOKEN", token)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        text = redacted(error.read().decode(errors="replace"))
+        raise UserError(
+            f"GitLab answered {error.code} to {method} {path}: {text}\n"
+            "RETRAIN_TOKEN must be a project access token with the role Developer and the scope api"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(redacted(f"{method} {address} has no answer that can be read: {error}")) from error
+
+
+def request(source: str, target: str) -> str:
+    """Open the merge request of two branches, or add the comment to the one that is open; its address.
+
+    Raises:
+        UserError: as `ask`.
+    """
+    title, comment = TITLE.read_text().strip(), COMMENT.read_text()
+    branches = {"source_branch": source, "target_branch": target}
+    # Requests from forks are in the list too; their branch may have the same name.
+    found = [
+        one
+        for one in ask("GET", "merge_requests", state="opened", **branches)
+        if one["source_project_id"] == one["target_project_id"]
+    ]
+    if not found:
+        return str(ask("POST", "merge_requests", title=title, description=comment, **branches)["web_url"])
+    path = f"merge_requests/{found[0]['iid']}"
+    ask("PUT", path, title=title)
+    ask("POST", f"{path}/notes", body=comment)
+    return str(found[0]["web_url"])
+
+
+def main() -> None:
+    """Open the merge request; with --or-commit, write the comment to the commit if no merge request carries it.
+
+    Raises:
+        UserError: as `ask`. The comment then says that no merge request carries the result.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--or-commit", action="store_true", help="comment on the commit, unless a merge request was made"
+    )
+    if parser.parse_args().or_commit:
+        if not REQUEST.exists() and not nothing_to_do():
+            ask("POST", f"repository/commits/{os.environ['CI_COMMIT_SHA']}/comments", note=COMMENT.read_text())
+            say("the commit carries the comment")
+        return
+    REQUEST.unlink(missing_ok=True)
+    if not BRANCH.exists():
+        say("no branch was pushed: no merge request")
+    else:
+        source, target = BRANCH.read_text().splitlines()
+        try:
+            address = request(source, target)
+        except UserError as error:
+            head(
+                "no merge request carries it", f"The branch of the result was pushed.\n\n{block(redacted(str(error)))}"
+            )
+            raise
+        REQUEST.touch()
+        say(f"{address} carries the result")
+
+
+if __name__ == "__main__":
+    step(main)

@@ -1,0 +1,217 @@
+"""Retraining on GitLab: its pipeline, run by gitlab-ci-local in shells, with a bare repository and an S3 on loopback.
+
+GitLab is not here: its API is a stub, every job runs in the folder of one clone, and nothing of the runner is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from tests.ci.workflows import GITLAB, upload
+from tests.pipeline.gitlab import TOKEN, Api, keep, prepare, readable, run, serving
+from tests.pipeline.project import Project
+
+KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-east-1"}
+SECRETS = {"retrain": KEYS, "deliver": {"RETRAIN_TOKEN": TOKEN}}
+
+
+@dataclass
+class Here:
+    """The developer's project, the bare repository that is its origin, and the stub of GitLab."""
+
+    folder: Path
+    developer: Project
+    api: Api
+
+    @property
+    def origin(self) -> Path:
+        """The bare repository."""
+        return self.folder / "origin.git"
+
+    def push(self, message: str) -> None:
+        """Commit, and push to main."""
+        self.developer.commit(message)
+        self.developer.run("git", "push", "-q", str(self.origin), "HEAD:main")
+
+    def runner(self, name: str) -> Project:
+        """A fresh clone on a runner."""
+        subprocess.run(["git", "clone", "-q", "-b", "main", self.origin, self.folder / name], check=True)
+        clone = Project(self.folder / name)
+        prepare(clone, self.api, self.origin)
+        return clone
+
+    def run(self, clone: Project, *arguments: str) -> tuple[int, str]:
+        """Run the pipeline of a clone; its status and log."""
+        return run(clone, self.folder / "home", SECRETS, *arguments)
+
+    def names(self, clone: Project) -> dict[str, str]:
+        """What stands in a log for the folders and addresses of this test."""
+        return {str(clone.folder): "FOLDER", str(self.origin): "ORIGIN", self.api.address: "https://gitlab.example"}
+
+    def branches(self) -> dict[str, str]:
+        """The branches of the origin and their tips."""
+        told = self.developer.run("git", "ls-remote", "-h", str(self.origin)).stdout
+        return {line.split("refs/heads/")[1]: line.split()[0] for line in told.splitlines()}
+
+
+@pytest.fixture(scope="module")
+def first(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The developer's project, trained, pushed and committed, with the dataset in DVC and the file for GitLab."""
+    storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    storage.start()
+    address = "http://{}:{}".format(*storage.get_host_and_port())
+    keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
+    boto3.resource("s3", endpoint_url=address, **keys).create_bucket(Bucket="store")
+    project = reproduced.copy(tmp_path_factory.mktemp("first") / "developer")
+    project.move_data_to_dvc("s3://store/dvc")
+    project.run("dvc", "remote", "modify", "-q", "store", "endpointurl", address)
+    (project.folder / ".gitlab-ci.yml").write_text("include: ci/gitlab.yml\n")
+    project.commit("first result")
+    project.run("dvc", "push", "-q", "--run-cache", env=KEYS)
+    yield project
+    storage.stop()
+
+
+@pytest.fixture
+def here(first: Project, tmp_path: Path) -> Iterator[Here]:
+    """A new origin and a new stub."""
+    subprocess.run(["git", "clone", "-q", "--bare", first.folder, tmp_path / "origin.git"], check=True)
+    with serving() as api:
+        yield Here(tmp_path, first.copy(tmp_path / "developer"), api)
+
+
+@pytest.mark.slow
+def test_a_retraining_passes_and_one_merge_request_carries_it(here: Here) -> None:
+    here.developer.set_params(evaluate={"pictures": 2})
+    here.push("more pictures")
+    clone = here.runner("runner")
+    status, log = here.run(clone)
+    assert status == 0, log
+    keep("passes", log, here.names(clone))
+    assert set(here.branches()) == {"main", "retrain/main", "retrain-attachments"}
+    (request,) = here.api.requests
+    assert (request["source_branch"], request["target_branch"]) == ("retrain/main", "main")
+    assert "Gate passed" in request["description"]
+    assert f"{here.api.address}/group/name/-/raw/retrain-attachments/" in request["description"]
+    assert request["title"].startswith("Retrained: ")
+    assert here.api.notes == []
+    assert TOKEN not in log + "".join(path.read_text() for path in (clone.folder / ".git").glob("*config*"))
+
+    # The last job has its own clone, with the artifacts alone; here it is run again, as by hand after a failure.
+    paths = yaml.safe_load(GITLAB.read_text())["retrain"]["artifacts"]["paths"]
+    upload(paths, clone.folder, here.folder / "artifact")
+    before, last = here.branches(), here.runner("last")
+    shutil.copytree(here.folder / "artifact", last.folder, dirs_exist_ok=True)
+    status, log = here.run(last, "deliver")
+    assert status == 0, log
+    assert here.branches()["retrain/main"] == before["retrain/main"]
+    assert len(here.api.requests) == 1
+    assert [path for path, _ in here.api.notes] == ["merge_requests/1/notes"]
+
+
+@pytest.mark.slow
+def test_a_failed_gate_fails_the_pipeline_and_the_merge_request_is_there(here: Here) -> None:
+    """The model is evaluated on the images that it was trained on, which says nothing of it."""
+    here.developer.set_params(evaluate={"split": "train"})
+    here.push("evaluate on what was trained on")
+    clone = here.runner("runner")
+    status, log = here.run(clone)
+    keep("fails-its-gate", log, here.names(clone))
+    assert status == 1, log
+    assert "the gate failed: " in log
+    (request,) = here.api.requests
+    assert "Gate failed" in request["description"]
+    assert here.api.notes == []
+
+    # What follows is the last job alone, with an API that refuses: the branch is there, and the commit would say so.
+    here.api.refuse = 403
+    status, log = here.run(clone, "deliver")
+    assert status == 1, log
+    assert "GitLab answered 403 to GET merge_requests" in log
+    assert "Traceback" not in log
+    assert (
+        (clone.folder / ".retrain/comment.md").read_text().startswith("## Retrained, but no merge request carries it")
+    )
+
+
+@pytest.mark.slow
+def test_nothing_to_do_ends_in_green_and_changes_nothing(here: Here) -> None:
+    here.push("no change")
+    clone, before = here.runner("runner"), here.branches()
+    status, log = here.run(
+        clone, "--variable", "CI_PIPELINE_SOURCE=web", "--ignore-predefined-vars", "CI_PIPELINE_SOURCE"
+    )
+    assert status == 0, log
+    keep("nothing-to-do", log, here.names(clone))
+    assert "no stage runs" in log
+    assert "no stage to run: nothing to do" in log
+    assert (here.branches(), here.api.requests, here.api.notes) == (before, [], [])
+    assert not (clone.folder / "data" / "tiny").exists()
+
+
+@pytest.mark.slow
+def test_a_dataset_with_errors_is_told_on_the_commit(here: Here) -> None:
+    path = here.developer.folder / "data/tiny/train/_annotations.coco.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 77
+    path.unlink()  # it may be a link into the cache
+    path.write_text(json.dumps(content))
+    here.developer.run("dvc", "add", "-q", "data/tiny")
+    here.developer.run("dvc", "push", "-q", "data/tiny.dvc", env=KEYS)
+    here.push("bad data")
+    clone, before = here.runner("runner"), here.branches()
+    status, log = here.run(clone)
+    assert status == 1, log
+    commit = clone.run("git", "rev-parse", "HEAD").stdout.strip()
+    ((told, note),) = here.api.notes
+    assert told == f"repository/commits/{commit}/comments"
+    assert "## Not retrained: `validate` failed" in note
+    assert (here.branches(), here.api.requests) == (before, [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "variables", "expected"),
+    [
+        ("README.md", {}, {"plan"}),
+        ("params.yaml", {}, {"plan", "retrain", "deliver"}),
+        ("requirements/dev.lock", {}, {"plan", "vulnerabilities"}),
+        ("README.md", {"CI_PIPELINE_SOURCE": "web"}, {"plan", "retrain", "deliver"}),
+        ("params.yaml", {"CI_PIPELINE_SOURCE": "merge_request_event"}, {"plan"}),
+        ("params.yaml", {"CI_PIPELINE_SOURCE": "schedule"}, {"vulnerabilities"}),
+    ],
+)
+def test_what_starts_which_job(tmp_path: Path, changed: str, variables: dict[str, str], expected: set[str]) -> None:
+    project = Project(tmp_path / "clone")
+    (project.folder / "ci").mkdir(parents=True)
+    (project.folder / "requirements").mkdir()
+    shutil.copyfile(GITLAB, project.folder / "ci" / "gitlab.yml")
+    (project.folder / ".gitlab-ci.yml").write_text("include: ci/gitlab.yml\n")
+    project.run("git", "init", "-q", "-b", "main")
+    project.run("git", "config", "user.email", "test@localhost")
+    project.run("git", "config", "user.name", "test")
+    project.run("git", "remote", "add", "origin", "none")
+    project.commit("start")
+    (project.folder / changed).write_text("changed\n")
+    project.commit("change")
+    prepare(project, Api("http://127.0.0.1:1"), tmp_path / "none")
+    given = [word for key, value in variables.items() for word in ("--variable", f"{key}={value}")]
+    status, log = run(
+        project, tmp_path / "home", {}, "--list-csv", "--ignore-predefined-vars", "CI_PIPELINE_SOURCE", *given
+    )
+    assert status == 0, log
+    assert {line.partition(";")[0] for line in log.splitlines() if ";" in line} - {"name"} == expected, log
+
+
+def test_a_log_has_no_colours_times_and_folders() -> None:
+    log = "\x1b[32mretrain\x1b[0m > finished in 1.42 s of /tmp/x at 10:11:12\n"
+    assert readable(log, {"/tmp/x": "FOLDER"}) == "retrain > finished in ... s of FOLDER at ...\n"
