@@ -561,7 +561,7 @@ def test_documents_are_subjects_and_a_changed_one_is_a_mismatch(
     assert f"document {folder / 'model_card.md'}" in printed
 
 
-@pytest.mark.parametrize("name", [1, None, "x" * 5000, "x\0y"])
+@pytest.mark.parametrize("name", [1, None, "x" * 5000])
 def test_a_subject_that_cannot_be_the_name_of_a_document_is_a_mismatch(
     repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], name: object
 ) -> None:
