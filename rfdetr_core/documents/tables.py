@@ -16,7 +16,7 @@ from rfdetr_core.documents.facts import Facts
 
 NOT_KNOWN = "not known from the record"
 PROVIDER = "**To be filled in by the provider:**"
-_MARKUP = re.compile(r"[^\s,;:]*[`|\\<>&*_\[\]!@#/~^$][^\s,;:]*")
+_MARKUP = re.compile(r"[^\s,;:]*[`|\\<>&*_\[\]!@#/~^$][^\s,;:]*(?<!\.)")
 _MOST = 20  # rows of values of a column of the metadata
 _METRICS = {
     "map": "AP, IoU 0.50 to 0.95",
@@ -170,7 +170,7 @@ def scores(facts: Facts) -> str:
     """The scores of the split that was scored, each with its interval."""
     evaluation = facts.evaluation
     if evaluation is None:
-        return f"{NOT_KNOWN.capitalize()}: {'; '.join(map(_sentence, facts.notes)) or 'no evaluation is at hand'}."
+        return f"{NOT_KNOWN.capitalize()}: {'; '.join(code_names(_sentence(note)) for note in facts.notes) or 'no evaluation is at hand'}."
     rows = []
     for kind, metrics in evaluation.kinds.items():
         ends = evaluation.intervals.get(kind, {})

@@ -125,7 +125,7 @@ def check_attestation(report: Report, file: Path, key: Path | None, root: Path =
         told, origin = files.read_json(path), Origin.of(file, root)
         compare(report, told, statement_of(file, origin), origin, path)
         _check_documents(report, told["subject"][len(parts_of(file)) :], path)
-    except (UserError, TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
+    except (UserError, TypeError, KeyError, AttributeError, ValueError, IndexError, OSError) as error:
         report.wrong(str(path), "a statement of the model", str(error), "its name")
     _check_signatures(report, file, path, told, key, public)
 

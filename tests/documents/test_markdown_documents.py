@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from rfdetr_core.base import files
+from rfdetr_core.base.code import ROOT
 from rfdetr_core.documents.annex_iv import annex_iv
 from rfdetr_core.documents.facts import Facts, collect
 from rfdetr_core.documents.model_card import model_card
@@ -60,6 +61,14 @@ def test_annex_iv_has_each_point_in_its_order_and_what_is_left_to_the_provider(f
     assert lineage["training"]["packages"]["torch"] in sections["2(c) System architecture and computational resources"]
     assert facts.splits["train"].digests["manifest/train.json"] in sections["2(d) Data requirements"]
     assert f"{facts.evaluation.metrics['map']:.4f}" in sections["2(g) Validation and testing"]  # type: ignore[union-attr]
+
+
+def test_the_examples_of_the_docs_are_such_documents() -> None:
+    folder = ROOT / "docs" / "examples"
+    card = ModelCard.load(folder / "model_card.md")
+    assert {one.metric_type for one in card.data.eval_results} == {"map", "mar"}
+    sections = sections_of((folder / "annex_iv.md").read_text(encoding="utf-8"), level=2)
+    assert [name.split()[0] for name in sections if name.startswith("2(")] == POINTS
 
 
 def test_without_metadata_the_licence_is_left_to_the_provider(tmp_path: Path) -> None:

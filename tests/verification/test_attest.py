@@ -561,6 +561,17 @@ def test_documents_are_subjects_and_a_changed_one_is_a_mismatch(
     assert f"document {folder / 'model_card.md'}" in printed
 
 
+@pytest.mark.parametrize("name", [1, None, "x" * 5000])
+def test_a_subject_that_cannot_be_the_name_of_a_document_is_a_mismatch(
+    repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], name: object
+) -> None:
+    (path,) = attest(model, root=repository.folder)
+    told = files.read_json(path)
+    told["subject"].append({"name": name, "digest": {"sha256": "1" * 64}})
+    files.write_json(path, told)
+    assert verify(capsys, repository, model) == [str(path)]
+
+
 @pytest.mark.parametrize(("kind", "reason"), [("file", "is not a folder"), ("empty", "has no doc"), ("", "not exist")])
 def test_a_folder_without_documents_is_one_message_and_no_statement(
     repository: Repository, model: Path, tmp_path: Path, kind: str, reason: str
