@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.documents.annex_iv import annex_iv
 from rfdetr_core.documents.bom import bom
 from rfdetr_core.documents.croissant import croissant
@@ -34,8 +35,10 @@ def write_documents(file: Path, folder: Path, root: Path = Path()) -> list[Path]
         root: The project whose history is asked.
 
     Raises:
-        UserError: The file is not a model file, or carries no record.
+        UserError: The file is not a model file, carries no record or is contradicted by it; or the folder is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a folder. Name a folder for the documents: --out DIR")
     facts = collect(file, root)
     texts = {name: write(facts) for name, write in DOCUMENTS.items()}  # all of them, before the first is written
     folder.mkdir(parents=True, exist_ok=True)

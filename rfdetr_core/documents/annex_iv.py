@@ -76,10 +76,11 @@ def _architecture(facts: Facts) -> list[str]:
 
 
 def _data(facts: Facts) -> list[str]:
+    stages = [link.stage for link in facts.origin.traced.links] if facts.origin else []
     checked = (
         f"The stage `validate` checked every image and annotation before the training. Its findings are in "
         f"`reports/dataset/findings.csv` of the commit {code(facts.commit.id)}."
-        if facts.commit
+        if facts.commit and "validate" in stages
         else ""
     )
     return [

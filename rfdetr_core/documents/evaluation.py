@@ -6,16 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import pandas as pd
+from pydantic import Field
 
 from rfdetr_core.audit.history import EVALUATION
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import short
-from rfdetr_core.base.schema import checked
+from rfdetr_core.base.schema import Count, Fields, Text, checked
 from rfdetr_core.checkpoint.schema import Evaluation as Lineage
 from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.operating import DEFAULT_THRESHOLD
@@ -24,8 +24,39 @@ from rfdetr_core.inference.thresholds import NAME as THRESHOLDS
 from rfdetr_core.inference.thresholds import Thresholds
 from rfdetr_core.lineage.lock import LOCK, Lock
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 FOLDER = Path(EVALUATION).parent
+Number = Annotated[float, Field(allow_inf_nan=False)] | None
 _KINDS = {"boxes": ("bbox", "detections.json"), "masks": ("segm", "masks.json")}
+
+
+class _About(Fields):
+    """about.json."""
+
+    split: Text
+    note: Text | None = None
+    not_measured: Text | None = None
+
+
+class _Metrics(Fields):
+    """metrics.json, whose other values are numbers, too."""
+
+    __pydantic_extra__: dict[str, Number] = Field(init=False)
+    images: Count
+    objects: Count
+    map: Number
+    threshold: Number
+    masks: dict[Text, Number] = Field(default_factory=dict)
+
+
+class _Intervals(Fields):
+    """intervals.json."""
+
+    resamples: Count
+    boxes: dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)]] = Field(default_factory=dict)
+    masks: dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +80,7 @@ class Evaluation:
     split: str
     about: dict[str, Any]
     metrics: dict[str, Any]
-    intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    intervals: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     resamples: int = 0
     thresholds: Thresholds | None = None
     classes: list[dict[str, Any]] = field(default_factory=list)
@@ -75,17 +106,16 @@ def read_evaluation(
     notes: list[str] = []
     written = _Written(root, _lock(root, notes), notes)
     try:
-        lineage = written.json("lineage.json")
+        lineage = written.json("lineage.json", Lineage)
         if lineage is None:
             return None, [*notes, f"there is no evaluation in {FOLDER}/"]
-        lineage = checked(lineage, Lineage, EVALUATION)
         if lineage["model"]["tensors"] != tensors:
             other = short(lineage["model"]["tensors"])
             return None, [*notes, f"{FOLDER}/ is of other weights ({other}), so it is not used"]
-        about, metrics = written.json("about.json"), written.json("metrics.json")
+        about, metrics = written.json("about.json", _About), written.json("metrics.json", _Metrics)
         if about is None or metrics is None:
             return None, [*notes, f"the scores in {FOLDER}/ are missing"]
-        drawn = written.json("intervals.json", after=True) or {}
+        drawn = written.json("intervals.json", _Intervals, after=True) or {}
         found = Evaluation(
             lineage, str(lineage["split"]), about, metrics,
             {kind: drawn[kind] for kind in _KINDS if kind in drawn}, int(drawn.get("resamples", 0)),
@@ -142,21 +172,26 @@ class _Written:
             return None
         return content
 
-    def json(self, name: str, *, after: bool = False) -> dict[str, Any] | None:
+    def json(self, name: str, schema: type[Fields], *, after: bool = False) -> dict[str, Any] | None:
         content = self.bytes(name, after=after)
-        return None if content is None else dict(files.parse_json(content))
+        return None if content is None else checked(files.parse_json(content), schema, str(FOLDER / name))
 
     def thresholds(self, tensors: str) -> Thresholds | None:
-        content = self.json(THRESHOLDS, after=True)
+        content = self.json(THRESHOLDS, Thresholds, after=True)
         found = Thresholds.model_validate(content) if content is not None else None
         return found if found is not None and found.model.tensors == tensors else None
 
     def table(self, name: str) -> list[dict[str, Any]]:
+        import pandas as pd
+
         path = self.root / FOLDER / name
         if self.bytes(name) is None:
             self.notes.append(f"{FOLDER / name} is not at hand (dvc pull), so scores per class are missing")
             return []
-        return _rows(pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"class": str}))
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"class": str})
+        numbers = ["instances", *(str(one) for one in table if one not in ("class", "instances"))]
+        table[numbers] = table[numbers].apply(pd.to_numeric)
+        return _rows(table[["class", *numbers]])
 
 
 def _slices(

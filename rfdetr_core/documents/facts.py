@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.history import MODEL, Commit
+from rfdetr_core.audit.history import MODEL, Commit, rows_of
 from rfdetr_core.audit.trace import title_of
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -239,7 +238,7 @@ def _splits(
         found[name] = Split(
             name=name,
             uses=uses,
-            images=counts["images"] if counts else len(json.loads(manifest)) if manifest else 0,
+            images=counts["images"] if counts else len(rows_of(manifest, paths[1])) if manifest else 0,
             objects=counts["objects"] if counts else None,
             digests={path: inputs[path] for path in paths if path in inputs},
             roots=dict((training.get("roots") or {}).get(name) or {}),
@@ -268,9 +267,12 @@ def _objects(annotations: bytes | None) -> dict[str, int] | None:
     """Objects by class, in the order of the class table."""
     if annotations is None:
         return None
-    content = json.loads(annotations)
-    counts = Counter(row["category_id"] for row in content["annotations"])
-    return {row["name"]: counts[row["id"]] for row in content["categories"]}
+    try:
+        content = files.parse_json(annotations)
+        counts = Counter(row["category_id"] for row in content["annotations"])
+        return {str(row["name"]): counts[row["id"]] for row in content["categories"]}
+    except (ValueError, KeyError, TypeError):  # whoever wrote them has their digest in the record: it was checked then
+        return None
 
 
 def _metadata(root: Path, origin: Origin | None, split: str, manifest: str | None) -> dict[str, dict[str, str]]:

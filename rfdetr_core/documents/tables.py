@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rfdetr_core.base.markdown import block, code, row
+from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import MODEL_FIELDS
 from rfdetr_core.documents.facts import Facts
 
@@ -82,6 +83,9 @@ def parents(facts: Facts) -> str:
         (code(key), code(parent["name"]), code(parent["sha256"]))
         for key, parent in sorted(facts.training["parents"].items())
     ]
+    given = (facts.training.get("custom") or {}).get("weights")
+    if given:
+        rows.append(("a script", "-", code(given)))
     return table(("parameter", "file", "SHA-256"), rows) if rows else "The training started from random weights."
 
 
@@ -97,7 +101,7 @@ def architecture(facts: Facts) -> str:
 
 def parameters(facts: Facts, names: Sequence[str] = ()) -> str:
     """The parameters of the training; names: only these, such as `train.lr`."""
-    values = {f"{part}.{key}": value for part, all_ in facts.training["params"].items() for key, value in all_.items()}
+    values = flattened(facts.training["params"])
     chosen = {name: values[name] for name in names if name in values} if names else values
     return table(("parameter", "value"), ((code(name), _value(value)) for name, value in chosen.items()))
 
@@ -110,7 +114,7 @@ def selection(facts: Facts) -> str:
     score = "no score" if best["score"] is None else f"{best['score']:.4f}"
     return (
         f"Of {found['epochs']} epochs, the {code(winner)} weights of epoch {best['epoch']} were chosen, by "
-        f"{code(found['key'])} on the split valid: {score}. {found.get('rule') or ''}".strip()
+        f"{code(found['key'])} on the split valid: {score}. {code_names(found.get('rule') or '')}".strip()
     )
 
 
@@ -190,7 +194,7 @@ def exported_scores(facts: Facts) -> str:
     if facts.exported is None:
         return ""
     found = facts.exported.description.parity
-    rows = [(code(key), code(value)) for key, value in found.items()]
+    rows = [(code(key), _value(value)) for key, value in flattened(found).items()]
     return (
         "The scores above are of the checkpoint. Of the exported file, this was measured when it was written:\n\n"
         + table(("what", "value"), rows)

@@ -134,10 +134,11 @@ def _check_documents(report: Report, subjects: list[dict[str, Any]], path: Path)
     """The documents that a statement names beside the model, where they are at hand."""
     for subject in subjects:
         document, expected = path.parent / subject["name"], subject["digest"]["sha256"]
+        name = f"document {os.path.normpath(document)}"
         if document.is_file():
-            report.equal(f"document {document}", expected, files.sha256_file(document), str(path))
+            report.equal(name, expected, files.sha256_file(document), str(path))
         else:
-            report.skip(f"document {document}", "gone: it is not here")
+            report.skip(name, "gone: it is not here")
 
 
 def check_envelope(report: Report, attestation: Path, key: Path) -> None:

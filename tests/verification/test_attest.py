@@ -539,6 +539,40 @@ def test_a_signature_of_an_older_form_is_called_so(
     assert "Sign again" in capsys.readouterr().out
 
 
+def test_documents_are_subjects_and_a_changed_one_is_a_mismatch(
+    repository: Repository, model: Path, keys: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for name in ("bom.cdx.json", "model_card.md"):
+        (folder / name).write_text(name)
+    statement = attest(model, key=keys[0], root=repository.folder, documents=folder)[0]
+    subjects = files.read_json(statement)["subject"]
+    assert [one["name"] for one in subjects] == ["model.pth", "documents/bom.cdx.json", "documents/model_card.md"]
+    assert [one["digest"]["sha256"] for one in subjects] == [
+        files.sha256_file(tmp_path / one["name"]) for one in subjects
+    ]
+    assert verify(capsys, repository, model, "--key", keys[1]) == []
+    (folder / "model_card.md").write_text("better scores")
+    assert verify(capsys, repository, model, "--key", keys[1]) == [f"document {folder / 'model_card.md'}"]
+    (folder / "model_card.md").unlink()
+    main(["verify", str(model), "--repo", str(repository.folder), "--key", str(keys[1])])
+    assert "0 mismatches" in (printed := capsys.readouterr().out)
+    assert f"document {folder / 'model_card.md'}" in printed
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("file", "is not a folder"), ("empty", "has no doc"), ("", "not exist")])
+def test_a_folder_without_documents_is_one_message_and_no_statement(
+    repository: Repository, model: Path, tmp_path: Path, kind: str, reason: str
+) -> None:
+    folder = tmp_path / "documents"
+    if kind:
+        folder.write_text("") if kind == "file" else folder.mkdir()
+    with pytest.raises(UserError, match=reason):
+        attest(model, root=repository.folder, documents=folder)
+    assert not model.with_name("model.pth.intoto.json").exists()
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
 def test_an_exported_file_is_attested_with_its_source_and_what_was_measured(
     repository: Repository, keys: tuple[Path, Path], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

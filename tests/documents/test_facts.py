@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
+from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
+from rfdetr_core.cli import main
+from rfdetr_core.documents import DOCUMENTS, write_documents
+from rfdetr_core.documents.facts import CHOSEN, SCORED, TRAINED, collect
+from rfdetr_core.lineage import journal
+from rfdetr_core.lineage.lock import Lock
+from tests.audit.exported import export
+from tests.audit.repository import Repository
+from tests.documents.scored import ENDS, LICENCES, NAMES, reports, scored_repository
+
+MODEL = "output/checkpoint_best_total.pth"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return scored_repository(tmp_path / "clone")
+
+
+def test_the_facts_are_those_of_record_history_and_evaluation(repository: Repository) -> None:
+    began = 1_700_000_000.0
+    journal.write(repository.folder, "train", Lock.read(repository.folder).stages["train"], began)
+    facts = collect(repository.folder / MODEL, repository.folder)
+    assert facts.vouched
+    assert facts.commit is not None
+    assert facts.commit.id == repository.git("rev-parse", "HEAD")
+    assert {split.name: split.uses for split in facts.splits.values()} == {
+        "train": (TRAINED,), "valid": (CHOSEN,), "test": (SCORED,)
+    }  # fmt: skip
+    test, evaluation = facts.splits["test"], facts.evaluation
+    assert (test.images, test.objects, test.values("licence")) == (3, 3, {"CC-BY-4.0": 2, "CC0-1.0": 1})
+    assert test.classes == dict(zip(NAMES, (1, 2, 0), strict=True))
+    assert evaluation is not None
+    assert evaluation.metrics == files.read_json(reports(repository) / "metrics.json")
+    assert (evaluation.intervals["boxes"], evaluation.resamples) == (ENDS, 200)
+    by_licence = [row for row in evaluation.slices["boxes"] if row["slice"] == "metadata: licence"]
+    assert {row["value"]: row["images"] for row in by_licence} == {"CC-BY-4.0": 2, "CC0-1.0": 1}
+    assert facts.run["host"] == "runner"
+    assert [*facts.durations] == ["train"]
+    assert facts.recorded("manifest/test.json") == files.read_bytes(repository.manifest("test"))
+
+
+def test_an_input_that_was_changed_since_is_read_from_git(repository: Repository) -> None:
+    path = repository.manifest("train")
+    content = path.read_bytes()
+    path.write_bytes(b"[]\n")
+    facts = collect(repository.folder / MODEL, repository.folder)
+    assert facts.recorded("manifest/train.json") == content
+    assert facts.splits["train"].metadata == {"train/a.jpg": LICENCES["train/a.jpg"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ("other weights", "is of other weights"),
+        ("no evaluation", "there is no evaluation"),
+        ("no scores", "the scores in reports/evaluate/ are missing"),
+        ("other scores", "metrics.json is not the file of dvc.lock"),
+        ("damaged", "is not readable"),
+        ("text for a number", "images: it must be a whole number"),
+    ],
+)
+def test_an_evaluation_that_is_not_of_these_weights_is_named_and_not_used(
+    repository: Repository, change: str, note: str
+) -> None:
+    folder = reports(repository)
+    if change == "other weights":
+        lineage = files.read_json(folder / "lineage.json")
+        lineage["model"]["tensors"] = "1" * 64
+        files.write_json(folder / "lineage.json", lineage)
+        repository.lock()
+    elif change == "no evaluation":
+        shutil.rmtree(folder)
+    elif change == "no scores":
+        (folder / "metrics.json").unlink()
+    elif change == "other scores":
+        lock = yaml.safe_load((repository.folder / "dvc.lock").read_text())
+        lock["stages"]["evaluate"]["outs"].append(repository.entry("reports/evaluate/metrics.json"))
+        (repository.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
+        files.write_json(folder / "metrics.json", files.read_json(folder / "metrics.json") | {"map": 1.0})
+    elif change == "text for a number":
+        files.write_json(folder / "metrics.json", files.read_json(folder / "metrics.json") | {"images": "3"})
+    else:
+        (folder / "intervals.json").write_text('{"boxes": 1')
+    facts = collect(repository.folder / MODEL, repository.folder)
+    assert facts.evaluation is None
+    assert "test" not in facts.splits
+    assert any(note in one for one in facts.notes)
+    assert any("nothing is said of their quality" in one for one in facts.limits())
+
+
+def test_the_scores_of_a_split_that_chose_the_weights_are_said_to_be_too_high(repository: Repository) -> None:
+    folder = reports(repository)
+    files.write_json(folder / "lineage.json", files.read_json(folder / "lineage.json") | {"split": "valid"})
+    repository.lock()
+    facts = collect(repository.folder / MODEL, repository.folder)
+    assert facts.splits["valid"].uses == (CHOSEN, SCORED)
+    assert any("too high" in one for one in facts.limits())
+
+
+def test_every_document_is_written_without_history_and_evaluation(repository: Repository, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    model = Path(shutil.copy(repository.folder / MODEL, alone / "model.pth"))
+    paths = write_documents(model, alone / "documents", alone)
+    assert [path.name for path in paths] == [*DOCUMENTS]
+    for path in paths[0], paths[-1]:
+        text = path.read_text()
+        assert "in no git repository" in text
+        assert "its own word" in text
+
+
+def test_every_document_is_written_of_an_exported_file(repository: Repository, tmp_path: Path) -> None:
+    (model,) = export(repository, "model.onnx")
+    repository.commit("Export")
+    facts = collect(model, repository.folder)
+    assert facts.exported is not None
+    assert facts.digests == {"model.onnx": files.sha256_file(model)}
+    assert facts.evaluation is not None
+    for path in write_documents(model, tmp_path / "documents", repository.folder):
+        if path.suffix == ".md":
+            assert "The scores above are of the checkpoint" in path.read_text()
+
+
+def test_what_a_script_changed_of_a_training_is_a_limit(repository: Repository) -> None:
+    checkpoint = read_checkpoint(repository.folder / MODEL)
+    lineage = dict(checkpoint.lineage or {})
+    lineage["training"] = lineage["training"] | {"custom": {"trainer": {"max_steps": 3}}}
+    own = repository.folder.parent / "model.pth"
+    write_checkpoint(own, replace(checkpoint, lineage=lineage))
+    assert any("A script changed its training" in one for one in collect(own, own.parent).limits())
+
+
+def test_nothing_is_fetched_or_sent(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a document needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert write_documents(repository.folder / MODEL, tmp_path / "documents", repository.folder)
+
+
+def test_documents_are_equal_from_two_runs_and_from_a_clone_in_another_folder(
+    repository: Repository, tmp_path: Path
+) -> None:
+    other = tmp_path / "elsewhere" / "other"
+    shutil.copytree(repository.folder, other)
+    folders = [tmp_path / name for name in "abc"]
+    for folder, root in zip(folders, (repository.folder, repository.folder, other), strict=True):
+        write_documents(root / MODEL, folder, root)
+    first, *more = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
+    assert more == [first, first]
+    assert not [name for name, content in first.items() if str(tmp_path).encode() in content]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [("no record", "carries no lineage"), ("not a model", "is no RF-DETR"), ("other classes", "is not what its lin")],
+)
+def test_a_file_that_cannot_be_documented_is_one_message_and_no_document(
+    repository: Repository, tmp_path: Path, make: str, message: str
+) -> None:
+    model, folder = tmp_path / "model.pth", tmp_path / "documents"
+    checkpoint = read_checkpoint(repository.folder / MODEL)
+    if make == "no record":
+        write_checkpoint(model, replace(checkpoint, lineage=None))
+    elif make == "other classes":
+        write_checkpoint(model, replace(checkpoint, args=checkpoint.args | {"class_names": ["a", "b", "c"]}))
+    else:
+        model.write_bytes(b"text")
+        message = str(model)
+    with pytest.raises(SystemExit) as ended:
+        main(["document", str(model), "--out", str(folder), "--repo", str(repository.folder)])
+    assert str(ended.value).startswith("error: ")
+    assert message in str(ended.value)
+    assert not folder.exists()
+
+
+def test_a_file_that_its_record_contradicts_is_refused(repository: Repository, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(repository.folder / MODEL)
+    lineage = dict(checkpoint.lineage or {})
+    lineage["training"] = lineage["training"] | {"params": {"train": {"lr": 1.0}}}
+    model = tmp_path / "model.pth"
+    write_checkpoint(model, replace(checkpoint, lineage=lineage))
+    with pytest.raises(UserError, match="not what its record says"):
+        collect(model, repository.folder)
+
+
+def test_a_folder_that_is_a_file_is_one_message(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "documents").write_text("mine")
+    command = ["document", str(repository.folder / MODEL), "--out", str(tmp_path / "documents")]
+    with pytest.raises(SystemExit, match="documents is a file, not a folder"):
+        main([*command, "--repo", str(repository.folder)])
+    assert (tmp_path / "documents").read_text() == "mine"

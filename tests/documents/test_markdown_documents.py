@@ -1,0 +1,91 @@
+"""The model card and Annex IV: what they say, and that no value of a file is read as Markdown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from rfdetr_core.base import files
+from rfdetr_core.documents.annex_iv import annex_iv
+from rfdetr_core.documents.facts import Facts, collect
+from rfdetr_core.documents.model_card import model_card
+from rfdetr_core.documents.tables import PROVIDER
+from tests.documents.scored import ENDS, LICENCES, reports, scored_repository
+
+MODEL = "output/checkpoint_best_total.pth"
+POINTS = ["2(b)", "2(c)", "2(d)", "2(e)", "2(f)", "2(g)"]
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    repository = scored_repository(tmp_path_factory.mktemp("cards") / "clone")
+    return collect(repository.folder / MODEL, repository.folder)
+
+
+def test_the_card_is_read_back_as_it_is_by_its_own_classes(facts: Facts, tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(model_card(facts), encoding="utf-8")
+    card = ModelCard.load(path)  # raises where a field is wrong, since errors are not ignored
+    assert str(card) == path.read_text(encoding="utf-8")
+    assert card.data.model_name == "TinyDetector"
+    assert card.data.pipeline_tag == "object-detection"
+
+
+def test_the_results_of_the_card_are_the_scores_and_intervals_of_the_evaluation(facts: Facts) -> None:
+    metrics = files.read_json(facts.root / "reports" / "evaluate" / "metrics.json")
+    results = {one.metric_name: one for one in ModelCard(model_card(facts)).data.eval_results}
+    assert {one.metric_value for one in results.values()} == {
+        metrics[name] for name in ("map", "map_50", "map_75", "mar_100")
+    }
+    assert results["AP50 (boxes)"].metric_args == {"interval_95": ENDS["map_50"]}
+    assert {one.dataset_revision for one in results.values()} == {files.sha256_file(facts.root / "manifest/test.json")}
+
+
+def test_the_card_leaves_use_and_licence_to_the_provider(facts: Facts) -> None:
+    sections = sections_of(model_card(facts))
+    for name in ("Intended use", "Uses that are out of scope", "Licence and contact"):
+        assert PROVIDER in sections[name]
+    assert PROVIDER not in sections["Evaluation"]
+
+
+def test_annex_iv_has_each_point_in_its_order_and_what_is_left_to_the_provider(facts: Facts) -> None:
+    sections = {name: text for name, text in sections_of(annex_iv(facts), level=2).items() if name.startswith("2(")}
+    assert [name.split()[0] for name in sections] == POINTS
+    assert all(PROVIDER in text for text in sections.values())
+    lineage = facts.lineage
+    assert "`train.lr` | `0.0001`" in sections["2(b) Design specifications"]
+    assert lineage["training"]["packages"]["torch"] in sections["2(c) System architecture and computational resources"]
+    assert facts.splits["train"].digests["manifest/train.json"] in sections["2(d) Data requirements"]
+    assert f"{facts.evaluation.metrics['map']:.4f}" in sections["2(g) Validation and testing"]  # type: ignore[union-attr]
+
+
+def test_without_metadata_the_licence_is_left_to_the_provider(tmp_path: Path) -> None:
+    repository = scored_repository(tmp_path / "clone", {})
+    facts = collect(repository.folder / MODEL, repository.folder)
+    assert PROVIDER in sections_of(model_card(facts))["Licences, sources and other metadata of the images"]
+
+
+def test_no_name_of_a_file_forges_a_row_a_heading_or_a_link(tmp_path: Path, facts: Facts) -> None:
+    hostile = "x` | [y](https://example.org)\n\n# Heading <b> @everyone"
+    metadata = {path: {"licence": hostile if one["licence"] == "CC0-1.0" else "z"} for path, one in LICENCES.items()}
+    repository = scored_repository(tmp_path / "clone", metadata)
+    path = reports(repository) / "about.json"
+    files.write_json(path, files.read_json(path) | {"not_measured": hostile})
+    forged = collect(repository.folder / MODEL, repository.folder)
+    for write in (model_card, annex_iv):
+        before, after = write(facts), write(forged)
+        assert [*sections_of(after)] == [*sections_of(before)]
+        for table in re.findall(r"(?:^\|.*\n)+", after, re.M):
+            assert len({line.count("|") for line in table.splitlines()}) == 1
+        outside = re.sub(r"`[^`]*`|<code>.*?</code>", "", after.partition("\n# ")[2])
+        assert not [sign for sign in ("](", "<b", "@everyone") if sign in outside]
+
+
+def sections_of(text: str, level: int | None = None) -> dict[str, str]:
+    """The text under each heading, by its title; level: that of the headings, else any."""
+    pattern = rf"^#{{{level}}} (.*)$" if level else r"^#+ (.*)$"
+    parts = re.split(pattern, text, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
