@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
 from cyclonedx.contrib.license.exceptions import InvalidSpdxLicenseException
@@ -126,8 +127,7 @@ def _licence(text: str) -> License:
 def _parents(facts: Facts, place: str) -> Iterator[Component]:
     """The weights that the training started from. place: what their references begin with."""
     for key, parent in sorted(facts.training["parents"].items()):
-        known = parent.get("lineage") or {}
-        yield _weights(f"{place}/{key}", parent["name"], parent["sha256"], **{"tensors:sha256": known.get("tensors")})
+        yield _weights(f"{place}/{key}", parent["name"], parent["sha256"], **{"tensors:sha256": parent.get("tensors")})
 
 
 def _weights(reference: str, name: str, sha256: str, **properties: Any) -> Component:
@@ -140,7 +140,8 @@ def _weights(reference: str, name: str, sha256: str, **properties: Any) -> Compo
 def _code(facts: Facts) -> Component:
     """The code: the commit that brought the model, and the digest of the modules that its making imported."""
     commit = facts.commit.id if facts.commit else None
-    url = [ExternalReference(type=ExternalReferenceType.VCS, url=XsUri(facts.address))] if facts.address else []
+    address = quote(facts.address or "", safe=":/@%~[]")
+    url = [ExternalReference(type=ExternalReferenceType.VCS, url=XsUri(address))] if address else []
     modules = facts.training["code"] | facts.lineage["code"]
     return Component(
         name="rfdetr-dvc",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import json
-import mimetypes
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +27,15 @@ _CLASSES = "annotations/classes.json"
 _MOST = 20  # folders of a split, and values of a column of the metadata, that are listed one by one
 _TEXT, _WHOLE, _DECIMAL = mlc.DataType.TEXT, mlc.DataType.INTEGER, mlc.DataType.FLOAT
 _NUMBERS = "image_ids"
+# Those that `base.images.SUFFIXES` has; the table of Python's own depends on the machine.
+_OTHER_FORMAT = "image/jpeg"  # .jpg, .jpeg, .jpe, .jfif, .mpo
+_FORMATS = {
+    ".png": "image/png",
+    ".bmp": "image/bmp",
+    ".webp": "image/webp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+}
 _SPLITS = {"train": "TrainingSplit", "valid": "ValidationSplit", "test": "TestSplit"}
 
 # The tables of a split: by their name the file, then by column its type, its place in the file and what it says.
@@ -136,7 +144,7 @@ class _Writer:
         patterns = sorted({f"{glob.escape(str(folder / name.parent))}/*{glob.escape(name.suffix)}" for name in names})
         if len(patterns) > _MOST:
             patterns = sorted({f"{glob.escape(str(folder))}/*{glob.escape(name.suffix)}" for name in names})
-        formats = sorted({mimetypes.guess_type(name.name)[0] or "application/octet-stream" for name in names})
+        formats = sorted({_FORMATS.get(name.suffix.lower(), _OTHER_FORMAT) for name in names})
         tree = split.roots.get("images")
         root = f" Merkle root over their SHA-256: {tree['root']}." if tree else ""
         return mlc.FileSet(

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cyclonedx.model.bom import Bom
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from rfdetr_core.base import files
+from rfdetr_core.base.manifest import read_manifest, roots
+from rfdetr_core.checkpoint.files import read_checkpoint
+from rfdetr_core.documents.bom import bom
+from rfdetr_core.documents.facts import Facts, collect
+from tests.audit.exported import export
+from tests.audit.repository import Repository
+from tests.documents.scored import ENDS, LICENCES, reports, scored_repository
+
+MODEL = "output/checkpoint_best_total.pth"
+LOCK = "requirements/numeric.lock"
+HASHES = {"numpy": ["1" * 64, "2" * 64], "torch": ["3" * 64], "scipy": ["4" * 64]}
+LOCKED = f"""\
+# made by hand
+numpy==2.4.6 \\
+    --hash=sha256:{HASHES["numpy"][0]} \\
+    --hash=sha256:{HASHES["numpy"][1]}
+scipy==1.17.1 \\
+    --hash=sha256:{HASHES["scipy"][0]}
+torch==2.15.0 ; sys_platform != 'emscripten' \\
+    --hash=sha256:{HASHES["torch"][0]}
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return scored_repository(tmp_path / "clone")
+
+
+def written(facts: Facts) -> dict[str, Any]:
+    """The document, once the official schema allows it and its references are sound."""
+    text = bom(facts)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    content: dict[str, Any] = json.loads(text)
+    defined = [one["bom-ref"] for one in objects(content) if "bom-ref" in one]
+    assert len(defined) == len(set(defined))
+    card = content["metadata"]["component"]["modelCard"]
+    used = [one["ref"] for one in (*content["dependencies"], *card["modelParameters"]["datasets"])]
+    assert {*used, *(name for one in content["dependencies"] for name in one.get("dependsOn", []))} <= {*defined}
+    return content
+
+
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from objects(one)
+
+
+def component(content: dict[str, Any], reference: str) -> dict[str, Any]:
+    return next(one for one in objects(content) if one.get("bom-ref") == reference)
+
+
+def properties(one: dict[str, Any]) -> dict[str, str]:
+    return {pair["name"]: pair["value"] for pair in one.get("properties", [])}
+
+
+def sha256(one: dict[str, Any]) -> list[str]:
+    return [pair["content"] for pair in one.get("hashes", []) if pair["alg"] == "SHA-256"]
+
+
+def test_model_datasets_parents_and_code_are_those_of_the_record(repository: Repository) -> None:
+    repository.git("remote", "add", "origin", "https://ada:secret@example.org/team/my project.git")
+    facts = collect(repository.folder / MODEL, repository.folder)
+    content = written(facts)
+    model, train = content["metadata"]["component"], component(content, "dataset/train")
+    lineage = read_checkpoint(repository.folder / MODEL).lineage or {}
+    assert sha256(model) == [files.sha256_file(repository.folder / MODEL)]
+    assert properties(model)["rfdetr:tensors:sha256"] == lineage["tensors"]
+    manifest = repository.manifest("train")
+    assert sha256(component(train, "dataset/train/manifest/train.json")) == [files.sha256_file(manifest)]
+    for name, tree in roots(read_manifest(manifest)).items():
+        assert properties(train)[f"rfdetr:merkle:{name}"].startswith(tree["root"])
+    assert train["licenses"] == [{"license": {"id": LICENCES["train/a.jpg"]["licence"]}}]
+    assert properties(train)["rfdetr:source"] == "To be filled in by the provider."
+    for place in "weights", "ancestor":
+        parent = component(content, f"{place}/pretrain_weights")
+        assert (parent["name"], sha256(parent)) == ("promoted.pth", ["0" * 64])
+    code = component(content, "code")
+    assert code["version"] == repository.git("rev-parse", "HEAD")
+    assert code["externalReferences"][0]["url"] == "https://example.org/team/my%20project.git"
+    assert content["metadata"]["timestamp"] == "2026-01-02T01:05:05+00:00"
+    by_model = next(one for one in content["dependencies"] if one["ref"] == "model")
+    datasets = {"dataset/train", "dataset/valid", "dataset/test"}
+    assert {*by_model["dependsOn"]} == {*datasets, "weights/pretrain_weights", "code"}
+
+
+def test_the_scores_of_the_model_card_have_intervals_classes_and_slices(repository: Repository) -> None:
+    facts = collect(repository.folder / MODEL, repository.folder)
+    found = written(facts)["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    by_name = {(one["type"], one["slice"]): one for one in found}
+    scores = files.read_json(reports(repository) / "metrics.json")
+    for name, ends in ENDS.items():
+        metric = by_name[f"boxes: {name}", "split: test"]
+        assert float(metric["value"]) == scores[name]
+        assert [float(metric["confidenceInterval"][end]) for end in ("lowerBound", "upperBound")] == ends
+    assert "confidenceInterval" not in by_name["boxes: precision", "split: test"]
+    assert {"class: class 0", "class: class 1", "metadata: licence: CC0-1.0"} <= {part for _, part in by_name}
+    assert len(by_name) == len(found)
+
+
+@pytest.mark.parametrize("place", ["the project", "its history", "nowhere", "no lock"])
+def test_packages_have_the_hashes_of_the_recorded_lock_alone(repository: Repository, place: str) -> None:
+    path = repository.folder / LOCK
+    path.parent.mkdir()
+    path.write_text(LOCKED if place != "nowhere" else "numpy==2.4.6 --hash=sha256:" + "9" * 64)
+    repository.git("add", LOCK)
+    repository.git("commit", "-q", "-m", "Lock")
+    if place == "its history":
+        path.write_text("numpy==9.9.9\n")
+    facts = collect(repository.folder / MODEL, repository.folder)
+    lock = None if place == "no lock" else files.sha256_bytes(LOCKED.encode())
+    packages = {"python": "3.11.7", "torch": "2.15.0", "numpy": "2.4.6", "scipy": "1.0.0"}
+    recorded = facts.training | {"packages": packages, "lock": lock}
+    content = written(replace(facts, lineage=facts.lineage | {"training": recorded}))
+    found = {one["name"]: one for one in content["components"] if one["bom-ref"].startswith("package/")}
+    assert {name: one["version"] for name, one in found.items()} == packages
+    locked = {
+        name: sha256(one["externalReferences"][0]) for name, one in found.items() if one.get("externalReferences")
+    }
+    # The training ran with another scipy than its lock asks for, so that the hashes of the lock are not of its files.
+    known = place in ("the project", "its history")
+    assert locked == ({name: HASHES[name] for name in ("numpy", "torch")} if known else {})
+
+
+def test_it_is_valid_without_history_and_evaluation_and_of_an_exported_file(
+    repository: Repository, tmp_path: Path
+) -> None:
+    (model,) = export(repository, "model.onnx")
+    repository.commit("Export")
+    exported = written(collect(model, repository.folder))["metadata"]["component"]
+    assert sha256(exported) == [files.sha256_file(model)]
+    source = component(exported, "ancestor/exported")
+    assert sha256(source) == [files.sha256_file(repository.folder / MODEL)]
+    (tmp_path / "alone").mkdir()
+    own = Path(shutil.copy(repository.folder / MODEL, tmp_path / "alone" / "model.pth"))
+    content = written(collect(own, own.parent))
+    assert "timestamp" not in content["metadata"]
+    assert "no commit vouches" in properties(component(content, "code"))["rfdetr:commit"]
+    card = content["metadata"]["component"]["modelCard"]
+    assert card["quantitativeAnalysis"]["performanceMetrics"] == []
+
+
+def test_another_content_has_another_serial_number(repository: Repository) -> None:
+    facts = collect(repository.folder / MODEL, repository.folder)
+    one, again, other = bom(facts), bom(facts), bom(replace(facts, evaluation=None))
+    assert one == again
+    assert json.loads(one)["serialNumber"] != json.loads(other)["serialNumber"]
+
+
+def test_the_library_reads_back_what_it_wrote(repository: Repository) -> None:
+    content = json.loads(bom(collect(repository.folder / MODEL, repository.folder)))
+    read: Bom = Bom.from_json(content)  # type: ignore[attr-defined]
+    assert read.validate()
+    assert read.serial_number.urn == content["serialNumber"]
+    assert {one.bom_ref.value for one in read.components} == {one["bom-ref"] for one in content["components"]}
