@@ -47,7 +47,7 @@ def bom(facts: Facts) -> str:
     made.register_dependency(model, [*datasets, *parents, code])
     made.register_dependency(code, packages)
     content = json.loads(make_outputter(made, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string())
-    content["metadata"]["component"]["modelCard"] = _model_card(facts, [one.bom_ref.value for one in datasets])
+    content["metadata"]["component"]["modelCard"] = _model_card(facts)
     # The library puts in the time of writing and a random number.
     del content["metadata"]["timestamp"], content["serialNumber"]
     if ended := (facts.origin.metadata if facts.origin and facts.vouched else {}).get("finishedOn"):
@@ -193,7 +193,7 @@ def _package(name: str, version: str, locked: Package | None, *, decided: bool) 
     )  # fmt: skip
 
 
-def _model_card(facts: Facts, datasets: list[str]) -> dict[str, Any]:
+def _model_card(facts: Facts) -> dict[str, Any]:
     config = facts.checkpoint.model_config
     segments = bool(config.get("segmentation_head"))
     shape = {f"architecture:{key}": config[key] for key in ("encoder", *MODEL_FIELDS) if key in config}
@@ -203,7 +203,7 @@ def _model_card(facts: Facts, datasets: list[str]) -> dict[str, Any]:
             "task": "instance segmentation" if segments else "object detection",
             "architectureFamily": "RF-DETR",
             "modelArchitecture": str(facts.lineage["variant"] or "RF-DETR"),
-            "datasets": [{"ref": one} for one in datasets],
+            "datasets": [{"ref": f"dataset/{name}"} for name in facts.splits],
             "inputs": [{"format": "RGB image"}],
             "outputs": [{"format": "boxes (x, y, x, y in pixels), scores and classes" + ", masks" * segments}],
         },
