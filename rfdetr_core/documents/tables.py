@@ -170,7 +170,8 @@ def scores(facts: Facts) -> str:
     """The scores of the split that was scored, each with its interval."""
     evaluation = facts.evaluation
     if evaluation is None:
-        return f"{NOT_KNOWN.capitalize()}: {'; '.join(code_names(_sentence(note)) for note in facts.notes) or 'no evaluation is at hand'}."
+        notes = "; ".join(code_names(_sentence(note)) for note in facts.notes)
+        return f"{NOT_KNOWN.capitalize()}: {notes or 'no evaluation is at hand'}."
     rows = []
     for kind, metrics in evaluation.kinds.items():
         ends = evaluation.intervals.get(kind, {})
