@@ -187,6 +187,17 @@ def test_a_late_result_of_an_older_commit_does_not_replace_a_newer_one_merged_or
     assert list(team.branches()) == ["main"]
 
 
+def test_a_merged_result_of_another_project_of_the_repository_makes_no_result_late(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = team.result(team.sources[0], "early")
+    (team.developer / "other" / "output").mkdir(parents=True)
+    team.commit("main", "other/output/scores.json", "of another", "-m", f"{TRAILER}: {team.sources[1]}")
+    before = (early / COMMENT).read_text()
+    assert pushed(early, monkeypatch) == before
+    assert team.shown("retrain/main") == "early"
+
+
 @pytest.mark.parametrize("how", ["a commit", "amended", "a false claim"])
 def test_what_a_human_committed_on_the_branch_stays_and_the_result_goes_beside_it(
     team: Team, monkeypatch: pytest.MonkeyPatch, how: str
