@@ -59,7 +59,8 @@ def delivered() -> tuple[str, str]:
     Raises:
         UserError: this clone does not have the commit that was retrained.
     """
-    done = call("git", "fetch", "-q", "--no-tags", str(BUNDLE), "HEAD", check=False)
+    # Git looks for a relative one from the root of the repository.
+    done = call("git", "fetch", "-q", "--no-tags", str(BUNDLE.resolve()), "HEAD", check=False)
     if done.returncode:
         raise UserError(
             f"{BUNDLE} cannot be read here ({done.stderr.strip()}). It needs the commit that was retrained: clone with "

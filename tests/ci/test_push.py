@@ -281,6 +281,18 @@ def test_a_result_that_origin_refuses_is_not_called_passed_and_a_second_try_deli
     assert team.shown("retrain/main") == "result"
 
 
+def test_a_project_in_a_folder_has_its_attachments_in_that_folder(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = team.result(team.sources[0], "result")
+    (clone / "ml").mkdir()
+    (clone / STATE).rename(clone / "ml" / STATE)
+    pushed(clone / "ml", monkeypatch)
+    assert team.shown("retrain/main") == "result"
+    name = f"ml/{team.sources[0][:10]}/statement.json"
+    assert name in git(team.origin, "ls-tree", "-r", "--name-only", ATTACHMENTS_BRANCH).splitlines()
+    monkeypatch.setenv("RETRAIN_RAW", "https://host/raw")
+    assert attachment("statement.json", team.sources[0]) == f"https://host/raw/{ATTACHMENTS_BRANCH}/{name}"
+
+
 def test_without_a_result_nothing_is_pushed(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     (team.developer / STATE).mkdir()
     monkeypatch.chdir(team.developer)
