@@ -24,15 +24,17 @@ def identity() -> str | None:
 
 def sign(statement: bytes, token: str) -> tuple[str, str]:
     """A bundle of sigstore with the statement, byte for byte, in a DSSE envelope; and whom its certificate names."""
+    from cryptography.x509 import SubjectAlternativeName
     from sigstore.dsse import Statement
     from sigstore.models import ClientTrustConfig
     from sigstore.oidc import IdentityToken
     from sigstore.sign import SigningContext
 
-    who = IdentityToken(token)
     context = SigningContext.from_trust_config(ClientTrustConfig.production())
-    with context.signer(who) as signer:
-        return signer.sign_dsse(Statement(statement)).to_json(), f"{who.identity} of {who.federated_issuer}"
+    with context.signer(IdentityToken(token)) as signer:
+        bundle = signer.sign_dsse(Statement(statement))
+    names = bundle.signing_certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
+    return bundle.to_json(), ", ".join(str(name.value) for name in names)
 
 
 def signature() -> str:

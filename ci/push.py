@@ -226,7 +226,7 @@ def _commit(tip: str, folder: str, paths: dict[str, Path]) -> bytes:
 def head(heading: str, reason: str) -> None:
     """Put a heading and a reason before the comment of the result, in place of those of an earlier push."""
     text = COMMENT.read_text() if COMMENT.exists() else ""
-    rest = text.partition(_REST)[2] if text.startswith(HEADED) else text
+    rest = text.partition(_REST)[2] if text.startswith(HEADED) and _REST in text else text
     text = f"{HEADED} {heading}\n\n{reason}" if heading else ""
     if text and rest:
         text += _REST

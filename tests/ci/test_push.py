@@ -1,4 +1,4 @@
-"""The push of a result over HTTP to a real server of git that asks for a password."""
+"""The push of a result: over nobody's work, and over HTTP to a real server of git that asks for a password."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ci import push
+from ci.steps import ATTACHMENTS, ATTACHMENTS_BRANCH, BRANCH, BUNDLE, COMMENT, STATE, STATEMENT, TRAILER, attachment
 from rfdetr_core.base.code import ROOT
+from rfdetr_core.base.errors import UserError
 
 TOKEN = "t0ken-of-the-test\\n$(x) %s"
 # Runs while git waits for the answer, and so sees the processes of the push.
@@ -66,51 +69,247 @@ class Git(BaseHTTPRequestHandler):
         pass
 
 
+def git(folder: Path, *words: str) -> str:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    done = subprocess.run(["git", *words], cwd=folder, env=env, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+class Team:
+    """A bare repository with the branch main, and clones of a developer and of the jobs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.origin = folder, folder / "origin.git"
+        git(folder, "init", "-q", "--bare", "-b", "main", str(self.origin))
+        self.developer = self.clone("developer")
+        git(self.developer, "checkout", "-q", "-B", "main")
+        self.sources = [self.commit("main", "params.yaml", str(number)) for number in range(3)]
+
+    def clone(self, name: str) -> Path:
+        """A clone whose commits have their folder as author."""
+        target = self.folder / name
+        git(self.folder, "clone", "-q", str(self.origin), str(target))
+        git(target, "config", "user.name", "ci" if name.startswith("job") else name)
+        git(target, "config", "user.email", "somebody@localhost")
+        return target
+
+    def commit(self, branch: str, name: str, text: str, *more: str) -> str:
+        """A commit of the developer, pushed."""
+        if git(self.developer, "branch", "--show-current") != branch:
+            git(self.developer, "fetch", "-q")
+            git(self.developer, "checkout", "-q", "-B", branch, f"origin/{branch}")
+        (self.developer / name).write_text(text)
+        git(self.developer, "add", "-A")
+        git(self.developer, "commit", "-q", "-m", text, *more)
+        git(self.developer, "push", "-q", "origin", f"HEAD:refs/heads/{branch}")
+        return git(self.developer, "rev-parse", "HEAD")
+
+    def result(self, source: str, name: str) -> Path:
+        """The clone of the last job, with the files that the job before it left: the result of `source`."""
+        maker = self.clone(f"job that retrains {name}")
+        git(maker, "checkout", "-q", "-B", "main", source)
+        (maker / "output").mkdir()
+        (maker / "output" / "scores.json").write_text(name)
+        git(maker, "add", "-A")
+        git(maker, "commit", "-q", "-m", f"Retrain {source[:10]}", "-m", f"{TRAILER}: {source}")
+        git(maker, "bundle", "create", "-q", str(self.folder / "bundle"), "HEAD", f"^{source}")
+        deliverer = self.clone(f"job that delivers {name}")
+        (deliverer / ATTACHMENTS / "documents").mkdir(parents=True)
+        (self.folder / "bundle").rename(deliverer / BUNDLE)
+        (deliverer / COMMENT).write_text("## Retrained: test mAP +1.00 points\n\nGate passed: so.\n")
+        (deliverer / BRANCH).write_text("retrain/main\nmain\n")
+        (deliverer / STATEMENT).write_text("{}")
+        (deliverer / ATTACHMENTS / "documents" / "model card.md").write_text(name)
+        return deliverer
+
+    def branches(self) -> dict[str, str]:
+        """The branches of origin but that of attachments, which is no matter of merging."""
+        rows = (line.split() for line in git(self.origin, "show-ref", "--heads").splitlines())
+        found = {ref.removeprefix("refs/heads/"): commit for commit, ref in rows}
+        return {name: commit for name, commit in found.items() if name != ATTACHMENTS_BRANCH}
+
+    def shown(self, branch: str) -> str:
+        """Which result a branch has."""
+        return git(self.origin, "show", f"{branch}:output/scores.json")
+
+
 @pytest.fixture
-def clone(tmp_path: Path) -> Iterator[Path]:
-    """A clone with a commit whose origin is the server, on a machine where git would keep a password."""
+def team(tmp_path: Path) -> Team:
+    return Team(tmp_path)
+
+
+def pushed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the step in a clone; the comment."""
+    monkeypatch.chdir(folder)
+    push.main()
+    return COMMENT.read_text()
+
+
+def test_a_result_replaces_an_older_one_and_its_attachments_have_the_address_of_the_comment(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRAIN_RAW", "https://host/owner/name/raw")
+    for number, source in enumerate(team.sources):
+        folder = team.result(source, f"result {number}")
+        before = (folder / COMMENT).read_text()
+        assert pushed(folder, monkeypatch) == before
+        assert BRANCH.read_text() == "retrain/main\nmain\n"
+        assert team.shown("retrain/main") == f"result {number}"
+        address = attachment("documents/model card.md", source)
+        assert address == f"https://host/owner/name/raw/{ATTACHMENTS_BRANCH}/{source[:10]}/documents/model%20card.md"
+    again = team.result(team.sources[2], "the same commit again")
+    pushed(again, monkeypatch)
+    assert team.shown("retrain/main") == "the same commit again"
+    names = ["documents/model card.md", "statement.json"]
+    listed = git(team.origin, "ls-tree", "-r", "-z", "--name-only", ATTACHMENTS_BRANCH).split("\0")[:-1]
+    assert listed == sorted(f"{source[:10]}/{name}" for source in team.sources for name in names)
+    card = f"{ATTACHMENTS_BRANCH}:{team.sources[2][:10]}/documents/model card.md"
+    assert git(team.origin, "show", card) == "the same commit again"
+    assert git(team.origin, "merge-base", "main", "retrain/main") == team.sources[2]
+
+
+def test_a_late_result_of_an_older_commit_does_not_replace_a_newer_one_merged_or_not(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early, late = team.result(team.sources[0], "early"), team.result(team.sources[1], "late")
+    pushed(late, monkeypatch)
+    before = team.branches()
+    comment = pushed(early, monkeypatch)
+    assert comment.startswith("## Retrained, but a newer result is there\n")
+    assert team.sources[1][:10] in comment
+    assert (team.branches(), BRANCH.exists()) == (before, False)
+    # Merged, and its branch deleted.
+    git(team.developer, "fetch", "-q")
+    git(team.developer, "merge", "-q", "-m", "merge", "origin/retrain/main")
+    git(team.developer, "push", "-q", "origin", "main", ":retrain/main")
+    early = team.result(team.sources[0], "early again")
+    assert pushed(early, monkeypatch).startswith("## Retrained, but a newer result is there\n")
+    assert list(team.branches()) == ["main"]
+
+
+@pytest.mark.parametrize("how", ["a commit", "amended", "a false claim"])
+def test_what_a_human_committed_on_the_branch_stays_and_the_result_goes_beside_it(
+    team: Team, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    pushed(team.result(team.sources[0], "first"), monkeypatch)
+    git(team.developer, "fetch", "-q")
+    git(team.developer, "checkout", "-q", "-B", "retrain/main", "origin/retrain/main")
+    if how == "amended":
+        (team.developer / "output" / "scores.json").write_text("better")
+        git(team.developer, "commit", "-q", "-a", "--amend", "--no-edit")
+    else:
+        (team.developer / "README.md").write_text("words")
+        git(team.developer, "add", "-A")
+        claim = ["-m", f"{TRAILER}: {git(team.developer, 'rev-parse', 'HEAD')}"] if how == "a false claim" else []
+        git(team.developer, "commit", "-q", "-m", "words", *claim)
+    git(team.developer, "push", "-q", "-f", "origin", "HEAD:retrain/main")
+    human = git(team.developer, "rev-parse", "HEAD")
+    comment = pushed(team.result(team.sources[1], "second"), monkeypatch)
+    aside = f"retrain/main-{team.sources[1][:10]}"
+    assert team.branches()["retrain/main"] == human
+    assert team.shown(aside) == "second"
+    assert BRANCH.read_text() == f"{aside}\nmain\n"
+    assert comment.startswith("## Retrained, but on a branch of its own\n")
+    assert human[:10] in comment
+    assert "### Retrained: test mAP +1.00 points" in comment
+
+
+def test_a_branch_that_moves_between_the_look_and_the_push_is_looked_at_again(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed(team.result(team.sources[0], "first"), monkeypatch)
+    folder, decide, human = team.result(team.sources[1], "second"), push.place, []
+
+    def meanwhile(source: str, target: str, own: str, tips: dict[str, str]) -> push.Place:
+        found = decide(source, target, own, tips)
+        if not human:
+            human.append(team.commit("retrain/main", "README.md", "words"))
+        return found
+
+    monkeypatch.setattr(push, "place", meanwhile)
+    comment = pushed(folder, monkeypatch)
+    assert team.branches()["retrain/main"] == human[0]
+    assert team.shown(f"retrain/main-{team.sources[1][:10]}") == "second"
+    assert human[0][:10] in comment
+
+
+@pytest.mark.parametrize("how", ["deleted", "rewritten"])
+def test_a_result_of_a_branch_that_is_gone_is_kept_beside_the_others_without_a_request(
+    team: Team, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    folder = team.result(team.sources[2], "result")
+    git(team.origin, "config", "receive.denyDeleteCurrent", "ignore")
+    git(team.developer, "push", "-q", "-f", "origin", ":main" if how == "deleted" else f"{team.sources[1]}:main")
+    comment = pushed(folder, monkeypatch)
+    assert how in comment
+    aside = f"retrain/main-{team.sources[2][:10]}"
+    assert team.branches().keys() - {"main"} == {aside}
+    assert (team.shown(aside), BRANCH.exists()) == ("result", False)
+
+
+def test_a_result_that_origin_refuses_is_not_called_passed_and_a_second_try_delivers_it(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = team.origin / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\necho 'no room left' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    folder = team.result(team.sources[0], "result")
+    before = (folder / COMMENT).read_text()
+    monkeypatch.setenv("RETRAIN_BRANCH", "main")
+    for _ in range(2):
+        with pytest.raises(UserError, match="retrain/main cannot be pushed"):
+            pushed(folder, monkeypatch)
+        heading, rest = COMMENT.read_text().split("The rest of this comment is about that result.")
+        assert heading.startswith("## Retrained, but not delivered\n")
+        assert "no room left" in heading
+        assert "Gate" not in heading
+        assert rest.strip() == f"#{before}".strip()
+        assert (list(team.branches()), BRANCH.exists()) == (["main"], False)
+    hook.unlink()
+    assert pushed(folder, monkeypatch) == before
+    assert team.shown("retrain/main") == "result"
+
+
+def test_without_a_result_nothing_is_pushed(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    (team.developer / STATE).mkdir()
+    monkeypatch.chdir(team.developer)
+    with pytest.raises(UserError, match="there is no plan"):
+        push.main()
+    (team.developer / STATE / "plan.json").write_text('{"certain": {"train": []}}')
+    push.main()
+    assert list(team.branches()) == ["main"]
+
+
+@pytest.fixture
+def clone(team: Team, tmp_path: Path) -> Iterator[Path]:
+    """A clone with a result whose origin is the server, on a machine where git would keep a password."""
     Git.root = tmp_path
-    origin, clone = tmp_path / "origin.git", tmp_path / "clone"
-    subprocess.run(["git", "init", "-q", "--bare", str(origin)], check=True)
-    (origin / "hooks" / "pre-receive").write_text(HOOK)
-    (origin / "hooks" / "pre-receive").chmod(0o755)
+    (team.origin / "hooks" / "pre-receive").write_text(HOOK)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Git)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    subprocess.run(["git", "init", "-q", str(clone)], check=True)
-    for command in (
-        ("config", "user.name", "ci"),
-        ("config", "user.email", "ci@localhost"),
-        ("config", "credential.helper", f"store --file {tmp_path / 'kept'}"),
-        ("commit", "-q", "--allow-empty", "-m", "result"),
-        ("remote", "add", "origin", f"http://127.0.0.1:{server.server_port}/origin.git"),
-    ):
-        subprocess.run(["git", *command], cwd=clone, check=True)
+    clone = team.result(team.sources[0], "result")
+    (team.origin / "hooks" / "pre-receive").chmod(0o755)
+    git(clone, "config", "credential.helper", f"store --file {tmp_path / 'kept'}")
+    git(clone, "remote", "set-url", "origin", f"http://127.0.0.1:{server.server_port}/origin.git")
     yield clone
     server.shutdown()
     server.server_close()
 
 
-def push(clone: Path, token: str | None) -> subprocess.CompletedProcess[str]:
-    code = "X"
+def over_http(clone: Path, token: str | None) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {"PYTHONPATH": str(ROOT)}
     env |= {"GIT_TERMINAL_PROMPT": "0"} | ({} if token is None else {"RETRAIN_TOKEN": token})
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-m", "ci.push"]
     return subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_token_reaches_git_and_no_file_no_list_of_processes_and_no_output(clone: Path) -> None:
-    done = push(clone, TOKEN)
+    done = over_http(clone, TOKEN)
     assert done.returncode == 0, done.stderr
     origin = clone.parent / "origin.git"
-    refs = subprocess.run(["git", "show-ref"], cwd=origin, capture_output=True, text=True, check=True).stdout
-    assert refs.split() == [
-        subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True, check=True
-        ).stdout.strip(),
-        "refs/heads/retrain/main",
-    ]
+    assert git(origin, "show", "retrain/main:output/scores.json") == "result"
     processes = (origin / "processes").read_text()
-    assert "HEAD:refs/heads/retrain/main" in processes, "the push itself is in the list"
+    assert ":refs/heads/retrain/main" in processes, "the push itself is in the list"
     for text in (processes, done.stdout, done.stderr, *(p.read_text(errors="replace") for p in files(clone.parent))):
         assert TOKEN not in text
         assert base64.b64encode(TOKEN.encode()).decode()[:12] not in text
@@ -119,9 +318,9 @@ def test_the_token_reaches_git_and_no_file_no_list_of_processes_and_no_output(cl
 
 @pytest.mark.parametrize("token", ["another-token", None])
 def test_a_push_that_is_refused_is_one_message_and_names_no_token(clone: Path, token: str | None) -> None:
-    done = push(clone, token)
+    done = over_http(clone, token)
     assert done.returncode == 1
-    assert "error: retrain/main cannot be pushed" in done.stderr
+    assert "error: origin cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
     assert "another-token" not in done.stdout + done.stderr
     assert not (clone.parent / "origin.git" / "processes").exists()

@@ -63,7 +63,7 @@ def test_a_retraining_is_compared_with_the_model_of_the_base(trained: Project) -
     git(repository, "commit", "-q", "-am", "another threshold")
     shutil.rmtree(trained.folder / ".dvc" / "cache")  # the base's model comes from the remote
     (trained.folder / MODEL).unlink()
-    for step in ("check_lock", "plan", "pull_data", "reproduce", "compare", "deliver"):
+    for step in ("check_lock", "plan", "pull_data", "reproduce", "compare", "deliver", "attest", "push"):
         trained.run(sys.executable, "-m", f"ci.{step}", env={"RETRAIN_BASE": base})
     state = trained.folder / ".retrain"
     plan, comparison = (json.loads((state / f"{name}.json").read_text()) for name in ("plan", "comparison"))
@@ -72,4 +72,8 @@ def test_a_retraining_is_compared_with_the_model_of_the_base(trained: Project) -
     assert comparison["same"]
     assert f"the base was evaluated on {before['images']} images" in (state / "comment.md").read_text()
     assert git(repository, "ls-remote", "--heads", "origin", "retrain/ml/main")
+    git(repository, "fetch", "-q")
+    listed = git(repository, "ls-tree", "-r", "--name-only", "origin/retrain-attachments").split()
+    source = git(repository, "rev-parse", "HEAD~").strip()
+    assert f"ml/{source[:10]}/statement.json" in listed
     assert git(repository, "status", "--porcelain").split() == ["??", "other/new"]
