@@ -31,7 +31,7 @@ def markdown(planned: Plan) -> str:
     if not planned.stages:
         return "## This change reruns no stage\n"
     count = len(planned.having("runs", "cached"))
-    total = planned.told_total()
+    total = planned.total_in_words()
     lines = [f"## This change reruns {count} stage{'s' * (count != 1)}" + (f": {total}" if total else ""), ""]
     lines += [row("stage", "", "duration", "since"), "|---|---|---|---|"]
     lines += [_row(stage) for stage in planned.stages[:MOST]]

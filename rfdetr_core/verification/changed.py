@@ -55,8 +55,8 @@ class Difference:
 
     def _numbers(self) -> str:
         parts = [f"{self.before} -> {self.after} files"] if self.before and self.after else []
-        told = [f"{count} {word}" for word, count in (self.files or {}).items() if count]
-        parts += [", ".join(told)] if told else []
+        counts = [f"{count} {word}" for word, count in (self.files or {}).items() if count]
+        parts += [", ".join(counts)] if counts else []
         return f" ({': '.join(parts)})" if parts else ""
 
     def _of_pipeline(self) -> str:
@@ -204,8 +204,8 @@ def _changes_in_git(contents: Contents, path: str) -> Iterator[str]:
     commits = contents.events(LOCK) if contents.in_git(path) else []
     if not commits:
         return
-    told = git.text(contents.root, "diff", "--name-status", "--no-renames", "-z", commits[-1][0], "--", path)
-    yield from ({"A": "added", "D": "removed"}.get(letter, "changed") for letter in told.split("\0")[:-1:2])
+    text = git.text(contents.root, "diff", "--name-status", "--no-renames", "-z", commits[-1][0], "--", path)
+    yield from ({"A": "added", "D": "removed"}.get(letter, "changed") for letter in text.split("\0")[:-1:2])
     yield from ("added" for _ in git.names(contents.root, "ls-files", "-oz", "--exclude-standard", "--", path))
 
 

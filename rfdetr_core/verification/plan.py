@@ -49,7 +49,7 @@ class PlannedStage:
         return self.last.seconds * (1 - self.resumes / self.epochs if self.resumes else 1)
 
     @property
-    def told(self) -> str:
+    def sentence(self) -> str:
         """What happens to it, in words: without its name and the reasons."""
         if self.verdict == "cached":
             return "will be restored from DVC's cache"
@@ -78,17 +78,17 @@ class Plan:
         stages = [stage for stage in self.having(*verdicts) if stage.name != STAGE]
         return sum(stage.seconds or 0 for stage in stages), [one.name for one in stages if one.seconds is None]
 
-    def told_total(self) -> str:
+    def total_in_words(self) -> str:
         """The duration of what runs, and of all that may run, in words; empty where nothing is known."""
         (runs, unknown), (most, not_known) = self.total("runs"), self.total("runs", "may run")
         if not most:
             return ""
-        told = [f"about {about(runs)}{_without(unknown)}"] if runs else []
+        parts = [f"about {about(runs)}{_without(unknown)}"] if runs else []
         if self.having("may run") and (about(most), not_known) != (about(runs), unknown):
-            told.append(
+            parts.append(
                 f"{'with all that may rerun' if runs else 'if all reruns'} about {about(most)}{_without(not_known)}"
             )
-        return "; ".join(told)
+        return "; ".join(parts)
 
     def machines(self) -> list[tuple[str, list[str]]]:
         """The machines of the last runs with the stages that ran there."""
@@ -101,11 +101,11 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan for people."""
         width = max((len(stage.name) for stage in self.stages), default=0)
-        told = [f"{stage.name:{width}} {stage.told}{_since(stage.reasons)}" for stage in self.stages]
-        total = self.told_total()
-        told += [f"in all: {total}"] if total else []
-        told += [f"durations by the last run on {machine}: {', '.join(stages)}" for machine, stages in self.machines()]
-        return [*(told or ["no stage runs"]), *(f"note: {note}" for note in self.notes)]
+        lines = [f"{stage.name:{width}} {stage.sentence}{_since(stage.reasons)}" for stage in self.stages]
+        total = self.total_in_words()
+        lines += [f"in all: {total}"] if total else []
+        lines += [f"durations by the last run on {machine}: {', '.join(stages)}" for machine, stages in self.machines()]
+        return [*(lines or ["no stage runs"]), *(f"note: {note}" for note in self.notes)]
 
     def plain(self) -> dict[str, Any]:
         """The plan for programs."""

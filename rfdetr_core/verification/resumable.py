@@ -43,11 +43,9 @@ def interrupted(root: Path) -> Interrupted | None:
         from rfdetr_core.training.record import differences
 
         now = _fingerprint(root)
-        told = state["run"]["fingerprint"].items()
+        known = {key: one for key, one in state["run"]["fingerprint"].items() if key.startswith(_COMPARED)}
         # A file that was not pulled is not compared.
-        before = {
-            key: value for key, value in told if key.startswith(_COMPARED) and (key in now or "inputs." not in key)
-        }
+        before = {key: one for key, one in known.items() if key in now or not key.startswith("inputs.")}
     except (ImportError, UserError):  # in CI the plan is made without torch; train itself says what is wrong
         return None
     return Interrupted(state["epoch"] + 1, listed(differences(before, now)))

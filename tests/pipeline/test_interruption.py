@@ -212,7 +212,7 @@ def test_two_processes_train_under_dvc_and_go_on_after_one_was_killed(tmp_path: 
     before = trained_epochs(project)
     assert 0 < before < 4
     (train,) = (stage for stage in plan(project.folder).stages if stage.name == "train")
-    assert f"resuming after epoch {before} of 4" in train.told
+    assert f"resuming after epoch {before} of 4" in train.sentence
     project.set_params(train={"lr": 2e-3})
     (note,) = plan(project.folder).notes
     assert "params.train.lr was " in note

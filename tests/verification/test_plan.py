@@ -113,7 +113,7 @@ def note(root: Path, stage: str, began: float, seconds: float, **changes: Any) -
     files.write_json(path, content)
 
 
-def told(planned: Plan) -> dict[str, str]:
+def verdicts(planned: Plan) -> dict[str, str]:
     return {stage.name: stage.verdict for stage in planned.stages}
 
 
@@ -171,7 +171,7 @@ def test_what_the_plan_says_is_what_dvc_repro_then_does(small: Small, change: st
     make, expected = CHANGES[change]
     make(small)
     before = sorted((path, path.stat().st_mtime_ns) for path in small.folder.rglob("*") if path.name != "tmp")
-    planned = told(small.plan())
+    planned = verdicts(small.plan())
     assert planned == expected
     assert before == sorted((path, path.stat().st_mtime_ns) for path in small.folder.rglob("*") if path.name != "tmp")
     output = small.dvc("repro")
@@ -181,7 +181,7 @@ def test_what_the_plan_says_is_what_dvc_repro_then_does(small: Small, change: st
     assert certain <= ran <= certain | {name for name, verdict in planned.items() if verdict == "may run"}
     assert {name for name, verdict in planned.items() if verdict == "cached"} <= cached
     assert cached <= planned.keys()
-    assert told(small.plan()) == {}
+    assert verdicts(small.plan()) == {}
 
 
 def reasons(planned: Plan, stage: str) -> list[str]:
@@ -196,6 +196,20 @@ def test_a_parameter_is_named_with_its_values_and_long_ones_are_cut(small: Small
     (line,) = (line for line in small.plan().lines() if line.startswith("train "))
     assert "since train.lr 0.0005 -> 0.0004, train.optimizer_kwargs.betas [0.9, 0.999] -> [0.9, 0.9" in line
     assert len(line) < 300
+
+
+def test_an_edit_of_dvc_yaml_is_named(small: Small) -> None:
+    stages = json.loads(json.dumps(STAGES))
+    stages["evaluate"] |= {"cmd": "head -n 1 manifest.txt > score.txt", "deps": ["manifest.txt"]}
+    stages["sign"] = {"cmd": "cat report.txt > signed.txt", "deps": ["report.txt"], "outs": ["signed.txt"]}
+    (small.folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    assert reasons(small.plan(), "evaluate") == [
+        "its command changed",
+        "manifest.txt is now one of its deps",
+        "model.txt is no longer one of its deps",
+    ]
+    assert reasons(small.plan(), "sign") == ["it has not run yet"]
+    assert "will run (duration not known)" in small.plan().stages[-1].sentence
 
 
 def test_data_is_counted_where_dvc_tracks_it_with_or_without_its_files(small: Small) -> None:
@@ -248,15 +262,15 @@ def test_what_is_neither_here_nor_in_the_cache_is_named(small: Small) -> None:
 def test_durations_are_those_of_the_last_runs_and_what_is_not_known_is_named(small: Small) -> None:
     small.params("train", lr=0.0004)
     planned = small.plan()
-    told_of = {stage.name: stage.told for stage in planned.stages}
-    assert told_of["train"] == "will rerun (about 40 min on the machine of the last run)"
-    assert told_of["evaluate"] == "may rerun (about 60 s)"
-    assert told_of["report"] == "may rerun (duration not known)"
-    assert planned.told_total() == (
+    sentences = {stage.name: stage.sentence for stage in planned.stages}
+    assert sentences["train"] == "will rerun (about 40 min on the machine of the last run)"
+    assert sentences["evaluate"] == "may rerun (about 60 s)"
+    assert sentences["report"] == "may rerun (duration not known)"
+    assert planned.total_in_words() == (
         "about 40 min; with all that may rerun about 41 min, without report, whose duration is not known"
     )
     shutil.rmtree(small.folder / "journal")
-    assert small.plan().told_total() == ""
+    assert small.plan().total_in_words() == ""
     assert "train    will rerun (duration not known) since train.lr 0.0005 -> 0.0004" in small.plan().lines()
 
 
@@ -336,12 +350,12 @@ def test_the_answer_for_programs_is_as_its_schema_says(small: Small, capsys: pyt
 
 def test_everything_runs_before_the_first_run_and_if_it_is_asked_for(small: Small) -> None:
     forced = small.plan(force=True)
-    assert told(forced) == dict.fromkeys(STAGES, "runs")
+    assert verdicts(forced) == dict.fromkeys(STAGES, "runs")
     assert reasons(forced, "train") == ["it was asked for"]
     (small.folder / "dvc.lock").unlink()
     shutil.rmtree(small.folder / ".dvc" / "cache" / "runs")
     first = small.plan()
-    assert told(first) == dict.fromkeys(STAGES, "runs")
+    assert verdicts(first) == dict.fromkeys(STAGES, "runs")
     assert first.lines()[0].startswith("validate will run (")
     assert reasons(first, "train") == ["there is no dvc.lock"]
 
