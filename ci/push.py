@@ -20,6 +20,7 @@ from ci.steps import (
     BRANCH,
     BUNDLE,
     COMMENT,
+    COMMITTED,
     STATEMENT,
     TRAILER,
     attachments_folder,
@@ -31,6 +32,7 @@ from ci.steps import (
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.markdown import block, code
 from rfdetr_core.base.printing import say
+from rfdetr_core.lineage.records import FOLDER
 
 # Git asks it for a password, and the shell takes that from the environment: no file, no list of processes has it. The
 # empty helper before it is for those of the machine, which would keep what was accepted.
@@ -57,7 +59,8 @@ def delivered() -> tuple[str, str]:
     Raises:
         UserError: this clone does not have the commit that was retrained.
     """
-    done = call("git", "fetch", "-q", "--no-tags", str(BUNDLE), "HEAD", check=False)
+    # Git looks for a relative one from the root of the repository.
+    done = call("git", "fetch", "-q", "--no-tags", str(BUNDLE.resolve()), "HEAD", check=False)
     if done.returncode:
         raise UserError(
             f"{BUNDLE} cannot be read here ({done.stderr.strip()}). It needs the commit that was retrained: clone with "
@@ -126,13 +129,15 @@ def _is_ours(commit: str) -> bool:
 def _newer(source: str, tips: list[str]) -> str:
     """The commit after `source` whose result is in the history of one of `tips`; empty if there is none."""
     trailer = f"--format=%(trailers:key={TRAILER},valueonly,separator=%x2C)"
-    claimed = call("git", "log", trailer, *tips, f"^{source}").stdout.split()
+    # Another project of this repository has results of its own.
+    paths = [f":(glob){name}{rest}" for name in (*COMMITTED, str(FOLDER)) for rest in ("", "/**")]
+    claimed = call("git", "log", "--full-history", trailer, *tips, f"^{source}", "--", *paths).stdout.split()
     return next((one for one in claimed if one != source and _is_before(source, one)), "")
 
 
 def _is_before(old: str, new: str) -> bool:
     """Whether `new` is `old` or comes after it."""
-    return call("git", "merge-base", "--is-ancestor", old, new, check=False).returncode == 0
+    return call("git", "merge-base", "--is-ancestor", "--end-of-options", old, new, check=False).returncode == 0
 
 
 def origin(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -226,7 +231,7 @@ def _commit(tip: str, folder: str, paths: dict[str, Path]) -> bytes:
 def head(heading: str, reason: str) -> None:
     """Put a heading and a reason before the comment of the result, in place of those of an earlier push."""
     text = COMMENT.read_text() if COMMENT.exists() else ""
-    rest = text.partition(_REST)[2] if text.startswith(HEADED) else text
+    rest = text.partition(_REST)[2] if text.startswith(HEADED) and _REST in text else text
     text = f"{HEADED} {heading}\n\n{reason}" if heading else ""
     if text and rest:
         text += _REST

@@ -34,6 +34,11 @@ def fault(output: str) -> str | None:
     return next((reason for pattern, reason in _FAULTS.items() if re.search(pattern, output)), None)
 
 
+def fault_of_stages(output: str) -> str | None:
+    """The same of `dvc repro`, whose own errors alone count: a stage may fail to reach another server."""
+    return fault("\n".join(line for line in output.splitlines() if line.startswith("ERROR: ")))
+
+
 def fault_of_pull(output: str) -> str:
     """The same of a pull that failed; also that the remote does not have the files."""
     missing = "Was it pushed? dvc push" if _MISSING.search(output) else ""

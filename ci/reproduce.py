@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from ci.remote import fault
+from ci.remote import fault_of_stages
 from ci.secrets import redacted
 from ci.steps import COMMENT, PLAN, RAN, left, nothing_to_do, show, step
 from rfdetr_core.base.errors import UserError
@@ -32,7 +32,7 @@ def main() -> None:
     if status:
         stage = next(iter(re.findall(r"failed to reproduce '([^']+)'", told)), ran[-1] if ran else "dvc repro")
         COMMENT.write_text(failure(stage, told))
-        reason = fault(told)
+        reason = fault_of_stages(told)
         why = f": {reason}" if reason else ", with the message above"
         raise UserError(f"{stage} failed{why}; nothing was pushed.")
     copy_linked_results(Path())
@@ -51,7 +51,7 @@ def failure(stage: str, told: str) -> str:
         lines += ["", row(*header), row(*["---"] * len(header))]
         lines += [row(*(code(redacted(cells[name])) for name in header)) for cells in rows[:MOST]]
         lines += [f"\nand {len(rows) - MOST} more, in `{FINDINGS}`"] if len(rows) > MOST else []
-    if reason := fault(told):
+    if reason := fault_of_stages(told):
         lines += ["", f"{reason[0].upper()}{reason[1:]}."]
     last = block(redacted("\n".join(told.strip().splitlines()[-15:])))
     return "\n".join([*lines, "", last, ""])

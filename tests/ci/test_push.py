@@ -187,6 +187,17 @@ def test_a_late_result_of_an_older_commit_does_not_replace_a_newer_one_merged_or
     assert list(team.branches()) == ["main"]
 
 
+def test_a_merged_result_of_another_project_of_the_repository_makes_no_result_late(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = team.result(team.sources[0], "early")
+    (team.developer / "other" / "output").mkdir(parents=True)
+    team.commit("main", "other/output/scores.json", "of another", "-m", f"{TRAILER}: {team.sources[1]}")
+    before = (early / COMMENT).read_text()
+    assert pushed(early, monkeypatch) == before
+    assert team.shown("retrain/main") == "early"
+
+
 @pytest.mark.parametrize("how", ["a commit", "amended", "a false claim"])
 def test_what_a_human_committed_on_the_branch_stays_and_the_result_goes_beside_it(
     team: Team, monkeypatch: pytest.MonkeyPatch, how: str
@@ -268,6 +279,18 @@ def test_a_result_that_origin_refuses_is_not_called_passed_and_a_second_try_deli
     hook.unlink()
     assert pushed(folder, monkeypatch) == before
     assert team.shown("retrain/main") == "result"
+
+
+def test_a_project_in_a_folder_has_its_attachments_in_that_folder(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = team.result(team.sources[0], "result")
+    (clone / "ml").mkdir()
+    (clone / STATE).rename(clone / "ml" / STATE)
+    pushed(clone / "ml", monkeypatch)
+    assert team.shown("retrain/main") == "result"
+    name = f"ml/{team.sources[0][:10]}/statement.json"
+    assert name in git(team.origin, "ls-tree", "-r", "--name-only", ATTACHMENTS_BRANCH).splitlines()
+    monkeypatch.setenv("RETRAIN_RAW", "https://host/raw")
+    assert attachment("statement.json", team.sources[0]) == f"https://host/raw/{ATTACHMENTS_BRANCH}/{name}"
 
 
 def test_without_a_result_nothing_is_pushed(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,8 +96,8 @@ def test_files_and_folders_are_read_to_their_ends_and_names_count(
 def test_what_earlier_runs_left_in_the_run_cache_is_searched_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`dvc push --run-cache` pushes it, also that of a result whose delivery was stopped. The page of both models, an
-    artifact of the run, is searched too."""
+    """`dvc push --run-cache` pushes it, also that of a result whose delivery was stopped. The page of both models, the
+    plan and the attachments, which leave the machine as well, are searched too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GH_TOKEN", "s3cret-s3cret")
     entry = tmp_path / ".dvc" / "cache" / "runs" / "aa" / "aabb" / "ccdd"
@@ -106,6 +106,8 @@ def test_what_earlier_runs_left_in_the_run_cache_is_searched_with_it(
     contents = {"report.json": "{}", f"{objects}/01/2345": "{}", f"{objects}/67/89.dir": '[{"md5": "abcd"}]'}
     contents |= {
         "reports/compare/index.html": "<p>",
+        ".retrain/plan.md": "words",
+        ".retrain/attachments/curves.png": "picture",
         f"{objects}/ab/cd": "picture",
         str(entry.with_name("damaged")): "{",
     }
