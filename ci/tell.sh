@@ -4,4 +4,4 @@ set -eu
 [ -f .retrain/comment.md ] || exit 0
 [ -z "${GITHUB_STEP_SUMMARY:-}" ] || cat .retrain/comment.md >> "$GITHUB_STEP_SUMMARY"
 [ -n "${GH_TOKEN:-}" ] || exit 0
-[ -f .retrain/pull_request ] || gh api "repos/$GITHUB_REPOSITORY/commits/$GITHUB_SHA/comments" --silent -F body=@.retrain/comment.md
+[ -f .retrain/pull_request ] && [ -f .retrain/branch.txt ] || gh api "repos/$GITHUB_REPOSITORY/commits/$GITHUB_SHA/comments" --silent -F body=@.retrain/comment.md
