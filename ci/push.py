@@ -83,7 +83,8 @@ def place(source: str, target: str, own: str, tips: dict[str, str]) -> Place:
         return Place(aside, _replaceable(aside, source, known, tips), why, request=False)
     if not _is_before(source, tips[target]):
         why = (
-            f"{code(target)} was rewritten meanwhile: it no longer has the commit {source[:10]}, which was retrained. "
+            f"{code(target)} of origin does not have the retrained commit {source[:10]}: it was rewritten, or "
+            "that commit was not pushed. "
             f"The result is on {code(aside)}, without a request."
         )
         return Place(aside, _replaceable(aside, source, known, tips), why, request=False)

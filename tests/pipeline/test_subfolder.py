@@ -61,6 +61,7 @@ def test_a_retraining_is_compared_with_the_model_of_the_base(trained: Project) -
     trained.set_params(evaluate={"threshold": 0.3})
     (repository / "other" / "new").write_text("unfinished work of somebody else\n")
     git(repository, "commit", "-q", "-am", "another threshold")
+    git(repository, "push", "-q", "origin", "HEAD:main")
     shutil.rmtree(trained.folder / ".dvc" / "cache")  # the base's model comes from the remote
     (trained.folder / MODEL).unlink()
     for step in ("check_lock", "plan", "pull_data", "reproduce", "compare", "deliver", "attest", "push"):
