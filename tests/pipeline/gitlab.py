@@ -116,9 +116,15 @@ def run(clone: Project, home: Path, secrets: dict[str, dict[str, str]], *argumen
     path = home / ".gitlab-ci-local" / "variables.yml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({"global": variables}))
-    # It copies files into containers and out of them. Here are none: all jobs run in the folder of the clone.
-    (home / "rsync").write_text("#!/bin/sh\n")
-    (home / "rsync").chmod(0o755)
+    tools = {
+        # It copies files into containers and out of them. Here are none: all jobs run in the folder of the clone.
+        "rsync": "#!/bin/sh\n",
+        # What a job installs is in the environment of the test.
+        "python": f'#!/bin/sh\n[ "$1 $2 $3" = "-m pip install" ] || exec "{sys.executable}" "$@"\n',
+    }
+    for name, text in tools.items():
+        (home / name).write_text(text)
+        (home / name).chmod(0o755)
     program = node_modules() / "gitlab-ci-local" / "dist" / "index.js"
     options = ["--force-shell-executor", "--home", str(home), *arguments]
     env = {
