@@ -1,9 +1,12 @@
 """Sign the statement of the result by sigstore, with the identity that the platform gives to this job; no key is kept.
 
-Without an identity, or where sigstore cannot be reached, the statement stays unsigned, and the comment says so.
+Without an identity, or where sigstore cannot be reached, the statement stays unsigned, and the comment says so. The log
+of sigstore is public: the statement of a project that is not public is signed only if RETRAIN_PUBLIC_LOG is true.
 """
 
 from __future__ import annotations
+
+import os
 
 from ci.push import delivered
 from ci.secrets import redacted
@@ -47,6 +50,11 @@ def signature() -> str:
         token = identity()
         if token is None:
             return "none, since this machine has no identity that sigstore knows"
+        if os.environ.get("RETRAIN_VISIBILITY") != "public" and os.environ.get("RETRAIN_PUBLIC_LOG") != "true":
+            return (
+                "none, since this project is not public and sigstore's log is. To sign all the same, set the variable "
+                "RETRAIN_PUBLIC_LOG to true"
+            )
         bundle, who = sign(STATEMENT.read_bytes(), token)
     except Exception as error:  # of the platform, the network, sigstore: each has its own
         raise UserError(redacted(f"{type(error).__name__}: {error}")) from error

@@ -68,7 +68,15 @@ class Context:
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A clone with a delivered result, on a machine that is no platform."""
     monkeypatch.chdir(tmp_path)
-    for name in ("GITHUB_ACTIONS", "GITLAB_CI", "SIGSTORE_ID_TOKEN", "BUILDKITE", "CIRCLECI", "RETRAIN_RAW"):
+    for name in (
+        "GITHUB_ACTIONS",
+        "GITLAB_CI",
+        "SIGSTORE_ID_TOKEN",
+        "BUILDKITE",
+        "CIRCLECI",
+        "RETRAIN_RAW",
+        "RETRAIN_PUBLIC_LOG",
+    ):
         monkeypatch.delenv(name, raising=False)
     for command in (
         ["init", "-q"],
@@ -92,6 +100,7 @@ def on_gitlab(monkeypatch: pytest.MonkeyPatch, issued: float) -> str:
     claims = {"iss": "https://gitlab.example", "sub": "project_path:owner/name", "aud": "sigstore"}
     token = jwt.encode(claims | {"iat": issued, "exp": issued + 300}, "a key that nobody has to know here")
     monkeypatch.setenv("GITLAB_CI", "true")
+    monkeypatch.setenv("RETRAIN_VISIBILITY", "public")
     monkeypatch.setenv("SIGSTORE_ID_TOKEN", token)
     return token
 
@@ -110,6 +119,23 @@ def test_an_identity_signs_the_bytes_of_the_statement_and_the_comment_names_it(
     assert comment.count(attest.LINE) == 1
     assert f"`{WORKFLOW}`" in comment
     assert token not in comment
+
+
+@pytest.mark.parametrize("visibility", ["private", "internal", "", None])
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_project_that_is_not_public_is_in_no_public_log_unless_that_is_asked_for(
+    state: Path, monkeypatch: pytest.MonkeyPatch, visibility: str | None, allowed: bool
+) -> None:
+    on_gitlab(monkeypatch, time.time())
+    if visibility is None:
+        monkeypatch.delenv("RETRAIN_VISIBILITY")
+    else:
+        monkeypatch.setenv("RETRAIN_VISIBILITY", visibility)
+    if allowed:
+        monkeypatch.setenv("RETRAIN_PUBLIC_LOG", "true")
+    attest.main()
+    assert ATTESTATION.exists() == allowed
+    assert ("set the variable RETRAIN_PUBLIC_LOG" in COMMENT.read_text()) == (not allowed)
 
 
 def test_without_an_identity_the_comment_says_so_and_an_earlier_signature_does_not_stay(state: Path) -> None:

@@ -19,7 +19,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.ci.workflows import GITLAB, upload
 from tests.pipeline.gitlab import TOKEN, Api, keep, prepare, readable, run, serving
-from tests.pipeline.project import Project
+from tests.pipeline.project import LEARNS, LEARNT, Project, make_dataset
 
 KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-east-1"}
 SECRETS = {"retrain": KEYS, "deliver": {"RETRAIN_TOKEN": TOKEN}}
@@ -65,17 +65,23 @@ class Here:
 
 
 @pytest.fixture(scope="module")
-def first(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """The developer's project, trained, pushed and committed, with the dataset in DVC and the file for GitLab."""
+def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The developer's project, trained, pushed and committed, with the dataset in DVC and the file for GitLab.
+
+    Its model finds something, so that a change can make it worse.
+    """
     storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     storage.start()
     address = "http://{}:{}".format(*storage.get_host_and_port())
     keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
     boto3.resource("s3", endpoint_url=address, **keys).create_bucket(Bucket="store")
-    project = reproduced.copy(tmp_path_factory.mktemp("first") / "developer")
+    project = Project.create(tmp_path_factory.mktemp("first") / "developer", LEARNS)
+    shutil.rmtree(project.folder / "data" / "tiny")
+    make_dataset(project.folder / "data" / "tiny", **LEARNT)
     project.move_data_to_dvc("s3://store/dvc")
     project.run("dvc", "remote", "modify", "-q", "store", "endpointurl", address)
     (project.folder / ".gitlab-ci.yml").write_text("include: ci/gitlab.yml\n")
+    project.repro()
     project.commit("first result")
     project.run("dvc", "push", "-q", "--run-cache", env=KEYS)
     yield project
@@ -121,14 +127,13 @@ def test_a_retraining_passes_and_one_merge_request_carries_it(here: Here) -> Non
 
 @pytest.mark.slow
 def test_a_failed_gate_fails_the_pipeline_and_the_merge_request_is_there(here: Here) -> None:
-    """The variable RETRAIN_BASE names a commit that is not there: a result without a comparison does not pass."""
-    here.developer.set_params(evaluate={"pictures": 3})
-    here.push("more pictures")
+    here.developer.set_params(train={"epochs": 1})
+    here.push("one epoch")
     clone = here.runner("runner")
-    status, log = here.run(clone, "--variable", "RETRAIN_BASE=v9.9")
+    status, log = here.run(clone)
     keep("fails-its-gate", log, here.names(clone))
     assert status == 1, log
-    assert "the gate failed: " in log
+    assert "the gate failed: mAP changed by -" in log
     (request,) = here.api.requests
     assert "Gate failed" in request["description"]
     assert here.api.notes == []
