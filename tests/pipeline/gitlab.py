@@ -143,7 +143,8 @@ def readable(log: str, names: dict[str, str]) -> str:
     for text, name in sorted(names.items(), key=lambda item: -len(item[0])):
         log = log.replace(text, name)
     log = re.sub(r"\b\d+(\.\d+)? (ns|μs|ms|s|min|m)\b( \d+(\.\d+)? (ms|s)\b)*", "... s", log)
-    log = re.sub(r"\b\d\d:\d\d(:\d\d)?(\.\d+)?\b", "...", log)
+    log = re.sub(r"\b\d\d?:\d\d:\d\d(\.\d+)?\b", "...", log)
+    log = re.sub(r"/jobs/\d+", "/jobs/1", log)
     return "".join(f"{line.rpartition(chr(13))[2].rstrip()}\n" for line in log.splitlines())
 
 
