@@ -29,12 +29,13 @@ def title() -> str:
     content = left(COMPARISON) or {}
     change = content.get("difference")
     told = "" if change is None else f": test mAP {change:+.2f} points"
-    return f"Retrained{told}" + (", gate failed" if content.get("verdict") == "failed" else "")
+    said = content.get("verdict", "passed")
+    return f"Retrained{told}" + (f", gate {said}" if said != "passed" else "")
 
 
 def comment(published: str) -> str:
     """The comment, in Markdown; the new result must be committed, for its images to be found in git."""
-    content = left(COMPARISON) or {"missing": "it was not scored", "verdict": "not measured", "why": "no comparison"}
+    content = left(COMPARISON) or {"missing": "it was not scored", "verdict": "failed", "why": "no comparison"}
     ran, plan = left(RAN), left(PLAN)
     measured = content["missing"] in (None, FIRST)
     parts = [f"## {title()}", f"Gate {content['verdict']}: {content['why']}." if measured else _gate(content)]
@@ -72,7 +73,7 @@ def _scores(content: dict[str, Any]) -> list[str]:
     table = ["| | base | new | difference |", "|---|---|---|---|", *rows]
     classes = ["| class | objects | base AP | new AP | difference | its interval |", "|---|---|---|---|---|---|"]
     classes += [
-        row(code(one["class"]), f"{one['instances']:d}", *_numbers(one["old"], one["new"]), shown(one["interval"]))
+        row(code(one["class"]), f"{one['instances']:d}", *_numbers(one["old"], one["new"]), _ends(one))
         for one in content["per_class"][:MOST]
     ]
     unknown = _names(content["unknown_to_old"])
@@ -83,12 +84,22 @@ def _scores(content: dict[str, Any]) -> list[str]:
         + (f" The base's model does not know: {unknown}." if content["unknown_to_old"] else ""),
         content["sentence"],
         "\n".join(table),
-        f"Difference of mAP in points: {_points(content['difference'])}; 95 of 100 resamplings of the images give "
-        f"{shown(content['interval'])} ({content['resamples']} drawn, seed 0). The intervals of the classes are wider, "
-        "so that all of them hold at once.",
+        f"Difference of mAP in points: {_points(content['difference'])}; {_drawn(content)}. The intervals of the "
+        "classes are wider, since all of them are to hold at once.",
         "\n".join(classes),
         *_page(content["changes"]),
     ]
+
+
+def _ends(one: dict[str, Any]) -> str:
+    return shown(one["interval"], one["images"]) if one["instances"] else "-"
+
+
+def _drawn(content: dict[str, Any]) -> str:
+    ends = shown(content["interval"], content["images_with_objects"])
+    if content["interval"][0] is None:
+        return ends
+    return f"95 of 100 resamplings of the images give {ends} ({content['resamples']} drawn, seed 0)"
 
 
 def _page(changes: str) -> list[str]:

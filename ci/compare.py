@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ci.steps import ATTACHMENTS, COMPARED, COMPARISON, MODEL, STATE, base, call
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
-from rfdetr_core.base.manifest import DataConfig
+from rfdetr_core.base.manifest import DataConfig, read_classes
 from rfdetr_core.base.markdown import code
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
@@ -32,59 +33,75 @@ FIRST = "the base has no dvc.lock: this is the first result"
 
 
 def verdict(comparison: dict[str, Any], config: GateConfig) -> tuple[str, str]:
-    """passed, failed or not measured; and why, in a sentence, which names classes as code in Markdown.
+    """passed, failed or undecided; and why, in a sentence, which names classes as code in Markdown.
 
-    A fall counts if it is larger than its limit and all of its interval is below 0: else it may be chance.
+    A fall beyond its limit fails if all of its interval is below 0. If 0 is in the interval, the fall may be chance and
+    passes. A fall in too few images for an interval is undecided, and so is a lost class whose fall may be chance.
     """
     if config.max_drop is None:
         return "passed", "gate.max_drop is null: any number passes"
     if comparison.get("missing") == FIRST:
         return "passed", f"nothing to compare with: {FIRST}"
     if comparison.get("missing"):
-        why = comparison["missing"].removesuffix(".")
-        return "failed", f"{why}. To accept this result without a comparison: gate.max_drop: null"
+        return "failed", _refused(comparison["missing"].removesuffix("."))
+    failed, undecided = _of_classes(comparison, config)
     change = comparison["difference"]
     if change is None:
-        return "not measured", f"the {comparison['split']} split has no object"
-    why = f"mAP changed by {change:+.2f} points, 95 % interval {shown(comparison['interval'])}"
+        return "failed", _refused("; ".join([f"the {comparison['split']} split has no object", *failed]))
+    why = f"mAP changed by {change:+.2f} points, "
+    why += shown(comparison["interval"], comparison["images_with_objects"], "95 % interval ")
     why += f"; gate.max_drop allows a fall of {config.max_drop} points"
     fell = change < -config.max_drop
-    failed = fell and _is_below_0(comparison["interval"])
-    if fell and not failed:
+    found = _judged(comparison["interval"]) if fell else "passed"
+    if fell and found == "passed":
         why += ", and this fall may be chance, since 0 is in the interval"
-    classes = _lost_or_worse(comparison, config)
-    return ("failed" if failed or classes else "passed"), "; ".join([why, *classes])
+    said = "failed" if failed or found == "failed" else "undecided" if undecided else found
+    return said, "; ".join([why, *failed, *undecided])
 
 
-def _lost_or_worse(comparison: dict[str, Any], config: GateConfig) -> list[str]:
-    """Why the gate fails for classes."""
+def _refused(why: str) -> str:
+    return f"{why}. To accept this result without a comparison: gate.max_drop: null"
+
+
+def _of_classes(comparison: dict[str, Any], config: GateConfig) -> tuple[list[str], list[str]]:
+    """Why the gate fails for classes, and what it cannot decide of them."""
     limit = math.inf if config.max_drop_class is None else config.max_drop_class
-    unknown, lost, worse = comparison["no_longer_known"], [], []
+    unknown, names = comparison["no_longer_known"], defaultdict[tuple[str, str], list[str]](list)
+    lost = "at its best threshold the new model finds no object of these classes, the base does"
+    worse = f"AP of these classes fell by more than gate.max_drop_class, {limit} points"
     for row in comparison["per_class"]:
-        if row["instances"] and row["class"] not in unknown and _is_below_0(row["interval"]):
-            change = 100 * (row["new"] - row["old"])
-            told = f"{code(row['class'])} (AP {change:+.2f} points, interval {shown(row['interval'])})"
-            if row["lost"]:
-                lost.append(told)
-            elif change < -limit:
-                worse.append(told)
-    reasons = {
-        "the new model does not know these classes of the base": [*map(code, unknown)],
-        "at its best threshold the new model finds no object of these classes, the base does": lost,
-        f"AP of these classes fell by more than gate.max_drop_class, {limit} points": worse,
-    }
-    return [f"{reason}: {listed(names, 10)}" for reason, names in reasons.items() if names]
+        if not row["instances"] or row["class"] in unknown:
+            continue
+        change, said = 100 * (row["new"] - row["old"]), _judged(row["interval"])
+        told = f"{code(row['class'])} (AP {change:+.2f} points, {shown(row['interval'], row['images'], 'interval ')})"
+        if row["lost"]:
+            names["failed" if said == "failed" else "undecided", lost].append(told)
+        elif change < -limit and said != "passed":
+            names[said, worse].append(told)
+    if unknown:
+        names["failed", "the new model does not know these classes of the base"] += map(code, unknown)
+    return (
+        [f"{why}: {listed(some, 10)}" for (said, why), some in names.items() if said == "failed"],
+        [
+            f"{why}, but this may be chance: {listed(some, 10)}"
+            for (said, why), some in names.items()
+            if said != "failed"
+        ],
+    )
 
 
-def _is_below_0(interval: list[float | None]) -> bool:
+def _judged(interval: list[float | None]) -> str:
+    """The verdict on a fall beyond its limit."""
     high = interval[1]
-    return high is not None and high < 0
+    return "undecided" if high is None else "failed" if high < 0 else "passed"
 
 
-def shown(interval: list[float | None]) -> str:
-    """An interval in points, in words."""
+def shown(interval: list[float | None], images: int, name: str = "") -> str:
+    """An interval in points, in words; or that so few images have an object that there is none."""
     low, high = interval
-    return "not measured" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
+    if low is None or high is None:
+        return f"objects in {images} {'image' if images == 1 else 'images'}: too few for an interval"
+    return f"{name}{low:+.2f} to {high:+.2f}"
 
 
 def fetch_base(commit: str) -> str | None:
@@ -130,15 +147,24 @@ def scored(gate: GateConfig, commit: str) -> dict[str, Any]:
         NotComparableError: their scores would say nothing.
         UserError: what they are scored on is not here.
     """
+    from rfdetr_core.evaluation.comparison import DRAWS
+    from rfdetr_core.evaluation.operating import FEW_IMAGES
     from rfdetr_core.report.comparison import compare_files, write_comparison
 
     where = ProjectPaths(Path(read_section(DataConfig, "data").dir))
     split = files.read_json(Path("reports/evaluate/about.json"))["split"]
     batch_size = read_section(EvaluateConfig, "evaluate").batch_size
-    compared = compare_files(BASE_MODEL, MODEL, where, split, resamples=gate.resamples, batch_size=batch_size)
+    resamples = max(gate.resamples, DRAWS * len(read_classes(where.classes)))
+    compared = compare_files(BASE_MODEL, MODEL, where, split, resamples=resamples, batch_size=batch_size)
     write_comparison(COMPARED, compared, read_section(ReportConfig, "report").crops)
     same = files.sha256_file(BASE_MODEL) == files.sha256_file(MODEL)
     content = compared.scores.to_dict() | {"same": same, "changes": compared.changes.sentence("the base")}
+    few = f"Of fewer than {FEW_IMAGES} images, the ends of the intervals are uncertain, too"
+    instead = {  # of a sentence that says "No verdict", as the page does, though the gate has one
+        "too few images": f"{few}, and the page does not say which model is better. The gate decides all the same.",
+        "not measured": "The split has no object: nothing was measured.",
+    }
+    content["sentence"] = instead.get(content["conclusion"], content["sentence"])
     return content if content["conclusion"] == "same weights" else content | pictured(compared, commit)
 
 

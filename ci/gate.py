@@ -8,7 +8,10 @@ from rfdetr_core.base.printing import say
 
 
 def main() -> None:
-    """Raise UserError if the verdict is failed, or if there is none although a stage was to run."""
+    """Raise UserError if the verdict is failed, or if there is none although a stage was to run.
+
+    An undecided gate does not fail the run: the title of the pull request says that a person has to decide.
+    """
     content = left(COMPARISON)
     if content is None:
         if not nothing_to_do():

@@ -20,15 +20,23 @@ from rfdetr_core.training.config import RuntimeConfig, TrainConfig, check_togeth
 
 
 class GateConfig(Config):
-    """How far a new model may fall behind the one before, both scored on the new test split."""
+    """How far a new model may fall behind the one before, both scored on the new test split.
+
+    A fall beyond its limit fails if all of its interval is below 0. In too few images for an interval it is undecided,
+    and so is a lost class whose fall may be chance. docs/retraining.md has the whole rule.
+    """
 
     max_drop: float | None = Field(
         0.5, ge=0, description="points of mAP (0 to 100) that a new model may lose in CI; null: no gate, not of classes"
     )
     max_drop_class: float | None = Field(
-        None, ge=0, description="points of AP that any class may lose; null: any number, but no class may be lost"
+        None,
+        ge=0,
+        description="points of AP that any class may lose; null: any number; a class that is lost never passes",
     )
-    resamples: int = Field(200, gt=0, description="draws of the test images behind the interval of the difference")
+    resamples: int = Field(
+        200, gt=0, description="draws of the test images behind the intervals; at least 40 for each class"
+    )
 
 
 UPSTREAM = "rfdetr 1.11.2"

@@ -28,7 +28,17 @@ from rfdetr_core.inference.exported import load_predictor
 from rfdetr_core.inference.predictor import BasePredictor
 from rfdetr_core.metrics.coco import CocoScores, Floats, Kind, Row, score
 
+DRAWS = 40  # for each class: its interval then leaves out one draw at each end
 Conclusion = Literal["better", "worse", "may be chance", "too few images", "same weights", "not measured"]
+
+
+def fewest_images(classes: int = 1) -> int:
+    """How many images an interval of a difference needs, if the intervals of so many classes are to hold at once.
+
+    Of two equally good models, the new one is worse on all of m images about once in 2^m times. An interval may be
+    wrong at one end once in 40 times, and each of K classes once in 40 K times: so 2^m must be at least 40 K.
+    """
+    return math.ceil(math.log2(DRAWS * classes))
 
 
 class NotComparableError(UserError):
@@ -155,17 +165,27 @@ class Comparison:
 
     @cached_property
     def class_intervals(self) -> list[Interval | None]:
-        """The interval of the change of each class's AP in points; None: the split has no object of the class.
+        """The interval of the change of each class's AP in points, over the draws that have an object of the class.
 
-        95 of 100 times all of them hold at once: of K classes with objects, each interval leaves out 2.5 / K % at each
-        end (Bonferroni's correction). A draw without an object of a class shows no change of it and counts as 0. So
-        0 is in the interval of a class with objects in one to three images of many: all three are missing from some 5 %
-        of the draws.
+        All of them are to hold at once: of K classes with objects, each leaves out 2.5 / K % of the draws at each end
+        (Bonferroni's correction), which takes DRAWS * K draws. None: fewer than `fewest_images(K)` images have an
+        object of the class.
         """
-        present = [one.instances > 0 for one in self.new.scores.per_class]
-        tail = 2.5 / max(1, sum(present))
-        changes = np.nan_to_num(self._drawn[:, :, 0])
-        return [interval(changes[:, k].tolist(), tail) if there else None for k, there in enumerate(present)]
+        classes = max(1, sum(count > 0 for count in self.class_images))
+        return [
+            interval(self._drawn[:, k, 0].tolist(), 2.5 / classes) if count >= fewest_images(classes) else None
+            for k, count in enumerate(self.class_images)
+        ]
+
+    @property
+    def class_images(self) -> list[int]:
+        """How many images have an object of each class."""
+        return [len(one.owners) for one in self.new.matched]
+
+    @property
+    def images_with_objects(self) -> int:
+        """How many images have an object."""
+        return len({image for one in self.new.matched for image in one.owners.tolist()})
 
     @property
     def lost(self) -> list[bool]:
@@ -202,26 +222,29 @@ class Comparison:
         return f"{_upper(new)} is {found} than {old}. {by}"
 
     def to_dict(self) -> Row:
-        """Plain values, for `write_json`; null where nothing was measured."""
+        """Plain values, for `write_json`; null where nothing was measured, or for an interval of too few images."""
         old, new = self.old.scores, self.new.scores
+        ends = self.intervals["map"] if self.images_with_objects >= fewest_images() else None
+        classes = zip(old.per_class, new.per_class, self.class_images, self.class_intervals, self.lost, strict=True)
         return {
             "split": self.split,
             "of": self.measure,
             "images": self.images,
+            "images_with_objects": self.images_with_objects,
             "objects": self.objects,
             "old": {name: _plain(getattr(old, name)) for name in SCORES},
             "new": {name: _plain(getattr(new, name)) for name in SCORES},
             "difference": _plain(self.differences["map"]),
-            "interval": list(self.intervals["map"] or (None, None)),
+            "interval": list(ends or (None, None)),
             "resamples": self.resamples,
             "conclusion": self.conclusion,
             "sentence": self.sentence("the base", "the new model"),
             "unknown_to_old": self.unknown_to(self.old),
             "no_longer_known": sorted({*filter(None, self.old.model.classes)} - {*self.new.model.classes}),
             "per_class": [
-                {"class": a.name, "instances": a.instances, "old": _plain(b.ap), "new": _plain(a.ap)}
-                | {"interval": list(ends or (None, None)), "lost": lost}
-                for b, a, ends, lost in zip(old.per_class, new.per_class, self.class_intervals, self.lost, strict=True)
+                {"class": after.name, "instances": after.instances, "images": images, "lost": lost}
+                | {"old": _plain(before.ap), "new": _plain(after.ap), "interval": list(ends or (None, None))}
+                for before, after, images, ends, lost in classes
             ],
         }
 

@@ -8,6 +8,7 @@ import pytest
 
 from ci.compare import verdict
 from rfdetr_core.config.settings import GateConfig
+from rfdetr_core.evaluation.comparison import DRAWS, fewest_images
 from tests.evaluation.pairs import compared, some
 from tests.evaluation.scenes import Rows, random_scene
 
@@ -20,6 +21,7 @@ def comparison(
     """What ci.compare knows of two models, as far as the gate reads it; a change is in points."""
     return {
         "split": "test",
+        "images_with_objects": 3 if interval[0] is None else 40,
         "difference": change,
         "interval": list(interval),
         "per_class": list(classes),
@@ -31,7 +33,8 @@ def of_class(
     name: str, change: float, interval: Interval, *, lost: bool = False, instances: int = 40
 ) -> dict[str, Any]:
     ap = {"old": 0.5, "new": 0.5 + change / 100}
-    return ap | {"class": name, "instances": instances, "interval": list(interval), "lost": lost}
+    images = 3 if interval[0] is None else instances
+    return ap | {"class": name, "instances": instances, "images": images, "interval": list(interval), "lost": lost}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,10 @@ def of_class(
         (0.5, 3.0, (1.0, 5.0), "passed"),
         (None, -50.0, (-60.0, -40.0), "passed"),
         (0.0, -0.1, (-0.2, -0.05), "failed"),
-        (0.5, None, (None, None), "not measured"),
+        (0.5, -6.0, (None, None), "undecided"),  # too few images for an interval
+        (0.5, 6.0, (None, None), "passed"),
+        (0.5, None, (None, None), "failed"),  # no object
+        (None, None, (None, None), "passed"),
     ],
 )
 def test_the_gate_fails_for_a_fall_beyond_its_limit_that_is_not_chance(
@@ -53,39 +59,60 @@ def test_the_gate_fails_for_a_fall_beyond_its_limit_that_is_not_chance(
     found, why = verdict(comparison(change, interval), GateConfig(max_drop=limit))
     assert found == said
     assert ("may be chance" in why) == (interval[0] == -14)
+    if limit is not None and interval[0] is None:
+        assert ("the test split has no object" if change is None else "in 3 images: too few for an interval") in why
 
 
 @pytest.mark.parametrize(
-    ("limit", "row", "reason"),
+    ("limit", "row", "said", "reason"),
     [
-        (5.0, of_class("green", -4.0, (-5, -3)), None),
-        (5.0, of_class("green", -40.0, (-80, 1)), None),
+        (5.0, of_class("green", -4.0, (-5, -3)), "passed", None),
+        (5.0, of_class("green", -40.0, (-80, 1)), "passed", None),
+        (5.0, of_class("green", -4.0, (None, None)), "passed", None),
+        (
+            5.0,
+            of_class("green", -40.0, (None, None)),
+            "undecided",
+            "AP of these classes fell by more than gate.max_drop_class, 5.0 points, but this may be chance",
+        ),
         (
             5.0,
             of_class("green", -6.0, (-8, -4)),
+            "failed",
             "AP of these classes fell by more than gate.max_drop_class, 5.0 points",
         ),
-        (None, of_class("green", -40.0, (-50, -30)), None),
+        (None, of_class("green", -40.0, (-50, -30)), "passed", None),
         (
             None,
             of_class("green", -40.0, (-50, -30), lost=True),
+            "failed",
             "at its best threshold the new model finds no object of these classes",
         ),
         (
             5.0,
             of_class("green", -4.0, (-5, -3), lost=True),
+            "failed",
             "at its best threshold the new model finds no object of these classes",
         ),
-        (5.0, of_class("green", -50.0, (-50, 0), lost=True), None),
-        (5.0, of_class("green", float("nan"), (None, None), instances=0), None),
+        *(
+            (
+                limit,
+                of_class("green", -50.0, interval, lost=True),
+                "undecided",
+                "finds no object of these classes, the base does, but this may be chance",
+            )
+            for limit in (5.0, None)
+            for interval in ((-50, 0), (None, None))
+        ),
+        (5.0, of_class("green", float("nan"), (None, None), instances=0), "passed", None),
     ],
 )
-def test_a_class_that_fell_or_is_lost_fails_the_gate_though_map_rose(
-    limit: float | None, row: dict[str, Any], reason: str | None
+def test_a_class_that_fell_or_is_lost_never_passes_though_map_rose(
+    limit: float | None, row: dict[str, Any], said: str, reason: str | None
 ) -> None:
     other = of_class("red", 9.0, (5.0, 12.0))
     found, why = verdict(comparison(2.0, (1.0, 3.0), other, row), GateConfig(max_drop_class=limit))
-    assert found == ("failed" if reason else "passed")
+    assert found == said
     assert (reason or "") in why
     assert ("`green` (" in why) == (reason is not None)
     assert "red" not in why
@@ -100,9 +127,27 @@ def test_a_class_that_left_the_class_table_fails_the_gate_whatever_the_images_sa
         assert why.endswith("; the new model does not know these classes of the base: `green`")
 
 
+def test_without_an_object_the_gate_fails_and_still_names_the_classes_that_left() -> None:
+    found, why = verdict(comparison(None, (None, None), unknown=("green",)), GateConfig())
+    assert found == "failed"
+    assert why.startswith(
+        "the test split has no object; the new model does not know these classes of the base: `green`."
+    )
+    assert why.endswith("gate.max_drop: null")
+
+
+def test_what_fails_outweighs_what_is_undecided() -> None:
+    rows = [of_class("green", -40.0, (-50, -30), lost=True), of_class("red", -40.0, (None, None), lost=True)]
+    found, why = verdict(comparison(-9.0, (None, None), *rows), GateConfig())
+    assert found == "failed"
+    assert "`green` (" in why
+    assert "`red` (AP -40.00 points, objects in 3 images: too few for an interval)" in why
+
+
 def judged(content: dict[str, Any], old: Rows, new: Rows) -> tuple[str, str]:
     """The verdict on detections, at the limit where any fall that is not chance fails."""
-    return verdict(compared(content, old, new).to_dict(), GateConfig(max_drop=0, max_drop_class=0))
+    resamples = DRAWS * len(content["categories"])
+    return verdict(compared(content, old, new, resamples).to_dict(), GateConfig(max_drop=0, max_drop_class=0))
 
 
 def test_models_of_one_quality_seldom_fail_and_a_model_that_finds_less_fails() -> None:
@@ -131,16 +176,32 @@ def test_a_class_that_finds_less_is_named_and_no_other() -> None:
     assert (said, "fell by more than gate.max_drop_class, 0.0 points: `class1` (" in why) == ("failed", True)
 
 
-@pytest.mark.parametrize(("images", "said"), [(1, "passed"), (3, "passed"), (12, "failed")])
-def test_a_class_in_three_images_or_fewer_is_too_little_to_say_that_it_is_lost(images: int, said: str) -> None:
+@pytest.mark.parametrize("classes", [1, 2, 10, 80])
+def test_an_interval_needs_the_images_of_which_all_fall_by_chance_no_more_often_than_it_is_wrong(classes: int) -> None:
+    fewest, wrong = fewest_images(classes), 0.025 / classes
+    assert 0.5**fewest <= wrong < 0.5 ** (fewest - 1)
+
+
+@pytest.mark.parametrize(("images", "said"), [(1, "undecided"), (6, "undecided"), (7, "failed"), (12, "failed")])
+def test_a_lost_class_fails_in_seven_images_of_two_classes_and_is_undecided_in_fewer(images: int, said: str) -> None:
     content, found = random_scene(0, images=40, classes=1, objects=4)
     content["categories"].append({"id": 1, "name": "rare"})
-    chosen = [row for row in content["annotations"] if row["image_id"] <= images]
+    filled = sorted({row["image_id"] for row in content["annotations"]})[:images]
+    chosen = [row for row in content["annotations"] if row["image_id"] in filled]
     for row in chosen:
         row["category_id"] = 1
     rare = [{**row, "score": 0.9} for row in chosen]
-    assert rare
-    found = [row for row in found if row["image_id"] > images]
+    found = [row for row in found if row["image_id"] not in filled]
     both = compared(content, found + rare, found, 200).to_dict()
     assert both["per_class"][1]["lost"]
+    assert both["per_class"][1]["images"] == images
     assert verdict(both, GateConfig(max_drop=100))[0] == said
+
+
+@pytest.mark.parametrize("images", range(1, 7))
+def test_a_split_of_fewer_than_six_images_is_undecided_however_far_map_fell(images: int) -> None:
+    content, found = random_scene(2, images=images, classes=1, objects=8)
+    assert {row["image_id"] for row in content["annotations"]} == set(range(1, images + 1))
+    both = compared(content, found, [], 200).to_dict()
+    both["per_class"] = []  # mAP alone
+    assert verdict(both, GateConfig())[0] == ("failed" if images == 6 else "undecided")

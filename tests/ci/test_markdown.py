@@ -155,9 +155,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def compared(**more: Any) -> None:
     numbers = {"map": 0.1, "map_50": 0.2, "map_75": 0.1, "mar_100": None, "f1": 0.3}
-    classes = [{"class": name, "instances": 3, "old": 0.1, "new": 0.2, "interval": [-1.0, 9.0]} for name in HOSTILE]
+    row = {"instances": 3, "images": 3, "old": 0.1, "new": 0.2, "interval": [-1.0, 9.0]}
+    classes = [row | {"class": name} for name in HOSTILE]
     content = {"base": "HEAD", "missing": None, "verdict": "passed", "why": "mAP changed", "split": "test"}
-    content |= {"interval": [0.0, 1.0], "old": numbers, "new": numbers, "per_class": classes, "images": 1}
+    content |= {
+        "interval": [0.0, 1.0],
+        "old": numbers,
+        "new": numbers,
+        "per_class": classes,
+        "images": 1,
+        "images_with_objects": 1,
+    }
     content |= {"objects": 1, "of": "boxes", "same": False, "unknown_to_old": HOSTILE, "difference": 1.0}
     content |= {"sentence": "The difference may be chance.", "changes": "Objects found that the base misses: 3."}
     COMPARISON.write_text(json.dumps(content | {"resamples": 200} | more))
@@ -284,3 +292,12 @@ def test_a_failed_stage_has_a_row_for_each_finding(folder: Path) -> None:
     page = safe(reproduce.failure("validate", "\n".join(HOSTILE)))
     assert [len(cells) for cells in page.tables[0]] == [3] * (1 + len(HOSTILE))
     safe(reproduce.failure("a|<!-- @everyone", "x"))
+
+
+@pytest.mark.parametrize("said", ["passed", "failed", "undecided"])
+def test_the_title_says_where_the_gate_did_not_pass(folder: Path, said: str) -> None:
+    compared(verdict=said, images_with_objects=3, interval=[None, None])
+    assert comment.title() == "Retrained: test mAP +1.00 points" + (f", gate {said}" if said != "passed" else "")
+    told = comment.comment("")
+    assert f"\n\nGate {said}: mAP changed.\n\n" in told
+    assert "Difference of mAP in points: +1.00; objects in 3 images: too few for an interval. " in told
