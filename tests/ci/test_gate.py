@@ -157,9 +157,9 @@ def test_models_of_one_quality_seldom_fail_and_a_model_that_finds_less_fails() -
         said, why = judged(content, some(found, 0.7, seed), some(found, 0.7, seed + 100))
         failed.append(said == "failed")
         fell.append(why.startswith("mAP changed by -"))
-        assert judged(content, found, found)[0] == "passed"
-    # At 2.5 % for mAP and 2.5 % for the classes, more than 3 of 12 fail by chance once in 500 times.
+    # Of 300 other seeds 31 fail. At that rate more than 3 of 12 fail about once in 35 times.
     assert sum(failed) <= 3 < sum(fell)
+    assert judged(content, found, found)[0] == "passed"
     assert judged(content, found, some(found, 0.3, 0))[0] == "failed"
 
 
