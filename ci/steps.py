@@ -40,7 +40,8 @@ COMMITTED = (
     "output",
     "journal",
 )
-TRAILER = "Retrained-from"  # in the message of the commits made here: the commit that was retrained
+# In the message of the commits made here: the commit that was retrained, and the number of the run if it has one.
+TRAILER, RUN_TRAILER = "Retrained-from", "Retrained-in-run"
 
 
 def step(run: Callable[[], None]) -> None:
@@ -113,18 +114,18 @@ def branch() -> tuple[str, str]:
     return name, f"retrain/{folder}{name}"
 
 
-def attachments_folder(source: str) -> str:
-    """The folder of a result on ATTACHMENTS_BRANCH: below that of the project, by the commit that was retrained."""
-    return call("git", "rev-parse", "--show-prefix").stdout.strip() + source[:10]
+def attachments_folder(result: str) -> str:
+    """The folder of a result on ATTACHMENTS_BRANCH: below that of the project, by the commit of the result."""
+    return call("git", "rev-parse", "--show-prefix").stdout.strip() + result[:10]
 
 
-def attachment(name: str, source: str) -> str | None:
+def attachment(name: str, result: str) -> str | None:
     """The address of an attachment of a result, for a link or a picture; None where RETRAIN_RAW is not set.
 
-    name: below ATTACHMENTS. source: the commit that was retrained.
+    name: below ATTACHMENTS. result: its commit.
     """
     raw = os.environ.get("RETRAIN_RAW")
-    return f"{raw}/{ATTACHMENTS_BRANCH}/{quote(f'{attachments_folder(source)}/{name}')}" if raw else None
+    return f"{raw}/{ATTACHMENTS_BRANCH}/{quote(f'{attachments_folder(result)}/{name}')}" if raw else None
 
 
 def left(path: Path) -> Any:

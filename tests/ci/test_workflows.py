@@ -17,7 +17,6 @@ import yaml
 from ci.compare import BASE_MODEL
 from ci.steps import (
     ATTACHMENTS,
-    BRANCH,
     BUNDLE,
     COMMENT,
     COMPARED,
@@ -242,7 +241,7 @@ def test_no_report_leaves_the_runner_once_a_secret_was_found() -> None:
 
 
 def test_what_the_last_job_needs_is_handed_to_it_and_the_model_of_the_base_is_not(tmp_path: Path) -> None:
-    needed = [COMMENT, TITLE, BRANCH, PLAN, COMPARISON, BUNDLE, STATEMENT, ATTACHMENTS / "documents" / "card.md"]
+    needed = [COMMENT, TITLE, PLAN, COMPARISON, BUNDLE, STATEMENT, ATTACHMENTS / "documents" / "card.md"]
     for path in (*needed, BASE_MODEL):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
@@ -300,7 +299,7 @@ def test_gitlab_gives_the_token_that_writes_to_the_last_job_and_hands_it_what_it
     (delivery, _, _) = uploads("retrain")
     assert handed == {*delivery["with"]["path"].split(), "reports/"}
     (gone,) = [line for line in gitlab["retrain"]["after_script"] if "CI_JOB_STATUS" in line]
-    searched = {BUNDLE, ATTACHMENTS, STATEMENT, TITLE, BRANCH}
+    searched = {BUNDLE, ATTACHMENTS, STATEMENT, TITLE}
     assert {path.name for path in searched} == set(gone.partition("rm -rf ")[2].rstrip(")").split())
 
 
