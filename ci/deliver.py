@@ -35,6 +35,7 @@ from ci.steps import (
     nothing_to_do,
     show,
     step,
+    write_comment,
 )
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
@@ -154,7 +155,7 @@ def deliver(source: str) -> None:
         raise UserError(f"the results cannot be pushed to the DVC remote: {why}. Git is as it was.")
     push_small_results()
     if not staged:
-        COMMENT.write_text("## Retrained, with the same results: there is nothing to merge\n")
+        write_comment("## Retrained, with the same results: there is nothing to merge\n")
         say(*COMMENT.read_text().split("\n"))
         return
     call("git", "commit", "-q", "-m", message[0], "-m", message[1])
@@ -165,7 +166,7 @@ def deliver(source: str) -> None:
     told = "\n\n".join(part for part in (comment(published).rstrip("\n"), failed, attached(result)) if part)
     heading = f"{title()} ({source[:10]})\n"
     refuse(f"{heading}{told}".encode(), "the comment of the pull request")
-    COMMENT.write_text(told)
+    write_comment(told)
     TITLE.write_text(heading)
     call("git", "bundle", "create", "-q", str(BUNDLE), "HEAD", f"^{source}")
     say(f"{BUNDLE} has the commit {result[:10]}; {COMMENT} tells of it; {published}")

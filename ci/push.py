@@ -29,6 +29,7 @@ from ci.steps import (
     call,
     nothing_to_do,
     step,
+    write_comment,
 )
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.markdown import block, code
@@ -268,7 +269,7 @@ def head(heading: str, reason: str) -> None:
     text = f"{HEADED} {heading}\n\n{reason}" if heading else ""
     if text and rest:
         text += _REST
-    COMMENT.write_text(f"{text}{rest}".rstrip() + "\n")
+    write_comment(f"{text}{rest}".rstrip() + "\n")
 
 
 def main() -> None:
