@@ -6,14 +6,17 @@ of sigstore is public: the statement of a project that is not public is signed o
 
 from __future__ import annotations
 
+import json
 import os
 
-from ci.push import delivered
+from ci.push import delivered, is_before
 from ci.secrets import redacted
-from ci.steps import ATTESTATION, COMMENT, STATEMENT, attachment, nothing_to_do, step
+from ci.steps import ATTESTATION, COMMENT, MODEL, STATEMENT, attachment, call, nothing_to_do, step
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.markdown import code
 from rfdetr_core.base.printing import say
+from rfdetr_core.lineage.lock import LOCK, Lock
+from rfdetr_core.lineage.records import RECORD
 
 LINE = "Signature of the statement: "
 
@@ -40,12 +43,36 @@ def sign(statement: bytes, token: str) -> tuple[str, str]:
     return bundle.to_json(), ", ".join(str(name.value) for name in names)
 
 
+def checked(statement: bytes, result: str) -> bytes:
+    """A statement, which the job that trained left, if it is about the model of the commit of the result.
+
+    Raises:
+        UserError: it is about another file or another history.
+    """
+    lock, record = (call("git", "show", f"{result}:./{name}").stdout for name in (LOCK, RECORD.as_posix()))
+    try:
+        content, file = json.loads(statement), json.loads(record)["file"]
+        subjects = {one["name"]: one["digest"]["sha256"] for one in content["subject"]}
+        dependencies = content["predicate"]["buildDefinition"].get("resolvedDependencies", [])
+        commits = [str(one["digest"]["gitCommit"]) for one in dependencies if "gitCommit" in one["digest"]]
+        same = subjects[MODEL.name] == file["sha256"] and Lock.parse(lock.encode()).out(MODEL.as_posix()) == file["md5"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{STATEMENT} or {RECORD} of the result cannot be read: {error!r}") from error
+    if not same:
+        raise UserError(f"{STATEMENT} is not about the model of the result {result[:10]}")
+    if not all(is_before(commit, result) for commit in commits):
+        raise UserError(f"{STATEMENT} names a commit that the result {result[:10]} does not come from")
+    return statement
+
+
 def signature() -> str:
     """Sign the statement; what became of it, in Markdown.
 
     Raises:
-        UserError: this job has an identity, and sigstore did not sign with it.
+        UserError: it is not about the result, or this job has an identity and sigstore did not sign with it.
     """
+    result, _ = delivered()
+    statement = checked(STATEMENT.read_bytes(), result)
     try:
         token = identity()
         if token is None:
@@ -55,11 +82,11 @@ def signature() -> str:
                 "none, since this project is not public and sigstore's log is. To sign all the same, set the variable "
                 "RETRAIN_PUBLIC_LOG to true"
             )
-        bundle, who = sign(STATEMENT.read_bytes(), token)
+        bundle, who = sign(statement, token)
     except Exception as error:  # of the platform, the network, sigstore: each has its own
         raise UserError(redacted(f"{type(error).__name__}: {error}")) from error
     ATTESTATION.write_text(bundle)
-    address = attachment(ATTESTATION.name, delivered()[1])
+    address = attachment(ATTESTATION.name, result)
     return f"{f'[{ATTESTATION.name}]({address})' if address else f'`{ATTESTATION}`'}, by {code(who)}, through sigstore"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from ci.steps import COMMITTED, TRAILER, call
+from ci.steps import COMMITTED, RUN_TRAILER, TRAILER, call
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.files import read_json
 from rfdetr_core.lineage import journal
@@ -15,9 +15,23 @@ _BRANCH = re.compile(r"refs/(heads|remotes/[^/]+)/retrain/.+")
 
 
 def claimed_source(commit: str = "HEAD") -> str:
-    """The commit of which a commit is said to be the retraining; empty where its message does not say so."""
-    trailer = f"--format=%(trailers:key={TRAILER},valueonly,separator=%x2C)"
-    return call("git", "log", "-1", trailer, commit).stdout.strip()
+    """The commit of which a commit is said to be the retraining; empty where its message does not say so.
+
+    Of a message that names several, all of them with commas between.
+    """
+    return trailer(commit, TRAILER)
+
+
+def claimed_run(commit: str) -> int | None:
+    """The number of the run that is said to have made a commit; None where its message has no number."""
+    told = trailer(commit, RUN_TRAILER)
+    return int(told) if re.fullmatch("[0-9]{1,18}", told) else None
+
+
+def trailer(commit: str, key: str) -> str:
+    """The values of a trailer in the message of a commit, with commas between; empty where it has none."""
+    words = f"--format=%(trailers:key={key},valueonly,separator=%x2C)"
+    return call("git", "log", "-1", words, commit).stdout.strip()
 
 
 def fault(source: str, changed: dict[str, list[str]]) -> str | None:
@@ -36,8 +50,13 @@ def foreign(commit: str, source: str) -> str | None:
     """Why a commit cannot be the retraining of `source`, by its parent and by the files that it changes."""
     if call("git", "log", "-1", "--format=%P", commit).stdout.strip() != source:
         return "the commit that it names is not its only parent"
-    strange, _ = _changes(commit, source)
+    strange = strangers(commit, source)
     return f"it changes {listed(strange)}, which no retraining changes" if strange else None
+
+
+def strangers(commit: str, before: str) -> list[str]:
+    """The files that a commit changes since another one and that no retraining changes."""
+    return _changes(commit, before)[0]
 
 
 def _changes(commit: str, source: str) -> tuple[list[str], list[str]]:

@@ -116,7 +116,8 @@ def _both(content: dict[str, Any]) -> list[str]:
         return [*parts, f"There are no pictures: {code(content['unpictured'])}."]
     if not pictures:
         return []
-    addresses = [attachment(name, content["source"]) for name in pictures]
+    result = call("git", "rev-parse", "HEAD").stdout.strip()
+    addresses = [attachment(name, result) for name in pictures]
     if all(addresses):
         images = [f"![{words}]({address})" for words, address in zip(pictures.values(), addresses, strict=True)]
         return [*parts, " ".join(images)]

@@ -1,8 +1,8 @@
-"""Verify, push to the DVC remote, commit, publish, and leave for `ci.push` what it pushes: git never names what is not
-there.
+"""Verify, push to the DVC remote, commit, publish, and leave for `ci.push` what it pushes.
 
-Before anything leaves the machine it is searched for the values of secret variables. Killed at any point, the remote
-has at most more than git says, and the next retraining takes it from there.
+DVC's remote gets the files before git names them. Killed at any point, the remote has at most more than git says, and
+the next retraining takes it from there. Before anything leaves the machine it is searched for the values of secret
+variables.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ci.remote import fault
 from ci.secrets import SecretFoundError, redacted, refuse, refuse_in_files
 from ci.steps import (
     ATTACHMENTS,
-    BRANCH,
     BUNDLE,
     COMMENT,
     COMMITTED,
     COMPARED,
     MODEL,
     PLAN_COMMENT,
+    RUN_TRAILER,
     STATEMENT,
     TITLE,
     TRAILER,
@@ -35,6 +35,7 @@ from ci.steps import (
     nothing_to_do,
     show,
     step,
+    write_comment,
 )
 from rfdetr_core.audit.history import cached
 from rfdetr_core.base import files
@@ -109,18 +110,18 @@ def document() -> str:
     done = core("document", str(MODEL), "--out", str(DOCUMENTS), check=False)
     if done.returncode:
         failed.append(f"The documents cannot be written:\n\n{block(done.stderr)}")
-    options = ["--documents", str(DOCUMENTS)] if "--documents" in core("attest", "--help").stdout else []
-    done = core("attest", str(MODEL), "--output", str(STATEMENT), *options, check=False)
+    documents = ["--documents", str(DOCUMENTS)] if DOCUMENTS.exists() else []
+    done = core("attest", str(MODEL), "--output", str(STATEMENT), *documents, check=False)
     if done.returncode:
         failed.append(f"The statement cannot be made:\n\n{block(done.stderr)}")
     return "\n\n".join(failed)
 
 
-def attached(source: str) -> str:
-    """The part of the comment that lists documents and statement."""
+def attached(result: str) -> str:
+    """The part of the comment that lists documents and statement. result: its commit."""
     paths = {path.relative_to(ATTACHMENTS).as_posix(): path for path in sorted(DOCUMENTS.rglob("*")) if path.is_file()}
     paths |= {STATEMENT.name: STATEMENT} if STATEMENT.exists() else {}
-    links = {path: attachment(name, source) for name, path in paths.items()}
+    links = {path: attachment(name, result) for name, path in paths.items()}
     lines = [f"- [{path.name}]({link})" if link else f"- `{path}`" for path, link in links.items()]
     return "### Documents\n\n" + ("\n".join(lines) or "There are none.") + "\n"
 
@@ -135,17 +136,17 @@ def publish() -> str:
 
 
 def deliver(source: str) -> None:
-    """Deliver the result of a commit; leave the branch, the title, the comment and the bundle.
+    """Deliver the result of a commit; leave the title, the comment and the bundle.
 
     Raises:
         UserError: something is not what dvc.lock and the lineages say, has the value of a secret, or cannot be pushed.
     """
-    target, own = branch()
+    target, _ = branch()
     verified = core("verify", check=False)
     say(*verified.stdout.splitlines())
     if verified.returncode:
         raise UserError(f"the result does not hold, so nothing was pushed:\n{verified.stdout}{verified.stderr}")
-    staged, message = stage(), (f"Retrain {source[:10]}", f"{TRAILER}: {source}")
+    staged, message = stage(), (f"Retrain {source[:10]}", "\n".join(trailers(source)))
     refuse_in_files(outgoing(staged))
     refuse("\n".join((target, *message)).encode(), "the name of the branch")
     status, told = show("dvc", "push", "--run-cache")
@@ -154,21 +155,27 @@ def deliver(source: str) -> None:
         raise UserError(f"the results cannot be pushed to the DVC remote: {why}. Git is as it was.")
     push_small_results()
     if not staged:
-        COMMENT.write_text("## Retrained, with the same results: there is nothing to merge\n")
+        write_comment("## Retrained, with the same results: there is nothing to merge\n")
         say(*COMMENT.read_text().split("\n"))
         return
     call("git", "commit", "-q", "-m", message[0], "-m", message[1])
+    result = call("git", "rev-parse", "HEAD").stdout.strip()
     failed = document()
     refuse_in_files([str(path) for path in (ATTACHMENTS, STATEMENT) if path.exists()])
     published = publish()
-    told = "\n\n".join(part for part in (comment(published).rstrip("\n"), failed, attached(source)) if part)
+    told = "\n\n".join(part for part in (comment(published).rstrip("\n"), failed, attached(result)) if part)
     heading = f"{title()} ({source[:10]})\n"
     refuse(f"{heading}{told}".encode(), "the comment of the pull request")
-    COMMENT.write_text(told)
+    write_comment(told)
     TITLE.write_text(heading)
     call("git", "bundle", "create", "-q", str(BUNDLE), "HEAD", f"^{source}")
-    BRANCH.write_text(f"{own}\n{target}\n")
-    say(f"{BUNDLE} has the commit for {own}; {COMMENT} tells of it; {published}")
+    say(f"{BUNDLE} has the commit {result[:10]}; {COMMENT} tells of it; {published}")
+
+
+def trailers(source: str) -> list[str]:
+    """The lines by which the commit of a result is known: the commit that was retrained, and the run."""
+    run = os.environ.get("GITHUB_RUN_ID") or os.environ.get("CI_PIPELINE_ID") or ""
+    return [f"{TRAILER}: {source}", *([f"{RUN_TRAILER}: {run}"] if run.isdecimal() else [])]
 
 
 def main() -> None:

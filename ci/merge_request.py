@@ -51,7 +51,9 @@ def ask(method: str, path: str, **fields: str) -> Any:
 
 
 def request(source: str, target: str) -> str:
-    """Open the merge request of two branches, or add the comment to the one that is open; its address.
+    """Open the merge request of two branches, or give the one that is open the new description, and a note of it.
+
+    Returns its address.
 
     Raises:
         UserError: as `ask`.
@@ -67,7 +69,7 @@ def request(source: str, target: str) -> str:
     if not found:
         return str(ask("POST", "merge_requests", title=title, description=comment, **branches)["web_url"])
     path = f"merge_requests/{found[0]['iid']}"
-    ask("PUT", path, title=title)
+    ask("PUT", path, title=title, description=comment)
     ask("POST", f"{path}/notes", body=comment)
     return str(found[0]["web_url"])
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ci.claim import claimed_source, fault
 from ci.overrides import apply_overrides
-from ci.steps import COMPARED, PLAN, PLAN_COMMENT, STATE, TRAILER, set_output, step
+from ci.steps import COMPARED, PLAN, PLAN_COMMENT, STATE, TRAILER, set_output, shortened, step
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.markdown import code, row
@@ -27,12 +27,16 @@ _VERDICTS = {"runs": "reruns", "may run": "may rerun", "cached": "from the cache
 
 
 def markdown(planned: Plan) -> str:
-    """The comment on a pull request. Every word that comes from data, params or git is set by `code`."""
+    """The comment on a pull request: what will run, whether this request or an earlier commit is the reason.
+
+    Every word that comes from data, params or git is set by `code`.
+    """
     if not planned.stages:
-        return "## This change reruns no stage\n"
-    count = len(planned.having("runs", "cached"))
+        return "## After a merge, no stage will run\n"
+    count = len(planned.having("runs"))
     total = planned.total_in_words()
-    lines = [f"## This change reruns {count} stage{'s' * (count != 1)}" + (f": {total}" if total else ""), ""]
+    told = f"{count or 'no'} stage{'s' * (count > 1)} will run"
+    lines = [f"## After a merge, {told}" + (f": {total}" if total else ""), ""]
     lines += [row("stage", "", "duration", "since"), "|---|---|---|---|"]
     lines += [_row(stage) for stage in planned.stages[:MOST]]
     if more := len(planned.stages) - MOST:
@@ -72,7 +76,7 @@ def main() -> None:
     runs = {stage.name: [one.what for one in stage.reasons] for stage in planned.having("runs", "cached")}
     later = [stage.name for stage in planned.having("may run")]
     PLAN.write_text(json.dumps({"certain": runs, "possible": later, "force": options.force}, indent=2) + "\n")
-    PLAN_COMMENT.write_text(markdown(planned))
+    PLAN_COMMENT.write_text(shortened(markdown(planned), "in the log of this run"))
     say(*planned.lines())
     set_output("stages", " ".join([*runs, *later]))
 

@@ -10,7 +10,7 @@ request() {
   number=$(gh pr list --head "$head" --base "$base" --state open --json number,isCrossRepository \
     --jq '.[] | select(.isCrossRepository | not) | .number') || return 1
   if [ -n "$number" ]; then
-    gh pr edit "$number" --title "$title" && gh pr comment "$number" --body-file .retrain/comment.md
+    gh pr edit "$number" --title "$title" --body-file .retrain/comment.md && gh pr comment "$number" --body-file .retrain/comment.md
   else
     gh pr create --head "$head" --base "$base" --title "$title" --body-file .retrain/comment.md
   fi

@@ -1,5 +1,8 @@
 """Push the commit that `ci.deliver` made, and its attachments; with a token that only this step sees.
 
+The job that trained runs packages and code of others, so its files decide nothing here: the branches are those of this
+job, and its commit must be the retraining of what this job has checked out.
+
 A result replaces an older result of the same branch, and nothing else: neither a newer one nor a commit that no
 retraining made. It needs the bundle that `ci.deliver` left, git and the whole history; no data, and no torch.
 """
@@ -11,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci.claim import claimed_source, foreign
+from ci.claim import claimed_run, claimed_source, foreign, strangers
 from ci.secrets import redacted
 from ci.steps import (
     ATTACHMENTS,
@@ -20,19 +23,18 @@ from ci.steps import (
     BRANCH,
     BUNDLE,
     COMMENT,
-    COMMITTED,
     STATEMENT,
-    TRAILER,
     attachments_folder,
     branch,
     call,
     nothing_to_do,
     step,
+    write_comment,
 )
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.markdown import block, code
 from rfdetr_core.base.printing import say
-from rfdetr_core.lineage.records import FOLDER
+from rfdetr_core.lineage.lock import LOCK
 
 # Git asks it for a password, and the shell takes that from the environment: no file, no list of processes has it. The
 # empty helper before it is for those of the machine, which would keep what was accepted.
@@ -57,7 +59,8 @@ def delivered() -> tuple[str, str]:
     """The commit of the bundle, which is in this clone then, and the commit that was retrained.
 
     Raises:
-        UserError: this clone does not have the commit that was retrained.
+        UserError: this clone does not have the commit that was retrained; or the one is not the retraining of the
+            other, or not of what is checked out.
     """
     # Git looks for a relative one from the root of the repository.
     done = call("git", "fetch", "-q", "--no-tags", str(BUNDLE.resolve()), "HEAD", check=False)
@@ -67,11 +70,18 @@ def delivered() -> tuple[str, str]:
             "the whole history"
         )
     result = call("git", "rev-parse", "FETCH_HEAD").stdout.strip()
-    return result, claimed_source(result)
+    source, here = claimed_source(result), call("git", "rev-parse", "HEAD").stdout.strip()
+    if here not in (source, result):  # by hand the result itself may be checked out
+        raise UserError(f"{BUNDLE} has no retraining of {here[:10]}, which is checked out")
+    if reason := foreign(result, source):
+        raise UserError(f"{BUNDLE} has no commit that a retraining makes: {reason}")
+    return result, source
 
 
-def place(source: str, target: str, own: str, tips: dict[str, str]) -> Place:
+def place(source: str, run: int | None, target: str, own: str, tips: dict[str, str]) -> Place:
     """Where the result of `source` goes. own: the usual branch. tips: of the branches that origin has.
+
+    run: the number of the run that made it, which grows from run to run; None by hand.
 
     Raises:
         UserError: another's commits are on the branch of this result as well.
@@ -81,17 +91,17 @@ def place(source: str, target: str, own: str, tips: dict[str, str]) -> Place:
     if target not in tips:
         why = f"The branch {code(target)} was deleted meanwhile. The result is on {code(aside)}, without a request."
         return Place(aside, _replaceable(aside, source, known, tips), why, request=False)
-    if not _is_before(source, tips[target]):
+    if not is_before(source, tips[target]):
         why = (
             f"{code(target)} of origin does not have the retrained commit {source[:10]}: it was rewritten, or "
             "that commit was not pushed. "
             f"The result is on {code(aside)}, without a request."
         )
         return Place(aside, _replaceable(aside, source, known, tips), why, request=False)
-    if newer := _newer(source, [tips[name] for name in (own, target) if name in tips]):
+    if newer := _newer(source, run, [tips[name] for name in (own, target) if name in tips]):
         why = (
-            f"This is the result of {source[:10]}. A result of the later commit {newer[:10]} is there already, so that "
-            "this one was pushed to no branch. What was trained is in the DVC remote."
+            f"This is the result of {source[:10]}. {newer} is there already, so that this one was pushed to no branch. "
+            "What was trained is in the DVC remote."
         )
         return Place(None, why=why, request=False)
     others = _of_others(own, source, known, tips)
@@ -121,22 +131,34 @@ def _of_others(name: str, source: str, known: list[str], tips: dict[str, str]) -
 
 
 def _is_ours(commit: str) -> bool:
-    """Whether a commit is as a retraining makes it: an amended one has another committer or other files."""
+    """Whether a commit is as a retraining makes it, by this job's name and address.
+
+    An amended one has another author, committer, date of one of both, or other files.
+    """
     source = claimed_source(commit)
-    author, committer = call("git", "log", "-1", "--format=%an <%ae>%n%cn <%ce>", commit).stdout.splitlines()
-    return bool(source) and author == committer and foreign(commit, source) is None
+    author, committer = call("git", "log", "-1", "--format=%an <%ae> %at%n%cn <%ce> %ct", commit).stdout.splitlines()
+    own = call("git", "var", "GIT_COMMITTER_IDENT").stdout.rpartition(">")[0]
+    ours = author == committer and committer.rpartition(">")[0] == own
+    return bool(source) and ours and foreign(commit, source) is None
 
 
-def _newer(source: str, tips: list[str]) -> str:
-    """The commit after `source` whose result is in the history of one of `tips`; empty if there is none."""
-    trailer = f"--format=%(trailers:key={TRAILER},valueonly,separator=%x2C)"
-    # Another project of this repository has results of its own.
-    paths = [f":(glob){name}{rest}" for name in (*COMMITTED, str(FOLDER)) for rest in ("", "/**")]
-    claimed = call("git", "log", "--full-history", trailer, *tips, f"^{source}", "--", *paths).stdout.split()
-    return next((one for one in claimed if one != source and _is_before(source, one)), "")
+def _newer(source: str, run: int | None, tips: list[str]) -> str:
+    """The result, in words, of a later commit or of a later run that the history of `tips` has; empty if none.
+
+    What a retraining did not make may have its trailer, too. Only a commit that changes dvc.lock, and nothing but
+    results, counts; where a request was squashed, its parent is another one.
+    """
+    options = ("--full-history", "--format=%H", "--min-parents=1", "--max-parents=1")
+    for commit in call("git", "log", *options, *tips, f"^{source}", "--", LOCK).stdout.split():
+        claimed, other = claimed_source(commit).split(","), claimed_run(commit)
+        later = next((one for one in claimed if one not in ("", source) and is_before(source, one)), "")
+        in_later_run = source in claimed and run is not None and other is not None and other > run
+        if (later or in_later_run) and not strangers(commit, f"{commit}^"):
+            return f"A result of the later commit {later[:10]}" if later else f"The result of the later run {other}"
+    return ""
 
 
-def _is_before(old: str, new: str) -> bool:
+def is_before(old: str, new: str) -> bool:
     """Whether `new` is `old` or comes after it."""
     return call("git", "merge-base", "--is-ancestor", "--end-of-options", old, new, check=False).returncode == 0
 
@@ -155,14 +177,23 @@ def look(*names: str) -> dict[str, str]:
         UserError: origin cannot be read.
     """
     refs = {f"refs/heads/{name}": name for name in names}
-    done = origin("ls-remote", "origin", *refs)
-    rows = [line.split("\t") for line in done.stdout.decode().splitlines()]
-    tips = {refs[ref]: commit for commit, ref in rows if ref in refs}
-    if not done.returncode and tips:
+    for _ in range(TRIES):
+        done = origin("ls-remote", "origin", *refs)
+        if done.returncode:
+            break
+        rows = [line.split("\t") for line in done.stdout.decode().splitlines()]
+        tips = {refs[ref]: commit for commit, ref in rows if ref in refs}
+        if not tips:
+            return {}
         done = origin("fetch", "-q", "--no-tags", "origin", *(f"refs/heads/{name}" for name in tips))
-    if done.returncode:
-        raise UserError(f"origin cannot be read:\n{_told(done)}")
-    return tips
+        # Since the list was read a branch may have been deleted, or rewritten to other commits.
+        if not done.returncode and all(_is_here(commit) for commit in tips.values()):
+            return tips
+    raise UserError(f"origin cannot be read:\n{_told(done)}")
+
+
+def _is_here(commit: str) -> bool:
+    return call("git", "cat-file", "-e", f"{commit}^{{commit}}", check=False).returncode == 0
 
 
 def _told(done: subprocess.CompletedProcess[bytes]) -> str:
@@ -170,21 +201,20 @@ def _told(done: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def push_branch(result: str, source: str, target: str, own: str) -> Place:
-    """Push the result to where it may go, with the push options RETRAIN_PUSH_OPTIONS if it can be merged.
+    """Push the result to where it may go.
 
     Raises:
         UserError: origin does not take it.
     """
-    tries = TRIES
+    tries, run = TRIES, claimed_run(result)
     while True:
         tips = look(target, own, f"{own}-{source[:10]}")
-        found = place(source, target, own, tips)
+        found = place(source, run, target, own, tips)
         if found.branch is None:
             return found
         ref = f"refs/heads/{found.branch}"
-        words = os.environ.get("RETRAIN_PUSH_OPTIONS", "").split() if found.request else []
         lease = f"--force-with-lease={ref}:{found.tip}"
-        done = origin("push", "--quiet", lease, *(f"-o{one}" for one in words), "origin", f"{result}:{ref}")
+        done = origin("push", "--quiet", lease, "origin", f"{result}:{ref}")
         say(*_told(done).splitlines())
         if not done.returncode:
             return found
@@ -193,8 +223,11 @@ def push_branch(result: str, source: str, target: str, own: str) -> Place:
             raise UserError(f"{found.branch} cannot be pushed:\n{_told(done)}\nWhat was trained is in the DVC remote.")
 
 
-def push_attachments(source: str) -> str | None:
-    """Push pictures, documents and statement as a folder of ATTACHMENTS_BRANCH; None, or why that cannot be done."""
+def push_attachments(result: str) -> str | None:
+    """Push pictures, documents and statement as a folder of ATTACHMENTS_BRANCH; None, or why that cannot be done.
+
+    The folder is that of this result alone, so no later result changes what its comment shows.
+    """
     paths = {path.relative_to(ATTACHMENTS).as_posix(): path for path in ATTACHMENTS.rglob("*") if path.is_file()}
     paths |= {path.name: path for path in (STATEMENT, ATTESTATION) if path.exists()}
     if not paths:
@@ -202,7 +235,7 @@ def push_attachments(source: str) -> str | None:
     try:
         for _ in range(TRIES):
             tip = look(ATTACHMENTS_BRANCH).get(ATTACHMENTS_BRANCH, "")
-            made = origin("fast-import", "--quiet", "--force", stdin=_commit(tip, attachments_folder(source), paths))
+            made = origin("fast-import", "--quiet", "--force", stdin=_commit(tip, attachments_folder(result), paths))
             if made.returncode:
                 return _told(made)
             ref = f"refs/heads/{ATTACHMENTS_BRANCH}"
@@ -236,7 +269,7 @@ def head(heading: str, reason: str) -> None:
     text = f"{HEADED} {heading}\n\n{reason}" if heading else ""
     if text and rest:
         text += _REST
-    COMMENT.write_text(f"{text}{rest}".rstrip() + "\n")
+    write_comment(f"{text}{rest}".rstrip() + "\n")
 
 
 def main() -> None:
@@ -245,15 +278,15 @@ def main() -> None:
     Raises:
         UserError: origin does not take the result.
     """
+    BRANCH.unlink(missing_ok=True)
     if not BUNDLE.exists():
         if not nothing_to_do():
             say("no commit was made: nothing to push")
         return
-    target, own = BRANCH.read_text().splitlines()[1::-1] if BRANCH.exists() else branch()
-    BRANCH.unlink(missing_ok=True)
+    target, own = branch()
     try:
         result, source = delivered()
-        lost = push_attachments(source)
+        lost = push_attachments(result)
         found = push_branch(result, source, target, own)
     except UserError as error:
         head("not delivered", block(redacted(str(error))))

@@ -6,7 +6,8 @@ import re
 
 _FAULTS = {
     r"Unable to locate credentials|NoCredentialsError": (
-        "there are no credentials for the remote. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        "there are no credentials for the remote. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on GitLab a "
+        "protected variable reaches protected branches alone)"
     ),
     r"Partial credentials found in \w+, missing: ([\w ,]+)": (
         "credentials for the remote are incomplete. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

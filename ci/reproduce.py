@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ci.remote import fault_of_stages
 from ci.secrets import redacted
-from ci.steps import COMMENT, PLAN, RAN, left, nothing_to_do, show, step
+from ci.steps import PLAN, RAN, left, nothing_to_do, show, step, write_comment
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.markdown import block, code, row
 from rfdetr_core.verification.lock import copy_linked_results
@@ -31,7 +31,7 @@ def main() -> None:
     RAN.write_text(json.dumps({"ran": ran, "cached": cached}) + "\n")
     if status:
         stage = next(iter(re.findall(r"failed to reproduce '([^']+)'", told)), ran[-1] if ran else "dvc repro")
-        COMMENT.write_text(failure(stage, told))
+        write_comment(failure(stage, told))
         reason = fault_of_stages(told)
         why = f": {reason}" if reason else ", with the message above"
         raise UserError(f"{stage} failed{why}; nothing was pushed.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ci.secrets import SecretFoundError, redacted, refuse_in_files
+from ci.secrets import SecretFoundError, redacted
 from rfdetr_core.audit import history
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.markdown import block
@@ -20,15 +21,16 @@ from rfdetr_core.base.printing import message_of, say
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
+MOST = 60_000  # characters of a comment: GitHub takes 65,536, and later steps put lines before and after
+WHOLE = STATE / "whole_comment.md"
 PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
 PLAN_COMMENT = STATE / "plan.md"
 # For the job that pushes: the commit made here, what its comment shows, and the statement of `attest`.
 BUNDLE, ATTACHMENTS = STATE / "delivery.bundle", STATE / "attachments"
 STATEMENT, ATTESTATION = STATE / "statement.json", STATE / "attestation.sigstore.json"
 ATTACHMENTS_BRANCH = "retrain-attachments"  # never merged; has a folder for each result
-SECRET = STATE / "secret"  # left where a secret was found: then no report may leave the runner either
-MODEL, REPORTS = Path(history.MODEL), "reports"
-COMPARED = Path(REPORTS, "compare", "index.html")  # the page of both models; it goes with the artifacts alone
+MODEL, REPORTS = Path(history.MODEL), Path("reports")
+COMPARED = REPORTS / "compare" / "index.html"  # the page of both models; it goes with the artifacts alone
 COMMITTED = (
     "dvc.lock",
     "params.yaml",
@@ -40,7 +42,8 @@ COMMITTED = (
     "output",
     "journal",
 )
-TRAILER = "Retrained-from"  # in the message of the commits made here: the commit that was retrained
+# In the message of the commits made here: the commit that was retrained, and the number of the run if it has one.
+TRAILER, RUN_TRAILER = "Retrained-from", "Retrained-in-run"
 
 
 def step(run: Callable[[], None]) -> None:
@@ -49,27 +52,43 @@ def step(run: Callable[[], None]) -> None:
     try:
         run()
     except UserError as error:
-        failure = _of_reports(error)
-        told = redacted(str(failure))
-        if isinstance(failure, SecretFoundError):
+        told = redacted(str(error))
+        if isinstance(error, SecretFoundError):
             COMMENT.unlink(missing_ok=True)
-            SECRET.touch()
-            set_output("secret", "true")
             if os.environ.get("CI") == "true":  # whatever the workflow keeps of a failed run
                 shutil.rmtree(REPORTS, ignore_errors=True)
         if not COMMENT.exists():
-            COMMENT.write_text(f"## Not retrained\n\n{block(told)}\n")
+            write_comment(f"## Not retrained\n\n{block(told)}\n")
         sys.exit(message_of(UserError(told)))
 
 
-def _of_reports(error: UserError) -> UserError:
-    """An error, or the one about a secret in the reports, which are kept of a failed run as well."""
-    try:
-        if not isinstance(error, SecretFoundError):
-            refuse_in_files([REPORTS])
-    except SecretFoundError as found:
-        return found
-    return error
+def write_comment(text: str) -> None:
+    """Write the comment, cut where it is too long for a platform; then the whole of it is a file of its own."""
+    WHOLE.unlink(missing_ok=True)
+    cut = shortened(text, f"`{WHOLE}`, in the artifacts of this run")
+    if cut != text:
+        WHOLE.write_text(text)
+    COMMENT.write_text(cut)
+
+
+def shortened(text: str, whole: str) -> str:
+    """A comment in Markdown with at most MOST characters. It ends with a whole line, and an open fence is closed.
+
+    whole: where all of it is, which the last words of one that was cut say.
+    """
+    if len(text) <= MOST:
+        return text
+    fence, kept, left_over = "", [], MOST - 500
+    for line in text.split("\n"):
+        left_over -= len(line) + 1
+        if left_over < 0:
+            break
+        kept.append(line)
+        if found := re.match("```+", line):
+            fence = found[0] if not fence else "" if line == fence else fence
+            left_over -= len(line) if line == fence else 0  # for its end
+    end = f"The rest was cut: a comment has at most {MOST:,} characters. All of it is {whole}."
+    return "\n".join([*kept, *([fence] if fence else []), "", end, ""])
 
 
 def set_output(name: str, value: str) -> None:
@@ -113,18 +132,18 @@ def branch() -> tuple[str, str]:
     return name, f"retrain/{folder}{name}"
 
 
-def attachments_folder(source: str) -> str:
-    """The folder of a result on ATTACHMENTS_BRANCH: below that of the project, by the commit that was retrained."""
-    return call("git", "rev-parse", "--show-prefix").stdout.strip() + source[:10]
+def attachments_folder(result: str) -> str:
+    """The folder of a result on ATTACHMENTS_BRANCH: below that of the project, by the commit of the result."""
+    return call("git", "rev-parse", "--show-prefix").stdout.strip() + result[:10]
 
 
-def attachment(name: str, source: str) -> str | None:
+def attachment(name: str, result: str) -> str | None:
     """The address of an attachment of a result, for a link or a picture; None where RETRAIN_RAW is not set.
 
-    name: below ATTACHMENTS. source: the commit that was retrained.
+    name: below ATTACHMENTS. result: its commit.
     """
     raw = os.environ.get("RETRAIN_RAW")
-    return f"{raw}/{ATTACHMENTS_BRANCH}/{quote(f'{attachments_folder(source)}/{name}')}" if raw else None
+    return f"{raw}/{ATTACHMENTS_BRANCH}/{quote(f'{attachments_folder(result)}/{name}')}" if raw else None
 
 
 def left(path: Path) -> Any:

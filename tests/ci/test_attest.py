@@ -25,16 +25,27 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ci import attest
-from ci.steps import ATTESTATION, BUNDLE, COMMENT, STATE, STATEMENT, TRAILER
+from ci.steps import ATTESTATION, BUNDLE, COMMENT, MODEL, STATE, STATEMENT, TRAILER
 from rfdetr_core.base import files
 from rfdetr_core.verification import dsse
 
+LOCK = f"""
+schema: '2.0'
+stages:
+  strip:
+    cmd: python -m stages.strip
+    outs: [{{path: {MODEL}, md5: {"a" * 32}, size: 1}}]
+"""
+RECORD = {"lineage": {}, "file": {"md5": "a" * 32, "sha256": "0" * 64, "size": 1}}
 KEY = ec.generate_private_key(ec.SECP256R1())
 WORKFLOW = "https://github.example/owner/name/.github/workflows/retrain.yml@refs/heads/main"
 COMMENTED = "## Retrained\n\nGate passed: so.\n"
 STATEMENT_OF_TEST = {
     "_type": "https://in-toto.io/Statement/v1",
-    "subject": [{"name": "model.pth", "digest": {"sha256": "0" * 64}}],
+    "subject": [
+        {"name": MODEL.name, "digest": {"sha256": "0" * 64}},
+        {"name": "attachments/documents/card.md", "digest": {"sha256": "1" * 64}},
+    ],
     "predicateType": "https://slsa.dev/provenance/v1",
     "predicate": {"buildDefinition": {}, "note": "not the order of a dictionary that was read and written again"},
 }
@@ -86,7 +97,11 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         subprocess.run(["git", *command], check=True)
     source = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    subprocess.run(["git", "commit", "-q", "--allow-empty", "-m", f"Retrain\n\n{TRAILER}: {source}"], check=True)
+    Path("dvc.lock").write_text(LOCK)
+    MODEL.parent.mkdir()
+    MODEL.with_name("record.json").write_text(json.dumps(RECORD))
+    subprocess.run(["git", "add", "."], check=True)
+    subprocess.run(["git", "commit", "-q", "-m", f"Retrain\n\n{TRAILER}: {source}"], check=True)
     STATE.mkdir()
     subprocess.run(["git", "bundle", "create", "-q", str(BUNDLE), "HEAD", f"^{source}"], check=True)
     STATEMENT.write_text(json.dumps(STATEMENT_OF_TEST, indent=3))
@@ -119,6 +134,39 @@ def test_an_identity_signs_the_bytes_of_the_statement_and_the_comment_names_it(
     assert comment.count(attest.LINE) == 1
     assert f"`{WORKFLOW}`" in comment
     assert token not in comment
+
+
+def rewritten(**changes: Any) -> None:
+    STATEMENT.write_text(json.dumps(STATEMENT_OF_TEST | changes))
+
+
+@pytest.mark.parametrize("how", ["another model", "another lock", "another history", "no statement", "not of the push"])
+def test_what_is_not_about_the_model_of_the_pushed_commit_is_not_signed(
+    state: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    on_gitlab(monkeypatch, time.time())
+    here = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    commit = {"name": "repository", "digest": {"gitCommit": here}}
+    rewritten(predicate={"buildDefinition": {"resolvedDependencies": [commit]}})
+    attest.main()
+    assert ATTESTATION.exists(), "of the result itself"
+    if how == "another model":
+        rewritten(subject=[{"name": MODEL.name, "digest": {"sha256": "f" * 64}}])
+    elif how == "another history":
+        commit["digest"]["gitCommit"] = "f" * 40
+        rewritten(predicate={"buildDefinition": {"resolvedDependencies": [commit]}})
+    elif how == "no statement":
+        STATEMENT.write_text("[]")
+    elif how == "another lock":
+        Path("dvc.lock").write_text(LOCK.replace("a" * 32, "f" * 32))
+        subprocess.run(["git", "commit", "-q", "-a", "--amend", "--no-edit"], check=True)
+        subprocess.run(["git", "bundle", "create", "-q", str(BUNDLE), "HEAD", "^HEAD~"], check=True)
+    else:
+        subprocess.run(["git", "commit", "-q", "--allow-empty", "-m", "another push"], check=True)
+    attest.main()
+    line = next(line for line in COMMENT.read_text().splitlines() if line.startswith(attest.LINE))
+    assert line.startswith(f"{attest.LINE}none. ")
+    assert not ATTESTATION.exists()
 
 
 @pytest.mark.parametrize("visibility", ["private", "internal", "", None])

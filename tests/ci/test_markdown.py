@@ -242,7 +242,7 @@ def test_the_comment_shows_the_pictures_where_they_have_an_address_and_else_name
     compared()
     assert "### Both models in pictures" not in comment.comment("")
     words = {"curves.png": "Loss and AP over the epochs", "new_errors.png": "2 of 3 new errors"}
-    compared(pictures=words, source="0123456789abcdef")
+    compared(pictures=words)
     told = comment.comment("")
     safe(told)
     for name, said in words.items():
@@ -250,7 +250,8 @@ def test_the_comment_shows_the_pictures_where_they_have_an_address_and_else_name
     assert "\n\nThey are on the machine that retrained.\n" in told
     monkeypatch.setenv("RETRAIN_RAW", "https://git.example/owner/name/raw")
     page = Page(comment.comment(""))
-    addresses = [f"https://git.example/owner/name/raw/retrain-attachments/0123456789/{name}" for name in words]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout[:10]
+    addresses = [f"https://git.example/owner/name/raw/retrain-attachments/{head}/{name}" for name in words]
     assert page.links == addresses
     assert page.elements.count("img") == 2
     for said, address in zip(words.values(), addresses, strict=True):

@@ -43,9 +43,12 @@ def test_a_request_is_opened_once_and_then_has_a_note(api: Api, monkeypatch: pyt
     assert (request["source_branch"], request["target_branch"]) == ("retrain/main", "main")
     assert (request["title"], request["description"]) == ("Retrained", "## Retrained\n")
     TITLE.write_text("Retrained again\n")
+    COMMENT.write_text("## Retrained again\n")
     merge_request.main()
-    assert [one["title"] for one in api.requests] == ["Retrained again"]
-    assert api.notes == [("merge_requests/1/notes", "## Retrained\n")]
+    assert [(one["title"], one["description"]) for one in api.requests] == [
+        ("Retrained again", "## Retrained again\n")
+    ], "a description of the first result would contradict the title"
+    assert api.notes == [("merge_requests/1/notes", "## Retrained again\n")]
     or_commit(monkeypatch)
     assert len(api.notes) == 1
 

@@ -10,11 +10,23 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ci import push
-from ci.steps import ATTACHMENTS, ATTACHMENTS_BRANCH, BRANCH, BUNDLE, COMMENT, STATE, STATEMENT, TRAILER, attachment
+from ci.steps import (
+    ATTACHMENTS,
+    ATTACHMENTS_BRANCH,
+    BRANCH,
+    BUNDLE,
+    COMMENT,
+    RUN_TRAILER,
+    STATE,
+    STATEMENT,
+    TRAILER,
+    attachment,
+)
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 
@@ -104,23 +116,42 @@ class Team:
         git(self.developer, "push", "-q", "origin", f"HEAD:refs/heads/{branch}")
         return git(self.developer, "rev-parse", "HEAD")
 
-    def result(self, source: str, name: str) -> Path:
+    def result(self, source: str, name: str, run: int | None = None, project: str = ".") -> Path:
         """The clone of the last job, with the files that the job before it left: the result of `source`."""
         maker = self.clone(f"job that retrains {name}")
         git(maker, "checkout", "-q", "-B", "main", source)
-        (maker / "output").mkdir()
-        (maker / "output" / "scores.json").write_text(name)
+        (maker / project / "output").mkdir(parents=True)
+        (maker / project / "output" / "scores.json").write_text(name)
+        (maker / project / "dvc.lock").write_text(name)
         git(maker, "add", "-A")
-        git(maker, "commit", "-q", "-m", f"Retrain {source[:10]}", "-m", f"{TRAILER}: {source}")
+        lines = [f"{TRAILER}: {source}", *([] if run is None else [f"{RUN_TRAILER}: {run}"])]
+        git(maker, "commit", "-q", "-m", f"Retrain {source[:10]}", "-m", "\n".join(lines))
         git(maker, "bundle", "create", "-q", str(self.folder / "bundle"), "HEAD", f"^{source}")
         deliverer = self.clone(f"job that delivers {name}")
+        git(deliverer, "checkout", "-q", "-B", "main", source)
         (deliverer / ATTACHMENTS / "documents").mkdir(parents=True)
         (self.folder / "bundle").rename(deliverer / BUNDLE)
         (deliverer / COMMENT).write_text("## Retrained: test mAP +1.00 points\n\nGate passed: so.\n")
-        (deliverer / BRANCH).write_text("retrain/main\nmain\n")
         (deliverer / STATEMENT).write_text("{}")
         (deliverer / ATTACHMENTS / "documents" / "model card.md").write_text(name)
         return deliverer
+
+    def forged(self, how: str) -> Path:
+        """The same, by a job whose packages want more than a result: see the test."""
+        folder, source = self.result(self.sources[2], how), self.sources[2]
+        maker = folder.with_name(f"job that retrains {how}")
+        if how == "other files":
+            (maker / ".github").mkdir()
+            (maker / ".github" / "workflow.yml").touch()
+            git(maker, "add", "-A")
+            git(maker, "commit", "-q", "--amend", "--no-edit")
+        elif how == "another source":
+            git(folder, "checkout", "-q", "-B", "main", self.sources[1])
+        else:
+            git(maker, "commit", "-q", "--allow-empty", "-m", "more", "-m", f"{TRAILER}: {source}")
+        git(maker, "bundle", "create", "-q", str(folder / BUNDLE), "HEAD", f"^{source}")
+        (folder / BRANCH).write_text("main\nmain\n")
+        return folder
 
     def branches(self) -> dict[str, str]:
         """The branches of origin but that of attachments, which is no matter of merging."""
@@ -149,22 +180,26 @@ def test_a_result_replaces_an_older_one_and_its_attachments_have_the_address_of_
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETRAIN_RAW", "https://host/owner/name/raw")
+    results = []
     for number, source in enumerate(team.sources):
         folder = team.result(source, f"result {number}")
         before = (folder / COMMENT).read_text()
         assert pushed(folder, monkeypatch) == before
         assert BRANCH.read_text() == "retrain/main\nmain\n"
         assert team.shown("retrain/main") == f"result {number}"
-        address = attachment("documents/model card.md", source)
-        assert address == f"https://host/owner/name/raw/{ATTACHMENTS_BRANCH}/{source[:10]}/documents/model%20card.md"
+        results.append(team.branches()["retrain/main"])
+        address = attachment("documents/model card.md", results[-1])
+        at = f"{ATTACHMENTS_BRANCH}/{results[-1][:10]}/documents/model%20card.md"
+        assert address == f"https://host/owner/name/raw/{at}"
     again = team.result(team.sources[2], "the same commit again")
     pushed(again, monkeypatch)
     assert team.shown("retrain/main") == "the same commit again"
+    results.append(team.branches()["retrain/main"])
     names = ["documents/model card.md", "statement.json"]
     listed = git(team.origin, "ls-tree", "-r", "-z", "--name-only", ATTACHMENTS_BRANCH).split("\0")[:-1]
-    assert listed == sorted(f"{source[:10]}/{name}" for source in team.sources for name in names)
-    card = f"{ATTACHMENTS_BRANCH}:{team.sources[2][:10]}/documents/model card.md"
-    assert git(team.origin, "show", card) == "the same commit again"
+    assert listed == sorted(f"{result[:10]}/{name}" for result in results for name in names)
+    for result, told in zip(results[2:], ("result 2", "the same commit again"), strict=True):
+        assert git(team.origin, "show", f"{ATTACHMENTS_BRANCH}:{result[:10]}/documents/model card.md") == told
     assert git(team.origin, "merge-base", "main", "retrain/main") == team.sources[2]
 
 
@@ -187,27 +222,81 @@ def test_a_late_result_of_an_older_commit_does_not_replace_a_newer_one_merged_or
     assert list(team.branches()) == ["main"]
 
 
+@pytest.mark.parametrize("how", ["other files", "another source", "two commits"])
+def test_what_no_retraining_of_the_checked_out_commit_makes_is_not_pushed_wherever_the_job_before_wants_it(
+    team: Team, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    folder, before = team.forged(how), git(team.origin, "show-ref")
+    with pytest.raises(UserError, match=r"which is checked out|that a retraining makes"):
+        pushed(folder, monkeypatch)
+    assert (git(team.origin, "show-ref"), BRANCH.exists()) == (before, False)
+
+
+def test_the_job_before_does_not_choose_the_branch(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, before = team.result(team.sources[2], "result"), team.branches()["main"]
+    (folder / BRANCH).write_text("main\nmain\n")
+    pushed(folder, monkeypatch)
+    assert team.branches()["main"] == before
+    assert team.shown("retrain/main") == "result"
+    # Pushed once more by hand, where the result itself is checked out.
+    git(folder, "fetch", "-q", str(folder.resolve() / BUNDLE), "HEAD")
+    git(folder, "checkout", "-q", "-B", "main", "FETCH_HEAD")
+    pushed(folder, monkeypatch)
+    assert team.shown("retrain/main") == "result"
+
+
+def test_of_one_commit_the_result_of_an_earlier_run_does_not_replace_that_of_a_later_one(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed(team.result(team.sources[0], "of run 12", 12), monkeypatch)
+    comment = pushed(team.result(team.sources[0], "of run 9", 9), monkeypatch)
+    assert comment.startswith("## Retrained, but a newer result is there\n")
+    assert "The result of the later run 12 is there already" in comment
+    assert team.shown("retrain/main") == "of run 12"
+    for name, run in (("again", 12), ("of run 13", 13), ("by hand", None)):
+        pushed(team.result(team.sources[0], name, run), monkeypatch)
+        assert team.shown("retrain/main") == name
+
+
+@pytest.mark.parametrize("with_a_lock", [False, True])
+def test_a_copied_trailer_makes_no_result_late_unless_its_commit_is_a_result(
+    team: Team, monkeypatch: pytest.MonkeyPatch, with_a_lock: bool
+) -> None:
+    folder = team.result(team.sources[0], "result")
+    if with_a_lock:
+        (team.developer / "dvc.lock").write_text("of a human, with code")
+    team.commit("main", "code.py", "copied", "-m", f"{TRAILER}: {team.sources[1]}")
+    pushed(folder, monkeypatch)
+    assert team.shown("retrain/main") == "result"
+    # Two results, squashed by a platform: the parent is another commit, the files are those of a result.
+    claims = f"{TRAILER}: {team.sources[0]}\n{TRAILER}: {team.sources[2]}"
+    team.commit("main", "dvc.lock", "squashed", "-m", claims)
+    comment = pushed(team.result(team.sources[0], "late"), monkeypatch)
+    assert f"A result of the later commit {team.sources[2][:10]} is there already" in comment
+
+
 def test_a_merged_result_of_another_project_of_the_repository_makes_no_result_late(
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     early = team.result(team.sources[0], "early")
-    (team.developer / "other" / "output").mkdir(parents=True)
-    team.commit("main", "other/output/scores.json", "of another", "-m", f"{TRAILER}: {team.sources[1]}")
+    (team.developer / "other").mkdir()
+    team.commit("main", "other/dvc.lock", "of another", "-m", f"{TRAILER}: {team.sources[1]}")
     before = (early / COMMENT).read_text()
     assert pushed(early, monkeypatch) == before
     assert team.shown("retrain/main") == "early"
 
 
-@pytest.mark.parametrize("how", ["a commit", "amended", "a false claim"])
+@pytest.mark.parametrize("how", ["a commit", "amended", "made anew", "a false claim"])
 def test_what_a_human_committed_on_the_branch_stays_and_the_result_goes_beside_it(
     team: Team, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     pushed(team.result(team.sources[0], "first"), monkeypatch)
     git(team.developer, "fetch", "-q")
     git(team.developer, "checkout", "-q", "-B", "retrain/main", "origin/retrain/main")
-    if how == "amended":
+    if how in ("amended", "made anew"):
         (team.developer / "output" / "scores.json").write_text("better")
-        git(team.developer, "commit", "-q", "-a", "--amend", "--no-edit")
+        author = ["--reset-author"] if how == "made anew" else []
+        git(team.developer, "commit", "-q", "-a", "--amend", "--no-edit", *author)
     else:
         (team.developer / "README.md").write_text("words")
         git(team.developer, "add", "-A")
@@ -231,8 +320,8 @@ def test_a_branch_that_moves_between_the_look_and_the_push_is_looked_at_again(
     pushed(team.result(team.sources[0], "first"), monkeypatch)
     folder, decide, human = team.result(team.sources[1], "second"), push.place, []
 
-    def meanwhile(source: str, target: str, own: str, tips: dict[str, str]) -> push.Place:
-        found = decide(source, target, own, tips)
+    def meanwhile(*words: Any) -> push.Place:
+        found = decide(*words)
         if not human:
             human.append(team.commit("retrain/main", "README.md", "words"))
         return found
@@ -242,6 +331,31 @@ def test_a_branch_that_moves_between_the_look_and_the_push_is_looked_at_again(
     assert team.branches()["retrain/main"] == human[0]
     assert team.shown(f"retrain/main-{team.sources[1][:10]}") == "second"
     assert human[0][:10] in comment
+
+
+@pytest.mark.parametrize("how", ["deleted", "rewritten"])
+def test_a_branch_that_is_gone_between_the_list_and_the_fetch_is_listed_again(
+    team: Team, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    pushed(team.result(team.sources[0], "first"), monkeypatch)
+    lost, ask, once = team.branches()["retrain/main"], push.origin, [f"{team.sources[1]}:refs/heads/retrain/main"]
+
+    def meanwhile(*words: str, **more: Any) -> Any:
+        if words[0] == "fetch" and once:
+            refspec = once.pop() if how == "rewritten" else ":refs/heads/retrain/main"
+            once.clear()
+            git(team.developer, "push", "-q", "-f", "origin", refspec)
+        return ask(*words, **more)
+
+    folder = team.clone("job that looks")
+    git(folder, "update-ref", "-d", "refs/remotes/origin/retrain/main")
+    git(folder, "reflog", "expire", "--expire=now", "--all")
+    git(folder, "prune", "--expire=now")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(push, "origin", meanwhile)
+    tips = push.look("retrain/main")
+    assert tips == ({} if how == "deleted" else {"retrain/main": team.sources[1]})
+    assert lost not in tips.values()
 
 
 @pytest.mark.parametrize("how", ["deleted", "rewritten"])
@@ -282,15 +396,16 @@ def test_a_result_that_origin_refuses_is_not_called_passed_and_a_second_try_deli
 
 
 def test_a_project_in_a_folder_has_its_attachments_in_that_folder(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    clone = team.result(team.sources[0], "result")
+    clone = team.result(team.sources[0], "result", project="ml")
     (clone / "ml").mkdir()
     (clone / STATE).rename(clone / "ml" / STATE)
     pushed(clone / "ml", monkeypatch)
-    assert team.shown("retrain/main") == "result"
-    name = f"ml/{team.sources[0][:10]}/statement.json"
+    result = team.branches()["retrain/ml/main"]
+    assert git(team.origin, "show", f"{result}:ml/output/scores.json") == "result"
+    name = f"ml/{result[:10]}/statement.json"
     assert name in git(team.origin, "ls-tree", "-r", "--name-only", ATTACHMENTS_BRANCH).splitlines()
     monkeypatch.setenv("RETRAIN_RAW", "https://host/raw")
-    assert attachment("statement.json", team.sources[0]) == f"https://host/raw/{ATTACHMENTS_BRANCH}/{name}"
+    assert attachment("statement.json", result) == f"https://host/raw/{ATTACHMENTS_BRANCH}/{name}"
 
 
 def test_without_a_result_nothing_is_pushed(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_a_result_opens_a_request_and_the_next_one_edits_it(folder: Path) -> Non
     words = "--title Retrained: test mAP +1.00 points"
     of = f"pr create --head retrain/main --base main {words} --body-file .retrain/comment.md\n"
     assert run("pull_request.sh", folder) == (0, of)
-    edited = f"pr edit 12 {words}\npr comment 12 --body-file .retrain/comment.md\n"
+    edited = f"pr edit 12 {words} --body-file .retrain/comment.md\npr comment 12 --body-file .retrain/comment.md\n"
     assert run("pull_request.sh", folder, ANSWER="12\n") == (0, edited)
     assert run("tell.sh", folder) == (0, ""), "the request has the comment"
     assert (folder / "page").read_text() == "## Retrained\n" * 2

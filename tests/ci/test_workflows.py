@@ -17,7 +17,6 @@ import yaml
 from ci.compare import BASE_MODEL
 from ci.steps import (
     ATTACHMENTS,
-    BRANCH,
     BUNDLE,
     COMMENT,
     COMPARED,
@@ -26,6 +25,7 @@ from ci.steps import (
     PLAN_COMMENT,
     STATEMENT,
     TITLE,
+    WHOLE,
 )
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.observers.publishing import PUBLISHED
@@ -42,6 +42,7 @@ NEEDS = {
         "python -m ci.reproduce": STORE | TRACKING,
         "python -m ci.compare": STORE,
         "python -m ci.deliver": STORE | TRACKING,
+        "python -m ci.search": STORE | TRACKING,
     },
     "deliver": {
         "python -m ci.push": {"RETRAIN_TOKEN"},
@@ -229,20 +230,53 @@ def uploads(job: str) -> list[dict[str, Any]]:
 
 
 def test_no_report_leaves_the_runner_once_a_secret_was_found() -> None:
-    assert [step["run"] for step in steps("retrain") if step.get("id") == "deliver"] == ["python -m ci.deliver"]
-    for outcome, secret in (("success", "false"), ("failure", "true"), ("failure", ""), ("skipped", "")):
-        contexts = {"steps": {"deliver": {"outcome": outcome, "outputs": {"secret": secret}}}}
-        failed = outcome != "success"
-        kept = [step["with"] for step in uploads("retrain") if runs(step.get("if"), contexts, failed=failed)]
-        names = [step["name"] for step in kept]
-        assert names == (["delivery"] if secret == "true" else ["delivery", "reports"])
-        (delivery,) = [step["path"].split() for step in kept if step["name"] == "delivery"]
-        assert not failed or delivery == [".retrain/plan.json", ".retrain/comment.md"]
-    assert "test ! -f .retrain/secret || rm -rf" in GITLAB.read_text()
+    order = [step.get("run", step.get("uses", "").partition("@")[0]) for step in jobs()["retrain"]["steps"]]
+    search = order.index("python -m ci.search")
+    assert order.index("python -m ci.deliver") < search < order.index("actions/upload-artifact")
+    step = jobs()["retrain"]["steps"][search]
+    secrets = set(re.findall(r"secrets\.(\w+)", json.dumps(jobs()["retrain"])))
+    assert (step["if"], set(step["env"])) == ("always()", secrets), "it searches for what any step of the job sees"
+    for outcome in ("success", "failure", "skipped"):
+        for searched in ("success", "failure"):
+            contexts = {"steps": {"deliver": {"outcome": outcome}, "search": {"outcome": searched}}}
+            failed = (outcome, searched) != ("success", "success")
+            kept = [step["with"] for step in uploads("retrain") if runs(step.get("if"), contexts, failed=failed)]
+            names = [step["name"] for step in kept]
+            assert names == (["delivery", "reports"] if searched == "success" else ["delivery"])
+            (delivery,) = [step["path"].split() for step in kept if step["name"] == "delivery"]
+            assert not failed or delivery == [".retrain/plan.json", ".retrain/comment.md"]
+
+
+@pytest.mark.parametrize("status", ["success", "failed"])
+@pytest.mark.parametrize("searched", [True, False])
+def test_gitlab_keeps_of_a_failure_what_to_say_and_no_report_where_a_secret_was_found(
+    tmp_path: Path, status: str, searched: bool
+) -> None:
+    job = yaml.safe_load(GITLAB.read_text())["retrain"]
+    kept = [path for path in job["artifacts"]["paths"] if not path.endswith("/")]
+    kept += ["reports/page.html", ".retrain/attachments/card.md"]
+    for path in kept:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\n[ "$*" = "-m ci.search" ] && {"true" if searched else "false"}\n')
+    python.chmod(0o755)
+    script = "set -e\n" + "\n".join(job["after_script"])
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, env=os.environ | {"CI_JOB_STATUS": status}, check=True)
+    there = {path for path in kept if (tmp_path / path).exists()}
+    told = {str(PLAN), str(COMMENT)}
+    reports = {"reports/page.html", str(COMPARISON), str(WHOLE)}
+    if not searched:
+        assert there == told
+    elif status == "failed":
+        assert there == told | reports
+    else:
+        assert there == set(kept)
 
 
 def test_what_the_last_job_needs_is_handed_to_it_and_the_model_of_the_base_is_not(tmp_path: Path) -> None:
-    needed = [COMMENT, TITLE, BRANCH, PLAN, COMPARISON, BUNDLE, STATEMENT, ATTACHMENTS / "documents" / "card.md"]
+    needed = [COMMENT, TITLE, PLAN, COMPARISON, BUNDLE, STATEMENT, ATTACHMENTS / "documents" / "card.md"]
     for path in (*needed, BASE_MODEL):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
@@ -298,29 +332,31 @@ def test_gitlab_gives_the_token_that_writes_to_the_last_job_and_hands_it_what_it
             assert set(re.findall(r"-u (\w+)", line)) == hidden, line
     handed = set(gitlab["retrain"]["artifacts"]["paths"])
     (delivery, _, _) = uploads("retrain")
-    assert handed == {*delivery["with"]["path"].split(), "reports/"}
-    (gone,) = [line for line in gitlab["retrain"]["after_script"] if "CI_JOB_STATUS" in line]
-    searched = {BUNDLE, ATTACHMENTS, STATEMENT, TITLE, BRANCH}
-    assert {path.name for path in searched} == set(gone.partition("rm -rf ")[2].rstrip(")").split())
+    assert handed == {*delivery["with"]["path"].split(), "reports/", str(WHOLE)}
+    links = job["before_script"].index("test ! -e .retrain || find .retrain -type l -delete")
+    assert links == 0, "before anything reads what the training left"
 
 
 def test_gitlab_runs_the_steps_of_github_and_none_sees_more_secrets() -> None:
     gitlab = yaml.safe_load(GITLAB.read_text())
     job = gitlab["retrain"]
-    hidden = set(re.findall(r"-u (\w+)", job["variables"]["WITHOUT_SECRETS"]))
-    assert STORE | TRACKING | {"RETRAIN_TOKEN"} <= hidden
+    tokens = {"RETRAIN_TOKEN", "CI_JOB_TOKEN", "CI_REPOSITORY_URL", "CI_REGISTRY_PASSWORD"}
+    tokens |= {"CI_DEPENDENCY_PROXY_PASSWORD"}
+    hides = {"WITHOUT_TOKENS": tokens, "WITHOUT_SECRETS": tokens | STORE | TRACKING}
+    for name, expected in hides.items():
+        assert set(re.findall(r"-u (\w+)", job["variables"][name])) == expected, name
     assert job["environment"] == {"name": "retrain", "action": "access"}
     for name in ("plan", "retrain", "deliver"):
         found = [line[line.index("python -m ci.") :] for line in gitlab[name]["script"] if "-m ci." in line]
         found = [line for line in found if line != REQUEST]
-        assert found == [step["run"] for step in steps(name) if "-m ci." in step["run"]]
+        search = "python -m ci.search"  # on GitLab in after_script
+        assert found == [step["run"] for step in steps(name) if "-m ci." in step["run"] and step["run"] != search]
     for line in [*job["before_script"], *job["script"]]:
         if "python" in line or "make" in line or line.endswith(".sh"):
             needed = NEEDS["retrain"].get(line[line.find("python") :], set())
-            gone = hidden if line.startswith("$WITHOUT_SECRETS ") else set(re.findall(r"-u (\w+)", line))
+            gone = hides[line.split()[0].removeprefix("$")]
             assert not gone & needed, line
-            assert needed or gone == hidden, line
-            assert "RETRAIN_TOKEN" in gone | needed, line
+            assert needed or gone == hides["WITHOUT_SECRETS"], line
     assert not re.search(r"https?://\S*(TOKEN|PASSWORD)", GITLAB.read_text()), "git would keep it in .git/config"
 
 

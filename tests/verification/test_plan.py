@@ -361,10 +361,10 @@ def test_everything_runs_before_the_first_run_and_if_it_is_asked_for(small: Smal
 
 
 def test_the_comment_on_a_pull_request_has_stages_reasons_and_durations(small: Small) -> None:
-    assert markdown(small.plan()) == "## This change reruns no stage\n"
+    assert markdown(small.plan()) == "## After a merge, no stage will run\n"
     small.params("train", notes="<!-- @everyone | `x`", lr=0.0004)
     comment = markdown(small.plan())
-    assert comment.startswith("## This change reruns 1 stage: about 40 min; with all that may rerun about 41 min")
+    assert comment.startswith("## After a merge, 1 stage will run: about 40 min; with all that may rerun about 41 min")
     assert "<!--" not in comment
     assert "| `report` | may rerun | not known | - |" in comment
     (line,) = (line for line in comment.splitlines() if line.startswith("| `train`"))

@@ -1,0 +1,74 @@
+"""What a job keeps is searched for the secrets of all its steps, and a comment is no longer than a platform takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from ci import search
+from ci.steps import COMMENT, MOST, PLAN, RAN, REPORTS, STATE, WHOLE, shortened, step, write_comment
+from rfdetr_core.base.markdown import block
+
+VALUE = "hunter2-is-the-password"
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that a failed training leaves; none has a secret."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", VALUE)
+    paths = [REPORTS / "training" / "page.html", PLAN, COMMENT, RAN, STATE / "attachments" / "card.md"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    return paths
+
+
+def test_without_a_secret_all_is_kept(kept: list[Path]) -> None:
+    step(search.main)
+    assert [path.read_text() for path in kept] == ["{}"] * len(kept)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_file_with_a_secret_is_not_kept_no_report_is_and_the_comment_says_where_it_was(
+    kept: list[Path], number: int
+) -> None:
+    path = kept[number]
+    path.write_text(f"before {VALUE} after")
+    with pytest.raises(SystemExit):
+        step(search.main)
+    assert not path.exists() or path == COMMENT
+    assert not REPORTS.exists()
+    comment = COMMENT.read_text()
+    assert f"{path} has the value of the variable MLFLOW_TRACKING_PASSWORD" in comment
+    assert VALUE not in comment
+    assert PLAN.exists() == (path != PLAN), "the last job reads it"
+
+
+@pytest.mark.parametrize("fence", ["```", "`" * 700])
+def test_a_long_comment_is_cut_at_a_line_with_its_fence_closed_and_the_whole_is_kept(
+    kept: list[Path], fence: str
+) -> None:
+    lines = "\n".join(f"line {number} of the output of a program" for number in range(5000))
+    text = f"## Retrained\n\n{block(f'{fence[:-1]}{chr(10)}{lines}')}\n\n| a |\n"
+    write_comment(text)
+    told = COMMENT.read_text()
+    assert WHOLE.read_text() == text
+    assert MOST - 3000 < len(told) <= MOST < 65_536
+    heading, fenced, last = [token for token in MarkdownIt().parse(told) if token.type in ("fence", "inline")]
+    assert (heading.content, fenced.type) == ("Retrained", "fence")
+    assert set(fenced.content.splitlines()[1:]) <= set(lines.splitlines()), "whole lines"
+    assert str(WHOLE) in last.content
+    write_comment("short\n")
+    assert (COMMENT.read_text(), WHOLE.exists()) == ("short\n", False)
+
+
+@pytest.mark.parametrize("length", [MOST - 1, MOST, MOST + 1, 3 * MOST])
+def test_no_text_is_longer_and_one_that_is_short_enough_stays(length: int) -> None:
+    for text in ("x" * length, "y\n" * (length // 2)):
+        cut = shortened(text, "there")
+        assert len(cut) <= MOST
+        assert (cut == text) == (len(text) <= MOST)
