@@ -92,7 +92,7 @@ def _data(facts: Facts) -> list[str]:
         "### Objects by class",
         tables.classes(facts),
         "### Provenance: licences, sources and other metadata of the images",
-        tables.metadata(facts) or to_fill("licence and source of the images. The dataset names none in `metadata/`."),
+        tables.metadata(facts),
         "### Cleaning",
         checked or f"{tables.NOT_KNOWN.capitalize()}.",
         to_fill("how images were obtained and selected, who labelled them by which rules, and what was left out."),

@@ -7,7 +7,7 @@ classes for. What this project says in its own words is in properties whose name
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -25,15 +25,14 @@ from packageurl import PackageURL
 
 from rfdetr_core.base import files
 from rfdetr_core.checkpoint.files import MODEL_FIELDS
-from rfdetr_core.documents.facts import Facts, Split
+from rfdetr_core.documents.facts import ASKED, MOST, PROVIDER, Facts, Split
 from rfdetr_core.documents.locks import Package, locked_packages
 
 _MODEL, _CODE, _PYTHON = "model", "code", "package/python"
-_MOST = 20  # values of a column of the metadata; a source may differ from image to image
 _METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100", "precision", "recall", "f1")
 _PER_CLASS = {"ap": "map", "ap_50": "map_50", "precision": "precision", "recall": "recall", "f1": "f1"}
 _PER_SLICE = ("map", "map_50", "precision", "recall", "f1")
-_PROVIDER = "To be filled in by the provider."
+_PROVIDER = f"{PROVIDER}."
 
 
 def bom(facts: Facts) -> str:
@@ -104,16 +103,20 @@ def _dataset(split: Split) -> Component:
             objects=split.objects,
             **roots,
             **{f"objects:{name}": count for name, count in (split.classes or {}).items()},
-            **{column: [*_counted(split.values(column))] or _PROVIDER for column in ("licence", "source")},
+            **{column: [*_counted(split, column)] for column in ASKED},
         ),
     )
 
 
-def _counted(images: Mapping[str, int]) -> Iterator[str]:
-    """The most frequent values of a column of the metadata, each with its number of images."""
-    yield from (f"{value} ({count} images)" for value, count in [*images.items()][:_MOST])
-    if len(images) > _MOST:
-        yield f"{len(images) - _MOST} other values"
+def _counted(split: Split, column: str) -> Iterator[str]:
+    """The most frequent values of a column of the metadata, each with its number of images; and who is asked for the
+    rest."""
+    images = split.values(column)
+    yield from (f"{value} ({count} images)" for value, count in [*images.items()][:MOST])
+    if len(images) > MOST:
+        yield f"{len(images) - MOST} other values"
+    if lacking := split.without(column):
+        yield f"{_PROVIDER} ({lacking} images have none.)" if images else _PROVIDER
 
 
 def _licence(text: str) -> License:

@@ -123,7 +123,7 @@ def read_evaluation(
             _slices(written, lineage, metrics, annotations, metadata),
         )  # fmt: skip
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return None, [*notes, f"the evaluation in {FOLDER}/ is not readable ({error})"]
+        return None, [*notes, f"the evaluation in {FOLDER}/ is not readable ({without_root(error, root)})"]
     return found, notes
 
 
@@ -135,13 +135,21 @@ def evaluation_lineage(root: Path) -> dict[str, Any] | None:
         return None
 
 
+def without_root(text: object, root: Path) -> str:
+    """A message whose paths start at the project: no document has the folder that the project is in."""
+    shown = str(text)
+    for folder in (root.resolve(), root):
+        shown = shown.replace(f"{folder}/", "") if folder != Path() else shown
+    return shown
+
+
 def _lock(root: Path, notes: list[str]) -> Lock | None:
     if not (root / LOCK).is_file():
         return None
     try:
         return Lock.read(root)
     except UserError as error:
-        notes.append(str(error))
+        notes.append(without_root(error, root))
         return None
 
 

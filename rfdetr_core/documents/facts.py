@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.provenance import short
 from rfdetr_core.checkpoint.exported import Exported
 from rfdetr_core.checkpoint.files import Checkpoint
-from rfdetr_core.documents.evaluation import Evaluation, evaluation_lineage, read_evaluation
+from rfdetr_core.documents.evaluation import Evaluation, evaluation_lineage, read_evaluation, without_root
 from rfdetr_core.evaluation.operating import FEW_IMAGES
 from rfdetr_core.lineage.journal import entries
 from rfdetr_core.verification.statement import Origin, parts_of, read_model
 
 TRAINED, CHOSEN, SCORED = "trained on", "chosen by", "scored on"
+PROVIDER = "To be filled in by the provider"
+ASKED = ("licence", "source")  # what a reader of a dataset asks for; where images have none, the provider is asked
+MOST = 20  # values of a column, or folders of a split, that are listed one by one
 _USES = {"train": TRAINED, "valid": CHOSEN}
 
 
@@ -37,7 +40,8 @@ class Split:
         digests: The SHA-256 of its annotations, its manifest and the class table, by the path of the file.
         roots: The Merkle trees over its images: `size` and `root` by the name of the tree.
         classes: Objects by class; None where the annotations are not at hand.
-        metadata: By image and column, what metadata/ has of its images (`licence`, `source`, ...).
+        metadata: By image and column, what metadata/ has of its images (`licence`, `source`, ...); None where metadata/
+            could not be read.
     """
 
     name: str
@@ -47,12 +51,20 @@ class Split:
     digests: dict[str, str]
     roots: dict[str, dict[str, Any]] = field(default_factory=dict)
     classes: dict[str, int] | None = None
-    metadata: dict[str, dict[str, str]] = field(default_factory=dict)
+    metadata: dict[str, dict[str, str]] | None = None
 
     def values(self, column: str) -> dict[str, int]:
         """Images by value of a column of the metadata; the most frequent first."""
-        counts = Counter(row[column] for row in self.metadata.values() if column in row)
-        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+        return most_frequent(row[column] for row in (self.metadata or {}).values() if column in row)
+
+    def without(self, column: str) -> int:
+        """Images for which nobody wrote a value of a column, or nobody knows it."""
+        return max(0, self.images - sum(self.values(column).values()))
+
+
+def most_frequent(values: Iterable[str]) -> dict[str, int]:
+    """How often each value is there; the most frequent first."""
+    return dict(sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 @dataclass(frozen=True)
@@ -192,14 +204,14 @@ def collect(file: Path, root: Path = Path()) -> Facts:
     root = origin.history.root if origin else root
     scored = evaluation_lineage(root)
     scored = scored if scored and scored["model"]["tensors"] == tensors else None
-    splits = _splits(root, origin, lineage["training"], scored)
+    splits = _splits(root, origin, lineage["training"], scored, notes)
     of_split = splits.get(scored["split"]) if scored else None
     annotations = (
         _recorded(root, origin, lineage["training"], scored, f"annotations/{of_split.name}.json") if of_split else None
     )
-    evaluation, more = read_evaluation(root, tensors, annotations, of_split.metadata if of_split else {})
+    evaluation, more = read_evaluation(root, tensors, annotations, (of_split.metadata if of_split else None) or {})
     if evaluation is None and of_split:
-        splits = _splits(root, origin, lineage["training"], None)
+        splits = _splits(root, origin, lineage["training"], None, [])
     elif evaluation is not None and of_split and of_split.objects is None:
         counted = {"images": evaluation.metrics["images"], "objects": evaluation.metrics["objects"]}
         splits[of_split.name] = Split(**{**vars(of_split), **counted})
@@ -220,7 +232,11 @@ def collect(file: Path, root: Path = Path()) -> Facts:
 
 
 def _splits(
-    root: Path, origin: Origin | None, training: Mapping[str, Any], scored: Mapping[str, Any] | None
+    root: Path,
+    origin: Origin | None,
+    training: Mapping[str, Any],
+    scored: Mapping[str, Any] | None,
+    notes: list[str],
 ) -> dict[str, Split]:
     """The splits of the training, and that of the evaluation."""
     found: dict[str, Split] = {}
@@ -243,7 +259,7 @@ def _splits(
             digests={path: inputs[path] for path in paths if path in inputs},
             roots=dict((training.get("roots") or {}).get(name) or {}),
             classes=_objects(content),
-            metadata=_metadata(root, origin, name, inputs.get(paths[1])),
+            metadata=_metadata(root, origin, name, inputs.get(paths[1]), notes),
         )
     return found
 
@@ -275,20 +291,30 @@ def _objects(annotations: bytes | None) -> dict[str, int] | None:
         return None
 
 
-def _metadata(root: Path, origin: Origin | None, split: str, manifest: str | None) -> dict[str, dict[str, str]]:
-    """What is known of a split's images: as it is at hand beside the recorded manifest, else as it was committed."""
+def _metadata(
+    root: Path, origin: Origin | None, split: str, manifest: str | None, notes: list[str]
+) -> dict[str, dict[str, str]] | None:
+    """What is known of a split's images: as the commit of the model has it, else as it is at hand; each counts only
+    beside the recorded manifest. None: neither is to be had."""
     where = ProjectPaths(root, manifests=root / "manifest", metadata=root / "metadata")
     path, beside = where.metadata_of(split), where.split(split)[1]
-    content = None
-    if path.is_file() and beside.is_file() and files.sha256_file(beside) == manifest:
-        content = files.read_bytes(path)
-    elif origin is not None and origin.traced.links:
-        name = f"{origin.traced.links[0].commit.id}:./metadata/{split}.csv"
-        content = next(origin.history.read([name]))[1]
+    name = f"metadata/{split}.csv"
+    at_hand = path.is_file() and beside.is_file() and files.sha256_file(beside) == manifest
+    content = files.read_bytes(path) if at_hand else None
+    if origin is not None and origin.traced.links:
+        commit = origin.traced.links[0].commit.id
+        there, committed = (
+            one for _, one in origin.history.read([f"{commit}:./manifest/{split}.json", f"{commit}:./{name}"])
+        )
+        if there is not None and files.sha256_bytes(there) == manifest:
+            if content is not None and content != committed:
+                notes.append(f"{name} is not that of the commit of the model, so it is not used")
+            content = committed or b"path\n"
     try:
-        return parse_metadata(content, f"metadata/{split}.csv") if content else {}
-    except UserError:
-        return {}
+        return None if content is None else parse_metadata(content, name)
+    except UserError as error:
+        notes.append(f"{without_root(error, root)}, so licences and sources in {split} are not known")
+        return None
 
 
 def _durations(root: Path, origin: Origin | None, notes: list[str]) -> dict[str, float]:
@@ -299,7 +325,7 @@ def _durations(root: Path, origin: Origin | None, notes: list[str]) -> dict[str,
     try:
         known = entries(root).values()
     except UserError as error:
-        notes.append(f"the journal is not used: {error}")
+        notes.append(f"the journal is not used: {without_root(error, root)}")
         return {}
     stages = {**links[0].lock.stages, **{link.stage: link.entry for link in links}}
     found = {}

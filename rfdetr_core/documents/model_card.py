@@ -73,7 +73,7 @@ def _body(facts: Facts) -> str:
         "### Objects by class",
         tables.classes(facts),
         "### Licences, sources and other metadata of the images",
-        tables.metadata(facts) or to_fill("licence and source of the images. The dataset names none in `metadata/`."),
+        tables.metadata(facts),
         "## Training",
         tables.parameters(facts, _MAIN),
         tables.selection(facts),

@@ -6,18 +6,20 @@ Every value that comes from a file is set as code: no name of a class or an imag
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
+from rfdetr_core.base.errors import listed
+from rfdetr_core.base.markdown import MOST as MOST_CHARACTERS
 from rfdetr_core.base.markdown import block, code, row
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import MODEL_FIELDS
-from rfdetr_core.documents.facts import Facts
+from rfdetr_core.documents.facts import ASKED, MOST, PROVIDER, Facts
 
 NOT_KNOWN = "not known from the record"
-PROVIDER = "**To be filled in by the provider:**"
+TO_FILL = f"**{PROVIDER}:**"
 _MARKUP = re.compile(r"[^\s,;:]*[`|\\<>&*_\[\]!@#/~^$][^\s,;:]*(?<!\.)")
-_MOST = 20  # rows of values of a column of the metadata
 _METRICS = {
     "map": "AP, IoU 0.50 to 0.95",
     "map_50": "AP50",
@@ -37,7 +39,7 @@ _PER_SLICE = {"map": "AP", "map_50": "AP50", "precision": "precision", "recall":
 
 def to_fill(what: str) -> str:
     """A paragraph that marks what only the provider of the model can say."""
-    return f"> {PROVIDER} {what}"
+    return f"> {TO_FILL} {what}"
 
 
 def joined(*parts: str) -> str:
@@ -103,7 +105,7 @@ def parameters(facts: Facts, names: Sequence[str] = ()) -> str:
     """The parameters of the training; names: only these, such as `train.lr`."""
     values = flattened(facts.training["params"])
     chosen = {name: values[name] for name in names if name in values} if names else values
-    return table(("parameter", "value"), ((code(name), _value(value)) for name, value in chosen.items()))
+    return table(("parameter", "value"), ((code(name), _value(_own(name, value))) for name, value in chosen.items()))
 
 
 def selection(facts: Facts) -> str:
@@ -155,15 +157,32 @@ def classes(facts: Facts) -> str:
 
 
 def metadata(facts: Facts) -> str:
-    """What metadata/ has of the images: licence, source and every other column, the most frequent values first."""
+    """What metadata/ has of the images: licence, source and every other column, the most frequent values first; and a
+    mark for each of licence and source that some images lack."""
     rows = []
     for split in facts.splits.values():
-        for column in sorted({name for values in split.metadata.values() for name in values}):
+        known = {name for values in (split.metadata or {}).values() for name in values}
+        for column in sorted({*known, *ASKED}):
             counts = list(split.values(column).items())
-            rows += [(code(split.name), code(column), code(value), _count(count)) for value, count in counts[:_MOST]]
-            if left := len(counts) - _MOST:
-                rows += [(code(split.name), code(column), f"{left} other values", "")] if left > 0 else []
-    return table(("split", "column", "value", "images"), rows) if rows else ""
+            rows += [(code(split.name), code(column), whole(value), _count(count)) for value, count in counts[:MOST]]
+            if (left := len(counts) - MOST) > 0:
+                rest = sum(count for _, count in counts[MOST:])
+                rows.append((code(split.name), code(column), f"{left} other values", _count(rest)))
+            if lacking := split.without(column):
+                missing = NOT_KNOWN if split.metadata is None else "no value"
+                rows.append((code(split.name), code(column), missing, _count(lacking)))
+    return joined(table(("split", "column", "value", "images"), rows), *_asked(facts)).strip()
+
+
+def _asked(facts: Facts) -> Iterator[str]:
+    for column in ASKED:
+        names = [split.name for split in facts.splits.values() if split.without(column)]
+        unread = [split.name for split in facts.splits.values() if split.metadata is None]
+        if names:
+            why = f" `metadata/` could not be read of {listed(map(code, unread))}." if unread else ""
+            yield to_fill(
+                f"the {column} of the images in {listed(map(code, names))} that have none in `metadata/`.{why}"
+            )
 
 
 def scores(facts: Facts) -> str:
@@ -289,6 +308,18 @@ def code_names(sentence: str) -> str:
 def _value(value: Any) -> str:
     """A value as params.yaml has it."""
     return code("null" if value is None else str(value).lower() if isinstance(value, bool) else value)
+
+
+def _own(name: str, value: Any) -> Any:
+    """A value without the folders of the machine that the training ran on: of a file, its name."""
+    is_file = name.rpartition(".")[2] in ("pretrain_weights", "resume") and isinstance(value, str)
+    return PurePosixPath(value).name if is_file else value
+
+
+def whole(text: str) -> str:
+    """A long text as code, in pieces where `code` would cut it: a licence counts to its last word."""
+    pieces = (text[start : start + MOST_CHARACTERS] for start in range(0, len(text), MOST_CHARACTERS))
+    return " ".join(code(piece) for piece in pieces)
 
 
 def _sentence(text: str) -> str:

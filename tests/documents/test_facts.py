@@ -12,7 +12,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
-from rfdetr_core.documents import DOCUMENTS, write_documents
+from rfdetr_core.documents import DOCUMENTS, KEPT, write_documents
 from rfdetr_core.documents.facts import CHOSEN, SCORED, TRAINED, collect
 from rfdetr_core.lineage import journal
 from rfdetr_core.lineage.lock import Lock
@@ -194,6 +194,34 @@ def test_a_file_that_its_record_contradicts_is_refused(repository: Repository, t
     write_checkpoint(model, replace(checkpoint, lineage=lineage))
     with pytest.raises(UserError, match="not what its record says"):
         collect(model, repository.folder)
+
+
+def test_what_stood_in_the_folder_is_kept_or_unchanged(
+    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "documents"
+    write_documents(repository.folder / MODEL, folder, repository.folder)
+    write_documents(repository.folder / MODEL, folder, repository.folder)  # the same: nothing to keep
+    assert {path.name for path in folder.iterdir()} == DOCUMENTS.keys()
+    filled = [f"filled in {number}" for number in range(2)]
+    for text in filled:
+        (folder / "annex_iv.md").write_text(text)
+        write_documents(repository.folder / MODEL, folder, repository.folder)
+    assert sorted(path.read_text() for path in (folder / KEPT).iterdir()) == filled
+    assert "filled in 1" not in (folder / "annex_iv.md").read_text()
+    assert str(folder / KEPT) in capsys.readouterr().err
+    (folder / "annex_iv.md").unlink()
+    (folder / "annex_iv.md").mkdir()
+    (folder / "model_card.md").write_text("mine")
+    with pytest.raises(UserError, match=r"annex_iv\.md is a folder"):
+        write_documents(repository.folder / MODEL, folder, repository.folder)
+    assert (folder / "model_card.md").read_text() == "mine"
+
+
+def test_a_folder_below_a_file_is_one_message(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot (write|be written)"):
+        write_documents(repository.folder / MODEL, tmp_path / "file" / "documents", repository.folder)
 
 
 def test_a_folder_that_is_a_file_is_one_message(repository: Repository, tmp_path: Path) -> None:
