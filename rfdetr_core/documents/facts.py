@@ -14,15 +14,15 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.metadata import parse_metadata
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.base.provenance import short
+from rfdetr_core.base.provenance import NUMERIC_LOCK
 from rfdetr_core.checkpoint.exported import Exported
 from rfdetr_core.checkpoint.files import Checkpoint
 from rfdetr_core.documents.evaluation import Evaluation, evaluation_lineage, read_evaluation, without_root
-from rfdetr_core.evaluation.operating import FEW_IMAGES
-from rfdetr_core.lineage.journal import entries
+from rfdetr_core.lineage.journal import entries, plain
 from rfdetr_core.verification.statement import Origin, parts_of, read_model
 
-TRAINED, CHOSEN, SCORED = "trained on", "chosen by", "scored on"
+TRAINED, CHOSEN, SCORED = "training", "choosing the epoch", "scoring"
+LOCK = f"{NUMERIC_LOCK.parent.name}/{NUMERIC_LOCK.name}"
 PROVIDER = "To be filled in by the provider"
 ASKED = ("licence", "source")  # what a reader of a dataset asks for; where images have none, the provider is asked
 MOST = 20  # values of a column, or folders of a split, that are listed one by one
@@ -35,7 +35,7 @@ class Split:
 
     Attributes:
         name: Its name.
-        uses: What its images were used for: TRAINED, CHOSEN (the weights, among the epochs), SCORED.
+        uses: What its images were used for: TRAINED, CHOSEN, SCORED.
         images, objects: How many it has.
         digests: The SHA-256 of its annotations, its manifest and the class table, by the path of the file.
         roots: The Merkle trees over its images: `size` and `root` by the name of the tree.
@@ -83,7 +83,7 @@ class Facts:
         splits: Those that the model was trained on, chosen by and scored on, by their name.
         run: The facts of the run that the record in the history has: `started`, `seconds`, `host`, `gpu`, ...
         durations: Seconds by stage, for the stages of this model that the journal has.
-        notes: What was looked at and not used, a sentence each.
+        notes: What was looked at and not used, or is used and not vouched for, a sentence each.
     """
 
     file: Path
@@ -126,6 +126,13 @@ class Facts:
         return links[0].commit if links else None
 
     @property
+    def vouched_by(self) -> str:
+        """What of the history has the file."""
+        return (
+            "a commit" if self.commit else "a record in the history, no dvc.lock" if self.vouched else "the file alone"
+        )
+
+    @property
     def address(self) -> str | None:
         """The public address of the repository, without user and password."""
         return self.origin.address if self.origin else None
@@ -142,47 +149,11 @@ class Facts:
         scored = self.evaluation.lineage if self.evaluation else None
         return _recorded(self.root, self.origin, self.training, scored, name)
 
-    def commands(self) -> list[tuple[str, str]]:
-        """What makes the model again: a purpose and a command, in their order."""
-        place = self.address or "ADDRESS"
-        if self.commit is None:
-            return []
-        return [
-            ("get the code of the model", f"git clone {place} project && cd project"),
-            ("as it was committed", f"git checkout {self.commit.id}"),
-            ("install the locked packages", "make setup"),
-            ("get data and results", "dvc pull"),
-            ("check what is at hand against the record", f"python -m rfdetr_core verify {self.place}"),
-            ("run all again in a clean clone, and compare every byte", "python -m rfdetr_core verify --reproduce"),
-        ]
-
     @property
     def place(self) -> str:
         """The path of the file in the project, as the history has it; else its name."""
         path = self.origin.traced.path if self.origin else None
         return path or (MODEL if self.file.name == Path(MODEL).name else self.file.name)
-
-    def limits(self) -> list[str]:
-        """What a reader has to know before the model is relied on, as far as the record can tell."""
-        found = [] if self.vouched else ["No commit vouches for this file: what is written here is its own word."]
-        found += _limits_of_data(self)
-        evaluation = self.evaluation
-        if evaluation is None:
-            return [*found, "No evaluation of these weights is at hand, so nothing is said of their quality."]
-        if CHOSEN in self.splits[evaluation.split].uses:
-            note = evaluation.about.get("note")
-            found.append(
-                f"The scores are of {evaluation.split}, by which the weights were chosen, so they are too high"
-                + (f": {note}." if note else ".")
-            )
-        images = int(evaluation.metrics["images"])
-        if images < FEW_IMAGES:
-            found.append(f"{images} images were scored: of fewer than {FEW_IMAGES}, the intervals are uncertain too.")
-        if missing := evaluation.about.get("not_measured"):
-            found.append(f"Not measured: {missing}.")
-        if not evaluation.intervals:
-            found.append("The scores have no intervals here: how much they depend on the images is not known.")
-        return found
 
 
 def collect(file: Path, root: Path = Path()) -> Facts:
@@ -196,9 +167,12 @@ def collect(file: Path, root: Path = Path()) -> Facts:
     notes: list[str] = []
     try:
         origin: Origin | None = Origin.of(file, root)
-    except UserError:
+    except UserError as error:
         origin = None
-        notes.append("the project is in no git repository, so no history was asked")
+        reason = without_root(without_root(error, root), file.parent)
+        outside = " has no git history to read" in reason
+        reason = "the project is in no git repository that can be read" if outside else reason.removesuffix(".")
+        notes.append(f"{reason}, so no history was asked")
     if origin is not None and origin.traced.contradicted:
         raise UserError(f"{file} is not what its record says: {origin.traced.notes[0]}. Nothing is written about it.")
     root = origin.history.root if origin else root
@@ -318,7 +292,7 @@ def _metadata(
 
 
 def _durations(root: Path, origin: Origin | None, notes: list[str]) -> dict[str, float]:
-    """Seconds by stage: those of the journal's entries that read and wrote what dvc.lock has of this model."""
+    """Seconds by stage: those of the journal's entries that ran, read and wrote what dvc.lock has of this model."""
     links = origin.traced.links if origin else ()
     if not links:
         return {}
@@ -332,22 +306,7 @@ def _durations(root: Path, origin: Origin | None, notes: list[str]) -> dict[str,
     for stage, entry in stages.items():
         for one in known:
             outs = {path: out["md5"] for path, out in one["outs"].items()}
-            if (one["stage"], one["deps"], outs) == (stage, entry.deps, entry.outs):
+            result = (one["stage"], one["cmd"], one["params"], one["deps"], outs)
+            if result == (stage, entry.cmd, plain(entry.params), entry.deps, entry.outs):
                 found[stage] = float(one["run"]["seconds"])
-    return found
-
-
-def _limits_of_data(facts: Facts) -> list[str]:
-    found = []
-    for split in facts.splits.values():
-        if split.classes and (absent := [name for name, count in split.classes.items() if not count]):
-            found.append(f"No object of these classes is in {split.name}: {', '.join(absent)}.")
-    for name, parent in sorted(facts.training["parents"].items()):
-        if not parent.get("lineage") and not parent.get("training"):
-            found.append(
-                f"It started from the weights {parent['name']} ({name}, SHA-256 {short(parent['sha256'])}), "
-                "of whose training this record knows nothing."
-            )
-    if facts.training.get("custom"):
-        found.append("A script changed its training beside the parameters; the record names what, under `custom`.")
     return found

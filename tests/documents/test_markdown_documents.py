@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -136,8 +137,40 @@ def test_a_long_licence_is_whole_and_no_folder_of_the_machine_is_named(tmp_path:
         assert "/home/ada" not in document(told)
 
 
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("git@example.org:team/x.git", "ssh://git@example.org/team/x.git"),
+        ("ssh://git@example.org/team/x.git", "ssh://git@example.org/team/x.git"),
+        ("https://ada:secret@example.org/team/x.git", "https://example.org/team/x.git"),
+        ("https://example.org/my project;id", "https://example.org/my project;id"),
+    ],
+)
+def test_the_address_of_the_commands_is_one_that_git_takes(tmp_path: Path, remote: str, address: str) -> None:
+    repository = scored_repository(tmp_path / "clone")
+    repository.git("remote", "add", "origin", remote)
+    section = sections_of(model_card(collect(repository.folder / MODEL, repository.folder)))["How to make it again"]
+    (line,) = (line for line in section.splitlines() if line.startswith("git clone"))
+    assert shlex.split(line, comments=True)[:4] == ["git", "clone", address, "project"]
+
+
+def test_what_a_script_changed_is_listed_and_equal_bytes_are_not_promised(facts: Facts) -> None:
+    custom = {"trainer": {"max_steps": 3}, "weights": "7" * 64}
+    changed = facts.training | {"custom": custom, "classes": {"torch.optim.Adam": {"package": "torch", "version": "2"}}}
+    for write in (model_card, annex_iv):
+        text = write(replace(facts, lineage=facts.lineage | {"training": changed}))
+        section = sections_of(text)["What was changed beside the parameters"]
+        assert "`custom.trainer.max_steps` | `3`" in section
+        assert "`classes.torch.optim.Adam.version` | `2`" in section
+        assert "Equal bytes are expected" not in text
+        assert "Equal bytes are expected" in write(facts)
+    params = {"train": {"deterministic": False}}
+    loose = replace(facts, lineage=facts.lineage | {"training": facts.training | {"params": params}})
+    assert "not deterministic" in sections_of(model_card(loose))["How to make it again"]
+
+
 def test_no_name_of_a_file_forges_a_row_a_heading_or_a_link(tmp_path: Path, facts: Facts) -> None:
-    hostile = "x` | [y](https://example.org)\n\n# Heading <b> @everyone"
+    hostile = "x` | [y](https://example.org)\n\n# Heading <b> @everyone www.evil.example"
     metadata = {path: {"licence": hostile if one["licence"] == "CC0-1.0" else "z"} for path, one in LICENCES.items()}
     repository = scored_repository(tmp_path / "clone", metadata)
     path = reports(repository) / "about.json"
@@ -149,7 +182,7 @@ def test_no_name_of_a_file_forges_a_row_a_heading_or_a_link(tmp_path: Path, fact
         for table in re.findall(r"(?:^\|.*\n)+", after, re.M):
             assert len({line.count("|") for line in table.splitlines()}) == 1
         outside = re.sub(r"`[^`]*`|<code>.*?</code>", "", after.partition("\n# ")[2])
-        assert not [sign for sign in ("](", "<b", "@everyone") if sign in outside]
+        assert not [sign for sign in ("](", "<b", "@everyone", "www.evil") if sign in outside]
 
 
 def sections_of(text: str, level: int | None = None) -> dict[str, str]:
