@@ -134,10 +134,16 @@ def _print_scores(title: str, values: Sequence[float | None], about: str) -> Non
 
 def publish(options: argparse.Namespace) -> None:
     """Send the project's result and the documents about it to MLflow, and print where the run is."""
-    from rfdetr_core.documents import write_documents
     from rfdetr_core.observers.publishing import CHECKPOINT, publish
 
-    print(*publish(options.register, lambda folder: write_documents(CHECKPOINT, folder)), sep="\n")
+    def documents(folder: Path) -> list[Path]:
+        try:
+            from rfdetr_core.documents import write_documents
+        except ImportError as error:
+            raise UserError(f"{error}. Install the locked packages: make setup") from error
+        return write_documents(CHECKPOINT, folder)
+
+    print(*publish(options.register, documents), sep="\n")
 
 
 def ui(options: argparse.Namespace) -> None:

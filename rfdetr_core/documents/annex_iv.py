@@ -6,7 +6,7 @@ The text of the regulation: https://eur-lex.europa.eu/eli/reg/2024/1689/oj. Each
 from __future__ import annotations
 
 from rfdetr_core.base.markdown import code
-from rfdetr_core.documents import tables
+from rfdetr_core.documents import making, tables
 from rfdetr_core.documents.facts import Facts
 from rfdetr_core.documents.tables import to_fill
 
@@ -26,8 +26,8 @@ def annex_iv(facts: Facts) -> str:
         *_oversight(facts),
         *_changes(facts),
         *_testing(facts),
-        "## What the record says of its own limits",
-        tables.limits(facts) or "Nothing.",
+        "## Known limits",
+        tables.limits(facts) or "The record names none.",
     )
 
 
@@ -43,13 +43,29 @@ def _design(facts: Facts) -> list[str]:
         f"The model is an RF-DETR detector, a transformer of the DETR family. For each image it gives a box{masks} and "
         f"a score for every object that it finds, without a step that removes duplicates. Its classes: {names}.",
         "### What it is optimised for, and its parameters",
-        tables.selection(facts),
-        tables.parameters(facts),
+        _losses(facts),
+        making.selection(facts),
+        making.parameters(facts),
+        "### What was changed beside the parameters",
+        making.custom(facts),
         to_fill(
             "the rationale of these choices, assumptions about the persons or groups that the system is used on, and "
             "trade-offs that were made to comply with Chapter III, Section 2."
         ),
     ]
+
+
+def _losses(facts: Facts) -> str:
+    masks = (
+        ", and for masks a cross-entropy and a Dice loss"
+        if facts.checkpoint.model_config.get("segmentation_head")
+        else ""
+    )
+    return (
+        "The training minimises a weighted sum of losses over pairs of predicted and labelled objects: one for the "
+        f"class, the L1 distance of the boxes and their generalised IoU{masks}. The parameters `train.*_loss_coef` are "
+        "their weights. Among the epochs, the weights are chosen by a score:"
+    )
 
 
 def _architecture(facts: Facts) -> list[str]:
@@ -63,11 +79,11 @@ def _architecture(facts: Facts) -> list[str]:
         "### The software",
         f"The record has the digest of each of the {count} source files that decided the weights, and the versions of "
         "the packages.",
-        tables.environment(facts),
+        making.environment(facts),
         "### Weights that it started from",
-        tables.parents(facts),
-        "### Time that the stages took",
-        tables.durations(facts),
+        making.parents(facts),
+        "### How long the stages ran",
+        making.durations(facts),
         to_fill(
             "how the model fits into the system around it, and the resources of experiments that are not in this "
             "project's history."
@@ -92,7 +108,7 @@ def _data(facts: Facts) -> list[str]:
         "### Objects by class",
         tables.classes(facts),
         "### Provenance: licences, sources and other metadata of the images",
-        tables.metadata(facts) or to_fill("licence and source of the images. The dataset names none in `metadata/`."),
+        tables.metadata(facts),
         "### Cleaning",
         checked or f"{tables.NOT_KNOWN.capitalize()}.",
         to_fill("how images were obtained and selected, who labelled them by which rules, and what was left out."),
@@ -124,8 +140,9 @@ def _changes(facts: Facts) -> list[str]:
 def _testing(facts: Facts) -> list[str]:
     return [
         "## 2(g) Validation and testing",
-        "Asked for: the procedures; the data used and its main characteristics; the metrics of accuracy and "
-        "robustness, and potentially discriminatory impacts; logs and reports, dated and signed.",
+        "Asked for: the procedures; the data used and its main characteristics; the metrics of accuracy, "
+        "robustness and compliance with other relevant requirements of Chapter III, Section 2, and potentially "
+        "discriminatory impacts; logs and reports, dated and signed.",
         "### Accuracy",
         tables.scores(facts),
         tables.exported_scores(facts),
@@ -135,9 +152,10 @@ def _testing(facts: Facts) -> list[str]:
         tables.slices(facts),
         "### Procedure",
         "These commands make and test the model again:",
-        tables.commands(facts),
+        making.commands(facts),
         to_fill(
-            "robustness beyond these slices, potentially discriminatory impacts, and the test reports with date and "
+            "robustness beyond these slices, compliance with other relevant requirements of Chapter III, Section 2, "
+            "potentially discriminatory impacts, and the test reports with date and "
             "signature of the responsible persons. `python -m rfdetr_core attest FILE --documents DIR --sign-key "
             "KEY.pem` signs this document's digest together with the model."
         ),

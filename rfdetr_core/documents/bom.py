@@ -7,8 +7,7 @@ classes for. What this project says in its own words is in properties whose name
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
@@ -22,18 +21,21 @@ from cyclonedx.model.license import License
 from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from packageurl import PackageURL
+from packaging.utils import canonicalize_name
 
 from rfdetr_core.base import files
+from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import MODEL_FIELDS
-from rfdetr_core.documents.facts import Facts, Split
+from rfdetr_core.documents.facts import ASKED, LOCK, MOST, PROVIDER, Facts, Split
+from rfdetr_core.documents.limits import limits
 from rfdetr_core.documents.locks import Package, locked_packages
+from rfdetr_core.documents.parents import ancestors
 
 _MODEL, _CODE, _PYTHON = "model", "code", "package/python"
-_MOST = 20  # values of a column of the metadata; a source may differ from image to image
 _METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100", "precision", "recall", "f1")
 _PER_CLASS = {"ap": "map", "ap_50": "map_50", "precision": "precision", "recall": "recall", "f1": "f1"}
 _PER_SLICE = ("map", "map_50", "precision", "recall", "f1")
-_PROVIDER = "To be filled in by the provider."
+_PROVIDER = f"{PROVIDER}."
 
 
 def bom(facts: Facts) -> str:
@@ -50,8 +52,6 @@ def bom(facts: Facts) -> str:
     content["metadata"]["component"]["modelCard"] = _model_card(facts)
     # The library puts in the time of writing and a random number.
     del content["metadata"]["timestamp"], content["serialNumber"]
-    if ended := (facts.origin.metadata if facts.origin and facts.vouched else {}).get("finishedOn"):
-        content["metadata"]["timestamp"] = datetime.fromisoformat(ended).isoformat()
     serial = uuid5(NAMESPACE_URL, f"urn:rfdetr-dvc:bom:{files.digest(content)}").urn
     first = ("$schema", "bomFormat", "specVersion")
     return files.json_text({**{key: content[key] for key in first}, "serialNumber": serial, **content})
@@ -76,11 +76,21 @@ def _model(facts: Facts) -> Component:
             **more,
             **{"tensors:sha256": lineage["tensors"], "params:sha256": files.digest(facts.training["params"])},
             record=facts.record,
-            vouched="a commit" if facts.vouched else "the file alone",
-            format=exported.format if exported else None,
-            precision=exported.description.precision if exported else None,
+            vouched=facts.vouched_by,
+            **{"training:ended": (facts.origin.metadata if facts.origin and facts.vouched else {}).get("finishedOn")},
+            **_of_exported(facts),
         ),
     )
+
+
+def _of_exported(facts: Facts) -> dict[str, Any]:
+    """What is known of an exported file beside its checkpoint, whose scores the model card has."""
+    if facts.exported is None:
+        return {}
+    about = facts.exported.description
+    scored = f"the checkpoint with SHA-256 {about.source}, not this file" if facts.evaluation else None
+    parity = {f"parity:{name}": value for name, value in flattened(about.parity).items()}
+    return {"format": facts.exported.format, "precision": about.precision, "scores:of": scored, **parity}
 
 
 def _dataset(split: Split) -> Component:
@@ -104,16 +114,20 @@ def _dataset(split: Split) -> Component:
             objects=split.objects,
             **roots,
             **{f"objects:{name}": count for name, count in (split.classes or {}).items()},
-            **{column: [*_counted(split.values(column))] or _PROVIDER for column in ("licence", "source")},
+            **{column: [*_counted(split, column)] for column in ASKED},
         ),
     )
 
 
-def _counted(images: Mapping[str, int]) -> Iterator[str]:
-    """The most frequent values of a column of the metadata, each with its number of images."""
-    yield from (f"{value} ({count} images)" for value, count in [*images.items()][:_MOST])
-    if len(images) > _MOST:
-        yield f"{len(images) - _MOST} other values"
+def _counted(split: Split, column: str) -> Iterator[str]:
+    """The most frequent values of a column of the metadata, each with its number of images; and who is asked for the
+    rest."""
+    images = split.values(column)
+    yield from (f"{value} ({count} images)" for value, count in [*images.items()][:MOST])
+    if len(images) > MOST:
+        yield f"{len(images) - MOST} other values"
+    if lacking := split.without(column):
+        yield f"{_PROVIDER} ({lacking} images have none.)" if images else _PROVIDER
 
 
 def _licence(text: str) -> License:
@@ -127,7 +141,14 @@ def _licence(text: str) -> License:
 def _parents(facts: Facts, place: str) -> Iterator[Component]:
     """The weights that the training started from. place: what their references begin with."""
     for key, parent in sorted(facts.training["parents"].items()):
-        yield _weights(f"{place}/{key}", parent["name"], parent["sha256"], **{"tensors:sha256": parent.get("tensors")})
+        below = ancestors({"parents": {key: parent}})
+        data = [
+            f"{split} ({counts['images']} images), {one.steps} trainings back, SHA-256 of the manifest: {manifest}"
+            for one in below
+            for split, counts, manifest in one.splits()
+        ]
+        properties = {"tensors:sha256": parent.get("tensors"), "data": data}
+        yield _weights(f"{place}/{key}", parent["name"], parent["sha256"], **properties)
 
 
 def _weights(reference: str, name: str, sha256: str, **properties: Any) -> Component:
@@ -153,7 +174,7 @@ def _code(facts: Facts) -> Component:
         properties=_properties(
             modules=len(modules),
             **{"modules:sha256": files.digest(modules), "run:parent_commit": facts.run.get("parent_commit")},
-            commit=None if commit else "not known: no commit vouches for the file",
+            commit=None if commit else f"not known (vouched for by {facts.vouched_by})",
         ),
     )
 
@@ -165,31 +186,41 @@ def _packages(facts: Facts) -> Iterator[Component]:
     known = locked_packages(facts)
     yield Component(
         name="python", version=versions.pop("python", None), type=ComponentType.PLATFORM, bom_ref=_PYTHON,
-        properties=_properties(lock="requirements/numeric.lock" if lock else None, **{"lock:sha256": lock},
+        properties=_properties(lock=LOCK if lock else None, **{"lock:sha256": lock},
                                **{"lock:found": ("no" if known is None else "yes") if lock else None}),
     )  # fmt: skip
-    others = {name: one.version for name, one in (known or {}).items()} | versions
-    for name, version in sorted(others.items()):
-        locked = (known or {}).get(name)
-        yield _package(name, version, locked, decided=name in versions)
+    recorded = {canonicalize_name(name): name for name in versions}
+    for key in sorted({*recorded, *(known or {})}):
+        lines = (known or {}).get(key, [])
+        if key in recorded:
+            name = recorded[key]
+            yield _package(name, versions[name], lines, f"package/{name}", decided=True)
+        else:
+            several = sorted({one.version for one in lines})
+            for version in several:
+                reference = f"package/{key}" if len(several) == 1 else f"package/{key}/{version}"
+                yield _package(key, version, lines, reference, decided=False)
 
 
-def _package(name: str, version: str, locked: Package | None, *, decided: bool) -> Component:
+def _package(name: str, version: str, lines: Iterable[Package], reference: str, *, decided: bool) -> Component:
+    """A package of this version; lines: those of the lock about it, of which those of other versions do not count."""
     purl = PackageURL("pypi", name=name, version=version)
-    of_this = locked if locked and locked.version == version else None
+    of_this = [one for one in lines if one.version == version]
+    markers = sorted({one.marker for one in of_this if one.marker})
+    # Where a marker does not hold, the package is not installed: of such a one only the record says that it was.
+    optional = not decided and all(one.marker for one in of_this)
     # A package is several files, one for each system: none of the hashes is that of the package.
-    reference = ExternalReference(
+    distribution = ExternalReference(
         type=ExternalReferenceType.DISTRIBUTION,
         url=XsUri(purl.to_string()),
         comment="SHA-256 of each file that the lock allows",
-        hashes=_hashes(of_this.hashes) if of_this else [],
+        hashes=_hashes(sorted({one for line in of_this for one in line.hashes})),
     )
     return Component(
-        name=name, version=version, type=ComponentType.LIBRARY, bom_ref=f"package/{name}", purl=purl,
-        scope=ComponentScope.REQUIRED, external_references=[reference] if of_this else [],
-        properties=_properties(
-            version="recorded by the training" if decided else "of the lock", marker=locked.marker if locked else None
-        ),
+        name=name, version=version, type=ComponentType.LIBRARY, bom_ref=reference, purl=purl,
+        scope=ComponentScope.OPTIONAL if optional else ComponentScope.REQUIRED,
+        external_references=[distribution] if of_this else [],
+        properties=_properties(version="recorded by the training" if decided else "of the lock", marker=markers),
     )  # fmt: skip
 
 
@@ -204,15 +235,28 @@ def _model_card(facts: Facts) -> dict[str, Any]:
             "architectureFamily": "RF-DETR",
             "modelArchitecture": str(facts.lineage["variant"] or "RF-DETR"),
             "datasets": [{"ref": f"dataset/{name}"} for name in facts.splits],
-            "inputs": [{"format": "RGB image"}],
-            "outputs": [{"format": "boxes (x, y, x, y in pixels), scores and classes" + ", masks" * segments}],
+            "inputs": [{"format": _input(facts)}],
+            "outputs": [{"format": _output(facts)}],
         },
         "quantitativeAnalysis": {"performanceMetrics": [*_metrics(facts)]},
-        "considerations": {"useCases": [_PROVIDER], "technicalLimitations": [*facts.limits(), *facts.notes]},
+        "considerations": {"useCases": [_PROVIDER], "technicalLimitations": [*limits(facts), *facts.notes]},
         "properties": [
             {"name": one.name, "value": one.value} for one in _properties(classes=facts.class_names, **shape)
         ],
     }
+
+
+def _input(facts: Facts) -> str:
+    channels = facts.checkpoint.model_config.get("num_channels", 3)
+    image = "RGB image" if channels == 3 else f"image of {channels} channels"
+    return f"{image}, {facts.exported.description.images} values" if facts.exported else image
+
+
+def _output(facts: Facts) -> str:
+    masks = ", masks" * bool(facts.checkpoint.model_config.get("segmentation_head"))
+    if facts.exported and not facts.exported.description.postprocess:
+        return f"of each query: box (centre, width, height, from 0 to 1) and logits of the classes{masks}"
+    return f"boxes (x, y, x, y in pixels), scores and classes{masks}"
 
 
 def _metrics(facts: Facts) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,12 +18,11 @@ import mlcroissant as mlc
 from mlcroissant._src.core.rdf import make_context  # by itself, a Context has the names of version 1.0 alone
 
 from rfdetr_core.base import files
-from rfdetr_core.documents.facts import Facts, Split
+from rfdetr_core.documents.facts import MOST, PROVIDER, Facts, Split, most_frequent
 
 VERSION = "http://mlcommons.org/croissant/1.1"
-_PROVIDER = "To be filled in by the provider."
+_PROVIDER = f"{PROVIDER}."
 _CLASSES = "annotations/classes.json"
-_MOST = 20  # folders of a split, and values of a column of the metadata, that are listed one by one
 _TEXT, _WHOLE, _DECIMAL = mlc.DataType.TEXT, mlc.DataType.INTEGER, mlc.DataType.FLOAT
 _NUMBERS = "image_ids"
 # Those that `base.images.SUFFIXES` has; the table of Python's own depends on the machine.
@@ -92,13 +90,13 @@ class _Writer:
 
     def metadata(self) -> mlc.Metadata:
         """The whole document."""
-        licences = [*self._values("licence")]
+        licences = [*self._values("licence"), *self._lacking("licence")]
         return mlc.Metadata(
             ctx=self.context,
             name=f"Dataset of the model {self.facts.lineage['variant'] or 'RF-DETR'}",
             description=self._description(),
             cite_as=_PROVIDER,
-            license=licences or [_PROVIDER],
+            license=licences,
             url=self.facts.address,
             distribution=[*self._files(), *(one for one in self.images.values() if one)],
             record_sets=[self._split_table(), *self._tables()],
@@ -107,19 +105,26 @@ class _Writer:
     def _description(self) -> str:
         parts = [f"{one.name}: {one.images} images ({', '.join(one.uses)})" for one in self.splits]
         sources = [f"{source} ({count} images)" for source, count in self._values("source").items()]
-        more = [f"and {len(sources) - _MOST} others"] if len(sources) > _MOST else []
+        more = [f"and {len(sources) - MOST} others"] if len(sources) > MOST else []
+        named = "; ".join([*sources[:MOST], *more, *self._lacking("source")])
         return (
             f"Images that the model with SHA-256 {', '.join(self.facts.digests.values())} was made and scored with. "
-            f"{'; '.join(parts)}. Sources: {'; '.join([*sources[:_MOST], *more]) or _PROVIDER} "
+            f"{'; '.join(parts)}. Sources: {named}{'' if named.endswith('.') else '.'} "
             "Paths start at the folder of the project. The manifest of a split has the SHA-256 of each image."
         )
 
     def _values(self, column: str) -> dict[str, int]:
         """Images by value of a column of the metadata, of all splits; the most frequent first."""
-        counts: Counter[str] = Counter()
-        for split in self.splits:
-            counts.update(split.values(column))
-        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+        rows = (row for split in self.splits for row in (split.metadata or {}).values())
+        return most_frequent(row[column] for row in rows if column in row)
+
+    def _lacking(self, column: str) -> list[str]:
+        """Whom to ask, where images have no value of a column."""
+        lacking = sum(split.without(column) for split in self.splits)
+        if not lacking:
+            return []
+        images = sum(split.images for split in self.splits)
+        return [f"{PROVIDER}: the {column} of {lacking} of {images} images." if lacking < images else _PROVIDER]
 
     def _files(self) -> Iterator[mlc.FileObject]:
         for path, digest in self.paths.items():
@@ -142,7 +147,7 @@ class _Writer:
             return None
         names = [PurePosixPath(row["path"]) for row in json.loads(manifest)]
         patterns = sorted({f"{glob.escape(str(folder / name.parent))}/*{glob.escape(name.suffix)}" for name in names})
-        if len(patterns) > _MOST:
+        if len(patterns) > MOST:
             patterns = sorted({f"{glob.escape(str(folder))}/*{glob.escape(name.suffix)}" for name in names})
         formats = sorted({_FORMATS.get(name.suffix.lower(), _OTHER_FORMAT) for name in names})
         tree = split.roots.get("images")
@@ -153,11 +158,14 @@ class _Writer:
         ) if patterns else None  # fmt: skip
 
     def _folder(self) -> PurePosixPath | None:
-        """The folder of the dataset: what the stage validate read beside code and packages."""
+        """The folder of the dataset: what the stage validate read beside code and packages; None if it is outside."""
         for link in self.facts.origin.traced.links if self.facts.origin else ():
             if link.stage == "validate":
                 read = [path for path in link.entry.deps if not path.startswith(("digests/", "requirements/"))]
-                return PurePosixPath(read[0]) if len(read) == 1 else None
+                folder = PurePosixPath(read[0]) if len(read) == 1 else None
+                # A folder outside of the project is one of that machine, and no path from the project leads there.
+                outside = folder is not None and (folder.is_absolute() or ".." in folder.parts)
+                return None if outside else folder
         return None
 
     def _split_table(self) -> mlc.RecordSet:

@@ -51,12 +51,15 @@ class _Metrics(Fields):
     masks: dict[Text, Number] = Field(default_factory=dict)
 
 
+_Ends = Annotated[list[Number], Field(min_length=2, max_length=2)]
+
+
 class _Intervals(Fields):
     """intervals.json."""
 
     resamples: Count
-    boxes: dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)]] = Field(default_factory=dict)
-    masks: dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)]] = Field(default_factory=dict)
+    boxes: dict[Text, _Ends | None] = Field(default_factory=dict)
+    masks: dict[Text, _Ends | None] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,12 @@ class Evaluation:
         about: Its remarks: `note` (why it is not the split that was asked for), `not_measured`.
         metrics: The content of metrics.json: scores from 0 to 1, None where nothing could be measured. A segmenter has
             those of its masks under `masks`.
-        intervals: By "boxes" or "masks", then by metric: the ends of the 95 % interval.
+        intervals: By "boxes" or "masks", then by metric: the ends of the 95 % interval; None where
+            nothing could be measured.
         resamples: The draws of images behind the intervals.
         thresholds: The recommended score thresholds; None where they are not known.
         classes: A row for each class: the columns of per_class.csv.
+        slices_at: By "boxes" or "masks": the threshold of the score at which slices have precision, recall and F1.
         slices: By "boxes" or "masks": a row for each part of the split (columns: `evaluation.slices.COLUMNS`).
     """
 
@@ -80,11 +85,12 @@ class Evaluation:
     split: str
     about: dict[str, Any]
     metrics: dict[str, Any]
-    intervals: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
+    intervals: dict[str, dict[str, list[float | None] | None]] = field(default_factory=dict)
     resamples: int = 0
     thresholds: Thresholds | None = None
     classes: list[dict[str, Any]] = field(default_factory=list)
     slices: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    slices_at: dict[str, float] = field(default_factory=dict)
 
     @property
     def kinds(self) -> dict[str, dict[str, Any]]:
@@ -120,10 +126,12 @@ def read_evaluation(
             lineage, str(lineage["split"]), about, metrics,
             {kind: drawn[kind] for kind in _KINDS if kind in drawn}, int(drawn.get("resamples", 0)),
             written.thresholds(tensors), written.table("per_class.csv"),
-            _slices(written, lineage, metrics, annotations, metadata),
+            *_slices(written, lineage, metrics, annotations, metadata),
         )  # fmt: skip
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        return None, [*notes, f"the evaluation in {FOLDER}/ is not readable ({error})"]
+        return None, [*notes, f"the evaluation in {FOLDER}/ is not readable ({without_root(error, root)})"]
+    if unvouched := sorted({*written.unvouched}):
+        notes.append(f"nothing vouches for {', '.join(unvouched)} in {FOLDER}/: no {LOCK} at hand names them")
     return found, notes
 
 
@@ -135,23 +143,32 @@ def evaluation_lineage(root: Path) -> dict[str, Any] | None:
         return None
 
 
+def without_root(text: object, root: Path) -> str:
+    """A message whose paths start at the project: no document has the folder that the project is in."""
+    shown = str(text)
+    for folder in (root.resolve(), root):
+        shown = shown.replace(f"{folder}/", "") if folder != Path() else shown
+    return shown
+
+
 def _lock(root: Path, notes: list[str]) -> Lock | None:
     if not (root / LOCK).is_file():
         return None
     try:
         return Lock.read(root)
     except UserError as error:
-        notes.append(str(error))
+        notes.append(without_root(error, root))
         return None
 
 
 @dataclass(frozen=True)
 class _Written:
-    """The files of an evaluation that are those of dvc.lock, where there is one."""
+    """The files of an evaluation that are those of dvc.lock, where there is one. unvouched: those that it lacks."""
 
     root: Path
     lock: Lock | None
     notes: list[str]
+    unvouched: list[str] = field(default_factory=list)
 
     def bytes(self, name: str, *, after: bool = False) -> bytes | None:
         """The content of a file; None where it is missing, or not that of dvc.lock. after: the stage report wrote it,
@@ -160,9 +177,11 @@ class _Written:
         if not path.is_file():
             return None
         content = files.read_bytes(path)
+        expected = self.lock.out((FOLDER / name).as_posix()) if self.lock else None
+        if expected is None:
+            self.unvouched.append(name)
         if self.lock is None:
             return content
-        expected = self.lock.out((FOLDER / name).as_posix())
         if expected is not None and files.md5_bytes(content) != expected:
             self.notes.append(f"{FOLDER / name} is not the file of {LOCK}, so it is not used. Run: dvc repro")
             return None
@@ -200,23 +219,23 @@ def _slices(
     metrics: Mapping[str, Any],
     annotations: bytes | None,
     metadata: Mapping[str, Mapping[str, str]],
-) -> dict[str, list[dict[str, Any]]]:
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
     """Scores of parts of the split, without those by brightness, for which the images would have to be read."""
     kinds = {kind: one for kind, one in _KINDS.items() if kind == "boxes" or kind in metrics}
     if annotations is None or any(written.bytes(name) is None for _, name in kinds.values()):
         written.notes.append("annotations or detections are not at hand (dvc pull), so scores of slices are missing")
-        return {}
+        return {}, {}
     asked = (lineage.get("params") or {}).get("evaluate", {}).get("threshold")
-    folder, truth, found = written.root / FOLDER, json.loads(annotations), {}
+    folder, truth, found, at = written.root / FOLDER, json.loads(annotations), {}, {}
     for kind, (of, name) in kinds.items():
         results = Results.read(folder / "detections.json", folder / name if kind == "masks" else None)
         analysis = Analysis.of(truth, results, "segm" if of == "segm" else "bbox")
         best = (metrics if kind == "boxes" else metrics[kind])["threshold"]
-        threshold = asked if asked is not None else DEFAULT_THRESHOLD if best is None else best
+        at[kind] = asked if asked is not None else DEFAULT_THRESHOLD if best is None else best
         dark = np.zeros(len(analysis.images))
-        table = slices(analysis, truth, results, np.full(len(analysis.classes), threshold), dark, metadata)
+        table = slices(analysis, truth, results, np.full(len(analysis.classes), at[kind]), dark, metadata)
         found[kind] = _rows(table)
-    return found
+    return found, at
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,18 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.metadata import parse_metadata
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.base.provenance import short
+from rfdetr_core.base.provenance import NUMERIC_LOCK
 from rfdetr_core.checkpoint.exported import Exported
 from rfdetr_core.checkpoint.files import Checkpoint
-from rfdetr_core.documents.evaluation import Evaluation, evaluation_lineage, read_evaluation
-from rfdetr_core.evaluation.operating import FEW_IMAGES
-from rfdetr_core.lineage.journal import entries
+from rfdetr_core.documents.evaluation import Evaluation, evaluation_lineage, read_evaluation, without_root
+from rfdetr_core.lineage.journal import entries, plain
 from rfdetr_core.verification.statement import Origin, parts_of, read_model
 
-TRAINED, CHOSEN, SCORED = "trained on", "chosen by", "scored on"
+TRAINED, CHOSEN, SCORED = "training", "choosing the epoch", "scoring"
+LOCK = f"{NUMERIC_LOCK.parent.name}/{NUMERIC_LOCK.name}"
+PROVIDER = "To be filled in by the provider"
+ASKED = ("licence", "source")  # what a reader of a dataset asks for; where images have none, the provider is asked
+MOST = 20  # values of a column, or folders of a split, that are listed one by one
 _USES = {"train": TRAINED, "valid": CHOSEN}
 
 
@@ -32,12 +35,13 @@ class Split:
 
     Attributes:
         name: Its name.
-        uses: What its images were used for: TRAINED, CHOSEN (the weights, among the epochs), SCORED.
+        uses: What its images were used for: TRAINED, CHOSEN, SCORED.
         images, objects: How many it has.
         digests: The SHA-256 of its annotations, its manifest and the class table, by the path of the file.
         roots: The Merkle trees over its images: `size` and `root` by the name of the tree.
         classes: Objects by class; None where the annotations are not at hand.
-        metadata: By image and column, what metadata/ has of its images (`licence`, `source`, ...).
+        metadata: By image and column, what metadata/ has of its images (`licence`, `source`, ...); None where metadata/
+            could not be read.
     """
 
     name: str
@@ -47,12 +51,20 @@ class Split:
     digests: dict[str, str]
     roots: dict[str, dict[str, Any]] = field(default_factory=dict)
     classes: dict[str, int] | None = None
-    metadata: dict[str, dict[str, str]] = field(default_factory=dict)
+    metadata: dict[str, dict[str, str]] | None = None
 
     def values(self, column: str) -> dict[str, int]:
         """Images by value of a column of the metadata; the most frequent first."""
-        counts = Counter(row[column] for row in self.metadata.values() if column in row)
-        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+        return most_frequent(row[column] for row in (self.metadata or {}).values() if column in row)
+
+    def without(self, column: str) -> int:
+        """Images for which nobody wrote a value of a column, or nobody knows it."""
+        return max(0, self.images - sum(self.values(column).values()))
+
+
+def most_frequent(values: Iterable[str]) -> dict[str, int]:
+    """How often each value is there; the most frequent first."""
+    return dict(sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class Facts:
         splits: Those that the model was trained on, chosen by and scored on, by their name.
         run: The facts of the run that the record in the history has: `started`, `seconds`, `host`, `gpu`, ...
         durations: Seconds by stage, for the stages of this model that the journal has.
-        notes: What was looked at and not used, a sentence each.
+        notes: What was looked at and not used, or is used and not vouched for, a sentence each.
     """
 
     file: Path
@@ -114,6 +126,13 @@ class Facts:
         return links[0].commit if links else None
 
     @property
+    def vouched_by(self) -> str:
+        """What of the history has the file."""
+        return (
+            "a commit" if self.commit else "a record in the history, no dvc.lock" if self.vouched else "the file alone"
+        )
+
+    @property
     def address(self) -> str | None:
         """The public address of the repository, without user and password."""
         return self.origin.address if self.origin else None
@@ -130,47 +149,11 @@ class Facts:
         scored = self.evaluation.lineage if self.evaluation else None
         return _recorded(self.root, self.origin, self.training, scored, name)
 
-    def commands(self) -> list[tuple[str, str]]:
-        """What makes the model again: a purpose and a command, in their order."""
-        place = self.address or "ADDRESS"
-        if self.commit is None:
-            return []
-        return [
-            ("get the code of the model", f"git clone {place} project && cd project"),
-            ("as it was committed", f"git checkout {self.commit.id}"),
-            ("install the locked packages", "make setup"),
-            ("get data and results", "dvc pull"),
-            ("check what is at hand against the record", f"python -m rfdetr_core verify {self.place}"),
-            ("run all again in a clean clone, and compare every byte", "python -m rfdetr_core verify --reproduce"),
-        ]
-
     @property
     def place(self) -> str:
         """The path of the file in the project, as the history has it; else its name."""
         path = self.origin.traced.path if self.origin else None
         return path or (MODEL if self.file.name == Path(MODEL).name else self.file.name)
-
-    def limits(self) -> list[str]:
-        """What a reader has to know before the model is relied on, as far as the record can tell."""
-        found = [] if self.vouched else ["No commit vouches for this file: what is written here is its own word."]
-        found += _limits_of_data(self)
-        evaluation = self.evaluation
-        if evaluation is None:
-            return [*found, "No evaluation of these weights is at hand, so nothing is said of their quality."]
-        if CHOSEN in self.splits[evaluation.split].uses:
-            note = evaluation.about.get("note")
-            found.append(
-                f"The scores are of {evaluation.split}, by which the weights were chosen, so they are too high"
-                + (f": {note}." if note else ".")
-            )
-        images = int(evaluation.metrics["images"])
-        if images < FEW_IMAGES:
-            found.append(f"{images} images were scored: of fewer than {FEW_IMAGES}, the intervals are uncertain too.")
-        if missing := evaluation.about.get("not_measured"):
-            found.append(f"Not measured: {missing}.")
-        if not evaluation.intervals:
-            found.append("The scores have no intervals here: how much they depend on the images is not known.")
-        return found
 
 
 def collect(file: Path, root: Path = Path()) -> Facts:
@@ -184,22 +167,25 @@ def collect(file: Path, root: Path = Path()) -> Facts:
     notes: list[str] = []
     try:
         origin: Origin | None = Origin.of(file, root)
-    except UserError:
+    except UserError as error:
         origin = None
-        notes.append("the project is in no git repository, so no history was asked")
+        reason = without_root(without_root(error, root), file.parent)
+        outside = " has no git history to read" in reason
+        reason = "the project is in no git repository that can be read" if outside else reason.removesuffix(".")
+        notes.append(f"{reason}, so no history was asked")
     if origin is not None and origin.traced.contradicted:
         raise UserError(f"{file} is not what its record says: {origin.traced.notes[0]}. Nothing is written about it.")
     root = origin.history.root if origin else root
     scored = evaluation_lineage(root)
     scored = scored if scored and scored["model"]["tensors"] == tensors else None
-    splits = _splits(root, origin, lineage["training"], scored)
+    splits = _splits(root, origin, lineage["training"], scored, notes)
     of_split = splits.get(scored["split"]) if scored else None
     annotations = (
         _recorded(root, origin, lineage["training"], scored, f"annotations/{of_split.name}.json") if of_split else None
     )
-    evaluation, more = read_evaluation(root, tensors, annotations, of_split.metadata if of_split else {})
+    evaluation, more = read_evaluation(root, tensors, annotations, (of_split.metadata if of_split else None) or {})
     if evaluation is None and of_split:
-        splits = _splits(root, origin, lineage["training"], None)
+        splits = _splits(root, origin, lineage["training"], None, [])
     elif evaluation is not None and of_split and of_split.objects is None:
         counted = {"images": evaluation.metrics["images"], "objects": evaluation.metrics["objects"]}
         splits[of_split.name] = Split(**{**vars(of_split), **counted})
@@ -220,7 +206,11 @@ def collect(file: Path, root: Path = Path()) -> Facts:
 
 
 def _splits(
-    root: Path, origin: Origin | None, training: Mapping[str, Any], scored: Mapping[str, Any] | None
+    root: Path,
+    origin: Origin | None,
+    training: Mapping[str, Any],
+    scored: Mapping[str, Any] | None,
+    notes: list[str],
 ) -> dict[str, Split]:
     """The splits of the training, and that of the evaluation."""
     found: dict[str, Split] = {}
@@ -243,7 +233,7 @@ def _splits(
             digests={path: inputs[path] for path in paths if path in inputs},
             roots=dict((training.get("roots") or {}).get(name) or {}),
             classes=_objects(content),
-            metadata=_metadata(root, origin, name, inputs.get(paths[1])),
+            metadata=_metadata(root, origin, name, inputs.get(paths[1]), notes),
         )
     return found
 
@@ -275,53 +265,48 @@ def _objects(annotations: bytes | None) -> dict[str, int] | None:
         return None
 
 
-def _metadata(root: Path, origin: Origin | None, split: str, manifest: str | None) -> dict[str, dict[str, str]]:
-    """What is known of a split's images: as it is at hand beside the recorded manifest, else as it was committed."""
+def _metadata(
+    root: Path, origin: Origin | None, split: str, manifest: str | None, notes: list[str]
+) -> dict[str, dict[str, str]] | None:
+    """What is known of a split's images: as the commit of the model has it, else as it is at hand; each counts only
+    beside the recorded manifest. None: neither is to be had."""
     where = ProjectPaths(root, manifests=root / "manifest", metadata=root / "metadata")
     path, beside = where.metadata_of(split), where.split(split)[1]
-    content = None
-    if path.is_file() and beside.is_file() and files.sha256_file(beside) == manifest:
-        content = files.read_bytes(path)
-    elif origin is not None and origin.traced.links:
-        name = f"{origin.traced.links[0].commit.id}:./metadata/{split}.csv"
-        content = next(origin.history.read([name]))[1]
+    name = f"metadata/{split}.csv"
+    at_hand = path.is_file() and beside.is_file() and files.sha256_file(beside) == manifest
+    content = files.read_bytes(path) if at_hand else None
+    if origin is not None and origin.traced.links:
+        commit = origin.traced.links[0].commit.id
+        there, committed = (
+            one for _, one in origin.history.read([f"{commit}:./manifest/{split}.json", f"{commit}:./{name}"])
+        )
+        if there is not None and files.sha256_bytes(there) == manifest:
+            if content is not None and content != committed:
+                notes.append(f"{name} is not that of the commit of the model, so it is not used")
+            content = committed or b"path\n"
     try:
-        return parse_metadata(content, f"metadata/{split}.csv") if content else {}
-    except UserError:
-        return {}
+        return None if content is None else parse_metadata(content, name)
+    except UserError as error:
+        notes.append(f"{without_root(error, root)}, so licences and sources in {split} are not known")
+        return None
 
 
 def _durations(root: Path, origin: Origin | None, notes: list[str]) -> dict[str, float]:
-    """Seconds by stage: those of the journal's entries that read and wrote what dvc.lock has of this model."""
+    """Seconds by stage: those of the journal's entries that ran, read and wrote what dvc.lock has of this model."""
     links = origin.traced.links if origin else ()
     if not links:
         return {}
     try:
         known = entries(root).values()
     except UserError as error:
-        notes.append(f"the journal is not used: {error}")
+        notes.append(f"the journal is not used: {without_root(error, root)}")
         return {}
     stages = {**links[0].lock.stages, **{link.stage: link.entry for link in links}}
     found = {}
     for stage, entry in stages.items():
         for one in known:
             outs = {path: out["md5"] for path, out in one["outs"].items()}
-            if (one["stage"], one["deps"], outs) == (stage, entry.deps, entry.outs):
+            result = (one["stage"], one["cmd"], one["params"], one["deps"], outs)
+            if result == (stage, entry.cmd, plain(entry.params), entry.deps, entry.outs):
                 found[stage] = float(one["run"]["seconds"])
-    return found
-
-
-def _limits_of_data(facts: Facts) -> list[str]:
-    found = []
-    for split in facts.splits.values():
-        if split.classes and (absent := [name for name, count in split.classes.items() if not count]):
-            found.append(f"No object of these classes is in {split.name}: {', '.join(absent)}.")
-    for name, parent in sorted(facts.training["parents"].items()):
-        if not parent.get("lineage") and not parent.get("training"):
-            found.append(
-                f"It started from the weights {parent['name']} ({name}, SHA-256 {short(parent['sha256'])}), "
-                "of whose training this record knows nothing."
-            )
-    if facts.training.get("custom"):
-        found.append("A script changed its training beside the parameters; the record names what, under `custom`.")
     return found

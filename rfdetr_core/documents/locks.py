@@ -6,12 +6,11 @@ import re
 from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from rfdetr_core.base import files, git
-from rfdetr_core.base.provenance import NUMERIC_LOCK
-from rfdetr_core.documents.facts import Facts
+from rfdetr_core.documents.facts import LOCK, Facts
 
-_LOCK = f"{NUMERIC_LOCK.parent.name}/{NUMERIC_LOCK.name}"
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
@@ -24,8 +23,9 @@ class Package:
     marker: str | None
 
 
-def locked_packages(facts: Facts) -> dict[str, Package] | None:
-    """The packages of requirements/numeric.lock as the training had it, by name, those of other systems included.
+def locked_packages(facts: Facts) -> dict[str, list[Package]] | None:
+    """The packages of requirements/numeric.lock as the training had it, those of other systems included: by their
+    canonical name (PEP 503), one for each version or marker.
 
     None: the record names no lock, or neither the project nor its history has the one that it names.
     """
@@ -34,7 +34,7 @@ def locked_packages(facts: Facts) -> dict[str, Package] | None:
 
 
 def _recorded_lock(facts: Facts) -> bytes | None:
-    expected, path = facts.training.get("lock"), facts.root / _LOCK
+    expected, path = facts.training.get("lock"), facts.root / LOCK
     if expected is None:
         return None
     if path.is_file() and files.sha256_file(path) == expected:
@@ -42,14 +42,14 @@ def _recorded_lock(facts: Facts) -> bytes | None:
     if facts.origin is None:
         return None
     history = facts.origin.history
-    commits = (git.answer(history.root, "log", "--all", "--format=%H", "--", _LOCK) or "").split()
-    contents = (content for _, content in history.read(f"{commit}:./{_LOCK}" for commit in commits))
+    commits = (git.answer(history.root, "log", "--all", "--format=%H", "--", LOCK) or "").split()
+    contents = (content for _, content in history.read(f"{commit}:./{LOCK}" for commit in commits))
     return next((one for one in contents if one is not None and files.sha256_bytes(one) == expected), None)
 
 
-def _parse(text: str) -> dict[str, Package]:
+def _parse(text: str) -> dict[str, list[Package]]:
     """Read a lock as pip does: a requirement a line, continued by a backslash for its hashes."""
-    found = {}
+    found: dict[str, list[Package]] = {}
     for line in text.replace("\\\n", " ").splitlines():
         wanted = line.split("--hash", 1)[0].split("#", 1)[0].strip()
         try:
@@ -61,5 +61,6 @@ def _parse(text: str) -> dict[str, Package]:
         )
         if requirement and version:
             marker = str(requirement.marker) if requirement.marker else None
-            found[requirement.name] = Package(version, tuple(_HASH.findall(line)), marker)
+            package = Package(version, tuple(_HASH.findall(line)), marker)
+            found.setdefault(canonicalize_name(requirement.name), []).append(package)
     return found

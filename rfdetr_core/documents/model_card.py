@@ -8,7 +8,7 @@ from __future__ import annotations
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from rfdetr_core.base.markdown import code
-from rfdetr_core.documents import tables
+from rfdetr_core.documents import making, tables
 from rfdetr_core.documents.facts import Facts
 from rfdetr_core.documents.tables import to_fill
 
@@ -41,7 +41,8 @@ def _data(facts: Facts) -> ModelCardData:
             metric_value=float(metrics[name]),
             metric_args={"interval_95": ends} if (ends := evaluation.intervals.get(kind, {}).get(name)) else None,
         )
-        for kind, metrics in (evaluation.kinds.items() if evaluation else ())
+        # Of an exported file: its checkpoint was scored, and a leaderboard would take the scores for the file's.
+        for kind, metrics in (evaluation.kinds.items() if evaluation and facts.exported is None else ())
         for name, title in _SCORES.items()
         if evaluation and metrics.get(name) is not None
     ]
@@ -63,7 +64,7 @@ def _body(facts: Facts) -> str:
         tables.identity(facts),
         f"It finds these classes: {names}.",
         "### Weights that it started from",
-        tables.parents(facts),
+        making.parents(facts),
         "## Intended use",
         to_fill("who is meant to use the model, for what, and on which kind of images."),
         "### Uses that are out of scope",
@@ -73,10 +74,12 @@ def _body(facts: Facts) -> str:
         "### Objects by class",
         tables.classes(facts),
         "### Licences, sources and other metadata of the images",
-        tables.metadata(facts) or to_fill("licence and source of the images. The dataset names none in `metadata/`."),
+        tables.metadata(facts),
         "## Training",
-        tables.parameters(facts, _MAIN),
-        tables.selection(facts),
+        making.parameters(facts, _MAIN),
+        making.selection(facts),
+        "### What was changed beside the parameters",
+        making.custom(facts),
         "## Evaluation",
         tables.scores(facts),
         tables.exported_scores(facts),
@@ -90,11 +93,11 @@ def _body(facts: Facts) -> str:
         tables.limits(facts),
         to_fill("risks and biases that the scores do not show, such as places, seasons or people that no image shows."),
         "## Environment",
-        tables.environment(facts),
+        making.environment(facts),
         "## How to make it again",
-        tables.commands(facts),
+        making.commands(facts),
         "### How long the stages ran",
-        tables.durations(facts),
+        making.durations(facts),
         "## Licence and contact",
         to_fill("the licence of the weights, and whom to ask."),
     )

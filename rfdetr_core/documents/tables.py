@@ -6,18 +6,21 @@ Every value that comes from a file is set as code: no name of a class or an imag
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rfdetr_core.base.markdown import block, code, row
+from rfdetr_core.base.errors import listed
+from rfdetr_core.base.markdown import MOST as MOST_CHARACTERS
+from rfdetr_core.base.markdown import code, row
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import MODEL_FIELDS
-from rfdetr_core.documents.facts import Facts
+from rfdetr_core.documents.facts import ASKED, MOST, PROVIDER, Facts
+from rfdetr_core.documents.limits import limits as known_limits
 
 NOT_KNOWN = "not known from the record"
-PROVIDER = "**To be filled in by the provider:**"
-_MARKUP = re.compile(r"[^\s,;:]*[`|\\<>&*_\[\]!@#/~^$][^\s,;:]*(?<!\.)")
-_MOST = 20  # rows of values of a column of the metadata
+TO_FILL = f"**{PROVIDER}:**"
+# A dot within a word, too: GitHub makes a link of www.example.org.
+_MARKUP = re.compile(r"[^\s,;:]*(?:[`|\\<>&*_\[\]!@#/~^$]|\w\.\w)[^\s,;:]*(?<!\.)")
 _METRICS = {
     "map": "AP, IoU 0.50 to 0.95",
     "map_50": "AP50",
@@ -31,13 +34,13 @@ _METRICS = {
     "f1": "F1 at the threshold",
     "threshold": "threshold of the score",
 }
-_PER_CLASS = {"ap": "AP", "ap_50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"}
-_PER_SLICE = {"map": "AP", "map_50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"}
+PER_CLASS = {"ap": "AP", "ap_50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"}
+PER_SLICE = {"map": "AP", "map_50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"}
 
 
 def to_fill(what: str) -> str:
     """A paragraph that marks what only the provider of the model can say."""
-    return f"> {PROVIDER} {what}"
+    return f"> {TO_FILL} {what}"
 
 
 def joined(*parts: str) -> str:
@@ -59,7 +62,7 @@ def bullets(sentences: Iterable[str]) -> str:
 def identity(facts: Facts) -> str:
     """Which file the document is about, and where its making is recorded."""
     tensors = facts.lineage["tensors"]
-    commit = code(facts.commit.id) if facts.commit else f"{NOT_KNOWN}: no commit vouches for the file"
+    commit = code(facts.commit.id) if facts.commit else f"{NOT_KNOWN} (vouched for by {facts.vouched_by})"
     rows = [
         ("model", code(facts.lineage["variant"] or "unnamed")),
         *((f"file {code(name)}, SHA-256", code(digest)) for name, digest in facts.digests.items()),
@@ -77,51 +80,20 @@ def identity(facts: Facts) -> str:
     return table(("what", "value"), rows)
 
 
-def parents(facts: Facts) -> str:
-    """The weights that the training started from."""
-    rows = [
-        (code(key), code(parent["name"]), code(parent["sha256"]))
-        for key, parent in sorted(facts.training["parents"].items())
-    ]
-    given = (facts.training.get("custom") or {}).get("weights")
-    if given:
-        rows.append(("a script", "-", code(given)))
-    return table(("parameter", "file", "SHA-256"), rows) if rows else "The training started from random weights."
-
-
 def architecture(facts: Facts) -> str:
     """The numbers that shape the network, under upstream's names, and how many parameters it has."""
     config = facts.checkpoint.model_config
-    rows = [(code(key), code(config[key])) for key in ("encoder", *MODEL_FIELDS) if key in config]
+    rows = [(code(key), shown(config[key])) for key in ("encoder", *MODEL_FIELDS) if key in config]
     weights = facts.checkpoint.weights
     if weights:
         rows.append(("parameters", f"{sum(tensor.numel() for tensor in weights.values()):,}"))
     return table(("property", "value"), rows)
 
 
-def parameters(facts: Facts, names: Sequence[str] = ()) -> str:
-    """The parameters of the training; names: only these, such as `train.lr`."""
-    values = flattened(facts.training["params"])
-    chosen = {name: values[name] for name in names if name in values} if names else values
-    return table(("parameter", "value"), ((code(name), _value(value)) for name, value in chosen.items()))
-
-
-def selection(facts: Facts) -> str:
-    """By which score the weights were chosen among the epochs."""
-    found = facts.lineage["selection"]
-    winner = found["winner"]
-    best = found[winner]
-    score = "no score" if best["score"] is None else f"{best['score']:.4f}"
-    return (
-        f"Of {found['epochs']} epochs, the {code(winner)} weights of epoch {best['epoch']} were chosen, by "
-        f"{code(found['key'])} on the split valid: {score}. {code_names(found.get('rule') or '')}".strip()
-    )
-
-
 def splits(facts: Facts) -> str:
     """The splits, what each was used for, and the digests by which its files are known."""
     rows = [
-        (code(split.name), ", ".join(split.uses), _count(split.images), _count(split.objects))
+        (code(split.name), ", ".join(split.uses), counted(split.images), counted(split.objects))
         for split in facts.splits.values()
     ]
     digests = [
@@ -129,7 +101,7 @@ def splits(facts: Facts) -> str:
         for name, digest in {n: d for split in facts.splits.values() for n, d in split.digests.items()}.items()
     ]
     trees = [
-        (code(split.name), code(tree), _count(one["size"]), code(one["root"]))
+        (code(split.name), code(tree), counted(one["size"]), code(one["root"]))
         for split in facts.splits.values()
         for tree, one in split.roots.items()
     ]
@@ -139,7 +111,10 @@ def splits(facts: Facts) -> str:
         table(("file", "SHA-256"), digests),
     ]
     if trees:
-        parts.append("Merkle roots over the images of a split, by which one image can be proved in or out:")
+        parts.append(
+            "Merkle roots over the images of a split, with which it can be proved of one image that "
+            "it is in the split, or that it is not:"
+        )
         parts.append(table(("split", "tree", "images", "root"), trees))
     return "\n\n".join(parts)
 
@@ -148,29 +123,46 @@ def classes(facts: Facts) -> str:
     """Objects by class and split."""
     names = list(facts.splits)
     rows = [
-        (code(name), *(_count((split.classes or {}).get(name)) for split in facts.splits.values()))
+        (code(name), *(counted((split.classes or {}).get(name)) for split in facts.splits.values()))
         for name in facts.class_names
     ]
     return table(("class", *(f"objects in {name}" for name in names)), rows)
 
 
 def metadata(facts: Facts) -> str:
-    """What metadata/ has of the images: licence, source and every other column, the most frequent values first."""
+    """What metadata/ has of the images: licence, source and every other column, the most frequent values first; and a
+    mark for each of licence and source that some images lack."""
     rows = []
     for split in facts.splits.values():
-        for column in sorted({name for values in split.metadata.values() for name in values}):
+        known = {name for values in (split.metadata or {}).values() for name in values}
+        for column in sorted({*known, *ASKED}):
             counts = list(split.values(column).items())
-            rows += [(code(split.name), code(column), code(value), _count(count)) for value, count in counts[:_MOST]]
-            if left := len(counts) - _MOST:
-                rows += [(code(split.name), code(column), f"{left} other values", "")] if left > 0 else []
-    return table(("split", "column", "value", "images"), rows) if rows else ""
+            rows += [(code(split.name), code(column), whole(value), counted(number)) for value, number in counts[:MOST]]
+            if (left := len(counts) - MOST) > 0:
+                rest = sum(number for _, number in counts[MOST:])
+                rows.append((code(split.name), code(column), f"{left} other values", counted(rest)))
+            if lacking := split.without(column):
+                missing = NOT_KNOWN if split.metadata is None else "no value"
+                rows.append((code(split.name), code(column), missing, counted(lacking)))
+    return joined(table(("split", "column", "value", "images"), rows), *_asked(facts)).strip()
+
+
+def _asked(facts: Facts) -> Iterator[str]:
+    for column in ASKED:
+        names = [split.name for split in facts.splits.values() if split.without(column)]
+        unread = [split.name for split in facts.splits.values() if split.metadata is None]
+        if names:
+            why = f" `metadata/` could not be read of {listed(map(code, unread))}." if unread else ""
+            yield to_fill(
+                f"the {column} of the images in {listed(map(code, names))} that have none in `metadata/`.{why}"
+            )
 
 
 def scores(facts: Facts) -> str:
     """The scores of the split that was scored, each with its interval."""
     evaluation = facts.evaluation
     if evaluation is None:
-        notes = "; ".join(code_names(_sentence(note)) for note in facts.notes)
+        notes = "; ".join(code_names(without_stop(note)) for note in facts.notes)
         return f"{NOT_KNOWN.capitalize()}: {notes or 'no evaluation is at hand'}."
     rows = []
     for kind, metrics in evaluation.kinds.items():
@@ -180,14 +172,16 @@ def scores(facts: Facts) -> str:
             for name, title in _METRICS.items()
             if name in metrics
         ]
-    drawn = f"the 95 % interval is that of {evaluation.resamples:,} draws of images, with replacement"
     text = (
         f"On {evaluation.metrics['images']:,} images of the split {code(evaluation.split)} with "
-        f"{evaluation.metrics['objects']:,} objects, by pycocotools"
+        f"{evaluation.metrics['objects']:,} objects, by pycocotools. Each score is the mean over the classes that have "
+        "objects. Precision, recall and F1 are at IoU 0.50, and at the threshold of the score with the highest F1."
     )
-    return f"{text}{f'; {drawn}' if evaluation.resamples else ''}.\n\n" + table(
-        ("of", "metric", "value", "95 % interval"), rows
-    )
+    if evaluation.resamples:
+        text += (
+            f" The 95 % intervals are those of {evaluation.resamples:,} draws of images with replacement, by hotcoco."
+        )
+    return f"{text}\n\n" + table(("found", "metric", "value", "95 % interval"), rows)
 
 
 def exported_scores(facts: Facts) -> str:
@@ -195,11 +189,9 @@ def exported_scores(facts: Facts) -> str:
     if facts.exported is None:
         return ""
     found = facts.exported.description.parity
-    rows = [(code(key), _value(value)) for key, value in flattened(found).items()]
-    return (
-        "The scores above are of the checkpoint. Of the exported file, this was measured when it was written:\n\n"
-        + table(("what", "value"), rows)
-    )
+    rows = [(code(key), shown(one)) for key, one in flattened(found).items()]
+    above = "The scores above are of the checkpoint. " if facts.evaluation else ""
+    return f"{above}Of the exported file, this was measured when it was written:\n\n" + table(("what", "value"), rows)
 
 
 def per_class(facts: Facts) -> str:
@@ -208,22 +200,38 @@ def per_class(facts: Facts) -> str:
     for kind in evaluation.kinds if evaluation else ():
         prefix = "mask_" if kind == "masks" else ""
         for one in evaluation.classes if evaluation else ():
-            values = (_score(one.get(f"{prefix}{name}")) for name in _PER_CLASS)
-            rows.append((kind, code(one["class"]), _count(one["instances"]), *values))
-    return table(("of", "class", "objects", *_PER_CLASS.values()), rows)
+            values = (_score(one.get(f"{prefix}{name}")) for name in PER_CLASS)
+            rows.append((kind, code(one["class"]), counted(one["instances"]), *values))
+    text = (
+        "Of each class alone, by pycocotools. Precision, recall and F1 are at IoU 0.50, and at the threshold that is "
+        "best for all classes together.\n\n"
+    )
+    return (text if rows else "") + table(("found", "class", "objects", *PER_CLASS.values()), rows)
 
 
 def slices(facts: Facts) -> str:
     """Scores of parts of the split."""
     rows = [
         (
-            *(kind, code(one["slice"]), code(one["value"]), _count(one["images"]), _count(one["objects"])),
-            *(_score(one[name]) for name in _PER_SLICE),
+            *(kind, code(one["slice"]), code(one["value"]), counted(one["images"]), counted(one["objects"])),
+            *(_score(one[name]) for name in PER_SLICE),
         )
         for kind, parts in (facts.evaluation.slices if facts.evaluation else {}).items()
         for one in parts
     ]
-    return table(("of", "cut by", "part", "images", "objects", *_PER_SLICE.values()), rows)
+    evaluation = facts.evaluation
+    at = " and ".join(f"{_score(one)} ({kind})" for kind, one in (evaluation.slices_at if evaluation else {}).items())
+    text = (
+        f"By hotcoco. Precision, recall and F1 are at IoU 0.50 and the threshold {at}. They count the objects of all "
+        "classes together, so that they differ from the means over the classes above.\n\n"
+    )
+    return (text if rows else "") + table(("found", "cut by", "part", "images", "objects", *PER_SLICE.values()), rows)
+
+
+def limits(facts: Facts) -> str:
+    """What a reader has to know before the model is relied on, and what was not used here."""
+    notes = (f"{without_stop(note)}." for note in facts.notes)
+    return bullets(map(code_names, [*known_limits(facts), *notes]))
 
 
 def thresholds(facts: Facts) -> str:
@@ -242,60 +250,29 @@ def thresholds(facts: Facts) -> str:
     )
 
 
-def environment(facts: Facts) -> str:
-    """Packages and machine of the training."""
-    training = facts.training
-    rows = [("package", code(name), code(version)) for name, version in facts.packages.items()]
-    if training.get("lock"):
-        rows.append(("lock", code("requirements/numeric.lock"), code(training["lock"])))
-    rows += [("machine", code(name), code(value)) for name, value in _plain(training["machine"]).items()]
-    rows += [("run", code(name), code(facts.run[name])) for name in ("gpu", "cpus", "started") if facts.run.get(name)]
-    return table(("of", "name", "value"), rows)
-
-
-def durations(facts: Facts) -> str:
-    """How long each stage ran, on the machine that ran it last."""
-    rows = [(code(stage), f"{seconds:,.1f}") for stage, seconds in facts.durations.items()]
-    return table(("stage", "seconds"), rows)
-
-
-def commands(facts: Facts) -> str:
-    """The commands that make the model again."""
-    known = facts.commands()
-    if not known:
-        return f"{NOT_KNOWN.capitalize()}: no commit vouches for the file."
-    lead = "" if facts.address else "ADDRESS: where the project's repository is. "
-    portable = facts.training["params"].get("train", {}).get("portable")
-    limit = (
-        "The training is portable: equal bytes are expected on other machines as well."
-        if portable
-        else "Equal bytes are expected on a machine of the same kind; on another one, compare the scores."
-    )
-    lines = block("\n".join(f"{command}  # {why}" for why, command in known))
-    return f"{lines}\n\n{lead}{limit}"
-
-
-def limits(facts: Facts) -> str:
-    """What a reader has to know before the model is relied on, and what was not used here."""
-    found = [*facts.limits(), *(f"Not used here: {_sentence(note)}." for note in facts.notes)]
-    return bullets(code_names(one) for one in found) if found else ""
-
-
 def code_names(sentence: str) -> str:
     """A sentence on one line, its words that Markdown could read as markup set as code."""
     return _MARKUP.sub(lambda found: code(found[0]), " ".join(sentence.split()))
 
 
-def _value(value: Any) -> str:
+def whole(text: str) -> str:
+    """A long text as code, in pieces where `code` would cut it: a licence counts to its last word."""
+    pieces = (text[start : start + MOST_CHARACTERS] for start in range(0, len(text), MOST_CHARACTERS))
+    return " ".join(code(piece) for piece in pieces)
+
+
+def shown(value: Any) -> str:
     """A value as params.yaml has it."""
     return code("null" if value is None else str(value).lower() if isinstance(value, bool) else value)
 
 
-def _sentence(text: str) -> str:
+def without_stop(text: str) -> str:
+    """A sentence, for one that goes on."""
     return text.removesuffix(".")
 
 
-def _count(value: Any) -> str:
+def counted(value: Any) -> str:
+    """A number of images or objects."""
     return "-" if value is None else f"{int(value):,}"
 
 
@@ -305,8 +282,3 @@ def _score(value: Any) -> str:
 
 def _interval(ends: Sequence[float | None] | None) -> str:
     return f"{_score(ends[0])} to {_score(ends[1])}" if ends else "-"
-
-
-def _plain(machine: Mapping[str, Any]) -> dict[str, Any]:
-    """The machine without what is empty there."""
-    return {name: value for name, value in machine.items() if value not in (None, {}, "")}

@@ -61,7 +61,8 @@ def publish(register: str | None = None, documents: Callable[[Path], Sequence[Pa
 
     Args:
         register: The name of a registered model that gets a version, unless one has these very bytes.
-        documents: Writes documents about the checkpoint into a folder, and gives their paths; they are attached.
+        documents: Writes documents about the checkpoint into a folder, and gives their paths; they are attached. Where
+            it raises a UserError, the rest is published, and what is printed says why there are none.
 
     Returns:
         What to print: where the run is.
@@ -75,7 +76,7 @@ def publish(register: str | None = None, documents: Callable[[Path], Sequence[Pa
     runtime, dataset = read_section(RuntimeConfig, "runtime"), Path(read_section(DataConfig, "data").dir)
     record, where = _record(CHECKPOINT), ProjectPaths(dataset)
     with tempfile.TemporaryDirectory() as folder:
-        attached = documents(Path(folder)) if documents else []
+        attached, failed = _written(documents, Path(folder))
         try:
             run = _bring_up(connect(_PATIENCE), runtime, record, tags, where, OUTPUT, REPORT)
             if "report" in entries:
@@ -93,9 +94,18 @@ def publish(register: str | None = None, documents: Callable[[Path], Sequence[Pa
         except Exception as error:
             what, reason = fault(error)
             raise UserError(f"{what}; nothing is lost, publish again when that is mended. {reason}") from error
+    told += [f"note: no documents: {failed}"] if failed else []
     if tags.get("git.dirty") == "true":
         told.append(f"note: not everything is committed, so commit {tags['mlflow.source.git.commit'][:10]} lacks it")
     return told
+
+
+def _written(documents: Callable[[Path], Sequence[Path]] | None, folder: Path) -> tuple[Sequence[Path], str | None]:
+    """The documents, or why there are none."""
+    try:
+        return (documents(folder) if documents else ()), None
+    except UserError as error:
+        return (), str(error)
 
 
 def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: str) -> str:

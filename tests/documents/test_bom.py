@@ -14,9 +14,11 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from rfdetr_core.base import files
 from rfdetr_core.base.manifest import read_manifest, roots
+from rfdetr_core.base.provenance import flattened
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.documents.bom import bom
 from rfdetr_core.documents.facts import Facts, collect
+from rfdetr_core.documents.limits import limits
 from tests.audit.exported import export
 from tests.audit.repository import Repository
 from tests.documents.scored import ENDS, LICENCES, reports, scored_repository
@@ -31,6 +33,10 @@ numpy==2.4.6 \\
     --hash=sha256:{HASHES["numpy"][1]}
 scipy==1.17.1 \\
     --hash=sha256:{HASHES["scipy"][0]}
+Typing.Extensions==4.0.0
+colorama==0.4.6 ; sys_platform == 'win32'
+tomli==1.0 ; python_version < '3'
+tomli==2.0 ; python_version >= '3'
 torch==2.15.0 ; sys_platform != 'emscripten' \\
     --hash=sha256:{HASHES["torch"][0]}
 """
@@ -93,7 +99,8 @@ def test_model_datasets_parents_and_code_are_those_of_the_record(repository: Rep
     code = component(content, "code")
     assert code["version"] == repository.git("rev-parse", "HEAD")
     assert code["externalReferences"][0]["url"] == "https://example.org/team/my%20project.git"
-    assert content["metadata"]["timestamp"] == "2026-01-02T01:05:05+00:00"
+    assert "timestamp" not in content["metadata"]  # it would be that of the writing
+    assert properties(model)["rfdetr:training:ended"] == "2026-01-02T01:05:05Z"
     by_model = next(one for one in content["dependencies"] if one["ref"] == "model")
     datasets = {"dataset/train", "dataset/valid", "dataset/test"}
     assert {*by_model["dependsOn"]} == {*datasets, "weights/pretrain_weights", "code"}
@@ -127,13 +134,29 @@ def test_packages_have_the_hashes_of_the_recorded_lock_alone(repository: Reposit
     packages = {"python": "3.11.7", "torch": "2.15.0", "numpy": "2.4.6", "scipy": "1.0.0"}
     recorded = facts.training | {"packages": packages, "lock": lock}
     content = written(replace(facts, lineage=facts.lineage | {"training": recorded}))
-    found = {one["name"]: one for one in content["components"] if one["bom-ref"].startswith("package/")}
-    assert {name: one["version"] for name, one in found.items()} == packages
+    components = [one for one in content["components"] if one["bom-ref"].startswith("package/")]
+    found = {one["name"]: one for one in components}
+    known = place in ("the project", "its history")
+    assert {name: one["version"] for name, one in found.items() if name in packages} == packages
+    assert all(found[name]["scope"] == "required" for name in packages if name != "python")
+    others = sorted((one["name"], one["version"], one["scope"]) for one in components if one["name"] not in packages)
+    # Where its marker does not hold, a package is not installed, and the record does not have it.
+    assert others == (
+        [
+            ("colorama", "0.4.6", "optional"),
+            ("tomli", "1.0", "optional"),
+            ("tomli", "2.0", "optional"),
+            ("typing-extensions", "4.0.0", "required"),
+        ]
+        if known
+        else []
+    )
     locked = {
-        name: sha256(one["externalReferences"][0]) for name, one in found.items() if one.get("externalReferences")
+        name: sha256(one["externalReferences"][0])
+        for name, one in found.items()
+        if name in HASHES and "externalReferences" in one
     }
     # The training ran with another scipy than its lock asks for, so that the hashes of the lock are not of its files.
-    known = place in ("the project", "its history")
     assert locked == ({name: HASHES[name] for name in ("numpy", "torch")} if known else {})
 
 
@@ -142,7 +165,13 @@ def test_it_is_valid_without_history_and_evaluation_and_of_an_exported_file(
 ) -> None:
     (model,) = export(repository, "model.onnx")
     repository.commit("Export")
-    exported = written(collect(model, repository.folder))["metadata"]["component"]
+    facts = collect(model, repository.folder)
+    exported = written(facts)["metadata"]["component"]
+    assert exported["modelCard"]["considerations"]["technicalLimitations"] == [*limits(facts), *facts.notes]
+    parity = flattened(facts.exported.description.parity)  # type: ignore[union-attr]
+    assert parity
+    for name, value in parity.items():
+        assert properties(exported)[f"rfdetr:parity:{name}"] == str(value)
     assert sha256(exported) == [files.sha256_file(model)]
     source = component(exported, "ancestor/exported")
     assert sha256(source) == [files.sha256_file(repository.folder / MODEL)]
@@ -150,7 +179,7 @@ def test_it_is_valid_without_history_and_evaluation_and_of_an_exported_file(
     own = Path(shutil.copy(repository.folder / MODEL, tmp_path / "alone" / "model.pth"))
     content = written(collect(own, own.parent))
     assert "timestamp" not in content["metadata"]
-    assert "no commit vouches" in properties(component(content, "code"))["rfdetr:commit"]
+    assert "the file alone" in properties(component(content, "code"))["rfdetr:commit"]
     card = content["metadata"]["component"]["modelCard"]
     assert card["quantitativeAnalysis"]["performanceMetrics"] == []
 

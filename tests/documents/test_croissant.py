@@ -12,7 +12,7 @@ from PIL import Image
 
 from rfdetr_core.base import files
 from rfdetr_core.documents.croissant import VERSION, croissant
-from rfdetr_core.documents.facts import collect
+from rfdetr_core.documents.facts import PROVIDER, collect
 from tests.audit.repository import Images, Repository
 from tests.documents.scored import IMAGES, LICENCES, evaluate, scored_repository
 
@@ -88,8 +88,9 @@ def test_files_have_their_digests_and_licences_and_sources_come_from_the_metadat
     assert metadata.file_objects
     for one in metadata.file_objects:
         assert one.sha256 == files.sha256_file(repository.folder / one.content_url)
-    assert set(metadata.license) == {"CC0-1.0", "CC-BY-4.0"}
-    assert "a camera (1 images)" in metadata.description
+    # The image of valid has a source and no licence, and the others have a licence and no source.
+    assert set(metadata.license) == {"CC0-1.0", "CC-BY-4.0", f"{PROVIDER}: the licence of 1 of 5 images."}
+    assert f"a camera (1 images); {PROVIDER}: the source of 4 of 5 images." in metadata.description
     assert metadata.cite_as == "To be filled in by the provider."
 
 
@@ -101,6 +102,15 @@ def test_what_nobody_wrote_down_is_marked_as_to_be_filled_in(tmp_path: Path) -> 
     metadata = loaded(repository.folder).metadata
     assert metadata.license == ["To be filled in by the provider."]
     assert "Sources: To be filled in by the provider." in metadata.description
+
+
+def test_a_dataset_outside_of_the_project_has_no_paths_of_that_machine(repository: Repository) -> None:
+    lock = (repository.folder / "dvc.lock").read_text().replace(DATA, "/home/ada/set")
+    (repository.folder / "dvc.lock").write_text(lock)
+    repository.git("commit", "-q", "--amend", "-a", "-m", "Train")
+    text = croissant(collect(repository.folder / MODEL, repository.folder))
+    assert "/home/ada" not in text
+    assert loaded(repository.folder).metadata.file_sets == []
 
 
 def test_it_is_valid_without_history_and_evaluation(repository: Repository, tmp_path: Path) -> None:

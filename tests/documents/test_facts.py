@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
-from rfdetr_core.documents import DOCUMENTS, write_documents
+from rfdetr_core.documents import DOCUMENTS, KEPT, write_documents
 from rfdetr_core.documents.facts import CHOSEN, SCORED, TRAINED, collect
+from rfdetr_core.documents.limits import limits
 from rfdetr_core.lineage import journal
 from rfdetr_core.lineage.lock import Lock
 from tests.audit.exported import export
 from tests.audit.repository import Repository
-from tests.documents.scored import ENDS, LICENCES, NAMES, reports, scored_repository
+from tests.documents.scored import ENDS, IMAGES, LICENCES, NAMES, reports, scored_repository
 
 MODEL = "output/checkpoint_best_total.pth"
 
@@ -97,7 +99,7 @@ def test_an_evaluation_that_is_not_of_these_weights_is_named_and_not_used(
     assert facts.evaluation is None
     assert "test" not in facts.splits
     assert any(note in one for one in facts.notes)
-    assert any("nothing is said of their quality" in one for one in facts.limits())
+    assert any("nothing is said of their quality" in one for one in limits(facts))
 
 
 def test_the_scores_of_a_split_that_chose_the_weights_are_said_to_be_too_high(repository: Repository) -> None:
@@ -106,7 +108,7 @@ def test_the_scores_of_a_split_that_chose_the_weights_are_said_to_be_too_high(re
     repository.lock()
     facts = collect(repository.folder / MODEL, repository.folder)
     assert facts.splits["valid"].uses == (CHOSEN, SCORED)
-    assert any("too high" in one for one in facts.limits())
+    assert any("too high" in one for one in limits(facts))
 
 
 def test_every_document_is_written_without_history_and_evaluation(repository: Repository, tmp_path: Path) -> None:
@@ -128,9 +130,80 @@ def test_every_document_is_written_of_an_exported_file(repository: Repository, t
     assert facts.exported is not None
     assert facts.digests == {"model.onnx": files.sha256_file(model)}
     assert facts.evaluation is not None
+    assert any("this file itself was not scored" in one for one in limits(facts))
     for path in write_documents(model, tmp_path / "documents", repository.folder):
         if path.suffix == ".md":
             assert "The scores above are of the checkpoint" in path.read_text()
+    assert ModelCard.load(tmp_path / "documents" / "model_card.md").data.eval_results is None
+    shutil.rmtree(reports(repository))
+    for path in write_documents(model, tmp_path / "again", repository.folder):
+        assert "The scores above are" not in path.read_text()
+
+
+@pytest.mark.slow
+def test_an_openvino_model_is_documented_as_its_two_files(repository: Repository, tmp_path: Path) -> None:
+    files_of = export(repository, "model.xml")
+    repository.commit("Export")
+    facts = collect(files_of[0], repository.folder)
+    assert facts.digests == {path.name: files.sha256_file(path) for path in files_of}
+    for path in write_documents(files_of[0], tmp_path / "documents", repository.folder):
+        assert all(digest in path.read_text() for digest in facts.digests.values())
+
+
+def test_the_data_of_the_weights_that_it_started_from_are_its_data_too(tmp_path: Path) -> None:
+    first = Repository(tmp_path / "first")
+    first.train(1, IMAGES)
+    before = read_checkpoint(first.folder / MODEL).lineage or {}
+    grandparent = {"name": "public.pth", "sha256": "1" * 64, "tensors": "1" * 64}
+    before["training"]["parents"] = {"pretrain_weights": grandparent}
+    parent = {"name": "promoted.pth", "sha256": "2" * 64, "tensors": before["tensors"], "lineage": before}
+    repository = Repository(tmp_path / "clone")
+    repository.train(2, IMAGES, parents={"pretrain_weights": parent})
+    repository.commit("Train")
+    facts = collect(repository.folder / MODEL, repository.folder)
+    assert any("learned from the data of the weights promoted.pth" in one for one in limits(facts))
+    assert any("nothing of the training of the weights public.pth" in one for one in limits(facts))
+    for path in write_documents(repository.folder / MODEL, tmp_path / "documents", repository.folder):
+        if path.name != "croissant.json":
+            assert before["training"]["inputs"]["manifest/train.json"] in path.read_text()
+
+
+@pytest.mark.parametrize("missing", ["dvc.lock of the file", "all but the record"])
+def test_a_file_that_a_record_alone_has_is_not_said_to_be_its_own_word(repository: Repository, missing: str) -> None:
+    names = ["dvc.lock"] if missing == "dvc.lock of the file" else ["dvc.lock", "manifest", "metadata"]
+    repository.git("rm", "-q", "-r", "--cached", *names)
+    repository.git("commit", "-q", "--amend", "-m", "Train")
+    facts = collect(repository.folder / MODEL, repository.folder)
+    assert (facts.vouched, facts.commit) == (True, None)
+    assert facts.vouched_by == "a record in the history, no dvc.lock"
+    assert not any("own word" in one or "No commit vouches" in one for one in limits(facts))
+
+
+def test_scores_that_no_lock_names_and_what_could_not_be_measured_are_said(repository: Repository) -> None:
+    path = reports(repository) / "intervals.json"
+    content = files.read_json(path)
+    files.write_json(path, content | {"boxes": content["boxes"] | {"map_75": None}})
+    facts = collect(repository.folder / MODEL, repository.folder)
+    assert facts.evaluation is not None
+    assert facts.evaluation.intervals["boxes"] == ENDS | {"map_75": None}
+    (note,) = (one for one in facts.notes if "nothing vouches for" in one)
+    assert "metrics.json" in note
+    lock = yaml.safe_load((repository.folder / "dvc.lock").read_text())
+    names = ("metrics", "about", "intervals", "detections")
+    lock["stages"]["evaluate"]["outs"] += [repository.entry(f"reports/evaluate/{name}.json") for name in names]
+    lock["stages"]["evaluate"]["outs"].append(repository.entry("reports/evaluate/per_class.csv"))
+    lock["stages"]["report"] = {"cmd": "", "deps": [repository.entry("reports/evaluate/metrics.json")]}
+    (repository.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
+    facts = collect(repository.folder / MODEL, repository.folder)
+    assert not any("nothing vouches for" in one for one in facts.notes)
+    assert any("The threshold of the score was chosen on test" in one for one in limits(facts))
+
+
+def test_a_journal_of_another_command_or_other_params_has_no_duration_of_it(repository: Repository) -> None:
+    ran = Lock.read(repository.folder).stages["train"]
+    journal.write(repository.folder, "train", replace(ran, cmd="another"), 1_700_000_000.0)
+    journal.write(repository.folder, "train", replace(ran, params={"params.yaml": {"train": 1}}), 1_700_000_000.0)
+    assert collect(repository.folder / MODEL, repository.folder).durations == {}
 
 
 def test_what_a_script_changed_of_a_training_is_a_limit(repository: Repository) -> None:
@@ -139,7 +212,7 @@ def test_what_a_script_changed_of_a_training_is_a_limit(repository: Repository) 
     lineage["training"] = lineage["training"] | {"custom": {"trainer": {"max_steps": 3}}}
     own = repository.folder.parent / "model.pth"
     write_checkpoint(own, replace(checkpoint, lineage=lineage))
-    assert any("A script changed its training" in one for one in collect(own, own.parent).limits())
+    assert any("A script changed its training" in one for one in limits(collect(own, own.parent)))
 
 
 def test_nothing_is_fetched_or_sent(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +267,34 @@ def test_a_file_that_its_record_contradicts_is_refused(repository: Repository, t
     write_checkpoint(model, replace(checkpoint, lineage=lineage))
     with pytest.raises(UserError, match="not what its record says"):
         collect(model, repository.folder)
+
+
+def test_what_stood_in_the_folder_is_kept_or_unchanged(
+    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "documents"
+    write_documents(repository.folder / MODEL, folder, repository.folder)
+    write_documents(repository.folder / MODEL, folder, repository.folder)  # the same: nothing to keep
+    assert {path.name for path in folder.iterdir()} == DOCUMENTS.keys()
+    filled = [f"filled in {number}" for number in range(2)]
+    for text in filled:
+        (folder / "annex_iv.md").write_text(text)
+        write_documents(repository.folder / MODEL, folder, repository.folder)
+    assert sorted(path.read_text() for path in (folder / KEPT).iterdir()) == filled
+    assert "filled in 1" not in (folder / "annex_iv.md").read_text()
+    assert str(folder / KEPT) in capsys.readouterr().err
+    (folder / "annex_iv.md").unlink()
+    (folder / "annex_iv.md").mkdir()
+    (folder / "model_card.md").write_text("mine")
+    with pytest.raises(UserError, match=r"annex_iv\.md is a folder"):
+        write_documents(repository.folder / MODEL, folder, repository.folder)
+    assert (folder / "model_card.md").read_text() == "mine"
+
+
+def test_a_folder_below_a_file_is_one_message(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot (write|be written)"):
+        write_documents(repository.folder / MODEL, tmp_path / "file" / "documents", repository.folder)
 
 
 def test_a_folder_that_is_a_file_is_one_message(repository: Repository, tmp_path: Path) -> None:

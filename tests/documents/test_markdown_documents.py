@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,10 @@ from huggingface_hub import ModelCard
 from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.documents.annex_iv import annex_iv
-from rfdetr_core.documents.facts import Facts, collect
+from rfdetr_core.documents.facts import PROVIDER, Facts, collect
 from rfdetr_core.documents.model_card import model_card
-from rfdetr_core.documents.tables import PROVIDER
-from tests.documents.scored import ENDS, LICENCES, reports, scored_repository
+from tests.audit.repository import Metadata
+from tests.documents.scored import ENDS, IMAGES, LICENCES, reports, scored_repository
 
 MODEL = "output/checkpoint_best_total.pth"
 POINTS = ["2(b)", "2(c)", "2(d)", "2(e)", "2(f)", "2(g)"]
@@ -71,14 +74,103 @@ def test_the_examples_of_the_docs_are_such_documents() -> None:
     assert [name.split()[0] for name in sections if name.startswith("2(")] == POINTS
 
 
-def test_without_metadata_the_licence_is_left_to_the_provider(tmp_path: Path) -> None:
-    repository = scored_repository(tmp_path / "clone", {})
+LICENCES_OF = "Licences, sources and other metadata of the images"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "asked"),
+    [
+        ({}, ["licence", "source"]),
+        ({path: {"season": "winter"} for path in LICENCES}, ["licence", "source"]),
+        (LICENCES, ["source"]),
+        ({path: {"licence": "CC0-1.0", "source": "a camera"} for path in [*LICENCES][:-1]}, ["licence", "source"]),
+        ({path: {"licence": "CC0-1.0", "source": "a camera"} for path in LICENCES}, []),
+    ],
+)
+def test_licence_and_source_of_every_image_are_given_or_left_to_the_provider(
+    tmp_path: Path, metadata: Metadata, asked: list[str]
+) -> None:
+    repository = scored_repository(tmp_path / "clone", metadata)
+    section = sections_of(model_card(collect(repository.folder / MODEL, repository.folder)))[LICENCES_OF]
+    assert re.findall(rf"{PROVIDER}:\*\* the (\w+)", section) == asked
+    without = {split: sum("licence" not in metadata.get(path, {}) for path in paths) for split, paths in IMAGES.items()}
+    for split, count in without.items():
+        assert (f"| `{split}` | `licence` | no value | {count} |" in section) == bool(count)
+
+
+@pytest.mark.parametrize("place", ["no git", "damaged"])
+def test_metadata_that_could_not_be_read_is_not_said_to_be_missing(tmp_path: Path, place: str) -> None:
+    repository = scored_repository(tmp_path / "clone")
+    root = repository.folder
+    if place == "no git":
+        root = tmp_path / "alone"
+        shutil.copytree(repository.folder / "output", root / "output")
+    else:
+        (root / "metadata" / "train.csv").write_text("no table")
+        repository.git("commit", "-q", "--amend", "-a", "-m", "Train")
+    facts = collect(root / MODEL, root)
+    section = sections_of(model_card(facts))[LICENCES_OF]
+    assert "| `train` | `licence` | not known from the record |" in section
+    assert "could not be read of `train`" in section
+    assert any("metadata/train.csv" in note for note in facts.notes) == (place == "damaged")
+
+
+def test_metadata_that_were_changed_after_the_commit_are_not_used(tmp_path: Path) -> None:
+    repository = scored_repository(tmp_path / "clone")
+    path = repository.folder / "metadata" / "train.csv"
+    path.write_text(path.read_text().replace("CC0-1.0", "CC-BY-4.0"))
     facts = collect(repository.folder / MODEL, repository.folder)
-    assert PROVIDER in sections_of(model_card(facts))["Licences, sources and other metadata of the images"]
+    assert facts.splits["train"].metadata == {"train/a.jpg": LICENCES["train/a.jpg"]}
+    assert any("metadata/train.csv is not that of the commit" in note for note in facts.notes)
+
+
+def test_a_long_licence_is_whole_and_no_folder_of_the_machine_is_named(tmp_path: Path) -> None:
+    text = " ".join(f"word{number}" for number in range(200))
+    repository = scored_repository(tmp_path / "clone", {path: {"licence": text} for path in LICENCES})
+    facts = collect(repository.folder / MODEL, repository.folder)
+    written = model_card(facts)
+    assert re.sub("[` ]", "", text) in re.sub("[` ]", "", written)
+    params = {"model": {"pretrain_weights": "/home/ada/promoted.pth"}, "train": {"resume": "/home/ada/last.ckpt"}}
+    told = replace(facts, lineage=facts.lineage | {"training": facts.training | {"params": params}})
+    for document in (model_card, annex_iv):
+        assert "promoted.pth" in document(told)
+        assert "/home/ada" not in document(told)
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("git@example.org:team/x.git", "ssh://git@example.org/team/x.git"),
+        ("ssh://git@example.org/team/x.git", "ssh://git@example.org/team/x.git"),
+        ("https://ada:secret@example.org/team/x.git", "https://example.org/team/x.git"),
+        ("https://example.org/my project;id", "https://example.org/my project;id"),
+    ],
+)
+def test_the_address_of_the_commands_is_one_that_git_takes(tmp_path: Path, remote: str, address: str) -> None:
+    repository = scored_repository(tmp_path / "clone")
+    repository.git("remote", "add", "origin", remote)
+    section = sections_of(model_card(collect(repository.folder / MODEL, repository.folder)))["How to make it again"]
+    (line,) = (line for line in section.splitlines() if line.startswith("git clone"))
+    assert shlex.split(line, comments=True)[:4] == ["git", "clone", address, "project"]
+
+
+def test_what_a_script_changed_is_listed_and_equal_bytes_are_not_promised(facts: Facts) -> None:
+    custom = {"trainer": {"max_steps": 3}, "weights": "7" * 64}
+    changed = facts.training | {"custom": custom, "classes": {"torch.optim.Adam": {"package": "torch", "version": "2"}}}
+    for write in (model_card, annex_iv):
+        text = write(replace(facts, lineage=facts.lineage | {"training": changed}))
+        section = sections_of(text)["What was changed beside the parameters"]
+        assert "`custom.trainer.max_steps` | `3`" in section
+        assert "`classes.torch.optim.Adam.version` | `2`" in section
+        assert "Equal bytes are expected" not in text
+        assert "Equal bytes are expected" in write(facts)
+    params = {"train": {"deterministic": False}}
+    loose = replace(facts, lineage=facts.lineage | {"training": facts.training | {"params": params}})
+    assert "not deterministic" in sections_of(model_card(loose))["How to make it again"]
 
 
 def test_no_name_of_a_file_forges_a_row_a_heading_or_a_link(tmp_path: Path, facts: Facts) -> None:
-    hostile = "x` | [y](https://example.org)\n\n# Heading <b> @everyone"
+    hostile = "x` | [y](https://example.org)\n\n# Heading <b> @everyone www.evil.example"
     metadata = {path: {"licence": hostile if one["licence"] == "CC0-1.0" else "z"} for path, one in LICENCES.items()}
     repository = scored_repository(tmp_path / "clone", metadata)
     path = reports(repository) / "about.json"
@@ -90,7 +182,7 @@ def test_no_name_of_a_file_forges_a_row_a_heading_or_a_link(tmp_path: Path, fact
         for table in re.findall(r"(?:^\|.*\n)+", after, re.M):
             assert len({line.count("|") for line in table.splitlines()}) == 1
         outside = re.sub(r"`[^`]*`|<code>.*?</code>", "", after.partition("\n# ")[2])
-        assert not [sign for sign in ("](", "<b", "@everyone") if sign in outside]
+        assert not [sign for sign in ("](", "<b", "@everyone", "www.evil") if sign in outside]
 
 
 def sections_of(text: str, level: int | None = None) -> dict[str, str]:

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 
 from rfdetr_core.base import files
+from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.cli import main
@@ -199,6 +200,22 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
 def pages(client: MlflowClient, run: Any, *queries: str, **more: Any) -> list[Any]:
     """The models of the run's experiment that MLflow has pages of."""
     return list(client.search_logged_models([run.info.experiment_id], " AND ".join(queries) or None, **more))
+
+
+@pytest.mark.slow
+def test_documents_that_cannot_be_written_are_a_note_and_the_rest_is_published(
+    project: Path, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("the file carries no lineage")
+
+    monkeypatch.setattr("rfdetr_core.documents.write_documents", refuse)
+    main(["publish"])
+    assert "note: no documents: the file carries no lineage" in capsys.readouterr().out
+    client = MlflowClient(server.uri)
+    (run,) = runs(client, "published")
+    assert run.info.status == "FINISHED"
+    assert "model" in {one.path for one in client.list_artifacts(run.info.run_id)}
 
 
 @pytest.mark.slow
