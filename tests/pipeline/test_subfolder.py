@@ -75,6 +75,6 @@ def test_a_retraining_is_compared_with_the_model_of_the_base(trained: Project) -
     assert git(repository, "ls-remote", "--heads", "origin", "retrain/ml/main")
     git(repository, "fetch", "-q")
     listed = git(repository, "ls-tree", "-r", "--name-only", "origin/retrain-attachments").split()
-    source = git(repository, "rev-parse", "HEAD~").strip()
-    assert f"ml/{source[:10]}/statement.json" in listed
+    result = git(repository, "rev-parse", "HEAD").strip()
+    assert f"ml/{result[:10]}/statement.json" in listed
     assert git(repository, "status", "--porcelain").split() == ["??", "other/new"]
