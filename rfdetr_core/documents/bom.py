@@ -189,7 +189,7 @@ def _packages(facts: Facts) -> Iterator[Component]:
         properties=_properties(lock=LOCK if lock else None, **{"lock:sha256": lock},
                                **{"lock:found": ("no" if known is None else "yes") if lock else None}),
     )  # fmt: skip
-    recorded = {canonicalize_name(name): name for name in versions}
+    recorded: dict[str, str] = {canonicalize_name(name): name for name in versions}
     for key in sorted({*recorded, *(known or {})}):
         lines = (known or {}).get(key, [])
         if key in recorded:

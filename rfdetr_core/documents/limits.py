@@ -43,8 +43,8 @@ def _of_data(facts: Facts) -> Iterator[str]:
     custom = facts.training.get("custom") or {}
     if custom:
         yield "A script changed its training beside the parameters; the record names what, under `custom`."
-    if weights := custom.get("weights"):
-        yield f"A script gave it the weights {short(weights)}, of whose training this record knows nothing."
+    if given := custom.get("weights"):
+        yield f"A script gave it the weights {short(given)}, of whose training this record knows nothing."
 
 
 def _of_scores(facts: Facts) -> Iterator[str]:

@@ -5,6 +5,7 @@ Every value that comes from a file is set as code: no name of a class or an imag
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -181,7 +182,7 @@ def scores(facts: Facts) -> str:
         text += (
             f" The 95 % intervals are those of {evaluation.resamples:,} draws of images with replacement, by hotcoco."
         )
-    return f"{text}\n\n" + table(("found", "metric", "value", "95 % interval"), rows)
+    return f"{text}\n\n" + table(("kind", "metric", "value", "95 % interval"), rows)
 
 
 def exported_scores(facts: Facts) -> str:
@@ -206,7 +207,7 @@ def per_class(facts: Facts) -> str:
         "Of each class alone, by pycocotools. Precision, recall and F1 are at IoU 0.50, and at the threshold that is "
         "best for all classes together.\n\n"
     )
-    return (text if rows else "") + table(("found", "class", "objects", *PER_CLASS.values()), rows)
+    return (text if rows else "") + table(("kind", "class", "objects", *PER_CLASS.values()), rows)
 
 
 def slices(facts: Facts) -> str:
@@ -223,9 +224,9 @@ def slices(facts: Facts) -> str:
     at = " and ".join(f"{_score(one)} ({kind})" for kind, one in (evaluation.slices_at if evaluation else {}).items())
     text = (
         f"By hotcoco. Precision, recall and F1 are at IoU 0.50 and the threshold {at}. They count the objects of all "
-        "classes together, so that they differ from the means over the classes above.\n\n"
+        "classes together, so that they can differ from the means over the classes above.\n\n"
     )
-    return (text if rows else "") + table(("found", "cut by", "part", "images", "objects", *PER_SLICE.values()), rows)
+    return (text if rows else "") + table(("kind", "cut by", "part", "images", "objects", *PER_SLICE.values()), rows)
 
 
 def limits(facts: Facts) -> str:
@@ -263,7 +264,7 @@ def whole(text: str) -> str:
 
 def shown(value: Any) -> str:
     """A value as params.yaml has it."""
-    return code("null" if value is None else str(value).lower() if isinstance(value, bool) else value)
+    return code(json.dumps(value, ensure_ascii=False) if value is None or isinstance(value, bool | list) else value)
 
 
 def without_stop(text: str) -> str:

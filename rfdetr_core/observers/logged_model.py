@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -61,7 +62,9 @@ def link_model(
         query = f"source_run_id = '{run.id}' AND tags.sha256 = '{digest}'"
         found = list(run.client.search_logged_models([run.experiment], query))
     except MlflowException as error:
-        if error.get_http_status_code() == http.HTTPStatus.NOT_FOUND:  # type: ignore[no-untyped-call]
+        # A newer server says so of an experiment that was deleted, which is a fault.
+        of_server = error.error_code != "RESOURCE_DOES_NOT_EXIST"
+        if of_server and error.get_http_status_code() == http.HTTPStatus.NOT_FOUND:  # type: ignore[no-untyped-call]
             return False
         raise
     if found:
@@ -87,7 +90,7 @@ def _add_output(run: TrackedRun, model: str, epoch: int) -> None:
 
 
 def _add_scores(run: TrackedRun, model: Any, datasets: Mapping[str, str], scores: Iterable[Score]) -> None:
-    """Log the scores that the model does not have, with the times that the run has them by: so it has each once."""
+    """Log the finite scores that the model does not have, with the times of the run: so it has each once."""
     from mlflow.entities import Metric
 
     there = model.metrics or []
@@ -95,6 +98,8 @@ def _add_scores(run: TrackedRun, model: Any, datasets: Mapping[str, str], scores
     times = {(one.key, one.step, one.timestamp) for one in there}
     now, metrics = int(time.time() * 1000), []
     for score in scores:
+        if not math.isfinite(score.value):
+            continue
         name, dataset = mlflow_name(score.name), (score.dataset, datasets[score.dataset][:DIGEST])
         if (name, score.step, score.value, *dataset) in known:
             continue

@@ -43,7 +43,8 @@ def attest(
     """Write the statement beside the file, and with a private key the signatures of both; the paths.
 
     root: the project whose history must vouch for the file. own_word: a file for which no commit vouches is attested,
-    too, and the statement says so. documents: a folder whose files become subjects of the statement as well.
+    too, and the statement says so. documents: a folder whose files, but for hidden ones, the model and its
+    statement, become subjects of the statement as well.
 
     Raises:
         UserError: no model file, without lineage or with that of another; no commit vouches for it; a folder without
@@ -52,8 +53,9 @@ def attest(
     statement_of(file)  # first: what the file itself contradicts
     origin = _origin(file, root, own_word)
     path = output or file.with_name(f"{file.name}{SUFFIX}")
-    more = document_subjects(documents, path.parent) if documents else []
     envelope, signature = path.with_name(f"{path.name}{_ENVELOPE}"), path.with_name(f"{file.name}.sig")
+    own = [path, envelope, signature, *parts_of(file)]
+    more = document_subjects(documents, path.parent, without=own) if documents else []
     if key is None:
         if envelope.exists():
             raise UserError(f"{envelope} signs the present statement. Sign the new one (--sign-key), or remove it.")
@@ -138,7 +140,7 @@ def _check_documents(report: Report, subjects: list[dict[str, Any]], path: Path)
         if document.is_file():
             report.equal(name, expected, files.sha256_file(document), str(path))
         else:
-            report.skip(name, "gone: it is not here")
+            report.skip(name, "gone: the document is not at hand")
 
 
 def check_envelope(report: Report, attestation: Path, key: Path) -> None:

@@ -7,7 +7,7 @@ in the file. The rest is known to the history alone: the commit, the run, the jo
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -162,13 +162,17 @@ def read_model(file: Path) -> tuple[Checkpoint, Exported | None, str]:
     return checkpoint, exported, tensors
 
 
-def document_subjects(folder: Path, beside: Path) -> list[dict[str, Any]]:
+def document_subjects(folder: Path, beside: Path, without: Collection[Path] = ()) -> list[dict[str, Any]]:
     """The files of a folder as subjects of a statement that lies in the folder `beside`: named by their way from there.
 
+    without: files that are no documents, such as the statement itself; hidden files are none either.
+
     Raises:
-        UserError: it is not a folder, or has no file.
+        UserError: it is not a folder, or has no document.
     """
-    paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    others = {path.resolve() for path in without}
+    there = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    paths = [path for path in there if not path.name.startswith(".") and path.resolve() not in others]
     if not paths:
         what = "does not exist" if not folder.exists() else "has no documents" if folder.is_dir() else "is not a folder"
         raise UserError(f"{folder} {what}. Write them first: python -m rfdetr_core document FILE --out {folder}")

@@ -8,7 +8,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import mlcroissant as mlc
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from huggingface_hub import ModelCard
 
 from rfdetr_core.base import files
@@ -72,6 +75,9 @@ def test_the_examples_of_the_docs_are_such_documents() -> None:
     assert {one.metric_type for one in card.data.eval_results} == {"map", "mar"}
     sections = sections_of((folder / "annex_iv.md").read_text(encoding="utf-8"), level=2)
     assert [name.split()[0] for name in sections if name.startswith("2(")] == POINTS
+    bom = (folder / "bom.cdx.json").read_text(encoding="utf-8")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bom) is None
+    assert not mlc.Dataset(folder / "croissant.json").metadata.ctx.issues.errors
 
 
 LICENCES_OF = "Licences, sources and other metadata of the images"

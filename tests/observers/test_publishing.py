@@ -267,7 +267,13 @@ class Older(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.send_error(int(str(self.server.status)))  # type: ignore[attr-defined]
+        status, code = self.server.answer  # type: ignore[attr-defined]
+        if code is None:
+            return self.send_error(status)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps({"error_code": code, "message": code}).encode())
+        return None
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -277,11 +283,12 @@ def test_a_server_before_version_3_has_no_page_of_a_model_and_another_fault_is_a
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Older) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         run = TrackedRun(MlflowClient(f"http://127.0.0.1:{server.server_port}"), "1", "0a1b")
-        server.status = 404  # type: ignore[attr-defined]
+        server.answer = (404, None)  # type: ignore[attr-defined]
         assert link_model(run, CHECKPOINT, None, 1, {}, []) is False
-        server.status = 403  # type: ignore[attr-defined]
-        with pytest.raises(MlflowException, match="403"):
-            link_model(run, CHECKPOINT, None, 1, {}, [])
+        for answer, told in ((403, None), "403"), ((404, "RESOURCE_DOES_NOT_EXIST"), "RESOURCE_DOES_NOT_EXIST"):
+            server.answer = answer  # type: ignore[attr-defined]
+            with pytest.raises(MlflowException, match=told):
+                link_model(run, CHECKPOINT, None, 1, {}, [])
         server.shutdown()
 
 

@@ -561,6 +561,19 @@ def test_documents_are_subjects_and_a_changed_one_is_a_mismatch(
     assert f"document {folder / 'model_card.md'}" in printed
 
 
+def test_of_the_folder_of_the_model_the_documents_alone_are_subjects(
+    repository: Repository, model: Path, keys: tuple[Path, Path]
+) -> None:
+    for name in ("card.md", ".hidden"):
+        (model.parent / name).write_text(name)
+    for _ in range(2):  # the second time the statement and its envelope are there
+        statement = attest(model, key=keys[0], root=repository.folder, documents=model.parent)[0]
+        names = [one["name"] for one in files.read_json(statement)["subject"]]
+        assert names[0] == "model.pth"
+        assert "card.md" in names
+        assert not [one for one in names[1:] if one.startswith((".", "model.pth"))]
+
+
 @pytest.mark.parametrize("name", [1, None, "x" * 5000])
 def test_a_subject_that_cannot_be_the_name_of_a_document_is_a_mismatch(
     repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], name: object
