@@ -254,7 +254,7 @@ def test_documents_are_equal_from_processes_with_other_hashes_and_differ_by_the_
         folder = tmp_path / f"{seed}{remote}"
         command = ["document", repository.folder / MODEL, "--out", folder, "--repo", repository.folder]
         environment = os.environ | {"PYTHONHASHSEED": seed}
-        subprocess.run([sys.executable, "-m", "rfdetr_core", *command], env=environment, check=True, cwd=ROOT)
+        subprocess.run([sys.executable, "-m", "rfdetr_core", *map(str, command)], env=environment, check=True, cwd=ROOT)
         written.append({path.name: path.read_text() for path in folder.iterdir()})
     first, second, other = written
     assert first == second
