@@ -192,7 +192,6 @@ def main() -> None:
         return
     gate, content = read_section(GateConfig, "gate"), dict[str, Any]()
     try:
-        content["source"] = call("git", "rev-parse", "HEAD").stdout.strip()
         content["base"] = base()
         content["missing"] = fetch_base(content["base"])
     except UserError as error:

@@ -30,11 +30,11 @@ from rfdetr_core.documents.facts import ASKED, LOCK, MOST, PROVIDER, Facts, Spli
 from rfdetr_core.documents.limits import limits
 from rfdetr_core.documents.locks import Package, locked_packages
 from rfdetr_core.documents.parents import ancestors
+from rfdetr_core.documents.tables import METRICS, PER_SLICE
 
 _MODEL, _CODE, _PYTHON = "model", "code", "package/python"
-_METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100", "precision", "recall", "f1")
+_SCORES = [name for name in METRICS if name != "threshold"]
 _PER_CLASS = {"ap": "map", "ap_50": "map_50", "precision": "precision", "recall": "recall", "f1": "f1"}
-_PER_SLICE = ("map", "map_50", "precision", "recall", "f1")
 _PROVIDER = f"{PROVIDER}."
 
 
@@ -266,14 +266,14 @@ def _metrics(facts: Facts) -> Iterator[dict[str, Any]]:
         return
     for kind, metrics in evaluation.kinds.items():
         ends = evaluation.intervals.get(kind, {})
-        for name in _METRICS:
+        for name in _SCORES:
             yield from _metric(kind, name, metrics.get(name), f"split: {evaluation.split}", ends.get(name))
         prefix = "mask_" if kind == "masks" else ""
         for row in evaluation.classes:
             for column, name in _PER_CLASS.items():
                 yield from _metric(kind, name, row.get(f"{prefix}{column}"), f"class: {row['class']}")
         for row in evaluation.slices.get(kind, []):
-            for name in _PER_SLICE:
+            for name in PER_SLICE:
                 yield from _metric(kind, name, row.get(name), f"{row['slice']}: {row['value']}")
 
 

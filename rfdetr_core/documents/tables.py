@@ -22,7 +22,7 @@ NOT_KNOWN = "not known from the record"
 TO_FILL = f"**{PROVIDER}:**"
 # A dot within a word, too: GitHub makes a link of www.example.org.
 _MARKUP = re.compile(r"[^\s,;:]*(?:[`|\\<>&*_\[\]!@#/~^$]|\w\.\w)[^\s,;:]*(?<!\.)")
-_METRICS = {
+METRICS = {
     "map": "AP, IoU 0.50 to 0.95",
     "map_50": "AP50",
     "map_75": "AP75",
@@ -170,7 +170,7 @@ def scores(facts: Facts) -> str:
         ends = evaluation.intervals.get(kind, {})
         rows += [
             (kind, title, _score(metrics[name]), _interval(ends.get(name)))
-            for name, title in _METRICS.items()
+            for name, title in METRICS.items()
             if name in metrics
         ]
     text = (
