@@ -50,9 +50,9 @@ def write_documents(file: Path, folder: Path, root: Path = Path()) -> list[Path]
     texts = {name: write(facts) for name, write in DOCUMENTS.items()}  # all of them, before the first is written
     try:
         _keep(folder, texts)
-        with ExitStack() as whole:
+        with ExitStack() as stack:
             for name, text in texts.items():
-                whole.enter_context(files.replacing(folder / name)).write_text(text, encoding="utf-8", newline="")
+                stack.enter_context(files.replacing(folder / name)).write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise UserError(f"the documents cannot be written to {folder}: {error.strerror or error}.") from error
     return [folder / name for name in texts]
@@ -64,6 +64,6 @@ def _keep(folder: Path, texts: Mapping[str, str]) -> None:
         if path.is_dir():
             raise UserError(f"{path} is a folder. Name another one for the documents: --out DIR")
         if path.is_file() and (content := files.read_bytes(path)) != texts[path.name].encode():
-            kept = folder / KEPT / f"{path.stem}-{files.sha256_bytes(content)[:8]}{path.suffix}"
-            files.write_bytes(kept, content)
-            say(f"note: {path} was another one; it is kept as {kept}", file=sys.stderr)
+            previous = folder / KEPT / f"{path.stem}-{files.sha256_bytes(content)[:8]}{path.suffix}"
+            files.write_bytes(previous, content)
+            say(f"note: {path} was another one; it is kept as {previous}", file=sys.stderr)

@@ -44,11 +44,11 @@ def bom(facts: Facts) -> str:
     datasets = [_dataset(split) for split in facts.splits.values()]
     parents = [*_parents(facts, "weights")]
     packages = [*_packages(facts)]
-    made = Bom(components=[*datasets, *parents, code, *packages])
-    made.metadata.component = model
-    made.register_dependency(model, [*datasets, *parents, code])
-    made.register_dependency(code, packages)
-    content = json.loads(make_outputter(made, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string())
+    document = Bom(components=[*datasets, *parents, code, *packages])
+    document.metadata.component = model
+    document.register_dependency(model, [*datasets, *parents, code])
+    document.register_dependency(code, packages)
+    content = json.loads(make_outputter(document, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string())
     content["metadata"]["component"]["modelCard"] = _model_card(facts)
     # The library puts in the time of writing and a random number.
     del content["metadata"]["timestamp"], content["serialNumber"]
@@ -99,7 +99,7 @@ def _of_exported(facts: Facts) -> dict[str, Any]:
 
 def _dataset(split: Split) -> Component:
     """A split, by the digests of its files and the Merkle roots over its images."""
-    roots = {f"merkle:{tree}": f"{one['root']} (of {one['size']})" for tree, one in sorted(split.roots.items())}
+    roots = {f"merkle:{tree}": f"{root['root']} (of {root['size']})" for tree, root in sorted(split.roots.items())}
     return Component(
         name=split.name,
         version=split.digests.get(f"manifest/{split.name}.json"),
@@ -147,9 +147,9 @@ def _parents(facts: Facts, place: str) -> Iterator[Component]:
     for key, parent in sorted(facts.training["parents"].items()):
         below = ancestors({"parents": {key: parent}})
         data = [
-            f"{split} ({counts['images']} images), {one.steps} trainings back, SHA-256 of the manifest: {manifest}"
-            for one in below
-            for split, counts, manifest in one.splits()
+            f"{split} ({counts['images']} images), {ancestor.steps} trainings back, SHA-256 of the manifest: {manifest}"
+            for ancestor in below
+            for split, counts, manifest in ancestor.splits()
         ]
         properties = {"tensors:sha256": parent.get("tensors"), "data": data}
         yield _weights(f"{place}/{key}", parent["name"], parent["sha256"], **properties)
@@ -187,20 +187,20 @@ def _packages(facts: Facts) -> Iterator[Component]:
     """Python, the packages that decided the weights as the record has them, and the others of the recorded lock."""
     versions = dict(facts.packages)
     lock = facts.training.get("lock")
-    known = locked_packages(facts)
+    locked = locked_packages(facts)
     yield Component(
         name="python", version=versions.pop("python", None), type=ComponentType.PLATFORM, bom_ref=_PYTHON,
         properties=_properties(lock=LOCK if lock else None, **{"lock:sha256": lock},
-                               **{"lock:found": ("no" if known is None else "yes") if lock else None}),
+                               **{"lock:found": ("no" if locked is None else "yes") if lock else None}),
     )  # fmt: skip
     recorded: dict[str, str] = {canonicalize_name(name): name for name in versions}
-    for key in sorted({*recorded, *(known or {})}):
-        lines = (known or {}).get(key, [])
+    for key in sorted({*recorded, *(locked or {})}):
+        lines = (locked or {}).get(key, [])
         if key in recorded:
             name = recorded[key]
             yield _package(name, versions[name], lines, f"package/{name}", decided=True)
         else:
-            several = sorted({one.version for one in lines})
+            several = sorted({line.version for line in lines})
             for version in several:
                 reference = f"package/{key}" if len(several) == 1 else f"package/{key}/{version}"
                 yield _package(key, version, lines, reference, decided=False)
@@ -209,16 +209,16 @@ def _packages(facts: Facts) -> Iterator[Component]:
 def _package(name: str, version: str, lines: Iterable[Package], reference: str, *, decided: bool) -> Component:
     """A package of this version; lines: those of the lock about it, of which those of other versions do not count."""
     purl = PackageURL("pypi", name=name, version=version)
-    of_this = [one for one in lines if one.version == version]
-    markers = sorted({one.marker for one in of_this if one.marker})
+    of_this = [line for line in lines if line.version == version]
+    markers = sorted({line.marker for line in of_this if line.marker})
     # Where a marker does not hold, the package is not installed: of such a one only the record says that it was.
-    optional = not decided and all(one.marker for one in of_this)
+    optional = not decided and all(line.marker for line in of_this)
     # A package is several files, one for each system: none of the hashes is that of the package.
     distribution = ExternalReference(
         type=ExternalReferenceType.DISTRIBUTION,
         url=XsUri(purl.to_string()),
         comment="SHA-256 of each file that the lock allows",
-        hashes=_hashes(sorted({one for line in of_this for one in line.hashes})),
+        hashes=_hashes(sorted({digest for line in of_this for digest in line.hashes})),
     )
     return Component(
         name=name, version=version, type=ComponentType.LIBRARY, bom_ref=reference, purl=purl,
@@ -245,7 +245,7 @@ def _model_card(facts: Facts) -> dict[str, Any]:
         "quantitativeAnalysis": {"performanceMetrics": [*_metrics(facts)]},
         "considerations": {"useCases": [_PROVIDER], "technicalLimitations": [*limits(facts), *facts.notes]},
         "properties": [
-            {"name": one.name, "value": one.value} for one in _properties(classes=facts.class_names, **shape)
+            {"name": entry.name, "value": entry.value} for entry in _properties(classes=facts.class_names, **shape)
         ],
     }
 
@@ -293,10 +293,10 @@ def _metric(
 
 
 def _hashes(digests: Iterable[str]) -> list[HashType]:
-    return [HashType(alg=HashAlgorithm.SHA_256, content=one) for one in digests]
+    return [HashType(alg=HashAlgorithm.SHA_256, content=digest) for digest in digests]
 
 
 def _properties(**values: Any) -> list[Property]:
     """Properties of these names; without a value none, of a list one for each of its values."""
-    pairs = ((name, one) for name, value in values.items() for one in (value if isinstance(value, list) else [value]))
+    pairs = ((name, item) for name, value in values.items() for item in (value if isinstance(value, list) else [value]))
     return [Property(name=f"rfdetr:{name}", value=str(value)) for name, value in pairs if value is not None]

@@ -98,12 +98,12 @@ class _Writer:
             cite_as=_PROVIDER,
             license=licences,
             url=self.facts.address,
-            distribution=[*self._files(), *(one for one in self.images.values() if one)],
+            distribution=[*self._files(), *(image_files for image_files in self.images.values() if image_files)],
             record_sets=[self._split_table(), *self._tables()],
         )
 
     def _description(self) -> str:
-        parts = [f"{one.name}: {one.images} images ({', '.join(one.uses)})" for one in self.splits]
+        parts = [f"{split.name}: {split.images} images ({', '.join(split.uses)})" for split in self.splits]
         sources = [f"{source} ({count} images)" for source, count in self._values("source").items()]
         more = [f"and {len(sources) - MOST} others"] if len(sources) > MOST else []
         named = "; ".join([*sources[:MOST], *more, *self._lacking("source")])
@@ -179,7 +179,8 @@ class _Writer:
                 for name, (kind, text) in columns.items()
             ],
             data=[
-                {"splits/name": one.name, "splits/url": f"cr:{_SPLITS.get(one.name, one.name)}"} for one in self.splits
+                {"splits/name": split.name, "splits/url": f"cr:{_SPLITS.get(split.name, split.name)}"}
+                for split in self.splits
             ],
         )  # fmt: skip
 

@@ -116,13 +116,13 @@ def read_evaluation(
         if lineage is None:
             return None, [*notes, f"there is no evaluation in {FOLDER}/"]
         if lineage["model"]["tensors"] != tensors:
-            other = short(lineage["model"]["tensors"])
-            return None, [*notes, f"{FOLDER}/ is of other weights ({other}), so it is not used"]
+            other_weights = short(lineage["model"]["tensors"])
+            return None, [*notes, f"{FOLDER}/ is of other weights ({other_weights}), so it is not used"]
         about, metrics = written.json("about.json", _About), written.json("metrics.json", _Metrics)
         if about is None or metrics is None:
             return None, [*notes, f"the scores in {FOLDER}/ are missing"]
         drawn = written.json("intervals.json", _Intervals, after=True) or {}
-        found = Evaluation(
+        evaluation = Evaluation(
             lineage, str(lineage["split"]), about, metrics,
             {kind: drawn[kind] for kind in _KINDS if kind in drawn}, int(drawn.get("resamples", 0)),
             written.thresholds(tensors), written.table("per_class.csv"),
@@ -132,7 +132,7 @@ def read_evaluation(
         return None, [*notes, f"the evaluation in {FOLDER}/ is not readable ({without_root(error, root)})"]
     if unconfirmed := sorted({*written.unconfirmed}):
         notes.append(f"nothing vouches for {', '.join(unconfirmed)} in {FOLDER}/: no {LOCK} at hand names them")
-    return found, notes
+    return evaluation, notes
 
 
 def evaluation_lineage(root: Path) -> dict[str, Any] | None:
@@ -145,10 +145,10 @@ def evaluation_lineage(root: Path) -> dict[str, Any] | None:
 
 def without_root(text: object, root: Path) -> str:
     """A message whose paths start at the project: no document has the folder that the project is in."""
-    shown = str(text)
+    message = str(text)
     for folder in (root.resolve(), root):
-        shown = shown.replace(f"{folder}/", "") if folder != Path() else shown
-    return shown
+        message = message.replace(f"{folder}/", "") if folder != Path() else message
+    return message
 
 
 def _lock(root: Path, notes: list[str]) -> Lock | None:
@@ -197,8 +197,8 @@ class _Written:
 
     def thresholds(self, tensors: str) -> Thresholds | None:
         content = self.json(THRESHOLDS, Thresholds, after=True)
-        found = Thresholds.model_validate(content) if content is not None else None
-        return found if found is not None and found.model.tensors == tensors else None
+        thresholds = Thresholds.model_validate(content) if content is not None else None
+        return thresholds if thresholds is not None and thresholds.model.tensors == tensors else None
 
     def table(self, name: str) -> list[dict[str, Any]]:
         import pandas as pd
@@ -208,7 +208,7 @@ class _Written:
             self.notes.append(f"{FOLDER / name} is not at hand (dvc pull), so scores per class are missing")
             return []
         table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"class": str})
-        numbers = ["instances", *(str(one) for one in table if one not in ("class", "instances"))]
+        numbers = ["instances", *(str(column) for column in table if column not in ("class", "instances"))]
         table[numbers] = table[numbers].apply(pd.to_numeric)
         return _rows(table[["class", *numbers]])
 
@@ -221,21 +221,21 @@ def _slices(
     metadata: Mapping[str, Mapping[str, str]],
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
     """Scores of parts of the split, without those by brightness, for which the images would have to be read."""
-    kinds = {kind: one for kind, one in _KINDS.items() if kind == "boxes" or kind in metrics}
+    kinds = {kind: source for kind, source in _KINDS.items() if kind == "boxes" or kind in metrics}
     if annotations is None or any(written.bytes(name) is None for _, name in kinds.values()):
         written.notes.append("annotations or detections are not at hand (dvc pull), so scores of slices are missing")
         return {}, {}
     asked = (lineage.get("params") or {}).get("evaluate", {}).get("threshold")
-    folder, truth, found, at = written.root / FOLDER, json.loads(annotations), {}, {}
-    for kind, (of, name) in kinds.items():
+    folder, truth, tables, used_thresholds = written.root / FOLDER, json.loads(annotations), {}, {}
+    for kind, (annotation_type, name) in kinds.items():
         results = Results.read(folder / "detections.json", folder / name if kind == "masks" else None)
-        analysis = Analysis.of(truth, results, "segm" if of == "segm" else "bbox")
+        analysis = Analysis.of(truth, results, "segm" if annotation_type == "segm" else "bbox")
         best = (metrics if kind == "boxes" else metrics[kind])["threshold"]
-        at[kind] = asked if asked is not None else DEFAULT_THRESHOLD if best is None else best
+        used_thresholds[kind] = asked if asked is not None else DEFAULT_THRESHOLD if best is None else best
         dark = np.zeros(len(analysis.images))
-        table = slices(analysis, truth, results, np.full(len(analysis.classes), at[kind]), dark, metadata)
-        found[kind] = _rows(table)
-    return found, at
+        table = slices(analysis, truth, results, np.full(len(analysis.classes), used_thresholds[kind]), dark, metadata)
+        tables[kind] = _rows(table)
+    return tables, used_thresholds
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

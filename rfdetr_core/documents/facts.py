@@ -221,19 +221,19 @@ def _splits(
     notes: list[str],
 ) -> dict[str, Split]:
     """The splits of the training, and that of the evaluation."""
-    found: dict[str, Split] = {}
+    splits: dict[str, Split] = {}
     names = list(dict.fromkeys((*training["counts"], *([scored["split"]] if scored else ()))))
     for name in names:
         inputs = dict(training["inputs"])
         if scored and scored["split"] == name:
-            inputs |= {path: one["sha256"] for path, one in scored["inputs"].items()}
+            inputs |= {path: digests["sha256"] for path, digests in scored["inputs"].items()}
         paths = (f"annotations/{name}.json", f"manifest/{name}.json", "annotations/classes.json")
         uses = ((_USES.get(name, TRAINED),) if name in training["counts"] else ()) + (
             (SCORED,) if scored and scored["split"] == name else ()
         )
         content, manifest = (_recorded(root, history_facts, training, scored, path) for path in paths[:2])
         counts = training["counts"].get(name)
-        found[name] = Split(
+        splits[name] = Split(
             name=name,
             uses=uses,
             images=counts["images"] if counts else len(rows_of(manifest, paths[1])) if manifest else 0,
@@ -243,7 +243,7 @@ def _splits(
             classes=_objects(content),
             metadata=_metadata(root, history_facts, name, inputs.get(paths[1]), notes),
         )
-    return found
+    return splits
 
 
 def _recorded(
@@ -289,10 +289,11 @@ def _metadata(
     content = files.read_bytes(path) if at_hand else None
     if history_facts is not None and history_facts.traced.links:
         commit = history_facts.traced.links[0].commit.id
-        there, committed = (
-            one for _, one in history_facts.history.read([f"{commit}:./manifest/{split}.json", f"{commit}:./{name}"])
+        committed_manifest, committed = (
+            content
+            for _, content in history_facts.history.read([f"{commit}:./manifest/{split}.json", f"{commit}:./{name}"])
         )
-        if there is not None and files.sha256_bytes(there) == manifest:
+        if committed_manifest is not None and files.sha256_bytes(committed_manifest) == manifest:
             if content is not None and content != committed:
                 notes.append(f"{name} is not that of the commit of the model, so it is not used")
             content = committed or b"path\n"
@@ -309,16 +310,16 @@ def _durations(root: Path, history_facts: HistoryFacts | None, notes: list[str])
     if not links:
         return {}
     try:
-        known = entries(root).values()
+        journal_entries = entries(root).values()
     except UserError as error:
         notes.append(f"the journal is not used: {without_root(error, root)}")
         return {}
     stages = {**links[0].lock.stages, **{link.stage: link.entry for link in links}}
-    found = {}
+    durations = {}
     for stage, entry in stages.items():
-        for one in known:
-            outs = {path: out["md5"] for path, out in one["outs"].items()}
-            result = (one["stage"], one["cmd"], one["params"], one["deps"], outs)
+        for run in journal_entries:
+            outs = {path: out["md5"] for path, out in run["outs"].items()}
+            result = (run["stage"], run["cmd"], run["params"], run["deps"], outs)
             if result == (stage, entry.cmd, plain(entry.params), entry.deps, entry.outs):
-                found[stage] = float(one["run"]["seconds"])
-    return found
+                durations[stage] = float(run["run"]["seconds"])
+    return durations

@@ -29,13 +29,13 @@ def _of_data(facts: Facts) -> Iterator[str]:
     for split in facts.splits.values():
         if split.classes and (absent := [name for name, count in split.classes.items() if not count]):
             yield f"No object of these classes is in {split.name}: {', '.join(absent)}."
-    for one in ancestors(facts.training):
-        weights = f"the weights {one.name} ({one.parameter}, SHA-256 {short(one.sha256)})"
-        back = "that it started from" if one.steps == 1 else f"{one.steps} trainings back"
-        if one.training is None:
+    for ancestor in ancestors(facts.training):
+        weights = f"the weights {ancestor.name} ({ancestor.parameter}, SHA-256 {short(ancestor.sha256)})"
+        back = "that it started from" if ancestor.steps == 1 else f"{ancestor.steps} trainings back"
+        if ancestor.training is None:
             yield f"This record knows nothing of the training of {weights} {back}."
         else:
-            images = ", ".join(f"{split} with {counts['images']} images" for split, counts, _ in one.splits())
+            images = ", ".join(f"{split} with {counts['images']} images" for split, counts, _ in ancestor.splits())
             yield (
                 f"It learned from the data of {weights} {back}, too: {images}. Whether images that were scored are "
                 "among them was not compared."
@@ -43,8 +43,8 @@ def _of_data(facts: Facts) -> Iterator[str]:
     custom = facts.training.get("custom") or {}
     if custom:
         yield "A script changed its training beside the parameters; the record names what, under `custom`."
-    if given := custom.get("weights"):
-        yield f"A script gave it the weights {short(given)}, of whose training this record knows nothing."
+    if script_weights := custom.get("weights"):
+        yield f"A script gave it the weights {short(script_weights)}, of whose training this record knows nothing."
 
 
 def _of_scores(facts: Facts) -> Iterator[str]:

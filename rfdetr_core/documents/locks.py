@@ -44,23 +44,27 @@ def _recorded_lock(facts: Facts) -> bytes | None:
     history = facts.history_facts.history
     commits = (git.answer(history.root, "log", "--all", "--format=%H", "--", LOCK) or "").split()
     contents = (content for _, content in history.read(f"{commit}:./{LOCK}" for commit in commits))
-    return next((one for one in contents if one is not None and files.sha256_bytes(one) == expected), None)
+    return next(
+        (content for content in contents if content is not None and files.sha256_bytes(content) == expected), None
+    )
 
 
 def _parse(text: str) -> dict[str, list[Package]]:
     """Read a lock as pip does: a requirement a line, continued by a backslash for its hashes."""
-    found: dict[str, list[Package]] = {}
+    packages: dict[str, list[Package]] = {}
     for line in text.replace("\\\n", " ").splitlines():
-        wanted = line.split("--hash", 1)[0].split("#", 1)[0].strip()
+        specifier = line.split("--hash", 1)[0].split("#", 1)[0].strip()
         try:
-            requirement = Requirement(wanted) if wanted else None
+            requirement = Requirement(specifier) if specifier else None
         except InvalidRequirement:
             continue
         version = (
-            next((one.version for one in requirement.specifier if one.operator == "=="), None) if requirement else None
+            next((clause.version for clause in requirement.specifier if clause.operator == "=="), None)
+            if requirement
+            else None
         )
         if requirement and version:
             marker = str(requirement.marker) if requirement.marker else None
             package = Package(version, tuple(_HASH.findall(line)), marker)
-            found.setdefault(canonicalize_name(requirement.name), []).append(package)
-    return found
+            packages.setdefault(canonicalize_name(requirement.name), []).append(package)
+    return packages

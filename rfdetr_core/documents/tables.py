@@ -39,9 +39,9 @@ PER_CLASS = {"ap": "AP", "ap_50": "AP50", "precision": "precision", "recall": "r
 PER_SLICE = {"map": "AP", "map_50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"}
 
 
-def to_fill(what: str) -> str:
+def to_fill(request: str) -> str:
     """A paragraph that marks what only the provider of the model can say."""
-    return f"> {TO_FILL} {what}"
+    return f"> {TO_FILL} {request}"
 
 
 def joined(*parts: str) -> str:
@@ -57,7 +57,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def bullets(sentences: Iterable[str]) -> str:
     """A list of sentences of our own, whose names out of files were set as code before."""
-    return "\n".join(f"- {one}" for one in sentences)
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def identity(facts: Facts) -> str:
@@ -84,7 +84,7 @@ def identity(facts: Facts) -> str:
 def architecture(facts: Facts) -> str:
     """The numbers that shape the network, under upstream's names, and how many parameters it has."""
     config = facts.checkpoint.model_config
-    rows = [(code(key), shown(config[key])) for key in ("encoder", *MODEL_FIELDS) if key in config]
+    rows = [(code(key), format_value(config[key])) for key in ("encoder", *MODEL_FIELDS) if key in config]
     weights = facts.checkpoint.weights
     if weights:
         rows.append(("parameters", f"{sum(tensor.numel() for tensor in weights.values()):,}"))
@@ -102,9 +102,9 @@ def splits(facts: Facts) -> str:
         for name, digest in {n: d for split in facts.splits.values() for n, d in split.digests.items()}.items()
     ]
     trees = [
-        (code(split.name), code(tree), counted(one["size"]), code(one["root"]))
+        (code(split.name), code(tree), counted(root["size"]), code(root["root"]))
         for split in facts.splits.values()
-        for tree, one in split.roots.items()
+        for tree, root in split.roots.items()
     ]
     parts = [
         table(("split", "used for", "images", "objects"), rows),
@@ -135,13 +135,15 @@ def metadata(facts: Facts) -> str:
     mark for each of licence and source that some images lack."""
     rows = []
     for split in facts.splits.values():
-        known = {name for values in (split.metadata or {}).values() for name in values}
-        for column in sorted({*known, *ASKED}):
+        columns = {name for values in (split.metadata or {}).values() for name in values}
+        for column in sorted({*columns, *ASKED}):
             counts = list(split.values(column).items())
-            rows += [(code(split.name), code(column), whole(value), counted(number)) for value, number in counts[:MOST]]
+            rows += [
+                (code(split.name), code(column), long_code(value), counted(number)) for value, number in counts[:MOST]
+            ]
             if (left := len(counts) - MOST) > 0:
-                rest = sum(number for _, number in counts[MOST:])
-                rows.append((code(split.name), code(column), f"{left} other values", counted(rest)))
+                images = sum(number for _, number in counts[MOST:])
+                rows.append((code(split.name), code(column), f"{left} other values", counted(images)))
             if lacking := split.without(column):
                 missing = NOT_KNOWN if split.metadata is None else "no value"
                 rows.append((code(split.name), code(column), missing, counted(lacking)))
@@ -189,8 +191,8 @@ def exported_scores(facts: Facts) -> str:
     """What was measured of an exported file against the checkpoint that it was made of."""
     if facts.exported is None:
         return ""
-    found = facts.exported.description.parity
-    rows = [(code(key), shown(one)) for key, one in flattened(found).items()]
+    parity = facts.exported.description.parity
+    rows = [(code(key), format_value(value)) for key, value in flattened(parity).items()]
     above = "The scores above are of the checkpoint. " if facts.evaluation else ""
     return f"{above}Of the exported file, this was measured when it was written:\n\n" + table(("what", "value"), rows)
 
@@ -200,9 +202,9 @@ def per_class(facts: Facts) -> str:
     rows, evaluation = [], facts.evaluation
     for kind in evaluation.kinds if evaluation else ():
         prefix = "mask_" if kind == "masks" else ""
-        for one in evaluation.classes if evaluation else ():
-            values = (_score(one.get(f"{prefix}{name}")) for name in PER_CLASS)
-            rows.append((kind, code(one["class"]), counted(one["instances"]), *values))
+        for class_row in evaluation.classes if evaluation else ():
+            values = (_score(class_row.get(f"{prefix}{name}")) for name in PER_CLASS)
+            rows.append((kind, code(class_row["class"]), counted(class_row["instances"]), *values))
     text = (
         "Of each class alone, by pycocotools. Precision, recall and F1 are at IoU 0.50, and at the threshold that is "
         "best for all classes together.\n\n"
@@ -214,17 +216,19 @@ def slices(facts: Facts) -> str:
     """Scores of parts of the split."""
     rows = [
         (
-            *(kind, code(one["slice"]), code(one["value"]), counted(one["images"]), counted(one["objects"])),
-            *(_score(one[name]) for name in PER_SLICE),
+            *(kind, code(part["slice"]), code(part["value"]), counted(part["images"]), counted(part["objects"])),
+            *(_score(part[name]) for name in PER_SLICE),
         )
         for kind, parts in (facts.evaluation.slices if facts.evaluation else {}).items()
-        for one in parts
+        for part in parts
     ]
     evaluation = facts.evaluation
-    at = " and ".join(f"{_score(one)} ({kind})" for kind, one in (evaluation.slices_at if evaluation else {}).items())
+    used_thresholds = " and ".join(
+        f"{_score(threshold)} ({kind})" for kind, threshold in (evaluation.slices_at if evaluation else {}).items()
+    )
     text = (
-        f"By hotcoco. Precision, recall and F1 are at IoU 0.50 and the threshold {at}. They count the objects of all "
-        "classes together, so that they can differ from the means over the classes above.\n\n"
+        f"By hotcoco. Precision, recall and F1 are at IoU 0.50 and the score threshold {used_thresholds}. They count "
+        "the objects of all classes together, so they can differ from the means over the classes above.\n\n"
     )
     return (text if rows else "") + table(("kind", "cut by", "part", "images", "objects", *PER_SLICE.values()), rows)
 
@@ -237,32 +241,34 @@ def limits(facts: Facts) -> str:
 
 def thresholds(facts: Facts) -> str:
     """The score from which a detection is recommended to count, of all classes and of each."""
-    found = facts.evaluation.thresholds if facts.evaluation else None
-    if found is None:
+    recommended = facts.evaluation.thresholds if facts.evaluation else None
+    if recommended is None:
         return table((), ())
-    target = "the best F1" if found.target is None else " ".join(f"{k} {v}" for k, v in found.target.items())
-    points = {"all classes": found.all} | {code(name): point for name, point in found.classes.items()}
+    target = (
+        "the best F1" if recommended.target is None else " ".join(f"{k} {v}" for k, v in recommended.target.items())
+    )
+    points = {"all classes": recommended.all} | {code(name): point for name, point in recommended.classes.items()}
     rows = [
-        (name, _score(one.threshold), _score(one.precision), _score(one.recall), _score(one.f1))
-        for name, one in points.items()
+        (name, _score(point.threshold), _score(point.precision), _score(point.recall), _score(point.f1))
+        for name, point in points.items()
     ]
-    return f"Chosen for {target} on the split {code(found.split)}, of {found.of}.\n\n" + table(
+    return f"Chosen for {target} on the split {code(recommended.split)}, of {recommended.of}.\n\n" + table(
         ("class", "threshold", "precision", "recall", "F1"), rows
     )
 
 
 def code_names(sentence: str) -> str:
     """A sentence on one line, its words that Markdown could read as markup set as code."""
-    return _MARKUP.sub(lambda found: code(found[0]), " ".join(sentence.split()))
+    return _MARKUP.sub(lambda match: code(match[0]), " ".join(sentence.split()))
 
 
-def whole(text: str) -> str:
+def long_code(text: str) -> str:
     """A long text as code, in pieces where `code` would cut it: a licence counts to its last word."""
     pieces = (text[start : start + MOST_CHARACTERS] for start in range(0, len(text), MOST_CHARACTERS))
     return " ".join(code(piece) for piece in pieces)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as params.yaml has it."""
     return code(json.dumps(value, ensure_ascii=False) if value is None or isinstance(value, bool | list) else value)
 

@@ -12,28 +12,31 @@ from rfdetr_core.base.markdown import block, code
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.documents.facts import LOCK, Facts
 from rfdetr_core.documents.parents import ancestors
-from rfdetr_core.documents.tables import NOT_KNOWN, code_names, counted, joined, shown, table
+from rfdetr_core.documents.tables import NOT_KNOWN, code_names, counted, format_value, joined, table
 
 
 def parents(facts: Facts) -> str:
     """The weights that the training started from, and what is known of the data behind them."""
-    found = [*ancestors(facts.training)]
-    rows = [(code(one.parameter), code(one.name), str(one.steps), code(one.sha256)) for one in found]
-    if given := (facts.training.get("custom") or {}).get("weights"):
-        rows.append(("a script", "-", "1", code(given)))
+    starting_weights = [*ancestors(facts.training)]
+    rows = [
+        (code(ancestor.parameter), code(ancestor.name), str(ancestor.steps), code(ancestor.sha256))
+        for ancestor in starting_weights
+    ]
+    if script_weights := (facts.training.get("custom") or {}).get("weights"):
+        rows.append(("a script", "-", "1", code(script_weights)))
     if not rows:
         return "The training started from random weights."
     data = [
         (
-            code(one.name),
-            str(one.steps),
+            code(ancestor.name),
+            str(ancestor.steps),
             code(split),
             counted(counts["images"]),
             counted(counts["objects"]),
             code(sha256),
         )
-        for one in found
-        for split, counts, sha256 in one.splits()
+        for ancestor in starting_weights
+        for split, counts, sha256 in ancestor.splits()
     ]
     parts = [table(("parameter", "file", "trainings back", "SHA-256"), rows)]
     if data:
@@ -49,14 +52,14 @@ def parameters(facts: Facts, names: Sequence[str] = ()) -> str:
     """The parameters of the training, without the folders of the machine; names: only these, such as `train.lr`."""
     values = flattened(facts.training["params"])
     chosen = {name: values[name] for name in names if name in values} if names else values
-    rows = ((code(name), shown(_without_folder(name, one))) for name, one in chosen.items())
+    rows = ((code(name), format_value(_without_folder(name, value))) for name, value in chosen.items())
     return table(("parameter", "value"), rows)
 
 
 def custom(facts: Facts) -> str:
     """What a script changed of the training, and the classes of installed packages that took part in it."""
     changed = flattened({key: facts.training[key] for key in ("custom", "classes") if facts.training.get(key)})
-    rows = [(code(name), shown(one)) for name, one in changed.items()]
+    rows = [(code(name), format_value(value)) for name, value in changed.items()]
     return (
         table(("what", "value"), rows)
         if rows
@@ -66,24 +69,24 @@ def custom(facts: Facts) -> str:
 
 def selection(facts: Facts) -> str:
     """By which score the weights were chosen among the epochs."""
-    found = facts.lineage["selection"]
-    winner = found["winner"]
-    best = found[winner]
+    selected = facts.lineage["selection"]
+    winner = selected["winner"]
+    best = selected[winner]
     score = "no score" if best["score"] is None else f"{best['score']:.4f}"
     return (
-        f"Of {found['epochs']} epochs, the {code(winner)} weights of epoch {best['epoch']} were chosen, by "
-        f"{code(found['key'])} on the split `valid`: {score}. {code_names(found.get('rule') or '')}".strip()
+        f"Of {selected['epochs']} epochs, the {code(winner)} weights of epoch {best['epoch']} were chosen, by "
+        f"{code(selected['key'])} on the split `valid`: {score}. {code_names(selected.get('rule') or '')}".strip()
     )
 
 
 def environment(facts: Facts) -> str:
     """Packages and machine of the training."""
     training = facts.training
-    machine = {name: one for name, one in training["machine"].items() if one not in (None, {}, "")}
+    machine = {name: value for name, value in training["machine"].items() if value not in (None, {}, "")}
     rows = [("package", code(name), code(version)) for name, version in facts.packages.items()]
     if training.get("lock"):
         rows.append(("lock", code(LOCK), code(training["lock"])))
-    rows += [("machine", code(name), code(one)) for name, one in machine.items()]
+    rows += [("machine", code(name), code(value)) for name, value in machine.items()]
     rows += [("run", code(name), code(facts.run[name])) for name in ("gpu", "cpus", "started") if facts.run.get(name)]
     return table(("kind", "name", "value"), rows)
 

@@ -104,8 +104,8 @@ def test_an_evaluation_that_is_not_of_these_weights_is_named_and_not_used(
     facts = collect(repository.folder / MODEL, repository.folder)
     assert facts.evaluation is None
     assert "test" not in facts.splits
-    assert any(note in one for one in facts.notes)
-    assert any("nothing is said of their quality" in one for one in limits(facts))
+    assert any(note in sentence for sentence in facts.notes)
+    assert any("nothing is said of their quality" in sentence for sentence in limits(facts))
 
 
 def test_the_scores_of_a_split_that_chose_the_weights_are_said_to_be_too_high(repository: Repository) -> None:
@@ -114,7 +114,7 @@ def test_the_scores_of_a_split_that_chose_the_weights_are_said_to_be_too_high(re
     repository.lock()
     facts = collect(repository.folder / MODEL, repository.folder)
     assert facts.splits["valid"].uses == (CHOSEN, SCORED)
-    assert any("too high" in one for one in limits(facts))
+    assert any("too high" in sentence for sentence in limits(facts))
 
 
 def test_every_document_is_written_without_history_and_evaluation(repository: Repository, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_every_document_is_written_of_an_exported_file(repository: Repository, t
     assert facts.exported is not None
     assert facts.digests == {"model.onnx": files.sha256_file(model)}
     assert facts.evaluation is not None
-    assert any("this file itself was not scored" in one for one in limits(facts))
+    assert any("this file itself was not scored" in sentence for sentence in limits(facts))
     for path in write_documents(model, tmp_path / "documents", repository.folder):
         if path.suffix == ".md":
             assert "The scores above are of the checkpoint" in path.read_text()
@@ -167,8 +167,8 @@ def test_the_data_of_the_weights_that_it_started_from_are_its_data_too(tmp_path:
     repository.train(2, IMAGES, parents={"pretrain_weights": parent})
     repository.commit("Train")
     facts = collect(repository.folder / MODEL, repository.folder)
-    assert any("learned from the data of the weights promoted.pth" in one for one in limits(facts))
-    assert any("nothing of the training of the weights public.pth" in one for one in limits(facts))
+    assert any("learned from the data of the weights promoted.pth" in sentence for sentence in limits(facts))
+    assert any("nothing of the training of the weights public.pth" in sentence for sentence in limits(facts))
     for path in write_documents(repository.folder / MODEL, tmp_path / "documents", repository.folder):
         if path.name != "croissant.json":
             assert before["training"]["inputs"]["manifest/train.json"] in path.read_text()
@@ -182,7 +182,7 @@ def test_a_file_that_a_record_alone_has_is_not_said_to_be_its_own_word(repositor
     facts = collect(repository.folder / MODEL, repository.folder)
     assert (facts.confirmed, facts.commit) == (True, None)
     assert facts.confirmed_by == "a record in the history, no dvc.lock"
-    assert not any("own word" in one or "No commit vouches" in one for one in limits(facts))
+    assert not any("own word" in sentence or "No commit vouches" in sentence for sentence in limits(facts))
 
 
 def test_scores_that_no_lock_names_and_what_could_not_be_measured_are_said(repository: Repository) -> None:
@@ -192,7 +192,7 @@ def test_scores_that_no_lock_names_and_what_could_not_be_measured_are_said(repos
     facts = collect(repository.folder / MODEL, repository.folder)
     assert facts.evaluation is not None
     assert facts.evaluation.intervals["boxes"] == ENDS | {"map_75": None}
-    (note,) = (one for one in facts.notes if "nothing vouches for" in one)
+    (note,) = (sentence for sentence in facts.notes if "nothing vouches for" in sentence)
     assert "metrics.json" in note
     lock = yaml.safe_load((repository.folder / "dvc.lock").read_text())
     names = ("metrics", "about", "intervals", "detections")
@@ -201,8 +201,8 @@ def test_scores_that_no_lock_names_and_what_could_not_be_measured_are_said(repos
     lock["stages"]["report"] = {"cmd": "", "deps": [repository.entry("reports/evaluate/metrics.json")]}
     (repository.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
     facts = collect(repository.folder / MODEL, repository.folder)
-    assert not any("nothing vouches for" in one for one in facts.notes)
-    assert any("The threshold of the score was chosen on test" in one for one in limits(facts))
+    assert not any("nothing vouches for" in sentence for sentence in facts.notes)
+    assert any("The threshold of the score was chosen on test" in sentence for sentence in limits(facts))
 
 
 def test_a_journal_of_another_command_or_other_params_has_no_duration_of_it(repository: Repository) -> None:
@@ -216,9 +216,9 @@ def test_what_a_script_changed_of_a_training_is_a_limit(repository: Repository) 
     checkpoint = read_checkpoint(repository.folder / MODEL)
     lineage = dict(checkpoint.lineage or {})
     lineage["training"] = lineage["training"] | {"custom": {"trainer": {"max_steps": 3}}}
-    own = repository.folder.parent / "model.pth"
-    write_checkpoint(own, replace(checkpoint, lineage=lineage))
-    assert any("A script changed its training" in one for one in limits(collect(own, own.parent)))
+    model = repository.folder.parent / "model.pth"
+    write_checkpoint(model, replace(checkpoint, lineage=lineage))
+    assert any("A script changed its training" in sentence for sentence in limits(collect(model, model.parent)))
 
 
 def test_nothing_is_fetched_or_sent(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,4 +18,4 @@ def verify(capsys: pytest.CaptureFixture[str], repository: Repository, *argument
         main(["verify", *map(str, arguments), "--repo", str(repository.folder), "--json"])
     answer = json.loads(capsys.readouterr().out)
     conforms("verify", answer)
-    return [one["what"] for one in answer["mismatches"]]
+    return [mismatch["what"] for mismatch in answer["mismatches"]]

@@ -48,13 +48,18 @@ class Runs:
         return first, self._did("evaluate", {}, [TRAIN], EVALUATE, began=began, note=note)
 
     def _did(self, stage: str, params: dict[str, Any], deps: list[str], out: str, *, began: float, note: bool) -> Path:
-        raw = {"cmd": f"run {stage}", "deps": list(map(self.of, deps)), "params": params, "outs": [self.of(out)]}
+        raw = {
+            "cmd": f"run {stage}",
+            "deps": list(map(self.output_entry, deps)),
+            "params": params,
+            "outs": [self.output_entry(out)],
+        }
         self.lock(stage, raw)
         if note:
             return journal.write(self.folder, stage, Entry.of(raw), began)
         return Path()
 
-    def of(self, name: str) -> dict[str, Any]:
+    def output_entry(self, name: str) -> dict[str, Any]:
         path = self.folder / name
         return {"path": name, "hash": "md5", "md5": files.md5_file(path), "size": path.stat().st_size}
 
@@ -74,7 +79,7 @@ class Runs:
         check_journal(report, Contents(self.folder), Pipeline({}, Lock.read(self.folder)), only_git=only_git)
         return report
 
-    def found(self) -> tuple[list[str], list[str]]:
+    def printed_lines(self) -> tuple[list[str], list[str]]:
         """The mismatches, and what was not checked, as the command prints them."""
         lines = self.check().lines()
         unchecked = [line for line in lines if line.startswith("not checked: ")]

@@ -47,13 +47,13 @@ def make_keys(folder: Path, name: str = "key") -> tuple[Path, Path]:
 def test_a_statement_names_subject_and_materials_and_is_deterministic(repository: Repository, model: Path) -> None:
     (path,) = attest(model, root=repository.folder)
     assert path.name == "model.pth.intoto.json"
-    first, told = path.read_bytes(), files.read_json(path)
+    first, statement = path.read_bytes(), files.read_json(path)
     attest(model, root=repository.folder)
     assert path.read_bytes() == first
-    assert told["_type"] == "https://in-toto.io/Statement/v1"
-    assert told["predicateType"] == "https://slsa.dev/provenance/v1"
-    assert told["subject"] == [{"name": "model.pth", "digest": {"sha256": files.sha256_file(model)}}]
-    materials = materials_of(told)
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert statement["subject"] == [{"name": "model.pth", "digest": {"sha256": files.sha256_file(model)}}]
+    materials = materials_of(statement)
     manifest = repository.folder / "manifest" / "train.json"
     assert materials["manifest/train.json"]["sha256"] == files.sha256_file(manifest)
     assert materials["weights/promoted.pth"] == {"sha256": "0" * 64}
@@ -63,7 +63,10 @@ def test_a_statement_names_subject_and_materials_and_is_deterministic(repository
 
 
 def materials_of(statement: dict[str, Any]) -> dict[str, dict[str, str]]:
-    return {one["name"]: one["digest"] for one in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    return {
+        material["name"]: material["digest"]
+        for material in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    }
 
 
 def test_the_statement_of_an_older_model_stays_what_it_was(model: Path) -> None:
@@ -80,10 +83,10 @@ def test_a_statement_that_is_true_is_accepted_and_a_changed_one_is_not(
 ) -> None:
     (path,) = attest(model, root=repository.folder)
     assert verify(capsys, repository, model) == []
-    told = files.read_json(path)
-    source, material = told["predicate"]["buildDefinition"]["resolvedDependencies"][:2]
+    statement = files.read_json(path)
+    source, material = statement["predicate"]["buildDefinition"]["resolvedDependencies"][:2]
     source["digest"]["sha256"] = material["digest"]["sha256"] = "1" * 64
-    files.write_json(path, told)
+    files.write_json(path, statement)
     wrong = [f"material {material['name']} of {path}", f"repository in {path}"]
     assert verify(capsys, repository, model) == wrong
 
@@ -108,8 +111,11 @@ def test_a_signature_holds_also_for_a_renamed_file_and_for_its_own_key_alone(
         shutil.copy(path, path.with_name(path.name.replace("model.pth", renamed.name)))
     assert verify(capsys, repository, model, "--key", public) == []
     assert verify(capsys, repository, renamed, "--key", public) == []
-    _, other = make_keys(tmp_path, "other")
-    assert verify(capsys, repository, model, "--key", other) == [f"signature of {paths[0]}", f"signature of {model}"]
+    _, other_key = make_keys(tmp_path, "other")
+    assert verify(capsys, repository, model, "--key", other_key) == [
+        f"signature of {paths[0]}",
+        f"signature of {model}",
+    ]
 
 
 def test_without_a_signature_a_key_is_not_satisfied(
@@ -132,15 +138,15 @@ def test_a_consistent_rewrite_is_found_by_the_signatures(
     lineage: dict[str, Any] = dict(checkpoint.lineage or {}) | {"tensors": tensor_digest(weights)}
     write_checkpoint(model, replace(checkpoint, weights=weights, lineage=lineage))
     write_record(repository.folder / "records", model, lineage, {})
-    there = Path(shutil.copy(model, repository.folder / "output" / "checkpoint_best_total.pth"))
+    present = Path(shutil.copy(model, repository.folder / "output" / "checkpoint_best_total.pth"))
     repository.lock()
-    there.unlink()
+    present.unlink()
     repository.commit("Nothing to see")
     old = envelope.read_bytes(), signature.read_bytes()
     envelope.unlink()
     signature.unlink()
-    other = make_keys(model.parent, "other")[0] if forged == "with another key" else None
-    attest(model, key=other, root=repository.folder)
+    other_key = make_keys(model.parent, "other")[0] if forged == "with another key" else None
+    attest(model, key=other_key, root=repository.folder)
     if forged == "with the old signatures":
         envelope.write_bytes(old[0])
         signature.write_bytes(old[1])
@@ -153,7 +159,7 @@ def test_a_consistent_rewrite_is_found_by_the_signatures(
     assert verify(capsys, repository, model) == []
     missing = [str(envelope), str(signature)]
     wrong = [f"signature of {statement}", f"signature of {model}"]
-    assert verify(capsys, repository, model, "--key", public) == (wrong if other else missing)
+    assert verify(capsys, repository, model, "--key", public) == (wrong if other_key else missing)
 
 
 @pytest.mark.parametrize("kind", ["no key", "public", "ed25519", "with a password"])
@@ -206,17 +212,17 @@ def test_a_statement_of_a_model_that_is_not_here_is_unchecked_but_for_a_key(
     check_attestation(report, gone, None)
     assert not report.mismatches
     check_attestation(report, gone, keys[1])
-    assert [what for what, _, _ in report.mismatches] == [str(gone)]
+    assert [subject for subject, _, _ in report.mismatches] == [str(gone)]
 
 
 def test_a_material_that_is_named_twice_is_a_mismatch(
     repository: Repository, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (path,) = attest(model, root=repository.folder)
-    told = files.read_json(path)
-    materials = told["predicate"]["buildDefinition"]["resolvedDependencies"]
+    statement = files.read_json(path)
+    materials = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     materials.insert(0, materials[0] | {"digest": {"sha256": "1" * 64}})
-    files.write_json(path, told)
+    files.write_json(path, statement)
     assert verify(capsys, repository, model) == [f"materials of {path}"]
 
 
@@ -237,9 +243,9 @@ Attested = tuple[Path, Path, Path]  # statement, envelope, signature of the mode
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change a statement."""
-    told = files.read_json(path)
-    change(told["predicate"])
-    files.write_json(path, told)
+    statement = files.read_json(path)
+    change(statement["predicate"])
+    files.write_json(path, statement)
 
 
 def name_no_key(predicate: dict[str, Any]) -> None:
@@ -356,8 +362,8 @@ def test_the_attestation_of_another_model_is_named(
     repository.commit("Another model")
     for path in attest(other, key=keys[0], root=repository.folder):
         path.rename(model.with_name(path.name.replace(other.name, model.name)))
-    found = verify(capsys, repository, model, "--key", keys[1])
-    assert {f"subject of {model}.intoto.json", f"signature of {model}"} <= {*found}
+    mismatches = verify(capsys, repository, model, "--key", keys[1])
+    assert {f"subject of {model}.intoto.json", f"signature of {model}"} <= {*mismatches}
 
 
 @pytest.mark.parametrize("fabricated", ["another training", "other weights, too", "an exported file"])
@@ -385,7 +391,7 @@ def test_a_lineage_that_no_commit_vouches_for_is_attested_as_the_word_of_the_fil
     named = verify(capsys, repository, model, "--key", keys[1])
     assert named == ([f"weights of {model}"] if fabricated == "other weights, too" else [])
     if fabricated == "other weights, too":
-        edit(statement, lambda one: one["buildDefinition"]["internalParameters"].update(lineageFrom="git"))
+        edit(statement, lambda predicate: predicate["buildDefinition"]["internalParameters"].update(lineageFrom="git"))
         assert verify(capsys, repository, model, "--key", keys[1]) == [*named, f"statement in {statement}.dsse"]
 
 
@@ -407,8 +413,8 @@ def test_outside_a_repository_the_word_of_the_file_is_attested_on_request(model:
     with pytest.raises(UserError, match="has no git history"):
         attest(model, root=folder)
     (statement,) = attest(model, root=folder, own_word=True)
-    told = files.read_json(statement)["predicate"]["buildDefinition"]
-    assert told["internalParameters"]["lineageFrom"] == "the file's own word"
+    definition = files.read_json(statement)["predicate"]["buildDefinition"]
+    assert definition["internalParameters"]["lineageFrom"] == "the file's own word"
 
 
 def test_a_result_that_is_not_committed_yet_is_not_attested(repository: Repository) -> None:
@@ -548,9 +554,13 @@ def test_documents_are_subjects_and_a_changed_one_is_a_mismatch(
         (folder / name).write_text(name)
     statement = attest(model, key=keys[0], root=repository.folder, documents=folder)[0]
     subjects = files.read_json(statement)["subject"]
-    assert [one["name"] for one in subjects] == ["model.pth", "documents/bom.cdx.json", "documents/model_card.md"]
-    assert [one["digest"]["sha256"] for one in subjects] == [
-        files.sha256_file(tmp_path / one["name"]) for one in subjects
+    assert [subject["name"] for subject in subjects] == [
+        "model.pth",
+        "documents/bom.cdx.json",
+        "documents/model_card.md",
+    ]
+    assert [subject["digest"]["sha256"] for subject in subjects] == [
+        files.sha256_file(tmp_path / subject["name"]) for subject in subjects
     ]
     assert verify(capsys, repository, model, "--key", keys[1]) == []
     (folder / "model_card.md").write_text("better scores")
@@ -568,10 +578,10 @@ def test_of_the_folder_of_the_model_the_documents_alone_are_subjects(
         (model.parent / name).write_text(name)
     for _ in range(2):  # the second time the statement and its envelope are there
         statement = attest(model, key=keys[0], root=repository.folder, documents=model.parent)[0]
-        names = [one["name"] for one in files.read_json(statement)["subject"]]
+        names = [subject["name"] for subject in files.read_json(statement)["subject"]]
         assert names[0] == "model.pth"
         assert "card.md" in names
-        assert not [one for one in names[1:] if one.startswith((".", "model.pth"))]
+        assert not [name for name in names[1:] if name.startswith((".", "model.pth"))]
 
 
 @pytest.mark.parametrize("name", [1, None, "x" * 5000])
@@ -579,9 +589,9 @@ def test_a_subject_that_cannot_be_the_name_of_a_document_is_a_mismatch(
     repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], name: object
 ) -> None:
     (path,) = attest(model, root=repository.folder)
-    told = files.read_json(path)
-    told["subject"].append({"name": name, "digest": {"sha256": "1" * 64}})
-    files.write_json(path, told)
+    statement = files.read_json(path)
+    statement["subject"].append({"name": name, "digest": {"sha256": "1" * 64}})
+    files.write_json(path, statement)
     assert verify(capsys, repository, model) == [str(path)]
 
 
@@ -607,17 +617,17 @@ def test_an_exported_file_is_attested_with_its_source_and_what_was_measured(
     digest = files.sha256_file(source)
     source.unlink()  # nothing is exported again
     statement, envelope, signature = attest(path, key=keys[0], root=repository.folder)
-    told = files.read_json(statement)
-    parts = sorted(one.name for one in path.parent.iterdir() if one not in (statement, envelope, signature))
-    assert sorted(one["name"] for one in told["subject"]) == parts
-    assert [files.sha256_file(path.parent / one["name"]) for one in told["subject"]] == [
-        one["digest"]["sha256"] for one in told["subject"]
+    stored = files.read_json(statement)
+    parts = sorted(file.name for file in path.parent.iterdir() if file not in (statement, envelope, signature))
+    assert sorted(subject["name"] for subject in stored["subject"]) == parts
+    assert [files.sha256_file(path.parent / subject["name"]) for subject in stored["subject"]] == [
+        subject["digest"]["sha256"] for subject in stored["subject"]
     ]
-    assert materials_of(told)["checkpoint"] == {"sha256": digest}
-    assert told["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"] == {"boxes": 1e-6}
+    assert materials_of(stored)["checkpoint"] == {"sha256": digest}
+    assert stored["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"] == {"boxes": 1e-6}
     assert verify(capsys, repository, path, "--key", keys[1]) == []
-    told["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"]["boxes"] = 0
-    files.write_json(statement, told)
+    stored["predicate"]["buildDefinition"]["internalParameters"]["export"]["parity"]["boxes"] = 0
+    files.write_json(statement, stored)
     changed = f"predicate.buildDefinition.internalParameters.export.parity.boxes of {statement}"
     assert verify(capsys, repository, path, "--key", keys[1]) == [changed, f"statement in {envelope}"]
 
@@ -631,8 +641,8 @@ def test_a_signature_covers_the_constants_of_an_openvino_model(
     attest(path, key=keys[0], root=repository.folder)
     weights = path.with_suffix(".bin")
     weights.write_bytes(weights.read_bytes() + b"0")  # no constant has this byte
-    found = verify(capsys, repository, path, "--key", keys[1])
-    assert f"signature of {path}" in found
+    mismatches = verify(capsys, repository, path, "--key", keys[1])
+    assert f"signature of {path}" in mismatches
     weights.unlink()
     assert str(weights) in verify(capsys, repository, path, "--key", keys[1])
 

@@ -65,7 +65,7 @@ def test_pixels_that_are_not_those_of_the_image_are_named(root: Path) -> None:
     same_decoder(root)
     assert check(root).mismatches == {}
     edit(root, lambda row: row.update(pixels="0" * 64))
-    named = {what for what, _, _ in check(root).mismatches}
+    named = {subject for subject, _, _ in check(root).mismatches}
     assert "pixels of train/train_1.png in manifest/train.json" in named
 
 

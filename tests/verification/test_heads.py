@@ -102,7 +102,7 @@ FORGERIES: dict[str, tuple[Callable[[Journal], None], list[str]]] = {
 def test_a_forged_journal_is_named(journal: Journal, forgery: str) -> None:
     forge, named = FORGERIES[forgery]
     forge(journal)
-    assert [what for what, _, _ in journal.check().mismatches] == named
+    assert [subject for subject, _, _ in journal.check().mismatches] == named
 
 
 def run_again(journal: Journal) -> None:

@@ -18,13 +18,13 @@ from tests.verification.runs import EVALUATE, TRAIN, Runs
 @pytest.fixture
 def runs(tmp_path: Path) -> Runs:
     """Two results with a record each, both committed, of a project in a folder of a repository."""
-    made = Runs(tmp_path / "repository", "project")
+    runs = Runs(tmp_path / "repository", "project")
     for seed in range(2):
-        files.write_text(made.folder / "records" / f"{seed}.json", f'{{"run": {seed}}}\n')
-        made.run(seed)
-        made.commit()
-    assert made.found() == ([], [])
-    return made
+        files.write_text(runs.folder / "records" / f"{seed}.json", f'{{"run": {seed}}}\n')
+        runs.run(seed)
+        runs.commit()
+    assert runs.printed_lines() == ([], [])
+    return runs
 
 
 def entry(runs: Runs, stage: str, seed: int = 1) -> Path:
@@ -32,7 +32,7 @@ def entry(runs: Runs, stage: str, seed: int = 1) -> Path:
     wrote = {"train": TRAIN, "evaluate": EVALUATE}[stage]
     md5 = files.md5_bytes({"train": f"loss\n{seed}\n", "evaluate": f'{{"of": {seed}}}\n'}[stage].encode())
     every = journal.entries(runs.folder).items()
-    (name,) = [name for name, one in every if one["outs"].get(wrote, {}).get("md5") == md5]
+    (name,) = [name for name, entry in every if entry["outs"].get(wrote, {}).get("md5") == md5]
     return runs.folder / name
 
 
@@ -64,7 +64,7 @@ def other_outs(runs: Runs, name: str = TRAIN) -> None:
     """Another result, which dvc.lock calls that of the run; `dvc commit -f` does that."""
     files.write_text(runs.folder / name, "loss\n0.1\n")
     stage = {TRAIN: "train", EVALUATE: "evaluate"}[name]
-    runs.lock(stage, runs.locked(stage) | {"outs": [runs.of(name)]})
+    runs.lock(stage, runs.locked(stage) | {"outs": [runs.output_entry(name)]})
 
 
 def deleted_and_written_again(runs: Runs) -> None:
@@ -144,13 +144,13 @@ FORGERIES: dict[str, tuple[Callable[[Runs], object], str]] = {
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_forgery_is_named(runs: Runs, forgery: str) -> None:
-    forge, said = FORGERIES[forgery]
+    forge, expected = FORGERIES[forgery]
     forge(runs)
     if "rewritten history" in forgery:  # whoever still has the honest branch can read it there
         runs.git("branch", "-q", "-D", "main")
         runs.git("reflog", "expire", "--expire=now", "--all")
-    wrong, _ = runs.found()
-    assert any(said in line for line in wrong), wrong
+    wrong, _ = runs.printed_lines()
+    assert any(expected in line for line in wrong), wrong
 
 
 def test_a_history_that_is_rewritten_up_to_its_end_shows_in_the_heads_alone(runs: Runs) -> None:
@@ -160,7 +160,7 @@ def test_a_history_that_is_rewritten_up_to_its_end_shows_in_the_heads_alone(runs
     assert before.keys() == {f"journal/{last.name}"}
     amended(runs, last)
     runs.git("branch", "-q", "-D", "main")
-    assert runs.found() == ([], [])
+    assert runs.printed_lines() == ([], [])
     assert journal.heads(runs.folder) != before
 
 
@@ -170,7 +170,7 @@ def test_another_result_of_the_same_inputs_that_has_an_entry_too_is_told(runs: R
     other_outs(runs)
     journal.write(runs.folder, "train", Entry.of(runs.locked("train")), 0.0)
     runs.commit()
-    assert runs.found()[0] == []
+    assert runs.printed_lines()[0] == []
     assert f"other results of train for the same inputs, by another run: journal/{honest.name}" in runs.check().notes
 
 
@@ -297,7 +297,7 @@ HONEST: dict[str, Callable[[Runs], object]] = {
 @pytest.mark.parametrize("situation", HONEST)
 def test_an_honest_situation_is_no_mismatch(runs: Runs, situation: str) -> None:
     HONEST[situation](runs)
-    assert runs.found() == ([], [])
+    assert runs.printed_lines() == ([], [])
 
 
 def without_journal(runs: Runs) -> None:
@@ -327,7 +327,7 @@ def picked(runs: Runs) -> None:
 
 
 def a_stage_of_ones_own(runs: Runs) -> None:
-    runs.lock("split", {"cmd": "python split.py", "outs": [runs.of(TRAIN)]})
+    runs.lock("split", {"cmd": "python split.py", "outs": [runs.output_entry(TRAIN)]})
 
 
 def shallow(runs: Runs) -> None:
@@ -352,11 +352,11 @@ UNCHECKED: dict[str, tuple[Callable[[Runs], object], str]] = {
 
 @pytest.mark.parametrize("situation", UNCHECKED)
 def test_what_cannot_be_known_is_not_checked_and_no_mismatch(runs: Runs, situation: str) -> None:
-    arrange, said = UNCHECKED[situation]
+    arrange, expected = UNCHECKED[situation]
     arrange(runs)
-    wrong, unchecked = runs.found()
+    wrong, unchecked = runs.printed_lines()
     assert wrong == []
-    assert [line for line in unchecked if line.startswith(f"not checked: {said}")], unchecked
+    assert [line for line in unchecked if line.startswith(f"not checked: {expected}")], unchecked
 
 
 def test_git_alone_answers_for_what_it_tracks(runs: Runs) -> None:
@@ -365,9 +365,9 @@ def test_git_alone_answers_for_what_it_tracks(runs: Runs) -> None:
     runs.commit()
     for name in (EVALUATE, TRAIN):
         (runs.folder / name).write_text("other")
-    wrong = {what for what, _, _ in runs.check(only_git=True).mismatches}
+    wrong = {subject for subject, _, _ in runs.check(only_git=True).mismatches}
     assert wrong == {f"sha256 of {TRAIN}"}
-    assert {what for what, _, _ in runs.check().mismatches} == {f"sha256 of {TRAIN}", f"sha256 of {EVALUATE}"}
+    assert {subject for subject, _, _ in runs.check().mismatches} == {f"sha256 of {TRAIN}", f"sha256 of {EVALUATE}"}
 
 
 def test_settings_of_libraries_that_change_results_are_told(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +381,7 @@ def test_a_run_with_edited_files_of_packages_is_named(runs: Runs, monkeypatch: p
         journal, "observed", lambda packages: {"edited": {"torch": ["torch/nn/modules/linear.py"]}} if packages else {}
     )
     runs.run(5)
-    (line, _) = runs.found()[0]
+    (line, _) = runs.printed_lines()[0]
     assert line.startswith(
         "packages that train ran with: expected as they were installed, found edited: torch/nn/modules/linear.py of "
     )

@@ -185,14 +185,19 @@ def test_what_the_plan_says_is_what_dvc_repro_then_does(small: Small, change: st
 
 
 def reasons(planned: Plan, stage: str) -> list[str]:
-    return [one.text for found in planned.stages if found.name == stage for one in found.reasons]
+    return [
+        reason.text
+        for planned_stage in planned.stages
+        if planned_stage.name == stage
+        for reason in planned_stage.reasons
+    ]
 
 
 def test_a_parameter_is_named_with_its_values_and_long_ones_are_cut(small: Small) -> None:
     small.params("train", lr=0.0004, optimizer_kwargs={"betas": [0.9] * 50}, seed=1)
-    found = reasons(small.plan(), "train")
-    assert found[0] == "train.lr 0.0005 -> 0.0004"
-    assert found[2] == "train.seed not set -> 1"
+    texts = reasons(small.plan(), "train")
+    assert texts[0] == "train.lr 0.0005 -> 0.0004"
+    assert texts[2] == "train.seed not set -> 1"
     (line,) = (line for line in small.plan().lines() if line.startswith("train "))
     assert "since train.lr 0.0005 -> 0.0004, train.optimizer_kwargs.betas [0.9, 0.999] -> [0.9, 0.9" in line
     assert len(line) < 300
@@ -340,7 +345,7 @@ def test_the_answer_for_programs_is_as_its_schema_says(small: Small, capsys: pyt
     answer = json.loads(capsys.readouterr().out)
     conforms("plan", answer)
     validate, train, *later = answer["stages"]
-    assert [one["stage"] for one in later] == ["evaluate", "report"]
+    assert [stage["stage"] for stage in later] == ["evaluate", "report"]
     assert validate["reasons"][0]["files"] == {"added": 1, "changed": 0, "removed": 0}
     assert (train["reasons"][0]["before"], train["reasons"][0]["after"]) == ("0.0005", "0.0004")
     assert answer["seconds"] == {"runs": 2403.0, "all": 2463.0}

@@ -29,7 +29,7 @@ def check(folder: Path) -> Report:
 
 
 def wrong(folder: Path) -> list[str]:
-    return [what for what, _, _ in check(folder).mismatches]
+    return [subject for subject, _, _ in check(folder).mismatches]
 
 
 def record_in(repository: Repository) -> Path:
@@ -123,7 +123,7 @@ def test_a_record_that_was_rewritten_is_named(repository: Repository, case: str)
     assert wrong(repository.folder) == []
     forge, named = FORGED[case]
     forge(repository)
-    assert any(what.startswith(named) for what in wrong(repository.folder)), wrong(repository.folder)
+    assert any(subject.startswith(named) for subject in wrong(repository.folder)), wrong(repository.folder)
 
 
 def test_after_a_lineage_was_forged_the_audit_of_bare_weights_is_in_doubt(
@@ -133,8 +133,8 @@ def test_after_a_lineage_was_forged_the_audit_of_bare_weights_is_in_doubt(
     for arguments in ((model,), (model, "--images"), ("--image", "0" * 64)):
         audit(capsys, repository, *arguments, status=1)
     assert "one of them was forged" in audit(capsys, repository, model, status=1)
-    said = json.loads(audit(capsys, repository, model, "--json", status=1))
-    assert said["lineage"]["training"]["machine"] == {"device": "cpu"}  # as the file, whose bytes are known, has it
+    answer = json.loads(audit(capsys, repository, model, "--json", status=1))
+    assert answer["lineage"]["training"]["machine"] == {"device": "cpu"}  # as the file, whose bytes are known, has it
 
 
 def merged(repository: Repository) -> None:
@@ -194,7 +194,7 @@ HONEST = [merged, rebased, another_run_with_equal_weights, a_tag_checked_out, an
           settings_that_change_what_git_prints, a_commit_graph]  # fmt: skip
 
 
-@pytest.mark.parametrize("change", HONEST, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("change", HONEST, ids=lambda change: change.__name__)
 def test_an_honest_history_is_no_alarm(repository: Repository, change: Callable[[Repository], None]) -> None:
     change(repository)
     report = check(repository.folder)

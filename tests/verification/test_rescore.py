@@ -80,7 +80,7 @@ class Trained:
         return report
 
     def named(self) -> list[str]:
-        return [what for what, *_ in self.check().mismatches]
+        return [subject for subject, *_ in self.check().mismatches]
 
 
 @pytest.fixture(scope="module")
@@ -212,11 +212,11 @@ OTHER: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", OTHER)
 def test_other_detections_are_named_by_their_image(case: str) -> None:
-    for made, told in ((OTHER[case], [ROW]), ([ROW], OTHER[case])):
+    for recomputed, stored in ((OTHER[case], [ROW]), ([ROW], OTHER[case])):
         report = Report()
-        compare_detections(report, made, told, {1: "a.jpg"})
-        ((_, _, found),) = report.mismatches
-        assert found.startswith("other scores or boxes in a.jpg")
+        compare_detections(report, recomputed, stored, {1: "a.jpg"})
+        ((_, _, actual),) = report.mismatches
+        assert actual.startswith("other scores or boxes in a.jpg")
     report = Report()
     close = ROW | {"score": 0.601, "bbox": [10.1, 10.0, 20.0, 20.0]}
     compare_detections(report, [ROW, ROW | {"score": 0.05, "bbox": [0.0, 0.0, 1.0, 1.0]}],

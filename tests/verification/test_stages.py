@@ -69,7 +69,7 @@ def test_what_dvc_yaml_asks_for_in_place_of_the_stages_is_named(project: Path, c
     old, new, named = FORGED[case]
     text = (project / "dvc.yaml").read_text()
     assert old in text
-    assert named in {what for what, _, _ in check(project, text.replace(old, new, 1)).mismatches}
+    assert named in {subject for subject, _, _ in check(project, text.replace(old, new, 1)).mismatches}
 
 
 def test_the_pipeline_of_this_project_holds(project: Path) -> None:
