@@ -1,4 +1,4 @@
-"""The packages of the lock that a record names: versions, and the hashes of the files that pip accepts."""
+"""Read the lock that a training record names: package versions, and the hashes of the files that pip accepts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Package:
-    """A package of a lock: its version, the SHA-256 of each of its files, and where it is installed (PEP 508)."""
+    """A package in a lock: its version, the SHA-256 of its files, and its environment marker (PEP 508)."""
 
     version: str
     hashes: tuple[str, ...]
@@ -24,10 +24,10 @@ class Package:
 
 
 def locked_packages(facts: Facts) -> dict[str, list[Package]] | None:
-    """The packages of requirements/numeric.lock as the training had it, those of other systems included: by their
-    canonical name (PEP 503), one for each version or marker.
+    """The packages in requirements/numeric.lock as of the training, by canonical name (PEP 503).
 
-    None: the record names no lock, or neither the project nor its history has the one that it names.
+    Packages of other systems are included. A name has an entry for each version or marker. None if the record names no
+    lock, or neither the project nor its history has that lock.
     """
     content = _recorded_lock(facts)
     return None if content is None else _parse(content.decode())
@@ -50,7 +50,7 @@ def _recorded_lock(facts: Facts) -> bytes | None:
 
 
 def _parse(text: str) -> dict[str, list[Package]]:
-    """Read a lock as pip does: a requirement a line, continued by a backslash for its hashes."""
+    """Read a lock as pip does: one requirement per line; a backslash continues the line with hashes."""
     packages: dict[str, list[Package]] = {}
     for line in text.replace("\\\n", " ").splitlines():
         specifier = line.split("--hash", 1)[0].split("#", 1)[0].strip()

@@ -257,8 +257,10 @@ def check_detections(report: Report, contents: Contents, pipeline: Pipeline, dat
             "missing: detections or masks are not in this clone, so their numbers cannot be compared",
         )
         return
-    report.note(f"detections recomputed on another kind of machine ({'; '.join(differences)}): scores within {TOLERANCE} "
-                f"and boxes with an IoU of {LEAST_OVERLAP} count as equal")  # fmt: skip
+    report.note(
+        f"detections recomputed on another kind of machine ({'; '.join(differences)}): scores within {TOLERANCE} and "
+        f"boxes with an IoU of {LEAST_OVERLAP} count as equal"
+    )
     rows, masks = (files.read_json(contents.root / FOLDER / file) for file in ("detections.json", "masks.json"))
     compare_detections(report, detections, rows, {sample.image_id: sample.path for sample in samples})
     scored = Scored.of(

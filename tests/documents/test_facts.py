@@ -18,7 +18,7 @@ from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
-from rfdetr_core.documents import DOCUMENTS, KEPT, write_documents
+from rfdetr_core.documents import DOCUMENTS, PREVIOUS, write_documents
 from rfdetr_core.documents.facts import CHOSEN, SCORED, TRAINED, collect
 from rfdetr_core.documents.limits import limits
 from rfdetr_core.lineage import journal
@@ -308,9 +308,9 @@ def test_what_stood_in_the_folder_is_kept_or_unchanged(
     for text in filled:
         (folder / "annex_iv.md").write_text(text)
         write_documents(repository.folder / MODEL, folder, repository.folder)
-    assert sorted(path.read_text() for path in (folder / KEPT).iterdir()) == filled
+    assert sorted(path.read_text() for path in (folder / PREVIOUS).iterdir()) == filled
     assert "filled in 1" not in (folder / "annex_iv.md").read_text()
-    assert str(folder / KEPT) in capsys.readouterr().err
+    assert str(folder / PREVIOUS) in capsys.readouterr().err
     (folder / "annex_iv.md").unlink()
     (folder / "annex_iv.md").mkdir()
     (folder / "model_card.md").write_text("mine")
