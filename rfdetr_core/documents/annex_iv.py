@@ -18,8 +18,8 @@ def annex_iv(facts: Facts) -> str:
         "# Technical documentation: Annex IV of Regulation (EU) 2024/1689, points 2(b) to (g)",
         "`python -m rfdetr_core document` prefilled this document from the lineage in the model file and the "
         "project's history. It is only a part of the technical documentation of a high-risk AI system: points 1, "
-        "2(a), 2(h) and 3 to 9 are missing. It describes how the model was made. It says nothing about the system around the model or "
-        "its purpose.",
+        "2(a), 2(h) and 3 to 9 are missing. It describes how the model was made. It says nothing about the system "
+        "around the model or its purpose.",
         tables.identity(facts),
         *_design(facts),
         *_architecture(facts),

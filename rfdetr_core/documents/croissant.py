@@ -107,7 +107,8 @@ class _Writer:
         more = [f"and {len(sources) - MOST} others"] if len(sources) > MOST else []
         named = "; ".join([*sources[:MOST], *more, *self._lacking("source")])
         return (
-            f"Images for training, selecting and scoring the model with SHA-256 {', '.join(self.facts.digests.values())}. "
+            "Images for training, selecting and scoring the model with SHA-256 "
+            f"{', '.join(self.facts.digests.values())}. "
             f"{'; '.join(parts)}. Sources: {named}{'' if named.endswith('.') else '.'} "
             "Paths start at the folder of the project. The manifest of a split has the SHA-256 of each image."
         )
