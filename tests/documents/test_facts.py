@@ -74,7 +74,7 @@ def test_an_input_that_was_changed_since_is_read_from_git(repository: Repository
         ("other weights", "is of other weights"),
         ("no evaluation", "there is no evaluation"),
         ("no scores", "the scores in reports/evaluate/ are missing"),
-        ("other scores", "metrics.json is not the file of dvc.lock"),
+        ("other scores", "metrics.json differs from dvc.lock"),
         ("damaged", "is not readable"),
         ("text for a number", "images: it must be a whole number"),
     ],
@@ -126,7 +126,7 @@ def test_every_document_is_written_without_history_and_evaluation(repository: Re
     for path in paths[0], paths[-1]:
         text = path.read_text()
         assert "in no git repository" in text
-        assert "its own word" in text
+        assert "No commit confirms this file" in text
 
 
 def test_every_document_is_written_of_an_exported_file(repository: Repository, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_file_that_a_record_alone_has_is_not_said_to_be_its_own_word(repositor
     facts = collect(repository.folder / MODEL, repository.folder)
     assert (facts.confirmed, facts.commit) == (True, None)
     assert facts.confirmed_by == "a record in the history, no dvc.lock"
-    assert not any("own word" in sentence or "No commit vouches" in sentence for sentence in limits(facts))
+    assert not any("No commit confirms" in sentence or "only what the file says" in sentence for sentence in limits(facts))
 
 
 def test_scores_that_no_lock_names_and_what_could_not_be_measured_are_said(repository: Repository) -> None:
@@ -192,7 +192,7 @@ def test_scores_that_no_lock_names_and_what_could_not_be_measured_are_said(repos
     facts = collect(repository.folder / MODEL, repository.folder)
     assert facts.evaluation is not None
     assert facts.evaluation.intervals["boxes"] == ENDS | {"map_75": None}
-    (note,) = (sentence for sentence in facts.notes if "nothing vouches for" in sentence)
+    (note,) = (sentence for sentence in facts.notes if "are not confirmed" in sentence)
     assert "metrics.json" in note
     lock = yaml.safe_load((repository.folder / "dvc.lock").read_text())
     names = ("metrics", "about", "intervals", "detections")
@@ -201,8 +201,8 @@ def test_scores_that_no_lock_names_and_what_could_not_be_measured_are_said(repos
     lock["stages"]["report"] = {"cmd": "", "deps": [repository.entry("reports/evaluate/metrics.json")]}
     (repository.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
     facts = collect(repository.folder / MODEL, repository.folder)
-    assert not any("nothing vouches for" in sentence for sentence in facts.notes)
-    assert any("The threshold of the score was chosen on test" in sentence for sentence in limits(facts))
+    assert not any("are not confirmed" in sentence for sentence in facts.notes)
+    assert any("the score threshold was chosen on the same images of test" in sentence for sentence in limits(facts))
 
 
 def test_a_journal_of_another_command_or_other_params_has_no_duration_of_it(repository: Repository) -> None:
@@ -266,7 +266,7 @@ def test_documents_are_equal_from_processes_with_other_hashes_and_differ_by_the_
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [("no record", "carries no lineage"), ("not a model", "is no RF-DETR"), ("other classes", "is not what its lin")],
+    [("no record", "has no lineage"), ("not a model", "is no RF-DETR"), ("other classes", "does not match its lin")],
 )
 def test_a_file_that_cannot_be_documented_is_one_message_and_no_document(
     repository: Repository, tmp_path: Path, make: str, message: str

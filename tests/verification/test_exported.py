@@ -116,7 +116,7 @@ def test_without_its_source_or_its_packages_a_file_is_not_compared_with_it(
     (repository.folder / SOURCE).unlink()
     text = text_of(capsys, repository, exported)
     assert "neither output/checkpoint_best_total.pth nor DVC's cache has its source" in text
-    assert f"not checked: bytes of {exported} (no output/export.json of this history has them)" in text
+    assert f"not checked: bytes of {exported} (no output/export.json in the history has them)" in text
 
 
 def test_the_source_is_found_in_the_cache_when_another_model_was_trained(
@@ -150,7 +150,7 @@ def test_a_file_that_git_knows_may_be_of_other_code(
 
     monkeypatch.setattr(checks, "_export_again", otherwise)
     assert verify(capsys, repository, exported) == []
-    assert "the code of this project exports another graph now" in text_of(capsys, repository, exported)
+    assert "the project's code now exports another graph" in text_of(capsys, repository, exported)
 
 
 def test_a_derived_file_is_said_to_be_so(

@@ -94,8 +94,8 @@ def committed(change: Callable[[Runs], object]) -> Callable[[Runs], object]:
 FORGERIES: dict[str, tuple[Callable[[Runs], object], str]] = {
     "the run in an entry": (lambda runs: another_run(entry(runs, "train")), "expected as committed, found changed"),
     "an entry deleted": (lambda runs: entry(runs, "train", 0).unlink(), "expected as committed, found deleted"),
-    "an entry under another name": (moved, f"journal/train-{'0' * 16}.json: expected the entry that its name says"),
-    "a damaged entry": (damaged, "expected the entry that its name says, found a damaged one"),
+    "an entry under another name": (moved, f"journal/train-{'0' * 16}.json: expected the entry that belongs to its name"),
+    "a damaged entry": (damaged, "expected the entry that belongs to its name, found a damaged one"),
     "history.csv": (lambda runs: (runs.folder / TRAIN).write_text("loss\n0.1\n"), f"sha256 of {TRAIN}: expected"),
     "history.csv and dvc.lock": (other_outs, f"{TRAIN} in dvc.lock: expected"),
     "history.csv and dvc.lock, committed": (committed(other_outs), f"{TRAIN} in dvc.lock: expected"),
@@ -171,7 +171,7 @@ def test_another_result_of_the_same_inputs_that_has_an_entry_too_is_told(runs: R
     journal.write(runs.folder, "train", Entry.of(runs.locked("train")), 0.0)
     runs.commit()
     assert runs.printed_lines()[0] == []
-    assert f"other results of train for the same inputs, by another run: journal/{honest.name}" in runs.check().notes
+    assert f"another run of train with the same inputs gave other results: journal/{honest.name}" in runs.check().notes
 
 
 def nothing(runs: Runs) -> None:

@@ -81,7 +81,7 @@ def test_what_a_file_holds_beside_its_model_is_named(
     content = file_content(read_checkpoint(model))
     for more in ({"model": content["model"] | {"more.weight": torch.ones(3)}}, {"note": "x"}):
         write_plain(model, content | more)
-        assert verify(capsys, repository, model) == [f"what {model} holds beside the model"]
+        assert verify(capsys, repository, model) == [f"other content of {model} than the model"]
 
 
 @pytest.mark.parametrize("kind", ["sparse", "meta"])
@@ -112,7 +112,7 @@ def test_a_file_or_a_key_is_not_silently_ignored(repository: Repository, only: s
 
 
 def test_a_folder_is_not_said_to_be_missing(repository: Repository, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="is no file"):
+    with pytest.raises(SystemExit, match="is not a file"):
         main(["verify", str(tmp_path), "--repo", str(repository.folder)])
 
 

@@ -224,7 +224,7 @@ def test_data_is_counted_where_dvc_tracks_it_with_or_without_its_files(small: Sm
     counted = "(2 -> 2 files: 1 added, 1 changed, 1 removed)"
     planned = small.plan()
     assert reasons(planned, "validate") == [f"data changed {counted}"]
-    assert planned.notes == ("data is not as data.dvc says: dvc add data, or to go back: dvc checkout data",)
+    assert planned.notes == ("data differs from data.dvc. Run dvc add data, or to restore the old files: dvc checkout data",)
     assert small.plan(compare_local=False).stages == ()
     small.dvc("add", "-q", "data")
     assert reasons(small.plan(compare_local=False), "validate") == [f"data.dvc changed {counted}"]
@@ -272,7 +272,7 @@ def test_durations_are_those_of_the_last_runs_and_what_is_not_known_is_named(sma
     assert sentences["evaluate"] == "may rerun (about 60 s)"
     assert sentences["report"] == "may rerun (duration not known)"
     assert planned.total_in_words() == (
-        "about 40 min; with all that may rerun about 41 min, without report, whose duration is not known"
+        "about 40 min; with all stages that may rerun about 41 min, without report, whose duration is not known"
     )
     shutil.rmtree(small.folder / "journal")
     assert small.plan().total_in_words() == ""
@@ -356,7 +356,7 @@ def test_the_answer_for_programs_is_as_its_schema_says(small: Small, capsys: pyt
 def test_everything_runs_before_the_first_run_and_if_it_is_asked_for(small: Small) -> None:
     forced = small.plan(force=True)
     assert verdicts(forced) == dict.fromkeys(STAGES, "runs")
-    assert reasons(forced, "train") == ["it was asked for"]
+    assert reasons(forced, "train") == ["it was requested"]
     (small.folder / "dvc.lock").unlink()
     shutil.rmtree(small.folder / ".dvc" / "cache" / "runs")
     first = small.plan()
@@ -369,7 +369,7 @@ def test_the_comment_on_a_pull_request_has_stages_reasons_and_durations(small: S
     assert markdown(small.plan()) == "## After a merge, no stage will run\n"
     small.params("train", notes="<!-- @everyone | `x`", lr=0.0004)
     comment = markdown(small.plan())
-    assert comment.startswith("## After a merge, 1 stage will run: about 40 min; with all that may rerun about 41 min")
+    assert comment.startswith("## After a merge, 1 stage will run: about 40 min; with all stages that may rerun about 41 min")
     assert "<!--" not in comment
     assert "| `report` | may rerun | not known | - |" in comment
     (line,) = (line for line in comment.splitlines() if line.startswith("| `train`"))

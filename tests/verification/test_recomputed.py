@@ -142,14 +142,14 @@ JSON = st.recursive(
 def test_values_agree_exactly_where_they_are_equal(first: Any, second: Any) -> None:
     """Numbers and truth values are compared as DVC does: 1 equals true."""
     report = Report()
-    compare(report, "a file", {"key": first}, {"key": second}, "made again")
+    compare(report, "a file", {"key": first}, {"key": second}, "recomputed")
     assert (not report.mismatches) == (first == second)
 
 
 @pytest.mark.parametrize(("change", "close"), [(1e-12, True), (1e-6, False)])
 def test_the_last_digits_of_numbers_may_differ(change: float, close: bool) -> None:
     report = Report()
-    compare(report, "a file", {"key": [0.3]}, {"key": [0.3 + change]}, "made again")
+    compare(report, "a file", {"key": [0.3]}, {"key": [0.3 + change]}, "recomputed")
     assert [subject for subject, *_ in report.mismatches] == ([] if close else ["key[0] of a file"])
 
 

@@ -183,12 +183,12 @@ def test_what_is_not_at_hand_is_not_checked(project: Trained) -> None:
         path.unlink()
     report = project.check()
     assert not report.mismatches
-    assert [*report.unchecked] == ["scores on valid", "detections, made again"]
+    assert [*report.unchecked] == ["scores on valid", "detections, recomputed"]
     for path in (project.folder / "output").glob("*.pth"):
         path.unlink()
     report = project.check()
     assert not report.mismatches
-    assert [*report.unchecked] == ["scores on valid", "detections, made again"]
+    assert [*report.unchecked] == ["scores on valid", "detections, recomputed"]
 
 
 def test_without_the_best_files_the_result_is_scored(project: Trained) -> None:

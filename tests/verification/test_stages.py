@@ -83,4 +83,4 @@ def test_a_stage_of_the_user_is_not_checked_and_shown_with_its_command(project: 
     del content["stages"]["export"]  # a project may do without it
     report = check(project, yaml.safe_dump(content))  # in another order and without comments
     assert report.mismatches == {}
-    assert report.unchecked == {"stage publish": "not a stage of this project; it runs: python publish.py"}
+    assert report.unchecked == {"stage publish": "not a stage of this project. It runs: python publish.py"}

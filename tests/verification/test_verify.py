@@ -199,7 +199,7 @@ def test_what_is_not_here_is_gone_and_not_wrong(small: Small) -> None:
     (small.folder / "out.txt").unlink()
     report = small.check()
     assert not report.mismatches
-    assert report.unchecked == {"out.txt": "gone: it is not here"}
+    assert report.unchecked == {"out.txt": "missing: not in this clone"}
 
 
 def test_a_file_that_was_not_pulled_counts_with_the_md5_of_its_dvc_file(small: Small) -> None:
@@ -276,9 +276,9 @@ def test_on_another_machine_scores_are_compared_and_bytes_are_not(
 def test_the_first_epoch_that_differs_is_named() -> None:
     before, after = b"epoch,loss\n0,1.5\n1,1.25\n2,1.0\n", b"epoch,loss\n0,1.5\n1,1.26\n2,1.1\n"
     assert first_epoch(before, after) == ", from epoch 1 on (loss 1.25, here 1.26)"
-    assert first_epoch(before, before) == ", in no epoch of history.csv"
+    assert first_epoch(before, before) == ", but history.csv is equal"
     assert first_epoch(before, before[:-6]) == ", in the number of epochs"
-    assert first_epoch(b"", before) == first_epoch(before, b"\xff") == ", where a history.csv is not a table"
+    assert first_epoch(b"", before) == first_epoch(before, b"\xff") == ", and a history.csv is not a table"
 
 
 def test_the_findings_are_the_same_for_people_and_programs() -> None:
@@ -306,5 +306,5 @@ def test_packages_that_are_not_those_of_the_lock_are_told(tmp_path: Path, instal
     report = Report()
     lineage = {"training": {"lock": files.sha256_file(lock), "packages": {"python": "3.11.0", "numpy": installed}}}
     check_lineage(report, small.contents(), Pipeline({}, Lock({})), lineage, "a record")
-    expected = f"a record: made with packages that are not those of requirements/numeric.lock: numpy {installed}"
+    expected = f"a record: run with packages that differ from requirements/numeric.lock: numpy {installed}"
     assert any(note.startswith(expected) for note in report.notes) == noted
