@@ -94,7 +94,10 @@ def committed(change: Callable[[Runs], object]) -> Callable[[Runs], object]:
 FORGERIES: dict[str, tuple[Callable[[Runs], object], str]] = {
     "the run in an entry": (lambda runs: another_run(entry(runs, "train")), "expected as committed, found changed"),
     "an entry deleted": (lambda runs: entry(runs, "train", 0).unlink(), "expected as committed, found deleted"),
-    "an entry under another name": (moved, f"journal/train-{'0' * 16}.json: expected the entry that belongs to its name"),
+    "an entry under another name": (
+        moved,
+        f"journal/train-{'0' * 16}.json: expected the entry that belongs to its name",
+    ),
     "a damaged entry": (damaged, "expected the entry that belongs to its name, found a damaged one"),
     "history.csv": (lambda runs: (runs.folder / TRAIN).write_text("loss\n0.1\n"), f"sha256 of {TRAIN}: expected"),
     "history.csv and dvc.lock": (other_outs, f"{TRAIN} in dvc.lock: expected"),

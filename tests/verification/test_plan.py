@@ -224,7 +224,9 @@ def test_data_is_counted_where_dvc_tracks_it_with_or_without_its_files(small: Sm
     counted = "(2 -> 2 files: 1 added, 1 changed, 1 removed)"
     planned = small.plan()
     assert reasons(planned, "validate") == [f"data changed {counted}"]
-    assert planned.notes == ("data differs from data.dvc. Run dvc add data, or to restore the old files: dvc checkout data",)
+    assert planned.notes == (
+        "data differs from data.dvc. Run dvc add data, or to restore the old files: dvc checkout data",
+    )
     assert small.plan(compare_local=False).stages == ()
     small.dvc("add", "-q", "data")
     assert reasons(small.plan(compare_local=False), "validate") == [f"data.dvc changed {counted}"]
@@ -369,7 +371,9 @@ def test_the_comment_on_a_pull_request_has_stages_reasons_and_durations(small: S
     assert markdown(small.plan()) == "## After a merge, no stage will run\n"
     small.params("train", notes="<!-- @everyone | `x`", lr=0.0004)
     comment = markdown(small.plan())
-    assert comment.startswith("## After a merge, 1 stage will run: about 40 min; with all stages that may rerun about 41 min")
+    assert comment.startswith(
+        "## After a merge, 1 stage will run: about 40 min; with all stages that may rerun about 41 min"
+    )
     assert "<!--" not in comment
     assert "| `report` | may rerun | not known | - |" in comment
     (line,) = (line for line in comment.splitlines() if line.startswith("| `train`"))
