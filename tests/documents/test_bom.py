@@ -48,7 +48,7 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def written(facts: Facts) -> dict[str, Any]:
-    """The document, once the official schema allows it and its references are sound."""
+    """The document, after checking it with the official schema and checking its references."""
     text = bom(facts)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     content: dict[str, Any] = json.loads(text)
@@ -99,7 +99,7 @@ def test_model_datasets_parents_and_code_are_those_of_the_record(repository: Rep
     code = component(content, "code")
     assert code["version"] == repository.git("rev-parse", "HEAD")
     assert code["externalReferences"][0]["url"] == "https://example.org/team/my%20project.git"
-    assert "timestamp" not in content["metadata"]  # it would be that of the writing
+    assert "timestamp" not in content["metadata"]  # it would be the time of writing
     assert properties(model)["rfdetr:training:ended"] == "2026-01-02T01:05:05Z"
     by_model = next(entry for entry in content["dependencies"] if entry["ref"] == "model")
     datasets = {"dataset/train", "dataset/valid", "dataset/test"}
@@ -144,7 +144,7 @@ def test_packages_have_the_hashes_of_the_recorded_lock_alone(repository: Reposit
         for component in components
         if component["name"] not in packages
     )
-    # Where its marker does not hold, a package is not installed, and the record does not have it.
+    # A package whose marker does not hold is not installed, so the record does not have it.
     assert others == (
         [
             ("colorama", "0.4.6", "optional"),

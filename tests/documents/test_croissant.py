@@ -18,7 +18,7 @@ from tests.documents.scored import IMAGES, LICENCES, evaluate, scored_repository
 
 MODEL = "output/checkpoint_best_total.pth"
 DATA = "data/my [set]"  # what a pattern of file names would read as one of three letters
-NOT_KNOWN = {"version", "datePublished"}  # of a dataset, no record knows them
+NOT_KNOWN = {"version", "datePublished"}  # facts of a dataset that are not recorded
 
 
 @pytest.fixture

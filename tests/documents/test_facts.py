@@ -71,7 +71,7 @@ def test_an_input_that_was_changed_since_is_read_from_git(repository: Repository
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ("other weights", "is of other weights"),
+        ("other weights", "is an evaluation of other weights"),
         ("no evaluation", "there is no evaluation"),
         ("no scores", "the scores in reports/evaluate/ are missing"),
         ("other scores", "metrics.json differs from dvc.lock"),
@@ -108,7 +108,7 @@ def test_an_evaluation_that_is_not_of_these_weights_is_named_and_not_used(
     assert any("so their quality is not known" in sentence for sentence in limits(facts))
 
 
-def test_the_scores_of_a_split_that_chose_the_weights_are_said_to_be_too_high(repository: Repository) -> None:
+def test_the_scores_of_a_split_that_chose_the_weights_are_marked_as_too_high(repository: Repository) -> None:
     folder = reports(repository)
     files.write_json(folder / "lineage.json", files.read_json(folder / "lineage.json") | {"split": "valid"})
     repository.lock()
@@ -125,7 +125,7 @@ def test_every_document_is_written_without_history_and_evaluation(repository: Re
     assert [path.name for path in paths] == [*DOCUMENTS]
     for path in paths[0], paths[-1]:
         text = path.read_text()
-        assert "in no git repository" in text
+        assert "is not in a readable git repository" in text
         assert "No commit confirms this file" in text
 
 
@@ -156,7 +156,7 @@ def test_an_openvino_model_is_documented_as_its_two_files(repository: Repository
         assert all(digest in path.read_text() for digest in facts.digests.values())
 
 
-def test_the_data_of_the_weights_that_it_started_from_are_its_data_too(tmp_path: Path) -> None:
+def test_the_data_of_the_starting_weights_is_listed_too(tmp_path: Path) -> None:
     first = Repository(tmp_path / "first")
     first.train(1, IMAGES)
     before = read_checkpoint(first.folder / MODEL).lineage or {}
@@ -175,7 +175,7 @@ def test_the_data_of_the_weights_that_it_started_from_are_its_data_too(tmp_path:
 
 
 @pytest.mark.parametrize("missing", ["dvc.lock of the file", "all but the record"])
-def test_a_file_that_a_record_alone_has_is_not_said_to_be_its_own_word(repository: Repository, missing: str) -> None:
+def test_a_file_that_only_a_record_has_counts_as_confirmed(repository: Repository, missing: str) -> None:
     names = ["dvc.lock"] if missing == "dvc.lock of the file" else ["dvc.lock", "manifest", "metadata"]
     repository.git("rm", "-q", "-r", "--cached", *names)
     repository.git("commit", "-q", "--amend", "-m", "Train")
@@ -185,7 +185,7 @@ def test_a_file_that_a_record_alone_has_is_not_said_to_be_its_own_word(repositor
     assert not any("No commit confirms" in sentence for sentence in limits(facts))
 
 
-def test_scores_that_no_lock_names_and_what_could_not_be_measured_are_said(repository: Repository) -> None:
+def test_unconfirmed_scores_and_missing_measurements_are_noted(repository: Repository) -> None:
     path = reports(repository) / "intervals.json"
     content = files.read_json(path)
     files.write_json(path, content | {"boxes": content["boxes"] | {"map_75": None}})
@@ -293,11 +293,11 @@ def test_a_file_that_its_record_contradicts_is_refused(repository: Repository, t
     lineage["training"] = lineage["training"] | {"params": {"train": {"lr": 1.0}}}
     model = tmp_path / "model.pth"
     write_checkpoint(model, replace(checkpoint, lineage=lineage))
-    with pytest.raises(UserError, match="not what its record says"):
+    with pytest.raises(UserError, match="contradicts the history"):
         collect(model, repository.folder)
 
 
-def test_what_stood_in_the_folder_is_kept_or_unchanged(
+def test_existing_documents_are_kept_or_unchanged(
     repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "documents"
@@ -328,6 +328,6 @@ def test_a_folder_below_a_file_is_one_message(repository: Repository, tmp_path: 
 def test_a_folder_that_is_a_file_is_one_message(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "documents").write_text("mine")
     command = ["document", str(repository.folder / MODEL), "--out", str(tmp_path / "documents")]
-    with pytest.raises(SystemExit, match="documents is a file, not a folder"):
+    with pytest.raises(SystemExit, match="documents is not a folder"):
         main([*command, "--repo", str(repository.folder)])
     assert (tmp_path / "documents").read_text() == "mine"

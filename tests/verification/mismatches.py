@@ -1,4 +1,4 @@
-"""What `verify` says."""
+"""Run the command `verify` and read its JSON answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.audit.repository import Repository, conforms
 
 
 def verify(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object) -> list[str]:
-    """What does not hold."""
+    """Run `verify --json` and return the subjects of the mismatches."""
     capsys.readouterr()
     with contextlib.suppress(SystemExit):
         main(["verify", *map(str, arguments), "--repo", str(repository.folder), "--json"])

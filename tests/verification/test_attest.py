@@ -30,7 +30,7 @@ from tests.verification.mismatches import verify
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path]:
-    """A private key and its public one."""
+    """A private key and its public key."""
     return make_keys(tmp_path)
 
 
@@ -92,7 +92,7 @@ def test_a_statement_that_is_true_is_accepted_and_a_changed_one_is_not(
 
 
 @pytest.mark.parametrize("broken", ["[]", "{}", '{"subject": 1}', "no JSON"])
-def test_what_is_no_statement_is_a_mismatch(
+def test_a_file_that_is_not_a_statement_is_a_mismatch(
     repository: Repository, model: Path, capsys: pytest.CaptureFixture[str], broken: str
 ) -> None:
     path = model.with_name("model.pth.intoto.json")
@@ -253,7 +253,7 @@ def name_no_key(predicate: dict[str, Any]) -> None:
 
 
 def enclose(paths: Attested) -> None:
-    """Put the changed statement into the envelope, whose signature is left as it was."""
+    """Put the changed statement into the envelope and keep the old signature."""
     envelope = files.read_json(paths[1])
     files.write_json(paths[1], envelope | {"payload": base64.b64encode(paths[0].read_bytes()).decode()})
 
@@ -287,54 +287,54 @@ def other_type(paths: Attested) -> None:
 
 
 Forge = Callable[[Repository, Path, Attested], object]
-# What is done; what `verify` names without a key; and what it names besides with the key. The words stand for: model,
-# its signature (sig), statement (told), envelope (dsse).
+# A forgery, the mismatches without a key, and the further mismatches with the key. The words in braces stand for:
+# the model, its signature (sig), the statement, and its envelope (dsse).
 FORGERIES: dict[str, tuple[Forge, list[str], list[str]]] = {
     "the signature of the model is gone": (lambda _, __, paths: remove(paths[2]), ["{sig}"], []),
     "the envelope is gone": (lambda _, __, paths: remove(paths[1]), ["{dsse}"], []),
     "both are gone": (lambda _, __, paths: remove(*paths[1:]), ["{dsse}", "{sig}"], []),
     "both are gone, and the name of the key": (lambda _, __, paths: hide_the_key(paths), [], ["{dsse}", "{sig}"]),
-    "all three are gone": (lambda _, __, paths: remove(*paths), [], ["{told}"]),
+    "all three are gone": (lambda _, __, paths: remove(*paths), [], ["{statement}"]),
     "signed again with another key": (
         lambda repository, model, _: sign_again(repository, model),
         [],
-        ["signature of {told}", "signature of {model}"],
+        ["signature of {statement}", "signature of {model}"],
     ),
-    "the envelope is no envelope": (
+    "the envelope is not an envelope": (
         lambda _, __, paths: paths[1].write_text("{}"),
         ["statement in {dsse}"],
-        ["signature of {told}"],
+        ["signature of {statement}"],
     ),
     "the envelope has another type": (
         lambda _, __, paths: other_type(paths),
         ["statement in {dsse}"],
-        ["signature of {told}"],
+        ["signature of {statement}"],
     ),
     "the statement names no key": (lambda _, __, paths: edit(paths[0], name_no_key), ["statement in {dsse}"], []),
     "another address of the repository": (
         lambda _, __, paths: forge_repository(paths, uri="git+https://example.org/other"),
         [],
-        ["signature of {told}"],
+        ["signature of {statement}"],
     ),
     "another commit": (
         lambda repository, _, paths: forge_repository(paths, digest={"gitCommit": repository.git("rev-parse", "HEAD")}),
-        ["output/checkpoint_best_total.pth at the commit in {told}"],
-        ["signature of {told}"],
+        ["output/checkpoint_best_total.pth at the commit in {statement}"],
+        ["signature of {statement}"],
     ),
-    "a commit that is none": (
+    "a commit that is not an id": (
         lambda _, __, paths: forge_repository(paths, digest={"gitCommit": "HEAD"}),
-        ["commit in {told}"],
-        ["signature of {told}"],
+        ["commit in {statement}"],
+        ["signature of {statement}"],
     ),
     "another run": (
         lambda _, __, paths: forge_metadata(paths, invocationId="records/other.json"),
-        ["invocationId in {told}"],
-        ["signature of {told}"],
+        ["invocationId in {statement}"],
+        ["signature of {statement}"],
     ),
     "another time": (
         lambda _, __, paths: forge_metadata(paths, finishedOn="2020-01-01T00:00:00Z"),
-        ["finishedOn in {told}"],
-        ["signature of {told}"],
+        ["finishedOn in {statement}"],
+        ["signature of {statement}"],
     ),
 }  # fmt: skip
 
@@ -349,7 +349,7 @@ def test_a_forged_attestation_is_named(
     assert verify(capsys, repository, model, "--key", keys[1]) == []
     forge, without, with_key = FORGERIES[forgery]
     forge(repository, model, (statement, envelope, signature))
-    words = {"model": model, "sig": signature, "told": statement, "dsse": envelope}
+    words = {"model": model, "sig": signature, "statement": statement, "dsse": envelope}
     expected = [[name.format(**words) for name in names] for names in (without, with_key)]
     assert verify(capsys, repository, model) == expected[0]
     assert verify(capsys, repository, model, "--key", keys[1]) == [*expected[0], *expected[1]]
@@ -367,12 +367,12 @@ def test_the_attestation_of_another_model_is_named(
 
 
 @pytest.mark.parametrize("fabricated", ["another training", "other weights, too", "an exported file"])
-def test_a_lineage_that_no_commit_vouches_for_is_attested_as_the_word_of_the_file_alone(
+def test_a_lineage_that_no_commit_confirms_is_attested_as_unconfirmed(
     repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str], fabricated: str
 ) -> None:
     if fabricated == "an exported file":
         shutil.copy(model, repository.folder / "output" / "checkpoint_best_total.pth")
-        (model,) = export(repository, "model.onnx")  # and never committed
+        (model,) = export(repository, "model.onnx")  # never committed
         (repository.folder / "output" / "checkpoint_best_total.pth").unlink()
     else:
         fabricate(model, other_weights=fabricated == "other weights, too")
@@ -396,7 +396,7 @@ def test_a_lineage_that_no_commit_vouches_for_is_attested_as_the_word_of_the_fil
 
 
 def fabricate(model: Path, *, other_weights: bool) -> None:
-    """Give a file a lineage that agrees with it, of a training that never was."""
+    """Give a file a consistent lineage of a training that never happened."""
     checkpoint = read_checkpoint(model)
     lineage: dict[str, Any] = copy.deepcopy(dict(checkpoint.lineage or {}))
     lineage["training"]["params"]["train"]["lr"] = 0.5
@@ -407,7 +407,7 @@ def fabricate(model: Path, *, other_weights: bool) -> None:
     write_checkpoint(model, replace(checkpoint, weights=weights, lineage=lineage))
 
 
-def test_outside_a_repository_the_word_of_the_file_is_attested_on_request(model: Path, tmp_path: Path) -> None:
+def test_outside_a_repository_an_unconfirmed_file_is_attested_on_request(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     with pytest.raises(UserError, match="has no git history"):
@@ -476,7 +476,7 @@ def test_an_honest_attestation_raises_no_alarm(
 
 @pytest.fixture
 def entry(repository: Repository) -> Path:
-    """An entry of the journal, which names the record; it is not committed."""
+    """An uncommitted journal entry that names the record."""
     out = {"path": "dvc.lock", "md5": files.md5_file(repository.folder / "dvc.lock")}
     return journal.write(repository.folder, "train", Entry.of({"cmd": "train", "outs": [out]}), 0)
 
@@ -511,7 +511,7 @@ def test_an_entry_that_is_changed_after_the_signature_is_named(
     assert verify(capsys, repository, model, "--key", keys[1]) == [f"{changed.parent.name}/{changed.name}"]
 
 
-def test_a_file_that_was_saved_again_is_attested_anew(
+def test_a_file_that_was_saved_again_is_attested_again(
     repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     attest(model, key=keys[0], root=repository.folder)
@@ -526,12 +526,12 @@ def test_a_new_statement_without_a_key_does_not_stay_beside_an_old_signature(
 ) -> None:
     paths = attest(model, key=keys[0], root=repository.folder)
     before = [path.read_bytes() for path in paths]
-    with pytest.raises(UserError, match="signs the present statement"):
+    with pytest.raises(UserError, match="signs the existing statement"):
         attest(model, root=repository.folder)
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_a_signature_of_an_older_form_is_called_so(
+def test_a_signature_of_an_older_format_is_named(
     repository: Repository, model: Path, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (statement,) = attest(model, root=repository.folder)
@@ -571,7 +571,7 @@ def test_documents_are_subjects_and_a_changed_one_is_a_mismatch(
     assert f"document {folder / 'model_card.md'}" in printed
 
 
-def test_of_the_folder_of_the_model_the_documents_alone_are_subjects(
+def test_only_the_documents_in_the_folder_of_the_model_are_subjects(
     repository: Repository, model: Path, keys: tuple[Path, Path]
 ) -> None:
     for name in ("card.md", ".hidden"):

@@ -1,4 +1,4 @@
-"""A `git checkout` without `dvc checkout` is one line; a file that was changed is none of another commit."""
+"""Files from another commit give one line, as after `git checkout` without `dvc checkout`. A changed file does not."""
 
 from __future__ import annotations
 

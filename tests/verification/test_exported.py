@@ -1,4 +1,4 @@
-"""Exported files in `verify`: what was changed is named, and what cannot be compared is said."""
+"""Exported files in `verify`: changes are reported, and so is what cannot be compared."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_without_its_source_or_its_packages_a_file_is_not_compared_with_it(
     assert f"other packages are installed: onnx {onnx.__version__}, not 0.1" in text_of(capsys, repository, exported)
     (repository.folder / SOURCE).unlink()
     text = text_of(capsys, repository, exported)
-    assert "neither output/checkpoint_best_total.pth nor DVC's cache has its source" in text
+    assert "it was exported from is neither output/checkpoint_best_total.pth nor in DVC's cache" in text
     assert f"not checked: bytes of {exported} (no output/export.json in the history has them)" in text
 
 
@@ -153,9 +153,7 @@ def test_a_file_that_git_knows_may_be_of_other_code(
     assert "the project's code now exports another graph" in text_of(capsys, repository, exported)
 
 
-def test_a_derived_file_is_said_to_be_so(
-    repository: Repository, exported: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_derived_file_is_noted(repository: Repository, exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(shape_inference.infer_shapes(onnx.load(exported)), exported)
     assert verify(capsys, repository, exported) == [f"graph of {exported}"]
     assert f"note: {exported} is derived: its graph is not the exported one" in text_of(capsys, repository, exported)

@@ -1,4 +1,4 @@
-"""Whoever changes the journal, or a result that it has, is named; and nothing honest is."""
+"""Changes of the journal, or of results that it names, are reported; honest work is not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def entry(runs: Runs, stage: str, seed: int = 1) -> Path:
 
 
 def another_run(path: Path) -> None:
-    """Say that the run took a second more."""
+    """Change an entry: its run takes a second more."""
     content = json.loads(path.read_text())
     content["run"]["seconds"] += 1
     files.write_json(path, content)
@@ -61,7 +61,7 @@ def damaged(runs: Runs) -> None:
 
 
 def other_outs(runs: Runs, name: str = TRAIN) -> None:
-    """Another result, which dvc.lock calls that of the run; `dvc commit -f` does that."""
+    """Replace a result and its MD5 in dvc.lock, as `dvc commit -f` does."""
     files.write_text(runs.folder / name, "loss\n0.1\n")
     stage = {TRAIN: "train", EVALUATE: "evaluate"}[name]
     runs.lock(stage, runs.locked(stage) | {"outs": [runs.output_entry(name)]})
@@ -149,7 +149,7 @@ FORGERIES: dict[str, tuple[Callable[[Runs], object], str]] = {
 def test_a_forgery_is_named(runs: Runs, forgery: str) -> None:
     forge, expected = FORGERIES[forgery]
     forge(runs)
-    if "rewritten history" in forgery:  # whoever still has the honest branch can read it there
+    if "rewritten history" in forgery:  # a clone with the honest branch can read it there
         runs.git("branch", "-q", "-D", "main")
         runs.git("reflog", "expire", "--expire=now", "--all")
     wrong, _ = runs.printed_lines()
@@ -157,7 +157,7 @@ def test_a_forgery_is_named(runs: Runs, forgery: str) -> None:
 
 
 def test_a_history_that_is_rewritten_up_to_its_end_shows_in_the_heads_alone(runs: Runs) -> None:
-    """Which `attest` signs."""
+    """The heads that `attest` signs."""
     before = journal.heads(runs.folder)
     last = entry(runs, "evaluate")
     assert before.keys() == {f"journal/{last.name}"}
@@ -167,8 +167,8 @@ def test_a_history_that_is_rewritten_up_to_its_end_shows_in_the_heads_alone(runs
     assert journal.heads(runs.folder) != before
 
 
-def test_another_result_of_the_same_inputs_that_has_an_entry_too_is_told(runs: Runs) -> None:
-    """A machine that computes otherwise, or somebody who wrote the entry of an edited result."""
+def test_another_result_of_the_same_inputs_with_an_entry_is_noted(runs: Runs) -> None:
+    """Another machine computed other results, or a person wrote an entry for an edited result."""
     honest = entry(runs, "train")
     other_outs(runs)
     journal.write(runs.folder, "train", Entry.of(runs.locked("train")), 0.0)
@@ -287,7 +287,7 @@ HONEST: dict[str, Callable[[Runs], object]] = {
     "another result of the same inputs, of another branch": other_results_of_another_branch,
     "one run on two branches that are merged": both_branches_ran_it,
     "a run within a merge": ran_within_a_merge,
-    "a result reverted and made again": reverted_and_run_again,
+    "a result reverted and run again": reverted_and_run_again,
     "a rebase": rebased,
     "two runs before a commit": ran_twice_before_a_commit,
     "an older commit checked out": went_back,
@@ -329,7 +329,7 @@ def picked(runs: Runs) -> None:
     runs.git("branch", "-q", "-D", "side")
 
 
-def a_stage_of_ones_own(runs: Runs) -> None:
+def a_custom_stage(runs: Runs) -> None:
     runs.lock("split", {"cmd": "python split.py", "outs": [runs.output_entry(TRAIN)]})
 
 
@@ -348,13 +348,13 @@ UNCHECKED: dict[str, tuple[Callable[[Runs], object], str]] = {
     "a result from before there was a journal": (without_journal, "journal entries of train, evaluate"),
     "a result that DVC restored from another clone": (restored_from_nowhere, "journal entries of train, evaluate"),
     "a commit picked from a branch": (picked, "earlier entries: journal/evaluate-"),
-    "a stage of one's own": (a_stage_of_ones_own, "journal entries of split"),
+    "a custom stage": (a_custom_stage, "journal entries of split"),
     "a shallow clone": (shallow, "journal entries of train, evaluate"),
 }
 
 
 @pytest.mark.parametrize("situation", UNCHECKED)
-def test_what_cannot_be_known_is_not_checked_and_no_mismatch(runs: Runs, situation: str) -> None:
+def test_unknown_results_are_unchecked_and_not_a_mismatch(runs: Runs, situation: str) -> None:
     arrange, expected = UNCHECKED[situation]
     arrange(runs)
     wrong, unchecked = runs.printed_lines()
@@ -373,7 +373,7 @@ def test_git_alone_answers_for_what_it_tracks(runs: Runs) -> None:
     assert {subject for subject, _, _ in runs.check().mismatches} == {f"sha256 of {TRAIN}", f"sha256 of {EVALUATE}"}
 
 
-def test_settings_of_libraries_that_change_results_are_told(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_libraries_that_change_results_are_noted(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "observed", lambda packages: {"settings": {"MKL_CBWR": "COMPATIBLE"}})
     runs.run(5)
     assert [note for note in runs.check().notes if note.startswith("train ran with MKL_CBWR=COMPATIBLE")]

@@ -1,4 +1,4 @@
-"""A model file from anywhere: what this history made holds, and what it did not make does not."""
+"""`verify FILE`: a model file from this history has no mismatch, any other file has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan is what `dvc repro` then does, with values, counts and durations as they are."""
+"""The plan matches what `dvc repro` then does, with correct values, counts and durations."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def small(made: Small, tmp_path: Path) -> Small:
 
 
 def note(root: Path, stage: str, began: float, seconds: float, **changes: Any) -> None:
-    """An entry of the journal, as if the stage had run then and so long."""
+    """Write a journal entry as if the stage had run at this time for this long."""
     ran = replace(Lock.read(root).stages[stage], **changes)
     path = journal.write(root, stage, ran, began)
     content = files.read_json(path)
@@ -340,7 +340,7 @@ def test_a_duration_in_words(seconds: float, words: str) -> None:
     assert duration_text(seconds) == words
 
 
-def test_the_answer_for_programs_is_as_its_schema_says(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_answer_matches_its_schema(small: Small, capsys: pytest.CaptureFixture[str]) -> None:
     small.params("train", lr=0.0004)
     small.data("c", "c\n")
     main(["plan", "--repo", str(small.folder), "--json"])

@@ -1,4 +1,4 @@
-"""scores.json is what the history gives, and JSON that is made again has no other keys."""
+"""scores.json must follow from history.csv, and recomputed JSON must have the same keys."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_an_honest_choice_is_no_mismatch(tmp_path: Path, case: str) -> None:
     assert mismatches(tmp_path, json.dumps(scores), rows, **params) == []
 
 
-def test_a_training_of_the_users_own_chooses_as_it_likes(tmp_path: Path) -> None:
+def test_a_custom_training_may_choose_other_epochs(tmp_path: Path) -> None:
     assert mismatches(tmp_path, changed(ema={"score": 7.0, "epoch": 1}), cmd="python own.py") == []
 
 

@@ -1,4 +1,4 @@
-"""Records against each other, their names and the history, however git is set up in the clone."""
+"""Run records are compared with each other, their names and the history, with any git setup of the clone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.verification.conftest import IMAGES
 
 
 def check(folder: Path) -> Report:
-    """What is found of the records. A dvc.yaml marks the root of a project, and its stages are not asked for."""
+    """Check the records. dvc.yaml only marks the root of the project; its stages are not read."""
     (folder / "dvc.yaml").touch()
     report = Report()
     record_of(report, Contents(folder), Pipeline({}, Lock.read(folder)))
@@ -47,7 +47,7 @@ def edit(path: Path, **changes: Any) -> dict[str, Any]:
 
 
 def forge_machine(repository: Repository, path: Path) -> Path:
-    """Give the record another machine, and the name of what it says then."""
+    """Give the record another machine and rename it to match its new content."""
     content = edit(path, machine={"device": "a machine that never was"})
     return path.rename(path.with_name(record_names(content)[0]))
 

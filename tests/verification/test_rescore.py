@@ -1,4 +1,4 @@
-"""Models run again without training: what holds is silent, and forged scores, weights and detections are named."""
+"""Models run again without training: true results are silent; forged scores, weights and detections are reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 class Trained:
-    """A project whose training, selection and evaluation were run here, and what dvc.lock would say of them."""
+    """A project with a real training, selection and evaluation, and the matching dvc.lock."""
 
     def __init__(self, folder: Path, changes: dict[str, Any]) -> None:
         self.folder, self.changes = folder, changes
@@ -178,7 +178,7 @@ def test_on_another_processor_last_digits_may_differ_and_forgeries_are_still_nam
     assert "val/mAP_50_95 of epoch 2 in output/history.csv" in wrong
 
 
-def test_what_is_not_at_hand_is_not_checked(project: Trained) -> None:
+def test_missing_files_are_not_checked(project: Trained) -> None:
     for path in (project.folder / "data" / "valid").iterdir():
         path.unlink()
     report = project.check()

@@ -1,4 +1,4 @@
-"""What `attest` writes, judged by tools of others: openssl, model_signing, in-toto's and securesystemslib's code."""
+"""The files of `attest`, verified by other tools: openssl, model_signing, in-toto and securesystemslib."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.audit.repository import Repository
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path]:
-    """A private key and its public one, made as docs/audit.md shows."""
+    """A private key and its public key, made with the commands of docs/audit.md."""
     (command,) = (line[6:] for line in page() if line.startswith("    $ openssl ecparam"))
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True)
     return tmp_path / "key.pem", tmp_path / "public.pem"
@@ -35,7 +35,7 @@ def page() -> list[str]:
 
 
 def command_on_page(*starts: str) -> str:
-    """Commands of docs/audit.md, of a model that is called second.pth there."""
+    """The commands of docs/audit.md with these beginnings; the model is called second.pth there."""
     commands = [line[6:] for line in page() if line.startswith(tuple(f"    $ {start}" for start in starts))]
     assert len(commands) == len(starts)
     return "\n".join(commands)

@@ -1,4 +1,4 @@
-"""dvc.yaml against what the stages of this project are; dvc.lock would agree with each of these forgeries."""
+"""dvc.yaml is compared with the stages of this project; dvc.lock would agree with each of these forgeries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(project: Path, text: str | None = None) -> Report:
-    """What is found with another text of dvc.yaml."""
+    """Check the project with another text of dvc.yaml."""
     path, before = project / "dvc.yaml", (project / "dvc.yaml").read_text()
     path.write_text(before if text is None else text)
     try:
@@ -65,7 +65,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_what_dvc_yaml_asks_for_in_place_of_the_stages_is_named(project: Path, case: str) -> None:
+def test_a_replaced_command_dependency_or_result_in_dvc_yaml_is_named(project: Path, case: str) -> None:
     old, new, named = FORGED[case]
     text = (project / "dvc.yaml").read_text()
     assert old in text

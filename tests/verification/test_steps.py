@@ -22,7 +22,7 @@ def text(rows: list[str]) -> str:
 
 @pytest.fixture
 def contents(tmp_path: Path) -> Contents:
-    """A project with steps.csv alone."""
+    """A project that has only steps.csv."""
     (tmp_path / "dvc.yaml").write_text("")
     (tmp_path / STEPS).parent.mkdir()
     (tmp_path / STEPS).write_text(text(ROWS))

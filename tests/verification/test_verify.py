@@ -25,7 +25,7 @@ from rfdetr_core.verification.reproduce import compare_outs, first_epoch
 
 
 class Small:
-    """dvc.yaml, params.yaml and a dvc.lock that is true: stage `a` reads the folder code, `b` reads the out of `a`."""
+    """A project with a matching dvc.lock: stage `a` reads the folder code, `b` reads the out of `a`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -133,9 +133,7 @@ def test_what_differs_is_named(small: Small) -> None:
 
 
 @pytest.mark.parametrize(("given", "equal"), [({"lr": 1e-4, "epochs": 1}, True), ({"lr": 2e-4, "epochs": 1}, False)])
-def test_a_param_that_is_written_out_with_its_default_is_the_same_and_dvc_will_run(
-    small: Small, given: dict[str, Any], equal: bool
-) -> None:
+def test_an_explicit_default_is_equal_and_dvc_will_run(small: Small, given: dict[str, Any], equal: bool) -> None:
     content = yaml.safe_load((small.folder / "dvc.yaml").read_text())
     content["stages"]["a"]["params"] = ["train"]
     (small.folder / "dvc.yaml").write_text(yaml.safe_dump(content))
@@ -195,7 +193,7 @@ def test_two_stages_must_speak_of_the_same_file(small: Small) -> None:
     assert "out.txt in dvc.lock" in small.wrong()
 
 
-def test_what_is_not_here_is_gone_and_not_wrong(small: Small) -> None:
+def test_a_missing_file_is_unchecked_and_not_a_mismatch(small: Small) -> None:
     (small.folder / "out.txt").unlink()
     report = small.check()
     assert not report.mismatches
@@ -281,7 +279,7 @@ def test_the_first_epoch_that_differs_is_named() -> None:
     assert first_epoch(b"", before) == first_epoch(before, b"\xff") == ", and a history.csv is not a table"
 
 
-def test_the_findings_are_the_same_for_people_and_programs() -> None:
+def test_text_and_json_have_the_same_mismatches() -> None:
     report = Report()
     report.equal("a", 1, 1.0, "x")
     report.equal("b", 1, 2, "x")
@@ -289,7 +287,7 @@ def test_the_findings_are_the_same_for_people_and_programs() -> None:
     report.skip("c", "gone")
     assert report.lines() == [
         "b: expected 1, found 2  (x, y)",
-        "not checked: c (gone)",
+        "not checked: c (missing)",
         "3 comparisons, 1 mismatch, 1 not checked",
     ]
     answer = json.loads(json.dumps(report.to_dict()))
@@ -298,7 +296,7 @@ def test_the_findings_are_the_same_for_people_and_programs() -> None:
 
 
 @pytest.mark.parametrize(("installed", "noted"), [("2.4.5", False), ("2.4.6", True), ("2.4.5+own", False), ("x", True)])
-def test_packages_that_are_not_those_of_the_lock_are_told(tmp_path: Path, installed: str, noted: bool) -> None:
+def test_packages_that_differ_from_the_lock_are_noted(tmp_path: Path, installed: str, noted: bool) -> None:
     small = Small(tmp_path / "project")
     lock = small.folder / "requirements" / "numeric.lock"
     lock.parent.mkdir()
