@@ -135,7 +135,7 @@ class Facts:
         return (
             "a commit"
             if self.commit
-            else "a record in the history, no dvc.lock"
+            else "a run record in git, but no dvc.lock"
             if self.confirmed
             else "the file alone"
         )

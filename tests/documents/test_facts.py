@@ -181,7 +181,7 @@ def test_a_file_that_only_a_record_has_counts_as_confirmed(repository: Repositor
     repository.git("commit", "-q", "--amend", "-m", "Train")
     facts = collect(repository.folder / MODEL, repository.folder)
     assert (facts.confirmed, facts.commit) == (True, None)
-    assert facts.confirmed_by == "a record in the history, no dvc.lock"
+    assert facts.confirmed_by == "a run record in git, but no dvc.lock"
     assert not any("No commit confirms" in sentence for sentence in limits(facts))
 
 

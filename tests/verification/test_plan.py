@@ -263,7 +263,7 @@ def test_what_is_neither_here_nor_in_the_cache_is_named(small: Small) -> None:
     assert small.plan().notes == ()  # DVC takes them from its cache
     shutil.rmtree(small.folder / ".dvc" / "cache")
     (note,) = small.plan().notes
-    assert note.startswith("not here: data, model.txt. Run dvc pull")
+    assert note.startswith("missing: data, model.txt. Run dvc pull")
 
 
 def test_durations_are_those_of_the_last_runs_and_what_is_not_known_is_named(small: Small) -> None:
