@@ -54,7 +54,7 @@ def write_documents(file: Path, folder: Path, root: Path = Path()) -> list[Path]
         name: write(facts) for name, write in DOCUMENTS.items()
     }  # all texts exist before the first file is written
     try:
-        _keep(folder, texts)
+        _back_up(folder, texts)
         with ExitStack() as stack:
             for name, text in texts.items():
                 stack.enter_context(files.replacing(folder / name)).write_text(text, encoding="utf-8", newline="")
@@ -63,7 +63,7 @@ def write_documents(file: Path, folder: Path, root: Path = Path()) -> list[Path]
     return [folder / name for name in texts]
 
 
-def _keep(folder: Path, texts: Mapping[str, str]) -> None:
+def _back_up(folder: Path, texts: Mapping[str, str]) -> None:
     """Copy existing documents that would be replaced: a person may have edited them."""
     for path in (folder / name for name in texts):
         if path.is_dir():

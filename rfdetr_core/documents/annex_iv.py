@@ -9,12 +9,12 @@ from __future__ import annotations
 from rfdetr_core.base.markdown import code
 from rfdetr_core.documents import tables, training_tables
 from rfdetr_core.documents.facts import Facts
-from rfdetr_core.documents.tables import to_fill
+from rfdetr_core.documents.tables import request_to_provider
 
 
 def annex_iv(facts: Facts) -> str:
     """The text of the document."""
-    return tables.joined(
+    return tables.join_paragraphs(
         "# Technical documentation: Annex IV of Regulation (EU) 2024/1689, points 2(b) to (g)",
         "`python -m rfdetr_core document` prefilled this document from the lineage in the model file and the "
         "project's history. It is only a part of the technical documentation of a high-risk AI system: points 1, "
@@ -49,7 +49,7 @@ def _design(facts: Facts) -> list[str]:
         training_tables.parameters(facts),
         "### Changes in addition to the parameters",
         training_tables.custom(facts),
-        to_fill(
+        request_to_provider(
             "the rationale of these choices, assumptions about the persons or groups that the system is used on, and "
             "trade-offs that were made to comply with Chapter III, Section 2."
         ),
@@ -85,7 +85,7 @@ def _architecture(facts: Facts) -> list[str]:
         training_tables.parents(facts),
         "### How long the stages ran",
         training_tables.durations(facts),
-        to_fill(
+        request_to_provider(
             "how the model fits into the system around it, and the resources of experiments that are not in this "
             "project's history."
         ),
@@ -112,7 +112,9 @@ def _data(facts: Facts) -> list[str]:
         tables.metadata(facts),
         "### Cleaning",
         checked or f"{tables.NOT_KNOWN.capitalize()}.",
-        to_fill("how images were obtained and selected, who labelled them by which rules, and what was left out."),
+        request_to_provider(
+            "how images were obtained and selected, who labelled them by which rules, and what was left out."
+        ),
     ]
 
 
@@ -123,7 +125,9 @@ def _oversight(facts: Facts) -> list[str]:
         "deployers can interpret the output (Article 13(3), point (d)).",
         "A deployer can set the score threshold: detections with a lower score are dropped. Recommended thresholds:",
         tables.thresholds(facts),
-        to_fill("who oversees the system, how they intervene, and which measures help them to interpret its output."),
+        request_to_provider(
+            "who oversees the system, how they intervene, and which measures help them to interpret its output."
+        ),
     ]
 
 
@@ -134,7 +138,9 @@ def _changes(facts: Facts) -> list[str]:
         "solutions by which it stays compliant.",
         "A retraining makes a new model with a new run record: `python -m rfdetr_core audit --diff OLD NEW` lists "
         "what changed in data, parameters, code and scores. This file does not change by itself.",
-        to_fill("which changes are determined beforehand, and within which limits of performance they are accepted."),
+        request_to_provider(
+            "which changes are determined beforehand, and within which limits of performance they are accepted."
+        ),
     ]
 
 
@@ -154,7 +160,7 @@ def _testing(facts: Facts) -> list[str]:
         "### Procedure",
         "These commands reproduce and test the model:",
         training_tables.commands(facts),
-        to_fill(
+        request_to_provider(
             "robustness beyond these slices, compliance with other relevant requirements of Chapter III, Section 2, "
             "potentially discriminatory impacts, and the test reports with date and "
             "signature of the responsible persons. `python -m rfdetr_core attest FILE --documents DIR --sign-key "

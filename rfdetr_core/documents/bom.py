@@ -53,8 +53,8 @@ def bom(facts: Facts) -> str:
     # The library adds the time of writing and a random serial number.
     del content["metadata"]["timestamp"], content["serialNumber"]
     serial = uuid5(NAMESPACE_URL, f"urn:rfdetr-dvc:bom:{files.digest(content)}").urn
-    first = ("$schema", "bomFormat", "specVersion")
-    return files.json_text({**{key: content[key] for key in first}, "serialNumber": serial, **content})
+    leading_keys = ("$schema", "bomFormat", "specVersion")
+    return files.json_text({**{key: content[key] for key in leading_keys}, "serialNumber": serial, **content})
 
 
 def _model(facts: Facts) -> Component:
@@ -63,7 +63,7 @@ def _model(facts: Facts) -> Component:
     ancestors = [*_parents(facts, "ancestor")]
     if exported:
         ancestors.append(_weights("ancestor/exported", "checkpoint", exported.description.source))
-    more = {f"sha256:{name}": digest for name, digest in facts.digests.items()} if len(digests) > 1 else {}
+    file_digests = {f"sha256:{name}": digest for name, digest in facts.digests.items()} if len(digests) > 1 else {}
     return Component(
         name=str(lineage["variant"] or "RF-DETR"),
         version=lineage["tensors"],
@@ -73,7 +73,7 @@ def _model(facts: Facts) -> Component:
         pedigree=Pedigree(ancestors=ancestors) if ancestors else None,
         properties=_properties(
             file=facts.place,
-            **more,
+            **file_digests,
             **{"tensors:sha256": lineage["tensors"], "params:sha256": files.digest(facts.training["params"])},
             record=facts.record,
             vouched=facts.confirmed_by,
@@ -82,12 +82,12 @@ def _model(facts: Facts) -> Component:
                     "finishedOn"
                 )
             },
-            **_of_exported(facts),
+            **_export_properties(facts),
         ),
     )
 
 
-def _of_exported(facts: Facts) -> dict[str, Any]:
+def _export_properties(facts: Facts) -> dict[str, Any]:
     """Properties of an exported file. The scores in the model card are those of its source checkpoint."""
     if facts.exported is None:
         return {}
@@ -118,12 +118,12 @@ def _dataset(split: Split) -> Component:
             objects=split.objects,
             **roots,
             **{f"objects:{name}": count for name, count in (split.classes or {}).items()},
-            **{column: [*_counted(split, column)] for column in ASKED},
+            **{column: [*_value_counts(split, column)] for column in ASKED},
         ),
     )
 
 
-def _counted(split: Split, column: str) -> Iterator[str]:
+def _value_counts(split: Split, column: str) -> Iterator[str]:
     """The most frequent values of a metadata column, each with its number of images.
 
     If images have no value, a request to the provider is added.
@@ -144,8 +144,8 @@ def _licence(text: str) -> License:
         return LicenseFactory().make_with_name(text)
 
 
-def _parents(facts: Facts, place: str) -> Iterator[Component]:
-    """The weights that the training started from. place: the prefix of their BOM references."""
+def _parents(facts: Facts, prefix: str) -> Iterator[Component]:
+    """The weights that the training started from. prefix: the prefix of their BOM references."""
     for key, parent in sorted(facts.training["parents"].items()):
         below = ancestors({"parents": {key: parent}})
         data = [
@@ -154,7 +154,7 @@ def _parents(facts: Facts, place: str) -> Iterator[Component]:
             for split, counts, manifest in ancestor.splits()
         ]
         properties = {"tensors:sha256": parent.get("tensors"), "data": data}
-        yield _weights(f"{place}/{key}", parent["name"], parent["sha256"], **properties)
+        yield _weights(f"{prefix}/{key}", parent["name"], parent["sha256"], **properties)
 
 
 def _weights(reference: str, name: str, sha256: str, **properties: Any) -> Component:

@@ -104,8 +104,8 @@ class _Writer:
     def _description(self) -> str:
         parts = [f"{split.name}: {split.images} images ({', '.join(split.uses)})" for split in self.splits]
         sources = [f"{source} ({count} images)" for source, count in self._values("source").items()]
-        more = [f"and {len(sources) - MOST} others"] if len(sources) > MOST else []
-        named = "; ".join([*sources[:MOST], *more, *self._lacking("source")])
+        remaining = [f"and {len(sources) - MOST} others"] if len(sources) > MOST else []
+        named = "; ".join([*sources[:MOST], *remaining, *self._lacking("source")])
         return (
             "Images for training, selecting and scoring the model with SHA-256 "
             f"{', '.join(self.facts.digests.values())}. "
@@ -129,8 +129,8 @@ class _Writer:
     def _files(self) -> Iterator[mlc.FileObject]:
         for path, digest in self.paths.items():
             # mlcroissant reads all columns of a file object into one table, so a file with two tables is two objects.
-            more = [f"{path}/{_NUMBERS}"] if path.startswith("annotations/") and path != _CLASSES else []
-            for name in (path, *more):
+            extra_names = [f"{path}/{_NUMBERS}"] if path.startswith("annotations/") and path != _CLASSES else []
+            for name in (path, *extra_names):
                 yield mlc.FileObject(
                     ctx=self.context,
                     id=name,
@@ -201,10 +201,10 @@ class _Writer:
         fields = [
             self._field(
                 f"{name}/{column}", kind, text,
-                file_object=source, extract=mlc.Extract(ctx=self.context, json_path=place),
+                file_object=source, extract=mlc.Extract(ctx=self.context, json_path=json_path),
                 format="XYWH" if kind == mlc.DataType.BOUNDING_BOX else None,
             )
-            for column, (kind, place, text) in columns.items()
+            for column, (kind, json_path, text) in columns.items()
         ]  # fmt: skip
         return mlc.RecordSet(ctx=self.context, id=name, name=name, fields=fields)
 

@@ -234,13 +234,13 @@ def _slices(
     if annotations is None or any(written.bytes(name) is None for _, name in kinds.values()):
         written.notes.append("annotations or detections are missing (dvc pull), so there are no scores of slices")
         return {}, {}
-    asked = (lineage.get("params") or {}).get("evaluate", {}).get("threshold")
+    requested = (lineage.get("params") or {}).get("evaluate", {}).get("threshold")
     folder, truth, tables, used_thresholds = written.root / FOLDER, json.loads(annotations), {}, {}
     for kind, (annotation_type, name) in kinds.items():
         results = Results.read(folder / "detections.json", folder / name if kind == "masks" else None)
         analysis = Analysis.of(truth, results, "segm" if annotation_type == "segm" else "bbox")
         best = (metrics if kind == "boxes" else metrics[kind])["threshold"]
-        used_thresholds[kind] = asked if asked is not None else DEFAULT_THRESHOLD if best is None else best
+        used_thresholds[kind] = requested if requested is not None else DEFAULT_THRESHOLD if best is None else best
         dark = np.zeros(len(analysis.images))
         table = slices(analysis, truth, results, np.full(len(analysis.classes), used_thresholds[kind]), dark, metadata)
         tables[kind] = _rows(table)

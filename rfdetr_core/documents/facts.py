@@ -195,7 +195,9 @@ def collect(file: Path, root: Path = Path()) -> Facts:
         if of_split
         else None
     )
-    evaluation, more = read_evaluation(root, tensors, annotations, (of_split.metadata if of_split else None) or {})
+    evaluation, evaluation_notes = read_evaluation(
+        root, tensors, annotations, (of_split.metadata if of_split else None) or {}
+    )
     if evaluation is None and of_split:
         splits = _splits(root, history_facts, lineage["training"], None, [])
     elif evaluation is not None and of_split and of_split.objects is None:
@@ -213,7 +215,7 @@ def collect(file: Path, root: Path = Path()) -> Facts:
         splits=splits,
         run=dict(history_facts.run or {}) if history_facts else {},
         durations=_durations(root, history_facts, notes),
-        notes=(*notes, *more),
+        notes=(*notes, *evaluation_notes),
     )
 
 
@@ -292,8 +294,8 @@ def _metadata(
 
     Each is used only together with the recorded manifest. None if neither exists.
     """
-    where = ProjectPaths(root, manifests=root / "manifest", metadata=root / "metadata")
-    path, beside = where.metadata_of(split), where.split(split)[1]
+    project = ProjectPaths(root, manifests=root / "manifest", metadata=root / "metadata")
+    path, beside = project.metadata_of(split), project.split(split)[1]
     name = f"metadata/{split}.csv"
     is_usable = path.is_file() and beside.is_file() and files.sha256_file(beside) == manifest
     content = files.read_bytes(path) if is_usable else None

@@ -13,10 +13,10 @@ from rfdetr_core.evaluation.operating import FEW_IMAGES
 
 def limits(facts: Facts) -> list[str]:
     """The limits as sentences without markup."""
-    return [*_of_history(facts), *_of_data(facts), *_of_scores(facts)]
+    return [*_history_limits(facts), *_data_limits(facts), *_score_limits(facts)]
 
 
-def _of_history(facts: Facts) -> Iterator[str]:
+def _history_limits(facts: Facts) -> Iterator[str]:
     if not facts.confirmed:
         yield "No commit confirms this file. This document repeats only what the file says."
     elif facts.commit is None:
@@ -25,7 +25,7 @@ def _of_history(facts: Facts) -> Iterator[str]:
         yield f"From the history: {without_root(note, facts.root).removesuffix('.')}."
 
 
-def _of_data(facts: Facts) -> Iterator[str]:
+def _data_limits(facts: Facts) -> Iterator[str]:
     for split in facts.splits.values():
         if split.classes and (absent := [name for name, count in split.classes.items() if not count]):
             yield f"{split.name} has no object of these classes: {', '.join(absent)}."
@@ -47,7 +47,7 @@ def _of_data(facts: Facts) -> Iterator[str]:
         yield f"A script supplied the weights {short(script_weights)}. Their training data is not known."
 
 
-def _of_scores(facts: Facts) -> Iterator[str]:
+def _score_limits(facts: Facts) -> Iterator[str]:
     evaluation = facts.evaluation
     if evaluation is None:
         yield "There is no local evaluation of these weights, so their quality is not known."

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from rfdetr_core.base.markdown import code
 from rfdetr_core.documents import tables, training_tables
 from rfdetr_core.documents.facts import Facts
-from rfdetr_core.documents.tables import to_fill
+from rfdetr_core.documents.tables import request_to_provider
 
 _TASKS = {"boxes": "object-detection", "masks": "image-segmentation"}
 _SCORES = {"map": "AP, IoU 0.50 to 0.95", "map_50": "AP50", "map_75": "AP75", "mar_100": "AR, 100 detections an image"}
@@ -56,7 +56,7 @@ def _data(facts: Facts) -> ModelCardData:
 
 def _body(facts: Facts) -> str:
     names = ", ".join(map(code, facts.class_names)) or tables.NOT_KNOWN
-    return tables.joined(
+    return tables.join_paragraphs(
         f"# Model card: {code(facts.lineage['variant'] or 'RF-DETR')}",
         "`python -m rfdetr_core document` wrote this card from the lineage in the model file and the project's "
         "history. Missing values are marked.",
@@ -66,9 +66,9 @@ def _body(facts: Facts) -> str:
         "### Weights that it started from",
         training_tables.parents(facts),
         "## Intended use",
-        to_fill("who is meant to use the model, for what, and on which kind of images."),
+        request_to_provider("who is meant to use the model, for what, and on which kind of images."),
         "### Uses that are out of scope",
-        to_fill("what the model must not be used for."),
+        request_to_provider("what the model must not be used for."),
         "## Data",
         tables.splits(facts),
         "### Objects by class",
@@ -91,7 +91,9 @@ def _body(facts: Facts) -> str:
         tables.slices(facts),
         "## Limits",
         tables.limits(facts),
-        to_fill("risks and biases that the scores do not show, such as places, seasons or people that no image shows."),
+        request_to_provider(
+            "risks and biases that the scores do not show, such as places, seasons or people that no image shows."
+        ),
         "## Environment",
         training_tables.environment(facts),
         "## How to reproduce it",
@@ -99,5 +101,5 @@ def _body(facts: Facts) -> str:
         "### How long the stages ran",
         training_tables.durations(facts),
         "## Licence and contact",
-        to_fill("the licence of the weights, and whom to ask."),
+        request_to_provider("the licence of the weights, and whom to ask."),
     )

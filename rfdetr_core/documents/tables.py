@@ -40,12 +40,12 @@ PER_CLASS = {"ap": "AP", "ap_50": "AP50", "precision": "precision", "recall": "r
 PER_SLICE = {"map": "AP", "map_50": "AP50", "precision": "precision", "recall": "recall", "f1": "F1"}
 
 
-def to_fill(request: str) -> str:
+def request_to_provider(request: str) -> str:
     """A paragraph that asks the provider of the model to fill something in."""
     return f"> {TO_FILL} {request}"
 
 
-def joined(*parts: str) -> str:
+def join_paragraphs(*parts: str) -> str:
     """Join paragraphs; empty ones are left out."""
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -95,7 +95,7 @@ def architecture(facts: Facts) -> str:
 def splits(facts: Facts) -> str:
     """The splits: their use, and the digests of their files."""
     rows = [
-        (code(split.name), ", ".join(split.uses), counted(split.images), counted(split.objects))
+        (code(split.name), ", ".join(split.uses), format_count(split.images), format_count(split.objects))
         for split in facts.splits.values()
     ]
     digests = [
@@ -103,7 +103,7 @@ def splits(facts: Facts) -> str:
         for name, digest in {n: d for split in facts.splits.values() for n, d in split.digests.items()}.items()
     ]
     trees = [
-        (code(split.name), code(tree), counted(root["size"]), code(root["root"]))
+        (code(split.name), code(tree), format_count(root["size"]), code(root["root"]))
         for split in facts.splits.values()
         for tree, root in split.roots.items()
     ]
@@ -126,7 +126,7 @@ def classes(facts: Facts) -> str:
     """Objects by class and split."""
     names = list(facts.splits)
     rows = [
-        (code(name), *(counted((split.classes or {}).get(name)) for split in facts.splits.values()))
+        (code(name), *(format_count((split.classes or {}).get(name)) for split in facts.splits.values()))
         for name in facts.class_names
     ]
     return table(("class", *(f"objects in {name}" for name in names)), rows)
@@ -143,24 +143,25 @@ def metadata(facts: Facts) -> str:
         for column in sorted({*columns, *ASKED}):
             counts = list(split.values(column).items())
             rows += [
-                (code(split.name), code(column), long_code(value), counted(number)) for value, number in counts[:MOST]
+                (code(split.name), code(column), long_code(value), format_count(number))
+                for value, number in counts[:MOST]
             ]
             if (left := len(counts) - MOST) > 0:
                 images = sum(number for _, number in counts[MOST:])
-                rows.append((code(split.name), code(column), f"{left} other values", counted(images)))
+                rows.append((code(split.name), code(column), f"{left} other values", format_count(images)))
             if lacking := split.without(column):
                 missing = NOT_KNOWN if split.metadata is None else "no value"
-                rows.append((code(split.name), code(column), missing, counted(lacking)))
-    return joined(table(("split", "column", "value", "images"), rows), *_asked(facts)).strip()
+                rows.append((code(split.name), code(column), missing, format_count(lacking)))
+    return join_paragraphs(table(("split", "column", "value", "images"), rows), *_requests_to_provider(facts)).strip()
 
 
-def _asked(facts: Facts) -> Iterator[str]:
+def _requests_to_provider(facts: Facts) -> Iterator[str]:
     for column in ASKED:
         names = [split.name for split in facts.splits.values() if split.without(column)]
         unread = [split.name for split in facts.splits.values() if split.metadata is None]
         if names:
             why = f" `metadata/` could not be read for {listed(map(code, unread))}." if unread else ""
-            yield to_fill(
+            yield request_to_provider(
                 f"the {column} of the images in {listed(map(code, names))} that have none in `metadata/`.{why}"
             )
 
@@ -208,7 +209,7 @@ def per_class(facts: Facts) -> str:
         prefix = "mask_" if kind == "masks" else ""
         for class_row in evaluation.classes if evaluation else ():
             values = (_score(class_row.get(f"{prefix}{name}")) for name in PER_CLASS)
-            rows.append((kind, code(class_row["class"]), counted(class_row["instances"]), *values))
+            rows.append((kind, code(class_row["class"]), format_count(class_row["instances"]), *values))
     text = (
         "Scores of each class, by pycocotools. Precision, recall and F1 are at IoU 0.50 and at the score threshold "
         "that is best for all classes together.\n\n"
@@ -220,7 +221,13 @@ def slices(facts: Facts) -> str:
     """Scores of slices of the split."""
     rows = [
         (
-            *(kind, code(part["slice"]), code(part["value"]), counted(part["images"]), counted(part["objects"])),
+            *(
+                kind,
+                code(part["slice"]),
+                code(part["value"]),
+                format_count(part["images"]),
+                format_count(part["objects"]),
+            ),
             *(_score(part[name]) for name in PER_SLICE),
         )
         for kind, parts in (facts.evaluation.slices if facts.evaluation else {}).items()
@@ -284,7 +291,7 @@ def without_stop(text: str) -> str:
     return text.removesuffix(".")
 
 
-def counted(value: Any) -> str:
+def format_count(value: Any) -> str:
     """Format a number of images or objects; "-" if it is not known."""
     return "-" if value is None else f"{int(value):,}"
 

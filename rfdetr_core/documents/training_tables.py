@@ -12,7 +12,7 @@ from rfdetr_core.base.markdown import block, code
 from rfdetr_core.base.provenance import flattened
 from rfdetr_core.documents.facts import LOCK, Facts
 from rfdetr_core.documents.parents import ancestors
-from rfdetr_core.documents.tables import NOT_KNOWN, code_names, counted, format_value, joined, table
+from rfdetr_core.documents.tables import NOT_KNOWN, code_names, format_count, format_value, join_paragraphs, table
 
 
 def parents(facts: Facts) -> str:
@@ -31,8 +31,8 @@ def parents(facts: Facts) -> str:
             code(ancestor.name),
             str(ancestor.steps),
             code(split),
-            counted(counts["images"]),
-            counted(counts["objects"]),
+            format_count(counts["images"]),
+            format_count(counts["objects"]),
             code(sha256),
         )
         for ancestor in starting_weights
@@ -45,7 +45,7 @@ def parents(facts: Facts) -> str:
             "These weights were trained on the following data, so the model learned from it, too:",
             table(head, data),
         ]
-    return joined(*parts).strip()
+    return join_paragraphs(*parts).strip()
 
 
 def parameters(facts: Facts, names: Sequence[str] = ()) -> str:
@@ -94,15 +94,15 @@ def environment(facts: Facts) -> str:
 def durations(facts: Facts) -> str:
     """How long each stage ran, according to the journal."""
     rows = [(code(stage), f"{seconds:,.1f}") for stage, seconds in facts.durations.items()]
-    epochs, here = facts.lineage["selection"]["epochs"], facts.run.get("epochs_here")
+    epochs, epochs_run = facts.lineage["selection"]["epochs"], facts.run.get("epochs_here")
     resumed = (
         f"The training was interrupted and resumed. Its time is that of the last process, which trained "
-        f"{here} of {epochs} epochs."
-        if rows and type(here) is int and here < epochs
+        f"{epochs_run} of {epochs} epochs."
+        if rows and type(epochs_run) is int and epochs_run < epochs
         else ""
     )
     lead = "The times of the first run that gave this result." if rows else ""
-    return joined(lead, table(("stage", "seconds"), rows), resumed).strip()
+    return join_paragraphs(lead, table(("stage", "seconds"), rows), resumed).strip()
 
 
 def commands(facts: Facts) -> str:
@@ -118,8 +118,8 @@ def commands(facts: Facts) -> str:
         ("python -m rfdetr_core verify --reproduce", "run all stages again in a clean clone and compare every byte"),
     ]
     lead = "" if facts.address else "ADDRESS: the address of the project's repository."
-    return joined(
-        block("\n".join(f"{line}  # {why}" for line, why in lines)), f"{lead} {_expected(facts)}".strip()
+    return join_paragraphs(
+        block("\n".join(f"{line}  # {why}" for line, why in lines)), f"{lead} {_reproducibility_note(facts)}".strip()
     ).strip()
 
 
@@ -132,7 +132,7 @@ def _clone_address(facts: Facts) -> str:
     return shlex.quote(facts.address.replace("ssh://", "ssh://git@", 1) if user else facts.address)
 
 
-def _expected(facts: Facts) -> str:
+def _reproducibility_note(facts: Facts) -> str:
     train = facts.training["params"].get("train", {})
     if facts.training.get("custom"):
         return (

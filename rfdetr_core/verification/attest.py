@@ -67,14 +67,14 @@ def attest(
                 f"{envelope} signs the existing statement. Sign the new statement, too (--sign-key), "
                 f"or delete {envelope}."
             )
-        files.write_json(path, _with(statement_of(file, history_facts), document_entries))
+        files.write_json(path, _add_subjects(statement_of(file, history_facts), document_entries))
         return [path]
-    with _explained(f"{key} cannot sign"):
+    with _library_errors(f"{key} cannot sign"):
         private = dsse.read_private_key(key)
     statement = files.json_text(
-        _with(statement_of(file, history_facts, dsse.key_id(private.public_key())), document_entries)
+        _add_subjects(statement_of(file, history_facts, dsse.key_id(private.public_key())), document_entries)
     ).encode()
-    with tempfile.TemporaryDirectory() as temporary, _explained(f"{key} cannot sign"):
+    with tempfile.TemporaryDirectory() as temporary, _library_errors(f"{key} cannot sign"):
         from model_signing import signing
 
         signed = Path(temporary) / "signature"
@@ -88,7 +88,7 @@ def attest(
     return [path, envelope, signature]
 
 
-def _with(statement: dict[str, Any], subjects: list[dict[str, Any]]) -> dict[str, Any]:
+def _add_subjects(statement: dict[str, Any], subjects: list[dict[str, Any]]) -> dict[str, Any]:
     return statement | {"subject": [*statement["subject"], *subjects]}
 
 
@@ -178,12 +178,12 @@ def _check_statement(
     report: Report, path: Path, envelope: Path, key: Path | None, public: EllipticCurvePublicKey | None
 ) -> None:
     """Check that an envelope contains this statement and, with a key, that the key signed it."""
-    with _wrong(report, f"statement in {envelope}", f"the statement {path}", str(envelope)):
+    with _mismatch_on_error(report, f"statement in {envelope}", f"the statement {path}", str(envelope)):
         if path != envelope and dsse.payload_of(envelope) != files.read_bytes(path):
             raise UserError("another statement")
     if public is None:
         return
-    with _wrong(report, f"signature of {path}", f"a valid signature of {key}", str(envelope)):
+    with _mismatch_on_error(report, f"signature of {path}", f"a valid signature of {key}", str(envelope)):
         if not dsse.is_signed_by(envelope, public):
             raise UserError("an invalid signature")
 
@@ -214,11 +214,11 @@ def _check_signatures(
         _check_statement(report, path, envelope, key, public)
     if key is None:
         return
-    with _wrong(report, f"signature of {file}", f"a valid signature of {key}", str(signature)):
+    with _mismatch_on_error(report, f"signature of {file}", f"a valid signature of {key}", str(signature)):
         if signature.is_file():
             subjects = stored["subject"][: len(parts_of(file))] if stored else []
             names = [Path(subject["name"]).name for subject in subjects]
-            with _staged(file, names) as staged, _explained("an invalid signature"):
+            with _staged(file, names) as staged, _library_errors("an invalid signature"):
                 from model_signing import verifying
 
                 config = verifying.Config()  # type: ignore[no-untyped-call]
@@ -231,12 +231,12 @@ def _public_key(path: Path) -> EllipticCurvePublicKey:
     Raises:
         UserError: The file has no public key, or the signing extra is not installed.
     """
-    with _explained(f"{path} is not a public key in PEM form"):
+    with _library_errors(f"{path} is not a public key in PEM form"):
         return dsse.read_public_key(path)
 
 
 @contextlib.contextmanager
-def _wrong(report: Report, subject: str, expected: str, source: str) -> Iterator[None]:
+def _mismatch_on_error(report: Report, subject: str, expected: str, source: str) -> Iterator[None]:
     """Count a comparison; an error in the block becomes a mismatch."""
     report.checked += 1
     try:
@@ -265,7 +265,7 @@ def _staged(file: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _explained(failure: str) -> Iterator[None]:
+def _library_errors(failure: str) -> Iterator[None]:
     """Turn errors of the signing library into one message."""
     try:
         yield

@@ -50,20 +50,20 @@ class Difference:
             name = self.what.removeprefix(f"{PARAMS_FILE}: ")
             return f"{name} {_short(self.before)} -> {_short(self.after)}"
         if self.kind == "data":
-            return f"{self.what.rpartition(' in ')[2]} changed{self._numbers()}"
+            return f"{self.what.rpartition(' in ')[2]} changed{self._file_counts_text()}"
         if self.kind == "pipeline":
-            return self._of_pipeline()
+            return self._pipeline_text()
         if self.kind == "code":
             return f"{self.what} {'added' if self.before is None else 'removed' if self.after is None else 'changed'}"
         return self.what if self.kind == "other" else f"{self.what} changed"
 
-    def _numbers(self) -> str:
+    def _file_counts_text(self) -> str:
         parts = [f"{self.before} -> {self.after} files"] if self.before and self.after else []
         counts = [f"{count} {word}" for word, count in (self.files or {}).items() if count]
         parts += [", ".join(counts)] if counts else []
         return f" ({': '.join(parts)})" if parts else ""
 
-    def _of_pipeline(self) -> str:
+    def _pipeline_text(self) -> str:
         kind, _, path = self.what.partition(": ")
         if path:
             return f"{path} {'is no longer' if self.after is None else 'is now'} one of its {kind.partition(' ')[0]}"

@@ -18,7 +18,7 @@ def check_checkout(report: Report, contents: Contents, pipeline: Pipeline) -> bo
 
     These files are added to `contents.of_other_commits`, so that no other check compares them.
     """
-    commits = dict(_of_other_commits(contents, pipeline))
+    commits = dict(_files_of_other_commits(contents, pipeline))
     if commits:
         actual = f"those of commit {listed(dict.fromkeys(commits.values()))}"
         report.wrong(f"files that DVC keeps: {listed(commits)}", f"those of {LOCK}", actual, "run: dvc checkout")
@@ -28,7 +28,7 @@ def check_checkout(report: Report, contents: Contents, pipeline: Pipeline) -> bo
     return not commits
 
 
-def _of_other_commits(contents: Contents, pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+def _files_of_other_commits(contents: Contents, pipeline: Pipeline) -> Iterator[tuple[str, str]]:
     """Local files and folders that differ from dvc.lock or their .dvc file, each with another commit that has them.
 
     A .dvc file may name a large dataset, so these are read only if all outs of dvc.lock are right.

@@ -91,7 +91,7 @@ def check_custom(report: Report, record: Mapping[str, Any], source: str) -> None
         report.skip(f"{part} that a script chose, in {source}", f"not part of this project: {changes}")
 
 
-def check_past(report: Report, history: History, record: Mapping[str, Any], source: str) -> None:
+def check_git_manifests(report: Report, history: History, record: Mapping[str, Any], source: str) -> None:
     """Compare the manifests of a training record with the git objects that the record names."""
     # Annotations are kept by DVC, not by git.
     named = {name: digests for name, digests in (record.get("files") or {}).items() if name.startswith("manifest/")}
@@ -261,7 +261,7 @@ def read_json(report: Report, contents: Contents, name: str, schema: type[Fields
 _RESULT = ("lineage", "file")
 
 
-def record_of(report: Report, contents: Contents, pipeline: Pipeline) -> dict[str, Any] | None:
+def find_record(report: Report, contents: Contents, pipeline: Pipeline) -> dict[str, Any] | None:
     """Find the run record of the model that dvc.lock names, and compare all run records with their names and git.
 
     A record that was deleted from the working tree is read from the history: deleting it hides nothing.

@@ -46,7 +46,7 @@ def compare(report: Report, stored: Any, recomputed: dict[str, Any], history_fac
         materials.append({name: material for name, material in named.items() if name != REPOSITORY})
     for name in sorted(materials[0].keys() | materials[1].keys()):
         report.equal(f"material {name} of {path}", materials[1].get(name), materials[0].get(name), "lineage")
-    before, after = (_of_the_file(statement, len(recomputed["subject"])) for statement in (recomputed, stored))
+    before, after = (_fields_from_file(statement, len(recomputed["subject"])) for statement in (recomputed, stored))
     for name in sorted(before.keys() | after.keys()):
         report.equal(f"{name} of {path}", before.get(name), after.get(name), "the file and its lineage")
     _compare_history(report, facts[0], facts[1], history_facts, path)
@@ -63,7 +63,7 @@ def key_of(statement: Any) -> str | None:
         return None
 
 
-def _of_the_file(statement: Any, parts: int) -> dict[str, Any]:
+def _fields_from_file(statement: Any, parts: int) -> dict[str, Any]:
     """The fields of a statement that follow from the model file alone, flattened.
 
     Materials are left out. Of the subjects, only the first `parts` are kept: documents come after them.

@@ -41,16 +41,16 @@ class Contents:
     def digests(self, path: Path) -> Digests:
         """Digests of a project file. Two names of one inode are read once; temporary files may reuse inode numbers."""
         status = path.stat()
-        place = status.st_dev, status.st_ino
-        if place not in self._known:
+        inode = status.st_dev, status.st_ino
+        if inode not in self._known:
             md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
             with open_regular(path) as file:
                 while piece := file.read(1 << 20):
                     md5.update(piece)
                     sha256.update(piece)
                     size += len(piece)
-            self._known[place] = md5.hexdigest(), sha256.hexdigest(), size
-        return self._known[place]
+            self._known[inode] = md5.hexdigest(), sha256.hexdigest(), size
+        return self._known[inode]
 
     def sha256(self, name: str) -> str | None:
         """The SHA-256 of a file below the root; None if there is no such file."""
@@ -76,9 +76,9 @@ class Contents:
 
     def _list(self, name: str) -> dict[str, str] | None:
         folder, digests = self.root / name, {}
-        for where, _, files in self._ignore.walk(self._ignore.fs, str(folder)):
+        for parent, _, files in self._ignore.walk(self._ignore.fs, str(folder)):
             for file in files:
-                path = Path(where) / file
+                path = Path(parent) / file
                 if path.exists():
                     digests[path.relative_to(folder).as_posix()] = self.digests(path)[0]
         for path_of, md5 in self.pointers.items():
@@ -107,8 +107,8 @@ class Contents:
             if name.endswith(".dvc") and (self.root / name).is_file():
                 content = load_yaml(self.root / name)
                 for out in content.get("outs") or [] if isinstance(content, dict) else []:
-                    place = (self.root / name).parent / str(content.get("wdir", ".")) / str(out.get("path"))
-                    path = os.path.relpath(os.path.normpath(place), self.root)
+                    tracked_path = (self.root / name).parent / str(content.get("wdir", ".")) / str(out.get("path"))
+                    path = os.path.relpath(os.path.normpath(tracked_path), self.root)
                     pointers[Path(path).as_posix()] = str(out.get("md5") or "")
         return pointers
 

@@ -149,12 +149,12 @@ def _compare(
         before = {row.path: row for row in rows[split]}
         after = _made_rows(output / "manifest" / f"{split}.json", before, comparable=comparable)
         for path in sorted(before.keys() | after.keys()):
-            where, old, new = f"{path} in manifest/{split}.json", before.get(path), after.get(path)
+            subject, old, new = f"{path} in manifest/{split}.json", before.get(path), after.get(path)
             if old is None or new is None:
-                report.wrong(where, "a row" if old else None, "a row" if new else None, source)
+                report.wrong(subject, "a row" if old else None, "a row" if new else None, source)
                 continue
             for key in ("labels", "width", "height", "pixels"):  # the SHA-256 of images was compared before
-                report.equal(f"{key} of {where}", getattr(old, key), getattr(new, key), source)
+                report.equal(f"{key} of {subject}", getattr(old, key), getattr(new, key), source)
     for file in sorted(output.glob("*/*")):
         name = file.relative_to(output).as_posix()
         if file.parent.name == "dataset":

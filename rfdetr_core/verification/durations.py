@@ -16,7 +16,7 @@ from rfdetr_core.base.schema import checked
 from rfdetr_core.checkpoint.schema import RecordFile
 from rfdetr_core.lineage import journal
 from rfdetr_core.lineage.records import FOLDER as RECORDS
-from rfdetr_core.verification.journal import parsed
+from rfdetr_core.verification.journal import parse_entry
 
 _MINUTE, _HOUR = 60, 3600
 
@@ -49,7 +49,7 @@ def durations(root: Path, epochs: int | None = None) -> dict[str, Duration]:
     entries = {name: entry for name in contents if (entry := _entry(name, contents[name])) is not None}
     newest: dict[str, tuple[datetime, str]] = {}
     for name, entry in entries.items():
-        if (began := _moment(entry["run"]["began"])) is not None:
+        if (began := _parse_time(entry["run"]["began"])) is not None:
             newest[entry["stage"]] = max(newest.get(entry["stage"], (began, name)), (began, name))
     last_runs = {}
     for stage, (_, name) in newest.items():
@@ -57,7 +57,7 @@ def durations(root: Path, epochs: int | None = None) -> dict[str, Duration]:
         processor = str((run["environment"] or {}).get("processor") or "").partition(",")[0]
         last_runs[stage] = Duration(run["seconds"], run["began"], processor or "an unknown machine", name)
         if stage == "train" and (record := _record_of(entries[name], entries.values(), contents)):
-            last_runs[stage] = _of_training(last_runs[stage], entries[name], record, epochs)
+            last_runs[stage] = _scaled_training(last_runs[stage], entries[name], record, epochs)
     return last_runs
 
 
@@ -70,10 +70,10 @@ def duration_text(seconds: float) -> str:
 
 
 def _entry(name: str, content: bytes) -> dict[str, Any] | None:
-    return parsed(content, name) if name.startswith(f"{journal.FOLDER}/") else None
+    return parse_entry(content, name) if name.startswith(f"{journal.FOLDER}/") else None
 
 
-def _moment(text: str) -> datetime | None:
+def _parse_time(text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -100,7 +100,9 @@ def _record_of(
     return None
 
 
-def _of_training(last: Duration, entry: Mapping[str, Any], record: Mapping[str, Any], epochs: int | None) -> Duration:
+def _scaled_training(
+    last: Duration, entry: Mapping[str, Any], record: Mapping[str, Any], epochs: int | None
+) -> Duration:
     """Scale the duration of the last training to a number of epochs.
 
     The time per epoch comes from the last process, which may have resumed the training and run only some epochs.

@@ -56,8 +56,8 @@ def check_exports(report: Report, contents: Contents, model: Mapping[str, Any] |
     for key in ("sha256", "tensors") if model is not None and source else ():
         report.equal(f"{key} of {MODEL}", source[key], (model or {}).get(key), EXPORT)
     folder = contents.root / FOLDER
-    for more in sorted({file.name for file in folder.glob("*")} - stored["files"].keys()):
-        report.wrong(f"{FOLDER}/{more}", None, "a file that was not exported", EXPORT)
+    for unlisted in sorted({file.name for file in folder.glob("*")} - stored["files"].keys()):
+        report.wrong(f"{FOLDER}/{unlisted}", None, "a file that was not exported", EXPORT)
     for file, row in stored["files"].items():
         name, path = f"{FOLDER}/{file}", folder / file
         if not path.is_file():

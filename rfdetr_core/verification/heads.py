@@ -23,7 +23,7 @@ _FOLDERS = (JOURNAL.as_posix(), RECORDS.as_posix())
 _Name = Annotated[str, Field(pattern=rf"^({'|'.join(_FOLDERS)})/[^/\x00-\x1f]+\.json$")]
 
 
-class Named(Fields):
+class PreviousEntries(Fields):
     """The previous entries and records that an entry names: SHA-256 by path."""
 
     previous: dict[_Name, Sha256]
@@ -49,7 +49,7 @@ def check_heads(report: Report, heads: object, history: History, source: str) ->
     Raises:
         UserError: The heads have another layout.
     """
-    waiting = list(checked({"previous": heads}, Named, source)["previous"].items())
+    waiting = list(checked({"previous": heads}, PreviousEntries, source)["previous"].items())
     versions, seen = _Versions(history), set(waiting)
     while waiting:
         name, sha256 = waiting.pop()
@@ -60,7 +60,7 @@ def check_heads(report: Report, heads: object, history: History, source: str) ->
         if (content is None and history.shallow) or not report.equal(name, sha256, actual, source):
             continue
         if name.startswith(f"{JOURNAL}/"):
-            previous = checked(files.parse_json(content or b""), Named, name)["previous"].items()
+            previous = checked(files.parse_json(content or b""), PreviousEntries, name)["previous"].items()
             waiting += previous - seen
             seen |= previous
 

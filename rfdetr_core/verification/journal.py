@@ -47,17 +47,17 @@ class Journal:
     def _read(self, report: Report) -> Iterator[tuple[str, dict[str, Any] | None]]:
         for name, content in self.bytes.items():
             if name.startswith(f"{FOLDER}/"):
-                entry = parsed(content, name)
-                report.equal(name, _MATCHING, _named(entry, name), "its name")
+                entry = parse_entry(content, name)
+                report.equal(name, _MATCHING, _name_or_match(entry, name), "its name")
                 yield name, entry
 
     @cached_property
-    def past(self) -> dict[str, list[Version]]:
+    def head_versions(self) -> dict[str, list[Version]]:
         """The versions in HEAD and the commits before it, oldest first."""
         return self._versions("HEAD")
 
     @cached_property
-    def elsewhere(self) -> dict[str, list[Version]]:
+    def all_versions(self) -> dict[str, list[Version]]:
         """The versions in all branches, tags and experiments."""
         return self._versions("--all")
 
@@ -85,7 +85,7 @@ class Journal:
         return versions
 
     @cached_property
-    def head(self) -> dict[str, str]:
+    def head_blobs(self) -> dict[str, str]:
         """The blob ids of the entries at HEAD."""
         text = git.answer(self.tree.root, "ls-tree", "-r", "-z", "HEAD", "--", FOLDER.as_posix()) or ""
         rows = (line.partition("\t") for line in text.split("\0") if line)
@@ -100,11 +100,11 @@ class Journal:
         """The entries of a stage that are in the history but not in the working tree."""
         names = [name for name in versions if name.startswith(f"{FOLDER}/{stage}-") and name not in self.bytes]
         blobs = {versions[name][-1].blob: name for name in names}
-        read = {blobs[blob]: parsed(content or b"", blob) for blob, content in History(self.tree.root).read(blobs)}
+        read = {blobs[blob]: parse_entry(content or b"", blob) for blob, content in History(self.tree.root).read(blobs)}
         return {name: entry for name, entry in read.items() if entry is not None}
 
 
-def parsed(content: bytes, name: str) -> dict[str, Any] | None:
+def parse_entry(content: bytes, name: str) -> dict[str, Any] | None:
     """Parse an entry; None if it is damaged."""
     try:
         return checked(files.parse_json(content), JournalEntry, name)
@@ -112,7 +112,7 @@ def parsed(content: bytes, name: str) -> dict[str, Any] | None:
         return None
 
 
-def _named(entry: dict[str, Any] | None, name: str) -> str:
+def _name_or_match(entry: dict[str, Any] | None, name: str) -> str:
     expected_name = None if entry is None else name_of(entry)
     return "a damaged one" if expected_name is None else _MATCHING if expected_name == name else expected_name
 
@@ -140,11 +140,11 @@ def _check_written_once(report: Report, journal: Journal) -> None:
     """Check that entries are as first committed: a stage writes an entry once."""
     changed = journal.tree.differs_from_head(FOLDER.as_posix())
     for name in changed:
-        if name in journal.head:
+        if name in journal.head_blobs:
             report.wrong(name, "as committed", "changed" if name in journal.bytes else "deleted", "git")
-    if uncommitted := [name for name in changed if name not in journal.head]:
+    if uncommitted := [name for name in changed if name not in journal.head_blobs]:
         report.note(f"not committed: {listed(uncommitted)}")
-    for name in sorted(journal.head.keys() - {*changed}):
+    for name in sorted(journal.head_blobs.keys() - {*changed}):
         report.checked += 1
         if commit := _rewritten(journal, name):
             report.wrong(name, "as it was first committed", f"changed in commit {commit}", "git log")
@@ -152,7 +152,7 @@ def _check_written_once(report: Report, journal: Journal) -> None:
 
 def _rewritten(journal: Journal, name: str) -> str | None:
     """The commit that changed an entry; None if it is as first committed, on this branch or a merged one."""
-    versions, blob = journal.past[name], journal.head[name]
+    versions, blob = journal.head_versions[name], journal.head_blobs[name]
     first = next((version for version in versions if version.added and version.blob == blob), None)
     if first is None:
         return next((version.commit for version in reversed(versions) if version.blob == blob), "unknown")
@@ -174,13 +174,13 @@ def _check_previous(report: Report, journal: Journal) -> None:
             report.checked += 1
             if digests.get(name) == sha256:
                 continue
-            if journal.has(journal.past.get(name, ()), sha256):
+            if journal.has(journal.head_versions.get(name, ()), sha256):
                 # An existing file came from a merge, or `_check_written_once` has reported it.
                 if name not in digests:
                     report.wrong(name, "as it was committed", "it was deleted", source)
-            elif journal.has(journal.elsewhere.get(name, ()), sha256):
+            elif journal.has(journal.all_versions.get(name, ()), sha256):
                 continue
-            elif name in digests or name in journal.past:
+            elif name in digests or name in journal.head_versions:
                 report.wrong(f"sha256 of {name}", sha256, digests.get(name, "other versions"), source)
             else:
                 unknown.add(name)
@@ -194,46 +194,46 @@ def _check_previous(report: Report, journal: Journal) -> None:
 def _check_lock(report: Report, journal: Journal, pipeline: Pipeline, *, only_git: bool) -> None:
     """Check that each stage of dvc.lock has an entry with the same inputs and results, and check its environment."""
     missing = []
-    for stage, done in pipeline.lock.stages.items():
+    for stage, lock_entry in pipeline.lock.stages.items():
         if stage == STAGE:  # its results are computed again from the code
             continue
         of_stage = {name: entry for name, entry in journal.entries.items() if entry["stage"] == stage}
-        match = _entry_of(of_stage, done)
-        if match is None and (match := _entry_of(journal.entries_of(stage, journal.past), done)):
+        match = _entry_of(of_stage, lock_entry)
+        if match is None and (match := _entry_of(journal.entries_of(stage, journal.head_versions), lock_entry)):
             report.wrong(match[0], "as it was committed", "it was deleted", f"git log -- {match[0]}")
         if match is None:
-            match = _entry_of(journal.entries_of(stage, journal.elsewhere), done)
-        same_inputs = _with_inputs(of_stage, done)
+            match = _entry_of(journal.entries_of(stage, journal.all_versions), lock_entry)
+        same_inputs = _with_inputs(of_stage, lock_entry)
         if match is not None:
             _check_outs(report, journal.tree, *match, only_git=only_git)
             _check_environment(report, stage, *match)
             if differing := sorted(same_inputs.keys() - {match[0]}):
                 report.note(f"another run of {stage} with the same inputs gave other results: {listed(differing)}")
         elif same_inputs:
-            name, entry = min(same_inputs.items(), key=lambda item: len(_differing(item[1], done)))
-            for path in _differing(entry, done):
+            name, entry = min(same_inputs.items(), key=lambda item: len(_differing(item[1], lock_entry)))
+            for path in _differing(entry, lock_entry):
                 expected = entry["outs"].get(path, {}).get("md5")
-                report.wrong(f"{path} in {LOCK}", expected, done.outs.get(path), name)
+                report.wrong(f"{path} in {LOCK}", expected, lock_entry.outs.get(path), name)
         else:
             missing.append(stage)
     if missing:
         report.skip(f"journal entries of {listed(missing)}", _NONE)
 
 
-def _entry_of(entries: Entries, done: Entry) -> tuple[str, dict[str, Any]] | None:
+def _entry_of(entries: Entries, lock_entry: Entry) -> tuple[str, dict[str, Any]] | None:
     """The entry with these inputs and results; None if there is none."""
-    same = _with_inputs(entries, done).items()
-    return next(((name, entry) for name, entry in same if not _differing(entry, done)), None)
+    same = _with_inputs(entries, lock_entry).items()
+    return next(((name, entry) for name, entry in same if not _differing(entry, lock_entry)), None)
 
 
-def _with_inputs(entries: Entries, done: Entry) -> Entries:
-    inputs = (done.cmd, plain(done.params), done.deps)
+def _with_inputs(entries: Entries, lock_entry: Entry) -> Entries:
+    inputs = (lock_entry.cmd, plain(lock_entry.params), lock_entry.deps)
     return {name: entry for name, entry in entries.items() if (entry["cmd"], entry["params"], entry["deps"]) == inputs}
 
 
-def _differing(entry: Mapping[str, Any], done: Entry) -> list[str]:
+def _differing(entry: Mapping[str, Any], lock_entry: Entry) -> list[str]:
     written = {path: out["md5"] for path, out in entry["outs"].items()}
-    return [path for path, _, _ in files.changes(written, done.outs)]
+    return [path for path, _, _ in files.changes(written, lock_entry.outs)]
 
 
 def _check_outs(report: Report, tree: Contents, name: str, entry: Mapping[str, Any], *, only_git: bool) -> None:

@@ -85,7 +85,7 @@ def read_stages(root: Path) -> dict[str, Stage]:
     root = root.resolve()
     load_yaml(root / "dvc.yaml")  # its syntax errors say more than DVC's, and it limits YAML aliases
     _read_params(root / PARAMS_FILE)
-    with _explained(root / "dvc.yaml"):
+    with _dvc_errors(root / "dvc.yaml"):
         repo = Reader(str(root), fs=localfs, uninitialized=True, scm=NoSCM(str(root)), config=dvc_config(root))
         file = ProjectFile(repo, str(root / "dvc.yaml"))
         file.lockfile_contents = {}  # dvc.lock is read by Lock, which is ten times faster
@@ -96,12 +96,12 @@ def read_stages(root: Path) -> dict[str, Stage]:
     by_name = {}
     for dvc_stage in TopologicalSorter({stage: list(graph.successors(stage)) for stage in stages}).static_order():
         folder = Path(os.path.relpath(dvc_stage.wdir, root)).as_posix()
-        place = {item: below(folder, item.def_path) for item in (*dvc_stage.deps, *dvc_stage.outs)}
+        path_of = {item: below(folder, item.def_path) for item in (*dvc_stage.deps, *dvc_stage.outs)}
         by_name[str(dvc_stage.name)] = Stage(
             command(dvc_stage.cmd),
-            deps=frozenset(place[dep] for dep in dvc_stage.deps if not isinstance(dep, ParamsDependency)),
-            outs={place[out]: out.use_cache for out in dvc_stage.outs},
-            params={place[dep]: list(dep.params) for dep in dvc_stage.deps if isinstance(dep, ParamsDependency)},
+            deps=frozenset(path_of[dep] for dep in dvc_stage.deps if not isinstance(dep, ParamsDependency)),
+            outs={path_of[out]: out.use_cache for out in dvc_stage.outs},
+            params={path_of[dep]: list(dep.params) for dep in dvc_stage.deps if isinstance(dep, ParamsDependency)},
             folder=folder,
             after=frozenset(str(producer.name) for producer in graph.successors(dvc_stage)),
         )
@@ -142,7 +142,7 @@ def copy_linked_results(root: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _dvc_errors(path: Path) -> Iterator[None]:
     """Turn DVC's errors into one message about a file."""
     from dvc.exceptions import DvcException
 
@@ -160,7 +160,7 @@ def _read_params(path: Path) -> Any:
     from dvc.fs import localfs
     from dvc.utils.serialize import LOADERS  # type: ignore[import-untyped]
 
-    with _explained(path):
+    with _dvc_errors(path):
         loader = LOADERS.get(path.suffix)
         content = {} if not path.exists() else loader(str(path), fs=localfs) if loader else load_yaml(path)
     refuse_interpolations(content, str(path))
@@ -335,12 +335,12 @@ def check_cache(report: Report, contents: Contents, pipeline: Pipeline) -> None:
     for path, md5 in expected.items():
         members = contents.cached_listing(md5) or {}
         for name, digest in ({path: md5} | {f"{path}/{inside}": digest for inside, digest in members.items()}).items():
-            place = contents.cached(digest)
-            if not place.is_file():
+            cache_file = contents.cached(digest)
+            if not cache_file.is_file():
                 missing.append(name)
             else:
-                actual = contents.digests(place)[0] + (".dir" if digest.endswith(".dir") else "")
-                label = f"cache object {place.relative_to(place.parents[3]).as_posix()} of {name}"
+                actual = contents.digests(cache_file)[0] + (".dir" if digest.endswith(".dir") else "")
+                label = f"cache object {cache_file.relative_to(cache_file.parents[3]).as_posix()} of {name}"
                 report.equal(label, digest, actual, "its file name is the MD5 of its content")
     if missing:
         report.skip(f"cache objects of {listed(missing)}", "missing: not in the cache")

@@ -32,7 +32,7 @@ class PlannedStage:
         reasons: What differs from dvc.lock.
         last: Its last run; None if it is not known.
         first: Whether dvc.lock has no entry of it.
-        resumes: The epochs that an interrupted training has finished; 0 if there is none.
+        finished_epochs: The epochs that an interrupted training has finished; 0 if there is none.
         epochs: The number of epochs of the training that is resumed.
     """
 
@@ -41,7 +41,7 @@ class PlannedStage:
     reasons: tuple[Difference, ...] = ()
     last: Duration | None = None
     first: bool = False
-    resumes: int = 0
+    finished_epochs: int = 0
     epochs: int = 0
 
     @property
@@ -51,7 +51,7 @@ class PlannedStage:
             return 0.0
         if self.last is None:
             return None
-        return self.last.seconds * (1 - self.resumes / self.epochs if self.resumes else 1)
+        return self.last.seconds * (1 - self.finished_epochs / self.epochs if self.finished_epochs else 1)
 
     @property
     def sentence(self) -> str:
@@ -62,9 +62,9 @@ class PlannedStage:
         if self.name == STAGE:
             return f"{verb} (a second)"
         time = "duration not known" if self.seconds is None else f"about {duration_text(self.seconds)}"
-        where = " on the machine of the last run" if self.seconds is not None and self.verdict == "runs" else ""
-        resuming = f", resuming after epoch {self.resumes} of {self.epochs}" if self.resumes else ""
-        return f"{verb} ({time}{where}{resuming})"
+        machine = " on the machine of the last run" if self.seconds is not None and self.verdict == "runs" else ""
+        resuming = f", resuming after epoch {self.finished_epochs} of {self.epochs}" if self.finished_epochs else ""
+        return f"{verb} ({time}{machine}{resuming})"
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class Plan:
         (runs, unknown), (most, not_known) = self.total("runs"), self.total("runs", "may run")
         if not most:
             return ""
-        parts = [f"about {duration_text(runs)}{_without(unknown)}"] if runs else []
+        parts = [f"about {duration_text(runs)}{_without_text(unknown)}"] if runs else []
         if self.having("may run") and (duration_text(most), not_known) != (duration_text(runs), unknown):
             condition = "with all stages that may rerun" if runs else "if all stages rerun"
-            parts.append(f"{condition} about {duration_text(most)}{_without(not_known)}")
+            parts.append(f"{condition} about {duration_text(most)}{_without_text(not_known)}")
         return "; ".join(parts)
 
     def machines(self) -> list[tuple[str, list[str]]]:
@@ -105,7 +105,7 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan as lines of text."""
         width = max((len(stage.name) for stage in self.stages), default=0)
-        lines = [f"{stage.name:{width}} {stage.sentence}{_since(stage.reasons)}" for stage in self.stages]
+        lines = [f"{stage.name:{width}} {stage.sentence}{_reasons_text(stage.reasons)}" for stage in self.stages]
         total = self.total_in_words()
         lines += [f"in all: {total}"] if total else []
         lines += [
@@ -118,7 +118,7 @@ class Plan:
         """The plan as values for JSON."""
         (runs, _), (most, unknown) = self.total("runs"), self.total("runs", "may run")
         return {
-            "stages": [_plain(stage) for stage in self.stages],
+            "stages": [_stage_to_dict(stage) for stage in self.stages],
             "seconds": {"runs": round(runs, 1), "all": round(most, 1)},
             "unknown": unknown,
             "notes": list(self.notes),
@@ -160,7 +160,7 @@ def plan(root: Path, *, force: bool = False, compare_local: bool = True) -> Plan
         notes.append(f"{STATE} belongs to another training, so train starts from scratch: {state.differs}")
     elif state and train and not force and not {"validate", "convert"} & (runs | later):
         stages = [
-            replace(stage, resumes=min(state.epochs, train.epochs), epochs=train.epochs)
+            replace(stage, finished_epochs=min(state.epochs, train.epochs), epochs=train.epochs)
             if stage.name == "train"
             else stage
             for stage in stages
@@ -187,7 +187,7 @@ def _notes(contents: Contents, pipeline: Pipeline) -> list[str]:
     return notes
 
 
-def _since(reasons: Sequence[Difference]) -> str:
+def _reasons_text(reasons: Sequence[Difference]) -> str:
     return f" since {listed(reason.text for reason in reasons)}" if reasons else ""
 
 
@@ -196,11 +196,11 @@ def _train_config(root: Path) -> TrainConfig | None:
     return read_section(TrainConfig, "train", params) if params.is_file() else None
 
 
-def _without(stages: Sequence[str]) -> str:
+def _without_text(stages: Sequence[str]) -> str:
     return f", without {listed(stages)}, whose duration is not known" if stages else ""
 
 
-def _plain(stage: PlannedStage) -> dict[str, Any]:
+def _stage_to_dict(stage: PlannedStage) -> dict[str, Any]:
     reasons = [asdict(reason) | {"text": reason.text} for reason in stage.reasons]
     last = stage.last
     return {
@@ -209,5 +209,5 @@ def _plain(stage: PlannedStage) -> dict[str, Any]:
         "reasons": reasons,
         "seconds": None if stage.seconds is None else round(stage.seconds, 1),
         "last": None if last is None else {"began": last.began, "machine": last.machine, "entry": last.entry},
-        "resumes_after": stage.resumes or None,
+        "resumes_after": stage.finished_epochs or None,
     }

@@ -119,10 +119,10 @@ def check_proof(report: Report, path: Path, attestation: Path, image: Path | Non
         )
     expected = {(through, split, tree) for through, of in roots.items() for split in of or {} for tree in _trees(proof)}
     for proof_of_split in proof["proofs"]:
-        place = proof_of_split["through"], proof_of_split["split"], proof_of_split["tree"]
-        expected.discard(place)
-        root = ((roots.get(place[0]) or {}).get(place[1]) or {}).get(place[2])
-        subject = f"proof of {' '.join(filter(None, place))} in {path}"
+        key = proof_of_split["through"], proof_of_split["split"], proof_of_split["tree"]
+        expected.discard(key)
+        root = ((roots.get(key[0]) or {}).get(key[1]) or {}).get(key[2])
+        subject = f"proof of {' '.join(filter(None, key))} in {path}"
         if root is None:
             report.wrong(subject, None, "a proof", source)
         elif not _is_about(proof_of_split["leaf"], proof_of_split["tree"], proof["image"]):

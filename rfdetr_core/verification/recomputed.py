@@ -129,21 +129,21 @@ def check_metrics(report: Report, contents: Contents, pipeline: Pipeline, data: 
     from rfdetr_core.evaluation.evaluate import about_of
     from rfdetr_core.evaluation.scoring import TABLES, Scored
 
-    folder, where = contents.root / FOLDER, paths_of(contents, data)
+    folder, project = contents.root / FOLDER, paths_of(contents, data)
     stored, about = (read_json(report, contents, name) for name in (METRICS, ABOUT))
     if stored is None or about is None:
         return
     config = parse(EvaluateConfig, pipeline.lock.params_of("evaluate").get("evaluate") or {}, f"evaluate of {LOCK}")
-    split = _scored_split(where, config)
+    split = _scored_split(project, config)
     detections, masks = folder / "detections.json", folder / "masks.json"
-    if split is None or not all(path.is_file() for path in (where.classes, detections, masks)):
+    if split is None or not all(path.is_file() for path in (project.classes, detections, masks)):
         report.skip(f"numbers of {METRICS}", _MISSING)
         return
     results, segmentation = files.read_json(detections), "masks" in stored
     if segmentation:
         results = [box | mask for box, mask in zip(results, files.read_json(masks), strict=True)]
-    annotations = files.read_json(where.split(split)[0])
-    names = {index: entry.name for index, entry in enumerate(read_classes(where.classes))}
+    annotations = files.read_json(project.split(split)[0])
+    names = {index: entry.name for index, entry in enumerate(read_classes(project.classes))}
     scored = Scored.of(annotations, results, segmentation=segmentation, threshold=config.threshold)
     compare(report, METRICS, scored.numbers(), stored, "scored again")
     compare(report, ABOUT, about_of(split, config, scored.numbers()), about, "scored again")
@@ -153,19 +153,19 @@ def check_metrics(report: Report, contents: Contents, pipeline: Pipeline, data: 
         scored.write(output, names)
         for name in TABLES:
             compare_lines(report, FOLDER / name, output / name, folder / name, "scored again")
-        manifest = where.split(split)[1]
-        if manifest.is_file() and where.dataset.is_dir():
-            samples = read_samples(where.split(split)[0], manifest)
-            arguments = (scored, samples, where.dataset, names, config.pictures)
+        manifest = project.split(split)[1]
+        if manifest.is_file() and project.dataset.is_dir():
+            samples = read_samples(project.split(split)[0], manifest)
+            arguments = (scored, samples, project.dataset, names, config.pictures)
             _check_pictures(report, contents, output / "pictures", arguments)
         elif (folder / "pictures").is_dir():
             report.skip((FOLDER / "pictures").as_posix(), "missing: the images are not in this clone")
 
 
-def _scored_split(where: ProjectPaths, config: EvaluateConfig) -> str | None:
+def _scored_split(project: ProjectPaths, config: EvaluateConfig) -> str | None:
     """The split that evaluate uses; None if its annotations are not local."""
     for split in dict.fromkeys((config.split, "valid")):
-        path = where.split(split)[0]
+        path = project.split(split)[0]
         if not path.is_file() or files.read_json(path)["images"]:
             return split if path.is_file() else None
     return None
@@ -298,38 +298,38 @@ def _version(name: str) -> str | None:
         return None
 
 
-def compare(report: Report, where: str, recomputed: Any, stored: Any, source: str, key: str = "") -> None:
+def compare(report: Report, file_name: str, recomputed: Any, stored: Any, source: str, key: str = "") -> None:
     """Compare recomputed values with those of a JSON file, key by key. Both must have the same keys.
 
     The last digits of numbers may differ, as on another processor.
 
     Args:
         report: Receives the mismatches.
-        where: The path of the file.
+        file_name: The path of the file.
         recomputed: The expected value.
         stored: The value in the file.
         source: How the expected value was computed.
         key: The key of these values in the file; "" for the whole file.
     """
-    subject = f"{key} of {where}" if key else where
+    subject = f"{key} of {file_name}" if key else file_name
     if isinstance(recomputed, Mapping) and isinstance(stored, Mapping):
         for name in sorted(recomputed.keys() | stored.keys()):
             inner = f"{key}.{name}" if key else name
             if name in recomputed and name in stored:
-                compare(report, where, recomputed[name], stored[name], source, inner)
+                compare(report, file_name, recomputed[name], stored[name], source, inner)
             else:
                 expected_and_actual = (
                     ("the key", "no such key") if name in recomputed else ("no such key", str(stored[name]))
                 )
-                report.wrong(f"{inner} of {where}", *expected_and_actual, source)
+                report.wrong(f"{inner} of {file_name}", *expected_and_actual, source)
     elif isinstance(recomputed, list) and isinstance(stored, list) and len(recomputed) == len(stored):
-        for place, pair in enumerate(zip(recomputed, stored, strict=True)):
-            compare(report, where, *pair, source, f"{key}[{place}]")
+        for index, pair in enumerate(zip(recomputed, stored, strict=True)):
+            compare(report, file_name, *pair, source, f"{key}[{index}]")
     else:
-        report.equal(subject, stored if _close(recomputed, stored) else recomputed, stored, source)
+        report.equal(subject, stored if _nearly_equal(recomputed, stored) else recomputed, stored, source)
 
 
-def _close(first: Any, second: Any) -> bool:
+def _nearly_equal(first: Any, second: Any) -> bool:
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (first, second))
     return numbers and math.isclose(first, second, rel_tol=1e-9, abs_tol=1e-12)
 
@@ -348,8 +348,8 @@ def compare_lines(report: Report, label: Path, recomputed: Path, path: Path, sou
         report.skip(label.as_posix(), "missing: not in this clone")
         return
     pairs = enumerate(zip_longest(*(files.read_text(file).splitlines() for file in (recomputed, path))), 1)
-    line, value, old = next(((line, *pair) for line, pair in pairs if pair[0] != pair[1]), (0, None, None))
-    report.equal(f"{label.as_posix()}{f' line {line}' if line else ''}", value, old, source)
+    line, value, stored = next(((line, *pair) for line, pair in pairs if pair[0] != pair[1]), (0, None, None))
+    report.equal(f"{label.as_posix()}{f' line {line}' if line else ''}", value, stored, source)
 
 
 def check_lineage_keys(report: Report, contents: Contents, data: str) -> None:
@@ -357,18 +357,20 @@ def check_lineage_keys(report: Report, contents: Contents, data: str) -> None:
     stored = read_json(report, contents, EVALUATION, Evaluation)
     if stored is None:
         return
-    where, known = paths_of(contents, data), {"schema", *Evaluation.model_fields}
+    project, evaluation_keys = paths_of(contents, data), {"schema", *Evaluation.model_fields}
     identity = {"sha256", "size", "git"}
-    given = {"": (stored, known), "model.": (stored["model"], identity | {"tensors"})}
-    named = {f"{path.parent.name}/{path.name}": path for path in (*where.split(stored["split"]), where.classes)}
-    given["inputs."] = (stored["inputs"], {*named})
-    given |= {f"inputs.{name}.": (values, identity) for name, values in stored["inputs"].items()}
-    for place, (values, expected) in given.items():
+    values_by_prefix = {"": (stored, evaluation_keys), "model.": (stored["model"], identity | {"tensors"})}
+    input_paths = {
+        f"{path.parent.name}/{path.name}": path for path in (*project.split(stored["split"]), project.classes)
+    }
+    values_by_prefix["inputs."] = (stored["inputs"], {*input_paths})
+    values_by_prefix |= {f"inputs.{name}.": (values, identity) for name, values in stored["inputs"].items()}
+    for prefix, (values, expected) in values_by_prefix.items():
         for name in sorted(values.keys() - expected):
-            report.wrong(f"{place}{name} of {EVALUATION}", "no such key", values[name], "evaluate writes no such key")
+            report.wrong(f"{prefix}{name} of {EVALUATION}", "no such key", values[name], "evaluate writes no such key")
         report.checked += 1
-    for name in sorted(named.keys() & stored["inputs"].keys()):
-        if named[name].is_file():
-            actual = provenance.identity(named[name])
+    for name in sorted(input_paths.keys() & stored["inputs"].keys()):
+        if input_paths[name].is_file():
+            actual = provenance.identity(input_paths[name])
             for key in sorted(stored["inputs"][name].keys() & actual.keys()):
                 report.equal(f"{key} of {name}", stored["inputs"][name][key], actual[key], EVALUATION)

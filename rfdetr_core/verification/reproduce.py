@@ -92,14 +92,15 @@ def compare_outs(
     if not differing:
         return
     first = next(iter(differing))
-    where = f"first stage that differs: {first}"
+    stage_note = f"first stage that differs: {first}"
     if first == "train":
-        where += first_step(committed.get(STEPS), contents.root / STEPS) or first_epoch(
+        stage_note += first_step(committed.get(STEPS), contents.root / STEPS) or first_epoch(
             committed.get(HISTORY), files.read_bytes(contents.root / HISTORY)
         )
     if machine_difference and not {"validate", "convert"} & differing.keys():
         report.note(
-            f"made on another kind of machine ({machine_difference}). Bytes differ ({where}), so scores are compared"
+            f"made on another kind of machine ({machine_difference}). Bytes differ ({stage_note}), so scores are "
+            "compared"
         )
         report.skip(
             f"bytes of the outs of {', '.join(differing)}",
@@ -108,7 +109,7 @@ def compare_outs(
         )
         _compare_scores(report, contents.root, committed)
         return
-    report.note(where)
+    report.note(stage_note)
     for stage, outs in differing.items():
         for path, expected, actual in outs:
             report.wrong(path, expected, actual, f"{stage}, reproduced")

@@ -68,13 +68,13 @@ def check_valid(report: Report, contents: Contents, pipeline: Pipeline, data: st
     if not best:
         report.skip(_VALID, "missing: no best file and no result of stage train is in this clone")
         return
-    where, (_, record, _) = paths_of(contents, data), next(iter(best.values()))
+    project, (_, record, _) = paths_of(contents, data), next(iter(best.values()))
     model, config = training_configs(pipeline)
     machine, settings = record.get("machine") or {}, environment.settings()
     with _threads(machine.get("threads")) as threads:
         runtime = RuntimeConfig(num_workers=0, mlflow=False, threads=threads)
         try:
-            inputs = read_inputs(where, model, _on_one_device(config, machine), runtime, contents.root / "output")
+            inputs = read_inputs(project, model, _on_one_device(config, machine), runtime, contents.root / "output")
             values = _validated(inputs, {track: entry[0] for track, entry in best.items()})
         except UserError as error:
             report.skip(_VALID, str(error))
@@ -125,12 +125,12 @@ def _best_files(contents: Contents) -> dict[str, tuple[Loaded, Mapping[str, Any]
 
 def _on_one_device(config: TrainConfig, machine: Mapping[str, Any]) -> TrainConfig:
     """The params for the local device, with the batch size and precision of the training."""
-    here = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "compile": "off"}
+    local_settings = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "compile": "off"}
     amp = _AMP.get(str(machine.get("precision")), config.amp_dtype)
-    if amp == "fp16" and device_kind(config.model_copy(update=here)) == "cpu":
+    if amp == "fp16" and device_kind(config.model_copy(update=local_settings)) == "cpu":
         amp = None
     sizes = {key: machine.get(key) or 1 for key in ("batch_size", "grad_accum_steps")}
-    return config.model_copy(update=here | sizes | {"amp_dtype": amp})
+    return config.model_copy(update=local_settings | sizes | {"amp_dtype": amp})
 
 
 def _validated(inputs: Inputs, tracks: Mapping[str, Loaded]) -> dict[str, float]:
@@ -149,7 +149,7 @@ def _differing(record: Mapping[str, Any], inputs: Inputs, settings: Mapping[str,
     """How machine and packages differ from those of a training. If nothing differs, numbers must be equal."""
     recorded, config = record.get("machine") or {}, inputs.config
     kind = device_kind(config)
-    here: dict[str, Any] = {
+    own_machine: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cpu": cpu_kind(portable=config.portable),
         "processor": environment.processor(),
@@ -158,7 +158,7 @@ def _differing(record: Mapping[str, Any], inputs: Inputs, settings: Mapping[str,
         "precision": resolved_precision(config),
         "effective_batch_size": int(config.batch_size) * config.grad_accum_steps,
     }
-    for key, value in here.items():
+    for key, value in own_machine.items():
         if key in recorded and recorded[key] != value:
             yield f"{key} {recorded[key]}, here {value}"
     if kind != "cpu":
@@ -219,13 +219,13 @@ def check_detections(report: Report, contents: Contents, pipeline: Pipeline, dat
         report.skip("detections, recomputed", f"missing: {MODEL} is not in this clone")
         return
     config = parse(EvaluateConfig, pipeline.lock.params_of("evaluate").get("evaluate") or {}, f"evaluate of {LOCK}")
-    where, machine = paths_of(contents, data), stored.get("machine") or {}
+    project, machine = paths_of(contents, data), stored.get("machine") or {}
     with _threads(machine.get("threads")), tempfile.TemporaryDirectory() as temporary:
         try:
             predictor = Predictor.from_checkpoint(contents.root / MODEL, batch_size=config.batch_size)
-            split, samples = split_to_score(where, config)
-            names = [entry.name for entry in read_classes(where.classes)]
-            detections = detect(predictor, where.dataset, samples, names)
+            split, samples = split_to_score(project, config)
+            names = [entry.name for entry in read_classes(project.classes)]
+            detections = detect(predictor, project.dataset, samples, names)
         except UserError as error:
             report.skip("detections, recomputed", str(error))
             return
@@ -264,7 +264,7 @@ def check_detections(report: Report, contents: Contents, pipeline: Pipeline, dat
     rows, masks = (files.read_json(contents.root / FOLDER / file) for file in ("detections.json", "masks.json"))
     compare_detections(report, detections, rows, {sample.image_id: sample.path for sample in samples})
     scored = Scored.of(
-        files.read_json(where.split(split)[0]), detections, segmentation=bool(masks), threshold=config.threshold
+        files.read_json(project.split(split)[0]), detections, segmentation=bool(masks), threshold=config.threshold
     )
     metrics = files.read_json(contents.root / METRICS)
     for key in ("map", "map_50", "f1"):
@@ -288,7 +288,7 @@ def compare_detections(
     wrong = [
         image
         for image in sorted({*paths, *stored_rows})
-        if not _alike(recomputed_rows.get(image, []), stored_rows.get(image, []))
+        if not _detections_agree(recomputed_rows.get(image, []), stored_rows.get(image, []))
     ]
     first = f"other scores or boxes in {paths.get(wrong[0], wrong[0])}" if wrong else "what is found again"
     more = f" and {len(wrong) - 1} more images" if len(wrong) > 1 else ""
@@ -303,7 +303,7 @@ def _by_image(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
     return by_image
 
 
-def _alike(recomputed: list[dict[str, Any]], stored: list[dict[str, Any]]) -> bool:
+def _detections_agree(recomputed: list[dict[str, Any]], stored: list[dict[str, Any]]) -> bool:
     """Whether two lists of one image's detections agree within the tolerances."""
     scores = [sorted(row["score"] for row in rows) for rows in (recomputed, stored)]
     if len(recomputed) != len(stored) or any(

@@ -30,34 +30,34 @@ def restored_stages(contents: Contents, pipeline: Pipeline, changed: set[str]) -
         The names of restored stages, and the names of stages that run although they do not differ from dvc.lock.
     """
     cached, runs = set[str](), set[str]()
-    if not _folder(contents.root).is_dir():
+    if not _run_cache(contents.root).is_dir():
         return cached, runs
     digests = CodeDigests(contents)
     makers = {path for stage in pipeline.stages.values() for path in stage.outs}
-    known = dict[str, str]()
+    known_md5s = dict[str, str]()
     for name, stage in pipeline.stages.items():
         if name == STAGE:  # its outs can be computed before it runs
-            known |= {
+            known_md5s |= {
                 path: md5_bytes(json_text(digests.code.digests_of(module)).encode())
                 for path, module in digests.stages.items()
             }
             continue
         entry = pipeline.lock.stages.get(name)
-        deps = _deps(contents, stage, makers, known, None if name in changed else entry)
+        deps = _expected_deps(contents, stage, makers, known_md5s, None if name in changed else entry)
         if deps is None:
             continue
         if name not in changed and entry and entry.deps == deps:
-            known |= entry.outs
-        elif (outs := _run_of(contents, stage, deps)) is not None:
+            known_md5s |= entry.outs
+        elif (outs := _cached_outs(contents, stage, deps)) is not None:
             cached.add(name)
-            known |= outs
+            known_md5s |= outs
         else:
             runs.add(name)
     return cached, runs - changed
 
 
-def _deps(
-    contents: Contents, stage: Stage, makers: set[str], known: Mapping[str, str], entry: Entry | None
+def _expected_deps(
+    contents: Contents, stage: Stage, makers: set[str], known_md5s: Mapping[str, str], entry: Entry | None
 ) -> dict[str, str] | None:
     """The MD5 that each dep will have when the stage begins; None if one of them is not known.
 
@@ -65,14 +65,14 @@ def _deps(
         contents: The working tree.
         stage: The stage.
         makers: All paths that stages write.
-        known: The MD5 of the outs that are already known.
+        known_md5s: The MD5 of the outs that are already known.
         entry: The entry of the stage in dvc.lock, if the stage does not differ from it. Deps that no stage writes are
             then taken from it.
     """
     digests = dict[str, str]()
     for path in stage.deps:
         if path in makers:
-            md5 = known.get(path) or _of_folder(path, known)
+            md5 = known_md5s.get(path) or _folder_md5(path, known_md5s)
         elif entry is not None:
             md5 = entry.deps.get(path)
         else:
@@ -83,13 +83,13 @@ def _deps(
     return digests
 
 
-def _of_folder(path: str, known: Mapping[str, str]) -> str | None:
+def _folder_md5(path: str, known_md5s: Mapping[str, str]) -> str | None:
     """The MD5 of a folder whose files are outs of one stage; None if none of them is known."""
-    inside = {name.removeprefix(f"{path}/"): md5 for name, md5 in known.items() if name.startswith(f"{path}/")}
+    inside = {name.removeprefix(f"{path}/"): md5 for name, md5 in known_md5s.items() if name.startswith(f"{path}/")}
     return listing_md5(inside) if inside else None
 
 
-def _run_of(contents: Contents, stage: Stage, deps: Mapping[str, str]) -> dict[str, str] | None:
+def _cached_outs(contents: Contents, stage: Stage, deps: Mapping[str, str]) -> dict[str, str] | None:
     """The outs of a cached run with these inputs, if the cache has all their files (see dvc/stage/cache.py)."""
     from dvc.utils import dict_sha256  # type: ignore[import-untyped]
 
@@ -106,7 +106,7 @@ def _run_of(contents: Contents, stage: Stage, deps: Mapping[str, str]) -> dict[s
         name = dict_sha256(key)
     except TypeError:  # DVC caches no run with a date in its params
         return None
-    folder = _folder(contents.root) / name[:2] / name
+    folder = _run_cache(contents.root) / name[:2] / name
     runs = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
     if not runs:
         return None
@@ -122,5 +122,5 @@ def _is_cached(contents: Contents, md5: str) -> bool:
     return members is not None and all(contents.cached(digest).is_file() for digest in (md5, *members.values()))
 
 
-def _folder(root: Path) -> Path:
+def _run_cache(root: Path) -> Path:
     return cache_folder(root) / "runs"

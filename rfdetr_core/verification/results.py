@@ -21,7 +21,7 @@ from rfdetr_core.lineage.compose import description_digest, strip_code
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.selection.strip import strip
 from rfdetr_core.training.trainer import cpu_kind
-from rfdetr_core.verification.claims import SELECTION, check_custom, check_lineage, check_past, check_training
+from rfdetr_core.verification.claims import SELECTION, check_custom, check_git_manifests, check_lineage, check_training
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.recomputed import check_best
@@ -41,7 +41,7 @@ def check_project(report: Report, contents: Contents, pipeline: Pipeline, record
         lineage = total.lineage or {}
         training, selection = lineage.get("training"), lineage.get("selection") or {}
         check_lineage(report, contents, pipeline, lineage, f"lineage of {MODEL}")
-        check_past(report, History(contents.root), lineage.get("training") or {}, f"lineage of {MODEL}")
+        check_git_manifests(report, History(contents.root), lineage.get("training") or {}, f"lineage of {MODEL}")
         _check_machine(report, lineage.get("training") or {})
         winner = str(selection.get("winner"))
         epoch = (selection.get(winner) or {}).get("epoch")
@@ -131,7 +131,7 @@ def check_trainings(
         return None
     for training in trainings:
         check_custom(report, training, f"lineage of {path}")
-        check_past(report, archive.history, training, f"lineage of {path}")
+        check_git_manifests(report, archive.history, training, f"lineage of {path}")
     return runs
 
 
@@ -249,7 +249,7 @@ def _check_machine(report: Report, training: Mapping[str, Any]) -> None:
         report.note(f"trained on another kind of machine ({'; '.join(differing)}): compare scores, not bytes")
 
 
-def identity_of(contents: Contents) -> dict[str, Any] | None:
+def local_model_digests(contents: Contents) -> dict[str, Any] | None:
     """The digests of the local model, as in the lineage of an evaluation; None if there is no model."""
     path = contents.root / MODEL
     if not path.is_file():

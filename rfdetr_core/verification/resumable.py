@@ -48,9 +48,9 @@ def interrupted(root: Path) -> Interrupted | None:
         from rfdetr_core.training.record import differences
 
         present = _fingerprint(root)
-        known = {key: value for key, value in state["run"]["fingerprint"].items() if key.startswith(_COMPARED)}
+        recorded = {key: value for key, value in state["run"]["fingerprint"].items() if key.startswith(_COMPARED)}
         # A file that was not pulled is not compared.
-        before = {key: value for key, value in known.items() if key in present or not key.startswith("inputs.")}
+        before = {key: value for key, value in recorded.items() if key in present or not key.startswith("inputs.")}
     except (ImportError, UserError):  # CI plans without torch; train itself reports the error
         return None
     return Interrupted(state["epoch"] + 1, listed(differences(before, present)))
@@ -60,8 +60,8 @@ def _fingerprint(root: Path) -> dict[str, Any]:
     """The part of a training's fingerprint that needs no torch (see `training.record.fingerprint`)."""
     params = root / PARAMS_FILE
     model, train = read_section(ModelConfig, "model", params), read_section(TrainConfig, "train", params)
-    code, where = Code(root), ProjectPaths(root, root / "annotations", root / "manifest")
-    paths = [path for path in where.inputs("train", "valid") if path.is_file()]
+    code, project = Code(root), ProjectPaths(root, root / "annotations", root / "manifest")
+    paths = [path for path in project.inputs("train", "valid") if path.is_file()]
     return provenance.flattened(
         {
             "params": {"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json")},

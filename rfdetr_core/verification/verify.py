@@ -22,7 +22,7 @@ from rfdetr_core.verification.claims import (
     check_evaluation,
     check_lineage,
     check_selection,
-    record_of,
+    find_record,
 )
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.dataset import check_dataset
@@ -63,7 +63,7 @@ def _check_only_git(report: Report, contents: Contents, pipeline: Pipeline, why:
     _check_git(report, contents, pipeline, only_git=True)
     record = _check_record(report, contents, pipeline, with_lineage=True)
     with report.reading(EVALUATION):
-        check_evaluation(report, contents, pipeline, _recorded(record), _trained(record))
+        check_evaluation(report, contents, pipeline, _recorded_digests(record), _training_record(record))
     report.skip("dataset, cache and model files", why)
 
 
@@ -82,7 +82,7 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
     from rfdetr_core.audit.trace import Archive
     from rfdetr_core.verification.exported import check_exported_file, check_exports
     from rfdetr_core.verification.recomputed import METRICS, check_metrics, check_report
-    from rfdetr_core.verification.results import check_file, check_project, identity_of
+    from rfdetr_core.verification.results import check_file, check_project, local_model_digests
 
     report = Report()
     if file is not None and not _is_present(root, file):
@@ -109,12 +109,12 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
     record = _check_record(report, contents, pipeline, with_lineage=not present)
     with report.reading(f"lineage of {MODEL}"):
         check_project(report, contents, pipeline, record)
-    model = identity_of(contents)
+    model = local_model_digests(contents)
     if record is not None and model is not None:
         for key in ("sha256", "size"):
-            report.equal(f"{key} of {MODEL}", record["file"].get(key), model[key], _named(record))
+            report.equal(f"{key} of {MODEL}", record["file"].get(key), model[key], _record_name(record))
     with report.reading(EVALUATION):
-        check_evaluation(report, contents, pipeline, model or _recorded(record), _trained(record))
+        check_evaluation(report, contents, pipeline, model or _recorded_digests(record), _training_record(record))
         check_lineage_keys(report, contents, data)
     with report.reading(METRICS, UserError):
         check_metrics(report, contents, pipeline, data)
@@ -169,24 +169,24 @@ def _check_record(
 ) -> dict[str, Any] | None:
     """The run record of the model that dvc.lock names, or None. with_lineage: also check the lineage in the record."""
     with report.reading("records"):
-        record = record_of(report, contents, pipeline)
+        record = find_record(report, contents, pipeline)
         if record is not None and with_lineage:
-            check_lineage(report, contents, pipeline, record["lineage"], _named(record))
+            check_lineage(report, contents, pipeline, record["lineage"], _record_name(record))
         return record
     return None
 
 
-def _recorded(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _recorded_digests(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The digests of the model file in a run record."""
     return None if record is None else {**record["file"], "tensors": record["lineage"]["tensors"]}
 
 
-def _trained(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _training_record(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The training record in a run record."""
     return None if record is None else record["lineage"]["training"]
 
 
-def _named(record: Mapping[str, Any]) -> str:
+def _record_name(record: Mapping[str, Any]) -> str:
     return f"records/{record['lineage']['tensors'][:16]}...json"
 
 

@@ -12,7 +12,7 @@ import pytest
 from rfdetr_core.base import files
 from rfdetr_core.lineage.lock import Lock
 from rfdetr_core.lineage.records import record_names
-from rfdetr_core.verification.claims import record_of
+from rfdetr_core.verification.claims import find_record
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.report import Report
@@ -24,7 +24,7 @@ def check(folder: Path) -> Report:
     """Check the records. dvc.yaml only marks the root of the project; its stages are not read."""
     (folder / "dvc.yaml").touch()
     report = Report()
-    record_of(report, Contents(folder), Pipeline({}, Lock.read(folder)))
+    find_record(report, Contents(folder), Pipeline({}, Lock.read(folder)))
     return report
 
 
