@@ -351,7 +351,7 @@ PATCHES = {
             ),
             Before("pyproject.toml", 'tensorboard = ["tensorboard"]', 'matplotlib = ["matplotlib"]\n'),
             Before("requirements/dev.in", "tensorboard\n", "matplotlib\n"),
-            Before("README.md", "| extras: tensorboard,", "| matplotlib | the logger matplotlib |\n"),
+            Before("docs/dependencies.md", "| extras: tensorboard,", "| matplotlib | the logger matplotlib |\n"),
         ],
         {},
         """
@@ -514,7 +514,7 @@ PATCHES = {
         [
             Before("requirements/runtime.in", "requests\n", "packaging\n"),
             Before("pyproject.toml", ' "requests",', ' "packaging",'),
-            Before("README.md", "| requests |", "| packaging | versions, compared |\n"),
+            Before("docs/dependencies.md", "| requests |", "| packaging | versions, compared |\n"),
         ],
         {},
         """

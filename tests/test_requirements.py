@@ -1,4 +1,4 @@
-"""Every package that is asked for is pinned, has a reason in the README, and is declared in pyproject.toml."""
+"""Every package that is asked for is pinned, has a reason in docs/dependencies.md, and is declared in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_no_package_of_exported_files_is_one_that_decides_a_number() -> None:
     assert not asked("export") & (asked("numeric") | pinned("numeric").keys())
 
 
-def test_every_package_that_is_asked_for_has_a_reason_in_the_readme() -> None:
-    table = (ROOT / "README.md").read_text().partition("## Dependencies")[2]
+def test_every_package_that_is_asked_for_has_a_reason() -> None:
+    table = (ROOT / "docs" / "dependencies.md").read_text().partition("Each package has a reason")[2]
     words = {normal(word) for word in re.findall(r"[\w.-]+", table)}
     assert {name for part in PARTS for name in asked(part) if name not in words} == set()
 
