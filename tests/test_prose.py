@@ -1,4 +1,4 @@
-"""The texts of the project: links, the index of docs/, the length of the README, and the words of CONTRIBUTING's glossary."""
+"""Texts of the project: links, the index of docs/, the length of the README, and the words of CONTRIBUTING's glossary."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 GLOSSARY, REPLACED, MEANINGLESS = "## Glossary", "do not write", "A name says what it holds"
 CODE = re.compile(r"`+[^`]+`+")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
-# "is no Y" for "is not a Y". "There is no Y" and "is no longer" are plain.
+# Matches `is no Y` for "is not a Y", but not "there is no Y" or "is no longer".
 RIDDLE = re.compile(r"(?<!there )\b(?:is|are) no (?!longer\b|more\b|less\b|fewer\b)", re.I)
 
 
@@ -84,8 +84,7 @@ def lines_of_source(path: Path) -> Iterator[tuple[int, str]]:
             yield token.start[0], CODE.sub("", token.string)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
-            for number, line in enumerate(CODE.sub("", node.value).splitlines(), node.lineno):
-                yield number, line
+            yield from enumerate(CODE.sub("", node.value).splitlines(), node.lineno)
         elif isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             yield node.lineno, node.name.replace("_", " ")
 
