@@ -1,4 +1,4 @@
-"""Texts of the project: links, the index of docs/, the length of the README, and the words of CONTRIBUTING's glossary."""
+"""Texts of the project: links, the index of docs/, the length of the README, words that the glossary replaced."""
 
 from __future__ import annotations
 
