@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ci.remote import fault
 from ci.secrets import redacted
 from ci.steps import ATTACHMENTS, COMPARED, COMPARISON, MODEL, STATE, base, call, nothing_to_do, step
-from rfdetr_core.audit.history import cached
+from rfdetr_core.audit.history import cache_path
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.manifest import DataConfig, read_classes
@@ -115,7 +115,7 @@ def fetch_base(commit: str) -> str | None:
     md5 = Lock.parse(call("git", "show", f"{commit}:./{LOCK}").stdout.encode()).out(MODEL.as_posix())
     if md5 is None:
         raise UserError(f"{LOCK} of the base {commit[:10]} has no {MODEL}: it was not trained")
-    model, failed = cached(Path(), md5), f"the model of the base {commit[:10]} cannot be fetched"
+    model, failed = cache_path(Path(), md5), f"the model of the base {commit[:10]} cannot be fetched"
     try:
         _pull(md5)
     except Exception as error:  # each kind of remote has its own

@@ -37,7 +37,7 @@ from ci.steps import (
     step,
     write_comment,
 )
-from rfdetr_core.audit.history import cached
+from rfdetr_core.audit.history import cache_path
 from rfdetr_core.base import files
 from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
@@ -70,9 +70,9 @@ def outgoing(staged: list[str]) -> list[str]:
     root = Path()
     entries = [path for path in sorted((cache_folder(root) / "runs").rglob("*")) if path.is_file()]
     digests = {md5 for path in entries for md5 in _outs(path)}
-    folders = [path for md5 in digests if md5.endswith(".dir") and (path := cached(root, md5)).exists()]
+    folders = [path for md5 in digests if md5.endswith(".dir") and (path := cache_path(root, md5)).exists()]
     digests |= {row["md5"] for path in folders for row in files.read_json(path)}
-    there = [path for md5 in sorted(digests) if (path := cached(root, md5)).exists()]
+    there = [path for md5 in sorted(digests) if (path := cache_path(root, md5)).exists()]
     outs = [path for _, path, _ in Lock.read(root).outs()]
     pages = [path for path in (COMPARED, PLAN_COMMENT, ATTACHMENTS) if path.exists()]
     return [*staged, *outs, *map(str, [*entries, *there, *pages])]

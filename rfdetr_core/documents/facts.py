@@ -18,7 +18,7 @@ from rfdetr_core.base.provenance import NUMERIC_LOCK
 from rfdetr_core.checkpoint.exported import Exported
 from rfdetr_core.checkpoint.files import Checkpoint
 from rfdetr_core.documents.evaluation import Evaluation, evaluation_lineage, read_evaluation, without_root
-from rfdetr_core.lineage.journal import entries, plain
+from rfdetr_core.lineage.journal import entries, json_params
 from rfdetr_core.verification.statement import Origin, parts_of, read_model
 
 TRAINED, CHOSEN, SCORED = "training", "choosing the epoch", "scoring"
@@ -307,6 +307,6 @@ def _durations(root: Path, origin: Origin | None, notes: list[str]) -> dict[str,
         for one in known:
             outs = {path: out["md5"] for path, out in one["outs"].items()}
             result = (one["stage"], one["cmd"], one["params"], one["deps"], outs)
-            if result == (stage, entry.cmd, plain(entry.params), entry.deps, entry.outs):
+            if result == (stage, entry.cmd, json_params(entry.params), entry.deps, entry.outs):
                 found[stage] = float(one["run"]["seconds"])
     return found

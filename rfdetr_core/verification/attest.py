@@ -95,14 +95,14 @@ def _origin(file: Path, root: Path, own_word: bool) -> Origin | None:
             return None
         raise
     traced = origin.traced
-    if traced.contradicted or not (traced.known or own_word):
+    if traced.contradicted or not (traced.confirmed or own_word):
         reason = traced.notes[0] if traced.notes else "no commit has it"
         remedy = "" if traced.contradicted else (
             " If its result is not committed yet, commit it; if it is another project's, name that: --repo DIR. "
             "To attest what the file says of itself all the same: --own-word"
         )  # fmt: skip
         raise UserError(f"{file} is not attested: {reason}.{remedy}")
-    if traced.known and (fresh := [*uncommitted(origin.heads, origin.history)]):
+    if traced.confirmed and (fresh := [*uncommitted(origin.heads, origin.history)]):
         raise UserError(f"{file} is not attested: not committed: {listed(fresh)}. Commit them: git add journal records")
     return origin
 

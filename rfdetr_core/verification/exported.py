@@ -7,8 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.exported import FOLDER, SUFFIXES, Export, claims, is_derived, limits, recorded_as
-from rfdetr_core.audit.history import EXPORT, MODEL, cached
+from rfdetr_core.audit.exported import FOLDER, SUFFIXES, Export, claims, find_export, is_derived, limits
+from rfdetr_core.audit.history import EXPORT, MODEL, cache_path
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -32,7 +32,7 @@ def check_exported_file(report: Report, path: Path, archive: Archive) -> None:
     if not runs:
         check_unrecorded(report, f"weights of {path}", tensors, archive.history)
     _check_content(report, exported, str(path), runs)
-    known = recorded_as(files.sha256_file(path), archive) or archive.introduced(files.md5_file(path))
+    known = find_export(files.sha256_file(path), archive) or archive.first_link(files.md5_file(path))
     if known:
         report.checked += 1
     else:
@@ -104,7 +104,7 @@ def _compare_constants(
 def _source(exported: Exported, archive: Archive, runs: list[dict[str, Any]]) -> Path | None:
     """A file with the weights that an exported file names: the project's model, or an earlier one in DVC's cache."""
     root = archive.history.root
-    for path in (root / MODEL, *(cached(root, one["file"]["md5"]) for one in runs)):
+    for path in (root / MODEL, *(cache_path(root, one["file"]["md5"]) for one in runs)):
         try:
             if path.is_file() and tensor_digest(read_checkpoint(path).weights) == exported.description.tensors:
                 return path

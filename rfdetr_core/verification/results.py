@@ -74,7 +74,7 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
     if runs is None:
         return
     md5 = files.md5_file(path)
-    if archive.introduced(md5):
+    if archive.first_link(md5):
         report.checked += 1
     elif not runs:
         _check_unknown(report, path, checkpoint, tensors, archive.history)

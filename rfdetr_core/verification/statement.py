@@ -60,7 +60,7 @@ class Origin:
     @property
     def vouched(self) -> bool:
         """Whether a commit has the file, or its weights with the lineage that it carries."""
-        return self.traced.known
+        return self.traced.confirmed
 
     @property
     def address(self) -> str | None:
