@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 
-from ci.push import delivered, is_before
+from ci.push import fetch_result, is_before
 from ci.secrets import redacted
 from ci.steps import ATTESTATION, COMMENT, MODEL, STATEMENT, attachment, call, nothing_to_do, step
 from rfdetr_core.base.errors import UserError
@@ -43,7 +43,7 @@ def sign(statement: bytes, token: str) -> tuple[str, str]:
     return bundle.to_json(), ", ".join(str(name.value) for name in names)
 
 
-def checked(statement: bytes, result: str) -> bytes:
+def check_statement(statement: bytes, result: str) -> bytes:
     """A statement, which the job that trained left, if it is about the model of the commit of the result.
 
     Raises:
@@ -52,9 +52,11 @@ def checked(statement: bytes, result: str) -> bytes:
     lock, record = (call("git", "show", f"{result}:./{name}").stdout for name in (LOCK, RECORD.as_posix()))
     try:
         content, file = json.loads(statement), json.loads(record)["file"]
-        subjects = {one["name"]: one["digest"]["sha256"] for one in content["subject"]}
+        subjects = {subject["name"]: subject["digest"]["sha256"] for subject in content["subject"]}
         dependencies = content["predicate"]["buildDefinition"].get("resolvedDependencies", [])
-        commits = [str(one["digest"]["gitCommit"]) for one in dependencies if "gitCommit" in one["digest"]]
+        commits = [
+            str(dependency["digest"]["gitCommit"]) for dependency in dependencies if "gitCommit" in dependency["digest"]
+        ]
         same = subjects[MODEL.name] == file["sha256"] and Lock.parse(lock.encode()).out(MODEL.as_posix()) == file["md5"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{STATEMENT} or {RECORD} of the result cannot be read: {error!r}") from error
@@ -71,8 +73,8 @@ def signature() -> str:
     Raises:
         UserError: it is not about the result, or this job has an identity and sigstore did not sign with it.
     """
-    result, _ = delivered()
-    statement = checked(STATEMENT.read_bytes(), result)
+    result, _ = fetch_result()
+    statement = check_statement(STATEMENT.read_bytes(), result)
     try:
         token = identity()
         if token is None:
@@ -82,12 +84,14 @@ def signature() -> str:
                 "none, since this project is not public and sigstore's log is. To sign all the same, set the variable "
                 "RETRAIN_PUBLIC_LOG to true"
             )
-        bundle, who = sign(statement, token)
+        bundle, signer = sign(statement, token)
     except Exception as error:  # of the platform, the network, sigstore: each has its own
         raise UserError(redacted(f"{type(error).__name__}: {error}")) from error
     ATTESTATION.write_text(bundle)
     address = attachment(ATTESTATION.name, result)
-    return f"{f'[{ATTESTATION.name}]({address})' if address else f'`{ATTESTATION}`'}, by {code(who)}, through sigstore"
+    return (
+        f"{f'[{ATTESTATION.name}]({address})' if address else f'`{ATTESTATION}`'}, by {code(signer)}, through sigstore"
+    )
 
 
 def main() -> None:
@@ -101,7 +105,11 @@ def main() -> None:
         line = f"{LINE}{signature()}."
     except UserError as error:  # a result is delivered all the same
         line = f"{LINE}none. {code(str(error))}"
-    lines = [one for one in COMMENT.read_text().rstrip("\n").split("\n") if not one.startswith(LINE)]
+    lines = [
+        comment_line
+        for comment_line in COMMENT.read_text().rstrip("\n").split("\n")
+        if not comment_line.startswith(LINE)
+    ]
     COMMENT.write_text("\n".join([*lines, *([""] if lines[-1] else []), line, ""]))
     say(line)
 

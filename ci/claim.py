@@ -24,8 +24,8 @@ def claimed_source(commit: str = "HEAD") -> str:
 
 def claimed_run(commit: str) -> int | None:
     """The number of the run that is said to have made a commit; None where its message has no number."""
-    told = trailer(commit, RUN_TRAILER)
-    return int(told) if re.fullmatch("[0-9]{1,18}", told) else None
+    number = trailer(commit, RUN_TRAILER)
+    return int(number) if re.fullmatch("[0-9]{1,18}", number) else None
 
 
 def trailer(commit: str, key: str) -> str:
@@ -34,27 +34,27 @@ def trailer(commit: str, key: str) -> str:
     return call("git", "log", "-1", words, commit).stdout.strip()
 
 
-def fault(source: str, changed: dict[str, list[str]]) -> str | None:
+def claim_error(source: str, changed: dict[str, list[str]]) -> str | None:
     """Why HEAD cannot be the retraining of `source`; None if it can. changed: what differs from dvc.lock, by stage."""
-    if reason := foreign("HEAD", source):
+    if reason := commit_error("HEAD", source):
         return reason
     refs = call("git", "for-each-ref", "--contains", "HEAD", "--format=%(refname)", "refs/heads", "refs/remotes")
     if not any(map(_BRANCH.fullmatch, refs.stdout.splitlines())):
         return "no branch retrain/... has it"
     if differing := [reason for reasons in changed.values() for reason in reasons]:
         return f"dvc.lock does not agree with {listed(differing)}"
-    return _fault_of_records(_changes("HEAD", source)[1])
+    return _records_error(_changes("HEAD", source)[1])
 
 
-def foreign(commit: str, source: str) -> str | None:
+def commit_error(commit: str, source: str) -> str | None:
     """Why a commit cannot be the retraining of `source`, by its parent and by the files that it changes."""
     if call("git", "log", "-1", "--format=%P", commit).stdout.strip() != source:
         return "the commit that it names is not its only parent"
-    strange = strangers(commit, source)
+    strange = foreign_files(commit, source)
     return f"it changes {listed(strange)}, which no retraining changes" if strange else None
 
 
-def strangers(commit: str, before: str) -> list[str]:
+def foreign_files(commit: str, before: str) -> list[str]:
     """The files that a commit changes since another one and that no retraining changes."""
     return _changes(commit, before)[0]
 
@@ -73,7 +73,7 @@ def _changes(commit: str, source: str) -> tuple[list[str], list[str]]:
     return strange, records
 
 
-def _fault_of_records(added: list[str]) -> str | None:
+def _records_error(added: list[str]) -> str | None:
     """Why the records that a commit adds are not that of the model of dvc.lock, with which RECORD was compared."""
     if not added:
         return None

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ci.remote import fault
+from ci.remote import remote_error
 from ci.secrets import redacted
 from ci.steps import ATTACHMENTS, COMPARED, COMPARISON, MODEL, STATE, base, call, nothing_to_do, step
 from rfdetr_core.audit.history import cache_path
@@ -43,27 +43,27 @@ def verdict(comparison: dict[str, Any], config: GateConfig) -> tuple[str, str]:
     if comparison.get("missing") == FIRST:
         return "passed", f"nothing to compare with: {FIRST}"
     if comparison.get("missing"):
-        return "failed", _refused(comparison["missing"].removesuffix("."))
-    failed, undecided = _of_classes(comparison, config)
+        return "failed", _with_remedy(comparison["missing"].removesuffix("."))
+    failed, undecided = _judge_classes(comparison, config)
     change = comparison["difference"]
     if change is None:
-        return "failed", _refused("; ".join([f"the {comparison['split']} split has no object", *failed]))
+        return "failed", _with_remedy("; ".join([f"the {comparison['split']} split has no object", *failed]))
     why = f"mAP changed by {change:+.2f} points, "
-    why += shown(comparison["interval"], comparison["images_with_objects"], "95 % interval ")
+    why += interval_text(comparison["interval"], comparison["images_with_objects"], "95 % interval ")
     why += f"; gate.max_drop allows a fall of {config.max_drop} points"
     fell = change < -config.max_drop
-    found = _judged(comparison["interval"]) if fell else "passed"
-    if fell and found == "passed":
+    map_verdict = _judge_fall(comparison["interval"]) if fell else "passed"
+    if fell and map_verdict == "passed":
         why += ", and this fall may be chance, since 0 is in the interval"
-    said = "failed" if failed or found == "failed" else "undecided" if undecided else found
-    return said, "; ".join([why, *failed, *undecided])
+    overall = "failed" if failed or map_verdict == "failed" else "undecided" if undecided else map_verdict
+    return overall, "; ".join([why, *failed, *undecided])
 
 
-def _refused(why: str) -> str:
+def _with_remedy(why: str) -> str:
     return f"{why}. To accept this result without a comparison: gate.max_drop: null"
 
 
-def _of_classes(comparison: dict[str, Any], config: GateConfig) -> tuple[list[str], list[str]]:
+def _judge_classes(comparison: dict[str, Any], config: GateConfig) -> tuple[list[str], list[str]]:
     """Why the gate fails for classes, and what it cannot decide of them."""
     limit = math.inf if config.max_drop_class is None else config.max_drop_class
     unknown, names = comparison["no_longer_known"], defaultdict[tuple[str, str], list[str]](list)
@@ -72,31 +72,31 @@ def _of_classes(comparison: dict[str, Any], config: GateConfig) -> tuple[list[st
     for row in comparison["per_class"]:
         if not row["instances"] or row["class"] in unknown:
             continue
-        change, said = 100 * (row["new"] - row["old"]), _judged(row["interval"])
-        told = f"{code(row['class'])} (AP {change:+.2f} points, {shown(row['interval'], row['images'], 'interval ')})"
+        change, class_verdict = 100 * (row["new"] - row["old"]), _judge_fall(row["interval"])
+        description = f"{code(row['class'])} (AP {change:+.2f} points, {interval_text(row['interval'], row['images'], 'interval ')})"
         if row["lost"]:
-            names["failed" if said == "failed" else "undecided", lost].append(told)
-        elif change < -limit and said != "passed":
-            names[said, worse].append(told)
+            names["failed" if class_verdict == "failed" else "undecided", lost].append(description)
+        elif change < -limit and class_verdict != "passed":
+            names[class_verdict, worse].append(description)
     if unknown:
         names["failed", "the new model does not know these classes of the base"] += map(code, unknown)
     return (
-        [f"{why}: {listed(some, 10)}" for (said, why), some in names.items() if said == "failed"],
+        [f"{why}: {listed(some, 10)}" for (result, why), some in names.items() if result == "failed"],
         [
             f"{why}, but this may be chance: {listed(some, 10)}"
-            for (said, why), some in names.items()
-            if said != "failed"
+            for (result, why), some in names.items()
+            if result != "failed"
         ],
     )
 
 
-def _judged(interval: list[float | None]) -> str:
+def _judge_fall(interval: list[float | None]) -> str:
     """The verdict on a fall beyond its limit."""
     high = interval[1]
     return "undecided" if high is None else "failed" if high < 0 else "passed"
 
 
-def shown(interval: list[float | None], images: int, name: str = "") -> str:
+def interval_text(interval: list[float | None], images: int, name: str = "") -> str:
     """An interval in points, in words; or that so few images have an object that there is none."""
     low, high = interval
     if low is None or high is None:
@@ -120,7 +120,7 @@ def fetch_base(commit: str) -> str | None:
         _pull(md5)
     except Exception as error:  # each kind of remote has its own
         reason = f"{type(error).__name__}: {error}"
-        why = fault(reason)
+        why = remote_error(reason)
         raise UserError(f"{failed}{f': {why}' if why else ''} ({reason})") from error
     if not model.exists():  # DVC says nothing of an HTTP server that is away
         raise UserError(f"{failed}: the remote does not have it, or cannot be reached")
@@ -138,7 +138,7 @@ def _pull(md5: str) -> None:
             repo.cloud.pull([HashInfo("md5", md5)])
 
 
-def scored(gate: GateConfig, commit: str) -> dict[str, Any]:
+def score_models(gate: GateConfig, commit: str) -> dict[str, Any]:
     """Score both models, and write the page and the pictures of their differences.
 
     commit: the base.
@@ -165,20 +165,20 @@ def scored(gate: GateConfig, commit: str) -> dict[str, Any]:
         "not measured": "The split has no object: nothing was measured.",
     }
     content["sentence"] = instead.get(content["conclusion"], content["sentence"])
-    return content if content["conclusion"] == "same weights" else content | pictured(compared, commit)
+    return content if content["conclusion"] == "same weights" else content | draw_pictures(compared, commit)
 
 
-def pictured(compared: Compared, commit: str) -> dict[str, Any]:
+def draw_pictures(compared: Compared, commit: str) -> dict[str, Any]:
     """Write the pictures of the comment: what each shows by its name; or why there are none."""
     from rfdetr_core.report.comparison.png import write_pictures
 
     try:
-        return {"pictures": write_pictures(ATTACHMENTS, compared, histories(commit))}
+        return {"pictures": write_pictures(ATTACHMENTS, compared, training_curves(commit))}
     except Exception as error:  # noqa: BLE001 - a picture may not cost the result of a training
         return {"unpictured": redacted(f"{type(error).__name__}: {error}")}
 
 
-def histories(commit: str) -> dict[str, Path]:
+def training_curves(commit: str) -> dict[str, Path]:
     """The history.csv of the base, which goes from git to BASE_HISTORY, and of the new model, where there are any."""
     done = call("git", "show", f"{commit}:./{HISTORY}", check=False)
     if not done.returncode:
@@ -200,7 +200,7 @@ def main() -> None:
         from rfdetr_core.evaluation.comparison import NotComparableError
 
         try:
-            content |= scored(gate, content["base"])
+            content |= score_models(gate, content["base"])
         except NotComparableError as error:
             content["missing"] = redacted(str(error))
     content["verdict"], content["why"] = verdict(content, gate)

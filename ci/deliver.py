@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 
 from ci.comment import comment, title
-from ci.push import head
-from ci.remote import fault
+from ci.push import prepend_reason
+from ci.remote import remote_error
 from ci.secrets import SecretFoundError, redacted, refuse, refuse_in_files
 from ci.steps import (
     ATTACHMENTS,
@@ -49,7 +49,7 @@ from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
 DOCUMENTS = ATTACHMENTS / "documents"
 
 
-def stage() -> list[str]:
+def stage_results() -> list[str]:
     """Stage dvc.lock and the results that git keeps, records of this result alone.
 
     Returns the files that the commit will change, below the folder of the project.
@@ -61,7 +61,7 @@ def stage() -> list[str]:
     return call("git", "diff", "--cached", "--name-only", "--relative", "-z").stdout.split("\0")[:-1]
 
 
-def outgoing(staged: list[str]) -> list[str]:
+def outgoing_files(staged: list[str]) -> list[str]:
     """All files that leave this machine: those of the commit, the outs of dvc.lock, what the run cache has, the page of
     both models, the plan and the pictures.
 
@@ -69,16 +69,16 @@ def outgoing(staged: list[str]) -> list[str]:
     """
     root = Path()
     entries = [path for path in sorted((cache_folder(root) / "runs").rglob("*")) if path.is_file()]
-    digests = {md5 for path in entries for md5 in _outs(path)}
+    digests = {md5 for path in entries for md5 in _output_digests(path)}
     folders = [path for md5 in digests if md5.endswith(".dir") and (path := cache_path(root, md5)).exists()]
     digests |= {row["md5"] for path in folders for row in files.read_json(path)}
-    there = [path for md5 in sorted(digests) if (path := cache_path(root, md5)).exists()]
+    cached_files = [path for md5 in sorted(digests) if (path := cache_path(root, md5)).exists()]
     outs = [path for _, path, _ in Lock.read(root).outs()]
     pages = [path for path in (COMPARED, PLAN_COMMENT, ATTACHMENTS) if path.exists()]
-    return [*staged, *outs, *map(str, [*entries, *there, *pages])]
+    return [*staged, *outs, *map(str, [*entries, *cached_files, *pages])]
 
 
-def _outs(entry: Path) -> list[str]:
+def _output_digests(entry: Path) -> list[str]:
     """The MD5s of what a stage wrote, by its entry in the run cache; none of a damaged entry, which DVC removes."""
     try:
         content = yaml.load(entry.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -97,12 +97,12 @@ def push_small_results() -> None:
 
     digests = {md5 for _, _, md5 in Lock.read(Path()).outs() if not md5.endswith(".dir")}
     with Repo() as repo:
-        here = {HashInfo("md5", digest) for digest in digests if repo.cache.local.exists(digest)}
-        if repo.cloud.push(here).failed:
+        local_files = {HashInfo("md5", digest) for digest in digests if repo.cache.local.exists(digest)}
+        if repo.cloud.push(local_files).failed:
             raise UserError("metrics cannot be pushed to the DVC remote; git is as it was.")
 
 
-def document() -> str:
+def write_documents() -> str:
     """Write the documents and the statement of the result, which must be committed; what failed, in Markdown."""
     if not MODEL.exists():
         call("dvc", "pull", str(MODEL))
@@ -117,7 +117,7 @@ def document() -> str:
     return "\n\n".join(failed)
 
 
-def attached(result: str) -> str:
+def list_documents(result: str) -> str:
     """The part of the comment that lists documents and statement. result: its commit."""
     paths = {path.relative_to(ATTACHMENTS).as_posix(): path for path in sorted(DOCUMENTS.rglob("*")) if path.is_file()}
     paths |= {STATEMENT.name: STATEMENT} if STATEMENT.exists() else {}
@@ -146,12 +146,12 @@ def deliver(source: str) -> None:
     say(*verified.stdout.splitlines())
     if verified.returncode:
         raise UserError(f"the result does not hold, so nothing was pushed:\n{verified.stdout}{verified.stderr}")
-    staged, message = stage(), (f"Retrain {source[:10]}", "\n".join(trailers(source)))
-    refuse_in_files(outgoing(staged))
+    staged, message = stage_results(), (f"Retrain {source[:10]}", "\n".join(trailers(source)))
+    refuse_in_files(outgoing_files(staged))
     refuse("\n".join((target, *message)).encode(), "the name of the branch")
-    status, told = show("dvc", "push", "--run-cache")
+    status, output = show("dvc", "push", "--run-cache")
     if status:
-        why = fault(told) or "See the message above"
+        why = remote_error(output) or "See the message above"
         raise UserError(f"the results cannot be pushed to the DVC remote: {why}. Git is as it was.")
     push_small_results()
     if not staged:
@@ -160,13 +160,13 @@ def deliver(source: str) -> None:
         return
     call("git", "commit", "-q", "-m", message[0], "-m", message[1])
     result = call("git", "rev-parse", "HEAD").stdout.strip()
-    failed = document()
+    failed = write_documents()
     refuse_in_files([str(path) for path in (ATTACHMENTS, STATEMENT) if path.exists()])
     published = publish()
-    told = "\n\n".join(part for part in (comment(published).rstrip("\n"), failed, attached(result)) if part)
+    output = "\n\n".join(part for part in (comment(published).rstrip("\n"), failed, list_documents(result)) if part)
     heading = f"{title()} ({source[:10]})\n"
-    refuse(f"{heading}{told}".encode(), "the comment of the pull request")
-    write_comment(told)
+    refuse(f"{heading}{output}".encode(), "the comment of the pull request")
+    write_comment(output)
     TITLE.write_text(heading)
     call("git", "bundle", "create", "-q", str(BUNDLE), "HEAD", f"^{source}")
     say(f"{BUNDLE} has the commit {result[:10]}; {COMMENT} tells of it; {published}")
@@ -187,7 +187,7 @@ def main() -> None:
     except SecretFoundError:
         raise
     except UserError as error:
-        head("not delivered", block(redacted(str(error))))
+        prepend_reason("not delivered", block(redacted(str(error))))
         raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ci.steps import COMPARISON, left, nothing_to_do, step
+from ci.steps import COMPARISON, nothing_to_do, read_state, step
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
 
@@ -12,7 +12,7 @@ def main() -> None:
 
     An undecided gate does not fail the run: the title of the pull request says that a person has to decide.
     """
-    content = left(COMPARISON)
+    content = read_state(COMPARISON)
     if content is None:
         if not nothing_to_do():
             raise UserError(f"there is no {COMPARISON}. Run: python -m ci.compare")

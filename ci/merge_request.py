@@ -13,7 +13,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlencode
 
-from ci.push import head
+from ci.push import prepend_reason
 from ci.secrets import redacted
 from ci.steps import BRANCH, COMMENT, STATE, TITLE, nothing_to_do, step
 from rfdetr_core.base.errors import UserError
@@ -61,17 +61,17 @@ def request(source: str, target: str) -> str:
     title, comment = TITLE.read_text().strip(), COMMENT.read_text()
     branches = {"source_branch": source, "target_branch": target}
     # Requests from forks are in the list too; their branch may have the same name.
-    found = [
-        one
-        for one in ask("GET", "merge_requests", state="opened", **branches)
-        if one["source_project_id"] == one["target_project_id"]
+    open_requests = [
+        merge_request
+        for merge_request in ask("GET", "merge_requests", state="opened", **branches)
+        if merge_request["source_project_id"] == merge_request["target_project_id"]
     ]
-    if not found:
+    if not open_requests:
         return str(ask("POST", "merge_requests", title=title, description=comment, **branches)["web_url"])
-    path = f"merge_requests/{found[0]['iid']}"
+    path = f"merge_requests/{open_requests[0]['iid']}"
     ask("PUT", path, title=title, description=comment)
     ask("POST", f"{path}/notes", body=comment)
-    return str(found[0]["web_url"])
+    return str(open_requests[0]["web_url"])
 
 
 def main() -> None:
@@ -97,7 +97,7 @@ def main() -> None:
         try:
             address = request(source, target)
         except UserError as error:
-            head(
+            prepend_reason(
                 "no merge request carries it", f"The branch of the result was pushed.\n\n{block(redacted(str(error)))}"
             )
             raise

@@ -36,8 +36,8 @@ def apply_overrides(words: Iterable[str]) -> None:
         try:
             check_params(changed)
         except UserError as error:
-            told = str(error).replace(str(changed), str(PARAMS_FILE))
-            raise UserError(f"{PARAMS_FILE} cannot be changed by {' '.join(words)}: {told}") from None
+            message = str(error).replace(str(changed), str(PARAMS_FILE))
+            raise UserError(f"{PARAMS_FILE} cannot be changed by {' '.join(words)}: {message}") from None
 
 
 def _nested(word: str) -> dict[str, Any]:

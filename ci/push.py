@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci.claim import claimed_run, claimed_source, foreign, strangers
+from ci.claim import claimed_run, claimed_source, commit_error, foreign_files
 from ci.secrets import redacted
 from ci.steps import (
     ATTACHMENTS,
@@ -42,11 +42,11 @@ HELPERS = ("", """!f() { printf 'username=x-access-token\\npassword=%s\\n' "$RET
 TRIES = 3  # others push as well
 HEADED = "## Retrained, but"  # how a comment begins before which `head` has put a reason
 _REST = "\n\nThe rest of this comment is about that result.\n\n#"
-_ATTACHED = "refs/retrain/attachments"
+_ATTACHMENTS_REF = "refs/retrain/attachments"
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where a result goes."""
 
     branch: str | None  # None: nowhere, since a newer one is there
@@ -55,7 +55,7 @@ class Place:
     request: bool = True  # whether it can be merged
 
 
-def delivered() -> tuple[str, str]:
+def fetch_result() -> tuple[str, str]:
     """The commit of the bundle, which is in this clone then, and the commit that was retrained.
 
     Raises:
@@ -73,12 +73,14 @@ def delivered() -> tuple[str, str]:
     source, here = claimed_source(result), call("git", "rev-parse", "HEAD").stdout.strip()
     if here not in (source, result):  # by hand the result itself may be checked out
         raise UserError(f"{BUNDLE} has no retraining of {here[:10]}, which is checked out")
-    if reason := foreign(result, source):
+    if reason := commit_error(result, source):
         raise UserError(f"{BUNDLE} has no commit that a retraining makes: {reason}")
     return result, source
 
 
-def place(source: str, run: int | None, target: str, own: str, tips: dict[str, str]) -> Place:
+def choose_destination(
+    source: str, run: int | None, target: str, usual_branch: str, tips: dict[str, str]
+) -> Destination:
     """Where the result of `source` goes. own: the usual branch. tips: of the branches that origin has.
 
     run: the number of the run that made it, which grows from run to run; None by hand.
@@ -86,63 +88,63 @@ def place(source: str, run: int | None, target: str, own: str, tips: dict[str, s
     Raises:
         UserError: another's commits are on the branch of this result as well.
     """
-    aside = f"{own}-{source[:10]}"
+    aside = f"{usual_branch}-{source[:10]}"
     known = [f"^{tips[target]}"] if target in tips else []
     if target not in tips:
         why = f"The branch {code(target)} was deleted meanwhile. The result is on {code(aside)}, without a request."
-        return Place(aside, _replaceable(aside, source, known, tips), why, request=False)
+        return Destination(aside, _replaceable(aside, source, known, tips), why, request=False)
     if not is_before(source, tips[target]):
         why = (
             f"{code(target)} of origin does not have the retrained commit {source[:10]}: it was rewritten, or "
             "that commit was not pushed. "
             f"The result is on {code(aside)}, without a request."
         )
-        return Place(aside, _replaceable(aside, source, known, tips), why, request=False)
-    if newer := _newer(source, run, [tips[name] for name in (own, target) if name in tips]):
+        return Destination(aside, _replaceable(aside, source, known, tips), why, request=False)
+    if newer := _newer_result(source, run, [tips[name] for name in (usual_branch, target) if name in tips]):
         why = (
             f"This is the result of {source[:10]}. {newer} is there already, so that this one was pushed to no branch. "
             "What was trained is in the DVC remote."
         )
-        return Place(None, why=why, request=False)
-    others = _of_others(own, source, known, tips)
+        return Destination(None, why=why, request=False)
+    others = _foreign_commits(usual_branch, source, known, tips)
     if not others:
-        return Place(own, tips.get(own, ""))
+        return Destination(usual_branch, tips.get(usual_branch, ""))
     why = (
-        f"{code(own)} has commits that no retraining made ({listed(one[:10] for one in others)}), and they stay there. "
+        f"{code(usual_branch)} has commits that no retraining made ({listed(commit[:10] for commit in others)}), and they stay there. "
         f"The result is on {code(aside)}."
     )
-    return Place(aside, _replaceable(aside, source, known, tips), why)
+    return Destination(aside, _replaceable(aside, source, known, tips), why)
 
 
 def _replaceable(name: str, source: str, known: list[str], tips: dict[str, str]) -> str:
     """The tip of a branch that may be replaced; empty if there is none."""
-    if others := _of_others(name, source, known, tips):
-        commits = listed(one[:10] for one in others)
+    if others := _foreign_commits(name, source, known, tips):
+        commits = listed(commit[:10] for commit in others)
         raise UserError(f"{name} has commits that no retraining made ({commits}). Merge or rename that branch first.")
     return tips.get(name, "")
 
 
-def _of_others(name: str, source: str, known: list[str], tips: dict[str, str]) -> list[str]:
+def _foreign_commits(name: str, source: str, known: list[str], tips: dict[str, str]) -> list[str]:
     """The commits of a branch that neither a retraining made nor `known` has."""
     if name not in tips:
         return []
     commits = call("git", "rev-list", tips[name], f"^{source}", *known).stdout.split()
-    return [commit for commit in commits if not _is_ours(commit)]
+    return [commit for commit in commits if not _is_retraining(commit)]
 
 
-def _is_ours(commit: str) -> bool:
+def _is_retraining(commit: str) -> bool:
     """Whether a commit is as a retraining makes it, by this job's name and address.
 
     An amended one has another author, committer, date of one of both, or other files.
     """
     source = claimed_source(commit)
     author, committer = call("git", "log", "-1", "--format=%an <%ae> %at%n%cn <%ce> %ct", commit).stdout.splitlines()
-    own = call("git", "var", "GIT_COMMITTER_IDENT").stdout.rpartition(">")[0]
-    ours = author == committer and committer.rpartition(">")[0] == own
-    return bool(source) and ours and foreign(commit, source) is None
+    usual_branch = call("git", "var", "GIT_COMMITTER_IDENT").stdout.rpartition(">")[0]
+    ours = author == committer and committer.rpartition(">")[0] == usual_branch
+    return bool(source) and ours and commit_error(commit, source) is None
 
 
-def _newer(source: str, run: int | None, tips: list[str]) -> str:
+def _newer_result(source: str, run: int | None, tips: list[str]) -> str:
     """The result, in words, of a later commit or of a later run that the history of `tips` has; empty if none.
 
     What a retraining did not make may have its trailer, too. Only a commit that changes dvc.lock, and nothing but
@@ -151,9 +153,16 @@ def _newer(source: str, run: int | None, tips: list[str]) -> str:
     options = ("--full-history", "--format=%H", "--min-parents=1", "--max-parents=1")
     for commit in call("git", "log", *options, *tips, f"^{source}", "--", LOCK).stdout.split():
         claimed, other = claimed_source(commit).split(","), claimed_run(commit)
-        later = next((one for one in claimed if one not in ("", source) and is_before(source, one)), "")
+        later = next(
+            (
+                later_source
+                for later_source in claimed
+                if later_source not in ("", source) and is_before(source, later_source)
+            ),
+            "",
+        )
         in_later_run = source in claimed and run is not None and other is not None and other > run
-        if (later or in_later_run) and not strangers(commit, f"{commit}^"):
+        if (later or in_later_run) and not foreign_files(commit, f"{commit}^"):
             return f"A result of the later commit {later[:10]}" if later else f"The result of the later run {other}"
     return ""
 
@@ -163,14 +172,14 @@ def is_before(old: str, new: str) -> bool:
     return call("git", "merge-base", "--is-ancestor", "--end-of-options", old, new, check=False).returncode == 0
 
 
-def origin(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+def run_git(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
     """A command of git that may ask for a password: RETRAIN_TOKEN if there is one, else as git is set up here."""
     helpers = HELPERS if os.environ.get("RETRAIN_TOKEN") else ()
     git = ["git", *(word for helper in helpers for word in ("-c", f"credential.helper={helper}"))]
     return subprocess.run([*git, *words], input=stdin, capture_output=True, check=False)
 
 
-def look(*names: str) -> dict[str, str]:
+def fetch_tips(*names: str) -> dict[str, str]:
     """The tips of those of the branches that origin has; their commits are in this clone then.
 
     Raises:
@@ -178,29 +187,29 @@ def look(*names: str) -> dict[str, str]:
     """
     refs = {f"refs/heads/{name}": name for name in names}
     for _ in range(TRIES):
-        done = origin("ls-remote", "origin", *refs)
+        done = run_git("ls-remote", "origin", *refs)
         if done.returncode:
             break
         rows = [line.split("\t") for line in done.stdout.decode().splitlines()]
         tips = {refs[ref]: commit for commit, ref in rows if ref in refs}
         if not tips:
             return {}
-        done = origin("fetch", "-q", "--no-tags", "origin", *(f"refs/heads/{name}" for name in tips))
+        done = run_git("fetch", "-q", "--no-tags", "origin", *(f"refs/heads/{name}" for name in tips))
         # Since the list was read a branch may have been deleted, or rewritten to other commits.
-        if not done.returncode and all(_is_here(commit) for commit in tips.values()):
+        if not done.returncode and all(_is_local(commit) for commit in tips.values()):
             return tips
-    raise UserError(f"origin cannot be read:\n{_told(done)}")
+    raise UserError(f"origin cannot be read:\n{_output_text(done)}")
 
 
-def _is_here(commit: str) -> bool:
+def _is_local(commit: str) -> bool:
     return call("git", "cat-file", "-e", f"{commit}^{{commit}}", check=False).returncode == 0
 
 
-def _told(done: subprocess.CompletedProcess[bytes]) -> str:
+def _output_text(done: subprocess.CompletedProcess[bytes]) -> str:
     return redacted((done.stdout + done.stderr).decode(errors="replace").strip())
 
 
-def push_branch(result: str, source: str, target: str, own: str) -> Place:
+def push_branch(result: str, source: str, target: str, usual_branch: str) -> Destination:
     """Push the result to where it may go.
 
     Raises:
@@ -208,19 +217,21 @@ def push_branch(result: str, source: str, target: str, own: str) -> Place:
     """
     tries, run = TRIES, claimed_run(result)
     while True:
-        tips = look(target, own, f"{own}-{source[:10]}")
-        found = place(source, run, target, own, tips)
-        if found.branch is None:
-            return found
-        ref = f"refs/heads/{found.branch}"
-        lease = f"--force-with-lease={ref}:{found.tip}"
-        done = origin("push", "--quiet", lease, "origin", f"{result}:{ref}")
-        say(*_told(done).splitlines())
+        tips = fetch_tips(target, usual_branch, f"{usual_branch}-{source[:10]}")
+        destination = choose_destination(source, run, target, usual_branch, tips)
+        if destination.branch is None:
+            return destination
+        ref = f"refs/heads/{destination.branch}"
+        lease = f"--force-with-lease={ref}:{destination.tip}"
+        done = run_git("push", "--quiet", lease, "origin", f"{result}:{ref}")
+        say(*_output_text(done).splitlines())
         if not done.returncode:
-            return found
+            return destination
         tries -= 1
-        if not tries or look(found.branch).get(found.branch, "") == found.tip:
-            raise UserError(f"{found.branch} cannot be pushed:\n{_told(done)}\nWhat was trained is in the DVC remote.")
+        if not tries or fetch_tips(destination.branch).get(destination.branch, "") == destination.tip:
+            raise UserError(
+                f"{destination.branch} cannot be pushed:\n{_output_text(done)}\nWhat was trained is in the DVC remote."
+            )
 
 
 def push_attachments(result: str) -> str | None:
@@ -234,26 +245,28 @@ def push_attachments(result: str) -> str | None:
         return None
     try:
         for _ in range(TRIES):
-            tip = look(ATTACHMENTS_BRANCH).get(ATTACHMENTS_BRANCH, "")
-            made = origin("fast-import", "--quiet", "--force", stdin=_commit(tip, attachments_folder(result), paths))
+            tip = fetch_tips(ATTACHMENTS_BRANCH).get(ATTACHMENTS_BRANCH, "")
+            made = run_git(
+                "fast-import", "--quiet", "--force", stdin=_attachments_commit(tip, attachments_folder(result), paths)
+            )
             if made.returncode:
-                return _told(made)
+                return _output_text(made)
             ref = f"refs/heads/{ATTACHMENTS_BRANCH}"
-            done = origin("push", "--quiet", f"--force-with-lease={ref}:{tip}", "origin", f"{_ATTACHED}:{ref}")
-            call("git", "update-ref", "-d", _ATTACHED)
+            done = run_git("push", "--quiet", f"--force-with-lease={ref}:{tip}", "origin", f"{_ATTACHMENTS_REF}:{ref}")
+            call("git", "update-ref", "-d", _ATTACHMENTS_REF)
             if not done.returncode:
                 return None
     except UserError as error:
         return str(error)
-    return _told(done)
+    return _output_text(done)
 
 
-def _commit(tip: str, folder: str, paths: dict[str, Path]) -> bytes:
+def _attachments_commit(tip: str, folder: str, paths: dict[str, Path]) -> bytes:
     """A commit with these files as the only ones of its folder, for git fast-import."""
     committer, message = call("git", "var", "GIT_COMMITTER_IDENT").stdout.strip(), f"Attachments of {folder}\n"
     parent = f"from {tip}\n" if tip else ""
     lines = [
-        f"reset {_ATTACHED}\ncommit {_ATTACHED}\ncommitter {committer}\ndata {len(message.encode())}\n{message}"
+        f"reset {_ATTACHMENTS_REF}\ncommit {_ATTACHMENTS_REF}\ncommitter {committer}\ndata {len(message.encode())}\n{message}"
         f"{parent}D {folder}\n".encode()
     ]
     for name, path in sorted(paths.items()):
@@ -262,7 +275,7 @@ def _commit(tip: str, folder: str, paths: dict[str, Path]) -> bytes:
     return b"".join(lines)
 
 
-def head(heading: str, reason: str) -> None:
+def prepend_reason(heading: str, reason: str) -> None:
     """Put a heading and a reason before the comment of the result, in place of those of an earlier push."""
     text = COMMENT.read_text() if COMMENT.exists() else ""
     rest = text.partition(_REST)[2] if text.startswith(HEADED) and _REST in text else text
@@ -283,24 +296,24 @@ def main() -> None:
         if not nothing_to_do():
             say("no commit was made: nothing to push")
         return
-    target, own = branch()
+    target, usual_branch = branch()
     try:
-        result, source = delivered()
-        lost = push_attachments(result)
-        found = push_branch(result, source, target, own)
+        result, source = fetch_result()
+        attachments_error = push_attachments(result)
+        destination = push_branch(result, source, target, usual_branch)
     except UserError as error:
-        head("not delivered", block(redacted(str(error))))
+        prepend_reason("not delivered", block(redacted(str(error))))
         raise
-    notes = [found.why] if found.why else []
-    if lost:
+    notes = [destination.why] if destination.why else []
+    if attachments_error:
         notes.append(
-            f"Pictures and documents are in the artifacts alone, since they cannot be pushed:\n\n{block(lost)}"
+            f"Pictures and documents are in the artifacts alone, since they cannot be pushed:\n\n{block(attachments_error)}"
         )
-    heading = "a newer result is there" if found.branch is None else "on a branch of its own"
-    head((heading if found.why else "without its pictures") if notes else "", "\n\n".join(notes))
-    if found.branch and found.request:
-        BRANCH.write_text(f"{found.branch}\n{target}\n")
-    say(*(notes or [f"{found.branch} carries the result for {target}"]))
+    heading = "a newer result is there" if destination.branch is None else "on a branch of its own"
+    prepend_reason((heading if destination.why else "without its pictures") if notes else "", "\n\n".join(notes))
+    if destination.branch and destination.request:
+        BRANCH.write_text(f"{destination.branch}\n{target}\n")
+    say(*(notes or [f"{destination.branch} carries the result for {target}"]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_FAULTS = {
+_ERRORS = {
     r"Unable to locate credentials|NoCredentialsError": (
         "there are no credentials for the remote. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on GitLab a "
         "protected variable reaches protected branches alone)"
@@ -30,19 +30,19 @@ _FAULTS = {
 _MISSING = re.compile("missing-files|[Mm]issing cache files|do not exist neither locally nor on remote")
 
 
-def fault(output: str) -> str | None:
+def remote_error(output: str) -> str | None:
     """Why a remote cannot be used and what to do, in a sentence; None if the output names no such reason."""
-    return next((reason for pattern, reason in _FAULTS.items() if re.search(pattern, output)), None)
+    return next((reason for pattern, reason in _ERRORS.items() if re.search(pattern, output)), None)
 
 
-def fault_of_stages(output: str) -> str | None:
+def repro_error(output: str) -> str | None:
     """The same of `dvc repro`, whose own errors alone count: a stage may fail to reach another server."""
-    return fault("\n".join(line for line in output.splitlines() if line.startswith("ERROR: ")))
+    return remote_error("\n".join(line for line in output.splitlines() if line.startswith("ERROR: ")))
 
 
-def fault_of_pull(output: str) -> str:
+def pull_error(output: str) -> str:
     """The same of a pull that failed; also that the remote does not have the files."""
     # DVC may ask for single files alone, and S3 answers 404 to both.
     pushed = "Was it pushed? dvc push. The answer is the same if there is no such bucket: see the url in .dvc/config"
     missing = pushed if _MISSING.search(output) else ""
-    return fault(output) or missing or "See the message above"
+    return remote_error(output) or missing or "See the message above"

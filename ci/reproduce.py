@@ -6,14 +6,14 @@ import json
 import re
 from pathlib import Path
 
-from ci.remote import fault_of_stages
+from ci.remote import repro_error
 from ci.secrets import redacted
-from ci.steps import PLAN, RAN, left, nothing_to_do, show, step, write_comment
+from ci.steps import PLAN, RAN, nothing_to_do, read_state, show, step, write_comment
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.markdown import block, code, row
 from rfdetr_core.verification.lock import copy_linked_results
 
-FINDINGS, MOST = Path("reports/dataset/findings.csv"), 50
+FINDINGS, MAX_ROWS = Path("reports/dataset/findings.csv"), 50
 
 
 def main() -> None:
@@ -24,21 +24,21 @@ def main() -> None:
     """
     if nothing_to_do():
         return
-    force = ["--force"] if left(PLAN)["force"] else []
-    status, told = show("dvc", "repro", "--pull", "--allow-missing", *force)
-    ran = re.findall(r"^Running stage '([^']+)'", told, flags=re.MULTILINE)
-    cached = re.findall(r"^Stage '([^']+)' is cached", told, flags=re.MULTILINE)
+    force = ["--force"] if read_state(PLAN)["force"] else []
+    status, output = show("dvc", "repro", "--pull", "--allow-missing", *force)
+    ran = re.findall(r"^Running stage '([^']+)'", output, flags=re.MULTILINE)
+    cached = re.findall(r"^Stage '([^']+)' is cached", output, flags=re.MULTILINE)
     RAN.write_text(json.dumps({"ran": ran, "cached": cached}) + "\n")
     if status:
-        stage = next(iter(re.findall(r"failed to reproduce '([^']+)'", told)), ran[-1] if ran else "dvc repro")
-        write_comment(failure(stage, told))
-        reason = fault_of_stages(told)
+        stage = next(iter(re.findall(r"failed to reproduce '([^']+)'", output)), ran[-1] if ran else "dvc repro")
+        write_comment(failure(stage, output))
+        reason = repro_error(output)
         why = f": {reason}" if reason else ", with the message above"
         raise UserError(f"{stage} failed{why}; nothing was pushed.")
     copy_linked_results(Path())
 
 
-def failure(stage: str, told: str) -> str:
+def failure(stage: str, output: str) -> str:
     """The comment about a stage that failed."""
     lines = [
         f"## Not retrained: {code(stage)} failed",
@@ -49,11 +49,11 @@ def failure(stage: str, told: str) -> str:
     if rows:
         header = list(rows[0])
         lines += ["", row(*header), row(*["---"] * len(header))]
-        lines += [row(*(code(redacted(cells[name])) for name in header)) for cells in rows[:MOST]]
-        lines += [f"\nand {len(rows) - MOST} more, in `{FINDINGS}`"] if len(rows) > MOST else []
-    if reason := fault_of_stages(told):
+        lines += [row(*(code(redacted(cells[name])) for name in header)) for cells in rows[:MAX_ROWS]]
+        lines += [f"\nand {len(rows) - MAX_ROWS} more, in `{FINDINGS}`"] if len(rows) > MAX_ROWS else []
+    if reason := repro_error(output):
         lines += ["", f"{reason[0].upper()}{reason[1:]}."]
-    last = block(redacted("\n".join(told.strip().splitlines()[-15:])))
+    last = block(redacted("\n".join(output.strip().splitlines()[-15:])))
     return "\n".join([*lines, "", last, ""])
 
 

@@ -17,16 +17,16 @@ def main() -> None:
     Raises:
         SecretFoundError: there was one. `step` removes the reports then.
     """
-    found = None
+    first_error = None
     for path in (*sorted(STATE.iterdir()), REPORTS):
         try:
             refuse_in_files([str(path)])
         except SecretFoundError as error:
-            found = found or error
+            first_error = first_error or error
             if path != REPORTS:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if found:
-        raise found
+    if first_error:
+        raise first_error
     print("no value of a secret variable is in what is kept")
 
 

@@ -29,8 +29,8 @@ def refuse(content: bytes, where: str, environment: Mapping[str, str] = os.envir
     """Raise SecretFoundError, which names the variable and the place and never the value, if it is in `content`."""
     for name, forms in _secrets(environment).items():
         if any(form in content for form in forms):
-            told = f"{where} has the value of the variable {name}, which is a secret: delivery stops here"
-            raise SecretFoundError(f"{told}. Remove it where it comes from, and replace the secret itself.")
+            message = f"{where} has the value of the variable {name}, which is a secret: delivery stops here"
+            raise SecretFoundError(f"{message}. Remove it where it comes from, and replace the secret itself.")
 
 
 def refuse_in_files(paths: list[str]) -> None:
@@ -52,21 +52,21 @@ def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
 
 def _secrets(environment: Mapping[str, str]) -> dict[str, set[bytes]]:
     """By the name of a variable, the forms in which its value can stand in a file."""
-    found: dict[str, set[bytes]] = {}
+    forms_by_name: dict[str, set[bytes]] = {}
     for name, value in environment.items():
         values = [value.strip(), *value.split("\n")] if _NAME.search(name) else []  # a key may have lines
-        values += [word for one in _PASSWORD_IN_ADDRESS.findall(value) for word in (one, unquote(one))]
-        forms = {form for one in values if len(one) >= _SHORTEST and one[:5] != "-----" for form in _forms(one)}
+        values += [word for password in _PASSWORD_IN_ADDRESS.findall(value) for word in (password, unquote(password))]
+        forms = {form for text in values if len(text) >= _SHORTEST and text[:5] != "-----" for form in _forms(text)}
         if forms:
-            found[name] = forms
-    return found
+            forms_by_name[name] = forms
+    return forms_by_name
 
 
 def _forms(value: str) -> Iterator[bytes]:
     """A value as it is, and as JSON, HTML, addresses, comments and base64 have it."""
     quoted = {quote(value), quote(value, safe=""), quote_plus(value)}
     texts = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], html.escape(value)}
-    texts |= quoted | {re.sub("%..", lambda found: found[0].lower(), one) for one in quoted}
+    texts |= quoted | {re.sub("%..", lambda match: match[0].lower(), text) for text in quoted}
     texts |= {re.sub("^`|`$|^<code>|</code>$", "", code(value))}
     yield from (text.encode(errors="surrogateescape") for text in texts)
     raw = value.encode(errors="surrogateescape")

@@ -21,8 +21,8 @@ from rfdetr_core.base.printing import message_of, say
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
-MOST = 60_000  # characters of a comment: GitHub takes 65,536, and later steps put lines before and after
-WHOLE = STATE / "whole_comment.md"
+MAX_LENGTH = 60_000  # characters of a comment: GitHub takes 65,536, and later steps put lines before and after
+FULL_COMMENT = STATE / "whole_comment.md"
 PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
 PLAN_COMMENT = STATE / "plan.md"
 # For the job that pushes: the commit made here, what its comment shows, and the statement of `attest`.
@@ -52,42 +52,42 @@ def step(run: Callable[[], None]) -> None:
     try:
         run()
     except UserError as error:
-        told = redacted(str(error))
+        message = redacted(str(error))
         if isinstance(error, SecretFoundError):
             COMMENT.unlink(missing_ok=True)
             if os.environ.get("CI") == "true":  # whatever the workflow keeps of a failed run
                 shutil.rmtree(REPORTS, ignore_errors=True)
         if not COMMENT.exists():
-            write_comment(f"## Not retrained\n\n{block(told)}\n")
-        sys.exit(message_of(UserError(told)))
+            write_comment(f"## Not retrained\n\n{block(message)}\n")
+        sys.exit(message_of(UserError(message)))
 
 
 def write_comment(text: str) -> None:
     """Write the comment, cut where it is too long for a platform; then the whole of it is a file of its own."""
-    WHOLE.unlink(missing_ok=True)
-    cut = shortened(text, f"`{WHOLE}`, in the artifacts of this run")
+    FULL_COMMENT.unlink(missing_ok=True)
+    cut = shorten(text, f"`{FULL_COMMENT}`, in the artifacts of this run")
     if cut != text:
-        WHOLE.write_text(text)
+        FULL_COMMENT.write_text(text)
     COMMENT.write_text(cut)
 
 
-def shortened(text: str, whole: str) -> str:
+def shorten(text: str, whole: str) -> str:
     """A comment in Markdown with at most MOST characters. It ends with a whole line, and an open fence is closed.
 
     whole: where all of it is, which the last words of one that was cut say.
     """
-    if len(text) <= MOST:
+    if len(text) <= MAX_LENGTH:
         return text
-    fence, kept, left_over = "", [], MOST - 500
+    fence, kept, left_over = "", [], MAX_LENGTH - 500
     for line in text.split("\n"):
         left_over -= len(line) + 1
         if left_over < 0:
             break
         kept.append(line)
-        if found := re.match("```+", line):
-            fence = found[0] if not fence else "" if line == fence else fence
+        if match := re.match("```+", line):
+            fence = match[0] if not fence else "" if line == fence else fence
             left_over -= len(line) if line == fence else 0  # for its end
-    end = f"The rest was cut: a comment has at most {MOST:,} characters. All of it is {whole}."
+    end = f"The rest was cut: a comment has at most {MAX_LENGTH:,} characters. All of it is {whole}."
     return "\n".join([*kept, *([fence] if fence else []), "", end, ""])
 
 
@@ -146,7 +146,7 @@ def attachment(name: str, result: str) -> str | None:
     return f"{raw}/{ATTACHMENTS_BRANCH}/{quote(f'{attachments_folder(result)}/{name}')}" if raw else None
 
 
-def left(path: Path) -> Any:
+def read_state(path: Path) -> Any:
     """What an earlier step left; None if it left nothing."""
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -169,7 +169,7 @@ def base() -> str:
 
 def nothing_to_do() -> bool:
     """Whether the plan has no stage; said once, here."""
-    plan = left(PLAN)
+    plan = read_state(PLAN)
     if plan is None:
         raise UserError("there is no plan. Run: python -m ci.plan")
     if not plan["certain"]:

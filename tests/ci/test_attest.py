@@ -197,9 +197,11 @@ def test_without_an_identity_the_comment_says_so_and_an_earlier_signature_does_n
 def test_a_platform_or_a_sigstore_that_fails_does_not_stop_the_delivery(
     state: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    said = {"no permission": "insufficient OIDC token permissions", "expired": "Identity token", "away": "not reached"}[
-        how
-    ]
+    expected = {
+        "no permission": "insufficient OIDC token permissions",
+        "expired": "Identity token",
+        "away": "not reached",
+    }[how]
     if how == "no permission":
         monkeypatch.setenv("GITHUB_ACTIONS", "true")
         monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", raising=False)
@@ -214,5 +216,5 @@ def test_a_platform_or_a_sigstore_that_fails_does_not_stop_the_delivery(
     attest.main()
     line = next(line for line in COMMENT.read_text().splitlines() if line.startswith(attest.LINE))
     assert line.startswith(f"{attest.LINE}none. ")
-    assert said in line
+    assert expected in line
     assert not ATTESTATION.exists()

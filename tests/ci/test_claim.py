@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ci.claim import claimed_source, fault
-from ci.deliver import stage
+from ci.claim import claim_error, claimed_source
+from ci.deliver import stage_results
 from ci.steps import TRAILER
 from tests.audit.repository import Repository
 
@@ -44,31 +44,31 @@ class Retrained:
         self.repository.git("checkout", "-q", "-b", branch)
         self.commit("Retrain", f"{TRAILER}: {source}")
         assert claimed_source() == source
-        return fault(source, {})
+        return claim_error(source, {})
 
 
 @pytest.fixture(params=["", "project"])
 def retrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Retrained:
-    found = Retrained(tmp_path / "repository", request.param)
-    monkeypatch.chdir(found.project.folder)
-    return found
+    retrained = Retrained(tmp_path / "repository", request.param)
+    monkeypatch.chdir(retrained.project.folder)
+    return retrained
 
 
 def test_what_a_delivery_commits_holds_on_its_branch_and_when_main_is_moved_to_it(retrained: Retrained) -> None:
     assert claimed_source() == ""
     (retrained.project.folder / "journal" / "train-1.json").write_text("{}")
-    staged = stage()
+    staged = stage_results()
     assert {"dvc.lock", "journal/train-1.json"} <= set(staged)
     assert sum(path.startswith("records/") for path in staged) == 1
     assert retrained.deliver() is None
     commit = retrained.head()
     retrained.repository.git("checkout", "-q", "main")
     retrained.repository.git("merge", "-q", "--ff-only", commit)
-    assert fault(claimed_source(), {}) is None
+    assert claim_error(claimed_source(), {}) is None
     retrained.repository.git("branch", "-q", "-D", "retrain/main")
-    assert fault(claimed_source(), {}) == "no branch retrain/... has it"
+    assert claim_error(claimed_source(), {}) == "no branch retrain/... has it"
     retrained.repository.git("update-ref", "refs/remotes/origin/retrain/main", commit)
-    assert fault(claimed_source(), {}) is None
+    assert claim_error(claimed_source(), {}) is None
 
 
 def test_another_parent_than_the_one_named_does_not_hold(retrained: Retrained) -> None:
@@ -79,14 +79,14 @@ def test_another_parent_than_the_one_named_does_not_hold(retrained: Retrained) -
     retrained.project.train(3, IMAGES)
     for words in (source, source[:10], "HEAD~", "", f"{source},{source}"):
         retrained.repository.git("commit", "-q", "--allow-empty", "-m", "Retrain", "-m", f"{TRAILER}: {words}")
-        assert fault(words, {}) == "the commit that it names is not its only parent"
+        assert claim_error(words, {}) == "the commit that it names is not its only parent"
         retrained.repository.git("reset", "-q", "--soft", "HEAD~")
     retrained.repository.git("checkout", "-q", "-f", "-b", "other", source)
     retrained.commit("other")
     retrained.repository.git(
         "merge", "-q", "--no-ff", "-m", f"Retrain\n\n{TRAILER}: {retrained.head()}", "retrain/main"
     )
-    assert fault(claimed_source(), {}) == "the commit that it names is not its only parent"
+    assert claim_error(claimed_source(), {}) == "the commit that it names is not its only parent"
 
 
 def test_a_branch_of_another_name_does_not_hold(retrained: Retrained) -> None:
@@ -124,13 +124,13 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("forged", FORGED)
 def test_a_change_that_no_retraining_makes_does_not_hold(retrained: Retrained, forged: str) -> None:
-    edit, said = FORGED[forged]
+    edit, expected = FORGED[forged]
     if forged == "a record that was there":
         retrained.commit("records of the second result, so that both are there")
     edit(retrained.project.folder)
-    told = retrained.deliver()
-    assert told is not None
-    assert said in told
+    error = retrained.deliver()
+    assert error is not None
+    assert expected in error
 
 
 def test_a_change_outside_the_folder_of_the_project_does_not_hold(retrained: Retrained) -> None:
@@ -143,5 +143,5 @@ def test_a_change_outside_the_folder_of_the_project_does_not_hold(retrained: Ret
 
 def test_what_differs_from_dvc_lock_was_not_run(retrained: Retrained) -> None:
     assert retrained.deliver() is None
-    told = fault(claimed_source(), {"train": ["params.yaml: train.lr"]})
-    assert told == "dvc.lock does not agree with params.yaml: train.lr"
+    error = claim_error(claimed_source(), {"train": ["params.yaml: train.lr"]})
+    assert error == "dvc.lock does not agree with params.yaml: train.lr"

@@ -72,10 +72,10 @@ def test_a_request_that_is_refused_fails_and_the_commit_has_the_comment_with_wha
     pushed(folder)
     assert run("pull_request.sh", folder, REFUSED=refused, ANSWER=answer)[0] == 1
     assert run("tell.sh", folder)[1].startswith("api repos/owner/name/commits/0123/comments ")
-    told = (folder / "bodies").read_text()
-    assert told.startswith("## Retrained, but no pull request carries it\n")
-    assert "Allow Actions to create pull requests" in told
-    assert told.endswith("\n\n## Retrained\n")
+    posted = (folder / "bodies").read_text()
+    assert posted.startswith("## Retrained, but no pull request carries it\n")
+    assert "Allow Actions to create pull requests" in posted
+    assert posted.endswith("\n\n## Retrained\n")
 
 
 def test_a_plan_is_one_comment_that_the_next_plan_edits(folder: Path) -> None:
