@@ -1,6 +1,6 @@
-"""The comment of a pull request: scores on one test split side by side, what changed, pictures, the gate.
+"""The comment of a pull request: the gate, the scores of both models on the same test split, changes, pictures.
 
-Every word of it that comes from data, git or another program is set by `code` or `block`.
+Text that comes from data, git or another program is always passed through `code` or `block`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rfdetr_core.inference.thresholds import Thresholds
 
 EVALUATION = Path("reports/evaluate")
 PICTURES, PAGE = EVALUATION / "pictures", EVALUATION / "index.html"
-MAX_ROWS = 100  # lines of a list
+MAX_ROWS = 100  # of a table or a list
 
 
 def title() -> str:
@@ -34,7 +34,10 @@ def title() -> str:
 
 
 def comment(published: str) -> str:
-    """The comment, in Markdown; the new result must be committed, for its images to be found in git."""
+    """The comment, in Markdown. The new result must be committed before: its images are looked up in git.
+
+    published: what became of the publishing, in a sentence without a full stop.
+    """
     content = read_state(COMPARISON) or {"missing": "it was not scored", "verdict": "failed", "why": "no comparison"}
     ran, plan = read_state(RAN), read_state(PLAN)
     measured = content["missing"] in (None, FIRST)
@@ -43,34 +46,37 @@ def comment(published: str) -> str:
         f"Gate {content['verdict']}: {content['why']}." if measured else _gate_without_comparison(content),
     ]
     parts += _evaluation_summary()
-    parts.append(f"Ran: {_code_list(ran['ran'])}. From the cache: {_code_list(ran['cached'])}.")
+    parts.append(f"Stages that ran: {_code_list(ran['ran'])}. Restored from the cache: {_code_list(ran['cached'])}.")
     certain = plan["certain"].items()
     parts.append("\n".join(f"- {code(name)}: {listed(map(code, reasons), 5)}" for name, reasons in certain))
     parts += _scores(content) if content["missing"] is None else [_scores_of_new()]
     parts += _pictures_of_both(content)
     if content["missing"] is None:
         differences = core("audit", "--diff", str(BASE_MODEL), str(MODEL), "--markdown", check=False)
-        parts += ["### What changed in the making", differences.stdout.strip() or block(differences.stderr.strip())]
+        parts += [
+            "### What changed in data, parameters and code",
+            differences.stdout.strip() or block(differences.stderr.strip()),
+        ]
     parts += ["### Pictures", _evaluation_pictures(), f"MLflow: {_publishing(published)}."]
     return "\n\n".join(parts) + "\n"
 
 
 def _gate_without_comparison(content: dict[str, Any]) -> str:
-    """The gate without a comparison: its reason is the message of an error."""
+    """The verdict where there is no comparison. The reason is the message of an error."""
     return f"Gate {content['verdict']}, without a comparison:\n\n{block(content['why'])}"
 
 
 def _code_list(names: list[str]) -> str:
-    return listed(map(code, names), MAX_ROWS) or "nothing"
+    return listed(map(code, names), MAX_ROWS) or "none"
 
 
 def _publishing(sentence: str) -> str:
-    """What `publish` said; an address, which has numbers of the server alone, is left to be a link."""
+    """The output of `publish`, as code. Only an address made of numbers of the server stays a link."""
     return sentence if re.fullmatch(r"published as run https?://[\w.:/#-]+", sentence) else code(sentence)
 
 
 def _scores(content: dict[str, Any]) -> list[str]:
-    """Both models on the split as it is now, and how large the split was for the base."""
+    """The scores of both models on the split as it is now, and the size of the split at the base's evaluation."""
     before = _base_evaluation(content["base"])
     rows = [row(SCORES[key], *_numbers(content["old"][key], content["new"][key])) for key in SCORES]
     table = ["| | base | new | difference |", "|---|---|---|---|", *rows]
@@ -88,12 +94,12 @@ def _scores(content: dict[str, Any]) -> list[str]:
     return [
         f"### Both models on the {code(content['split'])} split as it is now",
         f"{content['images']} images, {content['objects']} objects ({before}). Scores of {content['of']}, 0 to 1."
-        + (" The base's model and the new one are the same file." if content["same"] else "")
-        + (f" The base's model does not know: {unknown}." if content["unknown_to_old"] else ""),
+        + (" The base and the new model are the same file." if content["same"] else "")
+        + (f" The base does not know these classes: {unknown}." if content["unknown_to_old"] else ""),
         content["sentence"],
         "\n".join(table),
-        f"Difference of mAP in points: {_points(content['difference'])}; {_difference_interval(content)}. The intervals of the "
-        "classes are wider, since all of them are to hold at once.",
+        f"Difference of mAP in points: {_points(content['difference'])}; {_difference_interval(content)}. "
+        "The intervals of the classes are wider: they are corrected for the number of classes.",
         "\n".join(classes),
         *_comparison_page(content["changes"]),
     ]
@@ -107,18 +113,18 @@ def _difference_interval(content: dict[str, Any]) -> str:
     ends = interval_text(content["interval"], content["images_with_objects"])
     if content["interval"][0] is None:
         return ends
-    return f"95 of 100 resamplings of the images give {ends} ({content['resamples']} drawn, seed 0)"
+    return f"95 % interval {ends}, from {content['resamples']} resamplings of the images (seed 0)"
 
 
 def _comparison_page(changes: str) -> list[str]:
-    """How much changed, and where the page is that shows it; nothing where it was not written."""
+    """How many detections changed, and where the page of the comparison is. Empty if there is no page."""
     if not COMPARED.exists():
         return []
     return [f"{changes} Images, slices and crops: `{COMPARED}` (A is the base, B the new model), {_artifacts_place()}."]
 
 
 def _pictures_of_both(content: dict[str, Any]) -> list[str]:
-    """The pictures of both models, shown where they have an address, else named; or why they could not be made."""
+    """The pictures of both models, or why there are none. Without an address, a picture is named and not shown."""
     pictures, parts = content.get("pictures") or {}, ["### Both models in pictures"]
     if "unpictured" in content:
         return [*parts, f"There are no pictures: {code(content['unpictured'])}."]
@@ -134,19 +140,20 @@ def _pictures_of_both(content: dict[str, Any]) -> list[str]:
 
 
 def _artifacts_place() -> str:
-    """Where the files are that neither git nor DVC has."""
+    """Where the files are that are in neither git nor DVC."""
     link = os.environ.get("RETRAIN_ARTIFACTS", "")
-    return f"[in the artifacts of this run]({link})" if link else "on the machine that retrained"
+    return f"[in the artifacts of this run]({link})" if link else "on the machine that ran the retraining"
 
 
 def _base_evaluation(base: str) -> str:
+    """The size of the split that the base was evaluated on, in words."""
     files = [
         call("git", "show", f"{base}:./reports/evaluate/{name}.json", check=False) for name in ("about", "metrics")
     ]
     if files[-1].returncode:
         return "the base was not evaluated"
     try:
-        # Of older versions metrics.json has the split, too.
+        # Older versions wrote the split into metrics.json.
         before = {key: value for file in files if not file.returncode for key, value in json.loads(file.stdout).items()}
         numbers = f"{before['images']:d} images, {before['objects']:d} objects"
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -155,7 +162,7 @@ def _base_evaluation(base: str) -> str:
 
 
 def _evaluation_summary() -> list[str]:
-    """The score of the new model with its interval, the threshold to deploy, and where the page is."""
+    """The score of the new model with its interval, the threshold to deploy, and the place of the evaluation page."""
     if not (EVALUATION / THRESHOLDS).exists():
         return []
     thresholds = Thresholds.read(EVALUATION / THRESHOLDS)
@@ -166,7 +173,7 @@ def _evaluation_summary() -> list[str]:
     size = f"{thresholds.images} images of {code(thresholds.split)}"
     return [
         f"mAP of {thresholds.of} {_number(score)}, {interval} ({size}). {_recommended_threshold(thresholds)}",
-        f"Where it fails, and why: `{PAGE}`, {_dvc_place(PAGE)}.",
+        f"Where the new model fails, and why: `{PAGE}`, {_dvc_place(PAGE)}.",
     ]
 
 
@@ -180,6 +187,7 @@ def _recommended_threshold(thresholds: Thresholds) -> str:
 
 
 def _scores_of_new() -> str:
+    """The scores of the new model, where there is no comparison."""
     paths = [EVALUATION / name for name in ("about.json", "metrics.json")]
     if not all(path.exists() for path in paths):
         return "There is no evaluation."
@@ -189,7 +197,7 @@ def _scores_of_new() -> str:
 
 
 def _evaluation_pictures() -> str:
-    """Where the pictures are: the artifact of this run, and DVC."""
+    """The names of the evaluation's pictures, and where they are: in the artifact of this run, and in DVC."""
     names = sorted(path.name for path in PICTURES.glob("*.png"))
     if not names:
         return f"`dvc pull {PICTURES}`"
@@ -197,6 +205,7 @@ def _evaluation_pictures() -> str:
 
 
 def _dvc_place(path: Path) -> str:
+    """Where a file is that DVC tracks."""
     link = os.environ.get("RETRAIN_ARTIFACTS", "")
     return f"[in the artifacts of this run]({link}), or `dvc pull {path}`" if link else f"`dvc pull {path}`"
 

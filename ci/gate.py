@@ -1,4 +1,4 @@
-"""Fail if the gate did not let the new model pass: last, so that the pull request is there to be looked at."""
+"""Fail if the gate failed. This is the last step, so that the pull request has been opened before."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from rfdetr_core.base.printing import say
 
 
 def main() -> None:
-    """Raise UserError if the verdict is failed, or if there is none although a stage was to run.
+    """Print the verdict of the gate.
 
     An undecided gate does not fail the run: the title of the pull request says that a person has to decide.
+
+    Raises:
+        UserError: the verdict is "failed", or there is no verdict although a stage was to run.
     """
     content = read_state(COMPARISON)
     if content is None:

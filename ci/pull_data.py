@@ -1,4 +1,7 @@
-"""Pull the dataset and the weights, if a stage that reads images may run: DVC does not know that train reads them."""
+"""Pull the dataset and the weights if a stage that reads images may run.
+
+DVC would not pull them for train: in dvc.yaml train depends on the manifest, not on the images.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,12 @@ READERS = {"validate", "convert", "train", "evaluate", "report", "export"}
 
 
 def main() -> None:
-    """Pull what .dvc files track in, at or above data.dir, and in weights/."""
+    """Pull the files and folders that .dvc files track in weights/, in data.dir, and above data.dir."""
     if nothing_to_do():
         return
     plan = read_state(PLAN)
-    stages = {name.partition("@")[0] for name in (*plan["certain"], *plan["possible"])}  # one that a template makes
+    # A stage made from a template is named NAME@KEY.
+    stages = {name.partition("@")[0] for name in (*plan["certain"], *plan["possible"])}
     if not READERS & stages:
         print("no stage that may run reads an image: nothing to pull")
         return

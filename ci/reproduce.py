@@ -1,4 +1,4 @@
-"""`dvc repro`, with what else it needs pulled. If validation finds errors, they are the comment."""
+"""Run `dvc repro`, which also pulls the files that it needs. If a stage fails, write the comment about the failure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FINDINGS, MAX_ROWS = Path("reports/dataset/findings.csv"), 50
 
 
 def main() -> None:
-    """Run; leave which stages ran and which came from the cache.
+    """Run the stages, and write which of them ran and which came from the cache.
 
     Raises:
-        UserError: a stage failed. dvc.lock of git and the remote are as they were.
+        UserError: a stage failed. Nothing was pushed to the remote or to git.
     """
     if nothing_to_do():
         return
@@ -33,8 +33,8 @@ def main() -> None:
         stage = next(iter(re.findall(r"failed to reproduce '([^']+)'", output)), ran[-1] if ran else "dvc repro")
         write_comment(failure(stage, output))
         reason = repro_error(output)
-        why = f": {reason}" if reason else ", with the message above"
-        raise UserError(f"{stage} failed{why}; nothing was pushed.")
+        why = f": {reason}" if reason else " with the message above"
+        raise UserError(f"{stage} failed{why}. Nothing was pushed.")
     copy_linked_results(Path())
 
 
@@ -43,7 +43,7 @@ def failure(stage: str, output: str) -> str:
     lines = [
         f"## Not retrained: {code(stage)} failed",
         "",
-        "Nothing was pushed: remote, `dvc.lock` and branches are as before.",
+        "Nothing was pushed: the DVC remote, `dvc.lock` and the branches are unchanged.",
     ]
     rows = _findings() if stage == "validate" and FINDINGS.exists() else []
     if rows:

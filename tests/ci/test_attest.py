@@ -77,7 +77,7 @@ class Context:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone with a delivered result, on a machine that is no platform."""
+    """A clone with a delivered result, on a machine without an identity."""
     monkeypatch.chdir(tmp_path)
     for name in (
         "GITHUB_ACTIONS",
@@ -125,7 +125,7 @@ def test_an_identity_signs_the_bytes_of_the_statement_and_the_comment_names_it(
 ) -> None:
     token = on_gitlab(monkeypatch, time.time())
     attest.main()
-    attest.main()  # again: one line all the same
+    attest.main()  # again: the comment still has one such line
     assert dsse.payload_of(ATTESTATION) == files.read_bytes(STATEMENT)
     assert dsse.is_signed_by(ATTESTATION, KEY.public_key())
     assert not dsse.is_signed_by(ATTESTATION, ec.generate_private_key(ec.SECP256R1()).public_key())
