@@ -16,8 +16,8 @@ from ci.steps import core, step
 from rfdetr_core.audit.history import EVALUATION
 from rfdetr_core.base.code import FOLDER, STAGE
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.verification.changed import certain
-from rfdetr_core.verification.verify import IN_THE_WAY
+from rfdetr_core.verification.changed import changed_stages
+from rfdetr_core.verification.verify import SHADOWING_MODULE
 
 BEST = "output/checkpoint_best_"
 
@@ -55,10 +55,10 @@ def main() -> None:
     done = core("verify", "--lock", "--json", check=False)
     if not done.stdout.startswith("{"):
         raise UserError(done.stderr.strip().removeprefix("error: "))
-    found = lies(json.loads(done.stdout)["mismatches"], certain(Path()))
-    in_the_way = [one for one in found if one["found"] == IN_THE_WAY]
+    found = lies(json.loads(done.stdout)["mismatches"], changed_stages(Path()))
+    in_the_way = [one for one in found if one["found"] == SHADOWING_MODULE]
     if in_the_way:
-        raise UserError("; ".join(f"{one['what'].removeprefix('code ')}: {IN_THE_WAY}" for one in in_the_way))
+        raise UserError("; ".join(f"{one['what'].removeprefix('code ')}: {SHADOWING_MODULE}" for one in in_the_way))
     if found:
         said = "{what}: expected {expected}, found {found}  ({by})"
         told = [said.format(**one | {"by": ", ".join(one["by"])}) for one in found]

@@ -18,8 +18,8 @@ from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.markdown import code, row
 from rfdetr_core.base.printing import say
-from rfdetr_core.verification.changed import certain
-from rfdetr_core.verification.durations import about
+from rfdetr_core.verification.changed import changed_stages
+from rfdetr_core.verification.durations import duration_text
 from rfdetr_core.verification.plan import Plan, PlannedStage, plan
 
 MOST = 50  # rows of the table
@@ -50,7 +50,7 @@ def markdown(planned: Plan) -> str:
 def _row(stage: PlannedStage) -> str:
     time = "-" if stage.verdict == "cached" or stage.name == STAGE else "not known"
     if time != "-" and stage.seconds is not None:
-        time = about(stage.seconds)
+        time = duration_text(stage.seconds)
     reasons = listed((code(one.text.replace(" -> ", " → ")) for one in stage.reasons), 5)
     return row(code(stage.name), _VERDICTS[stage.verdict], time, reasons or "-")
 
@@ -68,10 +68,10 @@ def main() -> None:
     if values:
         apply_overrides(values)
     if not values and (source := claimed_source()):
-        reason = fault(source, certain(Path()))
+        reason = fault(source, changed_stages(Path()))
         told = "a retraining made this commit" if reason is None else f"no retraining made this commit: {reason}"
         say(f"{told} ({TRAILER}: {source})")
-    planned = plan(Path(), force=options.force, at_hand=False)
+    planned = plan(Path(), force=options.force, compare_local=False)
     # DVC restores what its cache has only if it is asked to run it.
     runs = {stage.name: [one.what for one in stage.reasons] for stage in planned.having("runs", "cached")}
     later = [stage.name for stage in planned.having("may run")]

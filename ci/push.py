@@ -177,7 +177,7 @@ def is_before(old: str, new: str) -> bool:
 
 
 def run_git(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Run git. If it asks for a password, it gets RETRAIN_TOKEN. Without that variable, helpers of this machine answer."""
+    """Run git. A question for a password is answered with RETRAIN_TOKEN, or if that is not set, by this machine."""
     helpers = HELPERS if os.environ.get("RETRAIN_TOKEN") else ()
     git = ["git", *(word for helper in helpers for word in ("-c", f"credential.helper={helper}"))]
     return subprocess.run([*git, *words], input=stdin, capture_output=True, check=False)

@@ -169,7 +169,7 @@ def verify(options: argparse.Namespace) -> None:
 
         report = verify(options.repo, options.file, deep=options.deep, rescore=options.rescore)
         check_attestation(report, options.file or options.repo / MODEL, options.key, options.repo)
-    print_versioned(report.plain() if options.json else report.lines())
+    print_versioned(report.to_dict() if options.json else report.lines())
     if report.mismatches:
         sys.exit(1)
 

@@ -37,7 +37,7 @@ def check_exported_file(report: Report, path: Path, archive: Archive) -> None:
         report.checked += 1
     else:
         report.skip(f"bytes of {path}", f"no {EXPORT} of this history has them")
-    _check_source(report, exported, _source(exported, archive, runs), vouched=known is not None)
+    _check_source(report, exported, _source(exported, archive, runs), confirmed=known is not None)
 
 
 def check_exports(report: Report, contents: Contents, model: Mapping[str, Any] | None, record: Any) -> None:
@@ -113,10 +113,10 @@ def _source(exported: Exported, archive: Archive, runs: list[dict[str, Any]]) ->
     return None
 
 
-def _check_source(report: Report, exported: Exported, source: Path | None, *, vouched: bool) -> None:
+def _check_source(report: Report, exported: Exported, source: Path | None, *, confirmed: bool) -> None:
     """Export the source again, in memory, and compare each constant.
 
-    vouched: git has the bytes of the file, so that another graph is due to other code of this project.
+    confirmed: git has the bytes of the file, so that another graph is due to other code of this project.
     """
     name, told = f"{exported.path}, {_AGAIN}", exported.description
     if is_derived(exported):
@@ -140,7 +140,7 @@ def _check_source(report: Report, exported: Exported, source: Path | None, *, vo
         report.skip(name, f"its {len(exported.constants) - len(shared)} constants of {told.precision} are not compared")
     elif graph == exported.graph:
         _compare_constants(report, str(exported.path), constants, exported.constants, _AGAIN)
-    elif vouched:
+    elif confirmed:
         report.skip(name, "the code of this project exports another graph now")
     else:
         report.wrong(f"graph of {exported.path}", graph, exported.graph, _AGAIN)

@@ -277,7 +277,7 @@ class CodeDigests:
         return any(self.contents.md5(path) != md5 for path, md5 in (entry.deps | entry.outs).items())
 
 
-def reached_by_code(root: Path) -> Iterator[str]:
+def changed_code_lines(root: Path) -> Iterator[str]:
     """A line for each stage of dvc.lock whose code is another now."""
     lock, digests = Lock.read(root), CodeDigests(Contents(root))
     for path, stage in digests.stages.items():

@@ -32,9 +32,9 @@ from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.report.comparison.png import MOST_BYTES
-from rfdetr_core.verification.changed import certain, possible
+from rfdetr_core.verification.changed import changed_stages, later_stages
 from rfdetr_core.verification.lock import read_stages
-from rfdetr_core.verification.verify import IN_THE_WAY
+from rfdetr_core.verification.verify import SHADOWING_MODULE
 from tests.architecture import PIPELINE, STAGES
 from tests.ci.workflows import filled, jobs, runs, upload
 from tests.observers.conftest import Server
@@ -489,7 +489,7 @@ def test_the_plan_is_what_dvc_status_says_with_all_the_data(developer: Project) 
         file = developer.folder / path
         file.write_text(f"{file.read_text()}\n{line}\n")
 
-    assert certain(developer.folder) == {}
+    assert changed_stages(developer.folder) == {}
     changes = [
         lambda: developer.set_params(evaluate={"pictures": 2}),
         lambda: developer.set_params(train={"epochs": 3}),
@@ -506,7 +506,7 @@ def test_the_plan_is_what_dvc_status_says_with_all_the_data(developer: Project) 
     ]
     for change in changes:
         change()
-        expected, told = developer.changed_stages(), certain(developer.folder)
+        expected, told = developer.changed_stages(), changed_stages(developer.folder)
         if "code" in expected:  # DVC itself knows what code writes when it has run
             developer.repro("code")
             expected = developer.changed_stages() | ({"code"} if "code" in told else set())
@@ -517,10 +517,10 @@ def test_the_plan_is_what_dvc_status_says_with_all_the_data(developer: Project) 
         developer.run("git", "clean", "-fdq")
     edit("rfdetr_core/loss/matcher.py", "EDITED = True")
     named = ["rfdetr_core/loss/matcher.py"]
-    assert certain(developer.folder) == {"code": named, "train": named}
+    assert changed_stages(developer.folder) == {"code": named, "train": named}
     (developer.folder / "digests" / "train.json").write_text("{}")  # DVC runs code for it, and nothing else
     developer.run("git", "checkout", "-q", "--", "rfdetr_core")
-    assert certain(developer.folder) == {"code": ["digests/train.json"]}
+    assert changed_stages(developer.folder) == {"code": ["digests/train.json"]}
     developer.run("git", "reset", "-q", "--hard")
 
     # Code that was digested, and not yet run, is no lie; code that was committed as if it had been is one.
@@ -532,9 +532,11 @@ def test_the_plan_is_what_dvc_status_says_with_all_the_data(developer: Project) 
         assert (told.returncode, "code rfdetr_core/loss/matcher.py" in told.stderr) == (status, status == 1), (
             told.stderr
         )
-        assert set(certain(developer.folder)) == developer.changed_stages() == ({"train"} if status == 0 else set())
+        assert (
+            set(changed_stages(developer.folder)) == developer.changed_stages() == ({"train"} if status == 0 else set())
+        )
         if status == 0:
-            assert named[0] in certain(developer.folder)["train"]
+            assert named[0] in changed_stages(developer.folder)["train"]
         developer.run("git", "reset", "-q", "--hard", "HEAD~")
 
 
@@ -555,11 +557,11 @@ def test_a_run_by_hand_takes_params_and_force(world: World) -> None:
 
 def test_what_comes_after_a_stage_is_possible() -> None:
     stages = read_stages(ROOT)
-    assert possible(stages, {"validate"}) == STAGES[2:]
-    assert possible(stages, {"code", "train"}) == STAGES[4:]
-    assert possible(stages, {"code"}) == []
-    assert possible(stages, {"evaluate"}) == ["report", "export"]
-    assert possible(stages, {"report"}) == possible(stages, {"export"}) == []
+    assert later_stages(stages, {"validate"}) == STAGES[2:]
+    assert later_stages(stages, {"code", "train"}) == STAGES[4:]
+    assert later_stages(stages, {"code"}) == []
+    assert later_stages(stages, {"evaluate"}) == ["report", "export"]
+    assert later_stages(stages, {"report"}) == later_stages(stages, {"export"}) == []
 
 
 def test_the_data_is_pulled_for_every_stage_that_reads_the_dataset_or_a_manifest() -> None:
@@ -666,12 +668,12 @@ def test_a_file_in_the_way_of_a_module_is_answered_with_what_to_do(
 ) -> None:
     (tmp_path / LOCK).touch()
     monkeypatch.chdir(tmp_path)
-    finding = {"what": "code statistics.py", "expected": "no such file", "found": IN_THE_WAY, "by": ["imports"]}
+    finding = {"what": "code statistics.py", "expected": "no such file", "found": SHADOWING_MODULE, "by": ["imports"]}
     answers = {"check": "", "verify": json.dumps({"mismatches": [finding]})}
     monkeypatch.setattr(
         check_lock, "core", lambda *words, check=True: subprocess.CompletedProcess(words, 1, answers[words[0]], "")
     )
-    monkeypatch.setattr(check_lock, "certain", lambda root: {})
+    monkeypatch.setattr(check_lock, "changed_stages", lambda root: {})
     with pytest.raises(UserError, match=r"^statistics\.py: .*: rename or remove it$"):
         check_lock.main()
 
@@ -682,11 +684,11 @@ def test_the_plan_and_the_check_of_the_lock_need_only_what_their_job_installs(de
     code = """
 from pathlib import Path
 from rfdetr_core.cli import main
-from rfdetr_core.verification.changed import certain
+from rfdetr_core.verification.changed import changed_stages
 main(["check"])
 main(["verify", "--lock"])
 main(["plan"])
-assert certain(Path()) == {}
+assert changed_stages(Path()) == {}
 """
     env = {"PYTHONPATH": str(without_numeric(developer.folder.parent / "hosted"))}
     developer.run(sys.executable, "-c", code, env=env)
