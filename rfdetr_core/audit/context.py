@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rfdetr_core.audit.history import NOT_COMMITTED, Commit, cached
+from rfdetr_core.audit.history import NOT_COMMITTED, Commit, cache_path
 from rfdetr_core.audit.images import evaluated, made_by
 from rfdetr_core.audit.metadata import digests_in
 from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
@@ -116,7 +116,7 @@ def _annotations(traced: Trace) -> dict[str, str]:
 def _out(name: str, md5: str | None, archive: Archive) -> bytes | None:
     """An out of DVC, if it is in the cache or the working tree as it was."""
     root = archive.history.root
-    for path in (cached(root, md5), root / name) if md5 else ():
+    for path in (cache_path(root, md5), root / name) if md5 else ():
         if path.is_file() and files.md5_bytes(content := files.read_bytes(path)) == md5:
             return content
     return None

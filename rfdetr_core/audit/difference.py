@@ -70,7 +70,7 @@ def _at(value: Any, keys: Iterable[str]) -> Any:
     return value or {}
 
 
-def told_difference(
+def format_difference(
     changes: Mapping[str, Mapping[str, list[Any]]], images: Mapping[str, list[dict[str, Any]]], unknown: Iterable[str]
 ) -> list[str]:
     """Two comparisons as lines; long lists are cut, and say so."""

@@ -48,7 +48,7 @@ class Export(Fields):
     files: dict[Name, ExportedFile]
 
 
-def recorded_as(sha256: str, archive: Archive) -> tuple[str, Link | None] | None:
+def find_export(sha256: str, archive: Archive) -> tuple[str, Link | None] | None:
     """The path that an export.json of the history has for a file with these bytes, and the stage that wrote that
     export.json, if a dvc.lock names it."""
     for commit, export in reversed(archive.exports):
@@ -60,7 +60,7 @@ def recorded_as(sha256: str, archive: Archive) -> tuple[str, Link | None] | None
 
 def _stage_of(commit: Commit, archive: Archive) -> Link | None:
     ((_, content),) = archive.history.read([commit.changed[EXPORT]])
-    return archive.introduced(files.md5_bytes(content or b""))
+    return archive.first_link(files.md5_bytes(content or b""))
 
 
 def is_derived(exported: Exported) -> bool:

@@ -233,7 +233,7 @@ def _check_object(name: str, kind: bytes, content: bytes) -> None:
         raise UserError(f"git's object {name} was changed. Fetch it again: git fsck")
 
 
-def cached(root: Path, md5: str) -> Path:
+def cache_path(root: Path, md5: str) -> Path:
     """Where DVC's cache has the content of this MD5."""
     return cache_folder(root) / "files" / "md5" / md5[:2] / md5[2:]
 

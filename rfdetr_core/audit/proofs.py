@@ -75,18 +75,21 @@ def prove(image: Image, traced: Trace, archive: Archive) -> Proof:
     known = roots_of(training)
     for through, roots in known.items():
         if roots is None:
-            unknown.append(f"the images of {whose(through)}: its record is not in the file, or has no Merkle roots")
+            unknown.append(
+                f"the images of {training_name(through)}: its record is not in the file, or has no Merkle roots"
+            )
         for split, told in (roots or {}).items():
             own = rows.get((through, split), [])
             made = trees(map(row_of, own))
             if told != {name: tree.commitment() for name, tree in made.items()}:
-                unknown.append(f"{split} of {whose(through)}: its manifest is not the one that its roots were made of")
+                source = f"{split} of {training_name(through)}"
+                unknown.append(f"{source}: its manifest is not the one that its Merkle roots were computed from")
                 continue
             for name, leaf in _leaves(image, own, made):
                 positions = [asdict(one) for one in made[name].prove(leaf)]
                 proofs.append({"through": through, "split": split, "tree": name, "leaf": leaf, "positions": positions})
                 is_in = leaf in (one["leaf"] for one in positions)
-                lines.append(f"  {said(through, split, name, leaf, is_in=is_in)}")
+                lines.append(f"  {proof_sentence(through, split, name, leaf, is_in=is_in)}")
     content = {
         "schema": SCHEMA,
         "image": {"sha256": image.sha256, "pixels": image.pixels},
@@ -105,12 +108,12 @@ def _leaves(image: Image, rows: list[dict[str, Any]], made: Mapping[str, Tree]) 
         yield "pixels", image.pixels
 
 
-def whose(through: str) -> str:
+def training_name(through: str) -> str:
     """A training, as messages name it."""
     return f"the ancestor with tensors {through}" if through else "this model's training"
 
 
-def said(through: str, split: str, tree: str, leaf: str, *, is_in: bool) -> str:
+def proof_sentence(through: str, split: str, tree: str, leaf: str, *, is_in: bool) -> str:
     """What a proof shows, as a sentence."""
     parts = {"images": "bytes", "labelled": f"bytes and labels {leaf.partition(' ')[2]}", "pixels": "pixels"}
-    return f"{split} of {whose(through)} has {'an' if is_in else 'no'} image with these {parts[tree]}"
+    return f"{split} of {training_name(through)} has {'an' if is_in else 'no'} image with these {parts[tree]}"

@@ -56,7 +56,7 @@ def certainty(traced: Trace) -> str:
     return "word" if traced.lineage or traced.training else "nothing"
 
 
-def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
+def trace_to_dict(traced: Trace, archive: Archive) -> dict[str, Any]:
     """A trace as plain values."""
     return {
         "sha256": traced.sha256,
@@ -82,7 +82,7 @@ def plain(traced: Trace, archive: Archive) -> dict[str, Any]:
     }
 
 
-def told(path: Path, traced: Trace, archive: Archive) -> list[str]:
+def format_trace(path: Path, traced: Trace, archive: Archive) -> list[str]:
     """A trace as lines: the file, then each stage that led to it, from the last to the dataset."""
     where = "nowhere: there is no history here" if isinstance(archive.history, NoHistory) else _FOUND[traced.found_by]
     lines = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rfdetr_core.audit import exported as exports
 from rfdetr_core.audit import weights
-from rfdetr_core.audit.history import EVALUATION, EXPORT, NOT_COMMITTED, Commit, History, NoHistory, cached
+from rfdetr_core.audit.history import EVALUATION, EXPORT, NOT_COMMITTED, Commit, History, NoHistory, cache_path
 from rfdetr_core.base import files
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError, listed
@@ -78,7 +78,7 @@ class Trace:
     exported: Exported | None = None
 
     @property
-    def known(self) -> bool:
+    def confirmed(self) -> bool:
         """Whether the history vouches for the file, and for what is said of it."""
         return self.found_by in ("bytes", "tensors", "rounded") and not self.contradicted and not self.runs
 
@@ -154,9 +154,9 @@ class Archive:
         return said + [f"{old} and {new} are of one file and say otherwise what made it: one of them was forged"
                        for old, new in self.contradictions]  # fmt: skip
 
-    def introduced(self, md5: str) -> Link | None:
+    def first_link(self, md5: str) -> Link | None:
         """The stage with this out, and the oldest commit whose dvc.lock has it."""
-        for commit in reversed(self.named.get(md5, [])):
+        for commit in reversed(self.commits_by_md5.get(md5, [])):
             lock = self.history.lock(commit.changed[LOCK])
             for stage, path, out in lock.outs() if lock else ():
                 if lock and out == md5:
@@ -165,10 +165,10 @@ class Archive:
 
     def first_with(self, md5: str | None) -> Commit | None:
         """The oldest commit whose dvc.lock names an MD5."""
-        return self.named[md5][-1] if md5 in self.named else None
+        return self.commits_by_md5[md5][-1] if md5 in self.commits_by_md5 else None
 
     @cached_property
-    def named(self) -> dict[str, list[Commit]]:
+    def commits_by_md5(self) -> dict[str, list[Commit]]:
         """By MD5: the commits whose dvc.lock names it as anything, newest first. Nothing is parsed for it."""
         found: dict[str, list[Commit]] = {}
         for commit in self.history.commits:
@@ -223,15 +223,15 @@ def trace(path: Path, archive: Archive) -> Trace:
     contradictions = list(_contradictions(said, like.tensors if like else tensors, runs))
     contradictions += exports.contradictions(exported, runs) if exported else []
     sisters = [one for one in archive.runs if one["lineage"]["training"] == training and not contradictions]
-    written = exports.recorded_as(sha256, archive)
+    written = exports.find_export(sha256, archive)
     path_there, found = written or (None, None)
-    found = found or archive.introduced(md5) or _in_folder(md5, archive)
+    found = found or archive.first_link(md5) or _in_folder(md5, archive)
     known = (written or found) is not None or any(one["file"]["sha256"] == sha256 for one in runs)
     path_there = path_there or (found.path if found else None)
     if found is None and like:
-        found, path_there = archive.introduced(like.md5), like.path
+        found, path_there = archive.first_link(like.md5), like.path
     elif found is None and (record or sisters):
-        found = archive.introduced((record or sisters[0])["file"]["md5"])
+        found = archive.first_link((record or sisters[0])["file"]["md5"])
         path_there = path_there or (found.path if found and record and exported is None else None)
         found = replace(found, stage="train") if found and not record and "train" in found.lock.stages else found
     by_content = exports.found_by(exported) if exported else "rounded" if like and like.rounded else "tensors"
@@ -359,7 +359,7 @@ def _links(found: Link, archive: Archive) -> Iterator[Link]:
                 steps[maker] = steps[name] + 1
                 waiting.append(maker)
     for name in sorted(steps, key=lambda name: (steps[name], name)):
-        commits = [link.commit for md5 in lock.stages[name].outs.values() if (link := archive.introduced(md5))]
+        commits = [link.commit for md5 in lock.stages[name].outs.values() if (link := archive.first_link(md5))]
         oldest = min(commits, key=lambda commit: archive.places[commit.id], default=found.commit)
         yield replace(found, stage=name, commit=oldest)
 
@@ -371,13 +371,13 @@ def _within(deps: dict[str, str], makers: dict[str, str]) -> set[str]:
 
 def _in_folder(md5: str, archive: Archive) -> Link | None:
     """The folder out that holds this content, where DVC's cache still has its listing."""
-    for digest in archive.named:
+    for digest in archive.commits_by_md5:
         if digest.endswith(".dir"):
-            listing = cached(archive.history.root, digest)
+            listing = cache_path(archive.history.root, digest)
             # Whoever can write into the cache could else have any file be found.
             whole = listing.exists() and f"{files.md5_file(listing)}.dir" == digest
             if whole and f'"md5": "{md5}"'.encode() in files.read_bytes(listing):  # as DVC writes it
-                return archive.introduced(digest)
+                return archive.first_link(digest)
     return None
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rfdetr_core.audit.history import cached
+from rfdetr_core.audit.history import cache_path
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 
@@ -52,7 +52,7 @@ class Search:
 def searched(said: Checkpoint, md5: str, archive: Archive) -> Search | None:
     """The files of this history with these weights; not looked for where the file is itself one, or names its training
     and is not rounded, as a resume state is."""
-    if archive.introduced(md5) or not (said.origin is None or _is_rounded(said.weights)):
+    if archive.first_link(md5) or not (said.origin is None or _is_rounded(said.weights)):
         return None
     return _search(said, archive)
 
@@ -81,7 +81,7 @@ def _search(said: Checkpoint, archive: Archive) -> Search:
     missing = compared = 0
     candidates = list(dict.fromkeys(_candidates(said, archive)))
     for number, (path, md5) in enumerate(candidates):
-        places = (cached(archive.history.root, md5), archive.history.root / path)
+        places = (cache_path(archive.history.root, md5), archive.history.root / path)
         place = next((one for one in places if _is(one, md5)), None)
         if place is None:
             missing += 1

@@ -31,9 +31,9 @@ def check(options: argparse.Namespace) -> None:
     for mended in check_dvc_files():
         print(mended)
     if Path("dvc.lock").exists():
-        from rfdetr_core.verification.lock import reached_by_code
+        from rfdetr_core.verification.lock import changed_code_lines
 
-        for line in reached_by_code(Path()):
+        for line in changed_code_lines(Path()):
             print(line)
     for warning in check_project():
         say(f"warning: {warning}", file=sys.stderr)
@@ -53,7 +53,7 @@ def plan(options: argparse.Namespace) -> None:
     from rfdetr_core.verification.plan import plan
 
     found = plan(options.repo)
-    print_versioned(found.plain() if options.json else found.lines())
+    print_versioned(found.to_dict() if options.json else found.lines())
 
 
 def preview(options: argparse.Namespace) -> None:

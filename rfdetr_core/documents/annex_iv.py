@@ -6,7 +6,7 @@ The text of the regulation: https://eur-lex.europa.eu/eli/reg/2024/1689/oj. Each
 from __future__ import annotations
 
 from rfdetr_core.base.markdown import code
-from rfdetr_core.documents import making, tables
+from rfdetr_core.documents import tables, training_tables
 from rfdetr_core.documents.facts import Facts
 from rfdetr_core.documents.tables import to_fill
 
@@ -44,10 +44,10 @@ def _design(facts: Facts) -> list[str]:
         f"a score for every object that it finds, without a step that removes duplicates. Its classes: {names}.",
         "### What it is optimised for, and its parameters",
         _losses(facts),
-        making.selection(facts),
-        making.parameters(facts),
+        training_tables.selection(facts),
+        training_tables.parameters(facts),
         "### What was changed beside the parameters",
-        making.custom(facts),
+        training_tables.custom(facts),
         to_fill(
             "the rationale of these choices, assumptions about the persons or groups that the system is used on, and "
             "trade-offs that were made to comply with Chapter III, Section 2."
@@ -79,11 +79,11 @@ def _architecture(facts: Facts) -> list[str]:
         "### The software",
         f"The record has the digest of each of the {count} source files that decided the weights, and the versions of "
         "the packages.",
-        making.environment(facts),
+        training_tables.environment(facts),
         "### Weights that it started from",
-        making.parents(facts),
+        training_tables.parents(facts),
         "### How long the stages ran",
-        making.durations(facts),
+        training_tables.durations(facts),
         to_fill(
             "how the model fits into the system around it, and the resources of experiments that are not in this "
             "project's history."
@@ -92,7 +92,7 @@ def _architecture(facts: Facts) -> list[str]:
 
 
 def _data(facts: Facts) -> list[str]:
-    stages = [link.stage for link in facts.origin.traced.links] if facts.origin else []
+    stages = [link.stage for link in facts.history_facts.traced.links] if facts.history_facts else []
     checked = (
         f"The stage `validate` checked every image and annotation before the training. Its findings are in "
         f"`reports/dataset/findings.csv` of the commit {code(facts.commit.id)}."
@@ -152,7 +152,7 @@ def _testing(facts: Facts) -> list[str]:
         tables.slices(facts),
         "### Procedure",
         "These commands make and test the model again:",
-        making.commands(facts),
+        training_tables.commands(facts),
         to_fill(
             "robustness beyond these slices, compliance with other relevant requirements of Chapter III, Section 2, "
             "potentially discriminatory impacts, and the test reports with date and "

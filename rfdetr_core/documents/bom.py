@@ -76,8 +76,12 @@ def _model(facts: Facts) -> Component:
             **more,
             **{"tensors:sha256": lineage["tensors"], "params:sha256": files.digest(facts.training["params"])},
             record=facts.record,
-            vouched=facts.vouched_by,
-            **{"training:ended": (facts.origin.metadata if facts.origin and facts.vouched else {}).get("finishedOn")},
+            vouched=facts.confirmed_by,
+            **{
+                "training:ended": (facts.history_facts.metadata if facts.history_facts and facts.confirmed else {}).get(
+                    "finishedOn"
+                )
+            },
             **_of_exported(facts),
         ),
     )
@@ -174,7 +178,7 @@ def _code(facts: Facts) -> Component:
         properties=_properties(
             modules=len(modules),
             **{"modules:sha256": files.digest(modules), "run:parent_commit": facts.run.get("parent_commit")},
-            commit=None if commit else f"not known (vouched for by {facts.vouched_by})",
+            commit=None if commit else f"not known (vouched for by {facts.confirmed_by})",
         ),
     )
 

@@ -159,7 +159,7 @@ class _Writer:
 
     def _folder(self) -> PurePosixPath | None:
         """The folder of the dataset: what the stage validate read beside code and packages; None if it is outside."""
-        for link in self.facts.origin.traced.links if self.facts.origin else ():
+        for link in self.facts.history_facts.traced.links if self.facts.history_facts else ():
             if link.stage == "validate":
                 read = [path for path in link.entry.deps if not path.startswith(("digests/", "requirements/"))]
                 folder = PurePosixPath(read[0]) if len(read) == 1 else None

@@ -130,8 +130,8 @@ def read_evaluation(
         )  # fmt: skip
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         return None, [*notes, f"the evaluation in {FOLDER}/ is not readable ({without_root(error, root)})"]
-    if unvouched := sorted({*written.unvouched}):
-        notes.append(f"nothing vouches for {', '.join(unvouched)} in {FOLDER}/: no {LOCK} at hand names them")
+    if unconfirmed := sorted({*written.unconfirmed}):
+        notes.append(f"nothing vouches for {', '.join(unconfirmed)} in {FOLDER}/: no {LOCK} at hand names them")
     return found, notes
 
 
@@ -163,12 +163,12 @@ def _lock(root: Path, notes: list[str]) -> Lock | None:
 
 @dataclass(frozen=True)
 class _Written:
-    """The files of an evaluation that are those of dvc.lock, where there is one. unvouched: those that it lacks."""
+    """The files of an evaluation that are those of dvc.lock, where there is one. unconfirmed: those that it lacks."""
 
     root: Path
     lock: Lock | None
     notes: list[str]
-    unvouched: list[str] = field(default_factory=list)
+    unconfirmed: list[str] = field(default_factory=list)
 
     def bytes(self, name: str, *, after: bool = False) -> bytes | None:
         """The content of a file; None where it is missing, or not that of dvc.lock. after: the stage report wrote it,
@@ -179,7 +179,7 @@ class _Written:
         content = files.read_bytes(path)
         expected = self.lock.out((FOLDER / name).as_posix()) if self.lock else None
         if expected is None:
-            self.unvouched.append(name)
+            self.unconfirmed.append(name)
         if self.lock is None:
             return content
         if expected is not None and files.md5_bytes(content) != expected:

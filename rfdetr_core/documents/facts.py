@@ -18,8 +18,8 @@ from rfdetr_core.base.provenance import NUMERIC_LOCK
 from rfdetr_core.checkpoint.exported import Exported
 from rfdetr_core.checkpoint.files import Checkpoint
 from rfdetr_core.documents.evaluation import Evaluation, evaluation_lineage, read_evaluation, without_root
-from rfdetr_core.lineage.journal import entries, plain
-from rfdetr_core.verification.statement import Origin, parts_of, read_model
+from rfdetr_core.lineage.journal import entries, json_params
+from rfdetr_core.verification.statement import HistoryFacts, parts_of, read_model
 
 TRAINED, CHOSEN, SCORED = "training", "choosing the epoch", "scoring"
 LOCK = f"{NUMERIC_LOCK.parent.name}/{NUMERIC_LOCK.name}"
@@ -76,7 +76,7 @@ class Facts:
         root: The project.
         checkpoint: What the file holds; of an exported file, what its source held beside the weights.
         lineage: The record that the file carries.
-        origin: What the history of the project knows of the file; None outside of a git repository.
+        history_facts: What the history of the project knows of the file; None outside of a git repository.
         digests: The SHA-256 of the file, by its name; an OpenVINO model is two files.
         exported: The description of an exported file; None for a checkpoint.
         evaluation: That of these weights; None where there is none at hand.
@@ -90,7 +90,7 @@ class Facts:
     root: Path
     checkpoint: Checkpoint
     lineage: dict[str, Any]
-    origin: Origin | None
+    history_facts: HistoryFacts | None
     digests: dict[str, str] = field(default_factory=dict)
     exported: Exported | None = None
     evaluation: Evaluation | None = None
@@ -115,44 +115,48 @@ class Facts:
         return dict(self.training["packages"])
 
     @property
-    def vouched(self) -> bool:
+    def confirmed(self) -> bool:
         """Whether a commit has the file, or its weights with the lineage that it carries."""
-        return self.origin is not None and self.origin.vouched
+        return self.history_facts is not None and self.history_facts.confirmed
 
     @property
     def commit(self) -> Commit | None:
         """The commit that brought the file."""
-        links = self.origin.traced.links if self.origin and self.vouched else ()
+        links = self.history_facts.traced.links if self.history_facts and self.confirmed else ()
         return links[0].commit if links else None
 
     @property
-    def vouched_by(self) -> str:
+    def confirmed_by(self) -> str:
         """What of the history has the file."""
         return (
-            "a commit" if self.commit else "a record in the history, no dvc.lock" if self.vouched else "the file alone"
+            "a commit"
+            if self.commit
+            else "a record in the history, no dvc.lock"
+            if self.confirmed
+            else "the file alone"
         )
 
     @property
     def address(self) -> str | None:
         """The public address of the repository, without user and password."""
-        return self.origin.address if self.origin else None
+        return self.history_facts.address if self.history_facts else None
 
     @property
     def record(self) -> str | None:
         """The file in records/ that the history has of the run."""
-        record = self.origin.traced.record if self.origin else None
+        record = self.history_facts.traced.record if self.history_facts else None
         return title_of(record) if record else None
 
     def recorded(self, name: str) -> bytes | None:
         """The content of an input that the record or the evaluation names: that at hand if it has the recorded
         digest, else that of git; None where neither is to be had."""
         scored = self.evaluation.lineage if self.evaluation else None
-        return _recorded(self.root, self.origin, self.training, scored, name)
+        return _recorded(self.root, self.history_facts, self.training, scored, name)
 
     @property
     def place(self) -> str:
         """The path of the file in the project, as the history has it; else its name."""
-        path = self.origin.traced.path if self.origin else None
+        path = self.history_facts.traced.path if self.history_facts else None
         return path or (MODEL if self.file.name == Path(MODEL).name else self.file.name)
 
 
@@ -166,26 +170,30 @@ def collect(file: Path, root: Path = Path()) -> Facts:
     lineage = checkpoint.lineage or {}
     notes: list[str] = []
     try:
-        origin: Origin | None = Origin.of(file, root)
+        history_facts: HistoryFacts | None = HistoryFacts.of(file, root)
     except UserError as error:
-        origin = None
+        history_facts = None
         reason = without_root(without_root(error, root), file.parent)
         outside = " has no git history to read" in reason
         reason = "the project is in no git repository that can be read" if outside else reason.removesuffix(".")
         notes.append(f"{reason}, so no history was asked")
-    if origin is not None and origin.traced.contradicted:
-        raise UserError(f"{file} is not what its record says: {origin.traced.notes[0]}. Nothing is written about it.")
-    root = origin.history.root if origin else root
+    if history_facts is not None and history_facts.traced.contradicted:
+        raise UserError(
+            f"{file} is not what its record says: {history_facts.traced.notes[0]}. Nothing is written about it."
+        )
+    root = history_facts.history.root if history_facts else root
     scored = evaluation_lineage(root)
     scored = scored if scored and scored["model"]["tensors"] == tensors else None
-    splits = _splits(root, origin, lineage["training"], scored, notes)
+    splits = _splits(root, history_facts, lineage["training"], scored, notes)
     of_split = splits.get(scored["split"]) if scored else None
     annotations = (
-        _recorded(root, origin, lineage["training"], scored, f"annotations/{of_split.name}.json") if of_split else None
+        _recorded(root, history_facts, lineage["training"], scored, f"annotations/{of_split.name}.json")
+        if of_split
+        else None
     )
     evaluation, more = read_evaluation(root, tensors, annotations, (of_split.metadata if of_split else None) or {})
     if evaluation is None and of_split:
-        splits = _splits(root, origin, lineage["training"], None, [])
+        splits = _splits(root, history_facts, lineage["training"], None, [])
     elif evaluation is not None and of_split and of_split.objects is None:
         counted = {"images": evaluation.metrics["images"], "objects": evaluation.metrics["objects"]}
         splits[of_split.name] = Split(**{**vars(of_split), **counted})
@@ -194,20 +202,20 @@ def collect(file: Path, root: Path = Path()) -> Facts:
         root=root,
         checkpoint=checkpoint,
         lineage=lineage,
-        origin=origin,
+        history_facts=history_facts,
         digests={part.name: files.sha256_file(part) for part in parts_of(file)},
         exported=exported,
         evaluation=evaluation,
         splits=splits,
-        run=dict(origin.run or {}) if origin else {},
-        durations=_durations(root, origin, notes),
+        run=dict(history_facts.run or {}) if history_facts else {},
+        durations=_durations(root, history_facts, notes),
         notes=(*notes, *more),
     )
 
 
 def _splits(
     root: Path,
-    origin: Origin | None,
+    history_facts: HistoryFacts | None,
     training: Mapping[str, Any],
     scored: Mapping[str, Any] | None,
     notes: list[str],
@@ -223,7 +231,7 @@ def _splits(
         uses = ((_USES.get(name, TRAINED),) if name in training["counts"] else ()) + (
             (SCORED,) if scored and scored["split"] == name else ()
         )
-        content, manifest = (_recorded(root, origin, training, scored, path) for path in paths[:2])
+        content, manifest = (_recorded(root, history_facts, training, scored, path) for path in paths[:2])
         counts = training["counts"].get(name)
         found[name] = Split(
             name=name,
@@ -233,13 +241,17 @@ def _splits(
             digests={path: inputs[path] for path in paths if path in inputs},
             roots=dict((training.get("roots") or {}).get(name) or {}),
             classes=_objects(content),
-            metadata=_metadata(root, origin, name, inputs.get(paths[1]), notes),
+            metadata=_metadata(root, history_facts, name, inputs.get(paths[1]), notes),
         )
     return found
 
 
 def _recorded(
-    root: Path, origin: Origin | None, training: Mapping[str, Any], scored: Mapping[str, Any] | None, name: str
+    root: Path,
+    history_facts: HistoryFacts | None,
+    training: Mapping[str, Any],
+    scored: Mapping[str, Any] | None,
+    name: str,
 ) -> bytes | None:
     of_scored = (scored or {}).get("inputs", {}).get(name) or {}
     sha256 = of_scored.get("sha256") or training["inputs"].get(name)
@@ -249,7 +261,7 @@ def _recorded(
         return None
     if path.is_file() and files.sha256_file(path) == sha256:
         return files.read_bytes(path)
-    content = next(origin.history.read([blob]))[1] if origin and blob else None
+    content = next(history_facts.history.read([blob]))[1] if history_facts and blob else None
     return content if content is not None and files.sha256_bytes(content) == sha256 else None
 
 
@@ -266,7 +278,7 @@ def _objects(annotations: bytes | None) -> dict[str, int] | None:
 
 
 def _metadata(
-    root: Path, origin: Origin | None, split: str, manifest: str | None, notes: list[str]
+    root: Path, history_facts: HistoryFacts | None, split: str, manifest: str | None, notes: list[str]
 ) -> dict[str, dict[str, str]] | None:
     """What is known of a split's images: as the commit of the model has it, else as it is at hand; each counts only
     beside the recorded manifest. None: neither is to be had."""
@@ -275,10 +287,10 @@ def _metadata(
     name = f"metadata/{split}.csv"
     at_hand = path.is_file() and beside.is_file() and files.sha256_file(beside) == manifest
     content = files.read_bytes(path) if at_hand else None
-    if origin is not None and origin.traced.links:
-        commit = origin.traced.links[0].commit.id
+    if history_facts is not None and history_facts.traced.links:
+        commit = history_facts.traced.links[0].commit.id
         there, committed = (
-            one for _, one in origin.history.read([f"{commit}:./manifest/{split}.json", f"{commit}:./{name}"])
+            one for _, one in history_facts.history.read([f"{commit}:./manifest/{split}.json", f"{commit}:./{name}"])
         )
         if there is not None and files.sha256_bytes(there) == manifest:
             if content is not None and content != committed:
@@ -291,9 +303,9 @@ def _metadata(
         return None
 
 
-def _durations(root: Path, origin: Origin | None, notes: list[str]) -> dict[str, float]:
+def _durations(root: Path, history_facts: HistoryFacts | None, notes: list[str]) -> dict[str, float]:
     """Seconds by stage: those of the journal's entries that ran, read and wrote what dvc.lock has of this model."""
-    links = origin.traced.links if origin else ()
+    links = history_facts.traced.links if history_facts else ()
     if not links:
         return {}
     try:
@@ -307,6 +319,6 @@ def _durations(root: Path, origin: Origin | None, notes: list[str]) -> dict[str,
         for one in known:
             outs = {path: out["md5"] for path, out in one["outs"].items()}
             result = (one["stage"], one["cmd"], one["params"], one["deps"], outs)
-            if result == (stage, entry.cmd, plain(entry.params), entry.deps, entry.outs):
+            if result == (stage, entry.cmd, json_params(entry.params), entry.deps, entry.outs):
                 found[stage] = float(one["run"]["seconds"])
     return found

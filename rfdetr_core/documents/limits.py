@@ -17,11 +17,11 @@ def limits(facts: Facts) -> list[str]:
 
 
 def _of_history(facts: Facts) -> Iterator[str]:
-    if not facts.vouched:
+    if not facts.confirmed:
         yield "No commit vouches for this file: what is written here is its own word."
     elif facts.commit is None:
         yield "The history has the record of this file, and no dvc.lock that names the file."
-    for note in facts.origin.traced.notes if facts.origin else ():
+    for note in facts.history_facts.traced.notes if facts.history_facts else ():
         yield f"Of the history: {without_root(note, facts.root).removesuffix('.')}."
 
 

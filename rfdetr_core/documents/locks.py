@@ -39,9 +39,9 @@ def _recorded_lock(facts: Facts) -> bytes | None:
         return None
     if path.is_file() and files.sha256_file(path) == expected:
         return files.read_bytes(path)
-    if facts.origin is None:
+    if facts.history_facts is None:
         return None
-    history = facts.origin.history
+    history = facts.history_facts.history
     commits = (git.answer(history.root, "log", "--all", "--format=%H", "--", LOCK) or "").split()
     contents = (content for _, content in history.read(f"{commit}:./{LOCK}" for commit in commits))
     return next((one for one in contents if one is not None and files.sha256_bytes(one) == expected), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from rfdetr_core.base.markdown import code
-from rfdetr_core.documents import making, tables
+from rfdetr_core.documents import tables, training_tables
 from rfdetr_core.documents.facts import Facts
 from rfdetr_core.documents.tables import to_fill
 
@@ -64,7 +64,7 @@ def _body(facts: Facts) -> str:
         tables.identity(facts),
         f"It finds these classes: {names}.",
         "### Weights that it started from",
-        making.parents(facts),
+        training_tables.parents(facts),
         "## Intended use",
         to_fill("who is meant to use the model, for what, and on which kind of images."),
         "### Uses that are out of scope",
@@ -76,10 +76,10 @@ def _body(facts: Facts) -> str:
         "### Licences, sources and other metadata of the images",
         tables.metadata(facts),
         "## Training",
-        making.parameters(facts, _MAIN),
-        making.selection(facts),
+        training_tables.parameters(facts, _MAIN),
+        training_tables.selection(facts),
         "### What was changed beside the parameters",
-        making.custom(facts),
+        training_tables.custom(facts),
         "## Evaluation",
         tables.scores(facts),
         tables.exported_scores(facts),
@@ -93,11 +93,11 @@ def _body(facts: Facts) -> str:
         tables.limits(facts),
         to_fill("risks and biases that the scores do not show, such as places, seasons or people that no image shows."),
         "## Environment",
-        making.environment(facts),
+        training_tables.environment(facts),
         "## How to make it again",
-        making.commands(facts),
+        training_tables.commands(facts),
         "### How long the stages ran",
-        making.durations(facts),
+        training_tables.durations(facts),
         "## Licence and contact",
         to_fill("the licence of the weights, and whom to ask."),
     )

@@ -63,7 +63,7 @@ def bullets(sentences: Iterable[str]) -> str:
 def identity(facts: Facts) -> str:
     """Which file the document is about, and where its making is recorded."""
     tensors = facts.lineage["tensors"]
-    commit = code(facts.commit.id) if facts.commit else f"{NOT_KNOWN} (vouched for by {facts.vouched_by})"
+    commit = code(facts.commit.id) if facts.commit else f"{NOT_KNOWN} (vouched for by {facts.confirmed_by})"
     rows = [
         ("model", code(facts.lineage["variant"] or "unnamed")),
         *((f"file {code(name)}, SHA-256", code(digest)) for name, digest in facts.digests.items()),

@@ -81,8 +81,8 @@ def write(root: Path, stage: str, ran: Entry, began: float) -> Path:
         UserError: it cannot be written.
     """
     outs = {one: _out(root / one, md5, ran.files[one]) for one, md5 in ran.outs.items()}
-    result = {"stage": stage, "cmd": ran.cmd, "params": plain(ran.params), "deps": ran.deps, "outs": outs}
-    name = name_of(result)
+    result = {"stage": stage, "cmd": ran.cmd, "params": json_params(ran.params), "deps": ran.deps, "outs": outs}
+    name = entry_path(result)
     path = root / name
     added = None if path.exists() else git.answer(root, "log", "-1", "--format=%H", "--diff-filter=A", "--", name)
     if added:
@@ -102,12 +102,12 @@ def write(root: Path, stage: str, ran: Entry, began: float) -> Path:
     return path
 
 
-def plain(params: Mapping[str, Any]) -> Any:
+def json_params(params: Mapping[str, Any]) -> Any:
     """Params as JSON has them: each key is a text, and so is a date."""
     return json.loads(json.dumps(params, default=str))
 
 
-def name_of(entry: Mapping[str, Any]) -> str:
+def entry_path(entry: Mapping[str, Any]) -> str:
     """The path of an entry below the root, by what was run, read and written.
 
     Raises:

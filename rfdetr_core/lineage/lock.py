@@ -37,9 +37,11 @@ class Entry:
     @classmethod
     def of(cls, raw: dict[str, Any], folder: str = ".") -> Entry:
         """Read an entry, whose paths are below the folder in which the stage runs, as paths below the root."""
-        deps, outs = ({below(folder, one["path"]): one for one in raw.get(kind) or ()} for kind in ("deps", "outs"))
-        read, wrote = ({path: str(one.get("md5", "")) for path, one in files.items()} for files in (deps, outs))
-        params = {below(folder, name): values for name, values in (raw.get("params") or {}).items()}
+        deps, outs = (
+            {path_from_root(folder, item["path"]): item for item in raw.get(kind) or ()} for kind in ("deps", "outs")
+        )
+        read, wrote = ({path: str(item.get("md5", "")) for path, item in items.items()} for items in (deps, outs))
+        params = {path_from_root(folder, name): values for name, values in (raw.get("params") or {}).items()}
         return cls(command(raw["cmd"]), params, read, wrote, deps | outs, raw)
 
 
@@ -91,7 +93,7 @@ class Lock:
         return self.stages[stage].params.get("params.yaml", {}) if stage in self.stages else {}
 
 
-def below(folder: str, path: str) -> str:
+def path_from_root(folder: str, path: str) -> str:
     """A path in a folder as one below the root."""
     return path if folder == "." or "://" in path else posixpath.normpath(posixpath.join(folder, path))
 

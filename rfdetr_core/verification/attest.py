@@ -21,7 +21,7 @@ from rfdetr_core.verification import dsse
 from rfdetr_core.verification.compare import compare, key_of
 from rfdetr_core.verification.heads import uncommitted
 from rfdetr_core.verification.report import Report
-from rfdetr_core.verification.statement import Origin, document_subjects, parts_of, statement_of
+from rfdetr_core.verification.statement import HistoryFacts, document_subjects, parts_of, statement_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -51,7 +51,7 @@ def attest(
             documents; a key that is none, or the signing extra is not installed.
     """
     statement_of(file)  # first: what the file itself contradicts
-    origin = _origin(file, root, own_word)
+    history_facts = _history_facts(file, root, own_word)
     path = output or file.with_name(f"{file.name}{SUFFIX}")
     envelope, signature = path.with_name(f"{path.name}{_ENVELOPE}"), path.with_name(f"{file.name}.sig")
     own = [path, envelope, signature, *parts_of(file)]
@@ -59,11 +59,13 @@ def attest(
     if key is None:
         if envelope.exists():
             raise UserError(f"{envelope} signs the present statement. Sign the new one (--sign-key), or remove it.")
-        files.write_json(path, _with(statement_of(file, origin), more))
+        files.write_json(path, _with(statement_of(file, history_facts), more))
         return [path]
     with _explained(f"{key} cannot sign"):
         private = dsse.read_private_key(key)
-    statement = files.json_text(_with(statement_of(file, origin, dsse.key_id(private.public_key())), more)).encode()
+    statement = files.json_text(
+        _with(statement_of(file, history_facts, dsse.key_id(private.public_key())), more)
+    ).encode()
     with tempfile.TemporaryDirectory() as temporary, _explained(f"{key} cannot sign"):
         from model_signing import signing
 
@@ -82,29 +84,29 @@ def _with(statement: dict[str, Any], subjects: list[dict[str, Any]]) -> dict[str
     return statement | {"subject": [*statement["subject"], *subjects]}
 
 
-def _origin(file: Path, root: Path, own_word: bool) -> Origin | None:
+def _history_facts(file: Path, root: Path, own_word: bool) -> HistoryFacts | None:
     """What the history knows of a file; None, where the file's own word is asked for, if there is no history.
 
     Raises:
         UserError: no commit vouches for the file, or one contradicts it, or the journal is not committed.
     """
     try:
-        origin = Origin.of(file, root)
+        history_facts = HistoryFacts.of(file, root)
     except UserError:
         if own_word:
             return None
         raise
-    traced = origin.traced
-    if traced.contradicted or not (traced.known or own_word):
+    traced = history_facts.traced
+    if traced.contradicted or not (traced.confirmed or own_word):
         reason = traced.notes[0] if traced.notes else "no commit has it"
         remedy = "" if traced.contradicted else (
             " If its result is not committed yet, commit it; if it is another project's, name that: --repo DIR. "
             "To attest what the file says of itself all the same: --own-word"
         )  # fmt: skip
         raise UserError(f"{file} is not attested: {reason}.{remedy}")
-    if traced.known and (fresh := [*uncommitted(origin.heads, origin.history)]):
+    if traced.confirmed and (fresh := [*uncommitted(history_facts.heads, history_facts.history)]):
         raise UserError(f"{file} is not attested: not committed: {listed(fresh)}. Commit them: git add journal records")
-    return origin
+    return history_facts
 
 
 def check_attestation(report: Report, file: Path, key: Path | None, root: Path = Path()) -> None:
@@ -124,8 +126,8 @@ def check_attestation(report: Report, file: Path, key: Path | None, root: Path =
         return
     told: Any = None
     try:
-        told, origin = files.read_json(path), Origin.of(file, root)
-        compare(report, told, statement_of(file, origin), origin, path)
+        told, history_facts = files.read_json(path), HistoryFacts.of(file, root)
+        compare(report, told, statement_of(file, history_facts), history_facts, path)
         _check_documents(report, told["subject"][len(parts_of(file)) :], path)
     except (UserError, TypeError, KeyError, AttributeError, ValueError, IndexError, OSError) as error:
         report.wrong(str(path), "a statement of the model", str(error), "its name")

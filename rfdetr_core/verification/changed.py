@@ -68,9 +68,9 @@ class Difference:
         return "it has not run yet"
 
 
-def certain(root: Path) -> dict[str, list[str]]:
+def changed_stages(root: Path) -> dict[str, list[str]]:
     """The stages that differ from dvc.lock, each with the names of what differs, where the data need not be here."""
-    found = differing(Contents(root), read_pipeline(root))
+    found = differences_by_stage(Contents(root), read_pipeline(root))
     return {name: [one.what for one in differences] for name, differences in found.items()}
 
 
@@ -79,10 +79,12 @@ def read_pipeline(root: Path) -> Pipeline:
     return Pipeline.read(root) if (root / LOCK).exists() else Pipeline(read_stages(root), Lock({}))
 
 
-def differing(contents: Contents, pipeline: Pipeline, *, at_hand: bool = False) -> dict[str, list[Difference]]:
+def differences_by_stage(
+    contents: Contents, pipeline: Pipeline, *, compare_local: bool = False
+) -> dict[str, list[Difference]]:
     """The stages that differ from dvc.lock, each with what differs.
 
-    at_hand: compare the data and the results that DVC tracks, too, where they are here, as `dvc repro` will. Otherwise
+    compare_local: compare the data and the results that DVC tracks, too, where they are here, as `dvc repro` will. Otherwise
     the .dvc files count, as after a pull.
 
     Raises:
@@ -100,7 +102,7 @@ def differing(contents: Contents, pipeline: Pipeline, *, at_hand: bool = False) 
         alone, report = Pipeline({name: stage}, Lock({name: entry} if entry else {})), Report()
         check_pipeline(report, contents, alone)
         check_contents(report, contents, alone, leave="", only_git=True, code=anew)
-        if at_hand and entry:
+        if compare_local and entry:
             _check_tracked_by_dvc(report, contents, entry, outs)
         rows: dict[str, Difference] = {}
         for what, before, after in _mismatches(report, entry, outs):
@@ -113,7 +115,7 @@ def differing(contents: Contents, pipeline: Pipeline, *, at_hand: bool = False) 
             else:
                 one = _difference(contents, what, before, after, stage, entry, outs)
                 rows.setdefault(one.what, one)
-        if name == STAGE and entry and at_hand and not rows:  # DVC runs it, and no other stage, for a comment
+        if name == STAGE and entry and compare_local and not rows:  # DVC runs it, and no other stage, for a comment
             edited = [path for path in PACKAGES if contents.md5(path) != entry.deps.get(path)]
             rows = {path: Difference("code", path, entry.deps.get(path), contents.md5(path)) for path in edited}
         if rows:
@@ -121,7 +123,7 @@ def differing(contents: Contents, pipeline: Pipeline, *, at_hand: bool = False) 
     return found
 
 
-def possible(stages: Mapping[str, Stage], start: set[str]) -> list[str]:
+def later_stages(stages: Mapping[str, Stage], start: set[str]) -> list[str]:
     """The stages after those of `start`, without them, in an order in which they can run.
 
     What `code` writes anew is known beforehand: the stages that read it are among those that differ.

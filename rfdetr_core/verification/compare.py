@@ -10,10 +10,10 @@ from rfdetr_core.base.provenance import flattened
 from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.verification.heads import check_heads
 from rfdetr_core.verification.report import Report
-from rfdetr_core.verification.statement import GIT, OWN_WORD, REPOSITORY, SIGNING_KEY, Origin
+from rfdetr_core.verification.statement import GIT, OWN_WORD, REPOSITORY, SIGNING_KEY, HistoryFacts
 
 
-def compare(report: Report, told: Any, again: dict[str, Any], origin: Origin, path: Path) -> None:
+def compare(report: Report, told: Any, again: dict[str, Any], history_facts: HistoryFacts, path: Path) -> None:
     """Compare a statement that was read from `path` with the one that would be written now.
 
     A renamed file is the same subject. The address of the repository is not compared: every clone has its own.
@@ -42,7 +42,7 @@ def compare(report: Report, told: Any, again: dict[str, Any], origin: Origin, pa
     before, after = (_of_the_file(one, len(again["subject"])) for one in (again, told))
     for name in sorted(before.keys() | after.keys()):
         report.equal(f"{name} of {path}", before.get(name), after.get(name), "the file and its lineage")
-    _compare_history(report, facts[0], facts[1], origin, path)
+    _compare_history(report, facts[0], facts[1], history_facts, path)
 
 
 def key_of(statement: Any) -> str | None:
@@ -70,28 +70,30 @@ def _of_the_file(statement: Any, parts: int) -> dict[str, Any]:
     )
 
 
-def _compare_history(report: Report, told: dict[str, Any], again: dict[str, Any], origin: Origin, path: Path) -> None:
+def _compare_history(
+    report: Report, told: dict[str, Any], again: dict[str, Any], history_facts: HistoryFacts, path: Path
+) -> None:
     """The part of a statement that the history knows and the file does not."""
     if told["source"] is None:
         report.skip(f"commit and run in {path}", "it is of an older form, without them. Write it again: attest")
         return
-    check_heads(report, told["journal"], origin.history, str(path))
+    check_heads(report, told["journal"], history_facts.history, str(path))
     if told["source"] == OWN_WORD:
         report.note(f"{path} is the file's own word: no commit vouched for it")
         return
     report.equal(f"lineageFrom in {path}", GIT, told["source"], "the two that there are")
-    if not origin.vouched:
+    if not history_facts.confirmed:
         report.skip(f"commit and run in {path}", "no commit here vouches for the model")
         return
     run, found = (flattened(one["metadata"]) for one in (again, told))
     for name in sorted(run.keys() | found.keys()):
         report.equal(f"{name} in {path}", run.get(name), found.get(name), "records/")
-    _check_commit(report, told["repository"], origin, path)
+    _check_commit(report, told["repository"], history_facts, path)
 
 
-def _check_commit(report: Report, told: Any, origin: Origin, path: Path) -> None:
+def _check_commit(report: Report, told: Any, history_facts: HistoryFacts, path: Path) -> None:
     """The commit of a statement: its dvc.lock has the file, or that of its weights. It need not be the first."""
-    link = origin.traced.links[0] if origin.traced.links else None
+    link = history_facts.traced.links[0] if history_facts.traced.links else None
     if told is None or link is None:
         report.equal(f"commit in {path}", link and link.commit.id, told, LOCK)
         return
@@ -101,7 +103,7 @@ def _check_commit(report: Report, told: Any, origin: Origin, path: Path) -> None
     if not re.fullmatch("[0-9a-f]{40}([0-9a-f]{24})?", commit):
         report.wrong(f"commit in {path}", "the id of a commit", commit, "git")
         return
-    ((_, lock),) = origin.history.read([f"{commit}:./{LOCK}"])
+    ((_, lock),) = history_facts.history.read([f"{commit}:./{LOCK}"])
     if lock is None:
         report.skip(
             f"commit {commit} in {path}", "not here: the history was rewritten, or its branch is not in this clone"

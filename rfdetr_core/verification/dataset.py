@@ -25,7 +25,7 @@ from rfdetr_core.ingest.validate import PageWriter, validate_dataset
 from rfdetr_core.lineage.lock import LOCK
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline, check_size
-from rfdetr_core.verification.remade import PAGE, other_making
+from rfdetr_core.verification.recomputed import PAGE, other_making
 from rfdetr_core.verification.report import Report
 
 _REPORTS = ("findings.csv", "findings.json", "statistics.json", "index.html")

@@ -56,7 +56,7 @@ def durations(root: Path, epochs: int | None = None) -> dict[str, Duration]:
     return found
 
 
-def about(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A duration in words: seconds below a minute and a half, minutes below an hour and a half, then hours."""
     if seconds < 1.5 * _MINUTE:
         return f"{max(1, round(seconds))} s"

@@ -7,8 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.exported import FOLDER, SUFFIXES, Export, claims, is_derived, limits, recorded_as
-from rfdetr_core.audit.history import EXPORT, MODEL, cached
+from rfdetr_core.audit.exported import FOLDER, SUFFIXES, Export, claims, find_export, is_derived, limits
+from rfdetr_core.audit.history import EXPORT, MODEL, cache_path
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -32,12 +32,12 @@ def check_exported_file(report: Report, path: Path, archive: Archive) -> None:
     if not runs:
         check_unrecorded(report, f"weights of {path}", tensors, archive.history)
     _check_content(report, exported, str(path), runs)
-    known = recorded_as(files.sha256_file(path), archive) or archive.introduced(files.md5_file(path))
+    known = find_export(files.sha256_file(path), archive) or archive.first_link(files.md5_file(path))
     if known:
         report.checked += 1
     else:
         report.skip(f"bytes of {path}", f"no {EXPORT} of this history has them")
-    _check_source(report, exported, _source(exported, archive, runs), vouched=known is not None)
+    _check_source(report, exported, _source(exported, archive, runs), confirmed=known is not None)
 
 
 def check_exports(report: Report, contents: Contents, model: Mapping[str, Any] | None, record: Any) -> None:
@@ -104,7 +104,7 @@ def _compare_constants(
 def _source(exported: Exported, archive: Archive, runs: list[dict[str, Any]]) -> Path | None:
     """A file with the weights that an exported file names: the project's model, or an earlier one in DVC's cache."""
     root = archive.history.root
-    for path in (root / MODEL, *(cached(root, one["file"]["md5"]) for one in runs)):
+    for path in (root / MODEL, *(cache_path(root, one["file"]["md5"]) for one in runs)):
         try:
             if path.is_file() and tensor_digest(read_checkpoint(path).weights) == exported.description.tensors:
                 return path
@@ -113,10 +113,10 @@ def _source(exported: Exported, archive: Archive, runs: list[dict[str, Any]]) ->
     return None
 
 
-def _check_source(report: Report, exported: Exported, source: Path | None, *, vouched: bool) -> None:
+def _check_source(report: Report, exported: Exported, source: Path | None, *, confirmed: bool) -> None:
     """Export the source again, in memory, and compare each constant.
 
-    vouched: git has the bytes of the file, so that another graph is due to other code of this project.
+    confirmed: git has the bytes of the file, so that another graph is due to other code of this project.
     """
     name, told = f"{exported.path}, {_AGAIN}", exported.description
     if is_derived(exported):
@@ -140,7 +140,7 @@ def _check_source(report: Report, exported: Exported, source: Path | None, *, vo
         report.skip(name, f"its {len(exported.constants) - len(shared)} constants of {told.precision} are not compared")
     elif graph == exported.graph:
         _compare_constants(report, str(exported.path), constants, exported.constants, _AGAIN)
-    elif vouched:
+    elif confirmed:
         report.skip(name, "the code of this project exports another graph now")
     else:
         report.wrong(f"graph of {exported.path}", graph, exported.graph, _AGAIN)

@@ -14,7 +14,7 @@ from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.environment import unexpected
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.schema import checked
-from rfdetr_core.lineage.journal import FOLDER, JournalEntry, contents, name_of, plain
+from rfdetr_core.lineage.journal import FOLDER, JournalEntry, contents, entry_path, json_params
 from rfdetr_core.lineage.lock import LOCK, Entry
 from rfdetr_core.lineage.records import FOLDER as RECORDS
 from rfdetr_core.verification.contents import Contents
@@ -103,7 +103,7 @@ def parsed(content: bytes, name: str) -> dict[str, Any] | None:
 
 
 def _named(entry: dict[str, Any] | None, name: str) -> str:
-    own = None if entry is None else name_of(entry)
+    own = None if entry is None else entry_path(entry)
     return "a damaged one" if own is None else "the entry that its name says" if own == name else own
 
 
@@ -206,7 +206,7 @@ def _entry_of(found: Entries, done: Entry) -> tuple[str, dict[str, Any]] | None:
 
 
 def _with_inputs(found: Entries, done: Entry) -> Entries:
-    inputs = (done.cmd, plain(done.params), done.deps)
+    inputs = (done.cmd, json_params(done.params), done.deps)
     return {name: one for name, one in found.items() if (one["cmd"], one["params"], one["deps"]) == inputs}
 
 

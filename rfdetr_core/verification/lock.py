@@ -20,7 +20,7 @@ from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.files import changes, copy, json_text, md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml, parse, refuse_interpolations
 from rfdetr_core.config.settings import SECTIONS
-from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
+from rfdetr_core.lineage.lock import LOCK, Entry, Lock, command, path_from_root
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
 
@@ -91,7 +91,7 @@ def read_stages(root: Path) -> dict[str, Stage]:
     found = {}
     for one in TopologicalSorter({stage: list(graph.successors(stage)) for stage in stages}).static_order():
         folder = Path(os.path.relpath(one.wdir, root)).as_posix()
-        place = {item: below(folder, item.def_path) for item in (*one.deps, *one.outs)}
+        place = {item: path_from_root(folder, item.def_path) for item in (*one.deps, *one.outs)}
         found[str(one.name)] = Stage(
             command(one.cmd),
             deps=frozenset(place[dep] for dep in one.deps if not isinstance(dep, ParamsDependency)),
@@ -277,7 +277,7 @@ class CodeDigests:
         return any(self.contents.md5(path) != md5 for path, md5 in (entry.deps | entry.outs).items())
 
 
-def reached_by_code(root: Path) -> Iterator[str]:
+def changed_code_lines(root: Path) -> Iterator[str]:
     """A line for each stage of dvc.lock whose code is another now."""
     lock, digests = Lock.read(root), CodeDigests(Contents(root))
     for path, stage in digests.stages.items():

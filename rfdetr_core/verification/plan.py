@@ -11,9 +11,9 @@ from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.params import PARAMS_FILE, read_section
 from rfdetr_core.training.config import TrainConfig
-from rfdetr_core.verification.changed import Difference, differing, possible, read_pipeline
+from rfdetr_core.verification.changed import Difference, differences_by_stage, later_stages, read_pipeline
 from rfdetr_core.verification.contents import Contents
-from rfdetr_core.verification.durations import Duration, about, durations
+from rfdetr_core.verification.durations import Duration, duration_text, durations
 from rfdetr_core.verification.lock import Pipeline
 from rfdetr_core.verification.restored import restored
 from rfdetr_core.verification.resumable import STATE, interrupted
@@ -56,7 +56,7 @@ class PlannedStage:
         verb = f"{'will' if self.verdict == 'runs' else 'may'} {'run' if self.first else 'rerun'}"
         if self.name == STAGE:
             return f"{verb} (a second)"
-        time = "duration not known" if self.seconds is None else f"about {about(self.seconds)}"
+        time = "duration not known" if self.seconds is None else f"about {duration_text(self.seconds)}"
         where = " on the machine of the last run" if self.seconds is not None and self.verdict == "runs" else ""
         rest = f", resuming after epoch {self.resumes} of {self.epochs}" if self.resumes else ""
         return f"{verb} ({time}{where}{rest})"
@@ -83,10 +83,10 @@ class Plan:
         (runs, unknown), (most, not_known) = self.total("runs"), self.total("runs", "may run")
         if not most:
             return ""
-        parts = [f"about {about(runs)}{_without(unknown)}"] if runs else []
-        if self.having("may run") and (about(most), not_known) != (about(runs), unknown):
+        parts = [f"about {duration_text(runs)}{_without(unknown)}"] if runs else []
+        if self.having("may run") and (duration_text(most), not_known) != (duration_text(runs), unknown):
             parts.append(
-                f"{'with all that may rerun' if runs else 'if all reruns'} about {about(most)}{_without(not_known)}"
+                f"{'with all that may rerun' if runs else 'if all reruns'} about {duration_text(most)}{_without(not_known)}"
             )
         return "; ".join(parts)
 
@@ -107,7 +107,7 @@ class Plan:
         lines += [f"durations by the last run on {machine}: {', '.join(stages)}" for machine, stages in self.machines()]
         return [*(lines or ["no stage runs"]), *(f"note: {note}" for note in self.notes)]
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The plan for programs."""
         (runs, _), (most, unknown) = self.total("runs"), self.total("runs", "may run")
         return {
@@ -118,24 +118,24 @@ class Plan:
         }
 
 
-def plan(root: Path, *, force: bool = False, at_hand: bool = True) -> Plan:
+def plan(root: Path, *, force: bool = False, compare_local: bool = True) -> Plan:
     """Compare the project at `root` with dvc.lock, and read how long its stages took.
 
-    force: every stage runs, as by `dvc repro --force`. at_hand: see `differing`; False: a plan for a clone that will
+    force: every stage runs, as by `dvc repro --force`. compare_local: see `differences_by_stage`; False: a plan for a clone that will
     pull.
 
     Raises:
         UserError: dvc.yaml, params.yaml, dvc.lock or the code cannot be read.
     """
     contents, pipeline = Contents(root), read_pipeline(root)
-    differ = differing(contents, pipeline, at_hand=at_hand)
+    differ = differences_by_stage(contents, pipeline, compare_local=compare_local)
     cached, known = restored(contents, pipeline, set(differ)) if differ and not force else (set[str](), set[str]())
-    notes = _notes(contents, pipeline) if at_hand else []
+    notes = _notes(contents, pipeline) if compare_local else []
     if force:
         differ = {name: differ.get(name) or [_ASKED] for name in pipeline.stages}
     differ |= {name: [_READS] for name in known | cached if name not in differ}
     runs = differ.keys() - cached
-    later = set(possible(pipeline.stages, runs)) - cached
+    later = set(later_stages(pipeline.stages, runs)) - cached
     train = _train_config(root)
     last = durations(root, train.epochs if train else None)
     state = interrupted(root) if "train" in runs | later else None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rfdetr_core.audit.proofs import said, whose
+from rfdetr_core.audit.proofs import proof_sentence, training_name
 from rfdetr_core.base import files, images
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.merkle import Position, is_in_tree
@@ -122,11 +122,12 @@ def check_proof(report: Report, path: Path, attestation: Path, image: Path | Non
             _check_positions(report, one, root, what)
     for through, split, tree in sorted(wanted):
         if tree == "pixels" and tree not in (roots[through] or {})[split]:
-            report.skip(f"pixels of {split} of {whose(through)}", "its manifest is older than digests of pixels")
+            images = f"{split} of {training_name(through)}"
+            report.skip(f"pixels of {images}", "its manifest is older than digests of pixels")
         else:
             report.wrong(f"proof of {' '.join(filter(None, (through, split, tree)))} in {path}", "a proof", None, by)
     for through in (through for through, of in roots.items() if of is None):
-        report.skip(f"images of {whose(through)}", "the attestation has no Merkle roots of it")
+        report.skip(f"images of {training_name(through)}", "the attestation has no Merkle roots of it")
     dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     for name in sorted({str(one.get("name")).removeprefix("weights/") for one in dependencies} & PUBLISHED.keys()):
         report.note(f"it started from published weights, {name}: which images upstream trained them on is not known")
@@ -192,7 +193,7 @@ def _check_positions(report: Report, one: dict[str, Any], root: dict[str, Any], 
     except ValueError as error:
         report.wrong(what, "a proof that leads to the root", str(error), "the Merkle tree")
         return
-    report.note(f"proven: {said(one['through'], one['split'], one['tree'], one['leaf'], is_in=is_in)}")
+    report.note(f"proven: {proof_sentence(one['through'], one['split'], one['tree'], one['leaf'], is_in=is_in)}")
 
 
 def _check_image(report: Report, told: dict[str, Any], image: Path | None, path: Path) -> None:

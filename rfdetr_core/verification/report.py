@@ -71,7 +71,7 @@ class Report:
         told = f"{self.checked} comparisons, {mismatches}, {len(skipped)} not checked"
         return [*wrong, *skipped, *(f"note: {note}" for note in self.notes), told]
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The findings for programs."""
         return {
             "holds": not self.mismatches,

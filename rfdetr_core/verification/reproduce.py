@@ -23,7 +23,7 @@ from rfdetr_core.selection.select import TRACKS
 from rfdetr_core.verification.claims import SCORES
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline, value_at
-from rfdetr_core.verification.remade import HISTORY, METRICS
+from rfdetr_core.verification.recomputed import HISTORY, METRICS
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.steps import STEPS
 

@@ -39,7 +39,7 @@ from rfdetr_core.training.trainer import build_trainer, cpu_kind, device_kind, r
 from rfdetr_core.verification.claims import read_json
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
-from rfdetr_core.verification.remade import (
+from rfdetr_core.verification.recomputed import (
     FOLDER,
     HISTORY,
     METRICS,

@@ -24,7 +24,7 @@ from rfdetr_core.training.trainer import cpu_kind
 from rfdetr_core.verification.claims import SELECTION, check_custom, check_lineage, check_past, check_training
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
-from rfdetr_core.verification.remade import check_best
+from rfdetr_core.verification.recomputed import check_best
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.steps import check_weights
 
@@ -74,7 +74,7 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
     if runs is None:
         return
     md5 = files.md5_file(path)
-    if archive.introduced(md5):
+    if archive.first_link(md5):
         report.checked += 1
     elif not runs:
         _check_unknown(report, path, checkpoint, tensors, archive.history)
@@ -110,13 +110,13 @@ def check_making(
         check_own(report, checkpoint, tensors, str(path), said[0] if len(said) == 1 else None)
     elif runs and (checkpoint.args or checkpoint.model_config or checkpoint.model_name):
         _check_description(report, checkpoint, str(path), runs[0]["lineage"])
-    origins = [checkpoint.origin] if checkpoint.origin else [one["lineage"]["training"] for one in runs]
-    if not origins:
+    trainings = [checkpoint.origin] if checkpoint.origin else [one["lineage"]["training"] for one in runs]
+    if not trainings:
         report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
         return None
-    for origin in origins:
-        check_custom(report, origin, f"lineage of {path}")
-        check_past(report, archive.history, origin, f"lineage of {path}")
+    for training in trainings:
+        check_custom(report, training, f"lineage of {path}")
+        check_past(report, archive.history, training, f"lineage of {path}")
     return runs
 
 

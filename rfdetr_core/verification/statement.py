@@ -1,7 +1,7 @@
 """The in-toto statement of what made a model file: its predicate is SLSA's provenance, version 1.
 
 The formats: https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1. Most of a statement repeats the lineage
-in the file. The rest is known to the history alone: the commit, the run, the journal (see `Origin`).
+in the file. The rest is known to the history alone: the commit, the run, the journal (see `HistoryFacts`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OWN_WORD = "the file's own word"
 
 
 @dataclass(frozen=True)
-class Origin:
+class HistoryFacts:
     """What the history of a project knows of a model file: the part of a statement that the file does not have.
 
     heads: of the journal, see `lineage.journal.heads`.
@@ -43,7 +43,7 @@ class Origin:
     heads: dict[str, str]
 
     @classmethod
-    def of(cls, file: Path, root: Path) -> Origin:
+    def of(cls, file: Path, root: Path) -> HistoryFacts:
         """Ask the commits of a project; what is not committed does not count.
 
         Raises:
@@ -58,9 +58,9 @@ class Origin:
         return self.archive.history
 
     @property
-    def vouched(self) -> bool:
+    def confirmed(self) -> bool:
         """Whether a commit has the file, or its weights with the lineage that it carries."""
-        return self.traced.known
+        return self.traced.confirmed
 
     @property
     def address(self) -> str | None:
@@ -92,11 +92,11 @@ class Origin:
         return {"invocationId": title_of(record), **_times(record["run"])} if record else {}
 
 
-def statement_of(file: Path, origin: Origin | None = None, key: str | None = None) -> dict[str, Any]:
+def statement_of(file: Path, history_facts: HistoryFacts | None = None, key: str | None = None) -> dict[str, Any]:
     """The statement: subject = the file; materials = manifests, annotations, code, params, weights, environment lock;
     of an exported file also the checkpoint that it was made of, and what was measured of it.
 
-    origin: what the history knows; without it, or where no commit vouches for the file, the statement says that it is
+    history_facts: what the history knows; without it, or where no commit vouches for the file, the statement says that it is
     the file's own word. key: the id of the key that signs the statement.
 
     Raises:
@@ -105,7 +105,7 @@ def statement_of(file: Path, origin: Origin | None = None, key: str | None = Non
     checkpoint, exported, _ = read_model(file)
     lineage = checkpoint.lineage or {}
     training = lineage["training"]
-    known = origin if origin and origin.vouched else None
+    known = history_facts if history_facts and history_facts.confirmed else None
     repository = known.dependency if known else None
     return {
         "_type": "https://in-toto.io/Statement/v1",

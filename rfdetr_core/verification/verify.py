@@ -36,12 +36,12 @@ from rfdetr_core.verification.lock import (
     check_history,
     check_pipeline,
 )
-from rfdetr_core.verification.remade import HISTORY, check_lineage_keys, check_scores
+from rfdetr_core.verification.recomputed import HISTORY, check_lineage_keys, check_scores
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.stages import check_stages
 from rfdetr_core.verification.steps import STEPS, check_chain
 
-IN_THE_WAY = "it is imported in place of another module: rename or remove it"
+SHADOWING_MODULE = "it is imported in place of another module: rename or remove it"
 
 
 def verify_lock(root: Path) -> Report:
@@ -70,7 +70,7 @@ def verify(root: Path, file: Path | None = None, *, deep: bool = False, rescore:
     """
     from rfdetr_core.audit.trace import Archive
     from rfdetr_core.verification.exported import check_exported_file, check_exports
-    from rfdetr_core.verification.remade import METRICS, check_metrics, check_report
+    from rfdetr_core.verification.recomputed import METRICS, check_metrics, check_report
     from rfdetr_core.verification.results import check_file, check_project, identity_of
 
     report = Report()
@@ -133,7 +133,7 @@ def _check_git(report: Report, contents: Contents, pipeline: Pipeline, *, only_g
             report, contents, pipeline, leave="" if only_git else data, only_git=only_git, code=CodeDigests(contents)
         )
     for name in shadows(contents.root):
-        report.wrong(f"code {name}", "no file of this name", IN_THE_WAY, "Python looks here first")
+        report.wrong(f"code {name}", "no file of this name", SHADOWING_MODULE, "Python looks here first")
     for name in tracked_bytecode(contents.root):
         report.wrong(f"bytecode {name}", None, "git has it: Python may run it in place of the source", "git ls-files")
     with report.reading("journal"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rfdetr_core.audit import context
-from rfdetr_core.audit.history import cached
+from rfdetr_core.audit.history import cache_path
 from rfdetr_core.audit.review import compare_link
 from rfdetr_core.base import files
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
@@ -159,7 +159,7 @@ def test_a_file_that_was_cut_to_half_precision_is_found_by_each_weight(
 
 
 def into_cache(repository: Repository, path: Path) -> Path:
-    place = cached(repository.folder, files.md5_file(path))
+    place = cache_path(repository.folder, files.md5_file(path))
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(path, place)
     return place

@@ -40,7 +40,7 @@ def test_the_facts_are_those_of_record_history_and_evaluation(repository: Reposi
     began = 1_700_000_000.0
     journal.write(repository.folder, "train", Lock.read(repository.folder).stages["train"], began)
     facts = collect(repository.folder / MODEL, repository.folder)
-    assert facts.vouched
+    assert facts.confirmed
     assert facts.commit is not None
     assert facts.commit.id == repository.git("rev-parse", "HEAD")
     assert {split.name: split.uses for split in facts.splits.values()} == {
@@ -180,8 +180,8 @@ def test_a_file_that_a_record_alone_has_is_not_said_to_be_its_own_word(repositor
     repository.git("rm", "-q", "-r", "--cached", *names)
     repository.git("commit", "-q", "--amend", "-m", "Train")
     facts = collect(repository.folder / MODEL, repository.folder)
-    assert (facts.vouched, facts.commit) == (True, None)
-    assert facts.vouched_by == "a record in the history, no dvc.lock"
+    assert (facts.confirmed, facts.commit) == (True, None)
+    assert facts.confirmed_by == "a record in the history, no dvc.lock"
     assert not any("own word" in one or "No commit vouches" in one for one in limits(facts))
 
 

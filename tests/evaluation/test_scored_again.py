@@ -18,7 +18,7 @@ from rfdetr_core.evaluation.scoring import TABLES
 from rfdetr_core.lineage.lock import Entry, Lock
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
-from rfdetr_core.verification.remade import FOLDER, check_metrics
+from rfdetr_core.verification.recomputed import FOLDER, check_metrics
 from rfdetr_core.verification.report import Report
 from tests.evaluation.scene import Scene
 

@@ -16,7 +16,7 @@ from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.report.evaluation import write_report
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
-from rfdetr_core.verification.remade import check_report
+from rfdetr_core.verification.recomputed import check_report
 from rfdetr_core.verification.report import Report
 from tests.evaluation.scenes import random_scene
 from tests.report.made import make_evaluation

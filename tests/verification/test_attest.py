@@ -25,7 +25,7 @@ from rfdetr_core.verification.attest import attest, check_attestation, statement
 from rfdetr_core.verification.report import Report
 from tests.audit.exported import export, flip_bit
 from tests.audit.repository import Repository
-from tests.verification.told import verify
+from tests.verification.mismatches import verify
 
 
 @pytest.fixture

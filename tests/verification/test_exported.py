@@ -24,7 +24,7 @@ from rfdetr_core.verification.report import Report
 from tests.audit.exported import description_of, edit_onnx, export, flip_bit, write_onnx, write_openvino
 from tests.audit.repository import Repository
 from tests.verification.conftest import IMAGES
-from tests.verification.told import verify
+from tests.verification.mismatches import verify
 
 SOURCE = "output/checkpoint_best_total.pth"
 BIAS = "class_head.bias"

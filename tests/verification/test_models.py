@@ -14,7 +14,7 @@ import torch
 from rfdetr_core.checkpoint.files import file_content, read_checkpoint, tensor_digest, write_checkpoint, write_plain
 from rfdetr_core.cli import main
 from tests.audit.repository import Repository
-from tests.verification.told import verify
+from tests.verification.mismatches import verify
 
 
 def reweighted(path: Path) -> None:

@@ -21,7 +21,7 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.cli import main
 from rfdetr_core.lineage import journal
 from rfdetr_core.lineage.lock import Lock
-from rfdetr_core.verification.durations import about, durations
+from rfdetr_core.verification.durations import duration_text, durations
 from rfdetr_core.verification.plan import Plan, plan
 from tests.audit.repository import Repository, conforms
 from tests.verification.conftest import IMAGES
@@ -220,9 +220,9 @@ def test_data_is_counted_where_dvc_tracks_it_with_or_without_its_files(small: Sm
     planned = small.plan()
     assert reasons(planned, "validate") == [f"data changed {counted}"]
     assert planned.notes == ("data is not as data.dvc says: dvc add data, or to go back: dvc checkout data",)
-    assert small.plan(at_hand=False).stages == ()
+    assert small.plan(compare_local=False).stages == ()
     small.dvc("add", "-q", "data")
-    assert reasons(small.plan(at_hand=False), "validate") == [f"data.dvc changed {counted}"]
+    assert reasons(small.plan(compare_local=False), "validate") == [f"data.dvc changed {counted}"]
     assert f"data.dvc changed {counted}" in reasons(small.plan(), "validate")
     assert small.plan().notes == ()
     shutil.rmtree(small.folder / ".dvc" / "cache")  # as in a clone
@@ -232,7 +232,7 @@ def test_data_is_counted_where_dvc_tracks_it_with_or_without_its_files(small: Sm
     small.data("f", "f\n")
     small.dvc("add", "-q", "data")
     shutil.rmtree(small.folder / ".dvc" / "cache")
-    assert reasons(small.plan(at_hand=False), "validate") == ["data.dvc changed (2 -> 3 files)"]
+    assert reasons(small.plan(compare_local=False), "validate") == ["data.dvc changed (2 -> 3 files)"]
 
 
 def test_data_in_git_is_counted_since_the_commit_of_the_lock(small: Small) -> None:
@@ -330,7 +330,7 @@ def test_a_training_takes_as_long_as_its_epochs_by_its_record(tmp_path: Path) ->
     [(0.2, "1 s"), (89.4, "89 s"), (2400, "40 min"), (5399, "90 min"), (5400, "1 h 30 min"), (90_000, "25 h 0 min")],
 )
 def test_a_duration_in_words(seconds: float, words: str) -> None:
-    assert about(seconds) == words
+    assert duration_text(seconds) == words
 
 
 def test_the_answer_for_programs_is_as_its_schema_says(small: Small, capsys: pytest.CaptureFixture[str]) -> None:

@@ -290,7 +290,7 @@ def test_the_findings_are_the_same_for_people_and_programs() -> None:
         "not checked: c (gone)",
         "3 comparisons, 1 mismatch, 1 not checked",
     ]
-    told = json.loads(json.dumps(report.plain()))
+    told = json.loads(json.dumps(report.to_dict()))
     assert told["mismatches"] == [{"what": "b", "expected": "1", "found": "2", "by": ["x", "y"]}]
     assert told["holds"] is False
 

@@ -122,9 +122,9 @@ def commands(facts: Facts) -> str:
 
 def _clone_address(facts: Facts) -> str:
     """The public address as `git clone` takes it: a server that is reached by SSH asks for its user, which is git."""
-    if facts.address is None or facts.origin is None:
+    if facts.address is None or facts.history_facts is None:
         return "ADDRESS"
-    remote = git.answer(facts.origin.history.root, "remote", "get-url", "origin") or ""
+    remote = git.answer(facts.history_facts.history.root, "remote", "get-url", "origin") or ""
     user = remote.removeprefix("ssh://").startswith("git@")
     return shlex.quote(facts.address.replace("ssh://", "ssh://git@", 1) if user else facts.address)
 

@@ -15,7 +15,7 @@ from rfdetr_core.base import files
 from rfdetr_core.lineage.lock import Entry, Lock
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
-from rfdetr_core.verification.remade import check_lineage_keys, check_scores, compare
+from rfdetr_core.verification.recomputed import check_lineage_keys, check_scores, compare
 from rfdetr_core.verification.report import Report
 
 COLUMNS = ["epoch", "val/mAP_50_95", "val/ema_mAP_50_95", "val/mAP_50", "val/ema_mAP_50"]
