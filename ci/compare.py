@@ -25,7 +25,7 @@ from rfdetr_core.lineage.lock import LOCK, Lock
 from rfdetr_core.report.config import ReportConfig
 
 if TYPE_CHECKING:
-    from rfdetr_core.report.comparison import Compared
+    from rfdetr_core.report.comparison import FileComparison
 
 BASE_MODEL, BASE_HISTORY = STATE / "base.pth", STATE / "base_history.csv"
 HISTORY = MODEL.with_name("history.csv")
@@ -168,7 +168,7 @@ def scored(gate: GateConfig, commit: str) -> dict[str, Any]:
     return content if content["conclusion"] == "same weights" else content | pictured(compared, commit)
 
 
-def pictured(compared: Compared, commit: str) -> dict[str, Any]:
+def pictured(compared: FileComparison, commit: str) -> dict[str, Any]:
     """Write the pictures of the comment: what each shows by its name; or why there are none."""
     from rfdetr_core.report.comparison.png import write_pictures
 

@@ -69,13 +69,13 @@ class Results:
             UserError: a file is missing or not one of an evaluation, or the two differ in length.
         """
         try:
-            found = cls.of(_rows(boxes), None if masks is None else _rows(masks))
+            results = cls.of(_rows(boxes), None if masks is None else _rows(masks))
         except (KeyError, TypeError) as error:
             where = " or ".join(str(path) for path in (boxes, masks) if path)
             raise UserError(f"{where} has no detections ({error!r}). Write it again: dvc repro -f evaluate") from error
-        if found.segmentation is not None and len(found.segmentation) != len(found.score):
+        if results.segmentation is not None and len(results.segmentation) != len(results.score):
             raise UserError(f"{masks} has not as many detections as {boxes}. Write both again: dvc repro -f evaluate")
-        return found
+        return results
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class Analysis:
         columns = [(row["id"], row["file_name"], row["width"], row["height"]) for row in annotations["images"]]
         images = pd.DataFrame(columns, columns=["image_id", "path", "width", "height"])
         images = images.sort_values("image_id", ignore_index=True)
-        truth, found = load(annotations, results, kind)
-        evaluator = matching.evaluate(truth, found, kind)
+        truth, predictions = load(annotations, results, kind)
+        evaluator = matching.evaluate(truth, predictions, kind)
         matches = evaluator.image_diagnostics(iou_thr=POSITIVE, score_thr=0.5)
         objects = _objects(annotations, images)
         counted = np.array(sorted(matches["dt_status"]), dtype=np.int64) - 1  # their ids count from 1
@@ -122,10 +122,12 @@ class Analysis:
         pairs = {number - 1: place[annotation] for number, annotation in matches["dt_match"].items()}
         detections["object"] = np.array([pairs.get(row, -1) for row in counted.tolist()], dtype=np.int64)
         ids = (counted + 1).tolist()
-        detections["area"] = np.array([row["area"] for row in found.load_anns(ids)], dtype=np.float64) if ids else []
+        detections["area"] = (
+            np.array([row["area"] for row in predictions.load_anns(ids)], dtype=np.float64) if ids else []
+        )
         right = detections.object.to_numpy() >= 0
-        objects["found"] = np.nan
-        objects.loc[detections.object[right], "found"] = detections.score[right].to_numpy()
+        objects["matched_score"] = np.nan
+        objects.loc[detections.object[right], "matched_score"] = detections.score[right].to_numpy()
         shapes = _Shapes.of(truth, objects, detections, results, kind)
         kinds, near, overlap, rivals = _kinds(images, objects, detections, shapes)
         detections["kind"], detections["near"], detections["overlap"] = kinds, near, overlap
@@ -135,14 +137,14 @@ class Analysis:
     @cached_property
     def curves(self) -> Floats:
         """Precision, recall and F1 of each class at IoU 0.5 and each of THRESHOLDS: (K, 3, 101); NaN: no instance."""
-        found = self.detections
+        detections = self.detections
         curves = np.full((len(self.classes), 3, len(THRESHOLDS)), np.nan)
         instances = self.objects.groupby("label").size()
-        of_class = dict(iter(found.groupby("label")))
+        of_class = dict(iter(detections.groupby("label")))
         for row, label in enumerate(self.classes):
             if not (count := int(instances.get(label, 0))):
                 continue
-            mine = of_class.get(label, found.iloc[:0])
+            mine = of_class.get(label, detections.iloc[:0])
             scores, right = mine.score.to_numpy(), mine.object.to_numpy() >= 0
             seen, hits = (_reaching(values) for values in (scores, scores[right]))
             curves[row] = hits / np.maximum(seen, 1), hits / count, 2 * hits / (seen + count)
@@ -181,19 +183,24 @@ class Analysis:
         rivals = rivals[rivals.detection.isin(wrong.index) & rivals.object.isin(unfound.index)]
         scores = self.detections.score.to_numpy()[rivals.detection.to_numpy(dtype=np.int64)]
         ordered = rivals.iloc[np.lexsort((-rivals.overlap, rivals.detection, -scores))]
-        taken, used = dict[int, int](), set[int]()
-        for seen, there in zip(ordered.detection.tolist(), ordered.object.tolist(), strict=True):
-            if seen not in taken and there not in used:
-                taken[seen] = there
-                used.add(there)
+        object_of, used = dict[int, int](), set[int]()
+        for detection_row, object_row in zip(ordered.detection.tolist(), ordered.object.tolist(), strict=True):
+            if detection_row not in object_of and object_row not in used:
+                object_of[detection_row] = object_row
+                used.add(object_row)
         pairs = [*zip(right.object.tolist(), right.index.tolist(), strict=True)]
-        pairs += [(there, seen) for seen, there in taken.items()]
-        pairs += [(-1, seen) for seen in wrong.index.difference([*taken]).tolist()]
-        pairs += [(there, -1) for there in unfound.index.difference([*taken.values()]).tolist()]
+        pairs += [(object_row, detection_row) for detection_row, object_row in object_of.items()]
+        pairs += [(-1, detection_row) for detection_row in wrong.index.difference([*object_of]).tolist()]
+        pairs += [(object_row, -1) for object_row in unfound.index.difference([*object_of.values()]).tolist()]
         table = pd.DataFrame(pairs, columns=["object", "detection"], dtype=np.int64)
-        there, seen = (source.reindex(table[name]) for name, source in (("object", self.objects), ("detection", above)))
-        table["image"] = there.image.reset_index(drop=True).fillna(seen.image.reset_index(drop=True)).astype(np.int64)
-        table["actual"], table["predicted"] = (one.label.fillna(-1).to_numpy(np.int64) for one in (there, seen))
+        objects, detections = (
+            source.reindex(table[name]) for name, source in (("object", self.objects), ("detection", above))
+        )
+        images = objects.image.reset_index(drop=True).fillna(detections.image.reset_index(drop=True))
+        table["image"] = images.astype(np.int64)
+        table["actual"], table["predicted"] = (
+            frame.label.fillna(-1).to_numpy(np.int64) for frame in (objects, detections)
+        )
         return table
 
     def above(self, threshold: Floats) -> pd.DataFrame:
@@ -202,15 +209,15 @@ class Analysis:
 
     def unfound(self, threshold: Floats) -> pd.DataFrame:
         """Objects that no detection above the threshold of their class matches."""
-        return self.objects[~(self.objects.found.to_numpy() > self.of_label(threshold, self.objects))]
+        return self.objects[~(self.objects.matched_score.to_numpy() > self.of_label(threshold, self.objects))]
 
     def per_image(self, threshold: Floats) -> pd.DataFrame:
         """Objects found and missed, wrong detections, and F1 of each image; F1 is 1 where nothing is there or seen."""
         above, unfound, count = self.above(threshold), self.unfound(threshold), len(self.images)
         tables = {"found": above[above.object >= 0], "wrong": above[above.object < 0], "missed": unfound}
         counts = {name: np.bincount(some.image.to_numpy(np.int64), minlength=count) for name, some in tables.items()}
-        found, total = counts["found"], 2 * counts["found"] + counts["wrong"] + counts["missed"]
-        return self.images[["path"]].assign(**counts, f1=np.where(total > 0, 2 * found / np.maximum(total, 1), 1.0))
+        hits, total = counts["found"], 2 * counts["found"] + counts["wrong"] + counts["missed"]
+        return self.images[["path"]].assign(**counts, f1=np.where(total > 0, 2 * hits / np.maximum(total, 1), 1.0))
 
     def of_label(self, threshold: Floats, table: pd.DataFrame) -> Floats:
         """The threshold of the label of each row of a table; threshold: (K,), in the order of `classes`."""
@@ -271,7 +278,7 @@ class _Shapes:
             return cls(objects[_BOX].to_numpy(), detections[_BOX].to_numpy())
         coded = [truth.ann_to_rle(row) for row in truth.load_anns(objects.annotation.tolist())]
         seen = [results.segmentation[row] for row in detections.row.tolist()]
-        return cls(coded, [coded_bytes(one) for one in seen])
+        return cls(coded, [coded_bytes(mask) for mask in seen])
 
     def iou(self, first: Sequence[Any], second: Sequence[Any]) -> Floats:
         ious = overlaps.iou(list(first), list(second), [False] * len(second))
@@ -310,9 +317,9 @@ def _kinds(
         ious = shapes.iou([shapes.detections[row] for row in rows.tolist()], shapes.objects[start:end])
         same = labels[rows][:, None] == own_labels[None, start:end]
         of_class, of_other = np.where(same, ious, 0.0), np.where(same, 0.0, ious)
-        seen, there = np.nonzero(of_other >= POSITIVE)
-        rivals.append((rows[seen], there + start, of_other[seen, there]))
-        best, other, most = (one.argmax(axis=1) for one in (of_class, of_other, ious))
+        seen, object_index = np.nonzero(of_other >= POSITIVE)
+        rivals.append((rows[seen], object_index + start, of_other[seen, object_index]))
+        best, other, most = (matrix.argmax(axis=1) for matrix in (of_class, of_other, ious))
         lines = np.arange(len(rows))
         own, foreign, any_ = of_class[lines, best], of_other[lines, other], ious[lines, most]
         place = (own >= BACKGROUND) & (own <= POSITIVE)

@@ -51,8 +51,8 @@ class Changes:
 
     def counts(self) -> dict[str, int]:
         """How many there are of each of CHANGES."""
-        found = {**self.objects.change.value_counts(), **self.detections.change.value_counts()}
-        return {name: int(found.get(name, 0)) for name in CHANGES}
+        counts = {**self.objects.change.value_counts(), **self.detections.change.value_counts()}
+        return {name: int(counts.get(name, 0)) for name in CHANGES}
 
     def sentence(self, old: str = "A") -> str:
         """The counts in words; old: what the first model is called."""
@@ -77,7 +77,11 @@ def _objects(compared: Comparison) -> pd.DataFrame:
     rows: list[tuple[int, str, int, float]] = []
     for name, side, places in ((FOUND, new, missed[0] - missed[1]), (LOST, old, missed[1] - missed[0])):
         seen = side.analysis.detections
-        by_object = {int(there): row for row, there in zip(seen.index, seen.object, strict=True) if there in places}
+        by_object = {
+            int(object_row): row
+            for row, object_row in zip(seen.index, seen.object, strict=True)
+            if object_row in places
+        }
         rows += [(place, name, by_object[place], float(seen.score[by_object[place]])) for place in sorted(places)]
     table = pd.DataFrame(rows, columns=["object", "change", "detection", "score"])
     return table.sort_values(["score", "object"], ascending=[False, True], kind="stable", ignore_index=True)
@@ -116,11 +120,11 @@ def _wrong(side: Side) -> dict[Any, list[int]]:
 
 def _shapes(side: Side, rows: list[int]) -> list[Any]:
     """Boxes, or masks where masks are compared."""
-    found = side.analysis.detections.loc[rows]
+    detections = side.analysis.detections.loc[rows]
     if side.results.segmentation is None:
-        boxes: list[Any] = found[["x", "y", "width", "height"]].to_numpy().tolist()
+        boxes: list[Any] = detections[["x", "y", "width", "height"]].to_numpy().tolist()
         return boxes
-    return [coded_bytes(side.results.segmentation[row]) for row in found["row"].tolist()]
+    return [coded_bytes(side.results.segmentation[row]) for row in detections["row"].tolist()]
 
 
 def error_counts(compared: Comparison) -> pd.DataFrame:
@@ -132,8 +136,8 @@ def error_counts(compared: Comparison) -> pd.DataFrame:
 
     columns: dict[str, Any] = {"kind": list(ERRORS)}
     for name, side in (("old", compared.old), ("new", compared.new)):
-        found, lost = side.analysis.error_counts(side.thresholds), costs(side.analysis)
-        columns[name] = [found[kind] for kind in ERRORS]
+        counts, lost = side.analysis.error_counts(side.thresholds), costs(side.analysis)
+        columns[name] = [counts[kind] for kind in ERRORS]
         columns[f"{name}_cost"] = [lost[kind] for kind in ERRORS]
     table = pd.DataFrame(columns)
     return table.assign(change=table.new - table.old, cost_change=table.new_cost - table.old_cost)
@@ -151,11 +155,11 @@ def slice_changes(compared: Comparison, brightness: Floats, metadata: Mapping[st
         if key not in order:  # no object is in this part, and only the old side has a detection there
             order.insert(order.index(before) + 1 if before is not None else 0, key)
     old, new = old.reindex(order), new.reindex(order)
-    found = new[["images", "objects"]].fillna(old[["images", "objects"]]).astype(int)
+    table = new[["images", "objects"]].fillna(old[["images", "objects"]]).astype(int)
     for name in ("map", "f1"):
-        found[f"old_{name}"], found[f"new_{name}"] = old[name], new[name]
-        found[f"change_{name}"] = new[name] - old[name]
-    return found.reset_index().drop(columns="turn")
+        table[f"old_{name}"], table[f"new_{name}"] = old[name], new[name]
+        table[f"change_{name}"] = new[name] - old[name]
+    return table.reset_index().drop(columns="turn")
 
 
 def _by_part(table: pd.DataFrame) -> pd.DataFrame:

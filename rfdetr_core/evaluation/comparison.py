@@ -76,10 +76,10 @@ class Side:
     @classmethod
     def of(cls, model: Model, annotations: Row, kind: Kind) -> Side:
         """Score what a model found."""
-        found = score(annotations, model.results, kind)
+        scores = score(annotations, model.results, kind)
         results = Results.of(model.results, model.results if kind == "segm" else None)
-        threshold = DEFAULT_THRESHOLD if math.isnan(found.threshold) else found.threshold
-        return cls(model, found, results, Analysis.of(annotations, results, kind), threshold)
+        threshold = DEFAULT_THRESHOLD if math.isnan(scores.threshold) else scores.threshold
+        return cls(model, scores, results, Analysis.of(annotations, results, kind), threshold)
 
     @property
     def thresholds(self) -> Floats:
@@ -150,12 +150,12 @@ class Comparison:
         Both models see the same draws, seed 0. F1 is that at each model's own threshold, which the draws do not choose
         anew. NaN: the draw has no object of the class.
         """
-        found = [
+        rows = [
             class_scores(self.new.matched, times, self.new.threshold)
             - class_scores(self.old.matched, times, self.old.threshold)
             for times in draws(self.images, self.resamples)
         ]
-        return 100 * np.reshape(found, (len(found), len(self.names), len(SCORES)))
+        return 100 * np.reshape(rows, (len(rows), len(self.names), len(SCORES)))
 
     @cached_property
     def intervals(self) -> dict[str, Interval | None]:
@@ -180,12 +180,12 @@ class Comparison:
     @property
     def class_images(self) -> list[int]:
         """How many images have an object of each class."""
-        return [len(one.owners) for one in self.new.matched]
+        return [len(class_matches.owners) for class_matches in self.new.matched]
 
     @property
     def images_with_objects(self) -> int:
         """How many images have an object."""
-        return len({image for one in self.new.matched for image in one.owners.tolist()})
+        return len({image for class_matches in self.new.matched for image in class_matches.owners.tolist()})
 
     @property
     def lost(self) -> list[bool]:
@@ -207,19 +207,19 @@ class Comparison:
 
     def sentence(self, old: str = "A", new: str = "B") -> str:
         """The conclusion in words; old, new: what the models are called."""
-        if (found := self.conclusion) == "same weights":
+        if (conclusion := self.conclusion) == "same weights":
             return f"{_upper(old)} and {new} have the same weights."
-        if found == "not measured":
+        if conclusion == "not measured":
             return "No verdict: the split has no object."
         low, high = self.intervals["map"] or (math.nan, math.nan)
         change = self.differences["map"]
         by = f"AP of {self.measure} changed by {change:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}."
-        if found == "too few images":
+        if conclusion == "too few images":
             few = f"{self.images:,} {'image is' if self.images == 1 else 'images are'} few, so the intervals are wide"
             return f"No verdict: {few}. {by} Compare on {FEW_IMAGES} images or more."
-        if found == "may be chance":
+        if conclusion == "may be chance":
             return f"The difference may be chance. {by}"
-        return f"{_upper(new)} is {found} than {old}. {by}"
+        return f"{_upper(new)} is {conclusion} than {old}. {by}"
 
     def to_dict(self) -> Row:
         """Plain values, for `write_json`; null where nothing was measured, or for an interval of too few images."""
@@ -263,33 +263,37 @@ def compare_models(
     if not samples:
         raise NotComparableError(f"the {split} split has no image to compare on. Name another one: --split valid")
     predictors = [load_predictor(path, batch_size=batch_size) for path in (old, new)]
-    known = [list(filter(None, one.class_names)) for one in predictors]
+    known = [list(filter(None, predictor.class_names)) for predictor in predictors]
     _require_common(str(old), known[0], str(new), known[1])
     for path, classes in zip((old, new), known, strict=True):
         _require_common(str(path), classes, f"the dataset {where.dataset}", names)
-    models = [_model(path, one, where, samples, names) for path, one in zip((old, new), predictors, strict=True)]
+    models = [
+        _model(path, predictor, where, samples, names) for path, predictor in zip((old, new), predictors, strict=True)
+    ]
     return Comparison.of(split, annotations, models[0], models[1], resamples)
 
 
-def _model(path: Path, one: BasePredictor, where: ProjectPaths, samples: Sequence[Sample], names: list[str]) -> Model:
+def _model(
+    path: Path, predictor: BasePredictor, where: ProjectPaths, samples: Sequence[Sample], names: list[str]
+) -> Model:
     return Model(
         path=str(path),
         sha256=files.sha256_file(path),
-        tensors=one.tensors,
-        variant=one.architecture.name,
-        classes=one.class_names,
-        segmentation=one.architecture.segmentation,
+        tensors=predictor.tensors,
+        variant=predictor.architecture.name,
+        classes=predictor.class_names,
+        segmentation=predictor.architecture.segmentation,
         training=model_origin(path),
-        results=detect(one, where.dataset, samples, names),
+        results=detect(predictor, where.dataset, samples, names),
     )
 
 
-def _require_common(one: str, known: Iterable[str], other: str, others: Iterable[str]) -> None:
+def _require_common(name: str, known: Iterable[str], other: str, others: Iterable[str]) -> None:
     """Raise where two class tables share no name: every object of one is a class that the other cannot find."""
     known, others = list(known), list(others)
     if not set(known) & set(others):
         raise NotComparableError(
-            f"{one} and {other} have no class in common: {listed(known) or 'none'}; {listed(others) or 'none'}. "
+            f"{name} and {other} have no class in common: {listed(known) or 'none'}; {listed(others) or 'none'}. "
             "Classes are matched by name. Compare models of one class table, on a dataset that has it."
         )
 

@@ -73,9 +73,9 @@ def write_pictures(
     for old in folder.glob("*.png"):
         old.unlink()
     by_id = {sample.image_id: sample for sample in samples}
-    for name, one in pick(scored.judgements, count).items():
-        picture = _picture(dataset, by_id[one.image["id"]])
-        drawn = compare(picture, one, names, scored.threshold, masks=scored.masks is not None)
+    for name, judgement in pick(scored.judgements, count).items():
+        picture = _picture(dataset, by_id[judgement.image["id"]])
+        drawn = compare(picture, judgement, names, scored.threshold, masks=scored.masks is not None)
         write_png(folder / f"{name}.png", drawn)
 
 
@@ -100,8 +100,8 @@ def detect(predictor: BasePredictor, dataset: Path, samples: Sequence[Sample], n
     labels = {place: index[name] for place, name in enumerate(predictor.class_names) if name in index}
     results = []
     found_in = predictor.detect(samples, load=partial(_picture, dataset))
-    for sample, found in zip(samples, found_in, strict=True):
-        rows = coco_results(sample.image_id, found)
+    for sample, detections in zip(samples, found_in, strict=True):
+        rows = coco_results(sample.image_id, detections)
         results += [row | {"category_id": labels[row["category_id"]]} for row in rows if row["category_id"] in labels]
     return results
 
@@ -133,7 +133,7 @@ def machine_of(predictor: BasePredictor) -> dict[str, Any]:
     }
 
 
-def write_origin(
+def write_lineage(
     path: Path, model: Path, where: ProjectPaths, config: EvaluateConfig, split: str, machine: Mapping[str, Any]
 ) -> None:
     """Write the digests of the model file, its tensors and the inputs, the params, the code, packages and machine."""

@@ -33,12 +33,12 @@ def evaluate_file(model: Path, split: Literal["test", "valid"], output: Path, de
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))
     predictor = load_predictor(model, device=device, batch_size=config.batch_size)
     about = describe_model(model, predictor)
-    found = evaluate(predictor, where, config, output)
+    result = evaluate(predictor, where, config, output)
     files.write_json(output / "model.json", about)
     yield f"{model}: {about['variant']} in {about['runtime']}, {about['precision']}, {about['device']}"
-    note = f" ({found['note']})" if "note" in found else ""
-    yield f"{found['split']}{note}: {found['images']:,} images, {found['objects']:,} objects"
-    yield from _table(found)
+    note = f" ({result['note']})" if "note" in result else ""
+    yield f"{result['split']}{note}: {result['images']:,} images, {result['objects']:,} objects"
+    yield from _table(result)
     yield f"all: {output / 'metrics.json'}, {output / 'model.json'}"
 
 
@@ -59,10 +59,10 @@ def describe_model(path: Path, predictor: BasePredictor) -> dict[str, Any]:
     }
 
 
-def _table(found: Mapping[str, Any]) -> Iterator[str]:
+def _table(result: Mapping[str, Any]) -> Iterator[str]:
     """The main scores of boxes and, of a segmenter, of masks."""
     yield f"{'':8}{'AP':>8}{'AP50':>8}{'AP75':>8}{'F1':>8}"
-    for title, scores in (("boxes", found), ("masks", found.get("masks"))):
+    for title, scores in (("boxes", result), ("masks", result.get("masks"))):
         if scores is not None:
             values = (scores[name] for name in _SHOWN)
             yield f"{title:8}" + "".join("       -" if value is None else f"{value:8.4f}" for value in values)

@@ -50,12 +50,12 @@ def reaching(curve: Floats, target: Mapping[Goal, float]) -> Point:
     target: one goal and its value. Of equal ones, the lowest threshold.
     """
     (goal, value), *_ = target.items()
-    wanted, other = (curve[0], curve[1]) if goal == "precision" else (curve[1], curve[0])
-    enough = np.flatnonzero(wanted >= value)
+    goal_curve, other = (curve[0], curve[1]) if goal == "precision" else (curve[1], curve[0])
+    enough = np.flatnonzero(goal_curve >= value)
     place = int(enough[other[enough].argmax()]) if len(enough) else None
-    found = best_f1(curve) if place is None else _point(curve, place)
-    best = float("nan") if np.isnan(wanted).any() else float(wanted.max())
-    return Point(found.threshold, found.precision, found.recall, found.f1, place is not None, best)
+    point = best_f1(curve) if place is None else _point(curve, place)
+    best = float("nan") if np.isnan(goal_curve).any() else float(goal_curve.max())
+    return Point(point.threshold, point.precision, point.recall, point.f1, place is not None, best)
 
 
 def _point(curve: Floats, place: int) -> Point:
@@ -94,13 +94,18 @@ class Calibration:
         """Right: matched with an object of its class at IoU 0.5."""
         if not len(analysis.detections):
             return cls([], float("nan"), float("nan"), {})
-        found = analysis.evaluator.calibration(n_bins=BINS, iou_threshold=0.5)
+        calibration = analysis.evaluator.calibration(n_bins=BINS, iou_threshold=0.5)
         bins = [
-            {"count": one["count"], "score": one["avg_confidence"], "right": one["avg_accuracy"]}
-            for one in found["bins"]
-            if one["count"]
+            {"count": entry["count"], "score": entry["avg_confidence"], "right": entry["avg_accuracy"]}
+            for entry in calibration["bins"]
+            if entry["count"]
         ]
         above = analysis.detections[analysis.detections.score > threshold]
         matched = (above.object >= 0).to_numpy()
         error, _ = metrics.calibration_error(above.score.to_numpy(), matched, n_bins=BINS)
-        return cls(bins, float(found["ece"]), float(error) if len(above) else float("nan"), dict(found["per_category"]))
+        return cls(
+            bins,
+            float(calibration["ece"]),
+            float(error) if len(above) else float("nan"),
+            dict(calibration["per_category"]),
+        )

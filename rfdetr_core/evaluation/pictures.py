@@ -33,10 +33,10 @@ FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 
 def pick(judgements: Sequence[ImageJudgement], count: int) -> dict[str, ImageJudgement]:
     """By name, a third each of the best, the middle and the worst images by F1; empty ones last."""
-    ranked = sorted(judgements, key=lambda one: (one.empty, -one.f1, one.image["file_name"]))
+    ranked = sorted(judgements, key=lambda judgement: (judgement.empty, -judgement.f1, judgement.image["file_name"]))
     count = min(count, len(ranked))
     each = {"best": -(-count // 3), "middle": count // 3, "worst": (count + 1) // 3}
-    shown = [one for one in ranked if not one.empty]
+    shown = [judgement for judgement in ranked if not judgement.empty]
     shown = shown if len(shown) >= count else ranked
     start = each["best"] + (len(shown) - count) // 2
     parts = {
@@ -44,29 +44,33 @@ def pick(judgements: Sequence[ImageJudgement], count: int) -> dict[str, ImageJud
         "middle": shown[start : start + each["middle"]],
         "worst": shown[len(shown) - each["worst"] :][::-1],
     }
-    return {f"{part}_{number}": one for part, some in parts.items() for number, one in enumerate(some, start=1)}
+    return {
+        f"{part}_{number}": judgement for part, some in parts.items() for number, judgement in enumerate(some, start=1)
+    }
 
 
 def compare(
-    picture: Image.Image, one: ImageJudgement, names: Mapping[int, str], threshold: float, *, masks: bool
+    picture: Image.Image, judgement: ImageJudgement, names: Mapping[int, str], threshold: float, *, masks: bool
 ) -> Image.Image:
     """Ground truth on the left, detections above the threshold on the right; what matches is blue, the rest orange."""
-    truth = [(row, True) for _, row in one.found] + [(row, False) for row in one.missed]
-    seen = [(row, True) for row, _ in one.found] + [(row, False) for row in one.wrong]
+    truth = [(row, True) for _, row in judgement.correct] + [(row, False) for row in judgement.missed]
+    seen = [(row, True) for row, _ in judgement.correct] + [(row, False) for row in judgement.wrong]
     panels = []
     for rows in (truth, seen):
         labels = [label_of(names[row["category_id"]], row["category_id"], row.get("score")) for row, _ in rows]
-        panels.append(draw(picture, _detections(rows, one.image, masks), labels, side=PANEL, palette=[RIGHT, WRONG]))
+        panels.append(
+            draw(picture, _detections(rows, judgement.image, masks), labels, side=PANEL, palette=[RIGHT, WRONG])
+        )
     left = PANEL + _GAP
     canvas = Image.new("RGB", (left + PANEL, panels[0].height + 2 * _LINE + _GAP), "white")
-    found = len(one.found)
-    file = one.image["file_name"]
+    hits = len(judgement.correct)
+    file = judgement.image["file_name"]
     file = file if file.isascii() or _can_draw(str(FONT), file) else ascii(file)
-    _write(canvas, 0, 0, [(f"{file}   F1 {one.f1:.2f}", "black")])
-    told = [(f"{found} found, ", RIGHT), (f"{len(one.missed)} missed", WRONG)]
-    _write(canvas, 0, _LINE, [(f"ground truth: {len(truth)} = ", "black"), *told])
-    told = [(f"{found} right, ", RIGHT), (f"{len(one.wrong)} wrong", WRONG)]
-    _write(canvas, left, _LINE, [(f"detections above {threshold:.2f}: {len(seen)} = ", "black"), *told])
+    _write(canvas, 0, 0, [(f"{file}   F1 {judgement.f1:.2f}", "black")])
+    parts = [(f"{hits} found, ", RIGHT), (f"{len(judgement.missed)} missed", WRONG)]
+    _write(canvas, 0, _LINE, [(f"ground truth: {len(truth)} = ", "black"), *parts])
+    parts = [(f"{hits} right, ", RIGHT), (f"{len(judgement.wrong)} wrong", WRONG)]
+    _write(canvas, left, _LINE, [(f"detections above {threshold:.2f}: {len(seen)} = ", "black"), *parts])
     canvas.paste(panels[0], (0, 2 * _LINE + _GAP))
     canvas.paste(panels[1], (left, 2 * _LINE + _GAP))
     return canvas
@@ -74,7 +78,7 @@ def compare(
 
 def draw(
     picture: Image.Image,
-    found: supervision.Detections,
+    detections: supervision.Detections,
     labels: list[str],
     *,
     side: int,
@@ -84,15 +88,15 @@ def draw(
     factor = side / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     drawn = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    if not len(found):
+    if not len(detections):
         return drawn
-    assert found.class_id is not None
+    assert detections.class_id is not None
     # All in reverse: the first, which is the best, is drawn last.
-    boxes = (found.xyxy * np.array([size[0] / picture.width, size[1] / picture.height] * 2))[::-1]
-    ids = found.class_id[::-1]
+    boxes = (detections.xyxy * np.array([size[0] / picture.width, size[1] / picture.height] * 2))[::-1]
+    ids = detections.class_id[::-1]
     masks = None
-    if found.mask is not None:
-        resized = [Image.fromarray(mask).resize(size, Image.Resampling.NEAREST) for mask in found.mask[::-1]]
+    if detections.mask is not None:
+        resized = [Image.fromarray(mask).resize(size, Image.Resampling.NEAREST) for mask in detections.mask[::-1]]
         masks = np.stack([np.asarray(mask) for mask in resized])
     shown = supervision.Detections(xyxy=boxes, mask=masks, class_id=ids)
     thickness = max(1, round(2 * side / PANEL))
@@ -131,7 +135,9 @@ def _can_draw(font: str, text: str) -> bool:
     drawn = ImageFont.truetype(font, _TITLE_SIZE)
     missing = bytes(drawn.getmask("\U0010ffff"))  # no font has this character: it is the box for those that lack
     turned = any(bidirectional(character) in ("R", "AL") for character in text)
-    return (not turned or bool(features.check("fribidi"))) and all(bytes(drawn.getmask(one)) != missing for one in text)
+    return (not turned or bool(features.check("fribidi"))) and all(
+        bytes(drawn.getmask(character)) != missing for character in text
+    )
 
 
 def write_png(path: Path, picture: Image.Image) -> None:

@@ -86,8 +86,8 @@ def _threshold(predictor: BasePredictor, given: float | str | None) -> tuple[Thr
     if given is None:
         return predictor.threshold, str(predictor.threshold_note)
     if isinstance(given, str):
-        found = recommended(given, predictor)
-        return found.by_class, found.note
+        recommendation = recommended(given, predictor)
+        return recommendation.by_class, recommendation.note
     return given, f"threshold {given:g}: as given"
 
 
@@ -104,13 +104,13 @@ def _read(image: str | Path, alone: bool) -> Image.Image | None:
 
 def _predict(predictor: BasePredictor, name: str, picture: Image.Image, threshold: Threshold, base: Path) -> int:
     """Write the files `base`.json and `base`.png of an image; the number of objects in it."""
-    (found,) = predictor.detect([picture], threshold)
-    drawn = to_supervision(found, predictor.class_names)
+    (detections,) = predictor.detect([picture], threshold)
+    drawn = to_supervision(detections, predictor.class_names)
     names = [str(name) for name in drawn.data["class_name"]]
     rows = [
         {"class_id": row["category_id"], "class_name": name, "score": row["score"], "xyxy": box}
         | {key: row[key] for key in ("segmentation",) if key in row}
-        for row, name, box in zip(coco_results(0, found), names, found.boxes.tolist(), strict=True)
+        for row, name, box in zip(coco_results(0, detections), names, detections.boxes.tolist(), strict=True)
     ]
     valid = name.encode(errors="replace").decode()  # what is no UTF-8 in a name
     content = [valid, picture.width, picture.height, threshold, rows]
@@ -135,9 +135,9 @@ def _images_at(path: Path) -> list[Path]:
     """The path itself or, of a folder, the images below it that predict did not draw."""
     if not path.is_dir():
         return [path]
-    if not (found := [path / name for name in listing(path, "")]):
+    if not (paths := [path / name for name in listing(path, "")]):
         raise UserError(f"the folder {path} has no image in it.")
-    return [image for image in found if image.suffix != ".png" or not _is_result(image.with_suffix(".json"))]
+    return [image for image in paths if image.suffix != ".png" or not _is_result(image.with_suffix(".json"))]
 
 
 def _is_result(path: Path) -> bool:
@@ -159,6 +159,8 @@ def _require_free(images: Sequence[_Source], output: Path) -> None:
                 f"{listed(paths)} would all be drawn in {output / stem}.png. Rename them, or predict them one by one, "
                 "with another --output."
             )
-        there = [made for made in (output / f"{stem}.json", output / f"{stem}.png") if made.exists()]
-        if there and not _is_result(output / f"{stem}.json"):
-            raise UserError(f"{there[0]} would be written over, and is no result of predict. Give another --output.")
+        existing_files = [made for made in (output / f"{stem}.json", output / f"{stem}.png") if made.exists()]
+        if existing_files and not _is_result(output / f"{stem}.json"):
+            raise UserError(
+                f"{existing_files[0]} would be written over, and is no result of predict. Give another --output."
+            )

@@ -54,15 +54,15 @@ def matches(evaluator: hotcoco.COCOeval) -> list[ClassMatches]:
 
 def _of_class(records: Sequence[Record], place: dict[int, int], thresholds: int) -> ClassMatches:
     instances: dict[int, int] = {}
-    for one in records:
-        if count := int((np.asarray(one["gtIgnore"]) == 0).sum()):
-            instances[place[int(one["image_id"])]] = count
-    scores = np.concatenate([np.zeros(0), *(one["dtScores"] for one in records)])
+    for record in records:
+        if count := int((np.asarray(record["gtIgnore"]) == 0).sum()):
+            instances[place[int(record["image_id"])]] = count
+    scores = np.concatenate([np.zeros(0), *(record["dtScores"] for record in records)])
     order = np.argsort(-scores, kind="mergesort")
-    lengths = [len(one["dtScores"]) for one in records]
-    images = np.repeat([place[int(one["image_id"])] for one in records], lengths).astype(np.int64)[order]
-    right = _joined((np.asarray(one["dtMatches"]) > 0 for one in records), thresholds)[:, order]
-    counted = _joined((np.asarray(one["dtIgnore"]) == 0 for one in records), thresholds)[:, order]
+    lengths = [len(record["dtScores"]) for record in records]
+    images = np.repeat([place[int(record["image_id"])] for record in records], lengths).astype(np.int64)[order]
+    right = _joined((np.asarray(record["dtMatches"]) > 0 for record in records), thresholds)[:, order]
+    counted = _joined((np.asarray(record["dtIgnore"]) == 0 for record in records), thresholds)[:, order]
     hits = np.flatnonzero((right & counted).any(axis=0))
     last = int(hits[-1]) + 1 if len(hits) else 0
     return ClassMatches(
@@ -83,36 +83,38 @@ def scores(matched: Iterable[ClassMatches], times: Times, threshold: float = 0.5
     As pycocotools on a dataset with the images repeated, but for the order of equal scores. f1 is that at one threshold
     of the score.
     """
-    found = class_scores(matched, times, threshold)
-    found = found[~np.isnan(found[:, 0])]
-    if not len(found):
+    values = class_scores(matched, times, threshold)
+    values = values[~np.isnan(values[:, 0])]
+    if not len(values):
         return dict.fromkeys(SCORES, math.nan)
-    return dict(zip(SCORES, np.mean(found, axis=0).tolist(), strict=True))
+    return dict(zip(SCORES, np.mean(values, axis=0).tolist(), strict=True))
 
 
 def class_scores(matched: Iterable[ClassMatches], times: Times, threshold: float = 0.5) -> Floats:
     """The same of each class, (K, 5) in the order of SCORES; NaN for a class without an object in these images."""
     absent = (math.nan,) * len(SCORES)
-    found = [_of_times(one, times, threshold) or absent for one in matched]
-    return np.array(found).reshape(-1, len(SCORES))
+    values = [_of_times(class_matches, times, threshold) or absent for class_matches in matched]
+    return np.array(values).reshape(-1, len(SCORES))
 
 
-def _of_times(one: ClassMatches, times: Times, threshold: float) -> tuple[float, ...] | None:
-    objects = int((one.instances * times[one.owners]).sum())
+def _of_times(class_matches: ClassMatches, times: Times, threshold: float) -> tuple[float, ...] | None:
+    objects = int((class_matches.instances * times[class_matches.owners]).sum())
     if not objects:
         return None
-    weight = times[one.image[: one.right.shape[1]]].astype(np.int32) * one.counted  # (T, M)
-    hits, seen = np.cumsum(weight * one.right, axis=1), np.cumsum(weight, axis=1)
+    weight = (
+        times[class_matches.image[: class_matches.right.shape[1]]].astype(np.int32) * class_matches.counted
+    )  # (T, M)
+    hits, seen = np.cumsum(weight * class_matches.right, axis=1), np.cumsum(weight, axis=1)
     recall = hits / objects
     precision = hits / np.maximum(seen, 1)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     precision = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
     at = [values[np.searchsorted(own, RECALLS)].mean() for own, values in zip(recall, precision, strict=True)]
     most = float(recall[:, -1].mean()) if recall.shape[1] else 0.0
-    enough = int(np.searchsorted(-one.score, -threshold, side="right"))  # those that reach the threshold
-    found = times[one.image[:enough]] * one.counted_at_50[:enough]
-    right = int((found * one.right_at_50[:enough]).sum())
-    return float(np.mean(at)), float(at[0]), float(at[_AT_75]), most, 2 * right / (int(found.sum()) + objects)
+    enough = int(np.searchsorted(-class_matches.score, -threshold, side="right"))  # those that reach the threshold
+    counts = times[class_matches.image[:enough]] * class_matches.counted_at_50[:enough]
+    right = int((counts * class_matches.right_at_50[:enough]).sum())
+    return float(np.mean(at)), float(at[0]), float(at[_AT_75]), most, 2 * right / (int(counts.sum()) + objects)
 
 
 def draws(images: int, resamples: int, seed: int = 0) -> Iterator[Times]:
@@ -124,17 +126,17 @@ def draws(images: int, resamples: int, seed: int = 0) -> Iterator[Times]:
 
 def interval(values: Iterable[float], tail: float = 2.5) -> Interval | None:
     """The percentiles of what was measured that leave `tail` % out at each end; None where nothing was measured."""
-    there = [value for value in values if not math.isnan(value)]
-    low, high = np.percentile(there, [tail, 100 - tail]).tolist() if there else (math.nan, math.nan)
-    return (low, high) if there else None
+    measured_values = [value for value in values if not math.isnan(value)]
+    low, high = np.percentile(measured_values, [tail, 100 - tail]).tolist() if measured_values else (math.nan, math.nan)
+    return (low, high) if measured_values else None
 
 
 def intervals(
     statistic: Callable[[Times], dict[str, float]], images: int, resamples: int, seed: int = 0
 ) -> dict[str, Interval | None]:
     """By SCORES, the interval of what `statistic` makes of how often each image is there."""
-    found = [statistic(times) for times in draws(images, resamples, seed)]
-    return {name: interval([one[name] for one in found]) for name in SCORES}
+    drawn_scores = [statistic(times) for times in draws(images, resamples, seed)]
+    return {name: interval([draw[name] for draw in drawn_scores]) for name in SCORES}
 
 
 def _joined(parts: Iterable[npt.NDArray[np.bool_]], thresholds: int) -> npt.NDArray[np.bool_]:

@@ -25,43 +25,43 @@ class ImageJudgement:
     """found: pairs of a detection and the annotation of its class that it matches at IoU 0.5. Crowds are left out."""
 
     image: Row
-    found: list[tuple[Row, Row]]
+    correct: list[tuple[Row, Row]]
     wrong: list[Row]
     missed: list[Row]
 
     @property
     def empty(self) -> bool:
         """Nothing is there and nothing was seen."""
-        return not (self.found or self.wrong or self.missed)
+        return not (self.correct or self.wrong or self.missed)
 
     @property
     def f1(self) -> float:
         """2 found / (2 found + wrong + missed); 1 where nothing is there and nothing was seen."""
-        found = len(self.found)
-        return 1.0 if self.empty else 2 * found / (2 * found + len(self.wrong) + len(self.missed))
+        hits = len(self.correct)
+        return 1.0 if self.empty else 2 * hits / (2 * hits + len(self.wrong) + len(self.missed))
 
 
 def judge(
     annotations: Row, results: list[Row], matches: Mapping[int, ImageMatches], threshold: float
 ) -> list[ImageJudgement]:
     """Judge every image by the detections with a score above the threshold, in the order of the annotations' images."""
-    truth = {one["id"]: one for one in annotations["annotations"]}
+    truth = {annotation["id"]: annotation for annotation in annotations["annotations"]}
     judgements = []
     for image in annotations["images"]:
         match = matches[image["id"]]
         pairs = sorted(match.pairs, key=lambda pair: -results[pair[0]]["score"])
         above = [pair for pair in pairs if results[pair[0]]["score"] > threshold]
         below = {number for _, number in pairs[len(above) :] if number is not None}
-        found = [(results[place], truth[number]) for place, number in above if number is not None]
+        correct = [(results[place], truth[number]) for place, number in above if number is not None]
         wrong = [results[place] for place, number in above if number is None]
         missed = [truth[number] for number in sorted({*match.missed, *below})]
-        judgements.append(ImageJudgement(image, found, wrong, missed))
+        judgements.append(ImageJudgement(image, correct, wrong, missed))
     return judgements
 
 
 def background_name(classes: Iterable[str]) -> str:
     """The name of "nothing is there" in the confusion table: no class has it, in whichever case and white space."""
-    taken, name = {"".join(one.split()).casefold() for one in classes}, "background"
+    taken, name = {"".join(class_name.split()).casefold() for class_name in classes}, "background"
     while name in taken:
         name = f"({name})"
     return name
@@ -74,10 +74,10 @@ def confusions(judgements: list[ImageJudgement], names: Mapping[int, str]) -> li
     or more; the best score chooses first. What is left over is paired with the background, named by background_name.
     """
     rows, background = [], background_name(names.values())
-    for one in judgements:
-        rows += [(names[truth["category_id"]], names[seen["category_id"]]) for seen, truth in one.found]
-        missed = dict(enumerate(one.missed))
-        for seen in one.wrong:
+    for judgement in judgements:
+        rows += [(names[truth["category_id"]], names[seen["category_id"]]) for seen, truth in judgement.correct]
+        missed = dict(enumerate(judgement.missed))
+        for seen in judgement.wrong:
             near = {number: iou for number, iou in _overlaps(seen, missed).items() if iou >= 0.5}
             taken = missed.pop(max(near, key=lambda number: near[number])) if near else None
             rows.append((names[taken["category_id"]] if taken else background, names[seen["category_id"]]))
@@ -87,10 +87,10 @@ def confusions(judgements: list[ImageJudgement], names: Mapping[int, str]) -> li
 
 def _overlaps(seen: Row, missed: Mapping[int, Row]) -> dict[int, float]:
     """IoU of a detection's box with those of the objects of other classes."""
-    others = {number: one for number, one in missed.items() if one["category_id"] != seen["category_id"]}
+    others = {number: row for number, row in missed.items() if row["category_id"] != seen["category_id"]}
     if not others:
         return {}
-    ious = overlaps.iou(np.array([seen["bbox"]]), np.array([one["bbox"] for one in others.values()]), [0] * len(others))
+    ious = overlaps.iou(np.array([seen["bbox"]]), np.array([row["bbox"] for row in others.values()]), [0] * len(others))
     return dict(zip(others, ious[0].tolist(), strict=True))
 
 
@@ -114,9 +114,9 @@ def write_per_class(path: Path, boxes: CocoScores, masks: CocoScores | None) -> 
     """One row per class, in the order of the class table."""
     names = ["instances", "ap", "ap_50", "precision", "recall", "f1", "best_threshold", "best_f1"]
     header = ["class", *names, *([f"mask_{name}" for name in names[1:]] if masks else [])]
-    rows = [attrgetter("name", *names)(one) for one in boxes.per_class]
+    rows = [attrgetter("name", *names)(scores) for scores in boxes.per_class]
     if masks:
-        rows = [row + attrgetter(*names[1:])(one) for row, one in zip(rows, masks.per_class, strict=True)]
+        rows = [row + attrgetter(*names[1:])(scores) for row, scores in zip(rows, masks.per_class, strict=True)]
     _write_rounded(path, header, rows)
 
 
@@ -138,13 +138,13 @@ def write_results(path: Path, results: Iterable[dict[str, Any]], kind: Literal["
     Not both in one file: COCO.loadRes would take the area of the box for that of the mask.
     """
     keys = ("image_id", "category_id", kind, "score")
-    rows = [{key: one[key] for key in keys} for one in results if kind in one]
+    rows = [{key: result[key] for key in keys} for result in results if kind in result]
     lines = [json.dumps(row, separators=(",", ":"), allow_nan=False) for row in rows]
     files.write_text(path, "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")
 
 
 def _mean_curve(scores: CocoScores) -> list[float]:
-    present = np.array([one.precisions for one in scores.per_class if one.instances])
+    present = np.array([class_scores.precisions for class_scores in scores.per_class if class_scores.instances])
     return np.mean(present, axis=0).tolist() if len(present) else []
 
 
@@ -170,7 +170,7 @@ class Scored:
 
     def numbers(self) -> dict[str, Any]:
         """The numbers of metrics.json."""
-        objects = sum(one.instances for one in self.boxes.per_class)
+        objects = sum(class_scores.instances for class_scores in self.boxes.per_class)
         masks = {"masks": numbers(self.masks)} if self.masks else {}
         return {"images": self.images, "objects": objects, **numbers(self.boxes), **masks}
 
@@ -179,6 +179,15 @@ class Scored:
         write_per_class(folder / "per_class.csv", self.boxes, self.masks)
         write_curve(folder / "pr_curve.csv", self.boxes, self.masks)
         judged = self.judgements
-        every = [[one.image["file_name"], one.f1, len(one.found), len(one.wrong), len(one.missed)] for one in judged]
+        every = [
+            [
+                judgement.image["file_name"],
+                judgement.f1,
+                len(judgement.correct),
+                len(judgement.wrong),
+                len(judgement.missed),
+            ]
+            for judgement in judged
+        ]
         _write_rounded(folder / "per_image.csv", ["image", "f1", "found", "wrong", "missed"], every)
         files.write_table(folder / "confusion.csv", confusions(judged, names), ["actual", "predicted"])

@@ -45,8 +45,8 @@ def slices(
     brightness: (I,) mean of each image, 0 to 255. metadata: by path, values by column.
     """
     measure = _Measure(analysis, annotations, results, threshold)
-    found = _everything(analysis, annotations, results)
-    rows = [row for cut in _object_cuts(analysis, found) for row in measure.of_objects(cut)]
+    detections = _everything(analysis, annotations, results)
+    rows = [row for cut in _object_cuts(analysis, detections) for row in measure.of_objects(cut)]
     for name, values, codes in _image_cuts(analysis, brightness, metadata):
         rows += measure.of_images(name, values, codes)
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -63,22 +63,30 @@ def _everything(analysis: Analysis, annotations: Row, results: Results) -> pd.Da
     return table
 
 
-def _object_cuts(analysis: Analysis, found: pd.DataFrame) -> list[Cut]:
+def _object_cuts(analysis: Analysis, detections: pd.DataFrame) -> list[Cut]:
     objects, images = analysis.objects, analysis.images
     names = [f"small (below {_name(_SIZES[0])})", "medium", f"large ({_name(_SIZES[1])} and more)"]
-    cuts = [Cut("size, COCO's", names, *(np.searchsorted(_SIZES, one.area, side="right") for one in (objects, found)))]
+    cuts = [
+        Cut(
+            "size, COCO's",
+            names,
+            *(np.searchsorted(_SIZES, table.area, side="right") for table in (objects, detections)),
+        )
+    ]
     if borders := _quartiles(objects.area.to_numpy()):
         values = _between([_name(border) for border in borders])
         cuts.append(
-            Cut("size, quarters of this split", values, *(_part(borders, one.area) for one in (objects, found)))
+            Cut(
+                "size, quarters of this split", values, *(_part(borders, table.area) for table in (objects, detections))
+            )
         )
     shapes = ["tall (height at least twice the width)", "neither", "wide (width at least twice the height)"]
-    cuts.append(Cut("shape", shapes, *(_shape(one) for one in (objects, found))))
+    cuts.append(Cut("shape", shapes, *(_shape(table) for table in (objects, detections))))
     edge = ["at the border of the image", "inside"]
-    cuts.append(Cut("place", edge, *(_inside(one, images) for one in (objects, found))))
+    cuts.append(Cut("place", edge, *(_inside(table, images) for table in (objects, detections))))
     crowding = np.digitize(objects.crowding, [1e-9, 0.1, 0.3])
     values = ["touches no other object", "overlaps another, IoU below 0.1", "IoU 0.1 to 0.3", "IoU above 0.3"]
-    near = found.near.to_numpy()
+    near = detections.near.to_numpy()
     of_near = np.where(near >= 0, crowding[near] if len(crowding) else 0, 0)
     cuts.append(Cut("crowding", values, crowding, of_near))
     return cuts
@@ -114,16 +122,16 @@ class _Measure:
     def of_objects(self, cut: Cut) -> list[list[Any]]:
         """COCO's rule for sizes, for any cut: what lies in another part is neither wanted nor wrong."""
         analysis, parts = self.analysis, range(len(cut.values))
-        truth, found = load(self.annotations, self.results, analysis.kind)
+        truth, predictions = load(self.annotations, self.results, analysis.kind)
         # hotcoco cuts by area; the number of the part stands in its place.
         ids = self.analysis.objects.annotation.to_numpy()
         if len(ids):
             truth.update_anns(ids=ids, area=cut.objects + 0.5)
         if count := len(cut.detections):
-            found.update_anns(ids=np.arange(1, count + 1), area=cut.detections + 0.5)
+            predictions.update_anns(ids=np.arange(1, count + 1), area=cut.detections + 0.5)
         ranges = [[0.0, 1e10], *([float(part), part + 1.0] for part in parts)]
         labels = ["all", *(str(part) for part in parts)]
-        evaluator = evaluate(truth, found, analysis.kind, area_rng=ranges, area_rng_lbl=labels)
+        evaluator = evaluate(truth, predictions, analysis.kind, area_rng=ranges, area_rng_lbl=labels)
         precision = (evaluator.eval or {})["precision"]
         rows, rows_counted = [], analysis.detections.row.to_numpy()
         for part in parts:
@@ -153,17 +161,17 @@ class _Measure:
         """Images, objects, the two APs, and precision, recall and F1 above the threshold."""
         analysis = self.analysis
         above, unfound = analysis.above(self.threshold).index, analysis.unfound(self.threshold).index
-        there = int(objects.sum())
+        count = int(objects.sum())
         missing = int(objects[unfound].sum())
         matched = analysis.detections.object.to_numpy()[above] >= 0
         # A right detection belongs to the part of its object, as in COCO's rule.
         wrong = int((seen[above] & ~matched).sum())
-        hits = there - missing
+        hits = count - missing
         images = analysis.objects.image[objects].nunique()
         precision = hits / (hits + wrong) if hits + wrong else np.nan
-        recall = hits / there if there else np.nan
-        f1 = 2 * hits / (2 * hits + wrong + missing) if there else np.nan
-        return [images, there, ap, ap_50, precision, recall, f1]
+        recall = hits / count if count else np.nan
+        f1 = 2 * hits / (2 * hits + wrong + missing) if count else np.nan
+        return [images, count, ap, ap_50, precision, recall, f1]
 
 
 def _mean(values: Floats) -> float:

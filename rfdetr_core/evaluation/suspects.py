@@ -45,28 +45,28 @@ def suspects(analysis: Analysis) -> pd.DataFrame:
 
 
 def _by_detections(analysis: Analysis, threshold: Floats) -> pd.DataFrame:
-    found = analysis.above(threshold)
-    found = found[found.kind.isin(["background", "localisation", "classification", "both"])]
-    kind, near = found.kind.to_numpy(), found.near.to_numpy()
-    score, overlap = found.score.to_numpy(), found.overlap.to_numpy()
+    detections = analysis.above(threshold)
+    detections = detections[detections.kind.isin(["background", "localisation", "classification", "both"])]
+    kind, near = detections.kind.to_numpy(), detections.near.to_numpy()
+    score, overlap = detections.score.to_numpy(), detections.overlap.to_numpy()
     # The score of the detection that confirms the label nearby.
-    confirmed = np.append(analysis.objects.found.fillna(0.0).to_numpy(), 1.0)[near]
+    confirmed = np.append(analysis.objects.matched_score.fillna(0.0).to_numpy(), 1.0)[near]
     free = confirmed < score
     other_class, other_place = free & (kind == "classification"), free & (kind == "localisation")
     suspicion = np.select([other_class, other_place], [OTHER_CLASS, OTHER_PLACE], NO_LABEL)
     # A box beside a label that something else found is the detector's own error rather than a label's.
     doubt = np.where(other_class, confirmed, np.where(other_place, 1 - (1 - overlap) * (1 - confirmed), overlap))
-    table = _table(analysis, found, score * (1 - doubt), suspicion, found.label.to_numpy(), score)
+    table = _table(analysis, detections, score * (1 - doubt), suspicion, detections.label.to_numpy(), score)
     table["object"] = np.where(other_class | other_place, near, -1)
     return table[(kind != "classification") | free]
 
 
 def _by_labels(analysis: Analysis, threshold: Floats) -> pd.DataFrame:
     """Labels that no detection of their class matches above the threshold."""
-    objects, found = analysis.objects, analysis.detections
+    objects, detections = analysis.objects, analysis.detections
     left = analysis.unfound(threshold)
     recall = 1 - left.groupby("label").size().div(objects.groupby("label").size(), fill_value=0)
-    beside = found[(found.near >= 0) & (found.overlap > BACKGROUND)].groupby("near").score.max()
+    beside = detections[(detections.near >= 0) & (detections.overlap > BACKGROUND)].groupby("near").score.max()
     best = beside.reindex(left.index).fillna(0.0).to_numpy()
     # Queries that see nothing have scores too, far below the threshold, and may lie anywhere.
     enough = analysis.of_label(threshold, left)

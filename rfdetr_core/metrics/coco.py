@@ -120,7 +120,7 @@ def score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox", max_
     """
     require_masks(annotations, iou_type)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = indexed(annotations, [dict(one) for one in annotations["annotations"]])
+        truth = indexed(annotations, [dict(row) for row in annotations["annotations"]])
         evaluation = COCOeval(truth, indexed(annotations, numbered(detections, iou_type)), iou_type)
         evaluation.params.maxDets = [1, min(10, max_dets), max_dets]
         evaluation.evaluate()
@@ -139,9 +139,9 @@ def score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox", max_
 
 def require_masks(annotations: Row, iou_type: str) -> None:
     """Raise a UserError where masks are to be scored and an annotation has none."""
-    for one in annotations["annotations"] if iou_type == "segm" else ():
-        if not one.get("segmentation"):
-            raise UserError(f"annotation {one['id']} has no segmentation, so masks cannot be scored. Add it.")
+    for annotation in annotations["annotations"] if iou_type == "segm" else ():
+        if not annotation.get("segmentation"):
+            raise UserError(f"annotation {annotation['id']} has no segmentation, so masks cannot be scored. Add it.")
 
 
 def summary(annotations: Row, precisions: Floats, stats: Floats, records: dict[int, list[Record]]) -> CocoScores:
@@ -186,11 +186,11 @@ def numbered(detections: list[Row], iou_type: str) -> list[Row]:
     """Detections as annotations, as by COCO.loadRes, which fails on an empty list and gives a mask its box's area."""
     if iou_type == "segm":
         # One by one: given a list of more than 255, pycocotools 2.0.11 overflows under numpy 2.
-        areas = [int(rle.area(one["segmentation"])) for one in detections]
+        areas = [int(rle.area(row["segmentation"])) for row in detections]
     else:
-        areas = [one["bbox"][2] * one["bbox"][3] for one in detections]
+        areas = [row["bbox"][2] * row["bbox"][3] for row in detections]
     rows = enumerate(zip(detections, areas, strict=True), start=1)
-    return [one | {"id": number, "area": area, "iscrowd": 0} for number, (one, area) in rows]
+    return [row | {"id": number, "area": area, "iscrowd": 0} for number, (row, area) in rows]
 
 
 def measured(values: Floats) -> Floats:
@@ -216,16 +216,18 @@ def _curves(records: list[Record]) -> Floats:
     scores = np.concatenate([record["dtScores"] for record in records])[counted]
     correct = np.concatenate([record["dtMatches"][0] > 0 for record in records])[counted]
     above = scores[None, :] >= THRESHOLDS[:, None]
-    hits, found = (above & correct).sum(axis=1), above.sum(axis=1)
-    return np.stack([hits / np.maximum(found, 1), hits / instances, 2 * hits / (found + instances)])
+    hits, total = (above & correct).sum(axis=1), above.sum(axis=1)
+    return np.stack([hits / np.maximum(total, 1), hits / instances, 2 * hits / (total + instances)])
 
 
 def _matches(annotations: Row, records: dict[int, list[Record]]) -> dict[int, ImageMatches]:
     pairs: dict[int, list[tuple[int, int | None]]] = {image["id"]: [] for image in annotations["images"]}
     missed: dict[int, list[int]] = {image: [] for image in pairs}
     for record in (record for of_class in records.values() for record in of_class):
-        found = zip(record["dtIds"], record["dtMatches"][0], record["dtIgnore"][0], strict=True)
-        pairs[record["image_id"]] += [(number - 1, int(match) or None) for number, match, hidden in found if not hidden]
-        there = zip(record["gtIds"], record["gtMatches"][0], record["gtIgnore"], strict=True)
-        missed[record["image_id"]] += [number for number, match, ignored in there if not match and not ignored]
+        detections = zip(record["dtIds"], record["dtMatches"][0], record["dtIgnore"][0], strict=True)
+        pairs[record["image_id"]] += [
+            (number - 1, int(match) or None) for number, match, hidden in detections if not hidden
+        ]
+        labels = zip(record["gtIds"], record["gtMatches"][0], record["gtIgnore"], strict=True)
+        missed[record["image_id"]] += [number for number, match, ignored in labels if not match and not ignored]
     return {image: ImageMatches(tuple(pairs[image]), tuple(missed[image])) for image in pairs}

@@ -19,14 +19,16 @@ def load(annotations: Row, table: Floats, masks: list[Any] | None = None) -> tup
     truth = hotcoco.COCO({key: annotations[key] for key in ("images", "annotations", "categories")})
     if not masks:
         return truth, truth.load_res(table)
-    found = truth.load_res(table, segmentation=masks)
-    found.update_anns(ids=np.arange(1, len(masks) + 1), area=rle.area(masks).astype(float))  # it has those of the boxes
-    return truth, found
+    predictions = truth.load_res(table, segmentation=masks)
+    predictions.update_anns(
+        ids=np.arange(1, len(masks) + 1), area=rle.area(masks).astype(float)
+    )  # it has those of the boxes
+    return truth, predictions
 
 
-def evaluate(truth: hotcoco.COCO, found: hotcoco.COCO, kind: Kind, **params: Any) -> hotcoco.COCOeval:
+def evaluate(truth: hotcoco.COCO, predictions: hotcoco.COCO, kind: Kind, **params: Any) -> hotcoco.COCOeval:
     """An evaluator that has matched and accumulated; params: other values of its Params."""
-    evaluator = hotcoco.COCOeval(truth, found, kind)
+    evaluator = hotcoco.COCOeval(truth, predictions, kind)
     for name, value in params.items():
         setattr(evaluator.params, name, value)
     evaluator.evaluate()

@@ -36,7 +36,7 @@ def quick_score(annotations: Row, detections: list[Row], iou_type: Kind = "bbox"
     first, middle, last = ([place for place, other in enumerate(limits) if other == limit] for limit in limits)
     areas = range(1, 4)
     stats = [
-        *(mean_of(one) for one in (precision[..., 0, 2], precision[0][..., 0, last], precision[5][..., 0, last])),
+        *(mean_of(values) for values in (precision[..., 0, 2], precision[0][..., 0, last], precision[5][..., 0, last])),
         *(mean_of(precision[..., area, last]) for area in areas),
         *(mean_of(recall[..., 0, columns]) for columns in (first, middle, last)),
         *(mean_of(recall[..., area, last]) for area in areas),
@@ -48,7 +48,7 @@ def _records(annotations: Row, table: Floats, evaluation: hotcoco.COCOeval) -> d
     """What COCOeval notes at IoU 0.5, by class and for all images together; without detections that crowds hide."""
     status = evaluation.image_diagnostics(iou_thr=0.5, score_thr=0.5)["dt_status"]
     rows = np.fromiter(status, dtype=np.int64, count=len(status)) - 1
-    right = np.array([one == "tp" for one in status.values()], dtype=np.int64)
+    right = np.array([state == "tp" for state in status.values()], dtype=np.int64)
     order = np.argsort(table[rows, 6], kind="stable")
     rows, right = rows[order], right[order]
     labels, scores = table[rows, 6], table[rows, 5]
@@ -58,7 +58,7 @@ def _records(annotations: Row, table: Floats, evaluation: hotcoco.COCOeval) -> d
     records: dict[int, list[Record]] = {}
     for label, crowd in crowds.items():
         own = slice(*np.searchsorted(labels, [label, label + 1]))
-        found = {"dtScores": scores[own], "dtMatches": right[None, own]}
-        hidden = np.zeros_like(found["dtMatches"])
-        records[label] = [{"gtIgnore": np.array(crowd, dtype=int), "dtIgnore": hidden, **found}]
+        columns = {"dtScores": scores[own], "dtMatches": right[None, own]}
+        hidden = np.zeros_like(columns["dtMatches"])
+        records[label] = [{"gtIgnore": np.array(crowd, dtype=int), "dtIgnore": hidden, **columns}]
     return records

@@ -46,9 +46,9 @@ def line(
     """
     import altair as alt
 
-    found = specs.frame(table, x, y)
-    names = specs.names_of(found, series, names)
-    rows = specs.records(found, {"x": x, "y": y, "low": low, "high": high}, {"series": (series, names)}, tips)
+    frame = specs.frame(table, x, y)
+    names = specs.names_of(frame, series, names)
+    rows = specs.records(frame, {"x": x, "y": y, "low": low, "high": high}, {"series": (series, names)}, tips)
     if not rows:
         return Chart(title, {}, "", note)
     shape: Any = "step-after" if step else "linear"
@@ -86,8 +86,8 @@ def points(
     """Points, their area by the column `size`; with the diagonal and a line through all, a reliability diagram."""
     import altair as alt
 
-    found = specs.frame(table, x, y)
-    rows = specs.records(found, {"x": x, "y": y, "size": size}, {}, tips)
+    frame = specs.frame(table, x, y)
+    rows = specs.records(frame, {"x": x, "y": y, "size": size}, {}, tips)
     if not rows:
         return Chart(title, {}, "", note)
     base = alt.Chart().encode(specs.on(alt.X, "x", x_axis), specs.on(alt.Y, "y", y_axis))
@@ -127,16 +127,16 @@ def bars(
     """
     import altair as alt
 
-    found = specs.frame(table, value)
-    rows, names = specs.names_of(found, row, rows), specs.names_of(found, series, names)
+    frame = specs.frame(table, value)
+    rows, names = specs.names_of(frame, row, rows), specs.names_of(frame, series, names)
     positions = {"row": (row, rows), "series": (series, names)}
-    values = specs.records(found, {"value": value, "low": low, "high": high}, positions, tips)
+    values = specs.records(frame, {"value": value, "low": low, "high": high}, positions, tips)
     if not values:
         return Chart(title, {}, "", note)
     ends = dict.fromkeys(range(len(rows)), 0.0)
-    for one in values:
-        one["x"] = ends[one["row"]]
-        ends[one["row"]] = one["x2"] = one["x"] + one["value"]
+    for entry in values:
+        entry["x"] = ends[entry["row"]]
+        ends[entry["row"]] = entry["x2"] = entry["x"] + entry["value"]
     of = {"of_row": "names[datum.row]", "of_series": f"names[{len(rows)} + datum.series]"}
     base = alt.Chart().transform_calculate(**of).encode(specs.on_names(alt.Y, "row", len(rows)))
     tooltip = [alt.Tooltip("of_row:N", title="row")]
@@ -170,9 +170,9 @@ def intervals(
     """A point with its interval for each row, from the top as they come."""
     import altair as alt
 
-    found = specs.frame(table, value)
-    rows = specs.names_of(found, row, None)
-    values = specs.records(found, {"x": value, "low": low, "high": high}, {"row": (row, rows)}, tips)
+    frame = specs.frame(table, value)
+    rows = specs.names_of(frame, row, None)
+    values = specs.records(frame, {"x": value, "low": low, "high": high}, {"row": (row, rows)}, tips)
     if not values:
         return Chart(title, {}, "", note)
     fields = (x_axis.title, "x"), ("low", "low"), ("high", "high")
@@ -228,7 +228,7 @@ def heatmap(
     tooltip += [specs.tip(value_title, "value", value_format), *specs.further(tips)]
     of = {"of_row": "names[datum.row]", "of_column": f"names[{len(rows)} + datum.column]"}
     base = alt.Chart().transform_calculate(**of).encode(x, y, tooltip=tooltip)
-    low, high = domain or (min(0, *(one["value"] for one in values)), max(one["value"] for one in values))
+    low, high = domain or (min(0, *(cell["value"] for cell in values)), max(cell["value"] for cell in values))
     scale = alt.Scale(domain=[low, high if high > low else low + 1], range=[0.06, 1], clamp=True)
     cells = base.mark_rect(fill=HEAT).encode(fillOpacity=alt.FillOpacity("value:Q", legend=None, scale=scale))
     layers: list[Any] = [cells]
@@ -317,9 +317,9 @@ def density(
     ]
     if not values:
         return Chart(title, {}, "", note)
-    ends = min(min(one["x"], one["y"]) for one in values) / 1.4, max(max(one["x2"], one["y2"]) for one in values) * 1.4
+    ends = min(min(row["x"], row["y"]) for row in values) / 1.4, max(max(row["x2"], row["y2"]) for row in values) * 1.4
     x_axis, y_axis = (Axis(name, ends, "~s", "log") for name in (x_title, y_title))
-    scale = alt.Scale(domain=[0, max(one["shade"] for one in values)], range=[0.1, 1])
+    scale = alt.Scale(domain=[0, max(row["shade"] for row in values)], range=[0.1, 1])
     shade = alt.FillOpacity("shade:Q", legend=None, scale=scale)
     cell = alt.Chart().mark_rect(fill=HEAT).encode(specs.on(alt.X, "x", x_axis), alt.X2("x2:Q"), shade)
     cell = cell.encode(specs.on(alt.Y, "y", y_axis), alt.Y2("y2:Q"), tooltip=alt.Tooltip("tip:N"))

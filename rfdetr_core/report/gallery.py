@@ -94,15 +94,15 @@ class Gallery:
 
     def values(self) -> list[tuple[str, str, list[str]]]:
         """Of each filter that has a choice: the facet, its label and its values; of groups in their order."""
-        found = []
+        filters = []
         for facet, label in self.filters.items():
             values = list(dict.fromkeys(value for card in self.cards for value in card.facets.get(facet, ())))
             if facet == self.of_groups:
                 order = {group.name: place for place, group in enumerate(self.groups)}
                 values.sort(key=lambda value: order.get(value, len(order)))
             if len(values) > 1:
-                found.append((facet, label, values))
-        return found
+                filters.append((facet, label, values))
+        return filters
 
     def data(self) -> dict[str, Any]:
         """What the script draws and filters by."""

@@ -54,7 +54,7 @@ def render(template: Path, title: str, **values: Any) -> str:
 
 def to_json(value: Any) -> str:
     """JSON that can stand within a script element: no text in it can end the element. Numbers of numpy are numbers."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=lambda one: one.item())
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, default=lambda number: number.item())
     return text.replace("<", "\\u003c")
 
 

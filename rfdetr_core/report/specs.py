@@ -75,8 +75,8 @@ def frame(table: Rows, *needed: str) -> Any:
     """The table as a DataFrame, without the rows that lack a value of the columns `needed`."""
     import pandas as pd
 
-    found = table if isinstance(table, pd.DataFrame) else pd.DataFrame(list(table))
-    return found.dropna(subset=list(needed)) if len(found) else found
+    data = table if isinstance(table, pd.DataFrame) else pd.DataFrame(list(table))
+    return data.dropna(subset=list(needed)) if len(data) else data
 
 
 def names_of(table: Any, column: str | None, names: Sequence[str] | None) -> list[str]:
@@ -160,7 +160,7 @@ def tip(title: str, name: str, form: str = "") -> Any:
 
 def further(tips: Sequence[Tip]) -> list[Any]:
     """The further lines of a tooltip, as `records` names their fields."""
-    return [tip(one.title, f"t{place}", one.format) for place, one in enumerate(tips)]
+    return [tip(line.title, f"t{place}", line.format) for place, line in enumerate(tips)]
 
 
 def rules(marks: Sequence[tuple[float, str]]) -> list[Any]:

@@ -124,10 +124,10 @@ def _view(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
     longest = min(max(abs(box[2]), abs(box[3])), 2.0 * max(sides))
     padding = max(0.5 * longest, 0.05 * max(sides), 12.0)
     spans = [_span(box[k], box[k] + box[k + 2], longest / 2 + padding, sides[k]) for k in (0, 1)]
-    wanted = max(high - low for low, high in spans) / 2
+    reach = max(high - low for low, high in spans) / 2
     for k, (low, high) in enumerate(spans):
         # A narrow strip would show little: more of the image, as far as there is any.
-        more = max(0.0, (wanted - (high - low)) / 2)
+        more = max(0.0, (reach - (high - low)) / 2)
         spans[k] = (max(low - more, min(low, 0.0)), min(high + more, max(high, float(sides[k]))))
     (left, right), (top, bottom) = ((math.floor(low), max(math.ceil(high), math.floor(low) + 1)) for low, high in spans)
     return left, top, right, bottom

@@ -107,14 +107,14 @@ class Table:
     def filters(self) -> list[tuple[int, str, list[str]]]:
         """Of each filter: the place of its column, its label and the values, sorted."""
         titles = [column.title for column in self.columns]
-        found = [(titles.index(title), label) for title, label in (self.choices or {}).items()]
-        return [(k, label, sorted({_text(row[k], self.columns[k]) for row in self.rows})) for k, label in found]
+        places = [(titles.index(title), label) for title, label in (self.choices or {}).items()]
+        return [(k, label, sorted({_text(row[k], self.columns[k]) for row in self.rows})) for k, label in places]
 
 
 def of_frame(table: Rows, columns: dict[str, Column], **options: Any) -> Table:
     """A table of a DataFrame or mappings. columns: how each of its columns is shown, in this order."""
-    found = frame(table)
-    rows = zip(*(found[name].tolist() if len(found) else () for name in columns), strict=True)
+    data = frame(table)
+    rows = zip(*(data[name].tolist() if len(data) else () for name in columns), strict=True)
     return Table(list(columns.values()), list(rows), **options)
 
 

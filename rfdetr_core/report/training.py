@@ -92,7 +92,7 @@ def plot_trainings(histories: Mapping[str, AnyPath], *, masks: bool = False) -> 
     import pandas as pd
 
     table = pd.concat([_read(path).add_prefix(f"{name}:") for name, path in histories.items()], axis=1).sort_index()
-    of, what = ("segm_", " of masks") if masks else ("", "")
+    of, suffix = ("segm_", " of masks") if masks else ("", "")
     colors = dict(zip(histories, (_BLUE, _ORANGE), strict=False))
     losses = [
         Line(f"{name}:{split}/loss", f"{name}, {title}", color, _dashed(split))
@@ -104,7 +104,7 @@ def plot_trainings(histories: Mapping[str, AnyPath], *, masks: bool = False) -> 
         for name, color in colors.items()
         for track, title, style in (("", "", "-"), ("ema_", ", EMA", "--"))
     ]
-    panels = [Panel("Loss", losses), Panel(f"AP 50:95{what} on valid", scores)]
+    panels = [Panel("Loss", losses), Panel(f"AP 50:95{suffix} on valid", scores)]
     return _figure(table, panels, None)
 
 
@@ -113,15 +113,15 @@ def _read(path: AnyPath) -> Any:
     import pandas as pd
 
     given = Path(path).expanduser()
-    found = next((given / name for name in _NAMES if (given / name).is_file()), given)
-    if not found.is_file():
-        what = f"has no {_NAMES[0]}" if given.is_dir() else "is no file"
-        raise UserError(f"{given} {what}. Give the path of a {_NAMES[0]}, or of the folder of a run (output_dir).")
+    file = next((given / name for name in _NAMES if (given / name).is_file()), given)
+    if not file.is_file():
+        problem = f"has no {_NAMES[0]}" if given.is_dir() else "is no file"
+        raise UserError(f"{given} {problem}. Give the path of a {_NAMES[0]}, or of the folder of a run (output_dir).")
     try:
-        table = pd.read_csv(io.StringIO(files.read_text(found)))
+        table = pd.read_csv(io.StringIO(files.read_text(file)))
         values = table.apply(pd.to_numeric).groupby("epoch").mean()
     except (KeyError, TypeError, ValueError) as error:  # what pandas raises is one of them
-        raise UserError(f"{found} is no history of a training: it needs a column epoch, and numbers alone.") from error
+        raise UserError(f"{file} is no history of a training: it needs a column epoch, and numbers alone.") from error
     if "step" in table:  # Lightning's logger, upstream's: steps have rows of their own, and epochs count from 0
         values.index += 1
     return values.drop(columns="step", errors="ignore")

@@ -88,9 +88,9 @@ def make_scene(folder: Path, *, segmentation: bool = False, splits: tuple[str, .
 
 def _truth(predictor: Predictor, path: Path, random: np.random.Generator) -> list[dict[str, Any]]:
     with Image.open(path) as picture:
-        (found,) = predictor.detect([picture.convert("RGB")])
+        (detections,) = predictor.detect([picture.convert("RGB")])
     truth = []
-    for row in coco_results(1, found):
+    for row in coco_results(1, detections):
         x, y, w, h = row["bbox"]
         if random.random() < 0.4 or w < 2 or h < 2 or row["category_id"] > 2:
             continue

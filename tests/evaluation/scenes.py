@@ -44,7 +44,7 @@ def random_scene(
     return {"images": named, "annotations": annotations, "categories": categories}, results
 
 
-def repeated(content: dict[str, Any], found: Rows, times: list[int]) -> tuple[dict[str, Any], Rows]:
+def repeated(content: dict[str, Any], results: Rows, times: list[int]) -> tuple[dict[str, Any], Rows]:
     """The dataset with image i there times[i] times, under new ids; scores a hair apart, so that none are equal."""
     images, truth, more = Rows(), Rows(), Rows()
     for image, count in enumerate(times):
@@ -52,17 +52,17 @@ def repeated(content: dict[str, Any], found: Rows, times: list[int]) -> tuple[di
             new = len(images) + 1
             images.append({**content["images"][image], "id": new})
             truth += [
-                {**copy.deepcopy(one), "image_id": new, "id": 0}
-                for one in content["annotations"]
-                if one["image_id"] == content["images"][image]["id"]
+                {**copy.deepcopy(annotation), "image_id": new, "id": 0}
+                for annotation in content["annotations"]
+                if annotation["image_id"] == content["images"][image]["id"]
             ]
             more += [
-                {**one, "image_id": new, "score": one["score"] - number * 1e-9}
-                for one in found
-                if one["image_id"] == content["images"][image]["id"]
+                {**result, "image_id": new, "score": result["score"] - number * 1e-9}
+                for result in results
+                if result["image_id"] == content["images"][image]["id"]
             ]
-    for number, one in enumerate(truth, start=1):
-        one["id"] = number
+    for number, annotation in enumerate(truth, start=1):
+        annotation["id"] = number
     return {**content, "images": images, "annotations": truth}, more
 
 

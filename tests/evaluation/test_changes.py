@@ -47,21 +47,24 @@ def test_objects_and_wrong_detections_that_changed_are_those_written_here() -> N
     # The wrong one at 62 overlaps that at 60 by 8 / 12; the one at 80 is of another class now, which is another error.
     new: Rows = [both_find, box(62, 0.85), box(40, 0.7), box(0, 0.9, image=2, label=1), box(80, 0.9)]
     both = compared(content, old, new)
-    found = Changes.of(both)
-    assert found.counts() == {FOUND: 2, LOST: 1, GONE: 1, ADDED: 1}
+    changes = Changes.of(both)
+    assert changes.counts() == {FOUND: 2, LOST: 1, GONE: 1, ADDED: 1}
     labels = both.new.analysis.objects
     where = [
-        (row.change, labels.x[row.object], labels.image[row.object], row.score) for row in found.objects.itertuples()
+        (row.change, labels.x[row.object], labels.image[row.object], row.score) for row in changes.objects.itertuples()
     ]
     assert where == [(FOUND, 0, 1, 0.9), (LOST, 20, 0, 0.8), (FOUND, 40, 0, 0.7)]
     sides = {GONE: both.old, ADDED: both.new}
     wrong = {
-        row.change: sides[row.change].analysis.detections.loc[row.detection] for row in found.detections.itertuples()
+        row.change: sides[row.change].analysis.detections.loc[row.detection] for row in changes.detections.itertuples()
     }
-    assert {change: (one.x, one.label) for change, one in wrong.items()} == {GONE: (80, 1), ADDED: (80, 0)}
-    f1 = [(row.path, row.old, row.new) for row in found.images.itertuples()]
+    assert {change: (detection.x, detection.label) for change, detection in wrong.items()} == {
+        GONE: (80, 1),
+        ADDED: (80, 0),
+    }
+    f1 = [(row.path, row.old, row.new) for row in changes.images.itertuples()]
     assert f1 == [("2.png", 0, 1)]  # of the other image, as many are found, missed and wrong
-    assert found.sentence("the base") == (
+    assert changes.sentence("the base") == (
         "Objects found that the base misses: 2; missed that the base finds: 1. Wrong detections added: 1; gone: 1."
     )
 
@@ -69,10 +72,10 @@ def test_objects_and_wrong_detections_that_changed_are_those_written_here() -> N
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_changes_add_up_and_are_mirrored_where_the_models_change_places(seed: int, masks: bool) -> None:
-    content, found = random_scene(seed, crowds=0.1, masks=masks)
-    one, other = some(found, 0.6, seed), some(found, 0.6, seed + 1)
-    there, back = compared(content, one, other), compared(content, other, one)
-    changes, mirrored = Changes.of(there), Changes.of(back)
+    content, results = random_scene(seed, crowds=0.1, masks=masks)
+    first, other = some(results, 0.6, seed), some(results, 0.6, seed + 1)
+    forward, back = compared(content, first, other), compared(content, other, first)
+    changes, mirrored = Changes.of(forward), Changes.of(back)
     assert all(changes.counts()[name] for name in CHANGES)
     assert mirrored.counts() == {MIRRORED[name]: count for name, count in changes.counts().items()}
     for table in ("objects", "detections"):
@@ -80,7 +83,7 @@ def test_changes_add_up_and_are_mirrored_where_the_models_change_places(seed: in
         expected = sorted((MIRRORED[row.change], row.detection, row.score) for row in rows.itertuples())
         assert sorted((row.change, row.detection, row.score) for row in others.itertuples()) == expected
     counts = changes.counts()
-    found_by = [int(_per_image(side).found.sum()) for side in (there.old, there.new)]
+    found_by = [int(_per_image(side).found.sum()) for side in (forward.old, forward.new)]
     assert found_by[1] - found_by[0] == counts[FOUND] - counts[LOST]
     gains = {row.path: row.change for row in changes.images.itertuples()}
     assert {row.path: -row.change for row in mirrored.images.itertuples()} == gains
@@ -91,15 +94,15 @@ def _per_image(side: Any) -> Any:
 
 
 def test_a_model_has_not_changed_beside_itself() -> None:
-    content, found = random_scene(0)
-    changes = Changes.of(compared(content, found, found))
+    content, results = random_scene(0)
+    changes = Changes.of(compared(content, results, results))
     assert not any(changes.counts().values())
     assert not len(changes.images)
 
 
 def test_errors_and_slices_are_those_of_each_model_alone() -> None:
-    content, found = random_scene(5, images=20)
-    both = compared(content, some(found, 0.5, 0), found)
+    content, results = random_scene(5, images=20)
+    both = compared(content, some(results, 0.5, 0), results)
     errors = error_counts(both)
     for name, side in (("old", both.old), ("new", both.new)):
         above = side.analysis.above(side.thresholds)

@@ -72,12 +72,16 @@ def test_what_predict_finds_scores_exactly_as_evaluate_says(
     metrics, predictor = run(scene, tmp_path), scene.predictor()
     boxes, masks = [], []
     for image in scene.annotations()["images"]:
-        found = predictor.predict(scene.image(image), threshold=0.0)
-        for n, (x1, y1, x2, y2) in enumerate(found.xyxy.tolist()):
-            row = {"image_id": image["id"], "category_id": int(found.class_id[n]), "score": float(found.confidence[n])}
+        detections = predictor.predict(scene.image(image), threshold=0.0)
+        for n, (x1, y1, x2, y2) in enumerate(detections.xyxy.tolist()):
+            row = {
+                "image_id": image["id"],
+                "category_id": int(detections.class_id[n]),
+                "score": float(detections.confidence[n]),
+            }
             boxes.append(row | {"bbox": [x1, y1, x2 - x1, y2 - y1]})
-            if found.mask is not None:
-                masks.append(row | {"segmentation": rle.encode(np.asfortranarray(found.mask[n].astype(np.uint8)))})
+            if detections.mask is not None:
+                masks.append(row | {"segmentation": rle.encode(np.asfortranarray(detections.mask[n].astype(np.uint8)))})
     annotations = scene.where.annotations / "test.json"
     assert [metrics[key] for key in TWELVE] == pycocotools_numbers(annotations, boxes, "bbox")
     if name == "mask_scene":
@@ -185,13 +189,13 @@ def test_every_file_of_the_report_is_an_out_of_the_stage(scene: Scene, tmp_path:
     entries = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
     declared = {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
     written = {f"reports/evaluate/{path.name}" for path in tmp_path.iterdir()}
-    assert declared == written | {"reports/evaluate/lineage.json"}  # by write_origin
+    assert declared == written | {"reports/evaluate/lineage.json"}  # by write_lineage
 
 
 def test_detections_of_the_row_beyond_the_classes_are_left_out(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
-    (found,) = scene.predictor().detect([Image.open(scene.image(scene.annotations()["images"][0])).convert("RGB")])
-    assert 3 in found.labels
+    (detections,) = scene.predictor().detect([Image.open(scene.image(scene.annotations()["images"][0])).convert("RGB")])
+    assert 3 in detections.labels
     run(scene, tmp_path / "report")
     results = json.loads((tmp_path / "report" / "detections.json").read_text())
     assert {row["category_id"] for row in results} == {0, 1, 2}

@@ -18,8 +18,8 @@ BACKGROUND = background_name(NAMES)
 def results(scene: Scene) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for image in scene.annotations()["images"]:
-        (found,) = scene.predictor().detect([decode(scene.image(image).read_bytes(), "")])
-        rows += [row for row in coco_results(image["id"], found) if row["category_id"] < len(NAMES)]
+        (detections,) = scene.predictor().detect([decode(scene.image(image).read_bytes(), "")])
+        rows += [row for row in coco_results(image["id"], detections) if row["category_id"] < len(NAMES)]
     return rows
 
 
@@ -33,14 +33,14 @@ def test_every_object_and_every_detection_above_the_threshold_is_counted_once(
     scene: Scene, results: list[dict[str, Any]], threshold: float
 ) -> None:
     annotations = scene.annotations()
-    for one in judged(scene, results, threshold):
-        number = one.image["id"]
+    for judgement in judged(scene, results, threshold):
+        number = judgement.image["id"]
         truth = [row["id"] for row in annotations["annotations"] if row["image_id"] == number]
-        assert sorted([row["id"] for _, row in one.found] + [row["id"] for row in one.missed]) == truth
-        seen = [row for row, _ in one.found] + one.wrong
+        assert sorted([row["id"] for _, row in judgement.correct] + [row["id"] for row in judgement.missed]) == truth
+        seen = [row for row, _ in judgement.correct] + judgement.wrong
         expected = [row for row in results if row["image_id"] == number and row["score"] > threshold]
         assert sorted(map(repr, seen)) == sorted(map(repr, expected))
-        assert all(row["category_id"] == other["category_id"] for row, other in one.found)
+        assert all(row["category_id"] == other["category_id"] for row, other in judgement.correct)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.45, 0.5, 0.6])
@@ -54,11 +54,11 @@ def test_it_is_the_judgement_of_the_detections_above_the_threshold_alone(
 def test_at_the_best_threshold_the_counts_give_the_scores(scene: Scene, results: list[dict[str, Any]]) -> None:
     scores = score(scene.annotations(), results)
     judgements = judged(scene, results, scores.threshold)
-    for one in scores.per_class:
-        found = sum(row["category_id"] == one.index for j in judgements for row, _ in j.found)
-        wrong = sum(row["category_id"] == one.index for j in judgements for row in j.wrong)
-        assert found == pytest.approx(one.recall * one.instances)
-        assert found == pytest.approx(one.precision * (found + wrong))
+    for class_scores in scores.per_class:
+        hits = sum(row["category_id"] == class_scores.index for j in judgements for row, _ in j.correct)
+        wrong = sum(row["category_id"] == class_scores.index for j in judgements for row in j.wrong)
+        assert hits == pytest.approx(class_scores.recall * class_scores.instances)
+        assert hits == pytest.approx(class_scores.precision * (hits + wrong))
 
 
 def test_confusions_count_every_object_in_its_row_and_every_detection_in_its_column(
@@ -70,7 +70,9 @@ def test_confusions_count_every_object_in_its_row_and_every_detection_in_its_col
     detections = Counter(TABLE[row["category_id"]] for row in results if row["score"] > 0.45)
     assert Counter(actual for actual, _ in pairs if actual != BACKGROUND) == objects
     assert Counter(predicted for _, predicted in pairs if predicted != BACKGROUND) == detections
-    assert sum(actual == predicted for actual, predicted in pairs) == sum(len(one.found) for one in judgements)
+    assert sum(actual == predicted for actual, predicted in pairs) == sum(
+        len(judgement.correct) for judgement in judgements
+    )
     assert any(BACKGROUND not in pair and pair[0] != pair[1] for pair in pairs)
 
 
@@ -117,6 +119,6 @@ def test_a_crowd_is_neither_missed_nor_does_it_make_a_detection_wrong() -> None:
         "annotations": [row(0, [0, 0, 50, 50], id=1, area=2500, iscrowd=1)],
     }
     seen = [row(0, [5, 5, 10, 10], score=0.9)]
-    (one,) = judge(annotations, seen, score(annotations, seen).matches, 0.5)
-    assert one.empty
-    assert one.f1 == 1
+    (judgement,) = judge(annotations, seen, score(annotations, seen).matches, 0.5)
+    assert judgement.empty
+    assert judgement.f1 == 1

@@ -24,31 +24,31 @@ def analysed(annotations: dict[str, Any], rows: Rows, kind: Kind = "bbox") -> An
 def test_equal_images_leave_no_room_for_chance(kind: Kind) -> None:
     annotations, rows = repeated(*random_scene(3, images=1, masks=kind == "segm"), [7])
     scores = score(annotations, rows, kind)
-    found = intervals(analysed(annotations, rows, kind), scores.threshold, resamples=100)
+    result = intervals(analysed(annotations, rows, kind), scores.threshold, resamples=100)
     for name in NAMES:
-        assert found[name] == pytest.approx((getattr(scores, name),) * 2, abs=1e-12), name
+        assert result[name] == pytest.approx((getattr(scores, name),) * 2, abs=1e-12), name
 
 
 def test_an_interval_holds_95_of_100_scores_of_pycocotools_on_images_drawn_again() -> None:
     annotations, rows = random_scene(4, images=20)
     threshold = score(annotations, rows).threshold
-    found = intervals(analysed(annotations, rows), threshold, resamples=2000)
+    result = intervals(analysed(annotations, rows), threshold, resamples=2000)
     random, drawn = np.random.default_rng(9), []
     for _ in range(120):
         times = np.bincount(random.integers(0, 20, 20), minlength=20).tolist()
         again, seen = repeated(annotations, rows, times)
         drawn.append(score(again, seen))
     for name in NAMES[:4]:
-        low, high = found[name] or (math.nan, math.nan)
-        inside = sum(low <= getattr(one, name) <= high for one in drawn)
+        low, high = result[name] or (math.nan, math.nan)
+        inside = sum(low <= getattr(draw, name) <= high for draw in drawn)
         # Each is inside with 0.95: fewer than 106 of 120, or all, once in some hundreds.
         assert 106 <= inside < 120, name
 
 
 def test_equal_seeds_give_equal_intervals() -> None:
-    found = analysed(*random_scene(5))
-    assert intervals(found, 0.3, 200, seed=1) == intervals(found, 0.3, 200, seed=1)
-    assert intervals(found, 0.3, 200, seed=1) != intervals(found, 0.3, 200, seed=2)
+    analysis = analysed(*random_scene(5))
+    assert intervals(analysis, 0.3, 200, seed=1) == intervals(analysis, 0.3, 200, seed=1)
+    assert intervals(analysis, 0.3, 200, seed=1) != intervals(analysis, 0.3, 200, seed=2)
 
 
 def test_where_no_object_is_there_is_no_interval() -> None:
@@ -64,8 +64,8 @@ def curve(precision: list[float], recall: list[float]) -> Any:
 
 
 def test_the_best_f1_is_at_the_lowest_threshold_that_has_it() -> None:
-    found = best_f1(curve([0.2, 0.5, 0.5, 0.9], [0.9, 0.8, 0.8, 0.1]))
-    assert found == Point(0.01, 0.5, 0.8, pytest.approx(2 * 0.4 / 1.3))
+    point = best_f1(curve([0.2, 0.5, 0.5, 0.9], [0.9, 0.8, 0.8, 0.1]))
+    assert point == Point(0.01, 0.5, 0.8, pytest.approx(2 * 0.4 / 1.3))
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_the_best_f1_is_at_the_lowest_threshold_that_has_it() -> None:
 def test_a_target_is_reached_at_the_smallest_loss_or_the_best_f1_is_taken(
     target: dict[Any, float], threshold: float, reached: bool, best: float
 ) -> None:
-    found = reaching(curve([0.2, 0.55, 0.5, 0.9, 0.95, 0.0], [0.9, 0.8, 0.7, 0.3, 0.1, 0.0]), target)
-    assert (found.threshold, found.reached, found.best) == (threshold, reached, best)
+    point = reaching(curve([0.2, 0.55, 0.5, 0.9, 0.95, 0.0], [0.9, 0.8, 0.7, 0.3, 0.1, 0.0]), target)
+    assert (point.threshold, point.reached, point.best) == (threshold, reached, best)
 
 
 def test_of_a_class_without_an_object_nothing_is_known() -> None:
-    found = reaching(np.full((3, 101), np.nan), {"recall": 0.5})
-    assert math.isnan(found.threshold)
-    assert not found.reached
+    point = reaching(np.full((3, 101), np.nan), {"recall": 0.5})
+    assert math.isnan(point.threshold)
+    assert not point.reached
 
 
 def test_calibration_of_an_example_written_out() -> None:
@@ -101,16 +101,16 @@ def test_calibration_of_an_example_written_out() -> None:
         rows.append({"image_id": 1, "category_id": 0, "bbox": box, "score": value})
     images = [{"id": 1, "file_name": "a.png", "width": 100, "height": 40}]
     annotations = {"images": images, "annotations": labels, "categories": [{"id": 0, "name": "a"}]}
-    found = Calibration.of(analysed(annotations, rows), 0.5)
+    calibration = Calibration.of(analysed(annotations, rows), 0.5)
     expected = [(2, 0.26, 0.5), (2, 0.825, 1.0), (1, 0.95, 0.0)]
-    assert [tuple(one.values()) for one in found.bins] == [pytest.approx(one) for one in expected]
-    assert found.error == pytest.approx(2 / 5 * 0.24 + 2 / 5 * 0.175 + 1 / 5 * 0.95)
-    assert found.by_class == {"a": pytest.approx(found.error)}
-    assert found.error_above == pytest.approx(2 / 3 * 0.175 + 1 / 3 * 0.95)  # of the three above 0.5
+    assert [tuple(part.values()) for part in calibration.bins] == [pytest.approx(row) for row in expected]
+    assert calibration.error == pytest.approx(2 / 5 * 0.24 + 2 / 5 * 0.175 + 1 / 5 * 0.95)
+    assert calibration.by_class == {"a": pytest.approx(calibration.error)}
+    assert calibration.error_above == pytest.approx(2 / 3 * 0.175 + 1 / 3 * 0.95)  # of the three above 0.5
 
 
 def test_without_detections_there_is_no_calibration() -> None:
-    found = Calibration.of(analysed(random_scene(0)[0], []), 0.5)
-    assert (found.bins, found.by_class) == ([], {})
-    assert math.isnan(found.error)
-    assert math.isnan(found.error_above)
+    calibration = Calibration.of(analysed(random_scene(0)[0], []), 0.5)
+    assert (calibration.bins, calibration.by_class) == ([], {})
+    assert math.isnan(calibration.error)
+    assert math.isnan(calibration.error_above)

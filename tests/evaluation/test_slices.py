@@ -19,10 +19,10 @@ THRESHOLD = 0.3
 
 def cut(annotations: dict[str, Any], rows: Rows, kind: Kind = "bbox", **given: Any) -> pd.DataFrame:
     results = Results.of(rows, rows if kind == "segm" else None)
-    found = Analysis.of(annotations, results, kind)
-    brightness = given.get("brightness", np.arange(len(found.images), dtype=float))
-    threshold = np.full(len(found.classes), THRESHOLD)
-    return slices(found, annotations, results, threshold, brightness, given.get("metadata", {}))
+    analysis = Analysis.of(annotations, results, kind)
+    brightness = given.get("brightness", np.arange(len(analysis.images), dtype=float))
+    threshold = np.full(len(analysis.classes), THRESHOLD)
+    return slices(analysis, annotations, results, threshold, brightness, given.get("metadata", {}))
 
 
 def of(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -32,24 +32,24 @@ def of(table: pd.DataFrame, name: str) -> pd.DataFrame:
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_sizes_of_coco_have_its_scores(kind: Kind) -> None:
     annotations, rows = random_scene(1, images=20, masks=kind == "segm", crowds=0.1)
-    found, expected = of(cut(annotations, rows, kind), "size, COCO's"), score(annotations, rows, kind)
-    assert found["map"].tolist() == pytest.approx([expected.map_small, expected.map_medium], abs=1e-12)
+    table, expected = of(cut(annotations, rows, kind), "size, COCO's"), score(annotations, rows, kind)
+    assert table["map"].tolist() == pytest.approx([expected.map_small, expected.map_medium], abs=1e-12)
 
 
 def test_parts_of_images_have_the_scores_of_these_images_alone() -> None:
     annotations, rows = random_scene(2, images=12)
     metadata = {image["file_name"]: {"site": "ab"[image["id"] % 2]} for image in annotations["images"][:-1]}
-    found = of(cut(annotations, rows, metadata=metadata), "metadata: site")
-    assert found.index.tolist() == ["b", "a", "no value"]
+    table = of(cut(annotations, rows, metadata=metadata), "metadata: site")
+    assert table.index.tolist() == ["b", "a", "no value"]
     for value, rest in (("a", 0), ("b", 1)):
-        images = [one for one in annotations["images"][:-1] if one["id"] % 2 == rest]
-        ids = {one["id"] for one in images}
-        labels = [one for one in annotations["annotations"] if one["image_id"] in ids]
+        images = [image for image in annotations["images"][:-1] if image["id"] % 2 == rest]
+        ids = {image["id"] for image in images}
+        labels = [label for label in annotations["annotations"] if label["image_id"] in ids]
         expected = score(
             annotations | {"images": images, "annotations": labels}, [r for r in rows if r["image_id"] in ids]
         )
-        assert (found["map"][value], found.map_50[value]) == pytest.approx((expected.map, expected.map_50), abs=1e-12)
-        assert (found.images[value], found.objects[value]) == (len(images), len(labels))
+        assert (table["map"][value], table.map_50[value]) == pytest.approx((expected.map, expected.map_50), abs=1e-12)
+        assert (table.images[value], table.objects[value]) == (len(images), len(labels))
 
 
 def test_every_cut_has_every_object_once() -> None:
@@ -64,8 +64,8 @@ def test_every_cut_has_every_object_once() -> None:
 def test_counts_of_parts_add_up_to_those_of_all() -> None:
     annotations, rows = random_scene(4, images=20)
     table = cut(annotations, rows)
-    found = Analysis.of(annotations, Results.of(rows))
-    seen = found.above(np.full(3, THRESHOLD))
+    analysis = Analysis.of(annotations, Results.of(rows))
+    seen = analysis.above(np.full(3, THRESHOLD))
     hits = int((seen.object >= 0).sum())
     for name, parts in table.groupby("slice"):
         assert round((parts.recall * parts.objects).sum()) == hits, name

@@ -23,10 +23,10 @@ def test_of_a_detector_that_is_right_all_broken_labels_are_suspected_and_no_othe
     broken, done = break_labels(annotations, 20)
     table = suspects(Analysis.of(broken, Results.of(seen_by_a_good_detector(annotations))))
     assert list(table.columns) == COLUMNS
-    assert all(one.is_suspected(table) for one in done)
-    moved = sum(one.kind == MOVED for one in done)
+    assert all(label.is_suspected(table) for label in done)
+    moved = sum(label.kind == MOVED for label in done)
     assert len(table) <= len(done) + moved  # one that was moved away is a label and a detection
-    assert set(table.image) <= {one.image for one in done}
+    assert set(table.image) <= {label.image for label in done}
 
 
 def test_the_annotation_and_the_classes_are_named() -> None:
@@ -35,7 +35,7 @@ def test_the_annotation_and_the_classes_are_named() -> None:
     first = annotations["annotations"][0]
     first["category_id"] = 1 - first["category_id"]
     table = suspects(Analysis.of(annotations, Results.of(rows)))
-    names = [one["name"] for one in annotations["categories"]]
+    names = [category["name"] for category in annotations["categories"]]
     row = table.iloc[0]
     assert (row.suspicion, row.annotation, row.image) == ("another class", first["id"], "000.png")
     assert (row.label, row.detected) == (names[first["category_id"]], names[1 - first["category_id"]])

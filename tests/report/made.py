@@ -56,18 +56,20 @@ def make_evaluation(
     for row in annotations["annotations"]:
         own[row["image_id"]].append(row)
     listed = annotations["images"]
-    write_split(folder, [(one["file_name"], (one["width"], one["height"]), own[one["id"]]) for one in listed], "test")
+    write_split(
+        folder, [(image["file_name"], (image["width"], image["height"]), own[image["id"]]) for image in listed], "test"
+    )
     _write(where.split("test")[0], annotations)
-    names = {one["id"]: one["name"] for one in annotations["categories"]}
+    names = {category["id"]: category["name"] for category in annotations["categories"]}
     write_classes(where.classes, [ClassEntry(id=number, index=number, name=name) for number, name in names.items()])
     write_metadata(where.metadata_of("test"), metadata or {})
     scored = Scored.of(annotations, rows, segmentation=masks, threshold=threshold)
     scored.write(reports, names)
     write_results(reports / "detections.json", rows, "bbox")
     write_results(reports / "masks.json", rows if masks else [], "segmentation")
-    for name, one in pick(scored.judgements, 3).items():
-        grey = Image.new("RGB", (one.image["width"], one.image["height"]), "grey")
-        write_png(reports / "pictures" / f"{name}.png", compare(grey, one, names, scored.threshold, masks=masks))
+    for name, judgement in pick(scored.judgements, 3).items():
+        grey = Image.new("RGB", (judgement.image["width"], judgement.image["height"]), "grey")
+        write_png(reports / "pictures" / f"{name}.png", compare(grey, judgement, names, scored.threshold, masks=masks))
     _write(reports / "about.json", {"split": "test"})
     _write(reports / "metrics.json", scored.numbers())
     model = {"sha256": "6" * 64, "tensors": TENSORS}

@@ -52,7 +52,7 @@ def test_of_20_broken_labels_15_are_among_the_first_40_suspects(tmp_path: Path) 
     predictor = Predictor.from_checkpoint(tmp_path / "run" / "checkpoint_best_total.pth", device="cpu")
     for seed in range(5):
         annotations, broken = break_labels(right, 20, seed)
-        assert [sum(one.kind == kind for one in broken) for kind in (MOVED, REMOVED, ADDED, OTHER)] == [5, 5, 5, 5]
+        assert [sum(label.kind == kind for label in broken) for kind in (MOVED, REMOVED, ADDED, OTHER)] == [5, 5, 5, 5]
         files.write_json(path, annotations)
         first = examine(predictor, model.data, "test", Seen({}, [])).table.head(40)
-        assert sum(one.is_suspected(first) for one in broken) >= 15
+        assert sum(label.is_suspected(first) for label in broken) >= 15

@@ -19,7 +19,7 @@ from rfdetr_core.base.metadata import write_metadata
 from rfdetr_core.data.samples import read_samples
 from rfdetr_core.evaluation.changes import CHANGES, FOUND, Changes
 from rfdetr_core.evaluation.comparison import Comparison
-from rfdetr_core.report.comparison import Compared, write_comparison
+from rfdetr_core.report.comparison import FileComparison, write_comparison
 from tests.browser import Browser, opened_whole, require_clean
 from tests.checkpoint.tiny import tiny_record
 from tests.evaluation.pairs import model, some
@@ -44,20 +44,20 @@ def write(
     where = where_of(folder)
     scores = Comparison.of("test", annotations, model(annotations, old), model(annotations, new, "b", **changes), 50)
     samples = sorted(read_samples(*where.split("test")), key=lambda sample: sample.image_id)
-    write_comparison(folder / "index.html", Compared(scores, seen, where, samples, Changes.of(scores)), crops)
+    write_comparison(folder / "index.html", FileComparison(scores, seen, where, samples, Changes.of(scores)), crops)
     return folder / "index.html"
 
 
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    content, found = random_scene(0, images=110, objects=3, detections=8, crowds=0.1)
-    return write(tmp_path_factory.mktemp("boxes"), content, some(found, 0.5, 0), found)
+    content, results = random_scene(0, images=110, objects=3, detections=8, crowds=0.1)
+    return write(tmp_path_factory.mktemp("boxes"), content, some(results, 0.5, 0), results)
 
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    content, found = random_scene(1, images=8, masks=True)
-    return write(tmp_path_factory.mktemp("masks"), content, some(found, 0.6, 0), some(found, 0.6, 1))
+    content, results = random_scene(1, images=8, masks=True)
+    return write(tmp_path_factory.mktemp("masks"), content, some(results, 0.6, 0), some(results, 0.6, 1))
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -77,8 +77,8 @@ def test_of_100_images_there_is_a_verdict_and_of_few_there_is_none(browser: Brow
     page = opened_whole(browser, boxes)
     assert page.texts("header .status.good")[0].startswith("B is better than A. AP of boxes changed by +")
     assert page.texts("header .status.warning") == []
-    (told,) = opened_whole(browser, masks).texts("header .status.warning")
-    assert told.startswith("No verdict: 8 images are few, so the intervals are wide. AP of masks changed by ")
+    (warning,) = opened_whole(browser, masks).texts("header .status.warning")
+    assert warning.startswith("No verdict: 8 images are few, so the intervals are wide. AP of masks changed by ")
 
 
 def test_tables_sort_and_images_are_side_by_side_the_largest_change_first(browser: Browser, boxes: Path) -> None:
@@ -88,8 +88,8 @@ def test_tables_sort_and_images_are_side_by_side_the_largest_change_first(browse
     assert changes == sorted(changes, reverse=True)
     assert len(page.texts("#images .better")) == len(page.texts("#images .worse")) == 3
     for kind, sign in (("better", 1), ("worse", -1)):
-        told = [float(text.split("F1 ")[1]) for text in page.texts(f"#images .{kind} figcaption")]
-        gains = [sign * (new - old) for old, new in zip(told[::2], told[1::2], strict=True)]
+        f1_values = [float(text.split("F1 ")[1]) for text in page.texts(f"#images .{kind} figcaption")]
+        gains = [sign * (new - old) for old, new in zip(f1_values[::2], f1_values[1::2], strict=True)]
         assert gains == sorted(gains, reverse=True)
         assert gains[-1] > 0
     left, right = (
@@ -112,7 +112,7 @@ def test_each_kind_of_change_has_crops_that_its_name_opens(browser: Browser, box
 def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
     browser: Browser, tmp_path: Path
 ) -> None:
-    content, found = random_scene(2, classes=len(NAMES))
+    content, results = random_scene(2, classes=len(NAMES))
     for row, name in zip(content["categories"], NAMES, strict=True):
         row["name"] = name
     for row, name in zip(content["images"], ("<b id=injected>.png", "a&amp;b.png", "{{ 1 }}.png"), strict=False):
@@ -120,16 +120,16 @@ def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
     more = {"classes": (*NAMES[1:], "<i id=injected>"), "path": "<b id=injected>.pth", "variant": "<b id=injected>"}
     more["training"] = tiny_record(parents={"pretrain_weights": {"name": "<b id=injected>"}})
     metadata = {"a&amp;b.png": {"<b id=injected>": "<b id=injected>"}}
-    make_evaluation(tmp_path, content, found, metadata=metadata)
+    make_evaluation(tmp_path, content, results, metadata=metadata)
     first, *_ = read_samples(*where_of(tmp_path).split("test"))
     seen = Seen({first.sha256: CHOSEN}, ["<b id=injected>"])
-    page = opened_whole(browser, write(tmp_path, content, some(found, 0.5, 0), found, (UNSEEN, seen), **more))
+    page = opened_whole(browser, write(tmp_path, content, some(results, 0.5, 0), results, (UNSEEN, seen), **more))
     assert page.complaints() == []
     assert page.value("document.getElementById('injected')") is None
     assert set(NAMES) <= set(page.texts("#classes tbody td:first-child"))
-    told = page.texts("#classes p")
-    assert any(one == f"Classes that only A knows: {NAMES[0]}" for one in told)
-    assert any(one == "Classes that only B knows: <i id=injected>" for one in told)
+    paragraphs = page.texts("#classes p")
+    assert any(text == f"Classes that only A knows: {NAMES[0]}" for text in paragraphs)
+    assert any(text == "Classes that only B knows: <i id=injected>" for text in paragraphs)
     (panel,) = page.texts("#about .panel:nth-child(2)")
     assert "chosen by 1 image of this split" in panel
     assert "not known whether it was trained on these images: <b id=injected>." in panel
@@ -138,8 +138,8 @@ def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
 @pytest.mark.parametrize("settings", [{"objects": 0}, {"images": 1, "classes": 1}, {"images": 2, "classes": 100}])
 @pytest.mark.parametrize("kept", [True, False])
 def test_of_very_little_there_is_a_page(browser: Browser, tmp_path: Path, settings: dict[str, Any], kept: bool) -> None:
-    content, found = random_scene(4, **settings)
-    page = opened_whole(browser, write(tmp_path, content, [], found if kept else []))
+    content, results = random_scene(4, **settings)
+    page = opened_whole(browser, write(tmp_path, content, [], results if kept else []))
     assert page.complaints() == []
     assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == SECTIONS
     assert page.texts("header .status")[0].startswith("No verdict: ")
@@ -147,10 +147,10 @@ def test_of_very_little_there_is_a_page(browser: Browser, tmp_path: Path, settin
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_equal_inputs_give_equal_bytes(tmp_path: Path, masks: bool) -> None:
-    content, found = random_scene(3, masks=masks)
-    path = write(tmp_path, content, some(found, 0.6, 0), found)
+    content, results = random_scene(3, masks=masks)
+    path = write(tmp_path, content, some(results, 0.6, 0), results)
     before = path.read_bytes()
-    write(tmp_path, content, some(found, 0.6, 0), found)
+    write(tmp_path, content, some(results, 0.6, 0), results)
     assert path.read_bytes() == before
 
 
@@ -205,8 +205,8 @@ def test_a_model_that_was_trained_on_images_of_the_split_is_refused_and_nothing_
     write_tiny_checkpoint(folder / "trained.pth", seed=9, training_record=tiny_record(files=named))
     done = run(project, "model.pth", "trained.pth", "--out", "refused")
     assert done.returncode == 1
-    told = f"error: trained.pth was trained on 1 of the {len(SIZES)} images of test ({first.path}). What it finds there"
-    assert done.stderr.startswith(told)
+    message = f"error: trained.pth was trained on 1 of the {len(SIZES)} images of test ({first.path}). Its scores there"
+    assert done.stderr.startswith(message)
     assert not (folder / "refused").exists()
 
 
@@ -228,7 +228,7 @@ def test_what_cannot_be_compared_is_one_message(project: Scene) -> None:
     folder = project.checkpoint.parent
     write_tiny_checkpoint(folder / "cats.pth", class_names=("cat", "dog", "\x1b[2Jmouse"))
     files.write_text(folder / "text.pth", "no model")
-    for arguments, told in (
+    for arguments, message in (
         (("model.pth", "cats.pth"), "error: model.pth and cats.pth have no class in common: class0, class1, class2; "),
         (("model.pth", "none.pth"), "error: none.pth does not exist"),
         (("model.pth", "text.pth"), "error: text.pth is no checkpoint"),
@@ -236,7 +236,7 @@ def test_what_cannot_be_compared_is_one_message(project: Scene) -> None:
     ):
         done = run(project, *arguments, "--out", "refused")
         assert done.returncode == 1
-        assert done.stderr.startswith(told), done.stderr
+        assert done.stderr.startswith(message), done.stderr
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
         assert "\x1b" not in done.stderr

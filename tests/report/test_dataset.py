@@ -48,8 +48,8 @@ LOADED = "[...document.images].every((one) => one.complete && one.naturalWidth >
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     vega_script()  # made once: it takes over a second
-    with running() as one:
-        yield one
+    with running() as running_browser:
+        yield running_browser
 
 
 def opened(browser: Browser, reports: Path, **size: int) -> Page:
@@ -74,10 +74,10 @@ def faulty(root: Path) -> Path:
     """A dataset with hostile class names, a box over the edge, one outside, a copy in test and a broken image."""
     make_coco(root)
 
-    def change(one: Any) -> None:
-        one["categories"] += [{"id": 20 + k, "name": name} for k, name in enumerate(HOSTILE)]
+    def change(content: Any) -> None:
+        content["categories"] += [{"id": 20 + k, "name": name} for k, name in enumerate(HOSTILE)]
         extra = [[50, 10, 30, 20], [300, 300, 5, 5], [5, 5, 20, 20]]
-        one["annotations"] += [
+        content["annotations"] += [
             {"id": 50 + k, "image_id": 1, "category_id": 20 + k, "bbox": box, "area": box[2] * box[3]}
             for k, box in enumerate(extra)
         ]
@@ -171,9 +171,9 @@ def test_the_findings_of_a_code_are_listed_from_its_group(browser: Browser, tmp_
     page = opened(browser, written(faulty(tmp_path / "data"), tmp_path))
     codes = page.texts("#findings h3")
     page.click("#findings .group:nth-child(2) .link")
-    found = set(page.texts("#all-findings td:nth-child(2)"))
-    assert len(found) == 1
-    assert found.pop() in codes[1]
+    listed_codes = set(page.texts("#all-findings td:nth-child(2)"))
+    assert len(listed_codes) == 1
+    assert listed_codes.pop() in codes[1]
     assert page.complaints() == []
 
 
@@ -254,10 +254,10 @@ def imagined(path: str, classes: list[ClassEntry], draw: np.random.Generator) ->
 def test_equal_content_gives_equal_bytes_wherever_and_however_it_is_written(tmp_path: Path) -> None:
     first, second = make_coco(tmp_path / "one"), make_coco(tmp_path / "elsewhere" / "two")
 
-    def rearrange(one: Any) -> None:
-        one["annotations"].reverse()
-        one["images"].reverse()
-        one["categories"].reverse()
+    def rearrange(content: Any) -> None:
+        content["annotations"].reverse()
+        content["images"].reverse()
+        content["categories"].reverse()
 
     for split in ("train", "valid", "test"):
         edit_coco(second, split, rearrange)
@@ -274,42 +274,42 @@ def test_counts_are_those_of_plain_counting() -> None:
     classes = [ClassEntry(k, k, f"class {k}") for k in range(7)]
     draw = np.random.default_rng(1)
     splits = {name: [imagined(f"{name}/{k}", classes, draw) for k in range(30)] for name in ("train", "valid", "test")}
-    found = counts.count(CleanDataset(classes, splits, []))
+    result = counts.count(CleanDataset(classes, splits, []))
     every = [(name, image) for name, images in splits.items() for image in images]
     for k, (name, images) in enumerate(splits.items()):
-        ones = [one for image in images for one in image.instances]
-        small, large = sum(one.area < 32**2 for one in ones), sum(one.area >= 96**2 for one in ones)
-        split = found["splits"][k]
+        ones = [instance for image in images for instance in image.instances]
+        small, large = sum(instance.area < 32**2 for instance in ones), sum(instance.area >= 96**2 for instance in ones)
+        split = result["splits"][k]
         assert (split["images"], split["objects"], split["name"]) == (30, len(ones), name)
         assert split["background"] == sum(not image.instances for image in images)
         assert split["scales"] == [small, len(ones) - small - large, large]
         for key in ("side", "aspect", "share"):
-            assert sum(found[key]["counts"][k]) == len(ones)
-        assert sum(found["per_image"]["counts"][k]) == 30
+            assert sum(result[key]["counts"][k]) == len(ones)
+        assert sum(result["per_image"]["counts"][k]) == 30
     together = {(a, b): 0 for a in range(7) for b in range(a, 7)}
     for _, image in every:
-        labels = {one.entry.index for one in image.instances}
+        labels = {instance.entry.index for instance in image.instances}
         for pair in together:
             together[pair] += set(pair) <= labels
-    assert {(a, b): number for a, b, number in found["together"]["cells"]} == {k: n for k, n in together.items() if n}
-    for entry, row in zip(classes, found["classes"], strict=True):
+    assert {(a, b): number for a, b, number in result["together"]["cells"]} == {k: n for k, n in together.items() if n}
+    for entry, row in zip(classes, result["classes"], strict=True):
         assert row["images"] == together[entry.index, entry.index]
-        assert sum(row["objects"]) == sum(one.entry == entry for _, image in every for one in image.instances)
-    assert found["sizes"] == {"distinct": 1, "most": [[400, 300, 90]]}
+        assert sum(row["objects"]) == sum(instance.entry == entry for _, image in every for instance in image.instances)
+    assert result["sizes"] == {"distinct": 1, "most": [[400, 300, 90]]}
 
 
 def test_a_histogram_counts_a_value_on_an_edge_in_the_bin_that_begins_there() -> None:
     entry = ClassEntry(1, 0, "one")
     boxes = [(0.0, 0.0, side, side) for side in (16.0, 31.9, 32.0)]
     image = CanonicalImage("a", "0" * 64, 64, 64, [Instance(entry, box, box[2] ** 2, 0, None) for box in boxes])
-    found = counts.count(CleanDataset([entry], {"train": [image], "valid": [], "test": []}, []))
-    of_bin = dict(zip(found["side"]["edges"], found["side"]["counts"][0], strict=False))
+    result = counts.count(CleanDataset([entry], {"train": [image], "valid": [], "test": []}, []))
+    of_bin = dict(zip(result["side"]["edges"], result["side"]["counts"][0], strict=False))
     assert (of_bin[16.0], of_bin[32.0]) == (1, 1)
 
 
 def test_an_empty_dataset_can_be_counted() -> None:
-    found = counts.count(CleanDataset([], {"train": [], "valid": [], "test": []}, []))
-    assert [split["objects"] for split in found["splits"]] == [0, 0, 0]
+    result = counts.count(CleanDataset([], {"train": [], "valid": [], "test": []}, []))
+    assert [split["objects"] for split in result["splits"]] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("size", [(64, 48), (900, 700)])
@@ -388,7 +388,7 @@ def test_pictures_are_of_every_split_and_class() -> None:
     assert rare.instances
     chosen = list(choose(CleanDataset(classes, splits, []), 36))
     assert [name for name, _ in chosen] == ["train"] * 12 + ["valid"] * 12 + ["test"] * 12
-    assert {one.entry.index for _, image in chosen for one in image.instances} == set(range(12))
+    assert {instance.entry.index for _, image in chosen for instance in image.instances} == set(range(12))
     assert len({image.path for _, image in chosen}) == 36
     few = CleanDataset(classes, {"train": splits["train"][:2], "valid": [], "test": splits["test"]}, [])
     assert [name for name, _ in choose(few, 36)] == ["train"] * 2 + ["test"] * 34
@@ -407,7 +407,7 @@ def test_no_file_is_opened_that_validation_could_not_decode(tmp_path: Path, monk
 
 def test_both_formats_of_a_dataset_show_the_same(tmp_path: Path) -> None:
     counted = [counts.count(read(make(tmp_path / make.__name__))) for make in (make_coco, make_yolo)]
-    for found in counted:
-        for one in found["classes"]:
-            del one["id"]
+    for dataset_counts in counted:
+        for entry in dataset_counts["classes"]:
+            del entry["id"]
     assert counted[0] == counted[1]

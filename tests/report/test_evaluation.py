@@ -116,31 +116,37 @@ def test_equal_inputs_give_equal_bytes(request: pytest.FixtureRequest, which: st
 
 
 def test_the_thresholds_are_of_the_model_and_belong_to_the_scores(boxes: Made) -> None:
-    found, metrics = Thresholds.read(boxes.reports / "thresholds.json"), boxes.json("metrics.json")
-    assert (found.model.tensors, found.split, found.images, found.of) == (TENSORS, "test", 12, "boxes")
-    assert found.all.threshold == metrics["threshold"]
-    assert found.all.f1 == pytest.approx(metrics["f1"], abs=1e-12)
+    thresholds, metrics = Thresholds.read(boxes.reports / "thresholds.json"), boxes.json("metrics.json")
+    assert (thresholds.model.tensors, thresholds.split, thresholds.images, thresholds.of) == (
+        TENSORS,
+        "test",
+        12,
+        "boxes",
+    )
+    assert thresholds.all.threshold == metrics["threshold"]
+    assert thresholds.all.f1 == pytest.approx(metrics["f1"], abs=1e-12)
     annotations, rows = random_scene(0, crowds=0.1)
     expected = {
-        one.name: (one.best_threshold, pytest.approx(one.best_f1)) for one in score(annotations, rows).per_class
+        scores.name: (scores.best_threshold, pytest.approx(scores.best_f1))
+        for scores in score(annotations, rows).per_class
     }
-    assert {name: (one.threshold, one.f1) for name, one in found.classes.items()} == expected
+    assert {name: (point.threshold, point.f1) for name, point in thresholds.classes.items()} == expected
 
 
 def test_a_target_that_cannot_be_reached_is_told(browser: Browser, boxes: Made) -> None:
     write(boxes, target={"recall": 0.99})
-    found = Thresholds.read(boxes.reports / "thresholds.json")
-    assert not found.all.reached
-    assert found.target == {"recall": 0.99}
+    thresholds = Thresholds.read(boxes.reports / "thresholds.json")
+    assert not thresholds.all.reached
+    assert thresholds.target == {"recall": 0.99}
     page = opened(browser, boxes)
     assert "not reached; at most" in page.texts("#thresholds tbody tr")[0]
     write(boxes)
 
 
 def test_intervals_hold_the_scores_and_few_images_are_told(browser: Browser, boxes: Made, tmp_path: Path) -> None:
-    found, metrics = boxes.json("intervals.json"), boxes.json("metrics.json")
-    assert (found["images"], found["resamples"]) == (12, 100)
-    for name, (low, high) in found["boxes"].items():
+    intervals, metrics = boxes.json("intervals.json"), boxes.json("metrics.json")
+    assert (intervals["images"], intervals["resamples"]) == (12, 100)
+    for name, (low, high) in intervals["boxes"].items():
         assert low <= metrics[name] <= high, name
     assert "12 images are few" in opened(browser, boxes).texts("header")[0]
     many = write(make_evaluation(tmp_path, *random_scene(3, images=100, objects=1, detections=2)))
@@ -176,8 +182,8 @@ def test_of_very_little_there_is_a_page_that_says_what_is_not_measured(
     page = opened(browser, made)
     assert page.complaints() == []
     assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == list(SECTIONS)
-    found = Thresholds.read(made.reports / "thresholds.json")
-    assert all(one.f1 or one.threshold == found.all.threshold for one in found.classes.values())
+    thresholds = Thresholds.read(made.reports / "thresholds.json")
+    assert all(point.f1 or point.threshold == thresholds.all.threshold for point in thresholds.classes.values())
     if not annotations["annotations"]:
         assert made.json("intervals.json")["boxes"] == dict.fromkeys(["map", "map_50", "map_75", "mar_100", "f1"])
         assert "\u2013" in page.texts("#scores tbody td")  # a dash
@@ -214,11 +220,12 @@ def test_a_class_that_nothing_finds_has_the_threshold_of_all_on_the_page_and_in_
     annotations, rows = random_scene(6)
     annotations["categories"][0]["name"] = "all classes"
     made = write(make_evaluation(tmp_path, annotations, [row for row in rows if row["category_id"] != 1]))
-    found = Thresholds.read(made.reports / "thresholds.json")
-    assert found.classes["class1"].threshold == found.all.threshold
+    thresholds = Thresholds.read(made.reports / "thresholds.json")
+    assert thresholds.classes["class1"].threshold == thresholds.all.threshold
     cells = opened(browser, made).texts("#thresholds tbody tr")
     assert [row.split("\t")[:2] for row in cells] == [
-        [name, f"{point.threshold:.3f}"] for name, point in [("all classes", found.all), *found.classes.items()]
+        [name, f"{point.threshold:.3f}"]
+        for name, point in [("all classes", thresholds.all), *thresholds.classes.items()]
     ]
 
 
@@ -258,10 +265,10 @@ def test_a_narrow_image_is_shown(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_input_is_one_message_and_nothing_is_written(
-    tmp_path: Path, name: str, content: str, told: str
+    tmp_path: Path, name: str, content: str, message: str
 ) -> None:
     made = make_evaluation(tmp_path, *random_scene(0))
     (made.reports / name).write_text(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         write(made)
     assert not [file for file in FILES if (made.reports / file).exists()]

@@ -34,9 +34,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(browser: Browser, path: Path, width: int = 1280) -> Page:
-    one = browser.open(path, width=width)
-    one.wait(DRAWN)
-    return one
+    opened_page = browser.open(path, width=width)
+    opened_page.wait(DRAWN)
+    return opened_page
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def strings(value: Any) -> Iterator[str]:
         yield value
 
 
-def contents(one: Page, selector: str) -> list[str]:
+def contents(shown_page: Page, selector: str) -> list[str]:
     """The text of all elements that match, also of SVG."""
-    return list(one.value(f"[...document.querySelectorAll({selector!r})].map((one) => one.textContent)"))
+    return list(shown_page.value(f"[...document.querySelectorAll({selector!r})].map((one) => one.textContent)"))
 
 
 # What the browser sees.
@@ -69,33 +69,36 @@ def contents(one: Page, selector: str) -> list[str]:
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_every_chart_is_drawn_without_complaint_or_request(browser: Browser, written: Path, width: int) -> None:
-    one = opened(browser, written, width)
+    opened_page = opened(browser, written, width)
     for k, made in enumerate(CHARTS.values(), start=1):
         chart = f"#charts .chart:nth-child({k})"
-        assert one.value(f"document.querySelectorAll('{chart} .role-mark path, {chart} .role-mark line').length") > 0
-        assert one.value(f"document.querySelector('{chart} [role=img]').getAttribute('aria-label')") == made.alt
+        assert (
+            opened_page.value(f"document.querySelectorAll('{chart} .role-mark path, {chart} .role-mark line').length")
+            > 0
+        )
+        assert opened_page.value(f"document.querySelector('{chart} [role=img]').getAttribute('aria-label')") == made.alt
         assert len(made.alt) > 20
-    assert one.texts("#charts .none") == ["Nothing to show."]
-    assert one.value("document.documentElement.scrollWidth") == width
-    assert one.requests() == [written.as_uri()]
-    assert one.complaints() == []
+    assert opened_page.texts("#charts .none") == ["Nothing to show."]
+    assert opened_page.value("document.documentElement.scrollWidth") == width
+    assert opened_page.requests() == [written.as_uri()]
+    assert opened_page.complaints() == []
 
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_labels_of_charts_are_readable(browser: Browser, written: Path, width: int) -> None:
-    one = opened(browser, written, width)
+    opened_page = opened(browser, written, width)
     size = "(one) => parseFloat(getComputedStyle(one).fontSize)"
-    assert min(one.value(f"[...document.querySelectorAll('.vega text')].map({size})")) >= 11
+    assert min(opened_page.value(f"[...document.querySelectorAll('.vega text')].map({size})")) >= 11
     scale = "(one) => one.getBoundingClientRect().width / one.viewBox.baseVal.width"
-    scales = one.value(f"[...document.querySelectorAll('.vega svg')].map({scale})")
+    scales = opened_page.value(f"[...document.querySelectorAll('.vega svg')].map({scale})")
     assert all(abs(scale - 1) < 0.01 for scale in scales)
 
 
 def test_names_are_shown_as_they_are(shown: Page) -> None:
     for k in (3, 4, 5):
-        found = contents(shown, f"#charts .chart:nth-child({k}) .role-axis-label text")
+        labels = contents(shown, f"#charts .chart:nth-child({k}) .role-axis-label text")
         for name in NAMES:
-            assert any(name == label or (label[-1] == CUT and name.startswith(label[:-1])) for label in found), name
+            assert any(name == label or (label[-1] == CUT and name.startswith(label[:-1])) for label in labels), name
     assert contents(shown, "#charts .chart:nth-child(1) .legend bdi") == list(NAMES)
     assert set(contents(shown, "#the-table tbody bdi")) == set(NAMES)
     assert shown.value("document.querySelectorAll('img[src=x]').length") == 0
@@ -104,22 +107,22 @@ def test_names_are_shown_as_they_are(shown: Page) -> None:
 
 def test_a_tooltip_has_the_names_and_numbers_of_a_cell(shown: Page) -> None:
     shown.click(f"{HEAT}:nth-child(4)")
-    told = shown.value("document.getElementById('tip').textContent").splitlines()
-    assert told == [f"actual: {NAMES[0]}", f"predicted: {NAMES[4]}", "share: 20%", "how many: 0"]
+    lines = shown.value("document.getElementById('tip').textContent").splitlines()
+    assert lines == [f"actual: {NAMES[0]}", f"predicted: {NAMES[4]}", "share: 20%", "how many: 0"]
     assert shown.complaints() == []
 
 
 def test_a_tooltip_of_a_histogram_has_the_counts_of_all_series(shown: Page) -> None:
     shown.click("#charts .chart:nth-child(6) .mark-rect path:nth-child(2)")
-    told = shown.value("document.getElementById('tip').textContent").splitlines()
-    assert told == ["2 to 4", f"{NAMES[0]}: 2 (33.3 %)", f"{NAMES[1]}: 5 (83.3 %)"]
+    lines = shown.value("document.getElementById('tip').textContent").splitlines()
+    assert lines == ["2 to 4", f"{NAMES[0]}: 2 (33.3 %)", f"{NAMES[1]}: 5 (83.3 %)"]
 
 
 def test_a_point_of_a_line_is_found_from_anywhere_near(shown: Page) -> None:
     shown.click("#charts .chart:nth-child(1) .vega")
-    told = shown.value("document.getElementById('tip').textContent").splitlines()
-    assert [line.partition(": ")[0] for line in told] == ["series", "epoch", "loss"]
-    assert told[0].partition(": ")[2] in NAMES
+    lines = shown.value("document.getElementById('tip').textContent").splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["series", "epoch", "loss"]
+    assert lines[0].partition(": ")[2] in NAMES
 
 
 def test_a_click_on_a_cell_opens_its_pictures(shown: Page) -> None:
@@ -157,8 +160,8 @@ def test_what_has_no_number_comes_last_either_way(shown: Page) -> None:
 
 def test_a_table_is_sorted_by_the_value_of_a_cell_not_its_text(shown: Page) -> None:
     shown.click("#the-table th:nth-child(4) button")
-    found = [int(text.split()[0]) for text in shown.texts("#the-table td:nth-child(4)")]
-    assert found == list(range(39, 14, -1))
+    sizes = [int(text.split()[0]) for text in shown.texts("#the-table td:nth-child(4)")]
+    assert sizes == list(range(39, 14, -1))
     assert shown.value("document.querySelector('#the-table th:nth-child(4)').getAttribute('aria-sort')") == "descending"
 
 
@@ -199,13 +202,13 @@ def test_a_picture_opens_large_with_the_parts_that_are_switched_on(shown: Page) 
 
 
 def test_without_scripts_all_rows_and_pictures_are_there(browser: Browser, written: Path) -> None:
-    one = browser.open(written)
-    one._call("Emulation.setScriptExecutionDisabled", value=True)
-    one._call("Page.reload")
-    one.wait("document.readyState === 'complete' && !document.documentElement.dataset.ready")
-    assert "allow scripts" in one.texts("noscript, body > p")[0]
-    assert sum(text != "" for text in one.texts("#the-table tbody tr")) == 40
-    assert sum(text != "" for text in one.texts("#gallery figure")) == 30
+    opened_page = browser.open(written)
+    opened_page._call("Emulation.setScriptExecutionDisabled", value=True)
+    opened_page._call("Page.reload")
+    opened_page.wait("document.readyState === 'complete' && !document.documentElement.dataset.ready")
+    assert "allow scripts" in opened_page.texts("noscript, body > p")[0]
+    assert sum(text != "" for text in opened_page.texts("#the-table tbody tr")) == 40
+    assert sum(text != "" for text in opened_page.texts("#gallery figure")) == 30
 
 
 # What is written.
@@ -215,8 +218,8 @@ def test_without_scripts_all_rows_and_pictures_are_there(browser: Browser, writt
 def test_a_specification_is_vega_lite_and_has_names_as_data_alone(name: str) -> None:
     spec = CHARTS[name].spec
     alt.LayerChart.from_dict(dict(spec), validate=True)
-    found = set(strings(spec))
-    assert not [text for text in found for name in (*NAMES, "a.b", "y[0]") if name in text and text != "datum.x"]
+    texts = set(strings(spec))
+    assert not [text for text in texts for name in (*NAMES, "a.b", "y[0]") if name in text and text != "datum.x"]
 
 
 def test_equal_values_give_equal_bytes_in_any_process(written: Path, tmp_path: Path) -> None:

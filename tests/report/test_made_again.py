@@ -77,7 +77,7 @@ def test_what_is_changed_is_named_and_nothing_else(project: Path) -> None:
     thresholds |= {"approved": True, "all": thresholds["all"] | {"threshold": 0.123}}
     (folder / "thresholds.json").write_text(json.dumps(thresholds))
     edit(folder / "intervals.json", "{", '{"clinical": 0.999,')
-    assert sorted(what for what, *_ in check(project).mismatches) == sorted(NAMED.values())
+    assert sorted(place for place, *_ in check(project).mismatches) == sorted(NAMED.values())
 
 
 def test_with_other_code_or_packages_it_is_not_checked(project: Path) -> None:

@@ -53,10 +53,10 @@ def test_they_are_those_of_an_evaluation_of_the_split(kind: str, scenes: dict[st
     masks = tmp_path / "masks.json" if kind == "segm" else None
     results = Results.read(tmp_path / "detections.json", masks)
     analysis = Analysis.of(scene.annotations("valid"), results, "segm" if masks else "bbox")
-    found = examine(scene.predictor(), scene.where, "valid", NOTHING)
-    assert found.analysis.kind == kind
-    assert len(found.table) > 5
-    pd.testing.assert_frame_equal(found.table.drop(columns="seen"), suspects(analysis))
+    examined = examine(scene.predictor(), scene.where, "valid", NOTHING)
+    assert examined.analysis.kind == kind
+    assert len(examined.table) > 5
+    pd.testing.assert_frame_equal(examined.table.drop(columns="seen"), suspects(analysis))
 
 
 def test_what_the_model_has_seen_is_marked(scenes: dict[str, Scene]) -> None:
@@ -64,9 +64,9 @@ def test_what_the_model_has_seen_is_marked(scenes: dict[str, Scene]) -> None:
     rows = json.loads((scene.where.manifests / "test.json").read_text())
     uses = dict(zip((row["path"] for row in rows), [TRAINED, CHOSEN, *[""] * 10], strict=False))
     known = {row["sha256"]: uses[row["path"]] for row in rows if uses[row["path"]]}
-    found = examine(scene.predictor(), scene.where, "test", Seen(known, []))
-    assert set(found.table.seen) == {TRAINED, CHOSEN, ""}
-    assert found.table.seen.tolist() == [uses[path] for path in found.table.image]
+    examined = examine(scene.predictor(), scene.where, "test", Seen(known, []))
+    assert set(examined.table.seen) == {TRAINED, CHOSEN, ""}
+    assert examined.table.seen.tolist() == [uses[path] for path in examined.table.image]
 
 
 def test_the_file_has_all_the_lines_the_first_and_a_note_what_is_not_known(project: Path) -> None:

@@ -31,7 +31,7 @@ _TONES = {"better": "good", "worse": "error"}  # of conclusions; others are warn
 
 
 @dataclass(frozen=True)
-class Compared:
+class FileComparison:
     """Two models compared, what each has seen of the images, and its changes; samples in the order of their ids."""
 
     scores: Comparison
@@ -55,7 +55,7 @@ def compare_files(
     resamples: int,
     batch_size: int = 1,
     repository: Path = Path(),
-) -> Compared:
+) -> FileComparison:
     """Run two model files on the images of a split, and compare what they find.
 
     repository: a folder of the git repository whose history says what they were trained on.
@@ -72,24 +72,27 @@ def compare_files(
     )
     read_metadata(where.metadata_of(split))  # a missing file is said before the models run
     scores = compare_models(old, new, where, split, resamples, batch_size)
-    return Compared(scores, (before, after), where, samples, Changes.of(scores))
+    return FileComparison(scores, (before, after), where, samples, Changes.of(scores))
 
 
 def _refuse_trained(split: str, images: int, trained: dict[str, list[str]]) -> None:
-    """Raise where a model was trained on images of the split: what it finds there, it may remember."""
-    told = [
-        f"{path} was trained on {len(seen):,} of the {images:,} images of {split} ({listed(seen)})"
-        for path, seen in trained.items()
-        if seen
+    """Raise a NotComparableError if a model was trained on images of the split: it may remember their labels.
+
+    trained: path of the model file -> the images of the split that it was trained on.
+    """
+    messages = [
+        f"{path} was trained on {len(paths):,} of the {images:,} images of {split} ({listed(paths)})"
+        for path, paths in trained.items()
+        if paths
     ]
-    if told:
+    if messages:
         raise NotComparableError(
-            f"{'; '.join(told)}. What it finds there says nothing about new images. Name a split that neither model "
-            "was trained on (--split), or remove these images from it."
+            f"{'; '.join(messages)}. Its scores there do not show how it does on new images. Choose a split that "
+            "neither model was trained on (--split), or remove these images from the split."
         )
 
 
-def write_comparison(path: Path, compared: Compared, crops: int) -> None:
+def write_comparison(path: Path, compared: FileComparison, crops: int) -> None:
     """Write the page of the differences, whole or not at all. Equal inputs give equal bytes.
 
     crops: pictures of each kind of change.
@@ -116,8 +119,8 @@ def write_comparison(path: Path, compared: Compared, crops: int) -> None:
         objects=scores.objects,
         classes=len(scores.names),
         models=[
-            sections.facts(*one, compared.digests)
-            for one in zip("AB", (scores.old, scores.new), compared.seen, strict=True)
+            sections.facts(*model, compared.digests)
+            for model in zip("AB", (scores.old, scores.new), compared.seen, strict=True)
         ],
         known=sections.known_to_one(scores),
         scores=score_table,

@@ -48,7 +48,7 @@ class Pictures:
 
     def __init__(self, scores: Comparison, changes: Changes, album: Album, most: int) -> None:
         sides = (scores.old, scores.new)
-        old, new = (Sketch(one.analysis, one.thresholds, one.results, scores.annotations) for one in sides)
+        old, new = (Sketch(side.analysis, side.thresholds, side.results, scores.annotations) for side in sides)
         names = new.analysis.classes
         self._pairs: list[tuple[str, Any, int, int]] = []
         table = changes.images
@@ -58,11 +58,11 @@ class Pictures:
                 views = [album.whole(int(row.image), sketch.whole(int(row.image))) for sketch in (old, new)]
                 self._pairs.append((title, row, views[0], views[1]))
         self._cards: list[tuple[int, list[Any], dict[str, Sequence[str]]]] = []
-        for one in [*changed_objects(changes, old, new, most), *changed_detections(changes, old, new, most)]:
-            ticket = album.crop(one.image, one.box, one.sketch.around(one.image, one.outlines))
-            what = ", ".join([one.change, *filter(None, [one.kind]), f"score {one.score:.2f}"])
-            lines = [Name(new.analysis.images.path[one.image]), what]
-            self._cards.append((ticket, lines, {"change": [one.change], "class": [names[one.label]]}))
+        for change in [*changed_objects(changes, old, new, most), *changed_detections(changes, old, new, most)]:
+            ticket = album.crop(change.image, change.box, change.sketch.around(change.image, change.outlines))
+            caption = ", ".join([change.change, *filter(None, [change.kind]), f"score {change.score:.2f}"])
+            lines = [Name(new.analysis.images.path[change.image]), caption]
+            self._cards.append((ticket, lines, {"change": [change.change], "class": [names[change.label]]}))
 
     def pairs(self, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         """Images that got better, then worse, each with a gallery of two: A and B."""

@@ -22,7 +22,7 @@ from rfdetr_core.evaluation.changes import ADDED, FOUND, GONE, LOST
 from rfdetr_core.evaluation.comparison import Comparison
 from rfdetr_core.evaluation.pictures import FONT, label_of
 from rfdetr_core.metrics.coco import ClassScores
-from rfdetr_core.report.comparison import Compared
+from rfdetr_core.report.comparison import FileComparison
 from rfdetr_core.report.comparison.examples import Changed, changed_detections, changed_objects
 from rfdetr_core.report.evaluation.album import Album, Outline
 from rfdetr_core.report.evaluation.sketch import GROUPS, LEGEND, Sketch
@@ -40,7 +40,7 @@ _GREY, _BLUE, _ORANGE, _TEXT, _FAINT = "#7a7a7a", "#0072B2", "#D55E00", "#222222
 _STRIP = re.compile(r"M(\d+) (\d+)h(\d+)v(\d+)h")
 
 
-def write_pictures(folder: Path, compared: Compared, histories: Mapping[str, Path]) -> dict[str, str]:
+def write_pictures(folder: Path, compared: FileComparison, histories: Mapping[str, Path]) -> dict[str, str]:
     """Write the pictures of a comparison; those of an earlier call are replaced. Equal inputs give equal bytes.
 
     No file is larger than MOST_BYTES. A picture with nothing to show is left out: curves without a history, AP without
@@ -84,8 +84,8 @@ def _classes(scores: Comparison) -> _Drawn:
     measured = [(new, old.ap, new.ap) for old, new in both if old.ap == old.ap and new.ap == new.ap]
     if not measured:
         return
-    largest = sorted(measured, key=lambda one: (-abs(one[2] - one[1]), one[0].name))[:_CLASSES]
-    rows = sorted(largest, key=lambda one: (one[2] - one[1], one[0].name))  # from the bottom: the largest loss
+    largest = sorted(measured, key=lambda row: (-abs(row[2] - row[1]), row[0].name))[:_CLASSES]
+    rows = sorted(largest, key=lambda row: (row[2] - row[1], row[0].name))  # from the bottom: the largest loss
     figure = Figure(figsize=(7, 1.3 + 0.27 * len(rows)), layout="constrained")
     axes = figure.subplots()
     places = range(len(rows))
@@ -103,7 +103,9 @@ def _classes(scores: Comparison) -> _Drawn:
             f"{100 * (new - old):+.1f}", (1, place), (4, 0), xycoords=("axes fraction", "data"),
             textcoords="offset points", va="center", fontsize=8, color=_TEXT,
         )  # fmt: skip
-    axes.set_yticks(list(places), [_beside(one) for one, _, _ in rows], fontsize=8, parse_math=False)
+    axes.set_yticks(
+        list(places), [_axis_label(class_scores) for class_scores, _, _ in rows], fontsize=8, parse_math=False
+    )
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(left=0)
     axes.set_xlabel("AP 50:95; in brackets: how many objects the class has", fontsize=8, color=_FAINT)
@@ -119,10 +121,12 @@ def _classes(scores: Comparison) -> _Drawn:
     yield CLASSES, _drawn(figure), f"{words}{rose} rose, {fell} fell, {len(measured) - rose - fell} stayed"
 
 
-def _beside(one: ClassScores) -> str:
-    """The name of a class and how many objects it has, for an axis. A name from right to left would turn the number."""
-    turned = any(bidirectional(character) in ("R", "AL") for character in one.name)
-    return f"{f'class {one.index}' if turned else _name(one.name, one.index)} ({one.instances:,})"
+def _axis_label(scores: ClassScores) -> str:
+    """The name of a class and its number of objects. A right-to-left name is replaced by the class number:
+    it would reverse the number of objects beside it."""
+    right_to_left = any(bidirectional(character) in ("R", "AL") for character in scores.name)
+    name = f"class {scores.index}" if right_to_left else _name(scores.name, scores.index)
+    return f"{name} ({scores.instances:,})"
 
 
 def _name(name: str, number: int) -> str:
@@ -134,49 +138,51 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def _errors(compared: Compared) -> _Drawn:
+def _errors(compared: FileComparison) -> _Drawn:
     """Crops of errors of the base that went, and of errors that came, each as both models see it."""
     scores, changes, counts = compared.scores, compared.changes, compared.changes.counts()
     sides = (scores.old, scores.new)
-    old, new = (Sketch(one.analysis, one.thresholds, one.results, scores.annotations) for one in sides)
+    old, new = (Sketch(side.analysis, side.thresholds, side.results, scores.annotations) for side in sides)
     objects, detections = (list(some(changes, old, new, _CANDIDATES)) for some in (changed_objects, changed_detections))
     for name, noun, kinds in ((FIXED, "fixed error", (FOUND, GONE)), (NEW, "new error", (LOST, ADDED))):
-        some = _chosen(*([one for one in (*objects, *detections) if one.change == kind] for kind in kinds))
+        some = _chosen(*([change for change in (*objects, *detections) if change.change == kind] for kind in kinds))
         if some:
             title = f"{len(some)} of {plural(sum(counts[kind] for kind in kinds), noun)}"
-            rows = [(_caption(one, new), new.analysis.images.path[one.image]) for one in some]
+            rows = [(_caption(change, new), new.analysis.images.path[change.image]) for change in some]
             sheet = _sheet(title, rows, _crops(compared, some, old), _crops(compared, some, new))
             yield name, sheet, f"{title}, as the base and the new model see it"
 
 
-def _crops(compared: Compared, some: Sequence[Changed], sketch: Sketch) -> list[Picture]:
+def _crops(compared: FileComparison, some: Sequence[Changed], sketch: Sketch) -> list[Picture]:
     """A crop of each change, with all that a model sees there."""
-    album = Album(compared.where.dataset, [compared.samples[one.image] for one in some])
-    for place, one in enumerate(some):
-        album.crop(place, one.box, _seen(one, sketch))
+    album = Album(compared.where.dataset, [compared.samples[change.image] for change in some])
+    for place, change in enumerate(some):
+        album.crop(place, change.box, _seen(change, sketch))
     return album.develop()[0]
 
 
 def _chosen(*kinds: Sequence[Changed]) -> list[Changed]:
     """The first errors of the kinds by turns, one of each image before a second of any."""
-    by_turns = [one for turn in zip_longest(*kinds) for one in turn if one is not None]
+    by_turns = [change for turn in zip_longest(*kinds) for change in turn if change is not None]
     seen, ranked = Counter[int](), list[tuple[int, Changed]]()
-    for one in by_turns:
-        ranked.append((seen[one.image], one))
-        seen[one.image] += 1
-    return [one for _, one in sorted(ranked, key=lambda pair: pair[0])][:_ERRORS]
+    for change in by_turns:
+        ranked.append((seen[change.image], change))
+        seen[change.image] += 1
+    return [change for _, change in sorted(ranked, key=lambda pair: pair[0])][:_ERRORS]
 
 
-def _seen(one: Changed, sketch: Sketch) -> list[Outline]:
+def _seen(change: Changed, sketch: Sketch) -> list[Outline]:
     """What a model sees of an image; bold: what has changed, which comes first."""
-    boxes = [outline.box for outline in one.outlines]
-    found = [replace(outline, style="bold" if outline.box in boxes else "") for outline in sketch.every(one.image)]
-    return sorted(found, key=lambda outline: outline.style, reverse=True)
+    boxes = [outline.box for outline in change.outlines]
+    outlines = [
+        replace(outline, style="bold" if outline.box in boxes else "") for outline in sketch.every(change.image)
+    ]
+    return sorted(outlines, key=lambda outline: outline.style, reverse=True)
 
 
-def _caption(one: Changed, new: Sketch) -> str:
-    caption = f"{one.change}: {_name(new.analysis.classes[one.label], one.label)} {one.score:.2f}"
-    return caption + (f", {one.kind}" if one.kind else "")
+def _caption(change: Changed, new: Sketch) -> str:
+    caption = f"{change.change}: {_name(new.analysis.classes[change.label], change.label)} {change.score:.2f}"
+    return caption + (f", {change.kind}" if change.kind else "")
 
 
 def _sheet(title: str, rows: Sequence[tuple[str, str]], old: Sequence[Picture], new: Sequence[Picture]) -> Image.Image:

@@ -29,7 +29,7 @@ def pair(scores: Comparison, name: str) -> tuple[float, float]:
 def facts(name: str, side: Side, seen: Seen, images: Mapping[str, str]) -> dict[str, Any]:
     """What one of the models is, and what is known of its training."""
     model = side.model
-    found = [
+    rows = [
         ("model file", model.path),
         ("variant", model.variant),
         ("weights, SHA-256 of their tensors", model.tensors),
@@ -38,15 +38,15 @@ def facts(name: str, side: Side, seen: Seen, images: Mapping[str, str]) -> dict[
     ]
     training = model.training
     if training is None:
-        found.append(("training", "the file does not say what made it"))
+        rows.append(("training", "the file does not say what made it"))
     else:
         counts = training["counts"].items()
-        found += [(_USES.get(split, split), _counted(count)) for split, count in counts]
-        found += [(f"images of {split}, git blob of the manifest", blob) for split, blob in _manifests(training)]
-        parents = [str(one["name"]) for one in training["parents"].values()]
-        found += [("started from", ", ".join(parents))] if parents else []
-        found.append(("training, fingerprint", files.digest(training)))
-    return {"name": name, "facts": found, "doubts": doubts(seen, images)}
+        rows += [(_USES.get(split, split), _counted(count)) for split, count in counts]
+        rows += [(f"images of {split}, git blob of the manifest", blob) for split, blob in _manifests(training)]
+        parents = [str(parent["name"]) for parent in training["parents"].values()]
+        rows += [("started from", ", ".join(parents))] if parents else []
+        rows.append(("training, fingerprint", files.digest(training)))
+    return {"name": name, "facts": rows, "doubts": doubts(seen, images)}
 
 
 _USES = {"train": "trained on", "valid": "epoch chosen on"}
@@ -67,20 +67,20 @@ def doubts(seen: Seen, images: Mapping[str, str]) -> list[str]:
     """What a reader should know of the images that a model has seen. images: SHA-256 by path."""
     count = len(seen.among(images, CHOSEN))
     chosen = f"Its epoch was chosen by {plural(count, 'image')} of this split, which flatters it a little."
-    unknown = [one.rstrip(".") for one in seen.unknown]
-    lines = [f"It is not known whether it was trained on these images: {one}." for one in unknown]
+    unknown = [reason.rstrip(".") for reason in seen.unknown]
+    lines = [f"It is not known whether it was trained on these images: {reason}." for reason in unknown]
     return [chosen, *lines] if count else lines
 
 
 def known_to_one(scores: Comparison) -> list[tuple[str, list[str]]]:
     """Classes that one of the models alone knows, and those of the dataset that none of them knows."""
     old, new = (set(filter(None, side.model.classes)) for side in (scores.old, scores.new))
-    found = {
+    groups = {
         "only A knows": old - new,
         "only B knows": new - old,
         "neither knows": set(scores.names) - old - new,
     }
-    return [(title, _cut(sorted(names))) for title, names in found.items() if names]
+    return [(title, _cut(sorted(names))) for title, names in groups.items() if names]
 
 
 def _cut(names: list[str]) -> list[str]:

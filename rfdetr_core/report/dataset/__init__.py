@@ -16,7 +16,7 @@ from rfdetr_core.report.dataset.pictures import gallery, pairs
 _TEMPLATE = Path(__file__).parent / "dataset.html"
 
 
-def write_page(reports: Path, root: Path, dataset: CleanDataset | None, found: Findings) -> None:
+def write_page(reports: Path, root: Path, dataset: CleanDataset | None, all_findings: Findings) -> None:
     """Write index.html into `reports`: equal bytes for an equal dataset, wherever it is.
 
     dataset: None where the labels cannot be understood; the page has the findings alone then.
@@ -26,10 +26,10 @@ def write_page(reports: Path, root: Path, dataset: CleanDataset | None, found: F
         reports / "index.html",
         _TEMPLATE,
         "Dataset report",
-        stopped=bool(found.stopping) or dataset is None,
-        findings=findings.summarize(found, dataset, root),
+        stopped=bool(all_findings.stopping) or dataset is None,
+        findings=findings.summarize(all_findings, dataset, root),
         counts=counted,
         overview=overview.of(counted) if counted else None,
-        pairs=pairs(root, dataset, found) if dataset else None,
+        pairs=pairs(root, dataset, all_findings) if dataset else None,
         gallery=gallery(root, dataset) if dataset else None,
     )

@@ -109,8 +109,8 @@ def _cross(rows: pd.Series, columns: pd.Series, every_row: range, every_column: 
     """How often each value of the one is with each of the other."""
     import pandas as pd
 
-    found = pd.crosstab(rows, columns).reindex(index=every_row, columns=every_column, fill_value=0)
-    return found.to_numpy().tolist()  # type: ignore[no-any-return]
+    table = pd.crosstab(rows, columns).reindex(index=every_row, columns=every_column, fill_value=0)
+    return table.to_numpy().tolist()  # type: ignore[no-any-return]
 
 
 def _bin(values: pd.Series, edges: list[float]) -> pd.Series:

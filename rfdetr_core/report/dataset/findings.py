@@ -59,7 +59,7 @@ def summarize(findings: Findings, dataset: CleanDataset | None, root: Path) -> S
     import pandas as pd
 
     ordered = findings.by_place()
-    table = pd.DataFrame({"code": [one.code for one in ordered], "finding": ordered}, dtype=object)
+    table = pd.DataFrame({"code": [finding.code for finding in ordered], "finding": ordered}, dtype=object)
     by_code = table.groupby("code").finding
     groups: dict[str, list[Finding]] = {code: group.tolist() for code, group in by_code}
     shown = sorted(by_code.cumcount().sort_values(kind="stable").index[:_ROWS])
@@ -67,7 +67,7 @@ def summarize(findings: Findings, dataset: CleanDataset | None, root: Path) -> S
     drawn = _draw({code: groups[code] for code in codes}, dataset, Studio(root)) if dataset else {}
     return Summary(
         len(ordered),
-        sum(one.severity == "error" for one in ordered),
+        sum(finding.severity == "error" for finding in ordered),
         [_group(code, groups[code], drawn.get(code, [])) for code in codes],
         Table(
             _COLUMNS, [_row(ordered[number]) for number in shown], anchor=_ANCHOR, noun="finding", stacked=True,
@@ -90,7 +90,10 @@ def _draw(groups: dict[str, list[Finding]], dataset: CleanDataset, studio: Studi
     Only images that validation decoded are opened.
     """
     images = {image.path: image for name in SPLITS for image in dataset.splits[name]}
-    first = {code: [one for one in some if one.box and one.place.image in images] for code, some in groups.items()}
+    first = {
+        code: [finding for finding in some if finding.box and finding.place.image in images]
+        for code, some in groups.items()
+    }
     first["image-size-differs"] = groups.get("image-size-differs", [])
     drawn: dict[str, list[Card]] = defaultdict(list)
     turns = [(rank, code) for code, some in first.items() for rank in range(min(len(some), _DRAWN_EACH))]

@@ -68,12 +68,12 @@ def _splits(splits: list[dict[str, Any]], classes: int) -> Table:
     ]
     rows = [
         [
-            *(one[key] for key in ("name", "images", "background", "objects", "crowds")),
-            one["objects"] / one["images"] if one["images"] else None,
-            Cell(f"{one['classes']:,} of {classes:,}", one["classes"]),
-            Parts(one["scales"], SCALES),
+            *(split[key] for key in ("name", "images", "background", "objects", "crowds")),
+            split["objects"] / split["images"] if split["images"] else None,
+            Cell(f"{split['classes']:,} of {classes:,}", split["classes"]),
+            Parts(split["scales"], SCALES),
         ]
-        for one in splits
+        for split in splits
     ]
     return Table(columns, rows, search=False, noun="split")
 
@@ -85,8 +85,8 @@ def _classes(counts: dict[str, Any]) -> Table:
         Column("id", numeric=True, format="d"),
         Column("objects", numeric=True),
         *(
-            Column(one["name"], numeric=True, help=f"Objects in {one['name']}, and their share of all its objects")
-            for one in splits
+            Column(split["name"], numeric=True, help=f"Objects in {split['name']}, and their share of all its objects")
+            for split in splits
         ),
         Column("images", numeric=True),
         Column("median size", numeric=True, help="Median width and height in pixels; sorted by their product"),
@@ -94,40 +94,40 @@ def _classes(counts: dict[str, Any]) -> Table:
     ]
     rows = [
         [
-            Name(one["name"], hue(index)),
-            one["id"],
-            sum(one["objects"]),
+            Name(entry["name"], hue(index)),
+            entry["id"],
+            sum(entry["objects"]),
             *(
                 Cell(number, number, percent(number, split["objects"]))
-                for number, split in zip(one["objects"], splits, strict=True)
+                for number, split in zip(entry["objects"], splits, strict=True)
             ),
-            one["images"],
-            Cell(f" {TIMES} ".join(f"{side:g}" for side in one["median"]) or DASH, math.prod(one["median"] or [0])),
-            Parts(one["scales"], SCALES),
+            entry["images"],
+            Cell(f" {TIMES} ".join(f"{side:g}" for side in entry["median"]) or DASH, math.prod(entry["median"] or [0])),
+            Parts(entry["scales"], SCALES),
         ]
-        for index, one in enumerate(counts["classes"])
+        for index, entry in enumerate(counts["classes"])
     ]
     return Table(columns, rows, anchor="class-table", noun="class")
 
 
 def _balance(counts: dict[str, Any]) -> Chart:
     """Objects of each class, the most frequent first, stacked by split."""
-    ordered = sorted(counts["classes"], key=lambda one: -sum(one["objects"]))
-    totals = [sum(one["objects"]) for one in ordered if sum(one["objects"])]
+    ordered = sorted(counts["classes"], key=lambda entry: -sum(entry["objects"]))
+    totals = [sum(entry["objects"]) for entry in ordered if sum(entry["objects"])]
     note = None
     if len(totals) > 1:
         note = f"The most frequent class has {short(totals[0] / totals[-1])} times the objects of the rarest."
     if len(ordered) > _BARS:
         note = f"{note or ''} The {_BARS} most frequent of {len(ordered):,}; the table above has all.".strip()
     rows = [
-        {"row": one["name"], "value": number, "split": split["name"]}
-        for one in ordered[:_BARS]
-        for split, number in zip(counts["splits"], one["objects"], strict=True)
-        if number or not sum(one["objects"])
+        {"row": entry["name"], "value": number, "split": split["name"]}
+        for entry in ordered[:_BARS]
+        for split, number in zip(counts["splits"], entry["objects"], strict=True)
+        if number or not sum(entry["objects"])
     ]
     return charts.bars(
         rows, "row", "value", "split", title="Balance", x_axis=Axis("objects", format=",d"), note=note,
-        rows=[one["name"] for one in ordered[:_BARS]], names=[split["name"] for split in counts["splits"]],
+        rows=[entry["name"] for entry in ordered[:_BARS]], names=[split["name"] for split in counts["splits"]],
     )  # fmt: skip
 
 
@@ -154,10 +154,13 @@ def _scales(splits: list[dict[str, Any]]) -> Table:
     columns = [Column("split"), *(Column(name, numeric=True) for name in SCALES)]
     rows = [
         [
-            one["name"],
-            *(Cell(count, count / (one["objects"] or 1), percent(count, one["objects"])) for count in one["scales"]),
+            split["name"],
+            *(
+                Cell(count, count / (split["objects"] or 1), percent(count, split["objects"]))
+                for count in split["scales"]
+            ),
         ]
-        for one in splits
+        for split in splits
     ]
     return Table(columns, rows, search=False, noun="split")
 
@@ -213,9 +216,9 @@ def _histogram(
     )  # fmt: skip
 
 
-def _density(found: dict[str, Any], noun: str, title: str) -> Chart:
+def _density(counts: dict[str, Any], noun: str, title: str) -> Chart:
     return charts.density(
-        found["edges"], found["cells"], title=title, x_title="width (pixels)", y_title="height (pixels)", noun=noun
+        counts["edges"], counts["cells"], title=title, x_title="width (pixels)", y_title="height (pixels)", noun=noun
     )
 
 

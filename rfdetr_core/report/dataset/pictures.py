@@ -44,39 +44,39 @@ def annotated(studio: Studio, image: CanonicalImage, side: int) -> Picture | Non
     if picture is None:
         return None
     scale = picture.width / image.width, picture.height / image.height
-    drawn = sorted(image.instances, key=lambda one: -one.box[2] * one.box[3])[:_MOST_SHAPES]
-    return picture._replace(shapes=[_shape(one, image, scale) for one in drawn])
+    drawn = sorted(image.instances, key=lambda instance: -instance.box[2] * instance.box[3])[:_MOST_SHAPES]
+    return picture._replace(shapes=[_shape(instance, image, scale) for instance in drawn])
 
 
-def _shape(one: Instance, image: CanonicalImage, scale: tuple[float, float]) -> Shape:
+def _shape(instance: Instance, image: CanonicalImage, scale: tuple[float, float]) -> Shape:
     outline = ""
-    if isinstance(one.segmentation, dict):
-        outline = rle_path(one.segmentation["counts"], (image.width, image.height), one.box, scale)
-    elif one.segmentation:
-        outline = "".join(polygon_path(polygon, scale) for polygon in one.segmentation)
-    return scaled(Shape(one.entry.index, *one.box, "crowd" if one.crowd else "", outline), scale)
+    if isinstance(instance.segmentation, dict):
+        outline = rle_path(instance.segmentation["counts"], (image.width, image.height), instance.box, scale)
+    elif instance.segmentation:
+        outline = "".join(polygon_path(polygon, scale) for polygon in instance.segmentation)
+    return scaled(Shape(instance.entry.index, *instance.box, "crowd" if instance.crowd else "", outline), scale)
 
 
 def choose(dataset: CleanDataset, number: int) -> Iterator[tuple[str, CanonicalImage]]:
     """Images of all splits in turn; of each split, those that show the class that was shown least so far."""
     chosen = {name: _spread(dataset.splits[name], number) for name in SPLITS}
-    found: dict[str, list[CanonicalImage]] = {name: [] for name in SPLITS}
+    images: dict[str, list[CanonicalImage]] = {name: [] for name in SPLITS}
     while number > 0 and chosen:
         for name in list(chosen):
             image = next(chosen[name], None)
             if image is None:
                 del chosen[name]
             elif number > 0:
-                found[name].append(image)
+                images[name].append(image)
                 number -= 1
-    return ((name, image) for name in SPLITS for image in sorted(found[name], key=lambda image: image.path))
+    return ((name, image) for name in SPLITS for image in sorted(images[name], key=lambda image: image.path))
 
 
 def _spread(split: list[CanonicalImage], number: int) -> Iterator[CanonicalImage]:
     """At most `number` images; by the digests of their bytes, as neighbours are often alike."""
     having: dict[int, list[CanonicalImage]] = defaultdict(list)
     for image in sorted(split, key=lambda image: (image.sha256, image.path), reverse=True):
-        for label in {one.entry.index for one in image.instances} or {-1}:
+        for label in {instance.entry.index for instance in image.instances} or {-1}:
             having[label].append(image)
     rarity = {label: len(some) for label, some in having.items()}
     shown: Counter[int] = Counter()
@@ -90,7 +90,7 @@ def _spread(split: list[CanonicalImage], number: int) -> Iterator[CanonicalImage
             del having[label]
         if image.path not in taken:
             taken.add(image.path)
-            shown.update({one.entry.index for one in image.instances} or {-1})
+            shown.update({instance.entry.index for instance in image.instances} or {-1})
             yield image
 
 
@@ -103,7 +103,7 @@ def gallery(root: Path, dataset: CleanDataset) -> Gallery:
             more = len(image.instances) > len(picture.shapes)
             about = f"{split}, {plural(len(image.instances), 'object')}"
             about += f", the {len(picture.shapes)} largest drawn" if more else ""
-            classes = dict.fromkeys(one.entry.name for one in image.instances)
+            classes = dict.fromkeys(instance.entry.name for instance in image.instances)
             cards.append(Card(picture, [Name(image.path), about], {"split": [split], "class": [*classes]}))
     groups = [Group(entry.name, hue(entry.index)) for entry in sorted(dataset.classes, key=attrgetter("index"))]
     used = {shape.group for card in cards for shape in card.picture.shapes}
@@ -121,12 +121,12 @@ def pairs(root: Path, dataset: CleanDataset, findings: Findings) -> Pairs:
     for name in SPLITS:
         for image in dataset.splits[name]:
             splits[image.path].append(name)
-    equal = {one.place.image for one in findings.all if one.code in ("leakage", "image-doubled")}
-    found = pd.DataFrame(dataset.pairs, columns=Pair._fields, dtype=object).sort_values(["distance", "path", "other"])
-    found["within"] = [not set(splits[pair.path]).isdisjoint(splits[pair.other]) for pair in found.itertuples()]
-    found["earlier"] = found.groupby("other").cumcount()
+    equal = {finding.place.image for finding in findings.all if finding.code in ("leakage", "image-doubled")}
+    table = pd.DataFrame(dataset.pairs, columns=Pair._fields, dtype=object).sort_values(["distance", "path", "other"])
+    table["within"] = [not set(splits[pair.path]).isdisjoint(splits[pair.other]) for pair in table.itertuples()]
+    table["earlier"] = table.groupby("other").cumcount()
     shown: list[PairOfCopies] = []
-    for pair in found.sort_values(["within", "earlier"], kind="stable").head(_PAIRS).itertuples():
+    for pair in table.sort_values(["within", "earlier"], kind="stable").head(_PAIRS).itertuples():
         places = {path: " and ".join(splits[path]) or "left out" for path in (pair.path, pair.other)}
         pictures = {path: studio.whole(path, _PAIR_SIDE) for path in places}
         cards = [Card(picture, [Name(path), places[path]]) for path, picture in pictures.items() if picture]

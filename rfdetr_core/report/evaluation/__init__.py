@@ -105,8 +105,8 @@ def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: 
         Pictures(kind, pairs, album, given.results, given.annotations)
         for kind, pairs in zip(kinds, confusions, strict=True)
     ]
-    for one in asked:
-        one.ask_for_errors(config.crops)
+    for kind_examples in asked:
+        kind_examples.ask_for_errors(config.crops)
     main = asked[-1]  # masks, where there are any
     main.ask_for_images(config.images)
     suspects = main.ask_for_suspects(5 * config.crops)
@@ -120,8 +120,8 @@ def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: 
         few=sections.few(len(given.samples)),
         target=config.target,
         kinds=[
-            _of_kind(kind, one, pairs, pictures, brightness, given, config)
-            for kind, one, pairs in zip(kinds, asked, confusions, strict=True)
+            _of_kind(kind, kind_examples, pairs, pictures, brightness, given, config)
+            for kind, kind_examples, pairs in zip(kinds, asked, confusions, strict=True)
         ],
         images=images,
         images_left=len(given.samples) - len(images.cards),
@@ -150,8 +150,8 @@ def _kind(of: Of, given: _Inputs, config: ReportConfig) -> Kind:
     best = DEFAULT_THRESHOLD if measured is None else float(measured)
     overall, points = _points(analysis, config)
     title = "Masks" if of == "segm" else "Boxes"
-    found = intervals(analysis, best, config.resamples)  # of F1, that of the best one, which is shown
-    return Kind(title, analysis, scores, found, table, best if asked is None else asked, overall, points)
+    kind_intervals = intervals(analysis, best, config.resamples)  # of F1, that of the best one, which is shown
+    return Kind(title, analysis, scores, kind_intervals, table, best if asked is None else asked, overall, points)
 
 
 def _points(analysis: Analysis, config: ReportConfig) -> tuple[Point, dict[str, Point]]:
@@ -164,9 +164,12 @@ def _points(analysis: Analysis, config: ReportConfig) -> tuple[Point, dict[str, 
 
 
 def _thresholds(kind: Kind, config: ReportConfig, given: _Inputs) -> Thresholds:
-    def point(one: Point) -> OperatingPoint:
-        precision, recall, f1 = (None if math.isnan(value) else value for value in (one.precision, one.recall, one.f1))
-        return OperatingPoint(threshold=one.threshold, precision=precision, recall=recall, f1=f1, reached=one.reached)
+    def operating_point(point: Point) -> OperatingPoint:
+        values = (point.precision, point.recall, point.f1)
+        precision, recall, f1 = (None if math.isnan(value) else value for value in values)
+        return OperatingPoint(
+            threshold=point.threshold, precision=precision, recall=recall, f1=f1, reached=point.reached
+        )
 
     return Thresholds(
         schema=1,
@@ -175,8 +178,8 @@ def _thresholds(kind: Kind, config: ReportConfig, given: _Inputs) -> Thresholds:
         images=len(given.samples),
         of="masks" if kind.analysis.kind == "segm" else "boxes",
         target=config.target,
-        all=point(kind.overall),
-        classes={name: point(one) for name, one in kind.points.items()},
+        all=operating_point(kind.overall),
+        classes={name: operating_point(point) for name, point in kind.points.items()},
     )
 
 

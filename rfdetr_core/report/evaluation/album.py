@@ -98,7 +98,7 @@ def _made(picture: Image.Image, sample: Sample, view: _View) -> Picture:
     ratio = picture.width / sample.width, picture.height / sample.height
     source = left * ratio[0], top * ratio[1], right * ratio[0], bottom * ratio[1]
     small = as_jpeg(picture.resize(size, Image.Resampling.LANCZOS, box=source, reducing_gap=2.0), QUALITY)
-    shapes = [_shape(one, (left, top), (right, bottom), size) for one in view.outlines]
+    shapes = [_shape(outline, (left, top), (right, bottom), size) for outline in view.outlines]
     return small._replace(shapes=shapes)
 
 
@@ -117,11 +117,13 @@ def _span(middle: float, half: float, side: int) -> tuple[int, int]:
     return start, max(start + 1, min(side, int(np.ceil(start + 2 * half))))
 
 
-def _shape(one: Outline, start: tuple[int, int], end: tuple[int, int], size: tuple[int, int]) -> Shape:
+def _shape(outline: Outline, start: tuple[int, int], end: tuple[int, int], size: tuple[int, int]) -> Shape:
     scale = [size[k] / (end[k] - start[k]) for k in (0, 1)]
-    x, y = ((one.box[k] - start[k]) * scale[k] for k in (0, 1))
-    x, y, width, height = (round(value, 1) for value in (x, y, one.box[2] * scale[0], one.box[3] * scale[1]))
-    return Shape(one.group, x, y, width, height, one.style, _strips(one.mask, start, end, size), one.text)
+    x, y = ((outline.box[k] - start[k]) * scale[k] for k in (0, 1))
+    x, y, width, height = (round(value, 1) for value in (x, y, outline.box[2] * scale[0], outline.box[3] * scale[1]))
+    return Shape(
+        outline.group, x, y, width, height, outline.style, _strips(outline.mask, start, end, size), outline.text
+    )
 
 
 def _strips(mask: Any, start: tuple[int, int], end: tuple[int, int], size: tuple[int, int]) -> str:

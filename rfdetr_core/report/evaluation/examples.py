@@ -54,14 +54,14 @@ class Pictures:
 
     def ask_for_errors(self, most: int) -> None:
         """Crops of the worst errors: of each kind those with the highest scores, and some of each confusion."""
-        found, objects = self._kind.analysis.detections, self._kind.analysis.objects
+        detections, objects = self._kind.analysis.detections, self._kind.analysis.objects
         table = self._confusions
         seen = table.detection.to_numpy()
-        kinds = np.append(found.kind.to_numpy(), RIGHT)[seen]
-        scores = np.append(found.score.to_numpy(), np.nan)[seen]
+        kinds = np.append(detections.kind.to_numpy(), RIGHT)[seen]
+        scores = np.append(detections.score.to_numpy(), np.nan)[seen]
         areas = np.append(objects.area.to_numpy(), 0.0)[table.object.to_numpy()]
         missed = set(self._kind.analysis.missed(self._kind.thresholds).index.tolist())
-        lost = np.array([one in missed for one in table.object.tolist()], dtype=bool) & (seen < 0)
+        lost = np.array([object_row in missed for object_row in table.object.tolist()], dtype=bool) & (seen < 0)
         table = table.assign(kind=np.where(lost, MISSED, np.where(seen < 0, _PARTLY, kinds)), score=scores, area=areas)
         table = table[table.kind != RIGHT]
         table = table.sort_values(["score", "area", "image"], ascending=[False, False, True], kind="stable")
@@ -78,15 +78,15 @@ class Pictures:
         for row in shown.sort_values(
             ["score", "area", "image"], ascending=[False, False, True], kind="stable"
         ).itertuples():
-            detection, there = int(row.detection), int(row.object)
-            near = int(found.near[detection]) if detection >= 0 else there
+            detection, object_row = int(row.detection), int(row.object)
+            near = int(detections.near[detection]) if detection >= 0 else object_row
             about = [self._sketch.label(near)] if near >= 0 else []
             about += [self._sketch.detection(detection)] if detection >= 0 else []
             path = Name(self._kind.analysis.images.path[row.image])
-            what = f"{row.kind}, score {row.score:.2f}" if detection >= 0 else str(row.kind or "found in part")
+            caption = f"{row.kind}, score {row.score:.2f}" if detection >= 0 else str(row.kind or "found in part")
             facets = {"label": [names[row.actual]], "detection": [names[row.predicted]]}
             facets["kind"] = [str(row.kind)] if row.kind else []
-            cards.append((self._crop(int(row.image), about), [path, what], facets))
+            cards.append((self._crop(int(row.image), about), [path, caption], facets))
 
     def ask_for_suspects(self, most: int) -> pd.DataFrame:
         """Crops of the first suspected label errors; all of them as a table."""
@@ -96,12 +96,12 @@ class Pictures:
         cards = self._cards.setdefault("suspects", [])
         for row in table.head(most).itertuples():
             label, detected = (isolated(name) if name else "none" for name in (row.label, row.detected))
-            what = f"{row.suspicion}: label {label}, detected {detected}"
+            caption = f"{row.suspicion}: label {label}, detected {detected}"
             about = [] if pd.isna(row.annotation) else [self._sketch.label(places[int(row.annotation)])]
             if row.detected:
                 box, text = (row.x, row.y, row.width, row.height), f"{row.detected} {row.score:.2f}"
                 about.append(Outline(box, SEEN, "bold", text))
-            lines = [Name(row.image), what, f"certainty {row.certainty:.2f}"]
+            lines = [Name(row.image), caption, f"certainty {row.certainty:.2f}"]
             cards.append((self._crop(rows[row.image], about), lines, {"suspicion": [row.suspicion]}))
         return table
 

@@ -97,7 +97,7 @@ def thresholds(kind: Kind) -> list[Chart]:
     marks = [] if math.isnan(kind.overall.threshold) else [(kind.overall.threshold, "recommended")]
     x_axis = Axis("score threshold", (0, 1), ".1f")
     y_axis = Axis("share", (0, 1), ".1f")
-    found = [
+    figures = [
         charts.line(rows, "threshold", "value", "curve", title="All classes", x_axis=x_axis, y_axis=y_axis, marks=marks,
                     note="Means over the classes that have objects, at IoU 0.5."),
     ]  # fmt: skip
@@ -112,12 +112,12 @@ def thresholds(kind: Kind) -> list[Chart]:
     ]
     if shown:
         note = f"The {len(shown)} classes with the most objects." if len(shown) < len(classes) else None
-        found.append(
+        figures.append(
             charts.line(rows, "threshold", "value", "curve", title="F1 by class", x_axis=x_axis,
                         y_axis=Axis("F1", (0, 1), ".1f"), note=note)
         )  # fmt: skip
-    found.append(_precision_recall(kind))
-    return found
+    figures.append(_precision_recall(kind))
+    return figures
 
 
 def _precision_recall(kind: Kind) -> Chart:
@@ -247,20 +247,20 @@ def sliced(
 
 def calibration(kind: Kind) -> tuple[Chart, Table | None, tuple[float, float]]:
     """The reliability diagram, the error by class where there are several; that of all and of those in use."""
-    found = Calibration.of(kind.analysis, kind.threshold)
+    reliability = Calibration.of(kind.analysis, kind.threshold)
     note = (
         f"Detections in {BINS} bins by score. On the diagonal, a score is the probability that the detection is right."
     )
     chart = charts.points(
-        found.bins, "score", "right", "count", title="Reliability", x_axis=Axis("mean score", (0, 1), ".1f"),
+        reliability.bins, "score", "right", "count", title="Reliability", x_axis=Axis("mean score", (0, 1), ".1f"),
         y_axis=Axis("share that is right", (0, 1), ".1f"), diagonal=True, joined=True, note=note,
         tips=[Tip("count", "detections", ",d")],
     )  # fmt: skip
     table = None
-    if len(found.by_class) > 1:
-        rows = [[Name(name), _number(error)] for name, error in found.by_class.items()]
+    if len(reliability.by_class) > 1:
+        rows = [[Name(name), _number(error)] for name, error in reliability.by_class.items()]
         table = Table([Column("class"), _share("D-ECE")], rows, noun="class", size=10)
-    return chart, table, (found.error, found.error_above)
+    return chart, table, (reliability.error, reliability.error_above)
 
 
 def suspected(table: pd.DataFrame) -> Table:
@@ -274,7 +274,7 @@ def suspected(table: pd.DataFrame) -> Table:
         "detected": Column("detected", names=True),
         "score": Column("score", numeric=True, format=".2f"),
     }
-    table = table.assign(annotation=[None if pd.isna(one) else int(one) for one in table.annotation])
+    table = table.assign(annotation=[None if pd.isna(number) else int(number) for number in table.annotation])
     return of_frame(
         table.astype({"annotation": object}), columns, noun="label", choices={"suspicion": "all suspicions"}
     )

@@ -48,12 +48,12 @@ class Sketch:
         seen = self.above.iloc[self._seen_in.get(image, [])]
         right = (seen.object >= 0).tolist()
         detections = [self.detection(row, _GOOD if good else _BAD) for row, good in zip(seen.index, right, strict=True)]
-        return sorted([*self._labels(image), *detections], key=lambda one: one.group not in (_LOST, _BAD))
+        return sorted([*self._labels(image), *detections], key=lambda outline: outline.group not in (_LOST, _BAD))
 
     def around(self, image: int, about: Sequence[Outline]) -> list[Outline]:
         """Some outlines of an image, with all labels that are not among them."""
-        known = {one.box for one in about}
-        return [*about, *(one for one in self._labels(image) if one.box not in known)]
+        known = {outline.box for outline in about}
+        return [*about, *(outline for outline in self._labels(image) if outline.box not in known)]
 
     def label(self, row: int, group: int = LABEL) -> Outline:
         """A label that a crop is about."""

@@ -96,27 +96,27 @@ def list_suspects(
     _samples(where, split)  # before the weights are read
     batch_size = read_section(EvaluateConfig, "evaluate").batch_size
     predictor = load_predictor(checkpoint, device=device, batch_size=batch_size)
-    found = examine(predictor, where, split, seen_by([checkpoint])[0])
+    examined = examine(predictor, where, split, seen_by([checkpoint])[0])
     if page:
-        _write_page(output.with_suffix(".html"), checkpoint, where, found)
-    files.write_table(output, found.table.to_numpy(dtype=object).tolist(), list(found.table.columns))
-    images, labels, total = len(found.samples), len(found.analysis.objects), len(found.table)
+        _write_page(output.with_suffix(".html"), checkpoint, where, examined)
+    files.write_table(output, examined.table.to_numpy(dtype=object).tolist(), list(examined.table.columns))
+    images, labels, total = len(examined.samples), len(examined.analysis.objects), len(examined.table)
     yield f"{split}: {images:,} images, {labels:,} labels, {total:,} suspects"
-    yield from _lines(found.table.head(limit))
-    yield from notes(found)
+    yield from _lines(examined.table.head(limit))
+    yield from notes(examined)
     yield f"all: {output}" + (f", {output.with_suffix('.html')}" if page else "")
 
 
-def notes(found: Examined) -> Iterator[str]:
+def notes(examined: Examined) -> Iterator[str]:
     """What limits the answer: labels that the model has learnt, and images of which it is not known."""
-    uses = [found.seen.by_sha256.get(sample.sha256) for sample in found.samples]
+    uses = [examined.seen.by_sha256.get(sample.sha256) for sample in examined.samples]
     if count := uses.count(TRAINED):
         yield (
             f"note: the model was trained on {count:,} of these images, and repeats what it learnt, wrong labels too. "
             "Ask models that did not see them: docs/suspects.md"
         )
-    if found.seen.unknown:
-        yield f"note: which images the model has seen is not known in full: {'; '.join(found.seen.unknown)}"
+    if examined.seen.unknown:
+        yield f"note: which images the model has seen is not known in full: {'; '.join(examined.seen.unknown)}"
 
 
 def _samples(where: ProjectPaths, split: str) -> list[Sample]:
@@ -139,26 +139,26 @@ def _lines(table: pd.DataFrame) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def _write_page(path: Path, checkpoint: Path, where: ProjectPaths, found: Examined) -> None:
-    analysis = found.analysis
+def _write_page(path: Path, checkpoint: Path, where: ProjectPaths, examined: Examined) -> None:
+    analysis = examined.analysis
     overall = best_f1(analysis.mean_curve)
     title = "Masks" if analysis.kind == "segm" else "Boxes"
     kind = sections.Kind(title, analysis, {}, {}, analysis.objects.head(0), overall.threshold, overall, {})
-    album = Album(where.dataset, found.samples)
-    annotations = files.read_json(where.split(found.split)[0])
-    asked = Pictures(kind, analysis.confusions(kind.thresholds), album, found.results, annotations)
+    album = Album(where.dataset, examined.samples)
+    annotations = files.read_json(where.split(examined.split)[0])
+    asked = Pictures(kind, analysis.confusions(kind.thresholds), album, examined.results, annotations)
     asked.ask_for_suspects(_CROPS)
     pictures, _ = album.develop()
     write_page(
         path,
         _TEMPLATE,
-        f"Suspected label errors in {found.split}",
-        split=found.split,
-        images=len(found.samples),
+        f"Suspected label errors in {examined.split}",
+        split=examined.split,
+        images=len(examined.samples),
         objects=len(analysis.objects),
-        total=len(found.table),
+        total=len(examined.table),
         checkpoint=str(checkpoint),
-        notes=list(notes(found)),
+        notes=list(notes(examined)),
         legend=LEGEND,
         gallery=asked.gallery("suspects", pictures, {"suspicion": "all suspicions"}, noun="label"),
     )
