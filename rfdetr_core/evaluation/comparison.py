@@ -74,12 +74,12 @@ class Side:
     threshold: float
 
     @classmethod
-    def of(cls, model: Model, annotations: Row, kind: Kind) -> Side:
+    def from_model(cls, model: Model, annotations: Row, kind: Kind) -> Side:
         """Score what a model found."""
         scores = score(annotations, model.results, kind)
-        results = Results.of(model.results, model.results if kind == "segm" else None)
+        results = Results.from_rows(model.results, model.results if kind == "segm" else None)
         threshold = DEFAULT_THRESHOLD if math.isnan(scores.threshold) else scores.threshold
-        return cls(model, scores, results, Analysis.of(annotations, results, kind), threshold)
+        return cls(model, scores, results, Analysis.from_results(annotations, results, kind), threshold)
 
     @property
     def thresholds(self) -> Floats:
@@ -104,14 +104,14 @@ class Comparison:
     resamples: int
 
     @classmethod
-    def of(cls, split: str, annotations: Row, old: Model, new: Model, resamples: int) -> Comparison:
+    def from_models(cls, split: str, annotations: Row, old: Model, new: Model, resamples: int) -> Comparison:
         """Score both on canonical annotations.
 
         Raises:
             UserError: masks are to be scored and an annotation has none.
         """
         kind: Kind = "segm" if old.segmentation and new.segmentation else "bbox"
-        before, after = (Side.of(model, annotations, kind) for model in (old, new))
+        before, after = (Side.from_model(model, annotations, kind) for model in (old, new))
         return cls(split, annotations, kind, before, after, resamples)
 
     @property
@@ -270,7 +270,7 @@ def compare_models(
     models = [
         _model(path, predictor, where, samples, names) for path, predictor in zip((old, new), predictors, strict=True)
     ]
-    return Comparison.of(split, annotations, models[0], models[1], resamples)
+    return Comparison.from_models(split, annotations, models[0], models[1], resamples)
 
 
 def _model(

@@ -159,7 +159,9 @@ class Scored:
     judgements: list[ImageJudgement]
 
     @classmethod
-    def of(cls, annotations: Row, results: list[Row], *, segmentation: bool, threshold: float | None) -> Scored:
+    def from_results(
+        cls, annotations: Row, results: list[Row], *, segmentation: bool, threshold: float | None
+    ) -> Scored:
         """Score results in COCO's format. threshold: None for that of the best F1, or 0.5 where there is none."""
         boxes, masks = score(annotations, results), score(annotations, results, "segm") if segmentation else None
         main = masks or boxes

@@ -160,9 +160,9 @@ class _Measure:
     ) -> list[Any]:
         """Images, objects, the two APs, and precision, recall and F1 above the threshold."""
         analysis = self.analysis
-        above, unfound = analysis.above(self.threshold).index, analysis.unfound(self.threshold).index
+        above, unmatched = analysis.detections_above(self.threshold).index, analysis.unmatched(self.threshold).index
         count = int(objects.sum())
-        missing = int(objects[unfound].sum())
+        missing = int(objects[unmatched].sum())
         matched = analysis.detections.object.to_numpy()[above] >= 0
         # A right detection belongs to the part of its object, as in COCO's rule.
         wrong = int((seen[above] & ~matched).sum())

@@ -26,7 +26,7 @@ def suspects(analysis: Analysis) -> pd.DataFrame:
     of that threshold. The box is the detection's, or the label's where nothing finds it. annotation, its id in the
     canonical annotations, and the box of the label are empty where there is no label.
     """
-    threshold = np.array([best_f1(curve).useful(DEFAULT_THRESHOLD).threshold for curve in analysis.curves])
+    threshold = np.array([best_f1(curve).or_default(DEFAULT_THRESHOLD).threshold for curve in analysis.curves])
     rows = pd.concat([_by_detections(analysis, threshold / 2), _by_labels(analysis, threshold)])
     rows = rows.sort_values(["certainty", "path", "x", "y"], ascending=[False, True, True, True], kind="stable")
     labelled = rows.object >= 0
@@ -45,7 +45,7 @@ def suspects(analysis: Analysis) -> pd.DataFrame:
 
 
 def _by_detections(analysis: Analysis, threshold: Floats) -> pd.DataFrame:
-    detections = analysis.above(threshold)
+    detections = analysis.detections_above(threshold)
     detections = detections[detections.kind.isin(["background", "localisation", "classification", "both"])]
     kind, near = detections.kind.to_numpy(), detections.near.to_numpy()
     score, overlap = detections.score.to_numpy(), detections.overlap.to_numpy()
@@ -64,12 +64,12 @@ def _by_detections(analysis: Analysis, threshold: Floats) -> pd.DataFrame:
 def _by_labels(analysis: Analysis, threshold: Floats) -> pd.DataFrame:
     """Labels that no detection of their class matches above the threshold."""
     objects, detections = analysis.objects, analysis.detections
-    left = analysis.unfound(threshold)
+    left = analysis.unmatched(threshold)
     recall = 1 - left.groupby("label").size().div(objects.groupby("label").size(), fill_value=0)
     beside = detections[(detections.near >= 0) & (detections.overlap > BACKGROUND)].groupby("near").score.max()
     best = beside.reindex(left.index).fillna(0.0).to_numpy()
     # Queries that see nothing have scores too, far below the threshold, and may lie anywhere.
-    enough = analysis.of_label(threshold, left)
+    enough = analysis.threshold_of_rows(threshold, left)
     seen = np.divide(best, enough, out=np.ones(len(left)), where=enough > 0).clip(max=1)
     certainty = left.label.map(recall).to_numpy(dtype=float) * (1 - seen)
     nothing = np.full(len(left), -1)

@@ -52,18 +52,18 @@ def line(
     if not rows:
         return Chart(title, {}, "", note)
     shape: Any = "step-after" if step else "linear"
-    base = alt.Chart().encode(specs.on(alt.X, "x", x_axis), specs.on(alt.Y, "y", y_axis), specs.color(names))
+    base = alt.Chart().encode(specs.encode(alt.X, "x", x_axis), specs.encode(alt.Y, "y", y_axis), specs.color(names))
     layers: list[Any] = [base.mark_line(strokeWidth=1.8, interpolate=shape)]
     if low and high:
         band = base.mark_area(opacity=0.15, interpolate=shape)
-        layers.insert(0, band.encode(specs.on(alt.Y, "low", y_axis), alt.Y2("high:Q")))
+        layers.insert(0, band.encode(specs.encode(alt.Y, "low", y_axis), alt.Y2("high:Q")))
     hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", nearest=True, empty=False)
     tooltip = [alt.Tooltip("of_series:N", title="series")] if len(names) > 1 else []
     tooltip += [specs.tip(x_axis.title, "x", x_axis.format), specs.tip(y_axis.title, "y", y_axis.format)]
     opacity: Any = alt.condition(hover, alt.value(1), alt.value(0))
     spot = base.mark_point(filled=True, size=70).transform_calculate(of_series="names[datum.series]")
-    spot = spot.encode(opacity=opacity, tooltip=[*tooltip, *specs.further(tips)]).add_params(hover)
-    alt_text = alt_text or f"Line chart of {y_axis.title} over {x_axis.title}{specs.listed(names)}."
+    spot = spot.encode(opacity=opacity, tooltip=[*tooltip, *specs.tip_lines(tips)]).add_params(hover)
+    alt_text = alt_text or f"Line chart of {y_axis.title} over {x_axis.title}{specs.series_phrase(names)}."
     made = specs.layered([*layers, spot, *specs.rules(marks)], rows, names, 240)
     return Chart(title, made, alt_text, note, specs.legend(names))
 
@@ -90,14 +90,14 @@ def points(
     rows = specs.records(frame, {"x": x, "y": y, "size": size}, {}, tips)
     if not rows:
         return Chart(title, {}, "", note)
-    base = alt.Chart().encode(specs.on(alt.X, "x", x_axis), specs.on(alt.Y, "y", y_axis))
+    base = alt.Chart().encode(specs.encode(alt.X, "x", x_axis), specs.encode(alt.Y, "y", y_axis))
     layers: list[Any] = []
     if diagonal:
         layers.append(_diagonal(x_axis, y_axis, x_axis.domain or (0, 1)))
     if joined:
         layers.append(base.mark_line(strokeWidth=1.8, color=COLORS[0]))
     tooltip = [specs.tip(x_axis.title, "x", x_axis.format), specs.tip(y_axis.title, "y", y_axis.format)]
-    spot = base.mark_circle(color=COLORS[0], opacity=0.8, size=60).encode(tooltip=[*tooltip, *specs.further(tips)])
+    spot = base.mark_circle(color=COLORS[0], opacity=0.8, size=60).encode(tooltip=[*tooltip, *specs.tip_lines(tips)])
     if size:
         spot = spot.encode(alt.Size("size:Q", legend=None, scale=alt.Scale(range=[20, 500], zero=True)))
     alt_text = alt_text or f"Points: {y_axis.title} over {x_axis.title}."
@@ -138,17 +138,17 @@ def bars(
         entry["x"] = ends[entry["row"]]
         ends[entry["row"]] = entry["x2"] = entry["x"] + entry["value"]
     of = {"of_row": "names[datum.row]", "of_series": f"names[{len(rows)} + datum.series]"}
-    base = alt.Chart().transform_calculate(**of).encode(specs.on_names(alt.Y, "row", len(rows)))
+    base = alt.Chart().transform_calculate(**of).encode(specs.encode_names(alt.Y, "row", len(rows)))
     tooltip = [alt.Tooltip("of_row:N", title="row")]
     tooltip += [alt.Tooltip("of_series:N", title="of")] if len(names) > 1 else []
-    tooltip += [specs.tip(x_axis.title, "value", x_axis.format), *specs.further(tips)]
+    tooltip += [specs.tip(x_axis.title, "value", x_axis.format), *specs.tip_lines(tips)]
     axis = x_axis._replace(domain=x_axis.domain or (min(0.0, *ends.values()), max(*ends.values(), 0.0)))
-    bar = base.mark_bar().encode(specs.on(alt.X, "x", axis), alt.X2("x2:Q"), specs.color(names), tooltip=tooltip)
+    bar = base.mark_bar().encode(specs.encode(alt.X, "x", axis), alt.X2("x2:Q"), specs.color(names), tooltip=tooltip)
     layers: list[Any] = [bar]
     if low and high:
         rule = base.mark_rule(color=TEXT, strokeWidth=1.5)
-        layers.append(rule.encode(specs.on(alt.X, "low", axis), alt.X2("high:Q")))
-    alt_text = alt_text or f"Bars: {x_axis.title} of {plural(len(rows), 'row')}{specs.listed(names)}."
+        layers.append(rule.encode(specs.encode(alt.X, "low", axis), alt.X2("high:Q")))
+    alt_text = alt_text or f"Bars: {x_axis.title} of {plural(len(rows), 'row')}{specs.series_phrase(names)}."
     made = specs.layered(layers, values, [*rows, *names], 21 * len(rows))
     return Chart(title, made, alt_text, note, specs.legend(names), tall=len(rows) > _TALL, choose=choose)
 
@@ -178,10 +178,10 @@ def intervals(
     fields = (x_axis.title, "x"), ("low", "low"), ("high", "high")
     tooltip = [alt.Tooltip("of_row:N", title="row"), *(specs.tip(text, name, x_axis.format) for text, name in fields)]
     base = alt.Chart().transform_calculate(of_row="names[datum.row]")
-    base = base.encode(specs.on_names(alt.Y, "row", len(rows)), tooltip=[*tooltip, *specs.further(tips)])
+    base = base.encode(specs.encode_names(alt.Y, "row", len(rows)), tooltip=[*tooltip, *specs.tip_lines(tips)])
     whisker = base.mark_rule(color=COLORS[0], strokeWidth=2)
-    whisker = whisker.encode(specs.on(alt.X, "low", x_axis), alt.X2("high:Q"))
-    spot = base.mark_circle(color=COLORS[0], size=80, opacity=1).encode(specs.on(alt.X, "x", x_axis))
+    whisker = whisker.encode(specs.encode(alt.X, "low", x_axis), alt.X2("high:Q"))
+    spot = base.mark_circle(color=COLORS[0], size=80, opacity=1).encode(specs.encode(alt.X, "x", x_axis))
     alt_text = alt_text or f"Intervals: {x_axis.title} of {plural(len(rows), 'row')}."
     made = specs.layered([*specs.rules(marks), whisker, spot], values, rows, 26 * len(rows))
     return Chart(title, made, alt_text, note)
@@ -222,10 +222,10 @@ def heatmap(
     labelled = max(len(rows), len(columns)) <= LABELLED
     side = max(5, min(34, 640 // max(len(rows), len(columns))))
     top: dict[str, Any] = {"orient": "top", "labelAngle": -55, "labelAlign": "left", "labelOverlap": False}
-    x = specs.on_names(alt.X, "column", len(columns), len(rows), labels=labelled, title=column_title, **top)
-    y = specs.on_names(alt.Y, "row", len(rows), labels=labelled, title=row_title)
+    x = specs.encode_names(alt.X, "column", len(columns), len(rows), labels=labelled, title=column_title, **top)
+    y = specs.encode_names(alt.Y, "row", len(rows), labels=labelled, title=row_title)
     tooltip = [alt.Tooltip("of_row:N", title=row_title), alt.Tooltip("of_column:N", title=column_title)]
-    tooltip += [specs.tip(value_title, "value", value_format), *specs.further(tips)]
+    tooltip += [specs.tip(value_title, "value", value_format), *specs.tip_lines(tips)]
     of = {"of_row": "names[datum.row]", "of_column": f"names[{len(rows)} + datum.column]"}
     base = alt.Chart().transform_calculate(**of).encode(x, y, tooltip=tooltip)
     low, high = domain or (min(0, *(cell["value"] for cell in values)), max(cell["value"] for cell in values))
@@ -282,7 +282,7 @@ def histogram(
         for k, (low, high) in enumerate(pairwise(edges))
     ]
     axis = axis._replace(domain=axis.domain or (edges[0], edges[-1]))
-    x = specs.on(alt.X, "x", axis)
+    x = specs.encode(alt.X, "x", axis)
     y = alt.Y("y:Q", title=None, stack=None, axis=alt.Axis(format="~%", tickCount=4))
     curve = alt.Chart(alt.InlineData(shares)).encode(x, y, specs.color(names))
     curve = curve.mark_area(interpolate="step-after", fillOpacity=0.16, line={"strokeWidth": 1.8})
@@ -290,7 +290,7 @@ def histogram(
     shade: Any = alt.condition(hover, alt.value(0.07), alt.value(0))
     touch = alt.Chart(alt.InlineData(bins)).mark_rect(fill=TEXT)
     touch = touch.encode(x, alt.X2("x2:Q"), fillOpacity=shade, tooltip=alt.Tooltip("tip:N")).add_params(hover)
-    alt_text = alt_text or f"Histogram: share by {axis.title}{specs.listed(names)}."
+    alt_text = alt_text or f"Histogram: share by {axis.title}{specs.series_phrase(names)}."
     made = specs.layered([curve, *specs.rules(marks), touch], None, names, 220)
     return Chart(title, made, alt_text, note, specs.legend(names))
 
@@ -321,8 +321,8 @@ def density(
     x_axis, y_axis = (Axis(name, ends, "~s", "log") for name in (x_title, y_title))
     scale = alt.Scale(domain=[0, max(row["shade"] for row in values)], range=[0.1, 1])
     shade = alt.FillOpacity("shade:Q", legend=None, scale=scale)
-    cell = alt.Chart().mark_rect(fill=HEAT).encode(specs.on(alt.X, "x", x_axis), alt.X2("x2:Q"), shade)
-    cell = cell.encode(specs.on(alt.Y, "y", y_axis), alt.Y2("y2:Q"), tooltip=alt.Tooltip("tip:N"))
+    cell = alt.Chart().mark_rect(fill=HEAT).encode(specs.encode(alt.X, "x", x_axis), alt.X2("x2:Q"), shade)
+    cell = cell.encode(specs.encode(alt.Y, "y", y_axis), alt.Y2("y2:Q"), tooltip=alt.Tooltip("tip:N"))
     alt_text = alt_text or f"How many {noun}s have which {x_title} and {y_title}."
     made = specs.layered([_diagonal(x_axis, y_axis, ends), cell], values, [], 300)
     return Chart(title, made, alt_text, note, most_width=420)
@@ -332,7 +332,7 @@ def _diagonal(x_axis: Axis, y_axis: Axis, ends: tuple[float, float]) -> Any:
     import altair as alt
 
     rule = alt.Chart(alt.InlineData([{"x": end} for end in ends])).mark_line(strokeDash=[4, 4], strokeWidth=1)
-    return rule.encode(specs.on(alt.X, "x", x_axis), specs.on(alt.Y, "x", y_axis), color=alt.value(FAINT))
+    return rule.encode(specs.encode(alt.X, "x", x_axis), specs.encode(alt.Y, "x", y_axis), color=alt.value(FAINT))
 
 
 def _shares(names: Sequence[str], counts: Sequence[Sequence[int]], totals: Sequence[int], k: int) -> Iterable[str]:

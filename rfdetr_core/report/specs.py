@@ -112,7 +112,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def on(channel: Any, name: str, axis: Axis, **more: Any) -> Any:
+def encode(channel: Any, name: str, axis: Axis, **more: Any) -> Any:
     """The encoding of a field on an axis."""
     import altair as alt
 
@@ -127,7 +127,7 @@ def on(channel: Any, name: str, axis: Axis, **more: Any) -> Any:
     return channel(f"{name}:Q", title=axis.title, scale=alt.Scale(**scale), axis=alt.Axis(**settings), **more)
 
 
-def on_names(channel: Any, name: str, count: int, first: int = 0, *, labels: bool = True, **axis: Any) -> Any:
+def encode_names(channel: Any, name: str, count: int, first: int = 0, *, labels: bool = True, **axis: Any) -> Any:
     """The encoding of positions in a list of names on an axis that shows the names. first: where they begin in it."""
     import altair as alt
 
@@ -158,7 +158,7 @@ def tip(title: str, name: str, form: str = "") -> Any:
     return alt.Tooltip(f"{name}:Q", title=title, format=form) if form else alt.Tooltip(f"{name}:N", title=title)
 
 
-def further(tips: Sequence[Tip]) -> list[Any]:
+def tip_lines(tips: Sequence[Tip]) -> list[Any]:
     """The further lines of a tooltip, as `records` names their fields."""
     return [tip(line.title, f"t{place}", line.format) for place, line in enumerate(tips)]
 
@@ -175,7 +175,7 @@ def rules(marks: Sequence[tuple[float, str]]) -> list[Any]:
     return [rule, text.encode(alt.Text("text:N"), y=alt.value(0))]
 
 
-def listed(names: Sequence[str]) -> str:
+def series_phrase(names: Sequence[str]) -> str:
     """The series in words, for a text alternative."""
     if len(names) < 2:
         return ""

@@ -111,7 +111,7 @@ class Table:
         return [(k, label, sorted({_text(row[k], self.columns[k]) for row in self.rows})) for k, label in places]
 
 
-def of_frame(table: Rows, columns: dict[str, Column], **options: Any) -> Table:
+def table_from_frame(table: Rows, columns: dict[str, Column], **options: Any) -> Table:
     """A table of a DataFrame or mappings. columns: how each of its columns is shown, in this order."""
     data = frame(table)
     rows = zip(*(data[name].tolist() if len(data) else () for name in columns), strict=True)

@@ -20,7 +20,7 @@ def model(annotations: dict[str, Any], rows: Rows, name: str = "a", **changes: A
 
 def compared(annotations: dict[str, Any], old: Rows, new: Rows, resamples: int = 50) -> Comparison:
     """The comparison of two models, a and b."""
-    return Comparison.of("test", annotations, model(annotations, old), model(annotations, new, "b"), resamples)
+    return Comparison.from_models("test", annotations, model(annotations, old), model(annotations, new, "b"), resamples)
 
 
 def some(rows: Rows, share: float, seed: int) -> Rows:

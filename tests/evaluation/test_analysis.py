@@ -16,7 +16,7 @@ from tests.evaluation.scenes import Rows, random_scene
 
 
 def analysed(annotations: dict[str, Any], rows: Rows, kind: Kind = "bbox") -> Analysis:
-    return Analysis.of(annotations, Results.of(rows, rows if kind == "segm" else None), kind)
+    return Analysis.from_results(annotations, Results.from_rows(rows, rows if kind == "segm" else None), kind)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,6 @@ def test_a_split_without_objects_or_detections_has_empty_tables(objects: int) ->
     annotations, _ = random_scene(0, objects=objects)
     analysis = analysed(annotations, [])
     assert len(analysis.detections) == 0
-    assert len(analysis.unfound(np.full(3, 0.5))) == len(analysis.objects) == len(annotations["annotations"])
+    assert len(analysis.unmatched(np.full(3, 0.5))) == len(analysis.objects) == len(annotations["annotations"])
     assert len(analysis.confusions(np.full(3, 0.5))) == len(analysis.objects)
     assert all(math.isnan(value) for value in costs(analysis).values()) == (objects == 0)

@@ -47,7 +47,7 @@ def test_objects_and_wrong_detections_that_changed_are_those_written_here() -> N
     # The wrong one at 62 overlaps that at 60 by 8 / 12; the one at 80 is of another class now, which is another error.
     new: Rows = [both_find, box(62, 0.85), box(40, 0.7), box(0, 0.9, image=2, label=1), box(80, 0.9)]
     both = compared(content, old, new)
-    changes = Changes.of(both)
+    changes = Changes.from_comparison(both)
     assert changes.counts() == {FOUND: 2, LOST: 1, GONE: 1, ADDED: 1}
     labels = both.new.analysis.objects
     where = [
@@ -75,7 +75,7 @@ def test_changes_add_up_and_are_mirrored_where_the_models_change_places(seed: in
     content, results = random_scene(seed, crowds=0.1, masks=masks)
     first, other = some(results, 0.6, seed), some(results, 0.6, seed + 1)
     forward, back = compared(content, first, other), compared(content, other, first)
-    changes, mirrored = Changes.of(forward), Changes.of(back)
+    changes, mirrored = Changes.from_comparison(forward), Changes.from_comparison(back)
     assert all(changes.counts()[name] for name in CHANGES)
     assert mirrored.counts() == {MIRRORED[name]: count for name, count in changes.counts().items()}
     for table in ("objects", "detections"):
@@ -95,7 +95,7 @@ def _per_image(side: Any) -> Any:
 
 def test_a_model_has_not_changed_beside_itself() -> None:
     content, results = random_scene(0)
-    changes = Changes.of(compared(content, results, results))
+    changes = Changes.from_comparison(compared(content, results, results))
     assert not any(changes.counts().values())
     assert not len(changes.images)
 
@@ -105,7 +105,7 @@ def test_errors_and_slices_are_those_of_each_model_alone() -> None:
     both = compared(content, some(results, 0.5, 0), results)
     errors = error_counts(both)
     for name, side in (("old", both.old), ("new", both.new)):
-        above = side.analysis.above(side.thresholds)
+        above = side.analysis.detections_above(side.thresholds)
         wrong = errors[errors.kind != "missed"][name].sum()
         assert wrong == (above.object < 0).sum()
     assert (errors.change == errors.new - errors.old).all()

@@ -21,7 +21,7 @@ def test_images_counted_several_times_score_as_images_that_are_there_several_tim
     content, results = random_scene(seed, images=8, crowds=0.2, masks=kind == "segm")
     times = np.random.default_rng(seed).integers(0, 3, len(content["images"]))
     expected = score(*repeated(content, results, times.tolist()), kind)
-    own = scores(Side.of(model(content, results), content, kind).matched, times, expected.threshold)
+    own = scores(Side.from_model(model(content, results), content, kind).matched, times, expected.threshold)
     assert own == pytest.approx({name: getattr(expected, name) for name in SCORES}, abs=1e-12)
 
 
@@ -86,7 +86,7 @@ def test_the_verdict_is_by_the_interval_of_the_difference_of_ap() -> None:
     low, high = chance.intervals["map"] or (math.nan, math.nan)
     assert low < 0 < high
     assert "may be chance" in chance.sentence()
-    same = Comparison.of("test", content, model(content, results), model(content, results), 10)
+    same = Comparison.from_models("test", content, model(content, results), model(content, results), 10)
     assert (same.conclusion, same.sentence()) == ("same weights", "A and B have the same weights.")
 
 

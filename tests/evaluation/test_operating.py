@@ -17,7 +17,7 @@ NAMES = ("map", "map_50", "map_75", "mar_100", "f1")
 
 
 def analysed(annotations: dict[str, Any], rows: Rows, kind: Kind = "bbox") -> Analysis:
-    return Analysis.of(annotations, Results.of(rows, rows if kind == "segm" else None), kind)
+    return Analysis.from_results(annotations, Results.from_rows(rows, rows if kind == "segm" else None), kind)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -101,7 +101,7 @@ def test_calibration_of_an_example_written_out() -> None:
         rows.append({"image_id": 1, "category_id": 0, "bbox": box, "score": value})
     images = [{"id": 1, "file_name": "a.png", "width": 100, "height": 40}]
     annotations = {"images": images, "annotations": labels, "categories": [{"id": 0, "name": "a"}]}
-    calibration = Calibration.of(analysed(annotations, rows), 0.5)
+    calibration = Calibration.measure(analysed(annotations, rows), 0.5)
     expected = [(2, 0.26, 0.5), (2, 0.825, 1.0), (1, 0.95, 0.0)]
     assert [tuple(part.values()) for part in calibration.bins] == [pytest.approx(row) for row in expected]
     assert calibration.error == pytest.approx(2 / 5 * 0.24 + 2 / 5 * 0.175 + 1 / 5 * 0.95)
@@ -110,7 +110,7 @@ def test_calibration_of_an_example_written_out() -> None:
 
 
 def test_without_detections_there_is_no_calibration() -> None:
-    calibration = Calibration.of(analysed(random_scene(0)[0], []), 0.5)
+    calibration = Calibration.measure(analysed(random_scene(0)[0], []), 0.5)
     assert (calibration.bins, calibration.by_class) == ([], {})
     assert math.isnan(calibration.error)
     assert math.isnan(calibration.error_above)

@@ -18,8 +18,8 @@ THRESHOLD = 0.3
 
 
 def cut(annotations: dict[str, Any], rows: Rows, kind: Kind = "bbox", **given: Any) -> pd.DataFrame:
-    results = Results.of(rows, rows if kind == "segm" else None)
-    analysis = Analysis.of(annotations, results, kind)
+    results = Results.from_rows(rows, rows if kind == "segm" else None)
+    analysis = Analysis.from_results(annotations, results, kind)
     brightness = given.get("brightness", np.arange(len(analysis.images), dtype=float))
     threshold = np.full(len(analysis.classes), THRESHOLD)
     return slices(analysis, annotations, results, threshold, brightness, given.get("metadata", {}))
@@ -64,8 +64,8 @@ def test_every_cut_has_every_object_once() -> None:
 def test_counts_of_parts_add_up_to_those_of_all() -> None:
     annotations, rows = random_scene(4, images=20)
     table = cut(annotations, rows)
-    analysis = Analysis.of(annotations, Results.of(rows))
-    seen = analysis.above(np.full(3, THRESHOLD))
+    analysis = Analysis.from_results(annotations, Results.from_rows(rows))
+    seen = analysis.detections_above(np.full(3, THRESHOLD))
     hits = int((seen.object >= 0).sum())
     for name, parts in table.groupby("slice"):
         assert round((parts.recall * parts.objects).sum()) == hits, name

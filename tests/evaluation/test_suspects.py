@@ -21,7 +21,7 @@ def seen_by_a_good_detector(annotations: dict[str, Any]) -> Rows:
 def test_of_a_detector_that_is_right_all_broken_labels_are_suspected_and_no_other() -> None:
     annotations = coco(range(100))
     broken, done = break_labels(annotations, 20)
-    table = suspects(Analysis.of(broken, Results.of(seen_by_a_good_detector(annotations))))
+    table = suspects(Analysis.from_results(broken, Results.from_rows(seen_by_a_good_detector(annotations))))
     assert list(table.columns) == COLUMNS
     assert all(label.is_suspected(table) for label in done)
     moved = sum(label.kind == MOVED for label in done)
@@ -34,7 +34,7 @@ def test_the_annotation_and_the_classes_are_named() -> None:
     rows = seen_by_a_good_detector(annotations)
     first = annotations["annotations"][0]
     first["category_id"] = 1 - first["category_id"]
-    table = suspects(Analysis.of(annotations, Results.of(rows)))
+    table = suspects(Analysis.from_results(annotations, Results.from_rows(rows)))
     names = [category["name"] for category in annotations["categories"]]
     row = table.iloc[0]
     assert (row.suspicion, row.annotation, row.image) == ("another class", first["id"], "000.png")
@@ -62,11 +62,11 @@ def queries_that_see_nothing() -> Rows:
 def test_a_label_is_not_confirmed_by_a_query_that_sees_nothing() -> None:
     annotations, rows, first = broken_scene()
     rows[0]["score"] = 0.02
-    table = suspects(Analysis.of(annotations, Results.of([*rows, *queries_that_see_nothing()])))
+    table = suspects(Analysis.from_results(annotations, Results.from_rows([*rows, *queries_that_see_nothing()])))
     assert (table.suspicion[0], table.annotation[0]) == ("no detection", first["id"])
     assert 0.9 < table.certainty[0] < 1
     rows[0]["score"] = 0.32
-    table = suspects(Analysis.of(annotations, Results.of([*rows, *queries_that_see_nothing()])))
+    table = suspects(Analysis.from_results(annotations, Results.from_rows([*rows, *queries_that_see_nothing()])))
     assert set(table.suspicion) == {"no label"}
 
 
@@ -75,11 +75,11 @@ def test_a_label_whose_class_is_confirmed_less_than_another_is_of_another_class(
     for own, certainty in ((0.3, 0.9 * 0.7), (0.6, 0.9 * 0.4)):
         rows[0]["score"] = own
         other = rows[0] | {"category_id": 1 - first["category_id"], "score": 0.9}
-        (row,) = suspects(Analysis.of(annotations, Results.of([*rows, other]))).itertuples()
+        (row,) = suspects(Analysis.from_results(annotations, Results.from_rows([*rows, other]))).itertuples()
         assert (row.suspicion, row.annotation) == ("another class", first["id"])
         assert row.certainty == pytest.approx(certainty)
     other["score"] = 0.5
-    assert not len(suspects(Analysis.of(annotations, Results.of([*rows, other]))))
+    assert not len(suspects(Analysis.from_results(annotations, Results.from_rows([*rows, other]))))
 
 
 def test_a_place_without_a_label_is_shown_once_as_the_class_with_the_best_score() -> None:
@@ -88,7 +88,7 @@ def test_a_place_without_a_label_is_shown_once_as_the_class_with_the_best_score(
     other = rows[0] | {"category_id": 1 - first["category_id"], "score": 0.7}
     x, y, w, h = first["bbox"]
     near = rows[0] | {"bbox": [x + 0.1 * w, y, w, h], "score": 0.6}
-    (row,) = suspects(Analysis.of(annotations, Results.of([*rows, other, near]))).itertuples()
+    (row,) = suspects(Analysis.from_results(annotations, Results.from_rows([*rows, other, near]))).itertuples()
     assert (row.suspicion, row.score) == ("no label", pytest.approx(0.9))
 
 
@@ -97,13 +97,15 @@ def test_detections_count_from_half_the_threshold_of_the_best_f1() -> None:
     annotations["annotations"] = annotations["annotations"][1:]
     for score, count in ((0.16, 1), (0.15, 0)):
         rows[0]["score"] = score
-        table = suspects(Analysis.of(annotations, Results.of([*rows, *queries_that_see_nothing()])))
+        table = suspects(Analysis.from_results(annotations, Results.from_rows([*rows, *queries_that_see_nothing()])))
         assert (table.x == first["bbox"][0]).sum() == count
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_most_certain_come_first_and_no_label_comes_twice(seed: int) -> None:
-    table = suspects(Analysis.of(*(lambda scene: (scene[0], Results.of(scene[1])))(random_scene(seed))))
+    table = suspects(
+        Analysis.from_results(*(lambda scene: (scene[0], Results.from_rows(scene[1])))(random_scene(seed)))
+    )
     assert table.certainty.is_monotonic_decreasing
     assert table.certainty.between(0, 1).all()
     assert not table.annotation.dropna().duplicated().any()
@@ -113,4 +115,4 @@ def test_the_most_certain_come_first_and_no_label_comes_twice(seed: int) -> None
 
 def test_where_there_is_nothing_nothing_is_suspected() -> None:
     annotations, _ = random_scene(0, objects=0)
-    assert len(suspects(Analysis.of(annotations, Results.of([])))) == 0
+    assert len(suspects(Analysis.from_results(annotations, Results.from_rows([])))) == 0

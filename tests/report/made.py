@@ -63,7 +63,7 @@ def make_evaluation(
     names = {category["id"]: category["name"] for category in annotations["categories"]}
     write_classes(where.classes, [ClassEntry(id=number, index=number, name=name) for number, name in names.items()])
     write_metadata(where.metadata_of("test"), metadata or {})
-    scored = Scored.of(annotations, rows, segmentation=masks, threshold=threshold)
+    scored = Scored.from_results(annotations, rows, segmentation=masks, threshold=threshold)
     scored.write(reports, names)
     write_results(reports / "detections.json", rows, "bbox")
     write_results(reports / "masks.json", rows if masks else [], "segmentation")

@@ -42,9 +42,13 @@ def write(
     if not folder.joinpath("dataset").exists():
         make_evaluation(folder, annotations, old, masks="segmentation" in (*old, {})[0])
     where = where_of(folder)
-    scores = Comparison.of("test", annotations, model(annotations, old), model(annotations, new, "b", **changes), 50)
+    scores = Comparison.from_models(
+        "test", annotations, model(annotations, old), model(annotations, new, "b", **changes), 50
+    )
     samples = sorted(read_samples(*where.split("test")), key=lambda sample: sample.image_id)
-    write_comparison(folder / "index.html", FileComparison(scores, seen, where, samples, Changes.of(scores)), crops)
+    write_comparison(
+        folder / "index.html", FileComparison(scores, seen, where, samples, Changes.from_comparison(scores)), crops
+    )
     return folder / "index.html"
 
 

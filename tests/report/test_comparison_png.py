@@ -33,9 +33,9 @@ def compare(folder: Path, annotations: dict[str, Any], old: Rows, new: Rows) -> 
     """Two models of these detections on images of noise, which a PNG hardly makes smaller."""
     make_evaluation(folder, annotations, old, masks="segmentation" in (*old, {})[0])
     where = where_of(folder)
-    scores = Comparison.of("test", annotations, model(annotations, old), model(annotations, new, "b"), 50)
+    scores = Comparison.from_models("test", annotations, model(annotations, old), model(annotations, new, "b"), 50)
     samples = sorted(read_samples(*where.split("test")), key=lambda sample: sample.image_id)
-    return FileComparison(scores, (UNSEEN, UNSEEN), where, samples, Changes.of(scores))
+    return FileComparison(scores, (UNSEEN, UNSEEN), where, samples, Changes.from_comparison(scores))
 
 
 def history(path: Path, columns: dict[str, list[float]]) -> Path:

@@ -52,7 +52,7 @@ def test_they_are_those_of_an_evaluation_of_the_split(kind: str, scenes: dict[st
     evaluate(scene.predictor(), scene.where, EvaluateConfig(split="valid"), tmp_path)
     masks = tmp_path / "masks.json" if kind == "segm" else None
     results = Results.read(tmp_path / "detections.json", masks)
-    analysis = Analysis.of(scene.annotations("valid"), results, "segm" if masks else "bbox")
+    analysis = Analysis.from_results(scene.annotations("valid"), results, "segm" if masks else "bbox")
     examined = examine(scene.predictor(), scene.where, "valid", NOTHING)
     assert examined.analysis.kind == kind
     assert len(examined.table) > 5
@@ -123,7 +123,7 @@ def test_other_classes_and_a_missing_image_are_named_and_nothing_is_written(proj
     image.write_bytes(content)
     write_classes(project / "annotations" / "classes.json", [ClassEntry(id=1, index=0, name="tree")])
     with pytest.raises(
-        UserError, match=r"the model's classes \(class0, class1, class2\) are not the dataset's \(tree\)"
+        UserError, match="the model has the classes class0, class1, class2; the dataset has tree"
     ):
         list(list_suspects(Path("model.pth"), "valid", page=True))
     assert not (project / "reports").exists()

@@ -72,7 +72,7 @@ def compare_files(
     )
     read_metadata(where.metadata_of(split))  # a missing file is said before the models run
     scores = compare_models(old, new, where, split, resamples, batch_size)
-    return FileComparison(scores, (before, after), where, samples, Changes.of(scores))
+    return FileComparison(scores, (before, after), where, samples, Changes.from_comparison(scores))
 
 
 def _refuse_trained(split: str, images: int, trained: dict[str, list[str]]) -> None:

@@ -14,7 +14,7 @@ from rfdetr_core.metrics.coco import Floats
 from rfdetr_core.report import charts
 from rfdetr_core.report.comparison.examples import ALL_CHANGES, ERRORS_ANCHOR
 from rfdetr_core.report.specs import Axis, Chart
-from rfdetr_core.report.tables import Column, Name, Setter, Table, of_frame
+from rfdetr_core.report.tables import Column, Name, Setter, Table, table_from_frame
 from rfdetr_core.report.text import plural
 
 _MOST_IMAGES = 10_000  # rows of the table of images
@@ -103,7 +103,7 @@ def scores(compared: Comparison) -> tuple[Table, Chart]:
         measured, "score", "change", "low", "high", title="B minus A, in points", x_axis=Axis("points", None, "+.1f"),
         marks=[(0, "no difference")], note=f"{note} Both models see the same draws.",
     )  # fmt: skip
-    return of_frame(rows, columns, noun="score", search=False), chart
+    return table_from_frame(rows, columns, noun="score", search=False), chart
 
 
 def per_class(compared: Comparison) -> Table:
@@ -130,14 +130,14 @@ def sliced(compared: Comparison, brightness: Floats, metadata: Mapping[str, Mapp
     columns |= {name: Column(name, numeric=True) for name in ("images", "objects")}
     for name, title in (("map", "AP"), ("f1", "F1")):
         columns |= {f"{side}_{name}": column for side, column in _sides(title).items()}
-    return of_frame(table, columns, noun="part", size=50, choices={"slice": "all slices"})
+    return table_from_frame(table, columns, noun="part", size=50, choices={"slice": "all slices"})
 
 
 def images(changes: Changes) -> Table:
     """Images whose F1 changed, the largest gain first."""
     table = changes.images.head(_MOST_IMAGES)
     columns = {"path": Column("image", names=True, style="file"), **_sides("F1")}
-    return of_frame(table.assign(change=100 * table.change), columns, noun="image", size=10)
+    return table_from_frame(table.assign(change=100 * table.change), columns, noun="image", size=10)
 
 
 def errors(compared: Comparison) -> tuple[Chart, Table]:
@@ -156,7 +156,7 @@ def errors(compared: Comparison) -> tuple[Chart, Table]:
         "new_cost": _share("B, cost in AP50"),
         "cost_change": _points("difference, points"),
     }
-    return chart, of_frame(table, columns, noun="kind", search=False)
+    return chart, table_from_frame(table, columns, noun="kind", search=False)
 
 
 def kinds(changes: Changes) -> Table:

@@ -29,7 +29,7 @@ def write_page(reports: Path, root: Path, dataset: CleanDataset | None, all_find
         stopped=bool(all_findings.stopping) or dataset is None,
         findings=findings.summarize(all_findings, dataset, root),
         counts=counted,
-        overview=overview.of(counted) if counted else None,
+        overview=overview.build_overview(counted) if counted else None,
         pairs=pairs(root, dataset, all_findings) if dataset else None,
         gallery=gallery(root, dataset) if dataset else None,
     )

@@ -36,7 +36,7 @@ class Overview:
     image_sizes: Chart
 
 
-def of(counts: dict[str, Any]) -> Overview:
+def build_overview(counts: dict[str, Any]) -> Overview:
     """The tables and charts of what `counts.count` found."""
     splits = counts["splits"]
     distinct, most = counts["sizes"]["distinct"], counts["sizes"]["most"]

@@ -140,7 +140,7 @@ def write_report(where: ProjectPaths, config: ReportConfig, reports: Path, run: 
 
 def _kind(of: Of, given: _Inputs, config: ReportConfig) -> Kind:
     scores = given.metrics["masks"] if of == "segm" else given.metrics
-    analysis = Analysis.of(given.annotations, given.results, of)
+    analysis = Analysis.from_results(given.annotations, given.results, of)
     table = given.per_class
     if of == "segm":
         table = table[[name for name in table.columns if name.startswith("mask_")]].rename(
@@ -158,8 +158,8 @@ def _points(analysis: Analysis, config: ReportConfig) -> tuple[Point, dict[str, 
     """The recommended threshold of all classes, and of each; a class that nothing finds has that of all."""
     target = config.target
     choose = best_f1 if target is None else lambda curve: reaching(curve, target)
-    overall = choose(analysis.mean_curve).useful(DEFAULT_THRESHOLD)
-    points = [choose(curve).useful(overall.threshold) for curve in analysis.curves]
+    overall = choose(analysis.mean_curve).or_default(DEFAULT_THRESHOLD)
+    points = [choose(curve).or_default(overall.threshold) for curve in analysis.curves]
     return overall, dict(zip(analysis.classes.values(), points, strict=True))
 
 

@@ -18,7 +18,7 @@ from rfdetr_core.evaluation.slices import slices
 from rfdetr_core.metrics.coco import RECALLS, THRESHOLDS, Floats, Row
 from rfdetr_core.report import charts
 from rfdetr_core.report.specs import Axis, Chart, Choose, Tip
-from rfdetr_core.report.tables import Column, Name, Setter, Table, of_frame
+from rfdetr_core.report.tables import Column, Name, Setter, Table, table_from_frame
 from rfdetr_core.report.text import isolated
 
 _MEANS = {
@@ -82,7 +82,7 @@ def scores(kind: Kind) -> tuple[Table, Chart]:
     measured = [row for row in rows if not math.isnan(float(str(row["value"])))]
     axis = Axis("score", (0, 1), ".1f")
     chart = charts.intervals(measured, "score", "value", "low", "high", title=kind.title, x_axis=axis, note=note)
-    return of_frame(rows, columns, noun="score", search=False), chart
+    return table_from_frame(rows, columns, noun="score", search=False), chart
 
 
 def thresholds(kind: Kind) -> list[Chart]:
@@ -242,12 +242,12 @@ def sliced(
         **{name: _share(title) for name, title in {"map": "AP", "map_50": "AP50"}.items()},
         **{name: _share(title) for name, title in {"precision": "precision", "recall": "recall", "f1": "F1"}.items()},
     }
-    return of_frame(table, columns, noun="part", size=50, choices={"slice": "all slices"})
+    return table_from_frame(table, columns, noun="part", size=50, choices={"slice": "all slices"})
 
 
 def calibration(kind: Kind) -> tuple[Chart, Table | None, tuple[float, float]]:
     """The reliability diagram, the error by class where there are several; that of all and of those in use."""
-    reliability = Calibration.of(kind.analysis, kind.threshold)
+    reliability = Calibration.measure(kind.analysis, kind.threshold)
     note = (
         f"Detections in {BINS} bins by score. On the diagonal, a score is the probability that the detection is right."
     )
@@ -275,7 +275,7 @@ def suspected(table: pd.DataFrame) -> Table:
         "score": Column("score", numeric=True, format=".2f"),
     }
     table = table.assign(annotation=[None if pd.isna(number) else int(number) for number in table.annotation])
-    return of_frame(
+    return table_from_frame(
         table.astype({"annotation": object}), columns, noun="label", choices={"suspicion": "all suspicions"}
     )
 

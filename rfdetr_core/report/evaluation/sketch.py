@@ -31,7 +31,10 @@ class Sketch:
 
     def __init__(self, analysis: Analysis, thresholds: Floats, results: Results, annotations: Row) -> None:
         self.analysis, self._results = analysis, results
-        self.above, self._unfound = analysis.above(thresholds), set(analysis.unfound(thresholds).index.tolist())
+        self.above, self._unmatched = (
+            analysis.detections_above(thresholds),
+            set(analysis.unmatched(thresholds).index.tolist()),
+        )
         self._seen_in = self.above.groupby("image").indices
         self._there_in = analysis.objects.groupby("image").indices
         self._masks = {}
@@ -71,7 +74,7 @@ class Sketch:
 
     def _labels(self, image: int) -> list[Outline]:
         rows: list[int] = np.asarray(self._there_in.get(image, []), dtype=np.int64).tolist()
-        return [self.label(row, _LOST if row in self._unfound else _FOUND) for row in rows]
+        return [self.label(row, _LOST if row in self._unmatched else _FOUND) for row in rows]
 
 
 def _box(row: Any) -> tuple[float, float, float, float]:

@@ -64,8 +64,8 @@ def examine(predictor: BasePredictor, where: ProjectPaths, split: str, seen: See
     annotations = files.read_json(where.split(split)[0])
     rows = detect(predictor, where.dataset, samples, names)
     segments = predictor.architecture.segmentation
-    results = Results.of(rows, rows if segments else None)
-    analysis = Analysis.of(annotations, results, "segm" if segments else "bbox")
+    results = Results.from_rows(rows, rows if segments else None)
+    analysis = Analysis.from_results(annotations, results, "segm" if segments else "bbox")
     table = suspects(analysis)
     digests = {sample.path: sample.sha256 for sample in samples}
     uses = [seen.by_sha256.get(digests[path], "") for path in table.image.tolist()]
