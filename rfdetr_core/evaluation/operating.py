@@ -81,7 +81,7 @@ def intervals(analysis: Analysis, threshold: float, resamples: int, seed: int = 
         seed: The seed of the draws.
     """
     matched = matches(analysis.evaluator)
-    return resampled(lambda times: scores(matched, times, threshold), len(analysis.images), resamples, seed)
+    return resampled(lambda counts: scores(matched, counts, threshold), len(analysis.images), resamples, seed)
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ def test_a_narrow_image_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("detections.json", "{}", "detections.json"),
         ("detections.json", '[\n{"image_id": 1}\n]\n', "detections.json"),

@@ -122,9 +122,7 @@ def test_other_classes_and_a_missing_image_are_named_and_nothing_is_written(proj
         list(list_suspects(Path("model.pth"), "valid", page=True))
     image.write_bytes(content)
     write_classes(project / "annotations" / "classes.json", [ClassEntry(id=1, index=0, name="tree")])
-    with pytest.raises(
-        UserError, match="the model has the classes class0, class1, class2; the dataset has tree"
-    ):
+    with pytest.raises(UserError, match="the model has the classes class0, class1, class2; the dataset has tree"):
         list(list_suspects(Path("model.pth"), "valid", page=True))
     assert not (project / "reports").exists()
 
