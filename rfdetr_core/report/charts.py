@@ -1,8 +1,12 @@
 """Builders of charts: lines, points, bars, intervals, heat maps, histograms and densities.
 
-table: a DataFrame, or an iterable of mappings; the other texts name its columns. note: a sentence below the title.
-alt_text: for screen readers, by default made of the titles. tips: further lines of the tooltip. marks: position and
-text of vertical rules. A table without rows gives a chart that says so.
+The builders have these arguments in common:
+    table: A DataFrame, or an iterable of mappings. `x`, `y`, `row`, `value`, `series` and so on name its columns.
+    title, note: The title, and a sentence below it.
+    alt_text: The text for screen readers; None: made from the titles.
+    tips: More lines of the tooltip.
+    marks: Vertical rules: position and text of each.
+A table without rows gives a chart with the text "Nothing to show.".
 """
 
 from __future__ import annotations
@@ -16,9 +20,8 @@ from rfdetr_core.report import specs
 from rfdetr_core.report.specs import COLORS, FAINT, HEAT, TEXT, Axis, Chart, Choose, Rows, Tip
 from rfdetr_core.report.text import percent, plural
 
-# Of more rows or columns a heat map has no labels: tooltips name them.
-LABELLED = 30
-_TALL = 24  # bars of more rows scroll
+LABELLED = 30  # A heat map with more rows or columns has no labels; its tooltips have the names.
+_TALL = 24  # A bar chart with more rows scrolls.
 
 
 def line(
@@ -39,10 +42,10 @@ def line(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """A line for each series; with a band from `low` to `high`, if these columns are named.
+    """A line for each series. Rows without x or y are left out.
 
-    Rows without x or y are left out. names: the series in the order of their colours, by default as they come. step: a
-    value holds up to the next x.
+    names: the series in the order of their colours; None: in the order of the table. low, high: columns for a band
+    around each line. step: a value is valid up to the next x.
     """
     import altair as alt
 
@@ -64,8 +67,8 @@ def line(
     spot = base.mark_point(filled=True, size=70).transform_calculate(of_series="names[datum.series]")
     spot = spot.encode(opacity=opacity, tooltip=[*tooltip, *specs.tip_lines(tips)]).add_params(hover)
     alt_text = alt_text or f"Line chart of {y_axis.title} over {x_axis.title}{specs.series_phrase(names)}."
-    made = specs.layered([*layers, spot, *specs.rules(marks)], rows, names, 240)
-    return Chart(title, made, alt_text, note, specs.legend(names))
+    spec = specs.layered([*layers, spot, *specs.rules(marks)], rows, names, 240)
+    return Chart(title, spec, alt_text, note, specs.legend(names))
 
 
 def points(
@@ -83,7 +86,10 @@ def points(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """Points, their area by the column `size`; with the diagonal and a line through all, a reliability diagram."""
+    """Points. size: a column that sets their areas. diagonal: draw it. joined: draw a line through all points.
+
+    With the diagonal and the line it is a reliability diagram.
+    """
     import altair as alt
 
     frame = specs.frame(table, x, y)
@@ -121,9 +127,10 @@ def bars(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """Horizontal bars, a row each, stacked by series; with a whisker from `low` to `high`, if these are named.
+    """A horizontal bar for each row, stacked by series.
 
-    rows, names: the names of the rows from the top, and of the series; by default as they come.
+    rows: the names of the rows from the top. names: the names of the series. None: in the order of the table.
+    low, high: columns for a whisker on each bar. choose: what a click on a bar does.
     """
     import altair as alt
 
@@ -137,8 +144,8 @@ def bars(
     for entry in values:
         entry["x"] = ends[entry["row"]]
         ends[entry["row"]] = entry["x2"] = entry["x"] + entry["value"]
-    of = {"of_row": "names[datum.row]", "of_series": f"names[{len(rows)} + datum.series]"}
-    base = alt.Chart().transform_calculate(**of).encode(specs.encode_names(alt.Y, "row", len(rows)))
+    fields = {"of_row": "names[datum.row]", "of_series": f"names[{len(rows)} + datum.series]"}
+    base = alt.Chart().transform_calculate(**fields).encode(specs.encode_names(alt.Y, "row", len(rows)))
     tooltip = [alt.Tooltip("of_row:N", title="row")]
     tooltip += [alt.Tooltip("of_series:N", title="of")] if len(names) > 1 else []
     tooltip += [specs.tip(x_axis.title, "value", x_axis.format), *specs.tip_lines(tips)]
@@ -149,8 +156,8 @@ def bars(
         rule = base.mark_rule(color=TEXT, strokeWidth=1.5)
         layers.append(rule.encode(specs.encode(alt.X, "low", axis), alt.X2("high:Q")))
     alt_text = alt_text or f"Bars: {x_axis.title} of {plural(len(rows), 'row')}{specs.series_phrase(names)}."
-    made = specs.layered(layers, values, [*rows, *names], 21 * len(rows))
-    return Chart(title, made, alt_text, note, specs.legend(names), tall=len(rows) > _TALL, choose=choose)
+    spec = specs.layered(layers, values, [*rows, *names], 21 * len(rows))
+    return Chart(title, spec, alt_text, note, specs.legend(names), tall=len(rows) > _TALL, choose=choose)
 
 
 def intervals(
@@ -167,7 +174,7 @@ def intervals(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """A point with its interval for each row, from the top as they come."""
+    """A point with its interval for each row, from the top in the order of the table."""
     import altair as alt
 
     frame = specs.frame(table, value)
@@ -183,8 +190,8 @@ def intervals(
     whisker = whisker.encode(specs.encode(alt.X, "low", x_axis), alt.X2("high:Q"))
     spot = base.mark_circle(color=COLORS[0], size=80, opacity=1).encode(specs.encode(alt.X, "x", x_axis))
     alt_text = alt_text or f"Intervals: {x_axis.title} of {plural(len(rows), 'row')}."
-    made = specs.layered([*specs.rules(marks), whisker, spot], values, rows, 26 * len(rows))
-    return Chart(title, made, alt_text, note)
+    spec = specs.layered([*specs.rules(marks), whisker, spot], values, rows, 26 * len(rows))
+    return Chart(title, spec, alt_text, note)
 
 
 def heatmap(
@@ -208,11 +215,15 @@ def heatmap(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """Cells of rows and columns, darker for a higher value; cells that the table does not have stay empty.
+    """A cell for each row and column, darker for a higher value. Cells that are not in the table stay empty.
 
-    rows, columns: the names in their order; in the table, `row` and `column` are positions in them. domain: the
-    lightest and the darkest value. text: write the value into each cell. muted_diagonal: grey cells where row and
-    column are the same.
+    Args:
+        rows: The names of the rows, in their order. In the table, the column `row` has indices in this list.
+        columns: The names of the columns, in the same way.
+        domain: The values of the lightest and the darkest cell; None: from 0, or the lowest value, to the highest.
+        text: Write the value into each cell.
+        muted_diagonal: Draw the cells on the diagonal grey.
+        choose: What a click on a cell does.
     """
     import altair as alt
 
@@ -226,28 +237,28 @@ def heatmap(
     y = specs.encode_names(alt.Y, "row", len(rows), labels=labelled, title=row_title)
     tooltip = [alt.Tooltip("of_row:N", title=row_title), alt.Tooltip("of_column:N", title=column_title)]
     tooltip += [specs.tip(value_title, "value", value_format), *specs.tip_lines(tips)]
-    of = {"of_row": "names[datum.row]", "of_column": f"names[{len(rows)} + datum.column]"}
-    base = alt.Chart().transform_calculate(**of).encode(x, y, tooltip=tooltip)
+    fields = {"of_row": "names[datum.row]", "of_column": f"names[{len(rows)} + datum.column]"}
+    base = alt.Chart().transform_calculate(**fields).encode(x, y, tooltip=tooltip)
     low, high = domain or (min(0, *(cell["value"] for cell in values)), max(cell["value"] for cell in values))
     scale = alt.Scale(domain=[low, high if high > low else low + 1], range=[0.06, 1], clamp=True)
     cells = base.mark_rect(fill=HEAT).encode(fillOpacity=alt.FillOpacity("value:Q", legend=None, scale=scale))
     layers: list[Any] = [cells]
     if muted_diagonal:
-        own = base.transform_filter("datum.row === datum.column").mark_rect(fill=FAINT, fillOpacity=0.35)
-        layers = [cells.transform_filter("datum.row !== datum.column"), own]
+        diagonal = base.transform_filter("datum.row === datum.column").mark_rect(fill=FAINT, fillOpacity=0.35)
+        layers = [cells.transform_filter("datum.row !== datum.column"), diagonal]
     if text:
         is_dark = f"datum.value > {low + 0.55 * (high - low)}"
         color: Any = alt.condition(is_dark, alt.value("var(--card)"), alt.value(TEXT))
         layers.append(base.mark_text(fontSize=11).encode(alt.Text("value:Q", format=value_format), color=color))
     alt_text = alt_text or f"Heat map: {value_title} by {row_title} ({len(rows)}) and {column_title} ({len(columns)})."
     margin = 170 if labelled else 30
-    made = specs.layered(layers, values, [*rows, *columns], side * len(rows))
-    # The label of the last column leans out of the chart, which Vega would cut.
-    beyond = round(0.57 * min(130, 7 * len(columns[-1]))) if labelled else 0
-    made["padding"] = {"left": 4, "top": 4, "bottom": 4, "right": 4 + beyond}
-    least = min(side, 14) * len(columns) + margin + beyond if labelled else 0
-    most = side * len(columns) + margin + beyond
-    return Chart(title, made, alt_text, note, least_width=least, most_width=most, choose=choose)
+    spec = specs.layered(layers, values, [*rows, *columns], side * len(rows))
+    # The slanted label of the last column is wider than the chart. Without the padding, Vega would cut it off.
+    overhang = round(0.57 * min(130, 7 * len(columns[-1]))) if labelled else 0
+    spec["padding"] = {"left": 4, "top": 4, "bottom": 4, "right": 4 + overhang}
+    least = min(side, 14) * len(columns) + margin + overhang if labelled else 0
+    most = side * len(columns) + margin + overhang
+    return Chart(title, spec, alt_text, note, least_width=least, most_width=most, choose=choose)
 
 
 def histogram(
@@ -264,16 +275,21 @@ def histogram(
 ) -> Chart:
     """The share of each series in each bin.
 
-    edges: bins + 1 numbers. counts: for each series how many are in each bin. ranges: the text of each bin.
+    Args:
+        edges: The borders of the bins: one number more than bins.
+        counts: For each series the number of values in each bin.
+        names: The names of the series.
+        axis: The horizontal axis.
+        ranges: The text of each bin for the tooltip.
     """
     import altair as alt
 
-    totals = [sum(some) for some in counts]
+    totals = [sum(bin_counts) for bin_counts in counts]
     if not any(totals):
         return Chart(title, {}, "", note)
     shares: list[dict[str, Any]] = []
-    for k, some in enumerate(counts):
-        steps = [*some, some[-1]] if totals[k] else []
+    for k, bin_counts in enumerate(counts):
+        steps = [*bin_counts, bin_counts[-1]] if totals[k] else []
         shares += [
             {"x": edge, "y": round(n / totals[k], 6), "series": k} for edge, n in zip(edges, steps, strict=False)
         ]
@@ -291,8 +307,8 @@ def histogram(
     touch = alt.Chart(alt.InlineData(bins)).mark_rect(fill=TEXT)
     touch = touch.encode(x, alt.X2("x2:Q"), fillOpacity=shade, tooltip=alt.Tooltip("tip:N")).add_params(hover)
     alt_text = alt_text or f"Histogram: share by {axis.title}{specs.series_phrase(names)}."
-    made = specs.layered([curve, *specs.rules(marks), touch], None, names, 220)
-    return Chart(title, made, alt_text, note, specs.legend(names))
+    spec = specs.layered([curve, *specs.rules(marks), touch], None, names, 220)
+    return Chart(title, spec, alt_text, note, specs.legend(names))
 
 
 def density(
@@ -306,7 +322,13 @@ def density(
     note: str | None = None,
     alt_text: str | None = None,
 ) -> Chart:
-    """How many are in each cell of a logarithmic grid. cells: bin across, bin up, count. noun: what is counted."""
+    """The number of items in each cell of a logarithmic grid.
+
+    Args:
+        edges: The borders of the bins, the same for both axes.
+        cells: For each cell the bin of x, the bin of y and the number of items.
+        noun: The noun for an item.
+    """
     import altair as alt
 
     spans = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges)]
@@ -324,8 +346,8 @@ def density(
     cell = alt.Chart().mark_rect(fill=HEAT).encode(specs.encode(alt.X, "x", x_axis), alt.X2("x2:Q"), shade)
     cell = cell.encode(specs.encode(alt.Y, "y", y_axis), alt.Y2("y2:Q"), tooltip=alt.Tooltip("tip:N"))
     alt_text = alt_text or f"How many {noun}s have which {x_title} and {y_title}."
-    made = specs.layered([_diagonal(x_axis, y_axis, ends), cell], values, [], 300)
-    return Chart(title, made, alt_text, note, most_width=420)
+    spec = specs.layered([_diagonal(x_axis, y_axis, ends), cell], values, [], 300)
+    return Chart(title, spec, alt_text, note, most_width=420)
 
 
 def _diagonal(x_axis: Axis, y_axis: Axis, ends: tuple[float, float]) -> Any:
@@ -336,7 +358,7 @@ def _diagonal(x_axis: Axis, y_axis: Axis, ends: tuple[float, float]) -> Any:
 
 
 def _shares(names: Sequence[str], counts: Sequence[Sequence[int]], totals: Sequence[int], k: int) -> Iterable[str]:
-    """How many of each series are in bin k, and which share of it."""
-    for name, some, total in zip(names, counts, totals, strict=True):
+    """For each series a line with the number of its values in bin k, and their share."""
+    for name, bin_counts, total in zip(names, counts, totals, strict=True):
         if total:
-            yield f"{name}: {some[k]:,} ({percent(some[k], total)})"
+            yield f"{name}: {bin_counts[k]:,} ({percent(bin_counts[k], total)})"

@@ -47,7 +47,7 @@ def test_a_picture_that_cannot_be_made_costs_the_pictures_alone(
     assert pictured(compared, "HEAD")["pictures"].keys() == {path.name for path in ATTACHMENTS.iterdir()}
     HISTORY.write_text("words\nalone\n")
     told = pictured(compared, "HEAD")
-    assert told["unpictured"].startswith("UserError: output/history.csv is no history of a training")
+    assert told["unpictured"].startswith("UserError: output/history.csv is not a history.csv of a training")
     assert "pictures" not in told
     assert not list(ATTACHMENTS.iterdir()), "those of the call before"
     monkeypatch.setenv("STORE_PASSWORD", "a long secret")

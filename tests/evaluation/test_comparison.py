@@ -95,7 +95,7 @@ def test_below_100_images_there_is_no_verdict_however_far_apart_the_models_are(i
     content, results = random_scene(3, images=images, objects=2, detections=5)
     both = compared(content, [], results)
     assert (both.conclusion == "better") is decided
-    assert both.conclusion == "better" or both.sentence().startswith("No verdict: 99 images are few, so the intervals")
+    assert both.conclusion == "better" or both.sentence().startswith("No verdict: 99 images are too few. AP of")
 
 
 def test_a_box_model_and_a_mask_model_are_compared_by_boxes() -> None:

@@ -82,7 +82,7 @@ def test_of_100_images_there_is_a_verdict_and_of_few_there_is_none(browser: Brow
     assert page.texts("header .status.good")[0].startswith("B is better than A. AP of boxes changed by +")
     assert page.texts("header .status.warning") == []
     (warning,) = opened_whole(browser, masks).texts("header .status.warning")
-    assert warning.startswith("No verdict: 8 images are few, so the intervals are wide. AP of masks changed by ")
+    assert warning.startswith("No verdict: 8 images are too few. AP of masks changed by ")
 
 
 def test_tables_sort_and_images_are_side_by_side_the_largest_change_first(browser: Browser, boxes: Path) -> None:
@@ -132,8 +132,8 @@ def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
     assert page.value("document.getElementById('injected')") is None
     assert set(NAMES) <= set(page.texts("#classes tbody td:first-child"))
     paragraphs = page.texts("#classes p")
-    assert any(text == f"Classes that only A knows: {NAMES[0]}" for text in paragraphs)
-    assert any(text == "Classes that only B knows: <i id=injected>" for text in paragraphs)
+    assert any(text == f"Classes that only A has: {NAMES[0]}" for text in paragraphs)
+    assert any(text == "Classes that only B has: <i id=injected>" for text in paragraphs)
     (panel,) = page.texts("#about .panel:nth-child(2)")
     assert "chosen by 1 image of this split" in panel
     assert "not known whether it was trained on these images: <b id=injected>." in panel
@@ -187,7 +187,7 @@ def test_the_command_scores_both_files_and_says_what_the_page_says(browser: Brow
     assert page.complaints() == []
     (verdict,) = page.texts("header .status")
     assert verdict in lines
-    assert verdict.startswith(f"No verdict: {len(SIZES)} images are few")
+    assert verdict.startswith(f"No verdict: {len(SIZES)} images are too few")
     rows = [line.split() for line in lines if line.startswith(("AP", "AR", "F1"))]
     shown = [page.texts(f"#scores tbody tr:nth-child({k}) td") for k in range(1, 6)]
     assert [row[:4] for row in shown] == [[row[0], row[1], row[2], row[3].rstrip(",")] for row in rows]

@@ -20,7 +20,7 @@ from rfdetr_core.evaluation.changes import ADDED, FOUND, GONE, LOST, Changes
 from rfdetr_core.evaluation.comparison import Comparison
 from rfdetr_core.report.comparison import FileComparison, png
 from rfdetr_core.report.comparison.png import CLASSES, CURVES, FIXED, MOST_BYTES, NEW, write_pictures
-from rfdetr_core.report.evaluation.sketch import GROUPS
+from rfdetr_core.report.evaluation.overlays import GROUPS
 from rfdetr_core.report.gallery import Picture, Shape, as_jpeg
 from tests.evaluation.pairs import model, some
 from tests.evaluation.scenes import Rows, random_scene
@@ -94,7 +94,7 @@ def test_a_history_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     content, results = random_scene(0, images=2)
     compared = compare(tmp_path, content, results, results)
     files.write_text(tmp_path / "history.csv", "words\nalone\n")
-    with pytest.raises(UserError, match=r"history\.csv is no history of a training"):
+    with pytest.raises(UserError, match=r"history\.csv is not a history\.csv of a training"):
         write_pictures(tmp_path / "out", compared, {"new": tmp_path / "history.csv"})
 
 
@@ -130,7 +130,7 @@ def test_errors_of_many_images_are_chosen_before_a_second_of_one_and_the_kinds_t
     content, results = random_scene(3, images=8)
     compared = compare(tmp_path, content, some(results, 0.5, 0), some(results, 0.5, 1))
     sides = (compared.scores.old, compared.scores.new)
-    old, new = (png.Sketch(side.analysis, side.thresholds, side.results, content) for side in sides)
+    old, new = (png.Overlays(side.analysis, side.thresholds, side.results, content) for side in sides)
     objects = [change for change in png.changed_objects(compared.changes, old, new, 9) if change.change == FOUND]
     detections = [change for change in png.changed_detections(compared.changes, old, new, 9) if change.change == GONE]
     assert len({change.image for change in (*objects, *detections)}) >= 4

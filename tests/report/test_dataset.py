@@ -32,7 +32,7 @@ from rfdetr_core.report.dataset import counts, write_page
 from rfdetr_core.report.dataset.pictures import choose
 from rfdetr_core.report.gallery import Picture, Shape
 from rfdetr_core.report.page import vega_script
-from rfdetr_core.report.studio import Studio, rle_path
+from rfdetr_core.report.thumbnails import Thumbnails, rle_path
 from tests.browser import Browser, Page, running
 from tests.ingest.samples import edit_coco, make_coco, make_yolo, picture, validate
 
@@ -325,7 +325,7 @@ def test_what_is_drawn_lies_on_what_is_in_the_picture(
     ImageDraw.Draw(shown).rectangle((left, top, left + width - 1, top + height - 1), fill="white")
     shown.save(tmp_path / "a.png")
     box = (left, top, width, height)
-    made = Studio(tmp_path).around("a.png", box, size, 240, [Shape(0, *box)])
+    made = Thumbnails(tmp_path).crop("a.png", box, size, 240, [Shape(0, *box)])
     assert made is not None
     pixels = np.asarray(decoded(made).convert("L"), dtype=np.int64)
     (_, x, y, across, down, *_) = made.shapes[0]
@@ -347,7 +347,7 @@ def decoded(made: Picture) -> Image.Image:
 )
 def test_a_box_from_anywhere_can_be_drawn(box: tuple[float, float, float, float], tmp_path: Path) -> None:
     picture(0).save(tmp_path / "a.png")
-    made = Studio(tmp_path).around("a.png", box, (64, 48), 240)
+    made = Thumbnails(tmp_path).crop("a.png", box, (64, 48), 240)
     assert made is not None
     assert max(decoded(made).size) <= 240
     assert np.asarray(decoded(made)).std() > 5, "nothing of the image is seen"
@@ -399,7 +399,7 @@ def test_no_file_is_opened_that_validation_could_not_decode(tmp_path: Path, monk
     dataset, findings = read(root), Findings(ValidateConfig())
     findings.add("image-unreadable", Place("train/train_3.png", image="train/train_3.png"), "broken", (1, 2, 3, 4))
     opened_paths = []
-    monkeypatch.setattr(Studio, "_open", lambda _, path, __: opened_paths.append(path))
+    monkeypatch.setattr(Thumbnails, "_open", lambda _, path, __: opened_paths.append(path))
     write_page(tmp_path, root, dataset, findings)
     assert "train/train_1.png" in opened_paths
     assert "train/train_3.png" not in opened_paths

@@ -148,9 +148,9 @@ def test_intervals_hold_the_scores_and_few_images_are_told(browser: Browser, box
     assert (intervals["images"], intervals["resamples"]) == (12, 100)
     for name, (low, high) in intervals["boxes"].items():
         assert low <= metrics[name] <= high, name
-    assert "12 images are few" in opened(browser, boxes).texts("header")[0]
+    assert "12 images are too few" in opened(browser, boxes).texts("header")[0]
     many = write(make_evaluation(tmp_path, *random_scene(3, images=100, objects=1, detections=2)))
-    assert "are few" not in opened(browser, many).texts("header")[0]
+    assert "are too few" not in opened(browser, many).texts("header")[0]
 
 
 def test_suspects_are_listed_with_image_and_annotation(boxes: Made) -> None:

@@ -155,7 +155,7 @@ def test_what_has_no_number_comes_last_either_way(shown: Page) -> None:
         assert numbers == sorted(numbers, reverse=reverse)
     shown.click("#the-table .turn:last-of-type")
     assert shown.texts("#the-table td:nth-child(2)")[-1] == DASH
-    assert shown.texts("#the-table .told") == [f"26{DASH}40 of 40 classes"]
+    assert shown.texts("#the-table .list-count") == [f"26{DASH}40 of 40 classes"]
 
 
 def test_a_table_is_sorted_by_the_value_of_a_cell_not_its_text(shown: Page) -> None:

@@ -80,7 +80,7 @@ def test_the_file_has_all_the_lines_the_first_and_a_note_what_is_not_known(proje
         assert line.startswith(f"{row['certainty']:.2f}")
         assert all(part in line for part in (row["suspicion"], row["image"], row["label"] or "-"))
     (note,) = (line for line in lines[5:-1])
-    assert note.startswith("note: which images the model has seen is not known in full: ")
+    assert note.startswith("note: not all images that the model was trained on are known: ")
     assert lines[-1] == "all: reports/suspects/valid.csv"
     list(list_suspects(Path("model.pth"), "valid", Path("again.csv")))
     assert Path("again.csv").read_bytes() == Path("reports/suspects/valid.csv").read_bytes()
@@ -104,7 +104,7 @@ def test_a_name_cannot_forge_a_line(project: Path) -> None:
     [
         (("--split", "validation"), "there is no split 'validation'. Use train, valid or test."),
         (("--split", "test"), "the split test has no image. Splits with images: train, valid."),
-        (("--output", "found.html"), "--output found.html is a CSV file"),
+        (("--output", "found.html"), "--output found.html must be a CSV file"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_message(project: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -141,4 +141,4 @@ def test_the_page_shows_a_crop_of_each(project: Path) -> None:
         assert page.value("[...document.querySelectorAll('img')].filter((one) => one.naturalWidth > 0).length") == shown
         text = page.value("document.body.innerText")
     assert f"certainty {table.certainty[0]:.2f}" in text
-    assert "not known in full" in text
+    assert "are known" in text

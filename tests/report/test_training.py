@@ -123,9 +123,9 @@ def test_a_notebook_shows_it_and_pyplot_stays_as_it_is(history: Path) -> None:
     ("text", "message"),
     [
         (None, "has no history.csv. Give the path"),
-        ("", "is no history of a training"),
-        ("a,b\n1,2\n", "is no history of a training"),
-        ("epoch,train/loss\n1,high\n", "is no history of a training"),
+        ("", "is not a history.csv of a training"),
+        ("a,b\n1,2\n", "is not a history.csv of a training"),
+        ("epoch,train/loss\n1,high\n", "is not a history.csv of a training"),
         ("epoch,train/loss\n", "has no values to draw"),
         ("epoch,train/lr\n1,0.1\n", "has no values to draw"),
     ],
@@ -135,7 +135,7 @@ def test_a_history_that_cannot_be_drawn_is_named(tmp_path: Path, text: str | Non
         (tmp_path / "history.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         plot_metrics(tmp_path)
-    with pytest.raises(UserError, match=r"none\.csv is no file"):
+    with pytest.raises(UserError, match=r"none\.csv is not a file"):
         plot_metrics(tmp_path / "none.csv")
 
 

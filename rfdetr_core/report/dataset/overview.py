@@ -1,4 +1,4 @@
-"""Tables and charts of what a dataset holds, made of its counts."""
+"""The tables and charts of the dataset report, made from the counts of counts.py."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from rfdetr_core.report.tables import Cell, Column, Name, Parts, Table
 from rfdetr_core.report.text import DASH, TIMES, hue, percent, short
 
 SCALES = ("small (below 32\N{SUPERSCRIPT TWO})", "medium", "large (96\N{SUPERSCRIPT TWO} and more)")
-# Of more classes, the bars are those of the most frequent; the table has all.
-_BARS = 150
+_BARS = 150  # the most classes in the bar chart: the most frequent ones; the table has all
 _MARKS = ((32, "32"), (96, "96"))
 _RATIO = "datum.value < 1 ? '1:' + format(1 / datum.value, '.2~r') : format(datum.value, '.2~r') + ':1'"
 
 
 @dataclass(frozen=True)
 class Overview:
-    """What `dataset.html` places."""
+    """The tables and charts that `dataset.html` places."""
 
     splits: Table
     classes: Table
@@ -37,7 +36,7 @@ class Overview:
 
 
 def build_overview(counts: dict[str, Any]) -> Overview:
-    """The tables and charts of what `counts.count` found."""
+    """Make tables and charts from the result of `counts.count`."""
     splits = counts["splits"]
     distinct, most = counts["sizes"]["distinct"], counts["sizes"]["most"]
     class_charts = [_balance(counts)]
@@ -59,12 +58,12 @@ def _splits(splits: list[dict[str, Any]], classes: int) -> Table:
     columns = [
         Column("split"),
         Column("images", numeric=True),
-        Column("without objects", numeric=True, help="Background images: they teach what is not an object."),
+        Column("without objects", numeric=True, help="Background images. They help against wrong detections."),
         Column("objects", numeric=True),
-        Column("crowds", numeric=True, help="Ignored in evaluation, not trained on."),
+        Column("crowds", numeric=True, help="Not used in training, and ignored in the evaluation."),
         Column("objects per image", numeric=True, format=".1f"),
         Column("classes", numeric=True),
-        Column("small, medium, large", numeric=True, help="COCO's sizes by area; sorted by the number of small ones"),
+        Column("small, medium, large", numeric=True, help="COCO's sizes by area. Sorted by the number of small ones."),
     ]
     rows = [
         [
@@ -89,8 +88,8 @@ def _classes(counts: dict[str, Any]) -> Table:
             for split in splits
         ),
         Column("images", numeric=True),
-        Column("median size", numeric=True, help="Median width and height in pixels; sorted by their product"),
-        Column("small, medium, large", numeric=True, help="Sorted by the number of small ones"),
+        Column("median size", numeric=True, help="Median width and height in pixels. Sorted by their product."),
+        Column("small, medium, large", numeric=True, help="Sorted by the number of small ones."),
     ]
     rows = [
         [
@@ -111,14 +110,15 @@ def _classes(counts: dict[str, Any]) -> Table:
 
 
 def _balance(counts: dict[str, Any]) -> Chart:
-    """Objects of each class, the most frequent first, stacked by split."""
+    """A chart of the objects of each class, the most frequent class first, stacked by split."""
     ordered = sorted(counts["classes"], key=lambda entry: -sum(entry["objects"]))
     totals = [sum(entry["objects"]) for entry in ordered if sum(entry["objects"])]
     note = None
     if len(totals) > 1:
-        note = f"The most frequent class has {short(totals[0] / totals[-1])} times the objects of the rarest."
+        note = f"The most frequent class has {short(totals[0] / totals[-1])} times as many objects as the rarest."
     if len(ordered) > _BARS:
-        note = f"{note or ''} The {_BARS} most frequent of {len(ordered):,}; the table above has all.".strip()
+        more = f"The {_BARS} most frequent of {len(ordered):,} classes are shown. The table above has all."
+        note = f"{note or ''} {more}".strip()
     rows = [
         {"row": entry["name"], "value": number, "split": split["name"]}
         for entry in ordered[:_BARS]
@@ -139,9 +139,9 @@ def _together(counts: dict[str, Any]) -> Chart:
         {"row": row, "column": column, "share": round(count / images[row], 4), "count": count, "of": images[row]}
         for row, column, count in both
     ]
-    note = "Of the images with the class of a row, the share that has the class of the column too."
+    note = "The share of the images with the class of the row that also have the class of the column."
     if len(classes) < len(counts["classes"]):
-        note += f" The {len(classes)} most frequent classes."
+        note += f" The {len(classes)} most frequent classes are shown."
     names = [counts["classes"][index]["name"] for index in classes]
     return charts.heatmap(
         rows, "row", "column", "share", title="Together in an image", rows=names, columns=names, row_title="class",
@@ -176,7 +176,7 @@ def _sizes(most: list[list[int]], images: int) -> Table:
 
 def _side(counts: dict[str, Any]) -> Chart:
     edges = counts["side"]["edges"]
-    note = f"The square root of width {TIMES} height."
+    note = f"The side of an object is the square root of width {TIMES} height."
     marks = [mark for mark in _MARKS if edges and edges[0] < mark[0] < edges[-1]]
     return _histogram(counts, "side", "Side", Axis("pixels", scale="log", values=_powers(edges)), short, note, marks)
 
@@ -186,7 +186,7 @@ def _shapes(counts: dict[str, Any]) -> list[Chart]:
     return [
         _histogram(
             counts, "share", "Side against the image", Axis("share of the side of the image", format=".0%"),
-            lambda edge: f"{100 * edge:.0f} %", "The same, as a share of the image's.",
+            lambda edge: f"{100 * edge:.0f} %", "The side of the objects, divided by the side of their image.",
         ),
         _histogram(
             counts, "aspect", "Aspect ratio", ratios,
