@@ -1,4 +1,4 @@
-"""The tables of an analysis, beside pycocotools', hotcoco's, and what AP gains where errors are mended by hand."""
+"""The tables of an analysis, compared with pycocotools, hotcoco, and with AP after errors are corrected by hand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_matches_and_curves_are_those_of_pycocotools(seed: int, kind: Kind, sett
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(4))
-def test_as_many_errors_of_each_kind_as_hotcoco_counts(seed: int, kind: Kind) -> None:
+def test_errors_of_each_kind_are_as_many_as_hotcoco_counts(seed: int, kind: Kind) -> None:
     analysis = analysed(*random_scene(seed, masks=kind == "segm"), kind)
     everything = np.full(len(analysis.classes), -1.0)
     counts = Counter(analysis.detections.kind) | Counter({MISSED: len(analysis.missed(everything))})
@@ -58,12 +58,12 @@ def test_as_many_errors_of_each_kind_as_hotcoco_counts(seed: int, kind: Kind) ->
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_cost_is_what_ap50_gains_where_the_errors_are_mended_by_hand(seed: int) -> None:
+def test_the_cost_of_an_error_is_the_ap50_gained_after_correcting_it_by_hand(seed: int) -> None:
     annotations, rows = random_scene(seed, images=30)
     analysis = analysed(annotations, rows)
     cost, base = costs(analysis), score(annotations, rows).map_50
     table = analysis.detections.sort_values("score", ascending=False, kind="stable")
-    # An object that nothing finds can be given to one detection: the best that is near it, in place or in class.
+    # Only one detection is corrected for an unmatched object: the best one near it, wrong in place or in class.
     partly = table[table.kind.isin(["localisation", "classification"])]
     unmatched = analysis.objects.matched_score.reindex(partly.near).isna().to_numpy()
     best = set(partly[unmatched].groupby("near").head(1).index)
@@ -96,7 +96,7 @@ def test_confusions_are_those_of_the_evaluation(seed: int) -> None:
     assert table.image[table.object >= 0].tolist() == images
 
 
-def test_an_error_is_about_an_object_of_its_image() -> None:
+def test_the_near_object_of_an_error_is_in_the_same_image() -> None:
     analysis = analysed(*random_scene(5))
     near = analysis.detections[analysis.detections.near >= 0]
     assert (analysis.objects.image.loc[near.near].to_numpy() == near.image.to_numpy()).all()

@@ -17,7 +17,7 @@ from tests.evaluation.scenes import random_scene, repeated
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(4))
-def test_images_counted_several_times_score_as_images_that_are_there_several_times(seed: int, kind: Kind) -> None:
+def test_counting_images_several_times_gives_the_scores_of_repeated_images(seed: int, kind: Kind) -> None:
     content, results = random_scene(seed, images=8, crowds=0.2, masks=kind == "segm")
     times = np.random.default_rng(seed).integers(0, 3, len(content["images"]))
     expected = score(*repeated(content, results, times.tolist()), kind)
@@ -26,7 +26,7 @@ def test_images_counted_several_times_score_as_images_that_are_there_several_tim
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_the_scores_are_pycocotools_and_the_interval_of_each_difference_holds_it(masks: bool) -> None:
+def test_scores_equal_pycocotools_and_each_interval_contains_its_difference(masks: bool) -> None:
     content, results = random_scene(1, images=30, crowds=0.1, masks=masks)
     kind: Kind = "segm" if masks else "bbox"
     both = compared(content, worse := some(results, 0.6, 0), results)
@@ -42,7 +42,7 @@ def test_the_scores_are_pycocotools_and_the_interval_of_each_difference_holds_it
         assert mirrored.intervals[name] == pytest.approx((-high, -low), abs=1e-9)
 
 
-def test_a_model_compared_with_itself_differs_by_nothing_and_with_a_blind_one_by_its_score() -> None:
+def test_the_difference_is_0_to_itself_and_the_whole_score_to_a_model_without_detections() -> None:
     content, results = random_scene(1)
     assert set(compared(content, results, results).intervals.values()) == {(0, 0)}
     blind = compared(content, [], results)
@@ -51,7 +51,7 @@ def test_a_model_compared_with_itself_differs_by_nothing_and_with_a_blind_one_by
     assert compared(content, [], results).intervals == blind.intervals
 
 
-def test_the_interval_of_the_only_class_is_that_of_the_mean_and_of_several_each_is_wider() -> None:
+def test_class_intervals_are_wider_with_several_classes_and_equal_the_mean_with_one() -> None:
     content, results = random_scene(5, images=30, classes=1)
     only = compared(content, some(results, 0.6, 0), results)
     assert only.class_intervals == [pytest.approx(only.intervals["map"])]
@@ -73,7 +73,7 @@ def test_without_an_object_there_is_no_interval_and_no_verdict() -> None:
     assert [row["interval"] for row in both.to_dict()["per_class"]] == [[None, None]] * 3
 
 
-def test_the_verdict_is_by_the_interval_of_the_difference_of_ap() -> None:
+def test_the_verdict_depends_on_the_interval_of_the_difference_of_ap() -> None:
     content, results = random_scene(2, images=120, objects=3, detections=8)
     worse = some(results, 0.5, 0)
     better = compared(content, worse, results)
@@ -91,7 +91,7 @@ def test_the_verdict_is_by_the_interval_of_the_difference_of_ap() -> None:
 
 
 @pytest.mark.parametrize(("images", "decided"), [(FEW_IMAGES - 1, False), (FEW_IMAGES, True)])
-def test_below_100_images_there_is_no_verdict_however_far_apart_the_models_are(images: int, decided: bool) -> None:
+def test_below_100_images_there_is_no_verdict_even_for_very_different_models(images: int, decided: bool) -> None:
     content, results = random_scene(3, images=images, objects=2, detections=5)
     both = compared(content, [], results)
     assert (both.conclusion == "better") is decided
@@ -106,7 +106,7 @@ def test_a_box_model_and_a_mask_model_are_compared_by_boxes() -> None:
     assert both.differences["map"] == 0
 
 
-def test_what_real_models_find_is_compared_by_names_of_classes(scene: Scene, tmp_path: Path) -> None:
+def test_detections_of_real_models_are_compared_by_class_names(scene: Scene, tmp_path: Path) -> None:
     other = write_tiny_checkpoint(tmp_path / "other.pth", class_names=("class2", "class0", "dog"))
     both = compare_models(scene.checkpoint, other, scene.where, "test", 20)
     assert [side.model.path for side in (both.old, both.new)] == [str(scene.checkpoint), str(other)]

@@ -43,7 +43,7 @@ def test_an_exported_file_has_the_scores_of_its_checkpoint(
     assert metrics["model.onnx"] == pytest.approx(metrics["model.pth"], abs=1e-5, nan_ok=True)
 
 
-def test_what_is_no_model_is_named(project: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_a_model_is_named(project: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.checkpoint.parent)
     for name in ("none.pth", "none.onnx"):
         with pytest.raises(UserError, match=name):
@@ -51,7 +51,7 @@ def test_what_is_no_model_is_named(project: Scene, tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_exported_file_is_predicted_with_and_compared_as_a_checkpoint_is(project: Scene, tmp_path: Path) -> None:
+def test_predict_and_compare_take_exported_files_like_checkpoints(project: Scene, tmp_path: Path) -> None:
     exported = project.checkpoint.with_name("model.onnx")
     picture = project.image(project.annotations()["images"][0])
     detections = []

@@ -44,7 +44,7 @@ def test_every_object_and_every_detection_above_the_threshold_is_counted_once(
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.45, 0.5, 0.6])
-def test_it_is_the_judgement_of_the_detections_above_the_threshold_alone(
+def test_judging_only_detections_above_the_threshold_gives_the_same_judgement(
     scene: Scene, results: list[dict[str, Any]], threshold: float
 ) -> None:
     above = [row for row in results if row["score"] > threshold]
@@ -86,7 +86,7 @@ NAMINGS: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("names", NAMINGS.values(), ids=NAMINGS.keys())
-def test_a_class_is_not_mixed_with_the_background_whatever_it_is_called(
+def test_a_class_is_never_mixed_with_the_background_for_any_name(
     scene: Scene, results: list[dict[str, Any]], names: list[str]
 ) -> None:
     judgements = judged(scene, results, 0.45)
@@ -103,7 +103,7 @@ def row(label: int, box: list[float], **more: Any) -> dict[str, Any]:
     return {"image_id": 1, "category_id": label, "bbox": box} | more
 
 
-def test_a_detection_of_another_class_at_the_place_of_an_object_is_a_confusion() -> None:
+def test_a_detection_of_another_class_over_an_object_is_a_confusion() -> None:
     missed = [row(0, [0, 0, 10, 10]), row(1, [50, 50, 10, 10])]
     wrong = [row(2, [0, 0, 10, 9], score=0.9), row(2, [0, 0, 10, 10], score=0.8), row(1, [50, 56, 10, 10], score=0.7)]
     pairs = confusions([ImageJudgement({"id": 1}, [], wrong, missed)], TABLE)
@@ -112,7 +112,7 @@ def test_a_detection_of_another_class_at_the_place_of_an_object_is_a_confusion()
     )
 
 
-def test_a_crowd_is_neither_missed_nor_does_it_make_a_detection_wrong() -> None:
+def test_a_crowd_region_is_not_missed_and_makes_no_detection_wrong() -> None:
     annotations: dict[str, Any] = {
         "images": [{"id": 1, "file_name": "a.png", "width": 99, "height": 99}],
         "categories": [{"id": 0, "name": "class0"}],

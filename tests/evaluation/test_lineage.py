@@ -10,7 +10,7 @@ from rfdetr_core.evaluation.evaluate import write_lineage
 from tests.checkpoint.tiny import tiny_checkpoint
 
 
-def test_an_evaluation_names_the_model_and_the_inputs_it_was_made_of(tmp_path: Path) -> None:
+def test_the_lineage_of_an_evaluation_names_its_model_and_inputs(tmp_path: Path) -> None:
     where = ProjectPaths(tmp_path, tmp_path / "annotations", tmp_path / "manifest")
     for path in (where.annotations / "test.json", where.annotations / "classes.json", where.manifests / "test.json"):
         files.write_text(path, path.name)

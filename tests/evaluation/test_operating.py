@@ -1,4 +1,4 @@
-"""Intervals, thresholds and calibration, beside a second source or an example that is written out."""
+"""Intervals, thresholds and calibration, compared with a second source or a written example."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def analysed(annotations: dict[str, Any], rows: Rows, kind: Kind = "bbox") -> An
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_equal_images_leave_no_room_for_chance(kind: Kind) -> None:
+def test_equal_images_give_intervals_without_width(kind: Kind) -> None:
     annotations, rows = repeated(*random_scene(3, images=1, masks=kind == "segm"), [7])
     scores = score(annotations, rows, kind)
     result = intervals(analysed(annotations, rows, kind), scores.threshold, resamples=100)
@@ -29,7 +29,7 @@ def test_equal_images_leave_no_room_for_chance(kind: Kind) -> None:
         assert result[name] == pytest.approx((getattr(scores, name),) * 2, abs=1e-12), name
 
 
-def test_an_interval_holds_95_of_100_scores_of_pycocotools_on_images_drawn_again() -> None:
+def test_an_interval_contains_95_of_100_scores_of_pycocotools_on_drawn_images() -> None:
     annotations, rows = random_scene(4, images=20)
     threshold = score(annotations, rows).threshold
     result = intervals(analysed(annotations, rows), threshold, resamples=2000)
@@ -41,7 +41,7 @@ def test_an_interval_holds_95_of_100_scores_of_pycocotools_on_images_drawn_again
     for name in NAMES[:4]:
         low, high = result[name] or (math.nan, math.nan)
         inside = sum(low <= getattr(draw, name) <= high for draw in drawn)
-        # Each is inside with 0.95: fewer than 106 of 120, or all, once in some hundreds.
+        # Each score is inside with a probability of 0.95. Fewer than 106 of 120, or all: once in some hundred times.
         assert 106 <= inside < 120, name
 
 
@@ -51,19 +51,19 @@ def test_equal_seeds_give_equal_intervals() -> None:
     assert intervals(analysis, 0.3, 200, seed=1) != intervals(analysis, 0.3, 200, seed=2)
 
 
-def test_where_no_object_is_there_is_no_interval() -> None:
+def test_without_objects_there_is_no_interval() -> None:
     annotations, rows = random_scene(6, objects=0)
     assert intervals(analysed(annotations, rows), 0.5, 100) == dict.fromkeys(NAMES)
 
 
 def curve(precision: list[float], recall: list[float]) -> Any:
-    """Values at the thresholds 0, 0.01, ..; the last ones are repeated to the end."""
+    """Values at the thresholds 0, 0.01, ... The last value is repeated for all higher thresholds."""
     columns = [np.array(values + values[-1:] * (len(THRESHOLDS) - len(values))) for values in (precision, recall)]
     total = columns[0] + columns[1]
     return np.stack([*columns, 2 * columns[0] * columns[1] / np.where(total > 0, total, 1)])
 
 
-def test_the_best_f1_is_at_the_lowest_threshold_that_has_it() -> None:
+def test_the_lowest_threshold_with_the_highest_f1_is_chosen() -> None:
     point = best_f1(curve([0.2, 0.5, 0.5, 0.9], [0.9, 0.8, 0.8, 0.1]))
     assert point == Point(0.01, 0.5, 0.8, pytest.approx(2 * 0.4 / 1.3))
 
@@ -78,20 +78,20 @@ def test_the_best_f1_is_at_the_lowest_threshold_that_has_it() -> None:
         ({"recall": 0.95}, 0.01, False, 0.9),
     ],
 )
-def test_a_target_is_reached_at_the_smallest_loss_or_the_best_f1_is_taken(
+def test_a_target_is_reached_with_the_smallest_loss_or_the_highest_f1_is_taken(
     target: dict[Any, float], threshold: float, reached: bool, best: float
 ) -> None:
     point = reaching(curve([0.2, 0.55, 0.5, 0.9, 0.95, 0.0], [0.9, 0.8, 0.7, 0.3, 0.1, 0.0]), target)
     assert (point.threshold, point.reached, point.best) == (threshold, reached, best)
 
 
-def test_of_a_class_without_an_object_nothing_is_known() -> None:
+def test_a_class_without_objects_has_nan_thresholds() -> None:
     point = reaching(np.full((3, 101), np.nan), {"recall": 0.5})
     assert math.isnan(point.threshold)
     assert not point.reached
 
 
-def test_calibration_of_an_example_written_out() -> None:
+def test_calibration_of_a_written_example() -> None:
     labels, rows = Rows(), Rows()
     # Scores and whether they are right: 0.25 and 0.27 (one of two), 0.8 (right), 0.85 (right), 0.95 (wrong).
     for number, (value, right) in enumerate([(0.25, True), (0.27, False), (0.8, True), (0.85, True), (0.95, False)]):

@@ -1,4 +1,4 @@
-"""What verify makes again from the detections of an evaluation is what evaluate wrote, and nothing else is."""
+"""verify recomputes the files of an evaluation from its detections, and names each file that was changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mismatches(root: Path, data: Path, **params: Any) -> list[str]:
 
 
 def evaluated(scene: Scene, root: Path, **params: Any) -> Path:
-    """A project whose evaluation was written by evaluate; the folder of the evaluation."""
+    """Write a project and its evaluation. Returns the folder of the evaluation."""
     evaluate(scene.predictor(), scene.where, EvaluateConfig(**params), root / FOLDER)
     for folder in (scene.where.annotations, scene.where.manifests):
         shutil.copytree(folder, root / folder.name)
@@ -75,7 +75,7 @@ def a_pixel(path: Path) -> None:
     changed.save(path)
 
 
-# All in one folder, and each is named.
+# All of these changes are made in the same folder, and each must be named.
 FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a number more": (
         lambda folder: edit(folder / "metrics.json", lambda metrics: metrics.update(clinical_sensitivity=0.999)),

@@ -28,7 +28,7 @@ def polygon(x: float, y: float, w: float, h: float) -> list[list[float]]:
 
 
 def ground_truth(images: int, classes: int, seed: int = 0, crowds: bool = False) -> dict[str, Any]:
-    """Rectangles of all three size ranges; the last image is empty."""
+    """Annotations of rectangles in all three size ranges. The last image has none."""
     random = np.random.default_rng(seed)
     annotations = []
     for image in range(1, images):
@@ -49,7 +49,7 @@ def ground_truth(images: int, classes: int, seed: int = 0, crowds: bool = False)
 
 
 def guesses(truth: dict[str, Any], seed: int = 0, masks: bool = False) -> list[dict[str, Any]]:
-    """Shifted copies of the annotations, some of a wrong class, and noise; scores with ties."""
+    """Detections: shifted copies of the annotations, some with a wrong class or image. Some scores are equal."""
     random = np.random.default_rng(seed)
     classes = len(truth["categories"])
     results = []
@@ -67,7 +67,7 @@ def guesses(truth: dict[str, Any], seed: int = 0, masks: bool = False) -> list[d
 
 
 def directly(truth: dict[str, Any], detections: list[dict[str, Any]], iou_type: str) -> COCOeval:
-    """pycocotools as its authors use it; in results of masks there is no box, so that sizes are those of the masks."""
+    """Run pycocotools in the usual way. Results of masks have no box, so that sizes are those of the masks."""
     with redirect_stdout(io.StringIO()):
         reference = COCO()
         reference.dataset = copy.deepcopy(truth)
@@ -82,13 +82,13 @@ def directly(truth: dict[str, Any], detections: list[dict[str, Any]], iou_type: 
     return evaluation
 
 
-def test_names_are_in_the_order_of_the_scores() -> None:
+def test_the_first_12_fields_are_the_scores_in_order() -> None:
     assert tuple(CocoScores.__dataclass_fields__)[:12] == NAMES
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_scores_equal_those_of_pycocotools_run_directly(iou_type: Any, seed: int) -> None:
+def test_scores_equal_those_of_pycocotools(iou_type: Any, seed: int) -> None:
     truth = ground_truth(12, 3, seed, crowds=seed % 2 == 1)
     detections = guesses(truth, seed, masks=True)
     scores, evaluation = score(truth, detections, iou_type), directly(truth, detections, iou_type)
@@ -112,7 +112,7 @@ def test_neither_annotations_nor_detections_are_changed_and_nothing_is_printed(c
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_perfect_detections_score_one(iou_type: Any) -> None:
+def test_perfect_detections_have_score_1(iou_type: Any) -> None:
     truth = ground_truth(8, 3)
     detections = []
     for annotation in truth["annotations"]:
@@ -133,7 +133,7 @@ def test_perfect_detections_score_one(iou_type: Any) -> None:
 def brute_force(
     scores: CocoScores, truth: dict[str, Any], detections: list[dict[str, Any]], threshold: float, label: int
 ) -> list[float]:
-    """Precision, recall and F1 of a class from the matches of single images."""
+    """Precision, recall and F1 of a class, counted from the matches of the images."""
     pairs = [pair for matches in scores.matches.values() for pair in matches.pairs]
     kept = [
         match
@@ -149,7 +149,7 @@ def brute_force(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_f1_is_the_best_mean_over_classes_of_101_thresholds(seed: int) -> None:
+def test_f1_is_the_highest_class_mean_over_101_thresholds(seed: int) -> None:
     truth = ground_truth(10, 3, seed, crowds=True)
     detections = guesses(truth, seed)
     scores = score(truth, detections)
@@ -167,7 +167,7 @@ def test_f1_is_the_best_mean_over_classes_of_101_thresholds(seed: int) -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_matches_above_a_threshold_are_those_of_the_detections_above_it(threshold: float) -> None:
+def test_filtering_matches_by_threshold_equals_matching_filtered_detections(threshold: float) -> None:
     truth = ground_truth(10, 2)
     detections = guesses(truth)
     kept = [place for place, row in enumerate(detections) if row["score"] >= threshold]
@@ -189,7 +189,7 @@ def test_without_detections_everything_is_missed() -> None:
 
 @pytest.mark.parametrize("classes", [0, 2])
 @pytest.mark.parametrize("images", [0, 3])
-def test_where_there_is_nothing_to_find_scores_are_nan(classes: int, images: int) -> None:
+def test_without_objects_scores_are_nan(classes: int, images: int) -> None:
     truth = ground_truth(images, 1) | {"annotations": [], "categories": ground_truth(1, classes)["categories"]}
     detections = [{"image_id": 1, "category_id": 0, "bbox": [1, 1, 5, 5], "score": 0.5}] if images and classes else []
     scores = score(truth, detections)
@@ -210,7 +210,7 @@ def test_a_class_without_instances_does_not_count() -> None:
     assert math.isnan(score(more, detections).per_class[2].ap)
 
 
-def test_masks_cannot_be_scored_without_masks() -> None:
+def test_scoring_masks_needs_masks_in_the_annotations() -> None:
     truth = ground_truth(3, 1)
     del truth["annotations"][0]["segmentation"]
     assert not math.isnan(score(truth, []).map)
@@ -218,7 +218,7 @@ def test_masks_cannot_be_scored_without_masks() -> None:
         score(truth, [], "segm")
 
 
-def test_results_are_plain_values_that_give_the_detections_back() -> None:
+def test_results_are_plain_values_from_which_detections_can_be_restored() -> None:
     random = torch.Generator().manual_seed(0)
     start = torch.rand(4, 2, generator=random) * 20
     masks = torch.rand(4, 30, 40, generator=random) > 0.5
@@ -234,12 +234,12 @@ def test_results_are_plain_values_that_give_the_detections_back() -> None:
 
 
 @pytest.mark.parametrize("masks", [None, torch.zeros(0, 30, 40, dtype=torch.bool)])
-def test_no_detections_are_no_results(masks: torch.Tensor | None) -> None:
+def test_no_detections_give_no_results(masks: torch.Tensor | None) -> None:
     nothing = Detections(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), masks)
     assert coco_results(1, nothing) == []
 
 
-def test_more_masks_than_a_byte_can_count_are_scored() -> None:
+def test_more_than_255_masks_are_scored() -> None:
     mask = np.asfortranarray(np.ones((8, 8), dtype=np.uint8))
     coded = rle.encode(mask)
     detection = {

@@ -22,7 +22,7 @@ def assert_same(first: CocoScores, second: CocoScores) -> None:
 @pytest.mark.parametrize("max_dets", [100, 1, 3, 300])
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_quick_scores_are_those_of_pycocotools(iou_type: Any, seed: int, max_dets: int) -> None:
+def test_quick_scores_equal_those_of_pycocotools(iou_type: Any, seed: int, max_dets: int) -> None:
     truth = ground_truth(12, 3, seed, crowds=seed % 2 == 1)
     detections = guesses(truth, seed, masks=True)
     assert_same(quick_score(truth, detections, iou_type, max_dets), score(truth, detections, iou_type, max_dets))
@@ -30,9 +30,11 @@ def test_quick_scores_are_those_of_pycocotools(iou_type: Any, seed: int, max_det
 
 @pytest.mark.parametrize("max_dets", [100, 5, 300])
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_many_equal_boxes_in_crowds_are_scored_alike(iou_type: Any, max_dets: int) -> None:
-    """Boxes on a coarse grid: overlaps of exactly 0.5 and equal overlaps and scores, which only an order decides; more
-    detections of an image and class than count. Neither images nor classes are in order."""
+def test_many_equal_boxes_in_crowds_get_equal_scores(iou_type: Any, max_dets: int) -> None:
+    """Boxes on a coarse grid have IoUs of exactly 0.5, and equal IoUs and scores: the order of the rows decides.
+
+    There are more detections of an image and class than count. Images and classes are not sorted.
+    """
     random = np.random.default_rng(0)
     labels, images = [7, 2], [4, 1, 3, 2]
 
@@ -55,7 +57,7 @@ def test_many_equal_boxes_in_crowds_are_scored_alike(iou_type: Any, max_dets: in
     assert_same(quick_score(truth, detections, iou_type, max_dets), score(truth, detections, iou_type, max_dets))
 
 
-def test_images_and_annotations_of_training_batches_have_neither_sizes_nor_masks() -> None:
+def test_training_batches_are_scored_without_image_sizes_and_masks() -> None:
     truth = ground_truth(6, 2)
     bare = truth | {
         "images": [{"id": image["id"]} for image in truth["images"]],
@@ -65,7 +67,7 @@ def test_images_and_annotations_of_training_batches_have_neither_sizes_nor_masks
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_nothing_found_and_nothing_there_are_scored_alike(iou_type: Any) -> None:
+def test_missing_detections_or_objects_get_equal_scores(iou_type: Any) -> None:
     truth = ground_truth(4, 2)
     results = guesses(truth, masks=True)
     empty = truth | {"annotations": []}
@@ -83,7 +85,7 @@ def test_neither_annotations_nor_detections_are_changed(capsys: Any) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_masks_cannot_be_scored_without_masks() -> None:
+def test_scoring_masks_needs_masks_in_the_annotations() -> None:
     truth = ground_truth(3, 1)
     del truth["annotations"][0]["segmentation"]
     with pytest.raises(UserError, match="annotation 1 has no segmentation"):

@@ -1,4 +1,4 @@
-"""An evaluation without a model: the files that stage report reads, from annotations and detections."""
+"""The files that the stage report reads, made from annotations and detections, without a model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TENSORS = "5" * 64
 
 
 @dataclass(frozen=True)
-class Made:
-    """Where it lies: the data, the folder of the evaluation, and that of the training."""
+class EvaluationFolders:
+    """The folders of the data, of the evaluation and of the training."""
 
     where: ProjectPaths
     reports: Path
@@ -34,7 +34,7 @@ class Made:
 
 
 def where_of(folder: Path) -> ProjectPaths:
-    """Where `make_evaluation` puts the data."""
+    """The folders in which `make_evaluation` puts the data."""
     return ProjectPaths(folder / "dataset", folder / "annotations", folder / "manifest", metadata=folder / "metadata")
 
 
@@ -46,8 +46,8 @@ def make_evaluation(
     masks: bool = False,
     threshold: float | None = None,
     metadata: dict[str, dict[str, str]] | None = None,
-) -> Made:
-    """Write what stage report reads. The images are noise; names and sizes are those of the annotations."""
+) -> EvaluationFolders:
+    """Write the files that the stage report reads. The images are noise with the names and sizes of the annotations."""
     where = where_of(folder)
     reports, run = folder / "reports", folder / "run"
     for path in (reports / "pictures", run):
@@ -85,7 +85,7 @@ def make_evaluation(
     random = np.random.default_rng(0)
     epochs = [[epoch, *random.uniform(0.1, 1, len(columns) - 1).round(3).tolist()] for epoch in (1, 2, 3)]
     (run / "history.csv").write_text("\n".join(",".join(map(str, row)) for row in [columns, *epochs]) + "\n")
-    return Made(where, reports, run)
+    return EvaluationFolders(where, reports, run)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The page of two models side by side, in a real browser, and the command that writes it, as a process."""
+"""The comparison page in a real browser, and the command `compare` as a process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write(
     folder: Path, annotations: dict[str, Any], old: Rows, new: Rows, seen: tuple[Seen, Seen] = (UNSEEN, UNSEEN),
     crops: int = 3, **changes: Any,
 ) -> Path:  # fmt: skip
-    """The page of two models without a network; changes: fields of the second one."""
+    """Write the page of two models without a network. changes: fields of the second model. Returns its path."""
     if not folder.joinpath("dataset").exists():
         make_evaluation(folder, annotations, old, masks="segmentation" in (*old, {})[0])
     where = where_of(folder)
@@ -66,7 +66,7 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("which", ["boxes", "masks"])
-def test_it_opens_without_a_complaint_or_request_and_draws_every_chart(
+def test_the_page_opens_without_errors_and_requests_and_draws_all_charts(
     browser: Browser, request: pytest.FixtureRequest, which: str, width: int
 ) -> None:
     path: Path = request.getfixturevalue(which)
@@ -77,7 +77,7 @@ def test_it_opens_without_a_complaint_or_request_and_draws_every_chart(
     assert (page.value("document.querySelectorAll('.mask').length") > 0) is (which == "masks")
 
 
-def test_of_100_images_there_is_a_verdict_and_of_few_there_is_none(browser: Browser, boxes: Path, masks: Path) -> None:
+def test_there_is_a_verdict_for_100_images_and_none_for_fewer(browser: Browser, boxes: Path, masks: Path) -> None:
     page = opened_whole(browser, boxes)
     assert page.texts("header .status.good")[0].startswith("B is better than A. AP of boxes changed by +")
     assert page.texts("header .status.warning") == []
@@ -104,7 +104,7 @@ def test_tables_sort_and_images_are_side_by_side_the_largest_change_first(browse
     assert left["right"] < right["left"]
 
 
-def test_each_kind_of_change_has_crops_that_its_name_opens(browser: Browser, boxes: Path) -> None:
+def test_a_click_on_a_kind_of_change_shows_its_crops(browser: Browser, boxes: Path) -> None:
     page = opened_whole(browser, boxes)
     assert page.value(SHOWN) == 3 * len(CHANGES)
     page.click("#errors button.link")
@@ -113,9 +113,7 @@ def test_each_kind_of_change_has_crops_that_its_name_opens(browser: Browser, box
     assert all(FOUND in text for text in page.texts("#changed-errors figure:not([hidden]) figcaption"))
 
 
-def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_names_are_never_interpreted_and_classes_of_only_one_model_are_listed(browser: Browser, tmp_path: Path) -> None:
     content, results = random_scene(2, classes=len(NAMES))
     for row, name in zip(content["categories"], NAMES, strict=True):
         row["name"] = name
@@ -141,7 +139,9 @@ def test_names_are_never_interpreted_and_classes_that_one_model_knows_are_named(
 
 @pytest.mark.parametrize("settings", [{"objects": 0}, {"images": 1, "classes": 1}, {"images": 2, "classes": 100}])
 @pytest.mark.parametrize("kept", [True, False])
-def test_of_very_little_there_is_a_page(browser: Browser, tmp_path: Path, settings: dict[str, Any], kept: bool) -> None:
+def test_almost_empty_inputs_have_a_page(
+    browser: Browser, tmp_path: Path, settings: dict[str, Any], kept: bool
+) -> None:
     content, results = random_scene(4, **settings)
     page = opened_whole(browser, write(tmp_path, content, [], results if kept else []))
     assert page.complaints() == []
@@ -160,7 +160,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, masks: bool) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    """A project in a git repository, its dataset and a model of it; other.pth is another model."""
+    """A project in a git repository with a dataset and two models, model.pth and other.pth."""
     folder = tmp_path_factory.mktemp("project")
     made = make_scene(folder)
     for split in ("test", "valid"):
@@ -179,7 +179,7 @@ def run(project: Scene, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_command_scores_both_files_and_says_what_the_page_says(browser: Browser, project: Scene) -> None:
+def test_the_command_scores_both_files_and_prints_the_numbers_of_the_page(browser: Browser, project: Scene) -> None:
     done = run(project, "model.pth", "other.pth")
     assert (done.returncode, done.stderr) == (0, "")
     path = project.checkpoint.parent / "reports/compare/index.html"
@@ -191,7 +191,7 @@ def test_the_command_scores_both_files_and_says_what_the_page_says(browser: Brow
     rows = [line.split() for line in lines if line.startswith(("AP", "AR", "F1"))]
     shown = [page.texts(f"#scores tbody tr:nth-child({k}) td") for k in range(1, 6)]
     assert [row[:4] for row in shown] == [[row[0], row[1], row[2], row[3].rstrip(",")] for row in rows]
-    assert float(rows[0][1]) > float(rows[0][2]), "the labels are what the first model sees"
+    assert float(rows[0][1]) > float(rows[0][2]), "the labels are detections of the first model"
     assert "A: It is not known whether it was trained on these images: the file carries no lineage" in done.stdout
     assert lines[-1] == "page   reports/compare/index.html"
     before = path.read_bytes()
@@ -215,9 +215,9 @@ def test_a_model_that_was_trained_on_images_of_the_split_is_refused_and_nothing_
 
 
 @pytest.mark.slow
-def test_a_model_that_was_chosen_by_images_of_the_split_is_compared_and_that_is_said(project: Scene) -> None:
+def test_a_model_chosen_by_images_of_the_split_is_compared_with_a_note(project: Scene) -> None:
     folder = project.checkpoint.parent
-    identity = provenance.identity(folder / "manifest" / "valid.json")  # the images of test under other names
+    identity = provenance.identity(folder / "manifest" / "valid.json")  # the images of test with other names
     named = {"manifest/valid.json": {"size": identity["size"], "git": identity["git"]}}
     write_tiny_checkpoint(folder / "chosen.pth", seed=9, training_record=tiny_record(files=named))
     done = run(project, "chosen.pth", "model.pth", "--split", "valid")
@@ -228,7 +228,7 @@ def test_a_model_that_was_chosen_by_images_of_the_split_is_compared_and_that_is_
 
 
 @pytest.mark.slow
-def test_what_cannot_be_compared_is_one_message(project: Scene) -> None:
+def test_models_that_cannot_be_compared_give_one_message(project: Scene) -> None:
     folder = project.checkpoint.parent
     write_tiny_checkpoint(folder / "cats.pth", class_names=("cat", "dog", "\x1b[2Jmouse"))
     files.write_text(folder / "text.pth", "no model")

@@ -1,4 +1,4 @@
-"""The pictures of two models side by side, as PNG files."""
+"""The PNG files of a comparison of two models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.report.test_comparison import UNSEEN
 
 
 def compare(folder: Path, annotations: dict[str, Any], old: Rows, new: Rows) -> FileComparison:
-    """Two models of these detections on images of noise, which a PNG hardly makes smaller."""
+    """Compare two models with these detections on images of noise, which PNG hardly compresses."""
     make_evaluation(folder, annotations, old, masks="segmentation" in (*old, {})[0])
     where = where_of(folder)
     scores = Comparison.from_models("test", annotations, model(annotations, old), model(annotations, new, "b"), 50)
@@ -39,7 +39,7 @@ def compare(folder: Path, annotations: dict[str, Any], old: Rows, new: Rows) -> 
 
 
 def history(path: Path, columns: dict[str, list[float]]) -> Path:
-    """A history.csv with these values of each epoch."""
+    """Write a history.csv with these values for each epoch."""
     rows = enumerate(zip(*columns.values(), strict=True), start=1)
     files.write_table(path, [dict(zip(["epoch", *columns], [epoch, *values], strict=True)) for epoch, values in rows])
     return path
@@ -54,9 +54,7 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_pictures_are_small_equal_from_two_runs_and_tell_what_they_show(
-    masks: bool, histories: dict[str, Path], tmp_path: Path
-) -> None:
+def test_pictures_are_small_reproducible_and_described(masks: bool, histories: dict[str, Path], tmp_path: Path) -> None:
     content, results = random_scene(3, images=6, masks=masks)
     compared = compare(tmp_path, content, some(results, 0.5, 0), some(results, 0.5, 1))
     shown = write_pictures(tmp_path / "first", compared, histories)
@@ -78,9 +76,7 @@ def test_pictures_are_small_equal_from_two_runs_and_tell_what_they_show(
         assert (picture.format, picture.info) == ("PNG", {})
 
 
-def test_what_has_nothing_to_show_is_left_out_and_an_earlier_picture_of_it_removed(
-    histories: dict[str, Path], tmp_path: Path
-) -> None:
+def test_an_empty_picture_is_left_out_and_its_earlier_file_removed(histories: dict[str, Path], tmp_path: Path) -> None:
     content, results = random_scene(0, images=3)
     empty = compare(tmp_path / "empty", {**content, "annotations": []}, [], [])
     fixed_alone = compare(tmp_path / "fixed", content, [], [row for row in results if row["score"] > 0.99])
@@ -90,7 +86,7 @@ def test_what_has_nothing_to_show_is_left_out_and_an_earlier_picture_of_it_remov
     assert {path.name for path in out.iterdir()} == {CLASSES}
 
 
-def test_a_history_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_history_csv_is_named(tmp_path: Path) -> None:
     content, results = random_scene(0, images=2)
     compared = compare(tmp_path, content, results, results)
     files.write_text(tmp_path / "history.csv", "words\nalone\n")
@@ -98,13 +94,13 @@ def test_a_history_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         write_pictures(tmp_path / "out", compared, {"new": tmp_path / "history.csv"})
 
 
-def test_names_of_the_data_are_drawn_as_they_are_and_stay_out_of_the_words(tmp_path: Path) -> None:
+def test_names_from_the_data_are_drawn_but_not_in_the_descriptions(tmp_path: Path) -> None:
     names = [*NAMES, r"$\frac{$", "x" * 500, "木"]
     content, results = random_scene(4, images=6, classes=len(names))
     content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names)]
     compared = compare(tmp_path, content, some(results, 0.5, 0), some(results, 0.5, 1))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib's, about a glyph that its font lacks
+        warnings.simplefilter("error")  # matplotlib warns about a glyph that is missing in its font
         shown = write_pictures(tmp_path / "out", compared, {})
     assert not re.search(r"[^\w ,.:]", " ".join(shown.values()))
 
@@ -126,7 +122,7 @@ def test_a_crop_is_drawn_with_its_boxes_and_masks_in_the_colours_of_the_legend()
     assert not differs.any()
 
 
-def test_errors_of_many_images_are_chosen_before_a_second_of_one_and_the_kinds_take_turns(tmp_path: Path) -> None:
+def test_chosen_errors_are_of_different_images_and_the_kinds_take_turns(tmp_path: Path) -> None:
     content, results = random_scene(3, images=8)
     compared = compare(tmp_path, content, some(results, 0.5, 0), some(results, 0.5, 1))
     sides = (compared.scores.old, compared.scores.new)

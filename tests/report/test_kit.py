@@ -1,4 +1,4 @@
-"""The kit of pages: what is in a page is drawn, sorts and filters; names stay text; equal values give equal bytes."""
+"""The kit of all pages: charts are drawn, lists sort and filter, names stay text, equal values give equal bytes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def shown(browser: Browser, written: Path) -> Page:
 
 
 def strings(value: Any) -> Iterator[str]:
-    """All texts in a specification, and the names of its fields; not its data."""
+    """All texts and field names in a specification, without its data."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield key
@@ -60,15 +60,15 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def contents(shown_page: Page, selector: str) -> list[str]:
-    """The text of all elements that match, also of SVG."""
+    """The text of all elements that match a selector, also of SVG elements."""
     return list(shown_page.value(f"[...document.querySelectorAll({selector!r})].map((one) => one.textContent)"))
 
 
-# What the browser sees.
+# The page in the browser.
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_every_chart_is_drawn_without_complaint_or_request(browser: Browser, written: Path, width: int) -> None:
+def test_every_chart_is_drawn_without_errors_and_requests(browser: Browser, written: Path, width: int) -> None:
     opened_page = opened(browser, written, width)
     for k, made in enumerate(CHARTS.values(), start=1):
         chart = f"#charts .chart:nth-child({k})"
@@ -94,7 +94,7 @@ def test_labels_of_charts_are_readable(browser: Browser, written: Path, width: i
     assert all(abs(scale - 1) < 0.01 for scale in scales)
 
 
-def test_names_are_shown_as_they_are(shown: Page) -> None:
+def test_names_are_shown_unchanged(shown: Page) -> None:
     for k in (3, 4, 5):
         labels = contents(shown, f"#charts .chart:nth-child({k}) .role-axis-label text")
         for name in NAMES:
@@ -118,7 +118,7 @@ def test_a_tooltip_of_a_histogram_has_the_counts_of_all_series(shown: Page) -> N
     assert lines == ["2 to 4", f"{NAMES[0]}: 2 (33.3 %)", f"{NAMES[1]}: 5 (83.3 %)"]
 
 
-def test_a_point_of_a_line_is_found_from_anywhere_near(shown: Page) -> None:
+def test_the_tooltip_shows_the_nearest_point_of_a_line(shown: Page) -> None:
     shown.click("#charts .chart:nth-child(1) .vega")
     lines = shown.value("document.getElementById('tip').textContent").splitlines()
     assert [line.partition(": ")[0] for line in lines] == ["series", "epoch", "loss"]
@@ -126,7 +126,7 @@ def test_a_point_of_a_line_is_found_from_anywhere_near(shown: Page) -> None:
 
 
 def test_a_click_on_a_cell_opens_its_pictures(shown: Page) -> None:
-    shown.click(f"{HEAT}:nth-child(3)")  # row 0, column 3: the diagonal is drawn apart
+    shown.click(f"{HEAT}:nth-child(3)")  # row 0, column 3: the diagonal is another layer
     chosen = shown.value("[...document.querySelectorAll('#gallery select')].map((one) => one.value)")
     assert chosen == [NAMES[0], NAMES[3]]
     assert shown.texts("#gallery figcaption bdi") == ["9.jpg", "10.jpg"]
@@ -148,7 +148,7 @@ def test_a_chart_in_closed_details_fills_them_when_they_open(shown: Page) -> Non
     assert shown.complaints() == []
 
 
-def test_what_has_no_number_comes_last_either_way(shown: Page) -> None:
+def test_cells_without_a_number_are_last_in_both_directions(shown: Page) -> None:
     for reverse in (True, False):
         shown.click("#the-table th:nth-child(2) button")
         numbers = [float(text) for text in contents(shown, "#the-table td:nth-child(2)")]
@@ -165,7 +165,7 @@ def test_a_table_is_sorted_by_the_value_of_a_cell_not_its_text(shown: Page) -> N
     assert shown.value("document.querySelector('#the-table th:nth-child(4)').getAttribute('aria-sort')") == "descending"
 
 
-def test_rows_are_found_by_values_and_text_at_once(shown: Page) -> None:
+def test_rows_are_filtered_by_values_and_text_together(shown: Page) -> None:
     shown.choose("#the-table select[aria-label='all kinds']", "error")
     assert len(shown.texts("#the-table tbody tr")) == 14
     shown.choose("#the-table select[aria-label='all classes']", NAMES[0])
@@ -187,7 +187,7 @@ def test_a_gallery_is_filtered_by_several_facets_and_hides_other_shapes(shown: P
     assert shown.complaints() == []
 
 
-def test_a_picture_opens_large_with_the_parts_that_are_switched_on(shown: Page) -> None:
+def test_a_large_picture_shows_the_parts_that_are_switched_on(shown: Page) -> None:
     shown.click("#gallery [data-part=masks]")
     shown.click("#gallery figure:nth-child(2) .open")
     shown.wait("document.querySelector('#large').open && document.querySelector('#large img').naturalWidth > 0")
@@ -201,7 +201,7 @@ def test_a_picture_opens_large_with_the_parts_that_are_switched_on(shown: Page) 
     assert not shown.value("document.querySelector('#large').open")
 
 
-def test_without_scripts_all_rows_and_pictures_are_there(browser: Browser, written: Path) -> None:
+def test_without_scripts_all_rows_and_pictures_are_visible(browser: Browser, written: Path) -> None:
     opened_page = browser.open(written)
     opened_page._call("Emulation.setScriptExecutionDisabled", value=True)
     opened_page._call("Page.reload")
@@ -211,11 +211,11 @@ def test_without_scripts_all_rows_and_pictures_are_there(browser: Browser, writt
     assert sum(text != "" for text in opened_page.texts("#gallery figure")) == 30
 
 
-# What is written.
+# The written files.
 
 
 @pytest.mark.parametrize("name", CHARTS)
-def test_a_specification_is_vega_lite_and_has_names_as_data_alone(name: str) -> None:
+def test_a_specification_is_valid_vega_lite_and_has_names_only_as_data(name: str) -> None:
     spec = CHARTS[name].spec
     alt.LayerChart.from_dict(dict(spec), validate=True)
     texts = set(strings(spec))

@@ -1,4 +1,4 @@
-"""verify makes the page, the thresholds and the intervals of an evaluation again, and names those that were changed."""
+"""verify recomputes page, thresholds, intervals and suspects of an evaluation, and names those that were changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "dvc.yaml").touch()
     monkeypatch.chdir(root)
     write_report(ProjectPaths(Path("dataset")), ReportConfig.model_validate(PARAMS), REPORTS, Path("output"))
-    monkeypatch.chdir(tmp_path)  # wherever verify is started
+    monkeypatch.chdir(tmp_path)  # verify works in any current folder
     return root
 
 

@@ -1,4 +1,4 @@
-"""Suspected label errors of any split: those of its evaluation, as a file, as lines and on a page."""
+"""The command `suspects`: its CSV file, its printed lines and its page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
 
 @pytest.fixture
 def project(scenes: dict[str, Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a project without a test split, which is where commands run."""
+    """The folder of a project without a test split. Commands run in it."""
     folder, scene = tmp_path / "project", scenes["bbox"]
     shutil.copytree(scene.checkpoint.parent, folder)
     dataset = scene.where.dataset.relative_to(scene.checkpoint.parent)
@@ -47,7 +47,9 @@ def project(scenes: dict[str, Scene], tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_they_are_those_of_an_evaluation_of_the_split(kind: str, scenes: dict[str, Scene], tmp_path: Path) -> None:
+def test_the_suspects_equal_those_of_an_evaluation_of_the_split(
+    kind: str, scenes: dict[str, Scene], tmp_path: Path
+) -> None:
     scene = scenes[kind]
     evaluate(scene.predictor(), scene.where, EvaluateConfig(split="valid"), tmp_path)
     masks = tmp_path / "masks.json" if kind == "segm" else None
@@ -59,7 +61,7 @@ def test_they_are_those_of_an_evaluation_of_the_split(kind: str, scenes: dict[st
     pd.testing.assert_frame_equal(examined.table.drop(columns="seen"), suspects(analysis))
 
 
-def test_what_the_model_has_seen_is_marked(scenes: dict[str, Scene]) -> None:
+def test_images_that_the_model_has_used_are_marked(scenes: dict[str, Scene]) -> None:
     scene = scenes["bbox"]
     rows = json.loads((scene.where.manifests / "test.json").read_text())
     uses = dict(zip((row["path"] for row in rows), [TRAINED, CHOSEN, *[""] * 10], strict=False))
@@ -69,7 +71,7 @@ def test_what_the_model_has_seen_is_marked(scenes: dict[str, Scene]) -> None:
     assert examined.table.seen.tolist() == [uses[path] for path in examined.table.image]
 
 
-def test_the_file_has_all_the_lines_the_first_and_a_note_what_is_not_known(project: Path) -> None:
+def test_the_file_has_all_suspects_the_lines_the_first_and_a_note(project: Path) -> None:
     lines = list(list_suspects(Path("model.pth"), "valid", limit=3))
     table = pd.read_csv("reports/suspects/valid.csv", keep_default_na=False)
     assert list(table.columns) == [*COLUMNS[:3], "seen", *COLUMNS[3:]]
@@ -107,7 +109,7 @@ def test_a_name_cannot_forge_a_line(project: Path) -> None:
         (("--output", "found.html"), "--output found.html must be a CSV file"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_message(project: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_arguments_give_one_message(project: Path, arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["suspects", "model.pth", *arguments])
     assert str(ended.value.code).startswith(f"error: {message}")
@@ -127,7 +129,7 @@ def test_other_classes_and_a_missing_image_are_named_and_nothing_is_written(proj
     assert not (project / "reports").exists()
 
 
-def test_the_page_shows_a_crop_of_each(project: Path) -> None:
+def test_the_page_shows_a_crop_of_each_suspect(project: Path) -> None:
     lines = list(list_suspects(Path("model.pth"), "valid", page=True))
     path = project / "reports" / "suspects" / "valid.html"
     table = pd.read_csv(path.with_suffix(".csv"))
