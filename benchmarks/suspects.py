@@ -42,7 +42,7 @@ def main() -> None:
     found, kinds, all_kinds = list[int](), Counter[str](), Counter[str]()
     for seed in range(options.seeds):
         annotations, broken = break_labels(right, options.broken, seed)
-        first = suspects(Analysis.of(annotations, results)).head(options.first)
+        first = suspects(Analysis.from_results(annotations, results)).head(options.first)
         hits = [one.kind for one in broken if one.is_suspected(first)]
         found.append(len(hits))
         kinds.update(hits)

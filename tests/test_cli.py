@@ -132,7 +132,7 @@ def test_predict_writes_over_its_own_results_alone_and_reads_none_of_them(
     shutil.copy(images[0], other / "two.png")
     for given, wanted in ((images[0], "one.png"), (images[1], "two.json"), (other, "two.json")):
         message = fails(capsys, "predict", checkpoint, given, "--output", tmp_path)
-        assert message.startswith(f"error: {tmp_path / wanted} would be written over")
+        assert message.startswith(f"error: {tmp_path / wanted} would be overwritten")
     assert {path: path.read_bytes() for path in before} == before
     for _ in range(2):
         given = [str(path) for path in (images[0], other, other / "found", other / ".." / "one.png") if path.exists()]
@@ -140,7 +140,7 @@ def test_predict_writes_over_its_own_results_alone_and_reads_none_of_them(
         assert sorted(path.name for path in (other / "found").iterdir()) == [
             *("one.json", "one.png", "two.json", "two.png")
         ]
-    assert "no image but those that predict drew" in fails(capsys, "predict", checkpoint, other / "found")
+    assert "no image except pictures that predict has drawn" in fails(capsys, "predict", checkpoint, other / "found")
 
 
 def test_predict_takes_equal_images_that_are_links_to_one_file(

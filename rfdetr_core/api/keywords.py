@@ -239,9 +239,10 @@ class EvaluateKeywords(RunKeywords, total=False):
     dataset_dir: str | os.PathLike[str] | None
     """None: the dataset that was trained on"""
     pictures: int
-    """drawn: a third each of the best, the middle and the worst images (default: 9)"""
+    """number of images to draw: a third each of the best, the middle and the worst (default: 9)"""
     threshold: float | None
-    """score that counts in pictures and confusion; None: that of the best F1 (default: None)"""
+    """detections count in pictures and confusion if their score is above it; None: the threshold with the highest F1
+    (default: None)"""
     resolution: int | None
     """side of the square input in pixels; None: as the model was built"""
     freeze_encoder: bool | None

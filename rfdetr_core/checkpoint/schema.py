@@ -258,7 +258,7 @@ class ScoredInput(Identity):
 
 
 class Evaluation(Fields):
-    """The lineage of an evaluation (see `evaluation.evaluate.write_origin`)."""
+    """The lineage of an evaluation (see `evaluation.evaluate.write_lineage`)."""
 
     model: ScoredModel
     split: Text

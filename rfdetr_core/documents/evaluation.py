@@ -229,7 +229,7 @@ def _slices(
     folder, truth, found, at = written.root / FOLDER, json.loads(annotations), {}, {}
     for kind, (of, name) in kinds.items():
         results = Results.read(folder / "detections.json", folder / name if kind == "masks" else None)
-        analysis = Analysis.of(truth, results, "segm" if of == "segm" else "bbox")
+        analysis = Analysis.from_results(truth, results, "segm" if of == "segm" else "bbox")
         best = (metrics if kind == "boxes" else metrics[kind])["threshold"]
         at[kind] = asked if asked is not None else DEFAULT_THRESHOLD if best is None else best
         dark = np.zeros(len(analysis.images))

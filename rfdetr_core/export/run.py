@@ -87,7 +87,7 @@ class Scores:
         """The numbers of a predictor."""
         results = detect(predictor, self.dataset, self.samples, self.names)
         segments = predictor.architecture.segmentation
-        return Scored.of(dict(self.annotations), results, segmentation=segments, threshold=None).numbers()
+        return Scored.from_results(dict(self.annotations), results, segmentation=segments, threshold=None).numbers()
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,7 @@ def check_detections(report: Report, contents: Contents, pipeline: Pipeline, dat
                 f"boxes with an IoU of {LEAST_OVERLAP} count as equal")  # fmt: skip
     rows, masks = (files.read_json(contents.root / FOLDER / file) for file in ("detections.json", "masks.json"))
     compare_detections(report, found, rows, {one.image_id: one.path for one in samples})
-    scored = Scored.of(
+    scored = Scored.from_results(
         files.read_json(where.split(split)[0]), found, segmentation=bool(masks), threshold=config.threshold
     )
     metrics = files.read_json(contents.root / METRICS)

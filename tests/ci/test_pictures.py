@@ -47,7 +47,7 @@ def test_a_picture_that_cannot_be_made_costs_the_pictures_alone(
     assert draw_pictures(compared, "HEAD")["pictures"].keys() == {path.name for path in ATTACHMENTS.iterdir()}
     HISTORY.write_text("words\nalone\n")
     answer = draw_pictures(compared, "HEAD")
-    assert answer["unpictured"].startswith("UserError: output/history.csv is no history of a training")
+    assert answer["unpictured"].startswith("UserError: output/history.csv is not a history.csv of a training")
     assert "pictures" not in answer
     assert not list(ATTACHMENTS.iterdir()), "those of the call before"
     monkeypatch.setenv("STORE_PASSWORD", "a long secret")
