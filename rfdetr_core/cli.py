@@ -41,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _refuse_another_clone(program: str) -> None:
     """Commands act on the current folder: one of another clone has code of its own, which may differ from this."""
-    code, here = Path(__file__).resolve().parent, Path.cwd()
-    clone = next((folder for folder in (here, *here.parents) if (folder / "rfdetr_core" / "cli.py").is_file()), None)
+    code, current = Path(__file__).resolve().parent, Path.cwd()
+    clone = next(
+        (folder for folder in (current, *current.parents) if (folder / "rfdetr_core" / "cli.py").is_file()), None
+    )
     if clone is not None and (clone / "rfdetr_core").resolve() != code:
         raise UserError(
             f"{program} runs the code of {code.parent}, but the current folder belongs to another clone, {clone}. "
@@ -54,8 +56,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(program, description="RF-DETR, trained reproducibly.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=about)
+    def add(name: str, run: Callable[[argparse.Namespace], None], help_text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_text)
         command.set_defaults(run=run)
         return command
 
@@ -107,8 +109,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
     speed.add_argument("--images", type=Path, metavar="DIR", help="default: noise of 640 x 480")
     speed.add_argument("--threads", type=_number(int, 1), metavar="N", help="default: the cores for this process")
     speed.add_argument("--seconds", type=_number(float, 0, 3600), default=5, help="for each figure (default 5)")
-    both = ["fp32", "bf16"]
-    speed.add_argument("--precision", choices=both, nargs="+", default=both, help="of .pth files (default both)")
+    precisions = ["fp32", "bf16"]
+    speed.add_argument(
+        "--precision", choices=precisions, nargs="+", default=precisions, help="of .pth files (default both)"
+    )
     speed.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
     speed.add_argument("--json", action="store_true", help="for programs")
     speed.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures there, too")
@@ -156,8 +160,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     attest.add_argument(
         "--own-word", action="store_true", help="attest what FILE says of itself, too, where no commit vouches for it"
     )
-    for command, about in ((trace, "the clone to search"), (verify, "the project"), (attest, "the project")):
-        command.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help=f"{about} (default: here)")
+    for command, help_text in ((trace, "the clone to search"), (verify, "the project"), (attest, "the project")):
+        command.add_argument("--repo", type=Path, default=Path(), metavar="DIR", help=f"{help_text} (default: here)")
     document = add("document", audit.document, "write a model card, an ML-BOM, Croissant and Annex IV about a model")
     document.add_argument("file", type=Path, metavar="FILE", help="such as output/checkpoint_best_total.pth")
     document.add_argument("--out", type=Path, default=Path("documents"), metavar="DIR", help="default: documents/")

@@ -8,7 +8,7 @@ from typing import Any
 from rfdetr_core.model.config import VARIANTS
 
 # The public names, by the module that defines them.
-HOMES = {
+NAMES_BY_MODULE = {
     "rfdetr_core.api.model": ("RFDETR", *(variant.name for variant in VARIANTS.values()), "from_checkpoint", "load"),
     "rfdetr_core.checkpoint.loading": ("COCO_CLASSES", "COCO_CLASS_NAMES"),
     "rfdetr_core.report.training": ("plot_metrics",),
@@ -20,7 +20,7 @@ CONFIGS = {
     "SegmentationTrainConfig": "ScriptTrainConfig",
     "TrainConfig": "ScriptTrainConfig",
 } | {f"{variant.name}Config": f"{variant.name}Config" for variant in VARIANTS.values()}
-NAMES = sorted(name for names in HOMES.values() for name in names)
+NAMES = sorted(name for names in NAMES_BY_MODULE.values() for name in names)
 
 
 def public(name: str) -> Any:
@@ -33,7 +33,7 @@ def public(name: str) -> Any:
     """
     if name == "__all__":
         return NAMES
-    for module, names in HOMES.items():
+    for module, names in NAMES_BY_MODULE.items():
         if name in names:
             return getattr(importlib.import_module(module), name)
     raise missing("rfdetr_core", name)

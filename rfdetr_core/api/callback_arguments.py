@@ -9,24 +9,24 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.training.module import TrainingModule
 
 
-def refuse(callback: str, given: Mapping[str, tuple[Any, Any, str]]) -> None:
+def refuse(callback: str, arguments: Mapping[str, tuple[Any, Any, str]]) -> None:
     """Raise a UserError of an argument that cannot be honoured. given: by its name the value, the default, why."""
-    for name, (value, default, reason) in given.items():
+    for name, (value, default, reason) in arguments.items():
         if value != default:
             raise UserError(f"{callback}: {name}={value!r} is not possible here: {reason}. Leave it out.")
 
 
-def check_numbers(callback: str, whole: Mapping[str, Any], real: Mapping[str, Any] | None = None) -> None:
+def check_numbers(callback: str, integers: Mapping[str, Any], real: Mapping[str, Any] | None = None) -> None:
     """Raise a UserError of an argument that is no number, or no whole one."""
-    for kind, given, types in (("a whole number", whole, (int,)), ("a number", real or {}, (int, float))):
-        for name, value in given.items():
+    for kind, arguments, types in (("a whole number", integers, (int,)), ("a number", real or {}, (int, float))):
+        for name, value in arguments.items():
             if isinstance(value, bool) or not isinstance(value, types):
                 raise UserError(f"{callback}: {name} is {value!r}. Give {kind}.")
 
 
-def check_flags(callback: str, **given: Any) -> None:
+def check_flags(callback: str, **flags: Any) -> None:
     """Raise a UserError of an argument that is neither True nor False."""
-    for name, value in given.items():
+    for name, value in flags.items():
         if not isinstance(value, bool):
             raise UserError(f"{callback}: {name} is {value!r}. Give True or False.")
 

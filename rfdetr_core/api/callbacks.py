@@ -94,7 +94,7 @@ class COCOEvalCallback(CocoScoring):
             "keypoint_oks_sigmas": (keypoint_oks_sigmas, None, "there are no keypoint models"),
             "in_notebook": (in_notebook, None, "it shows nothing itself; a line per epoch has the scores"),
             "eval_ema_only": (eval_ema_only or None, None, ABSENT["train"]["eval_ema_only"]),
-            "eval_base_model": (True if eval_base_model is None else eval_base_model, True, _BOTH),
+            "eval_base_model": (True if eval_base_model is None else eval_base_model, True, _BOTH_TRACKS),
         }
         refuse("COCOEvalCallback", refused)
         if eval_backend not in _BACKENDS:
@@ -140,7 +140,7 @@ class COCOEvalCallback(CocoScoring):
         self.score(trainer, pl_module, "test/")
 
 
-_BOTH = ABSENT["train"]["eval_base_model"]
+_BOTH_TRACKS = ABSENT["train"]["eval_base_model"]
 
 
 class RFDETREarlyStopping(EarlyStopping):
@@ -229,7 +229,7 @@ class DropPathCallback(Callback):
             block.drop_path.rate = self.drop_path * index / max(len(blocks) - 1, 1)
 
 
-def _undescribed(weights: Mapping[str, Tensor]) -> Checkpoint:
+def _refuse_to_describe(weights: Mapping[str, Tensor]) -> Checkpoint:
     raise UserError("BestModelCallback writes files in trainer.fit alone.")
 
 
@@ -257,7 +257,7 @@ class BestModelCallback(RunFiles):
         smooth_alpha: float = 0.0,
         evaluates_base_model: bool = True,
     ) -> None:
-        refuse("BestModelCallback", {"evaluates_base_model": (evaluates_base_model, True, _BOTH)})
+        refuse("BestModelCallback", {"evaluates_base_model": (evaluates_base_model, True, _BOTH_TRACKS)})
         check_numbers("BestModelCallback", {"skip_best_epochs": skip_best_epochs}, {"smooth_alpha": smooth_alpha})
         check_flags("BestModelCallback", run_test=run_test)
         key = str(monitor_regular).removeprefix(PREFIX["regular"])
@@ -272,7 +272,7 @@ class BestModelCallback(RunFiles):
                 f"{smooth_alpha} from 0 to below 1."
             )
         folder = as_path(output_dir, "output_dir")
-        super().__init__(folder, key, _undescribed, skip=skip_best_epochs, smooth=smooth_alpha)
+        super().__init__(folder, key, _refuse_to_describe, skip=skip_best_epochs, smooth=smooth_alpha)
         self.run_test = run_test
         self.arguments = {"monitor": key, "skip_best_epochs": skip_best_epochs, "smooth_alpha": smooth_alpha}
         self.record: dict[str, Any] = {}
@@ -284,7 +284,7 @@ class BestModelCallback(RunFiles):
         """The key that train() uses, so that their states can be exchanged."""
         return RunFiles.__qualname__
 
-    def begin(self, trainer: Trainer, module: Any, data: Any, state: Any, own: list[Callback]) -> None:
+    def begin(self, trainer: Trainer, module: Any, data: Any, state: Any, configured: list[Callback]) -> None:
         """Take the record of a training that is about to start, from a state or from none.
 
         own: the callbacks of the trainer that the parameters ask for.
@@ -293,14 +293,16 @@ class BestModelCallback(RunFiles):
             UserError: the module was not made of configs, or the dataset has changed since.
         """
         preparation = preparation_of(module, "BestModelCallback")
-        others = (getattr(one, "preparation", None) for one in (data, trainer))
-        for one in {id(one): one for one in (preparation, *others) if one is not None}.values():
-            if not one.is_current():
+        preparations = (getattr(owner, "preparation", None) for owner in (data, trainer))
+        for current in {
+            id(current): current for current in (preparation, *preparations) if current is not None
+        }.values():
+            if not current.is_current():
                 raise UserError(
                     "The dataset has changed since the module was made. Make module, data module and trainer again."
                 )
-        custom = custom_part(trainer, module, data, own, resumed=state is not None)
-        inputs, self.record = preparation.started(state, custom, trainer.max_epochs or 0)
+        custom = custom_part(trainer, module, data, configured, resumed=state is not None)
+        inputs, self.record = preparation.start(state, custom, trainer.max_epochs or 0)
         self.device = str(trainer.strategy.root_device)
         if state is None and record.first_process() and _is_unfinished(self.folder / record.STATE_FILE):
             say(
@@ -361,12 +363,12 @@ def evaluate_best(best: Path, preparation: Preparation, folder: Path, device: st
 
     where = preparation.inputs.where
     predictor = Predictor.from_checkpoint(best, device=device)
-    found = evaluate(predictor, where, EvaluateConfig(), folder / "evaluate")
+    scores = evaluate(predictor, where, EvaluateConfig(), folder / "evaluate")
     track_evaluation(where, folder, folder / "evaluate", preparation.inputs.runtime)
-    say(f"{found['split']}/mAP_50_95 of {best}: {found['map']:.3f}")
+    say(f"{scores['split']}/mAP_50_95 of {best}: {scores['map']:.3f}")
 
 
-class Functions(LightningCheckpoint):
+class FunctionCallback(LightningCheckpoint):
     """Calls functions of a script with the values of an epoch, as upstream's `RFDETR.callbacks` once did.
 
     A Checkpoint of Lightning, so that the epoch's losses are known when it is called.

@@ -60,20 +60,20 @@ def expanded(path: str | os.PathLike[str]) -> str:
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values as a config takes them: paths as text, with the home folder for ~, and devices by their names."""
-    found = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in values.items()}
+    plain = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in values.items()}
     for key in _PATHS:
-        if isinstance(found.get(key), str):
-            found[key] = expanded(found[key])
-    return found | {key: device_name(found[key]) for key in ("device", "accelerator") if key in found}
+        if isinstance(plain.get(key), str):
+            plain[key] = expanded(plain[key])
+    return plain | {key: device_name(plain[key]) for key in ("device", "accelerator") if key in plain}
 
 
-def _refuse_unknown(keys: Collection[str], known: Collection[str], where: str) -> None:
+def _refuse_unknown(keys: Collection[str], known_keys: Collection[str], where: str) -> None:
     """Raise a UserError that names the first key that is not known, and the one that may be meant."""
     for key in keys:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+        if key not in known_keys:
+            close = difflib.get_close_matches(key, known_keys, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise UserError(f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(sorted(known))}.")
+            raise UserError(f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(sorted(known_keys))}.")
 
 
 class ModelSettings(ModelConfig, _Fixed):
@@ -113,19 +113,19 @@ class VariantConfig(ModelSettings):
     name: ClassVar[str] = ""
 
     def __init__(self, **keywords: Unpack[ModelKeywords]) -> None:
-        what = type(self).__name__
+        class_name = type(self).__name__
         if not self.name:
-            known = ", ".join(f"{one.name}Config" for one in VARIANTS.values())
-            raise UserError(f"{what} is the base class. Use a variant: {known}.")
-        given = _plain(keywords)
-        if given.pop("variant", self.name) != self.name:
-            raise UserError(f"The class {what} already names the variant. Leave out variant.")
+            config_names = ", ".join(f"{architecture.name}Config" for architecture in VARIANTS.values())
+            raise UserError(f"{class_name} is the base class. Use a variant: {config_names}.")
+        settings = _plain(keywords)
+        if settings.pop("variant", self.name) != self.name:
+            raise UserError(f"The class {class_name} already names the variant. Leave out variant.")
         fields = ModelSettings.model_fields.keys() - {"variant"}
-        refuse_absent("model", given.keys() - fields, what)
-        _refuse_unknown(given, fields, what)
-        given = {key: value for key, value in given.items() if value is not None or key == "pretrain_weights"}
-        values = {"pretrain_weights": VARIANTS[self.name].weights_file} | given | {"variant": self.name}
-        parsed = parse(ModelSettings, values, what)
+        refuse_absent("model", settings.keys() - fields, class_name)
+        _refuse_unknown(settings, fields, class_name)
+        settings = {key: value for key, value in settings.items() if value is not None or key == "pretrain_weights"}
+        values = {"pretrain_weights": VARIANTS[self.name].weights_file} | settings | {"variant": self.name}
+        parsed = parse(ModelSettings, values, class_name)
         parsed.architecture(classes=1)  # the resolution fits the variant
         super().__init__(**vars(parsed))
 
@@ -139,7 +139,7 @@ class TrainSettings(TrainConfig, RuntimeConfig, _Fixed):
     run_test: bool = Field(False, description="evaluate the test split when the training has ended")
 
     @classmethod
-    def of(cls, values: dict[str, Any], where: str) -> Self:
+    def from_keywords(cls, values: dict[str, Any], where: str) -> Self:
         """The settings of keywords. `where` opens the message of an error.
 
         Raises:
@@ -149,10 +149,10 @@ class TrainSettings(TrainConfig, RuntimeConfig, _Fixed):
         refuse_absent("train", values.keys() - fields, where)
         of_model = sorted(values.keys() & ModelSettings.model_fields.keys() - fields - {"variant"})
         if of_model:
-            given = ", ".join(f"{key}={values[key]!r}" for key in of_model)
+            keywords = ", ".join(f"{key}={values[key]!r}" for key in of_model)
             raise UserError(
                 f"{where} has no {', '.join(of_model)}: it belongs to the model's config, such as "
-                f"RFDETRNanoConfig({given})."
+                f"RFDETRNanoConfig({keywords})."
             )
         if "dataset_dir" not in values:
             raise UserError(f"{where} needs dataset_dir.")
@@ -177,7 +177,7 @@ class ScriptTrainConfig(TrainSettings):
     """
 
     def __init__(self, **keywords: Unpack[SettingsKeywords]) -> None:
-        super().__init__(**vars(TrainSettings.of(dict(keywords), "TrainConfig")))
+        super().__init__(**vars(TrainSettings.from_keywords(dict(keywords), "TrainConfig")))
 
 
 for _class, _name in ((VariantConfig, "ModelConfig"), (ScriptTrainConfig, "TrainConfig")):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from rfdetr_core.api.callbacks import BestModelCallback, COCOEvalCallback, RFDETREarlyStopping, RFDETREMACallback
 from rfdetr_core.api.configs import ModelSettings, TrainSettings, device_name
 from rfdetr_core.api.custom_record import remember
-from rfdetr_core.api.preparation import Preparation, check_configs, pair_of, preparation_of, prepare
+from rfdetr_core.api.preparation import Preparation, check_configs, preparation_for, preparation_of, prepare
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.printing import say
@@ -62,7 +62,7 @@ class RFDETRModelModule(TrainingModule):
     ) -> None: ...
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self.preparation = pair_of("RFDETRModelModule", arguments, keywords)
+        self.preparation = preparation_for("RFDETRModelModule", arguments, keywords)
         if self.preparation is None:
             super().__init__(*arguments, **keywords)
             remember(self)
@@ -105,8 +105,10 @@ class RFDETRModelModule(TrainingModule):
             return []
         batch = batch.normalised()
         sizes = [(sample.height, sample.width) for sample in batch.samples]
-        found = postprocess(self.detector(batch.images, batch.padding), sizes, self.architecture.queries)
-        return [{name: value for name, value in vars(one).items() if value is not None} for one in found]
+        results = postprocess(self.detector(batch.images, batch.padding), sizes, self.architecture.queries)
+        return [
+            {name: value for name, value in vars(detections).items() if value is not None} for detections in results
+        ]
 
 
 class RFDETRDataModule(TrainingData):
@@ -128,7 +130,7 @@ class RFDETRDataModule(TrainingData):
     ) -> None: ...
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self.preparation = pair_of("RFDETRDataModule", arguments, keywords)
+        self.preparation = preparation_for("RFDETRDataModule", arguments, keywords)
         if self.preparation is None:
             super().__init__(*arguments, **keywords)
         else:
@@ -166,9 +168,9 @@ class ConfiguredTrainer(Trainer):
 
     callbacks: list[Callback]
     preparation: Preparation
-    files: BestModelCallback | None = None
-    own: Sequence[Callback] = ()
-    given: Mapping[str, Any] = MappingProxyType({})
+    run_files: BestModelCallback | None = None
+    configured_callbacks: Sequence[Callback] = ()
+    trainer_options: Mapping[str, Any] = MappingProxyType({})
 
     def fit(
         self,
@@ -189,7 +191,7 @@ class ConfiguredTrainer(Trainer):
             data, train_dataloaders = train_dataloaders, None
         self._check(model, data)
         state = ckpt_path or (preparation.plan.weights if preparation.plan.settings.resume is not None else None)
-        config, signals, before, written = preparation.inputs.config, StopSignals(), self.callbacks, self.files
+        config, signals, before, written = preparation.inputs.config, StopSignals(), self.callbacks, self.run_files
         output, signals.trainer = preparation.output if written is None else written.folder, self
         with ExitStack() as stack:
             stack.enter_context(errors_explained(config, output, signals))
@@ -199,22 +201,22 @@ class ConfiguredTrainer(Trainer):
             extra: list[Callback] = [signals]
             if written is not None:
                 stack.enter_context(sole_writer(output))
-                written.begin(self, model, data, state, [*self.own])
+                written.begin(self, model, data, state, [*self.configured_callbacks])
                 stack.callback(setattr, written, "begun", False)
                 extra += observers(preparation.plan.settings.runtime, written.record, output)
                 if state is None and first_process():
                     say(*getattr(model, "start", ()))
                 say_batch_size(written.record)
             # Those that write files come last, since they need what the others record.
-            self.callbacks = sorted([*before, *extra], key=lambda one: isinstance(one, Checkpoint))
+            self.callbacks = sorted([*before, *extra], key=lambda callback: isinstance(callback, Checkpoint))
             super().fit(model, train_dataloaders, val_dataloaders, data, state, weights_only=True)
             if written is not None and self.is_global_zero:
                 written.finish(model)
 
     def _check(self, module: LightningModule, data: LightningDataModule | None) -> None:
         preparations = [preparation_of(module, "a trainer of configs"), getattr(data, "preparation", None)]
-        for name, found in zip(("module", "data module"), preparations, strict=True):
-            if found is not None and found.plan != self.preparation.plan:
+        for name, preparation in zip(("module", "data module"), preparations, strict=True):
+            if preparation is not None and preparation.plan != self.preparation.plan:
                 raise UserError(f"the {name} was made of other configs than the trainer. Give all three the same two.")
 
 
@@ -278,53 +280,60 @@ def _configured(
     if accelerator is not None:
         changed = {"accelerator": device_name(accelerator).partition(":")[0]}
         config = parse(TrainConfig, config.model_dump(mode="json") | changed, "build_trainer()")
-    given = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or ())]
-    own = _own_callbacks(preparation, config, include_training_callbacks, writes)
+    added_callbacks = [callbacks] if isinstance(callbacks, Callback) else [*(callbacks or ())]
+    configured = _configured_callbacks(preparation, config, include_training_callbacks, writes)
     # What is given of a class replaces the one of the parameters, in its place.
-    placed = [next((one for one in given if isinstance(one, type(mine))), mine) for mine in own]
-    added = [one for one in given if one not in placed]
-    averages = [one for one in added if isinstance(one, RFDETREMACallback)]
-    everything = [*averages, *placed, *(one for one in added if one not in averages)]
-    own = [one for one in own if one in placed]
-    for one in own:
-        remember(one)
+    placed = [
+        next((callback for callback in added_callbacks if isinstance(callback, type(default))), default)
+        for default in configured
+    ]
+    added = [callback for callback in added_callbacks if callback not in placed]
+    averages = [callback for callback in added if isinstance(callback, RFDETREMACallback)]
+    everything = [*averages, *placed, *(callback for callback in added if callback not in averages)]
+    configured = [callback for callback in configured if callback in placed]
+    for callback in configured:
+        remember(callback)
     quiet_lightning()
     defaults = {"num_sanity_val_steps": settings.num_sanity_val_steps, "enable_progress_bar": not writes}
     # The average is among the callbacks.
     plain = config.model_copy(update={"use_ema": False})
-    made = training.build_trainer(plain, callbacks=everything, trainer_class=ConfiguredTrainer, **defaults | options)
-    assert isinstance(made, ConfiguredTrainer)
-    written = [one for one in everything if isinstance(one, BestModelCallback)]
-    made.preparation, made.own, made.given = preparation, own, options
-    made.files = written[0] if written and not options.get("fast_dev_run") else None
-    return made
+    trainer = training.build_trainer(plain, callbacks=everything, trainer_class=ConfiguredTrainer, **defaults | options)
+    assert isinstance(trainer, ConfiguredTrainer)
+    written = [callback for callback in everything if isinstance(callback, BestModelCallback)]
+    trainer.preparation, trainer.configured_callbacks, trainer.trainer_options = preparation, configured, options
+    trainer.run_files = written[0] if written and not options.get("fast_dev_run") else None
+    return trainer
 
 
-def _own_callbacks(preparation: Preparation, config: TrainConfig, training: bool, writes: bool) -> list[Callback]:
+def _configured_callbacks(
+    preparation: Preparation, config: TrainConfig, training: bool, writes: bool
+) -> list[Callback]:
     """What the parameters ask for. training: more than scores. writes: files, too."""
     inputs, scoring = preparation.inputs, preparation.inputs.scoring_options()
     masks, interval = inputs.architecture.segmentation, scoring["interval"]
-    own: list[Callback] = [COCOEvalCallback(scoring["max_dets"], masks, interval, scoring["per_class"])]
+    configured: list[Callback] = [COCOEvalCallback(scoring["max_dets"], masks, interval, scoring["per_class"])]
     if not training:
-        return own
+        return configured
     if config.use_ema:
-        own.insert(0, RFDETREMACallback(config.ema_decay, config.ema_tau, True, config.ema_update_interval))
-    own += inputs.callbacks()
+        configured.insert(0, RFDETREMACallback(config.ema_decay, config.ema_tau, True, config.ema_update_interval))
+    configured += inputs.callbacks()
     regular, ema = (PREFIX[track] + inputs.metric for track in PREFIX)
     if config.early_stopping:
         patience, delta = config.early_stopping_patience, config.early_stopping_min_delta
-        own.append(RFDETREarlyStopping(patience, delta, config.early_stopping_use_ema, regular, ema))
+        configured.append(RFDETREarlyStopping(patience, delta, config.early_stopping_use_ema, regular, ema))
     if writes:
         best = (config.skip_best_epochs, config.smooth_alpha)
-        own.append(BestModelCallback(preparation.output, regular, ema, preparation.plan.settings.run_test, *best))
-    return own
+        configured.append(
+            BestModelCallback(preparation.output, regular, ema, preparation.plan.settings.run_test, *best)
+        )
+    return configured
 
 
-def _check_callbacks(given: Any) -> None:
+def _check_callbacks(value: Any) -> None:
     """Raise a UserError of what is no callback, and of two of one class of the project's."""
-    listed = [given] if isinstance(given, Callback) else given or ()
-    if not isinstance(listed, list | tuple) or not all(isinstance(one, Callback) for one in listed):
-        raise UserError(f"build_trainer: callbacks is {given!r}. Give a list of callbacks of Lightning.")
+    listed = [value] if isinstance(value, Callback) else value or ()
+    if not isinstance(listed, list | tuple) or not all(isinstance(callback, Callback) for callback in listed):
+        raise UserError(f"build_trainer: callbacks is {value!r}. Give a list of callbacks of Lightning.")
     for kind in (BestModelCallback, COCOEvalCallback, RFDETREMACallback, RFDETREarlyStopping):
-        if sum(isinstance(one, kind) for one in listed) > 1:
+        if sum(isinstance(callback, kind) for callback in listed) > 1:
             raise UserError(f"build_trainer: callbacks has more than one {kind.__name__}. Give one.")

@@ -19,11 +19,11 @@ from rfdetr_core.api.training import (
     check_dataset,
     evaluation_settings,
     find_weights,
+    pop_model_keywords,
     prepare_dataset,
     process_restored,
     refuse_results,
     sizes_of,
-    take_models,
     train_config_of,
     trained_sizes,
 )
@@ -77,11 +77,13 @@ class RFDETR(UpstreamMembers):
         self._build(config, device, read_checkpoint(path) if path else None, settings)
 
     def _build(
-        self, config: VariantConfig, device: str, checkpoint: Checkpoint | None, given: Mapping[str, Any]
+        self, config: VariantConfig, device: str, checkpoint: Checkpoint | None, overrides: Mapping[str, Any]
     ) -> None:
         """Make the detector. given: the keywords of the caller, which win over what the weights were trained with."""
         trained = trained_sizes(checkpoint, self.variant).items()
-        self._section = config.section.model_copy(update={key: one for key, one in trained if given.get(key) is None})
+        self._section = config.section.model_copy(
+            update={key: size for key, size in trained if overrides.get(key) is None}
+        )
         self.weights = checkpoint.path.absolute() if checkpoint and checkpoint.path else None  # after a chdir, too
         self.data: ProjectPaths | None = None
         self.callbacks: dict[str, list[Callable[[dict[str, float]], object]]] = defaultdict(list)
@@ -104,8 +106,8 @@ class RFDETR(UpstreamMembers):
     def get_model_config(cls, **settings: Unpack[keywords.ModelKeywords]) -> VariantConfig:
         """The config that the keywords of the class give, before weights are read."""
         if not cls.variant:
-            known = ", ".join(variant.name for variant in VARIANTS.values())
-            raise UserError(f"{cls.__name__} is the base class. Use a variant: {known}.")
+            variant_names = ", ".join(variant.name for variant in VARIANTS.values())
+            raise UserError(f"{cls.__name__} is the base class. Use a variant: {variant_names}.")
         return VARIANT_CONFIGS[cls.variant](**settings)
 
     @property
@@ -137,18 +139,19 @@ class RFDETR(UpstreamMembers):
             UserError: no model file, its variant is unknown or not this class, or see the class; or the runtime of an
                 exported file is not installed.
         """
-        given: dict[str, Any] = {**settings}
-        if "pretrain_weights" in given:
+        overrides: dict[str, Any] = {**settings}
+        if "pretrain_weights" in overrides:
             raise UserError("from_checkpoint() takes the weights of its path. Leave out pretrain_weights.")
-        device = device_name(given.get("device")) or "auto"
+        device = device_name(overrides.get("device")) or "auto"
         path = as_path(path, "path")
         if path.suffix in SUFFIXES:
-            return cls._of_exported(path, **given | {"device": device})
+            return cls._of_exported(path, **overrides | {"device": device})
         device = find_device(device)
         checkpoint = read_checkpoint(path)
-        found = cls._variant_of(path, architecture_of(checkpoint).name)
-        model = found.__new__(found)
-        model._build(found.get_model_config(**given | {"pretrain_weights": path}), device, checkpoint, given)
+        model_class = cls._variant_of(path, architecture_of(checkpoint).name)
+        model = model_class.__new__(model_class)
+        config = model_class.get_model_config(**overrides | {"pretrain_weights": path})
+        model._build(config, device, checkpoint, overrides)
         return model
 
     @classmethod
@@ -156,10 +159,10 @@ class RFDETR(UpstreamMembers):
         if settings:
             raise UserError(f"{path} is an exported file: {', '.join(settings)} cannot be changed. Give only device.")
         predictor = ExportedPredictor.from_file(path, device=device)
-        found = cls._variant_of(path, predictor.architecture.name)
-        model = found.__new__(found)  # without a detector, which __init__ builds
+        model_class = cls._variant_of(path, predictor.architecture.name)
+        model = model_class.__new__(model_class)  # without a detector, which __init__ builds
         sizes = sizes_of(predictor.architecture)
-        model._section = parse(ModelConfig, sizes | {"variant": found.variant}, str(path))
+        model._section = parse(ModelConfig, sizes | {"variant": model_class.variant}, str(path))
         model.weights, model.data, model._predictor, model._optimised = path.absolute(), None, predictor, None
         model.callbacks = defaultdict(list)
         return model
@@ -167,14 +170,14 @@ class RFDETR(UpstreamMembers):
     @classmethod
     def _variant_of(cls, path: AnyPath, name: str) -> type[Self]:
         """This class if it is of that name, or else that one. UserError: there is none, or it is another one."""
-        found: Any = globals().get(name)
-        if not isinstance(found, type) or not issubclass(found, RFDETR):
+        model_class: Any = globals().get(name)
+        if not isinstance(model_class, type) or not issubclass(model_class, RFDETR):
             raise UserError(f"{path} is a {name}, which is no variant here. Known: {', '.join(VARIANTS)}.")
-        if issubclass(cls, found):
+        if issubclass(cls, model_class):
             return cls
-        if not issubclass(found, cls):
+        if not issubclass(model_class, cls):
             raise UserError(f"{path} is a {name}, not a {cls.__name__}. Use {name} or rfdetr_core.load.")
-        return found
+        return model_class
 
     def _torch_predictor(self, caller: str) -> Predictor:
         """The predictor with the torch module. Raises a UserError of an exported file, which has none."""
@@ -223,7 +226,7 @@ class RFDETR(UpstreamMembers):
         from rfdetr_core.training.record import sole_writer
 
         device = self._torch_predictor("train()").device
-        planned = Plan.of(self._section, self.weights, device, dict(settings), self.callbacks)
+        planned = Plan.from_keywords(self._section, self.weights, device, dict(settings), self.callbacks)
         output = planned.output
         with sole_writer(output):  # from the first file to the last: another's dataset would be trained on or scored
             self.data = prepare_dataset(planned.dataset, output / "dataset", planned.weights.parent)
@@ -258,9 +261,9 @@ class RFDETR(UpstreamMembers):
         Raises:
             UserError: another dtype or batch_size, inplace, or it cannot be compiled here.
         """
-        own = self._torch_predictor("optimize_for_inference()")
-        check_upstreams(inplace, compile_backend, own.device)
-        self._optimised = own.optimised(compiled=compile, batch_size=batch_size, dtype=dtype)
+        predictor = self._torch_predictor("optimize_for_inference()")
+        check_upstreams(inplace, compile_backend, predictor.device)
+        self._optimised = predictor.optimised(compiled=compile, batch_size=batch_size, dtype=dtype)
 
     inference = optimize_for_inference  # its name from upstream's 1.11 on
 
@@ -336,27 +339,29 @@ class RFDETR(UpstreamMembers):
         from rfdetr_core.evaluation.evaluate import evaluate
         from rfdetr_core.training.record import sole_writer
 
-        given, data = dict(settings), self.data
-        unused = take_models(given, {"device": self._predictor.device, "resolution": self.architecture.resolution})
-        config, others = evaluation_settings(split, given, self._section.variant)
-        dataset = as_path(given["dataset_dir"], "dataset_dir") if given.get("dataset_dir") is not None else None
-        output = as_path(given.get("output_dir", "output"), "output_dir")
+        remaining, data = dict(settings), self.data
+        unused = pop_model_keywords(
+            remaining, {"device": self._predictor.device, "resolution": self.architecture.resolution}
+        )
+        config, unused_training_keys = evaluation_settings(split, remaining, self._section.variant)
+        dataset = as_path(remaining["dataset_dir"], "dataset_dir") if remaining.get("dataset_dir") is not None else None
+        output = as_path(remaining.get("output_dir", "output"), "output_dir")
         refuse_results(output / "evaluate")
         if dataset is None and data is None:
             raise UserError("evaluate() needs dataset_dir: this model was not trained here.")
         if dataset is not None:
             check_dataset(dataset)
-        if unused := sorted({*unused, *others} - {"device", "resolution"}):
+        if unused := sorted({*unused, *unused_training_keys} - {"device", "resolution"}):
             say(f"evaluate() does not use {', '.join(unused)}")
         with sole_writer(output):
             if dataset is not None:
                 data = prepare_dataset(dataset, output / "dataset")
             assert data is not None
-            found = evaluate(self._predictor, data, config, output / "evaluate")
-        start = "val" if found["split"] == "valid" else "test"
+            scores = evaluate(self._predictor, data, config, output / "evaluate")
+        start = "val" if scores["split"] == "valid" else "test"
         kinds = ("", "segm_") if self.architecture.segmentation else ("",)
-        named = {f"{start}/{kind}{name}": found[kind + key] for kind in kinds for name, key in REPORTED.items()}
-        return found | named
+        named = {f"{start}/{kind}{name}": scores[kind + key] for kind in kinds for name, key in REPORTED.items()}
+        return scores | named
 
     def export(
         self,
@@ -380,9 +385,9 @@ class RFDETR(UpstreamMembers):
         from rfdetr_core.export.model import export_model
 
         output, sizes = as_path(output_dir, "output_dir"), {"batch_size": batch_size, "dynamic_batch": dynamic_batch}
-        own = self._torch_predictor("export()")
+        predictor = self._torch_predictor("export()")
         refuse_results(output)
-        return export_model(own, output, sizes | dict(arguments), self.data)
+        return export_model(predictor, output, sizes | dict(arguments), self.data)
 
 
 load = from_checkpoint = RFDETR.from_checkpoint

@@ -53,7 +53,7 @@ class Preparation:
         inputs = {name: identity["sha256"] for name, identity in identities.items()}
         return inputs == self.record["inputs"] and self.listing == _listing(self.plan)
 
-    def started(self, state: Any, custom: Mapping[str, Any], epochs: int) -> tuple[Inputs, dict[str, Any]]:
+    def start(self, state: Any, custom: Mapping[str, Any], epochs: int) -> tuple[Inputs, dict[str, Any]]:
         """Inputs and record of a training that goes on from a state, or from none.
 
         A state of the same training is resumed, and the record stays the same. That of another one, for example of
@@ -67,10 +67,10 @@ class Preparation:
         if state is None:
             return inputs, self.record | part
         path = state_file(state, "ckpt_path")
-        own = self.record | part
+        training_record = self.record | part
         if inputs.asked.resume is None:
-            if _is_same(path, record.fingerprint(own), epochs):
-                return inputs, own
+            if _is_same(path, record.fingerprint(training_record), epochs):
+                return inputs, training_record
             named = {"resume": path.name}
             inputs = replace(
                 inputs,
@@ -79,14 +79,14 @@ class Preparation:
                 asked=inputs.asked.model_copy(update=named),
                 config=inputs.config.model_copy(update=named),
             )
-            own = inputs.record() | part
+            training_record = inputs.record() | part
         elif path.resolve() != self.plan.weights.resolve():
             raise UserError(f"ckpt_path is {path}, but TrainConfig has resume={str(self.plan.weights)!r}. Give one.")
-        asked = inputs.asked.model_copy(update={"epochs": epochs} if epochs > 0 else {})
-        _, message = record.named_state(path, asked, record.fingerprint(own))
+        config = inputs.asked.model_copy(update={"epochs": epochs} if epochs > 0 else {})
+        _, message = record.named_state(path, config, record.fingerprint(training_record))
         if record.first_process():
             say(message)
-        return inputs, own
+        return inputs, training_record
 
 
 def _is_same(path: Path, fingerprint: Mapping[str, Any], epochs: int) -> bool:
@@ -99,7 +99,7 @@ def _is_same(path: Path, fingerprint: Mapping[str, Any], epochs: int) -> bool:
     return not state["run"]["finished"] or state["epoch"] + 1 >= epochs
 
 
-_made: WeakValueDictionary[tuple[int, int], Preparation] = WeakValueDictionary()
+_preparations: WeakValueDictionary[tuple[int, int], Preparation] = WeakValueDictionary()
 
 
 def prepare(model_config: ModelSettings, train_config: TrainSettings) -> Preparation:
@@ -111,36 +111,38 @@ def prepare(model_config: ModelSettings, train_config: TrainSettings) -> Prepara
         UserError: as `RFDETR.train`; or num_classes is not the number of the dataset's classes.
     """
     key = (id(model_config), id(train_config))
-    if (known := _made.get(key)) is not None and known.is_current():
-        return known
+    if (existing := _preparations.get(key)) is not None and existing.is_current():
+        return existing
     plan = _plan(model_config, train_config)
     listing = _listing(plan)
     with record.sole_writer(plan.output):
         where = prepare_dataset(plan.dataset, plan.output / "dataset", plan.weights.parent)
         settings = plan.settings
         inputs = read_inputs(where, plan.model, settings.train, settings.runtime, plan.output)
-        found, asked = len(inputs.classes), model_config.num_classes
-        if asked not in (None, found):
+        count, requested = len(inputs.classes), model_config.num_classes
+        if requested not in (None, count):
             raise UserError(
-                f"num_classes is {asked}, but {plan.dataset} has {found} classes: {', '.join(inputs.classes)}. "
-                f"Write num_classes={found}, or leave it out: then it is the dataset's."
+                f"num_classes is {requested}, but {plan.dataset} has {count} classes: {', '.join(inputs.classes)}. "
+                f"Write num_classes={count}, or leave it out: then it is the dataset's."
             )
-        made = Preparation((model_config, train_config), plan, inputs, inputs.record(), listing)
-    _made[key] = made
-    return made
+        preparation = Preparation((model_config, train_config), plan, inputs, inputs.record(), listing)
+    _preparations[key] = preparation
+    return preparation
 
 
 def _listing(plan: Plan) -> str:
     """The digest of what the dataset folder lists. What changes in an image is found when it is read."""
     entries: list[Any] = []
     for folder, folders, names in os.walk(plan.dataset):
-        folders[:] = [one for one in folders if (Path(folder) / one).resolve() != plan.output.resolve()]
+        folders[:] = [
+            subfolder for subfolder in folders if (Path(folder) / subfolder).resolve() != plan.output.resolve()
+        ]
         for path in (Path(folder) / name for name in names if not name.startswith(".")):
             if path.suffix.lower() in SUFFIXES:
                 entries.append([str(path)])
             elif path.suffix.lower() in _LABELS:
-                found = path.stat()
-                entries.append([str(path), found.st_size, found.st_mtime_ns])
+                status = path.stat()
+                entries.append([str(path), status.st_size, status.st_mtime_ns])
     return files.digest(sorted(entries))
 
 
@@ -150,14 +152,14 @@ def _plan(model_config: ModelSettings, train_config: TrainSettings) -> Plan:
         weights = find_weights(model_config.pretrain_weights)
     if weights is not None:
         sizes = trained_sizes(read_checkpoint(weights), model_config.variant).items()
-        section = section.model_copy(update={key: one for key, one in sizes if getattr(section, key) is None})
+        section = section.model_copy(update={key: size for key, size in sizes if getattr(section, key) is None})
     keywords = train_config.model_dump(mode="json", include={*TrainSettings.model_fields})
     if train_config.accelerator == "auto":
         del keywords["accelerator"]
-    return Plan.of(section, weights, find_device(model_config.device), keywords)
+    return Plan.from_keywords(section, weights, find_device(model_config.device), keywords)
 
 
-def pair_of(call: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Preparation | None:
+def preparation_for(call: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Preparation | None:
     """The preparation where a class is called with upstream's (model_config, train_config); None where it is not.
 
     Raises:
@@ -165,14 +167,14 @@ def pair_of(call: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) 
     """
     names = ("model_config", "train_config")
     if not keywords.keys() & set(names) and not any(
-        isinstance(one, ModelSettings | TrainSettings) for one in arguments[:2]
+        isinstance(argument, ModelSettings | TrainSettings) for argument in arguments[:2]
     ):
         return None
-    given = dict(zip(names, arguments, strict=False)) | dict(keywords)
-    if given.keys() != set(names) or len(arguments) > 2:
+    configs = dict(zip(names, arguments, strict=False)) | dict(keywords)
+    if configs.keys() != set(names) or len(arguments) > 2:
         raise UserError(f"{call} takes (model_config, train_config), and nothing else with them.")
-    check_configs(call, given["model_config"], given["train_config"])
-    return prepare(given["model_config"], given["train_config"])
+    check_configs(call, configs["model_config"], configs["train_config"])
+    return prepare(configs["model_config"], configs["train_config"])
 
 
 def check_configs(call: str, model_config: Any, train_config: Any) -> None:
@@ -188,12 +190,12 @@ def check_configs(call: str, model_config: Any, train_config: Any) -> None:
             )
 
 
-def preparation_of(what: Any, reason: str) -> Preparation:
+def preparation_of(owner: Any, reason: str) -> Preparation:
     """That of a module or a data module. UserError: it was not made of configs."""
-    found = getattr(what, "preparation", None)
-    if not isinstance(found, Preparation):
-        name = type(what).__name__ if what is not None else "the module"
+    preparation = getattr(owner, "preparation", None)
+    if not isinstance(preparation, Preparation):
+        name = type(owner).__name__ if owner is not None else "the module"
         raise UserError(
             f"{reason} needs RFDETRModelModule(model_config, train_config), and {name} is not made of them."
         )
-    return found
+    return preparation

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic import JsonValue
 
-from rfdetr_core.api import CONFIGS, HOMES, NAMES
+from rfdetr_core.api import CONFIGS, NAMES, NAMES_BY_MODULE
 from rfdetr_core.api.configs import OF_MODEL_AND_TRAIN, ModelSettings, TrainSettings, defaults_of
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import Config, parse
@@ -24,7 +24,7 @@ from rfdetr_core.training.config import TrainConfig
 _COMMAND = "python -m rfdetr_core.config.reference"
 _WIDTH = 120
 _PATH = "str | os.PathLike[str]"
-_OWN = "None: as the model was built"
+_AS_BUILT = "None: as the model was built"
 _DEVICE = "str | int | torch.device | None"
 
 
@@ -36,7 +36,7 @@ class Key(NamedTuple):
 
 
 # What a keyword takes or means in Python that the field of params.yaml does not say.
-_PATHS = {
+_PYTHON_MEANINGS = {
     "dataset_dir": "folder of a COCO or YOLO dataset",
     "output_dir": "folder of the run's files",
     "resume": "checkpoint.pth to resume from, up to `epochs`",
@@ -65,11 +65,15 @@ def keywords() -> str:
     settings = _keys(TrainSettings)
     settings = {key: settings[key] for key in dict.fromkeys(["output_dir", *TrainConfig.model_fields, *settings])}
     dataset = settings.pop("dataset_dir")
-    model = {key: Key(_or_none(one.type), one.about) for key, one in _keys(ModelSettings).items() if key != "variant"}
-    of_model = {key: Key(model[key].type, f"{_about(ModelSettings, key)}; {_OWN}") for key in OF_MODEL_AND_TRAIN}
+    model = {
+        key: Key(_or_none(entry.type), entry.about) for key, entry in _keys(ModelSettings).items() if key != "variant"
+    }
+    of_model = {
+        key: Key(model[key].type, f"{_describe_field(ModelSettings, key)}; {_AS_BUILT}") for key in OF_MODEL_AND_TRAIN
+    }
     model["device"] = Key(_DEVICE, model["device"].about)
-    of_model["device"] = Key(_DEVICE, f"cpu, cuda, cuda:0, mps, which sets accelerator; {_OWN}")
-    evaluation = {key: one for key, one in _keys(EvaluateConfig).items() if key not in ("split", *settings)}
+    of_model["device"] = Key(_DEVICE, f"cpu, cuda, cuda:0, mps, which sets accelerator; {_AS_BUILT}")
+    evaluation = {key: entry for key, entry in _keys(EvaluateConfig).items() if key not in ("split", *settings)}
     evaluation = {"dataset_dir": Key(_or_none(dataset.type), "None: the dataset that was trained on")} | evaluation
     export = {
         "format": Key(_type(Format), "what reads the file"),
@@ -78,7 +82,7 @@ def keywords() -> str:
         "max_images": Key("int", "the most images of calibration_data (default: 100)"),
         "shape": Key("tuple[int, int] | list[int] | None", "the resolution of the model, twice"),
     }
-    own = {key: one for key, one in _keys(ExportConfig).items() if key not in ("formats", "batch_size")}
+    config_keys = {key: entry for key, entry in _keys(ExportConfig).items() if key not in ("formats", "batch_size")}
     parts = [
         _HEAD,
         _typed_dict("AugmentKeywords", "", "The keys of `augmentation`.", _keys(AugmentConfig)),
@@ -92,7 +96,9 @@ def keywords() -> str:
         ),
         _typed_dict("TrainKeywords", "SettingsKeywords", "The keywords of `train`.", of_model),
         _typed_dict("EvaluateKeywords", "RunKeywords", "The keywords of `evaluate`.", evaluation | of_model),
-        _typed_dict("ExportKeywords", "", "The keywords of `export` beside output_dir and sizes.", export | own),
+        _typed_dict(
+            "ExportKeywords", "", "The keywords of `export` beside output_dir and sizes.", export | config_keys
+        ),
     ]
     return "\n\n".join(parts)
 
@@ -102,8 +108,8 @@ def names() -> str:
     variants = {architecture.name: key for key, architecture in VARIANTS.items()}
     imports = [
         f"from {module} import {name} as {name}"
-        for module, known in sorted(HOMES.items())
-        for name in sorted(known, key=lambda name: (_kind_of_name(name), name.lower()))
+        for module, names in sorted(NAMES_BY_MODULE.items())
+        for name in sorted(names, key=lambda name: (_kind_of_name(name), name.lower()))
         if name not in variants
     ]
     classes = []
@@ -117,8 +123,8 @@ def names() -> str:
 
 def configs() -> str:
     """The stub of `rfdetr_core.config`: the configs of the Python API."""
-    others = {name: target for name, target in CONFIGS.items() if name != target}
-    imports = [f"from rfdetr_core.api.configs import {target} as {name}" for name, target in others.items()]
+    renamed = {name: target for name, target in CONFIGS.items() if name != target}
+    imports = [f"from rfdetr_core.api.configs import {target} as {name}" for name, target in renamed.items()]
     parts = [
         f'"""The public names, for editors and mypy. Written by `{_COMMAND}`."""\n',
         "from typing import Unpack\n",
@@ -128,7 +134,7 @@ def configs() -> str:
         _all(sorted(CONFIGS)),
         "",
     ]
-    for name in (name for name in CONFIGS if name not in others):
+    for name in (name for name in CONFIGS if name not in renamed):
         parts.append(
             f'class {name}(ModelConfig):\n    """The config of {name.removesuffix("Config")}."""\n\n'
             "    def __init__(self, **keywords: Unpack[ModelKeywords]) -> None: ...\n"
@@ -138,22 +144,22 @@ def configs() -> str:
 
 def _keys(config: type[Config]) -> dict[str, Key]:
     """The keys of a config, with the types that its keywords have in Python."""
-    found, defaults = {}, defaults_of(config)
+    keys, defaults = {}, defaults_of(config)
     for key, field in config.model_fields.items():
         kind = _type(field.annotation)
-        if key in _PATHS:
+        if key in _PYTHON_MEANINGS:
             kind = kind.replace("str", _PATH, 1)
         elif "Literal[" in kind and "bool" not in kind and _takes_bool(config, key):
             kind = f"bool | {kind}"
         long = key == "pretrain_weights" or (isinstance(defaults.get(key), dict) and defaults[key])
         default = f" (default: {defaults[key]!r})" if key in defaults and not long else ""
-        found[key] = Key(kind, _about(config, key) + default)
-    return found
+        keys[key] = Key(kind, _describe_field(config, key) + default)
+    return keys
 
 
-def _about(config: type[Config], key: str) -> str:
+def _describe_field(config: type[Config], key: str) -> str:
     """The description of a field in the words of Python."""
-    text = _PATHS.get(key) or config.model_fields[key].description or ""
+    text = _PYTHON_MEANINGS.get(key) or config.model_fields[key].description or ""
     words = {"null": "None", "true": "True", "false": "False"}
     return re.sub(r"\b(null|true|false)\b", lambda match: words[match[0]], text)
 
@@ -180,7 +186,7 @@ def _type(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " | ".join(sorted(dict.fromkeys(map(_type, inner)), key="None".__eq__))
     if origin in (list, tuple):
-        items = [_type(one) for one in inner if one is not ...]
+        items = [_type(element) for element in inner if element is not ...]
         fixed = origin is tuple and ... not in inner
         return f"list[{items[0]}] | tuple[{', '.join(items if fixed else [*items, '...'])}]"
     if origin is dict:
@@ -194,8 +200,8 @@ def _or_none(kind: str) -> str:
     return kind if kind.endswith("None") else f"{kind} | None"
 
 
-def _typed_dict(name: str, base: str, about: str, keys: Mapping[str, Key]) -> str:
-    lines = [f"class {name}({base or 'TypedDict'}, total=False):", f'    """{about}"""', ""]
+def _typed_dict(name: str, base: str, docstring: str, keys: Mapping[str, Key]) -> str:
+    lines = [f"class {name}({base or 'TypedDict'}, total=False):", f'    """{docstring}"""', ""]
     for key, (kind, sentence) in keys.items():
         lines += [f"    {key}: {kind}", *_docstring(sentence)]
     return "\n".join(lines) + "\n"
@@ -205,11 +211,11 @@ def _docstring(text: str) -> Iterable[str]:
     return (f"    {line}" for line in textwrap.wrap(f'"""{text}"""', _WIDTH - 4, break_on_hyphens=False))
 
 
-def _all(known: Iterable[str]) -> str:
+def _all(names: Iterable[str]) -> str:
     return "\n".join(
         [
             "__all__ = [",
-            *(f'    "{name}",' for name in sorted(known, key=lambda name: (_kind_of_name(name), name))),
+            *(f'    "{name}",' for name in sorted(names, key=lambda name: (_kind_of_name(name), name))),
             "]",
         ]
     )

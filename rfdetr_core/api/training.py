@@ -87,7 +87,7 @@ def state_file(value: Any, argument: str) -> Path:
     return path
 
 
-def find_weights(given: Any) -> Path | None:
+def find_weights(value: Any) -> Path | None:
     """The file that `pretrain_weights` names: a path, or a published name; None for None.
 
     A published file is looked for in weights/, then in the cache, then downloaded.
@@ -95,9 +95,9 @@ def find_weights(given: Any) -> Path | None:
     Raises:
         UserError: there is no such file, it is not the published one, or it could not be downloaded.
     """
-    if given is None:
+    if value is None:
         return None
-    path = as_path(given, "pretrain_weights")
+    path = as_path(value, "pretrain_weights")
     if path.is_dir():
         raise UserError(f"pretrain_weights is {str(path)!r}, which is a folder. Give the path of a file in it.")
     if path.parent not in (Path(), cache_folder()) and path.name in PUBLISHED and not path.exists():
@@ -123,12 +123,12 @@ def trained_sizes(checkpoint: Checkpoint | None, variant: str) -> dict[str, Any]
     if checkpoint is None:
         return {}
     try:
-        found = architecture_of(checkpoint)
+        architecture = architecture_of(checkpoint)
     except UserError:
         return {}  # the class names the variant, or load_weights says what is wrong
-    if found.name != VARIANTS[variant].name:
+    if architecture.name != VARIANTS[variant].name:
         return {}  # load_weights says what is wrong
-    return sizes_of(found)
+    return sizes_of(architecture)
 
 
 def sizes_of(architecture: Architecture) -> dict[str, Any]:
@@ -161,18 +161,18 @@ def prepare_dataset(dataset: Path, folder: Path, weights: Path = Path("weights")
     from rfdetr_core.ingest.validate import validate_dataset
     from rfdetr_core.report.dataset import write_page
 
-    made = ProjectPaths(dataset, folder / "annotations", folder / "manifest", weights, folder / "metadata")
+    paths = ProjectPaths(dataset, folder / "annotations", folder / "manifest", weights, folder / "metadata")
     validate_dataset(
         dataset,
         ValidateConfig(),
         folder,
-        made.manifests,
+        paths.manifests,
         option="dataset_dir",
-        metadata=made.metadata,
+        metadata=paths.metadata,
         write_page=write_page,
     )
-    convert_dataset(dataset, ValidateConfig(), made.manifests, made.annotations)
-    return made
+    convert_dataset(dataset, ValidateConfig(), paths.manifests, paths.annotations)
+    return paths
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Plan:
     weights: Path
 
     @classmethod
-    def of(
+    def from_keywords(
         cls,
         model: ModelConfig,
         weights: Path | None,
@@ -200,13 +200,13 @@ class Plan:
         Raises:
             UserError: an unknown keyword or event, a wrong value, or what is asked for cannot be trained here.
         """
-        for event in _asked(functions or {}):
+        for event in _nonempty_events(functions or {}):
             if event not in EVENTS:
                 raise UserError(f"callbacks has no {event}. There are {' and '.join(EVENTS)}.")
-        given = {key: keywords.pop(key, None) for key in OF_MODEL_AND_TRAIN}
-        own = {key: value for key, value in given.items() if value is not None}
-        other = device_name(keywords.pop("device", None))
-        kind, _, number = str(device if other is None else other).partition(":")
+        optional = {key: keywords.pop(key, None) for key in OF_MODEL_AND_TRAIN}
+        overrides = {key: value for key, value in optional.items() if value is not None}
+        requested_device = device_name(keywords.pop("device", None))
+        kind, _, number = str(device if requested_device is None else requested_device).partition(":")
         if number not in ("", "0"):
             raise UserError(
                 f"train() takes the first device, not {kind}:{number}. Start Python with "
@@ -217,7 +217,7 @@ class Plan:
             weights, named = state_file(keywords["resume"], "resume"), None  # the state holds the weights
             keywords["resume"] = weights.name
         settings = cls.settings_of({"accelerator": kind} | keywords, model.variant)
-        section = parse(ModelConfig, vars(model) | own | {"pretrain_weights": named}, "train()")
+        section = parse(ModelConfig, vars(model) | overrides | {"pretrain_weights": named}, "train()")
         section.architecture(classes=1)
         check_together(section, settings.train)
         if settings.compile != "off":
@@ -236,14 +236,14 @@ class Plan:
         for key in keywords.keys() & _FOLDERS:
             as_path(keywords[key], key)
         of_model = ModelSettings.model_fields.keys() - TrainSettings.model_fields.keys() - {"variant"}
-        others = sorted(keywords.keys() & of_model)
-        if others:
+        constructor_keys = sorted(keywords.keys() & of_model)
+        if constructor_keys:
             name = VARIANTS[variant].name
             raise UserError(
-                f"{call} has no {', '.join(others)}: it belongs to the constructor. "
-                f"Write {name}({', '.join(f'{key}={keywords[key]!r}' for key in others)}), then {call}."
+                f"{call} has no {', '.join(constructor_keys)}: it belongs to the constructor. "
+                f"Write {name}({', '.join(f'{key}={keywords[key]!r}' for key in constructor_keys)}), then {call}."
             )
-        return TrainSettings.of(keywords, call)
+        return TrainSettings.from_keywords(keywords, call)
 
     @property
     def dataset(self) -> Path:
@@ -257,42 +257,42 @@ class Plan:
 
     def run(self, data: ProjectPaths, functions: FunctionsByEvent) -> Path:
         """Train, select and strip; the path of the best weights."""
-        from rfdetr_core.api.callbacks import Functions
+        from rfdetr_core.api.callbacks import FunctionCallback
         from rfdetr_core.training.run import train_model
 
-        asked = _asked(functions)
-        watching = [Functions(asked)] if asked else []
+        functions_by_event = _nonempty_events(functions)
+        watching = [FunctionCallback(functions_by_event)] if functions_by_event else []
         train_model(data, self.model, self.settings.train, self.settings.runtime, self.output, watching)
         return select_and_strip(self.output)
 
 
-def _asked(functions: FunctionsByEvent) -> FunctionsByEvent:
+def _nonempty_events(functions: FunctionsByEvent) -> FunctionsByEvent:
     """Those events that have a function: to look one up in `RFDETR.callbacks` gives it an empty list."""
-    return {event: given for event, given in functions.items() if given}
+    return {event: called for event, called in functions.items() if called}
 
 
-def take_models(keywords: dict[str, Any], built: Mapping[str, Any] | None = None) -> list[str]:
+def pop_model_keywords(keywords: dict[str, Any], built: Mapping[str, Any] | None = None) -> list[str]:
     """Remove the keywords of the model that `train` takes, too, and give their names. built: what it was built with.
 
     Raises:
         UserError: one differs from what `built` has.
     """
-    given = {key: keywords.pop(key) for key in (*OF_MODEL_AND_TRAIN, "device") if key in keywords}
-    given = {key: value for key, value in given.items() if value is not None}
-    for key, own in (built or {}).items():
-        value = device_name(given.get(key, own)) if key == "device" else given.get(key, own)
-        same = str(value).removesuffix(":0") == str(own).removesuffix(":0")
+    removed = {key: keywords.pop(key) for key in (*OF_MODEL_AND_TRAIN, "device") if key in keywords}
+    removed = {key: value for key, value in removed.items() if value is not None}
+    for key, built_value in (built or {}).items():
+        value = device_name(removed.get(key, built_value)) if key == "device" else removed.get(key, built_value)
+        same = str(value).removesuffix(":0") == str(built_value).removesuffix(":0")
         if not same and (key, value) != ("device", "auto"):
             raise UserError(
-                f"evaluate() was given {key}={value!r}, but the model has {own!r}. Give {key} to the constructor or to "
-                "from_checkpoint, then evaluate()."
+                f"evaluate() was given {key}={value!r}, but the model has {built_value!r}. "
+                f"Give {key} to the constructor or to from_checkpoint, then call evaluate()."
             )
-    return [*given]
+    return [*removed]
 
 
 def train_config_of(keywords: dict[str, Any], variant: str) -> TrainSettings:
     """The config that `train` makes of its keywords, without those of the model. UserError: as `train`."""
-    take_models(keywords)
+    pop_model_keywords(keywords)
     return ScriptTrainConfig(**Plan.settings_of(keywords, variant).model_dump())
 
 
@@ -302,15 +302,17 @@ def evaluation_settings(split: Any, keywords: dict[str, Any], variant: str) -> t
     Raises:
         UserError: an unknown keyword or split, or a keyword of the constructor of the class.
     """
-    own = EvaluateConfig.model_fields
-    known = (
+    evaluate_fields = EvaluateConfig.model_fields
+    training_keys = (
         TrainSettings.model_fields.keys() | ModelSettings.model_fields.keys() | ABSENT["train"].keys()
-    ) - own.keys()
-    of_train = {key: value for key, value in keywords.items() if key in known}
+    ) - evaluate_fields.keys()
+    of_train = {key: value for key, value in keywords.items() if key in training_keys}
     if unused := of_train.keys() - _FOLDERS:
         Plan.settings_of({"dataset_dir": "-"} | of_train, variant, "evaluate()")
     values = {
-        key: keywords[key] for key in keywords if key not in known and (key, keywords[key]) != ("batch_size", "auto")
+        key: keywords[key]
+        for key in keywords
+        if key not in training_keys and (key, keywords[key]) != ("batch_size", "auto")
     }
     named = _SPLITS.get(split, split) if isinstance(split, str) else split
     config = parse(EvaluateConfig, values | {"split": named}, "evaluate()")

@@ -311,8 +311,8 @@ ANSWERS: dict[str, type[Fields]] = {
 
 def generated() -> dict[str, str]:
     """The JSON Schemas, by the path of their file."""
-    found = {}
+    schemas = {}
     for name, answer in ANSWERS.items():
         schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **answer.model_json_schema(by_alias=True)}
-        found[f"docs/schemas/{name}-{SCHEMA}.json"] = json.dumps(schema, indent=2) + "\n"
-    return found
+        schemas[f"docs/schemas/{name}-{SCHEMA}.json"] = json.dumps(schema, indent=2) + "\n"
+    return schemas

@@ -26,19 +26,19 @@ def audit(options: argparse.Namespace) -> None:
 
     if (options.prove is not None or options.output is not None) and (options.prove is None or options.file is None):
         raise UserError("audit FILE --prove IMAGE --output PROOF.json: a proof needs a model file and an image.")
-    asked = [name for name in ("file", "image", "diff") if getattr(options, name) is not None]
-    asked += ["where"] * bool(options.where and not (options.images and options.file))
-    if len(asked) != 1:
+    questions = [name for name in ("file", "image", "diff") if getattr(options, name) is not None]
+    questions += ["where"] * bool(options.where and not (options.images and options.file))
+    if len(questions) != 1:
         raise UserError(
             "audit takes one of FILE, --image PATH_OR_SHA256, --diff A B, --where; or FILE --images --where."
         )
     # A folder that was named and is no repository is a mistake.
     alone = options.repo == Path() and git.answer(options.repo, "rev-parse", "--git-dir") is None
-    of_files = asked[0] in ("file", "diff") and not options.where and options.prove is None
+    of_files = questions[0] in ("file", "diff") and not options.where and options.prove is None
     if options.markdown and (options.diff is None or options.json):
         raise UserError("--markdown is a form of audit --diff A B, and --json is another one: give one of them.")
     archive = Archive(NoHistory(options.repo) if alone and of_files else History(options.repo, working_tree=True))
-    if asked[0] in ("image", "where"):
+    if questions[0] in ("image", "where"):
         _audit_uses(options, archive)
     elif options.diff is not None:
         _audit_difference(options, archive)
@@ -70,8 +70,8 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
         rows = [{key: one_line(value) if isinstance(value, str) else value for key, value in row.items()}
                 for row in images.rows]  # fmt: skip
         print(*files.csv_text(rows, _IMAGE_COLUMNS).splitlines(), sep="\n")
-    lines = [f"unknown: {one}" for one in images.unknown]
-    lines += [f"note: {one}" for one in notes]
+    lines = [f"unknown: {part}" for part in images.unknown]
+    lines += [f"note: {note}" for note in notes]
     if lines:
         say(*lines, file=sys.stderr)
     if traced.contradicted or images.unknown:
@@ -91,8 +91,8 @@ def _prove(options: argparse.Namespace, archive: Archive) -> None:
     if options.output is not None:
         files.write_bytes(options.output, files.canonical_json(proof.content) + b"\n")
     print_versioned(proof.content if options.json else proof.lines)
-    told = (*proof.notes, *(() if traced.known else traced.notes))
-    lines = [f"unknown: {one}" for one in proof.unknown] + [f"note: {one}" for one in told]
+    notes = (*proof.notes, *(() if traced.known else traced.notes))
+    lines = [f"unknown: {part}" for part in proof.unknown] + [f"note: {note}" for note in notes]
     if lines:
         say(*lines, file=sys.stderr)
     if proof.unknown or traced.contradicted:
@@ -119,11 +119,11 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
             raise UserError(f"{path} cannot be compared, since {traced.notes[0]}")
         if traced.training is None:
             raise UserError(f"{path} carries no lineage, and no record of it was found: there is nothing to compare.")
-    changes = compare_lineages(*(one.lineage or {"training": one.training} for one in traces))
-    before, after = (images_of(one, archive, own=True) for one in traces)
+    changes = compare_lineages(*(traced.lineage or {"training": traced.training} for traced in traces))
+    before, after = (images_of(traced, archive, own=True) for traced in traces)
     unknown = before.unknown + after.unknown
     images = {} if unknown else compare_images(before.rows, after.rows)
-    notes = [f"{one.file}: {note}" for one in traces if not one.known for note in one.notes]
+    notes = [f"{traced.file}: {note}" for traced in traces if not traced.known for note in traced.notes]
     content: dict[str, Any] = {"making": changes, "images": images, "unknown": unknown}
     if options.json or options.markdown:
         from rfdetr_core.audit.context import context_of
@@ -137,7 +137,7 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
     else:
         lines = [*told_difference(changes, images, unknown), *(f"note: {note}" for note in notes)]
         print_versioned(content if options.json else lines)
-    if unknown or not all(one.known for one in traces):
+    if unknown or not all(traced.known for traced in traces):
         sys.exit(1)
 
 
@@ -150,8 +150,8 @@ def verify(options: argparse.Namespace) -> None:
     if only and more:
         raise UserError(f"{more} adds to what verify does without {only}: give one of the two.")
     if ((only or more) and options.file) or (only and options.key):
-        given = "FILE" if options.file else "--key"
-        raise UserError(f"{only or more} checks the project, not a model file: give {given} without it.")
+        argument = "FILE" if options.file else "--key"
+        raise UserError(f"{only or more} checks the project, not a model file: give {argument} without it.")
     if options.proof is not None:
         report = _check_proof(options)
     elif options.reproduce:

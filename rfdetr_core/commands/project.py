@@ -52,8 +52,8 @@ def plan(options: argparse.Namespace) -> None:
     """Print which stages `dvc repro` will run, why, and how long they took last time."""
     from rfdetr_core.verification.plan import plan
 
-    found = plan(options.repo)
-    print_versioned(found.plain() if options.json else found.lines())
+    planned = plan(options.repo)
+    print_versioned(planned.plain() if options.json else planned.lines())
 
 
 def preview(options: argparse.Namespace) -> None:
@@ -90,20 +90,20 @@ def results(options: argparse.Namespace) -> None:
     for title, kind, scored in (("", "", metrics), (" masks", "segm_", metrics.get("masks"))):
         if scored is None:
             continue
-        seen = [row.get(prefix + kind + name) for name in ("mAP_50_95", "mAP_50", "F1")]
-        _print_scores(f"valid{title}", seen, f"{winner} weights of epoch {epoch}; picked by {selection['key']}")
+        valid_scores = [row.get(prefix + kind + name) for name in ("mAP_50_95", "mAP_50", "F1")]
+        _print_scores(f"valid{title}", valid_scores, f"{winner} weights of epoch {epoch}; picked by {selection['key']}")
         note = f"; {about['note']}" if "note" in about else ""
         size = f"{metrics['images']} images, {metrics['objects']} objects{note}"
         _print_scores(about["split"] + title, [scored[name] for name in ("map", "map_50", "f1")], size)
     print_lines(run_files(Path("output")))
-    here = _activated()
+    prefix_of_commands = _activated()
     print("scores    reports/evaluate/: metrics.json and tables")
     print("pictures  reports/evaluate/pictures/")
     print("dataset   reports/dataset/index.html")
-    print(f"curves    {here}dvc plots show")
+    print(f"curves    {prefix_of_commands}dvc plots show")
     print("runs      make ui")
-    print(*(f"next      {command}" for command in _next_steps(here)), sep="\n")
-    print(f"use       {here}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
+    print(*(f"next      {command}" for command in _next_steps(prefix_of_commands)), sep="\n")
+    print(f"use       {prefix_of_commands}python -m rfdetr_core predict output/checkpoint_best_total.pth IMAGE")
     if _PAGE.exists():
         print(f"report    {_PAGE}: open it first")
 
@@ -113,7 +113,7 @@ def _activated() -> str:
     return ".venv/bin/" if "VIRTUAL_ENV" not in os.environ and Path(".venv/bin/dvc").exists() else ""
 
 
-def _next_steps(here: str) -> Iterator[str]:
+def _next_steps(prefix: str) -> Iterator[str]:
     """The commands that keep a result."""
     from rfdetr_core.base import git
     from rfdetr_core.base.dvc_config import dvc_config
@@ -122,14 +122,15 @@ def _next_steps(here: str) -> Iterator[str]:
     if git.answer(Path(), "status", "--porcelain", "--", *names):
         yield f'git add {" ".join(names)} && git commit -m "A new result"'
     if dvc_config(Path())["core"].get("remote"):
-        yield f"{here}dvc push"
+        yield f"{prefix}dvc push"
     else:
-        yield f"{here}dvc remote add -d store URL && {here}dvc push   # a folder or bucket; now models are only here"
-    yield f"{here}python -m rfdetr_core publish"
+        remote = f"{prefix}dvc remote add -d store URL"
+        yield f"{remote} && {prefix}dvc push   # URL: a folder or bucket. Models are only here now"
+    yield f"{prefix}python -m rfdetr_core publish"
 
 
-def _print_scores(title: str, values: Sequence[float | None], about: str) -> None:
-    print(f"{title:12}" + " ".join("     -" if v is None else f"{v:6.3f}" for v in values) + f"   {about}")
+def _print_scores(title: str, values: Sequence[float | None], description: str) -> None:
+    print(f"{title:12}" + " ".join("     -" if v is None else f"{v:6.3f}" for v in values) + f"   {description}")
 
 
 def publish(options: argparse.Namespace) -> None:

@@ -46,14 +46,14 @@ def _is_whole(path: Path) -> bool:
 
 
 def _mend_lock(root: Path) -> Iterator[str]:
-    path, kept = root / LOCK, root / KEPT_LOCK
+    path, backup = root / LOCK, root / KEPT_LOCK
     if not path.exists():
         return
     if _is_whole(path):
-        if kept.parent.is_dir():  # of a lock that came with a branch, no stage may have begun yet
-            files.copy(path, kept)
+        if backup.parent.is_dir():  # of a lock that came with a branch, no stage may have begun yet
+            files.copy(path, backup)
         return
-    restored = kept.exists() and _is_whole(kept)
+    restored = backup.exists() and _is_whole(backup)
     committed = git.answer(root, "cat-file", "-e", f"HEAD:./{LOCK}") is not None
     if not (path.is_file() and _is_cut(files.read_bytes(path))) or (committed and not restored):
         remedy = f"Restore what was committed: git restore {LOCK}" if committed else f"Correct or remove it ({path})"
@@ -62,14 +62,14 @@ def _mend_lock(root: Path) -> Iterator[str]:
             "from DVC's cache"
         )
     _refuse_while_dvc_runs(path, root)
-    part = kept.with_name(f"{LOCK}.cut")
+    part = backup.with_name(f"{LOCK}.cut")
     files.copy(path, part)
     if restored:
-        files.copy(kept, path)
+        files.copy(backup, path)
     else:
         path.unlink()
-    now = "is again what it was when a stage or `check` last began" if restored else "was removed: it was the first"
-    yield f"{path}, which a killed `dvc` had left cut, {now}. The part is {part}"
+    outcome = "is again what it was when a stage or `check` last began" if restored else "was removed: it was the first"
+    yield f"{path}, which a killed `dvc` had left cut, {outcome}. The part is {part}"
 
 
 def _is_cut(content: bytes) -> bool:

@@ -54,11 +54,11 @@ def check_project(root: Path = Path()) -> list[str]:
     check_params(params)
     git.answer(root, "rev-parse")  # raises where git refuses to read a repository of another user
     refuse_bytecode(root)
-    told = check_packages(root / _LOCK)
+    warning_texts = check_packages(root / _LOCK)
     model, train = read_section(ModelConfig, "model", params), read_section(TrainConfig, "train", params)
     try:
         _check_memory(model, train)
-        told += _check_dataset(root, read_section(DataConfig, "data", params).dir, model)
+        warning_texts += _check_dataset(root, read_section(DataConfig, "data", params).dir, model)
         _check_regular(root / "weights")
         _check_weights(root, "model.pretrain_weights", model.pretrain_weights, model)
         _check_weights(root, "train.resume", train.resume, model)
@@ -70,7 +70,7 @@ def check_project(root: Path = Path()) -> list[str]:
             _check_classes(model, train)
     except UserError as error:
         raise UserError(f"{params}: {error}") from error
-    return told
+    return warning_texts
 
 
 def check_packages(lock: Path) -> list[str]:
@@ -82,63 +82,67 @@ def check_packages(lock: Path) -> list[str]:
     Raises:
         UserError: packages that decide numbers have other versions.
     """
-    wrong, other, own_build = dict[str, str](), dict[str, str](), False
-    for name, wanted in locked_versions(lock).items():
+    wrong, harmless, own_build = dict[str, str](), dict[str, str](), False
+    for name, locked in locked_versions(lock).items():
         with suppress(metadata.PackageNotFoundError):
-            found = metadata.version(name)
-            own_build |= name == "torch" and Version(found).local is not None
-            if not is_version(found, wanted):
+            version = metadata.version(name)
+            own_build |= name == "torch" and Version(version).local is not None
+            if not is_version(version, locked):
                 decides = name in PACKAGES or name.startswith(_COMPUTE)
-                (wrong if decides else other)[name] = f"{name} {found} (locked: {wanted})"
+                (wrong if decides else harmless)[name] = f"{name} {version} (locked: {locked})"
     # The libraries of such a build are those that it was built with.
-    built = {name: told for name, told in wrong.items() if own_build and name.startswith(_COMPUTE)}
-    if wrong := {name: told for name, told in wrong.items() if name not in built}:
+    built = {name: difference for name, difference in wrong.items() if own_build and name.startswith(_COMPUTE)}
+    if wrong := {name: difference for name, difference in wrong.items() if name not in built}:
         raise UserError(
             f"installed packages are not those of {lock}, by which results are recorded: {', '.join(wrong.values())}. "
             f"Install the locked ones: pip install --require-hashes --no-deps -r {lock}. To use others on purpose, "
             "write the lock anew: make lock"
         )
-    rest = ", ".join((other | built).values())
-    return [f"installed packages that decide no number are not those of {lock}: {rest}"] if rest else []
+    versions = ", ".join((harmless | built).values())
+    return [f"installed packages that decide no number are not those of {lock}: {versions}"] if versions else []
 
 
 def locked_versions(lock: Path) -> dict[str, SpecifierSet]:
     """The packages of a lock that apply to this system and Python, by name; none where there is no such file."""
     lines = files.read_text(lock).splitlines() if lock.is_file() else []
-    wanted = [Requirement(line.removesuffix("\\")) for line in lines if line and not line.startswith((" ", "#"))]
-    return {one.name: one.specifier for one in wanted if one.marker is None or one.marker.evaluate()}
+    requirements = [Requirement(line.removesuffix("\\")) for line in lines if line and not line.startswith((" ", "#"))]
+    return {
+        requirement.name: requirement.specifier
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate()
+    }
 
 
-def is_version(found: str, wanted: SpecifierSet) -> bool:
+def is_version(version: str, locked: SpecifierSet) -> bool:
     """Whether a version is the locked one, by whomever it was built: 2.15.0+cpu is 2.15.0."""
     try:
-        return wanted.contains(Version(found).public, prereleases=True)
+        return locked.contains(Version(version).public, prereleases=True)
     except InvalidVersion:
         return False
 
 
 def _check_dataset(root: Path, name: str, model: ModelConfig) -> list[str]:
     folder = root / name
-    place = folder.resolve()
+    resolved = folder.resolve()
     for result in _RESULTS:
         results = (root / result).resolve()
-        if place.is_relative_to(results) or results.is_relative_to(place):
+        if resolved.is_relative_to(results) or results.is_relative_to(resolved):
             raise UserError(f"data.dir is {name!r}, which holds results or lies in {result}/: give the data a folder.")
     if folder.is_dir():
         from rfdetr_core.ingest.formats import LABEL_SUFFIXES
 
         _check_regular(folder)
-        told = check_folder(folder, LABEL_SUFFIXES, project=root)
+        warning_texts = check_folder(folder, LABEL_SUFFIXES, project=root)
         _check_labels(root, folder, model)
-        return told
+        return warning_texts
     pointers = [path.with_name(f"{path.name}.dvc") for path in (folder, *folder.parents) if path.name]
     tracked = next((file for file in pointers if file.is_file()), None)
     if tracked is None and not folder.exists():
         stage = owner(dvc_outs(root.absolute()), folder.absolute())
         if stage is not None:
             return [f"data.dir is {name!r}: the stage {stage} of dvc.yaml will make it"]
-    what = f"Fetch it: dvc pull {tracked}" if tracked else "Put the dataset there, or name another folder."
-    raise UserError(f"data.dir is {name!r}: {'no folder' if folder.exists() else 'it does not exist'}. {what}")
+    remedy = f"Fetch it: dvc pull {tracked}" if tracked else "Put the dataset there, or name another folder."
+    raise UserError(f"data.dir is {name!r}: {'no folder' if folder.exists() else 'it does not exist'}. {remedy}")
 
 
 def _check_regular(folder: Path) -> None:
@@ -146,12 +150,12 @@ def _check_regular(folder: Path) -> None:
     left = [folder] if folder.is_dir() else []
     while left:
         with os.scandir(left.pop()) as entries:
-            for one in entries:
-                if one.is_dir(follow_symlinks=False):
-                    left.append(Path(one.path))
-                elif not (one.is_file() or one.is_dir()) and Path(one.path).exists():
-                    what = "is a pipe, a socket or a device, or leads to one, for which DVC would wait. Remove it."
-                    raise UserError(f"{one.path} {what}")
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(Path(entry.path))
+                elif not (entry.is_file() or entry.is_dir()) and Path(entry.path).exists():
+                    reason = "is a pipe, a socket or a device, or leads to one, for which DVC would wait. Remove it."
+                    raise UserError(f"{entry.path} {reason}")
 
 
 def _check_labels(root: Path, folder: Path, model: ModelConfig) -> None:
@@ -163,8 +167,10 @@ def _check_labels(root: Path, folder: Path, model: ModelConfig) -> None:
 
     dataset = read_dataset(folder, Findings(read_section(ValidateConfig, "validate", root / PARAMS_FILE)))
     for name in (name for name in ("train", "valid") if name in dataset):
-        objects = [one for image in dataset[name].images for one in image.annotations if not one.crowd]
-        if objects and not any(one.segmentation for one in objects):
+        objects = [
+            annotation for image in dataset[name].images for annotation in image.annotations if not annotation.crowd
+        ]
+        if objects and not any(annotation.segmentation for annotation in objects):
             raise _without_masks(model, name, len(objects), len(objects))
 
 
@@ -183,14 +189,18 @@ def check_masks(statistics: Path, params: Path = PARAMS_FILE) -> None:
 
 
 def _without_masks(model: ModelConfig, name: str, bare: int, objects: int) -> UserError:
-    what = f"model.variant is {model.variant}, which segments, but {bare} of {objects} objects of {name} have no mask"
-    return UserError(f"{what}. Add polygons or RLEs to them, or choose a variant that only detects.")
+    problem = (
+        f"model.variant is {model.variant}, which segments, but {bare} of {objects} objects of {name} have no mask"
+    )
+    return UserError(f"{problem}. Add polygons or RLEs to them, or choose a variant that only detects.")
 
 
 def _check_weights(root: Path, key: str, name: str | None, model: ModelConfig) -> None:
     folder = root / "weights"
     if name in PUBLISHED and not any((place / name).is_file() for place in (folder, cache_folder())):
-        owner = next((variant for variant, one in VARIANTS.items() if one.weights_file == name), model.variant)
+        owner = next(
+            (variant for variant, architecture in VARIANTS.items() if architecture.weights_file == name), model.variant
+        )
         if owner != model.variant:  # to look into it would be to download it
             raise UserError(f"{key}: {name!r} holds weights of model.variant {owner}, not of {model.variant}.")
         return
@@ -198,8 +208,8 @@ def _check_weights(root: Path, key: str, name: str | None, model: ModelConfig) -
         path = resolve_weights(name, folder)
     except UserError as error:
         tracked = folder / f"{name}.dvc"
-        what = f"{name!r} is not here. Fetch it: dvc pull {tracked}" if tracked.is_file() else error
-        raise UserError(f"{key}: {what}") from error
+        problem = f"{name!r} is not here. Fetch it: dvc pull {tracked}" if tracked.is_file() else error
+        raise UserError(f"{key}: {problem}") from error
     if path is not None and find_spec("torch") is not None:  # a job of CI that trains nothing lacks it
         try:
             _load(path, model, resumed=key == "train.resume")
@@ -214,8 +224,10 @@ def _load(path: Path, model: ModelConfig, *, resumed: bool) -> None:
 
     checkpoint = read_checkpoint(path)
     if resumed and "run" not in checkpoint.others:
-        what = f"{path} has no state of a training. Name a checkpoint.pth, or name this file as model.pretrain_weights"
-        raise UserError(f"{what}.")
+        problem = (
+            f"{path} has no state of a training. Name a checkpoint.pth, or name this file as model.pretrain_weights"
+        )
+        raise UserError(f"{problem}.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*meta parameter", category=UserWarning)
         load_weights(_detector(model), model.architecture(classes=1), checkpoint)
@@ -241,21 +253,32 @@ def _check_memory(model: ModelConfig, train: TrainConfig) -> None:
     """Refuse a batch whose images and whose activations of the encoder alone are larger than memory."""
     if train.batch_size == "auto":
         return
-    one = model.architecture(classes=1)
-    images = train.batch_size * 4 * one.channels * one.resolution**2
-    kept = not (model.gradient_checkpointing or model.freeze_encoder)
-    tokens = (one.resolution // one.patch_size) ** 2
-    activations = kept * train.batch_size * _BYTES_OF_BLOCK * tokens * one.encoder_width * one.encoder_blocks
-    have = memory()
-    if images <= have and images + activations > have and train.accelerator != "cpu":
+    architecture = model.architecture(classes=1)
+    images = train.batch_size * 4 * architecture.channels * architecture.resolution**2
+    keeps_activations = not (model.gradient_checkpointing or model.freeze_encoder)
+    tokens = (architecture.resolution // architecture.patch_size) ** 2
+    activations = (
+        keeps_activations
+        * train.batch_size
+        * _BYTES_OF_BLOCK
+        * tokens
+        * architecture.encoder_width
+        * architecture.encoder_blocks
+    )
+    available = memory()
+    if images <= available and images + activations > available and train.accelerator != "cpu":
         import torch
 
         if torch.cuda.is_available():
             totals = (torch.cuda.get_device_properties(k).total_memory for k in range(torch.cuda.device_count()))
-            have = max(totals)
-    if images + activations > have:
-        what = f"train.batch_size is {train.batch_size}: a batch takes at least {(images + activations) / 1e9:,.0f} GB"
-        raise UserError(f"{what}, and there are {have / 1e9:,.0f}. Lower it and raise train.grad_accum_steps instead.")
+            available = max(totals)
+    if images + activations > available:
+        problem = (
+            f"train.batch_size is {train.batch_size}: a batch takes at least {(images + activations) / 1e9:,.0f} GB"
+        )
+        raise UserError(
+            f"{problem}, and there are {available / 1e9:,.0f}. Lower it and raise train.grad_accum_steps instead."
+        )
 
 
 def memory() -> int:

@@ -47,23 +47,26 @@ class SmallBoxes:
     places: Sequence[str]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], names: Sequence[str], architecture: Architecture) -> SmallBoxes:
+    def measure(cls, samples: Sequence[Sample], names: Sequence[str], architecture: Architecture) -> SmallBoxes:
         """Measure the boxes that are no crowds, as they are without augmentation."""
         labels, sides, places = [np.zeros(0, dtype=np.int64)], [np.zeros(0)], list[str]()
         for sample in samples:
-            kept = ~sample.crowd
+            counted = ~sample.crowd
             scale = architecture.resolution / np.array([sample.width, sample.height])
-            labels.append(sample.labels[kept])
-            sides.append((sample.boxes[kept, 2:] * scale).min(axis=1))
-            places += [sample.path] * int(kept.sum())
+            labels.append(sample.labels[counted])
+            sides.append((sample.boxes[counted, 2:] * scale).min(axis=1))
+            places += [sample.path] * int(counted.sum())
         return cls(architecture, names, np.concatenate(labels), np.concatenate(sides), places)
 
     def resolution_for(self, share: float) -> int:
         """The least resolution at which this share of the small boxes reaches a patch."""
-        one = self.architecture
-        ordered = np.sort(self.sides[self.sides < one.patch_size])[::-1]
+        architecture = self.architecture
+        ordered = np.sort(self.sides[self.sides < architecture.patch_size])[::-1]
         side = ordered[max(1, math.ceil(share * len(ordered))) - 1]
-        return math.ceil(one.resolution * one.patch_size / float(side) / one.stride - 1e-9) * one.stride
+        return (
+            math.ceil(architecture.resolution * architecture.patch_size / float(side) / architecture.stride - 1e-9)
+            * architecture.stride
+        )
 
     def describe(self, split: str) -> str:
         """A table of the classes that have such boxes, the smallest box, and the resolutions that would lift them."""
@@ -76,15 +79,15 @@ class SmallBoxes:
         width = max(len("class"), *map(len, self.names))
         lines.append(f"  {'class':{width}}  small      of   share  smallest")
         for label, name in enumerate(self.names):
-            own = self.labels == label
-            if count := int((small & own).sum()):
-                share, least = count / own.sum(), self.sides[own].min()
-                lines.append(f"  {name:{width}} {count:6} {own.sum():7} {share:7.1%} {least:9.1f}")
+            of_class = self.labels == label
+            if count := int((small & of_class).sum()):
+                share, least = count / of_class.sum(), self.sides[of_class].min()
+                lines.append(f"  {name:{width}} {count:6} {of_class.sum():7} {share:7.1%} {least:9.1f}")
         least = int(self.sides.argmin())
         name = self.names[int(self.labels[least])]
         lines.append(f"smallest: {self.sides[least]:.1f} pixels, {name} in {self.places[least]}")
-        half, most, every = (self.resolution_for(share) for share in (0.5, 0.9, 1.0))
-        lines.append(f"model.resolution {half} would lift half of them to a patch, {most} nine tenths, {every} all")
+        for_half, most, every = (self.resolution_for(share) for share in (0.5, 0.9, 1.0))
+        lines.append(f"model.resolution {for_half} would lift half of them to a patch, {most} nine tenths, {every} all")
         return "\n".join(lines)
 
 
@@ -120,7 +123,7 @@ def preview(params: Path, split: Literal["train", "valid"], count: int, epoch: i
     if auto:
         pages.append(f"train.batch_size is auto: drawn in batches of {CPU_BATCH_SIZE}")
     samples = (data.train_set if split == "train" else data.valid_set).samples
-    return "\n".join([*pages, SmallBoxes.of(samples, names, architecture).describe(split)])
+    return "\n".join([*pages, SmallBoxes.measure(samples, names, architecture).describe(split)])
 
 
 def _training_batches(data: TrainingData, config: TrainConfig, sizes: list[int], epoch: int) -> Iterator[Batch]:
@@ -129,11 +132,11 @@ def _training_batches(data: TrainingData, config: TrainConfig, sizes: list[int],
     loader.sampler.set_epoch(epoch)
     first = epoch * loader.sampler.steps
     for number, batch in enumerate(loader):
-        seen = data.on_after_batch_transfer(batch, 0)
+        model_input = data.on_after_batch_transfer(batch, 0)
         if config.multi_scale != "off":
             step = first + number // config.grad_accum_steps
-            seen = at_drawn_size(seen, sizes, config.multi_scale, config.seed, epoch=epoch, step=step)
-        yield seen
+            model_input = at_drawn_size(model_input, sizes, config.multi_scale, config.seed, epoch=epoch, step=step)
+        yield model_input
 
 
 def _validation_batches(data: TrainingData) -> Iterator[Batch]:
@@ -154,15 +157,15 @@ def draw_page(batch: Batch, names: Sequence[str], count: int) -> Image.Image:
 
 def _draw_image(batch: Batch, index: int, names: Sequence[str]) -> Image.Image:
     image, target = batch.images[index], batch.targets[index]
-    whole = image.shape[-1]
+    input_side = image.shape[-1]
     # Boxes are relative to the image; beyond it there is padding.
-    own = whole if batch.padding is None else int((~batch.padding[index]).any(dim=0).sum())
-    factor = -(-_CELL // whole)
-    boxes = cxcywh_to_xyxy(target.boxes) * own * factor
+    image_side = input_side if batch.padding is None else int((~batch.padding[index]).any(dim=0).sum())
+    factor = -(-_CELL // input_side)
+    boxes = cxcywh_to_xyxy(target.boxes) * image_side * factor
     count = len(target.labels)
-    found = to_supervision(Detections(torch.ones(count), target.labels, boxes, target.masks), names)
+    detections = to_supervision(Detections(torch.ones(count), target.labels, boxes, target.masks), names)
     pixels = image.permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
     picture = Image.fromarray((pixels * 255).round().clamp(0, 255).byte().numpy())
-    picture = picture.resize((whole * factor, whole * factor), Image.Resampling.NEAREST)
+    picture = picture.resize((input_side * factor, input_side * factor), Image.Resampling.NEAREST)
     labels = [label_of(names[label], label) for label in target.labels.tolist()]
-    return draw(picture, found, labels, side=whole * factor)
+    return draw(picture, detections, labels, side=input_side * factor)

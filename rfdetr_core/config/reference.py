@@ -42,10 +42,10 @@ def markdown() -> str:
         "| key | upstream | here | why |",
         "|---|---|---|---|",
     ]
-    for name, (theirs, reason) in sorted(DIFFERENT.items()):
+    for name, (upstream_default, reason) in sorted(DIFFERENT.items()):
         section, _, key = name.partition(".")
-        ours = _plain(SECTIONS[section].model_fields[key].get_default(call_default_factory=True))
-        parts.append(f"| {name} | {theirs} | {ours} | {reason} |")
+        default = _plain(SECTIONS[section].model_fields[key].get_default(call_default_factory=True))
+        parts.append(f"| {name} | {upstream_default} | {default} | {reason} |")
     parts += ["", "## Upstream's options that are not here, and why\n", "| option | why |", "|---|---|"]
     absent = [f"| {section}.{key} | {reason} |" for section, keys in ABSENT.items() for key, reason in keys.items()]
     return "\n".join([*parts, *sorted(absent), "", *page_lines(), ""])
@@ -58,8 +58,8 @@ def _rows(section: str, config: type[Config], prefix: str = "") -> Iterator[str]
             yield from _rows(section, kind, f"{prefix}{name}.")
             continue
         default = "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
-        shown = ", ".join(filter(None, (_kind(kind), *map(_limit, field.metadata))))
-        yield f"| {prefix}{name} | {shown} | {default} | {(field.description or '').replace('|', '/')} |"
+        type_text = ", ".join(filter(None, (_kind(kind), *map(_limit, field.metadata))))
+        yield f"| {prefix}{name} | {type_text} | {default} | {(field.description or '').replace('|', '/')} |"
 
 
 def _kind(kind: Any) -> str:

@@ -122,9 +122,9 @@ SECTIONS: dict[str, type[Config]] = {
 
 def refuse_absent(section: str, keys: Iterable[str], where: str) -> None:
     """Raise a UserError that names the options of upstream's among the keys that are not here, and says why."""
-    told = [f"{where}.{key} is not here: {ABSENT[section][key]}." for key in keys if key in ABSENT.get(section, {})]
-    if told:
-        raise UserError("\n".join(told))
+    messages = [f"{where}.{key} is not here: {ABSENT[section][key]}." for key in keys if key in ABSENT.get(section, {})]
+    if messages:
+        raise UserError("\n".join(messages))
 
 
 def check_params(path: Path = PARAMS_FILE) -> None:
@@ -155,6 +155,6 @@ def _check_places(section: str, content: Mapping[str, Any], path: Path) -> None:
     strange = [key for key in keys if key not in SECTIONS[section].model_fields] if isinstance(keys, dict) else []
     refuse_absent(section, strange, f"{path}: {section}")
     for key in strange:
-        for other, config in SECTIONS.items():
+        for other_section, config in SECTIONS.items():
             if key in config.model_fields:
-                raise UserError(f"{path}: {section}.{key} is an option of the section {other}: write it there.")
+                raise UserError(f"{path}: {section}.{key} is an option of the section {other_section}: write it there.")

@@ -47,7 +47,7 @@ def page_lines() -> list[str]:
 
 
 def _line(row: Row, *names: str) -> str:
-    places = dict.fromkeys(row.path(name) for name in names)
-    here = ", ".join(f"`{place}`" for place in places) if row.here else "not here"
+    paths = dict.fromkeys(row.path(name) for name in names)
+    answer = ", ".join(f"`{path}`" for path in paths) if row.here else "not here"
     note = f": {row.note}" if row.note else ""
-    return f"| {', '.join(names)} | {', '.join(row.owners.split())} | {here}{note} |"
+    return f"| {', '.join(names)} | {', '.join(row.owners.split())} | {answer}{note} |"

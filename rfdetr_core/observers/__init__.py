@@ -17,7 +17,7 @@ def observers(runtime: RuntimeConfig, record: Mapping[str, Any], folder: Path) -
     from rfdetr_core.observers.console import console
     from rfdetr_core.observers.loggers import LOGGERS, MlflowRun, RunFacts
 
-    found: list[Callback] = [console(runtime.progress_bar, folder), RunFacts(record, folder)]
+    callbacks: list[Callback] = [console(runtime.progress_bar, folder), RunFacts(record, folder)]
     if runtime.mlflow:
-        found.append(MlflowRun(runtime.project, runtime.run, record, folder))
-    return found + [logger(runtime, record, folder) for logger in LOGGERS if getattr(runtime, logger.key)]
+        callbacks.append(MlflowRun(runtime.project, runtime.run, record, folder))
+    return callbacks + [logger(runtime, record, folder) for logger in LOGGERS if getattr(runtime, logger.key)]

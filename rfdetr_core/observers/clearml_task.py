@@ -15,21 +15,21 @@ def main() -> None:
     """Answer "ready" or the reason why there is no task; then report what comes."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # ClearML prints
-    told = json.loads(sys.stdin.readline())
+    settings = json.loads(sys.stdin.readline())
     try:
         from clearml import Task
 
         # Its setting sdk.development.report_use_subprocess, which no variable sets: forking with threads can hang it.
         setattr(Task, "_report_subprocess_enabled", False)  # noqa: B010 - typed as what reads the setting
         task: Any = Task.init(
-            **told["task"],
+            **settings["task"],
             reuse_last_task_id=False,
             auto_connect_arg_parser=False,
             auto_connect_frameworks=False,
             auto_connect_streams=False,
             auto_resource_monitoring=False,
         )
-        task.set_parameters(told["params"])
+        task.set_parameters(settings["params"])
     except Exception as error:  # noqa: BLE001 - whatever it is, the trainer tells it
         print(" ".join(str(error).split()), file=answer, flush=True)
         return

@@ -25,7 +25,7 @@ _PAUSE = 0.5  # seconds between looks at the loss, which wait for the device
 _TRACKS = {"mAP": "", "EMA mAP": "ema_"}
 
 
-class Lines(Checkpoint):
+class EpochLines(Checkpoint):
     """Prints a line after each epoch. A Checkpoint, since Lightning calls those last, with all values there."""
 
     def __init__(self, folder: Path) -> None:
@@ -72,7 +72,7 @@ class Lines(Checkpoint):
         return self.images / max(self.trained - self.started, 1e-9)
 
 
-class ProgressBar(Lines):
+class ProgressBar(EpochLines):
     """Shows a bar until the line is there."""
 
     def __init__(self, folder: Path, kind: Literal["tqdm", "rich"]) -> None:
@@ -97,8 +97,8 @@ class ProgressBar(Lines):
             self.shown = self.trained
             rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
             loss = getattr(pl_module, "loss", None)
-            told = [] if loss is None else [f"loss {loss.item():.3f}"]
-            parts = [_epoch(trainer), *told, *self.scores, f"lr {rate:.1e}"]
+            loss_text = [] if loss is None else [f"loss {loss.item():.3f}"]
+            parts = [_epoch(trainer), *loss_text, *self.scores, f"lr {rate:.1e}"]
             parts += [f"{self._speed():.1f} img/s", _memory(), self._left(trainer, (batch_idx + 1) / batches)]
             self._show(", ".join(parts))
         self.bar.update()
@@ -133,10 +133,10 @@ class ProgressBar(Lines):
         return f"over {_clock(in_epoch * (epochs / part - 1))} left"
 
 
-def console(kind: Literal["tqdm", "rich"] | None, folder: Path) -> Lines:
+def console(kind: Literal["tqdm", "rich"] | None, folder: Path) -> EpochLines:
     """A bar where someone looks at it, else lines alone."""
-    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return ProgressBar(folder, kind) if kind and seen else Lines(folder)
+    is_watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return ProgressBar(folder, kind) if kind and is_watched else EpochLines(folder)
 
 
 def _epoch(trainer: Trainer) -> str:
@@ -144,8 +144,8 @@ def _epoch(trainer: Trainer) -> str:
 
 
 def _clock(seconds: float) -> str:
-    whole = max(0, int(seconds))
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+    total = max(0, int(seconds))
+    return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"
 
 
 def _memory() -> str:

@@ -29,9 +29,9 @@ def fingerprint(record: Mapping[str, Any]) -> str:
 
 def main_repository() -> Path:
     """The folder of the project, also from within the copy in which `dvc exp run --temp` works."""
-    here = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    copies = [parent for parent in (here, *here.parents) if parent.parts[-3:] == (".dvc", "tmp", "exps")]
-    return copies[0].parents[2] if copies else here
+    folder = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    copies = [parent for parent in (folder, *folder.parents) if parent.parts[-3:] == (".dvc", "tmp", "exps")]
+    return copies[0].parents[2] if copies else folder
 
 
 def run_files(folder: Path) -> str:
@@ -39,29 +39,29 @@ def run_files(folder: Path) -> str:
     from rfdetr_core.checkpoint.files import origin_of
 
     selection = files.read_json(folder / "selection.json")
-    told = {"checkpoint_best_total.pth": f"the result, to deploy: the {_TRACKS[selection['winner']]} weights alone"}
-    told |= {f"checkpoint_best_{track}.pth": f"the best {name} weights" for track, name in _TRACKS.items()}
-    kept = {int(path.stem.rpartition("_")[2]): path.name for path in folder.glob("checkpoint_[0-9]*.pth")}
+    purposes = {"checkpoint_best_total.pth": f"the result, to deploy: the {_TRACKS[selection['winner']]} weights alone"}
+    purposes |= {f"checkpoint_best_{track}.pth": f"the best {name} weights" for track, name in _TRACKS.items()}
+    numbered = {int(path.stem.rpartition("_")[2]): path.name for path in folder.glob("checkpoint_[0-9]*.pth")}
     states = {"checkpoint.pth": "the state after the last epoch, to go on from"}
-    states |= {kept[number]: f"the state after epoch {number + 1}" for number in sorted(kept)}
+    states |= {numbered[number]: f"the state after epoch {number + 1}" for number in sorted(numbered)}
     # Where DVC restored the result, the states, which it does not know, are of the training before.
     result = origin_of(folder / "checkpoint_best_total.pth")
-    for name, what in states.items():
-        own = origin_of(folder / name)
-        other = own is not None and result is not None and fingerprint(own) != fingerprint(result)
-        told[name] = "the state of another training, not of this result" if other else what
-    there = [f"{folder / name}  {what}" for name, what in told.items() if (folder / name).exists()]
+    for name, purpose in states.items():
+        record = origin_of(folder / name)
+        is_other_training = record is not None and result is not None and fingerprint(record) != fingerprint(result)
+        purposes[name] = "the state of another training, not of this result" if is_other_training else purpose
+    lines = [f"{folder / name}  {purpose}" for name, purpose in purposes.items() if (folder / name).exists()]
     if exported := sorted(path.name for path in folder.glob("export/*")):
-        there.append(f"{folder / 'export'}/: {', '.join(exported)}  the result for other runtimes")
-    return "\n".join([*there, best_scores(files.read_json(folder / "scores.json"))])
+        lines.append(f"{folder / 'export'}/: {', '.join(exported)}  the result for other runtimes")
+    return "\n".join([*lines, best_scores(files.read_json(folder / "scores.json"))])
 
 
 def best_scores(scores: dict[str, Any]) -> str:
     """Both tracks' best scores, from the content of scores.json."""
     (key,) = scores.keys() - {"epochs"}
-    told = []
+    parts = []
     for track, name in _TRACKS.items():
         if (best := scores[key].get(track)) is not None:
             score = "none" if best["score"] is None else f"{best['score']:.3f}"
-            told.append(f"{name} {score} (epoch {best['epoch']})")
-    return f"best {key}: {', '.join(told)}"
+            parts.append(f"{name} {score} (epoch {best['epoch']})")
+    return f"best {key}: {', '.join(parts)}"

@@ -60,15 +60,15 @@ def link_model(
     digest = files.sha256_file(file)
     try:
         query = f"source_run_id = '{run.id}' AND tags.sha256 = '{digest}'"
-        found = list(run.client.search_logged_models([run.experiment], query))
+        models = list(run.client.search_logged_models([run.experiment], query))
     except MlflowException as error:
         # A newer server says so of an experiment that was deleted, which is a fault.
         of_server = error.error_code != "RESOURCE_DOES_NOT_EXIST"
         if of_server and error.get_http_status_code() == http.HTTPStatus.NOT_FOUND:  # type: ignore[no-untyped-call]
             return False
         raise
-    if found:
-        model = found[0]
+    if models:
+        model = models[0]
     else:
         description = f"The file is model/{file.name} of the source run."
         tags = {"sha256": digest, MLFLOW_RUN_NOTE: description}
@@ -85,7 +85,7 @@ def _add_output(run: TrackedRun, model: str, epoch: int) -> None:
     from mlflow.entities import LoggedModelOutput
 
     outputs = run.client.get_run(run.id).outputs
-    if model not in [one.model_id for one in (outputs.model_outputs if outputs else [])]:
+    if model not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
         run.client.log_outputs(run.id, [LoggedModelOutput(model, epoch)])
 
 
@@ -93,21 +93,23 @@ def _add_scores(run: TrackedRun, model: Any, datasets: Mapping[str, str], scores
     """Log the finite scores that the model does not have, with the times of the run: so it has each once."""
     from mlflow.entities import Metric
 
-    there = model.metrics or []
-    known = {(one.key, one.step, one.value, one.dataset_name, one.dataset_digest) for one in there}
-    times = {(one.key, one.step, one.timestamp) for one in there}
+    logged_metrics = model.metrics or []
+    existing = {
+        (metric.key, metric.step, metric.value, metric.dataset_name, metric.dataset_digest) for metric in logged_metrics
+    }
+    times = {(metric.key, metric.step, metric.timestamp) for metric in logged_metrics}
     now, metrics = int(time.time() * 1000), []
     for score in scores:
         if not math.isfinite(score.value):
             continue
         name, dataset = mlflow_name(score.name), (score.dataset, datasets[score.dataset][:DIGEST])
-        if (name, score.step, score.value, *dataset) in known:
+        if (name, score.step, score.value, *dataset) in existing:
             continue
         logged = run.client.get_metric_history(run.id, name)
-        at = [one.timestamp for one in logged if (one.step, one.value) == (score.step, score.value)]
+        timestamps = [metric.timestamp for metric in logged if (metric.step, metric.value) == (score.step, score.value)]
         # Another dataset can have the same score: of one time a model has one.
-        free = [one for one in at if (name, score.step, one) not in times]
-        own = {"model_id": model.model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1]}
-        metrics.append(Metric(name, score.value, max(free, default=now), score.step, **own))
+        free = [timestamp for timestamp in timestamps if (name, score.step, timestamp) not in times]
+        links = {"model_id": model.model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1]}
+        metrics.append(Metric(name, score.value, max(free, default=now), score.step, **links))
     for start in range(0, len(metrics), METRICS):
         run.client.log_batch(run.id, metrics=metrics[start : start + METRICS])

@@ -183,10 +183,10 @@ class ClearML(EpochLogger):
         assert process.stdin is not None
         assert process.stdout is not None
         task = {"project_name": self.project, "task_name": self.name, "tags": [self.identity]}
-        told = {"task": task, "params": {key: str(value) for key, value in flattened(self.record).items()}}
+        settings = {"task": task, "params": {key: str(value) for key, value in flattened(self.record).items()}}
         impatience = threading.Timer(2 * _PATIENCE, process.kill)
         impatience.start()
-        print(json.dumps(told), file=process.stdin, flush=True)
+        print(json.dumps(settings), file=process.stdin, flush=True)
         answer = process.stdout.readline().strip()
         impatience.cancel()
         if answer != "ready":
@@ -261,14 +261,14 @@ class MlflowRun(Checkpoint):
             raise
         except OutOfTimeError as error:
             self.given_up = True
-            told = f"{fault(error)[0]}: this training is no longer tracked"
-            warnings.warn(f"{told}. When it has ended, run `python -m rfdetr_core publish`. {error}", stacklevel=2)
+            message = f"{fault(error)[0]}: this training is no longer tracked"
+            warnings.warn(f"{message}. When it has ended, run `python -m rfdetr_core publish`. {error}", stacklevel=2)
         except Exception as error:  # noqa: BLE001 - nothing that MLflow does may stop a training
-            what, reason = fault(error)
-            if what not in self.reported:
-                told = f"{what}; training goes on and tries again after each epoch. What is missing then"
-                warnings.warn(f"{told} is sent by `python -m rfdetr_core publish`. {reason}", stacklevel=2)
-            self.reported.add(what)
+            failure, reason = fault(error)
+            if failure not in self.reported:
+                message = f"{failure}; training goes on and tries again after each epoch. What is missing then"
+                warnings.warn(f"{message} is sent by `python -m rfdetr_core publish`. {reason}", stacklevel=2)
+            self.reported.add(failure)
 
     def _bring_up(self, trainer: Trainer, status: str | None) -> None:
         self.client = self.client or connect(PATIENCE, self.patience)
@@ -292,7 +292,7 @@ class MlflowRun(Checkpoint):
 
 
 def _asked_to_stop(trainer: Trainer) -> bool:
-    return any(isinstance(one, StopSignals) and one.asked for one in trainer.callbacks)  # type: ignore[attr-defined]
+    return any(isinstance(callback, StopSignals) and callback.asked for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 class RunFacts(Checkpoint):
@@ -312,7 +312,7 @@ class RunFacts(Checkpoint):
         """Write the note."""
         if not trainer.is_global_zero:
             return
-        tags, own = self.origin, fingerprint(self.record)
+        tags, record_fingerprint = self.origin, fingerprint(self.record)
         run = {
             "parent_commit": tags.get("mlflow.source.git.commit"),
             "dirty": tags.get("git.dirty") == "true",
@@ -324,6 +324,6 @@ class RunFacts(Checkpoint):
             "cpus": os.cpu_count(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "tracked_at": os.environ.get("MLFLOW_TRACKING_URI") or "mlflow.db of the project",
-            "mlflow_fingerprint": own,
+            "mlflow_fingerprint": record_fingerprint,
         }
-        files.write_json(self.folder / RUN_FILE, {"record": own, "run": run})
+        files.write_json(self.folder / RUN_FILE, {"record": record_fingerprint, "run": run})

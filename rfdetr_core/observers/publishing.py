@@ -86,18 +86,18 @@ def publish(register: str | None = None, documents: Callable[[Path], Sequence[Pa
                 run.log_file(path, "documents")
             linked = _link_model(run, record, where, with_intervals="report" in entries)
             run.end("FINISHED")
-            told = [f"published as run {page(run)}"]
+            lines = [f"published as run {page(run)}"]
             if not linked:
-                told.append("note: this server has no pages of models, which MLflow has from version 3 on")
+                lines.append("note: this server has no pages of models, which MLflow has from version 3 on")
             if register is not None:
-                told.append(f"{CHECKPOINT} is version {_version(run, register)} of the model {register}")
+                lines.append(f"{CHECKPOINT} is version {_version(run, register)} of the model {register}")
         except Exception as error:
-            what, reason = fault(error)
-            raise UserError(f"{what}; nothing is lost, publish again when that is mended. {reason}") from error
-    told += [f"note: no documents: {failed}"] if failed else []
+            failure, reason = fault(error)
+            raise UserError(f"{failure}; nothing is lost, publish again when that is mended. {reason}") from error
+    lines += [f"note: no documents: {failed}"] if failed else []
     if tags.get("git.dirty") == "true":
-        told.append(f"note: not everything is committed, so commit {tags['mlflow.source.git.commit'][:10]} lacks it")
-    return told
+        lines.append(f"note: not everything is committed, so commit {tags['mlflow.source.git.commit'][:10]} lacks it")
+    return lines
 
 
 def _written(documents: Callable[[Path], Sequence[Path]] | None, folder: Path) -> tuple[Sequence[Path], str | None]:
@@ -117,7 +117,9 @@ def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: 
         UserError: no file is of the project's training, or MLflow refuses, fails or cannot be reached.
     """
     record = _record(CHECKPOINT)
-    if fingerprint(record) not in [fingerprint(own) for own in map(model_origin, paths) if own]:
+    if fingerprint(record) not in [
+        fingerprint(model_record) for model_record in map(model_origin, paths) if model_record
+    ]:
         raise UserError(
             f"None of the measured files was made by the training of {CHECKPOINT}, so they do not belong to its run. "
             "Measure that file, too, or leave out --mlflow."
@@ -133,8 +135,8 @@ def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: 
         run.end("FINISHED")
         return f"attached to run {page(run)}"
     except Exception as error:
-        what, reason = fault(error)
-        raise UserError(f"{what}, so the figures are not attached. {reason}") from error
+        failure, reason = fault(error)
+        raise UserError(f"{failure}, so the figures are not attached. {reason}") from error
 
 
 def track_evaluation(
@@ -154,21 +156,21 @@ def track_report(
     _track(where, output, report, runtime, "report")
 
 
-def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConfig | None, what: str) -> None:
+def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConfig | None, part: str) -> None:
     try:
         runtime = runtime or read_section(RuntimeConfig, "runtime")
         if runtime.mlflow:
             record = _record(output / CHECKPOINT.name)
             # No tags: the run keeps the commit of its training.
             run = _bring_up(connect(PATIENCE, Patience(_IN_ALL)), runtime, record, {}, where, output, report)
-            if what == "report":  # when an evaluation ends, the page is still that of the evaluation before
+            if part == "report":  # when an evaluation ends, the page is still that of the evaluation before
                 _add_analysis(run, report)
             run.end("FINISHED")
             say(f"tracked as run {page(run)}")
     except Exception as error:  # noqa: BLE001 - nothing that MLflow does may cost a result
         failed, reason = fault(error)
-        told = f"{failed}, so its run lacks this {what} until `python -m rfdetr_core publish`"
-        warnings.warn(f"{told}. {reason}", stacklevel=3)
+        message = f"{failed}, so its run lacks this {part} until `python -m rfdetr_core publish`"
+        warnings.warn(f"{message}. {reason}", stacklevel=3)
 
 
 def _record(checkpoint: Path) -> dict[str, Any]:
@@ -219,8 +221,8 @@ def _link_model(run: TrackedRun, record: Mapping[str, Any], where: ProjectPaths,
     row = read_history(HISTORY).get(epoch, {})
     columns = {f"{PREFIX[winner]}{kind}{column}": "valid" for kind in ("", "segm_") for column in REPORTED}
     scores = [
-        Score(column, row[column], epoch, f"{name}/{of}")
-        for column, of in {"train/loss": "train", **columns}.items()
+        Score(column, row[column], epoch, f"{name}/{split_name}")
+        for column, split_name in {"train/loss": "train", **columns}.items()
         if column in row
     ]
     measured = named_scores(split, files.read_json(METRICS))
@@ -241,9 +243,9 @@ def _add_analysis(run: TrackedRun, report: Path) -> None:
 def named_intervals(split: str, intervals: Mapping[str, Any]) -> dict[str, float]:
     """Both ends of each interval of intervals.json, under the name of its number: test/mAP_50_low, test/mAP_50_high."""
     scores: dict[str, float] = {}
-    for place, end in enumerate(("low", "high")):
+    for index, end in enumerate(("low", "high")):
         boxes, masks = (
-            {key: pair[place] for key, pair in (intervals.get(kind) or {}).items() if pair}
+            {key: pair[index] for key, pair in (intervals.get(kind) or {}).items() if pair}
             for kind in ("boxes", "masks")
         )
         named = named_scores(split, {**boxes, "masks": masks})
@@ -282,8 +284,8 @@ def _checked_lock() -> Lock:
         raise UserError(f"{', '.join(missing)} does not exist. Fetch what was made: dvc pull. Or make it: dvc repro")
     for path, stage in published.items():
         content = {file.name: files.md5_file(file) for file in (path.iterdir() if path.is_dir() else [path])}
-        found = listing_md5(content) if path.is_dir() else content[path.name]
-        if stage not in lock.stages or lock.stages[stage].outs.get(path.as_posix()) != found:
+        md5 = listing_md5(content) if path.is_dir() else content[path.name]
+        if stage not in lock.stages or lock.stages[stage].outs.get(path.as_posix()) != md5:
             raise UserError(
                 f"{path} is not the file of {LOCK}. Run dvc repro, or restore both: git restore, dvc checkout"
             )
@@ -295,8 +297,8 @@ def _version(run: TrackedRun, name: str) -> str:
     client, digest = run.client, files.sha256_file(CHECKPOINT)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    found = client.search_model_versions(f"name = '{name}' and tags.sha256 = '{digest}'")
-    if found:
-        return str(found[0].version)
-    made = client.create_model_version(name, f"runs:/{run.id}/model", run.id, tags={"sha256": digest})
-    return str(made.version)
+    versions = client.search_model_versions(f"name = '{name}' and tags.sha256 = '{digest}'")
+    if versions:
+        return str(versions[0].version)
+    version = client.create_model_version(name, f"runs:/{run.id}/model", run.id, tags={"sha256": digest})
+    return str(version.version)

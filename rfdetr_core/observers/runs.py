@@ -36,7 +36,7 @@ def mlflow_name(key: str) -> str:
     What MLflow would refuse is written as the bytes of its UTF-8, each as a colon and two hexadecimal digits. Of a name
     that is too long the end is a digest.
     """
-    name = _ESCAPED.sub(lambda found: _bytes(found.group()), key) or ":"
+    name = _ESCAPED.sub(lambda match: _bytes(match.group()), key) or ":"
     if len(name) <= _LONGEST:
         return name
     # An escape never has two colons.
@@ -87,31 +87,34 @@ class TrackedRun:
 
     def log_epochs(self, rows: Rows) -> None:
         """Log the epochs that are not there."""
-        there = _logged(self.client, self.id)
-        for epoch in sorted(rows.keys() - there):
+        logged = _logged(self.client, self.id)
+        for epoch in sorted(rows.keys() - logged):
             values = {"epoch": float(epoch), **rows[epoch]}
             self._log((key, values[key], epoch) for key in sorted(values, key=lambda key: key == MARK))
 
     def log_values(self, values: Mapping[str, float]) -> None:
         """Log numbers that belong to no epoch, such as the scores on the test split."""
-        there = self.client.get_run(self.id).data.metrics
-        self._log((key, value, 0) for key, value in values.items() if there.get(mlflow_name(key)) != value)
+        logged = self.client.get_run(self.id).data.metrics
+        self._log((key, value, 0) for key, value in values.items() if logged.get(mlflow_name(key)) != value)
 
     def log_curve(self, name: str, values: Mapping[int, float]) -> None:
         """Log a curve, such as precision by recall in percent: the page draws it over the step."""
-        there = {metric.step: metric.value for metric in self.client.get_metric_history(self.id, mlflow_name(name))}
-        self._log((name, value, step) for step, value in values.items() if there.get(step) != value)
+        logged = {metric.step: metric.value for metric in self.client.get_metric_history(self.id, mlflow_name(name))}
+        self._log((name, value, step) for step, value in values.items() if logged.get(step) != value)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Attach a file, unless its very bytes are attached already, and still there."""
-        tag, digest, place = (
+        tag, digest, artifact_path = (
             f"sha256.{path.name}",
             files.sha256_file(path),
             f"{folder}/{path.name}" if folder else path.name,
         )
-        there = {file.path: file.file_size for file in self.client.list_artifacts(self.id, folder)}
-        whole = place in there and there[place] in (path.stat().st_size, None)  # None: a store that does not say it
-        if not whole or self.client.get_run(self.id).data.tags.get(tag) != digest:
+        sizes = {file.path: file.file_size for file in self.client.list_artifacts(self.id, folder)}
+        is_complete = artifact_path in sizes and sizes[artifact_path] in (
+            path.stat().st_size,
+            None,
+        )  # None: a store that does not say it
+        if not is_complete or self.client.get_run(self.id).data.tags.get(tag) != digest:
             self.client.log_artifact(self.id, str(path), folder)
             self.client.set_tag(self.id, tag, digest)
 
@@ -155,7 +158,7 @@ class Client:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            sizes = [Path(one).stat().st_size for one in arguments[1:2] if name == "log_artifact"]
+            sizes = [Path(path).stat().st_size for path in arguments[1:2] if name == "log_artifact"]
             method = getattr(self._client, name)
             return self._patience.call(lambda: method(*arguments, **named), sum(sizes) / _SLOWEST)
 
@@ -169,9 +172,9 @@ def connect(seconds: int, patience: Patience | None = None) -> Client:
     calls may take; by default two minutes each.
     """
     settings = {"REQUEST_MAX_RETRIES": "1", "REQUEST_TIMEOUT": str(seconds)}
-    own = {f"MLFLOW_HTTP_{key}": value for key, value in settings.items()}
-    own |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-    for key, value in own.items():
+    variables = {f"MLFLOW_HTTP_{key}": value for key, value in settings.items()}
+    variables |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    for key, value in variables.items():
         os.environ.setdefault(key, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -188,31 +191,31 @@ def open_run(client: Any, project: str, name: str | None, record: Mapping[str, A
     Raises:
         UserError: the experiment was deleted.
     """
-    found = client.get_experiment_by_name(project)
-    if found and found.lifecycle_stage == "deleted":
+    existing = client.get_experiment_by_name(project)
+    if existing and existing.lifecycle_stage == "deleted":
         raise UserError(
             f"the MLflow experiment {project} was deleted. Restore it: "
             f"MLFLOW_TRACKING_URI={_without_password(store())} mlflow experiments restore --experiment-id "
-            f"{found.experiment_id}. Or set another runtime.project."
+            f"{existing.experiment_id}. Or set another runtime.project."
         )
     # By default a client puts the artifacts of a database into its working directory, which DVC removes where that is
     # of a temporary experiment.
-    place = (main_repository() / "mlartifacts").as_uri() if _DATABASE.match(store()) else None
-    experiment = found.experiment_id if found else client.create_experiment(project, place)
-    own = fingerprint(record)
-    query = f"tags.fingerprint = '{own}'"
+    artifact_location = (main_repository() / "mlartifacts").as_uri() if _DATABASE.match(store()) else None
+    experiment = existing.experiment_id if existing else client.create_experiment(project, artifact_location)
+    record_fingerprint = fingerprint(record)
+    query = f"tags.fingerprint = '{record_fingerprint}'"
     for run in client.search_runs([experiment], query, order_by=["attributes.start_time ASC"]):
-        there = _logged(client, run.info.run_id)
-        if all(math.isclose(there[epoch], rows[epoch].get(MARK, math.nan)) for epoch in there.keys() & rows.keys()):
+        logged = _logged(client, run.info.run_id)
+        if all(math.isclose(logged[epoch], rows[epoch].get(MARK, math.nan)) for epoch in logged.keys() & rows.keys()):
             return TrackedRun(client, experiment, run.info.run_id)
-    made = client.create_run(experiment, run_name=name, tags={"fingerprint": own})
-    return TrackedRun(client, experiment, made.info.run_id)
+    created = client.create_run(experiment, run_name=name, tags={"fingerprint": record_fingerprint})
+    return TrackedRun(client, experiment, created.info.run_id)
 
 
 def origin() -> dict[str, str]:
     """Tags: the commit, whether the working tree differs from it, and the stage and experiment of DVC, if any."""
     commit, changes = (
-        git.answer(Path(), *one) for one in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "."))
+        git.answer(Path(), *command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "."))
     )
     tags = {
         "mlflow.source.name": "rfdetr_core.training",
@@ -236,20 +239,20 @@ def fault(error: BaseException) -> tuple[str, str]:
     from requests import exceptions
 
     away = (exceptions.ConnectionError, exceptions.Timeout, ConnectionError, TimeoutError)
-    what, code = "failed", 0
-    for one in causes(error):
-        if isinstance(one, away):
-            what = "cannot be reached"
-        elif isinstance(one, MlflowException):
-            code = code or int(one.get_http_status_code())  # type: ignore[no-untyped-call]
-        elif isinstance(one, exceptions.HTTPError) and one.response is not None:
-            code = code or one.response.status_code
-    if what == "failed" and http.HTTPStatus.BAD_REQUEST <= code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        what = "refused"
-    told = one_line(_without_password(" ".join(str(error).split()))[:300])
-    if what == "refused" and code in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
-        told += f" ({_CREDENTIALS})"
-    return f"MLflow {what}", told
+    failure, code = "failed", 0
+    for cause in causes(error):
+        if isinstance(cause, away):
+            failure = "cannot be reached"
+        elif isinstance(cause, MlflowException):
+            code = code or int(cause.get_http_status_code())  # type: ignore[no-untyped-call]
+        elif isinstance(cause, exceptions.HTTPError) and cause.response is not None:
+            code = code or cause.response.status_code
+    if failure == "failed" and http.HTTPStatus.BAD_REQUEST <= code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        failure = "refused"
+    message = one_line(_without_password(" ".join(str(error).split()))[:300])
+    if failure == "refused" and code in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN):
+        message += f" ({_CREDENTIALS})"
+    return f"MLflow {failure}", message
 
 
 def page(run: TrackedRun) -> str:
@@ -263,7 +266,7 @@ def page(run: TrackedRun) -> str:
 def newest_page(server: str) -> str:
     """The address of the page of the run that was begun last; without one, of the server."""
     client = connect(PATIENCE)
-    experiments = [one.experiment_id for one in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     for run in client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1):
         return _page(server, run.info.experiment_id, run.info.run_id)
     return server

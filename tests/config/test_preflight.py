@@ -246,8 +246,8 @@ def test_a_segmenter_on_boxes_alone_is_refused(project: Path, make: Callable[[Pa
 @pytest.mark.parametrize("bare", [0, 1])
 def test_after_validation_every_object_must_have_a_mask(tmp_path: Path, bare: int) -> None:
     root = make_masks(tmp_path / "data")
-    edit_coco(root, "valid", lambda content: [one.update(segmentation=[]) for one in content["annotations"][:bare]])
-    edit_coco(root, "test", lambda content: [one.update(segmentation=[]) for one in content["annotations"]])
+    edit_coco(root, "valid", lambda content: [row.update(segmentation=[]) for row in content["annotations"][:bare]])
+    edit_coco(root, "test", lambda content: [row.update(segmentation=[]) for row in content["annotations"]])
     validate_dataset(root, ValidateConfig(), tmp_path, tmp_path / "manifest")
     params = tmp_path / "params.yaml"
     params.write_text("model: {variant: pico}\n")
@@ -295,7 +295,7 @@ def test_versions_of_the_lock_pass_whoever_built_them(
 
 
 @pytest.mark.parametrize(
-    ("installed", "told"),
+    ("installed", "message"),
     [
         ({"numpy": "2.4.6"}, r"numpy 2\.4\.6 \(locked: ==2\.4\.5\)"),
         ({"torch": "2.14.0+cpu", "numpy": "2.4.5"}, r"torch 2\.14\.0\+cpu"),
@@ -303,21 +303,21 @@ def test_versions_of_the_lock_pass_whoever_built_them(
     ],
 )
 def test_another_version_of_what_decides_numbers_is_refused(
-    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], told: str
+    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"numeric\.lock.*{told}.*pip install --require-hashes.*make lock"):
+    with pytest.raises(UserError, match=rf"numeric\.lock.*{message}.*pip install --require-hashes.*make lock"):
         locked(installed)
 
 
 @pytest.mark.parametrize(
-    ("installed", "told"),
+    ("installed", "message"),
     [({"aiohttp": "3.2"}, "aiohttp 3.2"), ({"torch": "2.15.0+cu129", "nvidia-nccl": "2.4"}, "nvidia-nccl 2.4")],
 )
 def test_another_version_of_the_rest_is_told(
-    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], told: str
+    locked: Callable[[dict[str, str]], list[str]], installed: dict[str, str], message: str
 ) -> None:
     (warning,) = locked(installed)
-    assert told in warning
+    assert message in warning
 
 
 @pytest.mark.parametrize("freeze", ["true", "false"])
@@ -348,15 +348,15 @@ def test_every_reader_of_params_refuses_an_interpolation(
     (project / "params.yaml").write_text(f"{section}: {{'{key}': '${{oc.env:HOME}}'}}\n")
     shutil.copy(ROOT / "dvc.yaml", project)
     monkeypatch.chdir(project)
-    told = f"params.yaml: {where} has an interpolation"
+    message = f"params.yaml: {where} has an interpolation"
     readers: list[Callable[[], object]] = [check_params, check_project, lambda: read_stages(Path())]
     for read in [*readers, lambda: read_section(ValidateConfig, "validate")]:
-        with pytest.raises(UserError, match=re.escape(told)):
+        with pytest.raises(UserError, match=re.escape(message)):
             read()
-    with pytest.raises(SystemExit, match=re.escape(f"error: {told}")):
+    with pytest.raises(SystemExit, match=re.escape(f"error: {message}")):
         main(["check", "--params"])
     for name in ("rfdetr_core", "stages"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "stages.convert"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
-    assert (done.returncode, told in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
+    assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
