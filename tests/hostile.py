@@ -164,7 +164,7 @@ def _places(value: Any, at: Place = ()) -> Iterator[Place]:
         yield from _places(item, (*at, key))
 
 
-def fault(command: Callable[[], object]) -> str | None:
+def bad_ending(command: Callable[[], object]) -> str | None:
     """What is wrong with how a command ends: with a traceback, with a terminal's escape, or for want of memory."""
     out, ended = io.StringIO(), list[BaseException]()
 

@@ -23,7 +23,7 @@ CONFIGS = {
 NAMES = sorted(name for names in NAMES_BY_MODULE.values() for name in names)
 
 
-def public(name: str) -> Any:
+def load_public_name(name: str) -> Any:
     """What a public name of `rfdetr_core` stands for; `__all__`: the names.
 
     Raises:
@@ -36,19 +36,19 @@ def public(name: str) -> Any:
     for module, names in NAMES_BY_MODULE.items():
         if name in names:
             return getattr(importlib.import_module(module), name)
-    raise missing("rfdetr_core", name)
+    raise missing_name_error("rfdetr_core", name)
 
 
-def public_config(name: str) -> Any:
-    """As `public`, of `rfdetr_core.config`."""
+def load_public_config(name: str) -> Any:
+    """As `load_public_name`, of `rfdetr_core.config`."""
     if name == "__all__":
         return sorted(CONFIGS)
     if name not in CONFIGS:
-        raise missing("rfdetr_core.config", name)
+        raise missing_name_error("rfdetr_core.config", name)
     return getattr(importlib.import_module("rfdetr_core.api.configs"), CONFIGS[name])
 
 
-def missing(module: str, name: str) -> Exception:
+def missing_name_error(module: str, name: str) -> Exception:
     """What to raise for a name that a module does not have: an ImportError where it is a public name of upstream.
 
     `from module import name` would hide the message of an AttributeError, and no class can be both.

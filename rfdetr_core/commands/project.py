@@ -150,7 +150,7 @@ def publish(options: argparse.Namespace) -> None:
 def ui(options: argparse.Namespace) -> None:
     """Become MLflow's server; print the address of the newest run."""
     from rfdetr_core.observers.history import main_repository
-    from rfdetr_core.observers.runs import local_server, newest_page, store
+    from rfdetr_core.observers.runs import local_server, newest_run_address, store_address
 
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if server:
@@ -158,8 +158,8 @@ def ui(options: argparse.Namespace) -> None:
     database = main_repository() / "mlflow.db"
     if not database.exists():
         raise UserError(f"{database} does not exist: no run was tracked here yet. Run: make repro")
-    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", store()]
+    page = ["-m", "mlflow", "ui", "--port", str(options.port), "--backend-store-uri", store_address()]
     page += ["--workers", "1"]  # four, each of which imports MLflow, take half a minute to start
-    print(f"the newest run: {newest_page(local_server(options.port))}", flush=True)
+    print(f"the newest run: {newest_run_address(local_server(options.port))}", flush=True)
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.execv(sys.executable, [sys.executable, *page])

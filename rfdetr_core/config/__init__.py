@@ -12,7 +12,7 @@ def __getattr__(name: str) -> Any:
     module = any(Path(f"{__path__[0]}/{name}{end}").exists() for end in ("", ".py"))  # not imported to see it
     if module or (name.startswith("_") and name != "__all__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("rfdetr_core.api").public_config(name)
+    return importlib.import_module("rfdetr_core.api").load_public_config(name)
 
 
 def __dir__() -> list[str]:

@@ -27,7 +27,7 @@ from rfdetr_core.base.provenance import RUN_FILE, flattened
 from rfdetr_core.base.waiting import OutOfTimeError, Patience
 from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
-from rfdetr_core.observers.runs import PATIENCE, connect, fault, open_run, origin
+from rfdetr_core.observers.runs import PATIENCE, connect, mlflow_failure, open_run, source_tags
 from rfdetr_core.training.config import RuntimeConfig
 from rfdetr_core.training.interruption import Stopped, StopSignals
 
@@ -261,10 +261,10 @@ class MlflowRun(Checkpoint):
             raise
         except OutOfTimeError as error:
             self.given_up = True
-            message = f"{fault(error)[0]}: this training is no longer tracked"
+            message = f"{mlflow_failure(error)[0]}: this training is no longer tracked"
             warnings.warn(f"{message}. When it has ended, run `python -m rfdetr_core publish`. {error}", stacklevel=2)
         except Exception as error:  # noqa: BLE001 - nothing that MLflow does may stop a training
-            failure, reason = fault(error)
+            failure, reason = mlflow_failure(error)
             if failure not in self.reported:
                 message = f"{failure}; training goes on and tries again after each epoch. What is missing then"
                 warnings.warn(f"{message} is sent by `python -m rfdetr_core publish`. {reason}", stacklevel=2)
@@ -278,7 +278,7 @@ class MlflowRun(Checkpoint):
             data, inputs = getattr(trainer, "datamodule", None), self.record["inputs"]
             name = data.train_set.root.name if isinstance(data, TrainingData) else "dataset"
             digests = {f"{name}/{split}": inputs.get(f"manifest/{split}.json") for split in ("train", "valid")}
-            run.describe(self.record, {name: digest for name, digest in digests.items() if digest}, origin())
+            run.describe(self.record, {name: digest for name, digest in digests.items() if digest}, source_tags())
             run.resume()
             if self.note.exists():
                 run.replace(files.read_text(self.note))
@@ -301,7 +301,7 @@ class RunFacts(Checkpoint):
     def __init__(self, record: Mapping[str, Any], folder: Path) -> None:
         self.record, self.folder, self.started = record, folder, time.time()
         # Now: a comment may be edited, or a commit made, while the training runs.
-        self.code, self.origin = exact_digests(record["code"]), origin()
+        self.code, self.source_tags = exact_digests(record["code"]), source_tags()
         self.before = 0  # epochs that an interrupted training had finished
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -312,7 +312,7 @@ class RunFacts(Checkpoint):
         """Write the note."""
         if not trainer.is_global_zero:
             return
-        tags, record_fingerprint = self.origin, fingerprint(self.record)
+        tags, record_fingerprint = self.source_tags, fingerprint(self.record)
         run = {
             "parent_commit": tags.get("mlflow.source.git.commit"),
             "dirty": tags.get("git.dirty") == "true",

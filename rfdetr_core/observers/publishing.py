@@ -21,7 +21,7 @@ from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
 from rfdetr_core.metrics.names import PREFIX, REPORTED
 from rfdetr_core.observers.history import fingerprint, read_history
 from rfdetr_core.observers.logged_model import Score, link_model
-from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, fault, open_run, origin, page
+from rfdetr_core.observers.runs import PATIENCE, TrackedRun, connect, mlflow_failure, open_run, run_address, source_tags
 from rfdetr_core.training.config import RuntimeConfig
 
 _PATIENCE = 60  # seconds for a read; a server may take its time with a large file
@@ -72,7 +72,7 @@ def publish(register: str | None = None, documents: Callable[[Path], Sequence[Pa
     """
     lock = _checked_lock()
     entries = {name: lock.stages[name].raw for name in ("train", "strip", "evaluate", "report") if name in lock.stages}
-    tags = origin() | {f"dvc.lock.{stage}": files.digest(entry) for stage, entry in entries.items()}
+    tags = source_tags() | {f"dvc.lock.{stage}": files.digest(entry) for stage, entry in entries.items()}
     runtime, dataset = read_section(RuntimeConfig, "runtime"), Path(read_section(DataConfig, "data").dir)
     record, where = _record(CHECKPOINT), ProjectPaths(dataset)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,13 +86,13 @@ def publish(register: str | None = None, documents: Callable[[Path], Sequence[Pa
                 run.log_file(path, "documents")
             linked = _link_model(run, record, where, with_intervals="report" in entries)
             run.end("FINISHED")
-            lines = [f"published as run {page(run)}"]
+            lines = [f"published as run {run_address(run)}"]
             if not linked:
                 lines.append("note: this server has no pages of models, which MLflow has from version 3 on")
             if register is not None:
                 lines.append(f"{CHECKPOINT} is version {_version(run, register)} of the model {register}")
         except Exception as error:
-            failure, reason = fault(error)
+            failure, reason = mlflow_failure(error)
             raise UserError(f"{failure}; nothing is lost, publish again when that is mended. {reason}") from error
     lines += [f"note: no documents: {failed}"] if failed else []
     if tags.get("git.dirty") == "true":
@@ -133,9 +133,9 @@ def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: 
             for path in sorted(Path(folder).iterdir()):
                 run.log_file(path, "benchmark")
         run.end("FINISHED")
-        return f"attached to run {page(run)}"
+        return f"attached to run {run_address(run)}"
     except Exception as error:
-        failure, reason = fault(error)
+        failure, reason = mlflow_failure(error)
         raise UserError(f"{failure}, so the figures are not attached. {reason}") from error
 
 
@@ -166,9 +166,9 @@ def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConf
             if part == "report":  # when an evaluation ends, the page is still that of the evaluation before
                 _add_analysis(run, report)
             run.end("FINISHED")
-            say(f"tracked as run {page(run)}")
+            say(f"tracked as run {run_address(run)}")
     except Exception as error:  # noqa: BLE001 - nothing that MLflow does may cost a result
-        failed, reason = fault(error)
+        failed, reason = mlflow_failure(error)
         message = f"{failed}, so its run lacks this {part} until `python -m rfdetr_core publish`"
         warnings.warn(f"{message}. {reason}", stacklevel=3)
 

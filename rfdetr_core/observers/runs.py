@@ -179,7 +179,7 @@ def connect(seconds: int, patience: Patience | None = None) -> Client:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return Client(lambda: MlflowClient(store()), patience or Patience(_LONGEST_CALL, renewed=True))
+    return Client(lambda: MlflowClient(store_address()), patience or Patience(_LONGEST_CALL, renewed=True))
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:
@@ -195,12 +195,12 @@ def open_run(client: Any, project: str, name: str | None, record: Mapping[str, A
     if existing and existing.lifecycle_stage == "deleted":
         raise UserError(
             f"the MLflow experiment {project} was deleted. Restore it: "
-            f"MLFLOW_TRACKING_URI={_without_password(store())} mlflow experiments restore --experiment-id "
+            f"MLFLOW_TRACKING_URI={_without_password(store_address())} mlflow experiments restore --experiment-id "
             f"{existing.experiment_id}. Or set another runtime.project."
         )
     # By default a client puts the artifacts of a database into its working directory, which DVC removes where that is
     # of a temporary experiment.
-    artifact_location = (main_repository() / "mlartifacts").as_uri() if _DATABASE.match(store()) else None
+    artifact_location = (main_repository() / "mlartifacts").as_uri() if _DATABASE.match(store_address()) else None
     experiment = existing.experiment_id if existing else client.create_experiment(project, artifact_location)
     record_fingerprint = fingerprint(record)
     query = f"tags.fingerprint = '{record_fingerprint}'"
@@ -212,7 +212,7 @@ def open_run(client: Any, project: str, name: str | None, record: Mapping[str, A
     return TrackedRun(client, experiment, created.info.run_id)
 
 
-def origin() -> dict[str, str]:
+def source_tags() -> dict[str, str]:
     """Tags: the commit, whether the working tree differs from it, and the stage and experiment of DVC, if any."""
     commit, changes = (
         git.answer(Path(), *command) for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "."))
@@ -227,7 +227,7 @@ def origin() -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def fault(error: BaseException) -> tuple[str, str]:
+def mlflow_failure(error: BaseException) -> tuple[str, str]:
     """What went wrong with MLflow: whether it refused, cannot be reached or failed; and its own words."""
     if isinstance(error, ImportError):
         return "MLflow cannot be imported", str(error)
@@ -255,20 +255,20 @@ def fault(error: BaseException) -> tuple[str, str]:
     return f"MLflow {failure}", message
 
 
-def page(run: TrackedRun) -> str:
+def run_address(run: TrackedRun) -> str:
     """Where a person finds the run."""
     server = _without_password(_server())
     if server and not server.startswith("http"):
-        return f"{run.id} in {_without_password(store())}"
-    return _page(server or local_server(), run.experiment, run.id) + ("" if server else " (after: make ui)")
+        return f"{run.id} in {_without_password(store_address())}"
+    return _run_address(server or local_server(), run.experiment, run.id) + ("" if server else " (after: make ui)")
 
 
-def newest_page(server: str) -> str:
+def newest_run_address(server: str) -> str:
     """The address of the page of the run that was begun last; without one, of the server."""
     client = connect(PATIENCE)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     for run in client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1):
-        return _page(server, run.info.experiment_id, run.info.run_id)
+        return _run_address(server, run.info.experiment_id, run.info.run_id)
     return server
 
 
@@ -277,7 +277,7 @@ def local_server(port: int = 5000) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def store() -> str:
+def store_address() -> str:
     """The address that a client is to open: MLFLOW_TRACKING_URI, else mlflow.db in the main repository.
 
     A database of a relative path is below the main repository, not below a copy of it.
@@ -289,7 +289,7 @@ def store() -> str:
     return server or f"sqlite:///{folder}/mlflow.db"
 
 
-def _page(server: str, experiment: str, run: str) -> str:
+def _run_address(server: str, experiment: str, run: str) -> str:
     # That of a server alone opens MLflow's home, which shows something else.
     return f"{server.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
 

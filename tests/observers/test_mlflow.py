@@ -22,7 +22,15 @@ from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.cli import main
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.loggers import MlflowRun
-from rfdetr_core.observers.runs import connect, fault, mlflow_name, newest_page, open_run, page, store
+from rfdetr_core.observers.runs import (
+    connect,
+    mlflow_failure,
+    mlflow_name,
+    newest_run_address,
+    open_run,
+    run_address,
+    store_address,
+)
 from rfdetr_core.training.module import TrainingModule
 from tests.browser import running as running_browser
 from tests.observers.conftest import Server
@@ -196,7 +204,7 @@ def test_a_run_and_the_page_are_those_of_the_project_whatever_its_path(
     (run,) = runs(client, "here")
     assert Path(client.download_artifacts(run.info.run_id, "scores.json")).read_text() == "{}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///below.db")
-    assert make_url(store()).database == str(folder / "below.db")
+    assert make_url(store_address()).database == str(folder / "below.db")
 
 
 def test_an_artifact_that_is_gone_or_cut_is_sent_again_though_the_run_says_that_it_has_it(
@@ -225,7 +233,7 @@ def test_a_deleted_experiment_is_named_with_what_restores_it(tmp_path: Path, mon
     client.delete_experiment(run.experiment)
     with pytest.raises(UserError, match="binned was deleted") as raised:
         open_run(client, "binned", None, {"inputs": {}}, {})
-    failure, message = fault(raised.value)
+    failure, message = mlflow_failure(raised.value)
     assert failure == "MLflow refused"
     command = message.partition("Restore it: ")[2].partition(". Or")[0]
     bin_first = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -236,12 +244,12 @@ def test_a_deleted_experiment_is_named_with_what_restores_it(tmp_path: Path, mon
 def test_the_address_of_a_run_opens_its_page(server: Server, tmp_path: Path) -> None:
     run = open_run(connect(5), "looked at", "a run with a name", {"inputs": {}}, {})
     run.log_values({"test/mAP_50": 0.25})
-    assert newest_page(server.uri) == page(run)
+    assert newest_run_address(server.uri) == run_address(run)
     start = tmp_path / "empty.html"
     start.write_text("")
     with running_browser() as browser:
         opened = browser.open(start)
-        opened.value(f"location.href = {page(run)!r}")
+        opened.value(f"location.href = {run_address(run)!r}")
         opened.wait("['a run with a name', 'test/mAP_50'].every((text) => document.body?.innerText.includes(text))")
 
 
@@ -306,7 +314,7 @@ def test_what_mlflow_says_is_told_without_the_password_of_its_address() -> None:
     client = MlflowClient("http://someone:secret@127.0.0.1:9")
     with pytest.raises(MlflowException) as raised:
         client.get_experiment("1")
-    failure, message = fault(raised.value)
+    failure, message = mlflow_failure(raised.value)
     assert failure == "MLflow cannot be reached"
     assert "127.0.0.1" in message
     assert "secret" not in message
