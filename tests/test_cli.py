@@ -242,7 +242,7 @@ def test_a_number_out_of_its_range_is_said_of_its_option(
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert f"argument {arguments[-2]}: {arguments[-1]} is no " in capsys.readouterr().err
+    assert f"argument {arguments[-2]}: {arguments[-1]} is not a " in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_here_is_named(

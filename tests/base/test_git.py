@@ -32,7 +32,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lambda: git.text(Path(), "log"),
         lambda: check_folder(Path("data/mine"), ()),
         check_project,
-        origin,
+        source_tags,
     ],
 )
 @pytest.mark.parametrize("language", ["C", "de_DE.UTF-8"])
