@@ -1,4 +1,4 @@
-"""The part `custom` of a training record: what decided a training beside its parameters."""
+"""The part `custom` of a training record: everything but the parameters that determined a custom training."""
 
 from __future__ import annotations
 
@@ -33,40 +33,50 @@ from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.module import TrainingModule
 from rfdetr_core.training.trainer import device_kind, devices, resolved_precision
 
-# Callbacks of Lightning that only watch. What a script derives from them may do more.
+# Lightning callbacks that only observe. A subclass in a script may do more, so it is recorded.
 _OBSERVING_CALLBACKS = (
     *(DeviceStatsMonitor, LearningRateMonitor, ModelCheckpoint, ModelSummary, OnExceptionCheckpoint),
     *(ProgressBar, RichModelSummary, RichProgressBar, TQDMProgressBar),
 )
-# Options of Lightning's Trainer that change no result of a training.
+# Options of Lightning's Trainer that do not change the result of a training.
 _OPTIONS_WITHOUT_EFFECT = (
     *("logger", "log_every_n_steps", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
     *("enable_autolog_hparams", "num_sanity_val_steps", "profiler", "default_root_dir", "callbacks", "fast_dev_run"),
     *("detect_anomaly", "inference_mode", "limit_test_batches", "limit_predict_batches", "model_registry"),
 )
-# What the trainer of a training has of itself, and is compared with the parameters.
+# Options that are compared with the parameters by their effect: the device, the number of devices.
 _OPTIONS_COMPARED_BY_DEVICE = ("accelerator", "devices", "num_nodes", "deterministic")
 _MODULES = ("callback_arguments", "callbacks", "custom", "custom_record", "preparation")
 _INITIAL = "_initial_attributes"
-_SET_BY_LIGHTNING = ("trainer", "training", "log", "log_dict")  # which Lightning sets
-_SCORING_STATE = ("found", "truth")  # of TrainScoring
-_MAX_CHARACTERS = 200  # characters of a value
+_SET_BY_LIGHTNING = ("trainer", "training", "log", "log_dict")  # attributes that Lightning sets
+_SCORING_STATE = ("found", "truth")  # attributes of TrainScoring
+_MAX_CHARACTERS = 200  # characters of a recorded value; a longer one is recorded as its digest
 
 
 def custom_part(
     trainer: Trainer, module: TrainingModule, data: Any, configured: Sequence[Callback], resumed: bool
 ) -> dict[str, Any]:
-    """The part `custom` of a training record: what decided the result beside the parameters; empty: nothing did.
+    """The part `custom` of a training record. It is empty if only the parameters determine the result.
 
-    own: the callbacks that the parameters ask for. data: the data module; None: loaders. A value of None is unknown,
-    so a state with it is never one of the same training.
+    The keys, each present only if it has a value:
+    classes: the SHA-256 of the defining file of each class that is neither the project's nor Lightning's, among module,
+        data module, strategy, precision and accelerator.
+    attributes: attributes of module, data module and callbacks that changed after their construction.
+    callbacks: callbacks beyond `configured`, with their arguments or the SHA-256 of their file.
+    missing: callbacks of `configured` that were removed.
+    trainer: Trainer options that differ from the parameters.
+    data: the digest of a data module that was not built from configs.
+    weights: the digest of the first weights, if they differ from those that the module was built with.
+    code: digests of the modules that control such a training.
 
-    classes: of the module, the data, the strategy and the precision, those that are neither the project's nor
-    Lightning's, with the SHA-256 of the file that defines each. data: the digest of what a data module has that was
-    not made of configs. attributes: of module, data module and own callbacks, those that are not as they were made.
-    callbacks: those beside `own`, with their arguments or the SHA-256 of their file. missing: those of `own` that were
-    removed. trainer: options that differ from the parameters. weights: the digest of the first ones, where they are
-    not those that the module was made with. code: digests of the modules that decide such a training.
+    A value of None means unknown. A state with an unknown value is never resumed as the same training.
+
+    Args:
+        trainer: The trainer, with all its callbacks.
+        module: The module that it will train.
+        data: The data module; None for loaders.
+        configured: The callbacks that the parameters ask for.
+        resumed: Whether a state is resumed, whose weights replace the first ones.
     """
     present: list[Callback] = vars(trainer)["callbacks"]
     things = [module, trainer.strategy, trainer.precision_plugin, trainer.accelerator]
@@ -100,12 +110,12 @@ def custom_part(
 
 
 def remember(thing: Any) -> None:
-    """Note the attributes of a module, a data module or a callback, at the end of its construction."""
+    """Store the attributes of a module, data module or callback when it has been built, to find later changes."""
     vars(thing)[_INITIAL] = {key: _snapshot(value) for key, value in _attributes(thing).items()}
 
 
 def name_of(thing: Any) -> str:
-    """The name of its class, with the module."""
+    """The name of the class of a thing, with its module."""
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
@@ -124,7 +134,7 @@ def _changes(thing: Any) -> dict[str, str | None]:
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
-    """Those that decide something: without what a training itself changes."""
+    """The attributes that can change a result, without those that every training changes."""
     changing = (*_SET_BY_LIGHTNING, *getattr(type(thing), "changing", _SCORING_STATE))
     attributes = {key: value for key, value in vars(thing).items() if not key.startswith("_") and key not in changing}
     if isinstance(thing, nn.Module):
@@ -138,7 +148,7 @@ def _attributes(thing: Any) -> dict[str, Any]:
 
 
 def _snapshot(value: Any) -> tuple[str | None, Any]:
-    """A value as it is now: as text, or the object, or the objects of a list."""
+    """A value for a later comparison: its text; or, without a text, the object or the list of objects."""
     text = _plain(value)
     return text, None if text is not None else list(value) if isinstance(value, list) else value
 
@@ -153,7 +163,7 @@ def _is_unchanged(before: tuple[str | None, Any], value: Any) -> bool:
 
 
 def _plain(value: Any) -> str | None:
-    """A short text that says all of a value; None: there is none."""
+    """A short text that determines the value; None for a value that no text describes."""
     if not _is_plain(value):
         return None
     text = repr(value)
@@ -171,7 +181,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _numbered(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Entries as a mapping; the second of a name is 'name (2)'."""
+    """The entries as a mapping. The second entry of a name becomes 'name (2)'."""
     numbered: dict[str, Any] = {}
     for name, value in entries:
         number = sum(key == name or key.startswith(f"{name} (") for key in numbered) + 1
@@ -180,7 +190,7 @@ def _numbered(entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _describe_callback(callback: Callback) -> Any:
-    """What is known of a callback: its arguments, where its class is the project's; else its file and attributes."""
+    """The arguments of a callback of this project; of any other, the digest of its file and its attributes."""
     if type(callback).__module__.startswith("rfdetr_core."):
         arguments: dict[str, Any] = vars(callback).get("arguments") or {}
         return arguments or _file_digest(callback)
@@ -193,13 +203,13 @@ def _is_from_project_or_lightning(thing: Any) -> bool:
 
 
 def _file_digest(thing: Any) -> str | None:
-    """The SHA-256 of the file that defines a class; None: no file does, as in a notebook."""
+    """The SHA-256 of the file that defines the class of a thing; None if it is not in a file, as in a notebook."""
     path = getattr(sys.modules.get(type(thing).__module__), "__file__", None)
     return files.sha256_file(Path(path)) if path and Path(path).is_file() else None
 
 
 def _data_digest(data: Any) -> str | None:
-    """The digest of all that decides the batches of TrainingData; None: of any other data it is unknown."""
+    """The digest of everything that determines the batches of TrainingData; None (unknown) for any other data."""
     sets = {name: getattr(data, name, None) for name in ("train_set", "valid_set")}
     if not isinstance(data, TrainingData) or any(type(dataset) is not DetectionDataset for dataset in sets.values()):
         return None

@@ -1,4 +1,4 @@
-"""Prepares a custom training: checks both configs, converts the dataset, reads the inputs."""
+"""Prepares a custom training: checks both configs, validates and converts the dataset, reads the inputs."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from rfdetr_core.inference.predictor import find_device
 from rfdetr_core.training import record
 from rfdetr_core.training.inputs import Inputs, read_inputs
 
-# What validation reads beside images, by its suffix.
+# Suffixes of the files that validation reads, beside images.
 _LABELS = (".csv", ".json", ".txt", ".yaml", ".yml")
 
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
-    """A pair of configs, checked, and the training that they ask for.
+    """A checked pair of configs, and the training that they describe.
 
-    configs: kept, so that no other object gets their ids while this is found by them. listing: the digest of the names
-    in the dataset folder, and of the times and sizes of its labels, from before it was validated.
+    configs: kept alive, since `prepare` finds a preparation by the ids of the two objects.
+    listing: the digest of the file names in the dataset folder, and of the times and sizes of its labels, before the
+        validation.
     """
 
     configs: tuple[ModelSettings, TrainSettings]
@@ -45,7 +46,7 @@ class Preparation:
         return self.plan.output
 
     def is_current(self) -> bool:
-        """Whether the dataset, and what was converted of it, are as they were."""
+        """Whether the dataset and its converted files are unchanged."""
         try:
             identities = provenance.identities(self.inputs.where.inputs("train", "valid"))
         except (UserError, OSError):
@@ -54,14 +55,18 @@ class Preparation:
         return inputs == self.record["inputs"] and self.listing == _listing(self.plan)
 
     def start(self, state: Any, custom: Mapping[str, Any], epochs: int) -> tuple[Inputs, dict[str, Any]]:
-        """Inputs and record of a training that goes on from a state, or from none.
+        """The inputs and the training record of a training that is about to start.
 
-        A state of the same training is resumed, and the record stays the same. That of another one, for example of
-        fewer epochs, or of one that had stopped early, is a parent in the record.
-        custom: see `custom_part`. epochs: those of the trainer.
+        A state of the same training is resumed; the record stays the same. A state of another training becomes a parent
+        in the record. This includes a training with fewer epochs, and one that had stopped early.
+
+        Args:
+            state: The path of a checkpoint.pth; None starts from scratch.
+            custom: See `custom_part`.
+            epochs: The number of epochs of the trainer.
 
         Raises:
-            UserError: no state of a training, or one with other parameters than the length, or other classes.
+            UserError: the file has no state of a training; or a parameter other than the length, or the classes differ.
         """
         inputs, part = self.inputs, {"custom": dict(custom)} if custom else {}
         if state is None:
@@ -81,7 +86,9 @@ class Preparation:
             )
             training_record = inputs.record() | part
         elif path.resolve() != self.plan.weights.resolve():
-            raise UserError(f"ckpt_path is {path}, but TrainConfig has resume={str(self.plan.weights)!r}. Give one.")
+            raise UserError(
+                f"ckpt_path is {path}, but TrainConfig has resume={str(self.plan.weights)!r}. Give only one of them."
+            )
         config = inputs.asked.model_copy(update={"epochs": epochs} if epochs > 0 else {})
         _, message = record.named_state(path, config, record.fingerprint(training_record))
         if record.first_process():
@@ -90,7 +97,7 @@ class Preparation:
 
 
 def _is_same(path: Path, fingerprint: Mapping[str, Any], epochs: int) -> bool:
-    """Whether a state is of a training with this fingerprint, which would have gone on without a resume."""
+    """Whether a state belongs to a training with this fingerprint that was interrupted, or that has no epoch left."""
     if read_plain(path, tensors=False).get("run") is None:
         return False
     state = read_plain(path, ResumeState, tensors=False)
@@ -103,12 +110,13 @@ _preparations: WeakValueDictionary[tuple[int, int], Preparation] = WeakValueDict
 
 
 def prepare(model_config: ModelSettings, train_config: TrainSettings) -> Preparation:
-    """Check a pair of configs, and validate and convert the dataset into output_dir/dataset.
+    """Check a pair of configs; validate and convert the dataset into output_dir/dataset.
 
-    For the same two objects it is done once, as long as anything that was made of them exists and the dataset stays.
+    The result is reused for the same two objects, as long as an object that was built from it exists and the dataset is
+    unchanged.
 
     Raises:
-        UserError: as `RFDETR.train`; or num_classes is not the number of the dataset's classes.
+        UserError: as `RFDETR.train`; or num_classes differs from the number of classes in the dataset.
     """
     key = (id(model_config), id(train_config))
     if (existing := _preparations.get(key)) is not None and existing.is_current():
@@ -123,7 +131,7 @@ def prepare(model_config: ModelSettings, train_config: TrainSettings) -> Prepara
         if requested not in (None, count):
             raise UserError(
                 f"num_classes is {requested}, but {plan.dataset} has {count} classes: {', '.join(inputs.classes)}. "
-                f"Write num_classes={count}, or leave it out: then it is the dataset's."
+                f"Write num_classes={count}, or leave it out."
             )
         preparation = Preparation((model_config, train_config), plan, inputs, inputs.record(), listing)
     _preparations[key] = preparation
@@ -131,7 +139,7 @@ def prepare(model_config: ModelSettings, train_config: TrainSettings) -> Prepara
 
 
 def _listing(plan: Plan) -> str:
-    """The digest of what the dataset folder lists. What changes in an image is found when it is read."""
+    """The digest of the file list of the dataset folder. A changed image is found later, when it is read."""
     entries: list[Any] = []
     for folder, folders, names in os.walk(plan.dataset):
         folders[:] = [
@@ -148,7 +156,7 @@ def _listing(plan: Plan) -> str:
 
 def _plan(model_config: ModelSettings, train_config: TrainSettings) -> Plan:
     section, weights = model_config.section, None
-    if train_config.resume is None:  # which has the weights
+    if train_config.resume is None:  # with `resume`, the state has the weights
         weights = find_weights(model_config.pretrain_weights)
     if weights is not None:
         sizes = trained_sizes(read_checkpoint(weights), model_config.variant).items()
@@ -160,10 +168,15 @@ def _plan(model_config: ModelSettings, train_config: TrainSettings) -> Plan:
 
 
 def preparation_for(call: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Preparation | None:
-    """The preparation where a class is called with upstream's (model_config, train_config); None where it is not.
+    """The preparation of a call with two configs; None for a call with parts.
+
+    Args:
+        call: The name of the called class, for messages.
+        arguments: Its positional arguments.
+        keywords: Its keyword arguments.
 
     Raises:
-        UserError: one of the two is missing or something else; or see `prepare`.
+        UserError: one of the two configs is missing or of another type; or see `prepare`.
     """
     names = ("model_config", "train_config")
     if not keywords.keys() & set(names) and not any(
@@ -172,13 +185,13 @@ def preparation_for(call: str, arguments: tuple[Any, ...], keywords: Mapping[str
         return None
     configs = dict(zip(names, arguments, strict=False)) | dict(keywords)
     if configs.keys() != set(names) or len(arguments) > 2:
-        raise UserError(f"{call} takes (model_config, train_config), and nothing else with them.")
+        raise UserError(f"{call} takes exactly (model_config, train_config).")
     check_configs(call, configs["model_config"], configs["train_config"])
     return prepare(configs["model_config"], configs["train_config"])
 
 
 def check_configs(call: str, model_config: Any, train_config: Any) -> None:
-    """Raise a UserError where one of the two is of another type, such as the other one."""
+    """Raise a UserError if one of the two has a wrong type, for example if they are swapped."""
     kinds: dict[str, tuple[Any, type, str]] = {
         "model_config": (model_config, ModelSettings, "RFDETRNanoConfig()"),
         "train_config": (train_config, TrainSettings, 'TrainConfig(dataset_dir="...")'),
@@ -186,16 +199,16 @@ def check_configs(call: str, model_config: Any, train_config: Any) -> None:
     for name, (config, kind, example) in kinds.items():
         if not isinstance(config, kind):
             raise UserError(
-                f"{call}: {name} is a {type(config).__name__}. Give {name}={example} of rfdetr_core.config."
+                f"{call}: {name} is a {type(config).__name__}. Give {name}={example} from rfdetr_core.config."
             )
 
 
 def preparation_of(owner: Any, reason: str) -> Preparation:
-    """That of a module or a data module. UserError: it was not made of configs."""
+    """The preparation of a module or data module. UserError: it was built from parts. reason: begins the message."""
     preparation = getattr(owner, "preparation", None)
     if not isinstance(preparation, Preparation):
         name = type(owner).__name__ if owner is not None else "the module"
         raise UserError(
-            f"{reason} needs RFDETRModelModule(model_config, train_config), and {name} is not made of them."
+            f"{reason} needs RFDETRModelModule(model_config, train_config). {name} was not built from these configs."
         )
     return preparation

@@ -1,4 +1,4 @@
-"""Writes what editors and type checkers read: the keywords of the Python API, and stubs of the names loaded lazily."""
+"""Generates the types for editors and mypy: the keywords of the Python API, and stubs of the lazily imported names."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from rfdetr_core.training.config import TrainConfig
 _COMMAND = "python -m rfdetr_core.config.reference"
 _WIDTH = 120
 _PATH = "str | os.PathLike[str]"
-_AS_BUILT = "None: as the model was built"
+_AS_BUILT = "None: as in the constructor"
 _DEVICE = "str | int | torch.device | None"
 
 
 class Key(NamedTuple):
-    """A key of a TypedDict: its type as Python writes it, and a sentence about it."""
+    """A key of a TypedDict: its type in Python syntax, and its description."""
 
     type: str
     about: str
 
 
-# What a keyword takes or means in Python that the field of params.yaml does not say.
+# Descriptions for keywords whose meaning in Python differs from the field of params.yaml.
 _PYTHON_MEANINGS = {
     "dataset_dir": "folder of a COCO or YOLO dataset",
     "output_dir": "folder of the run's files",
-    "resume": "checkpoint.pth to resume from, up to `epochs`",
-    "pretrain_weights": "path of a checkpoint or a published name; None: a new model; left out: the published weights",
+    "resume": "checkpoint.pth of the run to resume; the training ends at `epochs`",
+    "pretrain_weights": "path of a checkpoint, or a published name; None: a new model; default: the published weights",
 }
 _HEAD = f'''"""The keywords of the Python API, for editors and mypy. Written by `{_COMMAND}`."""
 
@@ -52,7 +52,7 @@ import torch
 
 
 def generated() -> dict[str, str]:
-    """The content of each file, by its path in the project."""
+    """The content of each generated file, by its path in the project."""
     return {
         "rfdetr_core/api/keywords.py": keywords(),
         "rfdetr_core/__init__.pyi": names(),
@@ -61,7 +61,7 @@ def generated() -> dict[str, str]:
 
 
 def keywords() -> str:
-    """The module of TypedDicts."""
+    """The module keywords.py: a TypedDict for each function."""
     settings = _keys(TrainSettings)
     settings = {key: settings[key] for key in dict.fromkeys(["output_dir", *TrainConfig.model_fields, *settings])}
     dataset = settings.pop("dataset_dir")
@@ -72,22 +72,24 @@ def keywords() -> str:
         key: Key(model[key].type, f"{_describe_field(ModelSettings, key)}; {_AS_BUILT}") for key in OF_MODEL_AND_TRAIN
     }
     model["device"] = Key(_DEVICE, model["device"].about)
-    of_model["device"] = Key(_DEVICE, f"cpu, cuda, cuda:0, mps, which sets accelerator; {_AS_BUILT}")
+    of_model["device"] = Key(_DEVICE, f"cpu, cuda, cuda:0 or mps; sets accelerator; {_AS_BUILT}")
     evaluation = {key: entry for key, entry in _keys(EvaluateConfig).items() if key not in ("split", *settings)}
-    evaluation = {"dataset_dir": Key(_or_none(dataset.type), "None: the dataset that was trained on")} | evaluation
+    evaluation = {"dataset_dir": Key(_or_none(dataset.type), "None: the dataset of the training")} | evaluation
     export = {
-        "format": Key(_type(Format), "what reads the file"),
-        "quantization": Key('Literal["int8"] | None', "int8: the same as the format onnx-int8"),
-        "calibration_data": Key("str | os.PathLike[str] | None", "folder of images that the ranges of int8 come from"),
-        "max_images": Key("int", "the most images of calibration_data (default: 100)"),
-        "shape": Key("tuple[int, int] | list[int] | None", "the resolution of the model, twice"),
+        "format": Key(_type(Format), "format of the file"),
+        "quantization": Key('Literal["int8"] | None', "int8: the same as format onnx-int8"),
+        "calibration_data": Key("str | os.PathLike[str] | None", "folder of images that determine the int8 ranges"),
+        "max_images": Key("int", "largest number of images from calibration_data (default: 100)"),
+        "shape": Key(
+            "tuple[int, int] | list[int] | None", "(resolution, resolution): only the resolution of the model"
+        ),
     }
     config_keys = {key: entry for key, entry in _keys(ExportConfig).items() if key not in ("formats", "batch_size")}
     parts = [
         _HEAD,
         _typed_dict("AugmentKeywords", "", "The keys of `augmentation`.", _keys(AugmentConfig)),
         _typed_dict("ModelKeywords", "", "The keywords of a class such as RFDETRNano.", model),
-        _typed_dict("RunKeywords", "", "The settings of `train` that `evaluate` takes, too.", settings),
+        _typed_dict("RunKeywords", "", "The settings of `train` that `evaluate` also takes.", settings),
         _typed_dict(
             "SettingsKeywords",
             "RunKeywords",
@@ -97,14 +99,14 @@ def keywords() -> str:
         _typed_dict("TrainKeywords", "SettingsKeywords", "The keywords of `train`.", of_model),
         _typed_dict("EvaluateKeywords", "RunKeywords", "The keywords of `evaluate`.", evaluation | of_model),
         _typed_dict(
-            "ExportKeywords", "", "The keywords of `export` beside output_dir and sizes.", export | config_keys
+            "ExportKeywords", "", "The keywords of `export`, except output_dir and batch sizes.", export | config_keys
         ),
     ]
     return "\n\n".join(parts)
 
 
 def names() -> str:
-    """The stub of `rfdetr_core`: its public names."""
+    """The stub of `rfdetr_core`, with its public names."""
     variants = {architecture.name: key for key, architecture in VARIANTS.items()}
     imports = [
         f"from {module} import {name} as {name}"
@@ -122,7 +124,7 @@ def names() -> str:
 
 
 def configs() -> str:
-    """The stub of `rfdetr_core.config`: the configs of the Python API."""
+    """The stub of `rfdetr_core.config`, with the configs of the Python API."""
     renamed = {name: target for name, target in CONFIGS.items() if name != target}
     imports = [f"from rfdetr_core.api.configs import {target} as {name}" for name, target in renamed.items()]
     parts = [
@@ -143,7 +145,7 @@ def configs() -> str:
 
 
 def _keys(config: type[Config]) -> dict[str, Key]:
-    """The keys of a config, with the types that its keywords have in Python."""
+    """The keys of a config, with the types that the keywords take in Python."""
     keys, defaults = {}, defaults_of(config)
     for key, field in config.model_fields.items():
         kind = _type(field.annotation)
@@ -158,14 +160,14 @@ def _keys(config: type[Config]) -> dict[str, Key]:
 
 
 def _describe_field(config: type[Config], key: str) -> str:
-    """The description of a field in the words of Python."""
+    """The description of a field, with Python's None, True and False."""
     text = _PYTHON_MEANINGS.get(key) or config.model_fields[key].description or ""
     words = {"null": "None", "true": "True", "false": "False"}
     return re.sub(r"\b(null|true|false)\b", lambda match: words[match[0]], text)
 
 
 def _takes_bool(config: type[Config], key: str) -> bool:
-    """Whether true and false stand for words of a field: a validator replaces them."""
+    """Whether a field also takes a bool, which a validator replaces by one of its words."""
     required = {name: "-" for name, field in config.model_fields.items() if field.is_required()}
     try:
         parse(config, required | {key: True}, "")
@@ -175,7 +177,7 @@ def _takes_bool(config: type[Config], key: str) -> bool:
 
 
 def _type(kind: Any) -> str:
-    """A type as Python writes it, with what `parse` takes: a list for a tuple, a mapping for a config."""
+    """A type in Python syntax, as `parse` takes it: also a list for a tuple, and a mapping for a config."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any or kind is JsonValue:
         return "Any"
@@ -222,5 +224,5 @@ def _all(names: Iterable[str]) -> str:
 
 
 def _kind_of_name(name: str) -> int:
-    """The order of ruff: constants, classes, then functions."""
+    """The sort key of a name in ruff's order: constants, classes, then functions."""
     return 0 if name.isupper() else 1 if name[0].isupper() else 2

@@ -1,7 +1,7 @@
 """The schemas of the JSON answers of audit, verify, plan and attest.
 
-`python -m rfdetr_core.config.reference` writes them to docs/schemas/. A version of the schema may add keys; it removes none
-and changes the meaning of none.
+`python -m rfdetr_core.config.reference` writes them to docs/schemas/. A version of the schema may add keys. It removes
+no key and changes the meaning of no key.
 """
 
 from __future__ import annotations
@@ -238,8 +238,8 @@ class VerifyAnswer(Answer):
 
 
 class ReasonAnswer(Fields):
-    """Why a stage runs. what: the param, module, file or folder. before, after: for a param the values, for a folder the
-    numbers of files, else digests. files: numbers of added, changed and removed files of a folder, where known."""
+    """Why a stage runs. what: the param, module, file or folder. before, after: the values of a param, the numbers of
+    files of a folder, else digests. files: numbers of added, changed and removed files of a folder, where known."""
 
     kind: Literal["param", "code", "data", "file", "pipeline", "other"]
     what: str

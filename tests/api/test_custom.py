@@ -163,7 +163,7 @@ def test_a_resume_by_path_goes_on_and_ends_as_one_training(
     module, datamodule = RFDETRModelModule(*other), RFDETRDataModule(*other)
     with pytest.raises(UserError, match=r"params\.train\.lr was 0\.001"):
         build_trainer(*other[::-1]).fit(module, datamodule, ckpt_path=state)
-    with pytest.raises(UserError, match="which is no file"):
+    with pytest.raises(UserError, match="There is no such file"):
         build_trainer(*other[::-1]).fit(module, datamodule, ckpt_path=tmp_path / "none.pth")
 
 
@@ -301,7 +301,7 @@ def test_wrong_arguments_are_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gradients are clipped by norm"):
         build_trainer(config, model_config(), gradient_clip_algorithm="value")
     pair, other = (model_config(num_classes=2), config), (model_config(), train_config(data, tmp_path, lr=1e-5))
-    with pytest.raises(UserError, match="the data module was made of other configs"):
+    with pytest.raises(UserError, match="The data module was built from other configs"):
         build_trainer(*pair[::-1]).fit(RFDETRModelModule(*pair), RFDETRDataModule(*other))
 
 
@@ -493,5 +493,5 @@ def test_a_dataset_that_changed_is_prepared_again(data: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("callback", [RFDETREMACallback(), RFDETREarlyStopping(), DropPathCallback()])
 def test_a_callback_says_which_module_it_needs(callback: Any, pair: tuple[Any, Any]) -> None:
-    with pytest.raises(UserError, match="needs an RFDETRModelModule, and LightningModule is none"):
+    with pytest.raises(UserError, match="needs an RFDETRModelModule, but the module is a LightningModule"):
         callback.setup(build_trainer(*pair[::-1]), LightningModule(), "fit")

@@ -141,8 +141,8 @@ def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
     ("settings", "message"),
     [
         ({"resolutoin": 64}, r"resolutoin is not a known key\. Did you mean resolution\?"),
-        ({"variant": "nano"}, "RFDETRPicoConfig already names the variant"),
-        ({"variant": None}, "RFDETRPicoConfig already names the variant"),
+        ({"variant": "nano"}, "RFDETRPicoConfig already sets the variant"),
+        ({"variant": None}, "RFDETRPicoConfig already sets the variant"),
         ({"queries": None}, "queries is not a known key"),
         *(({"num_classes": wrong}, "num_classes is") for wrong in ("2", -1, 0, 2.5, True)),
         ({"device": "gpu"}, "device 'cuda'.*cpu"),
@@ -153,7 +153,7 @@ def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
         ({"resolution": "big"}, "resolution is 'big'"),
         ({"pretrain_weights": "no.pth"}, "no published name"),
         ({"pretrain_weights": "weigths/rf-detr-nano.pth"}, "no such file.*pretrain_weights='rf-detr-nano.pth'"),
-        ({"pretrain_weights": "/"}, "'/', which is a folder"),
+        ({"pretrain_weights": "/"}, "'/', a folder"),
     ],
 )
 def test_a_wrong_keyword_is_named(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_wrong_keyword_of_train_or_evaluate_is_named_before_anything_is_writte
         model.evaluate(output_dir=tmp_path / "out")
     assert model.callbacks["on_train_start"] == []  # to look does no harm
     model.callbacks["on_train_batch"].append(print)
-    with pytest.raises(UserError, match=r"callbacks has no on_train_batch\. There are on_fit_epoch_end"):
+    with pytest.raises(UserError, match=r"callbacks has no event on_train_batch\. The events are on_fit_epoch_end"):
         model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

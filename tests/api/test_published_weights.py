@@ -110,7 +110,7 @@ def test_without_the_file_and_a_network_there_is_one_message(
     message = str(raised.value)
     for part in (NAME, published.PUBLISHED[NAME].address, reason, "RF_HOME", str(tmp_path / "cache"), "weights/"):
         assert part in message
-    assert message.endswith("pretrain_weights=None makes a new, untrained model.")
+    assert message.endswith("pretrain_weights=None gives a new, untrained model.")
     assert "urlopen" not in message
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__  # no traceback of urllib before the message
