@@ -48,7 +48,7 @@ def _refuse_another_clone(program: str) -> None:
     if clone is not None and (clone / "rfdetr_core").resolve() != code:
         raise UserError(
             f"{program} runs the code of {code.parent}, but the current folder belongs to another clone, {clone}. "
-            f"Use the code of that clone: in {clone}, run python -m rfdetr_core."
+            f"Run the command with the code of that clone: cd {clone}, then python -m rfdetr_core."
         )
 
 
@@ -141,7 +141,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     precisions = ["fp32", "bf16"]
     speed.add_argument(
-        "--precision", choices=precisions, nargs="+", default=precisions, help="of .pth files (default both)"
+        "--precision", choices=precisions, nargs="+", default=precisions, help="precision of .pth files (default: both)"
     )
     speed.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto (default)")
     speed.add_argument("--json", action="store_true", help="print JSON")

@@ -17,8 +17,10 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     """Import a config of the Python API, such as RFDETRNanoConfig or TrainConfig; `__all__` lists their names."""
-    module = any(Path(f"{__path__[0]}/{name}{end}").exists() for end in ("", ".py"))  # this does not import the module
-    if module or (name.startswith("_") and name != "__all__"):
+    is_submodule = any(
+        Path(f"{__path__[0]}/{name}{end}").exists() for end in ("", ".py")
+    )  # this does not import the module
+    if is_submodule or (name.startswith("_") and name != "__all__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module("rfdetr_core.api").load_public_config(name)
 

@@ -1,4 +1,4 @@
-"""What would stop a stage, looked for before DVC deletes results: the dataset, weights, memory and packages."""
+"""Finds what would stop a stage before DVC deletes its old results: dataset, weights, memory, packages."""
 
 from __future__ import annotations
 
@@ -32,27 +32,28 @@ if TYPE_CHECKING:
 
 __all__ = ["check_masks", "check_packages", "check_params", "check_project"]
 
-# The folders that stages write.
+# Folders that the stages write.
 _RESULTS = ("manifest", "metadata", "annotations", "output", "reports", "records", "journal")
 _LOCK = Path("requirements/numeric.lock")
-_COMPUTE = ("nvidia-", "cuda-", "triton")  # beginnings of names: torch's libraries, which a build for CPUs lacks
-# What a block of the encoder keeps of each token for the backward pass, in units of its width, at the very least:
-# queries, keys, values, the attention's result, the hidden layer before and after its activation. Of two bytes each.
+_COMPUTE = ("nvidia-", "cuda-", "triton")  # name prefixes of torch's CUDA libraries, which a CPU build lacks
+# The least memory of an encoder block for the backward pass: bytes for each token and unit of width. The numbers have two
+# bytes: queries, keys, values (3), the output of the attention (1), the hidden layer before and after activation (4 + 4).
 _BYTES_OF_BLOCK = 2 * (3 + 1 + 4 + 4)
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def check_project(root: Path = Path()) -> list[str]:
-    """Check params.yaml of a project, its packages, dataset folder and weights, and classes given by their paths.
+    """Check the project: params.yaml, packages, dataset folder, weights, and classes that params.yaml names by path.
 
-    Gives warnings.
+    Returns:
+        Warnings.
 
     Raises:
-        UserError: the first thing that would stop a stage.
+        UserError: the first problem that would stop a stage.
     """
     params = root / PARAMS_FILE
     check_params(params)
-    git.answer(root, "rev-parse")  # raises where git refuses to read a repository of another user
+    git.answer(root, "rev-parse")  # raises if git refuses to read a repository of another user
     refuse_bytecode(root)
     warning_texts = check_packages(root / _LOCK)
     model, train = read_section(ModelConfig, "model", params), read_section(TrainConfig, "train", params)
@@ -74,13 +75,13 @@ def check_project(root: Path = Path()) -> list[str]:
 
 
 def check_packages(lock: Path) -> list[str]:
-    """Compare what is installed with a lock, as far as it decides numbers; warnings about the rest.
+    """Compare installed packages with a lock file. Returns warnings.
 
-    A build of its own, such as torch 2.15.0+cpu, counts as the version that it is a build of. What is not installed is
-    not compared: importing it will tell.
+    A difference in a package that affects numbers is an error; any other difference is a warning. Local builds count as
+    their version: torch 2.15.0+cpu equals 2.15.0. A missing package is not compared, since its import fails anyway.
 
     Raises:
-        UserError: packages that decide numbers have other versions.
+        UserError: a package that affects numbers has another version.
     """
     wrong, harmless, own_build = dict[str, str](), dict[str, str](), False
     for name, locked in locked_versions(lock).items():
@@ -90,20 +91,20 @@ def check_packages(lock: Path) -> list[str]:
             if not is_version(version, locked):
                 decides = name in PACKAGES or name.startswith(_COMPUTE)
                 (wrong if decides else harmless)[name] = f"{name} {version} (locked: {locked})"
-    # The libraries of such a build are those that it was built with.
+    # A local build of torch comes with its own versions of these libraries.
     built = {name: difference for name, difference in wrong.items() if own_build and name.startswith(_COMPUTE)}
     if wrong := {name: difference for name, difference in wrong.items() if name not in built}:
         raise UserError(
-            f"installed packages are not those of {lock}, by which results are recorded: {', '.join(wrong.values())}. "
-            f"Install the locked ones: pip install --require-hashes --no-deps -r {lock}. To use others on purpose, "
-            "write the lock anew: make lock"
+            f"installed packages differ from {lock}, which training records name: {', '.join(wrong.values())}. "
+            f"Install the locked versions: pip install --require-hashes --no-deps -r {lock}. To use other versions on "
+            "purpose, update the lock: make lock"
         )
     versions = ", ".join((harmless | built).values())
-    return [f"installed packages that decide no number are not those of {lock}: {versions}"] if versions else []
+    return [f"installed packages that do not affect numbers differ from {lock}: {versions}"] if versions else []
 
 
 def locked_versions(lock: Path) -> dict[str, SpecifierSet]:
-    """The packages of a lock that apply to this system and Python, by name; none where there is no such file."""
+    """The locked versions for this system and Python, by package name; empty if the file does not exist."""
     lines = files.read_text(lock).splitlines() if lock.is_file() else []
     requirements = [Requirement(line.removesuffix("\\")) for line in lines if line and not line.startswith((" ", "#"))]
     return {
@@ -114,7 +115,7 @@ def locked_versions(lock: Path) -> dict[str, SpecifierSet]:
 
 
 def is_version(version: str, locked: SpecifierSet) -> bool:
-    """Whether a version is the locked one, by whomever it was built: 2.15.0+cpu is 2.15.0."""
+    """Whether a version is the locked one. The local part is ignored: 2.15.0+cpu equals 2.15.0."""
     try:
         return locked.contains(Version(version).public, prereleases=True)
     except InvalidVersion:
@@ -127,7 +128,9 @@ def _check_dataset(root: Path, name: str, model: ModelConfig) -> list[str]:
     for result in _RESULTS:
         results = (root / result).resolve()
         if resolved.is_relative_to(results) or results.is_relative_to(resolved):
-            raise UserError(f"data.dir is {name!r}, which holds results or lies in {result}/: give the data a folder.")
+            raise UserError(
+                f"data.dir is {name!r}, which contains results or is in {result}/. Use a separate folder for the data."
+            )
     if folder.is_dir():
         from rfdetr_core.ingest.formats import LABEL_SUFFIXES
 
@@ -140,13 +143,13 @@ def _check_dataset(root: Path, name: str, model: ModelConfig) -> list[str]:
     if tracked is None and not folder.exists():
         stage = owner(dvc_outs(root.absolute()), folder.absolute())
         if stage is not None:
-            return [f"data.dir is {name!r}: the stage {stage} of dvc.yaml will make it"]
-    remedy = f"Fetch it: dvc pull {tracked}" if tracked else "Put the dataset there, or name another folder."
+            return [f"data.dir is {name!r}: the stage {stage} of dvc.yaml will create it"]
+    remedy = f"Get it: dvc pull {tracked}" if tracked else "Put the dataset there, or name another folder."
     raise UserError(f"data.dir is {name!r}: {'no folder' if folder.exists() else 'it does not exist'}. {remedy}")
 
 
 def _check_regular(folder: Path) -> None:
-    """Refuse a pipe, socket or device below a folder that stages read: DVC, which reads all of it, waits for ever."""
+    """Refuse a pipe, socket or device in a folder that stages read, since DVC would wait for it forever."""
     left = [folder] if folder.is_dir() else []
     while left:
         with os.scandir(left.pop()) as entries:
@@ -154,12 +157,14 @@ def _check_regular(folder: Path) -> None:
                 if entry.is_dir(follow_symlinks=False):
                     left.append(Path(entry.path))
                 elif not (entry.is_file() or entry.is_dir()) and Path(entry.path).exists():
-                    reason = "is a pipe, a socket or a device, or leads to one, for which DVC would wait. Remove it."
+                    reason = (
+                        "is a pipe, a socket or a device, or a link to one. DVC would wait for it forever. Remove it."
+                    )
                     raise UserError(f"{entry.path} {reason}")
 
 
 def _check_labels(root: Path, folder: Path, model: ModelConfig) -> None:
-    """Refuse a dataset without masks for a model that segments. Reads the labels; no image is opened."""
+    """Refuse a dataset without masks for a segmentation model. It reads the labels, and opens no image."""
     if not VARIANTS[model.variant].segmentation or find_spec("pycocotools") is None:
         return
     from rfdetr_core.ingest.findings import Findings
@@ -175,7 +180,7 @@ def _check_labels(root: Path, folder: Path, model: ModelConfig) -> None:
 
 
 def check_masks(statistics: Path, params: Path = PARAMS_FILE) -> None:
-    """Refuse objects without masks for a model that segments, by what validation counted.
+    """Refuse objects without masks for a segmentation model, by the counts of the validation.
 
     Raises:
         UserError: an object of train or valid has no mask.
@@ -189,10 +194,8 @@ def check_masks(statistics: Path, params: Path = PARAMS_FILE) -> None:
 
 
 def _without_masks(model: ModelConfig, name: str, bare: int, objects: int) -> UserError:
-    problem = (
-        f"model.variant is {model.variant}, which segments, but {bare} of {objects} objects of {name} have no mask"
-    )
-    return UserError(f"{problem}. Add polygons or RLEs to them, or choose a variant that only detects.")
+    problem = f"model.variant {model.variant} segments, but {bare} of {objects} objects of {name} have no mask"
+    return UserError(f"{problem}. Add polygons or RLEs, or choose a variant that only detects.")
 
 
 def _check_weights(root: Path, key: str, name: str | None, model: ModelConfig) -> None:
@@ -201,16 +204,16 @@ def _check_weights(root: Path, key: str, name: str | None, model: ModelConfig) -
         owner = next(
             (variant for variant, architecture in VARIANTS.items() if architecture.weights_file == name), model.variant
         )
-        if owner != model.variant:  # to look into it would be to download it
-            raise UserError(f"{key}: {name!r} holds weights of model.variant {owner}, not of {model.variant}.")
+        if owner != model.variant:  # from the name alone: a check of the content would download it
+            raise UserError(f"{key}: {name!r} has weights of model.variant {owner}, not of {model.variant}.")
         return
     try:
         path = resolve_weights(name, folder)
     except UserError as error:
         tracked = folder / f"{name}.dvc"
-        problem = f"{name!r} is not here. Fetch it: dvc pull {tracked}" if tracked.is_file() else error
+        problem = f"{name!r} is not in this clone. Get it: dvc pull {tracked}" if tracked.is_file() else error
         raise UserError(f"{key}: {problem}") from error
-    if path is not None and find_spec("torch") is not None:  # a job of CI that trains nothing lacks it
+    if path is not None and find_spec("torch") is not None:  # torch is missing in CI jobs that do not train
         try:
             _load(path, model, resumed=key == "train.resume")
         except UserError as error:
@@ -218,15 +221,13 @@ def _check_weights(root: Path, key: str, name: str | None, model: ModelConfig) -
 
 
 def _load(path: Path, model: ModelConfig, *, resumed: bool) -> None:
-    """Load weights as training does, into a detector without memory. It imports torch."""
+    """Load weights as a training does, but into a detector on the meta device, which needs no memory. Imports torch."""
     from rfdetr_core.checkpoint.files import read_checkpoint
     from rfdetr_core.checkpoint.loading import load_weights
 
     checkpoint = read_checkpoint(path)
     if resumed and "run" not in checkpoint.others:
-        problem = (
-            f"{path} has no state of a training. Name a checkpoint.pth, or name this file as model.pretrain_weights"
-        )
+        problem = f"{path} has no state to resume. Name a checkpoint.pth, or use this file as model.pretrain_weights"
         raise UserError(f"{problem}.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*meta parameter", category=UserWarning)
@@ -243,14 +244,14 @@ def _detector(model: ModelConfig) -> Detector:
 
 
 def _check_classes(model: ModelConfig, train: TrainConfig) -> None:
-    """Make the optimiser and the schedule as training does. It imports torch."""
+    """Build the optimiser and the schedule as a training does. Imports torch."""
     from rfdetr_core.training.optimization import build_optimizer, build_schedule
 
     build_schedule(build_optimizer(_detector(model), train), train, steps_per_epoch=1)
 
 
 def _check_memory(model: ModelConfig, train: TrainConfig) -> None:
-    """Refuse a batch whose images and whose activations of the encoder alone are larger than memory."""
+    """Refuse a batch that cannot fit: already its images and the activations of the encoder exceed the memory."""
     if train.batch_size == "auto":
         return
     architecture = model.architecture(classes=1)
@@ -274,15 +275,15 @@ def _check_memory(model: ModelConfig, train: TrainConfig) -> None:
             available = max(totals)
     if images + activations > available:
         problem = (
-            f"train.batch_size is {train.batch_size}: a batch takes at least {(images + activations) / 1e9:,.0f} GB"
+            f"train.batch_size is {train.batch_size}: a batch needs at least {(images + activations) / 1e9:,.0f} GB"
         )
         raise UserError(
-            f"{problem}, and there are {available / 1e9:,.0f}. Lower it and raise train.grad_accum_steps instead."
+            f"{problem}, but only {available / 1e9:,.0f} GB exist. Lower it and raise train.grad_accum_steps instead."
         )
 
 
 def memory() -> int:
-    """Bytes of memory that this process may use: of the machine, or of its control group."""
+    """Bytes of memory that this process may use: the memory of the machine, or the limit of its control group."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in _CGROUP_LIMITS:
         with suppress(OSError, ValueError):

@@ -94,7 +94,7 @@ def test_a_dataset_that_a_stage_will_make_passes_and_is_told(project: Path) -> N
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=project, check=True)
     (project / "dvc.yaml").write_text("stages: {prepare: {cmd: 'true', outs: [data/made]}}")
     assert check(project, "data", "{dir: data/made}") == [
-        "data.dir is 'data/made': the stage prepare of dvc.yaml will make it"
+        "data.dir is 'data/made': the stage prepare of dvc.yaml will create it"
     ]
     with pytest.raises(UserError, match="data/other': it does not exist"):
         check(project, "data", "{dir: data/other}")
@@ -149,7 +149,7 @@ def test_weights_that_do_not_fit_are_refused(project: Path, model: str, message:
 
 
 def test_a_file_that_is_no_state_of_a_training_is_not_resumed(project: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.resume: .*here\.pth has no state of a training.*pretrain_weights"):
+    with pytest.raises(UserError, match=r"train\.resume: .*here\.pth has no state to resume.*pretrain_weights"):
         check(project, "train", "{resume: here.pth}")
 
 
@@ -158,14 +158,14 @@ def test_a_published_name_of_another_variant_is_refused_without_a_download(
 ) -> None:
     monkeypatch.setenv("RF_HOME", str(project / "none"))
     with pytest.raises(
-        UserError, match=r"model\.pretrain_weights: 'rf-detr-nano\.pth' holds weights of .* nano, not of"
+        UserError, match=r"model\.pretrain_weights: 'rf-detr-nano\.pth' has weights of .* nano, not of"
     ):
         check(project, "model", "{variant: small, pretrain_weights: rf-detr-nano.pth}")
 
 
 def test_missing_weights_are_to_be_pulled_where_dvc_knows_them(project: Path) -> None:
     (project / "weights" / "mine.pth.dvc").touch()
-    with pytest.raises(UserError, match=r"model\.pretrain_weights: 'mine\.pth' is not here\. Fetch it: dvc pull"):
+    with pytest.raises(UserError, match=r"model\.pretrain_weights: 'mine\.pth' is not in this clone\. Get it: dvc pull"):
         check(project, "model", "{pretrain_weights: mine.pth}")
 
 
@@ -217,7 +217,7 @@ def test_several_nodes_without_a_launcher_are_refused(project: Path, monkeypatch
 
 def test_a_batch_beyond_the_memory_is_refused_with_its_size(project: Path) -> None:
     with pytest.raises(
-        UserError, match=r"train\.batch_size is 100000: a batch takes at least [\d,]+ GB, and there are"
+        UserError, match=r"train\.batch_size is 100000: a batch needs at least [\d,]+ GB, but only"
     ):
         check(project, "train", "{batch_size: 100000}\nmodel: {variant: nano}")
     check(project, "train", "{batch_size: 16}\nmodel: {variant: nano}")
@@ -238,7 +238,7 @@ def test_a_segmenter_on_boxes_alone_is_refused(project: Path, make: Callable[[Pa
     make(project / "data/mine")
     check(project, "model", "{variant: pico}")
     with pytest.raises(
-        UserError, match=r"model\.variant is seg-pico, which segments, but 3 of 3 objects of train have no"
+        UserError, match=r"model\.variant seg-pico segments, but 3 of 3 objects of train have no"
     ):
         check(project, "model", "{variant: seg-pico}")
 
