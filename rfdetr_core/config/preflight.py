@@ -36,8 +36,8 @@ __all__ = ["check_masks", "check_packages", "check_params", "check_project"]
 _RESULTS = ("manifest", "metadata", "annotations", "output", "reports", "records", "journal")
 _LOCK = Path("requirements/numeric.lock")
 _COMPUTE = ("nvidia-", "cuda-", "triton")  # name prefixes of torch's CUDA libraries, which a CPU build lacks
-# The least memory of an encoder block for the backward pass: bytes for each token and unit of width. The numbers have two
-# bytes: queries, keys, values (3), the output of the attention (1), the hidden layer before and after activation (4 + 4).
+# The least memory of an encoder block for the backward pass: bytes for each token and unit of width. Numbers of two
+# bytes are kept: queries, keys, values (3), the output of the attention (1), the hidden layer, its activation (4 + 4).
 _BYTES_OF_BLOCK = 2 * (3 + 1 + 4 + 4)
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 

@@ -23,19 +23,19 @@ class GateConfig(Config):
     """The largest loss of a new model against the previous one. CI scores both on the new test split.
 
     A loss beyond its limit fails the gate if its whole interval is below 0. If the images are too few for an interval,
-    the gate is undecided. It is also undecided if a class is lost but the loss may be chance. docs/retraining.md has the
-    complete rule.
+    the gate is undecided. It is also undecided if a class is lost but the loss may be chance. docs/retraining.md has
+    the complete rule.
     """
 
     max_drop: float | None = Field(
         0.5,
         ge=0,
-        description="largest loss of mAP of a new model in CI, in points of 100; null: no gate, neither for mAP nor for classes",
+        description="points of mAP (0 to 100) that a new model may lose in CI; null: no gate, also not for classes",
     )
     max_drop_class: float | None = Field(
         None,
         ge=0,
-        description="largest loss of AP of a class, in points of 100; null: no limit; a class that is no longer found never passes",
+        description="points of AP that a class may lose; null: no limit; a class that is no longer found never passes",
     )
     resamples: int = Field(
         200, gt=0, description="number of resamplings of the test images for the intervals; at least 40 for each class"
@@ -124,7 +124,7 @@ SECTIONS: dict[str, type[Config]] = {
 
 
 def refuse_absent(section: str, keys: Iterable[str], where: str) -> None:
-    """Raise a UserError if a key is an upstream option that is not here. The message has the reason. where: its beginning."""
+    """Raise a UserError if a key is an upstream option that is not here; the message starts with `where`."""
     messages = [f"{where}.{key} is not here: {ABSENT[section][key]}." for key in keys if key in ABSENT.get(section, {})]
     if messages:
         raise UserError("\n".join(messages))

@@ -36,8 +36,7 @@ def page_lines() -> list[str]:
     """The section of docs/parameters.md."""
     head = ["## Upstream's public names", "", f"Every public name of {UPSTREAM}, with its equivalent here."]
     head += [
-        "The fields of `TrainConfig` are the keys of `train` and `runtime` above. The fields of `ModelConfig` are the keys of "
-        "`model`."
+        "The fields of `TrainConfig` are keys of `train` and `runtime` above, those of `ModelConfig` keys of `model`."
     ]
     table = ["| name | in upstream | here |", "|---|---|---|"]
     single = [_line(row, name) for row in API for name in row.names.split()]

@@ -1,4 +1,4 @@
-"""What loggers are fed from: history.csv has every epoch, so that what could not be sent is never lost."""
+"""Reads history.csv, which has every epoch of a run. Loggers send its rows, so a failed upload loses nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TRACKS = {"regular": "regular", "ema": "EMA"}
 
 
 def read_history(path: Path) -> dict[int, dict[str, float]]:
-    """The values of each epoch; without those that are not finite. No file: no epoch."""
+    """The finite values of each epoch; empty if the file does not exist."""
     if not path.exists():
         return {}
     import pandas as pd
@@ -23,28 +23,30 @@ def read_history(path: Path) -> dict[int, dict[str, float]]:
 
 
 def fingerprint(record: Mapping[str, Any]) -> str:
-    """One name for everything that decides a result: loggers find the run of a resumed training by it."""
+    """The digest of a training record. Loggers find the run of a resumed training by it."""
     return files.digest(record)
 
 
 def main_repository() -> Path:
-    """The folder of the project, also from within the copy in which `dvc exp run --temp` works."""
+    """The folder of the project, also if the current folder is the temporary copy of `dvc exp run --temp`."""
     folder = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     copies = [parent for parent in (folder, *folder.parents) if parent.parts[-3:] == (".dvc", "tmp", "exps")]
     return copies[0].parents[2] if copies else folder
 
 
 def run_files(folder: Path) -> str:
-    """The models in a run folder and what they are for, a line for each checkpoint and one for export/; both scores."""
+    """A text about a run folder: a line for each checkpoint with its purpose, one for export/, and the best scores."""
     from rfdetr_core.checkpoint.files import origin_of
 
     selection = files.read_json(folder / "selection.json")
-    purposes = {"checkpoint_best_total.pth": f"the result, to deploy: the {_TRACKS[selection['winner']]} weights alone"}
+    purposes = {
+        "checkpoint_best_total.pth": f"the result, for deployment: only the {_TRACKS[selection['winner']]} weights"
+    }
     purposes |= {f"checkpoint_best_{track}.pth": f"the best {name} weights" for track, name in _TRACKS.items()}
     numbered = {int(path.stem.rpartition("_")[2]): path.name for path in folder.glob("checkpoint_[0-9]*.pth")}
-    states = {"checkpoint.pth": "the state after the last epoch, to go on from"}
+    states = {"checkpoint.pth": "the state after the last epoch, to resume from"}
     states |= {numbered[number]: f"the state after epoch {number + 1}" for number in sorted(numbered)}
-    # Where DVC restored the result, the states, which it does not know, are of the training before.
+    # DVC does not track the states. If it restored the result, the states belong to an earlier training.
     result = origin_of(folder / "checkpoint_best_total.pth")
     for name, purpose in states.items():
         record = origin_of(folder / name)
@@ -57,7 +59,7 @@ def run_files(folder: Path) -> str:
 
 
 def best_scores(scores: dict[str, Any]) -> str:
-    """Both tracks' best scores, from the content of scores.json."""
+    """The best score of each track, from the content of scores.json."""
     (key,) = scores.keys() - {"epochs"}
     parts = []
     for track, name in _TRACKS.items():

@@ -180,11 +180,11 @@ def test_a_class_of_a_script_has_its_own_signature() -> None:
         (lambda known: known.TrainConfig(epochs=3), r"^TrainConfig needs dataset_dir\.$"),
         (
             lambda known: known.TrainConfig(dataset_dir="x", resolution=448),
-            r"^TrainConfig has no resolution: .* the model's config, such as RFDETRNanoConfig\(resolution=448",
+            r"^TrainConfig has no resolution\. .* the config of the model: RFDETRNanoConfig\(resolution=448",
         ),
         (
             lambda known: setattr(known.TrainConfig(dataset_dir="x"), "epochs", 5),
-            r"^A config cannot be changed\. Write TrainConfig\(\.\.\., epochs=5\)\.$",
+            r"^A config cannot be changed\. Create a new one: TrainConfig\(\.\.\., epochs=5\)\.$",
         ),
     ],
 )

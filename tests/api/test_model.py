@@ -147,7 +147,7 @@ def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
         *(({"num_classes": wrong}, "num_classes is") for wrong in ("2", -1, 0, 2.5, True)),
         ({"device": "gpu"}, "device 'cuda'.*cpu"),
         ({"device": 7}, "device 'cuda:7'.*cpu"),
-        ({"device": True}, "device is True: give a name"),
+        ({"device": True}, "device is True. Give a name"),
         ({"pretrain_weights": ["a.pth"]}, "pretrain_weights is"),
         ({"resolution": 65}, "not divisible"),
         ({"resolution": "big"}, "resolution is 'big'"),
@@ -222,7 +222,7 @@ def test_get_train_config_leaves_out_what_is_the_models_and_resolves_paths(monke
     of_model = {"resolution": 448, "device": 0, "freeze_encoder": True, "gradient_checkpointing": True}
     config = model.get_train_config(dataset_dir="~/data", accelerator="gpu", epochs=3, **of_model)
     assert config == TrainConfig(dataset_dir=Path("/home/me/data"), accelerator="cuda", epochs=3)
-    with pytest.raises(UserError, match=r"num_classes: .* Write RFDETRPico\(num_classes=2"):
+    with pytest.raises(UserError, match=r"num_classes\. .* Write RFDETRPico\(num_classes=2"):
         model.get_train_config(dataset_dir="data", num_classes=2)
 
 

@@ -105,7 +105,7 @@ def test_a_state_of_another_training_than_the_result_is_not_called_the_one_to_go
     files.write_json(output / "selection.json", selection)
     strip(output, selection, output / "checkpoint_best_total.pth", output / "records")
     purposes = dict(line.split("  ", 1) for line in run_files(output).splitlines()[:-1])
-    assert purposes[str(own)] == "the state after the last epoch, to go on from"
+    assert purposes[str(own)] == "the state after the last epoch, to resume from"
     assert purposes[str(another)] == "the state of another training, not of this result"
     another.rename(own)  # as when DVC restores the result
     assert "not of this result" in run_files(output)

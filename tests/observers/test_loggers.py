@@ -166,7 +166,7 @@ def test_clearml_lives_in_another_process(monkeypatch: pytest.MonkeyPatch, tmp_p
     runtime = parse(RuntimeConfig, {"clearml": True, "project": "apart"}, "runtime")
     logger = ClearML(runtime, {"params": {"train": {"lr": 0.001}}}, tmp_path)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], os.fork, sys.excepthook
-    logger.to = logger.open()
+    logger.connection = logger.open()
     logger.send(0, {"train/loss": 0.5})
     logger.close(failed=True)
     assert ([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], os.fork, sys.excepthook) == before
