@@ -32,8 +32,8 @@ from rfdetr_core.training.config import RuntimeConfig
 from rfdetr_core.training.interruption import Stopped, StopSignals
 
 _PATIENCE = 60.0  # seconds for sending the remaining epochs after the training
-# The time limit of MLflow in a training: seconds in total, plus for each epoch these seconds or this share of its time,
-# whichever is more.
+# The time budget of MLflow in a training: so many seconds; each epoch gives back these seconds or this share of its
+# time, whichever is more.
 _IN_ALL, _EPOCH, _SHARE = 60.0, 2.0, 0.05
 _LAST = 10.0  # seconds for MLflow after the training failed or was stopped
 

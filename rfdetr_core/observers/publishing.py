@@ -129,7 +129,7 @@ def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: 
         fingerprint(model_record) for model_record in map(model_origin, paths) if model_record
     ]:
         raise UserError(
-            f"None of the measured files comes from the training of {CHECKPOINT}, so they do not belong to its MLflow run. "
+            f"None of the measured files comes from the training of {CHECKPOINT}, so its run cannot have the results. "
             "Also measure that file, or leave out --mlflow."
         )
     runtime, rows = read_section(RuntimeConfig, "runtime"), read_history(HISTORY)

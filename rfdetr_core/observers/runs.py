@@ -25,14 +25,14 @@ from rfdetr_core.observers.history import fingerprint, main_repository
 
 _LONGEST = 250
 _END = 32
-# What is escaped, in this order: characters that MLflow refuses, and the colon, which begins an escape; the first dot of a
-# path part "." or ".."; the first of two dots at the start; a slash at the start, after a slash, and at the end. MLflow
-# refuses a name that changes when it is normalised as a path.
+# What is escaped, in this order: characters that MLflow refuses, and the colon, which begins an escape; the first dot
+# of a path part "." or ".."; the first of two dots at the start; a slash at the start, after a slash, and at the end.
+# MLflow refuses a name that changes when it is normalised as a path.
 _ESCAPED = re.compile(r"[^\w/.\- ]|(?<![^/])\.(?=\.?(?:/|\Z))|\A\.(?=\.)|\A/|(?<=/)/|/\Z")
 
 
 def mlflow_name(key: str) -> str:
-    """The name of a metric or param in MLflow for a key. Most names equal their key; different keys have different names.
+    """The name of a metric or param in MLflow for a key. Most names equal their key; no two keys have the same name.
 
     A refused character becomes its UTF-8 bytes, each written as a colon and two hexadecimal digits. A name that is too
     long ends in a digest.

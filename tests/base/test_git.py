@@ -10,6 +10,7 @@ from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.preflight import check_project
 from rfdetr_core.ingest.folder import check_folder
+from rfdetr_core.observers.runs import source_tags
 
 
 @pytest.fixture

@@ -157,15 +157,15 @@ def test_a_published_name_of_another_variant_is_refused_without_a_download(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RF_HOME", str(project / "none"))
-    with pytest.raises(
-        UserError, match=r"model\.pretrain_weights: 'rf-detr-nano\.pth' has weights of .* nano, not of"
-    ):
+    with pytest.raises(UserError, match=r"model\.pretrain_weights: 'rf-detr-nano\.pth' has weights of .* nano, not of"):
         check(project, "model", "{variant: small, pretrain_weights: rf-detr-nano.pth}")
 
 
 def test_missing_weights_are_to_be_pulled_where_dvc_knows_them(project: Path) -> None:
     (project / "weights" / "mine.pth.dvc").touch()
-    with pytest.raises(UserError, match=r"model\.pretrain_weights: 'mine\.pth' is not in this clone\. Get it: dvc pull"):
+    with pytest.raises(
+        UserError, match=r"model\.pretrain_weights: 'mine\.pth' is not in this clone\. Get it: dvc pull"
+    ):
         check(project, "model", "{pretrain_weights: mine.pth}")
 
 
@@ -216,9 +216,7 @@ def test_several_nodes_without_a_launcher_are_refused(project: Path, monkeypatch
 
 
 def test_a_batch_beyond_the_memory_is_refused_with_its_size(project: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"train\.batch_size is 100000: a batch needs at least [\d,]+ GB, but only"
-    ):
+    with pytest.raises(UserError, match=r"train\.batch_size is 100000: a batch needs at least [\d,]+ GB, but only"):
         check(project, "train", "{batch_size: 100000}\nmodel: {variant: nano}")
     check(project, "train", "{batch_size: 16}\nmodel: {variant: nano}")
 
@@ -237,9 +235,7 @@ def test_a_segmenter_on_boxes_alone_is_refused(project: Path, make: Callable[[Pa
     shutil.rmtree(project / "data/mine")
     make(project / "data/mine")
     check(project, "model", "{variant: pico}")
-    with pytest.raises(
-        UserError, match=r"model\.variant seg-pico segments, but 3 of 3 objects of train have no"
-    ):
+    with pytest.raises(UserError, match=r"model\.variant seg-pico segments, but 3 of 3 objects of train have no"):
         check(project, "model", "{variant: seg-pico}")
 
 

@@ -344,7 +344,7 @@ def test_a_benchmark_of_other_models_alone_is_attached_to_no_run(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     other = write_tiny_checkpoint(tmp_path / "other.pth")
-    with pytest.raises(SystemExit, match="None of the measured files was made by the training"):
+    with pytest.raises(SystemExit, match="None of the measured files comes from the training"):
         main(["benchmark", str(other), *BENCHMARK, "--mlflow"])
 
 
@@ -377,7 +377,7 @@ def test_an_interval_has_the_name_of_its_number_and_nothing_measured_has_none() 
 def test_what_is_not_there_or_not_that_of_the_lock_is_named(project: Path, server: Server) -> None:
     Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: refused}\n")
     METRICS.write_text("{}")
-    assert "reports/evaluate/metrics.json is not the file of dvc.lock" in refused()
+    assert "reports/evaluate/metrics.json differs from dvc.lock" in refused()
     METRICS.unlink()
     assert "reports/evaluate/metrics.json does not exist" in refused()
     assert not runs(MlflowClient(server.uri), "refused")
@@ -387,9 +387,11 @@ def test_a_server_that_is_away_is_an_error_of_publish_and_a_warning_of_a_stage(
     analysed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert "MLflow cannot be reached; nothing is lost, publish again" in refused()
+    assert "MLflow cannot be reached. Nothing is lost: publish again" in refused()
     for part, track in (("evaluation", track_evaluation), ("report", track_report)):
-        with pytest.warns(UserWarning, match=f"MLflow cannot be reached, so its run lacks this {part} until"):
+        with pytest.warns(
+            UserWarning, match=rf"MLflow cannot be reached, so its run lacks this {part}\. Send it later"
+        ):
             track(ProjectPaths(Path("data")))
 
 
@@ -401,8 +403,8 @@ def test_a_server_that_is_slow_is_an_error_of_publish_and_a_warning_of_evaluate(
     monkeypatch.setattr(publishing, "_IN_ALL", 1.0)
     with slow_server(kind) as (address, _):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        assert "MLflow is too slow; nothing is lost, publish again" in refused()
-        with pytest.warns(UserWarning, match="MLflow is too slow, so its run lacks this evaluation until"):
+        assert "MLflow is too slow. Nothing is lost: publish again" in refused()
+        with pytest.warns(UserWarning, match=r"MLflow is too slow, so its run lacks this evaluation\. Send it later"):
             track_evaluation(ProjectPaths(Path("data")))
 
 
