@@ -49,12 +49,12 @@ class Patch(NamedTuple):
 
 
 def rows() -> dict[str, Row]:
-    found = {}
+    by_name = {}
     for line in re.findall(r"^\| an? .*$", PAGE, re.M):
         name, touch, run, tests = (cell.strip() for cell in line.strip("| \n").replace("| |", "| - |").split(" | "))
         places = [word for word in re.findall(r"`([^`]+)`", touch) if is_path(word)]
-        found[name] = Row(places, re.findall(r"`((?:python|make) [^`]+)`", run), tests.strip("`"))
-    return found
+        by_name[name] = Row(places, re.findall(r"`((?:python|make) [^`]+)`", run), tests.strip("`"))
+    return by_name
 
 
 def is_path(word: str) -> bool:
@@ -655,7 +655,7 @@ def test_a_row_is_all_that_its_addition_takes(name: str, project: Path) -> None:
     patch, row = PATCHES[name], rows()[name]
     apply(patch, project)
     places = [re.escape(place).replace("<name>", r"\w+") for place in row.places]
-    for path in {one.path for one in patch.insertions} | patch.files.keys():
+    for path in {insertion.path for insertion in patch.insertions} | patch.files.keys():
         assert any(re.match(place, path) for place in places), f"{path} is not in the row"
     python(project, "-m ruff check -q rfdetr_core stages")
     for command in row.commands:

@@ -24,7 +24,7 @@ from rfdetr_core.cli import main
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.record import named_state
 from tests.checkpoint.tiny import tiny_checkpoint
-from tests.hostile import ODD, RUN, Target, bounded_memory, fault, laughs, nested
+from tests.hostile import ODD, RUN, Target, bad_ending, bounded_memory, laughs, nested
 
 Content = dict[str, Any]
 _SAMPLES = 60
@@ -43,7 +43,7 @@ def test_no_value_of_a_file_ends_a_command_in_a_traceback_or_fills_the_memory(ta
         for place, name in cases:
             target.write(place, ODD[name])
             for command in draw.sample(sorted(target.commands()), 3):
-                assert fault(target.commands()[command]) is None, f"{command} with {place} = {name}"
+                assert bad_ending(target.commands()[command]) is None, f"{command} with {place} = {name}"
 
 
 def at(path: str, value: Any) -> Callable[[Content], Content]:
@@ -179,7 +179,7 @@ def test_a_crafted_model_is_named_by_its_field_before_it_is_built(
     attack, message = PREDICTED[name]
     torch.save(attack(copy.copy(target.content)), target.path)
     with bounded_memory():
-        assert fault(target.commands()["predict"]) is None
+        assert bad_ending(target.commands()["predict"]) is None
         if message:
             with pytest.raises(SystemExit, match=message) as ended:
                 main(["predict", str(target.path), str(target.image)])

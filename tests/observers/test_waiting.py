@@ -36,9 +36,9 @@ def test_a_slow_server_is_given_up_with_one_message_and_costs_no_byte(
     begun = time.monotonic()
     with slow_server(kind) as (address, _):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        with pytest.warns(UserWarning, match="MLflow is too slow") as told:
+        with pytest.warns(UserWarning, match="MLflow is too slow") as caught:
             assert train(where, output, runtime={"mlflow": True}) == uninterrupted
-    (message,) = [str(one.message) for one in told if "MLflow" in str(one.message)]
+    (message,) = [str(warning.message) for warning in caught if "MLflow" in str(warning.message)]
     assert "python -m rfdetr_core publish" in message
     assert time.monotonic() - begun < LONG
 
@@ -55,9 +55,9 @@ def test_one_signal_ends_a_training_that_waits_for_a_server(kind: str, where: Pr
         assert asked.wait(LONG)
         time.sleep(0.5)  # it waits for the answer
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=LONG / 3)
+        _, printed = process.communicate(timeout=LONG / 3)
     assert process.returncode == 1
-    assert "stopped by SIGTERM. Run again" in told
+    assert "stopped by SIGTERM. Run again" in printed
 
 
 @pytest.mark.slow
