@@ -66,7 +66,7 @@ def row(variant: str, kind: Format, options: argparse.Namespace) -> str:
         del draft
         gc.collect()
         session = open_session(path, threads=options.threads)
-        opened = parity.Opened(session, session, config.images if config.postprocess else "normalised")
+        opened = parity.FileWithTokens(session, session, config.images if config.postprocess else "normalised")
         told = [variant, kind, f"{size / 2**20:.1f}", f"{seconds:.0f}"]
         found: list[parity.Differences] = []
         try:

@@ -38,8 +38,8 @@ class RawGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The tensors that `outputs` names."""
-        found = self.network(images)
-        return (found.boxes, found.logits, found.masks)[: len(self.outputs)]
+        output = self.network(images)
+        return (output.boxes, output.logits, output.masks)[: len(self.outputs)]
 
 
 class CompleteGraph(nn.Module):
@@ -80,11 +80,11 @@ class CompleteGraph(nn.Module):
         query = order // rows  # (B, Q)
         side_lengths = torch.stack([torch.scalar_tensor(side) for side in (width, height)]).repeat(2)  # (4,)
         corners = cxcywh_to_xyxy(boxes.gather(1, query[..., None].expand(-1, -1, 4))) * side_lengths
-        found = corners.clamp(min=0).minimum(side_lengths), scores, order % rows
+        detections = corners.clamp(min=0).minimum(side_lengths), scores, order % rows
         if not masks:
-            return found
+            return detections
         places = query[..., None, None].expand(-1, -1, *masks[0].shape[2:])
-        return *found, masks[0].gather(1, places)
+        return *detections, masks[0].gather(1, places)
 
 
 def resize_as_pillow(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
@@ -101,8 +101,8 @@ def resize_as_pillow(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
     if branches:
         return torch.cond(  # type: ignore[no-any-return]
             columns_first,
-            lambda one: _resize_rows(_resize_columns(one, side), side),
-            lambda one: _resize_columns(_resize_rows(one, side), side),
+            lambda batch: _resize_rows(_resize_columns(batch, side), side),
+            lambda batch: _resize_columns(_resize_rows(batch, side), side),
             (pixels,),
         )
     rows_last = _resize_rows(_resize_columns(pixels, side), side)
@@ -138,9 +138,9 @@ def _shares(length: int, side: int) -> tuple[Tensor, Tensor]:
     width = 2 * lengths.maximum(sides)
     heights = (width - (side * sources[None] - lengths * targets[:, None]).abs()).maximum(zero)  # (side, length)
     total = heights.sum(dim=1, keepdim=True)
-    high, rest = _divide(heights * _HALF, total)
-    low, rest = _divide(rest * _HALF, total)
-    return high.float(), (low + (2 * rest >= total)).float()
+    high, remainder = _divide(heights * _HALF, total)
+    low, remainder = _divide(remainder * _HALF, total)
+    return high.float(), (low + (2 * remainder >= total)).float()
 
 
 def _divide(number: Tensor, divisor: Tensor) -> tuple[Tensor, Tensor]:

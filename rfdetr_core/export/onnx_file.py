@@ -91,14 +91,14 @@ def encoder_products(model: Any) -> list[str]:
 
     By their place in the graph: an initializer's name says little, since equal ones, such as biases of zeros, are one.
     """
-    matrices = {one.name for one in model.graph.initializer if len(one.dims) == 2}
-    found = []
+    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    names = []
     for node in model.graph.node:
         if any(".projector." in name for name in node.input):
             break
         if node.op_type == "MatMul" and node.input[1] in matrices:
-            found.append(node.name)
-    return found
+            names.append(node.name)
+    return names
 
 
 @dataclass(frozen=True)
@@ -156,22 +156,22 @@ def _convert_first(graph: Any) -> None:
     """Let what reads the input, such as its sizes, read its conversion to float: TensorRT only converts uint8."""
     name = graph.input[0].name
     conversion = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == name)
-    first = type(conversion)()
-    first.CopyFrom(conversion)
+    first_cast = type(conversion)()
+    first_cast.CopyFrom(conversion)
     graph.node.remove(conversion)
     for node in graph.node:
-        for place, one in enumerate(node.input):
-            if one == name:
-                node.input[place] = first.output[0]
-    graph.node.insert(0, first)
+        for place, input_name in enumerate(node.input):
+            if input_name == name:
+                node.input[place] = first_cast.output[0]
+    graph.node.insert(0, first_cast)
 
 
 def _strip(graph: Any) -> None:
     graph.doc_string = ""
     del graph.metadata_props[:]
-    for one in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
-        del one.metadata_props[:]
-        one.doc_string = ""
+    for element in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        del element.metadata_props[:]
+        element.doc_string = ""
     for node in graph.node:
         for attribute in node.attribute:
             attribute.doc_string = ""

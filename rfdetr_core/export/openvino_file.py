@@ -65,8 +65,8 @@ class OpenVinoDraft:
     def write_opened(self, folder: Path) -> Path:
         """Write a copy that also gives away the tokens it chose."""
         copy = self.model.clone()
-        first = next(one for one in copy.get_ordered_ops() if one.get_type_name() == "TopK")
-        copy.add_outputs([first.output(1)])[0].get_tensor().set_names({CHOSEN})
+        top_k = next(operation for operation in copy.get_ordered_ops() if operation.get_type_name() == "TopK")
+        copy.add_outputs([top_k.output(1)])[0].get_tensor().set_names({CHOSEN})
         return _write(copy, folder / "opened.xml")
 
 

@@ -39,15 +39,15 @@ class Differences:
     ties: int = 0
     batches: list[int] = field(default_factory=list)
 
-    def plain(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         """The figures as a description has them."""
-        found = {"tolerance": TOLERANCE, "boxes": self.boxes, "scores": self.scores}
-        found |= {} if self.masks is None else {"masks": self.masks}
-        return found | {"queries": self.queries, "ties": self.ties, "batches": sorted({*self.batches})}
+        figures = {"tolerance": TOLERANCE, "boxes": self.boxes, "scores": self.scores}
+        figures |= {} if self.masks is None else {"masks": self.masks}
+        return figures | {"queries": self.queries, "ties": self.ties, "batches": sorted({*self.batches})}
 
 
 @dataclass(frozen=True)
-class Opened:
+class FileWithTokens:
     """A file and a copy of it that also gives away the tokens it chose, in their runtime.
 
     images: normalised, uint8 or float, as in the file's description.
@@ -64,7 +64,11 @@ class Opened:
 
 
 def compare(
-    opened: Opened, detector: Detector, architecture: Architecture, pictures: Sequence[Image.Image], batch: int | None
+    opened: FileWithTokens,
+    detector: Detector,
+    architecture: Architecture,
+    pictures: Sequence[Image.Image],
+    batch: int | None,
 ) -> Differences:
     """Compare a float32 file with the detector on pictures and on noise, alone and in batches.
 
@@ -75,30 +79,30 @@ def compare(
     Raises:
         UserError: a difference is larger than TOLERANCE, or a query has no counterpart.
     """
-    found = Differences()
+    differences = Differences()
     for batch_of in _batches(pictures, batch):
         outputs, chosen = opened.run(batch_of, architecture.resolution)
         expected, ties = _follow(detector, as_input(batch_of, "normalised", architecture.resolution), chosen)
-        found.ties += ties
-        found.batches.append(len(batch_of))
-        found.queries += chosen.size
+        differences.ties += ties
+        differences.batches.append(len(batch_of))
+        differences.queries += chosen.size
         sizes = [(picture.height, picture.width) for picture in batch_of]
         compare_one = _compare_raw if "dets" in outputs else _compare_complete
         for name, value in compare_one(outputs, expected, sizes, architecture.queries).items():
             # numpy's maximum, unlike max(), keeps a NaN.
-            setattr(found, name, float(np.maximum(getattr(found, name) or 0.0, value)))
-    _require_close(found)
-    return found
+            setattr(differences, name, float(np.maximum(getattr(differences, name) or 0.0, value)))
+    _require_close(differences)
+    return differences
 
 
 def _batches(pictures: Sequence[Image.Image], size: int | None) -> Iterator[list[Image.Image]]:
     """Each picture alone, and three of one size together; or, where the file takes `size` images, that many."""
-    for alike in (*map(_alike, pictures), noise()):
+    for trio in (*map(_three_variants, pictures), noise()):
         if size is None:
-            yield alike[:1]
-            yield alike
+            yield trio[:1]
+            yield trio
         else:
-            yield (alike * size)[:size]
+            yield (trio * size)[:size]
 
 
 def noise() -> list[Image.Image]:
@@ -113,15 +117,19 @@ def _follow(detector: Detector, images: Array, chosen: Array) -> tuple[DetectorO
 
     def replay(scores: Tensor, count: int) -> Tensor:
         nonlocal ties
-        own, theirs = best_tokens(scores, count), torch.from_numpy(chosen).long()
-        if theirs.shape != own.shape or not bool(((theirs >= 0) & (theirs < scores.shape[1])).all()):
-            raise UserError(f"the file chooses tokens of shape {[*theirs.shape]}, the checkpoint {[*own.shape]}.")
-        apart = (scores.gather(1, own) - scores.gather(1, theirs)).abs()
-        ties += int((own != theirs).sum())
-        if not bool((apart <= TOLERANCE).all()) or any(len(set(row)) < count for row in theirs.tolist()):
+        own_tokens, file_tokens = best_tokens(scores, count), torch.from_numpy(chosen).long()
+        if file_tokens.shape != own_tokens.shape or not bool(
+            ((file_tokens >= 0) & (file_tokens < scores.shape[1])).all()
+        ):
+            raise UserError(
+                f"the file chooses tokens of shape {[*file_tokens.shape]}, the checkpoint {[*own_tokens.shape]}."
+            )
+        apart = (scores.gather(1, own_tokens) - scores.gather(1, file_tokens)).abs()
+        ties += int((own_tokens != file_tokens).sum())
+        if not bool((apart <= TOLERANCE).all()) or any(len(set(row)) < count for row in file_tokens.tolist()):
             place = int((apart > TOLERANCE).any(0).nonzero()[:1].sum())
             raise UserError(f"query {place} has no counterpart: the file starts it from another place in the image.")
-        return theirs
+        return file_tokens
 
     proposer: Any = detector.proposer
     proposer.choose = replay
@@ -151,38 +159,42 @@ def _compare_complete(
     """
     worst: dict[str, float] = {}
     queries, rows = expected.logits.shape[1:]
-    bare = DetectorOutput(expected.logits, expected.boxes)
-    for row, (size, found) in enumerate(zip(sizes, postprocess(bare, sizes, queries * rows), strict=True)):
-        last = float(found.scores[limit - 1])
-        count = int((found.scores >= last - TOLERANCE).sum())
-        sure = int((found.scores > last + TOLERANCE).sum())
+    without_masks = DetectorOutput(expected.logits, expected.boxes)
+    for row, (size, detections) in enumerate(
+        zip(sizes, postprocess(without_masks, sizes, queries * rows), strict=True)
+    ):
+        last = float(detections.scores[limit - 1])
+        count = int((detections.scores >= last - TOLERANCE).sum())
+        certain = int((detections.scores > last + TOLERANCE).sum())
         sides = np.array([size[1], size[0]] * 2, dtype=np.float32)
         boxes, scores, classes = (outputs[name][row] for name in ("boxes", "scores", "classes"))
-        of_boxes = np.abs(boxes[:, None] - found.boxes[:count].numpy()[None]).max(-1) / sides.min()  # (limit, count)
-        of_scores = np.abs(scores[:, None] - found.scores[:count].numpy()[None])
-        of_classes = classes[:, None] != found.labels[:count].numpy()
+        of_boxes = (
+            np.abs(boxes[:, None] - detections.boxes[:count].numpy()[None]).max(-1) / sides.min()
+        )  # (limit, count)
+        of_scores = np.abs(scores[:, None] - detections.scores[:count].numpy()[None])
+        of_classes = classes[:, None] != detections.labels[:count].numpy()
         cost = np.nan_to_num(np.maximum(of_boxes, of_scores), nan=1.0) + of_classes
         pairs = linear_sum_assignment(cost)
-        theirs, ours = pairs
-        lost = {*range(sure)} - {*ours[cost[pairs] <= TOLERANCE].tolist()}
+        file_rows, checkpoint_rows = pairs
+        lost = {*range(certain)} - {*checkpoint_rows[cost[pairs] <= TOLERANCE].tolist()}
         if lost:
             place = min(lost)
             raise UserError(
-                f"detection {place} of the checkpoint (class {int(found.labels[place])}, score "
-                f"{float(found.scores[place]):.4f}) has no counterpart."
+                f"detection {place} of the checkpoint (class {int(detections.labels[place])}, score "
+                f"{float(detections.scores[place]):.4f}) has no counterpart."
             )
-        if len(theirs) < limit or bool((cost[pairs] > TOLERANCE).any()):
-            place = int(theirs[cost[pairs].argmax()])
+        if len(file_rows) < limit or bool((cost[pairs] > TOLERANCE).any()):
+            place = int(file_rows[cost[pairs].argmax()])
             raise UserError(
                 f"detection {place} of the file (class {int(classes[place])}, score {float(scores[place]):.4f}) has no "
                 "counterpart."
             )
-        told = {"boxes": of_boxes[pairs].max(), "scores": of_scores[pairs].max()}
+        differences = {"boxes": of_boxes[pairs].max(), "scores": of_scores[pairs].max()}
         if isinstance(expected.masks, Tensor):
             order = expected.logits[row].sigmoid().flatten().sort(descending=True, stable=True).indices
-            masks = expected.masks[row, order[ours] // rows]
-            told["masks"] = np.abs(_sigmoid(outputs["masks"][row][theirs]) - masks.sigmoid().numpy()).max()
-        worst = {name: float(np.maximum(worst.get(name, 0.0), value)) for name, value in told.items()}
+            masks = expected.masks[row, order[checkpoint_rows] // rows]
+            differences["masks"] = np.abs(_sigmoid(outputs["masks"][row][file_rows]) - masks.sigmoid().numpy()).max()
+        worst = {name: float(np.maximum(worst.get(name, 0.0), value)) for name, value in differences.items()}
     return worst
 
 
@@ -190,9 +202,9 @@ def _sigmoid(logits: Array) -> Array:
     return torch.from_numpy(logits).sigmoid().numpy()
 
 
-def _require_close(found: Differences) -> None:
+def _require_close(differences: Differences) -> None:
     for name in ("boxes", "scores", "masks"):
-        value = getattr(found, name)
+        value = getattr(differences, name)
         if value is not None and not value <= TOLERANCE:
             raise UserError(f"{name} differ by {value:.2g} from those of the checkpoint, more than {TOLERANCE:g}.")
 
@@ -205,11 +217,11 @@ def compare_batches(session: Session, images: str, resolution: int, picture: Ima
     Raises:
         UserError: it is larger than TOLERANCE.
     """
-    alike = _alike(picture)
-    together = session.run({session.inputs[0]: as_input(alike, images, resolution)})
+    trio = _three_variants(picture)
+    together = session.run({session.inputs[0]: as_input(trio, images, resolution)})
     worst = 0.0
-    for row, one in enumerate(alike):
-        alone = session.run({session.inputs[0]: as_input([one], images, resolution)})
+    for row, single_picture in enumerate(trio):
+        alone = session.run({session.inputs[0]: as_input([single_picture], images, resolution)})
         for name, value in alone.items():
             difference = np.abs(value[0].astype(np.float64) - together[name][row]).max()
             worst = float(np.maximum(worst, difference / max(1.0, float(np.abs(value).max()))))
@@ -218,6 +230,6 @@ def compare_batches(session: Session, images: str, resolution: int, picture: Ima
     return worst
 
 
-def _alike(picture: Image.Image) -> list[Image.Image]:
+def _three_variants(picture: Image.Image) -> list[Image.Image]:
     """Three pictures of one size."""
     return [picture, ImageOps.mirror(picture), ImageOps.invert(picture)]

@@ -40,11 +40,11 @@ def to_int8(model: Any, images: Iterator[npt.NDArray[Any]]) -> Any:
             return None if batch is None else {model.graph.input[0].name: batch}
 
     with tempfile.TemporaryDirectory() as folder, quiet():
-        before, after = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
+        before, int8_path = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
         before.write_bytes(model.SerializeToString(deterministic=True))
         quantization.quantize_static(
             before,
-            after,
+            int8_path,
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             nodes_to_quantize=encoder_products(model),
@@ -53,6 +53,6 @@ def to_int8(model: Any, images: Iterator[npt.NDArray[Any]]) -> Any:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-        made = onnx.load(after)
-    strip(made)
-    return made
+        quantised = onnx.load(int8_path)
+    strip(quantised)
+    return quantised

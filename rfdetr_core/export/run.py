@@ -58,11 +58,11 @@ class Source:
         Raises:
             UserError: no checkpoint, or no record.
         """
-        made, sha256 = build_from_checkpoint(path), files.sha256_file(path)
+        built, sha256 = build_from_checkpoint(path), files.sha256_file(path)
         content = files.read_json(record) if record is not None and record.exists() else None
         name = record_names(content)[0] if content is not None and content["file"]["sha256"] == sha256 else None
-        tensors = tensor_digest(made.detector.state_dict())
-        return cls(sha256, tensors, made.checkpoint, made.detector, made.architecture, name)
+        tensors = tensor_digest(built.detector.state_dict())
+        return cls(sha256, tensors, built.checkpoint, built.detector, built.architecture, name)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Scores:
         annotations, samples = files.read_json(where.split(split)[0]), read_samples(*where.split(split))
         return cls(split, where.dataset, annotations, samples, names, source)
 
-    def of(self, predictor: BasePredictor) -> dict[str, Any]:
+    def of_predictor(self, predictor: BasePredictor) -> dict[str, Any]:
         """The numbers of a predictor."""
         results = detect(predictor, self.dataset, self.samples, self.names)
         segments = predictor.architecture.segmentation
@@ -98,7 +98,7 @@ class Calibration:
     read: Callable[[str], Image.Image]
 
     @classmethod
-    def of(cls, folder: Path, digests: Mapping[str, str]) -> Calibration:
+    def of_folder(cls, folder: Path, digests: Mapping[str, str]) -> Calibration:
         """Of images in a folder, each of which must be the one of its digest."""
         return cls(digests, lambda path: read_picture(folder, path, digests[path]))
 
@@ -106,7 +106,7 @@ class Calibration:
     def of_train(cls, where: ProjectPaths, most: int) -> Calibration:
         """Of the train split of a dataset: those with the lowest digests, so that they do not hang together."""
         rows = sorted(read_manifest(where.split("train")[1]), key=lambda row: row.sha256)[:most]
-        return cls.of(where.dataset, {row.path: row.sha256 for row in rows})
+        return cls.of_folder(where.dataset, {row.path: row.sha256 for row in rows})
 
 
 def export_stage(where: ProjectPaths, config: ExportConfig, output: Path) -> None:
@@ -121,19 +121,19 @@ def export_stage(where: ProjectPaths, config: ExportConfig, output: Path) -> Non
     split = files.read_json(reports / "about.json")["split"]
     scores = Scores.read(where, split, files.read_json(reports / "metrics.json"))
     pictures = valid_pictures(where)
-    wanted = "onnx-int8" in config.formats
-    calibration = Calibration.of_train(where, config.calibration_images) if wanted else None
+    needs_calibration = "onnx-int8" in config.formats
+    calibration = Calibration.of_train(where, config.calibration_images) if needs_calibration else None
     folder = output / "export"
-    for left in output.glob(f"{_DRAFT}*"):  # by a stage that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in output.glob(f"{_DRAFT}*"):  # by a stage that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=_DRAFT) as temporary:
         draft = Path(temporary) / "export"
         draft.mkdir()
-        made = export_files(source, config, draft, pictures=pictures, scores=scores, calibration=calibration)
+        written = export_files(source, config, draft, pictures=pictures, scores=scores, calibration=calibration)
         shutil.rmtree(folder, ignore_errors=True)
         draft.replace(folder)
-    about = {"sha256": source.sha256, "tensors": source.tensors, "record": source.record}
-    files.write_json(output / "export.json", {"source": about, "files": made})
+    source_facts = {"sha256": source.sha256, "tensors": source.tensors, "record": source.record}
+    files.write_json(output / "export.json", {"source": source_facts, "files": written})
 
 
 def export_files(
@@ -155,7 +155,7 @@ def export_files(
     architecture = source.architecture
     if architecture.channels != 3:
         raise UserError(f"the model takes {architecture.channels} channels; files are made of models for RGB images.")
-    made: dict[str, dict[str, Any]] = {}
+    written_files: dict[str, dict[str, Any]] = {}
     for kind in dict.fromkeys(config.formats):
         draft, extra = export_draft(source, config, kind), dict[str, Any]()
         if kind == "onnx-int8":
@@ -168,8 +168,8 @@ def export_files(
         figures = _measure(draft, description, source, config, pictures, scores)
         described = description | {"parity": figures}
         written = draft.write(folder, described)
-        made |= {path.name: _facts(path, described) for path in written}
-    return made
+        written_files |= {path.name: _facts(path, described) for path in written}
+    return written_files
 
 
 def export_draft(source: Source, config: ExportConfig, kind: Format) -> OnnxDraft | OpenVinoDraft:
@@ -205,11 +205,11 @@ def description_of(source: Source, config: ExportConfig, kind: Format, packages:
         "source": source.sha256,
         "record": source.record,
         "packages": onnx_file.versions(packages),
-        "checkpoint": checkpoint_fields(_told(source)),
+        "checkpoint": checkpoint_fields(_embedded_checkpoint(source)),
     }
 
 
-def _told(source: Source) -> Checkpoint:
+def _embedded_checkpoint(source: Source) -> Checkpoint:
     """What a file keeps of its checkpoint. Of one from elsewhere, only what describes the model: its params may hold
     paths, or what JSON has no place for."""
     checkpoint = source.checkpoint
@@ -242,9 +242,9 @@ def _measure(
         }
         try:
             if description["precision"] == "fp32":
-                opened = parity.Opened(session, open_session(draft.write_opened(folder), threads=1), images)
-                found = parity.compare(opened, source.detector, source.architecture, pictures, config.batch_size)
-                figures["queries"] = found.plain()
+                opened = parity.FileWithTokens(session, open_session(draft.write_opened(folder), threads=1), images)
+                differences = parity.compare(opened, source.detector, source.architecture, pictures, config.batch_size)
+                figures["queries"] = differences.figures()
             elif config.batch_size is None:
                 figures["batches"] = parity.compare_batches(session, images, side, [*pictures, *parity.noise()][0])
             figures["ap"] = _compare_ap(path, description["precision"], config, scores)
@@ -258,13 +258,13 @@ def _compare_ap(path: Path, precision: str, config: ExportConfig, scores: Scores
     if scores is None:
         return {"proven": False, "reason": "no split to score it on was given"}
     limit = config.max_drop if config.max_drop is not None else FP32_DROP if precision == "fp32" else OTHER_DROP
-    found = scores.of(ExportedPredictor.from_file(path, device="cpu"))
-    told: dict[str, Any] = {"split": scores.split, "images": len(scores.samples), "max_drop": limit}
-    pairs = {"boxes": (scores.source.get("map"), found["map"])}
+    file_scores = scores.of_predictor(ExportedPredictor.from_file(path, device="cpu"))
+    result: dict[str, Any] = {"split": scores.split, "images": len(scores.samples), "max_drop": limit}
+    pairs = {"boxes": (scores.source.get("map"), file_scores["map"])}
     if scores.source.get("masks") is not None:
-        pairs["masks"] = (scores.source["masks"]["map"], found["masks"]["map"])
+        pairs["masks"] = (scores.source["masks"]["map"], file_scores["masks"]["map"])
     for kind, (before, after) in pairs.items():
-        told[kind] = {"source": before, "file": after}
+        result[kind] = {"source": before, "file": after}
         if before and not (after is not None and 100 * (before - after) <= limit):
             lost = "has no AP" if after is None else f"loses {100 * (before - after):.2f} points of AP"
             raise UserError(
@@ -272,26 +272,26 @@ def _compare_ap(path: Path, precision: str, config: ExportConfig, scores: Scores
                 f"{limit:g}. Allow more, or leave the format out of export.formats."
             )
     if all(before for before, _ in pairs.values()):
-        return told | {"proven": True}
+        return result | {"proven": True}
     measured = all(before is not None for before, _ in pairs.values())
     why = "the checkpoint itself has an AP of 0 there" if measured else "there is no object to measure an AP on"
-    return told | {"proven": False, "reason": why}
+    return result | {"proven": False, "reason": why}
 
 
 def _calibration_batches(calibration: Calibration, config: ExportConfig, architecture: Architecture) -> Iterator[Array]:
     images = config.images if config.postprocess else "normalised"
     for path in calibration.digests:
-        alike = [calibration.read(path)] * (config.batch_size or 1)
-        yield as_input(alike, images, architecture.resolution)
+        pictures = [calibration.read(path)] * (config.batch_size or 1)
+        yield as_input(pictures, images, architecture.resolution)
 
 
 def _facts(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     """A file in export.json."""
-    about = {"sha256": files.sha256_file(path), "md5": files.md5_file(path), "size": path.stat().st_size}
+    facts = {"sha256": files.sha256_file(path), "md5": files.md5_file(path), "size": path.stat().st_size}
     if path.suffix == ".bin":
-        return about | {"of": path.with_suffix(".xml").name}
-    told = ("precision", "postprocess", "images", "batch_size", "packages", "parity", "calibration")
-    return about | {key: description[key] for key in told if key in description}
+        return facts | {"of": path.with_suffix(".xml").name}
+    keys = ("precision", "postprocess", "images", "batch_size", "packages", "parity", "calibration")
+    return facts | {key: description[key] for key in keys if key in description}
 
 
 def valid_pictures(where: ProjectPaths) -> list[Image.Image]:
@@ -299,7 +299,7 @@ def valid_pictures(where: ProjectPaths) -> list[Image.Image]:
     samples = read_samples(*where.split("valid"))
     count = min(COMPARED, len(samples))
     chosen = [samples[number * len(samples) // count] for number in range(count)]
-    return [read_picture(where.dataset, one.path, one.sha256) for one in chosen]
+    return [read_picture(where.dataset, sample.path, sample.sha256) for sample in chosen]
 
 
 def read_picture(dataset: Path, path: str, sha256: str) -> Image.Image:

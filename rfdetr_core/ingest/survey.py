@@ -32,7 +32,7 @@ from rfdetr_core.base.memory import ran_out
 from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import may_start_processes, usable_cores
 from rfdetr_core.ingest import duplicates
-from rfdetr_core.ingest.folder import LINK_OUT, leaves
+from rfdetr_core.ingest.folder import LINK_OUT, leads_outside
 from rfdetr_core.ingest.records import FileFacts
 from rfdetr_core.ingest.workers import Workers, out_of_memory, with_progress
 
@@ -172,8 +172,8 @@ class Survey:
 
     def __init__(self, root: Path, path: Path | None, max_pixels: int = images.MAX_PIXELS) -> None:
         self._cache = Cache(path, _checker_digest(max_pixels)) if path else None
-        kept = self._cache.path if self._cache else None
-        self._make_work: Callable[[], Callable[[str], FileFacts]] = partial(_make_work, root, max_pixels, kept)
+        cache_path = self._cache.path if self._cache else None
+        self._make_work: Callable[[], Callable[[str], FileFacts]] = partial(_make_work, root, max_pixels, cache_path)
         many = len(list(islice((name for _, _, names in os.walk(root) for name in names), _WORTH_PROCESSES)))
         several = many >= _WORTH_PROCESSES and may_start_processes()
         self._workers = Workers(self._make_work, _crashed, usable_cores()) if several else None
@@ -197,8 +197,8 @@ class Survey:
         """
         start = time.monotonic()
         work = self._make_work() if self._workers is None else None
-        found = ((path, _examined(work, path)) for path in paths) if work else self._workers.map(paths)  # type: ignore[union-attr]
-        for path, facts in with_progress(found, len(paths), "validate", "images"):
+        results = ((path, _examined(work, path)) for path in paths) if work else self._workers.map(paths)  # type: ignore[union-attr]
+        for path, facts in with_progress(results, len(paths), "validate", "images"):
             self.decoded += facts.decoded
             self.known += not facts.decoded and bool(facts.sha256)
             if self._cache and facts.decoded:
@@ -232,53 +232,55 @@ def _examined(work: Callable[[str], FileFacts], path: str) -> FileFacts:
 def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None], path: str) -> FileFacts:
     """Read and hash one image of a dataset, and decode it unless the cache recalls its bytes."""
     file = root / path
-    if leaves(root, path):
-        return FileFacts(code="path-outside", fault=f"{path} is {LINK_OUT}")
+    if leads_outside(root, path):
+        return FileFacts(code="path-outside", message=f"{path} is {LINK_OUT}")
     try:
         if not file.is_file():
             missing = not file.exists()
             fault = f"there is no file {path}" if missing else f"{path} is no regular file"
-            return FileFacts(code="image-missing" if missing else "image-unreadable", fault=fault)
+            return FileFacts(code="image-missing" if missing else "image-unreadable", message=fault)
         data = images.read_limited(file, max_pixels)
     except TooLargeError as error:
-        return FileFacts(code="image-too-large", fault=str(error))
+        return FileFacts(code="image-too-large", message=str(error))
     except OSError as error:
         if ran_out(error):
             raise
-        return FileFacts(code="image-unreadable", fault=f"{path} cannot be read: {error.strerror}")
+        return FileFacts(code="image-unreadable", message=f"{path} cannot be read: {error.strerror}")
     sha256 = hashlib.sha256(data)
-    known = recall(sha256.digest())
-    if known is not None:
-        return _unpacked(sha256.hexdigest(), known)
+    cached = recall(sha256.digest())
+    if cached is not None:
+        return _unpacked(sha256.hexdigest(), cached)
     return replace(_decode(data, max_pixels), sha256=sha256.hexdigest(), decoded=True)
 
 
 def _decode(data: bytes, max_pixels: int) -> FileFacts:
     try:
-        seen = images.look(data, "it", max_pixels=max_pixels)
+        decoded = images.look(data, "it", max_pixels=max_pixels)
     except UserError as error:
-        return FileFacts(code=_FAULTS[isinstance(error, TooLargeError)], fault=str(error))
-    width, height = seen.picture.size
-    found = FileFacts(width=width, height=height, kind=seen.kind, several=seen.several, doubt=seen.doubt)
-    return replace(found, thumbnail=duplicates.thumbnail(seen.picture), pixels=images.pixel_digest(seen.picture))
+        return FileFacts(code=_FAULTS[isinstance(error, TooLargeError)], message=str(error))
+    width, height = decoded.picture.size
+    facts = FileFacts(width=width, height=height, kind=decoded.kind, several=decoded.several, doubt=decoded.doubt)
+    return replace(facts, thumbnail=duplicates.thumbnail(decoded.picture), pixels=images.pixel_digest(decoded.picture))
 
 
 def _packed(facts: FileFacts) -> bytes:
     """What the cache keeps: all that follows from the bytes of the file."""
     if facts.code:
-        return _HEAD.pack(0, 0, _FAULTS.index(facts.code), False, 0) + facts.fault.encode(errors="backslashreplace")
-    told = (FORMATS.index(facts.kind), facts.several, DOUBTS.index(facts.doubt))
-    return _HEAD.pack(facts.width, facts.height, *told) + bytes.fromhex(facts.pixels or "") + facts.thumbnail
+        return _HEAD.pack(0, 0, _FAULTS.index(facts.code), False, 0) + facts.message.encode(errors="backslashreplace")
+    traits = (FORMATS.index(facts.kind), facts.several, DOUBTS.index(facts.doubt))
+    return _HEAD.pack(facts.width, facts.height, *traits) + bytes.fromhex(facts.pixels or "") + facts.thumbnail
 
 
 def _unpacked(sha256: str, value: bytes) -> FileFacts:
-    (width, height, number, several, doubt), rest = _HEAD.unpack_from(value), value[_HEAD.size :]
+    (width, height, number, several, doubt), payload = _HEAD.unpack_from(value), value[_HEAD.size :]
     if width:
-        kind, told = FORMATS[number], DOUBTS[doubt]
-        found = FileFacts(sha256, width, height, kind=kind, several=several, doubt=told)
-        return replace(found, pixels=rest[:_DIGEST].hex(), thumbnail=rest[_DIGEST:])
-    return FileFacts(sha256, code=_FAULTS[number], fault=rest.decode())
+        kind, doubt_name = FORMATS[number], DOUBTS[doubt]
+        facts = FileFacts(sha256, width, height, kind=kind, several=several, doubt=doubt_name)
+        return replace(facts, pixels=payload[:_DIGEST].hex(), thumbnail=payload[_DIGEST:])
+    return FileFacts(sha256, code=_FAULTS[number], message=payload.decode())
 
 
 def _crashed(path: str, signal: str) -> FileFacts:
-    return FileFacts(code="image-unreadable", fault=f"the decoder crashed at {path} ({signal}). Replace or remove it.")
+    return FileFacts(
+        code="image-unreadable", message=f"the decoder crashed at {path} ({signal}). Replace or remove it."
+    )

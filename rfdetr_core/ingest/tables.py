@@ -29,9 +29,18 @@ def tables(dataset: CleanDataset) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     objects = pd.DataFrame(
         [
-            (row, k, one.entry.index, one.crowd, one.segmentation is not None, one.box[2], one.box[3], one.area)
+            (
+                row,
+                k,
+                instance.entry.index,
+                instance.crowd,
+                instance.segmentation is not None,
+                instance.box[2],
+                instance.box[3],
+                instance.area,
+            )
             for row, (k, image) in enumerate(splits)
-            for one in image.instances
+            for instance in image.instances
         ],
         columns=["image", "split", "label", "crowd", "mask", "width", "height", "area"],
     )

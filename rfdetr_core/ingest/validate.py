@@ -41,8 +41,8 @@ def _print_summary(root: Path, survey: Survey, table: pd.DataFrame, dataset: Cle
     for name, images in dataset.splits.items() if dataset else ():
         say(f"{root} {name}: {len(images)} images, {sum(len(image.instances) for image in images)} objects")
     for (severity, code), group in table.groupby(["severity", "code"]):
-        out = " (left out)" if group.effect.iloc[0] == "left out" else ""
-        say(f"{severity} {code}: {len(group)}{out}. {RULES[code].advice}")
+        effect = " (left out)" if group.effect.iloc[0] == "left out" else ""
+        say(f"{severity} {code}: {len(group)}{effect}. {RULES[code].advice}")
         for row in group.head(_SHOWN).itertuples():
             line = "" if row.line is None else f":{row.line}"
             annotation = "" if row.annotation is None else f", annotation {row.annotation}"
@@ -58,8 +58,15 @@ def _table(findings: Findings) -> pd.DataFrame:
 
     columns = ["severity", "code", "file", "line", "annotation", "image", "what", "advice", "effect"]
     rows = [
-        (one.severity, one.code, *attrgetter(*columns[2:6])(one.place), one.what, RULES[one.code].advice, one.effect)
-        for one in findings.by_place()
+        (
+            finding.severity,
+            finding.code,
+            *attrgetter(*columns[2:6])(finding.place),
+            finding.message,
+            RULES[finding.code].advice,
+            finding.effect,
+        )
+        for finding in findings.by_place()
     ]
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
@@ -82,8 +89,8 @@ def _count(images: pd.DataFrame, objects: pd.DataFrame, classes: list[ClassEntry
 
 def _quantiles(values: pd.Series) -> dict[str, float]:
     """Values that stand at these per cent of the way through the sorted ones."""
-    found = values.quantile([q / 100 for q in _QUANTILES], interpolation="lower").tolist() if len(values) else ()
-    return {f"{q}%": round(value, 3) for q, value in zip(_QUANTILES, found, strict=False)}
+    quantiles = values.quantile([q / 100 for q in _QUANTILES], interpolation="lower").tolist() if len(values) else ()
+    return {f"{q}%": round(value, 3) for q, value in zip(_QUANTILES, quantiles, strict=False)}
 
 
 @without_collection()
@@ -115,7 +122,7 @@ def validate_dataset(
     findings = Findings(config)
     with Survey(root, cache, config.max_pixels) as survey:
         dataset = clean(root, findings, survey.examine)
-    known = read_metadata_csv(root, dataset.named, findings) if dataset else {}
+    metadata_rows = read_metadata_csv(root, dataset.named, findings) if dataset else {}
     table = _table(findings)
     files.write_table(reports / "findings.csv", table)
     files.write_json(reports / "findings.json", table.to_dict("records"))
@@ -140,4 +147,4 @@ def validate_dataset(
         write_manifest(manifests / f"{name}.json", (image.row() for image in split))
     write_classes(manifests / "classes.json", dataset.classes)
     if metadata is not None:
-        write_metadata_of(dataset, known, metadata)
+        write_metadata_of(dataset, metadata_rows, metadata)

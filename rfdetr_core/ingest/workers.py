@@ -56,11 +56,11 @@ class Workers(Generic[Result]):
         Raises:
             UserError: a process was killed or ran out of memory; names the item it was at.
         """
-        left = deque(items)
+        pending = deque(items)
         while True:
             for worker in self._workers:
-                while left and len(worker.unanswered) <= (_AHEAD - 1) * _BATCH:
-                    worker.send([left.popleft() for _ in range(min(_BATCH, len(left)))])
+                while pending and len(worker.unanswered) <= (_AHEAD - 1) * _BATCH:
+                    worker.send([pending.popleft() for _ in range(min(_BATCH, len(pending)))])
             busy = {worker.pipe: worker for worker in self._workers if worker.unanswered}
             if not busy:
                 return
@@ -70,7 +70,7 @@ class Workers(Generic[Result]):
                     results = worker.pipe.recv()
                 except (EOFError, OSError):
                     item, result = self._bury(worker)
-                    left.extendleft(reversed(worker.unanswered))
+                    pending.extendleft(reversed(worker.unanswered))
                     yield item, result
                     continue
                 worker.answered += len(results)
@@ -79,10 +79,10 @@ class Workers(Generic[Result]):
     def _bury(self, dead: _Worker) -> tuple[str, Result]:
         """Replace a dead worker; the item that it crashed at, which is taken from the unanswered, and its result."""
         dead.process.join()
-        status, at = dead.process.exitcode or 0, dead.begun.value - dead.answered
-        item = dead.unanswered[at - 1] if at else "no file"
-        if at and -status in _CRASHES:
-            del dead.unanswered[at - 1]
+        status, position = dead.process.exitcode or 0, dead.begun.value - dead.answered
+        item = dead.unanswered[position - 1] if position else "no file"
+        if position and -status in _CRASHES:
+            del dead.unanswered[position - 1]
             self._workers[self._workers.index(dead)] = _Worker(self._context, self._make_work)
             return item, self._crashed(item, signal.Signals(-status).name)
         if status == _SHORT_OF_MEMORY:
@@ -140,18 +140,18 @@ def _serve(pipe: Connection, begun: Any, make_work: Callable[[], Callable[[str],
         pipe.send(results)
 
 
-def with_progress(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator[Item]:
+def with_progress(items: Iterable[Item], total: int, task: str, unit: str) -> Iterator[Item]:
     """Pass items on, and tell standard error how many of `total` were, and how many a second."""
     terminal = sys.stderr.isatty()
-    every = 0.2 if terminal else 10.0
-    start = told = time.monotonic()
+    interval = 0.2 if terminal else 10.0
+    start = last_report = time.monotonic()
     for count, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - told >= every or (terminal and count == total):
-            told, share = now, count / total
+        if now - last_report >= interval or (terminal and count == total):
+            last_report, share = now, count / total
             bar = f"[{'#' * int(share * _WIDTH):{_WIDTH}}] " if terminal else ""
-            line = f"{what}: {bar}{count:,} of {total:,} {unit}, {count / (now - start):,.0f} a second"
+            line = f"{task}: {bar}{count:,} of {total:,} {unit}, {count / (now - start):,.0f} a second"
             print(f"\r{line}\x1b[K" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
-    if terminal and told > start:
+    if terminal and last_report > start:
         print(file=sys.stderr)

@@ -27,9 +27,9 @@ def select(scores: dict[str, Any]) -> dict[str, Any]:
         require(Tracks, scores[key], "scores.json", key)
     except (UserError, ValueError) as error:
         raise UserError(f"{error}. scores.json is not of this version. Train again: dvc repro --force train") from None
-    found = {track: (_finite(scores[key][track]["score"]), scores[key][track]["epoch"]) for track in TRACKS}
+    best = {track: (_finite(scores[key][track]["score"]), scores[key][track]["epoch"]) for track in TRACKS}
     epochs = scores["epochs"]
-    regular, ema = found["regular"][0], found["ema"][0]
+    regular, ema = best["regular"][0], best["ema"][0]
     if regular is None and ema is None:
         raise UserError(
             f"neither the regular nor the EMA weights have a finite {key}, so there is no best checkpoint: "
@@ -39,7 +39,7 @@ def select(scores: dict[str, Any]) -> dict[str, Any]:
     return {
         "winner": "ema" if ema_wins else "regular",
         "key": key,
-        **{track: {"score": score, "epoch": epoch} for track, (score, epoch) in found.items()},
+        **{track: {"score": score, "epoch": epoch} for track, (score, epoch) in best.items()},
         "epochs": epochs,
         "rule": RULE,
     }

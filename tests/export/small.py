@@ -55,9 +55,9 @@ def check_detections(
     named: set[str] = set()
     for row, picture in enumerate(pictures):
         expected = model.predict(picture, threshold=0.0)
-        found = {NAMES[number] for number in outputs["classes"][row] if number < len(NAMES)}
-        assert found == {*expected.data["class_name"]} & {*NAMES}
-        named |= found
+        names = {NAMES[number] for number in outputs["classes"][row] if number < len(NAMES)}
+        assert names == {*expected.data["class_name"]} & {*NAMES}
+        named |= names
         assert np.abs(np.asarray(outputs["boxes"][row]) - expected.xyxy).max() < 0.01
         assert np.abs(np.asarray(outputs["scores"][row]) - expected.confidence).max() < 1e-4
         assert np.asarray(outputs["classes"][row]).tolist() == expected.class_id.tolist()

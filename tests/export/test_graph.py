@@ -49,11 +49,11 @@ def test_the_resize_has_pillows_bits_for_any_sizes(width: int, height: int, side
 @pytest.mark.parametrize(("width", "height", "first"), [(640, 480, "rows"), (480, 640, "rows"), (100, 640, "columns")])
 def test_pillow_has_either_order_of_the_passes_and_they_differ(width: int, height: int, first: str) -> None:
     """Else the tests above would hold without the rule that chooses between them."""
-    picture, found = noise(width, height), []
+    picture, equal = noise(width, height), []
     for middle in ((64, height), (width, 64)):
         halfway = picture.resize(middle, Image.Resampling.BILINEAR)
-        found.append(torch.equal(by_pillow(halfway, 64), by_pillow(picture, 64)))
-    assert found == [first == "rows", first == "columns"]
+        equal.append(torch.equal(by_pillow(halfway, 64), by_pillow(picture, 64)))
+    assert equal == [first == "rows", first == "columns"]
 
 
 @pytest.mark.parametrize("side", [2000, 3000])

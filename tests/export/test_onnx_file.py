@@ -36,12 +36,12 @@ def load(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 def run(session: onnxruntime.InferenceSession, batch: Any) -> dict[str, np.ndarray[Any, Any]]:
     (only,) = session.get_inputs()
-    names = [one.name for one in session.get_outputs()]
+    names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {only.name: np.asarray(batch)}), strict=True))
 
 
 def shape(value: Any) -> list[str | int]:
-    return [one.dim_param or one.dim_value for one in value.type.tensor_type.shape.dim]
+    return [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
 
 
 def check_raw(outputs: dict[str, Any], predictor: Predictor, images: torch.Tensor) -> None:
@@ -65,8 +65,8 @@ def test_a_raw_file_has_the_detectors_tensors_for_any_number_of_images(
 ) -> None:
     model, predictor = drafts(variant).model, predictors(variant)
     side = predictor.architecture.resolution
-    assert [(one.name, shape(one)) for one in model.graph.input] == [("input", ["batch", 3, side, side])]
-    assert [(one.domain, one.version) for one in model.opset_import] == [("", OPSET)]
+    assert [(tensor.name, shape(tensor)) for tensor in model.graph.input] == [("input", ["batch", 3, side, side])]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
     session = load(model)
     for count in (1, 3):
         images = images_of(predictor, count)
@@ -90,7 +90,7 @@ def test_a_complete_file_has_the_detections_of_predict(
     sizes = ["height", "width"]
     assert shape(model.graph.input[0]) == (["batch", *sizes, 3] if kind == "uint8" else ["batch", 3, *sizes])
     names = ["boxes", "scores", "classes", "masks"][: 3 + predictor.architecture.segmentation]
-    assert [one.name for one in model.graph.output] == names
+    assert [output.name for output in model.graph.output] == names
     session = load(model)
     for width, height in (*PHOTOGRAPHS, (100, 700), (31, 57)):  # of the third, Pillow resizes the columns first
         pictures = [photograph(width, height, seed) if width > 400 else noise(width, height, seed) for seed in (1, 2)]

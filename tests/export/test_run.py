@@ -83,13 +83,13 @@ def listed(folder: Path) -> dict[str, bytes]:
 def test_the_stage_writes_its_files_and_says_what_was_measured_of_each(project: Project) -> None:
     folder, scene = project
     before = {*listed(folder)}
-    told = export(project, "onnx", "openvino", "onnx-int8", postprocess=True, max_drop=100.0)
+    exported = export(project, "onnx", "openvino", "onnx-int8", postprocess=True, max_drop=100.0)
     names = ["model-int8.onnx", "model.bin", "model.onnx", "model.xml"]
     assert {*listed(folder)} - before == {"output/export.json", *(f"output/export/{name}" for name in names)}
-    assert told["source"]["sha256"] == files.sha256_file(scene.checkpoint)
-    assert sorted(told["files"]) == names
+    assert exported["source"]["sha256"] == files.sha256_file(scene.checkpoint)
+    assert sorted(exported["files"]) == names
     metrics = files.read_json(Path("reports/evaluate/metrics.json"))
-    for name, about in told["files"].items():
+    for name, about in exported["files"].items():
         path = Path("output/export") / name
         assert about["sha256"] == files.sha256_file(path)
         assert about["size"] == path.stat().st_size
@@ -98,7 +98,7 @@ def test_the_stage_writes_its_files_and_says_what_was_measured_of_each(project: 
             continue
         described = read_exported(path).description
         assert described.parity == about["parity"]
-        assert described.source == told["source"]["sha256"]
+        assert described.source == exported["source"]["sha256"]
         ap = about["parity"]["ap"]
         assert ap["proven"]
         assert (ap["split"], ap["images"], ap["max_drop"]) == ("test", 5, 100.0)
@@ -129,7 +129,9 @@ def test_int8_is_of_the_encoders_layers_alone_and_always_the_same(project: Proje
     assert made[0] == made[1]
     model = onnx.load_from_string(made[0])
     whole = {
-        one.name for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8 and len(one.dims) == 2
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2
     }
     architecture = project[1].predictor().architecture
     assert len(whole) == 4 * architecture.encoder_blocks  # of attention two: queries, keys and values are one product
@@ -172,8 +174,8 @@ def test_a_file_that_loses_more_ap_than_by_default_is_refused(
 
 def test_what_a_file_may_lose_is_what_max_drop_says(project: Project) -> None:
     lower(project, by=2)
-    told = export(project, "onnx", max_drop=2.001)["files"]["model.onnx"]["parity"]["ap"]
-    assert told["boxes"]["source"] - told["boxes"]["file"] == pytest.approx(0.02)
+    ap = export(project, "onnx", max_drop=2.001)["files"]["model.onnx"]["parity"]["ap"]
+    assert ap["boxes"]["source"] - ap["boxes"]["file"] == pytest.approx(0.02)
     check_nothing_changed(project, "loses 2.00 points of AP", "onnx", max_drop=1.999)
 
 
@@ -182,8 +184,8 @@ def test_int8_with_damaged_ranges_is_refused_at_0_and_kept_at_100(
 ) -> None:
     monkeypatch.setattr(stage, "as_input", dark(stage.as_input))
     check_nothing_changed(project, "model-int8.onnx is not exported, .* loses .* points of AP", "onnx-int8", max_drop=0)
-    told = export(project, "onnx-int8", max_drop=100.0)["files"]["model-int8.onnx"]["parity"]["ap"]
-    assert told["boxes"]["file"] < told["boxes"]["source"]
+    ap = export(project, "onnx-int8", max_drop=100.0)["files"]["model-int8.onnx"]["parity"]["ap"]
+    assert ap["boxes"]["file"] < ap["boxes"]["source"]
 
 
 def dark(as_input: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,17 +196,21 @@ def dark(as_input: Callable[..., Any]) -> Callable[..., Any]:
 def test_a_checkpoint_without_ap_proves_nothing_and_the_file_says_so(project: Project) -> None:
     path = Path("reports/evaluate/metrics.json")
     files.write_json(path, files.read_json(path) | {"map": 0.0})
-    told = export(project, "onnx", max_drop=0)["files"]["model.onnx"]["parity"]["ap"]
-    assert told["proven"] is False
-    assert told["reason"] == "the checkpoint itself has an AP of 0 there"
-    assert read_exported(Path("output/export/model.onnx")).description.parity["ap"] == told
+    ap = export(project, "onnx", max_drop=0)["files"]["model.onnx"]["parity"]["ap"]
+    assert ap["proven"] is False
+    assert ap["reason"] == "the checkpoint itself has an AP of 0 there"
+    assert read_exported(Path("output/export/model.onnx")).description.parity["ap"] == ap
 
 
 Change = Callable[[onnx.ModelProto], None]
 
 
 def set_values(model: onnx.ModelProto, which: str | list[int], change: Callable[[Any], Any]) -> None:
-    tensor = next(one for one in model.graph.initializer if [*one.dims] == which or one.name.endswith(str(which)))
+    tensor = next(
+        initializer
+        for initializer in model.graph.initializer
+        if [*initializer.dims] == which or initializer.name.endswith(str(which))
+    )
     values = numpy_helper.to_array(tensor).copy()
     tensor.CopyFrom(numpy_helper.from_array(change(values).astype(values.dtype), tensor.name))
 
@@ -240,11 +246,11 @@ BROKEN: dict[str, tuple[bool, Change]] = {  # whether the file is a complete one
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("defect", BROKEN)
 def test_a_broken_file_is_refused_by_its_name(
-    what: str, project: Project, cached: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    defect: str, project: Project, cached: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    complete, change = BROKEN[what]
+    complete, change = BROKEN[defect]
     export(project, "onnx", max_drop=100.0)
 
     def broken(source: Any, config: ExportConfig, kind: Any) -> Any:
@@ -278,7 +284,7 @@ def test_a_refused_file_leaves_nothing_in_a_folder_of_ones_own(
 
 @pytest.mark.parametrize("images", ["uint8", "float"])
 def test_a_file_for_a_fixed_number_of_images_is_compared_and_scored(project: Project, images: str) -> None:
-    told = export(project, "onnx", postprocess=True, images=images, batch_size=2)["files"]["model.onnx"]
-    assert told["batch_size"] == 2
-    assert told["parity"]["queries"]["batches"] == [2]
-    assert told["parity"]["ap"]["proven"]
+    entry = export(project, "onnx", postprocess=True, images=images, batch_size=2)["files"]["model.onnx"]
+    assert entry["batch_size"] == 2
+    assert entry["parity"]["queries"]["batches"] == [2]
+    assert entry["parity"]["ap"]["proven"]

@@ -167,13 +167,15 @@ def copied(source: str, target: str, change: int = 0) -> Plant:
 
 
 def scaled(content: Any) -> None:
-    for one in content["annotations"]:
-        one["bbox"] = [value / (64, 48)[k % 2] for k, value in enumerate(one["bbox"])]
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [value / (64, 48)[k % 2] for k, value in enumerate(annotation["bbox"])]
 
 
 def as_corners(content: Any) -> None:
-    for one, box in zip(content["annotations"], ([40, 30, 60, 44], [32, 24, 52, 36], [20, 30, 50, 46]), strict=True):
-        one["bbox"] = box
+    for annotation, box in zip(
+        content["annotations"], ([40, 30, 60, 44], [32, 24, 52, 36], [20, 30, 50, 46]), strict=True
+    ):
+        annotation["bbox"] = box
 
 
 def crowded(content: Any) -> None:
@@ -295,7 +297,7 @@ ENTRIES = {
     "image id blank": entry("image-malformed", "images", id="", file_name="train_3.png"),
     "images of no size": Fault(
         make_coco,
-        coco(lambda content: [one.update(width=0, height=0) for one in content["images"]]),
+        coco(lambda content: [image.update(width=0, height=0) for image in content["images"]]),
         "image-size-zero",
         TRAIN,
     ),
@@ -384,7 +386,7 @@ FILES = {
     "valid without objects": Fault(make_coco, emptied("valid"), "split-empty", VALID),
     "train of crowds alone": Fault(
         make_coco,
-        coco(lambda content: [one.update(iscrowd=1) for one in content["annotations"]]),
+        coco(lambda content: [annotation.update(iscrowd=1) for annotation in content["annotations"]]),
         "split-empty",
         TRAIN,
     ),

@@ -32,7 +32,9 @@ def picture(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
 
 def coco_content(split: str) -> dict[str, Any]:
     """The COCO annotations of a split; ids of images from 1, of annotations from 10, of classes 3 and 7."""
-    objects = [(number, one) for number, image in enumerate(SPLITS[split], start=1) for one in image]
+    objects = [
+        (number, labelled_object) for number, image in enumerate(SPLITS[split], start=1) for labelled_object in image
+    ]
     return {
         "info": {"year": 2026},
         "categories": [{"id": 3, "name": "cat", "supercategory": "animal"}, {"id": 7, "name": "dog"}],
@@ -61,7 +63,11 @@ def make_masks(root: Path) -> Path:
     make_coco(root)
     for split in SPLITS:
         edit_coco(
-            root, split, lambda content: [one.update(segmentation=[_corners(one)]) for one in content["annotations"]]
+            root,
+            split,
+            lambda content: [
+                annotation.update(segmentation=[_corners(annotation)]) for annotation in content["annotations"]
+            ],
         )
     return root
 
@@ -141,6 +147,11 @@ def ingest(root: Path, out: Path, **config: Any) -> dict[str, bytes]:
 def places(findings: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """Code, severity, file and line or annotation id of each finding."""
     return [
-        (one["code"], one["severity"], one["file"], one["annotation"] if one["line"] is None else one["line"])
-        for one in findings
+        (
+            finding["code"],
+            finding["severity"],
+            finding["file"],
+            finding["annotation"] if finding["line"] is None else finding["line"],
+        )
+        for finding in findings
     ]

@@ -18,9 +18,9 @@ def with_classes(root: Path, tables: dict[str, Rows]) -> None:
 
     def change(content: Any, rows: Rows) -> None:
         ids = {name: identity for identity, name, *_ in rows}  # of one name twice, the last is the class
-        names = {one["id"]: one["name"] for one in content["categories"]}
-        for one in content["annotations"]:
-            one["category_id"] = ids[names[one["category_id"]]]
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        for annotation in content["annotations"]:
+            annotation["category_id"] = ids[names[annotation["category_id"]]]
         content["categories"] = [dict(zip(("id", "name", "supercategory"), row, strict=False)) for row in rows]
 
     for split in SPLITS:
@@ -100,16 +100,16 @@ def test_all_splits_use_one_table(tmp_path: Path, tables: dict[str, Rows], expec
     root = make_coco(tmp_path / "data")
     with_classes(root, tables)
     findings, error = validate(root, tmp_path)
-    assert ({one["code"] for one in findings}, error) == (codes, None)
+    assert ({finding["code"] for finding in findings}, error) == (codes, None)
     files = ingest(root, tmp_path)
     table = json.loads(files["annotations/classes.json"])
-    assert [(one["id"], one["name"]) for one in table] == expected
-    assert [one["index"] for one in table] == list(range(len(expected)))
+    assert [(category["id"], category["name"]) for category in table] == expected
+    assert [category["index"] for category in table] == list(range(len(expected)))
     names = [name for _, name in expected]
     for split, images in SPLITS.items():
         content = json.loads(files[f"annotations/{split}.json"])
-        found = [(names[one["category_id"]], one["bbox"]) for one in content["annotations"]]
-        assert sorted(found) == sorted((("cat", "dog")[label], box) for image in images for label, box in image)
+        objects = [(names[annotation["category_id"]], annotation["bbox"]) for annotation in content["annotations"]]
+        assert sorted(objects) == sorted((("cat", "dog")[label], box) for image in images for label, box in image)
 
 
 @pytest.mark.parametrize("used", [(0, 1), (0,)])
@@ -118,8 +118,8 @@ def test_a_root_that_has_objects_is_a_class_of_the_same_name(tmp_path: Path, use
     root = make_coco(tmp_path / "data")
 
     def change(content: Any) -> None:
-        for number, one in enumerate(content["annotations"]):
-            one["category_id"] = used[number % len(used)]
+        for number, annotation in enumerate(content["annotations"]):
+            annotation["category_id"] = used[number % len(used)]
         content["categories"] = [
             {"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "cat"},
         ]  # fmt: skip
@@ -127,15 +127,17 @@ def test_a_root_that_has_objects_is_a_class_of_the_same_name(tmp_path: Path, use
     edit_coco(root, "train", change)
     findings, error = validate(root, tmp_path)
     assert error is not None
-    assert "2 classes have the name 'cat'" in {one["what"] for one in findings if one["file"].startswith("train")}
+    assert "2 classes have the name 'cat'" in {
+        finding["what"] for finding in findings if finding["file"].startswith("train")
+    }
 
 
 def test_a_root_with_the_name_of_the_only_class_goes(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
 
     def change(content: Any) -> None:
-        for one in content["annotations"]:
-            one["category_id"] = 1
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 1
         content["categories"] = [
             {"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "cat"},
         ]  # fmt: skip

@@ -47,7 +47,7 @@ def test_every_code_has_a_fault_in_the_catalogue_and_a_line_in_the_documentation
 
 def test_what_is_said_helps(tmp_path: Path) -> None:
     """Of messages that guess at a cause, the guess."""
-    for name, told in {
+    for name, hint in {
         "JPEG named PNG": "JPEG",
         "a confidence": "confidence",
         "a track": "id of a track",
@@ -66,7 +66,7 @@ def test_what_is_said_helps(tmp_path: Path) -> None:
         root = fault.make(tmp_path / name)
         fault.plant(root)
         (finding,), _ = validate(root, tmp_path / f"{name} found", **fault.config)
-        assert told in finding["what"], name
+        assert hint in finding["what"], name
 
 
 def test_a_file_is_not_read_beyond_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_an_id_and_its_text_are_one(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     entry("image-id-doubled", "images", id="3", file_name="train_3.png").plant(root)
     findings, _ = validate(root, tmp_path)
-    assert {one["code"] for one in findings} == {"image-id-doubled", "id-not-integer"}
+    assert {finding["code"] for finding in findings} == {"image-id-doubled", "id-not-integer"}
 
 
 def test_a_guess_at_the_unit_is_overruled_by_its_severity(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_guess_at_the_unit_is_overruled_by_its_severity(tmp_path: Path) -> Non
     FAULTS["boxes as corners"].plant(root)
     assert validate(root, tmp_path, on_error="drop")[1]
     findings, error = validate(root, tmp_path, severities={"boxes-as-corners": "warning"})
-    assert ({one["code"] for one in findings}, error) == ({"boxes-as-corners", "partly-outside"}, None)
+    assert ({finding["code"] for finding in findings}, error) == ({"boxes-as-corners", "partly-outside"}, None)
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_every_fault_that_can_be_left_out_is(tmp_path: Path) -> None:
         fault.plant(root)
         config = {**fault.config, "severities": {fault.code: "error"}, "on_error": "drop"}
         findings, error = validate(root, tmp_path / "found", **config)
-        (finding,) = (one for one in findings if one["code"] == fault.code)
+        (finding,) = (finding for finding in findings if finding["code"] == fault.code)
         assert (finding["effect"], error) == ("left out", None), name
         kept = {
             row.path for split in SPLITS for row in read_manifest(tmp_path / "found" / "manifest" / f"{split}.json")
@@ -189,7 +189,7 @@ def test_sides_that_cross_are_told_from_sides_that_touch() -> None:
     for _ in range(500):
         points = [tuple(point) for point in random.integers(0, 7, (random.integers(4, 8), 2)).tolist()]
         sides = list(pairwise([*points, points[0]]))
-        expected = any(cross(*one, *other) for one, other in combinations(sides, 2))
+        expected = any(cross(*first, *other) for first, other in combinations(sides, 2))
         for scale, shift in ((1, 0), (1 / 3, 1e4)):
             polygon = [value * scale + shift for point in points for value in point]
             assert geometry.crosses_itself(polygon) == expected, points

@@ -132,7 +132,7 @@ def test_files_that_dvc_passes_over_are_an_error_that_names_the_first(dvc_projec
     (dvc_project / "data/mine/train/notes.md").write_text("x")
     subprocess.run([sys.executable, "-m", "dvc", "add", "-q", *added], cwd=dvc_project, check=True)
     git(dvc_project, "add", "data")
-    kept = {Path(one).name for one in dvc_files(dvc_project)}
+    kept = {Path(path).name for path in dvc_files(dvc_project)}
     assert {"train_1.png", "valid_2.png"} & kept == set()
     assert "train_2.png" in kept
     with pytest.raises(UserError, match=r"2 files .*\.dvcignore.* The first: train/train_1\.png"):
@@ -252,7 +252,7 @@ def test_links_that_only_look_like_dvcs_are_not_followed(
     linked(root, project / ".dvc/cache/tmp" if where == "below the cache" else cache)
     monkeypatch.chdir(project)
     findings, error = validate(root, tmp_path)
-    (finding,) = (one for one in findings if one["severity"] == "error")
+    (finding,) = (finding for finding in findings if finding["severity"] == "error")
     assert (finding["code"], finding["file"]) == ("path-outside", "train/train_1.png")
     assert "not into the cache of its DVC project" in finding["what"]
     assert error
@@ -279,16 +279,16 @@ def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("fill", "told"),
+    ("fill", "expected"),
     [
         (lambda root: make_coco(root / "mine"), "mine/ has such a layout"),
         (lambda root: (root / "mine.zip").write_text(""), r"Unpack mine\.zip first"),
     ],
 )
 def test_an_unknown_layout_that_is_nearly_one_says_so(
-    tmp_path: Path, fill: Callable[[Path], object], told: str
+    tmp_path: Path, fill: Callable[[Path], object], expected: str
 ) -> None:
     (tmp_path / "data").mkdir()
     fill(tmp_path / "data")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected):
         validate_dataset(tmp_path / "data", ValidateConfig(), tmp_path / "reports", tmp_path / "manifest")

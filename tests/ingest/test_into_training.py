@@ -28,7 +28,7 @@ from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.inference.predictor import to_rgb
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
-from rfdetr_core.ingest.geometry import mask_area, mask_bounds, mask_fault, run_lengths
+from rfdetr_core.ingest.geometry import mask_area, mask_bounds, mask_problem, run_lengths
 from rfdetr_core.ingest.validate import validate_dataset
 from rfdetr_core.loss.criterion import Criterion
 from rfdetr_core.metrics.coco import score
@@ -66,18 +66,18 @@ def test_every_spelling_of_a_mask_means_the_same_to_training(tmp_path: Path) -> 
         {"size": [HEIGHT, WIDTH], "counts": compressed},
         {"size": [HEIGHT, WIDTH], "counts": plain_runs(mask)},
     ]
-    found = []
+    targets = []
     for number, segmentation in enumerate(spellings):
         root = make_masks(tmp_path / str(number))
         edit_coco(root, "train", partial(_redraw, segmentation))
         assert validate(root, tmp_path) == ([], None)
         ingest(root, tmp_path / f"out{number}")
         dataset = DetectionDataset(samples_of(tmp_path / f"out{number}", "train"), root, 64, masks=True)
-        found.append(dataset[0].target)
+        targets.append(dataset[0].target)
     expected = Image.fromarray(mask * 255).resize((64, 64), Image.Resampling.NEAREST)
-    for target in found:
+    for target in targets:
         assert target.masks is not None
-        assert torch.equal(target.boxes, found[0].boxes)
+        assert torch.equal(target.boxes, targets[0].boxes)
         assert (target.masks[0].numpy() == (np.asarray(expected) > 0)).mean() > 0.99
 
 
@@ -101,7 +101,7 @@ def test_a_crowd_is_not_trained_on_and_hides_detections_from_the_score(tmp_path:
     before = ingest(make_coco(tmp_path / "without"), tmp_path / "without_out")
     files = ingest(root, tmp_path)
     content, without = (json.loads(some["annotations/valid.json"]) for some in (files, before))
-    assert [one["area"] for one in content["annotations"] if one["iscrowd"]] == [600]
+    assert [annotation["area"] for annotation in content["annotations"] if annotation["iscrowd"]] == [600]
 
     sample = samples_of(tmp_path, "train")[0]
     assert sample.crowd.sum() == 1
@@ -109,16 +109,18 @@ def test_a_crowd_is_not_trained_on_and_hides_detections_from_the_score(tmp_path:
     assert len(dataset[0].target.labels) == (~sample.crowd).sum() == 2
 
     # The objects are found; in the crowd there are two more detections of its class, which count only without it.
-    objects = [one for one in content["annotations"] if not one["iscrowd"]]
-    results = [{key: one[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5} for one in objects]
+    objects = [annotation for annotation in content["annotations"] if not annotation["iscrowd"]]
+    results = [
+        {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5} for annotation in objects
+    ]
     results += [{"image_id": 1, "category_id": 0, "bbox": [x, 4, 9, 9], "score": 0.9} for x in (31, 45)]
     assert score(content, results).map == pytest.approx(1)
     assert score(without, results).map < 1
     if kind != "box":
-        for one in results:
-            x, y, width, height = map(int, one["bbox"])
+        for result in results:
+            x, y, width, height = map(int, result["bbox"])
             coded = rle.encode(np.asfortranarray(rectangle([x, y, width, height])))
-            one["segmentation"] = coded | {"counts": coded["counts"].decode()}
+            result["segmentation"] = coded | {"counts": coded["counts"].decode()}
         assert score(content, results, "segm").map == pytest.approx(1)
 
 
@@ -156,9 +158,9 @@ def test_run_lengths_are_read_as_pycocotools_reads_them(height: int, width: int,
     for counts in (coded["counts"].decode(), plain_runs(mask)):
         shape = {"size": [height, width], "counts": counts}
         if not mask.any():
-            assert mask_fault(shape, height, width)
+            assert mask_problem(shape, height, width)
             continue
-        assert mask_fault(shape, height, width) is None
+        assert mask_problem(shape, height, width) is None
         assert mask_area(shape) == mask.sum()
         rows, columns = np.nonzero(mask)
         x, y = columns.min(), rows.min()
@@ -170,7 +172,7 @@ def test_run_lengths_are_read_as_pycocotools_reads_them(height: int, width: int,
 def test_any_counts_are_runs_or_refused(counts: object) -> None:
     runs = run_lengths(counts)
     assert runs is None or (runs >= 0).all()
-    fault = mask_fault({"size": [5, 6], "counts": counts}, 5, 6)
+    fault = mask_problem({"size": [5, 6], "counts": counts}, 5, 6)
     if fault is None:
         shape: Any = {"size": [5, 6], "counts": counts}
         coded = rle.frPyObjects(shape, 5, 6) if isinstance(counts, list) else shape
@@ -231,7 +233,7 @@ def harm(root: Path, how: str, which: int, where: int, value: Any) -> None:
 
 def _nodes(tree: Any) -> list[Any]:
     inside = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    return [tree] * isinstance(tree, dict | list) + [node for one in inside for node in _nodes(one)]
+    return [tree] * isinstance(tree, dict | list) + [node for child in inside for node in _nodes(child)]
 
 
 def feed(out: Path, root: Path) -> int:
@@ -241,9 +243,10 @@ def feed(out: Path, root: Path) -> int:
         samples = samples_of(out, split)
         for masks in (False, True):
             usable = [
-                one
-                for one in samples
-                if not masks or all(shape or crowd for shape, crowd in zip(one.segmentations, one.crowd, strict=True))
+                sample
+                for sample in samples
+                if not masks
+                or all(shape or crowd for shape, crowd in zip(sample.segmentations, sample.crowd, strict=True))
             ]
             augmented = DetectionDataset(usable, root, 32, masks, AugmentConfig(), seed=1)
             whole = DetectionDataset(usable, root, 32, masks)
@@ -262,8 +265,8 @@ def feed(out: Path, root: Path) -> int:
                 count += len(target.labels)
         content = json.loads((out / "annotations" / f"{split}.json").read_text())
         results = [
-            {key: one[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5}
-            for one in content["annotations"]
+            {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5}
+            for annotation in content["annotations"]
         ]
         if results:
             score(content, results)
@@ -281,17 +284,17 @@ def test_no_harm_crashes_validation_and_what_it_lets_through_can_be_trained_on(
     for folder in (root, out):
         shutil.rmtree(folder, ignore_errors=True)
     make(root)
-    for one in harms:
-        harm(root, *one)
+    for change in harms:
+        harm(root, *change)
     config = parse(ValidateConfig, {"on_error": "drop"}, "validate")
-    told = []
+    errors = []
     for _ in range(2):
         try:
             validate_dataset(root, config, out / "reports", out / "manifest")
-            told.append("")
+            errors.append("")
         except UserError as error:
-            told.append(str(error))
-    assert told[0] == told[1]
-    if not told[0]:
+            errors.append(str(error))
+    assert errors[0] == errors[1]
+    if not errors[0]:
         convert_dataset(root, config, out / "manifest", out / "annotations")
         assert feed(out, root)

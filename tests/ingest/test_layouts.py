@@ -104,7 +104,7 @@ def test_names_of_ones_own_are_given_in_params(tmp_path: Path) -> None:
 def test_a_wrong_name_in_params_is_found(tmp_path: Path, file: str, code: str) -> None:
     root = make_plain(tmp_path / "data")
     findings, _ = validate(root, tmp_path, coco={"train": {"annotations": file, "images": "train2017"}})
-    assert [one["code"] for one in findings] == [code]
+    assert [finding["code"] for finding in findings] == [code]
 
 
 def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
@@ -112,5 +112,5 @@ def test_an_unknown_layout_says_what_was_looked_for_and_what_is_there(tmp_path: 
     (tmp_path / "data" / "labels.xml").touch()
     _, error = validate(tmp_path / "data", tmp_path)
     assert error is not None
-    for told in ("_annotations.coco.json", "instances_train2017.json", "data.yaml", "validate.coco", "labels.xml"):
-        assert told in error
+    for expected in ("_annotations.coco.json", "instances_train2017.json", "data.yaml", "validate.coco", "labels.xml"):
+        assert expected in error

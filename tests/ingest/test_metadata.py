@@ -42,8 +42,8 @@ def outs(root: Path, out: Path, **config: object) -> dict[str, bytes]:
 
 def read(out: Path) -> dict[str, dict[str, dict[str, str]]]:
     """By split, base name of the image and column."""
-    found = {name: read_metadata(out / "metadata" / f"{name}.csv") for name in SPLITS}
-    return {name: {path.split("/")[-1]: row for path, row in rows.items()} for name, rows in found.items()}
+    tables = {name: read_metadata(out / "metadata" / f"{name}.csv") for name in SPLITS}
+    return {name: {path.split("/")[-1]: row for path, row in rows.items()} for name, rows in tables.items()}
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -23,13 +23,15 @@ def images(count: int, rare: int = 10) -> list[ImageRecord]:
         classes = [] if number % 5 == 4 else [0, 1] if number % rare == 0 else [0]
         place = Place(f"train/{number}.jpg")
         made.append(
-            ImageRecord(place.file, place, annotations=[Annotation(place, one, [0, 0, 1, 1]) for one in classes])
+            ImageRecord(
+                place.file, place, annotations=[Annotation(place, class_id, [0, 0, 1, 1]) for class_id in classes]
+            )
         )
     return made
 
 
 def cut(records: list[ImageRecord], digests: dict[str, str] | None = None, **config: Any) -> dict[str, set[str]]:
-    facts = {one.path: FileFacts((digests or {}).get(one.path, one.path), 1, 1) for one in records}
+    facts = {record.path: FileFacts((digests or {}).get(record.path, record.path), 1, 1) for record in records}
     train = Split(Place("x.json"), records, [Category(0, "a"), Category(1, "b")])
     done = cut_splits({"train": train}, facts, SplitConfig(**config))
     return {name: {record.path for record in split.images} for name, split in done.items()}
@@ -37,14 +39,14 @@ def cut(records: list[ImageRecord], digests: dict[str, str] | None = None, **con
 
 def test_each_split_gets_its_part_of_every_class_and_of_the_background() -> None:
     records = images(200)
-    kinds = {one.path: tuple(a.category for a in one.annotations) for one in records}
+    kinds = {record.path: tuple(a.category for a in record.annotations) for record in records}
     done = cut(records, valid=0.2, test=0.1)
     assert set.union(*done.values()) == kinds.keys()
     assert sum(map(len, done.values())) == 200
     for name, part in (("valid", 0.2), ("test", 0.1)):
-        found = Counter(kinds[path] for path in done[name])
+        counts = Counter(kinds[path] for path in done[name])
         for kind, total in Counter(kinds.values()).items():
-            assert abs(found[kind] - part * total) <= 1, (name, kind)
+            assert abs(counts[kind] - part * total) <= 1, (name, kind)
 
 
 def test_the_cut_depends_on_the_seed_and_on_nothing_else() -> None:
@@ -93,7 +95,7 @@ def test_nothing_that_validation_calls_near_is_in_two_splits_of_its_cut(tmp_path
     """Also where each frame is like the next few, and the first not like the last."""
     root, split = film(tmp_path / "data", 12, 9, step), {"valid": 0.25, "test": 0.25}
     findings, error = validate(root, tmp_path, split=split)
-    assert ({one["code"] for one in findings}, error) == ({"near-doubled"}, None)
+    assert ({finding["code"] for finding in findings}, error) == ({"near-doubled"}, None)
     sizes = [len(read_manifest(tmp_path / "manifest" / f"{name}.json")) for name in ("train", "valid", "test")]
     assert sizes == [54, 27, 27]
     cut_anew = validate(root, tmp_path, split=split, severities={"near-leakage": "ignore"})
@@ -119,7 +121,7 @@ def test_a_split_is_cut_on_request_alone_and_conversion_keeps_it(tmp_path: Path)
     picture(99).save(root / "train" / "stray.png")
     made = ingest(root, tmp_path, split={"valid": 0.4, "seed": 3})
     findings, _ = validate(root, tmp_path, split={"valid": 0.4, "seed": 3})
-    assert [one for one in places(findings) if one[0] != "class-untrained"] == [
+    assert [place for place in places(findings) if place[0] != "class-untrained"] == [
         ("image-not-listed", "warning", "train/stray.png", None)
     ]
     paths = {

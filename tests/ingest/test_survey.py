@@ -173,11 +173,11 @@ def test_a_crash_is_the_result_of_its_item_alone() -> None:
     items = [f"item {k}" for k in range(500)] + ["bad 1", "bad 2"] + [f"more {k}" for k in range(100)] + ["bad 3"]
     workers = Workers(work_that_dies(signal.SIGSEGV), lambda item, how: f"{item} {how}", 2)
     try:
-        found = list(workers.map(items))
+        results = list(workers.map(items))
     finally:
         workers.close()
-    assert sorted(item for item, _ in found) == sorted(items)
-    assert all(result == (f"{item} SIGSEGV" if item.startswith("bad") else item.upper()) for item, result in found)
+    assert sorted(item for item, _ in results) == sorted(items)
+    assert all(result == (f"{item} SIGSEGV" if item.startswith("bad") else item.upper()) for item, result in results)
 
 
 def test_a_killed_process_is_an_error_that_names_the_file() -> None:
@@ -209,7 +209,7 @@ def main():
     survey._WORTH_PROCESSES = 0
     started = survey.Survey.examine
     def told(self, paths):
-        print(*(one.process.pid for one in self._workers._workers), flush=True)
+        print(*(worker.process.pid for worker in self._workers._workers), flush=True)
         return started(self, paths)
     survey.Survey.examine = told
     out = Path(sys.argv[2])

@@ -25,13 +25,15 @@ def test_a_box_over_the_edge_is_clipped_with_a_warning(root: Path, tmp_path: Pat
     findings, error = validate(root, tmp_path)
     assert (places(findings), error) == ([("partly-outside", "warning", "labels/train/train_2.txt", 1)], None)
     content = json.loads(ingest(root, tmp_path)["annotations/train.json"])
-    assert [one["bbox"] for one in content["annotations"] if one["image_id"] == 2] == [[48.0, 18.0, 16.0, 12.0]]
+    assert [annotation["bbox"] for annotation in content["annotations"] if annotation["image_id"] == 2] == [
+        [48.0, 18.0, 16.0, 12.0]
+    ]
 
 
 def test_boxes_and_polygons_stand_in_one_file(root: Path, tmp_path: Path) -> None:
     (root / LABEL).write_text("0 0.25 0.25 0.5 0.25\n1 0.25 0.25 0.75 0.25 0.75 0.75\n")
     content = json.loads(ingest(root, tmp_path)["annotations/train.json"])
-    box, polygon = (one for one in content["annotations"] if one["image_id"] == 1)
+    box, polygon = (annotation for annotation in content["annotations"] if annotation["image_id"] == 1)
     assert "segmentation" not in box
     assert polygon["segmentation"] == [[16.0, 12.0, 48.0, 12.0, 48.0, 36.0]]
     assert polygon["bbox"] == [16.0, 12.0, 32.0, 24.0]
@@ -82,11 +84,11 @@ def test_labels_that_are_all_lost_are_told_with_the_place_where_they_were_looked
     )
     findings, error = validate(root, tmp_path)
     assert error is not None
-    told = [one["what"] for one in findings if one["code"] == "image-without-labels"]
-    assert len(told) == 3
-    assert "3 of 3 images of train" in told[2]
-    assert "Images/train/train_1.txt" in told[2]
-    assert sum(one["code"] == "label-without-image" for one in findings) == 6
+    messages = [finding["what"] for finding in findings if finding["code"] == "image-without-labels"]
+    assert len(messages) == 3
+    assert "3 of 3 images of train" in messages[2]
+    assert "Images/train/train_1.txt" in messages[2]
+    assert sum(finding["code"] == "label-without-image" for finding in findings) == 6
 
 
 def test_text_files_that_hold_no_labels_are_none(root: Path, tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_every_ending_of_jpeg_is_read(root: Path, tmp_path: Path, suffix: str) -
     (root / "labels/train/a.txt").write_text("0 0.5 0.5 0.25 0.25\n")
     after = ingest(root, tmp_path)
     assert f"images/train/a{suffix}" in [
-        one["file_name"] for one in json.loads(after["annotations/train.json"])["images"]
+        image["file_name"] for image in json.loads(after["annotations/train.json"])["images"]
     ]
     assert validate(root, tmp_path) == ([], None)
 
@@ -133,7 +135,7 @@ def test_a_folder_data_is_no_prefix_of_cvat(tmp_path: Path) -> None:
     list_images(root, "train.txt", "data/images/train/")
     (root / "data").mkdir()
     findings, _ = validate(root, tmp_path)
-    missing = [one["image"] for one in findings if one["code"] == "image-missing"]
+    missing = [finding["image"] for finding in findings if finding["code"] == "image-missing"]
     assert sorted(missing) == [f"data/images/train/train_{number}.png" for number in (1, 2, 3)]
 
 
@@ -180,7 +182,7 @@ def test_a_test_split_that_is_not_there_is_none(root: Path, tmp_path: Path, entr
 def test_a_split_may_have_several_folders(root: Path, tmp_path: Path) -> None:
     rewrite(root, "train: images/train", "train:\n- images/train\n- images/test", "test: images/test\n", "")
     after = ingest(root, tmp_path)
-    assert [one["file_name"] for one in json.loads(after["annotations/train.json"])["images"]] == [
+    assert [image["file_name"] for image in json.loads(after["annotations/train.json"])["images"]] == [
         "images/test/test_1.png", "images/train/train_1.png", "images/train/train_2.png", "images/train/train_3.png",
     ]  # fmt: skip
 
@@ -228,7 +230,7 @@ def test_of_a_pose_dataset_the_boxes_are_used(root: Path, tmp_path: Path) -> Non
 def test_the_same_folder_twice_leaks(root: Path, tmp_path: Path) -> None:
     rewrite(root, "val: images/valid", "val: images/train")
     findings, _ = validate(root, tmp_path)
-    assert [(one["code"], one["file"]) for one in findings if one["code"] == "leakage"] == [
+    assert [(finding["code"], finding["file"]) for finding in findings if finding["code"] == "leakage"] == [
         ("leakage", f"images/train/train_{k}.png") for k in (1, 2, 3)
     ]
 
@@ -249,7 +251,7 @@ def test_labels_lie_across_from_the_last_folder_of_images_or_beside(image: str, 
 
 def test_sizes_are_those_of_the_pictures(root: Path, tmp_path: Path) -> None:
     content = json.loads(ingest(root, tmp_path)["annotations/valid.json"])
-    assert {(one["width"], one["height"]) for one in content["images"]} == {SIZE}
+    assert {(image["width"], image["height"]) for image in content["images"]} == {SIZE}
 
 
 WORDS = st.one_of(
@@ -278,6 +280,6 @@ def test_no_labels_or_definition_crash_validation(
     content = {"train": "images/train", "val": "images/valid", "names": ["cat", "dog"]} | changes
     (root / "data.yaml").write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
     findings, error = validate(root, tmp_path, on_error=on_error)
-    assert (error is not None) == any(one["effect"] == "stop" for one in findings)
+    assert (error is not None) == any(finding["effect"] == "stop" for finding in findings)
     if error is None:
         ingest(root, tmp_path, on_error=on_error)

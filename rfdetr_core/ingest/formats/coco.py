@@ -12,7 +12,7 @@ from typing import Any
 
 from rfdetr_core.base import files
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import LINK_OUT, joined, leaves, listing, name_fault, plain_name
+from rfdetr_core.ingest.folder import LINK_OUT, joined, leads_outside, listing, name_problem, plain_name
 from rfdetr_core.ingest.records import (
     Annotation,
     Category,
@@ -22,7 +22,7 @@ from rfdetr_core.ingest.records import (
     Split,
     is_text,
     metadata_value,
-    shown,
+    short_repr,
 )
 
 ANNOTATIONS = "_annotations.coco.json"
@@ -50,12 +50,12 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
             names = [name for name, _ in pairs]
             doubled = next(name for name in names if names.count(name) > 1)
             annotation = value.get("id") if "image_id" in value and isinstance(value.get("id"), int) else None
-            what = f"{shown(doubled)} stands twice in an object"
-            findings.add("key-doubled", Place(file, annotation=annotation), what)
+            message = f"{short_repr(doubled)} stands twice in an object"
+            findings.add("key-doubled", Place(file, annotation=annotation), message)
         return value
 
     place, fault = Place(file), ""
-    if leaves(root, file):
+    if leads_outside(root, file):
         findings.add("labels-outside", place, f"it is {LINK_OUT}")
         return None
     try:
@@ -76,7 +76,7 @@ def read_json(root: Path, file: str, findings: Findings) -> Any:
     return None
 
 
-def found(root: Path) -> bool:
+def is_present(root: Path) -> bool:
     """Whether the folder of a split has annotations."""
     return any((root / folder / ANNOTATIONS).is_file() for split in FOLDERS for folder in _folders(root, split))
 
@@ -84,8 +84,8 @@ def found(root: Path) -> bool:
 def _folders(root: Path, split: str) -> list[str]:
     """The folders that have the name of a split, in the order of FOLDERS."""
     names = FOLDERS[split]
-    found = [entry.name for entry in root.glob("*") if entry.name.casefold() in names and entry.is_dir()]
-    return sorted(found, key=lambda name: (names.index(name.casefold()), name))
+    folders = [entry.name for entry in root.glob("*") if entry.name.casefold() in names and entry.is_dir()]
+    return sorted(folders, key=lambda name: (names.index(name.casefold()), name))
 
 
 def read(root: Path, findings: Findings) -> Dataset:
@@ -108,8 +108,8 @@ def read_plain(root: Path, findings: Findings) -> Dataset:
     places = {}
     for split, names in plain_files(root).items():
         if len(names) > 1:
-            what = f"{' and '.join(names)} are both the {split} split. Choose: validate.coco in params.yaml"
-            findings.add("labels-malformed", Place(names[1]), what)
+            message = f"{' and '.join(names)} are both the {split} split. Choose: validate.coco in params.yaml"
+            findings.add("labels-malformed", Place(names[1]), message)
             continue
         name = _PLAIN.fullmatch(names[0].removeprefix("annotations/"))
         assert name is not None
@@ -120,34 +120,34 @@ def read_plain(root: Path, findings: Findings) -> Dataset:
         else:
             findings.add("labels-missing", Place(names[0]), f"its images are neither in {name[1]}/ nor in images/")
     for path in sorted((root / "annotations").glob("image_info_test*.json")) if "test" not in places else ():
-        what = "it names images and has no annotations: it is no test split"
-        findings.add("test-without-labels", Place(f"annotations/{path.name}"), what)
+        message = "it names images and has no annotations: it is no test split"
+        findings.add("test-without-labels", Place(f"annotations/{path.name}"), message)
     return _read_splits(root, places, findings)
 
 
 def read_named(root: Path, findings: Findings) -> Dataset:
     """Read the splits that `validate.coco` names."""
     places: dict[str, tuple[str, str]] = {}
-    for split, named in (findings.config.coco or {}).items():
-        for name in (named.annotations, named.images):
-            fault = name_fault(f"x/{name}")
-            if fault or leaves(root, name):
-                what = f"validate.coco.{split} names it: it leaves the dataset folder"
-                findings.add("labels-outside", Place(name), what)
+    for split, paths in (findings.config.coco or {}).items():
+        for name in (paths.annotations, paths.images):
+            fault = name_problem(f"x/{name}")
+            if fault or leads_outside(root, name):
+                message = f"validate.coco.{split} names it: it leaves the dataset folder"
+                findings.add("labels-outside", Place(name), message)
             elif not (root / name).exists():
                 findings.add("labels-missing", Place(name), f"validate.coco.{split} names it, and it is not there")
-        places[split] = (joined(".", named.annotations), joined(".", named.images))
+        places[split] = (joined(".", paths.annotations), joined(".", paths.images))
     return {} if findings.broken else _read_splits(root, places, findings)
 
 
 def plain_files(root: Path) -> dict[str, list[str]]:
     """The annotation files of COCO's own layout, by split. image_info_test*.json has no annotations and is none."""
-    found: dict[str, list[str]] = {}
+    by_split: dict[str, list[str]] = {}
     for path in sorted((root / "annotations").glob("instances_*.json")):
         if (match := _PLAIN.fullmatch(path.name)) and path.is_file():
             split = match[2].lower()
-            found.setdefault(_SPLITS.get(split, split), []).append(f"annotations/{path.name}")
-    return found
+            by_split.setdefault(_SPLITS.get(split, split), []).append(f"annotations/{path.name}")
+    return by_split
 
 
 def _read_splits(root: Path, places: Mapping[str, tuple[str, str]], findings: Findings) -> Dataset:
@@ -167,10 +167,10 @@ def _find_misspelt(root: Path, split: Split, lost: set[str], findings: Findings)
     """Take out of a split the images whose file is there under another spelling, among `lost`; gives these files."""
     spelt = {plain_name(path): path for path in lost}
     meant = {record.path: spelt.get(plain_name(record.path)) for record in split.images if spelt}
-    absent = [one for one in split.images if meant.get(one.path) and not (root / one.path).exists()]
+    absent = [record for record in split.images if meant.get(record.path) and not (root / record.path).exists()]
     for record in absent:
-        what = f"the file is {meant[record.path]!a}, by case or the spelling of its characters not {record.path!a}"
-        findings.add("name-differs", record.place, what)
+        message = f"the file is {meant[record.path]!a}, by case or the spelling of its characters not {record.path!a}"
+        findings.add("name-differs", record.place, message)
         split.images.remove(record)
     return {meant[record.path] or "" for record in absent}
 
@@ -185,20 +185,20 @@ class _Ids:
     other: int = 0
     first: str = ""
 
-    def whole(self, entry: Any, key: str = "id") -> int | None:
+    def integer(self, entry: Any, key: str = "id") -> int | None:
         """The id as an integer: "1" and 1.0 are 1. None: it is none, such as True, or 2**60, which others round."""
         value: Any = entry.get(key) if isinstance(entry, dict) else None
         if type(value) is int:
             return value if 0 <= value <= _LARGEST_ID else None
-        whole = type(value) is float and value.is_integer() and 0 <= value <= _LARGEST_ID
-        if whole or (isinstance(value, str) and re.fullmatch("0|[1-9][0-9]{0,14}", value)):
+        is_integer = type(value) is float and value.is_integer() and 0 <= value <= _LARGEST_ID
+        if is_integer or (isinstance(value, str) and re.fullmatch("0|[1-9][0-9]{0,14}", value)):
             self._note(key, value)
             return int(value)
         return None
 
-    def of(self, entry: Any, key: str = "id") -> _Id | None:
+    def integer_or_text(self, entry: Any, key: str = "id") -> _Id | None:
         """The same, or any other text."""
-        value = self.whole(entry, key)
+        value = self.integer(entry, key)
         if value is None and isinstance(entry, dict) and is_text(entry.get(key)):
             self._note(key, entry[key])
             return str(entry[key])
@@ -206,7 +206,7 @@ class _Ids:
 
     def _note(self, key: str, value: Any) -> None:
         self.other += 1
-        self.first = self.first or f"{key}: {shown(value)}"
+        self.first = self.first or f"{key}: {short_repr(value)}"
 
 
 def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split:
@@ -224,22 +224,28 @@ def _read_split(root: Path, file: str, folder: str, findings: Findings) -> Split
     _read_annotations(lists[1], file, images, ids, findings)
     categories = []
     for number, entry in enumerate(lists[2]):
-        class_id = ids.whole(entry)
+        class_id = ids.integer(entry)
         if class_id is None:
-            findings.add("class-malformed", Place(file), f"categories[{number}] is {shown(entry)}, without a valid id")
+            findings.add(
+                "class-malformed", Place(file), f"categories[{number}] is {short_repr(entry)}, without a valid id"
+            )
         else:
             categories.append(Category(class_id, entry.get("name"), entry.get("supercategory")))
     if ids.other:
-        what = f"{ids.other} ids are text or have a decimal point, such as {ids.first}"
-        findings.add("id-not-integer", Place(file), what)
-    named = {joined(folder, str(entry.get("file_name"))) for entry in lists[0] if isinstance(entry, dict)}
-    return Split(Place(file), [record for record in images.values() if record], categories, frozenset(named), folder)
+        message = f"{ids.other} ids are text or have a decimal point, such as {ids.first}"
+        findings.add("id-not-integer", Place(file), message)
+    listed = {joined(folder, str(entry.get("file_name"))) for entry in lists[0] if isinstance(entry, dict)}
+    return Split(Place(file), [record for record in images.values() if record], categories, frozenset(listed), folder)
 
 
 def _read_licences(entries: Any) -> dict[str, str]:
     """The names of licences by their ids; "" where one has none."""
     entries = entries if isinstance(entries, list) else []
-    return {_licence_id(one, "id"): metadata_value(one.get("name")) or "" for one in entries if isinstance(one, dict)}
+    return {
+        _licence_id(licence, "id"): metadata_value(licence.get("name")) or ""
+        for licence in entries
+        if isinstance(licence, dict)
+    }
 
 
 def _licence_id(entry: dict[str, Any], key: str) -> str:
@@ -247,25 +253,27 @@ def _licence_id(entry: dict[str, Any], key: str) -> str:
     value = entry.get(key)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return "" if value is None or isinstance(value, bool) else shown(value) if isinstance(value, int) else str(value)
+    return (
+        "" if value is None or isinstance(value, bool) else short_repr(value) if isinstance(value, int) else str(value)
+    )
 
 
 def _check_licences(entries: list[Any], file: str, licences: Mapping[str, str], findings: Findings) -> None:
     """Find images whose licence the file does not list; tools write 0 where there is none."""
-    named = ((entry, _licence_id(entry, "license")) for entry in entries if isinstance(entry, dict))
-    unknown = [(entry, licence) for entry, licence in named if licence not in ("", "0", *licences)]
+    licence_ids = ((entry, _licence_id(entry, "license")) for entry in entries if isinstance(entry, dict))
+    unknown = [(entry, licence) for entry, licence in licence_ids if licence not in ("", "0", *licences)]
     if unknown:
         (entry, licence), *_ = unknown
-        what = f"{len(unknown)} images have a license that is not in licenses. The first: {shown(licence)}, of "
-        findings.add("metadata-licence-unknown", Place(file), what + shown(entry.get("file_name")))
+        message = f"{len(unknown)} images have a license that is not in licenses. The first: {short_repr(licence)}, of "
+        findings.add("metadata-licence-unknown", Place(file), message + short_repr(entry.get("file_name")))
 
 
 def _metadata(entry: dict[str, Any], licences: Mapping[str, str]) -> dict[str, str] | None:
     """The licence and date of an image, as far as COCO's fields have them."""
     date = entry.get("date_captured")
     date = str(date) if type(date) is int and date else date  # tools write 0 where there is none
-    found = {"date": metadata_value(date), "licence": licences.get(_licence_id(entry, "license"))}
-    return {column: value for column, value in found.items() if value} or None
+    values = {"date": metadata_value(date), "licence": licences.get(_licence_id(entry, "license"))}
+    return {column: value for column, value in values.items() if value} or None
 
 
 def _read_images(
@@ -276,11 +284,11 @@ def _read_images(
     paths: dict[str, _Id] = {}
     unsaid: list[str] = []
     for number, entry in enumerate(entries):
-        identity = ids.of(entry)
+        identity = ids.integer_or_text(entry)
         if identity is None:
-            findings.add("image-malformed", Place(file), f"images[{number}] is {shown(entry)}, without a valid id")
+            findings.add("image-malformed", Place(file), f"images[{number}] is {short_repr(entry)}, without a valid id")
             continue
-        fault = name_fault(entry.get("file_name"))
+        fault = name_problem(entry.get("file_name"))
         path = joined(folder, str(entry.get("file_name")))
         place = Place(file, image=None if fault else path)
         if fault:
@@ -289,43 +297,45 @@ def _read_images(
             findings.add("image-id-doubled", place, f"image id {identity} stands for another entry too")
         elif path in paths:
             findings.add("image-listed-twice", place, f"image id {identity} and {paths[path]} are both {path}")
-        first = images.get(identity)
+        earlier = images.get(identity)
         # Of an id with two files, the annotations may be meant for either.
-        if first is None or first.path != path:
+        if earlier is None or earlier.path != path:
             usable = not fault and identity not in images and path not in paths
             width, height = entry.get("width"), entry.get("height")
             if width == height == 0:
                 unsaid.append(path)
                 width = height = None
-            known = identity if isinstance(identity, int) else None
-            record = ImageRecord(path, place, width, height, id=known, metadata=_metadata(entry, licences))
+            integer_id = identity if isinstance(identity, int) else None
+            record = ImageRecord(path, place, width, height, id=integer_id, metadata=_metadata(entry, licences))
             images[identity] = record if usable else None
         paths.setdefault(path, identity)
     if unsaid:
-        what = f"of {len(unsaid)} images width and height are 0. The first: {unsaid[0]}"
-        findings.add("image-size-zero", Place(file), what)
+        message = f"of {len(unsaid)} images width and height are 0. The first: {unsaid[0]}"
+        findings.add("image-size-zero", Place(file), message)
     return images
 
 
 def _read_annotations(
     entries: list[Any], file: str, images: dict[_Id, ImageRecord | None], ids: _Ids, findings: Findings
 ) -> None:
-    seen: set[_Id] = set()
+    seen_ids: set[_Id] = set()
     ignored: list[_Id] = []
     for number, entry in enumerate(entries):
-        identity, owner = ids.of(entry), ids.of(entry, "image_id")
+        identity, owner = ids.integer_or_text(entry), ids.integer_or_text(entry, "image_id")
         record = images.get(owner) if owner is not None else None
-        known = identity if isinstance(identity, int) else None
-        place = Place(file, annotation=known, image=record.path if record else None)
+        integer_id = identity if isinstance(identity, int) else None
+        place = Place(file, annotation=integer_id, image=record.path if record else None)
         if identity is None:
-            findings.add("annotation-malformed", place, f"annotations[{number}] is {shown(entry)}, without a valid id")
-        elif identity in seen:
+            findings.add(
+                "annotation-malformed", place, f"annotations[{number}] is {short_repr(entry)}, without a valid id"
+            )
+        elif identity in seen_ids:
             findings.add("annotation-id-doubled", place, f"annotation id {identity} stands for another one too")
         elif owner not in images:
-            findings.add("annotation-without-image", place, f"there is no image id {shown(entry.get('image_id'))}")
+            findings.add("annotation-without-image", place, f"there is no image id {short_repr(entry.get('image_id'))}")
         elif record:
             box, segmentation, area = map(entry.get, ("bbox", "segmentation", "area"))
-            class_id = ids.whole(entry, "category_id")
+            class_id = ids.integer(entry, "category_id")
             category = entry.get("category_id") if class_id is None else class_id
             crowd = entry.get("iscrowd", 0)
             if crowd == 0 and entry.get("ignore") == 1:
@@ -334,7 +344,7 @@ def _read_annotations(
             if isinstance(segmentation, list):
                 segmentation = [polygon for polygon in segmentation if polygon != []]  # tools write [[]] for no mask
             record.annotations.append(Annotation(place, category, box, segmentation, area, crowd))
-        seen.add(-1 if identity is None else identity)
+        seen_ids.add(-1 if identity is None else identity)
     if ignored:
-        what = f"{len(ignored)} annotations have ignore: 1, the first has id {ignored[0]}"
-        findings.add("ignored-as-crowd", Place(file), what)
+        message = f"{len(ignored)} annotations have ignore: 1, the first has id {ignored[0]}"
+        findings.add("ignored-as-crowd", Place(file), message)

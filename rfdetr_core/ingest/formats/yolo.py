@@ -12,9 +12,9 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import load_yaml
 from rfdetr_core.ingest.findings import Findings
-from rfdetr_core.ingest.folder import LINK_OUT, joined, leaves, listing, name_fault, plain_name
+from rfdetr_core.ingest.folder import LINK_OUT, joined, leads_outside, listing, name_problem, plain_name
 from rfdetr_core.ingest.geometry import bounds
-from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, shown
+from rfdetr_core.ingest.records import Annotation, Category, Dataset, ImageRecord, Place, Split, short_repr
 
 DEFINITIONS = ("data.yaml", "data.yml")
 # FiftyOne writes it. Other tools have files of this name, too, so a readable one counts only with a key of YOLO.
@@ -29,7 +29,7 @@ _LONGEST_LINE = 2**20
 KEYS = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
 
 
-def found(root: Path) -> bool:
+def is_present(root: Path) -> bool:
     """Whether a file defines the dataset."""
     return _definition(root) is not None
 
@@ -39,7 +39,7 @@ def read(root: Path, findings: Findings) -> Dataset:
     definition = _definition(root)
     assert definition is not None
     place = Place(definition)
-    if leaves(root, place.file):
+    if leads_outside(root, place.file):
         findings.add("labels-outside", place, f"it is {LINK_OUT}")
         return {}
     try:
@@ -48,28 +48,31 @@ def read(root: Path, findings: Findings) -> Dataset:
         findings.add("labels-unreadable", place, str(error).replace(str(root / place.file), "it"))
         return {}
     if not isinstance(content, dict):
-        findings.add("labels-malformed", place, f"it holds {shown(content)}, no keys")
+        findings.add("labels-malformed", place, f"it holds {short_repr(content)}, no keys")
         return {}
     categories = _read_names(content, place, findings)
     base, keypoints = _base(root, content.get("path"), place, findings), _keypoints(content, place, findings)
     dataset: Dataset = {}
-    read: dict[str, list[ImageRecord]] = {}
+    records_of: dict[str, list[ImageRecord]] = {}
     owners: dict[str, str] = {}
     for name, keys in KEYS.items():
         entries = next((content[key] for key in keys if content.get(key)), None)
         if name == "test" and entries is not None and base is not None and _is_absent(root, base, entries):
-            findings.add("test-missing", place, f"test is {shown(entries)}, and nothing is there")
+            findings.add("test-missing", place, f"test is {short_repr(entries)}, and nothing is there")
         elif entries is not None and base is not None:
-            read[name] = _read_images(root, base, entries, place, findings)
-    alone = {name: [one for one in records if _is_alone(one, owners, findings)] for name, records in read.items()}
+            records_of[name] = _read_images(root, base, entries, place, findings)
+    with_own_labels = {
+        name: [record for record in records if _is_alone(record, owners, findings)]
+        for name, records in records_of.items()
+    }
     misspelt = set[str]() if findings.broken else _find_strays(root, owners, findings)
-    for name, records in alone.items():
-        usable = (one for one in records if one.path not in misspelt)
-        kept = [record for record in usable if _read_objects(root, record, keypoints, findings)]
-        _count_unlabelled(root, name, kept, place, findings)
+    for name, records in with_own_labels.items():
+        usable = (record for record in records if record.path not in misspelt)
+        usable_records = [record for record in usable if _read_objects(root, record, keypoints, findings)]
+        _count_unlabelled(root, name, usable_records, place, findings)
         if IDS_KEY in content:
-            _use_category_ids(kept, categories, findings)
-        dataset[name] = Split(place, kept, categories, frozenset(record.path for record in read[name]))
+            _use_category_ids(usable_records, categories, findings)
+        dataset[name] = Split(place, usable_records, categories, frozenset(record.path for record in records_of[name]))
     return dataset
 
 
@@ -78,24 +81,28 @@ def _definition(root: Path) -> str | None:
     for name in DEFINITIONS:
         if (root / name).is_file():
             return name
-    wanted = {"names", "nc", *(key for keys in KEYS.values() for key in keys)}
+    expected_keys = {"names", "nc", *(key for keys in KEYS.values() for key in keys)}
     for name in _OTHER_DEFINITIONS:
         if (root / name).is_file():
             try:
                 content = load_yaml(root / name)
             except UserError:
                 return name  # reading it says what is wrong
-            if isinstance(content, dict) and wanted & content.keys():
+            if isinstance(content, dict) and expected_keys & content.keys():
                 return name
     return None
 
 
 def _count_unlabelled(root: Path, name: str, records: list[ImageRecord], place: Place, findings: Findings) -> None:
-    bare = [one.path for one in records if not (root / label_path(one.path)).exists() and (root / one.path).exists()]
-    if bare:
-        what = f"{len(bare)} of {len(records)} images of {name} have no label file and count as images without objects"
-        what += f". The first is {bare[0]}: its label file would be {label_path(bare[0])}"
-        findings.add("image-without-labels", place, what)
+    without_labels = [
+        record.path
+        for record in records
+        if not (root / label_path(record.path)).exists() and (root / record.path).exists()
+    ]
+    if without_labels:
+        message = f"{len(without_labels)} of {len(records)} images of {name} have no label file and count as images without objects"
+        message += f". The first is {without_labels[0]}: its label file would be {label_path(without_labels[0])}"
+        findings.add("image-without-labels", place, message)
 
 
 def _find_strays(root: Path, owners: dict[str, str], findings: Findings) -> set[str]:
@@ -111,10 +118,10 @@ def _find_strays(root: Path, owners: dict[str, str], findings: Findings) -> set[
         if path in owners or not _has_labels(root, path):
             continue
         if label := spelt.get(plain_name(path)):
-            what = (
+            message = (
                 f"{owners[label]!a} has the label file {label!a}, not {path!a}: they differ by case or the spelling of"
             )
-            if findings.add("name-differs", Place(path, image=owners[label]), f"{what} their characters"):
+            if findings.add("name-differs", Place(path, image=owners[label]), f"{message} their characters"):
                 misspelt.add(owners[label])
             continue
         expected = of_stem.get(posixpath.splitext(posixpath.basename(path))[0])
@@ -126,7 +133,7 @@ def _find_strays(root: Path, owners: dict[str, str], findings: Findings) -> set[
 def _has_labels(root: Path, path: str) -> bool:
     """Whether a text file is meant to hold labels, by its folder or its first line."""
     *folders, name = path.split("/")
-    if name == "classes.txt" or leaves(root, path) or not (root / path).is_file():
+    if name == "classes.txt" or leads_outside(root, path) or not (root / path).is_file():
         return False
     if "labels" in map(str.casefold, folders):
         return True
@@ -143,28 +150,28 @@ def _read_names(content: dict[str, Any], place: Place, findings: Findings) -> li
     names, count = content.get("names"), content.get("nc")
     table = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(table, dict) or not table or any(number not in table for number in range(len(table))):
-        findings.add("class-malformed", place, f"names is {shown(names)}, neither a list nor numbered from 0")
+        findings.add("class-malformed", place, f"names is {short_repr(names)}, neither a list nor numbered from 0")
     elif count is not None and count != len(table):
-        findings.add("class-malformed", place, f"nc is {shown(count)}, but there are {len(table)} names")
+        findings.add("class-malformed", place, f"nc is {short_repr(count)}, but there are {len(table)} names")
     else:
         ids = content.get(IDS_KEY, list(range(len(table))))
-        whole = isinstance(ids, list) and all(type(one) is int and 0 <= one <= 2**53 for one in ids)
-        if whole and len(set(ids)) == len(ids) == len(table):
+        are_ids = isinstance(ids, list) and all(type(class_id) is int and 0 <= class_id <= 2**53 for class_id in ids)
+        if are_ids and len(set(ids)) == len(ids) == len(table):
             return [Category(ids[number], table[number]) for number in range(len(table))]
-        findings.add("class-malformed", place, f"{IDS_KEY} is {shown(ids)}, not {len(table)} different ids")
+        findings.add("class-malformed", place, f"{IDS_KEY} is {short_repr(ids)}, not {len(table)} different ids")
     return []
 
 
 def _use_category_ids(records: list[ImageRecord], categories: list[Category], findings: Findings) -> None:
     """Put category ids in place of the numbers that the lines have."""
     for record in records:
-        kept = []
-        for one in record.annotations:
-            if 0 <= one.category < len(categories):
-                kept.append(replace(one, category=categories[one.category].id))
+        annotations = []
+        for annotation in record.annotations:
+            if 0 <= annotation.category < len(categories):
+                annotations.append(replace(annotation, category=categories[annotation.category].id))
             elif categories:
-                findings.add("class-unknown", one.place, f"class {one.category} is not one of names")
-        record.annotations = kept
+                findings.add("class-unknown", annotation.place, f"class {annotation.category} is not one of names")
+        record.annotations = annotations
 
 
 def _base(root: Path, entry: Any, place: Place, findings: Findings) -> str | None:
@@ -172,16 +179,20 @@ def _base(root: Path, entry: Any, place: Place, findings: Findings) -> str | Non
     if not isinstance(entry, str) or not entry:
         return "." if not entry else _inside(root, ".", entry, place, findings)
     if entry.startswith(("/", "\\")) or entry[1:2] == ":":
-        if name_fault(f"x/{_below(root, '.', entry)}") or entry[1:2] == ":":
-            what = f"path is {shown(entry)}, outside the dataset folder: of another machine? Without it, train, val and"
-            findings.add("labels-outside", place, f"{what} test count from the folder of {place.file}: remove the key")
+        if name_problem(f"x/{_below(root, '.', entry)}") or entry[1:2] == ":":
+            message = f"path is {short_repr(entry)}, outside the dataset folder: of another machine? Without it, train, val and"
+            findings.add(
+                "labels-outside", place, f"{message} test count from the folder of {place.file}: remove the key"
+            )
             return None
     else:
         # Ultralytics counts a path like ../datasets/coco8 from a folder of its own.
         below = joined(".", entry).replace("../", "")
-        if not name_fault(f"x/{below}") and not (root / below).exists():
-            what = f"path is {shown(entry)}, not in the dataset folder: train, val and test count from that itself"
-            return None if findings.add("base-ignored", place, what) else "."
+        if not name_problem(f"x/{below}") and not (root / below).exists():
+            message = (
+                f"path is {short_repr(entry)}, not in the dataset folder: train, val and test count from that itself"
+            )
+            return None if findings.add("base-ignored", place, message) else "."
     return _inside(root, ".", entry, place, findings)
 
 
@@ -190,10 +201,10 @@ def _keypoints(content: dict[str, Any], place: Place, findings: Findings) -> int
     shape = content.get("kpt_shape")
     if shape is None:
         return 0
-    if not isinstance(shape, list) or len(shape) != 2 or any(type(one) is not int or one < 1 for one in shape):
-        findings.add("labels-malformed", place, f"kpt_shape is {shown(shape)}, not [number, 2] or [number, 3]")
+    if not isinstance(shape, list) or len(shape) != 2 or any(type(size) is not int or size < 1 for size in shape):
+        findings.add("labels-malformed", place, f"kpt_shape is {short_repr(shape)}, not [number, 2] or [number, 3]")
         return 0
-    findings.add("keypoints-ignored", place, f"kpt_shape is {shown(shape)}: its lines have keypoints")
+    findings.add("keypoints-ignored", place, f"kpt_shape is {short_repr(shape)}: its lines have keypoints")
     return int(shape[0] * shape[1])
 
 
@@ -201,21 +212,23 @@ def _is_alone(record: ImageRecord, owners: dict[str, str], findings: Findings) -
     """Note whose the label file of an image is; False: it is that of another image too, and this one is left out."""
     label = label_path(record.path)
     owner = owners.setdefault(label, record.path)
-    what = f"{label} is the label file of {owner} too"
-    return owner == record.path or not findings.add("label-shared", Place(record.path, image=record.path), what)
+    message = f"{label} is the label file of {owner} too"
+    return owner == record.path or not findings.add("label-shared", Place(record.path, image=record.path), message)
 
 
 def _inside(root: Path, base: str, entry: Any, place: Place, findings: Findings) -> str | None:
     """The path below the dataset folder that an entry means; None, with a finding, where there is no such thing."""
     text = entry if isinstance(entry, str) else ""
     path = _meant(root, base, text)
-    fault = name_fault(f"x/{path}")
+    fault = name_problem(f"x/{path}")
     if not text or (fault and fault[0] == "path-malformed"):
-        findings.add("labels-malformed", place, f"{shown(entry)} is no path")
-    elif fault or leaves(root, path):
-        findings.add("labels-outside", place, f"{shown(entry)} leaves the dataset folder")
+        findings.add("labels-malformed", place, f"{short_repr(entry)} is no path")
+    elif fault or leads_outside(root, path):
+        findings.add("labels-outside", place, f"{short_repr(entry)} leaves the dataset folder")
     elif not (root / path).exists():
-        findings.add("labels-missing", place, f"{shown(entry)} is not there: looked for {path} in the dataset folder")
+        findings.add(
+            "labels-missing", place, f"{short_repr(entry)} is not there: looked for {path} in the dataset folder"
+        )
     else:
         return path
     return None
@@ -227,7 +240,7 @@ def _is_absent(root: Path, base: str, entries: Any) -> bool:
     if not all(isinstance(text, str) and text for text in texts):
         return False
     paths = [_meant(root, base, text) for text in texts]
-    return not any(name_fault(f"x/{path}") or leaves(root, path) or (root / path).exists() for path in paths)
+    return not any(name_problem(f"x/{path}") or leads_outside(root, path) or (root / path).exists() for path in paths)
 
 
 def _meant(root: Path, base: str, text: str) -> str:
@@ -258,13 +271,13 @@ def _read_images(root: Path, base: str, entries: Any, place: Place, findings: Fi
         elif path is not None:
             listed.append((path, place))
     images: dict[str, ImageRecord] = {}
-    for path, at in listed:
-        if fault := name_fault(path):
-            findings.add(fault[0], at, fault[1])
+    for path, place_listed in listed:
+        if fault := name_problem(path):
+            findings.add(fault[0], place_listed, fault[1])
         elif path in images:
-            findings.add("image-listed-twice", replace(at, image=path), f"{path} is in this split already")
+            findings.add("image-listed-twice", replace(place_listed, image=path), f"{path} is in this split already")
         else:
-            images[path] = ImageRecord(path, at)
+            images[path] = ImageRecord(path, place_listed)
     return [images[path] for path in sorted(images)]
 
 
@@ -288,25 +301,27 @@ def _read_objects(root: Path, record: ImageRecord, keypoints: int, findings: Fin
         if category is not None and (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)):
             record.annotations.append(_annotation(place, category, values))
             continue
-        what = f"{shown(line)} is neither class, centre x, centre y, width, height nor class and a polygon"
+        message = f"{short_repr(line)} is neither class, centre x, centre y, width, height nor class and a polygon"
         if "," in line:
-            what += ". Write decimal points, and spaces between numbers"
+            message += ". Write decimal points, and spaces between numbers"
         elif len(values) == 5 and line.split()[-1].isdecimal():
-            what += ". Is the last one the id of a track, as CVAT writes it? Remove it: export again without tracks"
+            message += ". Is the last one the id of a track, as CVAT writes it? Remove it: export again without tracks"
         elif len(values) == 5:
-            what += ". Is the last one a confidence? Then these are predictions"
-        findings.add("annotation-malformed", place, what)
+            message += ". Is the last one a confidence? Then these are predictions"
+        findings.add("annotation-malformed", place, message)
     return lines is not None
 
 
 def _numbers(line: str) -> tuple[int | None, list[float]]:
     """The class and the other numbers of a line; None and nothing where one of them is none."""
-    first, *rest = line.split()
+    first_word, *other_words = line.split()
     try:
-        category = float(first)  # some tools write the class as 0.0
-        whole = int(first) if first.lstrip("+-").isdecimal() else int(category) if category.is_integer() else None
+        category = float(first_word)  # some tools write the class as 0.0
+        class_id = (
+            int(first_word) if first_word.lstrip("+-").isdecimal() else int(category) if category.is_integer() else None
+        )
         # Python alone reads 1_0 as 10, and the digits of other scripts.
-        return whole if line.isascii() and "_" not in line else None, [float(word) for word in rest]
+        return class_id if line.isascii() and "_" not in line else None, [float(word) for word in other_words]
     except (ValueError, OverflowError):
         return None, []
 
@@ -323,7 +338,7 @@ def _annotation(place: Place, category: int, values: list[float]) -> Annotation:
 def _read_lines(root: Path, path: str, code: str, findings: Findings) -> list[tuple[int, str]] | None:
     """Lines of a text file that are not blank, with their numbers; None, and a finding, where it cannot be read."""
     try:
-        if leaves(root, path) or not (root / path).is_file():
+        if leads_outside(root, path) or not (root / path).is_file():
             raise OSError(0, f"it is no regular file, or {LINK_OUT}")
         if (root / path).stat().st_size > _MOST_BYTES:
             raise OSError(0, f"it has more than {_MOST_BYTES:,} bytes")
