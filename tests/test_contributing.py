@@ -99,7 +99,7 @@ PATCHES = {
             Before(
                 "rfdetr_core/ingest/formats/__init__.py",
                 ")\n_NAMED",
-                "    (table.LAYOUT, table.found, table.read),\n",
+                "    (table.LAYOUT, table.is_present, table.read),\n",
             ),
             Before("rfdetr_core/ingest/formats/__init__.py", ', ".txt", ".yaml"', ', ".csv"'),
             Before("rfdetr_core/ingest/formats/__init__.py", ", yolo\n", ", table"),
@@ -124,7 +124,7 @@ PATCHES = {
                 """,
             ),
             Before(
-                "README.md",
+                "docs/data.md",
                 "| YOLO | `data.yaml`",
                 "| CSV | `train/_annotations.csv`: filename, class, xmin, ymin, xmax, ymax |\n",
             ),
@@ -145,7 +145,7 @@ PATCHES = {
                 LAYOUT = f"CSV: train/{NAME} beside the images, also in valid/ and test/"
 
 
-                def found(root: Path) -> bool:
+                def is_present(root: Path) -> bool:
                     """Whether train has the table."""
                     return (root / "train" / NAME).is_file()
 

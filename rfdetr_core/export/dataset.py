@@ -1,4 +1,4 @@
-"""A dataset written in another format: YOLO from COCO, COCO from YOLO, with the same ids."""
+"""Writing a dataset in another format: YOLO from COCO, COCO from YOLO, with the same ids."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from rfdetr_core.ingest.rules import ANNOTATION_RULES, Frame, clipped
 
 Format = Literal["yolo", "coco"]
 Linking = Literal["copy", "hardlink", "symlink", "none"]
-# In a YOLO dataset: the ids that COCO gives to images and annotations, and YOLO does not.
+# In a YOLO dataset, this file has the COCO ids of images and annotations. YOLO itself has none.
 IDS_FILE = "coco_ids.json"
 _SAME = 1e-6  # pixels
-_NAMED = 3  # faults that a message spells out
+_NAMED = 3  # findings that a message shows in full
 
 
 @dataclass(frozen=True)
 class ExportedImage:
-    """One image to write: its file, its path in the new split, its size and objects in pixels.
+    """One image to write: its source file, its path in the new split, its size, and its objects in pixels.
 
-    id: if known; those of the objects are in their places. metadata: value by column.
+    id: None if not known; the ids of the objects are in their places. metadata: column -> value.
     """
 
     source: Path
@@ -69,7 +69,7 @@ def _place_image(image: ExportedImage, target: Path, linking: Linking) -> None:
 
 
 def write_coco(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
-    """COCO in Roboflow's layout."""
+    """Write COCO in Roboflow's layout. Returns notes about lost content: always none."""
     for name, split in splits.items():
         free = count(1 + max([image.id or 0 for image in split], default=0))
         free_object = count(
@@ -105,7 +105,7 @@ def _coco_object(annotation: Annotation) -> dict[str, Any]:
 
 
 def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking: Linking) -> list[str]:
-    """YOLO in Ultralytics's layout. Gives what it cannot hold."""
+    """Write YOLO in Ultralytics's layout. Returns notes about what YOLO cannot hold."""
     labelled = [
         annotation
         for split in splits.values()
@@ -113,7 +113,7 @@ def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking
         for annotation in image.objects
         if not annotation.crowd
     ]
-    # Ultralytics reads boxes in a file with polygons as polygons of two points: all or none.
+    # Ultralytics reads a box in a file with polygons as a polygon of two points. So all objects have polygons, or none.
     polygons = bool(labelled) and all(map(_is_polygon, labelled))
     crowds = sum(bool(annotation.crowd) for split in splits.values() for image in split for annotation in image.objects)
     indexes = {category.id: number for number, category in enumerate(categories)}
@@ -125,7 +125,7 @@ def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking
             path = posixpath.join("images", name, image.path)
             label = label_path(path)
             if owners.setdefault(label, path) != path:
-                problem = f"{owners[label]} and {path} would share {label}, in YOLO's layout"
+                problem = f"{owners[label]} and {path} would share the label file {label} in YOLO's layout"
                 raise UserError(f"{problem}. Rename one of them.")
             frame = Frame(image.width, image.height, indexes)
             annotations = [annotation for annotation in image.objects if not annotation.crowd]
@@ -144,7 +144,7 @@ def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking
         f"  {number}: {json.dumps(category.name, ensure_ascii=False)}" for number, category in enumerate(categories)
     ]
     if list(indexes) != list(indexes.values()):
-        definition.append(f"{IDS_KEY}: {list(indexes)}  # of COCO; other readers of YOLO pass over it")
+        definition.append(f"{IDS_KEY}: {list(indexes)}  # of COCO; other readers of YOLO ignore this key")
     files.write_text(folder / "data.yaml", "".join(f"{line}\n" for line in definition))
     if ids:
         files.write_text(folder / IDS_FILE, json.dumps(ids, ensure_ascii=False) + "\n")
@@ -155,14 +155,14 @@ def write_yolo(folder: Path, splits: Splits, categories: list[Category], linking
     lost = {
         "crowds, left out": crowds,
         "boxes that reached over the edge of their image, cut": cut,
-        "masks, left out (YOLO holds one polygon an object, whose bounds are its box, for all objects or none)": masks,
-        "areas that are not those of the polygon or box, left out": areas,
+        "masks, left out (YOLO needs one polygon per object, with the bounds of its box, and for all objects)": masks,
+        "areas that differ from the area of the polygon or box, left out": areas,
     }
     return [f"{description}: {count}" for description, count in lost.items() if count]
 
 
 def _write_metadata(folder: Path, splits: Splits, images: str) -> None:
-    """metadata.csv, if anything is known of an image; images: the folder above those of the splits."""
+    """Write metadata.csv if any image has metadata. images: the folder that contains the splits."""
     rows = [
         {"file_name": posixpath.join(images, name, image.path)} | image.metadata
         for name, split in splits.items()
@@ -175,7 +175,7 @@ def _write_metadata(folder: Path, splits: Splits, images: str) -> None:
 
 
 def _is_polygon(annotation: Annotation) -> bool:
-    """Whether YOLO can hold the object as a polygon."""
+    """Whether YOLO can store the object as a polygon: one polygon whose bounds are the box."""
     if not isinstance(annotation.segmentation, list) or len(annotation.segmentation) != 1:
         return False
     return all(abs(a - b) <= _SAME for a, b in zip(bounds(annotation.segmentation[0]), annotation.box, strict=True))
@@ -190,32 +190,43 @@ def _yolo_line(annotation: Annotation, indexes: dict[int, int], image: ExportedI
     left, top, width, height = annotation.box
     values = annotation.segmentation[0] if polygons else [left + width / 2, top + height / 2, width, height]
     sides = (image.width, image.height)
-    # Twelve digits: a hundredth of a millionth of a pixel in an image of 10,000.
+    # Twelve digits are 1e-8 pixels in an image of 10,000 pixels.
     relative = [f"{value / sides[k % 2]:.12f}".rstrip("0").rstrip(".") for k, value in enumerate(values)]
     return " ".join([str(indexes[annotation.category]), *relative]) + "\n"
 
 
 def export_dataset(source: Path, destination: Path, to: Format, linking: Linking) -> str:
-    """Write the dataset `source`, in whichever layout it comes, to the new or empty folder `destination`.
+    """Write a dataset in another format, to a new or empty folder. Categories, images and annotations keep their ids.
 
-    Gives what was written, and what the format could not hold. Categories, images and annotations keep their ids.
+    Args:
+        source: the dataset folder, in any known layout.
+        destination: the folder to write; it must not be inside `source`.
+        to: the new format.
+        linking: how the images get there: copies, links, or not at all.
+
+    Returns:
+        A text that says what was written, and what the format could not hold.
 
     Raises:
-        UserError: the source is no folder or has errors, the destination has content, or the format would confuse two
-            things.
+        UserError: the source is missing or has errors, the destination has content, or two things would get one name in
+            the new format.
     """
     if not source.is_dir():
-        problem = "is no folder" if source.exists() else "does not exist"
+        problem = "is not a folder" if source.exists() else "does not exist"
         raise UserError(f"{source} {problem}. Name the folder of a dataset; unpack an archive first.")
     if destination.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"{destination} is inside {source}, which would change by it. Name a folder elsewhere.")
+        raise UserError(
+            f"{destination} is inside {source}, and would change that dataset. Name a folder outside of it."
+        )
     findings = Findings(ValidateConfig())
     dataset = read_dataset(source, findings)
     table = _class_table(dataset)
     paths = {path for split in dataset.values() for path in (*split.listed, *(record.path for record in split.images))}
     metadata_rows = read_metadata_csv(source, paths, findings)
     splits = {name: _images_of(source, split.images, table, metadata_rows, findings) for name, split in dataset.items()}
-    findings.all[:] = [finding for finding in findings.all if finding.code != "split-missing"]  # no fault here
+    findings.all[:] = [
+        finding for finding in findings.all if finding.code != "split-missing"
+    ]  # an export needs no valid split
     if findings.stopping:
         places = [
             f"\n  {finding.place.file}"
@@ -224,12 +235,13 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
             + f": {finding.message} ({finding.code})"
             for finding in findings.stopping[:_NAMED]
         ]
-        head = f"{source} has {len(findings.stopping)} errors; mend them first, validate names all:"
+        head = f"{source} has {len(findings.stopping)} errors. Correct them first; validate lists all of them:"
         raise UserError(head + "".join(places))
     unused_parents = bare_parents(dataset.values())
     notes = [f"{n} x {code}: see validate" for code, n in Counter(finding.code for finding in findings.all).items()]
     notes += [
-        f"class {category.name!r}, the parent of others, has no object and is left out" for category in unused_parents
+        f"class {category.name!r} is the parent of others and has no objects, so it is left out"
+        for category in unused_parents
     ]
     categories = [
         category for category in table.values() if category.id not in {parent.id for parent in unused_parents}
@@ -245,7 +257,7 @@ def export_dataset(source: Path, destination: Path, to: Format, linking: Linking
 
 
 def _class_table(dataset: Dataset) -> dict[int, Category]:
-    """The classes of all splits by id."""
+    """The classes of all splits: id -> category, sorted by id."""
     table: dict[int, Category] = {}
     for name, split in dataset.items():
         for category in split.categories:
@@ -256,7 +268,9 @@ def _class_table(dataset: Dataset) -> dict[int, Category]:
                 )
                 raise UserError(f"{problem}. Give all splits the same classes.")
             if not is_text(category.name):
-                raise UserError(f"the name of class id {category.id} is {short_repr(category.name)}, no text. Name it.")
+                raise UserError(
+                    f"the name of class id {category.id} is {short_repr(category.name)}, not text. Give it a name."
+                )
     unused_parents = bare_parents(dataset.values())
     doubled = [
         name
@@ -273,14 +287,14 @@ def _class_table(dataset: Dataset) -> dict[int, Category]:
 def _images_of(
     root: Path, records: list[ImageRecord], table: dict[int, Category], metadata_rows: Rows, findings: Findings
 ) -> list[ExportedImage]:
-    """The images of a split in the order of their paths, checked."""
+    """The checked images of a split, sorted by path."""
     ids = _known_ids(root)
     shared = posixpath.commonpath([posixpath.dirname(record.path) for record in records]) if records else ""
     exported = []
     for record in sorted(records, key=lambda record: record.path):
         path, place = root / record.path, Place(record.path, image=record.path)
         if leads_outside(root, record.path) or not path.is_file():
-            findings.add("image-missing", place, "it is no file of the dataset folder")
+            findings.add("image-missing", place, "it is not a file in the dataset folder")
             continue
         try:
             width, height = images.upright_size(path)
@@ -289,7 +303,7 @@ def _images_of(
             continue
         if (record.width, record.height) not in ((None, None), (width, height)):
             claimed = short_repr((record.width, record.height))
-            findings.add("image-size-differs", place, f"it is {width} x {height}, but said to be {claimed}")
+            findings.add("image-size-differs", place, f"it is {width} x {height}, but the labels say {claimed}")
         frame = Frame(width, height, table)
         objects = [in_pixels(annotation, frame) for annotation in record.annotations]
         for annotation in objects:
@@ -301,7 +315,7 @@ def _images_of(
         image_id = record.id
         if image_id is None:
             image_id, object_ids = ids.get(record.path, (None, []))
-            if len(object_ids) == len(objects):  # else the label file was edited since
+            if len(object_ids) == len(objects):  # otherwise the label file was edited later
                 for k, annotation in enumerate(objects):
                     objects[k] = replace(annotation, place=replace(annotation.place, annotation=object_ids[k]))
         name = posixpath.relpath(record.path, shared or ".")
@@ -310,7 +324,7 @@ def _images_of(
 
 
 def _known_ids(root: Path) -> dict[str, tuple[int | None, list[int | None]]]:
-    """The ids that an export to YOLO kept: of each image path its own and those of its lines."""
+    """The ids that an export to YOLO kept: image path -> id of the image, ids of its lines."""
     path = root / IDS_FILE
     if not path.is_file():
         return {}
@@ -320,16 +334,18 @@ def _known_ids(root: Path) -> dict[str, tuple[int | None, list[int | None]]]:
     for name, row in rows:
         good = isinstance(row, list) and len(row) == 2 and isinstance(row[1], list)
         if not good or any(type(identity) is not int for identity in (row[0], *row[1])):
-            raise UserError(f"{path} is not as an export wrote it, at {short_repr(name)}. Remove it for new ids.")
+            raise UserError(
+                f"{path} was changed since its export, at {short_repr(name)}. Remove the file to get new ids."
+            )
         ids[name] = (row[0], row[1])
     return ids
 
 
 @contextmanager
 def _all_or_nothing(destination: Path) -> Iterator[Path]:
-    """A folder that becomes `destination` when the block succeeds, and is removed when it fails."""
+    """A temporary folder that becomes `destination` if the block succeeds, and is removed if it fails."""
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
-        raise UserError(f"{destination} is no folder. Name a new or an empty one.")
+        raise UserError(f"{destination} is not a folder. Name a new or an empty folder.")
     if destination.exists() and any(destination.iterdir()):
         raise UserError(f"{destination} is not empty. Name a new or an empty folder.")
     temporary: Path | None = None
@@ -341,7 +357,7 @@ def _all_or_nothing(destination: Path) -> Iterator[Path]:
         temporary.replace(destination)  # also onto an empty folder
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot write {destination}: {reason}. Nothing was written; try --images copy.") from error
+        raise UserError(f"cannot write {destination}: {reason}. Nothing was written. Try --images copy.") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Whether an exported file says what its source says: query by query on the same images, and by the AP of a split."""
+"""Comparing an exported file with its checkpoint, query by query, and its batches with single images."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ TOLERANCE = 1e-4  # of boxes relative to the image, of scores, and of the probab
 
 @dataclass
 class Differences:
-    """The largest differences so far, and how many queries were compared.
+    """The largest differences so far, and the number of compared queries.
 
-    ties: queries whose tokens the file ranked otherwise, all of nearly equal scores.
+    ties: queries for which the file chose another token with a nearly equal score.
     """
 
     boxes: float = 0.0
@@ -40,7 +40,7 @@ class Differences:
     batches: list[int] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
-        """The figures as a description has them."""
+        """The figures for the description."""
         figures = {"tolerance": TOLERANCE, "boxes": self.boxes, "scores": self.scores}
         figures |= {} if self.masks is None else {"masks": self.masks}
         return figures | {"queries": self.queries, "ties": self.ties, "batches": sorted({*self.batches})}
@@ -48,9 +48,9 @@ class Differences:
 
 @dataclass(frozen=True)
 class FileWithTokens:
-    """A file and a copy of it that also gives away the tokens it chose, in their runtime.
+    """Sessions of a file and of its copy that also returns the tokens it chose.
 
-    images: normalised, uint8 or float, as in the file's description.
+    images: the input: normalised, uint8 or float, as in the file's description.
     """
 
     session: Session
@@ -58,7 +58,7 @@ class FileWithTokens:
     images: str
 
     def run(self, pictures: Sequence[Image.Image], resolution: int) -> tuple[dict[str, Array], Array]:
-        """The file's outputs and the chosen tokens (B, Q) of pictures of one size."""
+        """The outputs of the file and the chosen tokens (B, Q), for pictures of one size."""
         batch = {self.session.inputs[0]: as_input(pictures, self.images, resolution)}
         return self.session.run(batch), self.copy.run(batch)[CHOSEN]
 
@@ -72,9 +72,16 @@ def compare(
 ) -> Differences:
     """Compare a float32 file with the detector on pictures and on noise, alone and in batches.
 
-    Two tokens of nearly equal scores may change places when numbers are rounded otherwise, and every query then has
-    another token. So the detector is given the tokens that the file chose, if their scores equal those that it would
-    have chosen, place by place.
+    Two tokens with nearly equal scores may change places if numbers are rounded differently. Then all queries get other
+    tokens. So the detector is run with the tokens that the file chose, after a check: each must have the same score as
+    the token that the detector would have chosen.
+
+    Args:
+        opened: the sessions of the file.
+        detector: the network of the checkpoint.
+        architecture: its numbers.
+        pictures: images to compare on, besides noise.
+        batch: images per run of the file; None: any number.
 
     Raises:
         UserError: a difference is larger than TOLERANCE, or a query has no counterpart.
@@ -96,7 +103,7 @@ def compare(
 
 
 def _batches(pictures: Sequence[Image.Image], size: int | None) -> Iterator[list[Image.Image]]:
-    """Each picture alone, and three of one size together; or, where the file takes `size` images, that many."""
+    """Yield each picture alone, and three of one size together. If the file takes `size` images, that many instead."""
     for trio in (*map(_three_variants, pictures), noise()):
         if size is None:
             yield trio[:1]
@@ -106,13 +113,13 @@ def _batches(pictures: Sequence[Image.Image], size: int | None) -> Iterator[list
 
 
 def noise() -> list[Image.Image]:
-    """Three pictures of noise, always the same."""
+    """Three pictures of noise. They are always the same."""
     random = np.random.default_rng(0)
     return [Image.fromarray(random.integers(0, 256, (120, 200, 3), dtype=np.uint8)) for _ in range(3)]
 
 
 def _follow(detector: Detector, images: Array, chosen: Array) -> tuple[DetectorOutput, int]:
-    """The detector's output for normalised images and these tokens (B, Q), and how many of them are not its own."""
+    """The detector's output for normalised images and the chosen tokens (B, Q), and how many are not its own."""
     ties = 0
 
     def replay(scores: Tensor, count: int) -> Tensor:
@@ -128,7 +135,7 @@ def _follow(detector: Detector, images: Array, chosen: Array) -> tuple[DetectorO
         ties += int((own_tokens != file_tokens).sum())
         if not bool((apart <= TOLERANCE).all()) or any(len(set(row)) < count for row in file_tokens.tolist()):
             place = int((apart > TOLERANCE).any(0).nonzero()[:1].sum())
-            raise UserError(f"query {place} has no counterpart: the file starts it from another place in the image.")
+            raise UserError(f"query {place} has no counterpart: the file starts it from another position in the image.")
         return file_tokens
 
     proposer: Any = detector.proposer
@@ -153,9 +160,9 @@ def _compare_raw(outputs: Mapping[str, Array], expected: DetectorOutput, *_: Any
 def _compare_complete(
     outputs: Mapping[str, Array], expected: DetectorOutput, sizes: Sequence[tuple[int, int]], limit: int
 ) -> dict[str, float]:
-    """Match a file's detections, one to one, with the pairs of query and class of the checkpoint.
+    """Match the detections of a file, one to one, with the (query, class) pairs of the checkpoint.
 
-    Of pairs that tie with the last one of the list, the file may have others than the checkpoint.
+    If pairs tie with the last one of the list, file and checkpoint may choose different ones.
     """
     worst: dict[str, float] = {}
     queries, rows = expected.logits.shape[1:]
@@ -210,9 +217,9 @@ def _require_close(differences: Differences) -> None:
 
 
 def compare_batches(session: Session, images: str, resolution: int, picture: Image.Image) -> float:
-    """The largest difference between what three pictures give together and alone, relative to the largest number.
+    """The largest difference between three pictures in a batch and alone, relative to the largest value.
 
-    For precisions that are not compared with the checkpoint query by query.
+    For int8 files, which are not compared with the checkpoint query by query.
 
     Raises:
         UserError: it is larger than TOLERANCE.
@@ -231,5 +238,5 @@ def compare_batches(session: Session, images: str, resolution: int, picture: Ima
 
 
 def _three_variants(picture: Image.Image) -> list[Image.Image]:
-    """Three pictures of one size."""
+    """Three pictures of one size: the picture, mirrored and inverted."""
     return [picture, ImageOps.mirror(picture), ImageOps.invert(picture)]

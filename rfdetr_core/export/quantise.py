@@ -1,4 +1,4 @@
-"""int8: the products of the encoder, whose ranges are measured on images of the train split."""
+"""Quantisation to int8 of the encoder's matrix products. Ranges are measured on images of the train split."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ METHOD = "onnxruntime's static quantisation by least and largest value: weights 
 
 
 def to_int8(model: Any, images: Iterator[npt.NDArray[Any]]) -> Any:
-    """An ONNX model whose encoder multiplies whole numbers of 8 bits; all else stays float32.
+    """Make an ONNX model whose encoder multiplies 8-bit integers. Everything else stays float32.
 
-    images: batches to measure the ranges on, as the model's input. Weights have 7 of the 8 bits: processors without
-    VNNI add two products in 16 bits and would cut larger sums off, so that a file would be another one there.
+    Weights use 7 of the 8 bits. Processors without VNNI add two products in 16 bits and would saturate larger sums, so
+    the results would depend on the processor.
+
+    Args:
+        model: the float32 ONNX model.
+        images: batches of the model's input, on which the ranges are measured.
 
     Raises:
         UserError: onnxruntime is not installed.

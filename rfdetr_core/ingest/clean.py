@@ -130,7 +130,7 @@ class CleanDataset:
 
 
 class Pair(NamedTuple):
-    """Two images that are copies or look alike. distance: 0 for equal bytes, else 1 minus the thumbnails' correlation."""
+    """Two images that are copies or look alike. distance: 0 for equal bytes, else 1 - correlation of the thumbnails."""
 
     path: str
     other: str

@@ -1,4 +1,4 @@
-"""Splits that are missing, cut from train because params.yaml asks for it."""
+"""Cutting missing splits from train, as `validate.split` in params.yaml asks."""
 
 from __future__ import annotations
 
@@ -21,13 +21,20 @@ _BACKGROUND = -1
 def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_together: bool = True) -> Dataset:
     """The dataset with the splits that `config` asks for, cut from train.
 
-    Each class is shared out by the parts that are asked for, the rarest first, and so are images without objects
-    (iterative stratification, Sechidis et al. 2011). Images of equal bytes, Roboflow's augmented copies of a picture
-    and, with near_together, images that look the same stay together. The order of the draw is that of the SHA-256 of
-    seed and image: neither names nor the order of files matter, and a few new images move few others.
+    Every class is shared out by the requested fractions, the rarest class first, and so are images without objects
+    (iterative stratification, Sechidis et al. 2011). Images that belong together stay in one split: equal bytes,
+    Roboflow's augmented copies of a picture and, with near_together, images that look alike. The SHA-256 of seed and
+    image decides the order of the draw. So neither names nor the order of files matter, and a few new images move few
+    others.
+
+    Args:
+        dataset: the records of all splits that the dataset has.
+        facts: the facts about the images, by path.
+        config: the fractions and the seed.
+        near_together: keep images that look alike in one split.
 
     Raises:
-        UserError: a split that is asked for is there, or gets no image since too many stay together.
+        UserError: a requested split already exists, or gets no image because too many images stay together.
     """
     parts = {name: Fraction(str(getattr(config, name))) for name in ("valid", "test")}
     shares = {name: part for name, part in parts.items() if part}
@@ -40,7 +47,7 @@ def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_toge
     if near_together:
         groups.join(_near({"train": images}, facts))
     drawn_splits = _draw(groups, shares, config.seed)
-    # The search between two splits finds a few more than that within one.
+    # Searching between two splits finds a few more pairs than searching within one.
     while near_together and groups.join(_near(drawn_splits, facts)):
         drawn_splits = _draw(groups, shares, config.seed)
     largest = max(map(len, groups.in_order(config.seed)), default=0)
@@ -48,14 +55,14 @@ def cut_splits(dataset: Dataset, facts: Facts, config: SplitConfig, *, near_toge
         if not drawn_splits[name] and largest > 2 * part * len(images):
             raise UserError(
                 f"validate.split.{name} leaves {name} without an image: {largest} of {len(images)} images of train "
-                "are, or look, the same, and stay together. Make the splits by hand, or ask for a larger part. If only "
-                "the looks are alike, cut regardless of them: validate.severities: {near-leakage: ignore}"
+                "are copies or look alike, and stay together. Make the splits by hand, or ask for a larger fraction. "
+                "To separate images that only look alike: validate.severities: {near-leakage: ignore}"
             )
     return _with_splits(dataset, drawn_splits)
 
 
 def recut_splits(dataset: Dataset, splits: Mapping[str, str]) -> Dataset:
-    """The dataset with train cut as before; splits: by path, the split of each image that was kept."""
+    """The dataset with train cut as validation did. splits: image path -> split, for each image that was kept."""
     names = {"train", *splits.values()} - dataset.keys() | {"train"}
     images_of: dict[str, list[ImageRecord]] = {name: [] for name in sorted(names)}
     for record in dataset["train"].images:
@@ -70,22 +77,22 @@ def _with_splits(dataset: Dataset, images_of: Mapping[str, list[ImageRecord]]) -
 
 
 class _Groups:
-    """Images that must stay together. Each group is known by the least digest of those that it was joined by."""
+    """Groups of images that must stay together. The smallest digest in a group identifies it."""
 
     def __init__(self, images: list[ImageRecord], facts: Facts) -> None:
         self._digests = {record.path: digest_or_path(record.path, facts) for record in images}
         self._records = sorted(images, key=lambda record: record.path)
-        self._next: dict[str, str] = {}  # of each name or digest, one nearer to that of its group
+        self._next: dict[str, str] = {}  # name or digest -> one that is nearer to the group's own
         for record in self._records:
             copied = roboflow_source(record.path)
             self._join(self._digests[record.path], *([copied] if copied else []))
 
     def join(self, pairs: Iterable[tuple[str, str]]) -> bool:
-        """Put pairs of images, given by their paths, into one group each; False: all were together."""
+        """Put both images of each pair of paths into one group. Returns False if all pairs were together already."""
         return sum(self._join(self._digests[first], self._digests[second]) for first, second in pairs) > 0
 
     def in_order(self, seed: int) -> list[list[ImageRecord]]:
-        """The groups in the order of the draw."""
+        """The groups, in the order of the draw."""
         members: dict[str, list[ImageRecord]] = defaultdict(list)
         for record in self._records:
             members[self._home(self._digests[record.path])].append(record)
@@ -116,7 +123,7 @@ def _draw(groups: _Groups, shares: Mapping[str, Fraction], seed: int) -> dict[st
 
 
 def _near(images_of: Mapping[str, list[ImageRecord]], facts: Facts) -> Iterator[tuple[str, str]]:
-    """Pairs of images that validation would find to look the same, by their paths."""
+    """Yield pairs of paths whose images validation would report as looking alike."""
     first_of: dict[str, tuple[int, str]] = {}  # by digest
     for name, images in images_of.items():
         paths = (record.path for record in images if record.path in facts)
@@ -128,7 +135,7 @@ def _near(images_of: Mapping[str, list[ImageRecord]], facts: Facts) -> Iterator[
 
 
 def _classes(group: list[ImageRecord]) -> Counter[int]:
-    """How many images of a group have each class."""
+    """For each class, how many images of a group have it."""
     counts: Counter[int] = Counter()
     for record in group:
         counts.update(
@@ -139,14 +146,14 @@ def _classes(group: list[ImageRecord]) -> Counter[int]:
 
 
 def _share_out(groups: list[Counter[int]], parts: Mapping[str, Fraction]) -> list[str]:
-    """A split for each group, so that each split of `parts` gets its part of every class; train gets the rest."""
+    """A split for each group. Each split of `parts` gets its fraction of every class; train gets the rest."""
     totals = Counter(class_id for group in groups for class_id in group.elements())
     desired = {name: {class_id: part * count for class_id, count in totals.items()} for name, part in parts.items()}
     share: dict[int, str] = {}
     for rarest in sorted(totals, key=lambda class_id: (totals[class_id], class_id)):
         unassigned = [number for number, group in enumerate(groups) if rarest in group and number not in share]
         for number in unassigned:
-            # The first of the draw, so that a new image moves only those at the border.
+            # In the order of the draw, so that a new image moves only images at the border between splits.
             lacking = (name for name in desired if 2 * desired[name][rarest] >= groups[number][rarest])
             share[number] = name = next(lacking, "train")
             for class_id, count in groups[number].items() if name != "train" else ():

@@ -1,4 +1,4 @@
-"""Which weights are the result: the moving average (EMA) or the regular ones. Decided by two numbers, without torch."""
+"""Choosing the winner: the moving average (EMA) or the regular weights. It compares two scores, without torch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ TRACKS = ("regular", "ema")
 
 
 def select(scores: dict[str, Any]) -> dict[str, Any]:
-    """Choose by `scores.json`; the result is the content of `selection.json`.
+    """Choose the winner from the content of scores.json. Returns the content of selection.json.
 
-    Upstream's rule (training/callbacks/best_model.py): a score that is missing or not finite never wins.
+    The rule is upstream's (training/callbacks/best_model.py). A score that is missing or not finite never wins.
 
     Raises:
-        UserError: the scores are not those of this version, or neither track has a finite score.
+        UserError: another version wrote the scores, or neither track has a finite score.
     """
     try:
         require(Scores, scores, "scores.json")
         (key,) = scores.keys() - {"epochs"}
         require(Tracks, scores[key], "scores.json", key)
     except (UserError, ValueError) as error:
-        raise UserError(f"{error}. scores.json is not of this version. Train again: dvc repro --force train") from None
+        raise UserError(f"{error}. Another version wrote scores.json. Train again: dvc repro --force train") from None
     best = {track: (_finite(scores[key][track]["score"]), scores[key][track]["epoch"]) for track in TRACKS}
     epochs = scores["epochs"]
     regular, ema = best["regular"][0], best["ema"][0]

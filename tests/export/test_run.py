@@ -261,7 +261,7 @@ def test_a_broken_file_is_refused_by_its_name(
 
     before = listed(project[0])
     monkeypatch.setattr(stage, "export_draft", broken)
-    message = r"^model\.onnx is not exported, since it is not its checkpoint: .*(counterpart|differ by)"
+    message = r"^model\.onnx is not exported, since it differs from its checkpoint: .*(counterpart|differ by)"
     with pytest.raises(UserError, match=message):
         export(project, "onnx", postprocess=complete, max_drop=100.0)
     assert listed(project[0]) == before

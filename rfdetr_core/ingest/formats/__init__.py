@@ -1,4 +1,8 @@
-"""The formats that datasets come in, each found by its layout."""
+"""Readers of the dataset formats: COCO (three layouts) and YOLO, each recognised by the layout of its files.
+
+`read_dataset` picks the first format whose layout is present and returns its records, unchecked. A format is a module
+with a function that recognises the layout and one that reads it; `_FORMATS` lists them.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +14,28 @@ from rfdetr_core.ingest.formats import coco, yolo
 from rfdetr_core.ingest.records import Dataset, Place
 
 _FORMATS = (
-    (coco.LAYOUT, coco.found, coco.read),
+    (coco.LAYOUT, coco.is_present, coco.read),
     (coco.PLAIN_LAYOUT, coco.plain_files, coco.read_plain),
-    (yolo.LAYOUT, yolo.found, yolo.read),
+    (yolo.LAYOUT, yolo.is_present, yolo.read),
 )
 _NAMED = "\n  COCO files of other names: name them in validate.coco of params.yaml"
-LABEL_SUFFIXES = (".json", ".txt", ".yaml", ".yml")  # of their files beside the images
+LABEL_SUFFIXES = (".json", ".txt", ".yaml", ".yml")  # of the files that a dataset has beside its images
 
 
 def read_dataset(root: Path, findings: Findings) -> Dataset:
-    """Read the labels of a dataset in the first format whose layout is there; no image is opened.
+    """Read the labels of a dataset in the first format whose layout is present. No image is opened.
 
     Raises:
-        UserError: no known layout; says what was looked for and what is there.
+        UserError: the layout is unknown. Names the layouts and what the folder has.
     """
     has_named_files = findings.config.coco is not None
-    formats = (("what validate.coco names", lambda _: True, coco.read_named),) if has_named_files else _FORMATS
+    formats = (
+        (("the files that validate.coco names", lambda _: True, coco.read_named),) if has_named_files else _FORMATS
+    )
     for layout, is_present, read in formats:
         if is_present(root):
             other_layouts = [
-                other_layout for other_layout, is_there, _ in formats if other_layout != layout and is_there(root)
+                other_layout for other_layout, is_other, _ in formats if other_layout != layout and is_other(root)
             ]
             if other_layouts:
                 message = f"the folder has two layouts. This one is read: {layout}. This one is not: {other_layouts[0]}"
@@ -48,7 +54,7 @@ def read_dataset(root: Path, findings: Findings) -> Dataset:
 
 
 def _hint(root: Path) -> str:
-    """What may help: the dataset one folder further down, or an archive that was not unpacked."""
+    """A hint for the message: a subfolder that is a dataset, or an archive that was not unpacked."""
     for entry in sorted(root.iterdir()):
         if entry.is_dir() and not entry.is_symlink() and any(is_present(entry) for _, is_present, _ in _FORMATS):
             return f"\n{entry.name}/ has such a layout: name that folder instead."
