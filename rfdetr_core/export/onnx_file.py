@@ -127,7 +127,7 @@ class OnnxDraft:
             described.metadata_props.add(key=f"{PREFIX}{key}", value=text)
         return [_write(described, folder / self.name)]
 
-    def write_opened(self, folder: Path) -> Path:
+    def write_with_tokens(self, folder: Path) -> Path:
         """Write a copy with an additional output: the tokens that the model chose."""
         import onnx
 

@@ -64,7 +64,7 @@ class OpenVinoDraft:
         path = _write(described, folder / self.name)
         return [path, path.with_suffix(".bin")]
 
-    def write_opened(self, folder: Path) -> Path:
+    def write_with_tokens(self, folder: Path) -> Path:
         """Write a copy with an additional output: the tokens that the model chose."""
         copy = self.model.clone()
         top_k = next(operation for operation in copy.get_ordered_ops() if operation.get_type_name() == "TopK")

@@ -64,7 +64,7 @@ class FileWithTokens:
 
 
 def compare(
-    opened: FileWithTokens,
+    file: FileWithTokens,
     detector: Detector,
     architecture: Architecture,
     pictures: Sequence[Image.Image],
@@ -77,7 +77,7 @@ def compare(
     the token that the detector would have chosen.
 
     Args:
-        opened: the sessions of the file.
+        file: the sessions of the file.
         detector: the network of the checkpoint.
         architecture: its numbers.
         pictures: images to compare on, besides noise.
@@ -88,7 +88,7 @@ def compare(
     """
     differences = Differences()
     for batch_of in _batches(pictures, batch):
-        outputs, chosen = opened.run(batch_of, architecture.resolution)
+        outputs, chosen = file.run(batch_of, architecture.resolution)
         expected, ties = _follow(detector, as_input(batch_of, "normalised", architecture.resolution), chosen)
         differences.ties += ties
         differences.batches.append(len(batch_of))

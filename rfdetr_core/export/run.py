@@ -104,7 +104,7 @@ class Calibration:
 
     @classmethod
     def of_train(cls, where: ProjectPaths, most: int) -> Calibration:
-        """Of the train split of a dataset: those with the lowest digests, so that they do not hang together."""
+        """Calibrate on images of train: those with the lowest digests, a choice independent of names and order."""
         rows = sorted(read_manifest(where.split("train")[1]), key=lambda row: row.sha256)[:most]
         return cls.of_folder(where.dataset, {row.path: row.sha256 for row in rows})
 
@@ -258,7 +258,9 @@ def _measure(
         }
         try:
             if description["precision"] == "fp32":
-                opened = parity.FileWithTokens(session, open_session(draft.write_opened(folder), threads=1), images)
+                opened = parity.FileWithTokens(
+                    session, open_session(draft.write_with_tokens(folder), threads=1), images
+                )
                 differences = parity.compare(opened, source.detector, source.architecture, pictures, config.batch_size)
                 figures["queries"] = differences.figures()
             elif config.batch_size is None:

@@ -228,7 +228,7 @@ def _is_faulty(record: ImageRecord, fact: FileFacts, findings: Findings) -> bool
     """Whether an image must be left out because of its file, or because the labels state another size."""
     place = Place(record.path, image=record.path)
     if fact.code:
-        return findings.add(fact.code, place, f"{record.place.file} names it, but {fact.message}")
+        return findings.add(fact.code, place, f"{record.place.file} lists this image, but {fact.message}")
     claimed, actual = (record.width, record.height), (fact.width, fact.height)
     left_out = False
     kind_of_suffix = next(

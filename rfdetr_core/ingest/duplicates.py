@@ -1,10 +1,10 @@
 """Pictures that look alike though their bytes differ: re-encoded, resized, brighter or mirrored copies.
 
-A picture is compared by its thumbnail of 16 x 16 grey values. Two pictures are near if their grey values correlate and
-no single cell stands out. Brightness and contrast do not matter. Encoding changes all cells a little; another object
-changes a few cells by much. Measured on data/sample and data/nuclei: the most similar different pictures correlate with
-0.64. Re-encoded and resized copies correlate with at least 0.994, and their cells differ by at most 0.46 standard
-deviations.
+A picture is compared by its thumbnail of 16 x 16 grey values, called cells. Two pictures are near if their cells
+correlate and no single cell stands out. Brightness and contrast do not matter. Encoding changes all cells a little;
+another object changes a few cells by much. Measured on data/sample and data/nuclei: the most similar different pictures
+correlate with 0.64. Re-encoded and resized copies correlate with at least 0.994, and their cells differ by at most 0.46
+standard deviations.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def _columns(header: list[str], findings: Findings) -> dict[str, int] | None:
         if not is_text(name) or len(name) > MOST_CHARACTERS:
             message = f"column {number + 1} is called {short_repr(header[number])}"
         elif folded == PATH:
-            message = f"column {number + 1} is called {name}, the name of the image column in the written table"
+            message = f"column {number + 1} is called {name}. This name is reserved for the column of the image paths"
         elif counts[folded] > 1:
             same_name = [
                 short_repr(cell)

@@ -69,7 +69,7 @@ def clipped(annotation: Annotation, frame: Frame) -> Annotation:
     return replace(annotation, box=box, segmentation=segmentation or None, area=annotation.area if uncut else None)
 
 
-def _class(annotation: Annotation, frame: Frame) -> str | None:
+def _unknown_class(annotation: Annotation, frame: Frame) -> str | None:
     if type(annotation.category) is not int:
         return f"the class id is {short_repr(annotation.category)}, not an integer"
     return (
@@ -77,7 +77,7 @@ def _class(annotation: Annotation, frame: Frame) -> str | None:
     )
 
 
-def _crowd(annotation: Annotation, frame: Frame) -> str | None:
+def _malformed_crowd(annotation: Annotation, frame: Frame) -> str | None:
     return (
         None
         if isinstance(annotation.crowd, int) and annotation.crowd in (0, 1)
@@ -85,26 +85,26 @@ def _crowd(annotation: Annotation, frame: Frame) -> str | None:
     )
 
 
-def _form(annotation: Annotation, frame: Frame) -> str | None:
+def _malformed_box(annotation: Annotation, frame: Frame) -> str | None:
     values = numbers(annotation.box)
     good = values is not None and (len(values) == 4 or not all(map(math.isfinite, values)))
     return None if good else f"the box is {short_repr(annotation.box)}, not four numbers"
 
 
-def _finite(annotation: Annotation, frame: Frame) -> str | None:
+def _infinite_box(annotation: Annotation, frame: Frame) -> str | None:
     return (
         None if all(map(math.isfinite, numbers(annotation.box) or ())) else f"the box is {short_repr(annotation.box)}"
     )
 
 
-def _extent(annotation: Annotation, frame: Frame) -> str | None:
+def _box_without_area(annotation: Annotation, frame: Frame) -> str | None:
     good = (
         annotation.box[2] > 0 and annotation.box[3] > 0 and annotation.box[2] * annotation.box[3] > 0
     )  # the area of 1e-200 by 1e-200 is 0
     return None if good else f"the box is {annotation.box[2]:g} wide and {annotation.box[3]:g} high"
 
 
-def _outside(annotation: Annotation, frame: Frame) -> str | None:
+def _box_outside(annotation: Annotation, frame: Frame) -> str | None:
     _, _, width, height = geometry.clip_box(annotation.box, frame.width, frame.height)
     # Rounding may leave a sliver of an outside box inside the image.
     is_visible = width > min(EDGE, annotation.box[2] / 2) and height > min(EDGE, annotation.box[3] / 2)
@@ -113,14 +113,14 @@ def _outside(annotation: Annotation, frame: Frame) -> str | None:
     )
 
 
-def _beyond(annotation: Annotation, frame: Frame) -> str | None:
+def _box_beyond_image(annotation: Annotation, frame: Frame) -> str | None:
     larger = annotation.box[2] > _LARGER * frame.width or annotation.box[3] > _LARGER * frame.height
     return (
         f"the box {_span(annotation.box)} is larger than the {frame.width} x {frame.height} image" if larger else None
     )
 
 
-def _segmentation(annotation: Annotation, frame: Frame) -> str | None:
+def _malformed_segmentation(annotation: Annotation, frame: Frame) -> str | None:
     if isinstance(annotation.segmentation, dict):
         return geometry.mask_problem(annotation.segmentation, frame.height, frame.width)
     if annotation.segmentation is not None and not isinstance(annotation.segmentation, list):
@@ -136,7 +136,7 @@ def _segmentation(annotation: Annotation, frame: Frame) -> str | None:
     return None
 
 
-def _edge(annotation: Annotation, frame: Frame) -> str | None:
+def _box_over_edge(annotation: Annotation, frame: Frame) -> str | None:
     over = max(
         geometry.overshoot(box, frame.width, frame.height)
         for box in (annotation.box, *map(bounds, _polygons(annotation)))
@@ -147,14 +147,14 @@ def _edge(annotation: Annotation, frame: Frame) -> str | None:
     return f"{message} the {frame.width} x {frame.height} image"
 
 
-def _crossing(annotation: Annotation, frame: Frame) -> str | None:
+def _crossing_polygon(annotation: Annotation, frame: Frame) -> str | None:
     crossing = [
         number for number, polygon in enumerate(_polygons(annotation), start=1) if geometry.crosses_itself(polygon)
     ]
     return f"polygon {crossing[0]} of {len(_polygons(annotation))} crosses itself" if crossing else None
 
 
-def _enclosing(annotation: Annotation, frame: Frame) -> str | None:
+def _mask_beyond_box(annotation: Annotation, frame: Frame) -> str | None:
     rle = isinstance(annotation.segmentation, dict)
     parts = [geometry.mask_bounds(annotation.segmentation)] if rle else map(bounds, _polygons(annotation))
     left, top, right, bottom = (
@@ -167,20 +167,20 @@ def _enclosing(annotation: Annotation, frame: Frame) -> str | None:
     return f"its mask reaches {over:g} pixels out of the box {_span(annotation.box)}" if over > _LOOSE else None
 
 
-def _tiny(annotation: Annotation, frame: Frame) -> str | None:
+def _tiny_box(annotation: Annotation, frame: Frame) -> str | None:
     small = min(annotation.box[2:]) <= _TINY and not annotation.crowd
     return f"the box is {annotation.box[2]:g} wide and {annotation.box[3]:g} high, in pixels" if small else None
 
 
-def _whole(annotation: Annotation, frame: Frame) -> str | None:
+def _box_of_whole_image(annotation: Annotation, frame: Frame) -> str | None:
     x, y, width, height = annotation.box
     gaps = (x, y, frame.width - x - width, frame.height - y - height)
     return "the box is the whole image" if max(gaps) <= EDGE and not annotation.crowd else None
 
 
-def _area(annotation: Annotation, frame: Frame) -> str | None:
+def _area_unlike_box(annotation: Annotation, frame: Frame) -> str | None:
     limit = annotation.box[2] * annotation.box[3]
-    if annotation.area is None or _edge(annotation, frame) is not None:
+    if annotation.area is None or _box_over_edge(annotation, frame) is not None:
         return None
     (area,) = numbers([annotation.area]) or (math.nan,)
     if not 0 < area <= 1.01 * limit + 1:
@@ -205,128 +205,152 @@ def _span(box: Sequence[float]) -> str:
 # The order counts: after a finding that leaves an annotation out, no later check runs. Boxes are in pixels and not
 # clipped yet. From the first `usable` row on, their sides are positive.
 ANNOTATION_RULES = (
-    Rule("class-unknown", "error", "unusable", "Use an id of the class table.", _class),
-    Rule("crowd-malformed", "error", "unusable", "Write 0, or 1 for a crowd.", _crowd),
-    Rule("box-malformed", "error", "unusable", "Write [left, top, width, height].", _form),
-    Rule("box-not-finite", "error", "unusable", "Write four finite numbers.", _finite),
-    Rule("box-without-area", "error", "unusable", "Draw the box again, or remove it.", _extent),
-    Rule("box-outside", "error", "unusable", "Move or remove it. Is it in the pixels of this image?", _outside),
-    Rule("box-beyond-image", "error", "unusable", "Draw it again. Is it in another unit?", _beyond),
-    Rule("segmentation-malformed", "error", "usable", "Draw it again. As a warning, the box is kept without the mask.",
-         _segmentation, lambda annotation: replace(annotation, segmentation=None)),
+    Rule("class-unknown", "error", "unusable", "Use a class id of the class table.", _unknown_class),
+    Rule("crowd-malformed", "error", "unusable", "Set iscrowd to 0, or to 1 for a crowd.", _malformed_crowd),
+    Rule("box-malformed", "error", "unusable", "Write the box as [left, top, width, height].", _malformed_box),
+    Rule("box-not-finite", "error", "unusable", "Write the box as four finite numbers.", _infinite_box),
+    Rule("box-without-area", "error", "unusable", "Draw the box again, or remove it.", _box_without_area),
+    Rule("box-outside", "error", "unusable",
+         "Move the box, or remove it. Are its coordinates those of this image?", _box_outside),
+    Rule("box-beyond-image", "error", "unusable", "Draw the box again. Is it in another unit?", _box_beyond_image),
+    Rule("segmentation-malformed", "error", "usable",
+         "Draw the mask again. With severity warning, the box is used without the mask.",
+         _malformed_segmentation, lambda annotation: replace(annotation, segmentation=None)),
     Rule("partly-outside", "warning", "usable",
-         "It is clipped. If there are many: are the last two numbers right and bottom?", _edge),
-    Rule("polygon-crosses-itself", "warning", "usable", "Draw it again: its inside is ambiguous.", _crossing),
-    Rule("box-unlike-mask", "warning", "usable", "Check which of the two is right: both are used.", _enclosing),
-    Rule("box-tiny", "warning", "usable", "Check its unit, or remove it: it is too small for a detector.", _tiny),
+         "The box is clipped to the image. If many are, are the boxes left, top, right, bottom?", _box_over_edge),
+    Rule("polygon-crosses-itself", "warning", "usable",
+         "Draw the polygon again: its inside is ambiguous.", _crossing_polygon),
+    Rule("box-unlike-mask", "warning", "usable",
+         "Check whether the box or the mask is right: both are used.", _mask_beyond_box),
+    Rule("box-tiny", "warning", "usable",
+         "Check the unit of the box, or remove the box: it is too small for a detector.", _tiny_box),
     Rule("box-whole-image", "warning", "usable",
-         "Draw it around the object, unless the object fills the image.", _whole),
-    Rule("area-unlike-box", "warning", "usable", "Correct it. Here it is computed from the polygons or the box.",
-         _area, lambda annotation: replace(annotation, area=None)),
+         "Draw the box around the object, unless the object fills the image.", _box_of_whole_image),
+    Rule("area-unlike-box", "warning", "usable",
+         "Correct the area. The area in the file is ignored: that of the mask or box is used.",
+         _area_unlike_box, lambda annotation: replace(annotation, area=None)),
 )  # fmt: skip
 
 _OTHERS = (
     # Files of labels.
     Rule("labels-unreadable", "error", "dataset", "Write the file again as valid UTF-8."),
     Rule("labels-malformed", "error", "dataset", "Export the dataset again, or correct the file by hand."),
-    Rule("labels-missing", "error", "dataset", "Add what is missing, or remove the folder or key that asks for it."),
-    Rule("labels-outside", "error", "dataset", "Name files inside the dataset folder, and put them there."),
-    Rule("base-ignored", "warning", "split", "Write path: . or remove the key. Then every reader finds the images."),
+    Rule("labels-missing", "error", "dataset", "Add what is missing, or remove the folder or key that names it."),
+    Rule("labels-outside", "error", "dataset", "Put the files into the dataset folder, and correct the names."),
+    Rule("base-ignored", "warning", "split",
+         "In data.yaml, write `path: .` or remove the key path. Then every reader finds the images."),
     Rule("layout-ambiguous", "warning", "split", "Remove the files of the layout that you do not use."),
     Rule("label-unreadable", "error", "unusable", "Write the label file again as UTF-8 text, or remove it."),
     Rule("label-without-image", "warning", "split",
-         "Add its image to a split, move it to the place where its image's labels are expected, or remove it."),
+         "Add the image of this label file to a split, move the file to the place that belongs to its image, "
+         "or remove it."),
     Rule("labels-not-read", "warning", "split",
-         "Rename it as its layout requires, name it in validate.coco of params.yaml, or remove it."),
-    Rule("key-doubled", "error", "dataset", "Keep one of the two: readers differ in which one they use."),
+         "Give the file the name that its layout requires, name it in validate.coco of params.yaml, or remove it."),
+    Rule("key-doubled", "error", "dataset", "Keep one of the two keys: readers differ in which one they use."),
     Rule("byte-order-mark", "warning", "split",
-         "Save the file without it. It is skipped here, but other readers may fail."),
+         "Save the file without a byte order mark. The mark is skipped here, but other readers may fail."),
     Rule("id-not-integer", "warning", "split",
-         'Write 1, not "1" or 1.0. They are read as integers here; other readers may lose their annotations.'),
+         'Write ids as integers: 1, not "1" or 1.0. They are converted here, but other readers may lose annotations.'),
     # Classes.
-    Rule("class-malformed", "error", "dataset", "Give every class its own id, 0 or larger, and its own name."),
+    Rule("class-malformed", "error", "dataset", "Give every class a unique id, 0 or larger, and a unique name."),
     Rule("class-not-in-train", "error", "unusable", "Add the class to train, or remove it from this split."),
-    Rule("class-ids-differ", "warning", "split", "Export the splits together. Classes are matched by name."),
-    Rule("class-untrained", "warning", "split", "Move images of it to train: it cannot be learnt otherwise."),
-    Rule("class-unused", "warning", "split", "Label objects of it, or remove it from the class table."),
-    Rule("class-names-alike", "warning", "split", "If they are one class, give them one name and id."),
+    Rule("class-ids-differ", "warning", "split", "Export the splits together. Here classes are matched by name."),
+    Rule("class-untrained", "warning", "split", "Move images with this class to train: no image of train shows it."),
+    Rule("class-unused", "warning", "split", "Label objects of this class, or remove it from the class table."),
+    Rule("class-names-alike", "warning", "split", "If these are one class, give them one name and id."),
     # Splits.
     Rule("split-missing", "error", "dataset",
-         "Add it, or cut it from train with validate.split: training needs train and valid."),
+         "Add the split, or cut it from train with validate.split: training needs train and valid."),
     Rule("split-empty", "error", "dataset", "Add images with objects to the split."),
-    Rule("test-empty", "warning", "split", "Add images with objects, or remove the split. Then valid is evaluated."),
-    Rule("test-missing", "warning", "split", "Add it, or remove the key. Then valid is evaluated."),
-    Rule("test-without-labels", "warning", "split", "Remove it, or add annotations/instances_test*.json."),
-    Rule("leakage", "warning", "usable", "Remove it from one of the splits: otherwise the scores are too good."),
-    Rule("near-leakage", "warning", "usable", "Compare the two. Copies in two splits make the scores too good."),
+    Rule("test-empty", "warning", "split",
+         "Add images with objects, or remove the split. Without test, valid is evaluated."),
+    Rule("test-missing", "warning", "split",
+         "Add the files, or remove the key test. Without test, valid is evaluated."),
+    Rule("test-without-labels", "warning", "split", "Remove the file, or add annotations/instances_test*.json."),
+    Rule("leakage", "warning", "usable", "Remove the copy from one of the splits: otherwise the scores are too high."),
+    Rule("near-leakage", "warning", "usable",
+         "Compare the two images. If they are copies, remove one: otherwise the scores are too high."),
     Rule("origin-leakage", "warning", "usable",
-         "Keep the copies of one picture in one split: otherwise the scores are too good."),
-    Rule("names-in-two-splits", "warning", "usable", "Compare them. Copies in two splits make the scores too good."),
+         "Keep all copies of a picture in one split: otherwise the scores are too high."),
+    Rule("names-in-two-splits", "warning", "usable",
+         "Compare the images. If they are copies, keep them in one split: otherwise the scores are too high."),
     Rule("masks-incomplete", "warning", "split", "Draw the missing masks if you train a segmentation model."),
-    Rule("boxes-in-other-unit", "error", "split", "Export again: COCO needs pixels, YOLO fractions of the image."),
-    Rule("boxes-as-corners", "error", "split", "Export again: COCO needs left, top, width, height."),
+    Rule("boxes-in-other-unit", "error", "split",
+         "Export the dataset again: COCO needs pixels, YOLO fractions of the image."),
+    Rule("boxes-as-corners", "error", "split", "Export the dataset again: COCO needs left, top, width, height."),
     # Images.
-    Rule("image-malformed", "error", "unusable", "Write an entry with an id, 0 or larger, and a file_name."),
-    Rule("image-id-doubled", "error", "unusable", "Give every image its own id."),
-    Rule("image-listed-twice", "error", "unusable", "Merge the entries into one."),
-    Rule("image-doubled", "warning", "usable", "Remove one of the two."),
-    Rule("near-doubled", "warning", "usable", "Compare the two, and remove one if it adds nothing."),
-    Rule("image-not-listed", "warning", "split", "List it to use it. Without objects it is a negative example."),
-    Rule("image-not-read", "warning", "split", "Save it as JPEG, PNG, BMP, WebP or TIFF, or remove it."),
+    Rule("image-malformed", "error", "unusable", "Give the entry an id, 0 or larger, and a file_name."),
+    Rule("image-id-doubled", "error", "unusable", "Give every image a unique id."),
+    Rule("image-listed-twice", "error", "unusable", "Merge the entries of this image into one."),
+    Rule("image-doubled", "warning", "usable", "Remove one of the two copies."),
+    Rule("near-doubled", "warning", "usable", "Compare the two images, and remove one if it adds nothing."),
+    Rule("image-not-listed", "warning", "split",
+         "Add the image to a split; without objects it is a negative example. It is not used now."),
+    Rule("image-not-read", "warning", "split", "Save the image as JPEG, PNG, BMP, WebP or TIFF, or remove it."),
     Rule("image-without-labels", "warning", "split",
-         "Put its label file into labels/ instead of the last images/ of its path; without images/, beside the image. "
-         "An empty file means: no objects."),
-    Rule("image-missing", "error", "unusable", "Add the file or remove the entry."),
+         "Add the label file: for images/train/1.jpg it is labels/train/1.txt; without a folder images, it is "
+         "beside the image. An empty file means: no objects."),
+    Rule("image-missing", "error", "unusable", "Add the file, or remove its entry."),
     Rule("image-unreadable", "error", "unusable", "Replace the file, or remove it and its entry."),
-    Rule("image-too-large", "error", "unusable", "Make it smaller, or raise validate.max_pixels in params.yaml."),
+    Rule("image-too-large", "error", "unusable",
+         "Make the image smaller, or raise validate.max_pixels in params.yaml."),
     Rule("image-of-other-kind", "warning", "usable",
-         "Rename it: other tools choose the decoder by the name. Here the content decides."),
-    Rule("image-with-frames", "warning", "usable", "Save the others as separate images. Only the first one is used."),
+         "Rename the file: other tools choose the decoder by the name. Here the content decides."),
+    Rule("image-with-frames", "warning", "usable",
+         "Save the other frames as separate images. Only the first one is used."),
     Rule("range-unused", "warning", "split",
-         "Scale the values to the full 16 bits; otherwise the images are nearly black."),
+         "Scale the values to the full 16 bits: otherwise the images are nearly black."),
     Rule("transparency-unlikely", "warning", "split",
          "Save only red, green and blue: transparency is replaced by white."),
-    Rule("image-size-differs", "error", "usable", "Check that its boxes fit, then correct the size."),
+    Rule("image-size-differs", "error", "usable",
+         "Check that the boxes fit the image, then correct the size in the label file."),
     Rule("image-size-zero", "warning", "split",
-         "Write the size: other readers need it. Here the size of the picture is used."),
-    Rule("path-outside", "error", "unusable", "Name a file inside the dataset folder, and put it there."),
-    Rule("path-malformed", "error", "unusable", "Name it with / between folders and without control characters."),
-    Rule("name-not-portable", "warning", "usable", "Rename it: other systems or people read this name differently."),
-    Rule("names-alike", "warning", "usable", "Rename one: on some systems they are the same file."),
-    Rule("name-differs", "error", "unusable", "Write the name exactly as the file has it."),
-    Rule("file-ignored", "warning", "split", "Remove it, or make it an ordinary file of the dataset."),
-    Rule("label-shared", "error", "unusable", "Give each image a label file: rename one of them."),
+         "Write the size of the image into the label file: other readers need it."),
+    Rule("path-outside", "error", "unusable", "Put the file into the dataset folder, and correct its name."),
+    Rule("path-malformed", "error", "unusable", "Name the file with / between folders and without control characters."),
+    Rule("name-not-portable", "warning", "usable",
+         "Rename the file: other systems or people read this name differently."),
+    Rule("names-alike", "warning", "usable", "Rename one of the files: on some systems they are the same file."),
+    Rule("name-differs", "error", "unusable", "Write the name exactly as the file is named."),
+    Rule("file-ignored", "warning", "split", "Remove the file or folder, or make it an ordinary part of the dataset."),
+    Rule("label-shared", "error", "unusable", "Rename one of the images, so that each has its own label file."),
     # Metadata of images. These leave out the file, a column, a row or a value, but never an image.
     Rule("metadata-unreadable", "error", "unusable",
          "Write metadata.csv as UTF-8 with commas, the header first, and one column file_name."),
-    Rule("metadata-column", "error", "unusable", "Give every column its own name, but not path; or remove the column."),
+    Rule("metadata-column", "error", "unusable",
+         "Give every column a unique name, or remove the column. The name path is reserved."),
     Rule("metadata-row", "error", "unusable",
          "Give every row an image in file_name, and as many cells as the header. Quote cells that contain a comma."),
     Rule("metadata-doubled", "error", "unusable", "Keep one of the rows. Neither is used, since either may be right."),
     Rule("metadata-ambiguous", "error", "unusable", "Write the path of the image below the dataset folder."),
     Rule("metadata-without-image", "warning", "unusable",
-         "Write the path of an image below the dataset folder, or a base name that only it has; or remove the row."),
-    Rule("metadata-value", "warning", "unusable", "Shorten it to one line, or keep it in another file."),
-    Rule("metadata-licence-unknown", "warning", "unusable", "Add it to licenses, or write licence in metadata.csv."),
+         "Write the path of an image below the dataset folder, or a base name that only this image has; or "
+         "remove the row."),
+    Rule("metadata-value", "warning", "unusable", "Shorten the value to one line, or keep it in another file."),
+    Rule("metadata-licence-unknown", "warning", "unusable",
+         "Add the licence to licenses, or write it into the column licence of metadata.csv."),
     # Annotations.
     Rule("many-objects", "warning", "usable",
-         "Cut the image up: a model detects at most as many objects as it has queries."),
-    Rule("box-doubled", "warning", "usable", "Keep the right one."),
-    Rule("keypoints-ignored", "warning", "split", "Nothing, if you train boxes: they are used, keypoints are not."),
+         "Cut the image into parts: a model detects at most as many objects as it has queries."),
+    Rule("box-doubled", "warning", "usable", "Keep the object with the right class."),
+    Rule("keypoints-ignored", "warning", "split", "Nothing, if you train boxes. Keypoints are not used."),
     Rule("ignored-as-crowd", "warning", "split",
-         "Remove ignore to use them. They count as crowds: not trained on, and not scored."),
-    Rule("annotation-malformed", "error", "unusable", "Write it as the format requires."),
-    Rule("annotation-id-doubled", "error", "unusable", "Give every annotation its own id."),
+         "Remove the key ignore to use these objects. They count as crowds now: neither trained on nor scored."),
+    Rule("annotation-malformed", "error", "unusable", "Write the annotation as the format requires."),
+    Rule("annotation-id-doubled", "error", "unusable", "Give every annotation a unique id."),
     Rule("annotation-without-image", "error", "unusable", "Use the id of an image, or remove the annotation."),
-    Rule("annotation-doubled", "warning", "usable", "Remove one of the two."),
+    Rule("annotation-doubled", "warning", "usable", "Remove one of the two annotations."),
 )  # fmt: skip
 RULES = {rule.code: rule for rule in (*_OTHERS, *ANNOTATION_RULES)}
 
 _EFFECTS = {
-    "dataset": "always stops",
-    "split": "as an error, always stops",
-    "unusable": "always left out",
-    "usable": "as an error, left out; otherwise used",
+    ("dataset", "error"): "always stops",
+    ("split", "error"): "stops",
+    ("split", "warning"): "used; stops if set to error",
+    ("unusable", "error"): "left out",
+    ("unusable", "warning"): "left out",
+    ("usable", "error"): "left out; used if set to warning",
+    ("usable", "warning"): "used; left out if set to error",
 }
 
 
@@ -337,9 +361,9 @@ def markdown() -> str:
 All codes that `validate` can report, with their default severity and what to do. Which data is checked, and how:
 [data.md](data.md).
 
-- An error stops the pipeline. With `validate.on_error: drop`, what it names is left out instead, unless the code always
-  stops.
-- A warning is reported, and what it names is used.
+- An error stops the pipeline. With `validate.on_error: drop`, the third column says what happens instead: the image or
+  object that the finding names is left out; or the pipeline still stops, because nothing can be left out.
+- A warning is reported, and what it names is used, unless the third column says "left out".
 - `validate.severities` in params.yaml sets another severity for a code: `error`, `warning` or `ignore`. Codes that
   always stop cannot be changed.
 
@@ -348,8 +372,8 @@ Written by `python -m rfdetr_core.ingest.rules > docs/findings.md`.
 | code | severity | with `drop` | what to do |
 |---|---|---|---|
 """
-    rows = (f"| {rule.code} | {rule.severity} | {_EFFECTS[rule.scope]} | {rule.advice} |\n" for rule in RULES.values())
-    return head + "".join(rows)
+    rows = [(rule.code, rule.severity, _EFFECTS[rule.scope, rule.severity], rule.advice) for rule in RULES.values()]
+    return head + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
 if __name__ == "__main__":

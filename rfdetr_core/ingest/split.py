@@ -82,7 +82,7 @@ class _Groups:
     def __init__(self, images: list[ImageRecord], facts: Facts) -> None:
         self._digests = {record.path: digest_or_path(record.path, facts) for record in images}
         self._records = sorted(images, key=lambda record: record.path)
-        self._next: dict[str, str] = {}  # name or digest -> one that is nearer to the group's own
+        self._next: dict[str, str] = {}  # union-find: name or digest -> its parent
         for record in self._records:
             copied = roboflow_source(record.path)
             self._join(self._digests[record.path], *([copied] if copied else []))

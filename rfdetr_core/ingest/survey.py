@@ -238,13 +238,13 @@ def _examined(work: Callable[[str], FileFacts], path: str) -> FileFacts:
         raise
 
 
-def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None], path: str) -> FileFacts:
+def examine(root: Path, max_pixels: int, look_up: Callable[[bytes], bytes | None], path: str) -> FileFacts:
     """Read one image of a dataset and compute its digest. Decode it unless the cache has its facts.
 
     Args:
         root: the dataset folder.
         max_pixels: a larger image becomes a finding.
-        recall: looks up the cached facts by the digest of the file.
+        look_up: finds the cached facts by the digest of the file.
         path: the image, below the dataset folder.
     """
     file = root / path
@@ -263,7 +263,7 @@ def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None]
             raise
         return FileFacts(code="image-unreadable", message=f"{path} cannot be read: {error.strerror}")
     sha256 = hashlib.sha256(data)
-    cached = recall(sha256.digest())
+    cached = look_up(sha256.digest())
     if cached is not None:
         return _unpacked(sha256.hexdigest(), cached)
     return replace(_decode(data, max_pixels), sha256=sha256.hexdigest(), decoded=True)

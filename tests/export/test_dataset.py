@@ -239,7 +239,7 @@ def test_the_destination_is_new_or_empty_and_not_in_the_source(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full", "source"]
 
 
-@pytest.mark.parametrize(("name", "problem"), [("none", "does not exist"), ("a.zip", "is no folder")])
+@pytest.mark.parametrize(("name", "problem"), [("none", "does not exist"), ("a.zip", "is not a folder")])
 def test_the_source_is_a_folder(tmp_path: Path, name: str, problem: str) -> None:
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(UserError, match=f"{name} {problem}"):

@@ -257,7 +257,7 @@ def test_tokens_that_nearly_tie_are_followed_and_counted(source: Source, monkeyp
 
 def test_a_file_that_starts_from_other_tokens_fails(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     tie(source, TOLERANCE * 2, monkeypatch)
-    with pytest.raises(UserError, match="query 11 has no counterpart: the file starts it from another place"):
+    with pytest.raises(UserError, match="query 11 has no counterpart: the file starts it from another position"):
         check(source, choosing(source, TOLERANCE * 2))
 
 

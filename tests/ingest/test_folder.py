@@ -177,7 +177,7 @@ def test_a_folder_outside_the_repository_is_said_to_be_on_this_machine_alone(
     for path in (outside, Path(os.path.relpath(outside)), Path("data/link")):
         (warning,) = check_folder(path)
         assert str(path) in warning
-        assert "on this machine alone" in warning
+        assert "Only this machine has it" in warning
         assert (f"a link to {outside}" in warning) == (path == Path("data/link"))
         validate_dataset(path, ValidateConfig(), project / "reports", project / "manifest")
         assert f"warning: {warning}" in capsys.readouterr().err
@@ -199,7 +199,7 @@ def test_a_missing_or_empty_folder_is_named_with_what_to_do(tmp_path: Path, monk
     with pytest.raises(UserError, match=r"dvc pull data/mine\.dvc"):
         check_folder(Path("data/mine"))
     Path("data/file").write_text("")
-    with pytest.raises(UserError, match="data/file is no folder"):
+    with pytest.raises(UserError, match="data/file is not a folder"):
         check_folder(Path("data/file"))
 
 
@@ -254,7 +254,7 @@ def test_links_that_only_look_like_dvcs_are_not_followed(
     findings, error = validate(root, tmp_path)
     (finding,) = (finding for finding in findings if finding["severity"] == "error")
     assert (finding["code"], finding["file"]) == ("path-outside", "train/train_1.png")
-    assert "not into the cache of its DVC project" in finding["what"]
+    assert "does not lead into the cache of its DVC project" in finding["what"]
     assert error
 
 

@@ -85,7 +85,7 @@ def test_a_bad_polygon_as_a_warning_leaves_the_box(root: Path, tmp_path: Path) -
 
 
 def test_a_code_that_is_unknown_or_always_an_error_is_refused() -> None:
-    with pytest.raises(UserError, match="box-tall is no code"):
+    with pytest.raises(UserError, match="box-tall is not a finding code"):
         parse(ValidateConfig, {"severities": {"box-tall": "error"}}, "params.yaml: validate")
     with pytest.raises(UserError, match="labels-unreadable always stops"):
         parse(ValidateConfig, {"severities": {"labels-unreadable": "ignore"}}, "params.yaml: validate")

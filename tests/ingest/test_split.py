@@ -107,7 +107,7 @@ def test_images_that_all_look_the_same_are_cut_only_where_that_is_ignored(tmp_pa
     root = film(tmp_path / "data", 1, 10)
     _, error = validate(root, tmp_path, split={"valid": 0.2})
     assert error is not None
-    assert "10 of 10 images of train are, or look, the same" in error
+    assert "10 of 10 images of train are copies or look alike" in error
     _, error = validate(root, tmp_path, split={"valid": 0.2}, severities={"near-leakage": "ignore"})
     assert error is None
     assert len(read_manifest(tmp_path / "manifest" / "valid.json")) == 2

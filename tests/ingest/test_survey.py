@@ -47,7 +47,7 @@ def run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Calla
         shutil.rmtree(out, ignore_errors=True)
         config = ValidateConfig(on_error="drop")
         validate_dataset(root, config, out / "reports", out / "manifest", tmp_path / "kept" / "images.sqlite")
-        decoded = re.search(r"(\d+) images decoded, (\d+) known", capsys.readouterr().out)
+        decoded = re.search(r"(\d+) images decoded, (\d+) cached", capsys.readouterr().out)
         assert decoded
         assert int(decoded[1]) + int(decoded[2]) == len(list(root.rglob("*.png")))
         return int(decoded[1]), {path.name: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
@@ -183,7 +183,7 @@ def test_a_crash_is_the_result_of_its_item_alone() -> None:
 def test_a_killed_process_is_an_error_that_names_the_file() -> None:
     workers = Workers(work_that_dies(signal.SIGKILL), lambda item, how: item, 2)
     try:
-        with pytest.raises(UserError, match=r"killed \(SIGKILL\) while it was at bad one"):
+        with pytest.raises(UserError, match=r"killed \(SIGKILL\) while it read bad one"):
             list(workers.map([*map(str, range(100)), "bad one", *map(str, range(100))]))
     finally:
         workers.close()

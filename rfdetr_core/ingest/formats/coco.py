@@ -27,7 +27,7 @@ from rfdetr_core.ingest.records import (
 
 ANNOTATIONS = "_annotations.coco.json"
 LAYOUT = f"COCO as Roboflow exports it: train/{ANNOTATIONS} beside the images, also in valid/ (or val/) and test/"
-# In upper or lower case.
+# Folder names of the splits, compared without case.
 FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 PLAIN_LAYOUT = (
     "COCO itself: annotations/instances_train2017.json and train2017/ (or images/train2017/), val, test; CVAT's "

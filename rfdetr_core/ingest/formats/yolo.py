@@ -51,7 +51,7 @@ def read(root: Path, findings: Findings) -> Dataset:
         findings.add("labels-malformed", place, f"it has {short_repr(content)} instead of keys")
         return {}
     categories = _read_names(content, place, findings)
-    base, keypoints = _base(root, content.get("path"), place, findings), _keypoints(content, place, findings)
+    base, keypoints = _base_folder(root, content.get("path"), place, findings), _keypoints(content, place, findings)
     dataset: Dataset = {}
     records_of: dict[str, list[ImageRecord]] = {}
     owners: dict[str, str] = {}
@@ -65,7 +65,7 @@ def read(root: Path, findings: Findings) -> Dataset:
         name: [record for record in records if _has_own_label_file(record, owners, findings)]
         for name, records in records_of.items()
     }
-    misspelt = set[str]() if findings.broken else _find_strays(root, owners, findings)
+    misspelt = set[str]() if findings.broken else _check_unused_label_files(root, owners, findings)
     for name, records in with_own_labels.items():
         usable = (record for record in records if record.path not in misspelt)
         usable_records = [record for record in usable if _read_objects(root, record, keypoints, findings)]
@@ -106,7 +106,7 @@ def _count_unlabelled(root: Path, name: str, records: list[ImageRecord], place: 
         findings.add("image-without-labels", place, message)
 
 
-def _find_strays(root: Path, owners: dict[str, str], findings: Findings) -> set[str]:
+def _check_unused_label_files(root: Path, owners: dict[str, str], findings: Findings) -> set[str]:
     """Find label files without an image. Returns the images whose label file has another spelling.
 
     owners: label file -> its image, for label files that exist and that do not.
@@ -176,12 +176,12 @@ def _use_category_ids(records: list[ImageRecord], categories: list[Category], fi
         record.annotations = annotations
 
 
-def _base(root: Path, entry: Any, place: Place, findings: Findings) -> str | None:
+def _base_folder(root: Path, entry: Any, place: Place, findings: Findings) -> str | None:
     """The folder that the paths in data.yaml are relative to: its key `path`."""
     if not isinstance(entry, str) or not entry:
-        return "." if not entry else _inside(root, ".", entry, place, findings)
+        return "." if not entry else _existing_path(root, ".", entry, place, findings)
     if entry.startswith(("/", "\\")) or entry[1:2] == ":":
-        if name_problem(f"x/{_below(root, '.', entry)}") or entry[1:2] == ":":
+        if name_problem(f"x/{_path_below(root, '.', entry)}") or entry[1:2] == ":":
             message = (
                 f"path is {short_repr(entry)}, outside the dataset folder. Is it from another machine? If so, remove "
             )
@@ -197,7 +197,7 @@ def _base(root: Path, entry: Any, place: Place, findings: Findings) -> str | Non
             )
             message += "relative to the dataset folder"
             return None if findings.add("base-ignored", place, message) else "."
-    return _inside(root, ".", entry, place, findings)
+    return _existing_path(root, ".", entry, place, findings)
 
 
 def _keypoints(content: dict[str, Any], place: Place, findings: Findings) -> int:
@@ -220,10 +220,10 @@ def _has_own_label_file(record: ImageRecord, owners: dict[str, str], findings: F
     return owner == record.path or not findings.add("label-shared", Place(record.path, image=record.path), message)
 
 
-def _inside(root: Path, base: str, entry: Any, place: Place, findings: Findings) -> str | None:
+def _existing_path(root: Path, base: str, entry: Any, place: Place, findings: Findings) -> str | None:
     """The path below the dataset folder that an entry means; None, with a finding, if it does not exist."""
     text = entry if isinstance(entry, str) else ""
-    path = _resolved(root, base, text)
+    path = _meant_path(root, base, text)
     problem = name_problem(f"x/{path}")
     if not text or (problem and problem[0] == "path-malformed"):
         findings.add("labels-malformed", place, f"{short_repr(entry)} is not a path")
@@ -242,18 +242,18 @@ def _is_absent(root: Path, base: str, entries: Any) -> bool:
     texts = entries if isinstance(entries, list) else [entries]
     if not all(isinstance(text, str) and text for text in texts):
         return False
-    paths = [_resolved(root, base, text) for text in texts]
+    paths = [_meant_path(root, base, text) for text in texts]
     return not any(name_problem(f"x/{path}") or leads_outside(root, path) or (root / path).exists() for path in paths)
 
 
-def _resolved(root: Path, base: str, text: str) -> str:
+def _meant_path(root: Path, base: str, text: str) -> str:
     """The path below the dataset folder that an entry of data.yaml means."""
-    path = _below(root, base, text)
+    path = _path_below(root, base, text)
     # Roboflow writes ../train/images and means train/images. Ultralytics reads it so, too.
     return path.replace("../", "") if path.startswith("../") and not text.startswith("/") else path
 
 
-def _below(root: Path, base: str, text: str) -> str:
+def _path_below(root: Path, base: str, text: str) -> str:
     text = text.replace("\\", "/")
     return posixpath.relpath(text, root.resolve().as_posix()) if text.startswith("/") else joined(base, text)
 
@@ -263,13 +263,13 @@ def _read_images(root: Path, base: str, entries: Any, place: Place, findings: Fi
     listed: list[tuple[str, Place]] = []
     prefix = "" if (root / _CVAT_FOLDER).is_dir() else _CVAT_FOLDER
     for entry in entries if isinstance(entries, list) else [entries]:
-        path = _inside(root, base, entry, place, findings)
+        path = _existing_path(root, base, entry, place, findings)
         if path is not None and (root / path).is_dir():
             listed += [(image, Place(image)) for image in listing(root, path)]
         elif path is not None and path.lower().endswith(".txt"):
             for number, line in _read_lines(root, path, "labels-unreadable", findings) or []:
                 # As in Ultralytics: ./x is relative to the folder of the list, x to the folder of the dataset.
-                image = _below(root, posixpath.dirname(path) if line.startswith("./") else base, line)
+                image = _path_below(root, posixpath.dirname(path) if line.startswith("./") else base, line)
                 listed.append((image.removeprefix(prefix), Place(path, number)))
         elif path is not None:
             listed.append((path, place))
