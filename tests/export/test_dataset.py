@@ -25,7 +25,7 @@ def rows_of(root: Path, split: str) -> dict[str, Any]:
 
 
 def contents(root: Path, split: str) -> dict[str, Any]:
-    """Images and categories by id, objects by id as image, category and box."""
+    """Images and categories by id; objects by id, as (image, category, box)."""
     read = rows_of(root, split)
     return {
         "images": {row["id"]: (row["file_name"], row["width"], row["height"]) for row in read["images"]},
@@ -46,7 +46,7 @@ def there_and_back(source: Path, folder: Path, first: str, second: str) -> Path:
 
 @st.composite
 def coco_rows(draw: st.DrawFn) -> dict[str, Any]:
-    """Annotations of four pictures with ids and boxes of any kind, half of the datasets with polygons."""
+    """Annotations of four pictures with any ids and boxes. Half of the datasets have polygons."""
     ids = draw(CATEGORIES)
     images = draw(st.lists(st.integers(0, 10**6), min_size=4, max_size=4, unique=True))
     shaped, annotations = draw(st.booleans()), []
@@ -103,7 +103,7 @@ def test_yolo_to_coco_and_back_keeps_boxes_and_classes(tmp_path: Path) -> None:
         assert len(before) == len(after)
         for line_before, line_after in zip(before, after, strict=True):
             assert line_before == pytest.approx(line_after, abs=1e-9)
-    assert "category_ids" not in (back / "data.yaml").read_text()  # they are 0, 1, ...: names alone say it
+    assert "category_ids" not in (back / "data.yaml").read_text()  # the ids are 0, 1, ..., so the names are enough
 
 
 @pytest.mark.parametrize("make", [make_coco, make_yolo])
@@ -139,7 +139,7 @@ def test_a_root_with_the_name_of_a_class_is_left_out(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         edit_coco(source, split, lambda content: content.update(categories=table))
     summary = export_dataset(source, tmp_path / "coco", "coco", "copy")
-    assert "class 'cat', the parent of others, has no object and is left out" in summary
+    assert "class 'cat' is the parent of others and has no objects, so it is left out" in summary
     assert rows_of(tmp_path / "coco", "train")["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
 
 
@@ -169,7 +169,7 @@ def test_what_yolo_cannot_hold_is_named(tmp_path: Path) -> None:
     assert len(export_dataset(make_coco(tmp_path / "good"), tmp_path / "other", "yolo", "none").splitlines()) == 1
 
 
-def test_ids_follow_only_label_files_that_are_as_they_were(tmp_path: Path) -> None:
+def test_ids_are_kept_only_for_unchanged_label_files(tmp_path: Path) -> None:
     source = make_coco(tmp_path / "source")
     export_dataset(source, tmp_path / "yolo", "yolo", "copy")
     labels = tmp_path / "yolo" / "labels" / "train"
@@ -177,7 +177,7 @@ def test_ids_follow_only_label_files_that_are_as_they_were(tmp_path: Path) -> No
     export_dataset(tmp_path / "yolo", tmp_path / "back", "coco", "none")
     objects = contents(tmp_path / "back", "train")["objects"]
     assert len(objects) == 4
-    assert objects[12] == (2, 7)  # of the file that was not edited
+    assert objects[12] == (2, 7)  # the ids of the file that was not edited
     assert sorted(objects) == [12, 13, 14, 15]
     (tmp_path / "yolo" / IDS_FILE).write_text('{"images/train/train_1.png": [1.5, []]}')
     with pytest.raises(UserError, match=IDS_FILE):
@@ -248,7 +248,9 @@ def test_the_source_is_a_folder(tmp_path: Path, name: str, problem: str) -> None
 
 
 @pytest.mark.parametrize("linking", ["copy", "hardlink", "symlink", "none"])
-def test_images_come_as_asked(tmp_path: Path, linking: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_are_copied_or_linked_as_requested(
+    tmp_path: Path, linking: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = make_coco(tmp_path / "source")
     main(["export", str(source), str(tmp_path / "made"), "--format", "yolo", "--images", linking])
     assert "6 images, 7 objects of 2 classes" in capsys.readouterr().out

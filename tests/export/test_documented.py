@@ -1,4 +1,4 @@
-"""The programs in docs/export.md do what is said there."""
+"""The programs in docs/export.md give the detections of `predict`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.export.small import photograph
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flavour", ["raw", "complete"])
-def test_the_examples_find_what_predict_finds(
+def test_the_examples_give_the_detections_of_predict(
     flavour: str, sources: Callable[[str], Source], predictors: Callable[[str], Predictor], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime, beside the detector and `predict`."""
+"""ONNX files in ONNX Runtime give the tensors of the detector and the detections of `predict`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_raw_file_has_the_detectors_tensors_for_any_number_of_images(
         check_raw(run(session, images), predictor, images)
 
 
-def test_a_raw_file_for_a_fixed_number_of_images_takes_no_other(drafts: Drafts, predictors: Predictors) -> None:
+def test_a_raw_file_for_a_fixed_number_of_images_takes_only_this_number(drafts: Drafts, predictors: Predictors) -> None:
     model, predictor = drafts("pico", batch_size=2).model, predictors("pico")
     assert shape(model.graph.input[0])[0] == 2
     session, images = load(model), images_of(predictor, 2)
@@ -92,7 +92,7 @@ def test_a_complete_file_has_the_detections_of_predict(
     names = ["boxes", "scores", "classes", "masks"][: 3 + predictor.architecture.segmentation]
     assert [output.name for output in model.graph.output] == names
     session = load(model)
-    for width, height in (*PHOTOGRAPHS, (100, 700), (31, 57)):  # of the third, Pillow resizes the columns first
+    for width, height in (*PHOTOGRAPHS, (100, 700), (31, 57)):  # for the third one, Pillow resizes the columns first
         pictures = [photograph(width, height, seed) if width > 400 else noise(width, height, seed) for seed in (1, 2)]
         outputs = run(session, as_batch(pictures, kind))
         assert outputs["classes"].dtype == np.int64
@@ -159,7 +159,7 @@ def export_in_a_process(checkpoint: Path, folder: Path, *configs: str, threads: 
     subprocess.run(command, env=env, check=True, cwd=folder)
 
 
-def test_files_have_equal_bytes_whatever_was_exported_before_and_no_trace_of_the_place(
+def test_files_have_equal_bytes_whatever_was_exported_before_and_no_paths(
     tmp_path: Path, predictors: Predictors
 ) -> None:
     checkpoint = predictors("pico").source
@@ -187,7 +187,7 @@ def test_files_have_equal_bytes_whatever_was_exported_before_and_no_trace_of_the
         assert not re.search(rb"20[0-9]{2}-[0-9]{2}-[0-9]{2}", content)
 
 
-def test_nothing_but_what_computes_is_left_in_a_model(drafts: Drafts) -> None:
+def test_a_model_keeps_nothing_that_does_not_affect_its_results(drafts: Drafts) -> None:
     model = drafts("pico", postprocess=True).model
     again = type(model)()
     again.CopyFrom(model)

@@ -1,4 +1,4 @@
-"""OpenVINO files in OpenVINO, beside `predict`."""
+"""OpenVINO files in OpenVINO give the tensors of the detector and the detections of `predict`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_raw_file_has_the_detectors_tensors_for_any_number_of_images(
 def test_a_complete_file_has_the_detections_of_predict_from_the_first_call_on(
     drafts: Drafts, predictors: Predictors, tmp_path: Path
 ) -> None:
-    """With a conditional branch in the graph, the first answer of a session was a wrong one."""
+    """With a conditional branch in the graph, the first result of a session was wrong."""
     draft, predictor = drafts("seg-pico", "openvino", postprocess=True), predictors("seg-pico")
     assert "If" not in {node.get_type_name() for node in draft.model.get_ops()}
     path = draft.write_with_tokens(tmp_path)

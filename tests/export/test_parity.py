@@ -1,4 +1,4 @@
-"""The comparison of a file with its checkpoint. In place of a file: the graph itself in torch, broken in some way."""
+"""The comparison of a file with its checkpoint. Instead of a file, the tests use the graph in torch, broken on purpose."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Outputs = dict[str, Array]
 
 
 class TorchSession(Session):
-    """A graph in torch, as a file in its runtime. break_outputs: changes them in place."""
+    """A graph in torch with the interface of a session. break_outputs: changes the outputs in place."""
 
     path, runtime, precision, device, threads = Path("model.onnx"), "torch", "f32", "cpu", 1
 
@@ -129,7 +129,7 @@ def test_a_graph_that_computes_something_else_fails(source: Source, break_graph:
 
 @pytest.mark.parametrize("how", [{"mode": "nearest"}, {"mode": "bilinear"}, {"mode": "bilinear", "antialias": True}])
 def test_another_resize_fails(source: Source, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the same filter without the rounding to 8 bits."""
+    """This holds, too, for the same filter without rounding to 8 bits."""
 
     def resize(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
         return torch.nn.functional.interpolate(pixels, (side, side), **how)
@@ -170,7 +170,7 @@ def swapped(outputs: Outputs) -> None:
 
 
 def doubled(outputs: Outputs) -> None:
-    """A query in place of the next one."""
+    """One query is returned twice, instead of the next one."""
     for name, values in outputs.items():
         if name != CHOSEN:
             values[-1, 4] = values[-1, 3]
@@ -190,7 +190,9 @@ def test_other_masks_fail(source: Source, kind: str, value: float) -> None:
         pytest.skip("a detector has no masks")
 
     def change(outputs: Outputs) -> None:
-        place = np.unravel_index(np.abs(outputs["masks"]).argmin(), outputs["masks"].shape)  # far from 0 all are 0 or 1
+        place = np.unravel_index(
+            np.abs(outputs["masks"]).argmin(), outputs["masks"].shape
+        )  # far from 0, all probabilities are 0 or 1
         outputs["masks"][place] += value
 
     with pytest.raises(UserError, match=r"^masks differ by \S+ from those of the checkpoint, more than 0\.0001\.$"):
@@ -208,7 +210,7 @@ def test_a_batch_whose_last_images_are_wrong_fails(source: Source, kind: str) ->
 
 
 def test_detections_are_compared_where_all_scores_tie(source: Source) -> None:
-    """Such is an untrained model, whose class head gives each query the same score."""
+    """The class head of an untrained model gives each query the same score."""
     architecture, detector = source
     flat = build_flat(architecture, detector)
     assert check((architecture, flat), make_graph((architecture, flat), "uint8")).boxes < TOLERANCE
@@ -226,7 +228,7 @@ def build_flat(architecture: Architecture, detector: Detector) -> Detector:
 
 
 def choosing(source: Source, margin: float) -> RawGraph:
-    """A graph that exchanges the last token it starts from with the next one, whose score is lower by `margin`."""
+    """A graph that replaces the last chosen token by the next one. Its score is lower by `margin`."""
     graph: Any = make_graph(source, "raw")
 
     def choose(scores: Tensor, count: int) -> Tensor:
@@ -238,7 +240,7 @@ def choosing(source: Source, margin: float) -> RawGraph:
 
 
 def tie(source: Source, margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the scores of all tokens be a ladder whose rungs are `margin` apart, for the detector and its graphs."""
+    """Give all tokens scores that are `margin` apart from each other, in the detector and its graphs."""
     from rfdetr_core.model.proposals import ProposalHead
 
     def ladder(self: ProposalHead, tokens: Tensor) -> Tensor:
@@ -262,7 +264,7 @@ def test_a_file_that_starts_from_other_tokens_fails(source: Source, monkeypatch:
 
 
 def test_a_file_that_starts_two_queries_from_one_token_fails(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if it ties with the one that is left out."""
+    """This holds even if the token ties with the one that is left out."""
     tie(source, 0.0, monkeypatch)
     graph: Any = make_graph(source, "raw")
     graph.network.proposer.choose = lambda scores, count: best_tokens(scores, count)[:, [0, *range(count - 1)]]
@@ -270,7 +272,7 @@ def test_a_file_that_starts_two_queries_from_one_token_fails(source: Source, mon
         check(source, graph)
 
 
-def test_following_leaves_the_detector_as_it_is(source: Source) -> None:
+def test_a_comparison_does_not_change_the_detector(source: Source) -> None:
     before = {**vars(source[1].proposer)}
     check(source, make_graph(source, "raw"))
     assert vars(source[1].proposer) == before

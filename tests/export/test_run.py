@@ -1,4 +1,4 @@
-"""The stage export: its files, what they and export.json say, and the gates that they must pass."""
+"""The stage export: its files, the content of export.json, and the checks that files must pass."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Project = tuple[Path, Scene]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project folder as the stage evaluate leaves it, with a segmenter."""
+    """A project folder after the stage evaluate, with a segmentation model."""
     folder = tmp_path_factory.mktemp("project")
     scene = make_scene(folder, segmentation=True)
     write_split(folder, several(5), "train")
@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def cached() -> Callable[..., Any]:
-    """`export_draft`, which takes seconds, once for each of its arguments."""
+    """`export_draft`, run once per set of arguments, since it takes seconds."""
     made: dict[Any, Any] = {}
 
     def draft(source: Any, config: ExportConfig, kind: str) -> Any:
@@ -60,7 +60,7 @@ def cached() -> Callable[..., Any]:
 
 @pytest.fixture
 def project(made: Project, cached: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A copy of the project, which is the working directory."""
+    """A copy of the project. It is the working directory."""
     shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "export_draft", cached)
@@ -80,7 +80,7 @@ def listed(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_the_stage_writes_its_files_and_says_what_was_measured_of_each(project: Project) -> None:
+def test_the_stage_writes_its_files_and_their_measurements(project: Project) -> None:
     folder, scene = project
     before = {*listed(folder)}
     exported = export(project, "onnx", "openvino", "onnx-int8", postprocess=True, max_drop=100.0)
@@ -118,7 +118,7 @@ def test_the_stage_writes_its_files_and_says_what_was_measured_of_each(project: 
             assert ap["boxes"]["file"] == metrics["map"]
 
 
-def test_int8_is_of_the_encoders_layers_alone_and_always_the_same(project: Project) -> None:
+def test_int8_quantises_only_the_encoders_layers_and_is_reproducible(project: Project) -> None:
     config = ExportConfig(formats=("onnx-int8",), max_drop=100.0)
     made = []
     for number in range(2):
@@ -141,7 +141,7 @@ def test_int8_is_of_the_encoders_layers_alone_and_always_the_same(project: Proje
 
 
 def lower(project: Project, by: float) -> None:
-    """Let the checkpoint's numbers be better than a file's by some points."""
+    """Make the recorded scores of the checkpoint better by some points."""
     path = Path("reports/evaluate/metrics.json")
     path.write_text(path.read_text())  # a file of its own, not a link
     metrics = files.read_json(path)
@@ -150,7 +150,7 @@ def lower(project: Project, by: float) -> None:
 
 
 def check_nothing_changed(project: Project, message: str, *formats: Any, **settings: Any) -> None:
-    """A refused export leaves all as it was, with the files of an earlier export."""
+    """Assert that a refused export changes nothing: the files of an earlier export stay."""
     export(project, "onnx", max_drop=100.0)
     before = listed(project[0])
     with pytest.raises(UserError, match=message):
@@ -172,7 +172,7 @@ def test_a_file_that_loses_more_ap_than_by_default_is_refused(
     check_nothing_changed(project, f"{message}more than export.max_drop, {limit:g}. Allow more", kind)
 
 
-def test_what_a_file_may_lose_is_what_max_drop_says(project: Project) -> None:
+def test_max_drop_limits_what_a_file_may_lose(project: Project) -> None:
     lower(project, by=2)
     ap = export(project, "onnx", max_drop=2.001)["files"]["model.onnx"]["parity"]["ap"]
     assert ap["boxes"]["source"] - ap["boxes"]["file"] == pytest.approx(0.02)
@@ -237,7 +237,7 @@ def one_query(values: Any) -> Any:
 
 QUERIES = [12, 16]  # the shape of their features, which have no name of their own
 MIDDLE = "box_head.layers.1.bias"
-BROKEN: dict[str, tuple[bool, Change]] = {  # whether the file is a complete one, and how it is broken
+BROKEN: dict[str, tuple[bool, Change]] = {  # name -> whether the file is complete, and how it is broken
     "mean": (True, lambda model: set_values(model, "mean", lambda values: values + 0.004)),
     "classes": (False, lambda model: set_values(model, "network.class_head.bias", swapped)),
     "query": (False, lambda model: set_values(model, QUERIES, one_query)),
@@ -267,9 +267,7 @@ def test_a_broken_file_is_refused_by_its_name(
     assert listed(project[0]) == before
 
 
-def test_a_refused_file_leaves_nothing_in_a_folder_of_ones_own(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_file_leaves_nothing_in_the_users_folder(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     source = stage.Source.read(project[1].checkpoint)
 
     def refuse(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whether TensorRT 10 can read our ONNX files, as far as its published list of operators says. None is run here."""
+"""Every operator of the ONNX files is in the published list of TensorRT 10. TensorRT itself is not run here."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TYPES = {
     TensorProto.UINT8: "UINT8",
     TensorProto.BOOL: "BOOL",
 }
-TYPED_BY = {"Where": 1}  # the input, by number, that has the type in the list; else the first
-INITIALIZERS = {  # the inputs, by number, that must be known when TensorRT builds
+TYPED_BY = {"Where": 1}  # operator -> the number of the input whose type is in the list; default: the first
+INITIALIZERS = {  # operator -> the number of the input that must be constant when TensorRT builds
     **{f"Reduce{kind}": 1 for kind in ("Max", "Min", "Mean", "Sum", "Prod", "L1", "L2", "SumSquare")},
     **{"Squeeze": 1, "Unsqueeze": 1, "Slice": 3, "Pad": 3, "CumSum": 1},
 }

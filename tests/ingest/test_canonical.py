@@ -1,4 +1,4 @@
-"""Equal content gives equal bytes, however the files are written; other content gives other bytes."""
+"""Equal content gives equal bytes, in whatever way its files are written. Different content gives different bytes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def as_floats(root: Path) -> None:
 
 
 def ids_as(write: Callable[[int], object], *, classes: bool = False) -> Callable[[Path], object]:
-    """Other spellings of the ids of images and annotations, or of classes."""
+    """Write the ids of images and annotations, or of classes, in another way."""
     keys = {"categories": ["id"], "annotations": ["category_id"]}
     keys = keys if classes else {"images": ["id"], "annotations": ["id", "image_id"]}
 
@@ -265,7 +265,7 @@ def test_a_missing_test_split_gives_empty_files(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "manifest" / "test.json") == []
 
 
-def test_roboflows_parent_without_annotations_is_no_class(tmp_path: Path) -> None:
+def test_roboflows_parent_without_annotations_is_not_a_class(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     before = ingest(root, tmp_path / "before")
     for split in SPLITS:
@@ -332,7 +332,7 @@ def test_what_is_over_the_edge_is_clipped(tmp_path: Path) -> None:
     }
 
 
-def test_half_a_pixel_over_the_edge_is_clipped_without_a_word(tmp_path: Path) -> None:
+def test_half_a_pixel_over_the_edge_is_clipped_without_a_finding(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     edit_coco(root, "valid", lambda content: content["annotations"][1].update(bbox=[0, 24, 64, 24], area=1536))
     before = ingest(root, tmp_path / "before")
@@ -370,7 +370,7 @@ def test_converting_opens_no_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [1, True])
-def test_what_is_to_be_ignored_is_a_crowd(tmp_path: Path, value: object) -> None:
+def test_an_ignored_annotation_is_a_crowd(tmp_path: Path, value: object) -> None:
     root = make_coco(tmp_path / "data")
     edit_coco(root, "train", lambda content: content["annotations"][1].update(iscrowd=1, ignore=0))
     crowd = ingest(root, tmp_path / "crowd")
@@ -381,7 +381,7 @@ def test_what_is_to_be_ignored_is_a_crowd(tmp_path: Path, value: object) -> None
 
 
 @pytest.mark.parametrize("empty", [[[]], [[], []], None])
-def test_an_empty_polygon_is_no_mask(tmp_path: Path, empty: object) -> None:
+def test_an_empty_polygon_is_not_a_mask(tmp_path: Path, empty: object) -> None:
     def files_with(segmentation: object, name: str) -> dict[str, bytes]:
         root = make_coco(tmp_path / name)
         for split in ("train", "valid", "test"):

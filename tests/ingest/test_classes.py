@@ -1,4 +1,4 @@
-"""One class table, whatever ids, order and parents the splits have."""
+"""All splits get one class table, with any ids, order and parents of their categories."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def with_classes(root: Path, tables: dict[str, Rows]) -> None:
         edit_coco(root, split, lambda content, rows=rows: change(content, rows))
 
 
-# Of each: the tables, the class table that follows as (id, name) in the order of the indexes, and the codes found.
+# Name -> the tables of the splits, the resulting class table as (id, name) ordered by index, and the finding codes.
 TABLES: dict[str, tuple[dict[str, Rows], Rows, set[str]]] = {
     "from 0": ({"train": [(0, "cat"), (1, "dog")]}, [(0, "cat"), (1, "dog")], set()),
     "from 1": ({"train": [(1, "cat"), (2, "dog")]}, [(1, "cat"), (2, "dog")], set()),
@@ -69,7 +69,7 @@ TABLES: dict[str, tuple[dict[str, Rows], Rows, set[str]]] = {
     ),
     "parent that has objects": ({"train": [(1, "cat", "none"), (2, "dog", "cat")]}, [(1, "cat"), (2, "dog")], set()),
     "their own parents": ({"train": [(1, "cat", "cat"), (2, "dog", "dog")]}, [(1, "cat"), (2, "dog")], set()),
-    "parents that are no class": ({"train": [(1, "cat", "a"), (2, "dog", "b")]}, [(1, "cat"), (2, "dog")], set()),
+    "parents that are not classes": ({"train": [(1, "cat", "a"), (2, "dog", "b")]}, [(1, "cat"), (2, "dog")], set()),
     "parents in a circle": ({"train": [(1, "cat", "dog"), (2, "dog", "cat")]}, [(1, "cat"), (2, "dog")], set()),
     "parents of other types": ({"train": [(1, "cat", None), (2, "dog", [3])]}, [(1, "cat"), (2, "dog")], set()),
     "parent with the name of a class": (
@@ -114,7 +114,7 @@ def test_all_splits_use_one_table(tmp_path: Path, tables: dict[str, Rows], expec
 
 @pytest.mark.parametrize("used", [(0, 1), (0,)])
 def test_a_root_that_has_objects_is_a_class_of_the_same_name(tmp_path: Path, used: tuple[int, ...]) -> None:
-    """Which of the two is meant cannot be known."""
+    """It cannot be known which of the two is meant."""
     root = make_coco(tmp_path / "data")
 
     def change(content: Any) -> None:
@@ -132,7 +132,7 @@ def test_a_root_that_has_objects_is_a_class_of_the_same_name(tmp_path: Path, use
     }
 
 
-def test_a_root_with_the_name_of_the_only_class_goes(tmp_path: Path) -> None:
+def test_a_root_with_the_name_of_the_only_class_is_left_out(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
 
     def change(content: Any) -> None:

@@ -1,4 +1,4 @@
-"""Copies are found however they were made, different pictures are not, and many copies are not many pairs of copies."""
+"""Copies are found in whatever way they were made, different pictures are not, and N copies give N findings at most."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_photographs_of_the_samples_are_all_different() -> None:
 
 
 @pytest.mark.parametrize("change", COPIES.values(), ids=COPIES.keys())
-def test_copies_are_found_and_each_with_its_original(change: Change) -> None:
+def test_each_copy_is_found_with_its_original(change: Change) -> None:
     originals = photos()[::4]
     count = len(originals)
     both = [thumbnail(photo) for photo in originals] + [thumbnail(change(photo)) for photo in originals]
@@ -71,7 +71,7 @@ def test_one_more_object_makes_another_picture() -> None:
     assert find_near([thumbnail(photo), thumbnail(other)], [0, 0]) == []
 
 
-def test_flat_pictures_are_no_copies_of_each_other() -> None:
+def test_flat_pictures_are_not_copies_of_each_other() -> None:
     greys = [Image.new("RGB", (50, 50), (level, level, level)) for level in (0, 1, 90, 255)]
     noise = [Image.fromarray(np.random.default_rng(k).integers(100, 104, (64, 64), np.uint8)) for k in range(4)]
     assert find_near([thumbnail(image) for image in greys + noise], [0] * 8) == []
@@ -86,7 +86,7 @@ def test_many_pictures_that_are_alike_give_one_finding_each_at_most() -> None:
         pairs = find_near(thumbnails, [0] * 100 + [1] * (count - 100))
         assert len({near.number for near in pairs}) == len(pairs) <= count
     assert len(pairs) > 0.98 * count
-    # What leaks is told before what is doubled.
+    # A pair across splits has priority over a pair within one.
     assert all(near.earlier < 100 for near in pairs if near.number >= 100)
 
 

@@ -1,4 +1,4 @@
-"""What validation lets through is what training and evaluation can use: masks, crowds, and after any harm."""
+"""Training and evaluation can use everything that validation accepts: masks, crowds, and randomly damaged datasets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def rectangle(box: list[int]) -> np.ndarray:
 
 
 def plain_runs(mask: np.ndarray) -> list[int]:
-    """Lengths down the columns, of zeros first."""
+    """The run lengths down the columns. The first run is of zeros."""
     ends = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [2]])))
     runs: list[int] = np.diff(ends, prepend=0).tolist()
     return runs
@@ -108,7 +108,7 @@ def test_a_crowd_is_not_trained_on_and_hides_detections_from_the_score(tmp_path:
     dataset = DetectionDataset([sample], root, 64, masks=kind != "box")
     assert len(dataset[0].target.labels) == (~sample.crowd).sum() == 2
 
-    # The objects are found; in the crowd there are two more detections of its class, which count only without it.
+    # All objects are detected. Two more detections are inside the crowd: they count as wrong only without the crowd.
     objects = [annotation for annotation in content["annotations"] if not annotation["iscrowd"]]
     results = [
         {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.5} for annotation in objects
@@ -172,8 +172,8 @@ def test_run_lengths_are_read_as_pycocotools_reads_them(height: int, width: int,
 def test_any_counts_are_runs_or_refused(counts: object) -> None:
     runs = run_lengths(counts)
     assert runs is None or (runs >= 0).all()
-    fault = mask_problem({"size": [5, 6], "counts": counts}, 5, 6)
-    if fault is None:
+    problem = mask_problem({"size": [5, 6], "counts": counts}, 5, 6)
+    if problem is None:
         shape: Any = {"size": [5, 6], "counts": counts}
         coded = rle.frPyObjects(shape, 5, 6) if isinstance(counts, list) else shape
         assert rle.decode(coded).sum() == mask_area(shape) > 0
@@ -193,7 +193,7 @@ HARM = st.tuples(
 
 
 def harm(root: Path, how: str, which: int, where: int, value: Any) -> None:
-    """Change one file of a dataset, picked by a number, or one value in it."""
+    """Damage one file of a dataset, chosen by a number, or one value in it."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     if not files:
         return
@@ -219,7 +219,7 @@ def harm(root: Path, how: str, which: int, where: int, value: Any) -> None:
     elif path.suffix == ".json":
         try:
             content = json.loads(data)
-        except ValueError:  # what was done before
+        except ValueError:  # an earlier change made it unreadable
             return
         nodes = [node for node in _nodes(content) if len(node)]
         node = nodes[where % len(nodes)] if nodes else content
@@ -237,7 +237,7 @@ def _nodes(tree: Any) -> list[Any]:
 
 
 def feed(out: Path, root: Path) -> int:
-    """Read everything as training and evaluation do, to the loss and the score; the objects that were seen."""
+    """Read everything as training and evaluation do, up to loss and score. Returns the number of objects."""
     count = 0
     for split in SPLITS:
         samples = samples_of(out, split)
@@ -277,7 +277,7 @@ def feed(out: Path, root: Path) -> int:
 @pytest.mark.parametrize("make", [make_masks, make_yolo])
 @settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(harms=st.lists(HARM, min_size=1, max_size=4))
-def test_no_harm_crashes_validation_and_what_it_lets_through_can_be_trained_on(
+def test_no_damage_crashes_validation_and_accepted_data_can_be_trained_on(
     make: Any, tmp_path: Path, harms: list[tuple[str, int, int, Any]]
 ) -> None:
     root, out = tmp_path / "data", tmp_path / "out"

@@ -1,4 +1,4 @@
-"""What becomes of findings: stop, drop, other severities; what is printed; and that nothing crashes."""
+"""The effect of findings: stop, drop and other severities. What is printed. No annotation crashes validation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_drop_leaves_out_just_what_is_named(root: Path, tmp_path: Path) -> None:
     assert ingest(root, tmp_path / "after", on_error="drop") == before
 
 
-def test_dropping_everything_stops_all_the_same(root: Path, tmp_path: Path) -> None:
+def test_dropping_everything_still_stops(root: Path, tmp_path: Path) -> None:
     for path in (root / "train").glob("*.png"):
         path.unlink()
     findings, error = validate(root, tmp_path, on_error="drop")
@@ -126,7 +126,7 @@ def test_statistics_count_what_is_kept(root: Path, tmp_path: Path) -> None:
     assert (train["box_width"]["0%"], train["box_width"]["100%"]) == (widths[0], widths[-1])
 
 
-def test_many_processes_find_the_same(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_processes_give_the_same_findings(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "train" / "train_2.png").write_bytes(b"no image")
     alone = validate(root, tmp_path)
     monkeypatch.setattr(survey, "_WORTH_PROCESSES", 0)
@@ -144,7 +144,7 @@ MUTATIONS = st.lists(
 
 
 def mutate(content: Any, where: int, how: str, value: Any) -> None:
-    """Change one node of a tree of dicts and lists, picked by a number."""
+    """Change one node of a tree of dicts and lists, chosen by a number."""
     nodes: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:

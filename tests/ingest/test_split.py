@@ -73,7 +73,7 @@ def test_augmented_copies_and_equal_bytes_stay_together() -> None:
 
 
 def film(root: Path, scenes: int, frames: int, step: float = 0.0) -> Path:
-    """A dataset without valid: of each scene some frames that look alike. step: how far a frame is from the last."""
+    """A dataset without valid. It has several frames of each scene that look alike. step: the change between frames."""
     random = np.random.default_rng(0)
     content: Any = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
     (root / "train").mkdir(parents=True)
@@ -82,7 +82,10 @@ def film(root: Path, scenes: int, frames: int, step: float = 0.0) -> Path:
         for frame in range(frames):
             seen = np.cos(frame * step) * (cells - 128) + np.sin(frame * step) * (other - 128) + 128
             noisy = seen.repeat(4, 0).repeat(4, 1) + random.normal(0, 3, (64, 64, 3))
-            name, number = f"{random.integers(2**60)}.png", scene * frames + frame + 1  # no name tells of the scene
+            name, number = (
+                f"{random.integers(2**60)}.png",
+                scene * frames + frame + 1,
+            )  # the name does not reveal the scene
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / "train" / name)
             content["images"].append({"id": number, "file_name": name, "width": 64, "height": 64})
             content["annotations"].append({"id": number, "image_id": number, "category_id": 1, "bbox": [8, 8, 30, 20]})
@@ -91,8 +94,8 @@ def film(root: Path, scenes: int, frames: int, step: float = 0.0) -> Path:
 
 
 @pytest.mark.parametrize("step", [0.0, 0.1])
-def test_nothing_that_validation_calls_near_is_in_two_splits_of_its_cut(tmp_path: Path, step: float) -> None:
-    """Also where each frame is like the next few, and the first not like the last."""
+def test_near_images_are_never_in_two_splits_of_a_cut(tmp_path: Path, step: float) -> None:
+    """This holds, too, if each frame is like the next few, but the first is not like the last."""
     root, split = film(tmp_path / "data", 12, 9, step), {"valid": 0.25, "test": 0.25}
     findings, error = validate(root, tmp_path, split=split)
     assert ({finding["code"] for finding in findings}, error) == ({"near-doubled"}, None)
@@ -103,7 +106,7 @@ def test_nothing_that_validation_calls_near_is_in_two_splits_of_its_cut(tmp_path
     assert [len(read_manifest(tmp_path / "manifest" / f"{name}.json")) for name in ("train", "valid")] == [54, 27]
 
 
-def test_images_that_all_look_the_same_are_cut_only_where_that_is_ignored(tmp_path: Path) -> None:
+def test_images_that_all_look_alike_are_cut_only_if_near_leakage_is_ignored(tmp_path: Path) -> None:
     root = film(tmp_path / "data", 1, 10)
     _, error = validate(root, tmp_path, split={"valid": 0.2})
     assert error is not None
@@ -113,7 +116,7 @@ def test_images_that_all_look_the_same_are_cut_only_where_that_is_ignored(tmp_pa
     assert len(read_manifest(tmp_path / "manifest" / "valid.json")) == 2
 
 
-def test_a_split_is_cut_on_request_alone_and_conversion_keeps_it(tmp_path: Path) -> None:
+def test_a_split_is_cut_only_on_request_and_conversion_keeps_it(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     shutil.rmtree(root / "valid")
     findings, _ = validate(root, tmp_path)
@@ -132,14 +135,14 @@ def test_a_split_is_cut_on_request_alone_and_conversion_keeps_it(tmp_path: Path)
     assert all(path.encode() in made["annotations/valid.json"] for path in paths["valid"])
 
 
-def test_a_split_that_is_there_is_never_cut_anew(tmp_path: Path) -> None:
+def test_a_split_that_exists_is_never_cut_again(tmp_path: Path) -> None:
     _, error = validate(make_coco(tmp_path / "data"), tmp_path, split={"valid": 0.5})
     assert error is not None
     assert error.startswith("validate.split.valid asks for a valid split, but valid/_annotations.coco.json has one")
 
 
 @pytest.mark.parametrize("split", [{"valid": 0.0}, {"valid": 0.7, "test": 0.3}, {"valid": 1.0}, {"part": 0.1}])
-def test_parts_that_leave_nothing_are_refused(tmp_path: Path, split: dict[str, float]) -> None:
+def test_fractions_that_leave_nothing_are_refused(tmp_path: Path, split: dict[str, float]) -> None:
     _, error = validate(make_coco(tmp_path / "data"), tmp_path, split=split)
     assert error is not None
     assert error.startswith("validate.split")

@@ -30,7 +30,7 @@ def test_a_box_over_the_edge_is_clipped_with_a_warning(root: Path, tmp_path: Pat
     ]
 
 
-def test_boxes_and_polygons_stand_in_one_file(root: Path, tmp_path: Path) -> None:
+def test_boxes_and_polygons_may_be_in_one_file(root: Path, tmp_path: Path) -> None:
     (root / LABEL).write_text("0 0.25 0.25 0.5 0.25\n1 0.25 0.25 0.75 0.25 0.75 0.75\n")
     content = json.loads(ingest(root, tmp_path)["annotations/train.json"])
     box, polygon = (annotation for annotation in content["annotations"] if annotation["image_id"] == 1)
@@ -57,9 +57,7 @@ def test_an_image_without_a_label_file_is_a_negative(root: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("place", ["images/train/train_2.txt", "labels/nite/train_2.txt"])
-def test_a_lost_label_file_is_told_with_the_place_where_it_was_looked_for(
-    root: Path, tmp_path: Path, place: str
-) -> None:
+def test_a_lost_label_file_is_named_with_its_expected_place(root: Path, tmp_path: Path, place: str) -> None:
     (root / place).parent.mkdir(exist_ok=True)
     (root / "labels/train/train_2.txt").rename(root / place)
     findings, error = validate(root, tmp_path)
@@ -74,9 +72,7 @@ def test_a_lost_label_file_is_told_with_the_place_where_it_was_looked_for(
         assert "labels/train/train_2.txt" in finding["what"]
 
 
-def test_labels_that_are_all_lost_are_told_with_the_place_where_they_were_looked_for(
-    root: Path, tmp_path: Path
-) -> None:
+def test_label_files_that_are_all_lost_are_named_with_their_expected_place(root: Path, tmp_path: Path) -> None:
     (root / "images").rename(root / "Images")
     (root / "labels").rename(root / "Labels")
     rewrite(
@@ -91,7 +87,7 @@ def test_labels_that_are_all_lost_are_told_with_the_place_where_they_were_looked
     assert sum(finding["code"] == "label-without-image" for finding in findings) == 6
 
 
-def test_text_files_that_hold_no_labels_are_none(root: Path, tmp_path: Path) -> None:
+def test_text_files_without_labels_are_not_label_files(root: Path, tmp_path: Path) -> None:
     (root / "README.roboflow.txt").write_text("1 dataset of cats.\n")
     (root / "images/train/notes.txt").write_text("")
     assert validate(root, tmp_path) == ([], None)
@@ -130,7 +126,7 @@ DEFINITIONS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_a_folder_data_is_no_prefix_of_cvat(tmp_path: Path) -> None:
+def test_a_folder_data_is_not_a_prefix_of_cvat(tmp_path: Path) -> None:
     root = make_yolo(tmp_path / "data")
     list_images(root, "train.txt", "data/images/train/")
     (root / "data").mkdir()
@@ -139,7 +135,7 @@ def test_a_folder_data_is_no_prefix_of_cvat(tmp_path: Path) -> None:
     assert sorted(missing) == [f"data/images/train/train_{number}.png" for number in (1, 2, 3)]
 
 
-def test_a_dataset_yaml_of_another_tool_says_nothing(tmp_path: Path) -> None:
+def test_a_dataset_yaml_of_another_tool_is_ignored(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "data")
     before = validate(root, tmp_path)
     (root / "dataset.yaml").write_text("owner: me\nversion: 3\n")
@@ -170,7 +166,7 @@ def test_every_spelling_of_the_definition_means_the_same(
 
 
 @pytest.mark.parametrize("entry", ["images/none", "../test/images", "[a, b/c]", "test-dev.txt", "./none.txt"])
-def test_a_test_split_that_is_not_there_is_none(root: Path, tmp_path: Path, entry: str) -> None:
+def test_a_test_split_that_does_not_exist_is_a_warning(root: Path, tmp_path: Path, entry: str) -> None:
     for kind in ("images", "labels"):
         shutil.rmtree(root / kind / "test")
     rewrite(root, "test: images/test\n", "")
@@ -205,7 +201,7 @@ def test_a_bad_line_of_a_list_is_found(root: Path, tmp_path: Path, line: str, co
     assert places(findings) == [(code, "error", *where)]
 
 
-def test_a_list_of_classes_among_the_labels_is_no_label_file(root: Path, tmp_path: Path) -> None:
+def test_a_list_of_classes_among_the_labels_is_not_a_label_file(root: Path, tmp_path: Path) -> None:
     (root / "labels/train/classes.txt").write_text("cat\ndog\n")
     assert validate(root, tmp_path) == ([], None)
 
@@ -227,7 +223,7 @@ def test_of_a_pose_dataset_the_boxes_are_used(root: Path, tmp_path: Path) -> Non
     assert ingest(root, tmp_path / "after") == before
 
 
-def test_the_same_folder_twice_leaks(root: Path, tmp_path: Path) -> None:
+def test_one_folder_in_two_splits_is_leakage(root: Path, tmp_path: Path) -> None:
     rewrite(root, "val: images/valid", "val: images/train")
     findings, _ = validate(root, tmp_path)
     assert [(finding["code"], finding["file"]) for finding in findings if finding["code"] == "leakage"] == [
@@ -245,7 +241,7 @@ def test_the_same_folder_twice_leaks(root: Path, tmp_path: Path) -> None:
         ("a.jpg", "a.txt"),
     ],
 )
-def test_labels_lie_across_from_the_last_folder_of_images_or_beside(image: str, label: str) -> None:
+def test_labels_replaces_the_last_folder_images_or_the_label_file_is_beside(image: str, label: str) -> None:
     assert label_path(image) == label
 
 
