@@ -1,4 +1,4 @@
-"""The comparison of a file with its checkpoint. Instead of a file, the tests use the graph in torch, broken on purpose."""
+"""The comparison of a file with its checkpoint. Instead of a file, tests use the graph in torch, broken on purpose."""
 
 from __future__ import annotations
 
