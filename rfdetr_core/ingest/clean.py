@@ -59,7 +59,7 @@ def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
             box = drawable(annotation.box)
             if fact is None or fact.code or box is None:
                 continue
-            x, y, right, bottom = box
+            x, y, right, bottom = box  # the last two are width and height, unless the boxes are corners
             count += 1
             pixels += annotation.relative and max(right, bottom) > 1.5
             fractions += not annotation.relative and min(box) >= 0 and max(box) <= 1 < max(fact.width, fact.height)
@@ -83,12 +83,12 @@ def check_units(dataset: Dataset, facts: Facts, findings: Findings) -> bool:
 def check_range(dataset: Dataset, facts: Facts, findings: Findings) -> None:
     """Find splits whose images lose most of their content when they are converted to 8 bits of red, green and blue."""
     for split in dataset.values():
-        of_doubt: dict[str, list[str]] = defaultdict(list)
+        by_doubt: dict[str, list[str]] = defaultdict(list)
         for path in sorted(record.path for record in split.images if record.path in facts):
-            of_doubt[facts[path].doubt].append(path)
-        for doubt, (code, message) in _DOUBTS.items():
-            if paths := of_doubt[doubt]:
-                message = f"{len(paths)} of {len(split.images)} images {message}. The first: {paths[0]}"
+            by_doubt[facts[path].doubt].append(path)
+        for doubt, (code, text) in _DOUBTS.items():
+            if paths := by_doubt[doubt]:
+                message = f"{len(paths)} of {len(split.images)} images {text} The first: {paths[0]}"
                 findings.add(code, split.place, message)
 
 

@@ -173,19 +173,19 @@ def _columns(header: list[str], findings: Findings) -> dict[str, int] | None:
 
 
 class _Names:
-    """Finds images by the ends of their paths."""
+    """Finds images by the ends of their paths. first, second: end -> the first and the second image that has it."""
 
     def __init__(self, images: Iterable[str]) -> None:
         self.first: dict[str, str] = {}
         self.second: dict[str, str] = {}
-        self._whole = set(images)
-        for path in sorted(self._whole):
+        self._paths = set(images)
+        for path in sorted(self._paths):
             for end in _ends(path):
                 (self.second if end in self.first else self.first).setdefault(end, path)
 
     def find(self, name: str) -> list[str]:
         """The image that a name means; two images if it may mean several; none if it means none."""
-        if name in self._whole:
+        if name in self._paths:
             return [name]
         return [end[name] for end in (self.first, self.second) if name in end]
 
