@@ -30,7 +30,7 @@ _SUFFIXES = {
     "TIFF": (".tif", ".tiff"),
 }
 # For copies: the words of the message, the code within one split, and the code across two splits.
-_EQUAL = ("has the bytes of", "image-doubled", "leakage")
+_EQUAL = ("has the same bytes as", "image-doubled", "leakage")
 _NEAR = ("looks like", "near-doubled", "near-leakage")
 # `FileFacts.doubt` -> code and message.
 _DOUBTS = {
@@ -184,7 +184,7 @@ def clean(
     for name, split in dataset.items():
         for record in sorted(split.images, key=lambda record: record.path):
             fact = facts.get(record.path)
-            if fact is None or (name, record.path) in left_out or _is_faulty(record, fact, findings):
+            if fact is None or (name, record.path) in left_out or _is_unusable(record, fact, findings):
                 continue
             instances = _keep(record, fact, classes.by_id[name], findings)
             size = fact.width, fact.height
@@ -224,7 +224,7 @@ def _find_copies(dataset: Dataset, facts: Facts, findings: Findings) -> tuple[se
     return left_out, pairs
 
 
-def _is_faulty(record: ImageRecord, fact: FileFacts, findings: Findings) -> bool:
+def _is_unusable(record: ImageRecord, fact: FileFacts, findings: Findings) -> bool:
     """Whether an image must be left out because of its file, or because the labels state another size."""
     place = Place(record.path, image=record.path)
     if fact.code:

@@ -200,8 +200,8 @@ def _image(line: int, cells: list[str], width: int, image_column: int, names: _N
     """The image that a row is about; None, with a finding, if it names none or may name several."""
     place = Place(METADATA, line)
     if len(cells) != width:
-        more = "more than" if len(cells) > width else f"{len(cells)} cells, not"
-        findings.add("metadata-row", place, f"the row has {more} the {width} of the header")
+        count = "more cells than" if len(cells) > width else f"{len(cells)} cells, not"
+        findings.add("metadata-row", place, f"the row has {count} the {width} of the header")
         return None
     name = cells[image_column].strip()
     if not name:
