@@ -147,9 +147,9 @@ def test_what_yolo_cannot_hold_is_named(tmp_path: Path) -> None:
     source = make_coco(tmp_path / "source")
 
     def change(content: Any) -> None:
-        crowd, other = content["annotations"][:2]
+        crowd, box = content["annotations"][:2]
         crowd |= {"iscrowd": 1, "segmentation": {"size": [48, 64], "counts": [0, 5, 3067]}}
-        other |= {"segmentation": [[32, 24, 52, 24, 52, 36]], "area": 120}
+        box |= {"segmentation": [[32, 24, 52, 24, 52, 36]], "area": 120}
         content["annotations"][2]["area"] = 7.0
         content["categories"].append({"id": 0, "name": "animal"})
 

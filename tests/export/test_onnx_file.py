@@ -167,11 +167,11 @@ def test_files_have_equal_bytes_whatever_was_exported_before_and_no_paths(
     raw, complete = '{"formats": ["onnx", "openvino"]}', '{"formats": ["onnx"], "postprocess": true}'
     export_in_a_process(checkpoint, tmp_path / "one", raw, complete, raw, threads=1)
     export_in_a_process(checkpoint, tmp_path / "two", complete, threads=2)
-    made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("model.*")}
+    files_of = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("model.*")}
     for name in ("model.onnx", "model.xml", "model.bin"):
-        assert made[Path("one/0") / name] == made[Path("one/2") / name], name
-    assert made[Path("one/1/model.onnx")] == made[Path("two/0/model.onnx")]
-    for path, content in made.items():
+        assert files_of[Path("one/0") / name] == files_of[Path("one/2") / name], name
+    assert files_of[Path("one/1/model.onnx")] == files_of[Path("two/0/model.onnx")]
+    for path, content in files_of.items():
         for trace in (
             str(ROOT),
             str(tmp_path),

@@ -68,8 +68,8 @@ Source = tuple[Architecture, Detector]
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
     path = tmp_path_factory.mktemp("source") / "model.pth"
     write_random_checkpoint(path, replace(TINY, queries=12, segmentation=request.param))
-    made = build_from_checkpoint(path)
-    return made.architecture, made.detector
+    built = build_from_checkpoint(path)
+    return built.architecture, built.detector
 
 
 def pictures() -> list[Image.Image]:

@@ -47,13 +47,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="module")
 def cached() -> Callable[..., Any]:
     """`export_draft`, run once per set of arguments, since it takes seconds."""
-    made: dict[Any, Any] = {}
+    drafts: dict[Any, Any] = {}
 
     def draft(source: Any, config: ExportConfig, kind: str) -> Any:
         key = source.sha256, config.postprocess, config.images, config.batch_size, kind
-        if key not in made:
-            made[key] = export_draft(source, config, kind)  # type: ignore[arg-type]
-        return made[key]
+        if key not in drafts:
+            drafts[key] = export_draft(source, config, kind)  # type: ignore[arg-type]
+        return drafts[key]
 
     return draft
 
@@ -71,8 +71,8 @@ def project(made: Project, cached: Callable[..., Any], tmp_path: Path, monkeypat
 
 def export(project: Project, *formats: Any, **settings: Any) -> dict[str, Any]:
     export_stage(project[1].where, ExportConfig(formats=formats, **settings), Path("output"))
-    made: dict[str, Any] = files.read_json(Path("output/export.json"))
-    return made
+    content: dict[str, Any] = files.read_json(Path("output/export.json"))
+    return content
 
 
 def listed(folder: Path) -> dict[str, bytes]:
@@ -89,29 +89,29 @@ def test_the_stage_writes_its_files_and_their_measurements(project: Project) -> 
     assert exported["source"]["sha256"] == files.sha256_file(scene.checkpoint)
     assert sorted(exported["files"]) == names
     metrics = files.read_json(Path("reports/evaluate/metrics.json"))
-    for name, about in exported["files"].items():
+    for name, facts in exported["files"].items():
         path = Path("output/export") / name
-        assert about["sha256"] == files.sha256_file(path)
-        assert about["size"] == path.stat().st_size
+        assert facts["sha256"] == files.sha256_file(path)
+        assert facts["size"] == path.stat().st_size
         if name == "model.bin":
-            assert about["of"] == "model.xml"
+            assert facts["of"] == "model.xml"
             continue
         described = read_exported(path).description
-        assert described.parity == about["parity"]
+        assert described.parity == facts["parity"]
         assert described.source == exported["source"]["sha256"]
-        ap = about["parity"]["ap"]
+        ap = facts["parity"]["ap"]
         assert ap["proven"]
         assert (ap["split"], ap["images"], ap["max_drop"]) == ("test", 5, 100.0)
         assert ap["boxes"]["source"] == metrics["map"] > 0.1
         assert ap["masks"]["source"] == metrics["masks"]["map"] > 0.1
         predictor = ExportedPredictor.from_file(path, device="cpu")
         assert evaluate(predictor, scene.where, EvaluateConfig(), folder / "again")["map"] == ap["boxes"]["file"]
-        queries = about["parity"].get("queries")
+        queries = facts["parity"].get("queries")
         if "int8" in name:
             assert queries is None
-            assert about["parity"]["batches"] < 1e-4
+            assert facts["parity"]["batches"] < 1e-4
             rows = {row.path: row.sha256 for row in read_manifest(scene.where.split("train")[1])}
-            assert about["calibration"]["images"] == rows
+            assert facts["calibration"]["images"] == rows
         else:
             assert max(queries["boxes"], queries["scores"], queries["masks"]) < 1e-4
             assert queries["batches"] == [1, 3]
@@ -120,32 +120,33 @@ def test_the_stage_writes_its_files_and_their_measurements(project: Project) -> 
 
 def test_int8_quantises_only_the_encoders_layers_and_is_reproducible(project: Project) -> None:
     config = ExportConfig(formats=("onnx-int8",), max_drop=100.0)
-    made = []
+    files_of_runs = []
     for number in range(2):
         export_stage(project[1].where, config, Path("output"))
-        made.append(Path("output/export/model-int8.onnx").read_bytes())
+        files_of_runs.append(Path("output/export/model-int8.onnx").read_bytes())
         if number == 0:
             export(project, "onnx", postprocess=True)
-    assert made[0] == made[1]
-    model = onnx.load_from_string(made[0])
-    whole = {
+    assert files_of_runs[0] == files_of_runs[1]
+    model = onnx.load_from_string(files_of_runs[0])
+    integer_weights = {
         tensor.name
         for tensor in model.graph.initializer
         if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2
     }
     architecture = project[1].predictor().architecture
-    assert len(whole) == 4 * architecture.encoder_blocks  # of attention two: queries, keys and values are one product
+    # Four products per block: queries, keys and values of the attention are one.
+    assert len(integer_weights) == 4 * architecture.encoder_blocks
     before = stage.export_draft(stage.Source.read(project[1].checkpoint), config, "onnx").model
-    assert len({*encoder_products(before)}) == len(whole)
-    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 2 * len(whole)  # in and out
+    assert len({*encoder_products(before)}) == len(integer_weights)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) == 2 * len(integer_weights)  # in and out
 
 
-def lower(project: Project, by: float) -> None:
+def lower(project: Project, points: float) -> None:
     """Make the recorded scores of the checkpoint better by some points."""
     path = Path("reports/evaluate/metrics.json")
     path.write_text(path.read_text())  # a file of its own, not a link
     metrics = files.read_json(path)
-    metrics["map"] += by / 100
+    metrics["map"] += points / 100
     files.write_json(path, metrics)
 
 
@@ -165,7 +166,7 @@ def check_nothing_changed(project: Project, message: str, *formats: Any, **setti
 def test_a_file_that_loses_more_ap_than_by_default_is_refused(
     project: Project, kind: str, name: str, limit: float
 ) -> None:
-    lower(project, by=20)
+    lower(project, points=20)
     message = (
         rf"^{name} is not exported, .*: on test it loses \d+\.\d\d points of AP \(boxes: 0\.\d+, the file 0\.\d+\), "
     )
@@ -173,7 +174,7 @@ def test_a_file_that_loses_more_ap_than_by_default_is_refused(
 
 
 def test_max_drop_limits_what_a_file_may_lose(project: Project) -> None:
-    lower(project, by=2)
+    lower(project, points=2)
     ap = export(project, "onnx", max_drop=2.001)["files"]["model.onnx"]["parity"]["ap"]
     assert ap["boxes"]["source"] - ap["boxes"]["file"] == pytest.approx(0.02)
     check_nothing_changed(project, "loses 2.00 points of AP", "onnx", max_drop=1.999)

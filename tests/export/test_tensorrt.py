@@ -57,24 +57,24 @@ def test_tensorrt_10_has_each_operator_of_a_file(
     model = onnx.shape_inference.infer_shapes(drafts(variant, **settings).model, data_prop=True)
     assert all(opset.domain in ("", "ai.onnx") and 9 <= opset.version <= 20 for opset in model.opset_import)
     assert not model.functions
-    every = [*graphs(model.graph)]
-    nodes = [node for graph in every for node in graph.node]
+    all_graphs = [*graphs(model.graph)]
+    nodes = [node for graph in all_graphs for node in graph.node]
     assert {node.op_type for node in nodes} - {*OPERATORS} == set()
-    known = {tensor.name: tensor for graph in every for tensor in graph.initializer}
-    known |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant"}
-    assert {tensor.data_type for tensor in known.values()} <= {*TYPES}
-    types = types_of(model, every)
+    constants = {tensor.name: tensor for graph in all_graphs for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant"}
+    assert {tensor.data_type for tensor in constants.values()} <= {*TYPES}
+    types = types_of(model, all_graphs)
     for node in nodes:
         attribute_values = attributes(node)
         if node.op_type != "Constant" and node.input:
             kind = TYPES[types[node.input[TYPED_BY.get(node.op_type, 0)]]]
             assert kind in OPERATORS[node.op_type], node
         if (place := INITIALIZERS.get(node.op_type)) is not None and len(node.input) > place and node.input[place]:
-            assert node.input[place] in known, node
+            assert node.input[place] in constants, node
         match node.op_type:
             case "TopK":
                 assert attribute_values.get("sorted", 1) == 1
-                assert int(numpy_helper.to_array(known[node.input[1]]).item()) < 3840
+                assert int(numpy_helper.to_array(constants[node.input[1]]).item()) < 3840
             case "LayerNormalization":
                 assert len(node.output) == 1
             case "GridSample":
@@ -91,7 +91,7 @@ def test_tensorrt_10_has_each_operator_of_a_file(
                 assert attribute_values.get("reduction", b"none") == b"none"
 
 
-def types_of(model: onnx.ModelProto, every: list[onnx.GraphProto]) -> dict[str, int]:
-    values = [value for graph in every for value in (*graph.input, *graph.value_info, *graph.output)]
+def types_of(model: onnx.ModelProto, all_graphs: list[onnx.GraphProto]) -> dict[str, int]:
+    values = [value for graph in all_graphs for value in (*graph.input, *graph.value_info, *graph.output)]
     types = {value.name: value.type.tensor_type.elem_type for value in values}
-    return types | {tensor.name: tensor.data_type for graph in every for tensor in graph.initializer}
+    return types | {tensor.name: tensor.data_type for graph in all_graphs for tensor in graph.initializer}

@@ -66,9 +66,9 @@ def test_each_copy_is_found_with_its_original(change: Change) -> None:
 
 def test_one_more_object_makes_another_picture() -> None:
     photo = photos()[0]
-    other = photo.copy()
-    ImageDraw.Draw(other).rectangle([60, 60, 100, 100], fill="white")
-    assert find_near([thumbnail(photo), thumbnail(other)], [0, 0]) == []
+    changed = photo.copy()
+    ImageDraw.Draw(changed).rectangle([60, 60, 100, 100], fill="white")
+    assert find_near([thumbnail(photo), thumbnail(changed)], [0, 0]) == []
 
 
 def test_flat_pictures_are_not_copies_of_each_other() -> None:
@@ -81,8 +81,8 @@ def test_flat_pictures_are_not_copies_of_each_other() -> None:
 def test_many_pictures_that_are_alike_give_one_finding_each_at_most() -> None:
     count, random = 20_000, np.random.default_rng(0)
     base = random.integers(60, 200, 256)
-    alike = [row.tobytes() for row in (base + random.integers(-2, 3, (count, 256))).astype(np.uint8)]
-    for thumbnails in ([bytes(256)] * count, [bytes(range(256))] * count, alike):
+    similar = [row.tobytes() for row in (base + random.integers(-2, 3, (count, 256))).astype(np.uint8)]
+    for thumbnails in ([bytes(256)] * count, [bytes(range(256))] * count, similar):
         pairs = find_near(thumbnails, [0] * 100 + [1] * (count - 100))
         assert len({near.number for near in pairs}) == len(pairs) <= count
     assert len(pairs) > 0.98 * count
@@ -131,6 +131,6 @@ def test_a_copy_of_a_near_copy_leaks_too(root: Path, tmp_path: Path) -> None:
 
 def test_a_near_leak_as_an_error_is_dropped_from_train(root: Path, tmp_path: Path) -> None:
     files = ingest(root, tmp_path, on_error="drop", severities={"near-leakage": "error"})
-    kept = [image["file_name"] for image in json.loads(files["annotations/train.json"])["images"]]
-    assert kept == ["train/train_1.png", "train/train_3.png"]
+    file_names = [image["file_name"] for image in json.loads(files["annotations/train.json"])["images"]]
+    assert file_names == ["train/train_1.png", "train/train_3.png"]
     assert json.loads(files["annotations/test.json"])["images"]

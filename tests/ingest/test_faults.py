@@ -169,10 +169,10 @@ def test_every_fault_that_can_be_left_out_is(tmp_path: Path) -> None:
         findings, error = validate(root, tmp_path / "found", **config)
         (finding,) = (finding for finding in findings if finding["code"] == fault.code)
         assert (finding["effect"], error) == ("left out", None), name
-        kept = {
+        remaining = {
             row.path for split in SPLITS for row in read_manifest(tmp_path / "found" / "manifest" / f"{split}.json")
         }
-        assert finding["file"] not in kept, name
+        assert finding["file"] not in remaining, name
 
 
 def cross(a: Point, b: Point, c: Point, d: Point) -> bool:
@@ -185,16 +185,16 @@ def cross(a: Point, b: Point, c: Point, d: Point) -> bool:
 
 
 def test_sides_that_cross_differ_from_sides_that_touch() -> None:
-    random, seen = np.random.default_rng(0), set()
+    random, outcomes = np.random.default_rng(0), set()
     for _ in range(500):
         points = [tuple(point) for point in random.integers(0, 7, (random.integers(4, 8), 2)).tolist()]
         sides = list(pairwise([*points, points[0]]))
-        expected = any(cross(*first, *other) for first, other in combinations(sides, 2))
+        expected = any(cross(*first, *second) for first, second in combinations(sides, 2))
         for scale, shift in ((1, 0), (1 / 3, 1e4)):
             polygon = [value * scale + shift for point in points for value in point]
             assert geometry.crosses_itself(polygon) == expected, points
-        seen.add(expected)
-    assert seen == {True, False}
+        outcomes.add(expected)
+    assert outcomes == {True, False}
 
 
 def test_a_polygon_of_very_many_sides_takes_bounded_time() -> None:

@@ -132,9 +132,9 @@ def test_files_that_dvcignore_matches_are_an_error_that_names_the_first(dvc_proj
     (dvc_project / "data/mine/train/notes.md").write_text("x")
     subprocess.run([sys.executable, "-m", "dvc", "add", "-q", *added], cwd=dvc_project, check=True)
     git(dvc_project, "add", "data")
-    kept = {Path(path).name for path in dvc_files(dvc_project)}
-    assert {"train_1.png", "valid_2.png"} & kept == set()
-    assert "train_2.png" in kept
+    stored = {Path(path).name for path in dvc_files(dvc_project)}
+    assert {"train_1.png", "valid_2.png"} & stored == set()
+    assert "train_2.png" in stored
     with pytest.raises(UserError, match=r"2 files .*\.dvcignore.* The first: train/train_1\.png"):
         check_folder(Path("data/mine"))
     (dvc_project / "data/.dvcignore").unlink()

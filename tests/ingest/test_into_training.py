@@ -100,7 +100,7 @@ def test_a_crowd_is_not_trained_on_and_hides_detections_from_the_score(tmp_path:
         edit_coco(root, split, lambda content: content["annotations"].append(crowd | {"segmentation": shapes[kind]}))
     before = ingest(make_coco(tmp_path / "without"), tmp_path / "without_out")
     files = ingest(root, tmp_path)
-    content, without = (json.loads(some["annotations/valid.json"]) for some in (files, before))
+    content, content_without = (json.loads(outputs["annotations/valid.json"]) for outputs in (files, before))
     assert [annotation["area"] for annotation in content["annotations"] if annotation["iscrowd"]] == [600]
 
     sample = samples_of(tmp_path, "train")[0]
@@ -115,7 +115,7 @@ def test_a_crowd_is_not_trained_on_and_hides_detections_from_the_score(tmp_path:
     ]
     results += [{"image_id": 1, "category_id": 0, "bbox": [x, 4, 9, 9], "score": 0.9} for x in (31, 45)]
     assert score(content, results).map == pytest.approx(1)
-    assert score(without, results).map < 1
+    assert score(content_without, results).map < 1
     if kind != "box":
         for result in results:
             x, y, width, height = map(int, result["bbox"])
@@ -210,8 +210,9 @@ def harm(root: Path, how: str, which: int, where: int, value: Any) -> None:
     elif how == "rename":
         path.rename(path.with_name(("e\u0301" + path.name, path.stem, path.name.upper())[where % 3]))
     elif how in ("copy", "swap"):
-        other = files[where % len(files)]
-        shutil.copyfile(other, path if how == "swap" else path.with_stem(f"{path.stem}_2")) if other != path else None
+        other_file = files[where % len(files)]
+        if other_file != path:
+            shutil.copyfile(other_file, path if how == "swap" else path.with_stem(f"{path.stem}_2"))
     elif path.suffix == ".txt":
         words = path.read_text(errors="replace").split(" ")
         words[where % len(words)] = str(value)
@@ -249,8 +250,8 @@ def feed(out: Path, root: Path) -> int:
                 or all(shape or crowd for shape, crowd in zip(sample.segmentations, sample.crowd, strict=True))
             ]
             augmented = DetectionDataset(usable, root, 32, masks, AugmentConfig(), seed=1)
-            whole = DetectionDataset(usable, root, 32, masks)
-            items = [augmented[Draw(0, k)] for k in range(len(usable))] + [whole[k] for k in range(len(usable))]
+            plain = DetectionDataset(usable, root, 32, masks)
+            items = [augmented[Draw(0, k)] for k in range(len(usable))] + [plain[k] for k in range(len(usable))]
             targets = collate(items).targets
             output = make_output(len(targets), queries=8, classes=3, masks=masks) if targets else None
             if output is not None:

@@ -50,12 +50,12 @@ def read(out: Path) -> dict[str, dict[str, dict[str, str]]]:
 def test_images_of_every_layout_are_named_by_their_base_names(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     root = make(tmp_path / "data")
     (root / "metadata.csv").write_text(TABLE)
-    written = outs(root, tmp_path)
+    tables_csv = outs(root, tmp_path)
     assert read(tmp_path) == EXPECTED
     folder = {make_coco: "train/", make_yolo: "images/train/"}.get(make)
     if folder:
         rows = f"path,camera,site\n{folder}train_1.png,x,a\n{folder}train_2.png,,b\n"
-        assert written["train"] == rows.encode()
+        assert tables_csv["train"] == rows.encode()
         (root / "metadata.csv").write_text(f"file name,site\n./{folder}train_1.png,a\n")
         assert outs(root, tmp_path)["train"] == f"path,site\n{folder}train_1.png,a\n".encode()
 
@@ -142,8 +142,8 @@ def test_written_metadata_is_read_back(rows: dict[str, dict[str, str]]) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder, "train.csv")
         write_metadata(path, rows)
-        kept = {image: {name: value for name, value in row.items() if value} for image, row in rows.items()}
-        assert read_metadata(path) == {image: row for image, row in kept.items() if row}
+        filled = {image: {name: value for name, value in row.items() if value} for image, row in rows.items()}
+        assert read_metadata(path) == {image: row for image, row in filled.items() if row}
         content = path.read_bytes()
         write_metadata(path, read_metadata(path))
         assert path.read_bytes() == content

@@ -103,10 +103,10 @@ def test_the_table_shows_the_first_few_of_each_code(
     more = [{"id": 100 + k, "image_id": 1, "category_id": 3, "bbox": [0, 0, 0, 0]} for k in range(50)]
     edit_coco(root, "train", lambda content: content["annotations"].extend(more))
     findings, _ = validate(root, tmp_path)
-    shown = capsys.readouterr().out
-    assert "error box-without-area: 50" in shown
-    assert "and 47 more" in shown
-    assert shown.count("annotation 1") == 3
+    printed = capsys.readouterr().out
+    assert "error box-without-area: 50" in printed
+    assert "and 47 more" in printed
+    assert printed.count("annotation 1") == 3
     with (tmp_path / "reports" / "findings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [{k: "" if v is None else str(v) for k, v in finding.items()} for finding in findings] == rows
@@ -128,9 +128,9 @@ def test_statistics_count_what_is_kept(root: Path, tmp_path: Path) -> None:
 
 def test_many_processes_give_the_same_findings(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "train" / "train_2.png").write_bytes(b"no image")
-    alone = validate(root, tmp_path)
+    in_one_process = validate(root, tmp_path)
     monkeypatch.setattr(survey, "_WORTH_PROCESSES", 0)
-    assert validate(root, tmp_path) == alone
+    assert validate(root, tmp_path) == in_one_process
 
 
 LEAVES = st.one_of(

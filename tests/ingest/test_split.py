@@ -18,33 +18,33 @@ from tests.ingest.samples import ingest, make_coco, picture, places, validate, w
 
 def images(count: int, rare: int = 10) -> list[ImageRecord]:
     """Every image has class 0, every `rare`-th class 1 as well, and every fifth nothing."""
-    made = []
+    records = []
     for number in range(count):
         classes = [] if number % 5 == 4 else [0, 1] if number % rare == 0 else [0]
         place = Place(f"train/{number}.jpg")
-        made.append(
+        records.append(
             ImageRecord(
                 place.file, place, annotations=[Annotation(place, class_id, [0, 0, 1, 1]) for class_id in classes]
             )
         )
-    return made
+    return records
 
 
 def cut(records: list[ImageRecord], digests: dict[str, str] | None = None, **config: Any) -> dict[str, set[str]]:
     facts = {record.path: FileFacts((digests or {}).get(record.path, record.path), 1, 1) for record in records}
     train = Split(Place("x.json"), records, [Category(0, "a"), Category(1, "b")])
-    done = cut_splits({"train": train}, facts, SplitConfig(**config))
-    return {name: {record.path for record in split.images} for name, split in done.items()}
+    splits = cut_splits({"train": train}, facts, SplitConfig(**config))
+    return {name: {record.path for record in split.images} for name, split in splits.items()}
 
 
 def test_each_split_gets_its_part_of_every_class_and_of_the_background() -> None:
     records = images(200)
     kinds = {record.path: tuple(a.category for a in record.annotations) for record in records}
-    done = cut(records, valid=0.2, test=0.1)
-    assert set.union(*done.values()) == kinds.keys()
-    assert sum(map(len, done.values())) == 200
+    splits = cut(records, valid=0.2, test=0.1)
+    assert set.union(*splits.values()) == kinds.keys()
+    assert sum(map(len, splits.values())) == 200
     for name, part in (("valid", 0.2), ("test", 0.1)):
-        counts = Counter(kinds[path] for path in done[name])
+        counts = Counter(kinds[path] for path in splits[name])
         for kind, total in Counter(kinds.values()).items():
             assert abs(counts[kind] - part * total) <= 1, (name, kind)
 
@@ -65,8 +65,8 @@ def test_augmented_copies_and_equal_bytes_stay_together() -> None:
     for number, record in enumerate(records):
         record.path = f"train/picture{number // 4}_jpg.rf.{number:032x}.jpg"
     twins = {records[0].path: "same", records[20].path: "same"}
-    done = cut(records, twins, valid=0.3)
-    home = {path: name for name, paths in done.items() for path in paths}
+    splits = cut(records, twins, valid=0.3)
+    home = {path: name for name, paths in splits.items() for path in paths}
     for start in range(0, 40, 4):
         assert len({home[record.path] for record in records[start : start + 4]}) == 1
     assert home[records[3].path] == home[records[23].path]
@@ -78,10 +78,10 @@ def film(root: Path, scenes: int, frames: int, step: float = 0.0) -> Path:
     content: Any = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
     (root / "train").mkdir(parents=True)
     for scene in range(scenes):
-        cells, other = random.integers(40, 215, (2, 16, 16, 3)).astype(float)
+        cells, direction = random.integers(40, 215, (2, 16, 16, 3)).astype(float)
         for frame in range(frames):
-            seen = np.cos(frame * step) * (cells - 128) + np.sin(frame * step) * (other - 128) + 128
-            noisy = seen.repeat(4, 0).repeat(4, 1) + random.normal(0, 3, (64, 64, 3))
+            picture = np.cos(frame * step) * (cells - 128) + np.sin(frame * step) * (direction - 128) + 128
+            noisy = picture.repeat(4, 0).repeat(4, 1) + random.normal(0, 3, (64, 64, 3))
             name, number = (
                 f"{random.integers(2**60)}.png",
                 scene * frames + frame + 1,
@@ -122,7 +122,7 @@ def test_a_split_is_cut_only_on_request_and_conversion_keeps_it(tmp_path: Path) 
     findings, _ = validate(root, tmp_path)
     assert places(findings) == [("split-missing", "error", "valid", None)]
     picture(99).save(root / "train" / "stray.png")
-    made = ingest(root, tmp_path, split={"valid": 0.4, "seed": 3})
+    files = ingest(root, tmp_path, split={"valid": 0.4, "seed": 3})
     findings, _ = validate(root, tmp_path, split={"valid": 0.4, "seed": 3})
     assert [place for place in places(findings) if place[0] != "class-untrained"] == [
         ("image-not-listed", "warning", "train/stray.png", None)
@@ -132,7 +132,7 @@ def test_a_split_is_cut_only_on_request_and_conversion_keeps_it(tmp_path: Path) 
     }
     assert sorted(paths["train"] + paths["valid"]) == [f"train/train_{k}.png" for k in (1, 2, 3)]
     assert paths["valid"]
-    assert all(path.encode() in made["annotations/valid.json"] for path in paths["valid"])
+    assert all(path.encode() in files["annotations/valid.json"] for path in paths["valid"])
 
 
 def test_a_split_that_exists_is_never_cut_again(tmp_path: Path) -> None:

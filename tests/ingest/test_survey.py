@@ -127,43 +127,43 @@ def test_a_second_validation_does_not_use_the_cache(run, tmp_path: Path) -> None
     _, cold = run()
     holder = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
     command = [sys.executable, "-c", holder, str(tmp_path / "kept" / "images.lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout
-        other.stdout.readline()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()
         assert run() == (6, cold)
-        other.communicate("\n")
+        process.communicate("\n")
     assert run() == (0, cold)
 
 
 def test_a_cache_that_vanishes_meanwhile_returns_nothing(tmp_path: Path) -> None:
-    kept = survey.Cache(tmp_path / "images.sqlite", "checker")
+    cache = survey.Cache(tmp_path / "images.sqlite", "checker")
     (tmp_path / "images.sqlite").unlink()
-    assert survey.cache_reader(kept.path)(b"digest") is None
+    assert survey.cache_reader(cache.path)(b"digest") is None
 
 
 def test_the_cache_forgets_the_oldest(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(survey, "_KEPT", 5)
     for start in range(0, 12, 4):
-        kept = survey.Cache(tmp_path / "images.sqlite", "checker")
+        cache = survey.Cache(tmp_path / "images.sqlite", "checker")
         for number in range(start, start + 4):
-            kept.keep(bytes([number]), b"value")
-        kept.close(in_use=1)
+            cache.keep(bytes([number]), b"value")
+        cache.close(in_use=1)
     find = survey.cache_reader(tmp_path / "images.sqlite")
     assert [number for number in range(12) if find(bytes([number])) == b"value"] == [7, 8, 9, 10, 11]
 
 
 def test_processes_and_a_cache_give_the_same_findings(run, monkeypatch) -> None:
-    alone = run()
+    in_one_process = run()
     monkeypatch.setattr(survey, "_WORTH_PROCESSES", 0)
-    assert run() == (0, alone[1])
+    assert run() == (0, in_one_process[1])
     monkeypatch.setattr(survey, "_checker_digest", lambda *_: "another")
-    assert run() == alone
+    assert run() == in_one_process
 
 
-def work_that_dies(by: signal.Signals) -> Callable[[], Callable[[str], str]]:
+def work_that_dies(cause: signal.Signals) -> Callable[[], Callable[[str], str]]:
     def work(item: str) -> str:
         if item.startswith("bad"):
-            os.kill(os.getpid(), by)
+            os.kill(os.getpid(), cause)
         return item.upper()
 
     return lambda: work
@@ -171,7 +171,7 @@ def work_that_dies(by: signal.Signals) -> Callable[[], Callable[[str], str]]:
 
 def test_a_crash_is_the_result_of_its_item_alone() -> None:
     items = [f"item {k}" for k in range(500)] + ["bad 1", "bad 2"] + [f"more {k}" for k in range(100)] + ["bad 3"]
-    workers = Workers(work_that_dies(signal.SIGSEGV), lambda item, how: f"{item} {how}", 2)
+    workers = Workers(work_that_dies(signal.SIGSEGV), lambda item, cause: f"{item} {cause}", 2)
     try:
         results = list(workers.map(items))
     finally:
@@ -181,7 +181,7 @@ def test_a_crash_is_the_result_of_its_item_alone() -> None:
 
 
 def test_a_killed_process_is_an_error_that_names_the_file() -> None:
-    workers = Workers(work_that_dies(signal.SIGKILL), lambda item, how: item, 2)
+    workers = Workers(work_that_dies(signal.SIGKILL), lambda item, cause: item, 2)
     try:
         with pytest.raises(UserError, match=r"killed \(SIGKILL\) while it read bad one"):
             list(workers.map([*map(str, range(100)), "bad one", *map(str, range(100))]))

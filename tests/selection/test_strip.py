@@ -76,10 +76,10 @@ def test_equal_input_gives_equal_bytes_whatever_the_names_of_folder_and_file(fol
 
 
 def test_files_of_two_trainings_are_not_mixed(folder: Path) -> None:
-    other = selection(0.6)
-    other["ema"]["epoch"] = 5
+    other_selection = selection(0.6)
+    other_selection["ema"]["epoch"] = 5
     with pytest.raises(UserError, match=r"epoch 8.*epoch 5"):
-        strip(folder, other, folder / "total.pth", folder / "records")
+        strip(folder, other_selection, folder / "total.pth", folder / "records")
     assert not (folder / "total.pth").exists()
 
 
