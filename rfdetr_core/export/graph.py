@@ -125,15 +125,15 @@ def resize_as_pillow(pixels: Tensor, side: int, *, branches: bool) -> Tensor:
 
 def _resize_rows(pixels: Tensor, side: int) -> Tensor:
     high, low = _weights(pixels.shape[3], side)
-    return _rounded(pixels @ high.t(), pixels @ low.t())
+    return _round_sum(pixels @ high.t(), pixels @ low.t())
 
 
 def _resize_columns(pixels: Tensor, side: int) -> Tensor:
     high, low = _weights(pixels.shape[2], side)
-    return _rounded(high @ pixels, low @ pixels)
+    return _round_sum(high @ pixels, low @ pixels)
 
 
-def _rounded(upper: Tensor, lower: Tensor) -> Tensor:
+def _round_sum(upper: Tensor, lower: Tensor) -> Tensor:
     """Round (upper * 2^11 + lower) / 2^22 to whole numbers, halves up. The lower sum carries into the upper one."""
     return ((upper + (lower / _HALF).floor() + _HALF // 2) / _HALF).floor()
 

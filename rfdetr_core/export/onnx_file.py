@@ -78,7 +78,7 @@ def to_onnx(graph: RawGraph | CompleteGraph, architecture: Architecture, batch_s
     assert program is not None
     model = program.model_proto
     if isinstance(graph, CompleteGraph) and graph.kind == "uint8":
-        _convert_first(model.graph)
+        _cast_input_first(model.graph)
     strip(model)
     onnx.checker.check_model(model)
     return model
@@ -161,7 +161,7 @@ def _divide(number: Any, divisor: Any) -> Any:
     return opset18.Div(number, divisor)
 
 
-def _convert_first(graph: Any) -> None:
+def _cast_input_first(graph: Any) -> None:
     """Let every reader of the input, such as its shape, read its conversion to float: TensorRT only casts uint8."""
     name = graph.input[0].name
     conversion = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == name)

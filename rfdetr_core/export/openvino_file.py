@@ -34,7 +34,7 @@ def to_openvino(model: Any) -> Any:
     Raises:
         UserError: openvino is not installed.
     """
-    openvino = _import()
+    openvino = _import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"  # OpenVINO writes the name into its file
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -76,14 +76,14 @@ def _write(model: Any, path: Path) -> Path:
     """Write both files completely, or neither. float32 stays float32."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as temporary:
         draft = Path(temporary) / path.name
-        _import().save_model(model, draft, compress_to_fp16=False)
-        files.write_text(draft, _numbered(files.read_text(draft)))
+        _import_openvino().save_model(model, draft, compress_to_fp16=False)
+        files.write_text(draft, _renumber_names(files.read_text(draft)))
         for suffix in (".bin", ".xml"):
             draft.with_suffix(suffix).replace(path.with_suffix(suffix))
     return path
 
 
-def _import() -> Any:
+def _import_openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
@@ -91,7 +91,7 @@ def _import() -> Any:
     return openvino
 
 
-def _numbered(text: str) -> str:
+def _renumber_names(text: str) -> str:
     """The XML with generated names, such as If_50082, counted from 0. OpenVINO's counter is per process."""
     names: dict[str, str] = {}
 

@@ -89,7 +89,7 @@ def compare(
     differences = Differences()
     for batch_of in _batches(pictures, batch):
         outputs, chosen = file.run(batch_of, architecture.resolution)
-        expected, ties = _follow(detector, as_input(batch_of, "normalised", architecture.resolution), chosen)
+        expected, ties = _run_with_tokens(detector, as_input(batch_of, "normalised", architecture.resolution), chosen)
         differences.ties += ties
         differences.batches.append(len(batch_of))
         differences.queries += chosen.size
@@ -118,7 +118,7 @@ def noise() -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 256, (120, 200, 3), dtype=np.uint8)) for _ in range(3)]
 
 
-def _follow(detector: Detector, images: Array, chosen: Array) -> tuple[DetectorOutput, int]:
+def _run_with_tokens(detector: Detector, images: Array, chosen: Array) -> tuple[DetectorOutput, int]:
     """The detector's output for normalised images and the chosen tokens (B, Q), and how many are not its own."""
     ties = 0
 

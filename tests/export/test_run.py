@@ -134,7 +134,7 @@ def test_int8_quantises_only_the_encoders_layers_and_is_reproducible(project: Pr
         if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2
     }
     architecture = project[1].predictor().architecture
-    # Four products per block: queries, keys and values of the attention are one.
+    # Four products per block: two of the attention, where queries, keys and values are one, and two of the MLP.
     assert len(integer_weights) == 4 * architecture.encoder_blocks
     before = stage.export_draft(stage.Source.read(project[1].checkpoint), config, "onnx").model
     assert len({*encoder_products(before)}) == len(integer_weights)
