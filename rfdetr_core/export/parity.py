@@ -87,15 +87,17 @@ def compare(
         UserError: a difference is larger than TOLERANCE, or a query has no counterpart.
     """
     differences = Differences()
-    for batch_of in _batches(pictures, batch):
-        outputs, chosen = file.run(batch_of, architecture.resolution)
-        expected, ties = _run_with_tokens(detector, as_input(batch_of, "normalised", architecture.resolution), chosen)
+    for batch_pictures in _batches(pictures, batch):
+        outputs, chosen = file.run(batch_pictures, architecture.resolution)
+        expected, ties = _run_with_tokens(
+            detector, as_input(batch_pictures, "normalised", architecture.resolution), chosen
+        )
         differences.ties += ties
-        differences.batches.append(len(batch_of))
+        differences.batches.append(len(batch_pictures))
         differences.queries += chosen.size
-        sizes = [(picture.height, picture.width) for picture in batch_of]
-        compare_one = _compare_raw if "dets" in outputs else _compare_complete
-        for name, value in compare_one(outputs, expected, sizes, architecture.queries).items():
+        sizes = [(picture.height, picture.width) for picture in batch_pictures]
+        compare_outputs = _compare_raw if "dets" in outputs else _compare_complete
+        for name, value in compare_outputs(outputs, expected, sizes, architecture.queries).items():
             # numpy's maximum, unlike max(), keeps a NaN.
             setattr(differences, name, float(np.maximum(getattr(differences, name) or 0.0, value)))
     _require_close(differences)
@@ -167,36 +169,33 @@ def _compare_complete(
     worst: dict[str, float] = {}
     queries, rows = expected.logits.shape[1:]
     without_masks = DetectorOutput(expected.logits, expected.boxes)
-    for row, (size, detections) in enumerate(
-        zip(sizes, postprocess(without_masks, sizes, queries * rows), strict=True)
-    ):
-        last = float(detections.scores[limit - 1])
-        count = int((detections.scores >= last - TOLERANCE).sum())
-        certain = int((detections.scores > last + TOLERANCE).sum())
+    for row, (size, reference) in enumerate(zip(sizes, postprocess(without_masks, sizes, queries * rows), strict=True)):
+        last = float(reference.scores[limit - 1])
+        count = int((reference.scores >= last - TOLERANCE).sum())
+        certain = int((reference.scores > last + TOLERANCE).sum())
         sides = np.array([size[1], size[0]] * 2, dtype=np.float32)
         boxes, scores, classes = (outputs[name][row] for name in ("boxes", "scores", "classes"))
-        of_boxes = (
-            np.abs(boxes[:, None] - detections.boxes[:count].numpy()[None]).max(-1) / sides.min()
-        )  # (limit, count)
-        of_scores = np.abs(scores[:, None] - detections.scores[:count].numpy()[None])
-        of_classes = classes[:, None] != detections.labels[:count].numpy()
-        cost = np.nan_to_num(np.maximum(of_boxes, of_scores), nan=1.0) + of_classes
+        box_differences = np.abs(boxes[:, None] - reference.boxes[:count].numpy()[None]).max(-1)  # (limit, count)
+        box_differences /= sides.min()
+        score_differences = np.abs(scores[:, None] - reference.scores[:count].numpy()[None])
+        class_differs = classes[:, None] != reference.labels[:count].numpy()
+        cost = np.nan_to_num(np.maximum(box_differences, score_differences), nan=1.0) + class_differs
         pairs = linear_sum_assignment(cost)
         file_rows, checkpoint_rows = pairs
-        lost = {*range(certain)} - {*checkpoint_rows[cost[pairs] <= TOLERANCE].tolist()}
-        if lost:
-            place = min(lost)
+        unmatched = {*range(certain)} - {*checkpoint_rows[cost[pairs] <= TOLERANCE].tolist()}
+        if unmatched:
+            rank = min(unmatched)
             raise UserError(
-                f"detection {place} of the checkpoint (class {int(detections.labels[place])}, score "
-                f"{float(detections.scores[place]):.4f}) has no counterpart."
+                f"detection {rank} of the checkpoint (class {int(reference.labels[rank])}, score "
+                f"{float(reference.scores[rank]):.4f}) has no counterpart."
             )
         if len(file_rows) < limit or bool((cost[pairs] > TOLERANCE).any()):
-            place = int(file_rows[cost[pairs].argmax()])
+            rank = int(file_rows[cost[pairs].argmax()])
             raise UserError(
-                f"detection {place} of the file (class {int(classes[place])}, score {float(scores[place]):.4f}) has no "
+                f"detection {rank} of the file (class {int(classes[rank])}, score {float(scores[rank]):.4f}) has no "
                 "counterpart."
             )
-        differences = {"boxes": of_boxes[pairs].max(), "scores": of_scores[pairs].max()}
+        differences = {"boxes": box_differences[pairs].max(), "scores": score_differences[pairs].max()}
         if isinstance(expected.masks, Tensor):
             order = expected.logits[row].sigmoid().flatten().sort(descending=True, stable=True).indices
             masks = expected.masks[row, order[checkpoint_rows] // rows]
