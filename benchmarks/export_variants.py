@@ -59,14 +59,14 @@ def row(variant: str, kind: Format, options: argparse.Namespace) -> str:
         start = time.perf_counter()
         draft = export_draft(source, config, kind)
         seconds = time.perf_counter() - start
-        path = draft.write_opened(folder)
+        path = draft.write_with_tokens(folder)
         size = sum(
             path.with_suffix(suffix).stat().st_size for suffix in {path.suffix, *[".bin"] * (kind == "openvino")}
         )
         del draft
         gc.collect()
         session = open_session(path, threads=options.threads)
-        opened = parity.Opened(session, session, config.images if config.postprocess else "normalised")
+        opened = parity.FileWithTokens(session, session, config.images if config.postprocess else "normalised")
         told = [variant, kind, f"{size / 2**20:.1f}", f"{seconds:.0f}"]
         found: list[parity.Differences] = []
         try:

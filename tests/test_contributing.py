@@ -68,9 +68,10 @@ PATCHES = {
                 "rfdetr_core/ingest/rules.py",
                 "def _polygons(",
                 """
-                def _sliver(one: Annotation, frame: Frame) -> str | None:
-                    long = max(one.box[2:]) > 30 * min(one.box[2:])
-                    return f"the box is {one.box[2]:g} wide and {one.box[3]:g} high" if long else None
+                def _sliver(annotation: Annotation, frame: Frame) -> str | None:
+                    width, height = annotation.box[2:]
+                    narrow = max(width, height) > 30 * min(width, height)
+                    return f"the box is {width:g} wide and {height:g} high" if narrow else None
 
 
                 """,
@@ -78,7 +79,7 @@ PATCHES = {
             Before(
                 "rfdetr_core/ingest/rules.py",
                 ")  # fmt: skip\n\n_OTHERS",
-                '    Rule("box-sliver", "warning", "usable", "Draw it again: it is too narrow.", _sliver),\n',
+                '    Rule("box-sliver", "warning", "usable", "Draw the box again: it is too narrow.", _sliver),\n',
             ),
             Before(
                 "tests/ingest/faults.py",
@@ -99,7 +100,7 @@ PATCHES = {
             Before(
                 "rfdetr_core/ingest/formats/__init__.py",
                 ")\n_NAMED",
-                "    (table.LAYOUT, table.found, table.read),\n",
+                "    (table.LAYOUT, table.is_present, table.read),\n",
             ),
             Before("rfdetr_core/ingest/formats/__init__.py", ', ".txt", ".yaml"', ', ".csv"'),
             Before("rfdetr_core/ingest/formats/__init__.py", ", yolo\n", ", table"),
@@ -124,7 +125,7 @@ PATCHES = {
                 """,
             ),
             Before(
-                "README.md",
+                "docs/data.md",
                 "| YOLO | `data.yaml`",
                 "| CSV | `train/_annotations.csv`: filename, class, xmin, ymin, xmax, ymax |\n",
             ),
@@ -145,7 +146,7 @@ PATCHES = {
                 LAYOUT = f"CSV: train/{NAME} beside the images, also in valid/ and test/"
 
 
-                def found(root: Path) -> bool:
+                def is_present(root: Path) -> bool:
                     """Whether train has the table."""
                     return (root / "train" / NAME).is_file()
 

@@ -267,11 +267,11 @@ class ExportKeywords(TypedDict, total=False):
     shape: tuple[int, int] | list[int] | None
     """(resolution, resolution): only the resolution of the model"""
     postprocess: bool
-    """False: `dets`, `labels`, `masks` as upstream's files have them, for normalised images; True: photographs of any
-    size in, boxes in pixels, scores and class indexes out (default: False)"""
+    """False: normalised images in; `dets`, `labels`, `masks` out, as in upstream's files. True: photographs of any size
+    in; boxes in pixels, scores and class indexes out (default: False)"""
     images: Literal["uint8", "float"]
-    """with postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; both RGB (default: 'uint8')"""
+    """input with postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; both RGB (default: 'uint8')"""
     max_drop: float | None
     """points of mAP (0 to 100) that a file may lose; None: 0.1 for fp32, 0.5 for int8 (default: None)"""
     calibration_images: int
-    """images of train that the ranges of int8 are measured on (default: 32)"""
+    """images of train on which the ranges for int8 are measured (default: 32)"""

@@ -284,7 +284,7 @@ def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch:
 def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", {"train": 2, "valid": 1})
     (tmp_path / "data" / "train" / "train_0.png").write_bytes(b"")
-    with pytest.raises(UserError, match="Mend them") as raised:
+    with pytest.raises(UserError, match="Correct them") as raised:
         rfdetr_core.RFDETRPico(**SMALL).train(dataset_dir=tmp_path / "data", output_dir=tmp_path / "out", epochs=1)
     assert "params.yaml" not in str(raised.value)
     page = tmp_path / "out" / "dataset" / "index.html"

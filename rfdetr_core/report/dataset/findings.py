@@ -112,7 +112,7 @@ def _draw(groups: dict[str, list[Finding]], dataset: CleanDataset, thumbnails: T
         else:
             picture = thumbnails.image(path, _SIDE)
         if picture:
-            drawn[code].append(Card(picture, [Name(path), _where(finding), Name(finding.what)]))
+            drawn[code].append(Card(picture, [Name(path), _where(finding), Name(finding.message)]))
     return drawn
 
 
@@ -120,7 +120,7 @@ def _row(finding: Finding) -> list[Any]:
     place = finding.place
     image = place.image if place.image != place.file else ""
     pill = Pill(finding.severity, finding.severity)
-    return [pill, finding.code, place.file or "", _where(finding), image or "", finding.what]
+    return [pill, finding.code, place.file or "", _where(finding), image or "", finding.message]
 
 
 def _where(finding: Finding) -> str:
