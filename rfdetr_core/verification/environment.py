@@ -1,4 +1,4 @@
-"""The environment here: installed packages against their own lists of files, and code that Python runs at its start."""
+"""A check of the installed packages and of the code that Python runs when it starts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from rfdetr_core.verification.report import Report
 
 
 def check_environment(report: Report, *, deep: bool) -> None:
-    """Compare files of installed packages with the lists that were installed with them; deep: each by its content.
+    """Compare the files of installed packages with their installed file lists (RECORD). deep: compare the content, too.
 
-    Whoever changes a file, its time and the list leaves no mismatch: the wheel itself is not here to compare with.
+    Limit: if a file, its time and the list were changed together, nothing is reported. The original wheel is not here.
     """
     report.checked += 1
     for package, names in edited(deep=deep).items():
         for name in names:
-            report.wrong(f"{name} of package {package}", "as it was installed", "another", "the package's RECORD")
+            report.wrong(f"{name} of package {package}", "as it was installed", "changed", "the package's RECORD")
     for package in unlisted():
         report.skip(f"files of package {package}", "it has no list of its files (RECORD)")
     for path in unexpected(startup()):
-        report.note(f"Python runs {path} at its start, which no package installed")
+        report.note(f"Python runs {path} when it starts; no package installed this file")

@@ -270,7 +270,7 @@ def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch:
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"train": stage}}))
     model = rfdetr_core.RFDETRPico(**SMALL)
     for folder in ("output", tmp_path / "output", "output/a.pth/inner", "."):
-        with pytest.raises(UserError, match=r"is where the pipeline of .*dvc\.yaml keeps its results"):
+        with pytest.raises(UserError, match=r"The pipeline of .*dvc\.yaml keeps its results in"):
             model.train(dataset_dir="data", output_dir=folder)
     with pytest.raises(UserError, match=r"^output is where"):
         model.train(dataset_dir="data")

@@ -436,11 +436,11 @@ def a_pixel_of_a_picture(folder: Path) -> None:
 UNRUN: dict[str, tuple[Callable[[Path], object], str]] = {
     "the page of the dataset": (
         lambda folder: edit(folder / "reports/dataset/index.html", "</title>", " (approved)</title>"),
-        "reports/dataset/index.html, made again",
+        "reports/dataset/index.html, recomputed",
     ),
     "the page of the evaluation": (
         lambda folder: edit(folder / "reports/evaluate/index.html", "</title>", " (approved)</title>"),
-        "reports/evaluate/index.html, made again",
+        "reports/evaluate/index.html, recomputed",
     ),
     "a picture": (a_pixel_of_a_picture, "reports/evaluate/pictures/best_1.png"),
     "a key more in metrics": (
@@ -461,7 +461,7 @@ UNRUN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a key more in the statistics": (
         lambda folder: rewritten(folder / "reports/dataset/statistics.json", lambda told: told.update(sites=9)),
-        "reports/dataset/statistics.json, made again",
+        "reports/dataset/statistics.json, recomputed",
     ),
     "a score that the history does not have": (
         lambda folder: rewritten(

@@ -60,7 +60,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 NAMED = {
-    "the page": "reports/evaluate/index.html, made again",
+    "the page": "reports/evaluate/index.html, recomputed",
     "a suspect": "reports/evaluate/suspects.csv line 1",
     "a threshold": "all.threshold of reports/evaluate/thresholds.json",
     "a key more of the thresholds": "approved of reports/evaluate/thresholds.json",

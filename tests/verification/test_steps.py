@@ -22,7 +22,7 @@ def text(rows: list[str]) -> str:
 
 @pytest.fixture
 def contents(tmp_path: Path) -> Contents:
-    """A project with steps.csv alone."""
+    """A project that has only steps.csv."""
     (tmp_path / "dvc.yaml").write_text("")
     (tmp_path / STEPS).parent.mkdir()
     (tmp_path / STEPS).write_text(text(ROWS))
@@ -39,7 +39,7 @@ def test_a_changed_cell_is_found(contents: Contents, old: str, new: str, line: i
     path.write_text(path.read_text().replace(old, new, 1))
     report = Report()
     check_chain(report, contents)
-    assert [found for _, _, found in report.mismatches] == [f"line {line} does not follow from the one before"]
+    assert [actual for _, _, actual in report.mismatches] == [f"line {line} does not follow from the line before"]
 
 
 def test_what_was_written_holds_and_an_older_training_has_no_steps(contents: Contents) -> None:
