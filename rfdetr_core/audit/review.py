@@ -41,8 +41,8 @@ def markdown(content: Content, root: Path) -> list[str]:
             parts.append(_changes(_TITLES[topic], changes))
         else:
             parts.append(_changes("Scores that chose the epoch" if topic == "scores" else topic.capitalize(), changes))
-    notes = [f"- images are not compared: {code(one)}" for one in content["unknown"]]
-    notes += [f"- {code(one)}" for one in content["notes"]]
+    notes = [f"- images are not compared: {code(reason)}" for reason in content["unknown"]]
+    notes += [f"- {code(note)}" for note in content["notes"]]
     parts += [["#### Not known", "", *notes]] if notes else []
     parts = parts or [["No difference in data, params, code, packages, weights or scores."]]
     return [line for number, part in enumerate(parts) for line in (*([""] if number else []), *part)]
@@ -53,7 +53,7 @@ def _images(images: Content, content: Content) -> list[str]:
     for kind, rows in images.items():
         sources = content["sources"].get(kind, {}).items()
         by_source = _listed([f"{code(source) or 'without'} {count}" for source, count in sources])
-        names = [code(one["path"]) + (f" (was {code(one['was'])})" if "was" in one else "") for one in rows]
+        names = [code(image["path"]) + (f" (was {code(image['was'])})" if "was" in image else "") for image in rows]
         lines.append(row(_KINDS.get(kind, kind), str(len(rows)), by_source or "-", _listed(names)))
     return lines
 
@@ -66,7 +66,7 @@ def _classes(classes: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:
     lines.append("|" + "---|" * (1 + len(kinds)))
     for name in names[:MOST]:
         cells = (classes[kind].get(name) for kind in kinds)
-        lines.append(row(code(name), *("-" if one is None else f"{one[0]} → {one[1]}" for one in cells)))
+        lines.append(row(code(name), *("-" if pair is None else f"{pair[0]} → {pair[1]}" for pair in cells)))
     return lines + _rest(names)
 
 
@@ -74,17 +74,17 @@ def _scores(scores: Sequence[Content | None]) -> list[str]:
     before, after = scores
     lines = ["#### Scores of each model's own evaluation, with 95 % intervals", ""]
     for kind in ("boxes", "masks"):
-        sides = [(one or {}).get(kind) for one in scores]
+        sides = [(side or {}).get(kind) for side in scores]
         if not any(sides):
             continue
         lines += [row(kind, "before", "after", "points"), "|---|---|---|---|"]
         for key, name in SCORES.items():
             figures = [(side or {}).get(key) or {} for side in sides]
-            old, new = (one.get("score") for one in figures)
+            old, new = (figure.get("score") for figure in figures)
             change = "-" if old is None or new is None else f"{100 * (new - old):+.2f}"
             lines.append(row(name, *map(_figure, figures), change))
         lines.append("")
-    sizes = [_size(one) for one in scores]
+    sizes = [_size(side) for side in scores]
     if before and after and before["manifest"] == after["manifest"]:
         lines.append(f"Both on {sizes[1]}. Whether the difference is chance: `python -m rfdetr_core compare A B`.")
     else:
@@ -110,7 +110,7 @@ def _figure(figure: Content) -> str:
 def _changes(title: str, changes: Mapping[str, Sequence[Any]]) -> list[str]:
     lines = [f"#### {title}", "", row("", "before", "after"), "|---|---|---|"]
     shown = list(changes.items())
-    lines += [row(code(key), *(code(short(one)) for one in pair)) for key, pair in shown[:MOST]]
+    lines += [row(code(key), *(code(short(value)) for value in pair)) for key, pair in shown[:MOST]]
     return lines + _rest(shown)
 
 
@@ -133,8 +133,8 @@ def _listed(names: Sequence[str]) -> str:
 def compare_link(root: Path, commits: Sequence[str | None]) -> str:
     """The page of the remote `origin` that shows what changed between two commits, as GitHub, GitLab and Forgejo have
     one; empty where that is not known. What an address says before its host, such as a token, is left out."""
-    told = (git.answer(root, "config", "--get", "remote.origin.url") or "").strip()
-    address = git.public_address(told)
+    url = (git.answer(root, "config", "--get", "remote.origin.url") or "").strip()
+    address = git.public_address(url)
     if not address or None in commits or NOT_COMMITTED in commits or commits[0] == commits[1]:
         return ""
     parts = urlsplit(address)

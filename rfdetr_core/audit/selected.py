@@ -46,16 +46,24 @@ def uses_where(selection: Selection, archive: Archive) -> Answer[SelectedUse]:
     everything = list(sightings(archive, families))
     oldest = {md5: (commit, lock) for md5, commit, lock in without_record}  # the last of each brought the model
     counts = _counts(selection, archive, everything, [commit for commit, _ in oldest.values()])
-    found: dict[tuple[Any, ...], SelectedUse] = {}
+    uses: dict[tuple[Any, ...], SelectedUse] = {}
     unknown: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for one in everything:
-        count = counts[(one.at, one.split), one.blob]
+    for sighting in everything:
+        count = counts[(sighting.at, sighting.split), sighting.blob]
         if isinstance(count, str):
-            row = {"role": one.role, "tensors": one.tensors, "md5": one.md5, "manifest": one.blob, "ancestor": None}
-            unknown.setdefault((one.tensors, one.blob), row | {"through": list(one.through), "reason": count})
+            row = {
+                "role": sighting.role,
+                "tensors": sighting.tensors,
+                "md5": sighting.md5,
+                "manifest": sighting.blob,
+                "ancestor": None,
+            }
+            unknown.setdefault(
+                (sighting.tensors, sighting.blob), row | {"through": list(sighting.through), "reason": count}
+            )
         elif count:
-            use = SelectedUse(one.role, one.tensors, one.md5, one.commit, one.through, count)
-            found.setdefault((one.role, one.md5 or one.tensors, one.through), use)
+            use = SelectedUse(sighting.role, sighting.tensors, sighting.md5, sighting.commit, sighting.through, count)
+            uses.setdefault((sighting.role, sighting.md5 or sighting.tensors, sighting.through), use)
     for md5, (commit, lock) in oldest.items():
         for split, stage in (("train", "train"), ("valid", "train"), ("test", "evaluate")):
             name = f"manifest/{split}.json"
@@ -69,10 +77,10 @@ def uses_where(selection: Selection, archive: Archive) -> Answer[SelectedUse]:
                 row = {"role": ROLES[split], "tensors": None, "md5": md5, "manifest": None, "ancestor": None}
                 unknown[md5, split] = row | {"through": [], "reason": count}
             elif count:
-                found[split, md5] = SelectedUse(ROLES[split], None, md5, commit, (), count)
+                uses[split, md5] = SelectedUse(ROLES[split], None, md5, commit, (), count)
     selection.require_known()
     all_unknown = [*unknown.values(), *unknown_ancestors(families, without_record)]
-    return Answer(newest_first(found.values(), archive), all_unknown, upstream(families))
+    return Answer(newest_first(uses.values(), archive), all_unknown, upstream(families))
 
 
 def _counts(
@@ -81,31 +89,33 @@ def _counts(
     """By place and manifest (a git blob; None: the one of the place), how many of its images are selected; a text: why
     that is not known."""
     blobs: dict[Place, set[str | None]] = {}
-    for one in everything:
-        blobs.setdefault((one.at, one.split), set()).add(one.blob)
+    for sighting in everything:
+        blobs.setdefault((sighting.at, sighting.split), set()).add(sighting.blob)
     for commit in commits:
         for split in SPLITS:
             blobs.setdefault((commit, split), set()).add(None)
     order = archive.places
     places = sorted(blobs, key=lambda place: (place[1], order.get(place[0].id, -1) if place[0] else -1))
-    own, paths, found = _own_manifests(places, archive), _Paths(archive), dict[tuple[Place, str | None], int | str]()
-    for place, selected in selection.each(places):
+    own, paths, counts = _own_manifests(places, archive), _Paths(archive), dict[tuple[Place, str | None], int | str]()
+    for place, selected in selection.select(places):
         for blob in blobs[place]:
             if isinstance(selected, str):
-                found[place, blob] = selected
+                counts[place, blob] = selected
             elif blob in (None, own.get(place)) or not selected:
-                found[place, blob] = len(selected)
+                counts[place, blob] = len(selected)
             else:
                 there = paths.of(blob or "")
-                found[place, blob] = there if isinstance(there, str) else len(selected & there)
-    return found
+                counts[place, blob] = there if isinstance(there, str) else len(selected & there)
+    return counts
 
 
 def _own_manifests(places: Sequence[Place], archive: Archive) -> dict[Place, str]:
     """The manifest of each place whose table of metadata is of the images in this manifest and of no others: one run of
     validate wrote both, since dvc.lock has one manifest only."""
     history = archive.history
-    known = [(one, split) for one, split in places if one and one.id != NOT_COMMITTED and LOCK in one.changed]
+    known = [
+        (commit, split) for commit, split in places if commit and commit.id != NOT_COMMITTED and LOCK in commit.changed
+    ]
     names = {place: f"manifest/{place[1]}.json" for place in known}
     blobs = history.blobs([f"{commit.id}:./{names[commit, split]}" for commit, split in known])
     locks = (history.lock_texts.get(commit.changed[LOCK], b"") for commit, _ in known)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rfdetr_core.audit.exported import exported_lines, plain_description
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, NoHistory
-from rfdetr_core.audit.images import digest_of, pixels_of, published
+from rfdetr_core.audit.images import digest_of, note_on_published, pixels_of
 from rfdetr_core.audit.metadata import Selection
 from rfdetr_core.audit.paths import versions_of
 from rfdetr_core.audit.proofs import has_pixels
@@ -68,14 +68,14 @@ def trace_to_dict(traced: Trace, archive: Archive) -> dict[str, Any]:
         "exported": plain_description(traced.exported) if traced.exported else None,
         "notes": traced.notes,
         "chain": [
-            {"stage": one.stage, "commit": _commit(one.commit), "deps": one.entry.deps, "params": one.entry.params}
-            for one in traced.links
+            {"stage": link.stage, "commit": _commit(link.commit), "deps": link.entry.deps, "params": link.entry.params}
+            for link in traced.links
         ],
-        "dataset": [_commit(one) for one in _dataset(traced, archive)],
+        "dataset": [_commit(commit) for commit in _dataset(traced, archive)],
         "lineage": traced.lineage,
         "training": traced.training,
         "record": title_of(traced.record) if traced.record else None,
-        "runs": [title_of(one) for one in traced.runs],
+        "runs": [title_of(record) for record in traced.runs],
         "run": (traced.record or {}).get("run"),
         "evaluations": evaluations_of(traced, archive),
         "trained_from_it": list(traced.children),
@@ -95,18 +95,21 @@ def format_trace(path: Path, traced: Trace, archive: Archive) -> list[str]:
     lines += [f"  is       {traced.path}"] if traced.path else []
     lines += [f"  note     {note}" for note in traced.notes]
     details = dict(_details(traced, archive))
-    if "export" in details and all(one.stage != "export" for one in traced.links):
+    if "export" in details and all(link.stage != "export" for link in traced.links):
         lines += ["", f"{'export':12} as the file itself says", *details.pop("export")]
     for link in traced.links:
         lines += ["", f"{link.stage:12} {_who(link.commit)}", *details.pop(link.stage, [])]
     for stage, told_of in details.items():
-        said = "as its record says" if traced.record else "as the file itself says"
-        source = EVALUATION if stage == "evaluate" else said
+        speaker = "as its record says" if traced.record else "as the file itself says"
+        source = EVALUATION if stage == "evaluate" else speaker
         lines += ["", f"{stage:12} {source}", *told_of]
     lines += ["", *_dataset_lines(traced, archive)] if traced.links else []
     run = (traced.record or {}).get("run") or {}
     width = max(map(len, run), default=0)
-    values = {key: f"{len(one)} files (--json)" if isinstance(one, Mapping) else one for key, one in run.items()}
+    values = {
+        key: f"{len(content)} files (--json)" if isinstance(content, Mapping) else content
+        for key, content in run.items()
+    }
     lines += ["", "run", *(f"  {key:{width}} {value}" for key, value in values.items())] if run else []
     lines += ["", "trained from it", *(f"  tensors {child}" for child in traced.children)] if traced.children else []
     return [*lines, "", _WORD_OF_GIT] if traced.links else lines
@@ -124,45 +127,47 @@ def answer_uses(image: str | None, where: Sequence[str], archive: Archive) -> tu
         answer: Answer[Any] = uses_of(Image(sha256, pixels), archive)
         # Bytes that were found by their pixels are in the answer.
         answered = {sha256, *(use.sha256 for use in answer.uses)}
-        others = [one for one in versions_of(image, archive.history) if one.sha256 not in answered]
+        others = [version for version in versions_of(image, archive.history) if version.sha256 not in answered]
         asked: dict[str, Any] = {
             "sha256": sha256,
             "pixels": pixels,
-            "other_bytes": [{"path": one.path, "sha256": one.sha256, "commit": one.commit.id} for one in others],
+            "other_bytes": [
+                {"path": version.path, "sha256": version.sha256, "commit": version.commit.id} for version in others
+            ],
         }
-        told = [f"  note: {one.path} had other bytes, as in commit {one.commit.id}: audit --image {one.sha256}"
-                for one in others]  # fmt: skip
-        lines, what, end = [f"image {sha256}"], "it", [_THESE_PIXELS if pixels else _THESE_BYTES, *told]
-        older = sum(not has_pixels(one["lineage"]["training"]) for one in archive.runs)
+        replaced = [f"  note: {version.path} had other bytes, as in commit {version.commit.id}: audit --image {version.sha256}"
+                for version in others]  # fmt: skip
+        lines, subject, end = [f"image {sha256}"], "it", [_THESE_PIXELS if pixels else _THESE_BYTES, *replaced]
+        older = sum(not has_pixels(record["lineage"]["training"]) for record in archive.runs)
         notes = [_WITHOUT_PIXELS.format(older)] if pixels and older else []
     else:
         selection = Selection(where, archive.history)
         answer = uses_where(selection, archive)
-        asked = {"where": [vars(one) for one in selection.where]}
-        lines, what, end = [f"images with {selection}"], "them", []
+        asked = {"where": [vars(condition) for condition in selection.where]}
+        lines, subject, end = [f"images with {selection}"], "them", []
         notes = []
-    rows = [vars(one) | {"commit": one.commit.id if one.commit else None} for one in answer.uses]
+    rows = [vars(use) | {"commit": use.commit.id if use.commit else None} for use in answer.uses]
     for one in answer.uses:
         lines += _use(one)
-    labels = Counter(one.labels for one in answer.uses if isinstance(one, Use))
+    labels = Counter(use.labels for use in answer.uses if isinstance(use, Use))
     if len(labels) > 1:
         counts = ", ".join(f"{digest} in {count}" for digest, count in labels.items())
         notes.append(f"its labels were changed between these uses; the newest first: {counts}")
     plain = {"uses": rows, "unknown": answer.unknown, "published": answer.published, "notes": archive.notes + notes}
-    return asked | plain, [*lines, *_rest(answer, what), *end, *(f"  note: {note}" for note in plain["notes"])]
+    return asked | plain, [*lines, *_rest(answer, subject), *end, *(f"  note: {note}" for note in plain["notes"])]
 
 
-def _use(one: Use | SelectedUse) -> list[str]:
-    what = f"as      {one.path}" if isinstance(one, Use) else f"images  {one.images}"
-    if isinstance(one, Use) and one.same == "pixels":
-        what += f", the same pixels in other bytes, sha256 {one.sha256}"
-    labels = [f"{'':13}labels  {one.labels}"] if isinstance(one, Use) else []
-    name = f"tensors {one.tensors}" if one.tensors else f"md5     {one.md5}"
-    commit = [f"{'':13}commit  {_who(one.commit)}"] if one.commit else []
-    return [f"  {one.role:9}  {name}", *commit, f"{'':13}{what}", *labels, *_through(one.through)]
+def _use(use: Use | SelectedUse) -> list[str]:
+    detail = f"as      {use.path}" if isinstance(use, Use) else f"images  {use.images}"
+    if isinstance(use, Use) and use.same == "pixels":
+        detail += f", the same pixels in other bytes, sha256 {use.sha256}"
+    labels = [f"{'':13}labels  {use.labels}"] if isinstance(use, Use) else []
+    name = f"tensors {use.tensors}" if use.tensors else f"md5     {use.md5}"
+    commit = [f"{'':13}commit  {_who(use.commit)}"] if use.commit else []
+    return [f"  {use.role:9}  {name}", *commit, f"{'':13}{detail}", *labels, *_through(use.through)]
 
 
-def _rest(answer: Answer[Any], what: str) -> list[str]:
+def _rest(answer: Answer[Any], subject: str) -> list[str]:
     """What is not known, and that there is nothing."""
     lines = []
     for row in answer.unknown:
@@ -170,11 +175,11 @@ def _rest(answer: Answer[Any], what: str) -> list[str]:
         reason = row.get("reason") or f"the manifest, git blob {row['manifest']}, was never committed"
         if row["ancestor"]:
             reason = f"no record here knows what made {row['ancestor']}"
-        lines += [f"{'':13}perhaps {row['role']} on {what}: {reason}", *_through(row["through"])]
+        lines += [f"{'':13}perhaps {row['role']} on {subject}: {reason}", *_through(row["through"])]
     if not answer.uses:
         other = "other " if answer.unknown else ""
-        lines.append(f"  no {other}model of this repository's history was trained, validated or tested on {what}")
-    return lines + ([f"  note: models here {published(answer.published)}"] if answer.published else [])
+        lines.append(f"  no {other}model of this repository's history was trained, validated or tested on {subject}")
+    return lines + ([f"  note: models here {note_on_published(answer.published)}"] if answer.published else [])
 
 
 def _through(ancestors: Sequence[str]) -> Iterator[str]:
@@ -186,9 +191,12 @@ def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]
     """By stage, what the file, its lineage and the newest evaluation say."""
     if traced.exported is not None:
         yield "export", exported_lines(traced.exported)
-    for one in evaluations_of(traced, archive)[:1]:
-        manifest = f"manifest/{one['split']}.json"
-        yield "evaluate", [f"  {one['split']:10} {manifest} sha256 {one['inputs'].get(manifest, {}).get('sha256')}"]
+    for evaluation in evaluations_of(traced, archive)[:1]:
+        manifest = f"manifest/{evaluation['split']}.json"
+        yield (
+            "evaluate",
+            [f"  {evaluation['split']:10} {manifest} sha256 {evaluation['inputs'].get(manifest, {}).get('sha256')}"],
+        )
     training = traced.training
     if training is None:
         return
@@ -204,7 +212,7 @@ def _details(traced: Trace, archive: Archive) -> Iterator[tuple[str, list[str]]]
         "seed": params.get("train", {}).get("seed"),
         "machine": _pairs(training["machine"]),
         "packages": _pairs(training["packages"]),
-        "weights": "; ".join(f"{key} {one['name']} sha256 {one['sha256']}" for key, one in parents.items())
+        "weights": "; ".join(f"{key} {parent['name']} sha256 {parent['sha256']}" for key, parent in parents.items())
         or "from scratch",
         "code": f"{len(training['code'])} files; {_count(params)} params (--json has them all)",
     }
@@ -229,13 +237,13 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _data_of(traced: Trace) -> dict[str, str]:
     """What validate read beside code, with its MD5: the dataset."""
-    deps = next((one.entry.deps for one in traced.links if one.stage == "validate"), {})
+    deps = next((link.entry.deps for link in traced.links if link.stage == "validate"), {})
     return {path: md5 for path, md5 in deps.items() if not path.startswith(_NO_DATA)}
 
 
 def _dataset(traced: Trace, archive: Archive) -> list[Commit]:
     """The commit that last changed the dataset before the model was committed: of the folder, or of its .dvc file."""
-    commit = next((one.commit.id for one in traced.links if one.stage == "validate"), None)
+    commit = next((link.commit.id for link in traced.links if link.stage == "validate"), None)
     paths = [name for folder in _data_of(traced) for name in (folder, f"{folder}.dvc")]
     asked = ("log", "-1", "--format=%H%x00%an%x00%ae%x00%aI%x00%s", "HEAD" if commit == NOT_COMMITTED else commit or "")
     fields = ((commit and git.answer(archive.history.root, *asked, "--", *paths)) or "").strip().split("\0")
@@ -244,18 +252,24 @@ def _dataset(traced: Trace, archive: Archive) -> list[Commit]:
 
 def _dataset_lines(traced: Trace, archive: Archive) -> list[str]:
     lines = [f"  {path:10} md5 {md5}" for path, md5 in _data_of(traced).items()]
-    who = [f"{'dataset':12} {_who(one)}" for one in _dataset(traced, archive)] or ["dataset"]
+    who = [f"{'dataset':12} {_who(commit)}" for commit in _dataset(traced, archive)] or ["dataset"]
     return [*who, *lines] if lines else []
 
 
-def _commit(one: Commit) -> dict[str, str]:
-    return {"id": one.id, "author": one.author, "email": one.email, "date": one.date, "subject": one.subject}
+def _commit(commit: Commit) -> dict[str, str]:
+    return {
+        "id": commit.id,
+        "author": commit.author,
+        "email": commit.email,
+        "date": commit.date,
+        "subject": commit.subject,
+    }
 
 
-def _who(one: Commit) -> str:
-    if one.id == NOT_COMMITTED:
-        return one.subject
-    return f"{one.id}  {one.date}  {one.author} <{one.email}>  {one.subject}"
+def _who(commit: Commit) -> str:
+    if commit.id == NOT_COMMITTED:
+        return commit.subject
+    return f"{commit.id}  {commit.date}  {commit.author} <{commit.email}>  {commit.subject}"
 
 
 def _count(params: Mapping[str, Any]) -> int:

@@ -93,31 +93,33 @@ class Archive:
     @cached_property
     def runs(self) -> list[dict[str, Any]]:
         """The record of every run, newest first; of several versions of a record, the first."""
-        return list({run_digest(one): one for one in self.all_records}.values())
+        return list({run_digest(record): record for record in self.all_records}.values())
 
     @cached_property
     def trainings(self) -> dict[str, dict[str, Any]]:
         """The training record of every run, by its digest."""
-        return {files.digest(one["lineage"]["training"]): one["lineage"]["training"] for one in self.runs}
+        return {files.digest(record["lineage"]["training"]): record["lineage"]["training"] for record in self.runs}
 
     @cached_property
-    def models(self) -> dict[tuple[str, str | None], str]:
+    def model_md5s(self) -> dict[tuple[str, str | None], str]:
         """The MD5 of the model of every training, by the digest of its record and the weights, or by the digest and
         None; of several, that of the newest."""
-        found: dict[tuple[str, str | None], str] = {}
-        for one in self.runs:
-            training = files.digest(one["lineage"]["training"])
-            for tensors in (one["lineage"]["tensors"], None):
-                found.setdefault((training, tensors), one["file"]["md5"])
-        return found
+        md5s: dict[tuple[str, str | None], str] = {}
+        for record in self.runs:
+            training = files.digest(record["lineage"]["training"])
+            for tensors in (record["lineage"]["tensors"], None):
+                md5s.setdefault((training, tensors), record["file"]["md5"])
+        return md5s
 
-    def runs_of(self, sha256: str, tensors: str | None, said: Checkpoint | None) -> list[dict[str, Any]]:
+    def runs_of(self, sha256: str, tensors: str | None, checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
         """The runs that may have made a file: by its bytes, else by its weights and what it says, or by these alone."""
-        runs = [one for one in self.runs if one["lineage"]["tensors"] == tensors]
-        exact = [one for one in runs if one["file"]["sha256"] == sha256]
-        exact = [one for one in exact if said and one["lineage"] == said.lineage] or exact  # the others are forged
-        lineage, training = (said.lineage, said.training_record) if said else (None, None)
-        alike = [one for one in runs if lineage == one["lineage"] or training == one["lineage"]["training"]]
+        runs = [record for record in self.runs if record["lineage"]["tensors"] == tensors]
+        exact = [record for record in runs if record["file"]["sha256"] == sha256]
+        exact = [
+            record for record in exact if checkpoint and record["lineage"] == checkpoint.lineage
+        ] or exact  # the others are forged
+        lineage, training = (checkpoint.lineage, checkpoint.training_record) if checkpoint else (None, None)
+        alike = [record for record in runs if lineage == record["lineage"] or training == record["lineage"]["training"]]
         return exact or alike or runs
 
     @cached_property
@@ -125,13 +127,13 @@ class Archive:
         """Records of one file that say otherwise what made it, the older first. The file holds its lineage, so that
         equal files have equal lineages: one of the two was forged."""
         first: dict[str, dict[str, Any]] = {}
-        pairs = ((first.setdefault(one["file"]["sha256"], one), one) for one in reversed(self.runs))
+        pairs = ((first.setdefault(record["file"]["sha256"], record), record) for record in reversed(self.runs))
         return [(title_of(old), title_of(new)) for old, new in pairs if old["lineage"] != new["lineage"]]
 
     @cached_property
     def all_records(self) -> list[dict[str, Any]]:
         """Every version of every record that is whole and has the name of its content, newest first."""
-        return [one for _, one in self._read((f"{FOLDER}/", RECORD.as_posix()), RecordFile)]
+        return [record for _, record in self._read((f"{FOLDER}/", RECORD.as_posix()), RecordFile)]
 
     @cached_property
     def evaluations(self) -> list[tuple[Commit, dict[str, Any]]]:
@@ -148,10 +150,13 @@ class Archive:
         """What of the history was looked at, cannot be read, and so is no part of the answer; and what contradicts
         itself."""
         _ = self.all_records, self.evaluations, self.exports
-        parsed = ((one, self.history.parsed.get(one.changed.get(LOCK, ""), True)) for one in self.history.commits)
+        parsed = (
+            (commit, self.history.parsed_locks.get(commit.changed.get(LOCK, ""), True))
+            for commit in self.history.commits
+        )
         damaged = self._damaged + [f"{LOCK} {_of(commit)}" for commit, lock in parsed if lock is None]
-        said = [f"not readable, and left out: {listed(damaged)}"] if damaged else []
-        return said + [f"{old} and {new} are of one file and say otherwise what made it: one of them was forged"
+        notes = [f"not readable, and left out: {listed(damaged)}"] if damaged else []
+        return notes + [f"{old} and {new} are of one file and say otherwise what made it: one of them was forged"
                        for old, new in self.contradictions]  # fmt: skip
 
     def first_link(self, md5: str) -> Link | None:
@@ -170,11 +175,11 @@ class Archive:
     @cached_property
     def commits_by_md5(self) -> dict[str, list[Commit]]:
         """By MD5: the commits whose dvc.lock names it as anything, newest first. Nothing is parsed for it."""
-        found: dict[str, list[Commit]] = {}
+        commits: dict[str, list[Commit]] = {}
         for commit in self.history.commits:
             for md5 in set(_MD5.findall(self.history.lock_texts.get(commit.changed.get(LOCK, ""), b""))):
-                found.setdefault(md5.decode(), []).append(commit)
-        return found
+                commits.setdefault(md5.decode(), []).append(commit)
+        return commits
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -208,32 +213,32 @@ def trace(path: Path, archive: Archive) -> Trace:
         UserError: the file is missing; or it is a model file that cannot be read.
     """
     if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise UserError(f"{path} {what}. Give a model file, or another result of the pipeline.")
+        problem = "is no file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}. Give a model file, or another result of the pipeline.")
     sha256, md5 = files.sha256_file(path), files.md5_file(path)
-    said, tensors, exported = _read_model(path)
-    runs = archive.runs_of(sha256, tensors, said)
-    searched = weights.searched(said, md5, archive) if said and not exported and not runs else None
+    checkpoint, tensors, exported = _read_model(path)
+    runs = archive.runs_of(sha256, tensors, checkpoint)
+    searched = weights.searched(checkpoint, md5, archive) if checkpoint and not exported and not runs else None
     like = searched.likeness if searched else None
-    runs = archive.runs_of(sha256, like.tensors, said) if like else runs
+    runs = archive.runs_of(sha256, like.tensors, checkpoint) if like else runs
     record = runs[0] if len(runs) == 1 else None
-    own, training = (said.lineage, said.training_record) if said else (None, None)
+    own, training = (checkpoint.lineage, checkpoint.training_record) if checkpoint else (None, None)
     lineage = record["lineage"] if record else own
     training = lineage["training"] if lineage else like.checkpoint.origin if like and not runs else training
-    contradictions = list(_contradictions(said, like.tensors if like else tensors, runs))
+    contradictions = list(_contradictions(checkpoint, like.tensors if like else tensors, runs))
     contradictions += exports.contradictions(exported, runs) if exported else []
-    sisters = [one for one in archive.runs if one["lineage"]["training"] == training and not contradictions]
+    sisters = [record for record in archive.runs if record["lineage"]["training"] == training and not contradictions]
     written = exports.find_export(sha256, archive)
-    path_there, found = written or (None, None)
-    found = found or archive.first_link(md5) or _in_folder(md5, archive)
-    known = (written or found) is not None or any(one["file"]["sha256"] == sha256 for one in runs)
-    path_there = path_there or (found.path if found else None)
-    if found is None and like:
-        found, path_there = archive.first_link(like.md5), like.path
-    elif found is None and (record or sisters):
-        found = archive.first_link((record or sisters[0])["file"]["md5"])
-        path_there = path_there or (found.path if found and record and exported is None else None)
-        found = replace(found, stage="train") if found and not record and "train" in found.lock.stages else found
+    path_there, link = written or (None, None)
+    link = link or archive.first_link(md5) or _in_folder(md5, archive)
+    known = (written or link) is not None or any(record["file"]["sha256"] == sha256 for record in runs)
+    path_there = path_there or (link.path if link else None)
+    if link is None and like:
+        link, path_there = archive.first_link(like.md5), like.path
+    elif link is None and (record or sisters):
+        link = archive.first_link((record or sisters[0])["file"]["md5"])
+        path_there = path_there or (link.path if link and record and exported is None else None)
+        link = replace(link, stage="train") if link and not record and "train" in link.lock.stages else link
     by_content = exports.found_by(exported) if exported else "rounded" if like and like.rounded else "tensors"
     made = Trace(
         file=path,
@@ -242,12 +247,14 @@ def trace(path: Path, archive: Archive) -> Trace:
         tensors=tensors,
         found_by="bytes" if known else by_content if runs or like else "training" if sisters else None,
         path=path_there,
-        links=tuple(_links(found, archive)) if found else (),
+        links=tuple(_links(link, archive)) if link else (),
         lineage=lineage,
         training=training,
         record=record,
         runs=tuple(runs) if record is None else (),
-        children=tuple(sorted({one["lineage"]["tensors"] for one in archive.runs if tensors in _parents(one)})),
+        children=tuple(
+            sorted({record["lineage"]["tensors"] for record in archive.runs if tensors in _parents(record)})
+        ),
         notes=contradictions,
         contradicted=bool(contradictions),
         exported=exported,
@@ -268,8 +275,8 @@ def _read_model(path: Path) -> tuple[Checkpoint | None, str | None, Exported | N
     if path.suffix in SUFFIXES:
         from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 
-        said = read_checkpoint(path)
-        return said, tensor_digest(said.weights), None
+        checkpoint = read_checkpoint(path)
+        return checkpoint, tensor_digest(checkpoint.weights), None
     return None, None, None
 
 
@@ -284,14 +291,16 @@ def _notes(made: Trace, archive: Archive) -> Iterator[str]:
         )
         return
     if made.runs:
-        known = [flattened(one["lineage"]) for one in made.runs]
-        keys = dict.fromkeys(key for one in known[1:] for key in _differing(known[0], one))
+        known = [flattened(record["lineage"]) for record in made.runs]
+        keys = dict.fromkeys(key for record in known[1:] for key in _differing(known[0], record))
         yield (
             f"{len(made.runs)} runs made these weights, and which of them made this file is not known: "
             f"{listed(map(title_of, made.runs))}; they differ in {listed(keys)}"
         )
     elif made.record is not None:
-        more = [one for one in archive.runs if one["lineage"]["tensors"] == made.tensors and one != made.record]
+        more = [
+            record for record in archive.runs if record["lineage"]["tensors"] == made.tensors and record != made.record
+        ]
         if more:
             yield f"equal weights were made by another run, too: {listed(map(title_of, more))}"
     elif made.found_by == "training":
@@ -313,37 +322,45 @@ def title_of(record: dict[str, Any]) -> str:
     return f"{FOLDER}/{record_names(record)[0]}"
 
 
-def _contradictions(said: Checkpoint | None, tensors: str | None, runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _contradictions(
+    checkpoint: Checkpoint | None, tensors: str | None, runs: Sequence[dict[str, Any]]
+) -> Iterator[str]:
     """What a file says of its making that is not so."""
-    own, training = (said.lineage, said.training_record) if said else (None, None)
+    own, training = (checkpoint.lineage, checkpoint.training_record) if checkpoint else (None, None)
     if own is None:
-        if training is not None and runs and all(training != one["lineage"]["training"] for one in runs):
+        if training is not None and runs and all(training != record["lineage"]["training"] for record in runs):
             yield "the training that the file names is that of no run that made these weights"
-        elif said and said.model_config and training is None and runs and not _described(said, runs):
+        elif checkpoint and checkpoint.model_config and training is None and runs and not _described(checkpoint, runs):
             yield f"classes or configuration in the file are not those of its record: {_CHANGED}"
     elif own["tensors"] != tensors:
         yield "the weights are not those that its lineage speaks of: one of the two was changed"
-    elif said and not _described(said, [{"lineage": own}]):
+    elif checkpoint and not _described(checkpoint, [{"lineage": own}]):
         yield f"classes or configuration in the file are not those that its lineage speaks of: {_CHANGED}"
-    elif len(runs) > 1 and all(own != one["lineage"] for one in runs):
+    elif len(runs) > 1 and all(own != record["lineage"] for record in runs):
         yield "what the file itself says is the lineage of no run that made these weights"
     elif runs and (other := _differing(flattened(runs[0]["lineage"]), flattened(own))):
         yield f"told is its record; the file itself says otherwise of {listed(other)}"
 
 
-def _described(said: Checkpoint, runs: Sequence[Mapping[str, Any]]) -> bool:
+def _described(checkpoint: Checkpoint, runs: Sequence[Mapping[str, Any]]) -> bool:
     """Whether what a file says of its model is what strip wrote in one of these runs; older lineages do not tell."""
     from rfdetr_core.lineage.compose import description_digest
 
-    return any(one["lineage"].get("description") in (None, description_digest(said)) for one in runs)
+    return any(record["lineage"].get("description") in (None, description_digest(checkpoint)) for record in runs)
 
 
 def evaluations_of(traced: Trace, archive: Archive) -> list[dict[str, Any]]:
     """Every evaluation that was committed of this file, else of these weights; newest first, without repetition."""
-    found = [one for _, one in archive.evaluations if traced.tensors and one["model"]["tensors"] == traced.tensors]
+    evaluations = [
+        evaluation
+        for _, evaluation in archive.evaluations
+        if traced.tensors and evaluation["model"]["tensors"] == traced.tensors
+    ]
     files_of_run = {traced.sha256, traced.record["file"]["sha256"] if traced.record else None}
-    found = [one for one in found if one["model"]["sha256"] in files_of_run] or found
-    return [one for number, one in enumerate(found) if one not in found[:number]]
+    evaluations = [
+        evaluation for evaluation in evaluations if evaluation["model"]["sha256"] in files_of_run
+    ] or evaluations
+    return [evaluation for number, evaluation in enumerate(evaluations) if evaluation not in evaluations[:number]]
 
 
 def _links(found: Link, archive: Archive) -> Iterator[Link]:
@@ -392,4 +409,4 @@ def _has_its_name(path: str, record: dict[str, Any]) -> bool:
 
 def _parents(record: dict[str, Any]) -> set[str]:
     """Tensor digests of the models that a record's model started from."""
-    return {one["tensors"] for one in (record["lineage"]["training"].get("parents") or {}).values()}
+    return {parent["tensors"] for parent in (record["lineage"]["training"].get("parents") or {}).values()}

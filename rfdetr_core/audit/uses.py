@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from rfdetr_core.audit.ancestors import Ancestor, ancestors_of
 from rfdetr_core.audit.history import MODEL, NOT_COMMITTED, Commit, rows_in
-from rfdetr_core.audit.images import commit_of, evaluated, recorded
+from rfdetr_core.audit.images import commit_of_training, evaluation_manifests, training_manifests
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -84,7 +84,7 @@ class Image:
         """Path, digest, what is the same, and the digest of the labels: of the first row with its bytes, else of the
         first with its pixels."""
         found = [(row["path"], row["sha256"], same, row["labels"]) for row in rows if (same := self.same(row))]
-        return min(found, key=lambda one: one[2] != "bytes", default=None)
+        return min(found, key=lambda use: use[2] != "bytes", default=None)
 
 
 def uses_of(image: Image, archive: Archive) -> Answer[Use]:
@@ -96,20 +96,22 @@ def uses_of(image: Image, archive: Archive) -> Answer[Use]:
     require_whole(archive)
     families, without_record = families_of(archive), list(unrecorded(archive))
     everything = list(sightings(archive, families))
-    places, gone = _containing(image, archive, {one.blob for one in everything})
-    found: dict[tuple[str, str | None], Use] = {}
+    places, gone = _containing(image, archive, {sighting.blob for sighting in everything})
+    uses: dict[tuple[str, str | None], Use] = {}
     unknown: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for one in everything:
-        if one.blob in places:
-            use = Use(one.role, one.tensors, one.md5, one.commit, one.through, *places[one.blob])
-            found.setdefault((one.role, one.md5 or one.tensors), use)
-        if one.blob in gone:
-            row = {"role": one.role, "tensors": one.tensors, "manifest": one.blob, "ancestor": None}
-            unknown.setdefault((one.tensors, one.blob), row | {"through": list(one.through)})
+    for sighting in everything:
+        if sighting.blob in places:
+            use = Use(
+                sighting.role, sighting.tensors, sighting.md5, sighting.commit, sighting.through, *places[sighting.blob]
+            )
+            uses.setdefault((sighting.role, sighting.md5 or sighting.tensors), use)
+        if sighting.blob in gone:
+            row = {"role": sighting.role, "tensors": sighting.tensors, "manifest": sighting.blob, "ancestor": None}
+            unknown.setdefault((sighting.tensors, sighting.blob), row | {"through": list(sighting.through)})
     for use in _uses_unrecorded(without_record, places, archive):
-        found.setdefault((use.role, use.md5), use)
+        uses.setdefault((use.role, use.md5), use)
     all_unknown = [*unknown.values(), *unknown_ancestors(families, without_record)]
-    return Answer(newest_first(found.values(), archive), all_unknown, upstream(families))
+    return Answer(newest_first(uses.values(), archive), all_unknown, upstream(families))
 
 
 def families_of(archive: Archive) -> Families:
@@ -120,7 +122,7 @@ def families_of(archive: Archive) -> Families:
 def newest_first(uses: Iterable[U], archive: Archive) -> list[U]:
     """Uses in the order of the commits of their models."""
     places = archive.places
-    return sorted(uses, key=lambda one: (places.get(one.commit.id, 0) if one.commit else -1, one.role))
+    return sorted(uses, key=lambda use: (places.get(use.commit.id, 0) if use.commit else -1, use.role))
 
 
 @dataclass(frozen=True)
@@ -146,39 +148,39 @@ def sightings(archive: Archive, families: Families) -> Iterator[Sighting]:
     for record, ancestors in families:
         tensors, md5 = record["lineage"]["tensors"], record["file"]["md5"]
         commit, own = archive.first_with(md5), record["lineage"]["training"]
-        for split, blob in recorded(own).items():
+        for split, blob in training_manifests(own).items():
             yield Sighting(ROLES[split], split, blob, tensors, md5, commit, (), commit)
-        for one in ancestors:
-            at = commit_of(one.training, one.through[-1], archive) if one.training else None
-            for split, blob in recorded(one.training or {}).items():
-                yield Sighting(ROLES[split], split, blob, tensors, md5, commit, one.through, at)
+        for ancestor in ancestors:
+            at = commit_of_training(ancestor.training, ancestor.through[-1], archive) if ancestor.training else None
+            for split, blob in training_manifests(ancestor.training or {}).items():
+                yield Sighting(ROLES[split], split, blob, tensors, md5, commit, ancestor.through, at)
     for at, evaluation in archive.evaluations:
         model = evaluation["model"]
         md5 = _md5_of(model, archive)
-        for split, blob in evaluated(evaluation).items():
+        for split, blob in evaluation_manifests(evaluation).items():
             commit = archive.first_with(md5) or at
             yield Sighting("tested", split, blob, model["tensors"], md5, commit, (), at)
 
 
 def unknown_ancestors(families: Families, without_record: list[tuple[str, Commit, Lock]]) -> Iterator[dict[str, Any]]:
     """Models that may have used any image, since nothing is known of an ancestor; each ancestor of a model once."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record, ancestors in families:
         tensors = record["lineage"]["tensors"]
-        for one in ancestors:
-            if one.training is None and not one.published:
-                row = {"role": "trained", "tensors": tensors, "manifest": None, "ancestor": one.name}
-                found[tensors, one.through] = row | {"through": list(one.through)}
+        for ancestor in ancestors:
+            if ancestor.training is None and not ancestor.published:
+                row = {"role": "trained", "tensors": tensors, "manifest": None, "ancestor": ancestor.name}
+                rows[tensors, ancestor.through] = row | {"through": list(ancestor.through)}
     for md5, _, lock in without_record:
         for name in _started_from(lock):
             row = {"role": "trained", "tensors": None, "md5": md5, "manifest": None, "ancestor": name, "through": []}
-            found[md5, name] = row
-    yield from found.values()
+            rows[md5, name] = row
+    yield from rows.values()
 
 
 def upstream(families: Families) -> list[str]:
     """The published weights that models of the history started from."""
-    return sorted({one.name for _, ancestors in families for one in ancestors if one.published})
+    return sorted({ancestor.name for _, ancestors in families for ancestor in ancestors if ancestor.published})
 
 
 Places = dict[str, tuple[str, str, str, str]]  # by blob of a manifest: path, sha256, same and labels of a Use
@@ -193,14 +195,14 @@ def _containing(image: Image, archive: Archive, named: set[str]) -> tuple[Places
     """
     history, elsewhere = archive.history, set(named)
     needles = [f'"{digest}"' for digest in (image.sha256, image.pixels) if digest]
-    found: Places = {}
+    places: Places = {}
 
     def look(lines: Sequence[bytes], blob: str) -> None:
         if use := image.use_in(rows_in(lines, blob, history)):
-            found[blob] = use
+            places[blob] = use
 
     for path in (f"manifest/{split}.json" for split in SPLITS):
-        oldest = {one.changed[path]: one.id for one in history.commits if path in one.changed}
+        oldest = {commit.changed[path]: commit.id for commit in history.commits if path in commit.changed}
         blobs = {commit: blob for blob, commit in oldest.items() if commit != NOT_COMMITTED}
         elsewhere = (elsewhere | oldest.keys()) - set(blobs.values())
         for blob in history.missing(blobs.values()):
@@ -214,7 +216,7 @@ def _containing(image: Image, archive: Archive, named: set[str]) -> tuple[Places
     for blob, content in contents.items():
         if content and any(needle.encode() in content for needle in needles):
             look([content], blob)
-    return found, {blob for blob, content in contents.items() if content is None}
+    return places, {blob for blob, content in contents.items() if content is None}
 
 
 def require_whole(archive: Archive) -> None:
@@ -228,7 +230,7 @@ def require_whole(archive: Archive) -> None:
 
 
 def _md5_of(model: dict[str, Any], archive: Archive) -> str | None:
-    return next((one["file"]["md5"] for one in archive.runs if one["file"]["sha256"] == model["sha256"]), None)
+    return next((record["file"]["md5"] for record in archive.runs if record["file"]["sha256"] == model["sha256"]), None)
 
 
 def unrecorded(archive: Archive) -> Iterator[tuple[str, Commit, Lock]]:
@@ -236,8 +238,8 @@ def unrecorded(archive: Archive) -> Iterator[tuple[str, Commit, Lock]]:
     known = {record["file"]["md5"] for record in archive.runs}
     for commit in archive.history.commits:
         blob = commit.changed.get(LOCK, "")
-        told = {md5.decode() for md5 in _MODEL_IN_LOCK.findall(archive.history.lock_texts.get(blob, b""))}
-        if told and told <= known:
+        md5s = {md5.decode() for md5 in _MODEL_IN_LOCK.findall(archive.history.lock_texts.get(blob, b""))}
+        if md5s and md5s <= known:
             continue
         lock = archive.history.lock(blob) if blob else None
         outs = {path: md5 for _, path, md5 in lock.outs()} if lock else {}

@@ -49,29 +49,29 @@ class Search:
     left: int
 
 
-def searched(said: Checkpoint, md5: str, archive: Archive) -> Search | None:
+def searched(checkpoint: Checkpoint, md5: str, archive: Archive) -> Search | None:
     """The files of this history with these weights; not looked for where the file is itself one, or names its training
     and is not rounded, as a resume state is."""
-    if archive.first_link(md5) or not (said.origin is None or _is_rounded(said.weights)):
+    if archive.first_link(md5) or not (checkpoint.origin is None or _is_rounded(checkpoint.weights)):
         return None
-    return _search(said, archive)
+    return _search(checkpoint, archive)
 
 
-def limits(found: Search | None) -> Iterator[str]:
+def limits(search: Search | None) -> Iterator[str]:
     """What limits an answer by weights that were compared."""
-    if found is None:
+    if search is None:
         return
-    if found.likeness and found.likeness.rounded:
-        types = listed(found.likeness.rounded)
+    if search.likeness and search.likeness.rounded:
+        types = listed(search.likeness.rounded)
         yield f"its weights are rounded to {types}: its scores are not those that were measured before"
-    elif found.likeness is None and found.missing + found.left:
+    elif search.likeness is None and search.missing + search.left:
         yield (
-            f"not compared with its weights, one by one: {found.missing} model files of this history that are not "
-            f"in DVC's cache here (dvc fetch --all-commits), and {found.left} older ones"
+            f"not compared with its weights, one by one: {search.missing} model files of this history that are not "
+            f"in DVC's cache here (dvc fetch --all-commits), and {search.left} older ones"
         )
 
 
-def _search(said: Checkpoint, archive: Archive) -> Search:
+def _search(checkpoint: Checkpoint, archive: Archive) -> Search:
     """Compare a file's weights one by one with those of the model files at hand, the newest first.
 
     What the file says of its making decides the order alone.
@@ -79,10 +79,10 @@ def _search(said: Checkpoint, archive: Archive) -> Search:
     from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest
 
     missing = compared = 0
-    candidates = list(dict.fromkeys(_candidates(said, archive)))
+    candidates = list(dict.fromkeys(_candidates(checkpoint, archive)))
     for number, (path, md5) in enumerate(candidates):
         places = (cache_path(archive.history.root, md5), archive.history.root / path)
-        place = next((one for one in places if _is(one, md5)), None)
+        place = next((path for path in places if _is(path, md5)), None)
         if place is None:
             missing += 1
             continue
@@ -93,7 +93,7 @@ def _search(said: Checkpoint, archive: Archive) -> Search:
             other = read_checkpoint(place)
         except UserError:  # one damaged result hides no other
             continue
-        types = _rounded(other.weights, said.weights)
+        types = _rounded(other.weights, checkpoint.weights)
         if types is not None:
             likeness = Likeness(md5, path, tensor_digest(other.weights), other, types)
             return Search(likeness, missing, 0)
@@ -105,7 +105,8 @@ def _is_rounded(weights: Mapping[str, Tensor]) -> bool:
     import torch
 
     return any(
-        all(torch.equal(one.to(getattr(torch, half)).to(one.dtype), one) for one in weights.values()) for half in HALVES
+        all(torch.equal(weight.to(getattr(torch, half)).to(weight.dtype), weight) for weight in weights.values())
+        for half in HALVES
     )
 
 
@@ -113,17 +114,17 @@ def _is(path: Path, md5: str) -> bool:
     return path.is_file() and files.md5_file(path) == md5
 
 
-def _candidates(said: Checkpoint, archive: Archive) -> Iterator[tuple[str, str]]:
+def _candidates(checkpoint: Checkpoint, archive: Archive) -> Iterator[tuple[str, str]]:
     """Path and MD5 of each model file in a dvc.lock; first those of the run that the file names."""
-    named = {one["file"]["md5"] for one in archive.runs if one["lineage"]["training"] == said.origin}
+    named = {record["file"]["md5"] for record in archive.runs if record["lineage"]["training"] == checkpoint.origin}
     texts = archive.history.lock_texts
-    found = [
+    models = [
         (path.decode(errors="replace"), md5.decode())
         for commit in archive.history.commits
         for path, md5 in _MODEL.findall(texts.get(commit.changed.get("dvc.lock", ""), b""))
     ]
-    yield from (one for one in found if one[1] in named)
-    yield from found
+    yield from (model for model in models if model[1] in named)
+    yield from models
 
 
 def _rounded(full: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[str, ...] | None:
@@ -141,7 +142,7 @@ def _rounded(full: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[s
             types |= {str(new.dtype).removeprefix("torch.")} - {str(old.dtype).removeprefix("torch.")}
             continue
         halves = (getattr(torch, half) for half in HALVES)
-        half = next((one for one in halves if torch.equal(old.to(one).to(old.dtype), new.to(old.dtype))), None)
+        half = next((dtype for dtype in halves if torch.equal(old.to(dtype).to(old.dtype), new.to(old.dtype))), None)
         if half is None:
             return None
         types.add(str(half).removeprefix("torch."))

@@ -80,7 +80,7 @@ def write(root: Path, stage: str, ran: Entry, began: float) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    outs = {one: _out(root / one, md5, ran.files[one]) for one, md5 in ran.outs.items()}
+    outs = {path: _out(root / path, md5, ran.files[path]) for path, md5 in ran.outs.items()}
     result = {"stage": stage, "cmd": ran.cmd, "params": json_params(ran.params), "deps": ran.deps, "outs": outs}
     name = entry_path(result)
     path = root / name
@@ -118,11 +118,11 @@ def entry_path(entry: Mapping[str, Any]) -> str:
 
 def heads(root: Path) -> dict[str, str]:
     """The entries and records that no entry names: the SHA-256 of each file, by its path below the root."""
-    found, named = dict[str, str](), set[tuple[str, str]]()
+    digests, named = dict[str, str](), set[tuple[str, str]]()
     for name, content in contents(root).items():
-        found[name] = files.sha256_bytes(content)
+        digests[name] = files.sha256_bytes(content)
         named |= _previous(content) if name.startswith(f"{FOLDER}/") else set()
-    return {name: sha256 for name, sha256 in found.items() if (name, sha256) not in named}
+    return {name: sha256 for name, sha256 in digests.items() if (name, sha256) not in named}
 
 
 def entries(root: Path) -> dict[str, dict[str, Any]]:

@@ -68,7 +68,9 @@ class Lock:
         if content.count(b"[") + content.count(b"{") > _MOST_LEVELS or _DEEP.search(content):
             raise UserError(f"{LOCK} is nested too deeply. Restore it: git restore {LOCK}")
         try:
-            return cls({name: Entry.of(one) for name, one in yaml.load(content, Loader=_Loader)["stages"].items()})
+            return cls(
+                {name: Entry.of(raw_entry) for name, raw_entry in yaml.load(content, Loader=_Loader)["stages"].items()}
+            )
         except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
             reason = type(error).__name__
             raise UserError(

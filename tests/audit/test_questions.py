@@ -119,7 +119,7 @@ def test_without_a_repository_what_is_needed_for_images_is_said(alone: Alone) ->
     assert (status, len(text.splitlines())) == (1, 1)
     for split in ("train", "valid"):
         blob = lineage["training"]["files"][f"manifest/{split}.json"]["git"]
-        assert f"manifest/{split}.json of this run: it is in the project's repository, as git blob {blob}" in errors
+        assert f"manifest/{split}.json of this run: it is git blob {blob} of the project" in errors
     status, text, _ = alone.audit("--diff", "1.pth", "2.pth")
     assert status == 1
     assert "train.lr: 0.001 -> 0.002" in text

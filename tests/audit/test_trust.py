@@ -135,7 +135,7 @@ def test_an_object_that_is_not_what_its_name_says_is_an_error(repository: Reposi
     loose.write_bytes(zlib.compress(content.replace(b"train", b"trail", 1)))
     done = audit(repository, model, "--images")
     assert done.returncode == 1
-    assert f"git's object {blob} was changed. Fetch it again: git fsck" in done.stderr
+    assert f"git's object {blob} was changed. Run git fsck, and fetch the object again" in done.stderr
 
 
 def test_no_command_that_a_clone_is_configured_with_is_run(repository: Repository) -> None:
