@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rfdetr_core.audit.history import NOT_COMMITTED, Commit, cache_path
-from rfdetr_core.audit.images import commit_of_file, evaluation_manifests
+from rfdetr_core.audit.images import commit_of_file, evaluation_manifests, evaluations_of
 from rfdetr_core.audit.metadata import digests_in
-from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
+from rfdetr_core.audit.trace import Archive, Trace
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS

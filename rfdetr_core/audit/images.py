@@ -11,7 +11,7 @@ from rfdetr_core.audit.ancestors import ancestors_of
 from rfdetr_core.audit.history import Commit, rows_of
 from rfdetr_core.audit.metadata import Selection
 from rfdetr_core.audit.paths import withdrawal_error
-from rfdetr_core.audit.trace import Archive, Trace, evaluations_of
+from rfdetr_core.audit.trace import Archive, Trace
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import SPLITS
@@ -212,6 +212,18 @@ def _manifests(training: dict[str, Any], traced: Trace, archive: Archive) -> lis
         blobs = evaluation_manifests(evaluation).items()
         manifests |= {split: Manifest(split, blob, commit, "this run", "") for split, blob in blobs}
     return list(manifests.values())
+
+
+def evaluations_of(traced: Trace, archive: Archive) -> list[dict[str, Any]]:
+    """The committed evaluations of a file, else of its weights. Newest first; equal ones come once."""
+    evaluations = [
+        evaluation
+        for _, evaluation in archive.evaluations
+        if traced.tensors and evaluation["model"]["tensors"] == traced.tensors
+    ]
+    digests = {traced.sha256, traced.record["file"]["sha256"] if traced.record else None}
+    evaluations = [evaluation for evaluation in evaluations if evaluation["model"]["sha256"] in digests] or evaluations
+    return [evaluation for number, evaluation in enumerate(evaluations) if evaluation not in evaluations[:number]]
 
 
 def evaluation_manifests(evaluation: dict[str, Any]) -> dict[str, str]:

@@ -10,12 +10,12 @@ from typing import Any
 
 from rfdetr_core.audit.exported import exported_lines, plain_description
 from rfdetr_core.audit.history import EVALUATION, NOT_COMMITTED, Commit, NoHistory
-from rfdetr_core.audit.images import digest_of, note_on_published, pixels_of
+from rfdetr_core.audit.images import digest_of, evaluations_of, note_on_published, pixels_of
 from rfdetr_core.audit.metadata import Selection
 from rfdetr_core.audit.paths import versions_of
 from rfdetr_core.audit.proofs import has_pixels
 from rfdetr_core.audit.selected import SelectedUse, uses_where
-from rfdetr_core.audit.trace import Archive, Trace, evaluations_of, title_of
+from rfdetr_core.audit.trace import Archive, Trace, title_of
 from rfdetr_core.audit.uses import Answer, Image, Use, uses_of
 from rfdetr_core.base import git
 from rfdetr_core.base.provenance import flattened
