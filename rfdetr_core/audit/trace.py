@@ -35,9 +35,8 @@ class Link:
     """A stage on the way to a file.
 
     Attributes:
-        stage: The stage.
-        commit: The commit that added this result of the stage.
-        lock: The dvc.lock of that commit.
+        stage: Its name.
+        commit, lock: The commit that added this result of the stage, and the dvc.lock of that commit.
         path: The path of the file.
     """
 
@@ -76,8 +75,7 @@ class Trace:
         runs: Several run records that may belong to the file: they have its weights, and the file does not say which
             run it is from.
         children: Tensor digests of the models that were trained from it.
-        notes: What limits the answer.
-        contradicted: Whether the file contradicts its record or its own weights.
+        notes: What limits the answer. `contradicted`: Whether the file contradicts its record or its own weights.
         exported: The content of an exported file.
     """
 
@@ -335,10 +333,9 @@ def _notes(traced: Trace, archive: Archive) -> Iterator[str]:
             f"{listed(map(title_of, traced.runs))}; they differ in {listed(keys)}"
         )
     elif traced.record is not None:
-        tensors = traced.tensors
-        more = [run for run in archive.runs if run["lineage"]["tensors"] == tensors and run != traced.record]
-        if more:
-            yield f"another run produced equal weights: {listed(map(title_of, more))}"
+        runs = [run for run in archive.runs if run["lineage"]["tensors"] == traced.tensors and run != traced.record]
+        if runs:
+            yield f"another run produced equal weights: {listed(map(title_of, runs))}"
     elif traced.found_by == "training":
         yield "only the file itself says that its training produced these weights: no record and no dvc.lock has them"
     elif traced.lineage or (traced.training and traced.found_by is None):
@@ -348,7 +345,7 @@ def _notes(traced: Trace, archive: Archive) -> Iterator[str]:
 
 
 def title_of(record: dict[str, Any]) -> str:
-    """A run record's name in messages."""
+    """The path of a run record, as messages name it."""
     return f"{FOLDER}/{record_names(record)[0]}"
 
 

@@ -43,7 +43,7 @@ def test_a_path_whose_image_was_replaced_is_answered_with_the_bytes_that_it_had(
     assert [one["commit"] for one in said["uses"]] == [second]
     assert said["other_bytes"] == [{"path": "train/a.jpg", "sha256": sha256_of("a"), "commit": first}]
     lines = audit(capsys, repository, "--image", asked, status=1).splitlines()
-    assert f"  note: train/a.jpg had other bytes, as in commit {first}: audit --image {sha256_of('a')}" in lines
+    assert f"  note: train/a.jpg had other bytes in commit {first}: audit --image {sha256_of('a')}" in lines
     assert "had other bytes" not in audit(capsys, repository, "--image", sha256_of("a"))
 
 
