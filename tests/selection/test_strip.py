@@ -125,5 +125,5 @@ def test_run_facts_of_another_training_are_not_used(folder: Path) -> None:
 
 def test_a_best_file_that_does_not_say_what_made_it_is_refused(folder: Path) -> None:
     write_checkpoint(folder / "checkpoint_best_ema.pth", replace(tiny_checkpoint(1), epoch=7))
-    with pytest.raises(UserError, match="does not say what made it"):
+    with pytest.raises(UserError, match="has no training record"):
         strip(folder, selection(0.6), folder / "total.pth", folder / "records")
