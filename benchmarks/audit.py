@@ -105,7 +105,10 @@ def _build(folder: Path, commits: int, images: int) -> None:
 
 def _stage(deps: dict[str, str], outs: dict[str, str]) -> dict[str, object]:
     """As DVC writes it."""
-    rows = ([{"path": path, "hash": "md5", "md5": md5, "size": 1} for path, md5 in one.items()] for one in (deps, outs))
+    rows = (
+        [{"path": path, "hash": "md5", "md5": md5, "size": 1} for path, md5 in digests.items()]
+        for digests in (deps, outs)
+    )
     return {"cmd": "python", **dict(zip(("deps", "outs"), rows, strict=True))}
 
 

@@ -47,14 +47,28 @@ def seconds(calls: dict[str, Callable[[], object]], rounds: int, device: str) ->
 
 def operations(variant: str, batch: int, device: str) -> dict[str, dict[str, Operation]]:
     """Each place that needs a deterministic backward pass: the usual and the strict way, on one input."""
-    one = VARIANTS[variant]
-    side, heads = one.resolution // one.patch_size, one.cross_heads
-    values = torch.randn(batch * heads, one.width // heads, side, side, device=device, requires_grad=True)
-    places = torch.rand(batch * heads, one.points, one.groups * one.queries, 2, device=device, requires_grad=True)
-    masks = torch.randn(10 * one.groups * batch, 1, 4 * side, 4 * side, device=device, requires_grad=True)
+    architecture = VARIANTS[variant]
+    side, heads = architecture.resolution // architecture.patch_size, architecture.cross_heads
+    values = torch.randn(batch * heads, architecture.width // heads, side, side, device=device, requires_grad=True)
+    places = torch.rand(
+        batch * heads,
+        architecture.points,
+        architecture.groups * architecture.queries,
+        2,
+        device=device,
+        requires_grad=True,
+    )
+    masks = torch.randn(10 * architecture.groups * batch, 1, 4 * side, 4 * side, device=device, requires_grad=True)
     points = torch.rand(len(masks), 1, side * side, 2, device=device)
-    grid = torch.randn(1, one.encoder_width, one.position_grid, one.position_grid, device=device, requires_grad=True)
-    features = torch.randn(batch, one.width, side, side, device=device, requires_grad=True)
+    grid = torch.randn(
+        1,
+        architecture.encoder_width,
+        architecture.position_grid,
+        architecture.position_grid,
+        device=device,
+        requires_grad=True,
+    )
+    features = torch.randn(batch, architecture.width, side, side, device=device, requires_grad=True)
     size = (side + 4, side + 4)
     return {
         "deformable sampling": {

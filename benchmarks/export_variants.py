@@ -67,19 +67,20 @@ def row(variant: str, kind: Format, options: argparse.Namespace) -> str:
         gc.collect()
         session = open_session(path, threads=options.threads)
         opened = parity.Opened(session, session, config.images if config.postprocess else "normalised")
-        told = [variant, kind, f"{size / 2**20:.1f}", f"{seconds:.0f}"]
-        found: list[parity.Differences] = []
+        cells = [variant, kind, f"{size / 2**20:.1f}", f"{seconds:.0f}"]
+        comparisons: list[parity.Differences] = []
         try:
             for batch in (None, LARGE) if variant in options.large else (None,):
-                found.append(parity.compare(opened, source.detector, source.architecture, [], batch))
+                comparisons.append(parity.compare(opened, source.detector, source.architecture, [], batch))
         except UserError as error:
-            return f"| {' | '.join([*told, str(error)])} |"
-    worst = [max((getattr(one, name) or 0.0) for one in found) for name in ("boxes", "scores", "masks")]
-    batches = sorted({size for one in found for size in one.batches})
-    told += [", ".join(map(str, batches)), *(f"{value:.1e}" if value else "" for value in worst)]
-    return (
-        f"| {' | '.join([*told, *(str(sum(getattr(one, name) for one in found)) for name in ('queries', 'ties'))])} |"
-    )
+            return f"| {' | '.join([*cells, str(error)])} |"
+    worst = [
+        max((getattr(comparison, name) or 0.0) for comparison in comparisons) for name in ("boxes", "scores", "masks")
+    ]
+    batches = sorted({size for comparison in comparisons for size in comparison.batches})
+    cells += [", ".join(map(str, batches)), *(f"{value:.1e}" if value else "" for value in worst)]
+    cells += [str(sum(getattr(comparison, name) for comparison in comparisons)) for name in ("queries", "ties")]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

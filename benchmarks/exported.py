@@ -111,7 +111,7 @@ def main() -> None:
             paths = write_files(variant, Path(folder), options.formats, postprocess=options.postprocess)
             models = [(f"{variant}, {path.name}", open_model(path, "cpu", options.threads)) for path in paths]
             for batch in options.batch:
-                made = [one for name, model in models for one in contenders(name, model, batch, [*DTYPES])]
+                made = [contender for name, model in models for contender in contenders(name, model, batch, [*DTYPES])]
                 made += upstream_contenders(variant, batch, options) if VARIANTS[variant].weights_file else []
                 rows += measure(made, pictures, batch, options.seconds)
     measured = Benchmark(machine({"cpu"}), about, options.seconds, rows)

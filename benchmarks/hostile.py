@@ -17,7 +17,7 @@ from tests.hostile import ODD, Target, bounded_memory, fault
 
 def main() -> None:
     """Print the faults, then the count."""
-    step, found, tried = int(sys.argv[1]) if len(sys.argv) > 1 else 1, Counter[str](), 0
+    step, bad, tried = int(sys.argv[1]) if len(sys.argv) > 1 else 1, Counter[str](), 0
     with tempfile.TemporaryDirectory() as folder:
         target = Target(Path(folder))
         with bounded_memory(2**31):
@@ -26,10 +26,10 @@ def main() -> None:
                 for command, run in target.commands().items():
                     tried += 1
                     if (wrong := fault(run)) is not None:
-                        found[wrong.strip().splitlines()[-1]] += 1
+                        bad[wrong.strip().splitlines()[-1]] += 1
                         print(f"{command}: {'.'.join(map(str, place))} = {name}\n{wrong}", flush=True)
-    print(f"{tried} runs, {found.total()} faults")
-    for message, count in found.most_common():
+    print(f"{tried} runs, {bad.total()} faults")
+    for message, count in bad.most_common():
         print(f"{count:6} {message}")
 
 

@@ -55,8 +55,8 @@ def annotations(first: int, last: int) -> dict[str, list[dict[str, object]]]:
         for _ in range(int(random.integers(1, 6))):
             x, y, w, h = (float(v) for v in (random.uniform((0, 0, 6, 6), (80, 80, 48, 48))).round(2))
             kind = int(random.integers(0, 10))
-            one = {"id": len(objects), "image_id": image["id"], "category_id": kind, "bbox": [x, y, w, h]}
-            objects.append(one | {"area": round(w * h, 4), "iscrowd": 0, "segmentation": []})
+            annotation = {"id": len(objects), "image_id": image["id"], "category_id": kind, "bbox": [x, y, w, h]}
+            objects.append(annotation | {"area": round(w * h, 4), "iscrowd": 0, "segmentation": []})
     return {
         "categories": [{"id": k, "name": f"class {k}"} for k in range(10)],
         "images": images,
@@ -105,9 +105,9 @@ def measured(*command: str, folder: Path) -> tuple[float, float]:
         nonlocal peak
         while not done.wait(0.1):
             total = 0
-            for one in processes(process):
+            for child in processes(process):
                 try:
-                    total += pss(one)
+                    total += pss(child)
                 except OSError:
                     continue
             peak = max(peak, total / 1024)
@@ -125,7 +125,7 @@ def measured(*command: str, folder: Path) -> tuple[float, float]:
 
 def processes(parent: psutil.Process) -> list[int]:
     try:
-        return [parent.pid, *(one.pid for one in parent.children(recursive=True))]
+        return [parent.pid, *(child.pid for child in parent.children(recursive=True))]
     except psutil.Error:
         return []  # it has just ended
 

@@ -42,7 +42,7 @@ def main() -> None:
         for place, (ranks, link) in enumerate(KINDS):
             kills = (options.kills + place) // len(KINDS)
             counted += killed(Path(folder) / f"{ranks}-{link}", ranks, link, kills, draw)
-    print(*(f"{count:5} {what}" for what, count in sorted(counted.items())), sep="\n")
+    print(*(f"{count:5} {outcome}" for outcome, count in sorted(counted.items())), sep="\n")
 
 
 def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random) -> Counter[str]:
@@ -64,12 +64,12 @@ def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random)
         if dvc.poll() is None:
             victim, number = kill(project, dvc.pid, draw)
             counted.update(["kills", f"{number.name} to {victim}"])
-        status, told = ended(project, dvc)
-        of_stages = told.partition("Running stage")[2]
-        assert "Traceback" not in of_stages or "KeyboardInterrupt" in told, told
+        status, printed = ended(project, dvc)
+        of_stages = printed.partition("Running stage")[2]
+        assert "Traceback" not in of_stages or "KeyboardInterrupt" in printed, printed
         if message := mend(project):
             counted["dvc.lock was cut" if "dvc.lock is damaged" in message else "rwlock was cut"] += 1
-        print(ranks, link, counted["kills"], status, told.strip().splitlines()[-1:], flush=True)
+        print(ranks, link, counted["kills"], status, printed.strip().splitlines()[-1:], flush=True)
         if status == 0:
             counted["results"] += 1
             assert outs(project) == whole
@@ -86,7 +86,7 @@ def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random)
 def kill(project: Project, dvc: int, draw: random.Random) -> tuple[str, signal.Signals]:
     """Send a signal to dvc, to its group, or to a process below it."""
     number = draw.choice(SIGNALS)
-    below = sorted((one for one in processes(project) if one.pid != dvc), key=lambda one: one.pid)
+    below = sorted((process for process in processes(project) if process.pid != dvc), key=lambda process: process.pid)
     victim = draw.choice(["dvc", "group", *(["stage"] if below else []), *(["child"] if len(below) > 1 else [])])
     pid = {"stage": below[:1], "child": below[1:]}.get(victim)
     with contextlib.suppress(ProcessLookupError):

@@ -59,8 +59,8 @@ def write_dataset(root: Path, count: int, width: int, height: int) -> None:
             rows.append({"id": k + 1, "file_name": f"{k:05}.jpg", "width": width, "height": height})
             for _ in range(BOXES):
                 x, y, w, h = random.uniform([0, 0, 10, 10], [width * 0.6, height * 0.6, width * 0.3, height * 0.3])
-                one = {"id": len(objects) + 1, "image_id": k + 1, "category_id": 1, "iscrowd": 0, "area": w * h}
-                objects.append(one | {"bbox": [x, y, w, h], "segmentation": []})
+                annotation = {"id": len(objects) + 1, "image_id": k + 1, "category_id": 1, "iscrowd": 0, "area": w * h}
+                objects.append(annotation | {"bbox": [x, y, w, h], "segmentation": []})
         content = {"images": rows, "annotations": objects, "categories": [{"id": 1, "name": "thing"}]}
         (root / split / "_annotations.coco.json").write_text(json.dumps(content))
 
@@ -138,9 +138,9 @@ def main() -> None:
             for _ in range(options.rounds):
                 for way, batches in ways.items():
                     rates[way].append(rate(batches, options.images))
-            found = {way: statistics.median(values) for way, values in rates.items()}
-            told = ", ".join(f"{way} {value:6.1f}" for way, value in found.items())
-            print(f"workers {workers}: images per second {told} ({found['ours'] / found['upstream']:.2f} times)")
+            medians = {way: statistics.median(values) for way, values in rates.items()}
+            summary = ", ".join(f"{way} {value:6.1f}" for way, value in medians.items())
+            print(f"workers {workers}: images per second {summary} ({medians['ours'] / medians['upstream']:.2f} times)")
         images = DetectionDataset(samples, folder / "small", max(SIZES), augmentation=AugmentConfig(), seed=0)
         whole = min(seconds_an_image(images) for _ in range(options.rounds))
         hashed = min(_hashing(folder / "small", samples) for _ in range(options.rounds))
@@ -166,8 +166,8 @@ def _compare_reduced(folder: Path, count: int, rounds: int) -> None:
     with mock.patch.object(View, "reduction", return_value=1):
         whole = min(seconds_an_image(images) for _ in range(rounds))
     hashed = min(_hashing(folder / "large", samples) for _ in range(rounds))
-    told = f"{reduced * 1e3:.0f} ms an image, decoded whole {whole * 1e3:.0f} ms ({whole / reduced:.1f} times)"
-    print(f"{count} JPEGs of 4000 x 3000: {told}; sha256 {hashed * 1e3:.1f} ms ({hashed / reduced:.1%})")
+    times = f"{reduced * 1e3:.0f} ms an image, decoded whole {whole * 1e3:.0f} ms ({whole / reduced:.1f} times)"
+    print(f"{count} JPEGs of 4000 x 3000: {times}; sha256 {hashed * 1e3:.1f} ms ({hashed / reduced:.1%})")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ def milliseconds(call: Callable[[], Any]) -> float:
     return statistics.median(spent[WARM:]) * 1e3
 
 
-def row(what: str, figure: str) -> None:
-    print(f"| {what} | {figure} |", flush=True)
+def row(name: str, figure: str) -> None:
+    print(f"| {name} | {figure} |", flush=True)
 
 
 def ours(options: argparse.Namespace) -> Any:
@@ -150,7 +150,7 @@ def ours_evaluate(options: argparse.Namespace) -> None:
         model = kind(pretrain_weights=None, num_classes=1, device=options.device)
         model._predictor.class_names = ("thing",)
         samples = read_samples(*made.split("test"))
-        list(model._predictor.detect(samples[:2], load=lambda one: stage._picture(made.dataset, one)))
+        list(model._predictor.detect(samples[:2], load=lambda sample: stage._picture(made.dataset, sample)))
         for size in (1, 8):
             model._predictor.batch_size = size
             start = time.perf_counter()
@@ -182,17 +182,17 @@ def upstream_evaluate(options: argparse.Namespace) -> None:
         with torch.no_grad():
             for samples, targets in data.test_dataloader():
                 sizes = torch.stack([target["orig_size"] for target in targets]).to(options.device)
-                found = model.model.postprocess(network(samples.to(options.device)), sizes)
+                results = model.model.postprocess(network(samples.to(options.device)), sizes)
                 if not start:
                     start = time.perf_counter()
                     continue
                 seen += len(sizes)
-                for target, one in zip(targets, found, strict=True):
-                    boxes = one["boxes"].cpu()
+                for target, result in zip(targets, results, strict=True):
+                    boxes = result["boxes"].cpu()
                     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
                     rows += [
                         {"image_id": int(target["image_id"]), "category_id": 0, "bbox": box, "score": score}
-                        for box, score in zip(boxes, one["scores"].tolist(), strict=True)
+                        for box, score in zip(boxes, result["scores"].tolist(), strict=True)
                     ]
         row("upstream: loader, model, boxes", f"{seen / (time.perf_counter() - start):.2f} images/s")
         truth = COCO(f"{name}/data/test/_annotations.coco.json")
@@ -229,10 +229,10 @@ def main() -> None:
     for kind in [options.only] if options.only else PARTS:
         for number in range(2):
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.prediction", *sys.argv[1:]]
-            told = subprocess.run([*command, "--part", f"{kind}:{number}"], capture_output=True, text=True)
-            print(*[line for line in told.stdout.splitlines() if line.startswith("| ")], sep="\n", flush=True)
-            if told.returncode:
-                sys.exit(told.stderr[-3000:])
+            done = subprocess.run([*command, "--part", f"{kind}:{number}"], capture_output=True, text=True)
+            print(*[line for line in done.stdout.splitlines() if line.startswith("| ")], sep="\n", flush=True)
+            if done.returncode:
+                sys.exit(done.stderr[-3000:])
 
 
 if __name__ == "__main__":

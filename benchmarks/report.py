@@ -27,11 +27,11 @@ def make(folder: Path, images: int, classes: int) -> None:
     make_evaluation(folder, annotations, rows)
 
 
-def measure(folder: Path, told: Any) -> None:
+def measure(folder: Path, results: Any) -> None:
     begun = time.perf_counter()
     write_report(where_of(folder), ReportConfig(), folder / "reports", folder / "run")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    told.put((time.perf_counter() - begun, peak))
+    results.put((time.perf_counter() - begun, peak))
 
 
 def main() -> None:
@@ -46,10 +46,10 @@ def main() -> None:
         make(folder, options.images, options.classes)
         print(f"made in {time.perf_counter() - begun:.0f} s")
     context = multiprocessing.get_context("spawn")
-    told = context.Queue()
-    process = context.Process(target=measure, args=(folder, told))
+    results = context.Queue()
+    process = context.Process(target=measure, args=(folder, results))
     process.start()
-    seconds, peak = told.get()
+    seconds, peak = results.get()
     process.join()
     size = (folder / "reports" / "index.html").stat().st_size
     print(f"{options.images} images, {options.classes} classes: {seconds:.1f} s, {peak:,.0f} MiB, {size / 1e6:.1f} MB")

@@ -45,11 +45,11 @@ GROUPS = {
 
 def peak(dtype: torch.dtype) -> float:
     """GFLOP/s of matrix products."""
-    one, other = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
+    first, other = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
     spent = []
     for _ in range(12):
         start = time.perf_counter()
-        one @ other
+        first @ other
         spent.append(time.perf_counter() - start)
     return 2 * SIDE**3 / min(spent) / 1e9
 
@@ -88,16 +88,16 @@ class Stopwatch(TorchDispatchMode):
         start = time.perf_counter()
         result = func(*args, **(kwargs or {}))
         spent = time.perf_counter() - start
-        tensors = (one for one in args if isinstance(one, torch.Tensor))
-        key = str(func), ", ".join(f"{[*one.shape]} {str(one.dtype)[6:]}" for one in tensors)
+        tensors = (tensor for tensor in args if isinstance(tensor, torch.Tensor))
+        key = str(func), ", ".join(f"{[*tensor.shape]} {str(tensor.dtype)[6:]}" for tensor in tensors)
         self.seconds[key] += spent
         self.calls[key] += 1
         return result
 
 
 def group_of(name: str) -> str:
-    found = (group for group, parts in GROUPS.items() if any(part in name for part in parts))
-    return next(found, "the rest")
+    matching = (group for group, parts in GROUPS.items() if any(part in name for part in parts))
+    return next(matching, "the rest")
 
 
 def main() -> None:
@@ -124,8 +124,8 @@ def main() -> None:
         step()
         taken.append(time.perf_counter() - start)
     seconds = statistics.median(taken)
-    what = f"{options.variant}, batch {options.batch}, {options.precision}, {options.threads} threads"
-    print(f"{what}: {seconds:.3f} s a step")
+    setting = f"{options.variant}, batch {options.batch}, {options.precision}, {options.threads} threads"
+    print(f"{setting}: {seconds:.3f} s a step")
     print(f"{flops:.0f} GFLOP; products run at {speed:.0f} GFLOP/s, so the floor is {flops / speed:.3f} s", end=" ")
     print(f"({flops / speed / seconds:.2f} of the step)")
     with Stopwatch() as watch:

@@ -39,17 +39,18 @@ def main() -> None:
     chance = options.broken * min(1.0, options.first / labels)
     print(f"{split}: {labels} labels of {len(right['images'])} images, AP50 of all: "
           f"{files.read_json(reports / 'metrics.json')['map_50']:.3f}")  # fmt: skip
-    found, kinds, all_kinds = list[int](), Counter[str](), Counter[str]()
+    hits_per_seed, kinds, all_kinds = list[int](), Counter[str](), Counter[str]()
     for seed in range(options.seeds):
         annotations, broken = break_labels(right, options.broken, seed)
         first = suspects(Analysis.of(annotations, results)).head(options.first)
-        hits = [one.kind for one in broken if one.is_suspected(first)]
-        found.append(len(hits))
+        hits = [label.kind for label in broken if label.is_suspected(first)]
+        hits_per_seed.append(len(hits))
         kinds.update(hits)
-        all_kinds.update(one.kind for one in broken)
+        all_kinds.update(label.kind for label in broken)
         print(f"seed {seed}: {len(hits)} of {options.broken} broken labels are among the first {options.first}")
-    mean = statistics.mean(found)
-    print(f"mean {mean:.1f}, {min(found)} to {max(found)}; by chance {chance:.1f}: lift {mean / chance:.1f}")
+    mean = statistics.mean(hits_per_seed)
+    fewest, most = min(hits_per_seed), max(hits_per_seed)
+    print(f"mean {mean:.1f}, {fewest} to {most}; by chance {chance:.1f}: lift {mean / chance:.1f}")
     print("; ".join(f"{kind}: {kinds[kind]} of {count}" for kind, count in all_kinds.items()))
 
 

@@ -59,7 +59,7 @@ def our_step(options: argparse.Namespace, **model: Any) -> Step:
     detector = build_detector(architecture, **model)
     if options.weights:
         weights = torch.load(options.weights)
-        detector.load_state_dict({to_ours(name): one for name, one in weights.items() if name != KEYPOINT_MASK})
+        detector.load_state_dict({to_ours(name): tensor for name, tensor in weights.items() if name != KEYPOINT_MASK})
     detector.to(options.device)
     if getattr(options, "compile", "off") != "off":
         compile_regions(detector)
@@ -177,7 +177,7 @@ def compare(arguments: list[str], rounds: int, batch: int, weights: str) -> None
         for name, worker in workers.items():
             assert worker.stdin is not None
             print(file=worker.stdin, flush=True)
-            took, loss = (float(one) for one in answer(worker))
+            took, loss = (float(answer_part) for answer_part in answer(worker))
             losses.setdefault(name, loss)
             seconds[name] += [took] if number >= 2 else []
     for name, worker in workers.items():

@@ -72,7 +72,7 @@ def _digested_code(name: str) -> Iterator[None]:
     code = Code()
     digests = files.read_json(file) if file.exists() else code.digests_of(name)
     if changed := code.changed(name, digests):
-        raise UserError(f"{_few(changed)} changed since the stage code ran. Run: dvc repro")
+        raise UserError(f"{_first_of(changed)} changed since the stage code ran. Run: dvc repro")
     sys.meta_path.insert(0, guard)
     try:
         yield
@@ -82,8 +82,8 @@ def _digested_code(name: str) -> Iterator[None]:
         *dict.fromkeys([*Code().changed(name, digests), *code.compiled_otherwise(sources.compiled, digests)])
     ]:
         raise UserError(
-            f"Edited while {name} ran: {_few(changed)}. DVC does not record the result. To keep the result, undo the "
-            "edit; then run: dvc repro"
+            f"Edited while {name} ran: {_first_of(changed)}. DVC does not record the result. To keep the result, undo "
+            "the edit. Then run: dvc repro"
         )
 
 
@@ -99,7 +99,7 @@ def _held_inputs(name: str) -> Iterator[None]:
         )
 
 
-def _few(paths: list[str]) -> str:
+def _first_of(paths: list[str]) -> str:
     return paths[0] + (f" (and {len(paths) - 1} more)" if len(paths) > 1 else "")
 
 
@@ -110,8 +110,8 @@ def _check_code_is_of_this_project() -> None:
         raise UserError(
             f"rfdetr_core is imported from {ROOT}, not from {root}. Run stages as python -m stages.<name> there."
         )
-    if found := shadows(root):
+    if shadowing := shadows(root):
         raise UserError(
-            f"{', '.join(found)} would be imported in place of a module that the results are recorded to come from. "
+            f"{', '.join(shadowing)} would be imported instead of a module whose digest the results record. "
             "Remove or rename it."
         )

@@ -74,7 +74,7 @@ def main() -> None:
         out = options.out / f"{letter}.jsonl"
         rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
         figures = [(row["what"], row["figure"]) for row in rows] + ([("the part", ended)] if ended else [])
-        lines += [f"| {letter} | {what} | {figure.replace('|', '/')} |" for what, figure in figures]
+        lines += [f"| {letter} | {label} | {figure.replace('|', '/')} |" for label, figure in figures]
         (options.out / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -213,13 +213,17 @@ def main() -> None:
     steps = windows.borders[-1]
     if options.profile == "device":
         taken = f"self_{'device' if options.device == 'cuda' else 'cpu'}_time_total"
-        ranked = sorted(watch.key_averages(), key=lambda one: -getattr(one, taken))
-        rows = [(one.key[:90], getattr(one, taken) / 1e3 / steps, one.count) for one in ranked if getattr(one, taken)]
+        ranked = sorted(watch.key_averages(), key=lambda event: -getattr(event, taken))
+        rows = [
+            (event.key[:90], getattr(event, taken) / 1e3 / steps, event.count)
+            for event in ranked
+            if getattr(event, taken)
+        ]
     elif options.profile == "host":
         pstats.Stats(watch, stream=sys.stderr).sort_stats("tottime").print_stats(45).sort_stats("cumtime").print_stats(
             90
         )
-    told = {
+    result = {
         "seconds": windows.seconds,
         "first": windows.first,
         "peak": peak_memory(options.device),
@@ -229,7 +233,7 @@ def main() -> None:
         "busy": sum(milliseconds for _, milliseconds, _ in rows),
         "launches": sum(count for _, _, count in rows) / steps,
     }
-    print(json.dumps(told), flush=True)
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -85,14 +85,14 @@ class Matched:
         return self.layer.boxes[self.pairs.images, self.pairs.queries]
 
     @cached_property
-    def wanted_boxes(self) -> Tensor:
+    def target_boxes(self) -> Tensor:
         """Boxes (P, 4) of the objects, cxcywh in 0..1."""
         return self.objects.boxes[self.pairs.objects]
 
     @cached_property
     def overlap(self) -> tuple[Tensor, Tensor]:
         """IoU and generalised IoU of the boxes, (P,) each."""
-        return overlap(cxcywh_to_xyxy(self.predicted_boxes), cxcywh_to_xyxy(self.wanted_boxes))
+        return overlap(cxcywh_to_xyxy(self.predicted_boxes), cxcywh_to_xyxy(self.target_boxes))
 
     @cached_property
     def mask_samples(self) -> tuple[Tensor, Tensor]:
@@ -161,8 +161,8 @@ def detection_cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor,
     positive = (1 - probability).square_().mul_(softplus_of_logits - logits).mul_(config.focal_alpha)
     negative = probability.square_().mul_(softplus_of_logits).mul_(1 - config.focal_alpha)
     cost = positive.sub_(negative).mul_(config.set_cost_class)
-    for one, other in zip(_planar(boxes).unbind(-1), truth.unbind(-1), strict=True):
-        cost.add_((one - other).abs_(), alpha=config.set_cost_bbox)
+    for predicted_coordinate, true_coordinate in zip(_planar(boxes).unbind(-1), truth.unbind(-1), strict=True):
+        cost.add_((predicted_coordinate - true_coordinate).abs_(), alpha=config.set_cost_bbox)
     giou = overlap(_planar(cxcywh_to_xyxy(boxes)), cxcywh_to_xyxy(truth))[1]
     return cost.sub_(giou, alpha=config.set_cost_giou)
 

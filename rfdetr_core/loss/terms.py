@@ -47,7 +47,7 @@ def loss_ce(matched: Matched) -> Tensor:
 
 def loss_bbox(matched: Matched) -> Tensor:
     """L1 distance of the boxes (P, 4), cxcywh relative to the image."""
-    return (matched.predicted_boxes - matched.wanted_boxes).abs().sum()
+    return (matched.predicted_boxes - matched.target_boxes).abs().sum()
 
 
 def loss_giou(matched: Matched) -> Tensor:

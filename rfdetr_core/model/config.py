@@ -143,19 +143,25 @@ class ModelConfig(Config):
         return replace(variant, classes=classes, channels=self.num_channels, queries=queries, groups=groups, **sizes)
 
 
-def fault(architecture: Architecture) -> str | None:
-    """Why no detector has these numbers; None: one can be built."""
-    one, last = architecture, architecture.encoder_blocks
-    widths = ((one.encoder_width, one.encoder_heads), (one.width, one.self_heads), (one.width, one.cross_heads))
-    for width, heads in widths:
+def invalid_reason(architecture: Architecture) -> str | None:
+    """Why no detector can be built from these numbers; None if it can."""
+    width, blocks, indexes = architecture.width, architecture.encoder_blocks, [*architecture.feature_indexes]
+    heads_of_widths = (
+        (architecture.encoder_width, architecture.encoder_heads),
+        (width, architecture.self_heads),
+        (width, architecture.cross_heads),
+    )
+    for width, heads in heads_of_widths:
         if heads < 1 or width % heads:
             return f"a width of {width} is not divisible by {heads} heads"
-    if [*one.feature_indexes] != sorted({*one.feature_indexes}) or not 1 <= one.feature_indexes[-1] <= last:
-        return f"feature indexes {[*one.feature_indexes]} are not rising numbers of {last} blocks"
-    if one.resolution % one.stride:
-        return f"a resolution of {one.resolution} is not divisible by {one.patch_size} x {one.windows} = {one.stride}"
-    if one.resolution < one.mask_downsample_ratio:
-        return f"masks of {one.resolution} pixels cannot be {one.mask_downsample_ratio} times smaller"
+    if indexes != sorted({*indexes}) or not 1 <= indexes[-1] <= blocks:
+        return f"feature indexes {indexes} are not rising numbers of {blocks} blocks"
+    resolution, stride = architecture.resolution, architecture.stride
+    if resolution % stride:
+        factors = f"{architecture.patch_size} x {architecture.windows}"
+        return f"a resolution of {resolution} is not divisible by {factors} = {stride}"
+    if resolution < architecture.mask_downsample_ratio:
+        return f"masks of {resolution} pixels cannot be {architecture.mask_downsample_ratio} times smaller"
     return None
 
 

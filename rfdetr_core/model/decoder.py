@@ -84,8 +84,8 @@ class GroupAttention(nn.Module):
         query, key = F.linear(x + positions, weight[: 2 * width], bias[: 2 * width]).chunk(2, dim=-1)
         value = F.linear(x, weight[2 * width :], bias[2 * width :])
         query, key, value = (
-            one.reshape(x.shape[0] * groups, -1, self.heads, width // self.heads).transpose(1, 2)
-            for one in (query, key, value)
+            projected.reshape(x.shape[0] * groups, -1, self.heads, width // self.heads).transpose(1, 2)
+            for projected in (query, key, value)
         )  # (B*G, heads, Q, C / heads)
         return self.output(attend(query, key, value).transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 

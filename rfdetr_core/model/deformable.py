@@ -68,8 +68,8 @@ def sample(values: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tenso
     weights = weights.permute(0, 2, 3, 4, 1).flatten(0, 1)[:, None]  # (B * heads, 1, levels, points, Q)
     levels, start = [], 0
     for level, (height, width) in enumerate(shapes):
-        one = maps[:, :, start : start + height * width].reshape(*maps.shape[:2], height, width)
-        levels.append((sample_maps(one, grids[:, level]) * weights[:, :, level]).sum(dim=2))  # (B * heads, c, Q)
+        level_map = maps[:, :, start : start + height * width].reshape(*maps.shape[:2], height, width)
+        levels.append((sample_maps(level_map, grids[:, level]) * weights[:, :, level]).sum(dim=2))  # (B * heads, c, Q)
         start += height * width
     return sum(levels[1:], levels[0]).reshape(batch, -1, queries).transpose(1, 2)
 
@@ -98,11 +98,11 @@ class Memory:
 
 def flatten_maps(maps: list[Tensor], padding: Tensor | None) -> Memory:
     """Maps (B, C, h, w) of the levels, and the padding (B, H, W) of the images or None, as one memory."""
-    tokens = torch.cat([one.flatten(2).transpose(1, 2) for one in maps], dim=1)
-    shapes = tuple((one.shape[-2], one.shape[-1]) for one in maps)
+    tokens = torch.cat([level_map.flatten(2).transpose(1, 2) for level_map in maps], dim=1)
+    shapes = tuple((level_map.shape[-2], level_map.shape[-1]) for level_map in maps)
     if padding is None:
         return Memory(tokens, shapes)
     masks = [F.interpolate(padding[None].float(), shape)[0].bool() for shape in shapes]  # nearest
-    extents = [torch.stack([(~one[:, 0]).sum(1), (~one[:, :, 0]).sum(1)], dim=1) for one in masks]
-    outside = torch.cat([one.flatten(1) for one in masks], dim=1)
+    extents = [torch.stack([(~mask[:, 0]).sum(1), (~mask[:, :, 0]).sum(1)], dim=1) for mask in masks]
+    outside = torch.cat([mask.flatten(1) for mask in masks], dim=1)
     return Memory(tokens, shapes, outside, torch.stack(extents, dim=1).float())

@@ -103,10 +103,10 @@ class Detector(nn.Module):
     def _references(self, proposals: Tensor, groups: int) -> Tensor:
         """The queries' boxes (B, G*Q, 4): proposal i moved by learned delta i, or the latter alone."""
         learned = self.query_boxes[: groups * self.queries].expand(proposals.shape[0], -1, -1)
-        found = proposals.shape[1]
+        count = proposals.shape[1]
         # Fewer tokens than queries: the last queries get no proposal, and in training the others leave step with their
         # groups, since both are counted from the first group on. So it is in upstream.
-        return torch.cat([apply_delta(learned[:, :found], proposals), learned[:, found:]], dim=1)
+        return torch.cat([apply_delta(learned[:, :count], proposals), learned[:, count:]], dim=1)
 
 
 def build_detector(

@@ -55,7 +55,7 @@ class _HalfOnCPU(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         inputs = [query, key, value]
         if not _TILES:
-            inputs = [one.float() for one in inputs]
+            inputs = [tensor.float() for tensor in inputs]
         output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*inputs)
         output = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, output, logsumexp)
@@ -65,9 +65,9 @@ class _HalfOnCPU(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, ...]:
         *values, logsumexp = ctx.saved_tensors
         gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            outer[0].float(), *(one.float() for one in values), logsumexp, 0.0, False
+            outer[0].float(), *(tensor.float() for tensor in values), logsumexp, 0.0, False
         )
-        return tuple(one.to(outer[0].dtype) for one in gradients)
+        return tuple(gradient.to(outer[0].dtype) for gradient in gradients)
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def postprocess(
     # Ordered for the whole batch and cut on the CPU: each look at a value on a device waits for it.
     rows, device = output.logits.shape[-1], output.logits.device
     # Image by image, though: the last bit of a sigmoid depends on where the number lies in memory.
-    every = torch.stack([one.sigmoid().flatten() for one in output.logits])
+    every = torch.stack([image_logits.sigmoid().flatten() for image_logits in output.logits])
     scores, order = every.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, :limit], order[:, :limit]  # (B, limit)
     corners = output.boxes.new_tensor([[(width, height, width, height)] for height, width in sizes])  # (B, 1, 4)

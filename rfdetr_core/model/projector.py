@@ -31,7 +31,7 @@ class Level(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps (B, inward, H, W) to (B, outward, H', W')."""
-        resampled = [resample(one) for resample, one in zip(self.resamplers, maps, strict=True)]
+        resampled = [resample(encoder_map) for resample, encoder_map in zip(self.resamplers, maps, strict=True)]
         return self.norm(self.fuse(torch.cat(resampled, dim=1)))  # type: ignore[no-any-return]
 
 

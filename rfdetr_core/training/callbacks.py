@@ -83,8 +83,8 @@ class WeightAverage:
             kept = self.decay * (1 - math.exp(-updates / self.tau)) if self.tau > 0 else self.decay
             torch._foreach_lerp_(average, weights, 1 - kept)
         for module, detector in with_buffers:
-            for own, other in zip(module.buffers(recurse=False), detector.buffers(recurse=False), strict=True):
-                own.copy_(other)
+            for averaged, trained in zip(module.buffers(recurse=False), detector.buffers(recurse=False), strict=True):
+                averaged.copy_(trained)
 
     @cached_property
     def _lists(self) -> tuple[list[Tensor], list[Tensor], list[tuple[nn.Module, nn.Module]]]:
@@ -190,7 +190,9 @@ class CocoScoring(Callback):
                 values, prefix = scores.numbers(), PREFIX[track].replace("val/", start) + kind
                 pl_module.record({prefix + name: values[key] for name, key in REPORTED.items()})
                 if self.per_class:
-                    pl_module.record({f"{prefix}AP/{one.name}": one.ap for one in scores.per_class})
+                    pl_module.record(
+                        {f"{prefix}AP/{class_scores.name}": class_scores.ap for class_scores in scores.per_class}
+                    )
 
 
 class TrainScoring(Callback):
@@ -218,9 +220,9 @@ class TrainScoring(Callback):
             return
         side, limit = batch.images.shape[-1], pl_module.architecture.queries
         read = postprocess(outputs["output"], [(side, side)] * len(batch.targets), limit)
-        for index, (target, found) in enumerate(zip(batch.targets, read, strict=True)):
+        for index, (target, detections) in enumerate(zip(batch.targets, read, strict=True)):
             image = (batch_idx * trainer.world_size + trainer.global_rank) * len(batch.targets) + index + 1
-            self.found += coco_results(image, found)
+            self.found += coco_results(image, detections)
             corners = cxcywh_to_xyxy(target.boxes.double().cpu()) * side
             for label, (x1, y1, x2, y2) in zip(target.labels.tolist(), corners.tolist(), strict=True):
                 box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
@@ -231,13 +233,13 @@ class TrainScoring(Callback):
         assert isinstance(pl_module, TrainingModule)
         if not _evaluated(trainer, self.interval):
             return
-        found, truth = (_gathered(rows, trainer.world_size) for rows in (self.found, self.truth))
+        detections, truth = (_gathered(rows, trainer.world_size) for rows in (self.found, self.truth))
         annotations = {
-            "images": [{"id": image} for image in sorted({row["image_id"] for row in (*found, *truth)})],
+            "images": [{"id": image} for image in sorted({row["image_id"] for row in (*detections, *truth)})],
             "categories": self.categories,
             "annotations": [row | {"id": number} for number, row in enumerate(truth, start=1)],
         }
-        values = quick_score(annotations, found, "bbox", self.max_dets).numbers()
+        values = quick_score(annotations, detections, "bbox", self.max_dets).numbers()
         pl_module.record({f"train/{name}": values[key] for name, key in REPORTED.items()})
 
 
@@ -254,7 +256,7 @@ class EarlyStopping(Callback):
         assert isinstance(pl_module, TrainingModule)
         scores = [pl_module.epoch_metrics[key] for key in self.keys if key in pl_module.epoch_metrics]
         if scores:
-            value = max((one for one in scores if math.isfinite(one)), default=-math.inf)
+            value = max((score for score in scores if math.isfinite(score)), default=-math.inf)
             grown = value > self.best + self.min_delta
             self.best, self.waited = (value, 0) if grown else (self.best, self.waited + 1)
             if self.waited >= self.patience:
@@ -286,9 +288,11 @@ def _at_side(annotations: dict[str, Any], side: int) -> dict[str, Any]:
     """Annotations with masks of side x side pixels, each the nearest one of the image's mask."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in annotations["images"]}
     rows = []
-    for one in annotations["annotations"]:
-        mask = decode_masks([one["segmentation"]], *sizes[one["image_id"]])
-        rows.append(one | {"segmentation": coded_mask(F.interpolate(mask[None].float(), (side, side))[0, 0] > 0.5)})
+    for annotation in annotations["annotations"]:
+        mask = decode_masks([annotation["segmentation"]], *sizes[annotation["image_id"]])
+        rows.append(
+            annotation | {"segmentation": coded_mask(F.interpolate(mask[None].float(), (side, side))[0, 0] > 0.5)}
+        )
     return annotations | {"annotations": rows}
 
 
@@ -297,4 +301,4 @@ def _gathered(results: list[dict[str, Any]], world: int) -> list[dict[str, Any]]
         return results
     of_ranks: list[Any] = [None] * world
     torch.distributed.all_gather_object(of_ranks, results)
-    return sorted((one for part in of_ranks for one in part), key=lambda one: int(one["image_id"]))
+    return sorted((row for part in of_ranks for row in part), key=lambda row: int(row["image_id"]))

@@ -59,9 +59,9 @@ class TrainConfig(Config):
     lr_scheduler_kwargs: dict[str, JsonValue] = Field(
         {},
         description="; ".join(
-            f"of {name}: {key} ({one.default:g}: {one.meaning})"
+            f"of {name}: {key} ({number.default:g}: {number.meaning})"
             for name, kind in SCHEDULES.items()
-            for key, one in kind.numbers.items()
+            for key, number in kind.numbers.items()
         ),
     )
     lr_scheduler_interval: Literal["step", "epoch"] = Field(

@@ -105,10 +105,10 @@ class Inputs:
     def callbacks(self) -> list[Callback]:
         """Those for compiled code and for scores of training images, where the parameters ask for them."""
         config = self.config
-        found: list[Callback] = [compilation.PlainValidation()] if config.compile != "off" else []
+        callbacks: list[Callback] = [compilation.PlainValidation()] if config.compile != "off" else []
         if config.compute_train_metrics:
-            found.append(TrainScoring(self.classes, config.eval_interval, config.eval_max_dets))
-        return found
+            callbacks.append(TrainScoring(self.classes, config.eval_interval, config.eval_max_dets))
+        return callbacks
 
 
 def read_inputs(
@@ -179,8 +179,8 @@ def _note_crowded(samples: Sequence[Sample], queries: int) -> None:
     """Print which images have more objects than the model can find."""
     crowded = [sample.path for sample in samples if np.count_nonzero(~sample.crowd) > queries]
     if crowded and record.first_process():
-        what = f"more objects than the {queries} that the model finds at most (model.num_queries)"
-        say(f"note: {len(crowded)} images have {what}: {listed(crowded)}")
+        too_many = f"more objects than the {queries} that the model finds at most (model.num_queries)"
+        say(f"note: {len(crowded)} images have {too_many}: {listed(crowded)}")
 
 
 def _pin_threads(runtime: RuntimeConfig, config: TrainConfig) -> None:

@@ -106,7 +106,7 @@ class StopSignals(Callback):
         self.asked = None
 
     @property
-    def told(self) -> UserError:
+    def stop_error(self) -> UserError:
         """That a signal, which another rank may have received, ended this training."""
         return UserError(f"stopped by {self.asked.name if self.asked else 'a signal'}. {_AGAIN}")
 
@@ -146,18 +146,18 @@ def _words(error: BaseException) -> str:
 def explained(error: Exception, signals: StopSignals) -> UserError | None:
     """What the user can do about a shortage, or an error of another process of this training; None where it is none."""
     if signals.asked:
-        return signals.told
+        return signals.stop_error
     # torch raises the death of a worker wherever it is, as in a file's writer, which then fails in its own words.
     behind = list(causes(error))
-    for words, told in _SHORTAGES.items():
-        if any(re.search(words, _words(one), re.IGNORECASE) for one in behind):
-            return UserError(f"{told} {_AGAIN}")
+    for words, message in _SHORTAGES.items():
+        if any(re.search(words, _words(cause), re.IGNORECASE) for cause in behind):
+            return UserError(f"{message} {_AGAIN}")
     if (shortage := ran_out(error)) is not None:
         return UserError(f"{shortage}. {_LESS_MEMORY}")
-    for one in behind:
-        if "DataLoader worker (pid" in str(one):
-            told = f"a process that reads images ended ({one}). If memory was short, lower runtime.num_workers."
-            return UserError(f"{told} {_AGAIN}")
-        if "gloo" in str(one) or isinstance(one, torch.distributed.DistError):
-            return UserError(f"another process of this training ended, see its own message ({one}). {_AGAIN}")
+    for cause in behind:
+        if "DataLoader worker (pid" in str(cause):
+            message = f"a process that reads images ended ({cause}). If memory was short, lower runtime.num_workers."
+            return UserError(f"{message} {_AGAIN}")
+        if "gloo" in str(cause) or isinstance(cause, torch.distributed.DistError):
+            return UserError(f"another process of this training ended, see its own message ({cause}). {_AGAIN}")
     return None

@@ -97,8 +97,8 @@ class TrainingModule(LightningModule):
         if not config.compute_train_metrics:
             return loss
         first_group = slice(self.architecture.queries)
-        found = DetectorOutput(output.logits[:, first_group].detach(), output.boxes[:, first_group].detach())
-        return {"loss": loss, "output": found}
+        first_detections = DetectorOutput(output.logits[:, first_group].detach(), output.boxes[:, first_group].detach())
+        return {"loss": loss, "output": first_detections}
 
     def _accumulated(self, losses: Losses, batch: Batch) -> Tensor:
         if self.trainer.accumulate_grad_batches == 1:
@@ -139,9 +139,9 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[dict[str, Any]]]:
         """What every track finds, as COCO results in pixels of the original images."""
-        found: dict[str, list[dict[str, Any]]] = {}
+        results: dict[str, list[dict[str, Any]]] = {}
         if not batch.samples:
-            return found
+            return results
         batch = batch.normalised()
         # A loss is weighted by what it was divided by, so that the mean hardly depends on how batches are cut.
         objects = max(1, sum(len(target.labels) for target in batch.targets))
@@ -152,8 +152,8 @@ class TrainingModule(LightningModule):
                 loss = self.criterion(output, batch.targets, groups=1, point_seed=seed, shared=False).total
                 entry = torch.stack([loss * objects, loss.new_tensor(objects)])
                 self._validation[track] = self._validation.get(track, torch.zeros_like(entry)) + entry
-            found[track] = self.results(output, batch)
-        return found
+            results[track] = self.results(output, batch)
+        return results
 
     def results(self, output: DetectorOutput, batch: Batch) -> list[dict[str, Any]]:
         """What an output finds in a batch, as COCO results in pixels of the original images."""
@@ -162,8 +162,8 @@ class TrainingModule(LightningModule):
         mask_size = (side, side) if self.config.eval_masks_head_resolution else None
         sizes = [(sample.height, sample.width) for sample in batch.samples]
         read = postprocess(output, sizes, self.architecture.queries, mask_size=mask_size)
-        for sample, found in zip(batch.samples, read, strict=True):
-            rows += coco_results(sample.image_id, found)
+        for sample, detections in zip(batch.samples, read, strict=True):
+            rows += coco_results(sample.image_id, detections)
         return rows
 
     def on_validation_epoch_end(self) -> None:
@@ -196,9 +196,9 @@ class TrainingModule(LightningModule):
             return
         terms, config, epoch = step.terms(), self.config, self.current_epoch
         lr = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
-        what = "gradient" if all(map(math.isfinite, terms.values())) else "loss"
+        term_kind = "gradient" if all(map(math.isfinite, terms.values())) else "loss"
         message = (
-            f"the {what} of step {step.number} in epoch {epoch + 1} is not finite: "
+            f"the {term_kind} of step {step.number} in epoch {epoch + 1} is not finite: "
             f"{', '.join(f'{name} {value:g}' for name, value in terms.items())}; learning rate {lr:g}. "
             f"Images of the batch: {', '.join(sample.path for sample in step.batch.samples)}. "
             f"Lower train.lr (now {config.lr:g}), or train with amp_dtype null (now {config.amp_dtype})."

@@ -29,12 +29,12 @@ def load_class(option: str, name: str, base: type | tuple[type, ...]) -> type:
     module, _, attribute = name.rpartition(".")
     check_class(name)
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        loaded = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{option} {name} cannot be imported: {error}.") from error
-    if not (isinstance(found, type) and issubclass(found, base)):
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise UserError(f"{option} {name} is no class for it.")
-    return found
+    return loaded
 
 
 def installed_classes(config: TrainConfig) -> dict[str, dict[str, str | None]]:
@@ -44,19 +44,19 @@ def installed_classes(config: TrainConfig) -> dict[str, dict[str, str | None]]:
     """
     kinds: dict[str, Any] = {"optimizer": Optimizer, "lr_scheduler": (LRScheduler, ReduceLROnPlateau)}
     named = {key: str(getattr(config, key)) for key in CLASSES["train"]}
-    found: dict[str, dict[str, str | None]] = {}
+    classes: dict[str, dict[str, str | None]] = {}
     for key, name in named.items():
         if "." in name and name.rpartition(".")[0] not in Code().modules:
             module = load_class(f"train.{key}", name, kinds[key]).__module__
             package = next(iter(metadata.packages_distributions().get(module.partition(".")[0], ())), None)
             file = module_file(module)
-            found[key] = {
+            classes[key] = {
                 "module": module,
                 "package": package,
                 "version": metadata.version(package) if package else None,
                 "sha256": files.sha256_file(file) if file else None,
             }
-    return found
+    return classes
 
 
 def make(option: str, name: str, base: type | tuple[type, ...], *arguments: Any, **keywords: Any) -> Any:
@@ -65,9 +65,9 @@ def make(option: str, name: str, base: type | tuple[type, ...], *arguments: Any,
     Raises:
         UserError: see `load_class`; or it does not take the arguments.
     """
-    found = load_class(option, name, base)
+    loaded = load_class(option, name, base)
     try:
-        return found(*arguments, **keywords)
+        return loaded(*arguments, **keywords)
     except (TypeError, ValueError) as error:
         raise UserError(f"{option} {name} does not take {option}_kwargs {keywords}: {error}.") from error
 

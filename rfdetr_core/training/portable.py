@@ -34,15 +34,15 @@ def use_portable(config: TrainConfig) -> None:
     import torch
 
     if any(os.environ.get(name) != value for name, value in VARIABLES.items()):
-        given = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
+        variables = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
         raise UserError(
-            "train.portable: this process computes otherwise, and cannot change it now. Start Python anew: "
-            f"env {given} python ..."
+            "train.portable: the libraries of this process were loaded without its variables. Start Python again: "
+            f"env {variables} python ..."
         )
     with_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    if (found := torch.backends.cpu.get_cpu_capability()) != "AVX2" or not with_mkl:
+    if (capability := torch.backends.cpu.get_cpu_capability()) != "AVX2" or not with_mkl:
         raise UserError(
-            f"train.portable needs an x86-64 processor with AVX2 and a torch with MKL, and its variables from the "
-            f"start of Python on; torch computes with {found} here. Set train.portable: false, or start Python anew."
+            "train.portable needs an x86-64 processor with AVX2, a torch with MKL, and its variables set before Python "
+            f"starts. Here torch computes with {capability}. Set train.portable: false, or start Python again."
         )
     setattr(torch.backends.mkldnn, "enabled", False)  # noqa: B010 - a property of a module

@@ -100,8 +100,8 @@ def record_of(
         "machine": machine,
         "files": {name: {"size": identity["size"], "git": identity["git"]} for name, identity in identities.items()},
         "counts": {
-            split: {"images": len(found), "objects": sum(len(sample.labels) for sample in found)}
-            for split, found in samples.items()
+            split: {"images": len(split_samples), "objects": sum(len(sample.labels) for sample in split_samples)}
+            for split, split_samples in samples.items()
         },
         "parents": parents,
         "roots": {split: roots(read_manifest(where.split(split)[1])) for split in samples},
@@ -118,10 +118,10 @@ def parent_of(path: Path) -> dict[str, Any]:
         UserError: no checkpoint.
     """
     checkpoint = read_checkpoint(path)
-    found: dict[str, Any] = {"name": path.name, "sha256": files.sha256_file(path)}
-    found |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
-    found |= {"record": files.digest(checkpoint.origin)} if checkpoint.origin else {}
-    return _nearest(found | ({"training": checkpoint.training_record} if checkpoint.training_record else {}))
+    entry: dict[str, Any] = {"name": path.name, "sha256": files.sha256_file(path)}
+    entry |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
+    entry |= {"record": files.digest(checkpoint.origin)} if checkpoint.origin else {}
+    return _nearest(entry | ({"training": checkpoint.training_record} if checkpoint.training_record else {}))
 
 
 def _nearest(parent: Mapping[str, Any], generations: int = GENERATIONS) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _nearest(parent: Mapping[str, Any], generations: int = GENERATIONS) -> dict[
 
     def cut(training: Mapping[str, Any]) -> dict[str, Any]:
         parents = (training.get("parents") or {}).items()
-        return {**training, "parents": {key: _nearest(one, generations - 1) for key, one in parents}}
+        return {**training, "parents": {key: _nearest(grandparent, generations - 1) for key, grandparent in parents}}
 
     if not generations:
         return {key: parent[key] for key in _KEPT_OF_PARENTS if key in parent} | {"lineage": None}
@@ -148,7 +148,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     defaults = {f"params.train.{name}": field.get_default() for name, field in TrainConfig.model_fields.items()}
     common = {name: value for name, value in defaults.items() if name in old or name in new}
     old, new = {**common, **old}, {**common, **new}
-    unknown = {key for one in (old, new) for key in one if key.startswith("custom.") and one[key] is None}
+    unknown = {
+        key
+        for record_part in (old, new)
+        for key in record_part
+        if key.startswith("custom.") and record_part[key] is None
+    }
     keys = [key for key in sorted(old.keys() | new.keys()) if key in unknown or old.get(key) != new.get(key)]
     return [
         f"{key} is unknown"
@@ -158,14 +163,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _sized(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint with the variant's own number for each size of the model that only the other one gives."""
-    variant = VARIANTS.get(str(one.get("params.model.variant")))
+def _sized(fingerprint: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint, completed by the variant's number for each size of the model that only `other` gives."""
+    variant = VARIANTS.get(str(fingerprint.get("params.model.variant")))
     if variant is None:
-        return {**one}
+        return {**fingerprint}
     sizes = {"resolution": variant.resolution, "num_queries": variant.queries, "group_detr": variant.groups}
-    own = {f"params.model.{name}": number for name, number in sizes.items()}
-    return {**one, **{key: own[key] for key in own if one.get(key) is None and other.get(key) is not None}}
+    defaults = {f"params.model.{name}": number for name, number in sizes.items()}
+    missing = [key for key in defaults if fingerprint.get(key) is None and other.get(key) is not None]
+    return {**fingerprint, **{key: defaults[key] for key in missing}}
 
 
 @dataclass(frozen=True)
@@ -199,13 +205,13 @@ def state_to_resume(folder: Path, fingerprint: Mapping[str, Any]) -> tuple[State
         return None, f"starting anew; {path} is of another training than dvc.lock."
     if changed:
         kind = "finished" if state.finished else "interrupted"
-        code = [one for one in changed if one.startswith("code.")]
-        listed = "; ".join([one for one in changed if one not in code] + code[:_CODE_SHOWN])
+        code = [phrase for phrase in changed if phrase.startswith("code.")]
+        listed = "; ".join([phrase for phrase in changed if phrase not in code] + code[:_CODE_SHOWN])
         listed += f"; and {len(code) - _CODE_SHOWN} more files of code" if len(code) > _CODE_SHOWN else ""
-        told = f"starting anew, since the {kind} training in {folder} differs: {listed}."
-        if any(one.startswith("params.train.epochs ") for one in changed):
-            told += f" To go on to more epochs: python -m rfdetr_core promote {path}"
-        return None, told
+        message = f"starting anew, since the {kind} training in {folder} differs: {listed}."
+        if any(phrase.startswith("params.train.epochs ") for phrase in changed):
+            message += f" To go on to more epochs: python -m rfdetr_core promote {path}"
+        return None, message
     if recorded:
         return None, ""
     if state.finished:
@@ -229,8 +235,8 @@ def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any])
     check_content(content, ResumeState, path)
     _check_unchanged(content, path, required=False)
     changed = differences(content["run"]["fingerprint"], fingerprint)
-    changes = [one for one in changed if not one.startswith(_LENGTH)]
-    if refused := [one for one in changes if one.startswith(_KEPT)]:
+    changes = [phrase for phrase in changed if not phrase.startswith(_LENGTH)]
+    if refused := [phrase for phrase in changes if phrase.startswith(_KEPT)]:
         raise UserError(
             f"train.resume goes on with the same parameters, but {'; '.join(refused)}. For a new training from its "
             f"weights, name {path.name} as model.pretrain_weights."
@@ -238,15 +244,15 @@ def named_state(path: Path, config: TrainConfig, fingerprint: Mapping[str, Any])
     state = State(path, content["epoch"] + 1, finished=False)
     if state.epochs > config.epochs:
         raise UserError(f"{path} has trained {state.epochs} epochs, more than train.epochs: {config.epochs}. Raise it.")
-    told = [f"going on after epoch {state.epochs} of {path}.", *(f"{one}." for one in changes)]
+    messages = [f"going on after epoch {state.epochs} of {path}.", *(f"{phrase}." for phrase in changes)]
     planned, steps = content["run"]["fingerprint"].get("params.train.epochs"), content.get("global_step", 0)
     if type(planned) is not int or not 0 < planned < _MOST_EPOCHS:
         raise UserError(f"{path}: run.fingerprint.params.train.epochs: it must be a whole number above 0.")
     if state.epochs < config.epochs and planned != config.epochs and config.lr_scheduler in SCHEDULES:
-        told += _rate_change(max(steps, state.epochs), state.epochs, planned, config)
+        messages += _rate_change(max(steps, state.epochs), state.epochs, planned, config)
     if state.epochs < min(planned, config.epochs) and config.early_stopping and content["run"]["finished"]:
-        told.append("It had stopped early: early stopping waits anew.")
-    return state, " ".join(told)
+        messages.append("It had stopped early: early stopping waits anew.")
+    return state, " ".join(messages)
 
 
 def _check_unchanged(content: Mapping[str, Any], path: Path, *, required: bool) -> None:
@@ -255,10 +261,10 @@ def _check_unchanged(content: Mapping[str, Any], path: Path, *, required: bool) 
     Raises:
         UserError: it is not as it was written.
     """
-    told = content["run"].get("digest")
-    if told is None and required:
+    recorded_digest = content["run"].get("digest")
+    if recorded_digest is None and required:
         raise UserError(f"{path} was written by an older version, without a digest of its content.")
-    if told is not None and told != content_digest(content):
+    if recorded_digest is not None and recorded_digest != content_digest(content):
         raise UserError(f"{path} was changed after the training wrote it: its content is not that of its digest.")
 
 
@@ -308,8 +314,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 def first_process() -> bool:
     """Whether this is rank 0, by the variables of torchrun, Kubeflow, SLURM, LSF, MPI, or Lightning's own launcher."""
-    others = ("SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "NODE_RANK", "LOCAL_RANK")
-    names = ("RANK",) if "RANK" in os.environ else others
+    variables = ("SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "NODE_RANK", "LOCAL_RANK")
+    names = ("RANK",) if "RANK" in os.environ else variables
     return not any(int(os.environ.get(name) or 0) for name in names)
 
 
@@ -346,8 +352,8 @@ def _acquired(lock: TextIO) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        what = f"the file system of {Path(lock.name).parent} has no locks ({error.strerror})"
-        say(f"{what}: start no second training there while this one runs.")
+        note = f"the file system of {Path(lock.name).parent} has no locks ({error.strerror})"
+        say(f"{note}: start no second training there while this one runs.")
     return True
 
 

@@ -76,7 +76,7 @@ def errors_explained(config: TrainConfig, output: Path, signals: StopSignals) ->
     try:
         yield
     except Stopped:
-        raise signals.told from None
+        raise signals.stop_error from None
     except NonFiniteError as error:
         raise UserError(error.saved(output)) from None
     except UserError as error:
@@ -103,14 +103,14 @@ def quiet_lightning() -> None:
 
 
 def _fit(
-    training: Training, weights: Path, runtime: RuntimeConfig, signals: StopSignals, others: Sequence[Callback]
+    training: Training, weights: Path, runtime: RuntimeConfig, signals: StopSignals, extra_callbacks: Sequence[Callback]
 ) -> None:
     """Train from the state that the folder or, in the folder `weights`, `train.resume` has; if there is none, anew."""
     config, folder, fingerprint = training.module.config, training.files.folder, training.files.fingerprint
-    state, told = record.state_to_resume(folder, fingerprint)
+    state, message = record.state_to_resume(folder, fingerprint)
     if state is None and (named := resolve_weights(config.resume, weights)) is not None:
-        state, told = record.named_state(named, config, fingerprint)
-    lines = [*([told] if told else []), *(training.start if state is None else [])]
+        state, message = record.named_state(named, config, fingerprint)
+    lines = [*([message] if message else []), *(training.start if state is None else [])]
     if lines and record.first_process():
         say(*lines)
     if state is not None and (state.finished or state.epochs == config.epochs):
@@ -119,7 +119,7 @@ def _fit(
         return
     # Loaded by name: what watches a training is no dependency of its result.
     observers = importlib.import_module("rfdetr_core.observers").observers(runtime, training.record, folder)
-    callbacks = [*training.callbacks, signals, *observers, *others]
+    callbacks = [*training.callbacks, signals, *observers, *extra_callbacks]
     trainer = build_trainer(config, callbacks=callbacks, num_sanity_val_steps=runtime.num_sanity_val_steps)
     signals.trainer = trainer
     say_batch_size(training.record)

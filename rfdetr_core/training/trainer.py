@@ -75,10 +75,10 @@ class PlainCheckpoints(TorchCheckpointIO):
 
 def device_kind(config: TrainConfig) -> str:
     """The kind of device that training will use: cpu, cuda or mps. UserError: it is asked for and not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    found = "cuda" if there["cuda"] and not config.portable else "cpu"
-    kind = found if config.accelerator == "auto" else config.accelerator
-    if not there[kind]:
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    automatic = "cuda" if available["cuda"] and not config.portable else "cpu"
+    kind = automatic if config.accelerator == "auto" else config.accelerator
+    if not available[kind]:
         raise UserError(f"train.accelerator is {kind}, but torch finds no such device here. Use auto or cpu.")
     return kind
 
@@ -144,10 +144,10 @@ def check_launched(config: TrainConfig) -> None:
 def _launched() -> int | None:
     """How many processes a launcher started; None: nothing did. UserError: the launcher's variables are not whole."""
     try:
-        found = launcher()
-        if not isinstance(found, LightningEnvironment):
-            found.global_rank(), found.local_rank(), found.node_rank()
-            return found.world_size()
+        environment = launcher()
+        if not isinstance(environment, LightningEnvironment):
+            environment.global_rank(), environment.local_rank(), environment.node_rank()
+            return environment.world_size()
     except Exception as error:
         raise UserError(
             f"a launcher started this process, but not as Lightning needs it ({_reason(error)}). Use torchrun; or srun "
@@ -156,9 +156,9 @@ def _launched() -> int | None:
     interactive = int(os.environ.get("SLURM_PROCID", "0")) > 0
     alone = next((name for name in _MPI_SIZES if os.environ.get(name, "1") != "1"), None)
     if interactive or alone:
-        what = "SLURM_PROCID is not 0 in an interactive job" if interactive else f"{alone} is {os.environ[str(alone)]}"
+        cause = "SLURM_PROCID is not 0 in an interactive job" if interactive else f"{alone} is {os.environ[str(alone)]}"
         raise UserError(
-            f"{what}, yet this process would train alone, as would the others. For mpirun install mpi4py; else start "
+            f"{cause}, yet this process would train alone, as would the others. For mpirun install mpi4py; else start "
             "one process, or use torchrun or srun."
         )
     return None
@@ -209,10 +209,10 @@ def build_trainer(
     everything = [*average, *callbacks]
     given = options.pop("plugins", None) or []
     plugins: list[Any] = [*given] if isinstance(given, list | tuple) else [given]
-    if not any(isinstance(one, ClusterEnvironment) for one in plugins):
+    if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
         check_launched(config)
         plugins.append(launcher())
-    if not any(isinstance(one, CheckpointIO) for one in plugins):
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(PlainCheckpoints())
     defaults: dict[str, Any] = {
         "max_epochs": config.epochs,
@@ -227,19 +227,19 @@ def build_trainer(
         "check_val_every_n_epoch": config.eval_interval,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
-        "enable_checkpointing": any(isinstance(one, Checkpoint) for one in everything),
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in everything),
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "logger": False,
         "plugins": plugins,
     }
-    if any(isinstance(one, Precision) for one in plugins):
+    if any(isinstance(plugin, Precision) for plugin in plugins):
         del defaults["precision"]  # Lightning takes one of the two
     try:
         return (trainer_class or Trainer)(**defaults | options, callbacks=everything)
     except (MisconfigurationException, ImportError, ValueError) as error:
-        told = ", ".join(f"{name} {defaults[name]}" for name in ("strategy", "accelerator", "devices", "num_nodes"))
-        raise UserError(f"Lightning cannot train with {told}: {error}") from error
+        settings = ", ".join(f"{name} {defaults[name]}" for name in ("strategy", "accelerator", "devices", "num_nodes"))
+        raise UserError(f"Lightning cannot train with {settings}: {error}") from error
 
 
 def with_batch_size(
