@@ -145,7 +145,7 @@ def _trainings(kit: Kit) -> None:
             print(name, output[-4000:])
         files = [folder / name / out for out in OUTS]
         digests[name] = [sha256_file(file)[:12] if file.exists() else "missing" for file in files]
-        told_resumed = "going on after epoch" in output
+        told_resumed = "resuming after epoch" in output
         equal = digests[name] == digests["no workers"] and "missing" not in digests[name]
         note = (", resumed" if told_resumed else ", NOT RESUMED") if name == "killed and resumed" else ""
         kit.row(f"tiny training, {name}", ("equal" if equal else "DIFFERENT") + note, digests=digests[name])

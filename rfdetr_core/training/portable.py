@@ -1,7 +1,7 @@
-"""`train.portable`: arithmetic of which every x86-64 processor with AVX2 is meant to give the same bits. Experimental.
+"""`train.portable` (experimental): arithmetic that should give the same bits on every x86-64 processor with AVX2.
 
-Of the libraries that compute on a CPU, torch's own kernels are those for AVX2, MKL keeps to the branch that Intel
-documents for processors of other makers, and oneDNN, which has no such branch, is switched off.
+torch uses its kernels for AVX2. MKL uses the branch that Intel documents for processors of other makers. oneDNN has no
+such branch, so it is switched off.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import sys
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.training.config import TrainConfig
 
-# Read once, when a library first computes.
+# A library reads its variable once, before its first computation.
 VARIABLES = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "COMPATIBLE", "MKL_DYNAMIC": "FALSE"}
 
 
 def set_variables(config: TrainConfig) -> None:
-    """Set VARIABLES in this process, which has not imported torch yet, if the config asks for portable arithmetic."""
+    """If `train.portable` is set, set VARIABLES in this process. It must not have imported torch yet."""
     if config.portable:
         assert "torch" not in sys.modules
         os.environ.update(VARIABLES)
 
 
 def use_portable(config: TrainConfig) -> None:
-    """Compute portably from now on, in the whole process, if the config asks for it.
+    """If `train.portable` is set, use portable arithmetic in the whole process from now on.
 
     Raises:
-        UserError: the variables are not set, were set too late, or this processor has other instructions.
+        UserError: the variables are not set, were set too late, or the processor does not have AVX2.
     """
     if not config.portable:
         return

@@ -68,5 +68,5 @@ def test_no_other_assignment_costs_less() -> None:
 
 
 def test_queries_that_groups_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match="60 queries cannot be cut into 7 groups"):
+    with pytest.raises(ValueError, match="60 queries are not divisible by 7 groups"):
         match([make_output(1)], Objects.of(make_targets([1]), torch.float64), 7, LossConfig())

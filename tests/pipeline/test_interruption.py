@@ -173,7 +173,7 @@ def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tm
         # What comes before is DVC's own, which the signal may have hit, as it may what comes after the training.
         of_stage = printed.partition("Running stage 'train'")[2]
         assert "Traceback" not in (of_stage.partition("best val/")[0] if victim == "group" else of_stage)
-        resumed += f"going on after epoch {before} " in printed
+        resumed += f"resuming after epoch {before} " in printed
         best_was_behind += best < after < EPOCHS
         if status and after < EPOCHS and moment != "early" and victim != "dvc" and number != signal.SIGKILL:
             assert f"stopped by {number.name}" in printed
@@ -221,6 +221,6 @@ def test_two_processes_train_under_dvc_and_go_on_after_one_was_killed(tmp_path: 
     assert "params.train.lr was " in note
     project.run("git", "checkout", "-q", "--", "params.yaml")
     printed = project.run("dvc", "repro", "train").stdout
-    assert f"going on after epoch {before} " in printed
+    assert f"resuming after epoch {before} " in printed
     assert json.loads((project.folder / "output" / "run.json").read_text())["run"]["epochs_here"] == 4 - before
     assert outs(project) == whole

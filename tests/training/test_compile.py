@@ -126,7 +126,7 @@ def test_a_compiled_training_that_is_killed_and_resumed_equals_an_uninterrupted_
     status, _ = stopped(where, output, signal.SIGKILL, **CHANGES)
     assert status == -signal.SIGKILL
     assert train(where, output, **CHANGES) == outs(compiled)
-    assert "going on after epoch" in capsys.readouterr().out
+    assert "resuming after epoch" in capsys.readouterr().out
 
 
 @COMPILES

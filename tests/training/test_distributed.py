@@ -109,7 +109,7 @@ def test_a_rank_that_is_killed_ends_all_and_a_told_launcher_stops_all_and_both_g
     resumed = start(tmp_path, source, *torchrun())
     output_text = resumed.communicate(timeout=300)[0]
     assert resumed.returncode == 0, output_text
-    assert output_text.count("going on after epoch") == 1
+    assert output_text.count("resuming after epoch") == 1
     assert len(rows(outs(tmp_path / "output"))) == 6
 
 

@@ -81,7 +81,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert status == -signal.SIGKILL
     assert train(where, output) == uninterrupted
     printed = capsys.readouterr().out
-    assert "going on after epoch" in printed
+    assert "resuming after epoch" in printed
     assert "epoch 1/3" not in printed
     assert "training from" not in printed  # it starts from nothing
 
@@ -195,10 +195,10 @@ def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
     resumed, message = record.state_to_resume(tmp_path, new)
     if named is None:
         assert resumed is not None
-        assert "going on after epoch 1" in message
+        assert "resuming after epoch 1" in message
     else:
         assert resumed is None
-        assert f"starting anew, since the interrupted training in {tmp_path} differs: " in message
+        assert f"starting from scratch, because the interrupted training in {tmp_path} differs: " in message
         assert named in message
     assert (f"rfdetr_core promote {tmp_path / 'checkpoint.pth'}" in message) == (change == "epochs")
 
@@ -232,7 +232,7 @@ def test_a_state_that_dvc_replaced_by_another_result_is_not_compared(
         lock.write_text(" ".join(recorded))
         state, message = record.state_to_resume(tmp_path, {"params.train.lr": 0.2})
         assert state is None
-        assert message.startswith("starting anew")
+        assert message.startswith("starting from scratch")
         assert expected in message
     assert "train.lr" not in message
 
@@ -244,7 +244,7 @@ def test_resume_goes_on_to_more_epochs_as_if_it_had_been_one_training(
     train(where, tmp_path / "short", train={"epochs": 2})
     (where.weights / "state.pth").write_bytes((tmp_path / "short" / "checkpoint.pth").read_bytes())
     longer = train(where, tmp_path / "long", train={"resume": "state.pth"})
-    assert f"going on after epoch 2 of {where.weights / 'state.pth'}" in capsys.readouterr().out
+    assert f"resuming after epoch 2 of {where.weights / 'state.pth'}" in capsys.readouterr().out
     assert longer["history.csv"] == uninterrupted["history.csv"]
     assert longer["scores.json"] == uninterrupted["scores.json"]
     (tmp_path / "best.pth").write_bytes(uninterrupted[OUTS[0]])
@@ -275,7 +275,7 @@ def test_resuming_for_more_epochs_says_how_the_rate_changes_and_waits_anew_after
     capsys.readouterr()
     longer = train(where, tmp_path / "longer", train=settings | {"epochs": 12, "resume": "early.pth"})
     printed = capsys.readouterr().out
-    assert "It had stopped early: early stopping waits anew." in printed
+    assert "It had stopped early: early stopping counts again from 0." in printed
     assert len(longer["history.csv"].splitlines()) == 1 + 3 + 2
     (percentages,) = re.findall(r"The learning rate goes from (\d+)% to (\d+)% of its full value", printed)
     parts = (5 / 12, 6 / 24)  # the last of 2 x 3 steps of 2 x 6, the next one of 2 x 12
@@ -318,14 +318,14 @@ def test_a_state_that_was_edited_is_not_gone_on_from(where: ProjectPaths, output
     path = output / "checkpoint.pth"
     content = read_plain(path)
     write_plain(path, content)
-    assert "starting anew, since" in record.state_to_resume(output, {})[1]  # saved again it is the same
+    assert "starting from scratch, because" in record.state_to_resume(output, {})[1]  # saved again it is the same
     name = sorted(content["model"])[0]
     content["model"][name] = 1.5 * content["model"][name]
     write_plain(path, content)
     state, message = record.state_to_resume(output, content["run"]["fingerprint"])
     assert state is None
     assert "was changed after the training wrote it" in message
-    assert "starting anew" in message
+    assert "starting from scratch" in message
     shutil.copy(path, where.weights / "state.pth")
     with pytest.raises(UserError, match=r"state\.pth was changed after the training wrote it"):
         train(where, output, train={"epochs": 2, "resume": "state.pth"})
@@ -335,7 +335,7 @@ def test_a_damaged_state_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pth").write_bytes(b"half")
     path, message = record.state_to_resume(tmp_path, {})
     assert path is None
-    assert "starting anew" in message
+    assert "starting from scratch" in message
 
 
 def test_a_state_holds_best_weights_and_optimiser_but_no_time_or_place(where: ProjectPaths, output: Path) -> None:

@@ -134,7 +134,7 @@ def test_more_objects_than_queries_are_told(tmp_path: Path, capsys: pytest.Captu
     where = make_files(tmp_path, 2, 1, objects=9)
     for queries, noted in ((8, True), (9, False)):
         train(where, tmp_path / f"{queries}", model={"num_queries": queries}, train={"epochs": 1})
-        note = "note: 3 images have more objects than the 8 that the model finds at most (model.num_queries): train/0"
+        note = "note: 3 images have more objects than the 8 that the model can find (model.num_queries): train/0"
         assert (note in capsys.readouterr().out) == noted
 
 
