@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import rfdetr_core.base.sources  # noqa: F401 - first, for its effect
+import rfdetr_core.base.sources  # noqa: F401 - first: from here on Python reads no bytecode of the project
 from rfdetr_core.base import files, sources
 from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError, listed
@@ -102,8 +102,8 @@ def _held_inputs(name: str) -> Iterator[None]:
     yield
     if changed := [path for path, _, _ in files.changes(before, states_of(name))]:
         raise UserError(
-            f"Changed while {name} ran: {listed(changed)}. The stage may have read either content, so DVC does not record "
-            "the result. Run: dvc repro"
+            f"Changed while {name} ran: {listed(changed)}. The stage may have read either content, so DVC does not "
+            "record the result. Run: dvc repro"
         )
 
 

@@ -19,7 +19,7 @@ def main() -> None:
     from rfdetr_core.report.dataset import write_page
 
     interrupt_when_told()
-    # Loaded by name: this check imports the configs of all sections, and most of them do not change this stage's result.
+    # Loaded by name: this check imports all sections' configs, and most of them do not change this stage's result.
     preflight = importlib.import_module("rfdetr_core.config.preflight")
     preflight.check_params()
     where = ProjectPaths(dataset=Path(read_section(DataConfig, "data").dir))

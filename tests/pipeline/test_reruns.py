@@ -81,7 +81,7 @@ def change(project: Project, edit: str, where: str) -> None:
             add_prose(path)
     elif edit == "a new module that nothing imports":
         (project.folder / where).write_text("x = (\n")
-    elif edit == "a statement":
+    elif edit == "a line of code":
         for path in modules(project, where):
             add_statement(path)
     elif edit in ("a line", "a comment", "a package"):
