@@ -1,11 +1,11 @@
-"""The whole pipeline, killed again and again: does it always end with the same bytes, and the cache whole?
+"""Kills the whole pipeline again and again. It must always end with the same bytes and an undamaged cache.
 
     python -m benchmarks.kills [--kills 300] [--seed 0] [--folder DIR]
 
-Trainings of one and of two processes, with each way in which DVC links files, share the kills. A victim (`dvc`, its
-process group, the stage, or one of its children) gets a signal at a random moment; `check` mends, or says how to mend,
-what is cut; `dvc repro` goes on, until it ends. Then every out is compared with that of an uninterrupted run, and
-every object of the cache with its name.
+The kills are divided between trainings of one and of two processes, and between DVC's link types. A victim (`dvc`, its
+process group, the stage, or one of its children) gets a signal at a random moment. `check` repairs truncated files, or
+says how. `dvc repro` resumes, until it ends. Then every out is compared with that of an uninterrupted run, and every
+object of the cache with its name.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tests.pipeline.test_interruption import create
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KINDS = [(ranks, link) for ranks in (1, 2) for link in LINKS]
-RUN_FACTS = "output/record.json"  # when and where the run was
+RUN_FACTS = "output/record.json"  # they contain time and place of the run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=300, help="in all (default 300)")
+    parser.add_argument("--kills", type=int, default=300, help="number of kills (default 300)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     options = parser.parse_args()
@@ -46,7 +46,15 @@ def main() -> None:
 
 
 def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random) -> Counter[str]:
-    """Kill the pipeline so many times, in chains that each end with a result; what happened, counted."""
+    """Kill the pipeline so many times, in series that each end with a result. Returns the counts of all events.
+
+    Args:
+        folder: for the project.
+        ranks: processes of a training.
+        link: how DVC links files (cache.type).
+        kills: how many.
+        draw: random numbers.
+    """
     several = {"devices": ranks, "strategy": "ddp", "accelerator": "cpu", "batch_size": 1} if ranks > 1 else {}
     project, counted = create(folder, epochs=4, lr=3e-3, **several), Counter[str]()
     project.run("dvc", "config", "--local", "cache.type", link)
@@ -84,7 +92,7 @@ def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random)
 
 
 def kill(project: Project, dvc: int, draw: random.Random) -> tuple[str, signal.Signals]:
-    """Send a signal to dvc, to its group, or to a process below it."""
+    """Send a random signal to dvc, its group, or one of its processes. Returns victim and signal."""
     number = draw.choice(SIGNALS)
     below = sorted((process for process in processes(project) if process.pid != dvc), key=lambda process: process.pid)
     victim = draw.choice(["dvc", "group", *(["stage"] if below else []), *(["child"] if len(below) > 1 else [])])
@@ -98,7 +106,7 @@ def kill(project: Project, dvc: int, draw: random.Random) -> tuple[str, signal.S
 
 
 def start(project: Project) -> None:
-    """Undo every run, as if there had been none."""
+    """Remove all results, so that the next run is the first."""
     project.run("git", "checkout", "-q", "--", ".")
     project.run("git", "clean", "-q", "-f", "-d")
     for folder in ("output", "annotations", "reports", ".dvc/cache", ".cache"):
@@ -106,7 +114,7 @@ def start(project: Project) -> None:
 
 
 def outs(project: Project) -> dict[str, str]:
-    """The MD5 of every out, as dvc.lock has it, when `dvc status` finds them to be so."""
+    """The MD5 of every out in dvc.lock, after `dvc status` has confirmed them."""
     assert not project.changed_stages()
     return {path: md5 for _, path, md5 in Lock.read(project.folder).outs() if path != RUN_FACTS}
 

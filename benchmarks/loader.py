@@ -1,10 +1,11 @@
-"""Images per second of the training loader, ours and upstream's, at Nano's multi-scale size; and what parts of it cost.
+"""Images per second of the training loader, ours and upstream's, at Nano's largest size; and the time of its parts.
 
     python benchmarks/loader.py [--images 200] [--workers 0 1 2] [--rounds 3] [--large 8]
 
-Generates JPEGs in a temporary folder: 640 x 480, quality 90, 7 boxes each, read by both in turn at 544 pixels (the
-largest size of Nano), batch 4, until normalised; and for ours alone some of 4000 x 3000, decoded whole and reduced.
-Needs the parity tools (`make setup-dev`); installs nothing. Upstream picks its transforms by the packages it finds.
+Generates JPEGs in a temporary folder: 640 x 480, quality 90, 7 boxes each. Both loaders read them in turn at 544 pixels
+(the largest size of Nano), in batches of 4, up to normalised tensors. Only ours also reads JPEGs of 4000 x 3000,
+decoded at full and at reduced size. Needs the parity tools (`make setup-dev`). Upstream chooses its transforms by
+installed packages.
 """
 
 from __future__ import annotations
@@ -46,7 +47,13 @@ SIZES = multi_scale_sizes(NANO.resolution, NANO.patch_size, NANO.windows)
 
 
 def write_dataset(root: Path, count: int, width: int, height: int) -> None:
-    """COCO in Roboflow's layout: blobs with a grain, of which JPEGs are as large as of photographs."""
+    """Write COCO in Roboflow's layout. The images are noisy blobs, so that JPEGs are as large as photographs.
+
+    Args:
+        root: folder of the dataset.
+        count: of images.
+        width, height: of images in pixels.
+    """
     random = np.random.default_rng(0)
     for split, number in (("train", count), ("valid", 2), ("test", 2)):
         (root / split).mkdir(parents=True)
@@ -66,7 +73,7 @@ def write_dataset(root: Path, count: int, width: int, height: int) -> None:
 
 
 def samples_of(root: Path, folder: Path) -> list[Sample]:
-    """What validate and convert leave of the train split."""
+    """The samples of train, as validate and convert write them. folder: for their files."""
     config = ValidateConfig()
     with contextlib.redirect_stdout(io.StringIO()):
         validate_dataset(root, config, folder / "reports", folder / "manifest")
@@ -97,7 +104,7 @@ def upstream_batches(root: Path, workers: int) -> Iterable[Any]:
 
 
 def rate(batches: Callable[[], Iterable[Any]], count: int) -> float:
-    """Images per second from the first batch on: processes have started by then."""
+    """Images per second after the first batch: then all worker processes have started."""
     stream = iter(batches())
     next(stream)
     start = time.perf_counter()
@@ -150,7 +157,7 @@ def main() -> None:
 
 
 def _hashing(root: Path, samples: list[Sample]) -> float:
-    """Seconds that the check of the bytes takes, an image."""
+    """Seconds per image that the check of the SHA-256 takes."""
     contents = [(root / sample.path).read_bytes() for sample in samples]
     start = time.perf_counter()
     for content in contents:

@@ -1,10 +1,10 @@
-"""Prediction and evaluation beside upstream's, each in a process of its own.
+"""Speed of prediction and evaluation, ours and upstream's, each in a separate process.
 
     python -m benchmarks.prediction [--variant nano] [--device cpu] [--threads 2] [--images 40] [--only evaluate]
 
-predict: one 640 x 480 picture in memory, the median of some calls, and what its parts take. The floor: the model's
-FLOPs at the speed of products of 2,048 x 2,048 matrices. evaluate: JPEG files with 3 objects each, from the files to
-the scores, with random weights; upstream at its defaults, without the start of its loader.
+predict: one 640 x 480 picture in memory; the median time of a call, and the times of its parts. The theoretical minimum
+is the model's FLOPs at the speed of products of 2,048 x 2,048 matrices. evaluate: JPEG files with 3 objects each, from
+the files to the scores, with random weights. Upstream runs at its defaults; the start of its loader does not count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CALLS, WARM = 15, 3
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
-    """The median time of a call."""
+    """The median time of a call in milliseconds."""
     spent = []
     for _ in range(WARM + CALLS):
         start = time.perf_counter()
@@ -63,7 +63,7 @@ def upstream(options: argparse.Namespace) -> Any:
 
 
 def ours_predict(options: argparse.Namespace) -> None:
-    """The parts of a call, the whole, and the optimised copies."""
+    """The times of a call, of its parts, and of the optimised copies."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from rfdetr_core.base import images
@@ -85,7 +85,7 @@ def ours_predict(options: argparse.Namespace) -> None:
     flops = counted.get_total_flops() / 1e9
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         if options.device == "cpu":
-            row(f"floor, {name}: {flops:.1f} GFLOP", f"{flops / peak(dtype) * 1e3:.1f} ms")
+            row(f"theoretical minimum, {name}: {flops:.1f} GFLOP", f"{flops / peak(dtype) * 1e3:.1f} ms")
     with torch.inference_mode():
         row("model", f"{milliseconds(lambda: detector(inputs)):.1f} ms")
         output = detector(inputs)
@@ -115,13 +115,13 @@ def upstream_predict(options: argparse.Namespace) -> None:
         try:
             model.inference(batch_size=1, dtype=getattr(torch, name))
             row(f"upstream: predict, optimised, {name}", f"{milliseconds(call):.1f} ms")
-        except Exception as error:  # noqa: BLE001 - whatever upstream does not take
+        except Exception as error:  # noqa: BLE001 - upstream may not support it
             row(f"upstream: predict, optimised, {name}", f"fails: {str(error).strip().splitlines()[-1][:80]}")
         model.remove_optimized_model()
 
 
 def dataset(folder: Path, count: int) -> None:
-    """The same images in every split, in Roboflow's COCO layout: upstream wants train and valid, too."""
+    """Write a dataset with the same images in every split, because upstream also needs train and valid."""
     for split in ("train", "valid", "test"):
         (folder / split).mkdir(parents=True)
         content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 0, "name": "thing"}]}
@@ -136,7 +136,7 @@ def dataset(folder: Path, count: int) -> None:
 
 
 def ours_evaluate(options: argparse.Namespace) -> None:
-    """The function of the stage, on a dataset that was validated before the clock starts."""
+    """Time the function of the stage. The dataset is validated before the clock starts."""
     from rfdetr_core.api import model as api
     from rfdetr_core.data.samples import read_samples
     from rfdetr_core.evaluation import evaluate as stage
@@ -163,9 +163,9 @@ def ours_evaluate(options: argparse.Namespace) -> None:
 
 
 def upstream_evaluate(options: argparse.Namespace) -> None:
-    """Its loader, model and boxes at its defaults, after the first batch, and pycocotools' scores of them.
+    """Time upstream's loader, model and boxes at its defaults, from the second batch on, with pycocotools' scores.
 
-    Its `evaluate` needs a scorer that is not installed here; it does this, and the loss.
+    Upstream's `evaluate` does the same and computes the loss, but it needs a scorer that is not installed here.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

@@ -1,7 +1,7 @@
-"""Time, memory and size of the page of an evaluation: python -m benchmarks.report FOLDER [--images N] [--classes K]
+"""Time, memory and size of the evaluation page: python -m benchmarks.report FOLDER [--images N] [--classes K]
 
-Makes JPEGs of 96 x 80 with some 6 objects and 20 detections each, most of them near an object, and writes the report
-in a process of its own. What FOLDER has is used again.
+Makes JPEGs of 96 x 80 with about 6 objects and 20 detections each, most of them near an object. Writes the page in a
+separate process. Files that FOLDER already has are used again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.report.made import make_evaluation, where_of
 
 
 def make(folder: Path, images: int, classes: int) -> None:
-    """Write what stage report reads."""
+    """Write the files that the stage report reads."""
     annotations, rows = random_scene(0, images=images, classes=classes, objects=6, detections=20)
     for image in annotations["images"]:
         image["file_name"] = f"{image['id']:06}.jpg"

@@ -1,10 +1,10 @@
-"""Scoring of a validation set of COCO's kind: pycocotools (what is reported) and the quick scores of training.
+"""Time of scoring a validation set like COCO's: by pycocotools (reported scores) and by the quick scorer of training.
 
     python benchmarks/scoring.py [--images 1000] [--detections 295] [--classes 80] [--masks]
     python benchmarks/scoring.py --only quick | --hold rows
 
-Detections per image are what a Nano finds: as many as queries, a few of them right. Prints seconds of CPU of both, the
-largest difference of their numbers, and the seconds for COCO's 5,000 images and two tracks (EMA and regular).
+Each image has as many detections as Nano has queries, and a few of them are right. Prints the CPU time of both scorers,
+the largest difference of their scores, and the time for COCO's 5,000 images and two tracks (EMA and regular).
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ SCORERS = {"pycocotools": score, "quick": quick_score}
 
 
 def dataset(images: int, detections: int, classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Annotations, 7 an image as in COCO; detections: each annotation three times, shifted, and the rest anywhere."""
+    """Annotations (7 per image, as in COCO) and detections: each annotation three times, shifted; the rest anywhere.
+
+    Args:
+        images: how many.
+        detections: per image.
+        classes: how many.
+    """
     random = np.random.default_rng(0)
     truth, guesses = [], []
     for image in range(1, images + 1):
@@ -74,8 +80,8 @@ def main() -> None:
     parser.add_argument("--detections", type=int, default=295)
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--masks", action="store_true")
-    parser.add_argument("--only", choices=SCORERS, help="one of the two, with the memory it takes")
-    parser.add_argument("--hold", choices=("rows", "table", "streaming"), help="only the memory of a validation")
+    parser.add_argument("--only", choices=SCORERS, help="run only this scorer, and print its memory")
+    parser.add_argument("--hold", choices=("rows", "table", "streaming"), help="print only the memory of a validation")
     options = parser.parse_args()
     annotations, detections = dataset(options.images, options.detections, options.classes)
     if options.masks:
@@ -84,7 +90,7 @@ def main() -> None:
         for detection in detections:
             detection["segmentation"] = rle.merge(rle.frPyObjects(outline(detection["bbox"]), 640, 640))
     if options.hold:
-        print(f"{options.hold}: {held(options.hold, annotations, detections):.1f} KiB an image")
+        print(f"{options.hold}: {held(options.hold, annotations, detections):.1f} KiB per image")
         return
     results = []
     for name in [options.only] if options.only else SCORERS:
@@ -101,8 +107,13 @@ def main() -> None:
 
 
 def held(form: str, annotations: dict[str, Any], detections: list[dict[str, Any]]) -> float:
-    """KiB an image that the detections of a validation take: as rows (what training keeps), a table, or as what
-    hotcoco's StreamingEval keeps of their matches; in batches of 8, from the second tenth of the images on."""
+    """The memory of the detections of a validation in KiB per image, in batches of 8, after the first tenth of images.
+
+    Args:
+        form: rows (as training keeps them), table, or streaming (hotcoco's StreamingEval).
+        annotations: of the images.
+        detections: of the images.
+    """
     of_image, truth = (defaultdict[int, list[dict[str, Any]]](list) for _ in range(2))
     for rows, groups in ((detections, of_image), (annotations["annotations"], truth)):
         for entry in rows:

@@ -1,11 +1,10 @@
-"""How many labels that were broken on purpose are among the first suspects, against a random order.
+"""Breaks labels on purpose and counts how many are among the first suspects, compared with a random order.
 
     python benchmarks/suspects.py [--project DIR] [--broken 20] [--first 40] [--seeds 30]
 
-In a project after `dvc repro`: detections and labels are those of its evaluation, and no model runs. Boxes alone. The
-labels are broken in turn: moved, removed, added, and where there are several classes changed to another. By chance:
-who looks at as many labels in a random order, removed ones among them as if they were there, finds on average
-broken x first / labels.
+Run it in a project after `dvc repro`. Detections and labels are those of its evaluation; no model runs. Only boxes are
+used. The labels are broken in turn: moved, removed, added and, with several classes, changed to another class. "By
+chance" is the expected number in a random order of as many labels: broken x first / labels.
 """
 
 from __future__ import annotations

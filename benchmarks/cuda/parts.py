@@ -1,6 +1,6 @@
-"""One part of the kit in a process of its own: python -m benchmarks.cuda.parts LETTER --out FILE [--device cuda] ...
+"""A part of the GPU benchmarks: python -m benchmarks.cuda.parts LETTER --out FILE [--device cuda] ...
 
-Each figure is a line of JSON in FILE as soon as it is there, so a part that fails keeps what it measured.
+Each result is written as a line of JSON to FILE at once, so a part that fails keeps its earlier results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SMALL_STEPS = ["--steps", "1", "--warm", "0", "--side", "64"]  # of the smoke
+SMALL_STEPS = ["--steps", "1", "--warm", "0", "--side", "64"]  # with --smoke
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def part_a(kit: Kit) -> None:
 
 
 def part_b(kit: Kit) -> None:
-    """Outputs, loss and gradients beside upstream's in fp32."""
+    """Outputs, loss and gradients compared with upstream's, in fp32."""
     import torch
     from rfdetr.models.lwdetr import build_criterion_and_postprocessors
 
@@ -84,7 +84,7 @@ def part_b(kit: Kit) -> None:
         differences = {name: (our_tensor - other).abs().max().item() for name, (our_tensor, other) in pairs.items()}
         kit.row(f"{variant} outputs, largest difference", _listed(differences), **differences)
         if architecture.segmentation:
-            continue  # the points of its loss are drawn by each one's own generator
+            continue  # each project draws the mask points of its loss by another generator
         both.train()
         targets = [target.to(kit.device) for target in targets_of(2, side, architecture.segmentation)]
         criterion, _ = build_criterion_and_postprocessors(reference.upstream_namespace(architecture))
@@ -109,9 +109,9 @@ def part_b(kit: Kit) -> None:
 
 
 def part_c(kit: Kit) -> None:
-    """Equal bytes: of trainings with and without workers, killed and resumed; of 30 steps at drawn sizes, twice.
+    """Equal bytes: trainings with and without workers, killed and resumed; 30 steps at random sizes, twice.
 
-    And how far apart the predictions of a batch and of its images alone are.
+    Also the largest difference between predictions of a batch and of its single images.
     """
     _trainings(kit)
     _repeated(kit)
@@ -145,9 +145,9 @@ def _trainings(kit: Kit) -> None:
             print(name, output[-4000:])
         files = [folder / name / out for out in OUTS]
         digests[name] = [sha256_file(file)[:12] if file.exists() else "missing" for file in files]
-        told_resumed = "resuming after epoch" in output
+        was_resumed = "resuming after epoch" in output
         equal = digests[name] == digests["no workers"] and "missing" not in digests[name]
-        note = (", resumed" if told_resumed else ", NOT RESUMED") if name == "killed and resumed" else ""
+        note = (", resumed" if was_resumed else ", NOT RESUMED") if name == "killed and resumed" else ""
         kit.row(f"tiny training, {name}", ("equal" if equal else "DIFFERENT") + note, digests=digests[name])
     shutil.rmtree(folder)
 
@@ -192,9 +192,9 @@ def _repeated(kit: Kit) -> None:
 
 
 def part_d(kit: Kit) -> None:
-    """What determinism costs: the time of our steps with it and without it.
+    """The cost of determinism: the time of our steps with and without it.
 
-    Part e measures both, so its figures are compared where it ran into the same folder; else they are measured here.
+    If part e ran into the same folder, its results are used. Otherwise both are measured here.
     """
     before = kit.out.with_name("e.jsonl")
     rows = [json.loads(line) for line in before.read_text().splitlines()] if before.exists() else []
@@ -212,7 +212,7 @@ def part_d(kit: Kit) -> None:
 
 
 def part_e(kit: Kit) -> None:
-    """Steps beside upstream's: each at its defaults, ours without determinism, then compiled, which starts slowly."""
+    """Steps of ours and upstream: at their defaults, ours without determinism, then compiled, which starts slowly."""
     plain = [("upstream", "default"), ("ours", "default"), ("ours", "fast")]
     compiled = [("upstream", "compile"), ("ours", "compile"), ("upstream", "graphs")]
     if kit.smoke:
@@ -224,7 +224,14 @@ def part_e(kit: Kit) -> None:
 
 
 def _in_turn(kit: Kit, variant: str, batch: int, contenders: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """Steps of each contender. All are built at once, and train one after another."""
+    """Time the steps of each contender. All are built at the same time, and train one after another.
+
+    Args:
+        kit: the options.
+        variant: of the model.
+        batch: images of a step.
+        contenders: who (ours or upstream) and mode.
+    """
     size = ["--batch", str(batch), *(SMALL_STEPS if kit.smoke else [])]
     processes = {f"{who} {mode}": _steps(kit, who, variant, "--mode", mode, *size) for who, mode in contenders}
     results: dict[str, dict[str, Any]] = {}
@@ -246,7 +253,7 @@ def _in_turn(kit: Kit, variant: str, batch: int, contenders: list[tuple[str, str
 
 
 def part_f(kit: Kit) -> None:
-    """Prediction from pictures in memory, beside upstream's."""
+    """Prediction from pictures in memory, ours and upstream's."""
     import numpy as np
     import rfdetr
     import torch
@@ -318,7 +325,7 @@ def part_g(kit: Kit) -> None:
 
 
 def part_h(kit: Kit) -> None:
-    """Where the time of a step goes: on the device, and in Python."""
+    """Which operations take the time of a step, on the device and in Python."""
     size = ["--batch", "2", *SMALL_STEPS] if kit.smoke else ["--steps", "4", "--warm", "4"]
     watched = {who: _steps(kit, who, "nano", "--profile", "device", *size) for who in ("ours", "upstream")}
     process = _steps(kit, "ours", "pico" if kit.smoke else "nano", "--profile", "host", *size)
@@ -342,9 +349,9 @@ def _steps(kit: Kit, who: str, variant: str, *options: str) -> subprocess.Popen[
 
 
 def _started(kit: Kit, module: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process that builds what it measures and waits for `_go`."""
+    """Start a process that builds a model and then waits for `_go`."""
     command = [sys.executable, "-m", f"benchmarks.cuda.{module}", *arguments, "--device", kit.device]
-    # In the smoke a compiled model is the plain one: a CPU would compile for minutes.
+    # With --smoke a compiled model is not compiled: a CPU would take minutes.
     environment = os.environ | ({"TORCHDYNAMO_DISABLE": "1"} if kit.smoke else {})
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read by _go
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
@@ -354,7 +361,7 @@ def _started(kit: Kit, module: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def _go(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Have it train. What it tells last."""
+    """Let the process train. Returns the last line that it prints, as JSON."""
     output = process.communicate("go\n")[0]
     if process.returncode or not output.strip():
         text = _log(process)
