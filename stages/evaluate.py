@@ -1,4 +1,4 @@
-"""Stage evaluate: the chosen checkpoint on images that it was not trained on."""
+"""Stage evaluate: scores the chosen checkpoint on the test split (on valid if there is no test image)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def main() -> None:
     model, output = Path("output/checkpoint_best_total.pth"), Path("reports/evaluate")
     predictor = Predictor.from_checkpoint(model, batch_size=config.batch_size)
     metrics = evaluate(predictor, where, config, output)
-    write_lineage(output / "lineage.json", model, where, config, metrics["split"], machine_of(predictor))
-    # Loaded by name: what is tracked of a result is no dependency of it.
+    write_origin(output / "lineage.json", model, where, config, metrics["split"], machine_of(predictor))
+    # Loaded by name: tracking does not change a result, so the code digest does not include it.
     importlib.import_module("rfdetr_core.observers.publishing").track_evaluation(where)
 
 

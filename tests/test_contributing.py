@@ -536,7 +536,7 @@ PATCHES = {
                 """
                 def loss_size(matched: Matched) -> Tensor:
                     \"\"\"L1 distance of the logarithms of width and height (P, 2).\"\"\"
-                    boxes = (matched.predicted_boxes, matched.wanted_boxes)
+                    boxes = (matched.predicted_boxes, matched.target_boxes)
                     predicted, wanted = (both[:, 2:].clamp(min=1e-6).log() for both in boxes)
                     return (predicted - wanted).abs().sum()
 

@@ -17,7 +17,7 @@ from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.schema import require
 from rfdetr_core.checkpoint.files import ENCODERS, FIXED_FIELDS, MODEL_FIELDS, Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.schema import ModelFields
-from rfdetr_core.model.config import VARIANTS, Architecture, fault, resized
+from rfdetr_core.model.config import VARIANTS, Architecture, invalid_reason, resized
 from rfdetr_core.model.detector import Detector, build_detector
 from rfdetr_core.model.vit import resize_positions
 
@@ -263,7 +263,7 @@ def _require_shapes(checkpoint: Checkpoint, stored: Architecture) -> None:
         UserError: no detector has these numbers, or a weight is missing or of another shape.
     """
     where = _where(checkpoint)
-    if wrong := fault(stored):
+    if wrong := invalid_reason(stored):
         raise UserError(f"{where}: {wrong}.")
     with torch.device("meta"):
         state = build_detector(stored).state_dict()
