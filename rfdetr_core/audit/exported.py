@@ -14,7 +14,7 @@ from rfdetr_core.audit.history import EXPORT, Commit
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.schema import Count, Fields, Md5, Name, Sha256, Text
+from rfdetr_core.base.schema import Count, FileSchema, Md5, Name, Sha256, Text
 from rfdetr_core.lineage.records import record_names
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SUFFIXES = (".onnx", ".xml")
 FOLDER = "output/export"
 
 
-class ExportedFile(Fields):
+class ExportedFile(FileSchema):
     """A file in FOLDER, as export.json names it."""
 
     md5: Md5
@@ -33,7 +33,7 @@ class ExportedFile(Fields):
     size: Count
 
 
-class ExportSource(Fields):
+class ExportSource(FileSchema):
     """The checkpoint that the files were made from."""
 
     sha256: Sha256
@@ -41,7 +41,7 @@ class ExportSource(Fields):
     record: Text | None = None
 
 
-class Export(Fields):
+class Export(FileSchema):
     """output/export.json; without a source where no format was asked for."""
 
     source: ExportSource | None = None

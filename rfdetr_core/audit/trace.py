@@ -16,7 +16,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.schema import Fields, checked
+from rfdetr_core.base.schema import FileSchema, checked
 from rfdetr_core.checkpoint.schema import Evaluation, RecordFile
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names, run_digest
@@ -181,7 +181,7 @@ class Archive:
         """The place of each commit in the history, by its id: the higher, the older."""
         return {commit.id: place for place, commit in enumerate(self.history.commits)}
 
-    def _read(self, prefix: str | tuple[str, ...], schema: type[Fields]) -> Iterator[tuple[Commit, dict[str, Any]]]:
+    def _read(self, prefix: str | tuple[str, ...], schema: type[FileSchema]) -> Iterator[tuple[Commit, dict[str, Any]]]:
         """Parsed JSON files whose path starts so, with the commit that brought each, newest first; equal ones once."""
         places: dict[str, list[tuple[Commit, str]]] = {}
         for commit in self.history.commits:
@@ -219,7 +219,7 @@ def trace(path: Path, archive: Archive) -> Trace:
     record = runs[0] if len(runs) == 1 else None
     own, training = (said.lineage, said.training_record) if said else (None, None)
     lineage = record["lineage"] if record else own
-    training = lineage["training"] if lineage else like.checkpoint.origin if like and not runs else training
+    training = lineage["training"] if lineage else like.checkpoint.training if like and not runs else training
     contradictions = list(_contradictions(said, like.tensors if like else tensors, runs))
     contradictions += exports.contradictions(exported, runs) if exported else []
     sisters = [one for one in archive.runs if one["lineage"]["training"] == training and not contradictions]

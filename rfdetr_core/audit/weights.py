@@ -52,7 +52,7 @@ class Search:
 def searched(said: Checkpoint, md5: str, archive: Archive) -> Search | None:
     """The files of this history with these weights; not looked for where the file is itself one, or names its training
     and is not rounded, as a resume state is."""
-    if archive.introduced(md5) or not (said.origin is None or _is_rounded(said.weights)):
+    if archive.introduced(md5) or not (said.training is None or _is_rounded(said.weights)):
         return None
     return _search(said, archive)
 
@@ -115,7 +115,7 @@ def _is(path: Path, md5: str) -> bool:
 
 def _candidates(said: Checkpoint, archive: Archive) -> Iterator[tuple[str, str]]:
     """Path and MD5 of each model file in a dvc.lock; first those of the run that the file names."""
-    named = {one["file"]["md5"] for one in archive.runs if one["lineage"]["training"] == said.origin}
+    named = {one["file"]["md5"] for one in archive.runs if one["lineage"]["training"] == said.training}
     texts = archive.history.lock_texts
     found = [
         (path.decode(errors="replace"), md5.decode())

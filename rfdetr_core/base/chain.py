@@ -9,7 +9,7 @@ from rfdetr_core.base import files
 FILE = "steps.csv"
 
 
-def chained(before: str, row: str) -> str:
+def chain_link(before: str, row: str) -> str:
     """The last cell of a row: the SHA-256 of the whole line before it, a line feed, and the cells of the row.
 
     So it depends on every line before, and whatever is changed, every line after it changes.
@@ -22,7 +22,7 @@ def broken_link(text: str) -> int | None:
     lines = text.splitlines()
     for number, (before, line) in enumerate(pairwise(lines), start=2):
         row, _, link = line.rpartition(",")
-        if link != chained(before, row):
+        if link != chain_link(before, row):
             return number
     return None
 

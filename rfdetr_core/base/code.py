@@ -91,9 +91,9 @@ class Code:
         """
         path = self.root / PARAMS_FILE
         section = load_params(path).get(stage) if stage in CLASSES and path.exists() else None
-        return [f"stages.{stage}", *self.named(section if isinstance(section, dict) else {}, stage)]
+        return [f"stages.{stage}", *self.class_modules(section if isinstance(section, dict) else {}, stage)]
 
-    def named(self, values: Mapping[str, Any], section: str = "train") -> list[str]:
+    def class_modules(self, values: Mapping[str, Any], section: str = "train") -> list[str]:
         """The modules of the project among those of the classes that a section of params names."""
         names = (str(values.get(key)).rpartition(".")[0] for key in CLASSES.get(section, ()))
         return [name for name in names if name in self.modules]
@@ -145,7 +145,7 @@ class Code:
         """As `digests`, of what a stage runs: the content of digests/<stage>.json."""
         return self.digests(*self.starts(stage))
 
-    def refused(self, stage: str) -> set[str]:
+    def forbidden(self, stage: str) -> set[str]:
         """The modules that a stage may not load: those outside its closure that none of its modules loads by name."""
         closure = self.closure(*self.starts(stage))
         return self.modules.keys() - closure - self.closure(*(BY_NAME[name] for name in closure & BY_NAME.keys()))
@@ -153,9 +153,9 @@ class Code:
     def changed(self, stage: str, before: object) -> list[str]:
         """The paths whose digest is not that of `before`, the content of digests/<stage>.json; all if it has none."""
         known = before if isinstance(before, dict) else {}
-        return [path for path, _, _ in files.changes(known, self.digests_of(stage))]
+        return [path for path, _, _ in files.changed_digests(known, self.digests_of(stage))]
 
-    def compiled_otherwise(self, sources: Mapping[Path, bytes], digests: object) -> list[str]:
+    def compiled_from_other_source(self, sources: Mapping[Path, bytes], digests: object) -> list[str]:
         """The paths of modules that were compiled from another source than `digests`, the content of
         digests/<stage>.json, has. sources: what was compiled, by file."""
         known = digests if isinstance(digests, dict) else {}
@@ -175,13 +175,13 @@ class Code:
             )
         for line, target in source.by_name:
             if target in self.modules.keys() - closure and BY_NAME.get(name) != target:
-                raise not_named(f"{path}:{line}", target)
+                raise not_in_by_name(f"{path}:{line}", target)
 
     def _read(self, module: str) -> Source:
         return read_source(self.modules[module], self.root)
 
 
-def not_named(who: str, target: str) -> UserError:
+def not_in_by_name(who: str, target: str) -> UserError:
     """The error about a module that is loaded by name and is not in BY_NAME."""
     return UserError(
         f"{who} loads {target} by name, so its digests do not have it and an edit there would rerun nothing. Import it "

@@ -61,15 +61,15 @@ def processor() -> str:
     return ", ".join(one for one in told if one) or platform.machine()
 
 
-def observed(*, packages: bool) -> dict[str, Any]:
+def observe_environment(*, packages: bool) -> dict[str, Any]:
     """What a run notes of its environment: `settings`, `variables`, `processor`, `startup`; and `edited`, if `packages`
     decide its result. See the functions of these names."""
     return {
         "settings": settings(),
         "variables": variables(),
         "processor": processor(),
-        "startup": startup(),
-        **({"edited": edited()} if packages else {}),
+        "startup": startup_code(),
+        **({"edited": edited_files()} if packages else {}),
     }
 
 
@@ -79,7 +79,7 @@ def variables() -> dict[str, str]:
     return dict(sorted(told.items()))
 
 
-def startup() -> dict[str, dict[str, str | None]]:
+def startup_code() -> dict[str, dict[str, str | None]]:
     """The code that Python runs before any other, by its path: `sha256`, and `of`, the package that installed it.
 
     These are sitecustomize, usercustomize and the .pth files. of: "this project" for its own editable install; None:
@@ -92,12 +92,12 @@ def startup() -> dict[str, dict[str, str | None]]:
     return {str(path): {"sha256": files.sha256_file(path), "of": _installed_by(path)} for path in found}
 
 
-def unexpected(started: dict[str, dict[str, str | None]]) -> list[str]:
-    """The paths among those of `startup` that no package and not this project has installed."""
+def unexpected_startup(started: dict[str, dict[str, str | None]]) -> list[str]:
+    """The paths among those of `startup_code` that no package and not this project has installed."""
     return [path for path, one in started.items() if one.get("of") is None]
 
 
-def edited(*, deep: bool = False) -> dict[str, list[str]]:
+def edited_files(*, deep: bool = False) -> dict[str, list[str]]:
     """The installed files that are not those of their package's list (RECORD), by package; likewise a package whose
     module has another version than its description.
 
@@ -113,7 +113,7 @@ def edited(*, deep: bool = False) -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
-def unlisted() -> list[str]:
+def packages_without_list() -> list[str]:
     """The packages that decide numerics and came without a list of their files."""
     return [name for name in PACKAGES if (package := _distribution(name)) is not None and _record(package) is None]
 

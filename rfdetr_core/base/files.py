@@ -228,7 +228,9 @@ def digest(value: Any) -> str:
     return sha256_bytes(canonical_json(value))
 
 
-def changes(expected: Mapping[str, str], found: Mapping[str, str]) -> Iterable[tuple[str, str | None, str | None]]:
+def changed_digests(
+    expected: Mapping[str, str], found: Mapping[str, str]
+) -> Iterable[tuple[str, str | None, str | None]]:
     """Each path whose digest differs, with both; None: not there."""
     for path in sorted(expected.keys() | found.keys()):
         if expected.get(path) != found.get(path):

@@ -60,13 +60,15 @@ class TooLargeError(UserError):
 
 
 @dataclass(frozen=True)
-class Look:
-    """What there is to see of an image file: the picture, which of FORMATS it is, whether it has more frames, and which
-    of DOUBTS there is."""
+class DecodedImage:
+    """An image file after decoding.
+
+    picture: the first frame, upright RGB. format: one of FORMATS. doubt: one of DOUBTS.
+    """
 
     picture: Image.Image
-    kind: str
-    several: bool
+    format: str
+    has_more_frames: bool
     doubt: str
 
 
@@ -80,10 +82,10 @@ def decode(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = 
         UserError: not an image of a known format, damaged, or larger than max_pixels; names `name`.
         MemoryError: memory is short, so that nothing is known of the file.
     """
-    return look(data, name, reduction, max_pixels).picture
+    return inspect_image(data, name, reduction, max_pixels).picture
 
 
-def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> Look:
+def inspect_image(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MAX_PIXELS) -> DecodedImage:
     """As `decode`, and what else is known of the file."""
     try:
         _check_pixels(_webp_canvas(data), "WEBP", max_pixels)
@@ -102,7 +104,7 @@ def look(data: bytes, name: str, reduction: int = 1, max_pixels: int | None = MA
             several = kind != "JPEG" and bool(getattr(image, "is_animated", False))
             picture = upright_rgb(image)
             dark = deep and np.asarray(picture).max() <= _OF_14_BITS
-            return Look(picture, kind, several, "dark" if dark else "veiled" if _is_veiled(image) else "")
+            return DecodedImage(picture, kind, several, "dark" if dark else "veiled" if _is_veiled(image) else "")
     except TooLargeError as error:
         raise TooLargeError(f"{name} is too large: {error}. Make it smaller, or raise the limit.") from None
     except MemoryError:

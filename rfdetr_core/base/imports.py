@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 from rfdetr_core.base import git
-from rfdetr_core.base.code import PACKAGES, ROOT, Code, not_named, semantic_digest
+from rfdetr_core.base.code import PACKAGES, ROOT, Code, not_in_by_name, semantic_digest
 from rfdetr_core.base.errors import UserError, listed
 
 # Before a source file Python takes an extension, and before both a package of the same name.
@@ -35,7 +35,7 @@ class Guard(MetaPathFinder):
     """
 
     def __init__(self, code: Code, stage: str) -> None:
-        self.stage, self.root, self.modules, self.refused = stage, code.root, code.modules, code.refused(stage)
+        self.stage, self.root, self.modules, self.forbidden = stage, code.root, code.modules, code.forbidden(stage)
         self.installed = tuple(f"{one}/" for one in sys.path if one.endswith(_INSTALLED))
         self.digests = {name: semantic_digest(code.modules[name]) for name in code.closure(*code.starts(stage))}
 
@@ -43,8 +43,8 @@ class Guard(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find nothing. UserError: the module is none of the stage's, or was edited since it was digested."""
-        if fullname in self.refused:
-            raise not_named(f"stage {self.stage}", fullname)
+        if fullname in self.forbidden:
+            raise not_in_by_name(f"stage {self.stage}", fullname)
         if fullname in self.digests and semantic_digest(self.modules[fullname]) != self.digests[fullname]:
             raise UserError(f"{fullname} was edited while {self.stage} ran. Run: dvc repro")
         if fullname not in self.modules and (place := self._undigested(fullname, path)):
@@ -151,7 +151,7 @@ def _specs(module: str) -> Iterator[tuple[str, ModuleSpec | None]]:
         places = list(spec.submodule_search_locations or ())
 
 
-def shadows(root: Path) -> list[str]:
+def shadowing_files(root: Path) -> list[str]:
     """Files below a project's root that are imported in place of its modules, or of installed ones, as root is first.
 
     Digests of the source files, and of the list of packages, would not tell it.

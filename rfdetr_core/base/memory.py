@@ -17,7 +17,7 @@ _WORDS = re.compile(
 _LONGEST = 200  # characters of the words that are quoted
 
 
-def ran_out(error: BaseException) -> str | None:
+def shortage_message(error: BaseException) -> str | None:
     """What says that memory ran out: the words of an error, or of one behind it; None: it is something else."""
     for one in causes(error):
         # Not the name of a file, which may have such words.
@@ -42,6 +42,6 @@ def explaining_shortage(advice: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if (shortage := ran_out(error)) is None:
+        if (shortage := shortage_message(error)) is None:
             raise
         raise UserError(f"{shortage}. {advice}") from error

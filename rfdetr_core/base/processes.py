@@ -61,7 +61,7 @@ def may_start_processes() -> bool:
     return not multiprocessing.current_process().daemon
 
 
-def interrupt_when_told() -> None:
+def treat_sigterm_as_ctrl_c() -> None:
     """Make SIGTERM what Ctrl-C is: the process cleans up behind itself and ends."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 

@@ -24,7 +24,7 @@ _KINDS = {
 }
 
 
-class Fields(BaseModel):
+class FileSchema(BaseModel):
     """What is read of a mapping in a file; keys that are not read may hold anything."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
@@ -44,7 +44,7 @@ Blob = Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]  # git's n
 Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
-def require(schema: type[Fields], value: Any, where: str, place: str = "") -> None:
+def require(schema: type[FileSchema], value: Any, where: str, place: str = "") -> None:
     """Compare a mapping with a schema. `where` names the file, `place` the field of it that the mapping is.
 
     Raises:
@@ -65,7 +65,7 @@ def require(schema: type[Fields], value: Any, where: str, place: str = "") -> No
         raise UserError(f"{where}: {field}: {message}") from None
 
 
-def checked(value: Any, schema: type[Fields], where: str) -> dict[str, Any]:
+def checked(value: Any, schema: type[FileSchema], where: str) -> dict[str, Any]:
     """The content of a JSON file that anyone may have written.
 
     Raises:

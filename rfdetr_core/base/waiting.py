@@ -17,8 +17,8 @@ class OutOfTimeError(Exception):
     """A server took longer than it may, or a signal came before its answer."""
 
 
-class Patience:
-    """The seconds that a server may still take, in all; renewed: each call has them anew.
+class TimeLimit:
+    """The seconds that a server may still take, in all; per_call: each call has them anew.
 
     The limit of an HTTP client is for each read: a server that sends a byte a second never reaches it. So a call has a
     thread of its own. If it takes too long, nobody waits for the thread, which does not keep the process alive.
@@ -26,13 +26,13 @@ class Patience:
     stopping: whether a signal asked to stop, which cuts short what is waited for.
     """
 
-    def __init__(self, seconds: float, *, renewed: bool = False, stopping: Callable[[], bool] = lambda: False) -> None:
-        self.most = self.left = seconds
-        self.renewed, self.stopping = renewed, stopping
+    def __init__(self, seconds: float, *, per_call: bool = False, stopping: Callable[[], bool] = lambda: False) -> None:
+        self.limit = self.remaining = seconds
+        self.per_call, self.stopping = per_call, stopping
 
-    def refill(self, seconds: float) -> None:
+    def extend(self, seconds: float) -> None:
         """Allow more seconds, up to those of the beginning."""
-        self.left = min(self.most, self.left + seconds)
+        self.remaining = min(self.limit, self.remaining + seconds)
 
     def call(self, function: Callable[[], T], more: float = 0.0) -> T:
         """What `function` returns or raises. more: seconds that this call may take besides.
@@ -40,21 +40,21 @@ class Patience:
         Raises:
             OutOfTimeError: it takes too long, or a signal asks to stop.
         """
-        if self.renewed:
-            self.left = self.most
+        if self.per_call:
+            self.remaining = self.limit
         answer: Future[T] = Future()
         threading.Thread(target=lambda: _run(function, answer), daemon=True).start()
         begun = now = time.monotonic()
-        end, stopped = begun + self.left + more, False
+        end, stopped = begun + self.remaining + more, False
         while not answer.done() and now < end:
             wait([answer], min(_LOOK, end - now))
             now = time.monotonic()
             if not stopped and self.stopping():
                 stopped, end = True, min(end, now + _GRACE)
-        self.left = max(0.0, self.left - max(0.0, now - begun - more))
+        self.remaining = max(0.0, self.remaining - max(0.0, now - begun - more))
         if answer.done():
             return answer.result()
-        self.left = 0.0
+        self.remaining = 0.0
         raise OutOfTimeError(f"A call did not end {'before a signal' if stopped else f'in {now - begun:.0f} s'}.")
 
 

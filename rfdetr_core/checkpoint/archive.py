@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import MOST_LEVELS, open_regular
-from rfdetr_core.base.memory import ran_out
+from rfdetr_core.base.memory import shortage_message
 from rfdetr_core.base.schema import MOST_BYTES, short
 
 # What upstream's `args` were before they were a dict; both only hold values.
@@ -62,7 +62,7 @@ def load(path: Path, *, tensors: bool = True) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error.strerror or error}.") from error
     except Exception as error:  # a broken or hostile file can raise anything
-        if (shortage := ran_out(error)) is not None:
+        if (shortage := shortage_message(error)) is not None:
             raise UserError(f"{path}: {shortage}. Free some; if the file is damaged, get it again.") from error
         if path.suffix in (".onnx", ".xml"):
             raise UserError(

@@ -14,7 +14,7 @@ from typing import IO, Any
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.hosts import refusal
 from rfdetr_core.base.printing import printable
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 
 FAILURES = (OSError, http.client.HTTPException, ValueError)  # of the network, the disk, or what a server says
 _ATTEMPTS = 3
@@ -81,7 +81,7 @@ def _download_rest(address: str, part: Path, most_bytes: int, check: Callable[[s
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     opener = urllib.request.build_opener(_Redirects(check))
     try:
-        response = Patience(_ANSWER).call(lambda: opener.open(request, timeout=_READ))
+        response = TimeLimit(_ANSWER).call(lambda: opener.open(request, timeout=_READ))
     except OutOfTimeError:
         raise _NoAnswerError(f"no answer in {_ANSWER:.0f} s") from None
     except urllib.error.HTTPError as error:

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked
-from rfdetr_core.checkpoint.files import Checkpoint, check_content, origin_of
+from rfdetr_core.base.schema import Count, FileSchema, Sha256, Text, checked
+from rfdetr_core.checkpoint.files import Checkpoint, check_content, read_training_record
 from rfdetr_core.checkpoint.schema import Content
 
 SUFFIXES = (".onnx", ".xml")  # an OpenVINO model is two files: NAME.xml, and NAME.bin with its constants
@@ -27,7 +27,7 @@ _VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", 
 _TOLD = ("model_name", "model_config", "args", "threshold", "lineage", "rfdetr_version", "best_total_source")
 
 
-class Description(Fields):
+class Description(FileSchema):
     """What an exported file says of itself: one JSON value per key.
 
     images: what it takes: normalised float32 (B, C, R, R); or, with postprocess, uint8 (B, H, W, 3) or float32
@@ -84,7 +84,7 @@ class Exported:
     @property
     def changed_constants(self) -> list[str]:
         """The names of constants that are not as the description says: changed, added or gone."""
-        return sorted(name for name, _, _ in files.changes(self.description.constants, self.constants))
+        return sorted(name for name, _, _ in files.changed_digests(self.description.constants, self.constants))
 
 
 def read_exported(path: Path) -> Exported:
@@ -115,13 +115,13 @@ def read_exported(path: Path) -> Exported:
     return Exported(path, kind, described, Checkpoint({}, path=path, **known), content)
 
 
-def model_origin(path: Path) -> dict[str, Any] | None:
-    """The record of the training that a model file of any kind says it comes from: see `origin_of`.
+def read_any_training_record(path: Path) -> dict[str, Any] | None:
+    """The record of the training that a model file of any kind says it comes from: see `read_training_record`.
 
     Raises:
         UserError: it is an exported file that cannot be read.
     """
-    return read_exported(path).checkpoint.origin if path.suffix in SUFFIXES else origin_of(path)
+    return read_exported(path).checkpoint.training if path.suffix in SUFFIXES else read_training_record(path)
 
 
 def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import replacing
-from rfdetr_core.base.schema import Fields, check_values, require, short
+from rfdetr_core.base.schema import FileSchema, check_values, require, short
 from rfdetr_core.checkpoint.archive import load
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, upstream_weights
 from rfdetr_core.checkpoint.schema import Content
@@ -74,12 +74,17 @@ _PLAIN = (str, int, float, bool, type(None))
 class Checkpoint:
     """A model file, whoever wrote it.
 
-    weights: by our names. model_config: upstream's 44 fields, empty where the file has none. args: the training
-    parameters, with class_names. model_name: the class, such as RFDETRNano. epoch counts from 0. best_total_source:
-    "ema" or "regular" in checkpoint_best_total.pth. threshold: the score with the best F1 on valid.
-    training_record, lineage: what train and strip say of the origin.
-    unknown: upstream names that are no part of any model here. others: what the file holds beside all this. path: where
-    it was read.
+    weights: by this project's names.
+    args: the training parameters, with class_names.
+    model_name: the class, such as RFDETRNano.
+    model_config: upstream's 44 fields; empty if the file has none.
+    epoch: counts from 0.
+    best_total_source: "ema" or "regular", in checkpoint_best_total.pth.
+    threshold: the score with the best F1 on valid.
+    training_record, lineage: written by the stages train and strip.
+    unknown: upstream's names of weights that no model here has.
+    other_keys: the keys of the file that no field above holds.
+    path: the file that was read.
     """
 
     weights: dict[str, Tensor]
@@ -93,11 +98,11 @@ class Checkpoint:
     training_record: dict[str, Any] | None = None
     lineage: dict[str, Any] | None = None
     unknown: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
+    other_keys: tuple[str, ...] = ()
     path: Path | None = None
 
     @property
-    def origin(self) -> dict[str, Any] | None:
+    def training(self) -> dict[str, Any] | None:
         """The record of the training, wherever the file keeps it."""
         return self.training_record or (self.lineage or {}).get("training")
 
@@ -216,7 +221,7 @@ def write_plain(path: Path, content: Mapping[str, Any]) -> None:
             raise sink.error
 
 
-def read_plain(path: Path, schema: type[Fields] = Fields, *, tensors: bool = True) -> dict[str, Any]:
+def read_plain(path: Path, schema: type[FileSchema] = FileSchema, *, tensors: bool = True) -> dict[str, Any]:
     """Read what torch.save wrote, tensors on the CPU. Nothing of the file is executed: only plain values and tensors
     and the two namespace classes that older files use for `args`, which become dicts. tensors: see load().
 
@@ -230,7 +235,7 @@ def read_plain(path: Path, schema: type[Fields] = Fields, *, tensors: bool = Tru
     return content
 
 
-def origin_of(path: Path) -> dict[str, Any] | None:
+def read_training_record(path: Path) -> dict[str, Any] | None:
     """The record of the training that wrote a file of a run folder, without its tensors; None where it has none."""
     try:
         content = read_plain(path, tensors=False)
@@ -270,8 +275,8 @@ def read_checkpoint(path: Path, *, finite: bool = True) -> Checkpoint:
         if wrong := _not_real(tensor) or (finite and _not_finite(tensor)):
             raise UserError(f"{path}: the weight {name} {wrong}. Get the file again, or train anew.")
     optional = {key: content[key] for key in _OPTIONAL if content.get(key) is not None}
-    others = tuple(short(str(key)) for key in content if key not in optional and key not in ("model", "args"))
-    return Checkpoint(weights, told["args"], unknown=tuple(unknown), others=others, path=path, **optional)
+    other_keys = tuple(short(str(key)) for key in content if key not in optional and key not in ("model", "args"))
+    return Checkpoint(weights, told["args"], unknown=tuple(unknown), other_keys=other_keys, path=path, **optional)
 
 
 def _not_real(tensor: Tensor) -> str:
@@ -285,7 +290,7 @@ def _not_finite(tensor: Tensor) -> str:
     return "" if finite else "has values that are not finite"
 
 
-def check_content(content: dict[str, Any], schema: type[Fields], path: Path) -> None:
+def check_content(content: dict[str, Any], schema: type[FileSchema], path: Path) -> None:
     """Compare the fields that a schema has with it. UserError: the first one that is wrong."""
     keys = [info.alias or name for name, info in schema.model_fields.items()]
     known = {key: content[key] for key in keys if key in content}

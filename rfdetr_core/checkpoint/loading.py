@@ -50,7 +50,7 @@ class LoadReport:
     unused: tuple[str, ...]
 
     @property
-    def left(self) -> tuple[str, ...]:
+    def missing(self) -> tuple[str, ...]:
         """The weights that the file does not have."""
         return tuple(name for name, action in self.actions.items() if action == LEFT)
 
@@ -92,8 +92,8 @@ def build_from_checkpoint(path: Path, **changes: Any) -> Loaded:
     with torch.random.fork_rng(devices=[]):
         detector = build_detector(architecture)
     report = load_weights(detector, architecture, checkpoint)
-    if report.left:
-        raise UserError(f"{path} is incomplete: it lacks {len(report.left)} weights, such as {report.left[0]}.")
+    if report.missing:
+        raise UserError(f"{path} is incomplete: it lacks {len(report.missing)} weights, such as {report.missing[0]}.")
     return Loaded(detector.eval(), architecture, checkpoint, report)
 
 

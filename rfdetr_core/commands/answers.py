@@ -10,20 +10,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rfdetr_core.base.schema import Count, Fields, Md5, Sha256
+from rfdetr_core.base.schema import Count, FileSchema, Md5, Sha256
 from rfdetr_core.checkpoint.schema import Evaluation, Lineage, TrainingRecord
 from rfdetr_core.commands.output import SCHEMA
 
 Role = Literal["trained", "validated", "tested"]
 
 
-class Answer(Fields):
+class Answer(FileSchema):
     """What every answer has: the version of its schema."""
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
 
 
-class CommitAnswer(Fields):
+class CommitAnswer(FileSchema):
     """A commit; author, email and date are what git says. id: zeros for what is not committed yet."""
 
     id: str
@@ -33,7 +33,7 @@ class CommitAnswer(Fields):
     subject: str
 
 
-class LinkAnswer(Fields):
+class LinkAnswer(FileSchema):
     """A stage that led to the file: the commit that brought its result, its deps (MD5 by path) and its params."""
 
     stage: str
@@ -71,7 +71,7 @@ class FileAnswer(Answer):
     trained_from_it: list[Sha256]
 
 
-class ImageAnswer(Fields):
+class ImageAnswer(FileSchema):
     """An image behind a model. labels: the digest of its annotations. pixels: that of the decoded image, which older
     manifests do not have. through: the digest of the weights of the ancestor that was trained with it, or empty."""
 
@@ -93,7 +93,7 @@ class ImagesAnswer(Answer):
     notes: list[str]
 
 
-class ModelUseAnswer(Fields):
+class ModelUseAnswer(FileSchema):
     """A model that images were used for. commit: the one that brought it. through: digests of the weights from the
     model's parent to the ancestor that the images were used for."""
 
@@ -120,7 +120,7 @@ class SelectedUseAnswer(ModelUseAnswer):
     images: Count
 
 
-class UnknownUseAnswer(Fields):
+class UnknownUseAnswer(FileSchema):
     """A model that may have used the images. manifest: a git blob that is missing. ancestor: the file of one of which
     nothing is known. reason: why, where it is neither."""
 
@@ -139,7 +139,7 @@ class _Uses(Answer):
     notes: list[str]
 
 
-class OtherBytesAnswer(Fields):
+class OtherBytesAnswer(FileSchema):
     """Other bytes that the path of the image had, as in a commit."""
 
     path: str
@@ -156,7 +156,7 @@ class ImageUsesAnswer(_Uses):
     uses: list[ImageUseAnswer]
 
 
-class ConditionAnswer(Fields):
+class ConditionAnswer(FileSchema):
     """A condition on the metadata of images."""
 
     column: str
@@ -171,14 +171,14 @@ class SelectedUsesAnswer(_Uses):
     uses: list[SelectedUseAnswer]
 
 
-class FigureAnswer(Fields):
+class FigureAnswer(FileSchema):
     """A score, 0 to 1, and the ends of its 95 % interval."""
 
     score: float | None
     interval: list[float] | None
 
 
-class ScoresAnswer(Fields):
+class ScoresAnswer(FileSchema):
     """The scores of an evaluation, by name. manifest: the git blob of the split's manifest."""
 
     split: str
@@ -207,7 +207,7 @@ class DifferenceAnswer(Answer):
     notes: list[str]
 
 
-class MismatchAnswer(Fields):
+class MismatchAnswer(FileSchema):
     """What differs; by: who said what was expected."""
 
     what: str
@@ -216,7 +216,7 @@ class MismatchAnswer(Fields):
     by: list[str]
 
 
-class UncheckedAnswer(Fields):
+class UncheckedAnswer(FileSchema):
     """What could not be checked."""
 
     what: str
@@ -233,7 +233,7 @@ class VerifyAnswer(Answer):
     checked: Count
 
 
-class ReasonAnswer(Fields):
+class ReasonAnswer(FileSchema):
     """Why a stage runs. what: the param, module, file or folder. before, after: values of a param, numbers of files of
     a folder, else digests. files: how many of a folder were added, changed and removed, where that is known."""
 
@@ -245,7 +245,7 @@ class ReasonAnswer(Fields):
     text: str
 
 
-class LastRunAnswer(Fields):
+class LastRunAnswer(FileSchema):
     """The last run of a stage. entry: in journal/."""
 
     began: str
@@ -253,7 +253,7 @@ class LastRunAnswer(Fields):
     entry: str
 
 
-class PlannedStageAnswer(Fields):
+class PlannedStageAnswer(FileSchema):
     """A stage that is not up to date. seconds: by its last run; None: not known. resumes_after: the epochs that an
     interrupted training has finished."""
 
@@ -265,7 +265,7 @@ class PlannedStageAnswer(Fields):
     resumes_after: Count | None
 
 
-class SecondsAnswer(Fields):
+class SecondsAnswer(FileSchema):
     """Of the stages that run, and of these and those that may run, as far as durations are known."""
 
     runs: float
@@ -281,14 +281,14 @@ class PlanAnswer(Answer):
     notes: list[str]
 
 
-class SubjectAnswer(Fields):
+class SubjectAnswer(FileSchema):
     """A file that a statement is about."""
 
     name: str
     digest: dict[str, str]
 
 
-class Statement(Fields):
+class Statement(FileSchema):
     """attest FILE: the statement beside the model, in-toto's v1 with SLSA's provenance v1 as the predicate."""
 
     type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
@@ -297,7 +297,7 @@ class Statement(Fields):
     predicate: dict[str, Any]
 
 
-ANSWERS: dict[str, type[Fields]] = {
+ANSWERS: dict[str, type[FileSchema]] = {
     "audit-file": FileAnswer,
     "audit-images": ImagesAnswer,
     "audit-image": ImageUsesAnswer,

@@ -213,7 +213,7 @@ def _load(path: Path, model: ModelConfig, *, resumed: bool) -> None:
     from rfdetr_core.checkpoint.loading import load_weights
 
     checkpoint = read_checkpoint(path)
-    if resumed and "run" not in checkpoint.others:
+    if resumed and "run" not in checkpoint.other_keys:
         what = f"{path} has no state of a training. Name a checkpoint.pth, or name this file as model.pretrain_weights"
         raise UserError(f"{what}.")
     with warnings.catch_warnings():

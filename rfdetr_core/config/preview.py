@@ -16,7 +16,7 @@ from PIL import Image
 from rfdetr_core.base.manifest import DataConfig, read_classes
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.data.batching import Batch, EpochSampler, at_drawn_size
+from rfdetr_core.data.batching import Batch, EpochSampler, resize_to_drawn_size
 from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_core.data.samples import Sample
@@ -132,7 +132,7 @@ def _training_batches(data: TrainingData, config: TrainConfig, sizes: list[int],
         seen = data.on_after_batch_transfer(batch, 0)
         if config.multi_scale != "off":
             step = first + number // config.grad_accum_steps
-            seen = at_drawn_size(seen, sizes, config.multi_scale, config.seed, epoch=epoch, step=step)
+            seen = resize_to_drawn_size(seen, sizes, config.multi_scale, config.seed, epoch=epoch, step=step)
         yield seen
 
 

@@ -119,7 +119,7 @@ def with_keys(config: type[C]) -> type[C]:
     return create_model(config.__name__, __base__=config, __module__=config.__module__, **keys)
 
 
-def vary(example: Example, config: AugmentConfig, random: Generator, stream: Stream) -> Example:
+def apply_augmentations(example: Example, config: AugmentConfig, random: Generator, stream: Stream) -> Example:
     """Apply the augmentations in order. random: the shared stream, from which the crop was drawn."""
     for name, one in AUGMENTATIONS.items():
         value = getattr(config, name)

@@ -95,7 +95,7 @@ class Benchmark:
     seconds: float
     rows: list[Row]
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 

@@ -118,7 +118,11 @@ def optimise(
     """
     compiled = compiled and device.startswith("cuda")
     made = OptimisedDetector(
-        detector, resolution, dtype=_dtype(dtype, device), batch_size=whole("batch_size", batch_size), compiled=compiled
+        detector,
+        resolution,
+        dtype=_dtype(dtype, device),
+        batch_size=require_positive_int("batch_size", batch_size),
+        compiled=compiled,
     )
     if compiled:
         channels = detector.encoder.patch_projection.in_channels
@@ -131,7 +135,7 @@ def optimise(
     return made
 
 
-def whole(name: str, value: Any) -> int:
+def require_positive_int(name: str, value: Any) -> int:
     """A count as it is given. Raises a UserError of what is no whole number from 1 on."""
     if type(value) is not int or value < 1:
         raise UserError(f"{name} is {value!r}: it must be a whole number, 1 or more.")

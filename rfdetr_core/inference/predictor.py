@@ -28,9 +28,9 @@ from rfdetr_core.checkpoint.files import tensor_digest
 from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of, threshold_of
 from rfdetr_core.data.preprocess import normalise, pixels
 from rfdetr_core.inference.addresses import fetch_image, is_address
-from rfdetr_core.inference.ahead import prepared
 from rfdetr_core.inference.arguments import check_patch_size, input_size
-from rfdetr_core.inference.optimised import optimise, whole
+from rfdetr_core.inference.optimised import optimise, require_positive_int
+from rfdetr_core.inference.prefetch import prefetch
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 from rfdetr_core.model.postprocess import postprocess
@@ -163,7 +163,7 @@ class BasePredictor(ABC):
         """
         by_class = self._by_class(threshold) if isinstance(threshold, Mapping) else []
         lowest = min(by_class) if by_class else threshold if threshold is None else _score("threshold", threshold)
-        size = self.batch_size if batch_size is None else whole("batch_size", batch_size)
+        size = self.batch_size if batch_size is None else require_positive_int("batch_size", batch_size)
         if self.architecture.channels != 3:
             raise UserError(f"the model takes {self.architecture.channels} channels; prediction is for RGB images.")
         resized, own = input_size(shape, self.architecture), input_size(None, self.architecture)
@@ -175,7 +175,7 @@ class BasePredictor(ABC):
             return self._prepare(picture, resized), (picture.height, picture.width)
 
         # Without `load` the images may be a camera's, or closed when the next one is asked for: one at a time.
-        waiting = prepared(prepare, images, AHEAD * size) if load else (prepare(image) for image in images)
+        waiting = prefetch(prepare, images, AHEAD * size) if load else (prepare(image) for image in images)
         try:
             while batch := list(islice(waiting, size)):
                 rows, sizes = zip(*batch, strict=True)

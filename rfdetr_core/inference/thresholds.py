@@ -13,7 +13,7 @@ from pydantic import Field
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.provenance import short
-from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked
+from rfdetr_core.base.schema import Count, FileSchema, Sha256, Text, checked
 
 if TYPE_CHECKING:
     from rfdetr_core.inference.predictor import BasePredictor
@@ -25,13 +25,13 @@ PROJECT_FILE = Path("reports/evaluate") / NAME
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Weights(Fields):
+class Weights(FileSchema):
     """The model that thresholds were measured for. tensors: see `tensor_digest`."""
 
     tensors: Sha256
 
 
-class OperatingPoint(Fields):
+class OperatingPoint(FileSchema):
     """A score threshold with what it gives on the evaluated images; None where nothing could be measured.
 
     reached: whether it meets the target. If the target cannot be met, the threshold is that of the best F1.
@@ -44,7 +44,7 @@ class OperatingPoint(Fields):
     reached: bool
 
 
-class Thresholds(Fields):
+class Thresholds(FileSchema):
     """The content of thresholds.json: the recommended threshold of all classes together, and of each by name.
 
     split, images: what it was measured on. target: the precision or the recall that was asked for; None: the best F1.
@@ -81,7 +81,7 @@ class Recommendation:
     note: str
 
 
-def recommended(given: str | os.PathLike[str], predictor: BasePredictor) -> Recommendation:
+def recommended_thresholds(given: str | os.PathLike[str], predictor: BasePredictor) -> Recommendation:
     """The thresholds of a file, or with "recommended" of the one that belongs to the predictor's checkpoint.
 
     That is thresholds.json beside the checkpoint, else reports/evaluate/thresholds.json of the project that it is in.

@@ -104,8 +104,8 @@ Dataset = dict[str, Split]
 class FileFacts:
     """Digest of an image file, its size as decoded and its thumbnail (see `duplicates`), or what is wrong with it: code
     and text of a finding. decoded: the pixels were looked at now, not in an earlier run. kind, several, doubt: see
-    `images.Look`; empty where only the manifest is known. pixels: see `images.pixel_digest`; None where nothing was
-    decoded and the manifest is older."""
+    `images.DecodedImage`; empty where only the manifest is known. pixels: see `images.pixel_digest`; None where nothing
+    was decoded and the manifest is older."""
 
     sha256: str = ""
     width: int = 0

@@ -28,7 +28,7 @@ from rfdetr_core.base import files, images
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import DOUBTS, FORMATS, TooLargeError
-from rfdetr_core.base.memory import ran_out
+from rfdetr_core.base.memory import shortage_message
 from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import may_start_processes, usable_cores
 from rfdetr_core.ingest import duplicates
@@ -224,7 +224,7 @@ def _examined(work: Callable[[str], FileFacts], path: str) -> FileFacts:
     try:
         return work(path)
     except Exception as error:
-        if ran_out(error):
+        if shortage_message(error):
             raise out_of_memory(path) from error
         raise
 
@@ -243,7 +243,7 @@ def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None]
     except TooLargeError as error:
         return FileFacts(code="image-too-large", fault=str(error))
     except OSError as error:
-        if ran_out(error):
+        if shortage_message(error):
             raise
         return FileFacts(code="image-unreadable", fault=f"{path} cannot be read: {error.strerror}")
     sha256 = hashlib.sha256(data)
@@ -255,11 +255,11 @@ def examine(root: Path, max_pixels: int, recall: Callable[[bytes], bytes | None]
 
 def _decode(data: bytes, max_pixels: int) -> FileFacts:
     try:
-        seen = images.look(data, "it", max_pixels=max_pixels)
+        seen = images.inspect_image(data, "it", max_pixels=max_pixels)
     except UserError as error:
         return FileFacts(code=_FAULTS[isinstance(error, TooLargeError)], fault=str(error))
     width, height = seen.picture.size
-    found = FileFacts(width=width, height=height, kind=seen.kind, several=seen.several, doubt=seen.doubt)
+    found = FileFacts(width=width, height=height, kind=seen.format, several=seen.has_more_frames, doubt=seen.doubt)
     return replace(found, thumbnail=duplicates.thumbnail(seen.picture), pixels=images.pixel_digest(seen.picture))
 
 

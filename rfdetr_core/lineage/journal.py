@@ -18,8 +18,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rfdetr_core.base import files, git
-from rfdetr_core.base.environment import observed
-from rfdetr_core.base.schema import Count, Fields, Name, Sha256, Text, checked
+from rfdetr_core.base.environment import observe_environment
+from rfdetr_core.base.schema import Count, FileSchema, Name, Sha256, Text, checked
 from rfdetr_core.lineage.lock import Entry
 from rfdetr_core.lineage.records import FOLDER as RECORDS
 
@@ -30,7 +30,7 @@ _RESULT = ("stage", "cmd", "params", "deps", "outs")
 _SOURCES = ("rfdetr_core", "stages", "requirements", "dvc.yaml", "params.yaml")
 
 
-class Out(Fields):
+class Out(FileSchema):
     """A file or folder that a stage wrote; sha256: of a file."""
 
     md5: Text
@@ -38,7 +38,7 @@ class Out(Fields):
     size: Count | None = None
 
 
-class Run(Fields):
+class Run(FileSchema):
     """The facts of a run. dirty: whether code, params or requirements were not those of the commit."""
 
     began: Text
@@ -48,7 +48,7 @@ class Run(Fields):
     environment: dict[Text, Any]
 
 
-class JournalEntry(Fields):
+class JournalEntry(FileSchema):
     """A file in journal/. params, deps and outs: as dvc.lock has them, by path."""
 
     schema_: Annotated[int, Field(alias="schema", ge=1, le=SCHEMA)]
@@ -96,7 +96,7 @@ def write(root: Path, stage: str, ran: Entry, began: float) -> Path:
         "seconds": round(time.time() - began, 1),
         "commit": commit and commit.strip(),
         "dirty": bool(dirty) if commit else None,
-        "environment": observed(packages=stage in _NUMERIC),
+        "environment": observe_environment(packages=stage in _NUMERIC),
     }
     files.write_json(path, {"schema": SCHEMA, **result, "previous": heads(root), "run": run})
     return path

@@ -36,7 +36,7 @@ def main_repository() -> Path:
 
 def run_files(folder: Path) -> str:
     """The models in a run folder and what they are for, a line for each checkpoint and one for export/; both scores."""
-    from rfdetr_core.checkpoint.files import origin_of
+    from rfdetr_core.checkpoint.files import read_training_record
 
     selection = files.read_json(folder / "selection.json")
     told = {"checkpoint_best_total.pth": f"the result, to deploy: the {_TRACKS[selection['winner']]} weights alone"}
@@ -45,9 +45,9 @@ def run_files(folder: Path) -> str:
     states = {"checkpoint.pth": "the state after the last epoch, to go on from"}
     states |= {kept[number]: f"the state after epoch {number + 1}" for number in sorted(kept)}
     # Where DVC restored the result, the states, which it does not know, are of the training before.
-    result = origin_of(folder / "checkpoint_best_total.pth")
+    result = read_training_record(folder / "checkpoint_best_total.pth")
     for name, what in states.items():
-        own = origin_of(folder / name)
+        own = read_training_record(folder / name)
         other = own is not None and result is not None and fingerprint(own) != fingerprint(result)
         told[name] = "the state of another training, not of this result" if other else what
     there = [f"{folder / name}  {what}" for name, what in told.items() if (folder / name).exists()]

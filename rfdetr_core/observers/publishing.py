@@ -14,8 +14,8 @@ from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
-from rfdetr_core.base.waiting import Patience
-from rfdetr_core.checkpoint.exported import model_origin
+from rfdetr_core.base.waiting import TimeLimit
+from rfdetr_core.checkpoint.exported import read_any_training_record
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
 from rfdetr_core.metrics.names import PREFIX, REPORTED
@@ -117,7 +117,7 @@ def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: 
         UserError: no file is of the project's training, or MLflow refuses, fails or cannot be reached.
     """
     record = _record(CHECKPOINT)
-    if fingerprint(record) not in [fingerprint(own) for own in map(model_origin, paths) if own]:
+    if fingerprint(record) not in [fingerprint(own) for own in map(read_any_training_record, paths) if own]:
         raise UserError(
             f"None of the measured files was made by the training of {CHECKPOINT}, so they do not belong to its run. "
             "Measure that file, too, or leave out --mlflow."
@@ -160,7 +160,7 @@ def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConf
         if runtime.mlflow:
             record = _record(output / CHECKPOINT.name)
             # No tags: the run keeps the commit of its training.
-            run = _bring_up(connect(PATIENCE, Patience(_IN_ALL)), runtime, record, {}, where, output, report)
+            run = _bring_up(connect(PATIENCE, TimeLimit(_IN_ALL)), runtime, record, {}, where, output, report)
             if what == "report":  # when an evaluation ends, the page is still that of the evaluation before
                 _add_analysis(run, report)
             run.end("FINISHED")
@@ -173,7 +173,7 @@ def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConf
 
 def _record(checkpoint: Path) -> dict[str, Any]:
     """The training record of a checkpoint. UserError: it has none."""
-    record = read_checkpoint(checkpoint).origin
+    record = read_checkpoint(checkpoint).training
     if record is None:
         raise UserError(f"{checkpoint} does not say what it was trained from. Train with this version: dvc repro")
     return record

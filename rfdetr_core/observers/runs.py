@@ -20,7 +20,7 @@ from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError, causes
 from rfdetr_core.base.printing import one_line
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 from rfdetr_core.observers.history import fingerprint, main_repository
 
 _LONGEST = 250
@@ -149,7 +149,7 @@ class TrackedRun:
 class Client:
     """MLflow's client, of which every method is called with patience. make: what connects."""
 
-    def __init__(self, make: Callable[[], Any], patience: Patience) -> None:
+    def __init__(self, make: Callable[[], Any], patience: TimeLimit) -> None:
         self._patience = patience
         self._client = patience.call(make)
 
@@ -162,7 +162,7 @@ class Client:
         return call
 
 
-def connect(seconds: int, patience: Patience | None = None) -> Client:
+def connect(seconds: int, patience: TimeLimit | None = None) -> Client:
     """A client of MLFLOW_TRACKING_URI, else of mlflow.db in the main repository.
 
     MLflow's own patience is minutes for each read; here it is `seconds`, asked for twice. patience: how long whole
@@ -176,7 +176,7 @@ def connect(seconds: int, patience: Patience | None = None) -> Client:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return Client(lambda: MlflowClient(store()), patience or Patience(_LONGEST_CALL, renewed=True))
+    return Client(lambda: MlflowClient(store()), patience or TimeLimit(_LONGEST_CALL, per_call=True))
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:

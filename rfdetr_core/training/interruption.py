@@ -18,7 +18,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from rfdetr_core.base.errors import UserError, causes
-from rfdetr_core.base.memory import ran_out
+from rfdetr_core.base.memory import shortage_message
 
 _AGAIN = "Run again to go on after the last finished epoch."
 # What torch waits for before a training begins, such as the other ranks, keeps Python from hearing a signal: seconds.
@@ -152,7 +152,7 @@ def explained(error: Exception, signals: StopSignals) -> UserError | None:
     for words, told in _SHORTAGES.items():
         if any(re.search(words, _words(one), re.IGNORECASE) for one in behind):
             return UserError(f"{told} {_AGAIN}")
-    if (shortage := ran_out(error)) is not None:
+    if (shortage := shortage_message(error)) is not None:
         return UserError(f"{shortage}. {_LESS_MEMORY}")
     for one in behind:
         if "DataLoader worker (pid" in str(one):

@@ -94,7 +94,9 @@ def record_of(
         "params": {"model": model.model_dump(mode="json"), "train": asked.model_dump(mode="json")},
         "inputs": {name: identity["sha256"] for name, identity in identities.items()},
         "weights": {key: parents[key]["sha256"] if key in parents else None for key in paths},
-        "code": code.digests("stages.train", "rfdetr_core.training.run", *code.named(asked.model_dump(include=keys))),
+        "code": code.digests(
+            "stages.train", "rfdetr_core.training.run", *code.class_modules(asked.model_dump(include=keys))
+        ),
         **({"classes": classes} if (classes := installed_classes(asked)) else {}),
         **provenance.environment(),
         "machine": machine,
@@ -120,7 +122,7 @@ def parent_of(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     found: dict[str, Any] = {"name": path.name, "sha256": files.sha256_file(path)}
     found |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
-    found |= {"record": files.digest(checkpoint.origin)} if checkpoint.origin else {}
+    found |= {"record": files.digest(checkpoint.training)} if checkpoint.training else {}
     return _nearest(found | ({"training": checkpoint.training_record} if checkpoint.training_record else {}))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rfdetr_core.base import files
-from rfdetr_core.base.chain import FILE, chained
+from rfdetr_core.base.chain import FILE, chain_link
 from rfdetr_core.metrics.names import PREFIX
 from rfdetr_core.training.module import Terms, compact
 
@@ -19,9 +19,9 @@ class Steps:
     """Collects the rows of steps.csv, without waiting for the device before an epoch ends.
 
     A row has the epoch and the optimiser step (both from 1), the loss terms of the step's last batch on rank 0, in the
-    last row of an epoch the digests of the weights of both tracks (see `tensor_digest`), and the chain: see `chained`.
-    An epoch has its steps at equal distances, 20 or up to twice as many, and its last step. Where they are 200 steps
-    apart or more, each row has the digest of the regular weights. So a row depends on the training alone.
+    last row of an epoch the digests of the weights of both tracks (see `tensor_digest`), and the chain (see
+    `chain_link`). An epoch has its steps at equal distances, 20 or up to twice as many, and its last step. Where they
+    are 200 steps apart or more, each row has the digest of the regular weights. So a row depends on the training alone.
 
     lines: the lines of the file, of the epochs that are over; the first one names the columns.
     """
@@ -60,7 +60,7 @@ class Steps:
                 self.lines = [",".join(("epoch", "step", *values, *PREFIX, "chain"))]
             average = digests.get("ema", "") if step == self._step else ""
             row = ",".join((str(epoch), str(step), *map(repr, values.values()), regular, average))
-            self.lines.append(f"{row},{chained(self.lines[-1], row)}")
+            self.lines.append(f"{row},{chain_link(self.lines[-1], row)}")
 
     def write(self, folder: Path) -> None:
         """Write the file, whole or not at all."""

@@ -200,7 +200,7 @@ def _explain(
 ) -> None:
     """A folder that is not what dvc.lock knows: which files, and whether it matters."""
     expected = contents.cached_listing(md5)
-    differing = list(files.changes(expected, listing)) if expected is not None else []
+    differing = list(files.changed_digests(expected, listing)) if expected is not None else []
     for path, before, after in differing:
         if path.lower().endswith(SUFFIXES) or not harmless:
             report.wrong(f"{name}/{path}", before, after, f"{LOCK}: validate")

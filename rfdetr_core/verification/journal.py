@@ -11,7 +11,7 @@ from typing import Any
 from rfdetr_core.audit.history import History
 from rfdetr_core.base import files, git
 from rfdetr_core.base.code import STAGE
-from rfdetr_core.base.environment import unexpected
+from rfdetr_core.base.environment import unexpected_startup
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.schema import checked
 from rfdetr_core.lineage.journal import FOLDER, JournalEntry, contents, name_of, plain
@@ -212,7 +212,7 @@ def _with_inputs(found: Entries, done: Entry) -> Entries:
 
 def _differing(entry: Mapping[str, Any], done: Entry) -> list[str]:
     written = {path: out["md5"] for path, out in entry["outs"].items()}
-    return [path for path, _, _ in files.changes(written, done.outs)]
+    return [path for path, _, _ in files.changed_digests(written, done.outs)]
 
 
 def _check_outs(report: Report, tree: Contents, name: str, entry: Mapping[str, Any], *, only_git: bool) -> None:
@@ -231,5 +231,5 @@ def _check_environment(report: Report, stage: str, name: str, entry: Mapping[str
     if edited := environment.get("edited"):
         told = listed(f"{file} of {package}" for package, changed in sorted(edited.items()) for file in changed)
         report.wrong(f"packages that {stage} ran with", "as they were installed", f"edited: {told}", name)
-    for path in unexpected(environment.get("startup") or {}):
+    for path in unexpected_startup(environment.get("startup") or {}):
         report.note(f"{stage} ran with {path}, which no package installed and Python runs at its start: {name}")

@@ -17,7 +17,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
 from rfdetr_core.base.dvc_config import dvc_config
 from rfdetr_core.base.errors import UserError, listed
-from rfdetr_core.base.files import changes, copy, json_text, md5_bytes
+from rfdetr_core.base.files import changed_digests, copy, json_text, md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml, parse, refuse_interpolations
 from rfdetr_core.config.settings import SECTIONS
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
@@ -270,7 +270,7 @@ class CodeDigests:
         text = next((text for text in chain([here], blobs) if md5_bytes(text) == md5), None)
         if text is None:
             return [(path, md5, again)]
-        return [(f"code {module}", old, new) for module, old, new in changes(json.loads(text), found)]
+        return [(f"code {module}", old, new) for module, old, new in changed_digests(json.loads(text), found)]
 
     def will_run(self, entry: Entry) -> bool:
         """Whether DVC will run `code`: its folders or its files are not those of dvc.lock."""
@@ -343,7 +343,7 @@ def _name_files(report: Report, contents: Contents, path: str, md5: str, by: str
     """The files of a folder that differ, where the cache has the listing."""
     expected = contents.cached_listing(md5)
     found = contents.listing(path) if expected and (contents.root / path).is_dir() else None
-    for name, before, after in changes(expected, found) if expected and found is not None else ():
+    for name, before, after in changed_digests(expected, found) if expected and found is not None else ():
         report.wrong(f"{path}/{name}", before, after, by)
 
 

@@ -12,13 +12,13 @@ from rfdetr_core.audit.proofs import said, whose
 from rfdetr_core.base import files, images
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.merkle import Position, is_in_tree
-from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked, require
+from rfdetr_core.base.schema import Count, FileSchema, Sha256, Text, checked, require
 from rfdetr_core.checkpoint.published import PUBLISHED
 from rfdetr_core.checkpoint.schema import Root
 from rfdetr_core.verification.report import Report
 
 
-class ProofPosition(Fields):
+class ProofPosition(FileSchema):
     """See `merkle.Position`."""
 
     leaf: Text
@@ -26,7 +26,7 @@ class ProofPosition(Fields):
     path: Annotated[list[Sha256], Field(max_length=64)]
 
 
-class ProofOfSplit(Fields):
+class ProofOfSplit(FileSchema):
     """That a leaf is in a tree of a split, or is not. through: "", or the ancestor's tensors."""
 
     through: Text
@@ -36,20 +36,20 @@ class ProofOfSplit(Fields):
     positions: Annotated[list[ProofPosition], Field(max_length=2)]
 
 
-class ProofImage(Fields):
+class ProofImage(FileSchema):
     """The image that is spoken of."""
 
     sha256: Sha256
     pixels: Sha256 | None
 
 
-class ProofModel(Fields):
+class ProofModel(FileSchema):
     """The model file that the proof was made with."""
 
     sha256: Sha256
 
 
-class ProofFile(Fields):
+class ProofFile(FileSchema):
     """What `audit --prove` writes (see `audit.proofs.prove`)."""
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
@@ -58,31 +58,31 @@ class ProofFile(Fields):
     proofs: list[ProofOfSplit]
 
 
-class StatementRoots(Fields):
+class StatementRoots(FileSchema):
     """The Merkle roots in a statement (see `audit.proofs.roots_of`)."""
 
     roots: dict[Text, dict[Text, dict[Text, Root]] | None]
 
 
-class Subject(Fields):
+class Subject(FileSchema):
     """A file that a statement is about."""
 
     digest: dict[Text, Text]
 
 
-class Definition(Fields):
+class Definition(FileSchema):
     """What a statement says of the making."""
 
     resolvedDependencies: list[dict[Text, Any]]  # noqa: N815
 
 
-class Predicate(Fields):
+class Predicate(FileSchema):
     """The predicate of SLSA, as far as a proof needs it."""
 
     buildDefinition: Definition  # noqa: N815
 
 
-class StatementParts(Fields):
+class StatementParts(FileSchema):
     """An in-toto statement, as far as a proof needs it."""
 
     subject: list[Subject]

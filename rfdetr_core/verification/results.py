@@ -110,7 +110,7 @@ def check_making(
         check_own(report, checkpoint, tensors, str(path), said[0] if len(said) == 1 else None)
     elif runs and (checkpoint.args or checkpoint.model_config or checkpoint.model_name):
         _check_description(report, checkpoint, str(path), runs[0]["lineage"])
-    origins = [checkpoint.origin] if checkpoint.origin else [one["lineage"]["training"] for one in runs]
+    origins = [checkpoint.training] if checkpoint.training else [one["lineage"]["training"] for one in runs]
     if not origins:
         report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
         return None
@@ -123,7 +123,7 @@ def check_making(
 def _check_unknown(report: Report, path: Path, checkpoint: Checkpoint, tensors: str, history: History) -> None:
     """Weights that no record and no dvc.lock has: whoever made them, it was not this project."""
     name = f"weights of {path}"
-    if {"run", "optimizer_states"} <= {*checkpoint.others}:
+    if {"run", "optimizer_states"} <= {*checkpoint.other_keys}:
         report.skip(name, "the file is a state to resume from, and of these neither records nor dvc.lock have any")
     else:
         check_unrecorded(report, name, tensors, history)
@@ -161,7 +161,7 @@ def check_own(
     _check_description(report, checkpoint, name, lineage)
     winner = (lineage.get("selection") or {}).get("winner")
     report.equal(f"best_total_source of {name}", winner, checkpoint.best_total_source, "its lineage")
-    more = ", ".join((*checkpoint.unknown, *checkpoint.others))
+    more = ", ".join((*checkpoint.unknown, *checkpoint.other_keys))
     report.equal(f"what {name} holds beside the model", None, more or None, "strip writes nothing else")
     if record is not None:
         by = f"records/{record['lineage']['tensors'][:16]}...json"

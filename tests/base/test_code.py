@@ -305,7 +305,7 @@ def test_a_module_that_does_not_parse_is_named_with_its_line(project: Path, sour
 
 def test_a_stage_may_load_its_closure_and_what_is_loaded_by_name_with_what_that_imports(project: Path) -> None:
     code, train = Code(project), Guard(Code(project), "train")
-    assert code.refused("train") == {"rfdetr_core.b", "rfdetr_core.page", "rfdetr_core.page.inner", "stages.code"}
+    assert code.forbidden("train") == {"rfdetr_core.b", "rfdetr_core.page", "rfdetr_core.page.inner", "stages.code"}
     with pytest.raises(UserError, match=r"^stage train loads rfdetr_core\.b by name"):
         train.find_spec("rfdetr_core.b", None)
     for name in ("rfdetr_core.a", "os", "rfdetr_core.nothing"):
@@ -316,7 +316,7 @@ def test_a_stage_may_load_its_closure_and_what_is_loaded_by_name_with_what_that_
     with pytest.raises(UserError, match=r"^rfdetr_core\.a was edited while train ran"):
         train.find_spec("rfdetr_core.a", None)
     own = Code()
-    assert not own.refused("train") & own.closure("rfdetr_core.observers")
+    assert not own.forbidden("train") & own.closure("rfdetr_core.observers")
 
 
 def test_a_class_that_params_name_is_code_of_its_stage(project: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_class_that_params_name_is_code_of_its_stage(project: Path) -> None:
     (project / "rfdetr_core" / "b.py").write_text("import rfdetr_core.page.inner\n")
     found = code.digests(*code.starts("train"))
     assert found.keys() - before.keys() == {"rfdetr_core/b.py"} | PAGE | INNER
-    assert "rfdetr_core.b" not in code.refused("train")
+    assert "rfdetr_core.b" not in code.forbidden("train")
     assert Guard(code, "train").find_spec("rfdetr_core.b", None) is None
     assert code.starts("convert") == ["stages.convert"]
     (project / "params.yaml").write_text("train:\n  optimizer: adamw\n")

@@ -92,7 +92,9 @@ def test_a_description_with_another_version_is_found(installed: Installed) -> No
 
 def test_code_that_python_runs_at_its_start_is_named_unless_a_package_installed_it(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("")
-    code = "import json; from rfdetr_core.base.environment import *; print(json.dumps(unexpected(startup())))"
+    code = (
+        "import json; from rfdetr_core.base.environment import *; print(json.dumps(unexpected_startup(startup_code())))"
+    )
     run = {"capture_output": True, "text": True, "check": True}
     plain = subprocess.run([sys.executable, "-c", code], cwd=ROOT, **run).stdout  # type: ignore[call-overload]
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
@@ -124,9 +126,9 @@ def test_a_file_of_a_package_that_is_gone_is_found_and_a_package_without_a_list_
     (installed.folder / "numpy" / "core.py").unlink()
     assert list(environment._changed(installed.package, deep=False)) == ["numpy/core.py (gone)"]
     monkeypatch.setattr(environment, "_distribution", lambda name: installed.package if name == "numpy" else None)
-    assert environment.unlisted() == []
+    assert environment.packages_without_list() == []
     (installed.folder / "numpy-1.0.dist-info" / "RECORD").unlink()
-    assert environment.unlisted() == ["numpy"]
+    assert environment.packages_without_list() == ["numpy"]
 
 
 def test_what_python_itself_brings_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.images import TooLargeError, decode, look, pixel_digest, read_verified
+from rfdetr_core.base.images import TooLargeError, decode, inspect_image, pixel_digest, read_verified
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 KINDS = ("PNG", "BMP", "TIFF", "JPEG", "WEBP")
@@ -149,8 +149,8 @@ def test_of_several_frames_the_first_counts(kind: str, options: dict[str, Any]) 
     first, other = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
     data = encoded(first, kind, save_all=True, append_images=[other], **options)
     np.testing.assert_array_equal(pixels(data), PIXELS)
-    assert (look(data, "x").kind, look(data, "x").several) == (kind, True)
-    assert not look(encoded(first, kind, **options), "x").several
+    assert (inspect_image(data, "x").format, inspect_image(data, "x").has_more_frames) == (kind, True)
+    assert not inspect_image(encoded(first, kind, **options), "x").has_more_frames
 
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
@@ -193,14 +193,14 @@ def test_16_bits_that_hold_fewer_are_doubted(kind: str, bits: int) -> None:
     values = np.random.default_rng(1).integers(0, 2**bits, (30, 50, 3)).astype(np.uint16)
     values[0, 0] = 2**bits - 1
     expected = "dark" if bits <= 14 else ""
-    assert look(colours_of_16_bits(values, kind), "x").doubt == expected
-    assert look(encoded(Image.fromarray(values[:, :, 0].copy()), kind), "x").doubt == expected
+    assert inspect_image(colours_of_16_bits(values, kind), "x").doubt == expected
+    assert inspect_image(encoded(Image.fromarray(values[:, :, 0].copy()), kind), "x").doubt == expected
 
 
 def test_a_dark_picture_of_8_bits_is_not_doubted() -> None:
     for image in (Image.new("RGB", (9, 9), (3, 3, 3)), Image.new("L", (9, 9), 3)):
         for kind in KINDS:
-            assert look(encoded(image, kind), "x").doubt == ""
+            assert inspect_image(encoded(image, kind), "x").doubt == ""
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})])
@@ -211,7 +211,7 @@ def test_a_fourth_band_that_is_no_transparency_is_doubted(kind: str, options: di
     soft = np.where(random.random((20, 30)) < 0.4, 99, cut_out)
     for band, expected in ((infrared, "veiled"), (cut_out, ""), (soft, ""), (np.full((20, 30), 255), "")):
         image = Image.fromarray(np.dstack([PIXELS, band.astype(np.uint8)]))
-        assert look(encoded(image, kind, **options), "x").doubt == expected
+        assert inspect_image(encoded(image, kind, **options), "x").doubt == expected
 
 
 def test_colours_of_16_bits_in_planes_are_refused() -> None:

@@ -191,7 +191,7 @@ def test_a_missing_weight_keeps_its_value_and_is_reported_but_is_no_model(tmp_pa
     checkpoint = tiny_checkpoint()
     del checkpoint.weights["decoder.norm.weight"]
     report = load_weights(detector, architecture, checkpoint)
-    assert report.left == ("decoder.norm.weight",)
+    assert report.missing == ("decoder.norm.weight",)
     assert f"1 {LEFT}" in report.describe()
     assert torch.equal(detector.state_dict()["decoder.norm.weight"], before)
     write_checkpoint(tmp_path / "a.pth", checkpoint)

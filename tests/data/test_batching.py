@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfdetr_core.data.batching import EpochSampler, collate, multi_scale_size, multi_scale_sizes
-from rfdetr_core.data.dataset import DetectionDataset, Draw
+from rfdetr_core.data.dataset import DetectionDataset, SampleKey
 from rfdetr_core.data.preprocess import normalise
 from rfdetr_core.model.config import VARIANTS
 from tests.data.canonical import samples_of
@@ -17,7 +17,7 @@ from tests.data.canonical import samples_of
 sizes = st.integers(1, 5)
 
 
-def draws(sampler: EpochSampler, epoch: int = 0) -> list[Draw]:
+def draws(sampler: EpochSampler, epoch: int = 0) -> list[SampleKey]:
     sampler.set_epoch(epoch)
     return list(sampler)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from rfdetr_core.base import hosts
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.inference import addresses
-from rfdetr_core.inference.addresses import fetch_image, file_name, is_address, shown
+from rfdetr_core.inference.addresses import fetch_image, file_name, is_address, printable_address
 from rfdetr_core.inference.predictor import Predictor, to_rgb
 from tests.inference.test_predictor import same
 from tests.secure import SecureServer, secure_server
@@ -215,7 +215,7 @@ def test_messages_hold_neither_a_password_nor_a_key(server: SecureServer) -> Non
     with pytest.raises(UserError, match=r"/missing\.png\?\.\.\. cannot be downloaded") as error:
         fetch_image(f"{server.address}/missing.png?key=secret")
     assert "secret" not in str(error.value)
-    assert len(shown(f"data:image/png;base64,{'A' * 10_000}")) < 300
+    assert len(printable_address(f"data:image/png;base64,{'A' * 10_000}")) < 300
 
 
 def test_an_image_of_a_list_that_does_not_come_is_named(

@@ -174,7 +174,7 @@ def test_figures_are_those_of_the_timed_calls(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_table_has_the_figures_of_the_json(checkpoint: Path) -> None:
     made = benchmark([checkpoint], batches=(1, 2), seconds=0, device="cpu")
-    text, plain = made.text(), json.loads(json.dumps(made.plain()))
+    text, plain = made.text(), json.loads(json.dumps(made.to_dict()))
     head, *table = text.split("\n\n")[1].split("\n")
     assert {len(line) for line in table} == {len(head)}
     cells = [re.split(r"\s{2,}", line.strip()) for line in table]

@@ -16,7 +16,14 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.inference.predictor import Predictor
-from rfdetr_core.inference.thresholds import NAME, PROJECT_FILE, OperatingPoint, Thresholds, Weights, recommended
+from rfdetr_core.inference.thresholds import (
+    NAME,
+    PROJECT_FILE,
+    OperatingPoint,
+    Thresholds,
+    Weights,
+    recommended_thresholds,
+)
 from tests.evaluation.scene import NAMES, Scene
 from tests.inference.test_predictor import same
 
@@ -151,14 +158,14 @@ def test_recommended_are_those_beside_the_checkpoint_else_those_of_its_project(
     (project / "dvc.yaml").touch()
     for place in (model, copy, alone):
         with pytest.raises(UserError, match=r"has no recommended thresholds: .*thresholds\.json do not exist") as told:
-            recommended("recommended", Predictor.from_checkpoint(place, device="cpu"))
+            recommended_thresholds("recommended", Predictor.from_checkpoint(place, device="cpu"))
         assert str(place.with_name(NAME)) in str(told.value)
         assert (str(project / PROJECT_FILE) in str(told.value)) == (place is not alone)
         assert "dvc repro" in str(told.value)
     write(project / PROJECT_FILE, thresholds(scene.checkpoint))
     write(alone.with_name(NAME), thresholds(scene.checkpoint, BY_CLASS | {"class0": 0.1}))
     for place, first in ((model, 0.2), (copy, 0.2), (alone, 0.1)):
-        found = recommended("recommended", Predictor.from_checkpoint(place, device="cpu"))
+        found = recommended_thresholds("recommended", Predictor.from_checkpoint(place, device="cpu"))
         assert found.by_class == BY_CLASS | {"class0": first}
         expected = predict_of(place)(path, threshold=found.by_class)
         assert same(predict_of(place)(path, threshold="recommended"), expected)
@@ -176,20 +183,20 @@ def test_thresholds_of_another_model_or_of_other_classes_are_refused(scene: Scen
     digests = [tensor_digest(weights)[:12] for weights in (own.weights, changed)]
     predictor = Predictor.from_checkpoint(other, device="cpu")
     with pytest.raises(UserError, match=rf"another model: its weights are {digests[0]}\S+ those of .*{digests[1]}"):
-        recommended(file, predictor)
+        recommended_thresholds(file, predictor)
     write(file, thresholds(other, {"class0": 0.5, "class1": 0.5, "car": 0.5}))
     with pytest.raises(UserError, match="only one has car, class2"):
-        recommended(file, predictor)
+        recommended_thresholds(file, predictor)
     write(file, thresholds(other, BY_CLASS | {"class1": None}))
     with pytest.raises(UserError, match=r"has no threshold for class1: nothing was measured"):
-        recommended(file, predictor)
+        recommended_thresholds(file, predictor)
 
 
 def test_a_checkpoint_saved_again_keeps_its_thresholds_and_a_new_model_has_none(scene: Scene, tmp_path: Path) -> None:
     again = tmp_path / "again.pth"
     write_checkpoint(again, replace(read_checkpoint(scene.checkpoint), threshold=0.4, epoch=7))
     file = write(tmp_path / NAME, thresholds(scene.checkpoint))
-    assert recommended(file, Predictor.from_checkpoint(again, device="cpu")).by_class == BY_CLASS
+    assert recommended_thresholds(file, Predictor.from_checkpoint(again, device="cpu")).by_class == BY_CLASS
     made = api.RFDETRPico(num_classes=2, resolution=64, device="cpu")
     with pytest.raises(UserError, match="is for a model that was read from a file"):
         made.predict(np.zeros((8, 8, 3), np.uint8), threshold="recommended")

@@ -22,7 +22,7 @@ from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.base.params import parse
 from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.batching import collate
-from rfdetr_core.data.dataset import DetectionDataset, Draw
+from rfdetr_core.data.dataset import DetectionDataset, SampleKey
 from rfdetr_core.data.preprocess import resize
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.inference.predictor import to_rgb
@@ -247,7 +247,7 @@ def feed(out: Path, root: Path) -> int:
             ]
             augmented = DetectionDataset(usable, root, 32, masks, AugmentConfig(), seed=1)
             whole = DetectionDataset(usable, root, 32, masks)
-            items = [augmented[Draw(0, k)] for k in range(len(usable))] + [whole[k] for k in range(len(usable))]
+            items = [augmented[SampleKey(0, k)] for k in range(len(usable))] + [whole[k] for k in range(len(usable))]
             targets = collate(items).targets
             output = make_output(len(targets), queries=8, classes=3, masks=masks) if targets else None
             if output is not None:

@@ -77,7 +77,7 @@ def test_a_different_number_of_things_gives_upstreams_tensors(change: str, tmp_p
     report = load_weights(detector, architecture, read_checkpoint(tmp_path / "a.pth"))
     found = detector.state_dict()
     assert found.keys() == expected.keys()
-    assert report.left == ()
+    assert report.missing == ()
     assert [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])] == []
 
 

@@ -371,14 +371,16 @@ def test_git_alone_answers_for_what_it_tracks(runs: Runs) -> None:
 
 
 def test_settings_of_libraries_that_change_results_are_told(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "observed", lambda packages: {"settings": {"MKL_CBWR": "COMPATIBLE"}})
+    monkeypatch.setattr(journal, "observe_environment", lambda packages: {"settings": {"MKL_CBWR": "COMPATIBLE"}})
     runs.run(5)
     assert [note for note in runs.check().notes if note.startswith("train ran with MKL_CBWR=COMPATIBLE")]
 
 
 def test_a_run_with_edited_files_of_packages_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        journal, "observed", lambda packages: {"edited": {"torch": ["torch/nn/modules/linear.py"]}} if packages else {}
+        journal,
+        "observe_environment",
+        lambda packages: {"edited": {"torch": ["torch/nn/modules/linear.py"]}} if packages else {},
     )
     runs.run(5)
     (line, _) = runs.found()[0]
