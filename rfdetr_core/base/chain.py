@@ -9,20 +9,20 @@ from rfdetr_core.base import files
 FILE = "steps.csv"
 
 
-def chain_link(before: str, row: str) -> str:
+def chain_link(previous: str, row: str) -> str:
     """The last cell of a row: the SHA-256 of the whole line before it, a line feed, and the cells of the row.
 
     So it depends on every line before, and whatever is changed, every line after it changes.
     """
-    return files.sha256_bytes(f"{before}\n{row}".encode())
+    return files.sha256_bytes(f"{previous}\n{row}".encode())
 
 
 def broken_link(text: str) -> int | None:
     """The number (from 1) of the first line of steps.csv that is not chained to the one before it; None: all are."""
     lines = text.splitlines()
-    for number, (before, line) in enumerate(pairwise(lines), start=2):
+    for number, (previous, line) in enumerate(pairwise(lines), start=2):
         row, _, link = line.rpartition(",")
-        if link != chain_link(before, row):
+        if link != chain_link(previous, row):
             return number
     return None
 
@@ -32,8 +32,8 @@ def digest_of(text: str, track: str, epoch: int) -> str | None:
 
     Without an average of the weights, both tracks are the regular ones.
     """
-    last = [row for row in rows_of(text) if row.get("epoch") == str(epoch)][-1:]
-    return next((row.get(track) or row.get("regular") or None for row in last), None)
+    last_rows = [row for row in rows_of(text) if row.get("epoch") == str(epoch)][-1:]
+    return next((row.get(track) or row.get("regular") or None for row in last_rows), None)
 
 
 def first_difference(before: str, after: str) -> str | None:
@@ -45,8 +45,8 @@ def first_difference(before: str, after: str) -> str | None:
     for old, new in zip(rows_of(before), rows_of(after), strict=False):
         keys = [key for key in old if key != "chain" and old[key] != new.get(key)]
         if keys:
-            what = f"{keys[0]} {old[keys[0]]}, here {new.get(keys[0])}"
-            return f"from step {old['step']} on, in epoch {old['epoch']} ({what}; equal up to step {equal})"
+            change = f"{keys[0]} {old[keys[0]]}, here {new.get(keys[0])}"
+            return f"from step {old['step']} on, in epoch {old['epoch']} ({change}; equal up to step {equal})"
         equal = old["step"]
     return None if before == after else f"after step {equal}"
 

@@ -104,14 +104,14 @@ class Code:
         Raises:
             UserError: a module does not parse.
         """
-        found: set[str] = set()
+        reached: set[str] = set()
         waiting = [name for name in starts if name in self.modules]
         while waiting:
             name = waiting.pop()
-            if name not in found:
-                found.add(name)
-                waiting += [*self.imports(name), *(one for one in _parents(name) if one in self.modules)]
-        return found
+            if name not in reached:
+                reached.add(name)
+                waiting += [*self.imports(name), *(parent for parent in _parents(name) if parent in self.modules)]
+        return reached
 
     def imports(self, module: str) -> list[str]:
         """The modules of the project that a module imports itself, also within functions; not for type checking only.
@@ -136,10 +136,10 @@ class Code:
         closure = self.closure(*starts)
         for name in sorted(closure):
             self._check(name, closure)
-        found = {self.modules[name]: self._read(name).digest for name in closure}
-        for path in [path for path in found if path.name == "__init__.py"]:
-            found |= {data: files.sha256_file(data) for data in _data_files(path.parent)}
-        return {path.relative_to(self.root).as_posix(): found[path] for path in sorted(found)}
+        digests = {self.modules[name]: self._read(name).digest for name in closure}
+        for path in [path for path in digests if path.name == "__init__.py"]:
+            digests |= {data: files.sha256_file(data) for data in _data_files(path.parent)}
+        return {path.relative_to(self.root).as_posix(): digests[path] for path in sorted(digests)}
 
     def digests_of(self, stage: str) -> dict[str, str]:
         """As `digests`, of what a stage runs: the content of digests/<stage>.json."""
@@ -150,21 +150,25 @@ class Code:
         closure = self.closure(*self.starts(stage))
         return self.modules.keys() - closure - self.closure(*(BY_NAME[name] for name in closure & BY_NAME.keys()))
 
-    def changed(self, stage: str, before: object) -> list[str]:
+    def changed(self, stage: str, recorded: object) -> list[str]:
         """The paths whose digest is not that of `before`, the content of digests/<stage>.json; all if it has none."""
-        known = before if isinstance(before, dict) else {}
-        return [path for path, _, _ in files.changed_digests(known, self.digests_of(stage))]
+        recorded_digests = recorded if isinstance(recorded, dict) else {}
+        return [path for path, _, _ in files.changed_digests(recorded_digests, self.digests_of(stage))]
 
     def compiled_from_other_source(self, sources: Mapping[Path, bytes], digests: object) -> list[str]:
         """The paths of modules that were compiled from another source than `digests`, the content of
         digests/<stage>.json, has. sources: what was compiled, by file."""
-        known = digests if isinstance(digests, dict) else {}
-        own = {
+        recorded_digests = digests if isinstance(digests, dict) else {}
+        contents = {
             path.relative_to(self.root).as_posix(): data
             for path, data in sources.items()
             if path.is_relative_to(self.root)
         }
-        return [path for path, data in own.items() if path in known and _parsed(data).digest != known[path]]
+        return [
+            path
+            for path, data in contents.items()
+            if path in recorded_digests and _parsed(data).digest != recorded_digests[path]
+        ]
 
     def _check(self, name: str, closure: set[str]) -> None:
         source, path = self._read(name), self.modules[name].relative_to(self.root)
@@ -181,10 +185,10 @@ class Code:
         return read_source(self.modules[module], self.root)
 
 
-def not_in_by_name(who: str, target: str) -> UserError:
+def not_in_by_name(loader: str, target: str) -> UserError:
     """The error about a module that is loaded by name and is not in BY_NAME."""
     return UserError(
-        f"{who} loads {target} by name, so its digests do not have it and an edit there would rerun nothing. Import it "
+        f"{loader} loads {target} by name, so its digests do not have it and an edit there would rerun nothing. Import it "
         "with a statement; or, if it cannot change a result, add it to BY_NAME in rfdetr_core/base/code.py."
     )
 
@@ -333,17 +337,17 @@ def _without_prose(text: str, docstrings: Iterable[ast.Expr]) -> str:
             begin = len(encoded[: node.col_offset].decode()) if number == first else 0
             cuts[number].append((begin, len(encoded[: node.end_col_offset].decode()) if number == last else None))
         in_string -= set(range(first, last))
-    kept: list[str] = []
+    kept_lines: list[str] = []
     continued = False
     for number, line in enumerate(lines):
         for begin, stop in sorted(cuts[number], key=itemgetter(0), reverse=True):
             line = line[:begin] + ("" if stop is None else line[stop:])
         if number in in_string:
-            kept.append(line)
+            kept_lines.append(line)
             continued = False
             continue
         line = line.rstrip(_SPACE)
         if line or continued:  # an empty line ends a statement that a backslash continues
-            kept.append(line)
+            kept_lines.append(line)
         continued = line.endswith("\\")
-    return "\n".join(kept)
+    return "\n".join(kept_lines)

@@ -27,4 +27,4 @@ def cache_folder(root: Path) -> Path:
 
 def project_above(folder: Path) -> Path | None:
     """The nearest folder from `folder` on upwards that is a project of DVC."""
-    return next((one for one in (folder, *folder.parents) if (one / ".dvc").is_dir()), None)
+    return next((candidate for candidate in (folder, *folder.parents) if (candidate / ".dvc").is_dir()), None)

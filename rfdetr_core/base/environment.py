@@ -53,12 +53,12 @@ def processor() -> str:
         lines = files.read_text(_CPUINFO).splitlines()
     except (OSError, ValueError):
         return platform.processor() or platform.machine()
-    found = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
-    told = [
-        found.get("model name"),
-        *(f"{key} {found[key]}" for key in ("cpu family", "model", "stepping") if key in found),
+    fields = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
+    names = [
+        fields.get("model name"),
+        *(f"{key} {fields[key]}" for key in ("cpu family", "model", "stepping") if key in fields),
     ]
-    return ", ".join(one for one in told if one) or platform.machine()
+    return ", ".join(name for name in names if name) or platform.machine()
 
 
 def observe_environment(*, packages: bool) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def observe_environment(*, packages: bool) -> dict[str, Any]:
 
 def variables() -> dict[str, str]:
     """The variables of numeric libraries, Python and the loader that are set; none that is named like a secret."""
-    told = {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
-    return dict(sorted(told.items()))
+    listed = {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
+    return dict(sorted(listed.items()))
 
 
 def startup_code() -> dict[str, dict[str, str | None]]:
@@ -87,14 +87,14 @@ def startup_code() -> dict[str, dict[str, str | None]]:
     """
     names = ("sitecustomize", "usercustomize")
     specs = (PathFinder.find_spec(name) for name in names)
-    found = [Path(spec.origin) for spec in specs if spec is not None and spec.has_location and spec.origin]
-    found += [path for folder in _site_folders() for path in sorted(folder.glob("*.pth"))]
-    return {str(path): {"sha256": files.sha256_file(path), "of": _installed_by(path)} for path in found}
+    paths = [Path(spec.origin) for spec in specs if spec is not None and spec.has_location and spec.origin]
+    paths += [path for folder in _site_folders() for path in sorted(folder.glob("*.pth"))]
+    return {str(path): {"sha256": files.sha256_file(path), "of": _installed_by(path)} for path in paths}
 
 
 def unexpected_startup(started: dict[str, dict[str, str | None]]) -> list[str]:
     """The paths among those of `startup_code` that no package and not this project has installed."""
-    return [path for path, one in started.items() if one.get("of") is None]
+    return [path for path, entry in started.items() if entry.get("of") is None]
 
 
 def edited_files(*, deep: bool = False) -> dict[str, list[str]]:
@@ -105,12 +105,14 @@ def edited_files(*, deep: bool = False) -> dict[str, list[str]]:
     deep: the digests of all files of all packages; and of the former, also modules that the list does not have, and
     compiled ones.
     """
-    found: dict[str, list[str]] = {}
-    everything = (one for one in metadata.distributions() if one.metadata["Name"] != _PROJECT)
+    edited: dict[str, list[str]] = {}
+    everything = (
+        distribution for distribution in metadata.distributions() if distribution.metadata["Name"] != _PROJECT
+    )
     for package in everything if deep else map(_distribution, PACKAGES):
-        if package is not None and (wrong := [*_wrong_version(package), *_changed(package, deep=deep)]):
-            found[str(package.metadata["Name"]).lower()] = wrong
-    return dict(sorted(found.items()))
+        if package is not None and (problems := [*_wrong_version(package), *_changed(package, deep=deep)]):
+            edited[str(package.metadata["Name"]).lower()] = problems
+    return dict(sorted(edited.items()))
 
 
 def packages_without_list() -> list[str]:
@@ -127,33 +129,37 @@ def _distribution(name: str) -> metadata.Distribution | None:
 
 def _wrong_version(package: metadata.Distribution) -> Iterator[str]:
     name = str(package.metadata["Name"]).lower()
-    own = getattr(sys.modules.get(_MODULES.get(name, name)), "__version__", None)
-    if name in PACKAGES and own is not None and str(own).partition("+")[0] != package.version.partition("+")[0]:
-        yield f"version {own}, described as {package.version}"
+    module_version = getattr(sys.modules.get(_MODULES.get(name, name)), "__version__", None)
+    if (
+        name in PACKAGES
+        and module_version is not None
+        and str(module_version).partition("+")[0] != package.version.partition("+")[0]
+    ):
+        yield f"version {module_version}, described as {package.version}"
 
 
 def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
     if (record := _record(package)) is None:
         return
-    folder, written, known = record.parent.parent, record.stat().st_mtime_ns, set[str]()
+    folder, written, listed_names = record.parent.parent, record.stat().st_mtime_ns, set[str]()
     for line in files.read_text(record).splitlines():
-        name, _, rest = line.rpartition(",")
-        name, _, told = name.rpartition(",")
-        kind, _, digest = told.partition("=")
+        name, _, size = line.rpartition(",")
+        name, _, recorded = name.rpartition(",")
+        kind, _, digest = recorded.partition("=")
         name = name.strip('"')
-        known.add(name)
+        listed_names.add(name)
         # Compiled modules and the list itself have no digest; commands beside the packages are adapted to this Python.
-        if kind != "sha256" or not rest.isdigit() or name.startswith("../"):
+        if kind != "sha256" or not size.isdigit() or name.startswith("../"):
             continue
         try:
             status = (folder / name).stat()
             newer = status.st_mtime_ns > written + _WHILE_INSTALLING
-            if status.st_size != int(rest) or ((deep or newer) and _digest(folder / name) != digest):
+            if status.st_size != int(size) or ((deep or newer) and _digest(folder / name) != digest):
                 yield name
         except OSError:
             yield f"{name} (gone)"
     if deep and str(package.metadata["Name"]).lower() in PACKAGES:
-        yield from _beside(folder, known)
+        yield from _unlisted_modules(folder, listed_names)
 
 
 def _record(package: metadata.Distribution) -> Path | None:
@@ -162,15 +168,19 @@ def _record(package: metadata.Distribution) -> Path | None:
     return Path(folder) / "RECORD" if folder and (Path(folder) / "RECORD").is_file() else None
 
 
-def _beside(folder: Path, known: set[str]) -> Iterator[str]:
+def _unlisted_modules(folder: Path, listed_names: set[str]) -> Iterator[str]:
     """Modules in the folders of a package that its list does not have, and compiled ones that are not of their source.
 
     Python takes an extension before a source of the same name, and a compiled module in place of its source.
     """
-    tops = {top for name in known if (top := name.partition("/")[0]) != name and not top.endswith((".dist-info", ".."))}
+    tops = {
+        top
+        for name in listed_names
+        if (top := name.partition("/")[0]) != name and not top.endswith((".dist-info", ".."))
+    }
     for path in (path for top in sorted(tops) for path in sorted((folder / top).rglob("*"))):
         name = path.relative_to(folder).as_posix()
-        if path.suffix in _MODULE_SUFFIXES and name not in known:
+        if path.suffix in _MODULE_SUFFIXES and name not in listed_names:
             yield f"{name} (added)"
         elif path.suffix == ".pyc" and not _is_of_its_source(path):
             yield f"{name} (not of its source)"
@@ -186,16 +196,16 @@ def _is_of_its_source(compiled: Path) -> bool:
         if content[:4] != MAGIC_NUMBER:
             return True
         level = int(re.sub(r".*\.opt-(\d)\.pyc$|.*", r"\1", compiled.name) or 0)
-        found = compile(text, str(source), "exec", dont_inherit=True, optimize=level)
-        return bool(marshal.loads(content[16:]) == found)
+        compiled_again = compile(text, str(source), "exec", dont_inherit=True, optimize=level)
+        return bool(marshal.loads(content[16:]) == compiled_again)
     except (ValueError, SyntaxError, EOFError, TypeError, NotImplementedError):
         return False
 
 
 def _digest(path: Path) -> str:
     with files.open_regular(path) as file:
-        found = hashlib.file_digest(file, "sha256").digest()
-    return base64.urlsafe_b64encode(found).rstrip(b"=").decode()
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _site_folders() -> Iterator[Path]:
@@ -211,7 +221,9 @@ def _installed_by(path: Path) -> str | None:
     for package in metadata.distributions():
         record = _record(package)
         if record and record.parent.parent == path.parent:
-            line = next((one for one in files.read_text(record).splitlines() if one.startswith(f"{path.name},")), "")
+            line = next(
+                (entry for entry in files.read_text(record).splitlines() if entry.startswith(f"{path.name},")), ""
+            )
             if f"sha256={_digest(path)}," in line:
                 return str(package.metadata["Name"])
     return None

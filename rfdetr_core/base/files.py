@@ -161,7 +161,7 @@ def parse_json(data: bytes) -> Any:
     """
     try:
         hooks: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite}
-        hooks |= {"parse_int": _whole} if _LONG.search(data) else {}
+        hooks |= {"parse_int": _parse_integer} if _LONG.search(data) else {}
         value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object, **hooks)
         if _SURROGATE.search(data):
             json.dumps(value, ensure_ascii=False).encode()
@@ -169,7 +169,7 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("nested too deeply" if isinstance(error, RecursionError) else "half a character") from None
     level: list[Any] = [[value]]
     for _ in range(MOST_LEVELS + 1):
-        inner = (one.values() if type(one) is dict else one for one in level)
+        inner = (value.values() if type(value) is dict else value for value in level)
         level = [item for items in inner for item in items if type(item) in (dict, list)]
         if not level:
             return value
@@ -190,7 +190,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _whole(text: str) -> int:
+def _parse_integer(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise ValueError(f"{text[:20]}... has {len(text)} digits")
     return int(text)

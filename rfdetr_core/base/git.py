@@ -45,8 +45,8 @@ _ELSEWHERE = (
 
 def environment() -> dict[str, str]:
     """The environment in which git reads the repository of the folder, without grafts, as its objects are."""
-    kept = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    return kept | {"GIT_GRAFT_FILE": os.devnull, "GIT_ATTR_NOSYSTEM": "1"}
+    variables = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    return variables | {"GIT_GRAFT_FILE": os.devnull, "GIT_ATTR_NOSYSTEM": "1"}
 
 
 def run(folder: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[bytes]:

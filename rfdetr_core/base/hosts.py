@@ -34,7 +34,7 @@ def is_public(number: str) -> bool:
     return parsed.is_global and not parsed.is_multicast and parsed not in _PROTOCOLS
 
 
-def _numbers(host: str, place: str) -> list[str]:
+def _numbers(host: str, host_and_port: str) -> list[str]:
     """The numeric addresses of a host, as far as this machine has to know them: a proxy resolves names itself.
 
     place: the host with its port, as urllib names it when it asks whether to go without the proxy.
@@ -43,6 +43,6 @@ def _numbers(host: str, place: str) -> list[str]:
         return [str(ipaddress.ip_address(host))]
     with suppress(OSError):
         return [socket.inet_ntoa(socket.inet_aton(host))]  # 127.1, 2130706433, 0x7f000001: a proxy knows them, too
-    if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(place):
+    if "https" in urllib.request.getproxies() and not urllib.request.proxy_bypass(host_and_port):
         return ["127.0.0.1"] if host.rstrip(".") == "localhost" else []
-    return [str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    return [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]

@@ -31,8 +31,8 @@ def check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
     most = max(1, min(MOST_SCANS, MOST_SCANNED_PIXELS * max_pixels // max(pixels, 1)))
     # Two bytes of a thumbnail or profile may look like the beginning of a scan, so this counts too many, never too few.
     if _pairs(data) > most and (scans := _scans(data)) > most:
-        what = f"it has {scans:,} scans, more than the {most} allowed for its {pixels:,} pixels"
-        raise ValueError(f"{what}: save it again, as a JPEG that is not progressive")
+        problem = f"it has {scans:,} scans, more than the {most} allowed for its {pixels:,} pixels"
+        raise ValueError(f"{problem}: save it again, as a JPEG that is not progressive")
 
 
 def _pairs(data: bytes) -> int:
@@ -43,11 +43,11 @@ def _pairs(data: bytes) -> int:
 
 def _scans(data: bytes) -> int:
     """The scans up to the end of the image, as libjpeg walks from marker to marker."""
-    scans, at = 0, 2
-    while (found := _MARKER.search(data, at)) and found[1][0] != _END:
-        marker, at = found[1][0], found.end()
+    scans, position = 0, 2
+    while (match := _MARKER.search(data, position)) and match[1][0] != _END:
+        marker, position = match[1][0], match.end()
         scans += marker == _START_OF_SCAN
-        at += 0 if marker in _BARE_MARKERS else int.from_bytes(data[at : at + 2], "big")
+        position += 0 if marker in _BARE_MARKERS else int.from_bytes(data[position : position + 2], "big")
     return scans
 
 
@@ -63,8 +63,8 @@ def check_parts(data: bytes) -> None:
     tags.load(file)
     parts = max(len(tags.get(tag, ())) for tag in (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS))
     if parts > MOST_PARTS:
-        what = f"it has {parts:,} strips or tiles, more than the {MOST_PARTS:,} allowed"
-        raise ValueError(f"{what}: save it again with larger ones")
+        problem = f"it has {parts:,} strips or tiles, more than the {MOST_PARTS:,} allowed"
+        raise ValueError(f"{problem}: save it again with larger ones")
     if parts <= _MOST_COVERED:
         return
     width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]

@@ -122,8 +122,8 @@ def _check_pixels(size: tuple[int, int], kind: str, max_pixels: int | None) -> i
     """The pixels of an image; raises where they are too many. max_pixels: None where validation has looked."""
     pixels = size[0] * size[1]
     if max_pixels is not None and pixels > (most := max_pixels // _LESS_PIXELS.get(kind, 1)):
-        why = f" for {kind}: as JPEG or PNG it may have more" if most < max_pixels else ""
-        raise TooLargeError(f"{size[0]} x {size[1]} pixels are more than the {most:,} allowed{why}")
+        hint = f" for {kind}: as JPEG or PNG it may have more" if most < max_pixels else ""
+        raise TooLargeError(f"{size[0]} x {size[1]} pixels are more than the {most:,} allowed{hint}")
     return pixels
 
 
@@ -248,8 +248,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):
-        what = "its pixels have 32 bits or a sign: which are black and white is unknown"
-        raise UserError(f"{what}. Save it with 8 or 16 bits")
+        problem = "its pixels have 32 bits or a sign: which are black and white is unknown"
+        raise UserError(f"{problem}. Save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
         # convert("RGB") would clip 16-bit greys at 255 (Pillow 13): most of such a picture turns white.
         values = np.asarray(image, dtype=np.uint32)

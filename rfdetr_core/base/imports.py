@@ -36,7 +36,7 @@ class Guard(MetaPathFinder):
 
     def __init__(self, code: Code, stage: str) -> None:
         self.stage, self.root, self.modules, self.forbidden = stage, code.root, code.modules, code.forbidden(stage)
-        self.installed = tuple(f"{one}/" for one in sys.path if one.endswith(_INSTALLED))
+        self.installed = tuple(f"{folder}/" for folder in sys.path if folder.endswith(_INSTALLED))
         self.digests = {name: semantic_digest(code.modules[name]) for name in code.closure(*code.starts(stage))}
 
     def find_spec(
@@ -54,16 +54,16 @@ class Guard(MetaPathFinder):
             )
         return None
 
-    def _own(self, places: Sequence[str] | None) -> list[str]:
+    def _project_folders(self, places: Sequence[str] | None) -> list[str]:
         """The folders among those of a package that are the project's."""
         # Most packages are installed, and importing torch asks for some thousand modules.
-        fresh = [one for one in places or () if not one.startswith(self.installed)]
-        return [one for one in fresh if in_project(one, self.root)]
+        fresh = [folder for folder in places or () if not folder.startswith(self.installed)]
+        return [folder for folder in fresh if in_project(folder, self.root)]
 
     def _undigested(self, fullname: str, path: Sequence[str] | None) -> str | None:
         """The file of a module of the project that is no source in its packages; None where it is another's module."""
         top = fullname.partition(".")[0]
-        places = [str(self.root)] if top == fullname else self._own(path)
+        places = [str(self.root)] if top == fullname else self._project_folders(path)
         if not places or (top == fullname and top in sys.stdlib_module_names):
             return None
         spec = PathFinder.find_spec(fullname, places)
@@ -86,9 +86,9 @@ def tracked_bytecode(root: Path) -> list[str]:
 
 def refuse_bytecode(root: Path) -> None:
     """Raise a UserError where git has compiled modules in a project."""
-    if found := tracked_bytecode(root):
+    if modules := tracked_bytecode(root):
         raise UserError(
-            f"git has compiled modules: {listed(found)}. Python may run them in place of the source beside them. "
+            f"git has compiled modules: {listed(modules)}. Python may run them in place of the source beside them. "
             "Remove them: git rm -r --cached PATH"
         )
 
@@ -99,7 +99,7 @@ def in_project(place: str | Path, root: Path = ROOT) -> bool:
     By its path or by where its links lead: a dataset's folder may be a link.
     """
     return any(
-        is_below(path, root) and not any(is_below(path, one) for one in sys.path if one.endswith(_INSTALLED))
+        is_below(path, root) and not any(is_below(path, folder) for folder in sys.path if folder.endswith(_INSTALLED))
         for path in (str(Path(place).absolute()), os.path.realpath(place))
     )
 
@@ -125,16 +125,16 @@ def check_class(name: str) -> None:
         if spec is None:
             raise UserError(f"there is no module {known}. Install its package, or move it to rfdetr_core/.")
         places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
-        if own := next((place for place in places if in_project(place)), None):
+        if project_file := next((path for path in places if in_project(path)), None):
             raise UserError(
-                f"{known} is {own}, which no digest of code has, so that an edit there would rerun nothing. A class "
+                f"{known} is {project_file}, which no digest of code has, so that an edit there would rerun nothing. A class "
                 "comes from an installed package or from rfdetr_core/: move its module there."
             )
 
 
 def module_file(module: str) -> Path | None:
     """The file of an installed module, which is not imported; None where there is none."""
-    spec = next((one for known, one in _specs(module) if known == module), None)
+    spec = next((candidate for known, candidate in _specs(module) if known == module), None)
     return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
@@ -143,9 +143,9 @@ def _specs(module: str) -> Iterator[tuple[str, ModuleSpec | None]]:
     parts, places = module.split("."), list[str]()
     for end in range(1, len(parts) + 1):
         # Only the first part is looked for by what pip's editable installs add: of the others it would run the package.
-        known = ".".join(parts[:end])
-        spec = PathFinder.find_spec(known, places) if end > 1 else find_spec(known)
-        yield known, spec
+        name = ".".join(parts[:end])
+        spec = PathFinder.find_spec(name, places) if end > 1 else find_spec(name)
+        yield name, spec
         if spec is None:
             return
         places = list(spec.submodule_search_locations or ())
@@ -157,12 +157,12 @@ def shadowing_files(root: Path) -> list[str]:
     Digests of the source files, and of the list of packages, would not tell it.
     """
     sources = (path for part in _OWN for path in (root / part).rglob("*.py"))
-    beside = (Path(f"{path.with_suffix('')}{end}") for path in sources for end in _BEFORE_SOURCE)
-    found = [path for path in beside if path.is_file()]
-    others = [place for place in sys.path if Path(place).resolve() != root.resolve()]
+    candidates = (Path(f"{path.with_suffix('')}{end}") for path in sources for end in _BEFORE_SOURCE)
+    files = [path for path in candidates if path.is_file()]
+    other_folders = [folder for folder in sys.path if Path(folder).resolve() != root.resolve()]
     for end in (*_BEFORE_SOURCE, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES):
         for path in root.glob(f"*{end}"):
             name = path.relative_to(root).parts[0].partition(".")[0]
-            if name not in _OWN and (name in sys.stdlib_module_names or PathFinder.find_spec(name, others)):
-                found.append(path)
-    return sorted({path.relative_to(root).as_posix() for path in found})
+            if name not in _OWN and (name in sys.stdlib_module_names or PathFinder.find_spec(name, other_folders)):
+                files.append(path)
+    return sorted({path.relative_to(root).as_posix() for path in files})

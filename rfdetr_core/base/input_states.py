@@ -26,21 +26,21 @@ def states_of(stage: str) -> dict[str, str]:
         UserError: dvc.yaml or params.yaml cannot be read.
     """
     entry = load_yaml(_PIPELINE)["stages"].get(stage) or {}
-    found = dict(_params(entry.get("params") or ()))
+    states = dict(_params(entry.get("params") or ()))
     for name in map(str, entry.get("deps") or ()):
         dep = Path(read_section(DataConfig, "data").dir if name == _DATA else name)
         for path in _files(dep):
             try:
-                found[str(path)] = _size_and_time(path) if name == _DATA else files.sha256_file(path)
+                states[str(path)] = _size_and_time(path) if name == _DATA else files.sha256_file(path)
             except FileNotFoundError:
                 continue
-    return found
+    return states
 
 
-def _params(asked: Any) -> Iterator[tuple[str, str]]:
+def _params(specs: Any) -> Iterator[tuple[str, str]]:
     """The digests of params: of keys of params.yaml, or of mappings from a file to its keys."""
-    for one in asked:
-        for file, keys in one.items() if isinstance(one, Mapping) else ((str(PARAMS_FILE), [one]),):
+    for param in specs:
+        for file, keys in param.items() if isinstance(param, Mapping) else ((str(PARAMS_FILE), [param]),):
             content = load_yaml(Path(file)) if Path(file).suffix in (".yaml", ".yml") and Path(file).is_file() else None
             for key in keys or ():
                 value = content
@@ -52,10 +52,10 @@ def _params(asked: Any) -> Iterator[tuple[str, str]]:
 def _files(dep: Path) -> Iterator[Path]:
     if dep.is_file():
         yield dep
-    for where, folders, names in os.walk(dep):
+    for folder, folders, names in os.walk(dep):
         folders[:] = [name for name in folders if name not in _IGNORED and not name.startswith(".")]
-        shown = (name for name in names if name not in _IGNORED and not name.startswith("."))
-        yield from (path for path in (Path(where) / name for name in shown) if path.is_file())
+        visible = (name for name in names if name not in _IGNORED and not name.startswith("."))
+        yield from (path for path in (Path(folder) / name for name in visible) if path.is_file())
 
 
 def _size_and_time(path: Path) -> str:

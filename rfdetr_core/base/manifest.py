@@ -63,8 +63,8 @@ class ClassEntry:
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
     """Write the rows sorted by path, one a line, so that git shows and finds single images."""
     ordered = (asdict(row) for row in sorted(rows, key=lambda row: row.path))
-    given = ({key: value for key, value in row.items() if value is not None} for row in ordered)
-    lines = [files.canonical_json(row).decode() for row in given]
+    filled = ({key: value for key, value in row.items() if value is not None} for row in ordered)
+    lines = [files.canonical_json(row).decode() for row in filled]
     files.write_text(path, "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")
 
 
@@ -89,9 +89,12 @@ def trees(rows: Iterable[ManifestRow]) -> dict[str, Tree]:
     """Merkle trees of the images of a split: `images`, whose leaves are the digests of their bytes as text; `labelled`,
     of these and those of the labels, with a space between; and `pixels`, unless a row has none."""
     rows = list(rows)
-    found = {"images": Tree(row.sha256 for row in rows), "labelled": Tree(f"{row.sha256} {row.labels}" for row in rows)}
+    trees_by_name = {
+        "images": Tree(row.sha256 for row in rows),
+        "labelled": Tree(f"{row.sha256} {row.labels}" for row in rows),
+    }
     pixels = [row.pixels for row in rows if row.pixels is not None]
-    return found | ({"pixels": Tree(pixels)} if len(pixels) == len(rows) else {})
+    return trees_by_name | ({"pixels": Tree(pixels)} if len(pixels) == len(rows) else {})
 
 
 def roots(rows: Iterable[ManifestRow]) -> dict[str, dict[str, Any]]:

@@ -19,13 +19,13 @@ _LONGEST = 200  # characters of the words that are quoted
 
 def shortage_message(error: BaseException) -> str | None:
     """What says that memory ran out: the words of an error, or of one behind it; None: it is something else."""
-    for one in causes(error):
+    for cause in causes(error):
         # Not the name of a file, which may have such words.
-        said = one.strerror or "" if isinstance(one, OSError) and one.filename is not None else str(one)
-        if isinstance(one, MemoryError) or (
-            isinstance(one, RuntimeError | OSError | ImportError) and _WORDS.search(said)
+        text = cause.strerror or "" if isinstance(cause, OSError) and cause.filename is not None else str(cause)
+        if isinstance(cause, MemoryError) or (
+            isinstance(cause, RuntimeError | OSError | ImportError) and _WORDS.search(text)
         ):
-            words = (str(one).strip() or type(one).__name__).splitlines()[0]
+            words = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             return f"memory ran out ({words[:_LONGEST]})"
     return None
 

@@ -30,7 +30,7 @@ class Tree:
         self.size = len(self.leaves)
         self._levels = [[_leaf(leaf) for leaf in self.leaves]]
         while len(self._levels[-1]) > 1:
-            self._levels.append(list(_above(self._levels[-1])))
+            self._levels.append(list(_next_level(self._levels[-1])))
         self.root = self._levels[-1][0].hex() if self.leaves else _EMPTY
 
     def commitment(self) -> dict[str, Any]:
@@ -45,8 +45,12 @@ class Tree:
         return [self._position(index) for index in (at - 1, at) if 0 <= index < self.size]
 
     def _position(self, index: int) -> Position:
-        beside = [(level, (index >> height) ^ 1) for height, level in enumerate(self._levels)]
-        return Position(self.leaves[index], index, tuple(level[at].hex() for level, at in beside if at < len(level)))
+        siblings = [(level, (index >> height) ^ 1) for height, level in enumerate(self._levels)]
+        return Position(
+            self.leaves[index],
+            index,
+            tuple(level[position].hex() for level, position in siblings if position < len(level)),
+        )
 
 
 def is_in_tree(leaf: str, proof: Sequence[Position], size: int, root: str) -> bool:
@@ -84,22 +88,22 @@ def _node(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\1" + left + right).digest()
 
 
-def _above(level: Sequence[bytes]) -> Iterator[bytes]:
-    for at in range(0, len(level), 2):
-        yield _node(level[at], level[at + 1]) if at + 1 < len(level) else level[at]
+def _next_level(level: Sequence[bytes]) -> Iterator[bytes]:
+    for position in range(0, len(level), 2):
+        yield _node(level[position], level[position + 1]) if position + 1 < len(level) else level[position]
 
 
 def _root_over(position: Position, size: int) -> str:
     """The root that a position leads to in a tree of this size. ValueError: it has no such place."""
-    digest, index, path = _leaf(position.leaf), position.index, [bytes.fromhex(one) for one in position.path]
+    digest, index, path = _leaf(position.leaf), position.index, [bytes.fromhex(digest) for digest in position.path]
     if not 0 <= index < size:
         raise ValueError(f"there is no leaf {index} in a tree of {size}")
     while size > 1:
         if index % 2 or index + 1 < size:
             if not path:
                 raise ValueError("its path is too short")
-            beside = path.pop(0)
-            digest = _node(beside, digest) if index % 2 else _node(digest, beside)
+            sibling = path.pop(0)
+            digest = _node(sibling, digest) if index % 2 else _node(digest, sibling)
         index, size = index // 2, (size + 1) // 2
     if path:
         raise ValueError("its path is too long")

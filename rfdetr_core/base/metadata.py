@@ -59,9 +59,11 @@ def parse_metadata(content: bytes, where: str) -> dict[str, dict[str, str]]:
         table = pd.read_csv(io.BytesIO(content), dtype=str, na_filter=False)
     except ValueError as error:  # pandas' own errors are such
         raise UserError(f"{where} is not a table of metadata ({error}). Run: dvc repro validate") from error
-    first, *columns = table.columns
-    if first != PATH or not isinstance(table.index, pd.RangeIndex):  # cells beyond the header would be an index
+    first_column, *columns = table.columns
+    if first_column != PATH or not isinstance(table.index, pd.RangeIndex):  # cells beyond the header would be an index
         raise UserError(f"{where} is not a table of metadata, {PATH} first. Run: dvc repro validate")
     rows = zip(*(table[column].tolist() for column in table.columns), strict=True)
-    found = {row[0]: {column: value for column, value in zip(columns, row[1:], strict=True) if value} for row in rows}
-    return {image: values for image, values in found.items() if values}
+    rows_by_path = {
+        row[0]: {column: value for column, value in zip(columns, row[1:], strict=True) if value} for row in rows
+    }
+    return {image: values for image, values in rows_by_path.items() if values}

@@ -43,8 +43,8 @@ def load_yaml(path: Path) -> Any:
         text = files.read_text(path, "utf-8-sig")
         aliases = sum(isinstance(event, AliasEvent) for event in _yaml().parse(text)) if "*" in text else 0
         if aliases > _MOST_ALIASES:
-            what = f"{path} has {aliases} aliases (*name), more than the {_MOST_ALIASES} allowed"
-            raise UserError(f"{what}. Write them out.")
+            problem = f"{path} has {aliases} aliases (*name), more than the {_MOST_ALIASES} allowed"
+            raise UserError(f"{problem}. Write them out.")
         return _yaml().load(text)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
@@ -74,8 +74,8 @@ def refuse_interpolations(content: Any, where: str) -> None:
     would write its value into params.yaml, dvc.lock and git. So no params file holds one, in train.notes neither.
     """
     if keys := _interpolations(content):
-        told = f"{where}: {listed(keys)} has an interpolation, a text with ${{. It is never resolved"
-        raise UserError(f"{told}. Write the value itself; a secret does not belong in params.")
+        problem = f"{where}: {listed(keys)} has an interpolation, a text with ${{. It is never resolved"
+        raise UserError(f"{problem}. Write the value itself; a secret does not belong in params.")
 
 
 def read_section(config: type[C], section: str, path: Path = PARAMS_FILE) -> C:
@@ -100,7 +100,7 @@ def parse(config: type[C], values: Any, where: str) -> C:
         # JSON mode: a list serves for a tuple and an integer for a float; every other type must fit exactly.
         return config.model_validate_json(json.dumps(values, default=repr))
     except ValidationError as error:
-        raise UserError("\n".join(_explain(config, one, where) for one in _by_place(config, error))) from None
+        raise UserError("\n".join(_explain(config, entry, where) for entry in _by_place(config, error))) from None
     except (TypeError, ValueError, RecursionError):
         raise UserError(f"{where} has a key that is no text, or holds itself.") from None
 
@@ -108,16 +108,16 @@ def parse(config: type[C], values: Any, where: str) -> C:
 def _interpolations(content: Any) -> list[str]:
     """The keys with `${`, of a value or of the key itself, written as a.b.0."""
     # By the ids of containers: YAML's aliases can make one that holds itself.
-    found, seen, left = list[str](), set[int](), [("", content)]
+    keys, seen, left = list[str](), set[int](), [("", content)]
     while left:
         key, value = left.pop()
         if "${" in key or (isinstance(value, str) and "${" in value):
-            found.append(key)
+            keys.append(key)
         elif isinstance(value, dict | list) and id(value) not in seen:
             seen.add(id(value))
             items = list(value.items() if isinstance(value, dict) else enumerate(value))
             left += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(items)]
-    return found
+    return keys
 
 
 def _yaml() -> YAML:
@@ -126,27 +126,27 @@ def _yaml() -> YAML:
 
 def _by_place(config: type[Config], error: ValidationError) -> list[dict[str, Any]]:
     """The errors of a config; those of the types that one field may have, such as a number or a word, as one."""
-    found: dict[tuple[int | str, ...], dict[str, Any]] = {}
-    for one in error.errors():
-        field = config.model_fields.get(str(one["loc"][0])) if one["loc"] else None
+    merged: dict[tuple[int | str, ...], dict[str, Any]] = {}
+    for entry in error.errors():
+        field = config.model_fields.get(str(entry["loc"][0])) if entry["loc"] else None
         choice = field is not None and get_origin(field.annotation) in (Union, UnionType)
-        place = one["loc"][:1] if choice else one["loc"]
-        if place in found:
-            found[place]["msg"] += f"; or: {one['msg']}"
+        location = entry["loc"][:1] if choice else entry["loc"]
+        if location in merged:
+            merged[location]["msg"] += f"; or: {entry['msg']}"
         else:
-            found[place] = dict(one) | {"loc": place}
-    return list(found.values())
+            merged[location] = dict(entry) | {"loc": location}
+    return list(merged.values())
 
 
 def _explain(config: type[Config], error: dict[str, Any], where: str) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = _fields_at(config, error["loc"][:-1])
-        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        known_keys = _fields_at(config, error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), known_keys, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        return f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(known)}."
-    found = f".{key} is {error['input']!r}" if key else ""
-    return f"{where}{found}: {error['msg'].removeprefix('Value error, ')}"
+        return f"{where}.{key} is not a known key.{hint} Known keys: {', '.join(known_keys)}."
+    value = f".{key} is {error['input']!r}" if key else ""
+    return f"{where}{value}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _fields_at(config: type[Config], location: tuple[int | str, ...]) -> list[str]:

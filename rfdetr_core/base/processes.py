@@ -66,8 +66,8 @@ def treat_sigterm_as_ctrl_c() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def end_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
+def end_with_parent(death_signal: signal.Signals = signal.SIGTERM) -> None:
     """Have Linux send a signal to this process when its parent dies: a killed `dvc` leaves no stage behind."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
-        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, how, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, death_signal, 0, 0, 0)

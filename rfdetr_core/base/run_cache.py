@@ -21,9 +21,9 @@ def keep_lock() -> None:
     `check` gives it back (config/dvc_files.py). Where no DVC runs the stage, nothing happens.
     """
     root = Path(os.environ.get("DVC_ROOT", "."))
-    lock, kept = root / "dvc.lock", root / KEPT_LOCK
-    if "DVC_STAGE" in os.environ and lock.is_file() and kept.parent.is_dir():
-        files.copy(lock, kept)
+    lock, backup = root / "dvc.lock", root / KEPT_LOCK
+    if "DVC_STAGE" in os.environ and lock.is_file() and backup.parent.is_dir():
+        files.copy(lock, backup)
 
 
 def save_run(note: Callable[[Any], object]) -> None:
@@ -49,5 +49,5 @@ def save_run(note: Callable[[Any], object]) -> None:
             if any(not (out.use_cache or out.is_metric or out.is_plot) for out in stage.outs):
                 repo.stage_cache.save(stage)
     except (DvcException, OSError) as error:
-        told = f"{name} may have no entry in journal/, and DVC may run it again where it could restore its results"
-        say(f"{told}: {error}", file=sys.stderr)
+        problem = f"{name} may have no entry in journal/, and DVC may run it again where it could restore its results"
+        say(f"{problem}: {error}", file=sys.stderr)

@@ -53,15 +53,15 @@ def require(schema: type[FileSchema], value: Any, where: str, place: str = "") -
     try:
         schema.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(short(str(part)) for part in ((place,) if place else ()) + first["loc"]) or "its content"
-        limits, found = first.get("ctx", {}), _shown(first["input"])
-        kind, said = first["type"], first["msg"].removeprefix("Value error, ")
+        first_error = error.errors(include_url=False)[0]
+        field = ".".join(short(str(part)) for part in ((place,) if place else ()) + first_error["loc"]) or "its content"
+        limits, value_text = first_error.get("ctx", {}), _value_text(first_error["input"])
+        kind, reason = first_error["type"], first_error["msg"].removeprefix("Value error, ")
         message = {
             "missing": "it is missing",
-            "less_than_equal": f"{found} is more than {limits.get('le')}",
-            "greater_than_equal": f"{found} is less than {limits.get('ge')}",
-        }.get(kind, f"{f'it must be {_KINDS[kind]}' if kind in _KINDS else said}, found {found}")
+            "less_than_equal": f"{value_text} is more than {limits.get('le')}",
+            "greater_than_equal": f"{value_text} is less than {limits.get('ge')}",
+        }.get(kind, f"{f'it must be {_KINDS[kind]}' if kind in _KINDS else reason}, found {value_text}")
         raise UserError(f"{where}: {field}: {message}") from None
 
 
@@ -82,21 +82,21 @@ def check_values(value: Any, where: str, place: str = "") -> None:
     Raises:
         UserError: something else, a number that is not finite, nested too deeply, or too large when written out.
     """
-    left, waiting = MOST_BYTES, [(value, place, 0)]
+    remaining, waiting = MOST_BYTES, [(value, place, 0)]
     while waiting:
-        one, at, level = waiting.pop()
-        left -= 64 + (len(one) if isinstance(one, str) else 0)
-        if left < 0 or level > MOST_LEVELS:
+        current, at, level = waiting.pop()
+        remaining -= 64 + (len(current) if isinstance(current, str) else 0)
+        if remaining < 0 or level > MOST_LEVELS:
             limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
             raise UserError(f"{where}: {place or short(at)}: written out, it has {limit}.")
-        if fault := _fault(one):
+        if fault := _fault(current):
             raise UserError(f"{where}: {at or 'its content'}: {fault}.")
-        if isinstance(one, dict):
-            for key, item in one.items():
+        if isinstance(current, dict):
+            for key, item in current.items():
                 inner = f"{at}.{short(str(key))}" if at else short(str(key))
                 waiting += [(key, inner, level), (item, inner, level + 1)]
-        elif isinstance(one, list | tuple):
-            waiting += [(item, at, level + 1) for item in one]
+        elif isinstance(current, list | tuple):
+            waiting += [(item, at, level + 1) for item in current]
 
 
 def _fault(value: Any) -> str:
@@ -106,7 +106,7 @@ def _fault(value: Any) -> str:
     if kind is int:
         return "" if abs(value) <= _MOST_INTEGER else f"a number of {value.bit_length()} bits is too large"
     if kind is str:
-        return "" if value.isascii() or _encodes(value) else f"{_shown(value)} is no text in Unicode"
+        return "" if value.isascii() or _encodes(value) else f"{_value_text(value)} is no text in Unicode"
     if kind is dict:
         mixed = len({type(key) for key in value}) > 1 or not all(type(key) in (str, int) for key in value)
         return "its keys must be texts" if mixed else ""
@@ -121,7 +121,7 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return f"a number of {value.bit_length()} bits"
     plain = value is None or isinstance(value, bool | int | float | str)

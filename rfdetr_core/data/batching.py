@@ -31,9 +31,9 @@ class Batch:
         """Pickle the targets as few tensors: each tensor that a loader worker sends takes a file descriptor."""
         if not self.targets:
             return Batch, (self.images, [], self.samples, self.padding)
-        labels, boxes = (torch.cat([getattr(one, name) for one in self.targets]) for name in ("labels", "boxes"))
-        masks = [one.masks for one in self.targets if one.masks is not None]
-        counts = [len(one.labels) for one in self.targets]
+        labels, boxes = (torch.cat([getattr(target, name) for target in self.targets]) for name in ("labels", "boxes"))
+        masks = [target.masks for target in self.targets if target.masks is not None]
+        counts = [len(target.labels) for target in self.targets]
         packed = (labels, boxes, torch.cat(masks) if masks else None, counts)
         return _unpacked, (self.images, packed, self.samples, self.padding)
 
@@ -49,7 +49,10 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch with its large tensors in pinned memory. DataLoader calls this."""
-        targets = [replace(one, masks=None if one.masks is None else one.masks.pin_memory()) for one in self.targets]
+        targets = [
+            replace(target, masks=None if target.masks is None else target.masks.pin_memory())
+            for target in self.targets
+        ]
         return replace(self, images=self.images.pin_memory(), targets=targets)
 
 
@@ -57,7 +60,7 @@ def _unpacked(images: Tensor, packed: tuple[Any, ...], samples: list[Sample], pa
     """The batch whose targets were packed by `Batch.__reduce__`."""
     labels, boxes, masks, counts = packed
     parts = [None] * len(counts) if masks is None else masks.split(counts)
-    targets = [Target(*one) for one in zip(labels.split(counts), boxes.split(counts), parts, strict=True)]
+    targets = [Target(*parts) for parts in zip(labels.split(counts), boxes.split(counts), parts, strict=True)]
     return Batch(images, targets, samples, padding)
 
 

@@ -108,7 +108,11 @@ class DetectionDataset(Dataset[Item]):
 
     def __post_init__(self) -> None:
         for sample in self.samples if self.masks else ():
-            if any(one is None for one, crowd in zip(sample.segmentations, sample.crowd, strict=True) if not crowd):
+            if any(
+                segmentation is None
+                for segmentation, crowd in zip(sample.segmentations, sample.crowd, strict=True)
+                if not crowd
+            ):
                 raise UserError(
                     f"{sample.path} has instances without a polygon or RLE, yet the model segments. Annotate them, or "
                     "choose a model.variant that only detects."
@@ -162,14 +166,14 @@ def augment(
 def crop_example(sample: Sample, view: View, image: Tensor, *, masks: bool) -> Example:
     """The image of a view, S x S, with what it shows of the sample's instances that are no crowd."""
     side = image.shape[-1]
-    kept = np.flatnonzero(~sample.crowd)
-    corners = sample.boxes[kept]
+    indexes = np.flatnonzero(~sample.crowd)
+    corners = sample.boxes[indexes]
     corners[:, 2:] += corners[:, :2]
     corners = corners.clip(0, (sample.width, sample.height) * 2)
     boxes = tv_tensors.BoundingBoxes(crop_boxes(view, corners, side), format="XYXY", canvas_size=(side, side))
-    shapes = [sample.segmentations[one] for one in kept]
+    shapes = [sample.segmentations[index] for index in indexes]
     filled = tv_tensors.Mask(crop_masks(view, shapes, sample.height, sample.width, side)) if masks else None
-    return Example(tv_tensors.Image(image), boxes, torch.from_numpy(sample.labels[kept]), filled).visible()
+    return Example(tv_tensors.Image(image), boxes, torch.from_numpy(sample.labels[indexes]), filled).visible()
 
 
 def crop_image(view: View, picture: Image.Image, factor: int, side: int) -> Tensor:
@@ -177,8 +181,8 @@ def crop_image(view: View, picture: Image.Image, factor: int, side: int) -> Tens
     top, left, height, width = (value // factor for value in view)
     # Cut by Pillow, which copies a fifth of the time that it takes to turn all pixels into a tensor.
     picture = picture.crop((left, top, left + width, top + height))
-    shown: Tensor = resize(F.pil_to_tensor(picture), side)
-    return shown
+    resized: Tensor = resize(F.pil_to_tensor(picture), side)
+    return resized
 
 
 def crop_boxes(view: View, corners: npt.NDArray[np.float64], side: int) -> Tensor:
@@ -205,8 +209,8 @@ def crop_masks(view: View, segmentations: list[Any], height: int, width: int, si
             moved = [((yx - (view.top, view.left)) * scale).ravel().tolist() for yx in points]
             filled = rle.decode(rle.merge(rle.frPyObjects(moved, side, side))).T
         else:
-            whole = rle.decode(run_lengths(coded, height, width))
-            filled = whole.T[columns.clip(0, width - 1)][:, rows.clip(0, height - 1)].T
+            full_mask = rle.decode(run_lengths(coded, height, width))
+            filled = full_mask.T[columns.clip(0, width - 1)][:, rows.clip(0, height - 1)].T
         mask.copy_(torch.from_numpy(filled))
     return masks
 

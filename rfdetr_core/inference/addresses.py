@@ -47,8 +47,8 @@ def printable_address(address: str) -> str:
 def file_name(address: str) -> str:
     """A plain file name for what is made of an image: the last part of its address, of harmless characters alone."""
     path = re.split("[?#]", address)[0]  # not by urlsplit, which raises an error of what is no address
-    last = unquote(path.rstrip("/").rpartition("/")[2])
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", last).lstrip(".-")[-100:] or "image"
+    name = unquote(path.rstrip("/").rpartition("/")[2])
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".-")[-100:] or "image"
 
 
 def fetch_image(address: str) -> Image.Image:
@@ -64,10 +64,10 @@ def fetch_image(address: str) -> Image.Image:
     except images.TooLargeError:
         raise
     except UserError as error:
-        what = (
+        problem = (
             f"{printable_address(address)} is not an image of {', '.join(images.FORMATS)}: {error.__cause__ or error}"
         )
-        raise UserError(f"{what}. The server calls it {kind!r}. Look at the address in a browser.") from error
+        raise UserError(f"{problem}. The server calls it {kind!r}. Look at the address in a browser.") from error
 
 
 def _fetch(address: str) -> tuple[bytes, str]:
@@ -92,15 +92,15 @@ def _read(address: str, end: float) -> tuple[bytes, str]:
     opener = urllib.request.build_opener(_Redirects, _Https)
     with opener.open(urllib.request.Request(_quoted(address), headers=_HEADERS), timeout=_READ) as response:
         length = response.headers.get("Content-Length")
-        whole, content = int(length) if length else None, io.BytesIO()
-        _check_size(address, whole or 0)
+        total_size, content = int(length) if length else None, io.BytesIO()
+        _check_size(address, total_size or 0)
         while piece := response.read1(1 << 20):
             _check_size(address, content.tell() + len(piece))
             content.write(piece)
             if time.monotonic() > end:  # nobody waits for it any more
                 raise TimeoutError(f"it did not come within {SECONDS:.0f} seconds")
-        if whole is not None and content.tell() != whole:
-            raise ConnectionError(f"cut off after {content.tell()} of {whole} bytes")
+        if total_size is not None and content.tell() != total_size:
+            raise ConnectionError(f"cut off after {content.tell()} of {total_size} bytes")
         return content.getvalue(), response.headers.get_content_type()
 
 

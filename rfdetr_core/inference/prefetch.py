@@ -33,8 +33,8 @@ def prefetch(prepare: Callable[[T], R], items: Iterable[T], ahead: int) -> Gener
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for one in waiting:
-                one.cancel()
+            for future in waiting:
+                future.cancel()
 
 
 def workers() -> int:

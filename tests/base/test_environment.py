@@ -31,7 +31,7 @@ def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_processor_is_the_one_that_the_system_names() -> None:
-    (line,) = {one for one in Path("/proc/cpuinfo").read_text().splitlines() if one.startswith("model name")}
+    (line,) = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")}
     assert environment.processor().startswith(line.split(":", 1)[1].strip())
 
 
@@ -60,8 +60,8 @@ def installed(tmp_path: Path) -> Installed:
 
 def test_the_digest_of_a_list_of_files_is_that_which_pip_writes() -> None:
     package = metadata.distribution("numpy")
-    told = next(one for one in package.files or () if one.name == "__init__.py" and one.hash is not None)
-    assert environment._digest(Path(str(told.locate()))) == (told.hash and told.hash.value)
+    entry = next(entry for entry in package.files or () if entry.name == "__init__.py" and entry.hash is not None)
+    assert environment._digest(Path(str(entry.locate()))) == (entry.hash and entry.hash.value)
 
 
 def test_what_is_installed_as_it_was_made_holds(installed: Installed) -> None:

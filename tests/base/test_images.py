@@ -61,15 +61,15 @@ def test_a_copy_that_looks_the_same_to_training_has_the_same_digest_of_pixels(
     save: Callable[[Image.Image], bytes], strip: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rfdetr_core.base.images._STRIP", strip)
-    found = pixel_digest(decode(save(Image.fromarray(PIXELS)), "x"))
-    assert found == hashlib.sha256(b"RGB 30 20\n" + PIXELS.tobytes()).hexdigest()
+    digest = pixel_digest(decode(save(Image.fromarray(PIXELS)), "x"))
+    assert digest == hashlib.sha256(b"RGB 30 20\n" + PIXELS.tobytes()).hexdigest()
 
 
 def test_other_pixels_or_another_shape_have_another_digest() -> None:
     changed = PIXELS.copy()
     changed[3, 4, 1] ^= 1
     several = [PIXELS, changed, PIXELS.reshape(30, 20, 3), PIXELS[:, ::-1], PIXELS[:-1]]
-    assert len({pixel_digest(Image.fromarray(np.ascontiguousarray(one))) for one in several}) == len(several)
+    assert len({pixel_digest(Image.fromarray(np.ascontiguousarray(pixels))) for pixels in several}) == len(several)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -315,9 +315,9 @@ for path in sorted(Path({str(tmp_path)!r}).iterdir()):
         print(path.name, "allowed" in str(error))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    told = dict(line.split() for line in done.stdout.splitlines())
-    assert told.keys() == {*sides, "bomb"}, done.stderr
-    assert set(told.values()) == {"True"}
+    sizes = dict(line.split() for line in done.stdout.splitlines())
+    assert sizes.keys() == {*sides, "bomb"}, done.stderr
+    assert set(sizes.values()) == {"True"}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])

@@ -224,8 +224,8 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return item
 
 
-def same(one: Item, other: Item) -> bool:
-    tensors = ((item.image, item.target.labels, item.target.boxes, item.target.masks) for item in (one, other))
+def same(first: Item, other: Item) -> bool:
+    tensors = ((item.image, item.target.labels, item.target.boxes, item.target.masks) for item in (first, other))
     return all(torch.equal(x, y) for x, y in zip(*tensors, strict=True))  # type: ignore[arg-type]
 
 
@@ -281,29 +281,29 @@ def test_an_augmentation_that_is_on_changes_no_draw_of_the_others(
 def test_a_stream_depends_on_name_seed_and_draw_alone(read: Any) -> None:
     drawn: dict[str, list[float]] = {}
 
-    def one(example: Example, value: float, random: torch.Generator) -> Example:
-        drawn["one"] = torch.rand(3, generator=random).tolist()
+    def one_number(example: Example, value: float, random: torch.Generator) -> Example:
+        drawn["one_number"] = torch.rand(3, generator=random).tolist()
         return example
 
-    def two(example: Example, value: float, random: torch.Generator) -> Example:
-        drawn["two"] = torch.rand(3, generator=random).tolist()
+    def another_number(example: Example, value: float, random: torch.Generator) -> Example:
+        drawn["another_number"] = torch.rand(3, generator=random).tolist()
         return example
 
     def stream(seed: int, draw: SampleKey, *, masks: bool = True, **values: Any) -> list[float]:
-        read(config(**{"one": 1} | values), seed, draw, masks=masks)
-        return drawn["one"]
+        read(config(**{"one_number": 1} | values), seed, draw, masks=masks)
+        return drawn["one_number"]
 
-    with added(one, two) as config:
+    with added(one_number, another_number) as config:
         usual = stream(3, SampleKey(1, 2, 1))
         torch.manual_seed(1)
-        same_place = [VALUES, {"one": 0.1}, {"two": 1}, {"crop_sides": ()}, {"masks": False}]
+        same_place = [VALUES, {"one_number": 0.1}, {"another_number": 1}, {"crop_sides": ()}, {"masks": False}]
         assert [stream(3, SampleKey(1, 2, 1), **values) for values in same_place] == [usual] * len(same_place)
         elsewhere = [(4, SampleKey(1, 2, 1)), (3, SampleKey(2, 2, 1)), (3, SampleKey(1, 3, 1)), (3, SampleKey(1, 2, 0))]
-        stream(3, SampleKey(1, 2, 1), two=1)
-        others = [drawn["two"], *(stream(*place) for place in elsewhere)]
+        stream(3, SampleKey(1, 2, 1), another_number=1)
+        others = [drawn["another_number"], *(stream(*place) for place in elsewhere)]
     assert not any(other == usual for other in others)
-    with added(two, one, first=True) as config:
-        assert stream(3, SampleKey(1, 2, 1), two=1) == usual
+    with added(another_number, one_number, first=True) as config:
+        assert stream(3, SampleKey(1, 2, 1), another_number=1) == usual
 
 
 @few
@@ -340,10 +340,10 @@ def test_instances_that_an_augmentation_hides_are_dropped(read: Any) -> None:
 def test_every_augmentation_has_a_documented_key_after_those_of_the_crop() -> None:
     assert list(AugmentConfig().model_dump()) == ["crop_sides", "crop_range", *AUGMENTATIONS]
     page = markdown()
-    for name, one in AUGMENTATIONS.items():
-        most, meaning = one.field.metadata[1].le, one.field.description
+    for name, registered in AUGMENTATIONS.items():
+        most, meaning = registered.field.metadata[1].le, registered.field.description
         assert meaning
-        assert f"| augmentation.{name} | number, from 0, to {most} | {one.field.default} | {meaning} |\n" in page
+        assert f"| augmentation.{name} | number, from 0, to {most} | {registered.field.default} | {meaning} |\n" in page
         for wrong in (-0.1, most + 0.1):
             with pytest.raises(UserError, match=name):
                 parse(AugmentConfig, {name: wrong}, "params.yaml: train.augmentation")

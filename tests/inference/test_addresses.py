@@ -50,7 +50,7 @@ def test_an_address_is_predicted_as_its_file_is(
     assert same(predictor.predict(address.replace("https", "HTTPS"), 0.3), expected)
     assert same(predictor.predict(f"{address.replace('%20', ' ')}#part", 0.3), expected)
     mixed: list[Any] = [address, path, np.array(Image.open(path).convert("RGB")), str(path), address]
-    assert all(same(one, expected) for one in predictor.predict(mixed, 0.3))
+    assert all(same(detections, expected) for detections in predictor.predict(mixed, 0.3))
     assert server.asked == ["/a%20b/x.png?size=1"] * 5
 
 
@@ -104,7 +104,9 @@ def test_a_redirect_away_from_https_is_refused(server: SecureServer, tmp_path: P
 
 def test_a_name_is_refused_for_any_number_that_is_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = ["8.8.8.8", "10.0.0.7"]
-    monkeypatch.setattr(hosts.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (one, 0)) for one in numbers])
+    monkeypatch.setattr(
+        hosts.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (number, 0)) for number in numbers]
+    )
     with pytest.raises(UserError, match=r"images\.example/x\.png is an address whose host \(10\.0\.0\.7\)"):
         fetch_image("https://images.example/x.png")
 

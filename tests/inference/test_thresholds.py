@@ -50,8 +50,8 @@ def write(path: Path, content: Thresholds) -> Path:
 def predicted(*arguments: object, output: Path) -> dict[str, Any]:
     """What the command predict writes of its one image."""
     main(["predict", *map(str, arguments), "--output", str(output), "--device", "cpu"])
-    (found,) = output.glob("*.json")
-    content: dict[str, Any] = json.loads(found.read_text())
+    (file,) = output.glob("*.json")
+    content: dict[str, Any] = json.loads(file.read_text())
     return content
 
 
@@ -119,7 +119,7 @@ def test_the_command_keeps_what_python_keeps_and_writes_what_it_used(
     assert content["threshold"] == BY_CLASS
     expected = predictor.predict(path, threshold=BY_CLASS)
     assert len(expected)
-    assert [one["xyxy"] for one in content["detections"]] == expected.xyxy.tolist()
+    assert [detection["xyxy"] for detection in content["detections"]] == expected.xyxy.tolist()
     loaded = predict_of(scene.checkpoint)
     for given in (file, str(file), BY_CLASS):
         assert same(loaded(path, threshold=given), expected)
@@ -139,10 +139,10 @@ def test_the_thresholds_of_one_class_give_what_the_number_gives(scene: Scene, pa
     args, config = three.args | {"class_names": ["tree"], "num_classes": 1}, three.model_config | {"num_classes": 1}
     write_checkpoint(model, replace(three, weights=weights, args=args, model_config=config))
     file = write(tmp_path / NAME, thresholds(model, {"tree": 0.25}))
-    found = predicted(model, path, "--thresholds", file, output=tmp_path / "file")
+    content = predicted(model, path, "--thresholds", file, output=tmp_path / "file")
     number = predicted(model, path, "--threshold", "0.25", output=tmp_path / "number")
-    assert found["detections"] == number["detections"] != []
-    assert (found["threshold"], number["threshold"]) == ({"tree": 0.25}, 0.25)
+    assert content["detections"] == number["detections"] != []
+    assert (content["threshold"], number["threshold"]) == ({"tree": 0.25}, 0.25)
     (drawn, expected) = (next((tmp_path / name).glob("*.png")).read_bytes() for name in ("file", "number"))
     assert drawn == expected
 
@@ -157,17 +157,17 @@ def test_recommended_are_those_beside_the_checkpoint_else_those_of_its_project(
         shutil.copy(scene.checkpoint, place)
     (project / "dvc.yaml").touch()
     for place in (model, copy, alone):
-        with pytest.raises(UserError, match=r"has no recommended thresholds: .*thresholds\.json do not exist") as told:
+        with pytest.raises(UserError, match=r"has no recommended thresholds: .*thresholds\.json do not exist") as error:
             recommended_thresholds("recommended", Predictor.from_checkpoint(place, device="cpu"))
-        assert str(place.with_name(NAME)) in str(told.value)
-        assert (str(project / PROJECT_FILE) in str(told.value)) == (place is not alone)
-        assert "dvc repro" in str(told.value)
+        assert str(place.with_name(NAME)) in str(error.value)
+        assert (str(project / PROJECT_FILE) in str(error.value)) == (place is not alone)
+        assert "dvc repro" in str(error.value)
     write(project / PROJECT_FILE, thresholds(scene.checkpoint))
     write(alone.with_name(NAME), thresholds(scene.checkpoint, BY_CLASS | {"class0": 0.1}))
     for place, first in ((model, 0.2), (copy, 0.2), (alone, 0.1)):
-        found = recommended_thresholds("recommended", Predictor.from_checkpoint(place, device="cpu"))
-        assert found.by_class == BY_CLASS | {"class0": first}
-        expected = predict_of(place)(path, threshold=found.by_class)
+        recommendation = recommended_thresholds("recommended", Predictor.from_checkpoint(place, device="cpu"))
+        assert recommendation.by_class == BY_CLASS | {"class0": first}
+        expected = predict_of(place)(path, threshold=recommendation.by_class)
         assert same(predict_of(place)(path, threshold="recommended"), expected)
     write(model.with_name(NAME), thresholds(scene.checkpoint, dict.fromkeys(NAMES, 0.4), target=None))
     content = predicted(model, path, "--thresholds", "recommended", output=tmp_path / "found")
