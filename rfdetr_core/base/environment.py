@@ -1,5 +1,8 @@
-"""What of the environment decides bits, beside the versions of packages: variables, the processor, code that Python
-runs at its start, and files of packages that are not as they were installed."""
+"""The parts of the environment that can change a result bit for bit, in addition to the versions of packages.
+
+These are environment variables, the processor, the code that Python runs at its start, and installed files that were
+edited.
+"""
 
 from __future__ import annotations
 
@@ -22,33 +25,35 @@ from typing import Any
 from rfdetr_core.base import files
 from rfdetr_core.base.provenance import PACKAGES
 
-# Each gives other bits on the same machine. Not here: the number of threads, which the record has by itself, and
-# CUBLAS_WORKSPACE_CONFIG, which Lightning sets.
+# Each of these variables can change results on the same machine. Not here: the number of threads, which the training
+# record has as a field of its own, and CUBLAS_WORKSPACE_CONFIG, which Lightning sets.
 _DECIDING = re.compile(
     r"MKL_(CBWR|ENABLE_INSTRUCTIONS|DEBUG_CPU_TYPE|VML_MODE|DYNAMIC)|NPY_(DISABLE|ENABLE)_CPU_FEATURES|OPENBLAS_CORETYPE"
     r"|(ONEDNN|DNNL)_(DEFAULT_FPMATH_MODE|MAX_CPU_ISA|CPU_ISA_HINTS)|ATEN_CPU_CAPABILITY|OMP_SCHEDULE"
     r"|NVIDIA_TF32_OVERRIDE|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
 )
-_TOLD = re.compile(
+# Variables that are recorded to explain a difference.
+_RECORDED = re.compile(
     r"(MKL|NPY|ONEDNN|DNNL|OMP|KMP|GOMP|ATEN|OPENBLAS|PYTHON|CUBLAS|CUDNN|CUDA|NVIDIA|TORCH)_?[A-Z0-9_]*"
     r"|LD_(PRELOAD|LIBRARY_PATH|AUDIT)|GLIBC_TUNABLES"
 )
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
-_PROJECT = "rfdetr-dvc"  # its path file is made relative, see the Makefile
+_PROJECT = "rfdetr-dvc"  # not checked: the Makefile makes the path in its .pth file relative
 _OWN = re.compile(r"__editable__\.rfdetr_dvc-[^/]*\.pth")
 _MODULES = {"pillow": "PIL", "pytorch-lightning": "pytorch_lightning"}
 _MODULE_SUFFIXES = (".py", ".so", ".pyd")
 _CPUINFO = Path("/proc/cpuinfo")
-_WHILE_INSTALLING = 60 * 10**9  # nanoseconds: the list of a package is among its last files
+# Nanoseconds. An installer writes the RECORD among the last files of a package, so others may be slightly newer.
+_WHILE_INSTALLING = 60 * 10**9
 
 
 def settings() -> dict[str, str]:
-    """The variables that are set and change the bits of a result on the same machine."""
+    """The variables that are set and can change a result on the same machine."""
     return {name: value for name, value in sorted(os.environ.items()) if _DECIDING.fullmatch(name)}
 
 
 def processor() -> str:
-    """The processor as the system names it: two models with equal instructions may give other bits."""
+    """The processor as the system names it. Two models with the same instructions may give different results."""
     try:
         lines = files.read_text(_CPUINFO).splitlines()
     except (OSError, ValueError):
@@ -62,8 +67,11 @@ def processor() -> str:
 
 
 def observe_environment(*, packages: bool) -> dict[str, Any]:
-    """What a run notes of its environment: `settings`, `variables`, `processor`, `startup`; and `edited`, if `packages`
-    decide its result. See the functions of these names."""
+    """The environment of a run, for its journal entry.
+
+    The keys are `settings`, `variables`, `processor`, `startup` and `edited`; see settings(), variables(), processor(),
+    startup_code() and edited_files(). `edited` is only there with `packages`: if packages decide the run's result.
+    """
     return {
         "settings": settings(),
         "variables": variables(),
@@ -74,16 +82,19 @@ def observe_environment(*, packages: bool) -> dict[str, Any]:
 
 
 def variables() -> dict[str, str]:
-    """The variables of numeric libraries, Python and the loader that are set; none that is named like a secret."""
-    listed = {name: value for name, value in os.environ.items() if _TOLD.fullmatch(name) and not _SECRET.search(name)}
+    """The variables of numeric libraries, Python and the dynamic linker that are set, except names like secrets."""
+    listed = {
+        name: value for name, value in os.environ.items() if _RECORDED.fullmatch(name) and not _SECRET.search(name)
+    }
     return dict(sorted(listed.items()))
 
 
 def startup_code() -> dict[str, dict[str, str | None]]:
-    """The code that Python runs before any other, by its path: `sha256`, and `of`, the package that installed it.
+    """The code that Python runs at its start: sitecustomize, usercustomize and the .pth files.
 
-    These are sitecustomize, usercustomize and the .pth files. of: "this project" for its own editable install; None:
-    no package has the file.
+    Returns:
+        path -> `sha256` and `of`. `of` is the package that installed the file, "this project" for its own editable
+        install, or None if no package lists the file.
     """
     names = ("sitecustomize", "usercustomize")
     specs = (PathFinder.find_spec(name) for name in names)
@@ -93,17 +104,20 @@ def startup_code() -> dict[str, dict[str, str | None]]:
 
 
 def unexpected_startup(started: dict[str, dict[str, str | None]]) -> list[str]:
-    """The paths among those of `startup_code` that no package and not this project has installed."""
+    """The paths of `startup_code` that neither a package nor this project has installed."""
     return [path for path, entry in started.items() if entry.get("of") is None]
 
 
 def edited_files(*, deep: bool = False) -> dict[str, list[str]]:
-    """The installed files that are not those of their package's list (RECORD), by package; likewise a package whose
-    module has another version than its description.
+    """Package -> its installed files that differ from the package's list of files (RECORD).
 
-    Of the packages that decide numerics, sizes are compared, and the digests of files that are newer than the list.
-    deep: the digests of all files of all packages; and of the former, also modules that the list does not have, and
-    compiled ones.
+    A package whose module has another version than its metadata is named, too.
+
+    Args:
+        deep: By default only the packages that decide numerics are checked: the sizes of all files, and the digests of
+            files that are newer than the RECORD. deep checks the digests of all files of all packages. In packages that
+            decide numerics it also finds modules that the RECORD does not list, and .pyc files that do not match their
+            .py file.
     """
     edited: dict[str, list[str]] = {}
     everything = (
@@ -116,7 +130,7 @@ def edited_files(*, deep: bool = False) -> dict[str, list[str]]:
 
 
 def packages_without_list() -> list[str]:
-    """The packages that decide numerics and came without a list of their files."""
+    """The packages that decide numerics but have no RECORD, so that their files cannot be checked."""
     return [name for name in PACKAGES if (package := _distribution(name)) is not None and _record(package) is None]
 
 
@@ -148,7 +162,7 @@ def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
         kind, _, digest = recorded.partition("=")
         name = name.strip('"')
         listed_names.add(name)
-        # Compiled modules and the list itself have no digest; commands beside the packages are adapted to this Python.
+        # Compiled modules and the RECORD itself have no digest. Commands (../../bin) are adapted to this Python.
         if kind != "sha256" or not size.isdigit() or name.startswith("../"):
             continue
         try:
@@ -163,15 +177,15 @@ def _changed(package: metadata.Distribution, *, deep: bool) -> Iterator[str]:
 
 
 def _record(package: metadata.Distribution) -> Path | None:
-    """The list of a package's files; some installers write none."""
+    """The RECORD of a package: the list of its files. Some installers do not write it."""
     folder = getattr(package, "_path", None)
     return Path(folder) / "RECORD" if folder and (Path(folder) / "RECORD").is_file() else None
 
 
 def _unlisted_modules(folder: Path, listed_names: set[str]) -> Iterator[str]:
-    """Modules in the folders of a package that its list does not have, and compiled ones that are not of their source.
+    """Yield modules in a package's folders that its RECORD does not list, and .pyc files that do not match their .py.
 
-    Python takes an extension before a source of the same name, and a compiled module in place of its source.
+    Python would import them: it prefers an extension to a source of the same name, and a .pyc to its source.
     """
     tops = {
         top
@@ -187,7 +201,7 @@ def _unlisted_modules(folder: Path, listed_names: set[str]) -> Iterator[str]:
 
 
 def _is_of_its_source(compiled: Path) -> bool:
-    """Whether a compiled module is what its source compiles to, or Python would not read it. It is not run."""
+    """Whether a .pyc file is harmless: it equals its compiled source, or Python would not read it. It is not run."""
     try:
         source = Path(source_from_cache(str(compiled)))
         if compiled.parent.name != "__pycache__" or not source.is_file():
@@ -214,7 +228,7 @@ def _site_folders() -> Iterator[Path]:
 
 
 def _installed_by(path: Path) -> str | None:
-    if path.parent == Path(sysconfig.get_path("stdlib")):  # as Debian has it
+    if path.parent == Path(sysconfig.get_path("stdlib")):  # Debian's sitecustomize
         return "Python"
     if _OWN.fullmatch(path.name) and not _runs_code(path):
         return "this project"
@@ -230,5 +244,5 @@ def _installed_by(path: Path) -> str | None:
 
 
 def _runs_code(path: Path) -> bool:
-    """Whether a .pth file does more than to name folders."""
+    """Whether a .pth file runs code; others only name folders."""
     return any(line.startswith(("import ", "import\t")) for line in files.read_text(path).splitlines())

@@ -1,4 +1,4 @@
-"""Values out of files that anyone may have made: limits on all of them, and schemas of what is read."""
+"""Checks values of files that anyone may have written: limits for all values, and schemas of the fields in use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import MOST_LEVELS
 
-# Bytes of text, and 64 for each value. What is referred to repeatedly counts each time, as it does once it is printed.
+# A text counts with its characters, and each value with 64 bytes more. A shared object counts each time that it is
+# used, because it is written each time.
 MOST_BYTES = 2**26
 _MOST_INTEGER = 2**64
 _SHOWN = 60  # characters of a value in a message
@@ -25,7 +26,7 @@ _KINDS = {
 
 
 class FileSchema(BaseModel):
-    """What is read of a mapping in a file; keys that are not read may hold anything."""
+    """Base of the schemas of files: the fields that are read. Other keys of the file may hold anything."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -45,10 +46,16 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 def require(schema: type[FileSchema], value: Any, where: str, place: str = "") -> None:
-    """Compare a mapping with a schema. `where` names the file, `place` the field of it that the mapping is.
+    """Compare a mapping with a schema.
+
+    Args:
+        schema: The fields that are read.
+        value: The mapping.
+        where: The file's name in messages.
+        place: The dotted path of the mapping inside the file; "" for the complete content.
 
     Raises:
-        UserError: the first field that is missing, of another type, or beyond a limit.
+        UserError: a field is missing, has another type or is beyond a limit. The message names the first one.
     """
     try:
         schema.model_validate(value)
@@ -66,10 +73,15 @@ def require(schema: type[FileSchema], value: Any, where: str, place: str = "") -
 
 
 def checked(value: Any, schema: type[FileSchema], where: str) -> dict[str, Any]:
-    """The content of a JSON file that anyone may have written.
+    """Check the content of a JSON file that anyone may have written, and return it.
+
+    Args:
+        value: The parsed content.
+        schema: The fields that are read.
+        where: The file's name in messages.
 
     Raises:
-        UserError: it is beyond a limit of all files, or a field is missing, of another type, or beyond its limit.
+        UserError: the content is beyond a limit of `check_values`, or does not match the schema (see `require`).
     """
     check_values(value, where)
     require(schema, value, where)
@@ -77,10 +89,15 @@ def checked(value: Any, schema: type[FileSchema], where: str) -> dict[str, Any]:
 
 
 def check_values(value: Any, where: str, place: str = "") -> None:
-    """Compare nested mappings, lists, texts and numbers with the limits that hold for all files.
+    """Compare nested mappings, lists, texts and numbers with the limits for all files.
+
+    Args:
+        value: The content of a file, or a part of it.
+        where: The file's name in messages.
+        place: The dotted path of the part inside the file; "" for the complete content.
 
     Raises:
-        UserError: something else, a number that is not finite, nested too deeply, or too large when written out.
+        UserError: a value has another type, a number is not finite, or the content is nested too deeply or too large.
     """
     remaining, waiting = MOST_BYTES, [(value, place, 0)]
     while waiting:
@@ -102,11 +119,11 @@ def check_values(value: Any, where: str, place: str = "") -> None:
 def _fault(value: Any) -> str:
     kind = type(value)
     if kind is float:
-        return "" if math.isfinite(value) else f"{value} is no finite number"
+        return "" if math.isfinite(value) else f"{value} is not a finite number"
     if kind is int:
         return "" if abs(value) <= _MOST_INTEGER else f"a number of {value.bit_length()} bits is too large"
     if kind is str:
-        return "" if value.isascii() or _encodes(value) else f"{_value_text(value)} is no text in Unicode"
+        return "" if value.isascii() or _encodes(value) else f"{_value_text(value)} is not valid Unicode"
     if kind is dict:
         mixed = len({type(key) for key in value}) > 1 or not all(type(key) in (str, int) for key in value)
         return "its keys must be texts" if mixed else ""

@@ -110,9 +110,9 @@ def test_what_is_no_json_is_named(tmp_path: Path, text: str | bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (b'{"a": 1, "a": 2}', "'a' stands twice"),
-        (b'[{"b": {"a": 1, "a": 1}}]', "'a' stands twice"),
-        (b"[NaN]", "NaN is no finite number"),
+        (b'{"a": 1, "a": 2}', "'a' is twice"),
+        (b'[{"b": {"a": 1, "a": 1}}]', "'a' is twice"),
+        (b"[NaN]", "NaN is not a finite number"),
         (b"[-Infinity]", "no finite number"),
         (b"[1e999]", "no finite number"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),

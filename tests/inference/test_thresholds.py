@@ -220,7 +220,7 @@ def test_a_checkpoint_saved_again_keeps_its_thresholds_and_a_new_model_has_none(
         ("classes.class1", 0.5, "classes.class1: it must be a mapping, found 0.5"),
         ("classes.class1.threshold", "0.5", "classes.class1.threshold: it must be a number, found '0.5'"),
         ("classes.class1.threshold", 1.5, "classes.class1.threshold: 1.5 is more than 1"),
-        ("classes.class1.threshold", float("nan"), "is not readable JSON (NaN is no finite number)"),
+        ("classes.class1.threshold", float("nan"), "is not readable JSON (NaN is not a finite number)"),
         ("", [], "its content: it must be a mapping"),
     ],
 )

@@ -693,5 +693,5 @@ def test_committed_bytecode_is_not_run_and_is_named(
             text=True,
         )
         assert done.returncode == 1, done
-        assert f"git has compiled modules: {name}" in done.stderr
+        assert f"git tracks compiled modules: {name}" in done.stderr
     assert not marker.exists()
