@@ -586,7 +586,7 @@ PATCHES = {
 
         from rfdetr_core.base.params import parse
         from rfdetr_core.data.augmentation import AugmentConfig
-        from rfdetr_core.data.dataset import DetectionDataset, Draw
+        from rfdetr_core.data.dataset import DetectionDataset, SampleKey
         from rfdetr_core.data.samples import read_samples
         from tests.training.tiny import make_files
 
@@ -594,7 +594,7 @@ PATCHES = {
             where = make_files(tmp_path)
             config = parse(AugmentConfig, {"grey": 1}, "augmentation")
             images = DetectionDataset(read_samples(*where.split("train")), where.dataset, 64, augmentation=config)
-            image = images[Draw(0, 1)].image
+            image = images[SampleKey(0, 1)].image
             assert bool((image[0] == image[1]).all()) and bool((image[1] == image[2]).all())
         """,
     ),

@@ -15,7 +15,7 @@ from rfdetr_core.audit.history import EXPORT, Commit
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.schema import Count, Fields, Md5, Name, Sha256, Text
+from rfdetr_core.base.schema import Count, FileSchema, Md5, Name, Sha256, Text
 from rfdetr_core.lineage.records import record_names
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import STAGE
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.schema import Fields, checked
+from rfdetr_core.base.schema import FileSchema, checked
 from rfdetr_core.checkpoint.schema import Evaluation, RecordFile
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock
 from rfdetr_core.lineage.records import FOLDER, RECORD, record_names, run_digest
@@ -259,7 +259,7 @@ def trace(path: Path, archive: Archive) -> Trace:
     record = runs[0] if len(runs) == 1 else None
     carried, training = (checkpoint.lineage, checkpoint.training_record) if checkpoint else (None, None)
     lineage = record["lineage"] if record else carried
-    training = lineage["training"] if lineage else alike.checkpoint.origin if alike and not runs else training
+    training = lineage["training"] if lineage else alike.checkpoint.training if alike and not runs else training
     contradictions = list(contradictions_of(checkpoint, alike.tensors if alike else tensors, runs))
     contradictions += exports.contradictions(exported, runs) if exported else []
     same_training = [run for run in archive.runs if run["lineage"]["training"] == training and not contradictions]

@@ -73,7 +73,7 @@ def search_weights(checkpoint: Checkpoint, md5: str, archive: Archive) -> Search
         md5: The digest of its bytes.
         archive: The history of the project.
     """
-    if archive.first_link(md5) or not (checkpoint.origin is None or _is_rounded(checkpoint.weights)):
+    if archive.first_link(md5) or not (checkpoint.training is None or _is_rounded(checkpoint.weights)):
         return None
     return _search(checkpoint, archive)
 
@@ -137,7 +137,7 @@ def _has_digest(path: Path, md5: str) -> bool:
 
 def _candidates(checkpoint: Checkpoint, archive: Archive) -> Iterator[tuple[str, str]]:
     """Path and MD5 of each model file in any dvc.lock. Those of the training that the file names come first."""
-    preferred = {record["file"]["md5"] for record in archive.runs if record["lineage"]["training"] == checkpoint.origin}
+    preferred = {record["file"]["md5"] for record in archive.runs if record["lineage"]["training"] == checkpoint.training}
     texts = archive.history.lock_texts
     models = [
         (path.decode(errors="replace"), md5.decode())

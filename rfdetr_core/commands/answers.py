@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rfdetr_core.base.schema import Count, Fields, Md5, Sha256
+from rfdetr_core.base.schema import Count, FileSchema, Md5, Sha256
 from rfdetr_core.checkpoint.schema import Evaluation, Lineage, TrainingRecord
 from rfdetr_core.commands.output import SCHEMA
 
@@ -160,7 +160,7 @@ class ImageUsesAnswer(_Uses):
     uses: list[ImageUseAnswer]
 
 
-class ConditionAnswer(Fields):
+class ConditionAnswer(FileSchema):
     """A condition on the metadata of images."""
 
     column: str
@@ -175,14 +175,14 @@ class SelectedUsesAnswer(_Uses):
     uses: list[SelectedUseAnswer]
 
 
-class FigureAnswer(Fields):
+class FigureAnswer(FileSchema):
     """A score, 0 to 1, and the ends of its 95 % interval."""
 
     score: float | None
     interval: list[float] | None
 
 
-class ScoresAnswer(Fields):
+class ScoresAnswer(FileSchema):
     """The scores of an evaluation, by name. manifest: the git blob of the split's manifest."""
 
     split: str
@@ -285,7 +285,7 @@ class PlanAnswer(Answer):
     notes: list[str]
 
 
-class SubjectAnswer(Fields):
+class SubjectAnswer(FileSchema):
     """A file that a statement is about."""
 
     name: str
@@ -301,7 +301,7 @@ class Statement(Fields):
     predicate: dict[str, Any]
 
 
-ANSWERS: dict[str, type[Fields]] = {
+ANSWERS: dict[str, type[FileSchema]] = {
     "audit-file": FileAnswer,
     "audit-images": ImagesAnswer,
     "audit-image": ImageUsesAnswer,

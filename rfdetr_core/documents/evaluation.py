@@ -15,7 +15,7 @@ from rfdetr_core.audit.history import EVALUATION
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import short
-from rfdetr_core.base.schema import Count, Fields, Text, checked
+from rfdetr_core.base.schema import Count, FileSchema, Text, checked
 from rfdetr_core.checkpoint.schema import Evaluation as Lineage
 from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.operating import DEFAULT_THRESHOLD

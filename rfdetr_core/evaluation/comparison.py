@@ -18,7 +18,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.manifest import read_classes
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.checkpoint.exported import model_origin
+from rfdetr_core.checkpoint.exported import read_any_training_record
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.evaluate import detect
@@ -296,7 +296,7 @@ def _model(
         variant=predictor.architecture.name,
         classes=predictor.class_names,
         segmentation=predictor.architecture.segmentation,
-        training=model_origin(path),
+        training=read_any_training_record(path),
         results=detect(predictor, where.dataset, samples, names),
     )
 

@@ -14,7 +14,7 @@ from rfdetr_core.base.params import parse
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.export.config import ABSENT, NAMES, ExportConfig
 from rfdetr_core.export.run import COMPARED, Calibration, Scores, Source, export_files, valid_pictures
-from rfdetr_core.inference.optimised import whole
+from rfdetr_core.inference.optimised import require_positive_int
 from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.ingest.folder import listing
 
@@ -89,7 +89,7 @@ def _calibration(folder: Any, most: Any) -> Calibration | None:
         return None
     if not isinstance(folder, str | Path) or not Path(folder).is_dir():
         raise UserError(f"calibration_data is {folder!r}: it must be the path of a folder of images.")
-    names = list(listing(Path(folder), ""))[: whole("max_images", most)]
+    names = list(listing(Path(folder), ""))[: require_positive_int("max_images", most)]
     if not names:
         raise UserError(f"calibration_data is {str(folder)!r}, which has no images.")
     digests = {name: files.sha256_file(Path(folder) / name) for name in names}

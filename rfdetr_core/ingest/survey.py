@@ -28,7 +28,7 @@ from rfdetr_core.base import files, images
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import DOUBTS, FORMATS, TooLargeError
-from rfdetr_core.base.memory import ran_out
+from rfdetr_core.base.memory import shortage_message
 from rfdetr_core.base.printing import say
 from rfdetr_core.base.processes import may_start_processes, usable_cores
 from rfdetr_core.ingest import duplicates
@@ -233,7 +233,7 @@ def _examined(work: Callable[[str], FileFacts], path: str) -> FileFacts:
     try:
         return work(path)
     except Exception as error:
-        if ran_out(error):
+        if shortage_message(error):
             raise out_of_memory(path) from error
         raise
 
@@ -259,7 +259,7 @@ def examine(root: Path, max_pixels: int, look_up: Callable[[bytes], bytes | None
     except TooLargeError as error:
         return FileFacts(code="image-too-large", message=str(error))
     except OSError as error:
-        if ran_out(error):
+        if shortage_message(error):
             raise
         return FileFacts(code="image-unreadable", message=f"{path} cannot be read: {error.strerror}")
     sha256 = hashlib.sha256(data)

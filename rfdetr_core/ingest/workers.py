@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.memory import ran_out
+from rfdetr_core.base.memory import shortage_message
 from rfdetr_core.base.processes import end_with_parent
 
 Item = TypeVar("Item")
@@ -139,7 +139,7 @@ def _serve(pipe: Connection, begun: Any, make_work: Callable[[], Callable[[str],
             try:
                 results.append(work(item))
             except Exception as error:
-                if ran_out(error):
+                if shortage_message(error):
                     os._exit(_SHORT_OF_MEMORY)
                 raise
         pipe.send(results)

@@ -19,8 +19,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rfdetr_core.base import files, git
-from rfdetr_core.base.environment import observed
-from rfdetr_core.base.schema import Count, Fields, Name, Sha256, Text, checked
+from rfdetr_core.base.environment import observe_environment
+from rfdetr_core.base.schema import Count, FileSchema, Name, Sha256, Text, checked
 from rfdetr_core.lineage.lock import Entry
 from rfdetr_core.lineage.records import FOLDER as RECORDS
 
@@ -107,7 +107,7 @@ def write(root: Path, stage: str, ran: Entry, began: float) -> Path:
         "seconds": round(time.time() - began, 1),
         "commit": commit and commit.strip(),
         "dirty": bool(dirty) if commit else None,
-        "environment": observed(packages=stage in _NUMERIC),
+        "environment": observe_environment(packages=stage in _NUMERIC),
     }
     files.write_json(path, {"schema": SCHEMA, **result, "previous": heads(root), "run": run})
     return path

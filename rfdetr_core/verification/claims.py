@@ -16,7 +16,7 @@ from rfdetr_core.base.imports import module_file
 from rfdetr_core.base.manifest import roots, row_of
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.schema import Fields, checked
+from rfdetr_core.base.schema import FileSchema, checked
 from rfdetr_core.checkpoint.schema import Evaluation, RecordFile, Scores, Selection
 from rfdetr_core.config.preflight import is_version, locked_versions
 from rfdetr_core.config.settings import SECTIONS

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from rfdetr_core.audit.history import History
 from rfdetr_core.base import files, git
-from rfdetr_core.base.schema import Fields, Sha256, checked
+from rfdetr_core.base.schema import FileSchema, Sha256, checked
 from rfdetr_core.lineage.journal import FOLDER as JOURNAL
 from rfdetr_core.lineage.records import FOLDER as RECORDS
 from rfdetr_core.verification.report import Report

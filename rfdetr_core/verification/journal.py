@@ -11,7 +11,7 @@ from typing import Any
 from rfdetr_core.audit.history import History
 from rfdetr_core.base import files, git
 from rfdetr_core.base.code import STAGE
-from rfdetr_core.base.environment import unexpected
+from rfdetr_core.base.environment import unexpected_startup
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.schema import checked
 from rfdetr_core.lineage.journal import FOLDER, JournalEntry, contents, entry_path, json_params
@@ -233,7 +233,7 @@ def _with_inputs(entries: Entries, lock_entry: Entry) -> Entries:
 
 def _differing(entry: Mapping[str, Any], lock_entry: Entry) -> list[str]:
     written = {path: out["md5"] for path, out in entry["outs"].items()}
-    return [path for path, _, _ in files.changes(written, lock_entry.outs)]
+    return [path for path, _, _ in files.changed_digests(written, lock_entry.outs)]
 
 
 def _check_outs(report: Report, tree: Contents, name: str, entry: Mapping[str, Any], *, only_git: bool) -> None:

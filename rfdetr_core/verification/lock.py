@@ -17,7 +17,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
 from rfdetr_core.base.dvc_config import dvc_config
 from rfdetr_core.base.errors import UserError, listed
-from rfdetr_core.base.files import changes, copy, json_text, md5_bytes
+from rfdetr_core.base.files import changed_digests, copy, json_text, md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml, parse, refuse_interpolations
 from rfdetr_core.config.settings import SECTIONS
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock, command, path_from_root

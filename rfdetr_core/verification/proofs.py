@@ -12,7 +12,7 @@ from rfdetr_core.audit.proofs import proof_sentence, training_name
 from rfdetr_core.base import files, images
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.merkle import Position, is_in_tree
-from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked, require
+from rfdetr_core.base.schema import Count, FileSchema, Sha256, Text, checked, require
 from rfdetr_core.checkpoint.published import PUBLISHED
 from rfdetr_core.checkpoint.schema import Root
 from rfdetr_core.verification.report import Report
@@ -43,7 +43,7 @@ class ProofImage(Fields):
     pixels: Sha256 | None
 
 
-class ProofModel(Fields):
+class ProofModel(FileSchema):
     """The model file that the proof was made with."""
 
     sha256: Sha256
@@ -58,13 +58,13 @@ class ProofFile(Fields):
     proofs: list[ProofOfSplit]
 
 
-class StatementRoots(Fields):
+class StatementRoots(FileSchema):
     """The Merkle roots in a statement (see `audit.proofs.roots_of`)."""
 
     roots: dict[Text, dict[Text, dict[Text, Root]] | None]
 
 
-class Subject(Fields):
+class Subject(FileSchema):
     """A file that a statement is about."""
 
     digest: dict[Text, Text]

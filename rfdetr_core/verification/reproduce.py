@@ -15,7 +15,7 @@ from rfdetr_core.base import files, git
 from rfdetr_core.base.chain import first_difference
 from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.files import changes
+from rfdetr_core.base.files import changed_digests
 from rfdetr_core.base.imports import refuse_bytecode
 from rfdetr_core.base.schema import checked
 from rfdetr_core.checkpoint.schema import RecordFile

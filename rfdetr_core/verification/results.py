@@ -125,7 +125,7 @@ def check_trainings(
         check_own_lineage(report, checkpoint, tensors, str(path), records[0] if len(records) == 1 else None)
     elif runs and (checkpoint.args or checkpoint.model_config or checkpoint.model_name):
         _check_description(report, checkpoint, str(path), runs[0]["lineage"])
-    trainings = [checkpoint.origin] if checkpoint.origin else [record["lineage"]["training"] for record in runs]
+    trainings = [checkpoint.training] if checkpoint.training else [record["lineage"]["training"] for record in runs]
     if not trainings:
         report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
         return None

@@ -11,7 +11,7 @@ from rfdetr_core.audit.history import EVALUATION, EXPORT, MODEL, History
 from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT, Code, exact_digests
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.imports import shadows, tracked_bytecode
+from rfdetr_core.base.imports import shadowing_files, tracked_bytecode
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.lineage.lock import LOCK

@@ -22,7 +22,7 @@ from rfdetr_core.base.manifest import SPLITS
 from rfdetr_core.base.params import parse
 from rfdetr_core.data.augmentation import AugmentConfig
 from rfdetr_core.data.batching import collate
-from rfdetr_core.data.dataset import DetectionDataset, Draw
+from rfdetr_core.data.dataset import DetectionDataset, SampleKey
 from rfdetr_core.data.preprocess import resize
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.inference.predictor import to_rgb

@@ -195,7 +195,7 @@ from pathlib import Path
 from rfdetr_core.ingest import survey
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.validate import validate_dataset
-from rfdetr_core.base.processes import interrupt_when_told
+from rfdetr_core.base.processes import treat_sigterm_as_ctrl_c
 from stages import run
 
 sys.argv[0] = "code"  # the one stage whose code is not compared with its digests
@@ -204,7 +204,7 @@ def slow(*_):
     time.sleep(60)
 
 def main():
-    interrupt_when_told()
+    treat_sigterm_as_ctrl_c()
     survey.examine = slow
     survey._WORTH_PROCESSES = 0
     started = survey.Survey.examine

@@ -59,7 +59,7 @@ def test_the_file_has_only_weights_and_what_loading_needs(folder: Path) -> None:
     weights = sum(value.nelement() * value.element_size() for value in content["model"].values())
     assert (folder / "total.pth").stat().st_size < weights + 400 * len(content["model"]) + 16_000
     loaded = build_from_checkpoint(folder / "total.pth")
-    assert not loaded.report.left
+    assert not loaded.report.missing
     assert not loaded.report.unused
 
 
@@ -95,7 +95,7 @@ def test_the_lineage_holds_the_record_the_selection_and_the_digest_of_the_weight
     strip(folder, selection(0.6), folder / "total.pth", folder / "records")
     total = read_checkpoint(folder / "total.pth")
     assert total.lineage is not None
-    assert total.origin == total.lineage["training"] == RECORD
+    assert total.training == total.lineage["training"] == RECORD
     assert total.lineage["selection"] == selection(0.6)
     assert total.lineage["tensors"] == tensor_digest(total.weights)
 
