@@ -118,7 +118,7 @@ def _check_code_is_of_this_project() -> None:
         raise UserError(
             f"rfdetr_core is imported from {ROOT}, not from {root}. Run stages as python -m stages.<name> there."
         )
-    if shadowing := shadows(root):
+    if shadowing := shadowing_files(root):
         raise UserError(
             f"{', '.join(shadowing)} would be imported instead of a module whose digest the results record. "
             "Remove or rename it."

@@ -228,7 +228,7 @@ class TrainKeywords(SettingsKeywords, total=False):
     resolution: int | None
     """side of the square input in pixels; None: as in the constructor"""
     freeze_encoder: bool | None
-    """do not train the encoder; None: as the model was built"""
+    """do not train the encoder; None: as in the constructor"""
     gradient_checkpointing: bool | None
     """recompute encoder activations: less memory, more time; None: as in the constructor"""
     device: str | int | torch.device | None
@@ -248,7 +248,7 @@ class EvaluateKeywords(RunKeywords, total=False):
     resolution: int | None
     """side of the square input in pixels; None: as in the constructor"""
     freeze_encoder: bool | None
-    """do not train the encoder; None: as the model was built"""
+    """do not train the encoder; None: as in the constructor"""
     gradient_checkpointing: bool | None
     """recompute encoder activations: less memory, more time; None: as in the constructor"""
     device: str | int | torch.device | None

@@ -26,7 +26,7 @@ SUFFIXES = (".onnx", ".xml")
 FOLDER = "output/export"
 
 
-class ExportedFile(Fields):
+class ExportedFile(FileSchema):
     """An entry of export.json: the digests and size in bytes of a file in FOLDER."""
 
     md5: Md5
@@ -34,7 +34,7 @@ class ExportedFile(Fields):
     size: Count
 
 
-class ExportSource(Fields):
+class ExportSource(FileSchema):
     """The checkpoint that was exported, as export.json names it."""
 
     sha256: Sha256
@@ -42,7 +42,7 @@ class ExportSource(Fields):
     record: Text | None = None
 
 
-class Export(Fields):
+class Export(FileSchema):
     """The content of output/export.json. Without a source if no format was requested."""
 
     source: ExportSource | None = None

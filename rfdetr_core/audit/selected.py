@@ -52,7 +52,12 @@ def uses_where(selection: Selection, archive: Archive) -> Answer[SelectedUse]:
     for manifest in everything:
         count = counts[(manifest.used_in, manifest.split), manifest.blob]
         if isinstance(count, str):
-            row = {"role": manifest.role, "tensors": manifest.tensors, "md5": manifest.md5, "manifest": manifest.blob}
+            row: dict[str, Any] = {
+                "role": manifest.role,
+                "tensors": manifest.tensors,
+                "md5": manifest.md5,
+                "manifest": manifest.blob,
+            }
             row |= {"ancestor": None, "through": list(manifest.through), "reason": count}
             unknown.setdefault((manifest.tensors, manifest.blob), row)
         elif count:

@@ -216,7 +216,7 @@ class Archive:
         """The position of each commit in the history, by its id. Older commits have higher numbers."""
         return {commit.id: age for age, commit in enumerate(self.history.commits)}
 
-    def _read(self, prefix: str | tuple[str, ...], schema: type[Fields]) -> Iterator[tuple[Commit, dict[str, Any]]]:
+    def _read(self, prefix: str | tuple[str, ...], schema: type[FileSchema]) -> Iterator[tuple[Commit, dict[str, Any]]]:
         """Committed JSON files whose path starts with a prefix, newest first, each with its newest commit.
 
         Equal files come once. Files that do not match the schema are added to the damaged ones.

@@ -137,7 +137,9 @@ def _has_digest(path: Path, md5: str) -> bool:
 
 def _candidates(checkpoint: Checkpoint, archive: Archive) -> Iterator[tuple[str, str]]:
     """Path and MD5 of each model file in any dvc.lock. Those of the training that the file names come first."""
-    preferred = {record["file"]["md5"] for record in archive.runs if record["lineage"]["training"] == checkpoint.training}
+    preferred = {
+        record["file"]["md5"] for record in archive.runs if record["lineage"]["training"] == checkpoint.training
+    }
     texts = archive.history.lock_texts
     models = [
         (path.decode(errors="replace"), md5.decode())

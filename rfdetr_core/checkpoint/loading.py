@@ -269,7 +269,7 @@ def _require_shapes(checkpoint: Checkpoint, stored: Architecture) -> None:
         UserError: no detector has these numbers, or a weight is missing or of another shape.
     """
     source = _source_of(checkpoint)
-    if problem := fault(stored):
+    if problem := invalid_reason(stored):
         raise UserError(f"{source}: {problem}.")
     with torch.device("meta"):
         state = build_detector(stored).state_dict()

@@ -142,7 +142,9 @@ def _training_batches(data: TrainingData, config: TrainConfig, sizes: list[int],
         model_input = data.on_after_batch_transfer(batch, 0)
         if config.multi_scale != "off":
             step = first + number // config.grad_accum_steps
-            model_input = resize_to_drawn_size(model_input, sizes, config.multi_scale, config.seed, epoch=epoch, step=step)
+            model_input = resize_to_drawn_size(
+                model_input, sizes, config.multi_scale, config.seed, epoch=epoch, step=step
+            )
         yield model_input
 
 

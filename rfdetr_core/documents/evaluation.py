@@ -32,7 +32,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)] | None
 _KINDS = {"boxes": ("bbox", "detections.json"), "masks": ("segm", "masks.json")}
 
 
-class _About(Fields):
+class _About(FileSchema):
     """The content of about.json."""
 
     split: Text
@@ -40,7 +40,7 @@ class _About(Fields):
     not_measured: Text | None = None
 
 
-class _Metrics(Fields):
+class _Metrics(FileSchema):
     """The content of metrics.json. All further values are numbers."""
 
     __pydantic_extra__: dict[str, Number] = Field(init=False)
@@ -54,7 +54,7 @@ class _Metrics(Fields):
 _Ends = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
-class _Intervals(Fields):
+class _Intervals(FileSchema):
     """The content of intervals.json."""
 
     resamples: Count
@@ -200,7 +200,7 @@ class _EvaluationFiles:
             return None
         return content
 
-    def json(self, name: str, schema: type[Fields], *, from_report: bool = False) -> dict[str, Any] | None:
+    def json(self, name: str, schema: type[FileSchema], *, from_report: bool = False) -> dict[str, Any] | None:
         content = self.bytes(name, from_report=from_report)
         return None if content is None else checked(files.parse_json(content), schema, str(FOLDER / name))
 

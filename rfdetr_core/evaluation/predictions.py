@@ -42,7 +42,7 @@ class _Source:
 
     @classmethod
     def from_address(cls, address: str) -> _Source:
-        return cls(address, shown(address), Path(file_name(address)).stem)
+        return cls(address, printable_address(address), Path(file_name(address)).stem)
 
     @property
     def name(self) -> str:
@@ -95,7 +95,7 @@ def _threshold(predictor: BasePredictor, argument: float | str | None) -> tuple[
     if argument is None:
         return predictor.threshold, str(predictor.threshold_note)
     if isinstance(argument, str):
-        recommendation = recommended(argument, predictor)
+        recommendation = recommended_thresholds(argument, predictor)
         return recommendation.by_class, recommendation.note
     return argument, f"threshold {argument:g}: as given"
 

@@ -271,7 +271,7 @@ def examine(root: Path, max_pixels: int, look_up: Callable[[bytes], bytes | None
 
 def _decode(data: bytes, max_pixels: int) -> FileFacts:
     try:
-        decoded = images.look(data, "it", max_pixels=max_pixels)
+        decoded = images.inspect_image(data, "it", max_pixels=max_pixels)
     except UserError as error:
         return FileFacts(code=_FINDINGS[isinstance(error, TooLargeError)], message=str(error))
     width, height = decoded.picture.size

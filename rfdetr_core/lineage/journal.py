@@ -31,7 +31,7 @@ _RESULT = ("stage", "cmd", "params", "deps", "outs")
 _SOURCES = ("rfdetr_core", "stages", "requirements", "dvc.yaml", "params.yaml")
 
 
-class Out(Fields):
+class Out(FileSchema):
     """A file or folder that a stage wrote. Only files have a SHA-256."""
 
     md5: Text
@@ -39,7 +39,7 @@ class Out(Fields):
     size: Count | None = None
 
 
-class Run(Fields):
+class Run(FileSchema):
     """The facts of a run. `dirty` says whether code, params or requirements differed from the commit."""
 
     began: Text
@@ -49,7 +49,7 @@ class Run(Fields):
     environment: dict[Text, Any]
 
 
-class JournalEntry(Fields):
+class JournalEntry(FileSchema):
     """The content of a file in journal/. Params, deps and outs are those of dvc.lock, by path."""
 
     schema_: Annotated[int, Field(alias="schema", ge=1, le=SCHEMA)]

@@ -189,7 +189,7 @@ def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConf
 
 def _record(checkpoint: Path) -> dict[str, Any]:
     """The training record of a checkpoint. UserError: the checkpoint has none."""
-    record = read_checkpoint(checkpoint).origin
+    record = read_checkpoint(checkpoint).training
     if record is None:
         raise UserError(f"{checkpoint} has no training record. Train with this version: dvc repro")
     return record

@@ -187,7 +187,7 @@ def connect(seconds: int, patience: TimeLimit | None = None) -> Client:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return Client(lambda: MlflowClient(store_address()), patience or TimeLimit(_LONGEST_CALL, renewed=True))
+    return Client(lambda: MlflowClient(store_address()), patience or TimeLimit(_LONGEST_CALL, per_call=True))
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:

@@ -155,7 +155,7 @@ def check_evaluation(
     _check_code(report, contents, stored.get("code") or {}, EVALUATION)
     _check_environment(report, contents, stored, EVALUATION)
     _check_packages(report, contents, stored, trained or {})
-    about = read_json(report, contents, "reports/evaluate/about.json", Fields)
+    about = read_json(report, contents, "reports/evaluate/about.json", FileSchema)
     if about is not None:
         report.equal("split of reports/evaluate/about.json", stored.get("split"), about.get("split"), EVALUATION)
 
@@ -244,7 +244,7 @@ def _check_packages(
             report.equal(f"version of {name} in {EVALUATION}", expected, actual, f"the training, and {_LOCK}")
 
 
-def read_json(report: Report, contents: Contents, name: str, schema: type[Fields] | None = None) -> Any:
+def read_json(report: Report, contents: Contents, name: str, schema: type[FileSchema] | None = None) -> Any:
     """The content of a JSON file. None if it is missing or does not match the schema; the report then says so."""
     path = contents.root / name
     if not path.is_file():

@@ -23,7 +23,7 @@ _FOLDERS = (JOURNAL.as_posix(), RECORDS.as_posix())
 _Name = Annotated[str, Field(pattern=rf"^({'|'.join(_FOLDERS)})/[^/\x00-\x1f]+\.json$")]
 
 
-class PreviousEntries(Fields):
+class PreviousEntries(FileSchema):
     """The previous entries and records that an entry names: SHA-256 by path."""
 
     previous: dict[_Name, Sha256]

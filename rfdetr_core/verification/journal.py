@@ -252,7 +252,7 @@ def _check_environment(report: Report, stage: str, name: str, entry: Mapping[str
     if edited := environment.get("edited"):
         edited_files = listed(f"{file} of {package}" for package, changed in sorted(edited.items()) for file in changed)
         report.wrong(f"packages that {stage} ran with", "as they were installed", f"edited: {edited_files}", name)
-    for path in unexpected(environment.get("startup") or {}):
+    for path in unexpected_startup(environment.get("startup") or {}):
         report.note(
             f"{stage} ran with {path}: Python runs this file when it starts, and no package installed it: {name}"
         )

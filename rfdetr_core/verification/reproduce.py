@@ -136,7 +136,7 @@ def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
         before, after = (
             {key: str(side[key]) for key in recorded_values.keys() & two.keys()} for side in (recorded_values, two)
         )
-        differences += [f"{key} {old}, here {new}" for key, old, new in changes(before, after)]
+        differences += [f"{key} {old}, here {new}" for key, old, new in changed_digests(before, after)]
     return "; ".join(dict.fromkeys(differences))
 
 

@@ -251,7 +251,7 @@ def feed(out: Path, root: Path) -> int:
             ]
             augmented = DetectionDataset(usable, root, 32, masks, AugmentConfig(), seed=1)
             plain = DetectionDataset(usable, root, 32, masks)
-            items = [augmented[Draw(0, k)] for k in range(len(usable))] + [plain[k] for k in range(len(usable))]
+            items = [augmented[SampleKey(0, k)] for k in range(len(usable))] + [plain[k] for k in range(len(usable))]
             targets = collate(items).targets
             output = make_output(len(targets), queries=8, classes=3, masks=masks) if targets else None
             if output is not None:
