@@ -94,7 +94,7 @@ def test_training_starts_from_scratch_is_resumed_and_starts_from_the_best_weight
     expected = [
         "training from scratch: no pretrain_weights",
         "AP50 on test: ",
-        "going on after epoch 1 of runs/first/checkpoint.pth.",
+        "resuming after epoch 1 of runs/first/checkpoint.pth.",
         f"training from the weights of {user.folder}/runs/first/checkpoint_best_total.pth",
     ]
     starts = [line for line in lines if line.startswith(("training from", "going on", "AP50"))]
@@ -142,7 +142,8 @@ def test_the_notebook_runs_from_top_to_bottom(user: User, monkeypatch: pytest.Mo
     nbclient.NotebookClient(book, kernel_name="python3", **options).execute()
     outputs = {cell.id: cell.outputs for cell in book.cells if cell.cell_type == "code"}
     printed = {
-        name: "".join(one.text for one in found if one.output_type == "stream") for name, found in outputs.items()
+        name: "".join(output.text for output in cell_outputs if output.output_type == "stream")
+        for name, cell_outputs in outputs.items()
     }
     for name in ("predict", "look"):
         assert "image/png" in outputs[name][-1].data, name
@@ -150,10 +151,10 @@ def test_the_notebook_runs_from_top_to_bottom(user: User, monkeypatch: pytest.Mo
     assert "training from scratch: no pretrain_weights" in printed["train"]
     assert "epoch 1/1" in printed["train"]
     assert float(outputs["load"][-1].data["text/plain"]) >= 0
-    assert "going on after epoch 1 of" in printed["resume"]
+    assert "resuming after epoch 1 of" in printed["resume"]
     assert re.search(r"training from the weights of /\S+/runs/first/checkpoint_best_total\.pth", printed["again"])
     # A mistake is a message, without the code that raised it.
-    (error,) = (one for one in book.cells[-1].outputs if one.output_type == "error")
+    (error,) = (output for output in book.cells[-1].outputs if output.output_type == "error")
     (message,) = error.traceback
     assert message.startswith("UserError: ")
     assert "Did you mean resolution?" in message

@@ -15,7 +15,7 @@ from rfdetr_core.audit.history import EVALUATION
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import short
-from rfdetr_core.base.schema import Count, Fields, Text, checked
+from rfdetr_core.base.schema import Count, FileSchema, Text, checked
 from rfdetr_core.checkpoint.schema import Evaluation as Lineage
 from rfdetr_core.evaluation.analysis import Analysis, Results
 from rfdetr_core.evaluation.operating import DEFAULT_THRESHOLD
@@ -32,7 +32,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)] | None
 _KINDS = {"boxes": ("bbox", "detections.json"), "masks": ("segm", "masks.json")}
 
 
-class _About(Fields):
+class _About(FileSchema):
     """The content of about.json."""
 
     split: Text
@@ -40,7 +40,7 @@ class _About(Fields):
     not_measured: Text | None = None
 
 
-class _Metrics(Fields):
+class _Metrics(FileSchema):
     """The content of metrics.json. All further values are numbers."""
 
     __pydantic_extra__: dict[str, Number] = Field(init=False)
@@ -54,7 +54,7 @@ class _Metrics(Fields):
 _Ends = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
-class _Intervals(Fields):
+class _Intervals(FileSchema):
     """The content of intervals.json."""
 
     resamples: Count
@@ -200,7 +200,7 @@ class _EvaluationFiles:
             return None
         return content
 
-    def json(self, name: str, schema: type[Fields], *, from_report: bool = False) -> dict[str, Any] | None:
+    def json(self, name: str, schema: type[FileSchema], *, from_report: bool = False) -> dict[str, Any] | None:
         content = self.bytes(name, from_report=from_report)
         return None if content is None else checked(files.parse_json(content), schema, str(FOLDER / name))
 
@@ -238,7 +238,7 @@ def _slices(
     folder, truth, tables, used_thresholds = written.root / FOLDER, json.loads(annotations), {}, {}
     for kind, (annotation_type, name) in kinds.items():
         results = Results.read(folder / "detections.json", folder / name if kind == "masks" else None)
-        analysis = Analysis.of(truth, results, "segm" if annotation_type == "segm" else "bbox")
+        analysis = Analysis.from_results(truth, results, "segm" if annotation_type == "segm" else "bbox")
         best = (metrics if kind == "boxes" else metrics[kind])["threshold"]
         used_thresholds[kind] = requested if requested is not None else DEFAULT_THRESHOLD if best is None else best
         dark = np.zeros(len(analysis.images))

@@ -18,7 +18,7 @@ from rfdetr_core.base.provenance import NUMERIC_LOCK
 from rfdetr_core.checkpoint.exported import Exported
 from rfdetr_core.checkpoint.files import Checkpoint
 from rfdetr_core.documents.evaluation import Evaluation, evaluation_lineage, read_evaluation, without_root
-from rfdetr_core.lineage.journal import entries, plain
+from rfdetr_core.lineage.journal import entries, json_params
 from rfdetr_core.verification.statement import HistoryFacts, parts_of, read_model
 
 TRAINED, CHOSEN, SCORED = "training", "choosing the epoch", "scoring"
@@ -331,6 +331,6 @@ def _durations(root: Path, history_facts: HistoryFacts | None, notes: list[str])
         for run in journal_entries:
             outs = {path: out["md5"] for path, out in run["outs"].items()}
             result = (run["stage"], run["cmd"], run["params"], run["deps"], outs)
-            if result == (stage, entry.cmd, plain(entry.params), entry.deps, entry.outs):
+            if result == (stage, entry.cmd, json_params(entry.params), entry.deps, entry.outs):
                 durations[stage] = float(run["run"]["seconds"])
     return durations

@@ -105,14 +105,14 @@ def _history_facts(file: Path, root: Path, own_word: bool) -> HistoryFacts | Non
             return None
         raise
     traced = history_facts.traced
-    if traced.contradicted or not (traced.known or own_word):
+    if traced.contradicted or not (traced.confirmed or own_word):
         reason = traced.notes[0] if traced.notes else "no commit has it"
         remedy = "" if traced.contradicted else (
             " If its result is not committed yet, commit it. If another project made it, name that project: "
             "--repo DIR. To attest the file without a commit that confirms it: --own-word"
         )  # fmt: skip
         raise UserError(f"{file} is not attested: {reason}.{remedy}")
-    if traced.known and (uncommitted_names := [*uncommitted(history_facts.heads, history_facts.history)]):
+    if traced.confirmed and (uncommitted_names := [*uncommitted(history_facts.heads, history_facts.history)]):
         raise UserError(
             f"{file} is not attested, because these files are not committed: {listed(uncommitted_names)}. "
             "Commit them: git add journal records"

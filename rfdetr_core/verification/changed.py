@@ -12,7 +12,7 @@ from typing import Literal
 
 from rfdetr_core.base import git
 from rfdetr_core.base.code import PACKAGES, STAGE
-from rfdetr_core.base.files import changes
+from rfdetr_core.base.files import changed_digests
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml
 from rfdetr_core.lineage.lock import LOCK, Entry, Lock
 from rfdetr_core.verification.contents import Contents
@@ -206,7 +206,9 @@ def _changes_in(contents: Contents, path: str, md5: str, *, pointer: bool) -> di
     old = contents.cached_listing(md5)
     new = contents.cached_listing(contents.pointers[path]) if pointer else contents.listing(path)
     if old is not None and new is not None:
-        kinds = ["added" if a is None else "removed" if b is None else "changed" for _, a, b in changes(old, new)]
+        kinds = [
+            "added" if a is None else "removed" if b is None else "changed" for _, a, b in changed_digests(old, new)
+        ]
     else:
         kinds = list(_changes_in_git(contents, path))
     return {kind: kinds.count(kind) for kind in ("added", "changed", "removed")} if kinds else None

@@ -38,7 +38,7 @@ def _files_of_other_commits(contents: Contents, pipeline: Pipeline) -> Iterator[
     differing = {path: actual for path, md5 in outs.items() if (actual := contents.md5(path)) not in (None, md5)}
     if differing:
         history = History(contents.root)
-        named = Archive(history).named
+        named = Archive(history).commits_by_md5
         for path, md5 in differing.items():
             locks = ((commit.id, history.lock(commit.changed[LOCK])) for commit in named.get(str(md5), ()))
             if commit := next((name for name, lock in locks if lock and lock.out(path) == md5), None):

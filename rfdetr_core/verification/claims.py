@@ -16,7 +16,7 @@ from rfdetr_core.base.imports import module_file
 from rfdetr_core.base.manifest import roots, row_of
 from rfdetr_core.base.params import parse
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.schema import Fields, checked
+from rfdetr_core.base.schema import FileSchema, checked
 from rfdetr_core.checkpoint.schema import Evaluation, RecordFile, Scores, Selection
 from rfdetr_core.config.preflight import is_version, locked_versions
 from rfdetr_core.config.settings import SECTIONS
@@ -155,7 +155,7 @@ def check_evaluation(
     _check_code(report, contents, stored.get("code") or {}, EVALUATION)
     _check_environment(report, contents, stored, EVALUATION)
     _check_packages(report, contents, stored, trained or {})
-    about = read_json(report, contents, "reports/evaluate/about.json", Fields)
+    about = read_json(report, contents, "reports/evaluate/about.json", FileSchema)
     if about is not None:
         report.equal("split of reports/evaluate/about.json", stored.get("split"), about.get("split"), EVALUATION)
 
@@ -244,7 +244,7 @@ def _check_packages(
             report.equal(f"version of {name} in {EVALUATION}", expected, actual, f"the training, and {_LOCK}")
 
 
-def read_json(report: Report, contents: Contents, name: str, schema: type[Fields] | None = None) -> Any:
+def read_json(report: Report, contents: Contents, name: str, schema: type[FileSchema] | None = None) -> Any:
     """The content of a JSON file. None if it is missing or does not match the schema; the report then says so."""
     path = contents.root / name
     if not path.is_file():

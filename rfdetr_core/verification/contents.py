@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rfdetr_core.audit.history import cached
+from rfdetr_core.audit.history import cache_path
 from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import open_regular, read_bytes
@@ -176,7 +176,7 @@ class Contents:
 
     def cached(self, md5: str) -> Path:
         """The path of the content with this MD5 in DVC's cache."""
-        return cached(self.root, md5)
+        return cache_path(self.root, md5)
 
     def cached_listing(self, md5: str) -> dict[str, str] | None:
         """The listing of a folder in DVC's cache; None if it is missing or its content does not match its name."""

@@ -208,7 +208,7 @@ def _explain(
 ) -> None:
     """Report which files of a dataset folder differ from dvc.lock. harmless: the content is equal, so only a note."""
     expected = contents.cached_listing(md5)
-    differing = list(files.changes(expected, listing)) if expected is not None else []
+    differing = list(files.changed_digests(expected, listing)) if expected is not None else []
     for path, before, after in differing:
         if path.lower().endswith(SUFFIXES) or not harmless:
             report.wrong(f"{name}/{path}", before, after, f"{LOCK}: validate")

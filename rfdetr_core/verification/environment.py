@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfdetr_core.base.environment import edited, startup, unexpected, unlisted
+from rfdetr_core.base.environment import edited_files, packages_without_list, startup_code, unexpected_startup
 from rfdetr_core.verification.report import Report
 
 
@@ -12,10 +12,10 @@ def check_environment(report: Report, *, deep: bool) -> None:
     Limit: if a file, its time and the list were changed together, nothing is reported. The original wheel is not here.
     """
     report.checked += 1
-    for package, names in edited(deep=deep).items():
+    for package, names in edited_files(deep=deep).items():
         for name in names:
             report.wrong(f"{name} of package {package}", "as it was installed", "changed", "the package's RECORD")
-    for package in unlisted():
+    for package in packages_without_list():
         report.skip(f"files of package {package}", "it has no list of its files (RECORD)")
-    for path in unexpected(startup()):
+    for path in unexpected_startup(startup_code()):
         report.note(f"Python runs {path} when it starts; no package installed this file")

@@ -7,8 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rfdetr_core.audit.exported import FOLDER, SUFFIXES, Export, claims, is_derived, limits, recorded_as
-from rfdetr_core.audit.history import EXPORT, MODEL, cached
+from rfdetr_core.audit.exported import FOLDER, SUFFIXES, Export, claims, find_export, is_derived, limits
+from rfdetr_core.audit.history import EXPORT, MODEL, cache_path
 from rfdetr_core.audit.trace import Archive
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
@@ -32,7 +32,7 @@ def check_exported_file(report: Report, path: Path, archive: Archive) -> None:
     if not runs:
         check_unrecorded(report, f"weights of {path}", tensors, archive.history)
     _check_content(report, exported, str(path), runs)
-    recorded = recorded_as(files.sha256_file(path), archive) or archive.introduced(files.md5_file(path))
+    recorded = find_export(files.sha256_file(path), archive) or archive.first_link(files.md5_file(path))
     if recorded:
         report.checked += 1
     else:
@@ -110,7 +110,7 @@ def _compare_constants(
 def _source(exported: Exported, archive: Archive, runs: list[dict[str, Any]]) -> Path | None:
     """The checkpoint that a file was exported from: the project's model, or an earlier one in DVC's cache."""
     root = archive.history.root
-    for path in (root / MODEL, *(cached(root, record["file"]["md5"]) for record in runs)):
+    for path in (root / MODEL, *(cache_path(root, record["file"]["md5"]) for record in runs)):
         try:
             if path.is_file() and tensor_digest(read_checkpoint(path).weights) == exported.description.tensors:
                 return path

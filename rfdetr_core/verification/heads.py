@@ -14,7 +14,7 @@ from pydantic import Field
 
 from rfdetr_core.audit.history import History
 from rfdetr_core.base import files, git
-from rfdetr_core.base.schema import Fields, Sha256, checked
+from rfdetr_core.base.schema import FileSchema, Sha256, checked
 from rfdetr_core.lineage.journal import FOLDER as JOURNAL
 from rfdetr_core.lineage.records import FOLDER as RECORDS
 from rfdetr_core.verification.report import Report
@@ -23,7 +23,7 @@ _FOLDERS = (JOURNAL.as_posix(), RECORDS.as_posix())
 _Name = Annotated[str, Field(pattern=rf"^({'|'.join(_FOLDERS)})/[^/\x00-\x1f]+\.json$")]
 
 
-class PreviousEntries(Fields):
+class PreviousEntries(FileSchema):
     """The previous entries and records that an entry names: SHA-256 by path."""
 
     previous: dict[_Name, Sha256]

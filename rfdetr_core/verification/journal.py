@@ -11,10 +11,10 @@ from typing import Any
 from rfdetr_core.audit.history import History
 from rfdetr_core.base import files, git
 from rfdetr_core.base.code import STAGE
-from rfdetr_core.base.environment import unexpected
+from rfdetr_core.base.environment import unexpected_startup
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.schema import checked
-from rfdetr_core.lineage.journal import FOLDER, JournalEntry, contents, name_of, plain
+from rfdetr_core.lineage.journal import FOLDER, JournalEntry, contents, entry_path, json_params
 from rfdetr_core.lineage.lock import LOCK, Entry
 from rfdetr_core.lineage.records import FOLDER as RECORDS
 from rfdetr_core.verification.contents import Contents
@@ -113,7 +113,7 @@ def parse_entry(content: bytes, name: str) -> dict[str, Any] | None:
 
 
 def _name_or_match(entry: dict[str, Any] | None, name: str) -> str:
-    expected_name = None if entry is None else name_of(entry)
+    expected_name = None if entry is None else entry_path(entry)
     return "a damaged one" if expected_name is None else _MATCHING if expected_name == name else expected_name
 
 
@@ -227,13 +227,13 @@ def _entry_of(entries: Entries, lock_entry: Entry) -> tuple[str, dict[str, Any]]
 
 
 def _with_inputs(entries: Entries, lock_entry: Entry) -> Entries:
-    inputs = (lock_entry.cmd, plain(lock_entry.params), lock_entry.deps)
+    inputs = (lock_entry.cmd, json_params(lock_entry.params), lock_entry.deps)
     return {name: entry for name, entry in entries.items() if (entry["cmd"], entry["params"], entry["deps"]) == inputs}
 
 
 def _differing(entry: Mapping[str, Any], lock_entry: Entry) -> list[str]:
     written = {path: out["md5"] for path, out in entry["outs"].items()}
-    return [path for path, _, _ in files.changes(written, lock_entry.outs)]
+    return [path for path, _, _ in files.changed_digests(written, lock_entry.outs)]
 
 
 def _check_outs(report: Report, tree: Contents, name: str, entry: Mapping[str, Any], *, only_git: bool) -> None:
@@ -252,7 +252,7 @@ def _check_environment(report: Report, stage: str, name: str, entry: Mapping[str
     if edited := environment.get("edited"):
         edited_files = listed(f"{file} of {package}" for package, changed in sorted(edited.items()) for file in changed)
         report.wrong(f"packages that {stage} ran with", "as they were installed", f"edited: {edited_files}", name)
-    for path in unexpected(environment.get("startup") or {}):
+    for path in unexpected_startup(environment.get("startup") or {}):
         report.note(
             f"{stage} ran with {path}: Python runs this file when it starts, and no package installed it: {name}"
         )

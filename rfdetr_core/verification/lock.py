@@ -17,10 +17,10 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import FOLDER, PACKAGES, STAGE, Code
 from rfdetr_core.base.dvc_config import dvc_config
 from rfdetr_core.base.errors import UserError, listed
-from rfdetr_core.base.files import changes, copy, json_text, md5_bytes
+from rfdetr_core.base.files import changed_digests, copy, json_text, md5_bytes
 from rfdetr_core.base.params import PARAMS_FILE, load_yaml, parse, refuse_interpolations
 from rfdetr_core.config.settings import SECTIONS
-from rfdetr_core.lineage.lock import LOCK, Entry, Lock, below, command
+from rfdetr_core.lineage.lock import LOCK, Entry, Lock, command, path_from_root
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
 
@@ -96,7 +96,7 @@ def read_stages(root: Path) -> dict[str, Stage]:
     by_name = {}
     for dvc_stage in TopologicalSorter({stage: list(graph.successors(stage)) for stage in stages}).static_order():
         folder = Path(os.path.relpath(dvc_stage.wdir, root)).as_posix()
-        path_of = {item: below(folder, item.def_path) for item in (*dvc_stage.deps, *dvc_stage.outs)}
+        path_of = {item: path_from_root(folder, item.def_path) for item in (*dvc_stage.deps, *dvc_stage.outs)}
         by_name[str(dvc_stage.name)] = Stage(
             command(dvc_stage.cmd),
             deps=frozenset(path_of[dep] for dep in dvc_stage.deps if not isinstance(dep, ParamsDependency)),
@@ -293,7 +293,7 @@ class CodeDigests:
         text = next((text for text in chain([present], blobs) if md5_bytes(text) == md5), None)
         if text is None:
             return [(path, md5, digests_md5)]
-        return [(f"code {module}", old, new) for module, old, new in changes(json.loads(text), digests)]
+        return [(f"code {module}", old, new) for module, old, new in changed_digests(json.loads(text), digests)]
 
     def will_run(self, entry: Entry) -> bool:
         """Whether DVC will run `code`: its folders or its outs differ from dvc.lock."""
@@ -370,7 +370,7 @@ def _name_files(report: Report, contents: Contents, path: str, md5: str, source:
     """Report the files of a folder that differ, if the cache has the folder's listing."""
     expected = contents.cached_listing(md5)
     listing = contents.listing(path) if expected and (contents.root / path).is_dir() else None
-    for name, before, after in changes(expected, listing) if expected and listing is not None else ():
+    for name, before, after in changed_digests(expected, listing) if expected and listing is not None else ():
         report.wrong(f"{path}/{name}", before, after, source)
 
 

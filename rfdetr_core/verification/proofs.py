@@ -8,17 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rfdetr_core.audit.proofs import said, whose
+from rfdetr_core.audit.proofs import proof_sentence, training_name
 from rfdetr_core.base import files, images
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.merkle import Position, is_in_tree
-from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked, require
+from rfdetr_core.base.schema import Count, FileSchema, Sha256, Text, checked, require
 from rfdetr_core.checkpoint.published import PUBLISHED
 from rfdetr_core.checkpoint.schema import Root
 from rfdetr_core.verification.report import Report
 
 
-class ProofPosition(Fields):
+class ProofPosition(FileSchema):
     """The position of a leaf in a Merkle tree, see `merkle.Position`."""
 
     leaf: Text
@@ -26,7 +26,7 @@ class ProofPosition(Fields):
     path: Annotated[list[Sha256], Field(max_length=64)]
 
 
-class ProofOfSplit(Fields):
+class ProofOfSplit(FileSchema):
     """The claim that a leaf is, or is not, in a tree of a split. through: "", or the weights digest of an ancestor."""
 
     through: Text
@@ -36,20 +36,20 @@ class ProofOfSplit(Fields):
     positions: Annotated[list[ProofPosition], Field(max_length=2)]
 
 
-class ProofImage(Fields):
+class ProofImage(FileSchema):
     """The image that the proof is about."""
 
     sha256: Sha256
     pixels: Sha256 | None
 
 
-class ProofModel(Fields):
+class ProofModel(FileSchema):
     """The model file that the proof was made with."""
 
     sha256: Sha256
 
 
-class ProofFile(Fields):
+class ProofFile(FileSchema):
     """The file that `audit --prove` writes (see `audit.proofs.prove`)."""
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
@@ -58,31 +58,31 @@ class ProofFile(Fields):
     proofs: list[ProofOfSplit]
 
 
-class StatementRoots(Fields):
+class StatementRoots(FileSchema):
     """The Merkle roots in a statement (see `audit.proofs.roots_of`)."""
 
     roots: dict[Text, dict[Text, dict[Text, Root]] | None]
 
 
-class Subject(Fields):
+class Subject(FileSchema):
     """A file that a statement is about."""
 
     digest: dict[Text, Text]
 
 
-class Definition(Fields):
+class Definition(FileSchema):
     """The materials in a statement."""
 
     resolvedDependencies: list[dict[Text, Any]]  # noqa: N815
 
 
-class Predicate(Fields):
+class Predicate(FileSchema):
     """The part of the SLSA predicate that a proof needs."""
 
     buildDefinition: Definition  # noqa: N815
 
 
-class StatementParts(Fields):
+class StatementParts(FileSchema):
     """The part of an in-toto statement that a proof needs."""
 
     subject: list[Subject]
@@ -131,13 +131,13 @@ def check_proof(report: Report, path: Path, attestation: Path, image: Path | Non
             _check_positions(report, proof_of_split, root, subject)
     for through, split, tree in sorted(expected):
         if tree == "pixels" and tree not in (roots[through] or {})[split]:
-            report.skip(f"pixels of {split} of {whose(through)}", "its manifest is older than pixel digests")
+            report.skip(f"pixels of {split} of {training_name(through)}", "its manifest is older than pixel digests")
         else:
             report.wrong(
                 f"proof of {' '.join(filter(None, (through, split, tree)))} in {path}", "a proof", None, source
             )
     for through in (through for through, splits in roots.items() if splits is None):
-        report.skip(f"images of {whose(through)}", "the attestation has no Merkle roots for it")
+        report.skip(f"images of {training_name(through)}", "the attestation has no Merkle roots for it")
     dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     for name in sorted(
         {str(dependency.get("name")).removeprefix("weights/") for dependency in dependencies} & PUBLISHED.keys()
@@ -207,7 +207,9 @@ def _check_positions(report: Report, proof: dict[str, Any], root: dict[str, Any]
     except ValueError as error:
         report.wrong(subject, "a proof that leads to the root", str(error), "the Merkle tree")
         return
-    report.note(f"proven: {said(proof['through'], proof['split'], proof['tree'], proof['leaf'], is_in=is_in)}")
+    report.note(
+        f"proven: {proof_sentence(proof['through'], proof['split'], proof['tree'], proof['leaf'], is_in=is_in)}"
+    )
 
 
 def _check_image(report: Report, expected: dict[str, Any], image: Path | None, path: Path) -> None:

@@ -144,7 +144,7 @@ def check_metrics(report: Report, contents: Contents, pipeline: Pipeline, data: 
         results = [box | mask for box, mask in zip(results, files.read_json(masks), strict=True)]
     annotations = files.read_json(project.split(split)[0])
     names = {index: entry.name for index, entry in enumerate(read_classes(project.classes))}
-    scored = Scored.of(annotations, results, segmentation=segmentation, threshold=config.threshold)
+    scored = Scored.from_results(annotations, results, segmentation=segmentation, threshold=config.threshold)
     compare(report, METRICS, scored.numbers(), stored, "scored again")
     compare(report, ABOUT, about_of(split, config, scored.numbers()), about, "scored again")
     with tempfile.TemporaryDirectory() as temporary:

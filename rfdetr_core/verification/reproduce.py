@@ -15,7 +15,7 @@ from rfdetr_core.base import files, git
 from rfdetr_core.base.chain import first_difference
 from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.files import changes
+from rfdetr_core.base.files import changed_digests
 from rfdetr_core.base.imports import refuse_bytecode
 from rfdetr_core.base.schema import checked
 from rfdetr_core.checkpoint.schema import RecordFile
@@ -136,7 +136,7 @@ def _other_machine(contents: Contents, pipeline: Pipeline) -> str:
         before, after = (
             {key: str(side[key]) for key in recorded_values.keys() & two.keys()} for side in (recorded_values, two)
         )
-        differences += [f"{key} {old}, here {new}" for key, old, new in changes(before, after)]
+        differences += [f"{key} {old}, here {new}" for key, old, new in changed_digests(before, after)]
     return "; ".join(dict.fromkeys(differences))
 
 

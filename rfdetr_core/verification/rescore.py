@@ -263,7 +263,7 @@ def check_detections(report: Report, contents: Contents, pipeline: Pipeline, dat
     )
     rows, masks = (files.read_json(contents.root / FOLDER / file) for file in ("detections.json", "masks.json"))
     compare_detections(report, detections, rows, {sample.image_id: sample.path for sample in samples})
-    scored = Scored.of(
+    scored = Scored.from_results(
         files.read_json(project.split(split)[0]), detections, segmentation=bool(masks), threshold=config.threshold
     )
     metrics = files.read_json(contents.root / METRICS)

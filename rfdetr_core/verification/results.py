@@ -74,7 +74,7 @@ def check_file(report: Report, path: Path, archive: Archive) -> None:
     if runs is None:
         return
     md5 = files.md5_file(path)
-    if archive.introduced(md5):
+    if archive.first_link(md5):
         report.checked += 1
     elif not runs:
         _check_unknown(report, path, checkpoint, tensors, archive.history)
@@ -125,7 +125,7 @@ def check_trainings(
         check_own_lineage(report, checkpoint, tensors, str(path), records[0] if len(records) == 1 else None)
     elif runs and (checkpoint.args or checkpoint.model_config or checkpoint.model_name):
         _check_description(report, checkpoint, str(path), runs[0]["lineage"])
-    trainings = [checkpoint.origin] if checkpoint.origin else [record["lineage"]["training"] for record in runs]
+    trainings = [checkpoint.training] if checkpoint.training else [record["lineage"]["training"] for record in runs]
     if not trainings:
         report.wrong(f"lineage of {path}", "an entry in the file, or a record of its weights", None, "records/")
         return None
@@ -138,7 +138,7 @@ def check_trainings(
 def _check_unknown(report: Report, path: Path, checkpoint: Checkpoint, tensors: str, history: History) -> None:
     """Report weights that no run record and no dvc.lock has: this project did not make them."""
     name = f"weights of {path}"
-    if {"run", "optimizer_states"} <= {*checkpoint.others}:
+    if {"run", "optimizer_states"} <= {*checkpoint.other_keys}:
         report.skip(name, "the file is a state to resume from; records and dvc.lock never name such files")
     else:
         check_unrecorded(report, name, tensors, history)
@@ -184,7 +184,7 @@ def check_own_lineage(
     _check_description(report, checkpoint, name, lineage)
     winner = (lineage.get("selection") or {}).get("winner")
     report.equal(f"best_total_source of {name}", winner, checkpoint.best_total_source, "its lineage")
-    extra = ", ".join((*checkpoint.unknown, *checkpoint.others))
+    extra = ", ".join((*checkpoint.unknown, *checkpoint.other_keys))
     report.equal(f"other content of {name} than the model", None, extra or None, "strip writes nothing else")
     if record is not None:
         source = f"records/{record['lineage']['tensors'][:16]}...json"

@@ -66,7 +66,7 @@ class HistoryFacts:
     @property
     def confirmed(self) -> bool:
         """Whether a commit has the file, or its weights with the same lineage."""
-        return self.traced.known
+        return self.traced.confirmed
 
     @property
     def address(self) -> str | None:

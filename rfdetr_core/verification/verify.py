@@ -11,7 +11,7 @@ from rfdetr_core.audit.history import EVALUATION, EXPORT, MODEL, History
 from rfdetr_core.base import files
 from rfdetr_core.base.code import ROOT, Code, exact_digests
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.imports import shadows, tracked_bytecode
+from rfdetr_core.base.imports import shadowing_files, tracked_bytecode
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.lineage.lock import LOCK
@@ -143,7 +143,7 @@ def _check_git(report: Report, contents: Contents, pipeline: Pipeline, *, only_g
         check_contents(
             report, contents, pipeline, leave="" if only_git else data, only_git=only_git, code=CodeDigests(contents)
         )
-    for name in shadows(contents.root):
+    for name in shadowing_files(contents.root):
         report.wrong(f"code {name}", "no file of this name", SHADOWING_MODULE, "Python looks here first")
     for name in tracked_bytecode(contents.root):
         report.wrong(f"bytecode {name}", None, "git tracks it: Python may run it instead of the source", "git ls-files")

@@ -63,7 +63,7 @@ def evaluate(repository: Repository, model: Path) -> None:
         }
         for number, shift in shifts.items()
     ]
-    scored = Scored.of(truth, results, segmentation=False, threshold=None)
+    scored = Scored.from_results(truth, results, segmentation=False, threshold=None)
     write_results(folder / "detections.json", results, "bbox")
     scored.write(folder, dict(enumerate(NAMES)))
     metrics, tensors = scored.numbers(), tensor_digest(read_checkpoint(model).weights)

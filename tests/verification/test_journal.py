@@ -381,7 +381,9 @@ def test_settings_of_libraries_that_change_results_are_noted(runs: Runs, monkeyp
 
 def test_a_run_with_edited_files_of_packages_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        journal, "observed", lambda packages: {"edited": {"torch": ["torch/nn/modules/linear.py"]}} if packages else {}
+        journal,
+        "observe_environment",
+        lambda packages: {"edited": {"torch": ["torch/nn/modules/linear.py"]}} if packages else {},
     )
     runs.run(5)
     (line, _) = runs.printed_lines()[0]

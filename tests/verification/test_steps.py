@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_core.base.chain import chained, first_difference
+from rfdetr_core.base.chain import chain_link, first_difference
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.report import Report
 from rfdetr_core.verification.reproduce import first_step
@@ -16,7 +16,7 @@ ROWS = ["1,5,2.5,,", "1,10,2.25,aa,bb", "2,15,2.0,,", "2,20,1.5,cc,"]
 def text(rows: list[str]) -> str:
     lines = ["epoch,step,loss,regular,ema,chain"]
     for row in rows:
-        lines.append(f"{row},{chained(lines[-1], row)}")
+        lines.append(f"{row},{chain_link(lines[-1], row)}")
     return "".join(f"{line}\n" for line in lines)
 
 
