@@ -74,7 +74,9 @@ def test_a_path_of_another_branch_is_an_error_that_names_a_commit_with_it(reposi
     repository.train(3, FIRST | {"train": {"train/elsewhere.jpg": "e"}})
     commit = repository.commit("on another branch")
     repository.git("checkout", "-q", "-f", "main")
-    with pytest.raises(SystemExit, match=f"commit {commit} has it, but that commit is not an ancestor of HEAD.*{sha256_of('e')}"):
+    with pytest.raises(
+        SystemExit, match=f"commit {commit} has it, but that commit is not an ancestor of HEAD.*{sha256_of('e')}"
+    ):
         main(["audit", "--image", "train/elsewhere.jpg", "--repo", str(repository.folder)])
 
 
