@@ -166,7 +166,7 @@ class Comparison:
     def intervals(self) -> dict[str, Interval | None]:
         """For each of SCORES the 95 % interval of the difference, in points. None: no draw has an object."""
         means = np.ma.masked_invalid(self._drawn).mean(axis=1).filled(math.nan)
-        return {name: interval(means[:, place].tolist()) for place, name in enumerate(SCORES)}
+        return {name: interval(means[:, column].tolist()) for column, name in enumerate(SCORES)}
 
     @cached_property
     def class_intervals(self) -> list[Interval | None]:
