@@ -229,7 +229,7 @@ def _font(path: Path) -> ImageFont.FreeTypeFont:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A text, its middle left out where it is too long."""
+    """A text that fits the width in pixels. If it is too long, its middle is replaced by dots."""
     length = len(text)
     while length > 2 and font.getlength(short := f"{text[: length // 2]}...{text[-(length // 2) :]}") > width:
         length -= 1
@@ -237,7 +237,7 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _outlined(picture: Picture) -> Image.Image:
-    """A crop of an requests with its shapes drawn, the first on top; masks of bold ones alone."""
+    """A crop with its shapes drawn over it, the first on top. Only bold shapes have their masks drawn."""
     data = base64.b64decode(picture.source.partition(",")[2])
     image = Image.open(io.BytesIO(data)).convert("RGB")
     for shape in reversed(picture.shapes):
@@ -248,7 +248,7 @@ def _outlined(picture: Picture) -> Image.Image:
 
 
 def _with_mask(image: Image.Image, shape: Shape) -> Image.Image:
-    """A picture with the mask of a shape, whose outline is made of rectangles, laid over it."""
+    """A picture with the mask of a shape over it. The outline of the shape is a path of rectangles."""
     covered = Image.new("L", image.size)
     for strip in _STRIP.finditer(shape.outline):
         left, top, width, height = map(int, strip.groups())
@@ -263,7 +263,7 @@ def _drawn(figure: Figure) -> Image.Image:
 
 
 def _write(path: Path, picture: Image.Image) -> None:
-    """Write a PNG without metadata, with as many colours as MOST_BYTES allows."""
+    """Write a PNG without metadata, with as many colours as possible within MOST_BYTES."""
     for colors in (256, 128, 64, 32):
         data = io.BytesIO()
         picture.convert("RGB").quantize(colors).save(data, "PNG", optimize=True)
