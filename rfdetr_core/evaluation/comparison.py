@@ -230,8 +230,9 @@ class Comparison:
         """Plain values for `write_json`. None: nothing was measured, or there are too few images for an interval."""
         old, new = self.old.scores, self.new.scores
         ends = self.intervals["map"] if self.images_with_objects >= fewest_images() else None
-        by_class = (self.class_images, self.class_intervals, self.class_lost)
-        classes = zip(old.per_class, new.per_class, *by_class, strict=True)
+        classes = zip(
+            old.per_class, new.per_class, self.class_images, self.class_intervals, self.class_lost, strict=True
+        )
         return {
             "split": self.split,
             "of": self.measure,
