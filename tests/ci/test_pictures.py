@@ -10,7 +10,7 @@ import pytest
 from ci.compare import HISTORY, draw_pictures, training_curves
 from ci.steps import ATTACHMENTS
 from rfdetr_core.report.comparison import png
-from tests.evaluation.pairs import some
+from tests.evaluation.pairs import random_subset
 from tests.evaluation.scenes import random_scene
 from tests.report.test_comparison_png import compare, history
 
@@ -43,7 +43,7 @@ def test_a_picture_that_cannot_be_made_costs_the_pictures_alone(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content, detections = random_scene(0, images=2)
-    compared = compare(tmp_path / "scene", content, some(detections, 0.5, 0), detections)
+    compared = compare(tmp_path / "scene", content, random_subset(detections, 0.5, 0), detections)
     assert draw_pictures(compared, "HEAD")["pictures"].keys() == {path.name for path in ATTACHMENTS.iterdir()}
     HISTORY.write_text("words\nalone\n")
     answer = draw_pictures(compared, "HEAD")
