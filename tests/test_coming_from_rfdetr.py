@@ -58,8 +58,8 @@ def publish(architecture: Any, patch: pytest.MonkeyPatch) -> None:
     detector, path = build_detector(architecture), published.cache_folder() / str(architecture.weights_file)
     path.parent.mkdir(exist_ok=True)
     write_checkpoint(path, make_checkpoint(architecture, detector.state_dict(), class_names=[], args={}))
-    known = replace(published.PUBLISHED[path.name], md5=files.md5_file(path))
-    patch.setitem(published.PUBLISHED, path.name, known)
+    entry = replace(published.PUBLISHED[path.name], md5=files.md5_file(path))
+    patch.setitem(published.PUBLISHED, path.name, entry)
 
 
 def run(code: str, **names: Any) -> dict[str, Any]:

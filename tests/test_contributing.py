@@ -672,7 +672,7 @@ def test_every_row_has_a_patch() -> None:
     assert rows().keys() == PATCHES.keys()
 
 
-def test_every_path_of_the_page_is_there() -> None:
+def test_every_path_of_the_page_exists() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split(
         "\n"
     )

@@ -69,12 +69,12 @@ def inputs(side: int, padded: bool) -> tuple[Tensor, Tensor | None]:
 
 
 def targets(side: int) -> list[Target]:
-    made = []
+    result = []
     for count in (3, 0):
         masks = torch.empty(count, side, side, dtype=torch.bool, device="cuda")
         labels = torch.empty(count, dtype=torch.int64, device="cuda")
-        made.append(Target(labels, torch.empty(count, 4, device="cuda"), masks))
-    return made
+        result.append(Target(labels, torch.empty(count, 4, device="cuda"), masks))
+    return result
 
 
 @PADDED
@@ -89,7 +89,7 @@ def test_evaluation_copies_nothing(architecture: Any, side: int, padded: bool) -
 
 @PADDED
 @ARCHITECTURES
-def test_what_a_batch_finds_is_waited_for_once_and_its_masks_image_by_image(architecture: Any, padded: bool) -> None:
+def test_detections_are_copied_to_the_host_once_and_masks_image_by_image(architecture: Any, padded: bool) -> None:
     with fake_cuda() as watched, torch.no_grad():
         output = fake_detector(architecture).eval()(*inputs(64, padded))
         detections = list(postprocess(output, [(37, 53), (20, 30)], architecture.queries))
@@ -103,7 +103,7 @@ def test_what_a_batch_finds_is_waited_for_once_and_its_masks_image_by_image(arch
 @SIZES
 @ARCHITECTURES
 @pytest.mark.usefixtures("host")
-def test_a_step_waits_for_the_device_in_matching_alone(architecture: Any, side: int, padded: bool) -> None:
+def test_a_step_waits_for_the_device_only_in_matching(architecture: Any, side: int, padded: bool) -> None:
     with fake_cuda() as watched:
         detector = fake_detector(architecture).train()
         output = detector(*inputs(side, padded))
@@ -120,7 +120,7 @@ def test_a_step_waits_for_the_device_in_matching_alone(architecture: Any, side: 
 
 
 @pytest.mark.usefixtures("host")
-def test_what_follows_the_gradients_waits_for_nothing() -> None:
+def test_the_optimiser_step_does_not_wait_for_the_device() -> None:
     detector = build_detector(SMALL)
     average = WeightAverage(detector, 0.993, 100)
     with fake_cuda() as watched:
@@ -175,26 +175,26 @@ COPIES: dict[str, Callable[[Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_what_needs_numbers_or_mixes_devices_is_refused(fault: Callable[[Tensor], Any]) -> None:
+def test_operations_that_need_numbers_or_mix_devices_are_refused(fault: Callable[[Tensor], Any]) -> None:
     with fake_cuda(), pytest.raises((RuntimeError, TypeError), match=r"aten|device"):
         fault(torch.empty(2, 3, 96, 96, device="cuda"))
 
 
 @pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
-def test_a_copy_that_torch_makes_in_silence_is_seen(copy: Callable[[Tensor], Any]) -> None:
+def test_an_implicit_copy_of_torch_is_recorded(copy: Callable[[Tensor], Any]) -> None:
     with fake_cuda() as watched:
         copy(torch.empty(2, 3, 96, 96, device="cuda"))
     assert len(watched.waits) == 1
 
 
-def test_a_tensor_made_before_is_refused() -> None:
+def test_a_tensor_from_before_the_block_is_refused() -> None:
     constant = torch.ones(96)
     with fake_cuda(), pytest.raises(Exception, match="convert all Tensors to FakeTensors"):
         torch.empty(96, device="cuda") + constant
 
 
 @pytest.mark.parametrize("dtype", [torch.float64])
-def test_the_gradients_of_the_walk_are_those_of_autograd(dtype: torch.dtype) -> None:
+def test_backward_gives_the_gradients_of_autograd(dtype: torch.dtype) -> None:
     """On real tensors of a small graph with a node that is reached twice, a split and a function of Python."""
     leaf, weight = (torch.randn(3, 4, dtype=dtype, requires_grad=True) for _ in range(2))
     first, second = (leaf * weight).sigmoid().split(2, dim=1)

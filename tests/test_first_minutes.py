@@ -114,7 +114,7 @@ model.predict(PHOTO, threshold=0.9).class_id
 
 
 @pytest.mark.slow
-def test_a_plain_shell_without_a_network_has_one_message_and_what_the_message_advises_works(user: User) -> None:
+def test_a_shell_without_a_network_prints_one_message_and_its_advice_works(user: User) -> None:
     user.environment["ADDRESS"] = "http://127.0.0.1:9/nano.pth"
     done = user.run("-i", "-q", input=SHELL.replace("PHOTO", repr(str(PHOTO))))
     (message,) = (line for line in done.stderr.splitlines() if "UserError: " in line)

@@ -282,10 +282,12 @@ def test_a_tensor_beyond_its_memory_allocates_nothing(
 
 
 @pytest.mark.parametrize(
-    "asked", [b"cbuiltins\nbytearray\n", b"ctorch\nFloatTensor\n", b"ctorch.storage\nUntypedStorage\n"]
+    "reduction", [b"cbuiltins\nbytearray\n", b"ctorch\nFloatTensor\n", b"ctorch.storage\nUntypedStorage\n"]
 )
-def test_what_allocates_as_it_is_told_is_not_called(tmp_path: Path, members: dict[str, bytes], asked: bytes) -> None:
-    pickled = b"\x80\x02}X\x01\x00\x00\x00a" + asked + b"\x8a\x05" + (2**35).to_bytes(5, "little") + b"\x85Rs."
+def test_a_class_that_allocates_a_given_size_is_not_called(
+    tmp_path: Path, members: dict[str, bytes], reduction: bytes
+) -> None:
+    pickled = b"\x80\x02}X\x01\x00\x00\x00a" + reduction + b"\x8a\x05" + (2**35).to_bytes(5, "little") + b"\x85Rs."
     (tmp_path / "x.pth").write_bytes(packed(members | {"x/data.pkl": pickled}))
     with bounded_memory(), pytest.raises(UserError, match="is refused: it asks for"):
         load(tmp_path / "x.pth")
@@ -324,6 +326,6 @@ def honest() -> Iterator[Content]:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_what_is_not_read_may_be_anything(tmp_path: Path, number: int) -> None:
+def test_values_that_are_not_read_may_be_anything(tmp_path: Path, number: int) -> None:
     torch.save(list(honest())[number], tmp_path / "x.pth")
     assert read_checkpoint(tmp_path / "x.pth").weights.keys() == tiny_checkpoint().weights.keys()

@@ -109,28 +109,28 @@ def test_export_takes_its_keywords(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     built = rfdetr_core.RFDETRPico(resolution=64, device="cpu")
     for key in get_type_hints(keywords.ExportKeywords):
-        given = {"calibration_data": tmp_path, key: "strange"} if key == "max_images" else {key: "strange"}
+        arguments = {"calibration_data": tmp_path, key: "strange"} if key == "max_images" else {key: "strange"}
         with pytest.raises(UserError) as refused:
-            built.export(tmp_path / "output", **given)
+            built.export(tmp_path / "output", **arguments)
         assert "strange" in str(refused.value)
         assert "not a known key" not in str(refused.value)
 
 
 def test_signatures_have_the_keywords_with_the_defaults_of_the_configs() -> None:
-    shown = inspect.signature(rfdetr_core.RFDETRPico.train).parameters
-    assert list(shown)[:3] == ["self", "dataset_dir", "output_dir"]
-    assert shown.keys() - {"self"} == get_type_hints(keywords.TrainKeywords).keys()
-    assert shown["dataset_dir"].default is inspect.Parameter.empty
+    parameters = inspect.signature(rfdetr_core.RFDETRPico.train).parameters
+    assert list(parameters)[:3] == ["self", "dataset_dir", "output_dir"]
+    assert parameters.keys() - {"self"} == get_type_hints(keywords.TrainKeywords).keys()
+    assert parameters["dataset_dir"].default is inspect.Parameter.empty
     fields = configs.TrainSettings.model_fields
     for key in fields.keys() - {"dataset_dir", "augmentation"}:
-        assert shown[key].default == fields[key].default, key
-    assert all(shown[key].default is None for key in OF_TRAIN)
+        assert parameters[key].default == fields[key].default, key
+    assert all(parameters[key].default is None for key in OF_TRAIN)
     for page in (pydoc.render_doc(rfdetr_core.RFDETRNano), pydoc.render_doc(rfdetr_core.RFDETRNano.train)):
         assert "epochs: int = 100" in page.replace("\b", "")
 
 
 @pytest.mark.parametrize(("variant", "kind"), VARIANT_CLASSES)
-def test_a_constructor_called_with_its_defaults_is_called_without(variant: str, kind: type[model.RFDETR]) -> None:
+def test_a_constructor_with_explicit_defaults_equals_one_without(variant: str, kind: type[model.RFDETR]) -> None:
     bound = inspect.signature(kind).bind()
     bound.apply_defaults()
     assert bound.arguments.keys() == get_type_hints(keywords.ModelKeywords).keys()
@@ -153,11 +153,11 @@ def test_train_called_with_its_defaults_is_called_without(tmp_path: Path, monkey
     assert vars(plans[0].model) == vars(plans[1].model)
 
 
-def test_evaluate_called_with_its_defaults_is_called_without() -> None:
+def test_evaluate_with_explicit_defaults_equals_one_without() -> None:
     bound = inspect.signature(rfdetr_core.RFDETRPico.evaluate).bind(None)
     bound.apply_defaults()
-    given = {key: value for key, value in bound.arguments.items() if key not in ("self", "split", "settings")}
-    assert evaluation_settings("test", given, "pico") == (parse(EvaluateConfig, {}, ""), [])
+    arguments = {key: value for key, value in bound.arguments.items() if key not in ("self", "split", "settings")}
+    assert evaluation_settings("test", arguments, "pico") == (parse(EvaluateConfig, {}, ""), [])
 
 
 def test_a_class_of_a_script_has_its_own_signature() -> None:
@@ -171,19 +171,19 @@ def test_a_class_of_a_script_has_its_own_signature() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda known: known.RFDETRNanoConfig(resolution=100), "100 is not divisible.*Nearest: 96 or 128"),
+        (lambda config: config.RFDETRNanoConfig(resolution=100), "100 is not divisible.*Nearest: 96 or 128"),
         (
-            lambda known: known.RFDETRNanoConfig(resolutions=96),
+            lambda config: config.RFDETRNanoConfig(resolutions=96),
             r"Did you mean resolution\? .*pretrain_weights, resolution\.",
         ),
-        (lambda known: known.ModelConfig(), r"^ModelConfig is the base class\. Use a variant: RFDETRNanoConfig"),
-        (lambda known: known.TrainConfig(epochs=3), r"^TrainConfig needs dataset_dir\.$"),
+        (lambda config: config.ModelConfig(), r"^ModelConfig is the base class\. Use a variant: RFDETRNanoConfig"),
+        (lambda config: config.TrainConfig(epochs=3), r"^TrainConfig needs dataset_dir\.$"),
         (
-            lambda known: known.TrainConfig(dataset_dir="x", resolution=448),
+            lambda config: config.TrainConfig(dataset_dir="x", resolution=448),
             r"^TrainConfig has no resolution\. .* the config of the model: RFDETRNanoConfig\(resolution=448",
         ),
         (
-            lambda known: setattr(known.TrainConfig(dataset_dir="x"), "epochs", 5),
+            lambda config: setattr(config.TrainConfig(dataset_dir="x"), "epochs", 5),
             r"^A config cannot be changed\. Create a new one: TrainConfig\(\.\.\., epochs=5\)\.$",
         ),
     ],
@@ -196,8 +196,12 @@ def test_an_error_of_a_config_names_what_the_user_wrote(make: Any, message: str)
 def test_a_config_is_made_of_what_another_one_holds() -> None:
     config = rfdetr_core.config.RFDETRNanoConfig(resolution=96, device="gpu")
     assert rfdetr_core.config.RFDETRNanoConfig(**config.model_dump()) == config == pickle.loads(pickle.dumps(config))
-    other = rfdetr_core.config.TrainConfig(dataset_dir="x", epochs=3)
-    assert rfdetr_core.config.TrainConfig(**other.model_dump()) == other == pickle.loads(pickle.dumps(other))
+    train_config = rfdetr_core.config.TrainConfig(dataset_dir="x", epochs=3)
+    assert (
+        rfdetr_core.config.TrainConfig(**train_config.model_dump())
+        == train_config
+        == pickle.loads(pickle.dumps(train_config))
+    )
 
 
 def test_the_configs_have_upstreams_names() -> None:

@@ -61,7 +61,7 @@ def test_the_answers_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_member_of_the_class_that_is_not_here_says_what_is() -> None:
+def test_an_absent_member_of_the_class_names_its_replacement() -> None:
     model = RFDETRPico(resolution=64, num_queries=4, group_detr=1, device="cpu", pretrain_weights=None)
     with pytest.raises(AttributeError, match=r"get_model of rfdetr 1\.11\.2 is not here: .*model is the torch module"):
         getattr(model, "get_model")  # noqa: B009 - a type checker knows that it is not there
@@ -93,18 +93,18 @@ OWNED = [(MODULES[owner], name, row) for row in API for owner in row.owners.spli
 
 
 @pytest.mark.parametrize(("module", "name", "row"), OWNED, ids=[f"{module}.{name}" for module, name, _ in OWNED])
-def test_a_name_imported_as_from_upstream_is_there_or_has_its_answer(module: str, name: str, row: Row) -> None:
-    own = importlib.import_module(module)
-    if name in own.__all__:
-        assert name in dir(own)
-        assert getattr(own, name).__name__ in (name, row.path(name).rpartition(".")[2], "TrainConfig")
+def test_every_upstream_name_can_be_imported_or_has_an_answer(module: str, name: str, row: Row) -> None:
+    local_module = importlib.import_module(module)
+    if name in local_module.__all__:
+        assert name in dir(local_module)
+        assert getattr(local_module, name).__name__ in (name, row.path(name).rpartition(".")[2], "TrainConfig")
     else:
         with pytest.raises(ImportError, match=rf"^{name} of rfdetr 1\.11\.2 is "):
             exec(f"from {module} import {name}")
 
 
 @pytest.mark.parametrize("module", MODULES.values())
-def test_a_module_of_the_package_is_not_imported_to_see_whether_it_has_it(module: str) -> None:
+def test_looking_up_a_submodule_does_not_import_it(module: str) -> None:
     names = [submodule.name for submodule in pkgutil.iter_modules(importlib.import_module(module).__path__)]
     code = (
         f"import sys, {module} as package\nbefore = {{*sys.modules}}\n"

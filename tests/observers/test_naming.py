@@ -27,7 +27,7 @@ def test_mlflow_takes_every_name_and_each_can_be_read_back(key: str) -> None:
 
 
 @given(KEYS, KEYS)
-def test_two_keys_never_have_one_name(key: str, other: str) -> None:
+def test_two_keys_never_have_the_same_name(key: str, other: str) -> None:
     assert (mlflow_name(key) == mlflow_name(other)) == (key == other)
 
 

@@ -107,7 +107,7 @@ def test_a_name_cannot_forge_a_line(project: Path) -> None:
         (("--output", "found.html"), "--output found.html is a CSV file"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_message(project: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_an_error_is_one_message(project: Path, arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["suspects", "model.pth", *arguments])
     assert str(ended.value.code).startswith(f"error: {message}")
