@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 Box = tuple[float, float, float, float]  # left, top, width, height
 MOVED, REMOVED, ADDED, OTHER = "moved", "removed", "added", "another class"
-_MOST_MOVED = 0.7  # share of its side, an IoU of 0.18 with the old box; the least is 0.5, an IoU of 0.33
+_MOST_MOVED = 0.7  # share of a side, an IoU of 0.18 with the old box; at least 0.5 of it, an IoU of 0.33
 
 
 @dataclass(frozen=True)
 class Broken:
     """A broken label.
 
-    image: the path of its image. annotation: the id of the label, if it still exists. place: the box of the object; None
-    for an added label.
+    image: the path of its image. annotation: the id of the label, if it still exists. place: the box of the object; None for an
+    added label.
     """
 
     kind: str

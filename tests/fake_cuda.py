@@ -1,4 +1,4 @@
-"""Fake tensors on "cuda" without a GPU. They have shapes and devices but no numbers, and show where the host would wait.
+"""Fake tensors on "cuda" without a GPU: shapes and devices without numbers. They show where the host would wait.
 
 In `fake_cuda()`, an operation that needs a number of a tensor raises: `item`, `bool`, `nonzero`, an index of booleans.
 An operation on tensors of two devices raises, too. `Watched` records implicit copies, as in `new_tensor`.

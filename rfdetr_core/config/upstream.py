@@ -70,7 +70,7 @@ API = (
     Row(
         "rfdetr.training rfdetr.training.checkpoint",
         "convert_legacy_checkpoint",
-        note="old files need no conversion: load them with from_checkpoint, or as pretrain_weights of a class",
+        note="old files need no conversion; load them with from_checkpoint, or as pretrain_weights of a class",
     ),
     Row(
         "rfdetr.training rfdetr.training.cli",

@@ -86,7 +86,7 @@ def test_a_lock_that_dvc_refuses_is_repaired(project: Path) -> None:
             except DvcException:
                 refused += 1
                 (message,) = check_dvc_files(project)
-                assert "again what it was" in message
+                assert "was restored from the last start" in message
                 assert lock.read_bytes() == backup  # with stage one alone: it was kept when two began
                 assert (project / KEPT_LOCK).with_name("dvc.lock.cut").read_bytes() == complete[:length]
             else:
@@ -150,7 +150,7 @@ def test_a_committed_lock_is_restored(project: Path) -> None:
     run(project, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "result")
     lock.write_bytes(complete[:30])
     (project / KEPT_LOCK).unlink()  # as in another clone
-    with pytest.raises(UserError, match=r"git restore dvc\.lock; then dvc repro"):
+    with pytest.raises(UserError, match=r"git restore dvc\.lock; then run dvc repro"):
         list(check_dvc_files(project))
     assert run(project, "git", "restore", "dvc.lock").returncode == 0
     assert list(check_dvc_files(project)) == []

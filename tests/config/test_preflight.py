@@ -56,7 +56,7 @@ def check(project: Path, section: str, values: str) -> list[str]:
 def test_a_folder_of_results_is_not_a_dataset(project: Path, name: str) -> None:
     (project / "output" / "data").mkdir(parents=True)
     (project / "link").symlink_to("output", target_is_directory=True)
-    with pytest.raises(UserError, match=rf"params\.yaml: data\.dir is '{name}', which holds results"):
+    with pytest.raises(UserError, match=rf"params\.yaml: data\.dir is '{name}', which contains results"):
         check(project, "data", f"{{dir: '{name}'}}")
 
 

@@ -35,8 +35,8 @@ def test_absent_options_are_not_fields_and_differing_defaults_are() -> None:
     ("text", "message"),
     [
         ("train: {fp16_eval: true}", "train.fp16_eval is not here: it has no effect upstream"),
-        ("train: {num_workers: 2}", "train.num_workers is an option of the section runtime"),
-        ("model: {amp: true}", "model.amp is not here: it is train.amp_dtype"),
+        ("train: {num_workers: 2}", "train.num_workers belongs to the section runtime"),
+        ("model: {amp: true}", "model.amp is not here: renamed to train.amp_dtype"),
         ("train: {epoch: 3}", r"Did you mean epochs\?"),
         ("model: {num_channels: 4}", "num_channels"),
         ("train: {resume: a.pth}\nmodel: {pretrain_weights: b.pth}", "Remove one"),

@@ -27,10 +27,10 @@ def test_a_row_has_a_path_or_a_reason_and_reads_as_half_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("RFDETRXLarge", "not here: it comes from a package with another licence; use RFDETRLarge"),
-        ("RFDETRKeypointPreview", "not here: keypoints are not part of this project"),
+        ("RFDETRXLarge", "not here: it comes from a package with another licence; RFDETRLarge is the largest"),
+        ("RFDETRKeypointPreview", "not here: this project has detection and segmentation, but no keypoints"),
         ("ModelContext", "not here: model is the torch module itself"),
-        ("convert_legacy_checkpoint", "not here: such files need no conversion; give the old file to from_checkpoint"),
+        ("convert_legacy_checkpoint", "not here: old files need no conversion; load them with from_checkpoint"),
         ("ModelWeights", "rfdetr_core.checkpoint.published.PUBLISHED here"),
     ],
 )
@@ -63,14 +63,16 @@ def test_the_answers_need_no_torch() -> None:
 
 def test_an_absent_member_of_the_class_names_its_replacement() -> None:
     model = RFDETRPico(resolution=64, num_queries=4, group_detr=1, device="cpu", pretrain_weights=None)
-    with pytest.raises(AttributeError, match=r"get_model of rfdetr 1\.11\.2 is not here: .*model is the torch module"):
+    with pytest.raises(
+        AttributeError, match=r"get_model of rfdetr 1\.11\.2 is not here: .*the torch module is `model`"
+    ):
         getattr(model, "get_model")  # noqa: B009 - a type checker knows that it is not there
     for name in ("_repr_html_", "__deepcopy__", "predct"):
         assert not hasattr(model, name)
     with pytest.raises(AttributeError, match="'RFDETRPico' object has no attribute 'predct'") as caught:
         getattr(model, "predct")  # noqa: B009
     assert (caught.value.name, caught.value.obj) == ("predct", model)  # Python suggests `predict` from these
-    with pytest.raises(UserError, match="trust_checkpoint is not here: no code of a file is ever run"):
+    with pytest.raises(UserError, match="trust_checkpoint is not here: code in a model file is never run"):
         RFDETRPico(trust_checkpoint=True)
 
 

@@ -170,7 +170,7 @@ def test_clearml_lives_in_another_process(monkeypatch: pytest.MonkeyPatch, tmp_p
     logger.send(0, {"train/loss": 0.5})
     logger.close(failed=True)
     assert ([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], os.fork, sys.excepthook) == before
-    assert logger.to.returncode == 0
+    assert logger.connection.returncode == 0
     assert clearml_history(tmp_path / "clearml") == {0: {"train/loss": 0.5}}
 
 
