@@ -19,8 +19,8 @@ _MOST_MOVED = 0.7  # share of a side, an IoU of 0.18 with the old box; at least 
 class Broken:
     """A broken label.
 
-    image: the path of its image. annotation: the id of the label, if it still exists. place: the box of the object; None for an
-    added label.
+    image: the path of its image. annotation: the id of the label, if it exists. place: the box of the object; None for
+    an added label.
     """
 
     kind: str

@@ -19,7 +19,7 @@ OLDEST = 20  # the oldest node with which both programs run
 
 
 def node_modules() -> Path:
-    """Install the locked packages if necessary; returns their folder. Without node, it skips the test, or fails in CI."""
+    """Install the locked packages if necessary; returns their folder. Without node, skips the test, or fails in CI."""
     versions = [_version(name) for name in ("node", "npm")]
     if versions[0] < OLDEST or not versions[1]:
         _absent(f"no npm with node {OLDEST} or later here: apt-get install nodejs npm")

@@ -39,7 +39,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The message of a command that must fail."""
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
-    assert isinstance(ended.value.code, str)  # Python prints it on stderr and exits with 1
+    assert isinstance(ended.value.code, str)  # Python prints it to stderr and exits with status 1
     return ended.value.code
 
 
@@ -81,7 +81,7 @@ def test_predict_writes_a_drawn_picture_and_what_predict_finds(
 def test_predict_uses_and_prints_the_threshold_of_the_checkpoint(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_threshold, wrong = tmp_path / "told.pth", tmp_path / "wrong.pth"
+    with_threshold, wrong = tmp_path / "threshold.pth", tmp_path / "wrong.pth"
     for path, threshold in ((with_threshold, 0.4), (wrong, 1.5)):
         write_checkpoint(path, replace(read_checkpoint(checkpoint), threshold=threshold))
     for path, options, threshold, why in (
@@ -127,7 +127,7 @@ def test_predict_overwrites_only_its_own_results_and_does_not_read_them(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = tmp_path / "two.json"
-    labels.write_text('{"shapes": []}')  # as labelme keeps beside an image
+    labels.write_text('{"shapes": []}')  # as labelme writes beside an image
     before = {path: path.read_bytes() for path in (*images, labels)}
     folder = tmp_path / "other"
     folder.mkdir()

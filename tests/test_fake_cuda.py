@@ -1,4 +1,4 @@
-"""What of a step on CUDA a CPU can check: no tensor of the wrong device, and no wait for the device but in matching."""
+"""Checks on a CPU of a CUDA step: no tensor is on the wrong device, and only the matching waits for the device."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def algorithms(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs that have reached the host are zeros, and points are drawn without a generator, which needs a device."""
+    """Replace costs on the host by zeros, and draw points without a generator, which would need a device."""
     monkeypatch.setattr(Tensor, "numpy", lambda costs: np.zeros(tuple(costs.shape), dtype=np.float32))
     monkeypatch.setattr(torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda seed: device))
     monkeypatch.setattr(
@@ -56,7 +56,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fake_detector(architecture: Any, **options: Any) -> Detector:
-    """Built outside of the fake tensors, since initial weights are drawn until they are within bounds."""
+    """Build a detector outside of the fake tensors, since its initial weights need real numbers; then make it fake."""
     with torch.utils._python_dispatch._disable_current_modes():
         detector = build_detector(architecture, **options)
     to_fake_cuda(detector)
@@ -195,7 +195,7 @@ def test_a_tensor_from_before_the_block_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64])
 def test_backward_gives_the_gradients_of_autograd(dtype: torch.dtype) -> None:
-    """On real tensors of a small graph with a node that is reached twice, a split and a function of Python."""
+    """Real tensors in a small graph with a node that is reached twice, a split and a Python function."""
     leaf, weight = (torch.randn(3, 4, dtype=dtype, requires_grad=True) for _ in range(2))
     first, second = (leaf * weight).sigmoid().split(2, dim=1)
     place = (torch.tensor([0]), torch.tensor([1]), torch.tensor([1]))

@@ -1,4 +1,4 @@
-"""Training by Lightning's parts: the same bytes as `RFDETR.train`, with upstream's arguments, and an honest record."""
+"""The custom training API: the same bytes as `RFDETR.train`, upstream's arguments, and a complete training record."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def trained(data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(data: Path) -> tuple[Any, Any, Any, Path]:
-    """Trainer, module and data module after the fit of a user of upstream, and the run folder."""
+    """Trainer, module and data module after a fit with upstream's arguments, and the run folder."""
     output = data.parent / "fit"
     pair = model_config(), train_config(data, output)
     module, datamodule = RFDETRModelModule(*pair), RFDETRDataModule(*pair)
@@ -154,9 +154,9 @@ def test_a_training_resumed_by_path_equals_an_uninterrupted_one(
         read_checkpoint(folder / "checkpoint_best_ema.pth").weights for folder in (tmp_path, fitted[3])
     )
     assert all(torch.equal(end[name], uninterrupted[name]) for name in uninterrupted)
-    # The first part ran another callback, which the state says: it is a parent, not the same training.
+    # The state names the added callback of the first part, so it is a parent, not the same training.
     assert record(tmp_path)["parents"]["resume"]["name"] == "checkpoint.pth"
-    # From a finished one, to more epochs.
+    # From a finished training to more epochs.
     longer = model_config(), train_config(data, tmp_path, epochs=3)
     build_trainer(*longer[::-1]).fit(RFDETRModelModule(*longer), RFDETRDataModule(*longer), ckpt_path=str(state))
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 1 + 3
@@ -348,7 +348,7 @@ def parts(pair: tuple[Any, Any], **options: Any) -> Parts:
 
 
 def custom(training_parts: Parts, data: Any = ...) -> dict[str, Any]:
-    """The part `custom` of a training that would start now, without the digests of code."""
+    """The part `custom` of the record of a training that would start now, without the digests of code."""
     module, own_data, trainer = training_parts
     part = custom_part(trainer, module, own_data if data is ... else data, trainer.configured_callbacks, resumed=False)
     assert ("code" in part) == bool(part.keys() - {"code"})

@@ -1,4 +1,4 @@
-"""The keywords that an editor completes and mypy checks are those that the functions take."""
+"""The keywords for editors and mypy equal the keywords that the functions take."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_keywords_are_the_fields_of_the_configs() -> None:
 
 
 def of_the_type(config: type[Config], key: str, value: Any) -> bool:
-    """Whether the config takes a value for a key, or refuses it for its range or meaning alone."""
+    """Whether a value has the type of a key: the config takes it, or refuses only its range or meaning."""
     required = {name: "-" for name, field in config.model_fields.items() if field.is_required()}
     try:
         config.model_validate_json(json.dumps(required | {key: value}))
@@ -63,7 +63,7 @@ def of_the_type(config: type[Config], key: str, value: Any) -> bool:
 
 def fits(hint: Any, value: Any) -> bool:
     if hint is keywords.AugmentKeywords:
-        hint = dict[str, Any]  # of Python 3.11 pydantic reads no TypedDict
+        hint = dict[str, Any]  # pydantic does not support typing.TypedDict of Python 3.11
     try:
         TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError:
@@ -72,7 +72,7 @@ def fits(hint: Any, value: Any) -> bool:
 
 
 def words(hint: Any) -> list[str]:
-    """The words of the Literals in a type."""
+    """The words in the Literals of a type."""
     inner = [words(argument) if not isinstance(argument, str) else [argument] for argument in get_args(hint)]
     return [*itertools.chain(*inner)]
 
@@ -89,12 +89,12 @@ def words(hint: Any) -> list[str]:
 )
 def test_a_type_fits_a_value_where_the_config_takes_it(typed: Any, config: type[Config]) -> None:
     hints = get_type_hints(typed)
-    for key in hints.keys() & config.model_fields.keys() - {"device"}:  # which is a number or a torch.device, too
+    for key in hints.keys() & config.model_fields.keys() - {"device"}:  # it also takes a number or a torch.device
         for value in [*SAMPLES, *words(hints[key])]:
             if typed is keywords.ModelKeywords and value is None:
-                continue  # the class takes None for every keyword, the section of params.yaml does not
+                continue  # the class takes None for every keyword; the section of params.yaml does not
             if (key, value) == ("batch_size", "auto") and config is EvaluateConfig:
-                continue  # a keyword of `train`, which `evaluate` leaves out
+                continue  # a keyword of `train` that `evaluate` ignores
             assert fits(hints[key], value) == of_the_type(config, key, value), (key, value)
 
 
@@ -138,7 +138,7 @@ def test_a_constructor_with_explicit_defaults_equals_one_without(variant: str, k
 
 
 def test_train_called_with_its_defaults_is_called_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # out of this project, whose results are in output/, too
+    monkeypatch.chdir(tmp_path)  # outside of this project, since its output/ has results
     make_dataset(tmp_path, {"train": 1, "valid": 1, "test": 1})
     section = ModelConfig()
     bound = inspect.signature(rfdetr_core.RFDETRPico.train).bind(None, dataset_dir=tmp_path)
@@ -146,7 +146,7 @@ def test_train_called_with_its_defaults_is_called_without(tmp_path: Path, monkey
     del bound.arguments["self"]
     plans = [
         Plan.from_keywords(section, None, "cpu", given)
-        # `train` gives the device of the model as accelerator, where it is not named
+        # without accelerator, `train` takes the device of the model
         for given in (bound.arguments | {"accelerator": "cpu"}, {"dataset_dir": tmp_path})
     ]
     assert vars(plans[0].settings) == vars(plans[1].settings)
@@ -219,7 +219,7 @@ def test_the_configs_have_upstreams_names() -> None:
         from rfdetr_core.config import absent  # noqa: F401
 
 
-# Lines that end in `# wrong` are errors, no other one is.
+# mypy must find exactly the lines that end in `# wrong`.
 SCRIPT = """
 import os
 from pathlib import Path
@@ -263,7 +263,7 @@ RFDETRMediumConfig(resolutions=576)  # wrong
 TrainConfig(dataset_dir="x", epochs=3).epochs + 1
 TrainConfig(dataset_dir="x", epoch=3)  # wrong
 """
-# Large packages of which no type is needed here.
+# Large packages whose types are not needed here.
 CONFIG = """
 [mypy]
 strict = true
@@ -279,7 +279,7 @@ def test_mypy_finds_the_errors_of_a_script_anywhere_and_no_others(tmp_path: Path
     (tmp_path / "script.py").write_text("\n".join(lines) + "\n")
     (tmp_path / "mypy.ini").write_text(CONFIG)
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "script.py"]
-    # As an installed package: its types count because it has py.typed.
+    # As an installed package; mypy uses its types because it has py.typed.
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     reported = {int(number) for number in re.findall(r"^script\.py:(\d+): error", done.stdout, re.M)}

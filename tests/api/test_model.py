@@ -80,7 +80,7 @@ def test_the_metadata_of_images_is_beside_their_manifest(trained: api.RFDETR, fo
 
 
 def process_state() -> dict[str, Any]:
-    """What torch, warnings, logging and the environment are set to in this process."""
+    """The settings of torch, warnings, logging and the environment in this process."""
     names = ("pytorch_lightning", "lightning_fabric", "alembic")
     return {
         "deterministic": torch.get_deterministic_debug_mode(),
@@ -175,7 +175,7 @@ def test_a_wrong_keyword_of_train_or_evaluate_is_named_before_anything_is_writte
         model.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "out", picture=1)
     with pytest.raises(UserError, match="dataset_dir"):
         model.evaluate(output_dir=tmp_path / "out")
-    assert model.callbacks["on_train_start"] == []  # to look does no harm
+    assert model.callbacks["on_train_start"] == []  # reading an unknown event has no effect
     model.callbacks["on_train_batch"].append(print)
     with pytest.raises(UserError, match=r"callbacks has no event on_train_batch\. The events are on_fit_epoch_end"):
         model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out")
@@ -370,7 +370,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
     make_dataset(tmp_path / "other", {"train": 3, "valid": 2, "test": 2}, seed=1)
     source = (
         "import rfdetr_core; from rfdetr_core.observers import publishing\n"
-        "publishing.track_evaluation = lambda *_: input()\n"  # the end of train: it waits there
+        "publishing.track_evaluation = lambda *_: input()\n"  # the first training waits at its end
         f"model = rfdetr_core.RFDETRPico(**{SMALL!r})\n"
         f"model.train(dataset_dir={str(folder / 'data')!r}, output_dir={str(output)!r}, epochs=4, batch_size=2,\n"
         "            num_workers=0, threads=1, run_test=True)\n"
@@ -392,7 +392,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
         assert first.poll() is None
     first_output = first.communicate("\n")[0]
     assert first.returncode == 0, first_output
-    assert len(moments) > 2  # before it trained, while it did, and after it
+    assert len(moments) > 2  # before, during and after the training
     names = {
         image["file_name"] for image in json.loads((output / "dataset/annotations/train.json").read_text())["images"]
     }

@@ -1,4 +1,4 @@
-"""The published weights that a class has by default, from a server on loopback."""
+"""The published weights, which are the default of a class, from a server on loopback."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TRAIN = {"epochs": 1, "batch_size": 2, "num_workers": 0, "threads": 1}
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A file of Nano whose random weights see a dog everywhere."""
+    """A file of Nano with random weights that detect a dog everywhere."""
     return dog_everywhere(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture
 def store(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """A server with that file, an empty cache, and a folder to work in that has no weights/."""
+    """A server with this file, an empty cache, and a current folder without weights/."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("RF_HOME", str(tmp_path / "cache"))
@@ -44,7 +44,7 @@ def store(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def fill(cache: Path, content: bytes) -> Path:
-    """Put the file where it is kept after a download."""
+    """Put the file where a download would store it."""
     cache.mkdir(exist_ok=True)
     (cache / NAME).write_bytes(content)
     return cache / NAME
@@ -115,7 +115,7 @@ def test_without_the_file_and_a_network_there_is_one_message(
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__  # no traceback of urllib before the message
     assert [*(tmp_path / "cache").iterdir()] == []
-    assert len(requests) <= 1  # who cannot be reached is not asked again
+    assert len(requests) <= 1  # an unreachable server is not tried again
 
 
 def test_a_server_that_does_not_answer_is_not_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_train_says_which_weights_it_starts_from_in_a_thread_too(
     cached = fill(tmp_path / "cache", store.content)
     model = RFDETRPico(resolution=64, num_queries=10, device="cpu")
     arguments = {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "new"} | TRAIN
-    thread = threading.Thread(target=model.train, kwargs=arguments)  # Python handles no signals there
+    thread = threading.Thread(target=model.train, kwargs=arguments)  # Python handles signals only in the main thread
     thread.start()
     thread.join()
     assert (tmp_path / "new" / "checkpoint_best_total.pth").exists()

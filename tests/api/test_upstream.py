@@ -1,4 +1,4 @@
-"""export_for_roboflow and deploy_to_roboflow; tests/parity has upstream read the files."""
+"""export_for_roboflow and deploy_to_roboflow; in tests/parity, upstream reads the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`check` refuses what DVC refuses, says what to do, and what it says works."""
+"""`check` refuses the files that DVC refuses; its advice works."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.run_cache import KEPT_LOCK
 from rfdetr_core.config.dvc_files import check_dvc_files
 
-KEEP = "python -c 'from rfdetr_core.base.run_cache import keep_lock; keep_lock()'"  # as every stage begins
+KEEP = (
+    "python -c 'from rfdetr_core.base.run_cache import keep_lock; keep_lock()'"  # the beginning of every stage command
+)
 STAGES = {
     "one": {"cmd": f"{KEEP}; cp source.txt one.txt", "deps": ["source.txt"], "outs": ["one.txt"]},
     "two": {"cmd": f"{KEEP}; cp one.txt two.txt", "deps": ["one.txt"], "outs": ["two.txt"]},
 }
-# DVC, killed by itself when it has written a part of dvc.lock for the n-th time.
+# DVC that kills itself when it has written a part of dvc.lock for the n-th time.
 KILLED = """
 import io, os, sys, time
 from dvc.cli import main
@@ -87,7 +89,7 @@ def test_a_lock_that_dvc_refuses_is_repaired(project: Path) -> None:
                 refused += 1
                 (message,) = check_dvc_files(project)
                 assert "was restored from the last start" in message
-                assert lock.read_bytes() == backup  # with stage one alone: it was kept when two began
+                assert lock.read_bytes() == backup  # with stage one only: the backup was written when two began
                 assert (project / KEPT_LOCK).with_name("dvc.lock.cut").read_bytes() == complete[:length]
             else:
                 assert list(check_dvc_files(project)) == []
@@ -114,7 +116,7 @@ def test_the_pipeline_continues_after_dvc_was_killed_while_writing_its_lock(
     assert done.returncode == -number, done
     assert (copy / "dvc.lock").stat().st_size < len(complete)
     damaged = run(copy, "dvc", "status").returncode != 0
-    assert damaged or part  # some parts are a dvc.lock with fewer entries
+    assert damaged or part  # some truncated files are a valid dvc.lock with fewer entries
     assert [line for line in check_dvc_files(copy) if "dvc.lock" in line and "truncated" in line] or not damaged
     second_run = run(copy, "dvc", "repro")
     assert second_run.returncode == 0, second_run.stderr
@@ -135,7 +137,7 @@ def test_a_lock_with_a_conflict_is_left_to_the_user(project: Path) -> None:
 
 
 def test_a_valid_lock_is_copied_as_the_backup(project: Path) -> None:
-    (project / KEPT_LOCK).write_bytes(b"schema: '2.0'\nstages: {}\n")  # of another branch, say
+    (project / KEPT_LOCK).write_bytes(b"schema: '2.0'\nstages: {}\n")  # for example of another branch
     complete = (project / "dvc.lock").read_bytes()
     assert list(check_dvc_files(project)) == []
     (project / "dvc.lock").write_bytes(b"")

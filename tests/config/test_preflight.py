@@ -258,7 +258,7 @@ def test_after_validation_every_object_must_have_a_mask(tmp_path: Path, bare: in
 
 @pytest.fixture
 def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], list[str]]:
-    """Check installed versions, given by name, against a lock."""
+    """Check installed versions, by package name, against a lock."""
     lines = ["numpy==2.4.5", "torch==2.15.0", "nvidia-nccl==2.3 ; sys_platform == 'linux'"]
     lines += ["colorama==0.4.6 ; sys_platform == 'win32'", "scipy==1.0 ; python_full_version < '3'", "aiohttp==3.1"]
     (tmp_path / "numeric.lock").write_text("".join(f"{line} \\\n    --hash=sha256:00\n" for line in lines))
@@ -339,7 +339,7 @@ def test_the_settings_of_training_are_read_without_importing_what_computes() -> 
 def test_every_reader_of_params_refuses_an_interpolation(
     project: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`dvc exp run -S` would put the variable of the environment into git."""
+    """`dvc exp run -S` would write the value of the environment variable into git."""
     section, _, key = where.partition(".")
     (project / "params.yaml").write_text(f"{section}: {{'{key}': '${{oc.env:HOME}}'}}\n")
     shutil.copy(ROOT / "dvc.yaml", project)

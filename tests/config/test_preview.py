@@ -51,11 +51,11 @@ def test_pages_are_a_pure_function_of_params_and_epoch(project: Path, capsys: py
     assert "4 images at 64 x 64" in printed
     assert "2 images at 64 x 64" in printed
     main(["preview", "--count", "1", "--out", "a"])
-    assert list(pages(project / "a")) == ["train_epoch001_batch000.png"]  # none is left of a longer one
+    assert list(pages(project / "a")) == ["train_epoch001_batch000.png"]  # no page of a longer preview is left
 
 
 def test_a_page_shows_the_pixels_that_the_model_sees(project: Path) -> None:
-    """An image without objects, drawn with nothing: the loader's bytes, each a square of 8 x 8."""
+    """The page of an image without objects: each pixel of the loader is a square of 8 x 8."""
     main(["preview", "--split", "valid", "--out", "made"])
     (name,) = pages(project / "made")
     with Image.open(project / "made" / name) as page:

@@ -14,7 +14,7 @@ from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
 from tests.training.tiny import train
 
-# What an epoch says, in a bar and in a line; a lower bound of the time left until there was an evaluation.
+# The text of an epoch in the bar and in the line. Before the first evaluation the remaining time is a lower bound.
 LINE = r"epoch \d/3.*loss \d+\.\d{3}.*mAP \d\.\d{3}.*EMA mAP \d\.\d{3}.*lr \d\S+e-.*\d img/s.*\d GiB.*\d:\d\d:\d\d left"
 
 
@@ -29,7 +29,7 @@ def test_an_epoch_is_a_line_without_a_terminal(
     assert lines[-1].endswith("0:00:00 left")
     assert re.search(r"^best val/mAP_50_95: regular \S+ \(epoch \d\), EMA \S+ \(epoch \d\)", captured.out, re.MULTILINE)
     assert "\r" not in captured.out + captured.err
-    # An epoch has one number wherever people read it.
+    # An epoch has the same number in every output.
     printed = [(int(line.split("/")[0].split()[1]), line.split("  mAP ")[1][:5]) for line in lines]
     history = read_history(output / "history.csv")
     assert printed == [(epoch, f"{row['val/mAP_50_95']:.3f}") for epoch, row in history.items()]

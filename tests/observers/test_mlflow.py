@@ -156,11 +156,11 @@ def test_the_run_of_a_killed_training_is_closed_by_the_next_training_in_its_fold
     assert first.info.status == "RUNNING"
     elsewhere = {"train": {"epochs": 1, "seed": 3}}
     train(where, tmp_path / "another folder", runtime=runtime, **elsewhere)
-    assert client.get_run(first.info.run_id).info.status == "RUNNING"  # it may be alive, for all that is known there
+    assert client.get_run(first.info.run_id).info.status == "RUNNING"  # nothing shows that its process has ended
     train(where, output, runtime=runtime, train={"epochs": 1})
     assert {run.info.status for run in runs(client, "killed")} == {"FINISHED", "KILLED"}
     assert client.get_run(first.info.run_id).info.status == "KILLED"
-    train(where, output, runtime=runtime)  # what was killed, from its beginning
+    train(where, output, runtime=runtime)  # the killed training, from its beginning
     assert client.get_run(first.info.run_id).info.status == "FINISHED"
 
 
@@ -187,7 +187,7 @@ def test_the_artifacts_of_a_temporary_experiment_outlive_its_folder(
 def test_store_and_page_work_for_any_path_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a%20b?c#d"
     folder.mkdir()
-    (tmp_path / "a b").mkdir()  # what this path means in an address
+    (tmp_path / "a b").mkdir()  # the path as it is quoted in an address
     (folder / "scores.json").write_text("{}")
     monkeypatch.setenv("DVC_ROOT", str(folder))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -275,7 +275,7 @@ def test_a_class_name_that_mlflow_refuses_loses_no_epoch_and_neither_do_many_cla
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
-    """A server that knows nobody."""
+    """A server that refuses every user."""
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -291,7 +291,7 @@ class Refusing(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A refusing server, tracked to."""
+    """A refusing server, as MLFLOW_TRACKING_URI."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{server.server_port}")

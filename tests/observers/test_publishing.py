@@ -58,7 +58,7 @@ INTERVALS = {
     "boxes": {"map": [0.125, 0.375], "map_50": [0.0, 1.0], "map_75": None, "mar_100": [0.25, 0.5], "f1": [0.5, 0.75]},
     "masks": {"map": [0.25, 0.625]},
 }
-# Beside the names of the numbers themselves.
+# In addition to the names of the scores.
 SENT_INTERVALS = {
     **{"test/mAP_50_95_low": 0.125, "test/mAP_50_95_high": 0.375, "test/mAP_50_low": 0.0, "test/mAP_50_high": 1.0},
     **{"test/mAR_low": 0.25, "test/mAR_high": 0.5, "test/F1_low": 0.5, "test/F1_high": 0.75},
@@ -69,7 +69,7 @@ ANALYSIS = {path for path, stage in PUBLISHED.items() if stage == "report"}
 
 
 def write_lock() -> None:
-    """What DVC records of the published files that are here."""
+    """The entries of dvc.lock for the existing published files."""
     stages: dict[str, dict[str, Any]] = {}
     for path, stage in ((path, stage) for path, stage in PUBLISHED.items() if path.exists()):
         content = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in files_of(path)}
@@ -80,7 +80,7 @@ def write_lock() -> None:
 
 
 def write_analysis(word: str = "first") -> None:
-    """What the stage report leaves beside it."""
+    """Write the files of the stage report."""
     files.write_json(REPORT / "intervals.json", INTERVALS)
     files.write_json(REPORT / "thresholds.json", {"all": {"threshold": 0.25}})
     files.write_text(REPORT / "suspects.csv", "image,annotation\n")
@@ -92,7 +92,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def write_report() -> None:
-    """What evaluate leaves, as far as it is published."""
+    """Write the published files of the stage evaluate."""
     files.write_json(METRICS, SCORES)
     files.write_json(REPORT / "about.json", {"split": "test", "not_measured": "map_75"})
     for name in ("per_class.csv", "per_image.csv", "confusion.csv"):
@@ -104,7 +104,7 @@ def write_report() -> None:
 
 @pytest.fixture(scope="module")
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pipeline leaves when its training was not tracked."""
+    """The results of a pipeline whose training was not tracked."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -138,7 +138,7 @@ def project(finished_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def analysed(project: Path) -> Path:
-    """The project with its page."""
+    """The project with the files of the stage report."""
     write_analysis()
     write_lock()
     return project
@@ -202,7 +202,7 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
 
 
 def pages(client: MlflowClient, run: Any, *queries: str, **more: Any) -> list[Any]:
-    """The models of the run's experiment that MLflow has pages of."""
+    """The LoggedModels of the experiment of a run."""
     return list(client.search_logged_models([run.info.experiment_id], " AND ".join(queries) or None, **more))
 
 
@@ -269,7 +269,7 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
 
 
 class Older(http.server.BaseHTTPRequestHandler):
-    """A server that has no such address."""
+    """A server that answers 404."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -308,7 +308,7 @@ def test_a_report_is_added_to_the_run_of_its_evaluation_but_an_older_page_is_not
 ) -> None:
     Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: analysed, mlflow: true}\n")
     client, where, names = MlflowClient(server.uri), ProjectPaths(Path("data")), {path.name for path in ANALYSIS}
-    track_evaluation(where)  # the page that is here is of an earlier one
+    track_evaluation(where)  # the existing page is from an earlier evaluation
     (run,) = runs(client, "analysed")
     assert not names & attached(client, run)
     assert not SENT_INTERVALS.keys() & run.data.metrics.keys()

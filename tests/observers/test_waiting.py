@@ -1,4 +1,4 @@
-"""Whatever a tracking server does, it takes a bounded time of a training, none of its bytes, and a signal ends it."""
+"""A slow tracking server delays a training only for a bounded time, changes no byte, and a signal ends the wait."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rfdetr_core.observers.runs import Client
 from tests.slow import KINDS, slow_server
 from tests.training.tiny import outs, script, train
 
-LONG = 60  # seconds within which an endless wait would not end
+LONG = 60  # seconds; an endless wait would take longer
 
 
 @pytest.mark.slow
