@@ -169,8 +169,9 @@ def test_files_are_opened_for_reading_where_pipes_and_devices_are_refused() -> N
             owner = call.func.value if isinstance(call.func, ast.Attribute) else None
             if isinstance(owner, ast.Name) and owner.id in ("files", "os", "self", "Image", "zipfile"):
                 continue
-            given = (one for argument in call.args for one in ast.walk(argument) if isinstance(one, ast.Constant))
-            modes = [one.value for one in given if isinstance(one.value, str)]
+            nodes = (node for argument in call.args for node in ast.walk(argument))
+            constants = (node.value for node in nodes if isinstance(node, ast.Constant))
+            modes = [value for value in constants if isinstance(value, str)]
             read = name == "open" and not any(set(mode) & set("wax") for mode in modes)
             if read or (name in ("read_bytes", "read_text") and owner is not None):
                 reading.append(module)

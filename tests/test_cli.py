@@ -134,7 +134,7 @@ def test_predict_overwrites_only_its_own_results_and_does_not_read_them(
     shutil.copy(images[0], folder / "two.png")
     for source, result in ((images[0], "one.png"), (images[1], "two.json"), (folder, "two.json")):
         message = fails(capsys, "predict", checkpoint, source, "--output", tmp_path)
-        assert message.startswith(f"error: {tmp_path / result} would be written over")
+        assert message.startswith(f"error: {tmp_path / result} would be overwritten")
     assert {path: path.read_bytes() for path in before} == before
     for _ in range(2):
         source = [
@@ -144,7 +144,7 @@ def test_predict_overwrites_only_its_own_results_and_does_not_read_them(
         assert sorted(path.name for path in (folder / "found").iterdir()) == [
             *("one.json", "one.png", "two.json", "two.png")
         ]
-    assert "no image but those that predict drew" in fails(capsys, "predict", checkpoint, folder / "found")
+    assert "no image except pictures that predict has drawn" in fails(capsys, "predict", checkpoint, folder / "found")
 
 
 def test_predict_takes_equal_images_that_are_links_to_one_file(

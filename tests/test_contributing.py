@@ -68,9 +68,10 @@ PATCHES = {
                 "rfdetr_core/ingest/rules.py",
                 "def _polygons(",
                 """
-                def _sliver(one: Annotation, frame: Frame) -> str | None:
-                    long = max(one.box[2:]) > 30 * min(one.box[2:])
-                    return f"the box is {one.box[2]:g} wide and {one.box[3]:g} high" if long else None
+                def _sliver(annotation: Annotation, frame: Frame) -> str | None:
+                    width, height = annotation.box[2:]
+                    narrow = max(width, height) > 30 * min(width, height)
+                    return f"the box is {width:g} wide and {height:g} high" if narrow else None
 
 
                 """,
@@ -78,7 +79,7 @@ PATCHES = {
             Before(
                 "rfdetr_core/ingest/rules.py",
                 ")  # fmt: skip\n\n_OTHERS",
-                '    Rule("box-sliver", "warning", "usable", "Draw it again: it is too narrow.", _sliver),\n',
+                '    Rule("box-sliver", "warning", "usable", "Draw the box again: it is too narrow.", _sliver),\n',
             ),
             Before(
                 "tests/ingest/faults.py",
@@ -99,7 +100,7 @@ PATCHES = {
             Before(
                 "rfdetr_core/ingest/formats/__init__.py",
                 ")\n_NAMED",
-                "    (table.LAYOUT, table.found, table.read),\n",
+                "    (table.LAYOUT, table.is_present, table.read),\n",
             ),
             Before("rfdetr_core/ingest/formats/__init__.py", ', ".txt", ".yaml"', ', ".csv"'),
             Before("rfdetr_core/ingest/formats/__init__.py", ", yolo\n", ", table"),
@@ -124,7 +125,7 @@ PATCHES = {
                 """,
             ),
             Before(
-                "README.md",
+                "docs/data.md",
                 "| YOLO | `data.yaml`",
                 "| CSV | `train/_annotations.csv`: filename, class, xmin, ymin, xmax, ymax |\n",
             ),
@@ -145,7 +146,7 @@ PATCHES = {
                 LAYOUT = f"CSV: train/{NAME} beside the images, also in valid/ and test/"
 
 
-                def found(root: Path) -> bool:
+                def is_present(root: Path) -> bool:
                     """Whether train has the table."""
                     return (root / "train" / NAME).is_file()
 
@@ -351,7 +352,7 @@ PATCHES = {
             ),
             Before("pyproject.toml", 'tensorboard = ["tensorboard"]', 'matplotlib = ["matplotlib"]\n'),
             Before("requirements/dev.in", "tensorboard\n", "matplotlib\n"),
-            Before("README.md", "| extras: tensorboard,", "| matplotlib | the logger matplotlib |\n"),
+            Before("docs/dependencies.md", "| extras: tensorboard,", "| matplotlib | the logger matplotlib |\n"),
         ],
         {},
         """
@@ -514,7 +515,7 @@ PATCHES = {
         [
             Before("requirements/runtime.in", "requests\n", "packaging\n"),
             Before("pyproject.toml", ' "requests",', ' "packaging",'),
-            Before("README.md", "| requests |", "| packaging | versions, compared |\n"),
+            Before("docs/dependencies.md", "| requests |", "| packaging | versions, compared |\n"),
         ],
         {},
         """
@@ -535,7 +536,7 @@ PATCHES = {
                 """
                 def loss_size(matched: Matched) -> Tensor:
                     \"\"\"L1 distance of the logarithms of width and height (P, 2).\"\"\"
-                    boxes = (matched.predicted_boxes, matched.wanted_boxes)
+                    boxes = (matched.predicted_boxes, matched.target_boxes)
                     predicted, wanted = (both[:, 2:].clamp(min=1e-6).log() for both in boxes)
                     return (predicted - wanted).abs().sum()
 
@@ -585,7 +586,7 @@ PATCHES = {
 
         from rfdetr_core.base.params import parse
         from rfdetr_core.data.augmentation import AugmentConfig
-        from rfdetr_core.data.dataset import DetectionDataset, Draw
+        from rfdetr_core.data.dataset import DetectionDataset, SampleKey
         from rfdetr_core.data.samples import read_samples
         from tests.training.tiny import make_files
 
@@ -593,7 +594,7 @@ PATCHES = {
             where = make_files(tmp_path)
             config = parse(AugmentConfig, {"grey": 1}, "augmentation")
             images = DetectionDataset(read_samples(*where.split("train")), where.dataset, 64, augmentation=config)
-            image = images[Draw(0, 1)].image
+            image = images[SampleKey(0, 1)].image
             assert bool((image[0] == image[1]).all()) and bool((image[1] == image[2]).all())
         """,
     ),

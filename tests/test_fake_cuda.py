@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfdetr_core.data.batching import Batch, at_drawn_size
+from rfdetr_core.data.batching import Batch, resize_to_drawn_size
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.loss import formulas
 from rfdetr_core.loss.criterion import Criterion
@@ -150,7 +150,7 @@ def test_a_batch_reaches_its_size_on_the_device_without_a_wait(mode: Any) -> Non
         assert watched.copies
         batch = batch.normalised()
         assert not watched.waits
-        drawn = at_drawn_size(batch, [64], mode, 0, epoch=0, step=0)
+        drawn = resize_to_drawn_size(batch, [64], mode, 0, epoch=0, step=0)
         assert drawn.images.shape == (2, 3, 64, 64)
         assert not watched.waits
 

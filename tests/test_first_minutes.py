@@ -94,7 +94,7 @@ def test_training_starts_from_scratch_is_resumed_and_starts_from_the_best_weight
     expected = [
         "training from scratch: no pretrain_weights",
         "AP50 on test: ",
-        "going on after epoch 1 of runs/first/checkpoint.pth.",
+        "resuming after epoch 1 of runs/first/checkpoint.pth.",
         f"training from the weights of {user.folder}/runs/first/checkpoint_best_total.pth",
     ]
     starts = [line for line in lines if line.startswith(("training from", "going on", "AP50"))]
@@ -151,7 +151,7 @@ def test_the_notebook_runs_from_top_to_bottom(user: User, monkeypatch: pytest.Mo
     assert "training from scratch: no pretrain_weights" in printed["train"]
     assert "epoch 1/1" in printed["train"]
     assert float(outputs["load"][-1].data["text/plain"]) >= 0
-    assert "going on after epoch 1 of" in printed["resume"]
+    assert "resuming after epoch 1 of" in printed["resume"]
     assert re.search(r"training from the weights of /\S+/runs/first/checkpoint_best_total\.pth", printed["again"])
     # An error is only a message, without a traceback.
     (error,) = (output for output in book.cells[-1].outputs if output.output_type == "error")

@@ -1,4 +1,4 @@
-"""Every requested package is pinned, has a reason in the README, and is declared in pyproject.toml."""
+"""Every requested package is pinned, has a reason in docs/dependencies.md, and is declared in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_no_package_of_exported_files_affects_a_number() -> None:
     assert not requested("export") & (requested("numeric") | pinned("numeric").keys())
 
 
-def test_every_requested_package_has_a_reason_in_the_readme() -> None:
-    table = (ROOT / "README.md").read_text().partition("## Dependencies")[2]
+def test_every_requested_package_has_a_reason() -> None:
+    table = (ROOT / "docs" / "dependencies.md").read_text().partition("Each package has a reason")[2]
     words = {normal(word) for word in re.findall(r"[\w.-]+", table)}
     assert {name for part in PARTS for name in requested(part) if name not in words} == set()
 

@@ -37,7 +37,7 @@ from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load
 from rfdetr_core.inference.arguments import check_upstreams, refuse_unknown
 from rfdetr_core.inference.exported import ExportedPredictor
 from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
-from rfdetr_core.inference.thresholds import recommended
+from rfdetr_core.inference.thresholds import recommended_thresholds
 from rfdetr_core.metrics.names import REPORTED
 from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
 from rfdetr_core.model.detector import Detector, build_detector
@@ -96,8 +96,8 @@ class RFDETR(UpstreamMembers):
         names, threshold = tuple(map(str, range(classes))), None
         if checkpoint is not None:
             report = load_weights(detector, architecture, checkpoint)
-            if report.left:
-                raise UserError(f"{checkpoint.path} is incomplete: it lacks {', '.join(report.left[:3])}.")
+            if report.missing:
+                raise UserError(f"{checkpoint.path} is incomplete: it lacks {', '.join(report.missing[:3])}.")
             if classes == stored:
                 names, threshold = class_names_of(checkpoint), threshold_of(checkpoint)
         self._predictor: BasePredictor = Predictor(
@@ -307,7 +307,7 @@ class RFDETR(UpstreamMembers):
         """
         refuse_unknown(unknown)
         if isinstance(threshold, str | os.PathLike):
-            threshold = recommended(threshold, self._predictor).by_class
+            threshold = recommended_thresholds(threshold, self._predictor).by_class
         predictor = self._optimised or self._predictor
         return predictor.predict(images, threshold, shape, patch_size, include_source_image, batch_size=batch_size)
 

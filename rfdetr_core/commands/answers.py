@@ -11,20 +11,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rfdetr_core.base.schema import Count, Fields, Md5, Sha256
+from rfdetr_core.base.schema import Count, FileSchema, Md5, Sha256
 from rfdetr_core.checkpoint.schema import Evaluation, Lineage, TrainingRecord
 from rfdetr_core.commands.output import SCHEMA
 
 Role = Literal["trained", "validated", "tested"]
 
 
-class Answer(Fields):
+class Answer(FileSchema):
     """An answer. It has the version of its schema."""
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
 
 
-class CommitAnswer(Fields):
+class CommitAnswer(FileSchema):
     """A commit. Author, email and date are those of git. id: zeros for changes that are not committed yet."""
 
     id: str
@@ -34,7 +34,7 @@ class CommitAnswer(Fields):
     subject: str
 
 
-class LinkAnswer(Fields):
+class LinkAnswer(FileSchema):
     """A stage that led to the file: the commit that added its result, its deps (MD5 by path) and its params."""
 
     stage: str
@@ -74,7 +74,7 @@ class FileAnswer(Answer):
     trained_from_it: list[Sha256]
 
 
-class ImageAnswer(Fields):
+class ImageAnswer(FileSchema):
     """An image that a model was made from. labels: the digest of its annotations. pixels: the digest of the decoded
     image; older manifests lack it. through: the digest of the weights of the ancestor that was trained with the image;
     empty for the model itself."""
@@ -97,7 +97,7 @@ class ImagesAnswer(Answer):
     notes: list[str]
 
 
-class ModelUseAnswer(Fields):
+class ModelUseAnswer(FileSchema):
     """A model that images were used for. commit: the commit that added it. through: digests of the weights, from the
     model's parent to the ancestor that the images were used for."""
 
@@ -124,7 +124,7 @@ class SelectedUseAnswer(ModelUseAnswer):
     images: Count
 
 
-class UnknownUseAnswer(Fields):
+class UnknownUseAnswer(FileSchema):
     """A model that may have used the images. manifest: a git blob that is missing. ancestor: the file of an unknown
     ancestor. reason: any other reason."""
 
@@ -143,7 +143,7 @@ class _Uses(Answer):
     notes: list[str]
 
 
-class OtherBytesAnswer(Fields):
+class OtherBytesAnswer(FileSchema):
     """Other bytes that the path of the image had, for example in a commit."""
 
     path: str
@@ -160,7 +160,7 @@ class ImageUsesAnswer(_Uses):
     uses: list[ImageUseAnswer]
 
 
-class ConditionAnswer(Fields):
+class ConditionAnswer(FileSchema):
     """A condition on the metadata of images."""
 
     column: str
@@ -175,14 +175,14 @@ class SelectedUsesAnswer(_Uses):
     uses: list[SelectedUseAnswer]
 
 
-class FigureAnswer(Fields):
+class FigureAnswer(FileSchema):
     """A score, 0 to 1, and the ends of its 95 % interval."""
 
     score: float | None
     interval: list[float] | None
 
 
-class ScoresAnswer(Fields):
+class ScoresAnswer(FileSchema):
     """The scores of an evaluation, by name. manifest: the git blob of the split's manifest."""
 
     split: str
@@ -211,7 +211,7 @@ class DifferenceAnswer(Answer):
     notes: list[str]
 
 
-class MismatchAnswer(Fields):
+class MismatchAnswer(FileSchema):
     """A difference. what: the place. by: the sources of the expected value."""
 
     what: str
@@ -220,7 +220,7 @@ class MismatchAnswer(Fields):
     by: list[str]
 
 
-class UncheckedAnswer(Fields):
+class UncheckedAnswer(FileSchema):
     """A part that could not be checked, and the reason."""
 
     what: str
@@ -237,7 +237,7 @@ class VerifyAnswer(Answer):
     checked: Count
 
 
-class ReasonAnswer(Fields):
+class ReasonAnswer(FileSchema):
     """Why a stage runs. what: the param, module, file or folder. before, after: the values of a param, the numbers of
     files of a folder, else digests. files: numbers of added, changed and removed files of a folder, where known."""
 
@@ -249,7 +249,7 @@ class ReasonAnswer(Fields):
     text: str
 
 
-class LastRunAnswer(Fields):
+class LastRunAnswer(FileSchema):
     """The last run of a stage. entry: its file in journal/."""
 
     began: str
@@ -257,7 +257,7 @@ class LastRunAnswer(Fields):
     entry: str
 
 
-class PlannedStageAnswer(Fields):
+class PlannedStageAnswer(FileSchema):
     """A stage that is not up to date. seconds: the duration of its last run; None: unknown. resumes_after: the epochs
     that an interrupted training has finished."""
 
@@ -269,7 +269,7 @@ class PlannedStageAnswer(Fields):
     resumes_after: Count | None
 
 
-class SecondsAnswer(Fields):
+class SecondsAnswer(FileSchema):
     """The sums of the known durations. runs: of the stages that will run. all: also of those that may run."""
 
     runs: float
@@ -285,14 +285,14 @@ class PlanAnswer(Answer):
     notes: list[str]
 
 
-class SubjectAnswer(Fields):
+class SubjectAnswer(FileSchema):
     """A file that a statement is about."""
 
     name: str
     digest: dict[str, str]
 
 
-class Statement(Fields):
+class Statement(FileSchema):
     """attest FILE: the statement beside the model: in-toto v1, with SLSA provenance v1 as the predicate."""
 
     type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
@@ -301,7 +301,7 @@ class Statement(Fields):
     predicate: dict[str, Any]
 
 
-ANSWERS: dict[str, type[Fields]] = {
+ANSWERS: dict[str, type[FileSchema]] = {
     "audit-file": FileAnswer,
     "audit-images": ImagesAnswer,
     "audit-image": ImageUsesAnswer,

@@ -47,11 +47,11 @@ def audit(options: argparse.Namespace) -> None:
     elif options.images:
         _list_images(options, archive)
     else:
-        from rfdetr_core.audit.text import plain, told
+        from rfdetr_core.audit.text import format_trace, trace_to_dict
 
         traced = trace(options.file, archive)
-        print_versioned(plain(traced, archive) if options.json else told(options.file, traced, archive))
-        if not traced.known:
+        print_versioned(trace_to_dict(traced, archive) if options.json else format_trace(options.file, traced, archive))
+        if not traced.confirmed:
             sys.exit(1)
     if archive.notes:  # unreadable history may have the answer
         sys.exit(1)
@@ -63,7 +63,7 @@ def _list_images(options: argparse.Namespace, archive: Archive) -> None:
 
     traced = trace(options.file, archive)
     images = images_of(traced, archive, where=options.where)
-    notes = [*images.notes, *(() if traced.known else traced.notes)]
+    notes = [*images.notes, *(() if traced.confirmed else traced.notes)]
     if options.json:
         print_versioned({"images": images.rows, "unknown": images.unknown, "notes": notes})
     else:
@@ -91,7 +91,7 @@ def _prove(options: argparse.Namespace, archive: Archive) -> None:
     if options.output is not None:
         files.write_bytes(options.output, files.canonical_json(proof.content) + b"\n")
     print_versioned(proof.content if options.json else proof.lines)
-    notes = (*proof.notes, *(() if traced.known else traced.notes))
+    notes = (*proof.notes, *(() if traced.confirmed else traced.notes))
     lines = [f"unknown: {part}" for part in proof.unknown] + [f"note: {note}" for note in notes]
     if lines:
         say(*lines, file=sys.stderr)
@@ -109,7 +109,7 @@ def _audit_uses(options: argparse.Namespace, archive: Archive) -> None:
 
 
 def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
-    from rfdetr_core.audit.difference import compare_images, compare_lineages, told_difference
+    from rfdetr_core.audit.difference import compare_images, compare_lineages, format_difference
     from rfdetr_core.audit.images import images_of
     from rfdetr_core.audit.trace import trace
 
@@ -123,7 +123,7 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
     before, after = (images_of(traced, archive, own=True) for traced in traces)
     unknown = before.unknown + after.unknown
     images = {} if unknown else compare_images(before.rows, after.rows)
-    notes = [f"{traced.file}: {note}" for traced in traces if not traced.known for note in traced.notes]
+    notes = [f"{traced.file}: {note}" for traced in traces if not traced.confirmed for note in traced.notes]
     content: dict[str, Any] = {"making": changes, "images": images, "unknown": unknown}
     if options.json or options.markdown:
         from rfdetr_core.audit.context import context_of
@@ -135,9 +135,9 @@ def _audit_difference(options: argparse.Namespace, archive: Archive) -> None:
 
         print_versioned(markdown(content, archive.history.root))
     else:
-        lines = [*told_difference(changes, images, unknown), *(f"note: {note}" for note in notes)]
+        lines = [*format_difference(changes, images, unknown), *(f"note: {note}" for note in notes)]
         print_versioned(content if options.json else lines)
-    if unknown or not all(traced.known for traced in traces):
+    if unknown or not all(traced.confirmed for traced in traces):
         sys.exit(1)
 
 
@@ -169,7 +169,7 @@ def verify(options: argparse.Namespace) -> None:
 
         report = verify(options.repo, options.file, deep=options.deep, rescore=options.rescore)
         check_attestation(report, options.file or options.repo / MODEL, options.key, options.repo)
-    print_versioned(report.plain() if options.json else report.lines())
+    print_versioned(report.to_dict() if options.json else report.lines())
     if report.mismatches:
         sys.exit(1)
 

@@ -64,13 +64,13 @@ def benchmark(options: argparse.Namespace) -> None:
         seconds=options.seconds,
         device=options.device,
     )
-    print_answer(measured.plain() if options.json else measured.text().split("\n"))
+    print_answer(measured.to_dict() if options.json else measured.text().split("\n"))
     if options.output:
-        files.write_json(options.output, measured.plain())
+        files.write_json(options.output, measured.to_dict())
     if options.mlflow:
         from rfdetr_core.observers.publishing import publish_benchmark
 
-        say(publish_benchmark(options.files, measured.plain(), measured.text()), file=sys.stderr)
+        say(publish_benchmark(options.files, measured.to_dict(), measured.text()), file=sys.stderr)
 
 
 def promote(options: argparse.Namespace) -> None:

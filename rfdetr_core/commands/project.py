@@ -31,9 +31,9 @@ def check(options: argparse.Namespace) -> None:
     for repair in check_dvc_files():
         print(repair)
     if Path("dvc.lock").exists():
-        from rfdetr_core.verification.lock import reached_by_code
+        from rfdetr_core.verification.lock import changed_code_lines
 
-        for line in reached_by_code(Path()):
+        for line in changed_code_lines(Path()):
             print(line)
     for warning in check_project():
         say(f"warning: {warning}", file=sys.stderr)
@@ -53,7 +53,7 @@ def plan(options: argparse.Namespace) -> None:
     from rfdetr_core.verification.plan import plan
 
     planned = plan(options.repo)
-    print_versioned(planned.plain() if options.json else planned.lines())
+    print_versioned(planned.to_dict() if options.json else planned.lines())
 
 
 def preview(options: argparse.Namespace) -> None:

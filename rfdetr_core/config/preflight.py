@@ -226,7 +226,7 @@ def _load(path: Path, model: ModelConfig, *, resumed: bool) -> None:
     from rfdetr_core.checkpoint.loading import load_weights
 
     checkpoint = read_checkpoint(path)
-    if resumed and "run" not in checkpoint.others:
+    if resumed and "run" not in checkpoint.other_keys:
         problem = f"{path} has no state to resume. Name a checkpoint.pth, or use this file as model.pretrain_weights"
         raise UserError(f"{problem}.")
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from PIL import Image
 from rfdetr_core.base.manifest import DataConfig, read_classes
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.data.batching import Batch, EpochSampler, at_drawn_size
+from rfdetr_core.data.batching import Batch, EpochSampler, resize_to_drawn_size
 from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_core.data.samples import Sample
@@ -142,7 +142,9 @@ def _training_batches(data: TrainingData, config: TrainConfig, sizes: list[int],
         model_input = data.on_after_batch_transfer(batch, 0)
         if config.multi_scale != "off":
             step = first + number // config.grad_accum_steps
-            model_input = at_drawn_size(model_input, sizes, config.multi_scale, config.seed, epoch=epoch, step=step)
+            model_input = resize_to_drawn_size(
+                model_input, sizes, config.multi_scale, config.seed, epoch=epoch, step=step
+            )
         yield model_input
 
 

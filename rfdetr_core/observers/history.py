@@ -36,7 +36,7 @@ def main_repository() -> Path:
 
 def run_files(folder: Path) -> str:
     """A text about a run folder: a line for each checkpoint with its purpose, one for export/, and the best scores."""
-    from rfdetr_core.checkpoint.files import origin_of
+    from rfdetr_core.checkpoint.files import read_training_record
 
     selection = files.read_json(folder / "selection.json")
     purposes = {
@@ -47,9 +47,9 @@ def run_files(folder: Path) -> str:
     states = {"checkpoint.pth": "the state after the last epoch, to resume from"}
     states |= {numbered[number]: f"the state after epoch {number + 1}" for number in sorted(numbered)}
     # DVC does not track the states. If it restored the result, the states belong to an earlier training.
-    result = origin_of(folder / "checkpoint_best_total.pth")
+    result = read_training_record(folder / "checkpoint_best_total.pth")
     for name, purpose in states.items():
-        record = origin_of(folder / name)
+        record = read_training_record(folder / name)
         is_other_training = record is not None and result is not None and fingerprint(record) != fingerprint(result)
         purposes[name] = "the state of another training, not of this result" if is_other_training else purpose
     lines = [f"{folder / name}  {purpose}" for name, purpose in purposes.items() if (folder / name).exists()]

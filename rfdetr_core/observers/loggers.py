@@ -24,7 +24,7 @@ from rfdetr_core.base import files
 from rfdetr_core.base.code import exact_digests
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.provenance import RUN_FILE, flattened
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.runs import PATIENCE, connect, mlflow_failure, open_run, source_tags
@@ -228,7 +228,7 @@ class MlflowRun(Checkpoint):
         self.project, self.name, self.record, self.folder = project, name, record, folder
         self.note = folder / ".mlflow_run"  # has the id of the latest MLflow run for this folder
         self.client: Any = None
-        self.patience = Patience(_IN_ALL)
+        self.patience = TimeLimit(_IN_ALL)
         self.before = time.monotonic()
         self.described = self.given_up = False
         self.reported: set[str] = set()
@@ -248,14 +248,14 @@ class MlflowRun(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the run as killed or failed."""
-        self.patience.most, self.patience.stopping = _LAST, lambda: False
+        self.patience.limit, self.patience.stopping = _LAST, lambda: False
         self._send(trainer, "KILLED" if isinstance(exception, Stopped) else "FAILED")
 
     def _send(self, trainer: Trainer, status: str | None = None) -> None:
         # If the training is about to stop, on_exception sends the missing epochs.
         if not trainer.is_global_zero or self.given_up or (status is None and _asked_to_stop(trainer)):
             return
-        self.patience.refill(max(_EPOCH, _SHARE * (time.monotonic() - self.before)))
+        self.patience.extend(max(_EPOCH, _SHARE * (time.monotonic() - self.before)))
         self.before = time.monotonic()
         try:
             self._bring_up(trainer, status)

@@ -14,8 +14,8 @@ from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
 from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.base.printing import say
-from rfdetr_core.base.waiting import Patience
-from rfdetr_core.checkpoint.exported import model_origin
+from rfdetr_core.base.waiting import TimeLimit
+from rfdetr_core.checkpoint.exported import read_any_training_record
 from rfdetr_core.checkpoint.files import read_checkpoint
 from rfdetr_core.lineage.lock import LOCK, Lock, listing_md5
 from rfdetr_core.metrics.names import PREFIX, REPORTED
@@ -126,7 +126,7 @@ def publish_benchmark(paths: Sequence[Path], figures: Mapping[str, Any], table: 
     """
     record = _record(CHECKPOINT)
     if fingerprint(record) not in [
-        fingerprint(model_record) for model_record in map(model_origin, paths) if model_record
+        fingerprint(model_record) for model_record in map(read_any_training_record, paths) if model_record
     ]:
         raise UserError(
             f"None of the measured files comes from the training of {CHECKPOINT}, so its run cannot have the results. "
@@ -176,7 +176,7 @@ def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConf
         if runtime.mlflow:
             record = _record(output / CHECKPOINT.name)
             # No tags, so that the run keeps the commit of its training.
-            run = _bring_up(connect(PATIENCE, Patience(_IN_ALL)), runtime, record, {}, where, output, report)
+            run = _bring_up(connect(PATIENCE, TimeLimit(_IN_ALL)), runtime, record, {}, where, output, report)
             if part == "report":  # after an evaluation, the old page is still there
                 _add_analysis(run, report)
             run.end("FINISHED")
@@ -189,7 +189,7 @@ def _track(where: ProjectPaths, output: Path, report: Path, runtime: RuntimeConf
 
 def _record(checkpoint: Path) -> dict[str, Any]:
     """The training record of a checkpoint. UserError: the checkpoint has none."""
-    record = read_checkpoint(checkpoint).origin
+    record = read_checkpoint(checkpoint).training
     if record is None:
         raise UserError(f"{checkpoint} has no training record. Train with this version: dvc repro")
     return record

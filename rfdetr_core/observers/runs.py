@@ -20,7 +20,7 @@ from rfdetr_core.base import files, git
 from rfdetr_core.base.errors import UserError, causes
 from rfdetr_core.base.printing import one_line
 from rfdetr_core.base.provenance import flattened
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 from rfdetr_core.observers.history import fingerprint, main_repository
 
 _LONGEST = 250
@@ -159,7 +159,7 @@ class TrackedRun:
 class Client:
     """MLflow's client, with a time limit for every call. make: creates MLflow's client."""
 
-    def __init__(self, make: Callable[[], Any], patience: Patience) -> None:
+    def __init__(self, make: Callable[[], Any], patience: TimeLimit) -> None:
         self._patience = patience
         self._client = patience.call(make)
 
@@ -172,7 +172,7 @@ class Client:
         return call
 
 
-def connect(seconds: int, patience: Patience | None = None) -> Client:
+def connect(seconds: int, patience: TimeLimit | None = None) -> Client:
     """Connect to MLFLOW_TRACKING_URI, or to mlflow.db in the main repository.
 
     Args:
@@ -187,7 +187,7 @@ def connect(seconds: int, patience: Patience | None = None) -> Client:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return Client(lambda: MlflowClient(store_address()), patience or Patience(_LONGEST_CALL, renewed=True))
+    return Client(lambda: MlflowClient(store_address()), patience or TimeLimit(_LONGEST_CALL, per_call=True))
 
 
 def open_run(client: Any, project: str, name: str | None, record: Mapping[str, Any], rows: Rows) -> TrackedRun:

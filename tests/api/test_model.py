@@ -270,7 +270,7 @@ def test_results_of_a_pipeline_are_not_overwritten(tmp_path: Path, monkeypatch: 
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"train": stage}}))
     model = rfdetr_core.RFDETRPico(**SMALL)
     for folder in ("output", tmp_path / "output", "output/a.pth/inner", "."):
-        with pytest.raises(UserError, match=r"is where the pipeline of .*dvc\.yaml keeps its results"):
+        with pytest.raises(UserError, match=r"The pipeline of .*dvc\.yaml keeps its results in"):
             model.train(dataset_dir="data", output_dir=folder)
     with pytest.raises(UserError, match=r"^output is where"):
         model.train(dataset_dir="data")
@@ -284,7 +284,7 @@ def test_results_of_a_pipeline_are_not_overwritten(tmp_path: Path, monkeypatch: 
 def test_findings_do_not_mention_params_yaml_in_the_python_api(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", {"train": 2, "valid": 1})
     (tmp_path / "data" / "train" / "train_0.png").write_bytes(b"")
-    with pytest.raises(UserError, match="Mend them") as raised:
+    with pytest.raises(UserError, match="Correct them") as raised:
         rfdetr_core.RFDETRPico(**SMALL).train(dataset_dir=tmp_path / "data", output_dir=tmp_path / "out", epochs=1)
     assert "params.yaml" not in str(raised.value)
     page = tmp_path / "out" / "dataset" / "index.html"

@@ -193,7 +193,7 @@ def test_published_weights_are_not_fetched(project: Path, monkeypatch: pytest.Mo
             "{optimizer: torch.nowhere.Adam}",
             "train.optimizer is .torch.nowhere.Adam.: there is no module torch.nowhere",
         ),
-        ("{optimizer: torch.nn.Linear}", "train.optimizer torch.nn.Linear is no class for it"),
+        ("{optimizer: torch.nn.Linear}", "train.optimizer torch.nn.Linear is not a class of the right kind"),
         ("{optimizer: torch.optim.LBFGS}", "per-parameter options"),
         ("{optimizer: torch.optim.NAdam, optimizer_kwargs: {beta: 1}}", "optimizer_kwargs {'beta': 1}"),
         ("{optimizer: adamw, optimizer_kwargs: {betas: [2, 3]}}", "optimizer_kwargs {'betas': "),

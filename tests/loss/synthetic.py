@@ -52,8 +52,8 @@ def make_output(
             factors = MaskFactors(leaf(pixels), leaf(features), leaf(torch.full((1,), -0.5)))
         return DetectorOutput(leaf(logits), leaf(torch.cat([centre, size], -1)), factors)
 
-    found = [layer() for _ in range(layers + 1)]
-    return replace(found[0], auxiliary=tuple(found[1:layers]), proposals=found[layers])
+    outputs = [layer() for _ in range(layers + 1)]
+    return replace(outputs[0], auxiliary=tuple(outputs[1:layers]), proposals=outputs[layers])
 
 
 def make_targets(
@@ -105,7 +105,7 @@ def gradients(output: DetectorOutput, total: Tensor) -> list[Tensor]:
 def as_upstream(output: DetectorOutput, targets: Sequence[Target]) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
     """The same output and targets as upstream's criterion takes them."""
 
-    def one(layer: DetectorOutput) -> dict[str, Any]:
+    def layer_as_upstream(layer: DetectorOutput) -> dict[str, Any]:
         values: dict[str, Any] = {"pred_logits": layer.logits, "pred_boxes": layer.boxes}
         if isinstance(layer.masks, MaskFactors):
             factors = layer.masks
@@ -118,9 +118,9 @@ def as_upstream(output: DetectorOutput, targets: Sequence[Target]) -> tuple[dict
             values["pred_masks"] = layer.masks
         return values
 
-    outputs = one(output) | {"aux_outputs": [one(layer) for layer in output.auxiliary]}
+    outputs = layer_as_upstream(output) | {"aux_outputs": [layer_as_upstream(layer) for layer in output.auxiliary]}
     if output.proposals is not None:
-        outputs["enc_outputs"] = one(output.proposals)
+        outputs["enc_outputs"] = layer_as_upstream(output.proposals)
     return outputs, targets_as_upstream(targets)
 
 

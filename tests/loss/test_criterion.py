@@ -53,9 +53,9 @@ def test_the_points_are_a_function_of_the_seed_alone() -> None:
         torch.rand(5)
         return Criterion()(output, targets, groups=GROUPS, point_seed=seed).terms
 
-    one, again, other = terms(1), terms(1), terms(2)
-    assert all(one[name].equal(again[name]) for name in one)
-    assert one["loss_mask_ce"] != other["loss_mask_ce"]
+    first, again, other_seed = terms(1), terms(1), terms(2)
+    assert all(first[name].equal(again[name]) for name in first)
+    assert first["loss_mask_ce"] != other_seed["loss_mask_ce"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

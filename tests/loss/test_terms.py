@@ -52,7 +52,7 @@ def losses(masks: bool = False, **weights: float) -> Losses:
 
 def area(matched: Matched) -> Tensor:
     """A term that upstream does not have."""
-    return (matched.predicted_boxes[:, 2:] - matched.wanted_boxes[:, 2:]).prod(1).square().sum()
+    return (matched.predicted_boxes[:, 2:] - matched.target_boxes[:, 2:]).prod(1).square().sum()
 
 
 def add(monkeypatch: pytest.MonkeyPatch, function: Callable[[Matched], Tensor], **changes: Any) -> None:
@@ -98,9 +98,9 @@ def test_without_a_weight_the_other_terms_stay_and_every_output_has_a_gradient(t
         output, targets = make_output(1, queries=1, masks=True), make_targets([1], masks=True)
     whole = Criterion()(output, targets, groups=GROUPS, point_seed=1)
     part = Criterion(LossConfig.of({term.coefficient: 0.0}))(output, targets, groups=GROUPS, point_seed=1)
-    others = {name: value for name, value in whole.terms.items() if name not in {term.name + end for end in ENDINGS}}
-    assert part.terms.keys() == others.keys()
-    assert all(value.equal(others[name]) for name, value in part.terms.items())
+    remaining = {name: value for name, value in whole.terms.items() if name not in {term.name + end for end in ENDINGS}}
+    assert part.terms.keys() == remaining.keys()
+    assert all(value.equal(remaining[name]) for name, value in part.terms.items())
     missing = sum(term.default * whole.terms[term.name + end].item() for end in ENDINGS)
     assert part.total.item() == pytest.approx(whole.total.item() - missing)
     assert all(gradient.isfinite().all() for gradient in gradients(output, part.total))
@@ -109,8 +109,8 @@ def test_without_a_weight_the_other_terms_stay_and_every_output_has_a_gradient(t
 @pytest.mark.parametrize("weights", [{"mask_ce_loss_coef": 0.0, "mask_dice_loss_coef": 0.0}, {"cls_loss_coef": 0.0}])
 def test_outputs_of_no_term_have_a_gradient_of_zero(weights: dict[str, float]) -> None:
     output = make_output(2, masks=True)
-    found = Criterion(LossConfig.of(weights))(output, make_targets([3, 1], masks=True), groups=GROUPS, point_seed=1)
-    every = gradients(output, found.total)  # of each layer: logits, boxes, pixels, queries and bias of the masks
+    losses = Criterion(LossConfig.of(weights))(output, make_targets([3, 1], masks=True), groups=GROUPS, point_seed=1)
+    every = gradients(output, losses.total)  # of each layer: logits, boxes, pixels, queries and bias of the masks
     unreached = range(0, 1) if "cls_loss_coef" in weights else range(2, 5)
     assert [number for number, value in enumerate(every) if not value.any()] == [
         5 * layer + number for layer in range(len(ENDINGS)) for number in unreached
@@ -154,10 +154,10 @@ def test_names_are_unique_and_no_names_of_layers() -> None:
 def test_the_weight_of_a_term_is_in_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, area)
     output, targets = make_output(1), make_targets([4])
-    one, two, four = (
-        torch.cat([value.flatten() for value in gradients(output, found.total)])
+    weight_1, two, four = (
+        torch.cat([value.flatten() for value in gradients(output, losses.total)])
         for weight in (1.0, 2.0, 4.0)
-        for found in [Criterion(LossConfig.of({"area_loss_coef": weight}))(output, targets, groups=GROUPS)]
+        for losses in [Criterion(LossConfig.of({"area_loss_coef": weight}))(output, targets, groups=GROUPS)]
     )
-    torch.testing.assert_close(four - two, 2 * (two - one))
-    assert (two - one).any()
+    torch.testing.assert_close(four - two, 2 * (two - weight_1))
+    assert (two - weight_1).any()

@@ -40,8 +40,8 @@ def test_an_unknown_variant_is_an_error_with_the_known_ones() -> None:
 def test_changes_reach_the_architecture() -> None:
     values = {"variant": "seg-nano", "num_queries": 50, "group_detr": 2, "num_channels": 1, "resolution": 120}
     changed = parse(ModelConfig, values, "params.yaml: model").architecture(7)
-    found = (changed.queries, changed.groups, changed.channels, changed.resolution, changed.position_grid)
-    assert found == (50, 2, 1, 120, 10)
+    numbers = (changed.queries, changed.groups, changed.channels, changed.resolution, changed.position_grid)
+    assert numbers == (50, 2, 1, 120, 10)
     assert changed.classes == 7
 
 

@@ -25,9 +25,9 @@ def layers_of(output: DetectorOutput) -> list[DetectorOutput]:
 def test_the_first_group_answers_alone_as_among_all(architecture: Architecture) -> None:
     detector = small_detector(architecture)
     alone, among = detector(images64), detector.train()(images64)
-    for one, every in zip(layers_of(alone), layers_of(among), strict=True):
-        torch.testing.assert_close(one.logits, every.logits[:, : SMALL.queries])
-        torch.testing.assert_close(one.boxes, every.boxes[:, : SMALL.queries])
+    for layer, every in zip(layers_of(alone), layers_of(among), strict=True):
+        torch.testing.assert_close(layer.logits, every.logits[:, : SMALL.queries])
+        torch.testing.assert_close(layer.boxes, every.boxes[:, : SMALL.queries])
         assert every.logits.shape[1] == SMALL.queries * SMALL.groups
     if architecture.segmentation:
         assert isinstance(among.masks, MaskFactors)
@@ -51,16 +51,16 @@ def test_a_batch_answers_as_its_images_alone(architecture: Architecture) -> None
 def test_no_padding_equals_a_padding_of_nothing() -> None:
     detector = small_detector()
     nothing = torch.zeros(3, 64, 64, dtype=torch.bool)
-    for one, other in zip(layers_of(detector(images64)), layers_of(detector(images64, nothing)), strict=True):
-        torch.testing.assert_close(one.logits, other.logits)
-        torch.testing.assert_close(one.boxes, other.boxes)
+    for layer, padded in zip(layers_of(detector(images64)), layers_of(detector(images64, nothing)), strict=True):
+        torch.testing.assert_close(layer.logits, padded.logits)
+        torch.testing.assert_close(layer.boxes, padded.boxes)
 
 
 @torch.inference_mode()
 def test_equal_calls_give_equal_bits() -> None:
     detector = small_detector(dtype=torch.float32).train()
-    one, other = (layers_of(detector(images64.float())) for _ in range(2))
-    assert all(a.logits.equal(b.logits) and a.boxes.equal(b.boxes) for a, b in zip(one, other, strict=True))
+    first, second = (layers_of(detector(images64.float())) for _ in range(2))
+    assert all(a.logits.equal(b.logits) and a.boxes.equal(b.boxes) for a, b in zip(first, second, strict=True))
 
 
 @ARCHITECTURES
@@ -103,9 +103,9 @@ def test_a_new_detector_starts_at_its_anchors_and_at_the_prior() -> None:
 @torch.inference_mode()
 def test_where_tokens_run_out_the_last_queries_use_their_learned_boxes() -> None:
     detector = small_detector()
-    found = detector._references(torch.rand(1, 16, 4, dtype=torch.float64), groups=1)
-    assert found.shape == (1, SMALL.queries, 4)
-    assert found[0, 16:].equal(detector.query_boxes[16 : SMALL.queries])
+    boxes = detector._references(torch.rand(1, 16, 4, dtype=torch.float64), groups=1)
+    assert boxes.shape == (1, SMALL.queries, 4)
+    assert boxes[0, 16:].equal(detector.query_boxes[16 : SMALL.queries])
 
 
 def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does() -> None:
@@ -146,18 +146,20 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_bit(architecture: Arch
         detector = build_detector(architecture, drop_path=0.5, gradient_checkpointing=checkpointing).train()
         bytes_of: dict[int, int] = {}
 
-        def note(one: torch.Tensor, bytes_of: dict[int, int] = bytes_of) -> torch.Tensor:
-            bytes_of[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
-            return one
+        def note(tensor: torch.Tensor, bytes_of: dict[int, int] = bytes_of) -> torch.Tensor:
+            bytes_of[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
 
         torch.manual_seed(1)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda one: one):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 output = detector(images64.float())
-            loss = sum(one.logits.float().square().sum() + one.boxes.float().sum() for one in layers_of(output))
+            loss = sum(layer.logits.float().square().sum() + layer.boxes.float().sum() for layer in layers_of(output))
         assert isinstance(loss, torch.Tensor)
         loss.backward()
         kept.append(sum(bytes_of.values()))
-        results.append([loss.detach(), *(one.grad for one in detector.parameters() if one.grad is not None)])
+        results.append(
+            [loss.detach(), *(parameter.grad for parameter in detector.parameters() if parameter.grad is not None)]
+        )
     assert kept[1] < kept[0]
-    assert all(one.equal(other) for one, other in zip(*results, strict=True))
+    assert all(plain.equal(recomputed) for plain, recomputed in zip(*results, strict=True))

@@ -22,10 +22,10 @@ def memory(**changes: torch.Tensor) -> Memory:
 
 def test_proposals_are_the_best_tokens_best_first(proposer: Proposer) -> None:
     tokens = memory()
-    found = proposer(tokens, 3)
-    assert found.features.shape == (2, 18, 8)
+    proposals = proposer(tokens, 3)
+    assert proposals.features.shape == (2, 18, 8)
     for group in range(3):
-        best = found.logits[:, 6 * group : 6 * group + 6].amax(dim=-1)
+        best = proposals.logits[:, 6 * group : 6 * group + 6].amax(dim=-1)
         every = proposer.groups[group].scores(tokens.tokens)
         torch.testing.assert_close(best, every.sort(descending=True).values[:, :6])
 
@@ -38,15 +38,15 @@ def test_fewer_groups_answer_as_among_all(proposer: Proposer) -> None:
 
 
 def test_a_small_memory_gives_all_its_tokens(proposer: Proposer) -> None:
-    found = proposer(Memory(torch.randn(2, 4, 8, dtype=torch.float64), ((2, 2),)), 3)
-    assert found.boxes.shape == (2, 12, 4)
+    proposals = proposer(Memory(torch.randn(2, 4, 8, dtype=torch.float64), ((2, 2),)), 3)
+    assert proposals.boxes.shape == (2, 12, 4)
 
 
 def test_the_choice_has_no_gradient_and_the_chosen_have(proposer: Proposer) -> None:
     tokens = memory()
     assert not proposer.groups[0].scores(tokens.tokens).requires_grad
-    found = proposer(tokens, 3)
-    (found.logits.sum() + found.boxes.sum()).backward()
+    proposals = proposer(tokens, 3)
+    (proposals.logits.sum() + proposals.boxes.sum()).backward()
     assert all(value.grad is not None for value in proposer.parameters())
 
 
@@ -59,7 +59,7 @@ def test_grouped_layers_equal_the_layers_one_by_one() -> None:
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     for grouped, layers in ((grouped_linear, linears), (grouped_mlp, mlps), (grouped_norm, norms)):
-        expected = torch.stack([layer(one) for layer, one in zip(layers, rows, strict=True)])
+        expected = torch.stack([layer(group_rows) for layer, group_rows in zip(layers, rows, strict=True)])
         torch.testing.assert_close(grouped(rows, layers), expected)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 from rfdetr_core.observers import loggers
 from rfdetr_core.observers.runs import Client
 from tests.slow import KINDS, slow_server
@@ -88,8 +88,8 @@ class Sleeper:
         raise TimeoutError("its own")
 
 
-def test_calls_share_their_time_budget_unless_it_is_renewed() -> None:
-    shared, renewed = (Client(Sleeper, Patience(2.0, renewed=renewed)) for renewed in (False, True))
+def test_calls_share_their_time_limit_unless_it_is_per_call() -> None:
+    shared, renewed = (Client(Sleeper, TimeLimit(2.0, per_call=renewed)) for renewed in (False, True))
     for _ in range(3):
         assert renewed.sleep(0.8) == 0.8
     assert shared.sleep(0.8) == 0.8
@@ -99,23 +99,23 @@ def test_calls_share_their_time_budget_unless_it_is_renewed() -> None:
         shared.sleep(1.9)
 
 
-def test_a_time_budget_is_refilled_up_to_its_first_value() -> None:
-    patience = Patience(3.0)
-    patience.refill(math.inf)
-    assert patience.left == 3.0
+def test_a_time_limit_is_extended_up_to_its_first_value() -> None:
+    limit = TimeLimit(3.0)
+    limit.extend(math.inf)
+    assert limit.remaining == 3.0
     with pytest.raises(OutOfTimeError):
-        Patience(0.0).call(lambda: time.sleep(1))
-    patience.call(lambda: time.sleep(0.2))
-    assert patience.left < 3.0
-    patience.refill(0.1)
-    assert patience.left < 3.0
+        TimeLimit(0.0).call(lambda: time.sleep(1))
+    limit.call(lambda: time.sleep(0.2))
+    assert limit.remaining < 3.0
+    limit.extend(0.1)
+    assert limit.remaining < 3.0
 
 
 def test_an_upload_may_take_the_time_that_its_size_needs(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"1")
     large.write_bytes(bytes(2_000_000))
-    client = Client(Sleeper, Patience(1.0))
+    client = Client(Sleeper, TimeLimit(1.0))
     assert client.log_artifact("run", str(large)) == str(large)
     with pytest.raises(OutOfTimeError):
         client.log_artifact("run", str(small))
@@ -123,10 +123,10 @@ def test_an_upload_may_take_the_time_that_its_size_needs(tmp_path: Path) -> None
 
 def test_an_exception_of_a_call_is_raised() -> None:
     with pytest.raises(TimeoutError, match="its own"):
-        Client(Sleeper, Patience(1.0)).fail()
+        Client(Sleeper, TimeLimit(1.0)).fail()
 
 
 def test_a_stop_signal_ends_the_wait() -> None:
     with pytest.raises(OutOfTimeError, match="signal"):
-        Patience(LONG, stopping=lambda: True).call(lambda: time.sleep(LONG))
-    assert Patience(LONG, stopping=lambda: True).call(lambda: 1) == 1
+        TimeLimit(LONG, stopping=lambda: True).call(lambda: time.sleep(LONG))
+    assert TimeLimit(LONG, stopping=lambda: True).call(lambda: 1) == 1

@@ -153,10 +153,10 @@ def test_an_old_file_is_read_without_conversion(trained: Any, tmp_path: Path) ->
     model, config = trained
     torch.save(_content("legacy", model.state_dict(), config), tmp_path / "rf-detr-nano.pth")
     old = shutil.copy(tmp_path / "rf-detr-nano.pth", tmp_path / "old.pth")  # the class needs no published name
-    for found in (load(tmp_path / "rf-detr-nano.pth", device="cpu"), RFDETRNano(pretrain_weights=old, device="cpu")):
-        assert found.architecture.resolution == RESOLUTION
-        assert (type(found), found.class_names) == (RFDETRNano, CLASSES)
-        ours = upstream_weights(found.model.state_dict())
+    for loaded in (load(tmp_path / "rf-detr-nano.pth", device="cpu"), RFDETRNano(pretrain_weights=old, device="cpu")):
+        assert loaded.architecture.resolution == RESOLUTION
+        assert (type(loaded), loaded.class_names) == (RFDETRNano, CLASSES)
+        ours = upstream_weights(loaded.model.state_dict())
         assert all(torch.equal(tensor, ours[name]) for name, tensor in model.state_dict().items())
 
 
@@ -222,22 +222,24 @@ def _assert_equal_predictions(detector: Detector, theirs: Any, architecture: Arc
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         output = detector(((image - mean[:, None, None]) / std[:, None, None])[None])
-    (found,) = postprocess(output, [(side, side)], architecture.queries)
+    (detections,) = postprocess(output, [(side, side)], architecture.queries)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = theirs.predict(image, threshold=0.0)
-    assert len(expected) == len(found.scores) == architecture.queries
+    assert len(expected) == len(detections.scores) == architecture.queries
     known = expected.class_id < len(CLASSES)  # the last row of the head stands for no class
     names = np.array(CLASSES, dtype=object)[expected.class_id[known]]
     assert (expected.data["class_name"][known] == names).all()
     # Equal scores may be listed in another order: every detection must have its like, in pixels, per mille and class.
     theirs_listed = _listed(expected.xyxy, expected.confidence, expected.class_id)
-    distances = torch.cdist(theirs_listed, _listed(found.boxes, found.scores, found.labels), p=float("inf"))
+    distances = torch.cdist(
+        theirs_listed, _listed(detections.boxes, detections.scores, detections.labels), p=float("inf")
+    )
     assert float(distances.min(dim=1).values.max()) < 0.05
     assert float(distances.min(dim=0).values.max()) < 0.05
-    if found.masks is not None:
+    if detections.masks is not None:
         nearest = distances.min(dim=1).indices
-        differing = torch.as_tensor(expected.mask) != found.masks[nearest].reshape(expected.mask.shape)
+        differing = torch.as_tensor(expected.mask) != detections.masks[nearest].reshape(expected.mask.shape)
         assert float(differing.float().mean()) < 1e-4
 
 

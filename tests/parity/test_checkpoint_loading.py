@@ -75,10 +75,10 @@ def test_a_different_number_of_things_gives_upstreams_tensors(change: str, tmp_p
     expected = _upstream(tmp_path / "a.pth", architecture)
     detector = build_detector(architecture)
     report = load_weights(detector, architecture, read_checkpoint(tmp_path / "a.pth"))
-    found = detector.state_dict()
-    assert found.keys() == expected.keys()
+    weights = detector.state_dict()
+    assert weights.keys() == expected.keys()
     assert report.left == ()
-    assert [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])] == []
+    assert [name for name, tensor in weights.items() if not torch.equal(tensor, expected[name])] == []
 
 
 @pytest.mark.parametrize("change", ["nothing", "fewer queries", "fewer groups", "fewer of both"])
@@ -90,8 +90,8 @@ def test_our_own_file_tells_upstream_how_its_queries_are_grouped(change: str, tm
     expected = _upstream(tmp_path / "a.pth", architecture)
     detector = build_detector(architecture)
     load_weights(detector, architecture, read_checkpoint(tmp_path / "a.pth"))
-    found = detector.state_dict()
-    assert [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])] == []
+    loaded = detector.state_dict()
+    assert [name for name, tensor in loaded.items() if not torch.equal(tensor, expected[name])] == []
 
 
 def test_without_args_upstream_mixes_the_groups_and_we_do_not(tmp_path: Path) -> None:
@@ -101,15 +101,15 @@ def test_without_args_upstream_mixes_the_groups_and_we_do_not(tmp_path: Path) ->
     architecture = replace(SMALL, queries=7)
     _file(tmp_path / "told.pth", num_queries=SMALL.queries, group_detr=SMALL.groups)
     _file(tmp_path / "untold.pth")
-    told = _upstream(tmp_path / "told.pth", architecture)
+    grouped = _upstream(tmp_path / "told.pth", architecture)
     untold = _upstream(tmp_path / "untold.pth", architecture)
     detector = build_detector(architecture)
     load_weights(detector, architecture, read_checkpoint(tmp_path / "untold.pth"))
     for name in ("query_boxes", "query_features"):
-        found = detector.state_dict()[name]
-        assert torch.equal(found, told[name])
-        assert torch.equal(found[:7], untold[name][:7])
-        assert not torch.equal(found, untold[name])
+        tensor = detector.state_dict()[name]
+        assert torch.equal(tensor, grouped[name])
+        assert torch.equal(tensor[:7], untold[name][:7])
+        assert not torch.equal(tensor, untold[name])
 
 
 @pytest.mark.parametrize("change", [{"queries": 21}, {"groups": 14}])

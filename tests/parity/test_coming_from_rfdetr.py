@@ -48,9 +48,9 @@ def names_of(module: str) -> set[str]:
     """The names of a module, which need not be importable here: some need packages that are not installed."""
     place = Path(rfdetr.__file__).parents[1].joinpath(*module.split("."))
     tree = ast.parse((place / "__init__.py" if place.is_dir() else place.with_suffix(".py")).read_text())
-    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
     return (
-        found
+        imported
         | {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
         | {
             target.id

@@ -40,7 +40,7 @@ def test_every_part_of_the_kit_ends_and_tells_its_figures(tmp_path: Path) -> Non
         rows = [json.loads(line) for line in (tmp_path / f"{letter}.jsonl").read_text().splitlines()]
         assert all(f"| {letter} | {row['what']} |" in table for row in rows)
         for word in words:
-            found = [row["figure"] for row in rows if word in row["what"]]
-            assert found, (letter, word, rows)
-            assert not [figure for figure in found if figure.startswith(("failed", "DIFFERENT"))], run.stdout
+            figures = [row["figure"] for row in rows if word in row["what"]]
+            assert figures, (letter, word, rows)
+            assert not [figure for figure in figures if figure.startswith(("failed", "DIFFERENT"))], run.stdout
     assert "NOT RESUMED" not in table

@@ -11,7 +11,7 @@ from pycocotools import mask as mask_codes
 
 from rfdetr_core.data.augmentation import AugmentConfig, View
 from rfdetr_core.data.batching import multi_scale_sizes
-from rfdetr_core.data.dataset import augment, decode_masks, masks_in
+from rfdetr_core.data.dataset import augment, crop_masks, decode_masks
 from rfdetr_core.data.preprocess import normalise, preprocess
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.metrics.coco import THRESHOLDS, score
@@ -90,8 +90,8 @@ def test_masks_are_upstreams_but_for_the_pixels_of_their_edges(side: int, coded:
         target = {"boxes": torch.tensor([[0.0, 0, width, height]]), "labels": torch.zeros(1), "masks": whole}
         target |= {"size": torch.tensor([height, width]), "area": torch.ones(1)}
         theirs = coco.Resize((side, side))(noise(width, height), target)[1]["masks"][0]
-        ours = masks_in(View(0, 0, height, width), [shape], height, width, side)[0]
-        near = [torch.nn.functional.max_pool2d(one[None].float(), 3, 1, 1)[0] > 0 for one in (theirs, ~theirs)]
+        ours = crop_masks(View(0, 0, height, width), [shape], height, width, side)[0]
+        near = [torch.nn.functional.max_pool2d(mask[None].float(), 3, 1, 1)[0] > 0 for mask in (theirs, ~theirs)]
         assert not (ours ^ theirs)[~(near[0] & near[1])].any()
 
 
@@ -108,17 +108,19 @@ def test_f1_is_upstreams_for_the_same_matches(seed: int) -> None:
     file = Path(coco.__file__).parent.parent / "evaluation" / "f1_sweep.py"
     sweep_confidence_thresholds = runpy.run_path(str(file))["sweep_confidence_thresholds"]
     truth = ground_truth(10, 3, seed)
-    found = guesses(truth, seed)
-    scores = score(truth, found)
-    pairs = [pair for one in scores.matches.values() for pair in one.pairs]
+    results = guesses(truth, seed)
+    scores = score(truth, results)
+    pairs = [pair for matches in scores.matches.values() for pair in matches.pairs]
     data = []
     for label in range(3):
         own = [
-            (found[place]["score"], match is not None) for place, match in pairs if found[place]["category_id"] == label
+            (results[place]["score"], match is not None)
+            for place, match in pairs
+            if results[place]["category_id"] == label
         ]
-        values, hits = np.array([one[0] for one in own]), np.array([one[1] for one in own])
-        total = sum(one["category_id"] == label for one in truth["annotations"])
+        values, hits = np.array([pair[0] for pair in own]), np.array([pair[1] for pair in own])
+        total = sum(annotation["category_id"] == label for annotation in truth["annotations"])
         data.append({"scores": values, "matches": hits, "ignore": np.zeros(len(own), dtype=bool), "total_gt": total})
-    best = max(sweep_confidence_thresholds(data, THRESHOLDS, [0, 1, 2]), key=lambda one: one["macro_f1"])
+    best = max(sweep_confidence_thresholds(data, THRESHOLDS, [0, 1, 2]), key=lambda point: point["macro_f1"])
     expected = [best["macro_f1"], best["macro_precision"], best["macro_recall"], best["confidence_threshold"]]
     assert [scores.f1, scores.precision, scores.recall, scores.threshold] == pytest.approx(expected)

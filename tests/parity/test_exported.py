@@ -29,12 +29,12 @@ def test_upstreams_reader_finds_the_detections_of_predict(batch_size: int | None
     picture = Image.fromarray(random.integers(0, 256, (architecture.resolution,) * 2 + (3,), dtype=np.uint8))
     picture.save(tmp_path / "image.png")
     draft = export_draft(Source.read(tmp_path / "model.pth"), ExportConfig(batch_size=batch_size), "onnx")
-    session = _create_onnx_session(draft.write_opened(tmp_path), ["CPUExecutionProvider"])
+    session = _create_onnx_session(draft.write_with_tokens(tmp_path), ["CPUExecutionProvider"])
     # Upstream leaves the last row of the class head out by default; with None it reads all, as `predict` does.
-    found, _ = _run_inference(session, tmp_path / "image.png", threshold=0.2, background_class_id=None)
+    detections, _ = _run_inference(session, tmp_path / "image.png", threshold=0.2, background_class_id=None)
     expected = Predictor.from_checkpoint(tmp_path / "model.pth", device="cpu").predict(picture, threshold=0.2)
     assert len(expected) > 3
     assert len({*expected.class_id}) > 1
-    assert np.abs(found.xyxy - expected.xyxy).max() < 1e-3
-    assert np.abs(found.confidence - expected.confidence).max() < 1e-4
-    assert found.class_id.tolist() == expected.class_id.tolist()
+    assert np.abs(detections.xyxy - expected.xyxy).max() < 1e-3
+    assert np.abs(detections.confidence - expected.confidence).max() < 1e-4
+    assert detections.class_id.tolist() == expected.class_id.tolist()

@@ -98,9 +98,9 @@ class TestWholeModel:
         sum(_loss(_as_output(layer)) for layer in outputs).backward()
         expected = {name: value.grad for name, value in both.upstream.named_parameters() if value.grad is not None}
         expected = our_weights(expected)
-        found = {name: value.grad for name, value in both.ours.named_parameters() if value.grad is not None}
-        assert found.keys() == expected.keys()
-        for name, gradient in found.items():
+        gradients = {name: value.grad for name, value in both.ours.named_parameters() if value.grad is not None}
+        assert gradients.keys() == expected.keys()
+        for name, gradient in gradients.items():
             difference = (gradient - expected[name]).norm() / (1e-3 + expected[name].norm())
             assert difference < 1e-8, name
 

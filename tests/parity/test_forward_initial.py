@@ -28,5 +28,5 @@ def test_initial_weights_are_drawn_as_upstreams(architecture: Architecture) -> N
         assert (ours.mean() - theirs.mean()).abs() < error * theirs.std(), name
         assert (ours.std() / theirs.std() - 1).abs() < error, name
         # A uniform distribution ends at 1.7 standard deviations, a normal one goes on.
-        ends = [bool(one.abs().max() < 2.2 * one.std()) for one in (ours, theirs)]
+        ends = [bool(weights.abs().max() < 2.2 * weights.std()) for weights in (ours, theirs)]
         assert ends[0] == ends[1], name

@@ -49,16 +49,16 @@ def test_every_parameter_has_upstreams_rate_and_decay(variant: str, numbers: dic
         for group in upstream_groups(model, namespace)
         for parameter in group["params"]
     }
-    found = {
+    groups = {
         to_upstream(name): (group["lr"], group["weight_decay"])
         for group in parameter_groups(detector, TrainConfig(**numbers))
         for name, _ in group["params"]
     }
-    for name, (rate, decay) in found.items():
+    for name, (rate, decay) in groups.items():
         assert (rate, decay) == pytest.approx(expected[name], rel=1e-12), name
     # What is left out is never run, so upstream's optimiser finds no gradient and skips it.
     frozen = {to_upstream(name) for name, value in detector.named_parameters() if not value.requires_grad}
-    assert sorted(expected) == sorted([*found, *frozen])
+    assert sorted(expected) == sorted([*groups, *frozen])
 
 
 def twins(dtype: torch.dtype) -> tuple[nn.Module, Detector, Any]:

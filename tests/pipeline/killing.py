@@ -29,17 +29,17 @@ class Process:
 
 def processes(project: Project) -> list[Process]:
     """The living processes that work in a project."""
-    found = []
+    alive = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
             if (place / "cwd").readlink() == project.folder:
                 command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
                 if state != "Z":
-                    found.append(Process(int(place.name), int(parent), command))
+                    alive.append(Process(int(place.name), int(parent), command))
         except OSError:
             continue
-    return found
+    return alive
 
 
 def started(project: Project, shell: str, *arguments: str) -> subprocess.Popen[str]:
@@ -52,12 +52,12 @@ def started(project: Project, shell: str, *arguments: str) -> subprocess.Popen[s
 
 def ended(project: Project, dvc: subprocess.Popen[str]) -> tuple[int, str]:
     """The exit status and the output of `dvc`, when nothing of it is left."""
-    told = dvc.communicate(timeout=120)[0]
+    output = dvc.communicate(timeout=120)[0]
     deadline = time.monotonic() + 20
     while processes(project):
         assert time.monotonic() < deadline, processes(project)
         time.sleep(0.05)
-    return dvc.returncode, told
+    return dvc.returncode, output
 
 
 def mend(project: Project) -> str:

@@ -50,15 +50,23 @@ def test_git_lists_the_lock_the_small_results_the_records_and_the_journal_alone(
 
 def follow(project: Project, closing: str, folder: Path) -> None:
     """Run each command that `make repro` names at its end, in a shell that knows nothing of the environment."""
-    told = [line.split(maxsplit=1) for line in closing.splitlines()[-9:]]
-    *commands, publish = [command for word, command in told if word == "next"]
-    assert [word for word, _ in told] == ["pictures", "dataset", "curves", "runs", *["next"] * 3, "use", "report"]
-    commands += [command for word, command in told if word in ("curves", "use")]
+    closing_lines = [line.split(maxsplit=1) for line in closing.splitlines()[-9:]]
+    *commands, publish = [command for word, command in closing_lines if word == "next"]
+    assert [word for word, _ in closing_lines] == [
+        "pictures",
+        "dataset",
+        "curves",
+        "runs",
+        *["next"] * 3,
+        "use",
+        "report",
+    ]
+    commands += [command for word, command in closing_lines if word in ("curves", "use")]
     for command in [*commands, publish]:
         line = command.replace("URL", str(folder / "store")).replace("IMAGE", "data/tiny/test/test_0.png")
         plain = ["env", "-i", f"HOME={folder}", "PATH=/usr/bin:/bin", "sh", "-ec", line]
         project.run(*plain)
-    for _, name in (told[0], told[1], told[-1]):
+    for _, name in (closing_lines[0], closing_lines[1], closing_lines[-1]):
         assert (project.folder / name.partition(":")[0]).exists()
     left = project.run("git", "status", "--porcelain").stdout.split()
     assert left == ["M", ".dvc/config"]

@@ -33,7 +33,9 @@ def trained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Pr
 def experiments(project: Project) -> dict[str, Any]:
     """The finished experiments on main by name."""
     (_, baseline) = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
-    return {one["revs"][0]["name"]: one["revs"][0]["data"] for one in baseline["experiments"] or []}
+    return {
+        experiment["revs"][0]["name"]: experiment["revs"][0]["data"] for experiment in baseline["experiments"] or []
+    }
 
 
 def test_an_experiment_is_shown_and_its_metrics_and_plots_are_compared(project: Project) -> None:
@@ -55,7 +57,7 @@ def test_an_experiment_is_shown_and_its_metrics_and_plots_are_compared(project: 
 def test_metrics_are_numbers_and_each_is_shown_once(project: Project) -> None:
     (working,) = json.loads(project.run("dvc", "metrics", "show", "--json").stdout).values()
     assert working["data"].keys() == {"output/scores.json", "reports/evaluate/metrics.json"}
-    scores, metrics = (flattened(one["data"]) for one in working["data"].values())
+    scores, metrics = (flattened(entry["data"]) for entry in working["data"].values())
     assert {type(value) for value in (scores | metrics).values()} <= {int, float, type(None)}
     assert [key for key in scores if key.endswith(".score")] == [f"val/mAP_50.{track}.score" for track in TRACKS]
 
@@ -83,9 +85,9 @@ def test_queued_and_temporary_experiments_leave_the_working_tree_alone(project: 
     record = files.read_json(project.folder / "output" / "record.json")
     assert record["file"]["md5"] == files.md5_file(project.folder / MODEL)
     assert json.loads(project.run("git", "show", "aside-branch:output/record.json").stdout) == record
-    told = json.loads(core(project, "verify"))
-    assert told["holds"]
-    assert not [one for one in told["unchecked"] if "record" in one["what"] or "entries" in one["what"]]
+    report = json.loads(core(project, "verify"))
+    assert report["holds"]
+    assert not [entry for entry in report["unchecked"] if "record" in entry["what"] or "entries" in entry["what"]]
     assert json.loads(core(project, "audit", MODEL))["run"] == record["run"]
 
 
@@ -102,15 +104,15 @@ def test_what_was_pushed_is_pulled_where_nothing_is(project: Project, tmp_path: 
 
 
 def test_another_repository_gets_the_model_by_path_and_by_version(project: Project, tmp_path: Path) -> None:
-    there, here = str(project.folder), tmp_path / "elsewhere"
-    here.mkdir()
-    other = Project(here)
+    source, target = str(project.folder), tmp_path / "elsewhere"
+    target.mkdir()
+    other_project = Project(target)
     expected = files.sha256_file(project.folder / MODEL)
     shutil.rmtree(project.folder / ".dvc" / "cache")  # so it comes from the remote
-    other.run("dvc", "get", "-q", there, MODEL, "--rev", "main", "-o", "by_path.pth")
-    project.run("gto", "register", "detector", "--version", "v1.0.0", "--repo", there)
-    other.run("dvc", "artifacts", "get", there, "detector", "--rev", "v1.0.0", "-o", "by_version.pth")
-    assert {path.name: files.sha256_file(path) for path in here.iterdir()} == {
+    other_project.run("dvc", "get", "-q", source, MODEL, "--rev", "main", "-o", "by_path.pth")
+    project.run("gto", "register", "detector", "--version", "v1.0.0", "--repo", source)
+    other_project.run("dvc", "artifacts", "get", source, "detector", "--rev", "v1.0.0", "-o", "by_version.pth")
+    assert {path.name: files.sha256_file(path) for path in target.iterdir()} == {
         "by_path.pth": expected,
         "by_version.pth": expected,
     }

@@ -87,7 +87,10 @@ def trained_epochs(project: Project) -> int:
 
 def trainers(project: Project) -> list[Process]:
     """The trainer, or the ranks that a launcher started, and after them their loader workers."""
-    return sorted((one for one in processes(project) if "stages.train" in one.command), key=lambda one: one.pid)
+    return sorted(
+        (process for process in processes(project) if "stages.train" in process.command),
+        key=lambda process: process.pid,
+    )
 
 
 def wait_for(condition: Callable[[], object], dvc: subprocess.Popen[str]) -> None:
@@ -120,20 +123,20 @@ def wait_for_moment(
 
 
 def kill(project: Project, dvc: subprocess.Popen[str], victim: str, number: signal.Signals, chance: float) -> None:
-    found = trainers(project)
-    workers = [one for one in found if one.parent == found[0].pid]
+    running = trainers(project)
+    workers = [process for process in running if process.parent == running[0].pid]
     with contextlib.suppress(ProcessLookupError):  # it has just ended
         if victim == "dvc":
             dvc.send_signal(number)
         elif victim == "group":
             os.killpg(dvc.pid, number)
-        elif found and (victim == "trainer" or workers):
-            os.kill(found[0].pid if victim == "trainer" else workers[int(chance * len(workers))].pid, number)
+        elif running and (victim == "trainer" or workers):
+            os.kill(running[0].pid if victim == "trainer" else workers[int(chance * len(workers))].pid, number)
 
 
 def writes(project: Project) -> bool:
     lock = project.folder / "output" / ".lock"
-    return any(str(one.pid) == lock.read_text() for one in trainers(project)) if lock.exists() else False
+    return any(str(process.pid) == lock.read_text() for process in trainers(project)) if lock.exists() else False
 
 
 def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
@@ -147,12 +150,12 @@ def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tm
     assert ended(project, dvc)[0] == 0
     whole = outs(project)
     scores = json.loads(whole["scores.json"])
-    best = max(one["epoch"] for one in scores["val/mAP_50"].values()) - 1
+    best = max(best_entry["epoch"] for best_entry in scores["val/mAP_50"].values()) - 1
     assert best < EPOCHS - 4
     forget(project)
 
-    kills = [(*one, moment) for one in KILLS for moment in ("any", "writing")]
-    kills = draw.sample(kills, len(kills)) + [(*one, "late") for one in (KILLS[1], KILLS[5], KILLS[6])]
+    kills = [(*kill, moment) for kill in KILLS for moment in ("any", "writing")]
+    kills = draw.sample(kills, len(kills)) + [(*kill, "late") for kill in (KILLS[1], KILLS[5], KILLS[6])]
     kills += [("dvc", signal.SIGKILL, "early"), ("group", signal.SIGINT, "early"), ("dvc", signal.SIGKILL, "finished")]
     assert len(kills) == 20
     best_was_behind = resumed = 0
@@ -163,25 +166,25 @@ def test_killed_at_twenty_moments_the_bytes_are_those_of_an_uninterrupted_run(tm
         dvc = started(project, SHELLS[place % 2], "train")
         wait_for_moment(project, dvc, moment, draw.random(), best, span)
         kill(project, dvc, victim, number, draw.random())
-        status, told = ended(project, dvc)
+        status, printed = ended(project, dvc)
         mend(project)
         after = trained_epochs(project)
-        print(victim, number.name, moment, status, f"{before} -> {after}", told, flush=True)
+        print(victim, number.name, moment, status, f"{before} -> {after}", printed, flush=True)
         # What comes before is DVC's own, which the signal may have hit, as it may what comes after the training.
-        of_stage = told.partition("Running stage 'train'")[2]
+        of_stage = printed.partition("Running stage 'train'")[2]
         assert "Traceback" not in (of_stage.partition("best val/")[0] if victim == "group" else of_stage)
-        resumed += f"going on after epoch {before} " in told
+        resumed += f"resuming after epoch {before} " in printed
         best_was_behind += best < after < EPOCHS
         if status and after < EPOCHS and moment != "early" and victim != "dvc" and number != signal.SIGKILL:
-            assert f"stopped by {number.name}" in told
+            assert f"stopped by {number.name}" in printed
         if status and victim == "worker":
-            assert "a process that reads images ended" in told
+            assert "a process that reads images ended" in printed
         if after == EPOCHS:
             if status:
-                told = project.run("dvc", "repro", "train").stdout
+                printed = project.run("dvc", "repro", "train").stdout
                 # The signal may have come after DVC had recorded the stage; then it does not run again.
-                assert ("had finished" in told) == ("Running stage 'train'" in told)
-                assert f"epoch {EPOCHS}/{EPOCHS}" not in told
+                assert ("had finished" in printed) == ("Running stage 'train'" in printed)
+                assert f"epoch {EPOCHS}/{EPOCHS}" not in printed
             assert outs(project) == whole
             assert not changed_in_cache(project)
             forget(project)
@@ -206,7 +209,7 @@ def test_two_processes_train_under_dvc_and_go_on_after_one_was_killed(tmp_path: 
     rank = trainers(project)[1]
     os.kill(rank.pid, signal.SIGKILL)
     at = time.monotonic()
-    status, told = ended(project, dvc)
+    status, printed = ended(project, dvc)
     assert status != 0
     assert time.monotonic() - at < 60
     before = trained_epochs(project)
@@ -217,7 +220,7 @@ def test_two_processes_train_under_dvc_and_go_on_after_one_was_killed(tmp_path: 
     (note,) = plan(project.folder).notes
     assert "params.train.lr was " in note
     project.run("git", "checkout", "-q", "--", "params.yaml")
-    told = project.run("dvc", "repro", "train").stdout
-    assert f"going on after epoch {before} " in told
+    printed = project.run("dvc", "repro", "train").stdout
+    assert f"resuming after epoch {before} " in printed
     assert json.loads((project.folder / "output" / "run.json").read_text())["run"]["epochs_here"] == 4 - before
     assert outs(project) == whole

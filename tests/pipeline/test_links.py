@@ -51,8 +51,8 @@ def write_everything(project: Project, seed: int) -> None:
 
 def contents(project: Project) -> dict[str, str]:
     """The digests of all files but DVC's and git's own."""
-    found = (path for path in project.folder.rglob("*") if path.is_file())
-    names = {path.relative_to(project.folder).as_posix(): path for path in found}
+    paths = (path for path in project.folder.rglob("*") if path.is_file())
+    names = {path.relative_to(project.folder).as_posix(): path for path in paths}
     return {name: files.md5_file(path) for name, path in names.items() if not name.startswith((".dvc/", ".git/"))}
 
 

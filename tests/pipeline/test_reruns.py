@@ -81,7 +81,7 @@ def change(project: Project, edit: str, where: str) -> None:
             add_prose(path)
     elif edit == "a new module that nothing imports":
         (project.folder / where).write_text("x = (\n")
-    elif edit == "a statement":
+    elif edit == "a line of code":
         for path in modules(project, where):
             add_statement(path)
     elif edit in ("a line", "a comment", "a package"):
@@ -156,8 +156,8 @@ def test_a_class_of_the_project_that_params_name_is_an_input_of_train(trained: P
     module.write_text(module.read_text() + "# a comment\n")
     assert project.repro() == ["code"]
     module.write_text(module.read_text() + "\n    extra = 1\n")
-    told = json.loads(project.run("python", "-m", "rfdetr_core", "verify", "--json", check=False).stdout)
-    assert "code rfdetr_core/training/plain.py" in {one["what"] for one in told["mismatches"]}
+    report = json.loads(project.run("python", "-m", "rfdetr_core", "verify", "--json", check=False).stdout)
+    assert "code rfdetr_core/training/plain.py" in {mismatch["what"] for mismatch in report["mismatches"]}
     assert project.repro()[:2] == ["code", "train"]
 
     project.set_params(train={"optimizer": "data.tiny.plain.Plain"})
@@ -188,8 +188,8 @@ def test_metadata_follows_its_file_and_white_space_in_it_changes_no_result(proje
     assert project.run("git", "diff", "--name-only").stdout.split() == ["data/tiny/metadata.csv", "dvc.lock"]
     verified = project.run("python", "-m", "rfdetr_core", "verify", "--json")
     assert json.loads(verified.stdout)["holds"], verified.stdout
-    told = project.run("python", "-m", "rfdetr_core", "audit", "--where", "licence=MIT", check=False).stderr
-    assert "error: --where licence=MIT: no image had a column licence when its model was committed." in told
+    message = project.run("python", "-m", "rfdetr_core", "audit", "--where", "licence=MIT", check=False).stderr
+    assert "error: --where licence=MIT: no image had a column licence when its model was committed." in message
     table.write_text("file_name,site\ntrain_0.png,a\ntrain_0.png,b\n")
     failed = project.run("dvc", "repro", check=False)
     assert "error metadata-doubled: 1." in failed.stdout
@@ -275,11 +275,11 @@ def test_a_failing_stage_names_the_command_that_restores_and_it_does(project: Pr
 def test_an_experiment_elsewhere_trains_the_code_that_it_records(project: Project, option: str) -> None:
     edited = project.folder / "rfdetr_core" / "training" / "run.py"
     edited.write_text(edited.read_text() + '\nraise RuntimeError("this very code ran")\n')
-    told = project.run("dvc", "exp", "run", option, "-n", f"edited{option}", check=False)
+    done = project.run("dvc", "exp", "run", option, "-n", f"edited{option}", check=False)
     if option == "--queue":
-        told = project.run("dvc", "exp", "run", "--run-all", check=False)
-        told = project.run("dvc", "queue", "logs", f"edited{option}")
-    assert "this very code ran" in told.stdout + told.stderr
+        done = project.run("dvc", "exp", "run", "--run-all", check=False)
+        done = project.run("dvc", "queue", "logs", f"edited{option}")
+    assert "this very code ran" in done.stdout + done.stderr
     project.run("dvc", "queue", "remove", "--all")
 
 
@@ -393,17 +393,17 @@ def test_an_edit_while_a_stage_runs_is_named_and_its_result_is_not_recorded(proj
     wait_for(state.exists, dvc)
     add_statement(matcher)
     add_prose(project.folder / "rfdetr_core" / "loss" / "terms.py")
-    status, told = ended(project, dvc)
+    status, printed = ended(project, dvc)
     assert status != 0
-    assert "error: Edited while train ran: rfdetr_core/loss/matcher.py. DVC does not record the result." in told
-    assert "Traceback" not in told
+    assert "error: Edited while train ran: rfdetr_core/loss/matcher.py. DVC does not record the result." in printed
+    assert "Traceback" not in printed
     assert Lock.read(project.folder).stages["train"] == before  # `code` ran, as it does for other params of train
     assert journal(project) == entries
     trained = (project.folder / "output" / "checkpoint_best_ema.pth").read_bytes()
     matcher.write_text(original)
-    told = project.run("dvc", "repro", "train").stdout
-    assert "had finished, but DVC had not recorded it" in told
-    assert "epoch 1/3" not in told
+    printed = project.run("dvc", "repro", "train").stdout
+    assert "had finished, but DVC had not recorded it" in printed
+    assert "epoch 1/3" not in printed
     assert (project.folder / "output" / "checkpoint_best_ema.pth").read_bytes() == trained
 
 
@@ -458,8 +458,8 @@ def test_a_file_that_does_not_parse_stops_make_repro_before_anything_is_deleted(
 def test_make_repro_says_which_stages_an_edit_of_code_reaches(project: Project) -> None:
     add_statement(project.folder / "rfdetr_core" / "selection" / "select.py")
     add_prose(project.folder / "rfdetr_core" / "training" / "run.py")
-    told = project.run("python", "-m", "rfdetr_core", "check").stdout
-    assert " ".join(told.split()) == "select_best runs, since its code changed: rfdetr_core/selection/select.py"
+    printed = project.run("python", "-m", "rfdetr_core", "check").stdout
+    assert " ".join(printed.split()) == "select_best runs, since its code changed: rfdetr_core/selection/select.py"
 
 
 def test_two_branches_that_changed_code_are_merged_with_the_command_of_the_page(project: Project) -> None:

@@ -59,14 +59,14 @@ def torchrun() -> tuple[str, ...]:
 
 def trained(folder: Path, where: ProjectPaths, name: str, *launcher: str, **config: Any) -> dict[str, bytes]:
     process = start(folder, script(where, folder / name, train=config), *launcher)
-    told = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, told
-    assert told.count("epoch 1/") == 1  # rank 0 alone reports
+    output_text = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output_text
+    assert output_text.count("epoch 1/") == 1  # rank 0 alone reports
     return outs(folder / name)
 
 
-def rows(found: dict[str, bytes]) -> list[dict[str, str]]:
-    return list(csv.DictReader(found["history.csv"].decode().splitlines()))
+def rows(files: dict[str, bytes]) -> list[dict[str, str]]:
+    return list(csv.DictReader(files["history.csv"].decode().splitlines()))
 
 
 @pytest.mark.slow
@@ -74,12 +74,12 @@ def rows(found: dict[str, bytes]) -> list[dict[str, str]]:
 def test_two_processes_train_and_score_as_one_with_the_same_batches(tmp_path: Path, valid: int) -> None:
     # With one image rank 1 has none of its own to score; with three it has one, and rank 0 two.
     where = make_files(tmp_path, train=4, valid=valid)
-    one = train(where, tmp_path / "one", train={"epochs": 2, "batch_size": 2})
+    one_process = train(where, tmp_path / "one", train={"epochs": 2, "batch_size": 2})
     launcher = torchrun() if valid == 1 else ()
-    two = trained(tmp_path, where, "two", *launcher, epochs=2, batch_size=1, **TWO)
-    for row, other in zip(rows(one), rows(two), strict=True):
+    two_processes = trained(tmp_path, where, "two", *launcher, epochs=2, batch_size=1, **TWO)
+    for row, row_of_two in zip(rows(one_process), rows(two_processes), strict=True):
         for name in row:
-            assert float(other[name]) == pytest.approx(float(row[name]), rel=1e-3, abs=1e-4), name
+            assert float(row_of_two[name]) == pytest.approx(float(row[name]), rel=1e-3, abs=1e-4), name
     weights = [read_checkpoint(tmp_path / name / OUTS[1]).weights for name in ("one", "two")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
@@ -100,16 +100,16 @@ def test_a_rank_that_is_killed_ends_all_and_a_told_launcher_stops_all_and_both_g
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     at = time.monotonic()
     os.kill(int(children[-1]) if victim == "rank" else process.pid, number)
-    told = process.communicate(timeout=100)[0]
+    output_text = process.communicate(timeout=100)[0]
     assert process.returncode != 0
     assert time.monotonic() - at < 60
     if victim == "launcher":
-        assert "stopped by SIGTERM" in told
+        assert "stopped by SIGTERM" in output_text
     assert not read_plain(state)["run"]["finished"]
     resumed = start(tmp_path, source, *torchrun())
-    told = resumed.communicate(timeout=300)[0]
-    assert resumed.returncode == 0, told
-    assert told.count("going on after epoch") == 1
+    output_text = resumed.communicate(timeout=300)[0]
+    assert resumed.returncode == 0, output_text
+    assert output_text.count("resuming after epoch") == 1
     assert len(rows(outs(tmp_path / "output"))) == 6
 
 
@@ -129,12 +129,12 @@ def test_a_rank_that_waits_for_others_ends_when_told(
         time.sleep(0.1)
     process.send_signal(number)
     try:
-        told = process.communicate(timeout=60)[0]
+        output_text = process.communicate(timeout=60)[0]
     finally:
         process.kill()
     assert process.returncode > 0
-    assert f"stopped by {number.name}. Run again" in told
-    assert "Traceback" not in told
+    assert f"stopped by {number.name}. Run again" in output_text
+    assert "Traceback" not in output_text
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_stage_2"])

@@ -65,13 +65,13 @@ def test_going_on_from_a_saved_state_is_going_on() -> None:
     for step in (1, 2):
         change(network, step)
         average.update(step)
-    other = WeightAverage(network, 0.9, 10)
-    other.module.load_state_dict({name: value.clone() for name, value in average.module.state_dict().items()})
+    restored = WeightAverage(network, 0.9, 10)
+    restored.module.load_state_dict({name: value.clone() for name, value in average.module.state_dict().items()})
     for step in (3, 4):
         change(network, step)
         average.update(step)
-        other.update(step)
-    assert all(value.equal(other.module.state_dict()[name]) for name, value in average.module.state_dict().items())
+        restored.update(step)
+    assert all(value.equal(restored.module.state_dict()[name]) for name, value in average.module.state_dict().items())
 
 
 def test_the_average_is_for_evaluation_and_leaves_the_network_alone() -> None:

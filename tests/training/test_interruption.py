@@ -31,10 +31,10 @@ class Killed(io.BytesIO):
 def test_a_worker_that_dies_while_a_file_is_written_is_what_the_user_is_told_of() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.save({"weights": torch.rand(100_000)}, Killed())
-    told = explained(raised.value, StopSignals())
-    assert told is not None
-    assert "pid 7" in str(told)
-    assert "runtime.num_workers" in str(told)
+    error = explained(raised.value, StopSignals())
+    assert error is not None
+    assert "pid 7" in str(error)
+    assert "runtime.num_workers" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_a_worker_that_dies_while_a_file_is_written_is_what_the_user_is_told_of(
     ],
 )
 def test_a_shortage_of_shared_memory_or_of_descriptors_is_told_with_its_remedy(text: str, remedy: str | None) -> None:
-    told = explained(RuntimeError(text), StopSignals())
-    assert told is None if remedy is None else remedy in str(told)
+    error = explained(RuntimeError(text), StopSignals())
+    assert error is None if remedy is None else remedy in str(error)
 
 
 @pytest.mark.slow

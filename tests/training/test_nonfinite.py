@@ -40,11 +40,11 @@ def test_a_batch_that_is_not_finite_is_kept_and_computed_again(where: ProjectPat
     assert all(path in str(raised.value) for path in kept["batch"]["paths"])
     assert set(kept["losses"]) == set(replay(output / FILE))
     assert not math.isfinite(replay(output / FILE)["loss_ce"])
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "rfdetr_core.training.nonfinite", str(output / FILE)],
         cwd=ROOT, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    assert "loss_bbox" in told.stdout
+    assert "loss_bbox" in done.stdout
     assert not (output / "checkpoint.pth").exists()
 
 

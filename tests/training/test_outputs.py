@@ -79,7 +79,7 @@ def run(
 def test_the_first_highest_score_wins_and_a_run_without_one_keeps_its_last_epoch(
     tmp_path: Path, scores: list[float], best: int, score: float | None
 ) -> None:
-    content = run(tmp_path, [(one, 0.0) for one in scores])
+    content = run(tmp_path, [(score, 0.0) for score in scores])
     assert content["regular"] == {"score": score, "epoch": best + 1}
     assert content["ema"] == {"score": 0.0, "epoch": len(scores)}
     checkpoint = read_checkpoint(tmp_path / "checkpoint_best_regular.pth")
@@ -100,10 +100,10 @@ def test_the_first_highest_score_wins_and_a_run_without_one_keeps_its_last_epoch
 def test_first_epochs_can_be_passed_over_and_scores_smoothed(
     tmp_path: Path, scores: list[float], ranking: dict[str, Any], best: int
 ) -> None:
-    content = run(tmp_path, [(one, one) for one in scores], **ranking)
+    content = run(tmp_path, [(score, score) for score in scores], **ranking)
     assert content["regular"] == {"score": scores[best], "epoch": best + 1}
     first = ranking.get("skip", 0)
-    known = [-1.0 if math.isnan(one) else one for one in scores[first:]]
+    known = [-1.0 if math.isnan(score) else score for score in scores[first:]]
     assert content["ema"]["epoch"] == (first + known.index(max(known)) + 1 if max(known) else len(scores))
 
 
@@ -120,8 +120,8 @@ def test_the_history_is_read_back_bit_for_bit_without_what_is_no_number(
     path = tmp_path_factory.getbasetemp() / "history.csv"
     files.write_table(path, [{"epoch": epoch} | row for epoch, row in enumerate(values)], None if values else ["epoch"])
     kept = [{name: value.hex() for name, value in row.items() if math.isfinite(value)} for row in values]
-    found = read_history(path)
-    assert {epoch: {name: value.hex() for name, value in row.items()} for epoch, row in found.items()} == dict(
+    history = read_history(path)
+    assert {epoch: {name: value.hex() for name, value in row.items()} for epoch, row in history.items()} == dict(
         enumerate(kept)
     )
 

@@ -63,12 +63,12 @@ def stopped(
                 seen, reached = now, not epoch or read_plain(state)["epoch"] >= epoch
                 process.send_signal(number if reached else signal.SIGCONT)
         process.send_signal(signal.SIGCONT)
-        told = process.communicate()[0]
+        output_text = process.communicate()[0]
         if not read_plain(state)["run"]["finished"]:
             break
     for name in OUTS:
         (output / name).unlink(missing_ok=True)
-    return process.returncode, told
+    return process.returncode, output_text
 
 
 @pytest.mark.slow
@@ -80,10 +80,10 @@ def test_killed_and_resumed_equals_uninterrupted(
     status, _ = stopped(where, output, signal.SIGKILL, min(best, 1), runtime={"num_workers": 1})
     assert status == -signal.SIGKILL
     assert train(where, output) == uninterrupted
-    told = capsys.readouterr().out
-    assert "going on after epoch" in told
-    assert "epoch 1/3" not in told
-    assert "training from" not in told  # it starts from nothing
+    printed = capsys.readouterr().out
+    assert "resuming after epoch" in printed
+    assert "epoch 1/3" not in printed
+    assert "training from" not in printed  # it starts from nothing
 
 
 @pytest.mark.slow
@@ -91,10 +91,10 @@ def test_killed_and_resumed_equals_uninterrupted(
 def test_a_signal_ends_with_an_error_after_the_step_and_can_be_resumed(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, number: signal.Signals
 ) -> None:
-    status, told = stopped(where, output, number, runtime={"num_workers": 2})
+    status, printed = stopped(where, output, number, runtime={"num_workers": 2})
     assert status == 1
-    assert f"{number.name}: stopping after this step" in told
-    assert f"UserError: stopped by {number.name}" in told
+    assert f"{number.name}: stopping after this step" in printed
+    assert f"UserError: stopped by {number.name}" in printed
     assert train(where, output) == uninterrupted
 
 
@@ -136,9 +136,9 @@ def test_a_finished_state_is_written_again_if_dvc_has_not_recorded_it(
         (output / name).unlink()
     capsys.readouterr()
     assert train(where, output) == uninterrupted
-    told = capsys.readouterr().out
-    assert "had finished, but DVC had not recorded it" in told
-    assert "epoch 1/3" not in told
+    printed = capsys.readouterr().out
+    assert "had finished, but DVC had not recorded it" in printed
+    assert "epoch 1/3" not in printed
     (output.parent / "dvc.lock").write_text(" ".join(digests))
     train(where, output)
     assert "epoch 1/3" in capsys.readouterr().out
@@ -188,19 +188,19 @@ def test_what_decides_the_result_starts_anew_and_is_named_and_nothing_else_does(
         edited = {"rfdetr_core/training/run.py": "0" * 64}
         monkeypatch.setattr(Code, "digests", lambda code, *starts: digests(code, *starts) | edited)
     elif change == "package":
-        there = provenance.environment()
-        other = there | {"packages": there["packages"] | {"torch": "9.9"}}
-        monkeypatch.setattr(provenance, "environment", lambda: other)
+        environment = provenance.environment()
+        changed = environment | {"packages": environment["packages"] | {"torch": "9.9"}}
+        monkeypatch.setattr(provenance, "environment", lambda: changed)
     new = fingerprint(where, tmp_path, **weights | changes.get(change, {}))
-    found, told = record.state_to_resume(tmp_path, new)
+    resumed, message = record.state_to_resume(tmp_path, new)
     if named is None:
-        assert found is not None
-        assert "going on after epoch 1" in told
+        assert resumed is not None
+        assert "resuming after epoch 1" in message
     else:
-        assert found is None
-        assert f"starting anew, since the interrupted training in {tmp_path} differs: " in told
-        assert named in told
-    assert (f"rfdetr_core promote {tmp_path / 'checkpoint.pth'}" in told) == (change == "epochs")
+        assert resumed is None
+        assert f"starting from scratch, because the interrupted training in {tmp_path} differs: " in message
+        assert named in message
+    assert (f"rfdetr_core promote {tmp_path / 'checkpoint.pth'}" in message) == (change == "epochs")
 
 
 def test_an_option_that_a_state_is_too_old_to_have_counts_as_its_default() -> None:
@@ -216,8 +216,8 @@ def test_a_size_of_the_model_that_one_of_two_trainings_leaves_to_the_variant_is_
 
     pico = VARIANTS["pico"]
     read = sized(resolution=96, num_queries=pico.queries, group_detr=pico.groups)  # as from_checkpoint fills them in
-    for one, other in ((sized(resolution=96), read), (read, sized(resolution=96))):
-        assert not record.differences(one, other)
+    for old, new in ((sized(resolution=96), read), (read, sized(resolution=96))):
+        assert not record.differences(old, new)
     assert record.differences(sized(), read) == [f"params.model.resolution was {pico.resolution}, is 96"]
 
 
@@ -228,13 +228,13 @@ def test_a_state_that_dvc_replaced_by_another_result_is_not_compared(
     write_state(tmp_path, {"epoch": 0, "run": run})
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     lock = tmp_path / "dvc.lock"
-    for recorded, said in ((run["result"], "params.train.lr was 0.1, is 0.2"), (["c" * 32], "of another training")):
+    for recorded, expected in ((run["result"], "params.train.lr was 0.1, is 0.2"), (["c" * 32], "of another training")):
         lock.write_text(" ".join(recorded))
-        found, told = record.state_to_resume(tmp_path, {"params.train.lr": 0.2})
-        assert found is None
-        assert told.startswith("starting anew")
-        assert said in told
-    assert "train.lr" not in told
+        state, message = record.state_to_resume(tmp_path, {"params.train.lr": 0.2})
+        assert state is None
+        assert message.startswith("starting from scratch")
+        assert expected in message
+    assert "train.lr" not in message
 
 
 @pytest.mark.slow
@@ -244,7 +244,7 @@ def test_resume_goes_on_to_more_epochs_as_if_it_had_been_one_training(
     train(where, tmp_path / "short", train={"epochs": 2})
     (where.weights / "state.pth").write_bytes((tmp_path / "short" / "checkpoint.pth").read_bytes())
     longer = train(where, tmp_path / "long", train={"resume": "state.pth"})
-    assert f"going on after epoch 2 of {where.weights / 'state.pth'}" in capsys.readouterr().out
+    assert f"resuming after epoch 2 of {where.weights / 'state.pth'}" in capsys.readouterr().out
     assert longer["history.csv"] == uninterrupted["history.csv"]
     assert longer["scores.json"] == uninterrupted["scores.json"]
     (tmp_path / "best.pth").write_bytes(uninterrupted[OUTS[0]])
@@ -274,12 +274,12 @@ def test_resuming_for_more_epochs_says_how_the_rate_changes_and_waits_anew_after
     (where.weights / "early.pth").write_bytes((tmp_path / "first" / "checkpoint.pth").read_bytes())
     capsys.readouterr()
     longer = train(where, tmp_path / "longer", train=settings | {"epochs": 12, "resume": "early.pth"})
-    told = capsys.readouterr().out
-    assert "It had stopped early: early stopping waits anew." in told
+    printed = capsys.readouterr().out
+    assert "It had stopped early: early stopping counts again from 0." in printed
     assert len(longer["history.csv"].splitlines()) == 1 + 3 + 2
-    (said,) = re.findall(r"The learning rate goes from (\d+)% to (\d+)% of its full value", told)
+    (percentages,) = re.findall(r"The learning rate goes from (\d+)% to (\d+)% of its full value", printed)
     parts = (5 / 12, 6 / 24)  # the last of 2 x 3 steps of 2 x 6, the next one of 2 x 12
-    assert [int(number) for number in said] == [round(50 * (1 + math.cos(math.pi * part))) for part in parts]
+    assert [int(number) for number in percentages] == [round(50 * (1 + math.cos(math.pi * part))) for part in parts]
 
 
 def test_resume_needs_the_same_classes_and_names_what_else_differs(
@@ -289,8 +289,8 @@ def test_resume_needs_the_same_classes_and_names_what_else_differs(
     states = [
         make_files(tmp_path / name, train=5, kinds=kinds) for name, kinds in (("one class", 1), ("more images", 2))
     ]
-    for other in states:
-        (other.weights / "state.pth").write_bytes((tmp_path / "short" / "checkpoint.pth").read_bytes())
+    for project_paths in states:
+        (project_paths.weights / "state.pth").write_bytes((tmp_path / "short" / "checkpoint.pth").read_bytes())
     with pytest.raises(UserError, match=r"annotations/classes\.json was"):
         train(states[0], tmp_path / "changed", train={"resume": "state.pth"})
     train(states[1], tmp_path / "longer", train={"resume": "state.pth", "epochs": 2})
@@ -318,14 +318,14 @@ def test_a_state_that_was_edited_is_not_gone_on_from(where: ProjectPaths, output
     path = output / "checkpoint.pth"
     content = read_plain(path)
     write_plain(path, content)
-    assert "starting anew, since" in record.state_to_resume(output, {})[1]  # saved again it is the same
+    assert "starting from scratch, because" in record.state_to_resume(output, {})[1]  # saved again it is the same
     name = sorted(content["model"])[0]
     content["model"][name] = 1.5 * content["model"][name]
     write_plain(path, content)
-    found, told = record.state_to_resume(output, content["run"]["fingerprint"])
-    assert found is None
-    assert "was changed after the training wrote it" in told
-    assert "starting anew" in told
+    state, message = record.state_to_resume(output, content["run"]["fingerprint"])
+    assert state is None
+    assert "was changed after the training wrote it" in message
+    assert "starting from scratch" in message
     shutil.copy(path, where.weights / "state.pth")
     with pytest.raises(UserError, match=r"state\.pth was changed after the training wrote it"):
         train(where, output, train={"epochs": 2, "resume": "state.pth"})
@@ -333,9 +333,9 @@ def test_a_state_that_was_edited_is_not_gone_on_from(where: ProjectPaths, output
 
 def test_a_damaged_state_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pth").write_bytes(b"half")
-    path, told = record.state_to_resume(tmp_path, {})
+    path, message = record.state_to_resume(tmp_path, {})
     assert path is None
-    assert "starting anew" in told
+    assert "starting from scratch" in message
 
 
 def test_a_state_holds_best_weights_and_optimiser_but_no_time_or_place(where: ProjectPaths, output: Path) -> None:
@@ -364,11 +364,11 @@ def test_two_trainings_never_write_to_one_folder(tmp_path: Path, monkeypatch: py
         with record.sole_writer(own):
             pass
 
-    with ThreadPoolExecutor(1) as other, record.sole_writer(own):
+    with ThreadPoolExecutor(1) as other_thread, record.sole_writer(own):
         for _ in range(2):
             enter()  # this thread has it, and has it still afterwards
             with pytest.raises(UserError, match=str(os.getpid())):
-                other.submit(enter).result()
+                other_thread.submit(enter).result()
     enter()
     shutil.rmtree(own)
     holder.kill()

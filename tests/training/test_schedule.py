@@ -18,7 +18,7 @@ def test_warm_up_is_linear_and_ends_at_the_full_rate() -> None:
 
 def test_a_cosine_falls_to_its_least_factor_at_the_last_step() -> None:
     factors = [cosine(step) for step in range(30, 1001)]
-    assert all(one > other for one, other in pairwise(factors))
+    assert all(earlier > later for earlier, later in pairwise(factors))
     assert factors[-1] == pytest.approx(0.05)
 
 

@@ -40,9 +40,9 @@ def rows(made: Steps) -> list[dict[str, str]]:
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=4))
 def test_an_epoch_has_its_last_step_and_at_most_forty_at_equal_distances(lengths: list[int]) -> None:
-    found, end = rows(epochs(lengths)), 0
+    entries, end = rows(epochs(lengths)), 0
     for epoch, length in enumerate(lengths, start=1):
-        steps = [int(row["step"]) - end for row in found if row["epoch"] == str(epoch)]
+        steps = [int(row["step"]) - end for row in entries if row["epoch"] == str(epoch)]
         assert min(length, 20) <= len(steps) <= 41
         assert steps[-1] == length
         assert len({after - before for before, after in zip([0, *steps], steps[:-1], strict=False)}) <= 1
@@ -63,9 +63,9 @@ def test_a_row_has_the_terms_in_full_those_of_inner_layers_summed() -> None:
 def test_weights_are_digested_at_the_end_of_an_epoch_and_within_it_where_that_costs_little(
     length: int, digests: int
 ) -> None:
-    found = rows(epochs([length]))
-    assert sum(bool(row["regular"]) for row in found) == digests
-    assert [row["step"] for row in found if row["ema"]] == [str(length)]
+    entries = rows(epochs([length]))
+    assert sum(bool(row["regular"]) for row in entries) == digests
+    assert [row["step"] for row in entries if row["ema"]] == [str(length)]
 
 
 def test_an_epoch_of_unknown_length_has_rows_too() -> None:
@@ -90,9 +90,9 @@ def test_whatever_is_changed_the_first_line_after_it_that_does_not_follow_is_fou
     text = "".join(f"{line}\n" for line in lines)
     assert broken_link(text) is None
     place = data.draw(st.integers(0, len(text) - 1).filter(lambda index: text[index] != "\n"))
-    other = data.draw(st.sampled_from("0123456789abcdef.").filter(lambda character: character != text[place]))
+    replacement = data.draw(st.sampled_from("0123456789abcdef.").filter(lambda character: character != text[place]))
     changed = text[:place].count("\n") + 1
-    assert broken_link(text[:place] + other + text[place + 1 :]) == max(changed, 2)
+    assert broken_link(text[:place] + replacement + text[place + 1 :]) == max(changed, 2)
     gone = data.draw(st.integers(1, len(lines) - 2))
     assert broken_link("\n".join(lines[:gone] + lines[gone + 1 :])) == gone + 1
 

@@ -51,7 +51,7 @@ def make_files(folder: Path, train: int = 4, valid: int = 2, objects: int = 2, k
             rows.append(ManifestRow(name, files.sha256_file(path), 64, 64, ""))
             images.append({"id": number, "file_name": name, "width": 64, "height": 64})
         write_manifest(folder / "manifest" / f"{split}.json", rows)
-        content = {"categories": [{"id": one.index, "name": one.name} for one in classes], "images": images}
+        content = {"categories": [{"id": entry.index, "name": entry.name} for entry in classes], "images": images}
         files.write_json(folder / "annotations" / f"{split}.json", content | {"annotations": annotations})
     weights = folder / "weights"
     weights.mkdir()
