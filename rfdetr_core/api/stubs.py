@@ -54,13 +54,13 @@ import torch
 def generated() -> dict[str, str]:
     """The content of each generated file, by its path in the project."""
     return {
-        "rfdetr_core/api/keywords.py": keywords(),
-        "rfdetr_core/__init__.pyi": names(),
-        "rfdetr_core/config/__init__.pyi": configs(),
+        "rfdetr_core/api/keywords.py": keywords_module(),
+        "rfdetr_core/__init__.pyi": names_stub(),
+        "rfdetr_core/config/__init__.pyi": configs_stub(),
     }
 
 
-def keywords() -> str:
+def keywords_module() -> str:
     """The module keywords.py: a TypedDict for each function."""
     settings = _keys(TrainSettings)
     settings = {key: settings[key] for key in dict.fromkeys(["output_dir", *TrainConfig.model_fields, *settings])}
@@ -105,7 +105,7 @@ def keywords() -> str:
     return "\n\n".join(parts)
 
 
-def names() -> str:
+def names_stub() -> str:
     """The stub of `rfdetr_core`, with its public names."""
     variants = {architecture.name: key for key, architecture in VARIANTS.items()}
     imports = [
@@ -120,10 +120,10 @@ def names() -> str:
         weights = f"weights {about.weights_file}" if about.weights_file else "no published weights"
         classes.append(f'class {name}(RFDETR):\n    """RF-DETR {key}: {about.resolution} pixels, {weights}."""\n')
     head = f'"""The public names, for editors and mypy. Written by `{_COMMAND}`."""\n'
-    return "\n".join([head, *imports, "", _all(NAMES), "", *classes])
+    return "\n".join([head, *imports, "", _all_assignment(NAMES), "", *classes])
 
 
-def configs() -> str:
+def configs_stub() -> str:
     """The stub of `rfdetr_core.config`, with the configs of the Python API."""
     renamed = {name: target for name, target in CONFIGS.items() if name != target}
     imports = [f"from rfdetr_core.api.configs import {target} as {name}" for name, target in renamed.items()]
@@ -133,7 +133,7 @@ def configs() -> str:
         *sorted(imports),
         "from rfdetr_core.api.keywords import ModelKeywords",
         "",
-        _all(sorted(CONFIGS)),
+        _all_assignment(sorted(CONFIGS)),
         "",
     ]
     for name in (name for name in CONFIGS if name not in renamed):
@@ -213,7 +213,7 @@ def _docstring(text: str) -> Iterable[str]:
     return (f"    {line}" for line in textwrap.wrap(f'"""{text}"""', _WIDTH - 4, break_on_hyphens=False))
 
 
-def _all(names: Iterable[str]) -> str:
+def _all_assignment(names: Iterable[str]) -> str:
     return "\n".join(
         [
             "__all__ = [",
