@@ -55,8 +55,8 @@ def _refuse_another_clone(program: str) -> None:
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         program,
-        description="RF-DETR, trained reproducibly. `dvc repro` trains; these commands check the project, use its result "
-        "and show its lineage.",
+        description="RF-DETR, trained reproducibly. `dvc repro` trains; these commands check the project, use its "
+        "result and show its lineage.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
