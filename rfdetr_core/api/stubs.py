@@ -32,7 +32,7 @@ class Key(NamedTuple):
     """A key of a TypedDict: its type in Python syntax, and its description."""
 
     type: str
-    about: str
+    description: str
 
 
 # Descriptions for keywords whose meaning in Python differs from the field of params.yaml.
@@ -66,12 +66,14 @@ def keywords_module() -> str:
     settings = {key: settings[key] for key in dict.fromkeys(["output_dir", *TrainConfig.model_fields, *settings])}
     dataset = settings.pop("dataset_dir")
     model = {
-        key: Key(_or_none(entry.type), entry.about) for key, entry in _keys(ModelSettings).items() if key != "variant"
+        key: Key(_or_none(entry.type), entry.description)
+        for key, entry in _keys(ModelSettings).items()
+        if key != "variant"
     }
     of_model = {
         key: Key(model[key].type, f"{_describe_field(ModelSettings, key)}; {_AS_BUILT}") for key in OF_MODEL_AND_TRAIN
     }
-    model["device"] = Key(_DEVICE, model["device"].about)
+    model["device"] = Key(_DEVICE, model["device"].description)
     of_model["device"] = Key(_DEVICE, f"cpu, cuda, cuda:0 or mps; sets accelerator; {_AS_BUILT}")
     evaluation = {key: entry for key, entry in _keys(EvaluateConfig).items() if key not in ("split", *settings)}
     evaluation = {"dataset_dir": Key(_or_none(dataset.type), "None: the dataset of the training")} | evaluation
@@ -94,7 +96,7 @@ def keywords_module() -> str:
             "SettingsKeywords",
             "RunKeywords",
             "The keywords of a TrainConfig.",
-            {"dataset_dir": Key(f"Required[{dataset.type}]", dataset.about)},
+            {"dataset_dir": Key(f"Required[{dataset.type}]", dataset.description)},
         ),
         _typed_dict("TrainKeywords", "SettingsKeywords", "The keywords of `train`.", of_model),
         _typed_dict("EvaluateKeywords", "RunKeywords", "The keywords of `evaluate`.", evaluation | of_model),
@@ -116,9 +118,9 @@ def names_stub() -> str:
     ]
     classes = []
     for name, key in variants.items():
-        about = VARIANTS[key]
-        weights = f"weights {about.weights_file}" if about.weights_file else "no published weights"
-        classes.append(f'class {name}(RFDETR):\n    """RF-DETR {key}: {about.resolution} pixels, {weights}."""\n')
+        variant = VARIANTS[key]
+        weights = f"weights {variant.weights_file}" if variant.weights_file else "no published weights"
+        classes.append(f'class {name}(RFDETR):\n    """RF-DETR {key}: {variant.resolution} pixels, {weights}."""\n')
     head = f'"""The public names, for editors and mypy. Written by `{_COMMAND}`."""\n'
     return "\n".join([head, *imports, "", _all_assignment(NAMES), "", *classes])
 

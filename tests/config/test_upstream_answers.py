@@ -19,7 +19,7 @@ def test_a_row_has_a_path_or_a_reason_and_reads_as_half_a_sentence() -> None:
     for row in (*API, *INNER):
         assert row.owners, row
         assert row.names, row
-        assert row.here or row.note, row
+        assert row.equivalent or row.note, row
         assert "|" not in row.note, row
         assert not row.note.endswith("."), row
 
