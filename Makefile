@@ -1,22 +1,22 @@
-# make repro: run the pipeline on what params.yaml names. make check: lint, types and the fast tests. make test: all tests.
-# Each sets up .venv first.
+# make repro: run the pipeline that params.yaml configures. make check: lint, types and the fast tests. make test: all tests.
+# Each of them first installs .venv.
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# On a terminal pip shows what it downloads; a log would have a line for each of it.
+# On a terminal pip shows its progress. Elsewhere it is quiet, since a log would get a line for each package.
 INSTALL := $(BIN)/python -m pip install $$( [ -t 1 ] || echo --quiet ) --disable-pip-version-check --require-hashes --no-deps
 # Parallel make would interleave two installations into one environment.
 .NOTPARALLEL:
 .PHONY: repro check test lint setup setup-dev ui promote lock FORCE
 
 repro: setup
-	@python -B -X pycache_prefix=/dev/null -m rfdetr_core check # which refuses bytecode in git, so it runs none
+	@python -B -X pycache_prefix=/dev/null -m rfdetr_core check # it refuses bytecode in git, and runs none
 	@dvc repro
 	@python -m rfdetr_core results
 
 # Two workers, each with whole modules, whose fixtures are expensive; tests/conftest.py puts the longest modules first.
-# A worker that crashes ends the run: in the place of one that is started anew, loadscope waits for ever.
+# A worker that crashes ends the run: loadscope would wait forever for a restarted worker.
 PYTEST := python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart=0
 
 check: lint
@@ -35,10 +35,10 @@ setup-dev: .venv/.dev .venv/.project
 
 LOCKS := $(patsubst %,requirements/%.lock,numeric runtime report export documents)
 .venv/.runtime: $(LOCKS)
-	@command -v git >/dev/null || { echo "error: git is not installed; DVC needs it" >&2; exit 1; }
-	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 or later, or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@command -v git >/dev/null || { echo "error: git is not installed. DVC needs it" >&2; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) is not installed. Install Python 3.11 or later, or name it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11. Name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@echo "installing the locked packages into .venv (about 5 GB, minutes)"
 	@$(INSTALL) $(LOCKS:%=-r %)
@@ -48,11 +48,11 @@ LOCKS := $(patsubst %,requirements/%.lock,numeric runtime report export document
 	@$(INSTALL) -r requirements/dev.lock
 	@touch $@
 
-# Scripts anywhere import rfdetr_core, and rfdetr-dvc is a command. What is installed is a folder of links, so that the path which Python
-# is given has this package alone: below the root, `tests`, `ci` and `data` would be importable from everywhere. Without "compat",
-# setuptools installs an import hook: Python starts slower, and editors and type checkers do not find the package. The path file is made
-# relative: in the locale C, Python does not start where one has a letter that is not ASCII. `pip install .` replaces the path by a copy of
-# the code, and `pip uninstall` removes it: then it is installed anew.
+# Install the project, so that scripts in any folder can import rfdetr_core and `rfdetr-dvc` is a command.
+# - The installed path is a folder of links to this package. With the root of the project, `tests`, `ci` and `data` would be importable too.
+# - Without "compat", setuptools installs an import hook. Python would start slower, and editors and type checkers would not find the code.
+# - The path in the path file is relative. With the locale C, Python does not start if a path file has a letter that is not ASCII.
+# - `pip install .` replaces the path by a copy of the code, and `pip uninstall` removes it. Then the project is installed again.
 LINKS := .venv/project
 PATH_FILE := .venv/lib/*/site-packages/__editable__.rfdetr_dvc-*.pth
 .venv/.project: .venv/.runtime pyproject.toml $(if $(wildcard $(PATH_FILE)),,FORCE)
@@ -65,15 +65,15 @@ PATH_FILE := .venv/lib/*/site-packages/__editable__.rfdetr_dvc-*.pth
 
 FORCE:
 
-# MLflow's page over the local runs, on http://127.0.0.1:5000
+# Open MLflow with the local runs, on http://127.0.0.1:5000
 ui: setup
 	@python -m rfdetr_core ui
 
-# Go on from the last result: set model.pretrain_weights to the file this makes.
+# Copy the last model to weights/. To continue training from it, set model.pretrain_weights to that file.
 promote:
 	@python -m rfdetr_core promote
 
-# Resolve the locks anew (needs uv on the path). Each keeps to the versions of those before it.
+# Resolve the locks again. This needs uv on the path. Each lock keeps the versions of the locks before it.
 lock:
 	@cd requirements && before= && for name in numeric runtime report export documents dev audit; do \
 	  uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -59,7 +59,7 @@ def row(variant: str, kind: Format, options: argparse.Namespace) -> str:
         start = time.perf_counter()
         draft = export_draft(source, config, kind)
         seconds = time.perf_counter() - start
-        path = draft.write_opened(folder)
+        path = draft.write_with_tokens(folder)
         size = sum(
             path.with_suffix(suffix).stat().st_size for suffix in {path.suffix, *[".bin"] * (kind == "openvino")}
         )

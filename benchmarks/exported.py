@@ -123,7 +123,7 @@ def main() -> None:
     measured = Benchmark(machine({"cpu"}), about, options.seconds, rows)
     print(measured.text())
     if options.output:
-        files.write_json(options.output, measured.plain())
+        files.write_json(options.output, measured.to_dict())
 
 
 if __name__ == "__main__":

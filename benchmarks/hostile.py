@@ -12,7 +12,7 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-from tests.hostile import ODD, Target, bounded_memory, fault
+from tests.hostile import ODD, Target, bad_ending, bounded_memory
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
                 target.write(place, ODD[name])
                 for command, run in target.commands().items():
                     tried += 1
-                    if (wrong := fault(run)) is not None:
+                    if (wrong := bad_ending(run)) is not None:
                         bad[wrong.strip().splitlines()[-1]] += 1
                         print(f"{command}: {'.'.join(map(str, place))} = {name}\n{wrong}", flush=True)
     print(f"{tried} runs, {bad.total()} tracebacks")

@@ -35,7 +35,7 @@ from rfdetr_core.base import files
 from rfdetr_core.data.augmentation import AugmentConfig, View
 from rfdetr_core.data.batching import multi_scale_sizes
 from rfdetr_core.data.datamodule import TrainingData
-from rfdetr_core.data.dataset import DetectionDataset, Draw
+from rfdetr_core.data.dataset import DetectionDataset, SampleKey
 from rfdetr_core.data.samples import Sample, read_samples
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
@@ -116,7 +116,7 @@ def rate(batches: Callable[[], Iterable[Any]], count: int) -> float:
 def seconds_an_image(images: DetectionDataset) -> float:
     start = time.perf_counter()
     for index in range(len(images)):
-        _ = images[Draw(1, index)]
+        _ = images[SampleKey(1, index)]
     return (time.perf_counter() - start) / len(images)
 
 

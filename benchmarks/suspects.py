@@ -41,7 +41,7 @@ def main() -> None:
     hits_per_seed, kinds, all_kinds = list[int](), Counter[str](), Counter[str]()
     for seed in range(options.seeds):
         annotations, broken = break_labels(right, options.broken, seed)
-        first = suspects(Analysis.of(annotations, results)).head(options.first)
+        first = suspects(Analysis.from_results(annotations, results)).head(options.first)
         hits = [label.kind for label in broken if label.is_suspected(first)]
         hits_per_seed.append(len(hits))
         kinds.update(hits)

@@ -1,7 +1,7 @@
-"""Sign the statement of the result by sigstore, with the identity that the platform gives to this job; no key is kept.
+"""Sign the statement of the result with sigstore and the identity that the platform gives to this job.
 
-Without an identity, or where sigstore cannot be reached, the statement stays unsigned, and the comment says so. The log
-of sigstore is public: the statement of a project that is not public is signed only if RETRAIN_PUBLIC_LOG is true.
+No key is kept. If there is no identity, or sigstore cannot be reached, the statement stays unsigned, and the comment
+says so. Sigstore's log is public. So the statement of a private project is signed only if RETRAIN_PUBLIC_LOG is true.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 
-from ci.push import delivered, is_before
+from ci.push import fetch_result, is_before
 from ci.secrets import redacted
 from ci.steps import ATTESTATION, COMMENT, MODEL, STATEMENT, attachment, call, nothing_to_do, step
 from rfdetr_core.base.errors import UserError
@@ -22,14 +22,14 @@ LINE = "Signature of the statement: "
 
 
 def identity() -> str | None:
-    """A token of the job's identity, in GitHub Actions (`id-token: write`) and GitLab CI (SIGSTORE_ID_TOKEN)."""
+    """The token of this job's identity: GitHub (`id-token: write`) or GitLab (SIGSTORE_ID_TOKEN). None elsewhere."""
     from sigstore.oidc import detect_credential
 
     return detect_credential()
 
 
 def sign(statement: bytes, token: str) -> tuple[str, str]:
-    """A bundle of sigstore with the statement, byte for byte, in a DSSE envelope; and whom its certificate names."""
+    """Sign the bytes of a statement. Returns a bundle (a DSSE envelope) and the identity in its certificate."""
     from cryptography.x509 import SubjectAlternativeName
     from sigstore.dsse import Statement
     from sigstore.models import ClientTrustConfig
@@ -43,55 +43,58 @@ def sign(statement: bytes, token: str) -> tuple[str, str]:
     return bundle.to_json(), ", ".join(str(name.value) for name in names)
 
 
-def checked(statement: bytes, result: str) -> bytes:
-    """A statement, which the job that trained left, if it is about the model of the commit of the result.
+def check_statement(statement: bytes, result: str) -> bytes:
+    """The statement itself, if it is about the model in the result's commit. The job that trained wrote it.
 
     Raises:
-        UserError: it is about another file or another history.
+        UserError: the statement is about another file, or about a commit that is not in the result's history.
     """
     lock, record = (call("git", "show", f"{result}:./{name}").stdout for name in (LOCK, RECORD.as_posix()))
     try:
         content, file = json.loads(statement), json.loads(record)["file"]
-        subjects = {one["name"]: one["digest"]["sha256"] for one in content["subject"]}
+        subjects = {subject["name"]: subject["digest"]["sha256"] for subject in content["subject"]}
         dependencies = content["predicate"]["buildDefinition"].get("resolvedDependencies", [])
-        commits = [str(one["digest"]["gitCommit"]) for one in dependencies if "gitCommit" in one["digest"]]
+        commits = [
+            str(dependency["digest"]["gitCommit"]) for dependency in dependencies if "gitCommit" in dependency["digest"]
+        ]
         same = subjects[MODEL.name] == file["sha256"] and Lock.parse(lock.encode()).out(MODEL.as_posix()) == file["md5"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{STATEMENT} or {RECORD} of the result cannot be read: {error!r}") from error
+        raise UserError(f"{STATEMENT}, or {RECORD} of the result, cannot be read: {error!r}") from error
     if not same:
         raise UserError(f"{STATEMENT} is not about the model of the result {result[:10]}")
     if not all(is_before(commit, result) for commit in commits):
-        raise UserError(f"{STATEMENT} names a commit that the result {result[:10]} does not come from")
+        raise UserError(f"{STATEMENT} names a commit that is not in the history of the result {result[:10]}")
     return statement
 
 
 def signature() -> str:
-    """Sign the statement; what became of it, in Markdown.
+    """Sign the statement. Returns, in Markdown, where the signature is or why there is none.
 
     Raises:
-        UserError: it is not about the result, or this job has an identity and sigstore did not sign with it.
+        UserError: the statement is not about the result, or this job has an identity and sigstore did not sign with it.
     """
-    result, _ = delivered()
-    statement = checked(STATEMENT.read_bytes(), result)
+    result, _ = fetch_result()
+    statement = check_statement(STATEMENT.read_bytes(), result)
     try:
         token = identity()
         if token is None:
-            return "none, since this machine has no identity that sigstore knows"
+            return "none, because this machine has no identity that sigstore accepts"
         if os.environ.get("RETRAIN_VISIBILITY") != "public" and os.environ.get("RETRAIN_PUBLIC_LOG") != "true":
             return (
-                "none, since this project is not public and sigstore's log is. To sign all the same, set the variable "
-                "RETRAIN_PUBLIC_LOG to true"
+                "none, because sigstore's log is public and this project is not. To sign nevertheless, set the "
+                "variable RETRAIN_PUBLIC_LOG to true"
             )
-        bundle, who = sign(statement, token)
-    except Exception as error:  # of the platform, the network, sigstore: each has its own
+        bundle, signer = sign(statement, token)
+    except Exception as error:  # the platform, the network and sigstore each raise their own errors
         raise UserError(redacted(f"{type(error).__name__}: {error}")) from error
     ATTESTATION.write_text(bundle)
     address = attachment(ATTESTATION.name, result)
-    return f"{f'[{ATTESTATION.name}]({address})' if address else f'`{ATTESTATION}`'}, by {code(who)}, through sigstore"
+    link = f"[{ATTESTATION.name}]({address})" if address else f"`{ATTESTATION}`"
+    return f"{link}, by {code(signer)}, through sigstore"
 
 
 def main() -> None:
-    """Leave the signature, and a line in the comment that says whose it is or why there is none."""
+    """Write the signature, and a line in the comment that names the signer or says why there is no signature."""
     if not STATEMENT.exists():
         if not nothing_to_do():
             say("there is no statement to sign")
@@ -99,9 +102,10 @@ def main() -> None:
     ATTESTATION.unlink(missing_ok=True)
     try:
         line = f"{LINE}{signature()}."
-    except UserError as error:  # a result is delivered all the same
+    except UserError as error:  # the result is delivered without a signature
         line = f"{LINE}none. {code(str(error))}"
-    lines = [one for one in COMMENT.read_text().rstrip("\n").split("\n") if not one.startswith(LINE)]
+    earlier = COMMENT.read_text().rstrip("\n").split("\n")
+    lines = [text for text in earlier if not text.startswith(LINE)]
     COMMENT.write_text("\n".join([*lines, *([""] if lines[-1] else []), line, ""]))
     say(line)
 

@@ -1,7 +1,7 @@
-"""Is dvc.lock true? A stage that it calls up to date must have been run on what is here; the lineages in git say so.
+"""Check that dvc.lock does not claim results of stages that did not run, by the lineages in git. No data is needed.
 
-What a push changed and nobody has run yet is no lie: dvc.lock itself differs there, and the stage will run. A lie is
-where dvc.lock agrees with what is here and a lineage does not, as after `dvc commit -f`. No data is needed.
+A pushed change that has not been run yet is fine: dvc.lock differs from it, and so the stage will run. A mismatch is
+unexplained if dvc.lock agrees with the files of this clone and a lineage does not, for example after `dvc commit -f`.
 """
 
 from __future__ import annotations
@@ -16,38 +16,49 @@ from ci.steps import core, step
 from rfdetr_core.audit.history import EVALUATION
 from rfdetr_core.base.code import FOLDER, STAGE
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.verification.changed import certain
-from rfdetr_core.verification.verify import IN_THE_WAY
+from rfdetr_core.verification.changed import changed_stages
+from rfdetr_core.verification.verify import SHADOWING_MODULE
 
 BEST = "output/checkpoint_best_"
 
 
-def lies(mismatches: Iterable[dict[str, Any]], changed: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Of what `verify --lock` found, that which no stage that is about to run explains."""
-    return [one for one in mismatches if not _told_by_the_lock(one) and not _explained(one, changed)]
+def unexplained(mismatches: Iterable[dict[str, Any]], changed: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """The mismatches that no stage that will run accounts for.
+
+    Args:
+        mismatches: those that `verify --lock` reports.
+        changed: for each stage that will run, what differs from dvc.lock.
+    """
+    return [mismatch for mismatch in mismatches if not _lock_differs(mismatch) and not _is_explained(mismatch, changed)]
 
 
-def _told_by_the_lock(one: dict[str, Any]) -> bool:
-    return all(by.startswith(("dvc.lock", "dvc.yaml")) or " wrote it, " in by for by in one["by"])
+def _lock_differs(mismatch: dict[str, Any]) -> bool:
+    """Whether only dvc.lock and dvc.yaml expect another value. DVC sees that too, and runs the stage."""
+    return all(source.startswith(("dvc.lock", "dvc.yaml")) or " wrote it, " in source for source in mismatch["by"])
 
 
-def _explained(one: dict[str, Any], changed: dict[str, list[str]]) -> bool:
-    # Trained since, and not yet stripped: the record is that of the model before.
-    if EVALUATION not in one["by"] and any(path.startswith(BEST) for path in changed.get("strip", [])):
+def _is_explained(mismatch: dict[str, Any], changed: dict[str, list[str]]) -> bool:
+    # After a training that was not stripped yet, the record is still that of the model before.
+    if EVALUATION not in mismatch["by"] and any(path.startswith(BEST) for path in changed.get("strip", [])):
         return True
-    if one["what"].endswith(" in dvc.lock"):  # what the lineage says of itself against what dvc.lock says of it
+    if mismatch["what"].endswith(" in dvc.lock"):  # the lineage contradicts dvc.lock: no run explains that
         return False
-    stages = {"evaluate"} if EVALUATION in one["by"] else changed.keys() - {"evaluate", "report", "export", STAGE}
+    evaluated = EVALUATION in mismatch["by"]
+    stages = {"evaluate"} if evaluated else changed.keys() - {"evaluate", "report", "export", STAGE}
     stale = {reason for name in stages for reason in changed.get(name, [])}
-    # The digests that the stage read are neither at hand nor in git, so that no module is named.
-    if one["what"].startswith("code ") and any(path.startswith(f"{FOLDER}/") for path in stale):
+    # The digests that the stage read are neither local nor in git. So the changed module is not known.
+    if mismatch["what"].startswith("code ") and any(path.startswith(f"{FOLDER}/") for path in stale):
         return True
-    words = re.sub(r"^images of (\w+)", r"manifest/\1.json", f"{one['what']} {' '.join(one['by'])}").split()
+    words = re.sub(r"^images of (\w+)", r"manifest/\1.json", f"{mismatch['what']} {' '.join(mismatch['by'])}").split()
     return any(word == path or word.startswith(f"{path}/") for word in words for path in stale)
 
 
 def main() -> None:
-    """Raise UserError with the contradictions, if there are any."""
+    """Check dvc.lock of this clone.
+
+    Raises:
+        UserError: there are unexplained mismatches; the message lists them.
+    """
     core("check", "--params")
     if not Path("dvc.lock").exists():
         print("there is no dvc.lock yet: nothing to check")
@@ -55,20 +66,22 @@ def main() -> None:
     done = core("verify", "--lock", "--json", check=False)
     if not done.stdout.startswith("{"):
         raise UserError(done.stderr.strip().removeprefix("error: "))
-    found = lies(json.loads(done.stdout)["mismatches"], certain(Path()))
-    in_the_way = [one for one in found if one["found"] == IN_THE_WAY]
-    if in_the_way:
-        raise UserError("; ".join(f"{one['what'].removeprefix('code ')}: {IN_THE_WAY}" for one in in_the_way))
-    if found:
-        said = "{what}: expected {expected}, found {found}  ({by})"
-        told = [said.format(**one | {"by": ", ".join(one["by"])}) for one in found]
+    mismatches = unexplained(json.loads(done.stdout)["mismatches"], changed_stages(Path()))
+    shadowing = [
+        mismatch["what"].removeprefix("code ") for mismatch in mismatches if mismatch["found"] == SHADOWING_MODULE
+    ]
+    if shadowing:
+        raise UserError("; ".join(f"{file}: {SHADOWING_MODULE}" for file in shadowing))
+    if mismatches:
+        form = "{what}: expected {expected}, found {found}  ({by})"
+        lines = [form.format(**mismatch | {"by": ", ".join(mismatch["by"])}) for mismatch in mismatches]
         raise UserError(
-            "dvc.lock names as done what was not run:\n  "
-            + "\n  ".join(told)
-            + "\nTake dvc.yaml, dvc.lock and its results from the commit before (git restore --source), or run: "
+            "dvc.lock claims results of stages that did not run:\n  "
+            + "\n  ".join(lines)
+            + "\nRestore dvc.yaml, dvc.lock and the results from the commit before (git restore --source), or run: "
             "dvc repro --force"
         )
-    print("dvc.lock contradicts no lineage")
+    print("dvc.lock agrees with every lineage")
 
 
 if __name__ == "__main__":

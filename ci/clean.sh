@@ -1,10 +1,10 @@
 #!/bin/sh
-# What a killed retraining left behind on a runner that keeps its folder: anything that git tracks, or would track.
-# Ignored files stay: DVC's cache, .venv, and the state from which an interrupted training goes on.
+# Remove what a killed retraining left on a runner that keeps its folder: changes of tracked files, and new files.
+# Ignored files stay: DVC's cache, .venv, and the state from which an interrupted training resumes.
 set -eu
-[ "${CI:-}" = true ] || { echo "error: this throws away uncommitted work; it runs only where CI=true" >&2; exit 1; }
+[ "${CI:-}" = true ] || { echo "error: this deletes uncommitted work. It runs only where CI=true" >&2; exit 1; }
 git reset -q --hard
 git clean -fdq
-rm -rf .retrain # what an earlier retraining had to say
-# Bytecode is ignored as well, and Python would run it.
+rm -rf .retrain # the files of an earlier retraining
+# Bytecode is ignored by git too, but Python would run it.
 find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +

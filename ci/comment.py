@@ -1,6 +1,6 @@
-"""The comment of a pull request: scores on one test split side by side, what changed, pictures, the gate.
+"""The comment of a pull request: the gate, the scores of both models on the same test split, changes, pictures.
 
-Every word of it that comes from data, git or another program is set by `code` or `block`.
+Text that comes from data, git or another program is always passed through `code` or `block`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ci.compare import BASE_MODEL, FIRST, shown
-from ci.steps import ATTACHMENTS, COMPARED, COMPARISON, MODEL, PLAN, RAN, attachment, call, core, left
+from ci.compare import BASE_MODEL, FIRST, interval_text
+from ci.steps import ATTACHMENTS, COMPARED, COMPARISON, MODEL, PLAN, RAN, attachment, call, core, read_state
 from rfdetr_core.audit.context import SCORES
 from rfdetr_core.base.errors import listed
 from rfdetr_core.base.markdown import block, code, row
@@ -21,96 +21,110 @@ from rfdetr_core.inference.thresholds import Thresholds
 
 EVALUATION = Path("reports/evaluate")
 PICTURES, PAGE = EVALUATION / "pictures", EVALUATION / "index.html"
-MOST = 100  # lines of a list
+MAX_ROWS = 100  # of a table or a list
 
 
 def title() -> str:
     """The title of the pull request."""
-    content = left(COMPARISON) or {}
+    content = read_state(COMPARISON) or {}
     change = content.get("difference")
-    told = "" if change is None else f": test mAP {change:+.2f} points"
-    said = content.get("verdict", "passed")
-    return f"Retrained{told}" + (f", gate {said}" if said != "passed" else "")
+    suffix = "" if change is None else f": test mAP {change:+.2f} points"
+    verdict = content.get("verdict", "passed")
+    return f"Retrained{suffix}" + (f", gate {verdict}" if verdict != "passed" else "")
 
 
 def comment(published: str) -> str:
-    """The comment, in Markdown; the new result must be committed, for its images to be found in git."""
-    content = left(COMPARISON) or {"missing": "it was not scored", "verdict": "failed", "why": "no comparison"}
-    ran, plan = left(RAN), left(PLAN)
+    """The comment, in Markdown. The new result must be committed before: its images are looked up in git.
+
+    published: what became of the publishing, in a sentence without a full stop.
+    """
+    content = read_state(COMPARISON) or {"missing": "it was not scored", "verdict": "failed", "why": "no comparison"}
+    ran, plan = read_state(RAN), read_state(PLAN)
     measured = content["missing"] in (None, FIRST)
-    parts = [f"## {title()}", f"Gate {content['verdict']}: {content['why']}." if measured else _gate(content)]
-    parts += _report()
-    parts.append(f"Ran: {_names(ran['ran'])}. From the cache: {_names(ran['cached'])}.")
+    parts = [
+        f"## {title()}",
+        f"Gate {content['verdict']}: {content['why']}." if measured else _gate_without_comparison(content),
+    ]
+    parts += _evaluation_summary()
+    parts.append(f"Stages that ran: {_code_list(ran['ran'])}. Restored from the cache: {_code_list(ran['cached'])}.")
     certain = plan["certain"].items()
     parts.append("\n".join(f"- {code(name)}: {listed(map(code, reasons), 5)}" for name, reasons in certain))
-    parts += _scores(content) if content["missing"] is None else [_alone()]
-    parts += _both(content)
+    parts += _scores(content) if content["missing"] is None else [_scores_of_new()]
+    parts += _pictures_of_both(content)
     if content["missing"] is None:
-        told = core("audit", "--diff", str(BASE_MODEL), str(MODEL), "--markdown", check=False)
-        parts += ["### What changed in the making", told.stdout.strip() or block(told.stderr.strip())]
-    parts += ["### Pictures", _pictures(), f"MLflow: {_published(published)}."]
+        differences = core("audit", "--diff", str(BASE_MODEL), str(MODEL), "--markdown", check=False)
+        parts += [
+            "### What changed in data, parameters and code",
+            differences.stdout.strip() or block(differences.stderr.strip()),
+        ]
+    parts += ["### Pictures", _evaluation_pictures(), f"MLflow: {_publishing(published)}."]
     return "\n\n".join(parts) + "\n"
 
 
-def _gate(content: dict[str, Any]) -> str:
-    """The gate without a comparison: its reason is the message of an error."""
+def _gate_without_comparison(content: dict[str, Any]) -> str:
+    """The verdict where there is no comparison. The reason is the message of an error."""
     return f"Gate {content['verdict']}, without a comparison:\n\n{block(content['why'])}"
 
 
-def _names(names: list[str]) -> str:
-    return listed(map(code, names), MOST) or "nothing"
+def _code_list(names: list[str]) -> str:
+    return listed(map(code, names), MAX_ROWS) or "none"
 
 
-def _published(told: str) -> str:
-    """What `publish` said; an address, which has numbers of the server alone, is left to be a link."""
-    return told if re.fullmatch(r"published as run https?://[\w.:/#-]+", told) else code(told)
+def _publishing(sentence: str) -> str:
+    """The output of `publish`, as code. Only an address made of numbers of the server stays a link."""
+    return sentence if re.fullmatch(r"published as run https?://[\w.:/#-]+", sentence) else code(sentence)
 
 
 def _scores(content: dict[str, Any]) -> list[str]:
-    """Both models on the split as it is now, and how large the split was for the base."""
-    before = _before(content["base"])
+    """The scores of both models on the split as it is now, and the size of the split at the base's evaluation."""
+    before = _base_evaluation(content["base"])
     rows = [row(SCORES[key], *_numbers(content["old"][key], content["new"][key])) for key in SCORES]
     table = ["| | base | new | difference |", "|---|---|---|---|", *rows]
     classes = ["| class | objects | base AP | new AP | difference | its interval |", "|---|---|---|---|---|---|"]
     classes += [
-        row(code(one["class"]), f"{one['instances']:d}", *_numbers(one["old"], one["new"]), _ends(one))
-        for one in content["per_class"][:MOST]
+        row(
+            code(class_row["class"]),
+            f"{class_row['instances']:d}",
+            *_numbers(class_row["old"], class_row["new"]),
+            _class_interval(class_row),
+        )
+        for class_row in content["per_class"][:MAX_ROWS]
     ]
-    unknown = _names(content["unknown_to_old"])
+    unknown = _code_list(content["unknown_to_old"])
     return [
         f"### Both models on the {code(content['split'])} split as it is now",
         f"{content['images']} images, {content['objects']} objects ({before}). Scores of {content['of']}, 0 to 1."
-        + (" The base's model and the new one are the same file." if content["same"] else "")
-        + (f" The base's model does not know: {unknown}." if content["unknown_to_old"] else ""),
+        + (" The base and the new model are the same file." if content["same"] else "")
+        + (f" The base does not know these classes: {unknown}." if content["unknown_to_old"] else ""),
         content["sentence"],
         "\n".join(table),
-        f"Difference of mAP in points: {_points(content['difference'])}; {_drawn(content)}. The intervals of the "
-        "classes are wider, since all of them are to hold at once.",
+        f"Difference of mAP in points: {_points(content['difference'])}; {_difference_interval(content)}. "
+        "The intervals of the classes are wider: they are corrected for the number of classes.",
         "\n".join(classes),
-        *_page(content["changes"]),
+        *_comparison_page(content["changes"]),
     ]
 
 
-def _ends(one: dict[str, Any]) -> str:
-    return shown(one["interval"], one["images"]) if one["instances"] else "-"
+def _class_interval(class_row: dict[str, Any]) -> str:
+    return interval_text(class_row["interval"], class_row["images"]) if class_row["instances"] else "-"
 
 
-def _drawn(content: dict[str, Any]) -> str:
-    ends = shown(content["interval"], content["images_with_objects"])
+def _difference_interval(content: dict[str, Any]) -> str:
+    ends = interval_text(content["interval"], content["images_with_objects"])
     if content["interval"][0] is None:
         return ends
-    return f"95 of 100 resamplings of the images give {ends} ({content['resamples']} drawn, seed 0)"
+    return f"95 % interval {ends}, from {content['resamples']} resamplings of the images (seed 0)"
 
 
-def _page(changes: str) -> list[str]:
-    """How much changed, and where the page is that shows it; nothing where it was not written."""
+def _comparison_page(changes: str) -> list[str]:
+    """How many detections changed, and where the page of the comparison is. Empty if there is no page."""
     if not COMPARED.exists():
         return []
-    return [f"{changes} Images, slices and crops: `{COMPARED}` (A is the base, B the new model), {_at()}."]
+    return [f"{changes} Images, slices and crops: `{COMPARED}` (A is the base, B the new model), {_artifacts_place()}."]
 
 
-def _both(content: dict[str, Any]) -> list[str]:
-    """The pictures of both models, shown where they have an address, else named; or why they could not be made."""
+def _pictures_of_both(content: dict[str, Any]) -> list[str]:
+    """The pictures of both models, or why there are none. Without an address, a picture is named and not shown."""
     pictures, parts = content.get("pictures") or {}, ["### Both models in pictures"]
     if "unpictured" in content:
         return [*parts, f"There are no pictures: {code(content['unpictured'])}."]
@@ -122,45 +136,48 @@ def _both(content: dict[str, Any]) -> list[str]:
         images = [f"![{words}]({address})" for words, address in zip(pictures.values(), addresses, strict=True)]
         return [*parts, " ".join(images)]
     lines = [f"- {words}: {code(ATTACHMENTS / name)}" for name, words in pictures.items()]
-    return [*parts, "\n".join(lines), f"They are {_at()}."]
+    return [*parts, "\n".join(lines), f"They are {_artifacts_place()}."]
 
 
-def _at() -> str:
-    """Where the files are that neither git nor DVC has."""
+def _artifacts_place() -> str:
+    """Where the files are that are in neither git nor DVC."""
     link = os.environ.get("RETRAIN_ARTIFACTS", "")
-    return f"[in the artifacts of this run]({link})" if link else "on the machine that retrained"
+    return f"[in the artifacts of this run]({link})" if link else "on the machine that ran the retraining"
 
 
-def _before(base: str) -> str:
-    told = [call("git", "show", f"{base}:./reports/evaluate/{name}.json", check=False) for name in ("about", "metrics")]
-    if told[-1].returncode:
+def _base_evaluation(base: str) -> str:
+    """The size of the split that the base was evaluated on, in words."""
+    files = [
+        call("git", "show", f"{base}:./reports/evaluate/{name}.json", check=False) for name in ("about", "metrics")
+    ]
+    if files[-1].returncode:
         return "the base was not evaluated"
     try:
-        # Of older versions metrics.json has the split, too.
-        before = {key: value for one in told if not one.returncode for key, value in json.loads(one.stdout).items()}
+        # Older versions wrote the split into metrics.json.
+        before = {key: value for file in files if not file.returncode for key, value in json.loads(file.stdout).items()}
         numbers = f"{before['images']:d} images, {before['objects']:d} objects"
     except (AttributeError, KeyError, TypeError, ValueError):
         return "the evaluation of the base is not readable"
     return f"the base was evaluated on {numbers} of {code(before.get('split'))}"
 
 
-def _report() -> list[str]:
-    """The score of the new model with its interval, the threshold to deploy, and where the page is."""
+def _evaluation_summary() -> list[str]:
+    """The score of the new model with its interval, the threshold to deploy, and the place of the evaluation page."""
     if not (EVALUATION / THRESHOLDS).exists():
         return []
     thresholds = Thresholds.read(EVALUATION / THRESHOLDS)
-    scores, intervals = left(EVALUATION / "metrics.json"), left(EVALUATION / "intervals.json") or {}
+    scores, intervals = read_state(EVALUATION / "metrics.json"), read_state(EVALUATION / "intervals.json") or {}
     score = (scores["masks"] if thresholds.of == "masks" else scores)["map"]
     ends = (intervals.get(thresholds.of) or {}).get("map")
     interval = f"95 % interval {_number(ends[0])} to {_number(ends[1])}" if ends else "interval not measured"
     size = f"{thresholds.images} images of {code(thresholds.split)}"
     return [
-        f"mAP of {thresholds.of} {_number(score)}, {interval} ({size}). {_recommended(thresholds)}",
-        f"Where it fails, and why: `{PAGE}`, {_where(PAGE)}.",
+        f"mAP of {thresholds.of} {_number(score)}, {interval} ({size}). {_recommended_threshold(thresholds)}",
+        f"Where the new model fails, and why: `{PAGE}`, {_dvc_place(PAGE)}.",
     ]
 
 
-def _recommended(thresholds: Thresholds) -> str:
+def _recommended_threshold(thresholds: Thresholds) -> str:
     point, target = thresholds.all, " ".join(f"{name} {value:g}" for name, value in (thresholds.target or {}).items())
     if point.threshold is None:
         return "No threshold is recommended: nothing was measured."
@@ -169,24 +186,26 @@ def _recommended(thresholds: Thresholds) -> str:
     return f"Recommended threshold {point.threshold:g} {why}: {gives}."
 
 
-def _alone() -> str:
+def _scores_of_new() -> str:
+    """The scores of the new model, where there is no comparison."""
     paths = [EVALUATION / name for name in ("about.json", "metrics.json")]
     if not all(path.exists() for path in paths):
         return "There is no evaluation."
     about, metrics = (json.loads(path.read_text()) for path in paths)
-    told = ", ".join(f"{SCORES[key]} {_number(metrics.get(key))}" for key in SCORES)
-    return f"{code(about['split'])}: {metrics['images']:d} images, {metrics['objects']:d} objects; {told}."
+    scores = ", ".join(f"{SCORES[key]} {_number(metrics.get(key))}" for key in SCORES)
+    return f"{code(about['split'])}: {metrics['images']:d} images, {metrics['objects']:d} objects; {scores}."
 
 
-def _pictures() -> str:
-    """Where the pictures are: the artifact of this run, and DVC."""
+def _evaluation_pictures() -> str:
+    """The names of the evaluation's pictures, and where they are: in the artifact of this run, and in DVC."""
     names = sorted(path.name for path in PICTURES.glob("*.png"))
     if not names:
         return f"`dvc pull {PICTURES}`"
-    return f"{_names(names)}: {_where(PICTURES)}"
+    return f"{_code_list(names)}: {_dvc_place(PICTURES)}"
 
 
-def _where(path: Path) -> str:
+def _dvc_place(path: Path) -> str:
+    """Where a file is that DVC tracks."""
     link = os.environ.get("RETRAIN_ARTIFACTS", "")
     return f"[in the artifacts of this run]({link}), or `dvc pull {path}`" if link else f"`dvc pull {path}`"
 

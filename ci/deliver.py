@@ -1,8 +1,8 @@
-"""Verify, push to the DVC remote, commit, publish, and leave for `ci.push` what it pushes.
+"""Verify the result, push its files to the DVC remote, commit it, publish it, and write the bundle for `ci.push`.
 
-DVC's remote gets the files before git names them. Killed at any point, the remote has at most more than git says, and
-the next retraining takes it from there. Before anything leaves the machine it is searched for the values of secret
-variables.
+The DVC remote gets the files before a commit names them. If the step is killed, the remote may have files that no
+commit names, never the reverse. The next retraining uses these files. All that leaves the machine is first searched for
+the values of secret variables.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 
 from ci.comment import comment, title
-from ci.push import head
-from ci.remote import fault
+from ci.push import prepend_reason
+from ci.remote import remote_error
 from ci.secrets import SecretFoundError, redacted, refuse, refuse_in_files
 from ci.steps import (
     ATTACHMENTS,
@@ -37,7 +37,7 @@ from ci.steps import (
     step,
     write_comment,
 )
-from rfdetr_core.audit.history import cached
+from rfdetr_core.audit.history import cache_path
 from rfdetr_core.base import files
 from rfdetr_core.base.dvc_config import cache_folder
 from rfdetr_core.base.errors import UserError
@@ -49,10 +49,10 @@ from rfdetr_core.lineage.records import FOLDER, RECORD, record_names
 DOCUMENTS = ATTACHMENTS / "documents"
 
 
-def stage() -> list[str]:
-    """Stage dvc.lock and the results that git keeps, records of this result alone.
+def stage_results() -> list[str]:
+    """Stage dvc.lock and the results that git keeps; of the run records, only those of this result.
 
-    Returns the files that the commit will change, below the folder of the project.
+    Returns the files that the commit will change, relative to the folder of the project.
     """
     paths = [name for name in COMMITTED if Path(name).exists()]
     names = record_names(files.read_json(RECORD)) if RECORD.exists() else ()
@@ -61,25 +61,25 @@ def stage() -> list[str]:
     return call("git", "diff", "--cached", "--name-only", "--relative", "-z").stdout.split("\0")[:-1]
 
 
-def outgoing(staged: list[str]) -> list[str]:
-    """All files that leave this machine: those of the commit, the outs of dvc.lock, what the run cache has, the page of
-    both models, the plan and the pictures.
+def outgoing_files(staged: list[str]) -> list[str]:
+    """All files that leave this machine.
 
-    Its entries are of earlier results too, such as one whose delivery was stopped.
+    These are the files of the commit, the outputs in dvc.lock, the run cache, the page of both models, the plan and the
+    pictures. The run cache also has entries of earlier results, for example of one whose delivery was stopped.
     """
     root = Path()
     entries = [path for path in sorted((cache_folder(root) / "runs").rglob("*")) if path.is_file()]
-    digests = {md5 for path in entries for md5 in _outs(path)}
-    folders = [path for md5 in digests if md5.endswith(".dir") and (path := cached(root, md5)).exists()]
+    digests = {md5 for path in entries for md5 in _output_digests(path)}
+    folders = [path for md5 in digests if md5.endswith(".dir") and (path := cache_path(root, md5)).exists()]
     digests |= {row["md5"] for path in folders for row in files.read_json(path)}
-    there = [path for md5 in sorted(digests) if (path := cached(root, md5)).exists()]
+    cached_files = [path for md5 in sorted(digests) if (path := cache_path(root, md5)).exists()]
     outs = [path for _, path, _ in Lock.read(root).outs()]
     pages = [path for path in (COMPARED, PLAN_COMMENT, ATTACHMENTS) if path.exists()]
-    return [*staged, *outs, *map(str, [*entries, *there, *pages])]
+    return [*staged, *outs, *map(str, [*entries, *cached_files, *pages])]
 
 
-def _outs(entry: Path) -> list[str]:
-    """The MD5s of what a stage wrote, by its entry in the run cache; none of a damaged entry, which DVC removes."""
+def _output_digests(entry: Path) -> list[str]:
+    """The MD5s of the files that a stage wrote, from its entry in the run cache. Empty if the entry is damaged."""
     try:
         content = yaml.load(entry.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return [str(out["md5"]) for out in content["outs"]]
@@ -88,22 +88,26 @@ def _outs(entry: Path) -> list[str]:
 
 
 def push_small_results() -> None:
-    """Push metrics and the like, which git keeps, to the remote too: without them the run cache restores no stage.
+    """Push the results that git keeps, such as metrics, to the DVC remote too.
 
-    `dvc push --run-cache` pushes the entries of the run cache, and the files of `dvc.lock` that are in no git.
+    `dvc push --run-cache` leaves them out: it pushes the run cache and the files of `dvc.lock` that are not in git. But
+    the run cache restores a stage only if all its files are in the remote.
     """
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
 
     digests = {md5 for _, _, md5 in Lock.read(Path()).outs() if not md5.endswith(".dir")}
     with Repo() as repo:
-        here = {HashInfo("md5", digest) for digest in digests if repo.cache.local.exists(digest)}
-        if repo.cloud.push(here).failed:
-            raise UserError("metrics cannot be pushed to the DVC remote; git is as it was.")
+        local_files = {HashInfo("md5", digest) for digest in digests if repo.cache.local.exists(digest)}
+        if repo.cloud.push(local_files).failed:
+            raise UserError("metrics cannot be pushed to the DVC remote. No commit was made.")
 
 
-def document() -> str:
-    """Write the documents and the statement of the result, which must be committed; what failed, in Markdown."""
+def write_documents() -> str:
+    """Write the documents and the statement of the result, which must be committed before.
+
+    Returns, in Markdown, what could not be written.
+    """
     if not MODEL.exists():
         call("dvc", "pull", str(MODEL))
     failed = []
@@ -113,12 +117,12 @@ def document() -> str:
     documents = ["--documents", str(DOCUMENTS)] if DOCUMENTS.exists() else []
     done = core("attest", str(MODEL), "--output", str(STATEMENT), *documents, check=False)
     if done.returncode:
-        failed.append(f"The statement cannot be made:\n\n{block(done.stderr)}")
+        failed.append(f"The statement cannot be written:\n\n{block(done.stderr)}")
     return "\n\n".join(failed)
 
 
-def attached(result: str) -> str:
-    """The part of the comment that lists documents and statement. result: its commit."""
+def list_documents(result: str) -> str:
+    """The part of the comment that lists the documents and the statement. result: the commit of the result."""
     paths = {path.relative_to(ATTACHMENTS).as_posix(): path for path in sorted(DOCUMENTS.rglob("*")) if path.is_file()}
     paths |= {STATEMENT.name: STATEMENT} if STATEMENT.exists() else {}
     links = {path: attachment(name, result) for name, path in paths.items()}
@@ -127,7 +131,7 @@ def attached(result: str) -> str:
 
 
 def publish() -> str:
-    """What became of the publishing; a server that is away loses nothing, since it can be done later."""
+    """Publish to MLflow. Returns a sentence about it. A failure is not an error: publishing can be done later."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return "not published: MLFLOW_TRACKING_URI is not set"
     done = core("publish", check=False)
@@ -136,23 +140,24 @@ def publish() -> str:
 
 
 def deliver(source: str) -> None:
-    """Deliver the result of a commit; leave the title, the comment and the bundle.
+    """Deliver the result of a commit. Writes the title, the comment and the bundle.
 
     Raises:
-        UserError: something is not what dvc.lock and the lineages say, has the value of a secret, or cannot be pushed.
+        UserError: `verify` finds a mismatch, a file contains the value of a secret, or the remote refuses the files.
     """
     target, _ = branch()
     verified = core("verify", check=False)
     say(*verified.stdout.splitlines())
     if verified.returncode:
-        raise UserError(f"the result does not hold, so nothing was pushed:\n{verified.stdout}{verified.stderr}")
-    staged, message = stage(), (f"Retrain {source[:10]}", "\n".join(trailers(source)))
-    refuse_in_files(outgoing(staged))
+        output = f"{verified.stdout}{verified.stderr}"
+        raise UserError(f"verify found mismatches in the result. Nothing was pushed:\n{output}")
+    staged, message = stage_results(), (f"Retrain {source[:10]}", "\n".join(trailers(source)))
+    refuse_in_files(outgoing_files(staged))
     refuse("\n".join((target, *message)).encode(), "the name of the branch")
-    status, told = show("dvc", "push", "--run-cache")
+    status, output = show("dvc", "push", "--run-cache")
     if status:
-        why = fault(told) or "See the message above"
-        raise UserError(f"the results cannot be pushed to the DVC remote: {why}. Git is as it was.")
+        why = remote_error(output) or "See the message above"
+        raise UserError(f"the results cannot be pushed to the DVC remote: {why}. No commit was made.")
     push_small_results()
     if not staged:
         write_comment("## Retrained, with the same results: there is nothing to merge\n")
@@ -160,26 +165,26 @@ def deliver(source: str) -> None:
         return
     call("git", "commit", "-q", "-m", message[0], "-m", message[1])
     result = call("git", "rev-parse", "HEAD").stdout.strip()
-    failed = document()
+    failed = write_documents()
     refuse_in_files([str(path) for path in (ATTACHMENTS, STATEMENT) if path.exists()])
     published = publish()
-    told = "\n\n".join(part for part in (comment(published).rstrip("\n"), failed, attached(result)) if part)
+    output = "\n\n".join(part for part in (comment(published).rstrip("\n"), failed, list_documents(result)) if part)
     heading = f"{title()} ({source[:10]})\n"
-    refuse(f"{heading}{told}".encode(), "the comment of the pull request")
-    write_comment(told)
+    refuse(f"{heading}{output}".encode(), "the comment of the pull request")
+    write_comment(output)
     TITLE.write_text(heading)
     call("git", "bundle", "create", "-q", str(BUNDLE), "HEAD", f"^{source}")
-    say(f"{BUNDLE} has the commit {result[:10]}; {COMMENT} tells of it; {published}")
+    say(f"the commit {result[:10]} is in {BUNDLE}, its comment in {COMMENT}", published)
 
 
 def trailers(source: str) -> list[str]:
-    """The lines by which the commit of a result is known: the commit that was retrained, and the run."""
+    """The lines in the commit message of a result: the commit that was retrained, and the number of the run."""
     run = os.environ.get("GITHUB_RUN_ID") or os.environ.get("CI_PIPELINE_ID") or ""
     return [f"{TRAILER}: {source}", *([f"{RUN_TRAILER}: {run}"] if run.isdecimal() else [])]
 
 
 def main() -> None:
-    """Deliver; where that fails, the comment says that there is a result and why it was not delivered."""
+    """Deliver the result. If that fails, the comment says so and why."""
     if nothing_to_do():
         return
     try:
@@ -187,7 +192,7 @@ def main() -> None:
     except SecretFoundError:
         raise
     except UserError as error:
-        head("not delivered", block(redacted(str(error))))
+        prepend_reason("not delivered", block(redacted(str(error))))
         raise
 
 

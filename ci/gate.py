@@ -1,18 +1,21 @@
-"""Fail if the gate did not let the new model pass: last, so that the pull request is there to be looked at."""
+"""Fail if the gate failed. This is the last step, so that the pull request has been opened before."""
 
 from __future__ import annotations
 
-from ci.steps import COMPARISON, left, nothing_to_do, step
+from ci.steps import COMPARISON, nothing_to_do, read_state, step
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import say
 
 
 def main() -> None:
-    """Raise UserError if the verdict is failed, or if there is none although a stage was to run.
+    """Print the verdict of the gate.
 
     An undecided gate does not fail the run: the title of the pull request says that a person has to decide.
+
+    Raises:
+        UserError: the verdict is "failed", or there is no verdict although a stage was to run.
     """
-    content = left(COMPARISON)
+    content = read_state(COMPARISON)
     if content is None:
         if not nothing_to_do():
             raise UserError(f"there is no {COMPARISON}. Run: python -m ci.compare")

@@ -1,4 +1,4 @@
-"""On GitLab: open a merge request with the result, or bring the one that is open up to date; by GitLab's REST API.
+"""Open a merge request with the result on GitLab, or update the open one, through GitLab's REST API.
 
 Needs the variables that GitLab sets (CI_API_V4_URL, CI_PROJECT_ID, CI_COMMIT_SHA) and RETRAIN_TOKEN.
 """
@@ -13,27 +13,32 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlencode
 
-from ci.push import head
+from ci.push import prepend_reason
 from ci.secrets import redacted
 from ci.steps import BRANCH, COMMENT, STATE, TITLE, nothing_to_do, step
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.markdown import block
 from rfdetr_core.base.printing import say
 
-REQUEST = STATE / "pull_request"  # left once a merge request carries the comment
+REQUEST = STATE / "pull_request"  # exists if the comment is in a merge request
 
 
 def ask(method: str, path: str, **fields: str) -> Any:
-    """The answer of the API to a request about this project. fields: the query of a GET, else the JSON body.
+    """Send a request about this project to GitLab's API, and return the answer.
+
+    Args:
+        method: GET, POST or PUT.
+        path: the part of the address after `projects/<id>/`.
+        **fields: the query of a GET; of the other methods, the JSON body.
 
     Raises:
-        UserError: a variable is not set, GitLab cannot be reached, or it refuses.
+        UserError: a variable is not set, GitLab cannot be reached, or GitLab refuses the request.
     """
     try:
         address = f"{os.environ['CI_API_V4_URL']}/projects/{os.environ['CI_PROJECT_ID']}/{path}"
         token = os.environ["RETRAIN_TOKEN"]
     except KeyError as error:
-        raise UserError(f"{error.args[0]} is not set. See the head of ci/gitlab.yml") from error
+        raise UserError(f"{error.args[0]} is not set. See the first lines of ci/gitlab.yml") from error
     query, body = (f"?{urlencode(fields)}", None) if method == "GET" else ("", json.dumps(fields).encode())
     request = urllib.request.Request(f"{address}{query}", body, {"Content-Type": "application/json"}, method=method)
     request.add_unredirected_header("PRIVATE-TOKEN", token)
@@ -47,47 +52,47 @@ def ask(method: str, path: str, **fields: str) -> Any:
             "RETRAIN_TOKEN must be a project access token with the role Developer and the scope api"
         ) from error
     except (OSError, ValueError) as error:
-        raise UserError(redacted(f"{method} {address} has no answer that can be read: {error}")) from error
+        raise UserError(redacted(f"no readable answer to {method} {address}: {error}")) from error
 
 
 def request(source: str, target: str) -> str:
-    """Open the merge request of two branches, or give the one that is open the new description, and a note of it.
+    """Open the merge request of two branches. If it is open already, replace its description and add a note.
 
     Returns its address.
 
     Raises:
-        UserError: as `ask`.
+        UserError: see `ask`.
     """
     title, comment = TITLE.read_text().strip(), COMMENT.read_text()
     branches = {"source_branch": source, "target_branch": target}
-    # Requests from forks are in the list too; their branch may have the same name.
-    found = [
-        one
-        for one in ask("GET", "merge_requests", state="opened", **branches)
-        if one["source_project_id"] == one["target_project_id"]
+    # The list also has merge requests from forks, whose branch may have the same name.
+    open_requests = [
+        merge_request
+        for merge_request in ask("GET", "merge_requests", state="opened", **branches)
+        if merge_request["source_project_id"] == merge_request["target_project_id"]
     ]
-    if not found:
+    if not open_requests:
         return str(ask("POST", "merge_requests", title=title, description=comment, **branches)["web_url"])
-    path = f"merge_requests/{found[0]['iid']}"
+    path = f"merge_requests/{open_requests[0]['iid']}"
     ask("PUT", path, title=title, description=comment)
     ask("POST", f"{path}/notes", body=comment)
-    return str(found[0]["web_url"])
+    return str(open_requests[0]["web_url"])
 
 
 def main() -> None:
-    """Open the merge request; with --or-commit, write the comment to the commit if no merge request carries it.
+    """Open or update the merge request. With --or-commit: comment on the commit if there is no merge request.
 
     Raises:
-        UserError: as `ask`. The comment then says that no merge request carries the result.
+        UserError: see `ask`. The comment then says that the result has no merge request.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--or-commit", action="store_true", help="comment on the commit, unless a merge request was made"
+        "--or-commit", action="store_true", help="if no merge request has the comment, write it to the commit"
     )
     if parser.parse_args().or_commit:
         if not REQUEST.exists() and not nothing_to_do():
             ask("POST", f"repository/commits/{os.environ['CI_COMMIT_SHA']}/comments", note=COMMENT.read_text())
-            say("the commit carries the comment")
+            say("the comment was written to the commit")
         return
     REQUEST.unlink(missing_ok=True)
     if not BRANCH.exists():
@@ -97,12 +102,11 @@ def main() -> None:
         try:
             address = request(source, target)
         except UserError as error:
-            head(
-                "no merge request carries it", f"The branch of the result was pushed.\n\n{block(redacted(str(error)))}"
-            )
+            reason = f"The branch of the result was pushed, but GitLab refused:\n\n{block(redacted(str(error)))}"
+            prepend_reason("without a merge request", reason)
             raise
         REQUEST.touch()
-        say(f"{address} carries the result")
+        say(f"merge request with the result: {address}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Words such as train.epochs=20, written to params.yaml: all of them or, if one is at fault, none."""
+"""Write overrides such as train.epochs=20 to params.yaml: all of them or, if any has an error, none."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _FORM = re.compile(r"\+{0,2}[\w-]+(\.[\w-]+)*=.*", re.DOTALL)
 
 
 def apply_overrides(words: Iterable[str]) -> None:
-    """Write them to params.yaml; its comments stay.
+    """Write overrides to params.yaml and keep its comments. words: each is KEY=VALUE.
 
-    DVC's own `apply_overrides`, behind `dvc exp run -S`, resolves `${...}` of the file and of the words, which puts
-    secrets of the environment into git. Here nothing is resolved. Values are read by the same grammar.
+    DVC's own `apply_overrides`, used by `dvc exp run -S`, resolves `${...}` in the file and in the words. That would
+    put secrets of the environment into git. This function resolves nothing. It reads values by the same grammar.
 
     Raises:
-        UserError: a word is not KEY=VALUE, or params.yaml would not be valid with it; the file is as it was.
+        UserError: a word is not KEY=VALUE, or params.yaml would be invalid. The file is then unchanged.
     """
     from dvc.utils.collections import merge_dicts
     from dvc.utils.serialize import dump_yaml, parse_yaml_for_update
 
     words = list(words)
-    load_params()  # what stood there before is to be named without the words
+    load_params()  # report an error of the file itself before any word is applied
     content = parse_yaml_for_update(PARAMS_FILE.read_text(encoding="utf-8-sig"), PARAMS_FILE)
     for word in words:
         merge_dicts(content, _nested(word))
@@ -36,26 +36,26 @@ def apply_overrides(words: Iterable[str]) -> None:
         try:
             check_params(changed)
         except UserError as error:
-            told = str(error).replace(str(changed), str(PARAMS_FILE))
-            raise UserError(f"{PARAMS_FILE} cannot be changed by {' '.join(words)}: {told}") from None
+            message = str(error).replace(str(changed), str(PARAMS_FILE))
+            raise UserError(f"{PARAMS_FILE} cannot be changed by {' '.join(words)}: {message}") from None
 
 
 def _nested(word: str) -> dict[str, Any]:
-    """a.b=1 as {a: {b: 1}}. UserError: it is not of this form, or several values are to be tried."""
+    """a.b=1 as {a: {b: 1}}. UserError: the word has another form, or several values to try."""
     from dvc.utils.hydra import to_hydra_overrides
     from hydra.errors import HydraException
 
-    expected = "write KEY=VALUE, such as train.epochs=20, with a space between two of them and none within"
+    expected = "write KEY=VALUE, such as train.epochs=20. Put a space between two of them, and none inside one"
     if not _FORM.fullmatch(word):
-        raise UserError(f"{word} changes no param: {expected}.")
+        raise UserError(f"{word} does not set a parameter: {expected}.")
     try:
         (override,) = to_hydra_overrides([word])
         if override.is_sweep_override():
-            raise UserError(f"{word} has several values, and one model is trained: {expected}.")
+            raise UserError(f"{word} has several values, but one model is trained: {expected}.")
         value = override.value()
     except (HydraException, RecursionError) as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
-        raise UserError(f"{word} changes no param ({reason}): {expected}.") from None
+        raise UserError(f"{word} does not set a parameter ({reason}): {expected}.") from None
     for key in reversed(word.partition("=")[0].lstrip("+").split(".")):
         value = {key: value}
     return value

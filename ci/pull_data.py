@@ -1,11 +1,14 @@
-"""Pull the dataset and the weights, if a stage that reads images may run: DVC does not know that train reads them."""
+"""Pull the dataset and the weights if a stage that reads images may run.
+
+DVC would not pull them for train: in dvc.yaml train depends on the manifest, not on the images.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ci.remote import fault_of_pull
-from ci.steps import PLAN, left, nothing_to_do, show, step
+from ci.remote import pull_error
+from ci.steps import PLAN, nothing_to_do, read_state, show, step
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.manifest import DataConfig
 from rfdetr_core.base.params import read_section
@@ -15,24 +18,25 @@ READERS = {"validate", "convert", "train", "evaluate", "report", "export"}
 
 
 def main() -> None:
-    """Pull what .dvc files track in, at or above data.dir, and in weights/."""
+    """Pull the files and folders that .dvc files track in weights/, in data.dir, and above data.dir."""
     if nothing_to_do():
         return
-    plan = left(PLAN)
-    stages = {name.partition("@")[0] for name in (*plan["certain"], *plan["possible"])}  # one that a template makes
+    plan = read_state(PLAN)
+    # A stage made from a template is named NAME@KEY.
+    stages = {name.partition("@")[0] for name in (*plan["certain"], *plan["possible"])}
     if not READERS & stages:
         print("no stage that may run reads an image: nothing to pull")
         return
     folders = (read_section(DataConfig, "data").dir, "weights")
     tracked = Contents(Path()).pointers
-    wanted = [path for path in tracked if any(f"{path}/".startswith(f"{one}/") for one in folders)]
-    wanted += [path for path in tracked if folders[0].startswith(f"{path}/")]
-    if not wanted:
+    pulled = [path for path in tracked if any(f"{path}/".startswith(f"{folder}/") for folder in folders)]
+    pulled += [path for path in tracked if folders[0].startswith(f"{path}/")]
+    if not pulled:
         print("the dataset is in git: nothing to pull")
         return
-    status, told = show("dvc", "pull", *wanted)
+    status, output = show("dvc", "pull", *pulled)
     if status:
-        raise UserError(f"{', '.join(wanted)} cannot be pulled: {fault_of_pull(told)}")
+        raise UserError(f"{', '.join(pulled)} cannot be pulled: {pull_error(output)}")
 
 
 if __name__ == "__main__":

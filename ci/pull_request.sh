@@ -1,5 +1,5 @@
 #!/bin/sh
-# Open a pull request with the result, or bring the one that is open up to date. Needs gh, GH_TOKEN.
+# Open a pull request with the result, or update the open one. Needs gh and GH_TOKEN.
 set -eu
 [ -f .retrain/branch.txt ] || { echo "no branch was pushed: no pull request"; exit 0; }
 head=$(sed -n 1p .retrain/branch.txt)
@@ -16,13 +16,13 @@ request() {
   fi
 }
 if request; then
-  : > .retrain/pull_request # ci/tell.sh has nothing to add
+  : > .retrain/pull_request # ci/tell.sh then writes no comment to the commit
   exit 0
 fi
 {
-  printf '## Retrained, but no pull request carries it\n\nThe branch of the result was pushed; the log of the run says why '
-  printf 'the request failed. Allow Actions to create pull requests (Settings, Actions, General), or open it by hand.\n\n'
+  printf '## Retrained, but without a pull request\n\nThe branch of the result was pushed. The pull request failed; see the '
+  printf 'log of the run. Allow Actions to create pull requests (Settings, Actions, General), or open it by hand.\n\n'
   cat .retrain/comment.md
-} > .retrain/told.md
-mv .retrain/told.md .retrain/comment.md
+} > .retrain/body.md
+mv .retrain/body.md .retrain/comment.md
 exit 1

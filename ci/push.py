@@ -1,10 +1,10 @@
-"""Push the commit that `ci.deliver` made, and its attachments; with a token that only this step sees.
+"""Push the commit that `ci.deliver` made, and its attachments. Only this step sees the token that may write.
 
-The job that trained runs packages and code of others, so its files decide nothing here: the branches are those of this
-job, and its commit must be the retraining of what this job has checked out.
+The job that trained runs foreign packages and code, so this job does not trust its files. It takes the names of the
+branches from its own variables. It accepts only a commit that is the retraining of the commit that is checked out.
 
-A result replaces an older result of the same branch, and nothing else: neither a newer one nor a commit that no
-retraining made. It needs the bundle that `ci.deliver` left, git and the whole history; no data, and no torch.
+A result replaces only an older result of the same branch, never a newer result and never a commit of a person. The step
+needs the bundle of `ci.deliver`, git and the complete history. It needs neither data nor torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci.claim import claimed_run, claimed_source, foreign, strangers
+from ci.claim import claimed_run, claimed_source, commit_error, foreign_files
 from ci.secrets import redacted
 from ci.steps import (
     ATTACHMENTS,
@@ -36,125 +36,138 @@ from rfdetr_core.base.markdown import block, code
 from rfdetr_core.base.printing import say
 from rfdetr_core.lineage.lock import LOCK
 
-# Git asks it for a password, and the shell takes that from the environment: no file, no list of processes has it. The
-# empty helper before it is for those of the machine, which would keep what was accepted.
+# A credential helper is a shell function here. It reads the token from the environment, so that neither a file nor the
+# list of processes contains it. The empty first entry turns off helpers of the machine, which would store the token.
 HELPERS = ("", """!f() { printf 'username=x-access-token\\npassword=%s\\n' "$RETRAIN_TOKEN"; }; f""")
-TRIES = 3  # others push as well
-HEADED = "## Retrained, but"  # how a comment begins before which `head` has put a reason
-_REST = "\n\nThe rest of this comment is about that result.\n\n#"
-_ATTACHED = "refs/retrain/attachments"
+TRIES = 3  # others may push at the same time
+HEADED = "## Retrained, but"  # the first words of a comment to which `prepend_reason` has added a reason
+_REST = "\n\nThe rest of this comment describes that result.\n\n#"
+_ATTACHMENTS_REF = "refs/retrain/attachments"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a result goes."""
+class Destination:
+    """The branch that a result is pushed to."""
 
-    branch: str | None  # None: nowhere, since a newer one is there
-    tip: str = ""  # what the branch must still be when the result is pushed; empty: it must not exist
-    why: str = ""  # in Markdown, if it is not the usual branch
-    request: bool = True  # whether it can be merged
+    branch: str | None  # None: no branch, since there is a newer result
+    tip: str = ""  # the commit that the branch must still have at the push; empty: the branch must not exist
+    reason: str = ""  # why it is not the usual branch, in Markdown
+    mergeable: bool = True  # whether a pull request is opened
 
 
-def delivered() -> tuple[str, str]:
-    """The commit of the bundle, which is in this clone then, and the commit that was retrained.
+def fetch_result() -> tuple[str, str]:
+    """Fetch the commit of the bundle into this clone. Returns it, and the commit that was retrained.
 
     Raises:
-        UserError: this clone does not have the commit that was retrained; or the one is not the retraining of the
-            other, or not of what is checked out.
+        UserError: this clone lacks the commit that was retrained, another commit is checked out, or the commit of the
+            bundle is not a retraining of it.
     """
-    # Git looks for a relative one from the root of the repository.
+    # Git resolves a relative path from the root of the repository.
     done = call("git", "fetch", "-q", "--no-tags", str(BUNDLE.resolve()), "HEAD", check=False)
     if done.returncode:
         raise UserError(
-            f"{BUNDLE} cannot be read here ({done.stderr.strip()}). It needs the commit that was retrained: clone with "
-            "the whole history"
+            f"{BUNDLE} cannot be read here ({done.stderr.strip()}). It needs the commit that was retrained. Clone the "
+            "complete history"
         )
     result = call("git", "rev-parse", "FETCH_HEAD").stdout.strip()
-    source, here = claimed_source(result), call("git", "rev-parse", "HEAD").stdout.strip()
-    if here not in (source, result):  # by hand the result itself may be checked out
-        raise UserError(f"{BUNDLE} has no retraining of {here[:10]}, which is checked out")
-    if reason := foreign(result, source):
-        raise UserError(f"{BUNDLE} has no commit that a retraining makes: {reason}")
+    source, head = claimed_source(result), call("git", "rev-parse", "HEAD").stdout.strip()
+    if head not in (source, result):  # when a person calls this step, the result itself may be checked out
+        raise UserError(f"{BUNDLE} is not a retraining of the commit that is checked out, {head[:10]}")
+    if reason := commit_error(result, source):
+        raise UserError(f"the commit in {BUNDLE} is not a retraining: {reason}")
     return result, source
 
 
-def place(source: str, run: int | None, target: str, own: str, tips: dict[str, str]) -> Place:
-    """Where the result of `source` goes. own: the usual branch. tips: of the branches that origin has.
+def choose_destination(
+    source: str, run: int | None, target: str, usual_branch: str, tips: dict[str, str]
+) -> Destination:
+    """Choose the branch for a result.
 
-    run: the number of the run that made it, which grows from run to run; None by hand.
+    Args:
+        source: the commit that was retrained.
+        run: the number of the run that made the result; a later run has a larger number. None: made by hand.
+        target: the branch that was retrained.
+        usual_branch: the branch for results of `target`.
+        tips: the commit of each branch that the remote `origin` has.
 
     Raises:
-        UserError: another's commits are on the branch of this result as well.
+        UserError: neither the usual branch nor the side branch may be replaced.
     """
-    aside = f"{own}-{source[:10]}"
-    known = [f"^{tips[target]}"] if target in tips else []
+    side_branch = f"{usual_branch}-{source[:10]}"
+    exclusions = [f"^{tips[target]}"] if target in tips else []
     if target not in tips:
-        why = f"The branch {code(target)} was deleted meanwhile. The result is on {code(aside)}, without a request."
-        return Place(aside, _replaceable(aside, source, known, tips), why, request=False)
-    if not is_before(source, tips[target]):
-        why = (
-            f"{code(target)} of origin does not have the retrained commit {source[:10]}: it was rewritten, or "
-            "that commit was not pushed. "
-            f"The result is on {code(aside)}, without a request."
+        reason = f"The branch {code(target)} was deleted. "
+    elif not is_before(source, tips[target]):
+        reason = (
+            f"{code(target)} of the remote `origin` does not have the retrained commit {source[:10]}: the branch was "
+            "rewritten, or the commit was not pushed. "
         )
-        return Place(aside, _replaceable(aside, source, known, tips), why, request=False)
-    if newer := _newer(source, run, [tips[name] for name in (own, target) if name in tips]):
-        why = (
-            f"This is the result of {source[:10]}. {newer} is there already, so that this one was pushed to no branch. "
-            "What was trained is in the DVC remote."
+    else:
+        reason = ""
+    if reason:
+        reason += f"The result is on the branch {code(side_branch)}. No request to merge it was opened."
+        tip = _replaceable_tip(side_branch, source, exclusions, tips)
+        return Destination(side_branch, tip, reason, mergeable=False)
+    if newer := _newer_result(source, run, [tips[name] for name in (usual_branch, target) if name in tips]):
+        reason = (
+            f"This is the result of {source[:10]}. There is already {newer}. So this result was not pushed to a "
+            "branch. Its files are in the DVC remote."
         )
-        return Place(None, why=why, request=False)
-    others = _of_others(own, source, known, tips)
-    if not others:
-        return Place(own, tips.get(own, ""))
-    why = (
-        f"{code(own)} has commits that no retraining made ({listed(one[:10] for one in others)}), and they stay there. "
-        f"The result is on {code(aside)}."
+        return Destination(None, reason=reason, mergeable=False)
+    foreign = _foreign_commits(usual_branch, source, exclusions, tips)
+    if not foreign:
+        return Destination(usual_branch, tips.get(usual_branch, ""))
+    reason = (
+        f"{code(usual_branch)} has commits that were not made by a retraining "
+        f"({listed(commit[:10] for commit in foreign)}). They were kept. "
+        f"The result is on the branch {code(side_branch)}."
     )
-    return Place(aside, _replaceable(aside, source, known, tips), why)
+    return Destination(side_branch, _replaceable_tip(side_branch, source, exclusions, tips), reason)
 
 
-def _replaceable(name: str, source: str, known: list[str], tips: dict[str, str]) -> str:
-    """The tip of a branch that may be replaced; empty if there is none."""
-    if others := _of_others(name, source, known, tips):
-        commits = listed(one[:10] for one in others)
-        raise UserError(f"{name} has commits that no retraining made ({commits}). Merge or rename that branch first.")
+def _replaceable_tip(name: str, source: str, exclusions: list[str], tips: dict[str, str]) -> str:
+    """The tip of a branch that may be replaced. Empty if there is no such branch."""
+    if foreign := _foreign_commits(name, source, exclusions, tips):
+        commits = listed(commit[:10] for commit in foreign)
+        raise UserError(
+            f"the branch {name} has commits that were not made by a retraining ({commits}). Merge or rename it first."
+        )
     return tips.get(name, "")
 
 
-def _of_others(name: str, source: str, known: list[str], tips: dict[str, str]) -> list[str]:
-    """The commits of a branch that neither a retraining made nor `known` has."""
+def _foreign_commits(name: str, source: str, exclusions: list[str], tips: dict[str, str]) -> list[str]:
+    """The commits of a branch that were not made by a retraining. exclusions: arguments of `git rev-list`."""
     if name not in tips:
         return []
-    commits = call("git", "rev-list", tips[name], f"^{source}", *known).stdout.split()
-    return [commit for commit in commits if not _is_ours(commit)]
+    commits = call("git", "rev-list", tips[name], f"^{source}", *exclusions).stdout.split()
+    return [commit for commit in commits if not _is_retraining(commit)]
 
 
-def _is_ours(commit: str) -> bool:
-    """Whether a commit is as a retraining makes it, by this job's name and address.
+def _is_retraining(commit: str) -> bool:
+    """Whether a commit is a retraining by the name and address of this job.
 
-    An amended one has another author, committer, date of one of both, or other files.
+    An amended commit is not: its author and committer differ, or their dates, or it changes other files.
     """
     source = claimed_source(commit)
     author, committer = call("git", "log", "-1", "--format=%an <%ae> %at%n%cn <%ce> %ct", commit).stdout.splitlines()
-    own = call("git", "var", "GIT_COMMITTER_IDENT").stdout.rpartition(">")[0]
-    ours = author == committer and committer.rpartition(">")[0] == own
-    return bool(source) and ours and foreign(commit, source) is None
+    identity = call("git", "var", "GIT_COMMITTER_IDENT").stdout.rpartition(">")[0]
+    by_this_job = author == committer and committer.rpartition(">")[0] == identity
+    return bool(source) and by_this_job and commit_error(commit, source) is None
 
 
-def _newer(source: str, run: int | None, tips: list[str]) -> str:
-    """The result, in words, of a later commit or of a later run that the history of `tips` has; empty if none.
+def _newer_result(source: str, run: int | None, tips: list[str]) -> str:
+    """The result of a later commit or of a later run in the history of `tips`, in words. Empty if there is none.
 
-    What a retraining did not make may have its trailer, too. Only a commit that changes dvc.lock, and nothing but
-    results, counts; where a request was squashed, its parent is another one.
+    A commit of a person may have the same trailer. So a commit counts only if it changes dvc.lock and nothing but
+    results. Its parent is not checked: a squashed merge has another parent.
     """
     options = ("--full-history", "--format=%H", "--min-parents=1", "--max-parents=1")
     for commit in call("git", "log", *options, *tips, f"^{source}", "--", LOCK).stdout.split():
-        claimed, other = claimed_source(commit).split(","), claimed_run(commit)
-        later = next((one for one in claimed if one not in ("", source) and is_before(source, one)), "")
-        in_later_run = source in claimed and run is not None and other is not None and other > run
-        if (later or in_later_run) and not strangers(commit, f"{commit}^"):
-            return f"A result of the later commit {later[:10]}" if later else f"The result of the later run {other}"
+        sources, other_run = claimed_source(commit).split(","), claimed_run(commit)
+        later = [name for name in sources if name not in ("", source) and is_before(source, name)]
+        in_later_run = source in sources and run is not None and other_run is not None and other_run > run
+        if (later or in_later_run) and not foreign_files(commit, f"{commit}^"):
+            return f"a result of the later commit {later[0][:10]}" if later else f"the result of run {other_run}"
     return ""
 
 
@@ -163,70 +176,79 @@ def is_before(old: str, new: str) -> bool:
     return call("git", "merge-base", "--is-ancestor", "--end-of-options", old, new, check=False).returncode == 0
 
 
-def origin(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    """A command of git that may ask for a password: RETRAIN_TOKEN if there is one, else as git is set up here."""
+def run_git(*words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run git. A question for a password is answered with RETRAIN_TOKEN, or if that is not set, by this machine."""
     helpers = HELPERS if os.environ.get("RETRAIN_TOKEN") else ()
     git = ["git", *(word for helper in helpers for word in ("-c", f"credential.helper={helper}"))]
     return subprocess.run([*git, *words], input=stdin, capture_output=True, check=False)
 
 
-def look(*names: str) -> dict[str, str]:
-    """The tips of those of the branches that origin has; their commits are in this clone then.
+def fetch_tips(*names: str) -> dict[str, str]:
+    """Fetch branches of the remote `origin`. Returns the tips of those that exist.
 
     Raises:
-        UserError: origin cannot be read.
+        UserError: the remote `origin` cannot be read.
     """
     refs = {f"refs/heads/{name}": name for name in names}
     for _ in range(TRIES):
-        done = origin("ls-remote", "origin", *refs)
+        done = run_git("ls-remote", "origin", *refs)
         if done.returncode:
             break
         rows = [line.split("\t") for line in done.stdout.decode().splitlines()]
         tips = {refs[ref]: commit for commit, ref in rows if ref in refs}
         if not tips:
             return {}
-        done = origin("fetch", "-q", "--no-tags", "origin", *(f"refs/heads/{name}" for name in tips))
-        # Since the list was read a branch may have been deleted, or rewritten to other commits.
-        if not done.returncode and all(_is_here(commit) for commit in tips.values()):
+        done = run_git("fetch", "-q", "--no-tags", "origin", *(f"refs/heads/{name}" for name in tips))
+        # A branch may have been deleted or rewritten after the list was read.
+        if not done.returncode and all(_is_local(commit) for commit in tips.values()):
             return tips
-    raise UserError(f"origin cannot be read:\n{_told(done)}")
+    raise UserError(f"the remote `origin` cannot be read:\n{_output_text(done)}")
 
 
-def _is_here(commit: str) -> bool:
+def _is_local(commit: str) -> bool:
     return call("git", "cat-file", "-e", f"{commit}^{{commit}}", check=False).returncode == 0
 
 
-def _told(done: subprocess.CompletedProcess[bytes]) -> str:
+def _output_text(done: subprocess.CompletedProcess[bytes]) -> str:
     return redacted((done.stdout + done.stderr).decode(errors="replace").strip())
 
 
-def push_branch(result: str, source: str, target: str, own: str) -> Place:
-    """Push the result to where it may go.
+def push_branch(result: str, source: str, target: str, usual_branch: str) -> Destination:
+    """Push the result to the branch that it may replace.
+
+    Args:
+        result: the commit of the result.
+        source: the commit that was retrained.
+        target: the branch that was retrained.
+        usual_branch: the branch for results of `target`.
 
     Raises:
-        UserError: origin does not take it.
+        UserError: the remote `origin` refuses the push.
     """
     tries, run = TRIES, claimed_run(result)
     while True:
-        tips = look(target, own, f"{own}-{source[:10]}")
-        found = place(source, run, target, own, tips)
-        if found.branch is None:
-            return found
-        ref = f"refs/heads/{found.branch}"
-        lease = f"--force-with-lease={ref}:{found.tip}"
-        done = origin("push", "--quiet", lease, "origin", f"{result}:{ref}")
-        say(*_told(done).splitlines())
+        tips = fetch_tips(target, usual_branch, f"{usual_branch}-{source[:10]}")
+        destination = choose_destination(source, run, target, usual_branch, tips)
+        if destination.branch is None:
+            return destination
+        ref = f"refs/heads/{destination.branch}"
+        lease = f"--force-with-lease={ref}:{destination.tip}"
+        done = run_git("push", "--quiet", lease, "origin", f"{result}:{ref}")
+        say(*_output_text(done).splitlines())
         if not done.returncode:
-            return found
+            return destination
         tries -= 1
-        if not tries or look(found.branch).get(found.branch, "") == found.tip:
-            raise UserError(f"{found.branch} cannot be pushed:\n{_told(done)}\nWhat was trained is in the DVC remote.")
+        if not tries or fetch_tips(destination.branch).get(destination.branch, "") == destination.tip:
+            raise UserError(
+                f"the branch {destination.branch} cannot be pushed:\n{_output_text(done)}\n"
+                "The files of the result are in the DVC remote."
+            )
 
 
 def push_attachments(result: str) -> str | None:
-    """Push pictures, documents and statement as a folder of ATTACHMENTS_BRANCH; None, or why that cannot be done.
+    """Push pictures, documents and statement as a folder of ATTACHMENTS_BRANCH. Returns why it failed, or None.
 
-    The folder is that of this result alone, so no later result changes what its comment shows.
+    Each result has its own folder, so no later result changes the pictures of an earlier comment.
     """
     paths = {path.relative_to(ATTACHMENTS).as_posix(): path for path in ATTACHMENTS.rglob("*") if path.is_file()}
     paths |= {path.name: path for path in (STATEMENT, ATTESTATION) if path.exists()}
@@ -234,27 +256,35 @@ def push_attachments(result: str) -> str | None:
         return None
     try:
         for _ in range(TRIES):
-            tip = look(ATTACHMENTS_BRANCH).get(ATTACHMENTS_BRANCH, "")
-            made = origin("fast-import", "--quiet", "--force", stdin=_commit(tip, attachments_folder(result), paths))
-            if made.returncode:
-                return _told(made)
+            tip = fetch_tips(ATTACHMENTS_BRANCH).get(ATTACHMENTS_BRANCH, "")
+            imported = run_git(
+                "fast-import", "--quiet", "--force", stdin=_attachments_commit(tip, attachments_folder(result), paths)
+            )
+            if imported.returncode:
+                return _output_text(imported)
             ref = f"refs/heads/{ATTACHMENTS_BRANCH}"
-            done = origin("push", "--quiet", f"--force-with-lease={ref}:{tip}", "origin", f"{_ATTACHED}:{ref}")
-            call("git", "update-ref", "-d", _ATTACHED)
+            done = run_git("push", "--quiet", f"--force-with-lease={ref}:{tip}", "origin", f"{_ATTACHMENTS_REF}:{ref}")
+            call("git", "update-ref", "-d", _ATTACHMENTS_REF)
             if not done.returncode:
                 return None
     except UserError as error:
         return str(error)
-    return _told(done)
+    return _output_text(done)
 
 
-def _commit(tip: str, folder: str, paths: dict[str, Path]) -> bytes:
-    """A commit with these files as the only ones of its folder, for git fast-import."""
+def _attachments_commit(tip: str, folder: str, paths: dict[str, Path]) -> bytes:
+    """The input of `git fast-import` for a commit that replaces a folder.
+
+    Args:
+        tip: the parent; empty for a new branch.
+        folder: the folder of the result.
+        paths: the files, by their names in the folder.
+    """
     committer, message = call("git", "var", "GIT_COMMITTER_IDENT").stdout.strip(), f"Attachments of {folder}\n"
     parent = f"from {tip}\n" if tip else ""
     lines = [
-        f"reset {_ATTACHED}\ncommit {_ATTACHED}\ncommitter {committer}\ndata {len(message.encode())}\n{message}"
-        f"{parent}D {folder}\n".encode()
+        f"reset {_ATTACHMENTS_REF}\ncommit {_ATTACHMENTS_REF}\ncommitter {committer}\n"
+        f"data {len(message.encode())}\n{message}{parent}D {folder}\n".encode()
     ]
     for name, path in sorted(paths.items()):
         content = path.read_bytes()
@@ -262,45 +292,46 @@ def _commit(tip: str, folder: str, paths: dict[str, Path]) -> bytes:
     return b"".join(lines)
 
 
-def head(heading: str, reason: str) -> None:
-    """Put a heading and a reason before the comment of the result, in place of those of an earlier push."""
+def prepend_reason(heading: str, reason: str) -> None:
+    """Put a heading and a reason before the comment of the result. Those of an earlier push are replaced."""
     text = COMMENT.read_text() if COMMENT.exists() else ""
-    rest = text.partition(_REST)[2] if text.startswith(HEADED) and _REST in text else text
+    comment = text.partition(_REST)[2] if text.startswith(HEADED) and _REST in text else text
     text = f"{HEADED} {heading}\n\n{reason}" if heading else ""
-    if text and rest:
+    if text and comment:
         text += _REST
-    write_comment(f"{text}{rest}".rstrip() + "\n")
+    write_comment(f"{text}{comment}".rstrip() + "\n")
 
 
 def main() -> None:
-    """Push; leave the branch of the request, if there is to be one, and a comment that says what became of the result.
+    """Push the result. Writes the branches of the pull request, if one shall be opened, and updates the comment.
 
     Raises:
-        UserError: origin does not take the result.
+        UserError: the remote `origin` refuses the result.
     """
     BRANCH.unlink(missing_ok=True)
     if not BUNDLE.exists():
         if not nothing_to_do():
             say("no commit was made: nothing to push")
         return
-    target, own = branch()
+    target, usual_branch = branch()
     try:
-        result, source = delivered()
-        lost = push_attachments(result)
-        found = push_branch(result, source, target, own)
+        result, source = fetch_result()
+        attachments_error = push_attachments(result)
+        destination = push_branch(result, source, target, usual_branch)
     except UserError as error:
-        head("not delivered", block(redacted(str(error))))
+        prepend_reason("not delivered", block(redacted(str(error))))
         raise
-    notes = [found.why] if found.why else []
-    if lost:
+    notes = [destination.reason] if destination.reason else []
+    if attachments_error:
         notes.append(
-            f"Pictures and documents are in the artifacts alone, since they cannot be pushed:\n\n{block(lost)}"
+            "Pictures and documents are only in the artifacts of the run. They cannot be pushed:\n\n"
+            f"{block(attachments_error)}"
         )
-    heading = "a newer result is there" if found.branch is None else "on a branch of its own"
-    head((heading if found.why else "without its pictures") if notes else "", "\n\n".join(notes))
-    if found.branch and found.request:
-        BRANCH.write_text(f"{found.branch}\n{target}\n")
-    say(*(notes or [f"{found.branch} carries the result for {target}"]))
+    heading = "there is a newer result" if destination.branch is None else "on a separate branch"
+    prepend_reason((heading if destination.reason else "without pictures") if notes else "", "\n\n".join(notes))
+    if destination.branch and destination.mergeable:
+        BRANCH.write_text(f"{destination.branch}\n{target}\n")
+    say(*(notes or [f"pushed the result for {target} to the branch {destination.branch}"]))
 
 
 if __name__ == "__main__":

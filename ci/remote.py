@@ -1,18 +1,18 @@
-"""What the output of DVC says about a remote that cannot be used, and what to do."""
+"""Recognise in the output of DVC why a remote cannot be used, and say what to do."""
 
 from __future__ import annotations
 
 import re
 
-_FAULTS = {
+_ERRORS = {
     r"Unable to locate credentials|NoCredentialsError": (
-        "there are no credentials for the remote. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on GitLab a "
-        "protected variable reaches protected branches alone)"
+        "there are no credentials for the remote. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on GitLab, a "
+        "protected variable reaches only protected branches)"
     ),
     r"Partial credentials found in \w+, missing: ([\w ,]+)": (
         "credentials for the remote are incomplete. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     ),
-    # The answer to HEAD has no body, so that a wrong key and a missing permission look the same.
+    # The answer to HEAD has no body, so a wrong key and a missing permission cannot be distinguished.
     r"\(403\)|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|Unauthorized|\(401\)|ExpiredToken": (
         "the remote refuses these credentials (403). Correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and let them "
         "read, list and write the bucket"
@@ -30,19 +30,19 @@ _FAULTS = {
 _MISSING = re.compile("missing-files|[Mm]issing cache files|do not exist neither locally nor on remote")
 
 
-def fault(output: str) -> str | None:
-    """Why a remote cannot be used and what to do, in a sentence; None if the output names no such reason."""
-    return next((reason for pattern, reason in _FAULTS.items() if re.search(pattern, output)), None)
+def remote_error(output: str) -> str | None:
+    """Why a remote cannot be used and what to do, in a sentence. None if the output names no such reason."""
+    return next((reason for pattern, reason in _ERRORS.items() if re.search(pattern, output)), None)
 
 
-def fault_of_stages(output: str) -> str | None:
-    """The same of `dvc repro`, whose own errors alone count: a stage may fail to reach another server."""
-    return fault("\n".join(line for line in output.splitlines() if line.startswith("ERROR: ")))
+def repro_error(output: str) -> str | None:
+    """As `remote_error`, from the output of `dvc repro`. Only errors of DVC count, not those of a stage."""
+    return remote_error("\n".join(line for line in output.splitlines() if line.startswith("ERROR: ")))
 
 
-def fault_of_pull(output: str) -> str:
-    """The same of a pull that failed; also that the remote does not have the files."""
-    # DVC may ask for single files alone, and S3 answers 404 to both.
-    pushed = "Was it pushed? dvc push. The answer is the same if there is no such bucket: see the url in .dvc/config"
+def pull_error(output: str) -> str:
+    """As `remote_error`, from the output of a failed `dvc pull`. The files may also be missing in the remote."""
+    # S3 answers 404 both to a missing file and to a missing bucket.
+    pushed = "Was it pushed? Run: dvc push. Or the bucket does not exist: see the url in .dvc/config"
     missing = pushed if _MISSING.search(output) else ""
-    return fault(output) or missing or "See the message above"
+    return remote_error(output) or missing or "See the message above"

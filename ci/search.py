@@ -1,6 +1,7 @@
-"""Search what leaves the runner as artifacts for all secrets of the job: after a failed step too, before any upload.
+"""Search the files that will be uploaded as artifacts for the secrets of all steps of the job.
 
-A step searches for the secrets that it sees; this one sees those of all steps. It needs neither data nor torch.
+It runs before any upload, also after a failed step. Every other step knows only its own secrets. This one needs neither
+data nor torch.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from ci.steps import REPORTS, STATE, step
 
 
 def main() -> None:
-    """Search all of the reports and of the folder of the steps, where a file with a secret is removed.
+    """Search the reports and `.retrain/`. A file in `.retrain/` that contains a secret is removed.
 
     Raises:
-        SecretFoundError: there was one. `step` removes the reports then.
+        SecretFoundError: a secret was found. `step` then removes the reports.
     """
-    found = None
+    first_error = None
     for path in (*sorted(STATE.iterdir()), REPORTS):
         try:
             refuse_in_files([str(path)])
         except SecretFoundError as error:
-            found = found or error
+            first_error = first_error or error
             if path != REPORTS:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if found:
-        raise found
-    print("no value of a secret variable is in what is kept")
+    if first_error:
+        raise first_error
+    print("no secret was found in the files that are kept")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Values of secret variables, found in what is about to leave this machine."""
+"""Find the values of secret environment variables in files and texts that are about to leave this machine."""
 
 from __future__ import annotations
 
@@ -15,35 +15,44 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.markdown import code
 
 _NAME = re.compile("PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
-# Or a token in place of the user's name, which is longer than names are.
+# Matches a password, or a token instead of the user's name: names are shorter than 20 characters.
 _PASSWORD_IN_ADDRESS = re.compile(r"://(?:[^/@\s]*?:(?=[^/@\s]+@)|(?=[^/@\s:]{20,}@))([^/@\s]+)@")
-_SHORTEST = 8  # characters: a variable that is "1" or "none" is in every file
-_LARGEST = 2**26  # bytes of a file: larger ones are weights, and what they say of their making is in small files too
+_SHORTEST = 8  # characters: a value such as "1" or "none" would be found in every file
+_LARGEST = 2**26  # bytes of a file. Larger files are weights; the text in them is in small files too.
 
 
 class SecretFoundError(UserError):
-    """The value of a secret variable is in what was about to be committed, pushed or commented."""
+    """The value of a secret variable is in a file or text that was about to be committed, pushed or posted."""
 
 
 def refuse(content: bytes, where: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Raise SecretFoundError, which names the variable and the place and never the value, if it is in `content`."""
+    """Raise SecretFoundError if `content` contains the value of a secret variable.
+
+    Args:
+        content: the bytes to search.
+        where: the file or text that they come from, for the message.
+        environment: the variables. Those that are secret are recognised by their name or by a password in an address.
+
+    Raises:
+        SecretFoundError: it names the variable and the place, never the value.
+    """
     for name, forms in _secrets(environment).items():
         if any(form in content for form in forms):
-            told = f"{where} has the value of the variable {name}, which is a secret: delivery stops here"
-            raise SecretFoundError(f"{told}. Remove it where it comes from, and replace the secret itself.")
+            message = f"{where} contains the value of the secret variable {name}. Delivery stops here"
+            raise SecretFoundError(f"{message}. Remove the value at its source, and replace the secret itself.")
 
 
 def refuse_in_files(paths: list[str]) -> None:
-    """The same for files, or folders with all their files, and for their names."""
+    """Call `refuse` for files, for all files in folders, and for their names."""
     for path in paths:
         for file in sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]:
-            refuse(str(file).encode(errors="surrogateescape"), "the name of a file that is to be delivered")
+            refuse(str(file).encode(errors="surrogateescape"), "the name of a file to be delivered")
             if file.is_file() and file.stat().st_size <= _LARGEST:
                 refuse(file.read_bytes(), str(file))
 
 
 def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """A text with *** in place of the values of secret variables."""
+    """A text in which *** replaces the values of secret variables."""
     for forms in _secrets(environment).values():
         for form in sorted(forms, key=len, reverse=True):
             text = text.replace(form.decode(errors="surrogateescape"), "***")
@@ -51,26 +60,26 @@ def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _secrets(environment: Mapping[str, str]) -> dict[str, set[bytes]]:
-    """By the name of a variable, the forms in which its value can stand in a file."""
-    found: dict[str, set[bytes]] = {}
+    """For each secret variable, the forms in which its value can be in a file."""
+    forms_by_name: dict[str, set[bytes]] = {}
     for name, value in environment.items():
-        values = [value.strip(), *value.split("\n")] if _NAME.search(name) else []  # a key may have lines
-        values += [word for one in _PASSWORD_IN_ADDRESS.findall(value) for word in (one, unquote(one))]
-        forms = {form for one in values if len(one) >= _SHORTEST and one[:5] != "-----" for form in _forms(one)}
+        values = [value.strip(), *value.split("\n")] if _NAME.search(name) else []  # a key may have several lines
+        values += [word for password in _PASSWORD_IN_ADDRESS.findall(value) for word in (password, unquote(password))]
+        forms = {form for text in values if len(text) >= _SHORTEST and text[:5] != "-----" for form in _forms(text)}
         if forms:
-            found[name] = forms
-    return found
+            forms_by_name[name] = forms
+    return forms_by_name
 
 
 def _forms(value: str) -> Iterator[bytes]:
-    """A value as it is, and as JSON, HTML, addresses, comments and base64 have it."""
+    """A value itself, and as it is written in JSON, HTML, addresses, comments and base64."""
     quoted = {quote(value), quote(value, safe=""), quote_plus(value)}
     texts = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], html.escape(value)}
-    texts |= quoted | {re.sub("%..", lambda found: found[0].lower(), one) for one in quoted}
+    texts |= quoted | {re.sub("%..", lambda match: match[0].lower(), text) for text in quoted}
     texts |= {re.sub("^`|`$|^<code>|</code>$", "", code(value))}
     yield from (text.encode(errors="surrogateescape") for text in texts)
     raw = value.encode(errors="surrogateescape")
-    for before in range(3):  # in base64 the same bytes look otherwise with one or two others before them
+    for before in range(3):  # base64 depends on the number of bytes before, modulo 3
         end = (before + len(raw)) * 8 // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             yield encode(b"\0" * before + raw)[-(-before * 8 // 6) : end]

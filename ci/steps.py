@@ -1,4 +1,4 @@
-"""What the steps share: the folder where one leaves facts for the next, and how commands are run."""
+"""What all steps use: the files in `.retrain/` that pass results on, the comment, and functions that run commands."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from rfdetr_core.base.printing import message_of, say
 
 STATE = Path(".retrain")  # ignored by git
 COMMENT, TITLE, BRANCH = STATE / "comment.md", STATE / "title.txt", STATE / "branch.txt"
-MOST = 60_000  # characters of a comment: GitHub takes 65,536, and later steps put lines before and after
-WHOLE = STATE / "whole_comment.md"
+MAX_LENGTH = 60_000  # characters of a comment. GitHub accepts 65,536, and later steps add lines.
+FULL_COMMENT = STATE / "whole_comment.md"
 PLAN, RAN, COMPARISON = STATE / "plan.json", STATE / "ran.json", STATE / "comparison.json"
 PLAN_COMMENT = STATE / "plan.md"
-# For the job that pushes: the commit made here, what its comment shows, and the statement of `attest`.
+# For the job that pushes: the commit, the files that its comment shows, and the statement.
 BUNDLE, ATTACHMENTS = STATE / "delivery.bundle", STATE / "attachments"
 STATEMENT, ATTESTATION = STATE / "statement.json", STATE / "attestation.sigstore.json"
-ATTACHMENTS_BRANCH = "retrain-attachments"  # never merged; has a folder for each result
+ATTACHMENTS_BRANCH = "retrain-attachments"  # never merged; it has a folder for each result
 MODEL, REPORTS = Path(history.MODEL), Path("reports")
-COMPARED = REPORTS / "compare" / "index.html"  # the page of both models; it goes with the artifacts alone
+COMPARED = REPORTS / "compare" / "index.html"  # the page of both models: an artifact, in neither git nor DVC
 COMMITTED = (
     "dvc.lock",
     "params.yaml",
@@ -42,64 +42,66 @@ COMMITTED = (
     "output",
     "journal",
 )
-# In the message of the commits made here: the commit that was retrained, and the number of the run if it has one.
+# Keys in the commit message of a result: the commit that was retrained, and the number of the run.
 TRAILER, RUN_TRAILER = "Retrained-from", "Retrained-in-run"
 
 
 def step(run: Callable[[], None]) -> None:
-    """Run a step; what the user can mend ends in one message, which is the comment too, and exit status 1."""
+    """Run a step. A UserError ends it with one message and exit status 1; the message becomes the comment too."""
     STATE.mkdir(exist_ok=True)
     try:
         run()
     except UserError as error:
-        told = redacted(str(error))
+        message = redacted(str(error))
         if isinstance(error, SecretFoundError):
             COMMENT.unlink(missing_ok=True)
-            if os.environ.get("CI") == "true":  # whatever the workflow keeps of a failed run
+            if os.environ.get("CI") == "true":  # so that no workflow uploads them after a failure
                 shutil.rmtree(REPORTS, ignore_errors=True)
         if not COMMENT.exists():
-            write_comment(f"## Not retrained\n\n{block(told)}\n")
-        sys.exit(message_of(UserError(told)))
+            write_comment(f"## Not retrained\n\n{block(message)}\n")
+        sys.exit(message_of(UserError(message)))
 
 
 def write_comment(text: str) -> None:
-    """Write the comment, cut where it is too long for a platform; then the whole of it is a file of its own."""
-    WHOLE.unlink(missing_ok=True)
-    cut = shortened(text, f"`{WHOLE}`, in the artifacts of this run")
+    """Write the comment. If it is too long for a platform, it is cut, and FULL_COMMENT gets the complete text."""
+    FULL_COMMENT.unlink(missing_ok=True)
+    cut = shorten(text, f"`{FULL_COMMENT}` in the artifacts of this run")
     if cut != text:
-        WHOLE.write_text(text)
+        FULL_COMMENT.write_text(text)
     COMMENT.write_text(cut)
 
 
-def shortened(text: str, whole: str) -> str:
-    """A comment in Markdown with at most MOST characters. It ends with a whole line, and an open fence is closed.
+def shorten(text: str, full_text_place: str) -> str:
+    """Cut Markdown after a complete line to at most MAX_LENGTH characters. A code fence that is still open is closed.
 
-    whole: where all of it is, which the last words of one that was cut say.
+    Args:
+        text: the comment.
+        full_text_place: where the complete text is. The last line of a cut text says so.
     """
-    if len(text) <= MOST:
+    if len(text) <= MAX_LENGTH:
         return text
-    fence, kept, left_over = "", [], MOST - 500
+    fence, lines, remaining = "", [], MAX_LENGTH - 500
     for line in text.split("\n"):
-        left_over -= len(line) + 1
-        if left_over < 0:
+        remaining -= len(line) + 1
+        if remaining < 0:
             break
-        kept.append(line)
-        if found := re.match("```+", line):
-            fence = found[0] if not fence else "" if line == fence else fence
-            left_over -= len(line) if line == fence else 0  # for its end
-    end = f"The rest was cut: a comment has at most {MOST:,} characters. All of it is {whole}."
-    return "\n".join([*kept, *([fence] if fence else []), "", end, ""])
+        lines.append(line)
+        if match := re.match("```+", line):
+            fence = match[0] if not fence else "" if line == fence else fence
+            remaining -= len(line) if line == fence else 0  # for the line that closes it
+    end = f"This comment was cut to {MAX_LENGTH:,} characters. The complete text is in {full_text_place}."
+    return "\n".join([*lines, *([fence] if fence else []), "", end, ""])
 
 
 def set_output(name: str, value: str) -> None:
-    """Give a value to the later steps of the workflow, on GitHub."""
+    """On GitHub, pass a value to later steps and jobs of the workflow."""
     if os.environ.get("GITHUB_OUTPUT"):
         with Path(os.environ["GITHUB_OUTPUT"]).open("a") as file:
             file.write(f"{name}={' '.join(value.split())}\n")
 
 
 def call(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command and take its output."""
+    """Run a command and capture its output. If `check`, a non-zero exit status raises UserError."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise UserError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}".rstrip())
@@ -107,7 +109,7 @@ def call(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
 
 
 def show(*command: str) -> tuple[int, str]:
-    """Run a command, its output passed on as it comes; the exit status and the output."""
+    """Run a command and print its output as it comes. Returns the exit status and the output."""
     print("$", *command, flush=True)
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -124,52 +126,54 @@ def core(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str
 
 
 def branch() -> tuple[str, str]:
-    """The branch that is retrained (RETRAIN_BRANCH, else the one checked out), and the one that carries the result."""
+    """The branch to retrain (RETRAIN_BRANCH, else the branch that is checked out), and the branch for its result."""
     name = os.environ.get("RETRAIN_BRANCH") or call("git", "branch", "--show-current").stdout.strip()
     if not name:
-        raise UserError("no branch is checked out. Name the one that is retrained: RETRAIN_BRANCH=main")
-    folder = call("git", "rev-parse", "--show-prefix").stdout.strip()  # two projects of a repository have a branch each
+        raise UserError("no branch is checked out. Name the branch to retrain: RETRAIN_BRANCH=main")
+    folder = call("git", "rev-parse", "--show-prefix").stdout.strip()  # of one of several projects
     return name, f"retrain/{folder}{name}"
 
 
 def attachments_folder(result: str) -> str:
-    """The folder of a result on ATTACHMENTS_BRANCH: below that of the project, by the commit of the result."""
+    """The folder of a result on ATTACHMENTS_BRANCH. It is named by the commit, inside the folder of the project."""
     return call("git", "rev-parse", "--show-prefix").stdout.strip() + result[:10]
 
 
 def attachment(name: str, result: str) -> str | None:
-    """The address of an attachment of a result, for a link or a picture; None where RETRAIN_RAW is not set.
+    """The address of an attachment, for a link or a picture. None if RETRAIN_RAW is not set.
 
-    name: below ATTACHMENTS. result: its commit.
+    Args:
+        name: the path of the file in ATTACHMENTS.
+        result: the commit of the result.
     """
     raw = os.environ.get("RETRAIN_RAW")
     return f"{raw}/{ATTACHMENTS_BRANCH}/{quote(f'{attachments_folder(result)}/{name}')}" if raw else None
 
 
-def left(path: Path) -> Any:
-    """What an earlier step left; None if it left nothing."""
+def read_state(path: Path) -> Any:
+    """The content of a JSON file that an earlier step wrote. None if there is no such file."""
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def base() -> str:
-    """The commit whose model the new one is compared with: RETRAIN_BASE, else what is checked out.
+    """The commit whose model is compared with the new one: RETRAIN_BASE, else the commit that is checked out.
 
     Raises:
-        UserError: this clone does not have it.
+        UserError: this clone does not have the commit.
     """
     name = os.environ.get("RETRAIN_BASE") or "HEAD"
     done = call("git", "rev-parse", "--verify", f"{name}^{{commit}}", check=False)
     if done.returncode:
         raise UserError(
-            f"the base {name} is not in this clone ({done.stderr.strip()}). Correct RETRAIN_BASE, or clone with the "
-            "whole history: fetch-depth: 0 on GitHub, GIT_DEPTH: 0 on GitLab, git fetch --unshallow by hand"
+            f"the base {name} is not in this clone ({done.stderr.strip()}). Correct RETRAIN_BASE, or clone the "
+            "complete history: fetch-depth: 0 on GitHub, GIT_DEPTH: 0 on GitLab, git fetch --unshallow by hand"
         )
     return done.stdout.strip()
 
 
 def nothing_to_do() -> bool:
-    """Whether the plan has no stage; said once, here."""
-    plan = left(PLAN)
+    """Whether the plan has no stage. If so, it prints a line about it."""
+    plan = read_state(PLAN)
     if plan is None:
         raise UserError("there is no plan. Run: python -m ci.plan")
     if not plan["certain"]:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Show the comment on the page of the run. With GH_TOKEN and gh: if no pull request carries it, write it to the commit too.
+# Write the comment to the page of the run. With gh and GH_TOKEN, and without a pull request: write it to the commit too.
 set -eu
 [ -f .retrain/comment.md ] || exit 0
 [ -z "${GITHUB_STEP_SUMMARY:-}" ] || cat .retrain/comment.md >> "$GITHUB_STEP_SUMMARY"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Look for known vulnerabilities of every locked package. Needs pip-audit (requirements/audit.lock) and a network.
+# Look up known vulnerabilities of every locked package. Needs pip-audit (requirements/audit.lock) and a network.
 set -eu
 status=0
 for lock in requirements/*.lock; do

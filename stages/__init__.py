@@ -21,8 +21,8 @@ import rfdetr_core.base.sources  # noqa: F401 - first: from here on Python reads
 from rfdetr_core.base import files, sources
 from rfdetr_core.base.code import FOLDER, ROOT, STAGE, Code
 from rfdetr_core.base.errors import UserError, listed
-from rfdetr_core.base.held import states_of
-from rfdetr_core.base.imports import Guard, shadows
+from rfdetr_core.base.imports import Guard, shadowing_files
+from rfdetr_core.base.input_states import states_of
 from rfdetr_core.base.memory import explaining_shortage
 from rfdetr_core.base.printing import message_of
 from rfdetr_core.base.processes import end_with_parent
@@ -87,7 +87,7 @@ def _digested_code(name: str) -> Iterator[None]:
     finally:
         sys.meta_path.remove(guard)
     if changed := [
-        *dict.fromkeys([*Code().changed(name, digests), *code.compiled_otherwise(sources.compiled, digests)])
+        *dict.fromkeys([*Code().changed(name, digests), *code.compiled_from_other_source(sources.compiled, digests)])
     ]:
         raise UserError(
             f"Edited while {name} ran: {_first_of(changed)}. DVC does not record the result. To keep the result, undo "
@@ -100,7 +100,7 @@ def _held_inputs(name: str) -> Iterator[None]:
     """Stop a stage at its end if one of its dependencies changed while it ran."""
     before = states_of(name)
     yield
-    if changed := [path for path, _, _ in files.changes(before, states_of(name))]:
+    if changed := [path for path, _, _ in files.changed_digests(before, states_of(name))]:
         raise UserError(
             f"Changed while {name} ran: {listed(changed)}. The stage may have read either content, so DVC does not "
             "record the result. Run: dvc repro"
@@ -118,7 +118,7 @@ def _check_code_is_of_this_project() -> None:
         raise UserError(
             f"rfdetr_core is imported from {ROOT}, not from {root}. Run stages as python -m stages.<name> there."
         )
-    if shadowing := shadows(root):
+    if shadowing := shadowing_files(root):
         raise UserError(
             f"{', '.join(shadowing)} would be imported instead of a module whose digest the results record. "
             "Remove or rename it."

@@ -41,7 +41,7 @@ def break_labels(annotations: dict[str, Any], count: int, seed: int = 0) -> tupl
     """
     random = np.random.default_rng(seed)
     images = {image["id"]: image for image in annotations["images"]}
-    classes = [one["id"] for one in annotations["categories"]]
+    classes = [category["id"] for category in annotations["categories"]]
     rows = {row["id"]: dict(row) for row in annotations["annotations"] if not row.get("iscrowd", 0)}
     ways = [MOVED, REMOVED, ADDED, *([OTHER] if len(classes) > 1 else [])]
     waiting = random.permutation(sorted(rows)).tolist()
@@ -57,7 +57,7 @@ def break_labels(annotations: dict[str, Any], count: int, seed: int = 0) -> tupl
                 continue
             kept[number] = row | {"bbox": moved}
         elif way == OTHER:
-            others = [one for one in classes if one != row["category_id"]]
+            others = [category for category in classes if category != row["category_id"]]
             kept[number] = row | {"category_id": others[int(random.integers(len(others)))]}
         elif way == REMOVED:
             del kept[number]
@@ -74,7 +74,11 @@ def _moved(box: list[float], image: dict[str, Any], random: np.random.Generator)
     x, y, w, h = box
     part = float(random.uniform(0.5, _MOST_MOVED))
     moved = [[x + way * part * w, y, w, h] for way in (-1, 1)] + [[x, y + way * part * h, w, h] for way in (-1, 1)]
-    inside = [one for one in moved if 0 <= one[0] <= image["width"] - w and 0 <= one[1] <= image["height"] - h]
+    inside = [
+        candidate
+        for candidate in moved
+        if 0 <= candidate[0] <= image["width"] - w and 0 <= candidate[1] <= image["height"] - h
+    ]
     return inside[int(random.integers(len(inside)))] if inside else None
 
 
@@ -86,13 +90,13 @@ def _added(
     while True:
         image = images[int(random.integers(len(images)))]
         x, y = float(random.uniform(0, image["width"] - w)), float(random.uniform(0, image["height"] - h))
-        there = [tuple(row["bbox"]) for row in rows if row["image_id"] == image["id"]]
-        if w <= image["width"] and h <= image["height"] and not any(_iou((x, y, w, h), one) for one in there):
+        boxes = [tuple(row["bbox"]) for row in rows if row["image_id"] == image["id"]]
+        if w <= image["width"] and h <= image["height"] and not any(_iou((x, y, w, h), box) for box in boxes):
             return image, [x, y, w, h]
 
 
-def _iou(one: Box, other: Box) -> float:
-    wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+def _iou(first: Box, other: Box) -> float:
+    wide = min(first[0] + first[2], other[0] + other[2]) - max(first[0], other[0])
+    high = min(first[1] + first[3], other[1] + other[3]) - max(first[1], other[1])
     both = max(0.0, wide) * max(0.0, high)
-    return both / (one[2] * one[3] + other[2] * other[3] - both)
+    return both / (first[2] * first[3] + other[2] * other[3] - both)

@@ -24,11 +24,11 @@ _SECONDS = 60.0
 
 def find_chromium() -> str:
     """The command; the test is skipped where there is none, and fails in CI."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
+    command = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if command is None:
         message = "no chromium here: apt-get install chromium"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    return found
+    return command
 
 
 class Browser:
@@ -180,14 +180,18 @@ class Page:
 
     def complaints(self) -> list[str]:
         """Errors, warnings, violations of the policy and dialogs."""
-        said = [one["exceptionDetails"]["text"] for one in self._events("Runtime.exceptionThrown")]
-        said += [str(one) for one in self._events("Runtime.consoleAPICalled") if one["type"] in ("error", "warning")]
-        said += [one["entry"]["text"] for one in self._events("Log.entryAdded") if one["entry"]["level"] != "verbose"]
-        return said + [f"dialog: {one['message']}" for one in self._events("Page.javascriptDialogOpening")]
+        messages = [event["exceptionDetails"]["text"] for event in self._events("Runtime.exceptionThrown")]
+        messages += [
+            str(event) for event in self._events("Runtime.consoleAPICalled") if event["type"] in ("error", "warning")
+        ]
+        messages += [
+            event["entry"]["text"] for event in self._events("Log.entryAdded") if event["entry"]["level"] != "verbose"
+        ]
+        return messages + [f"dialog: {event['message']}" for event in self._events("Page.javascriptDialogOpening")]
 
     def requests(self) -> list[str]:
         """What was asked for beside data: addresses, the file itself first."""
-        urls = [one["request"]["url"] for one in self._events("Network.requestWillBeSent")]
+        urls = [event["request"]["url"] for event in self._events("Network.requestWillBeSent")]
         return [url for url in urls if not url.startswith("data:")]
 
 

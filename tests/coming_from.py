@@ -21,6 +21,6 @@ def rows() -> list[tuple[str, str]]:
 
 def code_of(cell: str) -> str:
     """The code that a cell starts with."""
-    found = re.match(r"\s*`([^`]+)`", cell)
-    assert found, cell
-    return found[1]
+    match = re.match(r"\s*`([^`]+)`", cell)
+    assert match, cell
+    return match[1]

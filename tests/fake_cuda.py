@@ -40,9 +40,9 @@ class Watched(TorchDispatchMode):
         keywords = kwargs or {}
         result = func(*args, **keywords)
         before, after = (
-            [one for one in tree_leaves(tree) if isinstance(one, Tensor)] for tree in ((args, keywords), result)
+            [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)] for tree in ((args, keywords), result)
         )
-        if len({one.device.type for one in (*before, *after)}) > 1:
+        if len({tensor.device.type for tensor in (*before, *after)}) > 1:
             to = after[0].device.type
             # Only a copy to the device can be left to it; one to the host is of use when it has ended.
             waits = to == "cpu" or not keywords.get("non_blocking")
@@ -51,7 +51,7 @@ class Watched(TorchDispatchMode):
 
     @property
     def waits(self) -> list[Copy]:
-        return [one for one in self.copies if one.waits]
+        return [copy for copy in self.copies if copy.waits]
 
 
 def _line_of_the_core() -> str:
@@ -83,13 +83,13 @@ def backward(loss: Tensor) -> dict[Tensor, Tensor]:
     """The gradient of each leaf, by its leaf: autograd's own engine needs a device that exists."""
     gradients: dict[Any, dict[int, Tensor]] = defaultdict(dict)
     gradients[loss.grad_fn][0] = torch.ones_like(loss)
-    found = {}
+    leaf_gradients = {}
     for node in _from_end_to_start(loss.grad_fn):
         given = gradients.pop(node, {})
         if not given:
             continue
         if hasattr(node, "variable"):
-            found[node.variable] = given[0]
+            leaf_gradients[node.variable] = given[0]
             continue
         arguments = [given.get(number) for number in range(len(node._input_metadata))]
         edges = node.next_functions
@@ -107,7 +107,7 @@ def backward(loss: Tensor) -> dict[Tensor, Tensor]:
                 gradient = gradient.sum_to_size(next_node._input_metadata[number].shape)
                 before = gradients[next_node].get(number)
                 gradients[next_node][number] = gradient if before is None else before + gradient
-    return found
+    return leaf_gradients
 
 
 def _from_end_to_start(end: Any) -> list[Any]:

@@ -164,7 +164,7 @@ def _places(value: Any, at: Place = ()) -> Iterator[Place]:
         yield from _places(item, (*at, key))
 
 
-def fault(command: Callable[[], object]) -> str | None:
+def bad_ending(command: Callable[[], object]) -> str | None:
     """What is wrong with how a command ends: with a traceback, with a terminal's escape, or for want of memory."""
     out, ended = io.StringIO(), list[BaseException]()
 
@@ -177,8 +177,10 @@ def fault(command: Callable[[], object]) -> str | None:
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         command()
-    text = out.getvalue() + "".join(str(one) for one in ended if isinstance(one, SystemExit))
-    if wrong := [one for one in ended if not isinstance(one, UserError | SystemExit) or "MemoryError" in str(one)]:
+    text = out.getvalue() + "".join(str(error) for error in ended if isinstance(error, SystemExit))
+    if wrong := [
+        error for error in ended if not isinstance(error, UserError | SystemExit) or "MemoryError" in str(error)
+    ]:
         return "".join(traceback.format_exception(wrong[0])[-3:])
     return "a terminal's escape is printed" if "\x1b" in text else None
 

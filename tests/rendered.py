@@ -27,7 +27,7 @@ def render(number: int) -> tuple[Image.Image, list[dict[str, Any]]]:
     objects: list[dict[str, Any]] = []
     for _ in range(int(random.integers(1, 5))):
         box = _square(random)
-        if any(_overlap(box, one["box"]) for one in objects):
+        if any(_overlap(box, placed["box"]) for placed in objects):
             continue
         label, colour = int(random.integers(0, 2)), _colour(random, shade)
         if label == 0:
@@ -52,8 +52,8 @@ def _colour(random: np.random.Generator, shade: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _overlap(first: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return first[0] < other[2] and other[0] < first[2] and first[1] < other[3] and other[1] < first[3]
 
 
 def coco(numbers: range, prefix: str = "") -> dict[str, Any]:
@@ -61,9 +61,9 @@ def coco(numbers: range, prefix: str = "") -> dict[str, Any]:
     images, annotations = [], list[dict[str, Any]]()
     for place, number in enumerate(numbers, start=1):
         images.append({"id": place, "file_name": f"{prefix}{number:03}.png", "width": SIDE, "height": SIDE})
-        for one in render(number)[1]:
-            x, y, u, v = one["box"]
-            row = {"id": len(annotations) + 1, "image_id": place, "category_id": one["label"], "iscrowd": 0}
+        for item in render(number)[1]:
+            x, y, u, v = item["box"]
+            row = {"id": len(annotations) + 1, "image_id": place, "category_id": item["label"], "iscrowd": 0}
             annotations.append(row | {"bbox": [x, y, u - x, v - y], "area": (u - x) * (v - y)})
     categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
     return {"images": images, "annotations": annotations, "categories": categories}

@@ -64,13 +64,15 @@ def test_predict_writes_a_drawn_picture_and_what_predict_finds(
     predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
     for path in images:
         content = json.loads((output / f"{path.stem}.json").read_text())
-        found = predictor.predict(path, threshold=0.4)
+        detections = predictor.predict(path, threshold=0.4)
         assert (content["image"], content["width"], content["height"]) == (path.name, 60, 40)
-        assert len(found) == len(content["detections"]) > 0
-        assert np.array_equal(found.xyxy, np.array([one["xyxy"] for one in content["detections"]], dtype=np.float32))
-        assert list(found.data["class_name"]) == [one["class_name"] for one in content["detections"]]
-        masks = [rle.decode(one["segmentation"]).astype(bool) for one in content["detections"]]
-        assert np.array_equal(found.mask, masks)
+        assert len(detections) == len(content["detections"]) > 0
+        assert np.array_equal(
+            detections.xyxy, np.array([detection["xyxy"] for detection in content["detections"]], dtype=np.float32)
+        )
+        assert list(detections.data["class_name"]) == [detection["class_name"] for detection in content["detections"]]
+        masks = [rle.decode(detection["segmentation"]).astype(bool) for detection in content["detections"]]
+        assert np.array_equal(detections.mask, masks)
         with Image.open(output / f"{path.stem}.png") as drawn, Image.open(path) as plain:
             assert drawn.width * plain.height == pytest.approx(drawn.height * plain.width, rel=0.01)
             assert drawn.tobytes() != plain.resize(drawn.size, Image.Resampling.BICUBIC).tobytes()
@@ -79,12 +81,12 @@ def test_predict_writes_a_drawn_picture_and_what_predict_finds(
 def test_predict_takes_the_threshold_of_the_file_and_says_so(
     checkpoint: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told, wrong = tmp_path / "told.pth", tmp_path / "wrong.pth"
-    for path, threshold in ((told, 0.4), (wrong, 1.5)):
+    with_threshold, wrong = tmp_path / "told.pth", tmp_path / "wrong.pth"
+    for path, threshold in ((with_threshold, 0.4), (wrong, 1.5)):
         write_checkpoint(path, replace(read_checkpoint(checkpoint), threshold=threshold))
     for path, options, threshold, why in (
-        (told, (), 0.4, "the best F1"),
-        (told, ("--threshold", "0.3"), 0.3, "as given"),
+        (with_threshold, (), 0.4, "the best F1"),
+        (with_threshold, ("--threshold", "0.3"), 0.3, "as given"),
         (checkpoint, (), 0.5, "the model recommends none"),
     ):
         main(["predict", str(path), str(images[0]), "--output", str(tmp_path / "found"), *options])
@@ -130,9 +132,9 @@ def test_predict_writes_over_its_own_results_alone_and_reads_none_of_them(
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(images[0], other / "two.png")
-    for given, wanted in ((images[0], "one.png"), (images[1], "two.json"), (other, "two.json")):
+    for given, result in ((images[0], "one.png"), (images[1], "two.json"), (other, "two.json")):
         message = fails(capsys, "predict", checkpoint, given, "--output", tmp_path)
-        assert message.startswith(f"error: {tmp_path / wanted} would be written over")
+        assert message.startswith(f"error: {tmp_path / result} would be overwritten")
     assert {path: path.read_bytes() for path in before} == before
     for _ in range(2):
         given = [str(path) for path in (images[0], other, other / "found", other / ".." / "one.png") if path.exists()]
@@ -140,7 +142,7 @@ def test_predict_writes_over_its_own_results_alone_and_reads_none_of_them(
         assert sorted(path.name for path in (other / "found").iterdir()) == [
             *("one.json", "one.png", "two.json", "two.png")
         ]
-    assert "no image but those that predict drew" in fails(capsys, "predict", checkpoint, other / "found")
+    assert "no image except pictures that predict has drawn" in fails(capsys, "predict", checkpoint, other / "found")
 
 
 def test_predict_takes_equal_images_that_are_links_to_one_file(
@@ -170,22 +172,34 @@ def test_predict_takes_addresses_and_names_their_results_harmlessly(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = tmp_path / "found"
+    output = tmp_path / "found"
     with secure_server(tmp_path, monkeypatch) as server:
-        one = server.at("/a/..%2f..%2fthree.png?key=secret", content=images[0].read_bytes())
-        main(["predict", str(checkpoint), one, str(images[0]), one, "--output", str(found), "--threshold", "0.4"])
+        address = server.at("/a/..%2f..%2fthree.png?key=secret", content=images[0].read_bytes())
+        main(
+            [
+                "predict",
+                str(checkpoint),
+                address,
+                str(images[0]),
+                address,
+                "--output",
+                str(output),
+                "--threshold",
+                "0.4",
+            ]
+        )
         names = ["_.._three.json", "_.._three.png", "one.json", "one.png"]
-        assert sorted(path.name for path in found.iterdir()) == names
-        of_address, of_file = (json.loads((found / name).read_text()) for name in (names[0], names[2]))
+        assert sorted(path.name for path in output.iterdir()) == names
+        of_address, of_file = (json.loads((output / name).read_text()) for name in (names[0], names[2]))
         assert of_address.pop("image") == f"{server.address}/a/..%2f..%2fthree.png?..."
         assert of_file.pop("image") == "one.png"
         assert of_address == of_file
         assert len(server.asked) == 1
         same_name = [server.at(f"/{folder}/one.png", content=b"") for folder in "ab"]
         for given in (same_name, [same_name[0], images[0]]):
-            assert "would all be drawn in" in fails(capsys, "predict", checkpoint, *given, "--output", found)
+            assert "would all be drawn in" in fails(capsys, "predict", checkpoint, *given, "--output", output)
         assert len(server.asked) == 1
-        message = fails(capsys, "predict", checkpoint, f"{server.address}/none.png", "--output", found)
+        message = fails(capsys, "predict", checkpoint, f"{server.address}/none.png", "--output", output)
         assert "/none.png cannot be downloaded: the server answers 404" in message
     assert "which is not https" in fails(capsys, "predict", checkpoint, "http://images.example/x.png")
     assert "secret" not in capsys.readouterr().out
@@ -228,7 +242,7 @@ def test_a_number_out_of_its_range_is_said_of_its_option(
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert f"argument {arguments[-2]}: {arguments[-1]} is no " in capsys.readouterr().err
+    assert f"argument {arguments[-2]}: {arguments[-1]} is not a " in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_here_is_named(

@@ -97,12 +97,12 @@ def test_a_snippet_runs(here: Path, code: str, monkeypatch: pytest.MonkeyPatch) 
         photo = server.at("/photo.jpg", content=Path("photo.jpg").read_bytes())
         space = run(code.replace("https://example.com/photo.jpg", photo))
     if "predict(" in code:
-        found = [space[name] for name in ("detections", "first", "second") if name in space]
-        assert len(found) == (2 if "first, second =" in code else 1)
-        for one in found:
-            assert isinstance(one, supervision.Detections)
-            assert one.data["source_shape"].tolist() == [[48, 64]] * len(one)
-            assert ("source_image" in one.metadata) == ("include_source_image=False" not in code)
+        results = [space[name] for name in ("detections", "first", "second") if name in space]
+        assert len(results) == (2 if "first, second =" in code else 1)
+        for detections in results:
+            assert isinstance(detections, supervision.Detections)
+            assert detections.data["source_shape"].tolist() == [[48, 64]] * len(detections)
+            assert ("source_image" in detections.metadata) == ("include_source_image=False" not in code)
     for folder in re.findall(r'output_dir="(runs/\w+|output)"', code):
         if "fit(" in code or "train(" in code:
             assert {path.name for path in Path(folder).iterdir()} >= CHECKPOINTS

@@ -49,12 +49,12 @@ class Patch(NamedTuple):
 
 
 def rows() -> dict[str, Row]:
-    found = {}
+    by_name = {}
     for line in re.findall(r"^\| an? .*$", PAGE, re.M):
         name, touch, run, tests = (cell.strip() for cell in line.strip("| \n").replace("| |", "| - |").split(" | "))
         places = [word for word in re.findall(r"`([^`]+)`", touch) if is_path(word)]
-        found[name] = Row(places, re.findall(r"`((?:python|make) [^`]+)`", run), tests.strip("`"))
-    return found
+        by_name[name] = Row(places, re.findall(r"`((?:python|make) [^`]+)`", run), tests.strip("`"))
+    return by_name
 
 
 def is_path(word: str) -> bool:
@@ -68,9 +68,10 @@ PATCHES = {
                 "rfdetr_core/ingest/rules.py",
                 "def _polygons(",
                 """
-                def _sliver(one: Annotation, frame: Frame) -> str | None:
-                    long = max(one.box[2:]) > 30 * min(one.box[2:])
-                    return f"the box is {one.box[2]:g} wide and {one.box[3]:g} high" if long else None
+                def _sliver(annotation: Annotation, frame: Frame) -> str | None:
+                    width, height = annotation.box[2:]
+                    narrow = max(width, height) > 30 * min(width, height)
+                    return f"the box is {width:g} wide and {height:g} high" if narrow else None
 
 
                 """,
@@ -78,7 +79,7 @@ PATCHES = {
             Before(
                 "rfdetr_core/ingest/rules.py",
                 ")  # fmt: skip\n\n_OTHERS",
-                '    Rule("box-sliver", "warning", "usable", "Draw it again: it is too narrow.", _sliver),\n',
+                '    Rule("box-sliver", "warning", "usable", "Draw the box again: it is too narrow.", _sliver),\n',
             ),
             Before(
                 "tests/ingest/faults.py",
@@ -99,7 +100,7 @@ PATCHES = {
             Before(
                 "rfdetr_core/ingest/formats/__init__.py",
                 ")\n_NAMED",
-                "    (table.LAYOUT, table.found, table.read),\n",
+                "    (table.LAYOUT, table.is_present, table.read),\n",
             ),
             Before("rfdetr_core/ingest/formats/__init__.py", ', ".txt", ".yaml"', ', ".csv"'),
             Before("rfdetr_core/ingest/formats/__init__.py", ", yolo\n", ", table"),
@@ -124,7 +125,7 @@ PATCHES = {
                 """,
             ),
             Before(
-                "README.md",
+                "docs/data.md",
                 "| YOLO | `data.yaml`",
                 "| CSV | `train/_annotations.csv`: filename, class, xmin, ymin, xmax, ymax |\n",
             ),
@@ -145,7 +146,7 @@ PATCHES = {
                 LAYOUT = f"CSV: train/{NAME} beside the images, also in valid/ and test/"
 
 
-                def found(root: Path) -> bool:
+                def is_present(root: Path) -> bool:
                     """Whether train has the table."""
                     return (root / "train" / NAME).is_file()
 
@@ -351,7 +352,7 @@ PATCHES = {
             ),
             Before("pyproject.toml", 'tensorboard = ["tensorboard"]', 'matplotlib = ["matplotlib"]\n'),
             Before("requirements/dev.in", "tensorboard\n", "matplotlib\n"),
-            Before("README.md", "| extras: tensorboard,", "| matplotlib | the logger matplotlib |\n"),
+            Before("docs/dependencies.md", "| extras: tensorboard,", "| matplotlib | the logger matplotlib |\n"),
         ],
         {},
         """
@@ -514,7 +515,7 @@ PATCHES = {
         [
             Before("requirements/runtime.in", "requests\n", "packaging\n"),
             Before("pyproject.toml", ' "requests",', ' "packaging",'),
-            Before("README.md", "| requests |", "| packaging | versions, compared |\n"),
+            Before("docs/dependencies.md", "| requests |", "| packaging | versions, compared |\n"),
         ],
         {},
         """
@@ -585,7 +586,7 @@ PATCHES = {
 
         from rfdetr_core.base.params import parse
         from rfdetr_core.data.augmentation import AugmentConfig
-        from rfdetr_core.data.dataset import DetectionDataset, Draw
+        from rfdetr_core.data.dataset import DetectionDataset, SampleKey
         from rfdetr_core.data.samples import read_samples
         from tests.training.tiny import make_files
 
@@ -593,7 +594,7 @@ PATCHES = {
             where = make_files(tmp_path)
             config = parse(AugmentConfig, {"grey": 1}, "augmentation")
             images = DetectionDataset(read_samples(*where.split("train")), where.dataset, 64, augmentation=config)
-            image = images[Draw(0, 1)].image
+            image = images[SampleKey(0, 1)].image
             assert bool((image[0] == image[1]).all()) and bool((image[1] == image[2]).all())
         """,
     ),
@@ -655,7 +656,7 @@ def test_a_row_is_all_that_its_addition_takes(name: str, project: Path) -> None:
     patch, row = PATCHES[name], rows()[name]
     apply(patch, project)
     places = [re.escape(place).replace("<name>", r"\w+") for place in row.places]
-    for path in {one.path for one in patch.insertions} | patch.files.keys():
+    for path in {insertion.path for insertion in patch.insertions} | patch.files.keys():
         assert any(re.match(place, path) for place in places), f"{path} is not in the row"
     python(project, "-m ruff check -q rfdetr_core stages")
     for command in row.commands:

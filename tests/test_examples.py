@@ -41,12 +41,12 @@ def test_a_training_with_a_callback_of_ones_own(example: ModuleType, tmp_path: P
     example.main(str(tmp_path / "data"), str(output), epochs=2, enough=enough, interval=1)
     rows = (output / "history.csv").read_text().splitlines()
     assert len(rows) == 1 + (1 if enough == 0 else 2)  # the callback stopped it, or did not
-    checkpoints = {"checkpoint.pth", *(f"checkpoint_best_{one}.pth" for one in ("ema", "regular", "total"))}
+    checkpoints = {"checkpoint.pth", *(f"checkpoint_best_{track}.pth" for track in ("ema", "regular", "total"))}
     kept = {f"checkpoint_{epoch}.pth" for epoch in range(len(rows) - 1)}
     assert {path.name for path in output.glob("*.pth")} == checkpoints | kept
-    found = from_checkpoint(output / "checkpoint_best_total.pth", device="cpu")
-    assert found.class_names == ["red", "green"]
-    found.predict(np.zeros((64, 64, 3), dtype=np.uint8))
+    model = from_checkpoint(output / "checkpoint_best_total.pth", device="cpu")
+    assert model.class_names == ["red", "green"]
+    model.predict(np.zeros((64, 64, 3), dtype=np.uint8))
 
 
 def test_lightnings_own_callbacks_loggers_strategies_and_precision_plugins_fit_in(tmp_path: Path) -> None:

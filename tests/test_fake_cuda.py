@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfdetr_core.data.batching import Batch, at_drawn_size
+from rfdetr_core.data.batching import Batch, resize_to_drawn_size
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.loss import formulas
 from rfdetr_core.loss.criterion import Criterion
@@ -92,10 +92,10 @@ def test_evaluation_copies_nothing(architecture: Any, side: int, padded: bool) -
 def test_what_a_batch_finds_is_waited_for_once_and_its_masks_image_by_image(architecture: Any, padded: bool) -> None:
     with fake_cuda() as watched, torch.no_grad():
         output = fake_detector(architecture).eval()(*inputs(64, padded))
-        found = list(postprocess(output, [(37, 53), (20, 30)], architecture.queries))
-        assert {one.device.type for two in found for one in (two.scores, two.labels, two.boxes)} == {"cpu"}
-        masks = [one.masks for one in found if one.masks is not None]
-        assert [one.shape[1:] for one in masks] == ([(37, 53), (20, 30)] if architecture.segmentation else [])
+        detections = list(postprocess(output, [(37, 53), (20, 30)], architecture.queries))
+        assert {tensor.device.type for two in detections for tensor in (two.scores, two.labels, two.boxes)} == {"cpu"}
+        masks = [of_image.masks for of_image in detections if of_image.masks is not None]
+        assert [mask.shape[1:] for mask in masks] == ([(37, 53), (20, 30)] if architecture.segmentation else [])
         assert sum(copy.to == "cpu" for copy in watched.copies) == 3 + len(masks)
 
 
@@ -109,12 +109,12 @@ def test_a_step_waits_for_the_device_in_matching_alone(architecture: Any, side: 
         output = detector(*inputs(side, padded))
         assert not watched.copies
         losses = Criterion()(output, targets(side), groups=architecture.groups, point_seed=0)
-        assert [(one.to, "costs" in one.line) for one in watched.waits] == [("cpu", True)], watched.waits
+        assert [(copy.to, "costs" in copy.line) for copy in watched.waits] == [("cpu", True)], watched.waits
         watched.copies.clear()
         gradients = backward(losses.total)
         assert not watched.copies
-        assert gradients.keys() == {one for one in detector.parameters() if one.requires_grad}
-        assert {(one.device, one.shape == leaf.shape) for leaf, one in gradients.items()} == {
+        assert gradients.keys() == {parameter for parameter in detector.parameters() if parameter.requires_grad}
+        assert {(gradient.device, gradient.shape == leaf.shape) for leaf, gradient in gradients.items()} == {
             (losses.total.device, True)
         }
 
@@ -150,7 +150,7 @@ def test_a_batch_reaches_its_size_on_the_device_without_a_wait(mode: Any) -> Non
         assert watched.copies
         batch = batch.normalised()
         assert not watched.waits
-        drawn = at_drawn_size(batch, [64], mode, 0, epoch=0, step=0)
+        drawn = resize_to_drawn_size(batch, [64], mode, 0, epoch=0, step=0)
         assert drawn.images.shape == (2, 3, 64, 64)
         assert not watched.waits
 
@@ -200,6 +200,6 @@ def test_the_gradients_of_the_walk_are_those_of_autograd(dtype: torch.dtype) -> 
     first, second = (leaf * weight).sigmoid().split(2, dim=1)
     place = (torch.tensor([0]), torch.tensor([1]), torch.tensor([1]))
     loss = formulas.classification_loss((first * second)[None], place, torch.ones(1, dtype=dtype), 0.25) + first.sum()
-    found = backward(loss)
+    gradients = backward(loss)
     expected = torch.autograd.grad(loss, (leaf, weight))
-    torch.testing.assert_close((found[leaf], found[weight]), expected)
+    torch.testing.assert_close((gradients[leaf], gradients[weight]), expected)

@@ -142,7 +142,8 @@ def test_the_notebook_runs_from_top_to_bottom(user: User, monkeypatch: pytest.Mo
     nbclient.NotebookClient(book, kernel_name="python3", **options).execute()
     outputs = {cell.id: cell.outputs for cell in book.cells if cell.cell_type == "code"}
     printed = {
-        name: "".join(one.text for one in found if one.output_type == "stream") for name, found in outputs.items()
+        name: "".join(output.text for output in cell_outputs if output.output_type == "stream")
+        for name, cell_outputs in outputs.items()
     }
     for name in ("predict", "look"):
         assert "image/png" in outputs[name][-1].data, name
@@ -153,7 +154,7 @@ def test_the_notebook_runs_from_top_to_bottom(user: User, monkeypatch: pytest.Mo
     assert "resuming after epoch 1 of" in printed["resume"]
     assert re.search(r"training from the weights of /\S+/runs/first/checkpoint_best_total\.pth", printed["again"])
     # A mistake is a message, without the code that raised it.
-    (error,) = (one for one in book.cells[-1].outputs if one.output_type == "error")
+    (error,) = (output for output in book.cells[-1].outputs if output.output_type == "error")
     (message,) = error.traceback
     assert message.startswith("UserError: ")
     assert "Did you mean resolution?" in message

@@ -24,7 +24,7 @@ from rfdetr_core.cli import main
 from rfdetr_core.training.config import TrainConfig
 from rfdetr_core.training.record import named_state
 from tests.checkpoint.tiny import tiny_checkpoint
-from tests.hostile import ODD, RUN, Target, bounded_memory, fault, laughs, nested
+from tests.hostile import ODD, RUN, Target, bad_ending, bounded_memory, laughs, nested
 
 Content = dict[str, Any]
 _SAMPLES = 60
@@ -43,7 +43,7 @@ def test_no_value_of_a_file_ends_a_command_in_a_traceback_or_fills_the_memory(ta
         for place, name in cases:
             target.write(place, ODD[name])
             for command in draw.sample(sorted(target.commands()), 3):
-                assert fault(target.commands()[command]) is None, f"{command} with {place} = {name}"
+                assert bad_ending(target.commands()[command]) is None, f"{command} with {place} = {name}"
 
 
 def at(path: str, value: Any) -> Callable[[Content], Content]:
@@ -122,9 +122,9 @@ PREDICTED: dict[str, tuple[Callable[[Content], Content], str]] = {
     "arguments as a tensor without values": (at("args", torch.ones(0)), "args: a Tensor does not belong there"),
     "class names as a set": (at("args.class_names", {"a"}), "args.class_names: a set does not belong there"),
     "class names as one text": (at("args.class_names", "abc"), "args.class_names: it must be a list"),
-    "a rate that is NaN": (at("args.lr", float("nan")), "args.lr: nan is no finite number"),
+    "a rate that is NaN": (at("args.lr", float("nan")), "args.lr: nan is not a finite number"),
     "a complex rate": (at("args.lr", 1j), "args.lr: a complex does not belong there"),
-    "half a character": (at("args.note", "\ud800"), r"args.note: '\\ud800' is no text in Unicode"),
+    "half a character": (at("args.note", "\ud800"), r"args.note: '\\ud800' is not valid Unicode"),
     "mixed keys": (at("args.note", {1: 1, "a": 2}), "args.note: its keys must be texts"),
     "nested arguments": (at("args.note", nested(250)), "args: written out, it has more than 200 levels"),
     "repeated arguments": (at("args.note", laughs()), "args: written out, it has more than"),
@@ -165,7 +165,7 @@ AUDITED: dict[str, tuple[Callable[[Content], Content], str]] = {
         at(f"{RECORD}.parents", {"resume": {"name": "x", "sha256": "0" * 64, "tensors": "0" * 64, "lineage": {}}}),
         f"{RECORD}.parents.resume.lineage.variant: it is missing",
     ),
-    "a score that is NaN": (at("lineage.selection.ema.score", float("nan")), "ema.score: nan is no finite number"),
+    "a score that is NaN": (at("lineage.selection.ema.score", float("nan")), "ema.score: nan is not a finite number"),
     "a winner of its own": (at("lineage.selection.winner", "both"), "lineage.selection.winner: Input should be"),
     "a digest of another length": (at("lineage.tensors", "00"), "lineage.tensors: String should match"),
     "an epoch that is a text": (at("epoch", "1"), "epoch: it must be a whole number, found '1'"),
@@ -179,7 +179,7 @@ def test_a_crafted_model_is_named_by_its_field_before_it_is_built(
     attack, message = PREDICTED[name]
     torch.save(attack(copy.copy(target.content)), target.path)
     with bounded_memory():
-        assert fault(target.commands()["predict"]) is None
+        assert bad_ending(target.commands()["predict"]) is None
         if message:
             with pytest.raises(SystemExit, match=message) as ended:
                 main(["predict", str(target.path), str(target.image)])

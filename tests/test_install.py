@@ -59,16 +59,16 @@ class Installed(Project):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    found = Installed(Project.create(tmp_path_factory.mktemp("install") / "a clöne").folder)
-    output(found.folder, sys.executable, "-m", "venv", "--without-pip", ".venv")
+    installed = Installed(Project.create(tmp_path_factory.mktemp("install") / "a clöne").folder)
+    output(installed.folder, sys.executable, "-m", "venv", "--without-pip", ".venv")
     packages = sysconfig.get_path("purelib")
-    (link,) = (found.folder / ".venv" / "lib").glob("python*/site-packages")
+    (link,) = (installed.folder / ".venv" / "lib").glob("python*/site-packages")
     (link / "locked.pth").write_text(f"{packages}\n")
-    (found.folder / ".venv" / ".runtime").touch()
-    before = found.status()
-    output(found.folder, "make", "setup", LC_ALL="C")
-    assert found.status() == before
-    return found
+    (installed.folder / ".venv" / ".runtime").touch()
+    before = installed.status()
+    output(installed.folder, "make", "setup", LC_ALL="C")
+    assert installed.status() == before
+    return installed
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def test_scripts_anywhere_import_the_project_and_nothing_else_of_its_folder(proj
     names = [path.name for path in project.folder.iterdir() if path.is_dir() and path.name.isidentifier()]
     assert {"ci", "data", "rfdetr_core", "stages"} <= {*names}
     # In this locale Python does not start where a path file has a letter that is not ASCII.
-    file, found, hooks = json.loads(output(tmp_path, project.python, "-c", WHERE, *names, LC_ALL="C"))
+    file, modules, hooks = json.loads(output(tmp_path, project.python, "-c", WHERE, *names, LC_ALL="C"))
     assert Path(file).resolve() == (project.folder / "rfdetr_core" / "__init__.py").resolve()
-    assert found == ["rfdetr_core"]
+    assert modules == ["rfdetr_core"]
     assert hooks == []  # of setuptools' other kinds of installation
 
 

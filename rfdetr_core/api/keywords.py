@@ -33,7 +33,7 @@ class ModelKeywords(TypedDict, total=False):
     """The keywords of a class such as RFDETRNano."""
 
     pretrain_weights: str | os.PathLike[str] | None
-    """path of a checkpoint or a published name; None: a new model; left out: the published weights"""
+    """path of a checkpoint, or a published name; None: a new model; default: the published weights"""
     resolution: int | None
     """side of the square input in pixels (default: None)"""
     num_queries: int | None
@@ -47,13 +47,13 @@ class ModelKeywords(TypedDict, total=False):
     gradient_checkpointing: bool | None
     """recompute encoder activations: less memory, more time (default: False)"""
     num_classes: int | None
-    """classes to tell apart; None: as many as the weights have (default: None)"""
+    """number of classes; None: as many as the weights have (default: None)"""
     device: str | int | torch.device | None
-    """cpu, cuda, cuda:1, mps; auto: CUDA where there is one (default: 'auto')"""
+    """cpu, cuda, cuda:1 or mps; auto: CUDA if there is a GPU (default: 'auto')"""
 
 
 class RunKeywords(TypedDict, total=False):
-    """The settings of `train` that `evaluate` takes, too."""
+    """The settings of `train` that `evaluate` also takes."""
 
     output_dir: str | os.PathLike[str]
     """folder of the run's files (default: 'output')"""
@@ -180,7 +180,7 @@ class RunKeywords(TypedDict, total=False):
     strategy: str
     """Lightning's strategy: auto, ddp, fsdp, ... (default: 'auto')"""
     resume: str | os.PathLike[str] | None
-    """checkpoint.pth to resume from, up to `epochs` (default: None)"""
+    """checkpoint.pth of the run to resume; the training ends at `epochs` (default: None)"""
     notes: Any
     """any value; checkpoints keep it as args.notes (default: None)"""
     num_workers: int
@@ -200,7 +200,7 @@ class RunKeywords(TypedDict, total=False):
     progress_bar: bool | Literal["tqdm", "rich"] | None
     """style of the bar on a terminal and in notebooks; a line per epoch is printed in any case (default: 'tqdm')"""
     mlflow: bool
-    """track the run in MLflow: mlflow.db here, or MLFLOW_TRACKING_URI (default: False)"""
+    """track the run in MLflow: in mlflow.db of the current folder, or at MLFLOW_TRACKING_URI (default: False)"""
     tensorboard: bool
     """write output/tensorboard/; needs the extra tensorboard (default: False)"""
     wandb: bool
@@ -212,7 +212,7 @@ class RunKeywords(TypedDict, total=False):
     run: str | None
     """the loggers' name of the run (default: None)"""
     run_test: bool
-    """evaluate the test split when the training has ended (default: False)"""
+    """evaluate the test split after the training (default: False)"""
 
 
 class SettingsKeywords(RunKeywords, total=False):
@@ -226,53 +226,54 @@ class TrainKeywords(SettingsKeywords, total=False):
     """The keywords of `train`."""
 
     resolution: int | None
-    """side of the square input in pixels; None: as the model was built"""
+    """side of the square input in pixels; None: as in the constructor"""
     freeze_encoder: bool | None
-    """do not train the encoder; None: as the model was built"""
+    """do not train the encoder; None: as in the constructor"""
     gradient_checkpointing: bool | None
-    """recompute encoder activations: less memory, more time; None: as the model was built"""
+    """recompute encoder activations: less memory, more time; None: as in the constructor"""
     device: str | int | torch.device | None
-    """cpu, cuda, cuda:0, mps, which sets accelerator; None: as the model was built"""
+    """cpu, cuda, cuda:0 or mps; sets accelerator; None: as in the constructor"""
 
 
 class EvaluateKeywords(RunKeywords, total=False):
     """The keywords of `evaluate`."""
 
     dataset_dir: str | os.PathLike[str] | None
-    """None: the dataset that was trained on"""
+    """None: the dataset of the training"""
     pictures: int
-    """drawn: a third each of the best, the middle and the worst images (default: 9)"""
+    """number of images to draw: a third each of the best, the middle and the worst (default: 9)"""
     threshold: float | None
-    """score that counts in pictures and confusion; None: that of the best F1 (default: None)"""
+    """detections count in pictures and confusion if their score is above it; None: the threshold with the highest F1
+    (default: None)"""
     resolution: int | None
-    """side of the square input in pixels; None: as the model was built"""
+    """side of the square input in pixels; None: as in the constructor"""
     freeze_encoder: bool | None
-    """do not train the encoder; None: as the model was built"""
+    """do not train the encoder; None: as in the constructor"""
     gradient_checkpointing: bool | None
-    """recompute encoder activations: less memory, more time; None: as the model was built"""
+    """recompute encoder activations: less memory, more time; None: as in the constructor"""
     device: str | int | torch.device | None
-    """cpu, cuda, cuda:0, mps, which sets accelerator; None: as the model was built"""
+    """cpu, cuda, cuda:0 or mps; sets accelerator; None: as in the constructor"""
 
 
 class ExportKeywords(TypedDict, total=False):
-    """The keywords of `export` beside output_dir and sizes."""
+    """The keywords of `export`, except output_dir and batch sizes."""
 
     format: Literal["onnx", "openvino", "onnx-int8"]
-    """what reads the file"""
+    """format of the file"""
     quantization: Literal["int8"] | None
-    """int8: the same as the format onnx-int8"""
+    """int8: the same as format onnx-int8"""
     calibration_data: str | os.PathLike[str] | None
-    """folder of images that the ranges of int8 come from"""
+    """folder of images that determine the int8 ranges"""
     max_images: int
-    """the most images of calibration_data (default: 100)"""
+    """largest number of images from calibration_data (default: 100)"""
     shape: tuple[int, int] | list[int] | None
-    """the resolution of the model, twice"""
+    """(resolution, resolution): only the resolution of the model"""
     postprocess: bool
-    """False: `dets`, `labels`, `masks` as upstream's files have them, for normalised images; True: photographs of any
-    size in, boxes in pixels, scores and class indexes out (default: False)"""
+    """False: normalised images in; `dets`, `labels`, `masks` out, as in upstream's files. True: photographs of any size
+    in; boxes in pixels, scores and class indexes out (default: False)"""
     images: Literal["uint8", "float"]
-    """with postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; both RGB (default: 'uint8')"""
+    """input with postprocess: uint8 (B, H, W, 3), or float32 (B, 3, H, W) from 0 to 1; both RGB (default: 'uint8')"""
     max_drop: float | None
     """points of mAP (0 to 100) that a file may lose; None: 0.1 for fp32, 0.5 for int8 (default: None)"""
     calibration_images: int
-    """images of train that the ranges of int8 are measured on (default: 32)"""
+    """images of train on which the ranges for int8 are measured (default: 32)"""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import MOST_LEVELS, open_regular
-from rfdetr_core.base.memory import ran_out
+from rfdetr_core.base.memory import shortage_message
 from rfdetr_core.base.schema import MOST_BYTES, short
 
 # What upstream's `args` were before they were a dict; both only hold values.
@@ -51,10 +51,14 @@ def load(path: Path, *, tensors: bool = True) -> Any:
             _check_pickle(_check_members(file, size, path), path)
             with torch.serialization.safe_globals(_NAMESPACES):
                 # On the device meta a tensor has a shape and no memory.
-                bare = _Copy(path, size).of(torch.load(_start(file), map_location="meta", weights_only=True), "", 0)
+                bare = _Copy(path, size).copy_plain(
+                    torch.load(_start(file), map_location="meta", weights_only=True), "", 0
+                )
                 if not tensors:
                     return bare
-                return _Copy(path, size).of(torch.load(_start(file), map_location="cpu", weights_only=True), "", 0)
+                return _Copy(path, size).copy_plain(
+                    torch.load(_start(file), map_location="cpu", weights_only=True), "", 0
+                )
     except UserError:
         raise
     except FileNotFoundError:
@@ -62,7 +66,7 @@ def load(path: Path, *, tensors: bool = True) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error.strerror or error}.") from error
     except Exception as error:  # a broken or hostile file can raise anything
-        if (shortage := ran_out(error)) is not None:
+        if (shortage := shortage_message(error)) is not None:
             raise UserError(f"{path}: {shortage}. Free some; if the file is damaged, get it again.") from error
         if path.suffix in (".onnx", ".xml"):
             raise UserError(
@@ -80,14 +84,18 @@ def _check_members(file: BinaryIO, size: int, path: Path) -> bytes:
     """Compare the members of the archive with the size of the file and their checksums; the content of data.pkl."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        packed = next((one for one in members if one.compress_type or one.file_size != one.compress_size), None)
+        packed = next(
+            (member for member in members if member.compress_type or member.file_size != member.compress_size), None
+        )
         if packed is not None:
             raise UserError(f"{path}: {packed.filename} in it is compressed. Save it again with torch.save.")
         # Readers of archives differ in what they make of bytes before the first member, and of a name that comes twice.
-        whole = sum(one.file_size for one in members) <= size and min(one.header_offset for one in members) == 0
-        if not whole or len({one.filename for one in members}) != len(members) or archive.comment:
+        is_complete = (
+            sum(member.file_size for member in members) <= size and min(member.header_offset for member in members) == 0
+        )
+        if not is_complete or len({member.filename for member in members}) != len(members) or archive.comment:
             raise UserError(f"{path} is no archive as torch.save writes it. Save it again with torch.save.")
-        pickled = next(one for one in members if one.filename.partition("/")[2] == "data.pkl")
+        pickled = next(member for member in members if member.filename.partition("/")[2] == "data.pkl")
         if pickled.file_size > _MOST_PICKLED:
             raise UserError(f"{path}: data.pkl in it has more than the {_MOST_PICKLED:,} bytes allowed.")
         if (damaged := archive.testzip()) is not None:  # torch.load itself does not compare the stored CRCs
@@ -97,8 +105,8 @@ def _check_members(file: BinaryIO, size: int, path: Path) -> bytes:
 
 def _check_pickle(pickled: bytes, path: Path) -> None:
     """Refuse what asks for a class or function that is no tensor, number or container."""
-    asked = {str(argument) for code, argument, _ in pickletools.genops(pickled) if code.name == "GLOBAL"}
-    if refused := sorted(one.replace(" ", ".") for one in asked - _KNOWN):
+    globals_used = {str(argument) for code, argument, _ in pickletools.genops(pickled) if code.name == "GLOBAL"}
+    if refused := sorted(name.replace(" ", ".") for name in globals_used - _KNOWN):
         raise UserError(
             f"{path} is refused: it asks for {', '.join(refused)}, and making such objects can run code. Nothing of it "
             "was run. Save it again with tensors and plain values only."
@@ -112,7 +120,7 @@ class _Copy:
         self.path, self.size, self.left = path, size, MOST_BYTES
         self.seen: set[int] = set()
 
-    def of(self, value: Any, at: str, level: int) -> Any:
+    def copy_plain(self, value: Any, place: str, level: int) -> Any:
         """Copy a value; `at` is its place in the file."""
         self.left -= 64 + (len(value) if isinstance(value, str | bytes) else 0)
         if isinstance(value, dict | list | tuple) and value:
@@ -120,28 +128,28 @@ class _Copy:
             self.seen.add(id(value))
         if self.left < 0 or level > MOST_LEVELS:
             limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
-            raise UserError(f"{self.path}: {at.partition('.')[0] or 'its content'}: written out, it has {limit}.")
+            raise UserError(f"{self.path}: {place.partition('.')[0] or 'its content'}: written out, it has {limit}.")
         if isinstance(value, Tensor):
-            self._check_bytes(_bytes_of(value), at)
+            self._check_bytes(_bytes_of(value), place)
             return value
         if isinstance(value, tuple(_NAMESPACES)):
             value = vars(value)
         if isinstance(value, dict):
-            inner = {key: f"{at}.{short(str(key))}" if at else short(str(key)) for key in dict.keys(value)}
-            copied = {self.of(key, inner[key], level): self.of(one, inner[key], level + 1)
+            inner = {key: f"{place}.{short(str(key))}" if place else short(str(key)) for key in dict.keys(value)}
+            copied = {self.copy_plain(key, inner[key], level): self.copy_plain(one, inner[key], level + 1)
                       for key, one in dict.items(value)}  # fmt: skip
             # Views of one memory are as large as they say once they are written or put into a detector.
-            self._check_bytes(sum(_bytes_of(one) for one in copied.values() if isinstance(one, Tensor)), at)
+            self._check_bytes(sum(_bytes_of(tensor) for tensor in copied.values() if isinstance(tensor, Tensor)), place)
             return copied
         if isinstance(value, list | tuple):
-            items = [self.of(one, at, level + 1) for one in value]
+            items = [self.copy_plain(item, place, level + 1) for item in value]
             return items if isinstance(value, list) else tuple(items)
         return value
 
-    def _check_bytes(self, size: int, at: str) -> None:
+    def _check_bytes(self, size: int, place: str) -> None:
         if size > self.size:
             raise UserError(
-                f"{self.path}: {at or 'its content'}: tensors of {size:,} bytes in a file of {self.size:,}. Save it "
+                f"{self.path}: {place or 'its content'}: tensors of {size:,} bytes in a file of {self.size:,}. Save it "
                 "again with torch.save and tensors of their own."
             )
 

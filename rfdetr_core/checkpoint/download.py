@@ -14,7 +14,7 @@ from typing import IO, Any
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.hosts import refusal
 from rfdetr_core.base.printing import printable
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 
 FAILURES = (OSError, http.client.HTTPException, ValueError)  # of the network, the disk, or what a server says
 _ATTEMPTS = 3
@@ -81,7 +81,7 @@ def _download_rest(address: str, part: Path, most_bytes: int, check: Callable[[s
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     opener = urllib.request.build_opener(_Redirects(check))
     try:
-        response = Patience(_ANSWER).call(lambda: opener.open(request, timeout=_READ))
+        response = TimeLimit(_ANSWER).call(lambda: opener.open(request, timeout=_READ))
     except OutOfTimeError:
         raise _NoAnswerError(f"no answer in {_ANSWER:.0f} s") from None
     except urllib.error.HTTPError as error:
@@ -91,13 +91,13 @@ def _download_rest(address: str, part: Path, most_bytes: int, check: Callable[[s
     with response:
         goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
         length = response.headers.get("Content-Length")
-        whole = int(length) + have * goes_on if length else None
-        _check_size(address, whole or 0, most_bytes)
+        total_size = int(length) + have * goes_on if length else None
+        _check_size(address, total_size or 0, most_bytes)
         with part.open("ab" if goes_on else "wb") as file:
             _receive(address, response, file, most_bytes)
             size = file.tell()
-    if whole is not None and size != whole:
-        raise ConnectionError(f"cut off after {size} of {whole} bytes")
+    if total_size is not None and size != total_size:
+        raise ConnectionError(f"cut off after {size} of {total_size} bytes")
 
 
 def _receive(address: str, response: Any, file: IO[bytes], most_bytes: int) -> None:

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked
-from rfdetr_core.checkpoint.files import Checkpoint, check_content, origin_of
+from rfdetr_core.base.schema import Count, FileSchema, Sha256, Text, checked
+from rfdetr_core.checkpoint.files import Checkpoint, check_content, read_training_record
 from rfdetr_core.checkpoint.schema import Content
 
 SUFFIXES = (".onnx", ".xml")  # an OpenVINO model is two files: NAME.xml, and NAME.bin with its constants
@@ -27,7 +27,7 @@ _VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", 
 _TOLD = ("model_name", "model_config", "args", "threshold", "lineage", "rfdetr_version", "best_total_source")
 
 
-class Description(Fields):
+class Description(FileSchema):
     """What an exported file says of itself: one JSON value per key.
 
     images: what it takes: normalised float32 (B, C, R, R); or, with postprocess, uint8 (B, H, W, 3) or float32
@@ -84,7 +84,7 @@ class Exported:
     @property
     def changed_constants(self) -> list[str]:
         """The names of constants that are not as the description says: changed, added or gone."""
-        return sorted(name for name, _, _ in files.changes(self.description.constants, self.constants))
+        return sorted(name for name, _, _ in files.changed_digests(self.description.constants, self.constants))
 
 
 def read_exported(path: Path) -> Exported:
@@ -111,17 +111,17 @@ def read_exported(path: Path) -> Exported:
         raise UserError(f"{path}: its description is damaged ({error}). Export it again from its checkpoint.") from None
     described = Description.model_validate(checked(values, Description, str(path)))
     check_content(described.checkpoint, Content, path)
-    known = {key: described.checkpoint[key] for key in _TOLD if described.checkpoint.get(key) is not None}
-    return Exported(path, kind, described, Checkpoint({}, path=path, **known), content)
+    kept_fields = {key: described.checkpoint[key] for key in _TOLD if described.checkpoint.get(key) is not None}
+    return Exported(path, kind, described, Checkpoint({}, path=path, **kept_fields), content)
 
 
-def model_origin(path: Path) -> dict[str, Any] | None:
-    """The record of the training that a model file of any kind says it comes from: see `origin_of`.
+def read_any_training_record(path: Path) -> dict[str, Any] | None:
+    """The record of the training that a model file of any kind says it comes from: see `read_training_record`.
 
     Raises:
         UserError: it is an exported file that cannot be read.
     """
-    return read_exported(path).checkpoint.origin if path.suffix in SUFFIXES else origin_of(path)
+    return read_exported(path).checkpoint.training if path.suffix in SUFFIXES else read_training_record(path)
 
 
 def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -137,14 +137,14 @@ def onnx_constants(model: Any) -> dict[str, str]:
     """
     from onnx import numpy_helper
 
-    found = {}
+    constants = {}
     for tensor in model.graph.initializer:
         try:
             values = numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             raise UserError(f"The initializer {tensor.name} is damaged ({error}). Export the file again.") from None
-        found[tensor.name] = _digest([str(values.dtype).encode(), str(values.shape).encode(), values.tobytes()])
-    return found
+        constants[tensor.name] = _digest([str(values.dtype).encode(), str(values.shape).encode(), values.tobytes()])
+    return constants
 
 
 def onnx_graph(model: Any) -> str:
@@ -173,19 +173,19 @@ def openvino_constants(root: ElementTree.Element, path: Path) -> dict[str, str]:
         data = files.read_bytes(weights)
     except OSError as error:
         raise UserError(f"{weights} cannot be read: {error.strerror or error}. It belongs to {path}.") from error
-    found = {}
+    constants = {}
     for name, layer in _constant_layers(root):
         about = layer.find("data")
-        told = {} if about is None else about.attrib
+        attributes = {} if about is None else about.attrib
         try:
-            start, size = int(told["offset"]), int(told["size"])
+            start, size = int(attributes["offset"]), int(attributes["size"])
         except (KeyError, ValueError):
             raise UserError(f"{path}: the constant {name} has no place in {weights}.") from None
         if not 0 <= start <= start + size <= len(data):
             raise UserError(f"{weights} is cut: it has {len(data)} bytes, {path} needs {start + size}.")
-        shape = [told.get("element_type", "").encode(), told.get("shape", "").encode()]
-        found[name] = _digest([*shape, data[start : start + size]])
-    return found
+        shape = [attributes.get("element_type", "").encode(), attributes.get("shape", "").encode()]
+        constants[name] = _digest([*shape, data[start : start + size]])
+    return constants
 
 
 def _constant_layers(part: ElementTree.Element, prefix: str = "") -> Iterator[tuple[str, ElementTree.Element]]:
@@ -250,10 +250,10 @@ def _parse_openvino(data: bytes, path: Path) -> ElementTree.Element:
 def _described(content: Any, kind: Literal["onnx", "openvino"]) -> dict[str, str]:
     """The texts of the description, by its keys; none: the file carries no description."""
     if kind == "onnx":
-        pairs = ((one.key, one.value) for one in content.metadata_props)
+        pairs = ((entry.key, entry.value) for entry in content.metadata_props)
         return {key.removeprefix(PREFIX): value for key, value in pairs if key.startswith(PREFIX)}
-    found = content.find("rt_info/rfdetr")
-    return {one.tag: one.get("value", "") for one in ([] if found is None else found)}
+    info = content.find("rt_info/rfdetr")
+    return {element.tag: element.get("value", "") for element in ([] if info is None else info)}
 
 
 def _levels(root: ElementTree.Element) -> int:
@@ -266,5 +266,5 @@ def _levels(root: ElementTree.Element) -> int:
 def description_texts(description: Mapping[str, Any]) -> dict[str, str]:
     """The values of a description as JSON, by key, in the order of the fields of `Description`. In ASCII: XML has no
     place for some characters."""
-    known = Description.model_validate(description).model_dump(mode="json")
-    return {key: json.dumps(value, allow_nan=False) for key, value in known.items()}
+    checked = Description.model_validate(description).model_dump(mode="json")
+    return {key: json.dumps(value, allow_nan=False) for key, value in checked.items()}

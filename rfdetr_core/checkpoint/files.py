@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.files import replacing
-from rfdetr_core.base.schema import Fields, check_values, require, short
+from rfdetr_core.base.schema import FileSchema, check_values, require, short
 from rfdetr_core.checkpoint.archive import load
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours, upstream_weights
 from rfdetr_core.checkpoint.schema import Content
@@ -74,12 +74,17 @@ _PLAIN = (str, int, float, bool, type(None))
 class Checkpoint:
     """A model file, whoever wrote it.
 
-    weights: by our names. model_config: upstream's 44 fields, empty where the file has none. args: the training
-    parameters, with class_names. model_name: the class, such as RFDETRNano. epoch counts from 0. best_total_source:
-    "ema" or "regular" in checkpoint_best_total.pth. threshold: the score with the best F1 on valid.
-    training_record, lineage: what train and strip say of the origin.
-    unknown: upstream names that are no part of any model here. others: what the file holds beside all this. path: where
-    it was read.
+    weights: by this project's names.
+    args: the training parameters, with class_names.
+    model_name: the class, such as RFDETRNano.
+    model_config: upstream's 44 fields; empty if the file has none.
+    epoch: counts from 0.
+    best_total_source: "ema" or "regular", in checkpoint_best_total.pth.
+    threshold: the score with the best F1 on valid.
+    training_record, lineage: written by the stages train and strip.
+    unknown: upstream's names of weights that no model here has.
+    other_keys: the keys of the file that no field above holds.
+    path: the file that was read.
     """
 
     weights: dict[str, Tensor]
@@ -93,11 +98,11 @@ class Checkpoint:
     training_record: dict[str, Any] | None = None
     lineage: dict[str, Any] | None = None
     unknown: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
+    other_keys: tuple[str, ...] = ()
     path: Path | None = None
 
     @property
-    def origin(self) -> dict[str, Any] | None:
+    def training(self) -> dict[str, Any] | None:
         """The record of the training, wherever the file keeps it."""
         return self.training_record or (self.lineage or {}).get("training")
 
@@ -129,9 +134,9 @@ def content_digest(content: Mapping[str, Any]) -> str:
             value.items() if isinstance(value, Mapping) else enumerate(value) if type(value) in (list, tuple) else ()
         )
         kind = "dict" if isinstance(value, Mapping) else type(value).__name__
-        told = str(len(value)) if isinstance(value, Mapping | list | tuple) else repr(value)
-        _update(digest, place.encode(), kind.encode(), told.encode())
-        waiting += [(f"{place}/{key!r}", one) for key, one in inner]
+        text = str(len(value)) if isinstance(value, Mapping | list | tuple) else repr(value)
+        _update(digest, place.encode(), kind.encode(), text.encode())
+        waiting += [(f"{place}/{key!r}", entry) for key, entry in inner]
     return digest.hexdigest()
 
 
@@ -154,7 +159,7 @@ def make_checkpoint(
 
     To `args` come the numbers by which upstream's loader cuts queries per group and names a mismatch.
     """
-    told = {
+    added = {
         "class_names": list(class_names),
         "num_classes": architecture.classes,
         "num_queries": architecture.queries,
@@ -162,7 +167,7 @@ def make_checkpoint(
         "patch_size": architecture.patch_size,
         "segmentation_head": architecture.segmentation,
     }
-    return Checkpoint(dict(weights), dict(args) | told, architecture.name, model_config_of(architecture))
+    return Checkpoint(dict(weights), dict(args) | added, architecture.name, model_config_of(architecture))
 
 
 def model_config_of(architecture: Architecture) -> dict[str, Any]:
@@ -186,8 +191,8 @@ def file_content(checkpoint: Checkpoint) -> dict[str, Any]:
     """What `write_checkpoint` saves. A resume file adds its own keys to it and goes through `write_plain`."""
     model = dict(sorted(upstream_weights(checkpoint.weights).items()))
     content = {"model": model, "args": checkpoint.args, "rfdetr_version": FORMAT_VERSION}
-    told = {key: getattr(checkpoint, key) for key in _OPTIONAL if key not in content}
-    return content | {key: value for key, value in told.items() if value is not None}
+    optional = {key: getattr(checkpoint, key) for key in _OPTIONAL if key not in content}
+    return content | {key: value for key, value in optional.items() if value is not None}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -216,7 +221,7 @@ def write_plain(path: Path, content: Mapping[str, Any]) -> None:
             raise sink.error
 
 
-def read_plain(path: Path, schema: type[Fields] = Fields, *, tensors: bool = True) -> dict[str, Any]:
+def read_plain(path: Path, schema: type[FileSchema] = FileSchema, *, tensors: bool = True) -> dict[str, Any]:
     """Read what torch.save wrote, tensors on the CPU. Nothing of the file is executed: only plain values and tensors
     and the two namespace classes that older files use for `args`, which become dicts. tensors: see load().
 
@@ -230,15 +235,15 @@ def read_plain(path: Path, schema: type[Fields] = Fields, *, tensors: bool = Tru
     return content
 
 
-def origin_of(path: Path) -> dict[str, Any] | None:
+def read_training_record(path: Path) -> dict[str, Any] | None:
     """The record of the training that wrote a file of a run folder, without its tensors; None where it has none."""
     try:
         content = read_plain(path, tensors=False)
     except UserError:  # whoever reads its weights says what is wrong
         return None
     lineage = content.get("lineage")
-    found = content.get("training_record") or (lineage.get("training") if isinstance(lineage, dict) else None)
-    return found if isinstance(found, dict) else None
+    training = content.get("training_record") or (lineage.get("training") if isinstance(lineage, dict) else None)
+    return training if isinstance(training, dict) else None
 
 
 def read_checkpoint(path: Path, *, finite: bool = True) -> Checkpoint:
@@ -252,8 +257,8 @@ def read_checkpoint(path: Path, *, finite: bool = True) -> Checkpoint:
     """
     content = read_plain(path)
     args = content.get("args", content.get("hyper_parameters"))
-    told = content | {"args": {} if args is None else args}
-    check_content(told, Content, path)
+    completed = content | {"args": {} if args is None else args}
+    check_content(completed, Content, path)
     model = _model_of(content, path)
     if any(".base_model.model." in name for name in model):
         raise UserError(f"{path} holds LoRA adapters. Merge them with upstream's rfdetr first, then load the result.")
@@ -267,11 +272,11 @@ def read_checkpoint(path: Path, *, finite: bool = True) -> Checkpoint:
         except KeyError:
             unknown.append(name)
             continue
-        if wrong := _not_real(tensor) or (finite and _not_finite(tensor)):
-            raise UserError(f"{path}: the weight {name} {wrong}. Get the file again, or train anew.")
+        if problem := _not_real(tensor) or (finite and _not_finite(tensor)):
+            raise UserError(f"{path}: the weight {name} {problem}. Get the file again, or train anew.")
     optional = {key: content[key] for key in _OPTIONAL if content.get(key) is not None}
-    others = tuple(short(str(key)) for key in content if key not in optional and key not in ("model", "args"))
-    return Checkpoint(weights, told["args"], unknown=tuple(unknown), others=others, path=path, **optional)
+    other_keys = tuple(short(str(key)) for key in content if key not in optional and key not in ("model", "args"))
+    return Checkpoint(weights, completed["args"], unknown=tuple(unknown), other_keys=other_keys, path=path, **optional)
 
 
 def _not_real(tensor: Tensor) -> str:
@@ -281,25 +286,25 @@ def _not_real(tensor: Tensor) -> str:
 
 def _not_finite(tensor: Tensor) -> str:
     # NaN is both the least and the largest. isfinite() of all values takes ten times as long.
-    finite = not tensor.numel() or all(bool(one.isfinite()) for one in tensor.aminmax())
+    finite = not tensor.numel() or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
     return "" if finite else "has values that are not finite"
 
 
-def check_content(content: dict[str, Any], schema: type[Fields], path: Path) -> None:
+def check_content(content: dict[str, Any], schema: type[FileSchema], path: Path) -> None:
     """Compare the fields that a schema has with it. UserError: the first one that is wrong."""
     keys = [info.alias or name for name, info in schema.model_fields.items()]
-    known = {key: content[key] for key in keys if key in content}
-    for key, value in known.items():
+    known_fields = {key: content[key] for key in keys if key in content}
+    for key, value in known_fields.items():
         check_values(value, str(path), key)
-    require(schema, known, str(path))
+    require(schema, known_fields, str(path))
 
 
 def _model_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     model = content.get("model")
     if model is None and isinstance(content.get("state_dict"), dict):
         # Lightning's layout: the module's attribute `model`, which torch.compile may have wrapped.
-        own = {name: tensor for name, tensor in content["state_dict"].items() if str(name).startswith("model.")}
-        model = {name.removeprefix("model.").removeprefix("_orig_mod."): tensor for name, tensor in own.items()}
+        own_weights = {name: tensor for name, tensor in content["state_dict"].items() if str(name).startswith("model.")}
+        model = {name.removeprefix("model.").removeprefix("_orig_mod."): tensor for name, tensor in own_weights.items()}
     if not isinstance(model, dict) or "class_embed.weight" not in model:
         raise UserError(f"{path} is no RF-DETR checkpoint: it has no `model` or `state_dict` with RF-DETR's weights.")
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in model.items()):

@@ -50,7 +50,7 @@ class LoadReport:
     unused: tuple[str, ...]
 
     @property
-    def left(self) -> tuple[str, ...]:
+    def missing(self) -> tuple[str, ...]:
         """The weights that the file does not have."""
         return tuple(name for name, action in self.actions.items() if action == LEFT)
 
@@ -59,7 +59,9 @@ class LoadReport:
         parts: dict[str, Counter[str]] = {}
         for name, action in self.actions.items():
             parts.setdefault(name.split(".")[0], Counter())[action] += 1
-        lines = [f"{part}: " + ", ".join(f"{n} {action}" for action, n in seen.items()) for part, seen in parts.items()]
+        lines = [
+            f"{part}: " + ", ".join(f"{n} {action}" for action, n in counts.items()) for part, counts in parts.items()
+        ]
         if self.unused:
             lines.append(f"not used: {len(self.unused)} of the file, such as {self.unused[0]}")
         return "\n".join(lines)
@@ -92,8 +94,8 @@ def build_from_checkpoint(path: Path, **changes: Any) -> Loaded:
     with torch.random.fork_rng(devices=[]):
         detector = build_detector(architecture)
     report = load_weights(detector, architecture, checkpoint)
-    if report.left:
-        raise UserError(f"{path} is incomplete: it lacks {len(report.left)} weights, such as {report.left[0]}.")
+    if report.missing:
+        raise UserError(f"{path} is incomplete: it lacks {len(report.missing)} weights, such as {report.missing[0]}.")
     return Loaded(detector.eval(), architecture, checkpoint, report)
 
 
@@ -113,13 +115,13 @@ def load_weights(
     Raises:
         UserError: weights of another variant, too few queries or groups, or a weight of another shape.
     """
-    facts, where = _facts(checkpoint), _where(checkpoint)
+    facts, source = _facts(checkpoint), _source_of(checkpoint)
     _require_same_variant(architecture, facts, checkpoint)
     for field, key in (("queries", "model.num_queries"), ("groups", "model.group_detr")):
         if facts[field] < getattr(architecture, field):
-            raise UserError(f"{where} has {facts[field]} {field}, {key} asks for {getattr(architecture, field)}.")
+            raise UserError(f"{source} has {facts[field]} {field}, {key} asks for {getattr(architecture, field)}.")
     if architecture.channels != facts["channels"] != 3:
-        raise UserError(f"{where} has {facts['channels']} channels, model.num_channels is {architecture.channels}.")
+        raise UserError(f"{source} has {facts['channels']} channels, model.num_channels is {architecture.channels}.")
     stored = replace(architecture, **{key: value for key, value in facts.items() if key in _FREE - {"resolution"}})
     _require_shapes(checkpoint, stored)
     state, rows = detector.state_dict(), _rows_by_name(checkpoint, facts["classes"], class_names)
@@ -128,9 +130,9 @@ def load_weights(
         tensor = checkpoint.weights[name]
         if rows and _CLASS_HEADS.fullmatch(name):
             state[name] = torch.stack(
-                [own if row is None else tensor[row] for own, row in zip(state[name], rows, strict=True)]
+                [initial if row is None else tensor[row] for initial, row in zip(state[name], rows, strict=True)]
             )
-            new = [wanted for wanted, row in zip(class_names, rows[:-1], strict=True) if row is None]
+            new = [name for name, row in zip(class_names, rows[:-1], strict=True) if row is None]
             actions[name] = "matched by class name" + (f" (new: {listed(new)})" if new else "")
         else:
             state[name], actions[name] = _fit(name, tensor, facts, architecture)
@@ -143,22 +145,22 @@ def class_names_of(checkpoint: Checkpoint) -> tuple[str, ...]:
 
     COCO's 80 names in a row also mean the ids, as upstream reads them, when the head has 91 rows.
     """
-    names, classes = _class_names(checkpoint), (_shown(checkpoint) or _told(checkpoint))["classes"]
+    names, classes = _class_names(checkpoint), (_from_weights(checkpoint) or _from_config(checkpoint))["classes"]
     if classes + 1 == len(COCO_NAMES) and names in ((), tuple(filter(None, COCO_NAMES))):
         return tuple(name or str(label) for label, name in enumerate(COCO_NAMES))
     return names or tuple(str(label) for label in range(classes))
 
 
 def _class_names(checkpoint: Checkpoint) -> tuple[str, ...]:
-    told = checkpoint.args.get("class_names")
-    known = isinstance(told, (list, tuple)) and all(isinstance(name, str) for name in told)
-    return tuple(told) if known and told else ()
+    names = checkpoint.args.get("class_names")
+    is_list_of_names = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_list_of_names and names else ()
 
 
 def threshold_of(checkpoint: Checkpoint) -> float | None:
     """The score threshold that a file recommends. UserError: no number from 0 to 1."""
     if checkpoint.threshold is not None and not 0 <= checkpoint.threshold <= 1:
-        raise UserError(f"{_where(checkpoint)}: threshold is {checkpoint.threshold}; it must be from 0 to 1.")
+        raise UserError(f"{_source_of(checkpoint)}: threshold is {checkpoint.threshold}; it must be from 0 to 1.")
     return checkpoint.threshold
 
 
@@ -183,7 +185,7 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
     if len(variants) != 1:
         could_be = " or ".join(variant.name for variant in variants) or "no variant that is known here"
         raise UserError(
-            f"{_where(checkpoint)} does not say which model it is; by its weights it is {could_be}. "
+            f"{_source_of(checkpoint)} does not say which model it is; by its weights it is {could_be}. "
             "Name the variant and give this file as its pretrain_weights."
         )
     resolution = variants[0].resolution if variants[0].position_grid == grid else grid * variants[0].patch_size
@@ -192,36 +194,40 @@ def architecture_of(checkpoint: Checkpoint) -> Architecture:
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """Fields of Architecture that the file tells and, above that, what its weights show."""
-    shown, told = _shown(checkpoint), _told(checkpoint)
-    checked = told.keys() & shown.keys() - _FREE
-    wrong = [f"{key} {told[key]}, its weights {shown[key]}" for key in sorted(checked) if told[key] != shown[key]]
-    if wrong:
-        raise UserError(f"{_where(checkpoint)} contradicts itself: its model_config says {'; '.join(wrong)}.")
-    return told | shown
+    from_weights, from_config = _from_weights(checkpoint), _from_config(checkpoint)
+    checked = from_config.keys() & from_weights.keys() - _FREE
+    differences = [
+        f"{key} {from_config[key]}, its weights {from_weights[key]}"
+        for key in sorted(checked)
+        if from_config[key] != from_weights[key]
+    ]
+    if differences:
+        raise UserError(f"{_source_of(checkpoint)} contradicts itself: its model_config says {'; '.join(differences)}.")
+    return from_config | from_weights
 
 
-def _told(checkpoint: Checkpoint) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+def _from_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    config: dict[str, Any] = {}
     fields = checkpoint.model_config
     if not fields:
-        return told
-    where = f"{_where(checkpoint)}: model_config"
-    require(ModelFields, fields, _where(checkpoint), "model_config")
+        return config
+    source = f"{_source_of(checkpoint)}: model_config"
+    require(ModelFields, fields, _source_of(checkpoint), "model_config")
     for theirs, ours in MODEL_FIELDS.items():
         value = fields[theirs]
-        told[ours] = tuple(value) if isinstance(value, list) else value
+        config[ours] = tuple(value) if isinstance(value, list) else value
     for key, usual in FIXED_FIELDS.items():
         if fields.get(key, usual) != usual:
-            raise UserError(f"{where}.{key} is {fields[key]!r}; only models with {usual!r} are supported.")
+            raise UserError(f"{source}.{key} is {fields[key]!r}; only models with {usual!r} are supported.")
     encoder, encoders = str(fields.get("encoder")), {name: numbers for numbers, name in ENCODERS.items()}
     if own := re.fullmatch(r"windowed_vit_(\d+)x(\d+)x(\d+)", encoder):
         encoders[encoder] = (int(own[1]), int(own[2]), int(own[3]))
     if encoder not in encoders:
-        raise UserError(f"{where}.encoder is {encoder!r}; supported are {', '.join(encoders)}.")
-    return told | dict(zip(("encoder_width", "encoder_blocks", "encoder_heads"), encoders[encoder], strict=True))
+        raise UserError(f"{source}.encoder is {encoder!r}; supported are {', '.join(encoders)}.")
+    return config | dict(zip(("encoder_width", "encoder_blocks", "encoder_heads"), encoders[encoder], strict=True))
 
 
-def _shown(checkpoint: Checkpoint) -> dict[str, Any]:
+def _from_weights(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the weights show; nothing of an exported file's checkpoint, which has none."""
     if not checkpoint.weights and checkpoint.model_config:
         return {}
@@ -253,7 +259,7 @@ def _shown(checkpoint: Checkpoint) -> dict[str, Any]:
             raise ValueError(f"by its weights it has no {odd[0]}")
         return found
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise UserError(f"{_where(checkpoint)} is no complete RF-DETR model ({error}).") from None
+        raise UserError(f"{_source_of(checkpoint)} is no complete RF-DETR model ({error}).") from None
 
 
 def _require_shapes(checkpoint: Checkpoint, stored: Architecture) -> None:
@@ -262,14 +268,14 @@ def _require_shapes(checkpoint: Checkpoint, stored: Architecture) -> None:
     Raises:
         UserError: no detector has these numbers, or a weight is missing or of another shape.
     """
-    where = _where(checkpoint)
-    if wrong := invalid_reason(stored):
-        raise UserError(f"{where}: {wrong}.")
+    source = _source_of(checkpoint)
+    if problem := invalid_reason(stored):
+        raise UserError(f"{source}: {problem}.")
     with torch.device("meta"):
         state = build_detector(stored).state_dict()
     for name, tensor in checkpoint.weights.items():
         if name in state and tensor.shape != state[name].shape:
-            raise UserError(f"{where}: {name} is {[*tensor.shape]}, {stored.name} has {[*state[name].shape]}.")
+            raise UserError(f"{source}: {name} is {[*tensor.shape]}, {stored.name} has {[*state[name].shape]}.")
 
 
 def _fitting(facts: dict[str, Any]) -> list[Architecture]:
@@ -286,21 +292,21 @@ def _named(checkpoint: Checkpoint, facts: dict[str, Any]) -> Architecture | None
 
 
 def _require_same_variant(architecture: Architecture, facts: dict[str, Any], checkpoint: Checkpoint) -> None:
-    own = vars(architecture)
-    wrong = {field: value for field, value in facts.items() if field not in _FREE and value != own[field]}
-    different = [f"{field} {value} instead of {own[field]}" for field, value in wrong.items()]
+    own_values = vars(architecture)
+    differences = {field: value for field, value in facts.items() if field not in _FREE and value != own_values[field]}
+    different = [f"{field} {value} instead of {own_values[field]}" for field, value in differences.items()]
     named = _named(checkpoint, facts)
     if different or (named and architecture.name in _BY_NAME and named.name != architecture.name):
         variants = [named] if named else _fitting(facts)
         name = checkpoint.model_name or " or ".join(variant.name for variant in variants) or "another model"
         reason = f" ({'; '.join(different)})" if different else ""
         raise UserError(
-            f"{_where(checkpoint)} holds weights of {name}, not of {architecture.name}{reason}. "
+            f"{_source_of(checkpoint)} holds weights of {name}, not of {architecture.name}{reason}. "
             "Choose the variant that the weights are of, or weights of the variant."
         )
 
 
-def _where(checkpoint: Checkpoint) -> str:
+def _source_of(checkpoint: Checkpoint) -> str:
     return str(checkpoint.path or "the checkpoint")
 
 
@@ -322,15 +328,20 @@ def _fit(name: str, tensor: Tensor, facts: dict[str, Any], architecture: Archite
     return tensor, TAKEN
 
 
-def _rows_by_name(checkpoint: Checkpoint, classes: int, wanted: Sequence[str]) -> list[int | None]:
+def _rows_by_name(checkpoint: Checkpoint, classes: int, class_names: Sequence[str]) -> list[int | None]:
     """For each class its row in the file's class head, None if the file lacks it; then the row of no object.
 
     Empty where rows are taken by number.
     """
-    own = _class_names(checkpoint)
-    if own == tuple(wanted) or len(own) != classes or len({*own}) < classes or not {*wanted} & {*own}:
+    file_names = _class_names(checkpoint)
+    if (
+        file_names == tuple(class_names)
+        or len(file_names) != classes
+        or len({*file_names}) < classes
+        or not {*class_names} & {*file_names}
+    ):
         return []
-    return [*(own.index(name) if name in own else None for name in wanted), classes]
+    return [*(file_names.index(name) if name in file_names else None for name in class_names), classes]
 
 
 def repeat_rows(tensor: Tensor, rows: int) -> Tensor:

@@ -69,10 +69,10 @@ def resolve_weights(name: str | None, folder: Path) -> Path | None:
         return local
     if name in PUBLISHED:
         return fetch(name)
-    there = sorted(path.name for path in folder.glob("[!.]*") if path.suffix in _SUFFIXES and path.is_file())
+    available = sorted(path.name for path in folder.glob("[!.]*") if path.suffix in _SUFFIXES and path.is_file())
     raise UserError(
         f"{name!r} is no file in {folder}/ and no published name (a name has no folder). "
-        f"In {folder}/: {listed(there, 10) or 'nothing'}. Published: {', '.join(PUBLISHED)}."
+        f"In {folder}/: {listed(available, 10) or 'nothing'}. Published: {', '.join(PUBLISHED)}."
     )
 
 
@@ -98,24 +98,24 @@ def fetch(name: str, check: Callable[[str], None] = check_public) -> Path:
         return path
     say(f"downloading {name} from {published.address} to {path}", file=sys.stderr)
     _remove_abandoned(path)
-    kept = path.with_name(f"{name}.part")
-    with files.replacing(path) as own:
+    part = path.with_name(f"{name}.part")
+    with files.replacing(path) as temporary:
         with suppress(FileNotFoundError):
-            os.utime(kept)  # or it would be abandoned to others
-            kept.replace(own)  # of several processes one has it
+            os.utime(part)  # or it would be abandoned to others
+            part.replace(temporary)  # of several processes one has it
         try:
-            _complete(name, own, check)
+            _complete(name, temporary, check)
         except UserError:
             raise
         except BaseException as error:
-            begun = own.stat().st_size > 0
+            begun = temporary.stat().st_size > 0
             if begun:
-                own.replace(kept)
+                temporary.replace(part)
             if not isinstance(error, FAILURES):
                 raise
-            again = "What has come is kept: run again to resume" if begun else "Try again later"
+            advice = "What has come is kept: run again to resume" if begun else "Try again later"
             raise UserError(
-                f"{name} could not be downloaded from {published.address}: {reason(error)}. {again}, or put the file "
+                f"{name} could not be downloaded from {published.address}: {reason(error)}. {advice}, or put the file "
                 f"into weights/ or into the folder that RF_HOME names (now {path.parent}) yourself."
             ) from error
     _remember(path)
@@ -136,10 +136,10 @@ def _complete(name: str, part: Path, check: Callable[[str], None]) -> None:
     if resumed and files.md5_file(part) != published.md5:
         part.write_bytes(b"")  # what was there may have been the start of another release
         download(published.address, part, published.most_bytes, check)
-    found = files.md5_file(part)
-    if found != published.md5:
+    actual = files.md5_file(part)
+    if actual != published.md5:
         raise UserError(
-            f"{published.address} sent a file of MD5 {found}, but {name} has {published.md5}; it was thrown away. "
+            f"{published.address} sent a file of MD5 {actual}, but {name} has {published.md5}; it was thrown away. "
             "Try again later, or put the right file into weights/."
         )
     if (fault := _unlike_the_first(part, name)) is not None:
@@ -155,10 +155,10 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _check(path: Path, published: Published) -> None:
-    found = files.md5_file(path)
-    if found != published.md5:
+    actual = files.md5_file(path)
+    if actual != published.md5:
         raise UserError(
-            f"{path} is not the published file: its MD5 is {found}, not {published.md5}. Rename it if it is your own, "
+            f"{path} is not the published file: its MD5 is {actual}, not {published.md5}. Rename it if it is your own, "
             "delete it if it is damaged."
         )
     if (fault := _unlike_the_first(path, path.name)) is not None:
@@ -173,11 +173,11 @@ def _unlike_the_first(path: Path, name: str) -> str | None:
     note = _note(name)
     if not note.exists():
         return None
-    found, seen = files.sha256_file(path), (files.read_bytes(note).decode(errors="replace").split() or [""])[0]
-    if found == seen:
+    actual, seen = files.sha256_file(path), (files.read_bytes(note).decode(errors="replace").split() or [""])[0]
+    if actual == seen:
         return None
     return (
-        f"of the published MD5, but its SHA-256 is {found}, while the first file of this name had {seen!r} ({note}). "
+        f"of the published MD5, but its SHA-256 is {actual}, while the first file of this name had {seen!r} ({note}). "
         "One of the two is forged. Find out which; if the first was, delete it and that note."
     )
 

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from rfdetr_core.base.schema import Blob, Count, Fields, Md5, Name, Sha256, Text
+from rfdetr_core.base.schema import Blob, Count, FileSchema, Md5, Name, Sha256, Text
 from rfdetr_core.model.config import Channels, Classes, Groups, Number, Queries, Resolution, Scale
 
 Score = Annotated[float, Field(allow_inf_nan=True)]
 Listed = BeforeValidator(lambda value: list(value) if isinstance(value, tuple) else value)
 
 
-class Args(Fields):
+class Args(FileSchema):
     """The training parameters of a model file, as far as they are read."""
 
     resolution: Resolution | None = None
@@ -23,7 +23,7 @@ class Args(Fields):
     class_names: Annotated[list[Text], Listed] | None = None
 
 
-class ModelFields(Fields):
+class ModelFields(FileSchema):
     """Upstream's model_config, as far as it is read. The encoder is named, or its numbers are."""
 
     encoder: Annotated[str, Field(max_length=100)]
@@ -46,21 +46,21 @@ class ModelFields(Fields):
     mask_downsample_ratio: Number
 
 
-class Track(Fields):
+class Track(FileSchema):
     """The best epoch of the regular weights, or of their average."""
 
     score: Score | None
     epoch: Count | None
 
 
-class Tracks(Fields):
+class Tracks(FileSchema):
     """The best epochs of both."""
 
     regular: Track
     ema: Track
 
 
-class Scores(Fields):
+class Scores(FileSchema):
     """scores.json: what train found: Tracks, under the name of the metric."""
 
     epochs: Count
@@ -74,28 +74,28 @@ class Selection(Tracks):
     winner: Literal["ema", "regular"]
 
 
-class Identity(Fields):
+class Identity(FileSchema):
     """The size of an input file, and git's name of its content."""
 
     size: Count
     git: Blob
 
 
-class Objects(Fields):
+class Objects(FileSchema):
     """What a split holds."""
 
     images: Count
     objects: Count
 
 
-class Root(Fields):
+class Root(FileSchema):
     """A Merkle tree: its number of leaves, and its root."""
 
     size: Count
     root: Sha256
 
 
-class Parent(Fields):
+class Parent(FileSchema):
     """The weights that a training started from."""
 
     name: Text
@@ -106,7 +106,7 @@ class Parent(Fields):
     training: TrainingRecord | None = None
 
 
-class InstalledClass(Fields):
+class InstalledClass(FileSchema):
     """A class of an installed package that params.yaml names (see `training.optimization.installed_classes`)."""
 
     module: Text
@@ -115,7 +115,7 @@ class InstalledClass(Fields):
     sha256: Sha256 | None
 
 
-class Custom(Fields):
+class Custom(FileSchema):
     """What a script changed of a training (see `custom_part` of rfdetr_core/api/custom_record.py)."""
 
     classes: dict[Text, Sha256 | None] = Field(default_factory=dict)
@@ -125,7 +125,7 @@ class Custom(Fields):
     weights: Sha256 | None = None
 
 
-class TrainingRecord(Fields):
+class TrainingRecord(FileSchema):
     """What train wrote of itself (see `training.record.record_of`)."""
 
     params: dict[Text, dict[Text, Any]]
@@ -143,7 +143,7 @@ class TrainingRecord(Fields):
     custom: Custom = Custom()
 
 
-class Lineage(Fields):
+class Lineage(FileSchema):
     """What strip wrote of the making of a model (see `lineage.compose`)."""
 
     schema_: Annotated[int, Field(alias="schema")] = 1
@@ -155,7 +155,7 @@ class Lineage(Fields):
     tensors: Sha256
 
 
-class Run(Fields):
+class Run(FileSchema):
     """Of a resume state: what it may be gone on with, the MD5s of the files of a finished training, and the digest of
     the state itself (see `files.content_digest`)."""
 
@@ -165,7 +165,7 @@ class Run(Fields):
     digest: Sha256 | None = None
 
 
-class Best(Fields):
+class Best(FileSchema):
     """The best epoch of a track so far; `weights` are tensors by name."""
 
     score: Score | None
@@ -174,7 +174,7 @@ class Best(Fields):
     weights: dict[Text, Any] | None
 
 
-class Content(Fields):
+class Content(FileSchema):
     """A model file of any kind beside its tensors. Upstream's files have neither record nor lineage."""
 
     args: Args = Args()
@@ -188,7 +188,7 @@ class Content(Fields):
     lineage: Lineage | None = None
 
 
-class ResumeState(Fields):
+class ResumeState(FileSchema):
     """What a resume state, checkpoint.pth, has beside a model file."""
 
     epoch: Count
@@ -196,7 +196,7 @@ class ResumeState(Fields):
     run: Run
 
 
-class RunState(Fields):
+class RunState(FileSchema):
     """The files of a run folder, as a resume state has them."""
 
     history: list[dict[Text, Score]]
@@ -204,7 +204,7 @@ class RunState(Fields):
     best: dict[Literal["ema", "regular"], Best]
 
 
-class ImageRow(Fields):
+class ImageRow(FileSchema):
     """A row of a manifest, as a commit has it (see `base.manifest.ManifestRow`)."""
 
     path: Text
@@ -215,13 +215,13 @@ class ImageRow(Fields):
     pixels: Sha256 | None = None
 
 
-class Manifest(Fields):
+class Manifest(FileSchema):
     """The content of a manifest."""
 
     rows: list[ImageRow]
 
 
-class ModelFile(Fields):
+class ModelFile(FileSchema):
     """The model file that a record is of."""
 
     md5: Md5
@@ -229,7 +229,7 @@ class ModelFile(Fields):
     size: Count
 
 
-class RecordFile(Fields):
+class RecordFile(FileSchema):
     """A file in records/."""
 
     lineage: Lineage
@@ -237,14 +237,14 @@ class RecordFile(Fields):
     run: dict[Text, Any] = Field(default_factory=dict)
 
 
-class RunNote(Fields):
+class RunNote(FileSchema):
     """RUN_FILE: what a training noted of itself, and the digest of its record."""
 
     record: Sha256
     run: dict[Text, Any]
 
 
-class ScoredModel(Fields):
+class ScoredModel(FileSchema):
     """The model that an evaluation scored."""
 
     sha256: Sha256
@@ -257,7 +257,7 @@ class ScoredInput(Identity):
     sha256: Sha256
 
 
-class Evaluation(Fields):
+class Evaluation(FileSchema):
     """The lineage of an evaluation (see `evaluation.evaluate.write_origin`)."""
 
     model: ScoredModel

@@ -115,18 +115,18 @@ def augmentation(
 def with_keys(config: type[C]) -> type[C]:
     """A config class with a key for each augmentation, after the keys that it has."""
     # A class decorator around create_model, not its result in a variable: mypy takes no variable for a type.
-    keys: dict[str, Any] = {name: (float, one.field) for name, one in AUGMENTATIONS.items()}
+    keys: dict[str, Any] = {name: (float, augmentation.field) for name, augmentation in AUGMENTATIONS.items()}
     return create_model(config.__name__, __base__=config, __module__=config.__module__, **keys)
 
 
-def vary(example: Example, config: AugmentConfig, random: Generator, stream: Stream) -> Example:
+def apply_augmentations(example: Example, config: AugmentConfig, random: Generator, stream: Stream) -> Example:
     """Apply the augmentations in order. random: the shared stream, from which the crop was drawn."""
-    for name, one in AUGMENTATIONS.items():
+    for name, augmentation in AUGMENTATIONS.items():
         value = getattr(config, name)
-        if one.shared:
-            example = one.change(example, value, random)
+        if augmentation.shared:
+            example = augmentation.change(example, value, random)
         elif value > 0:
-            example = one.change(example, value, stream(name)).visible()
+            example = augmentation.change(example, value, stream(name)).visible()
     return example
 
 

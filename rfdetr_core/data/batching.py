@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Sampler, default_collate
 
-from rfdetr_core.data.dataset import Draw, Item
+from rfdetr_core.data.dataset import Item, SampleKey
 from rfdetr_core.data.preprocess import normalise
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator, mixed_seed
@@ -31,9 +31,9 @@ class Batch:
         """Pickle the targets as few tensors: each tensor that a loader worker sends takes a file descriptor."""
         if not self.targets:
             return Batch, (self.images, [], self.samples, self.padding)
-        labels, boxes = (torch.cat([getattr(one, name) for one in self.targets]) for name in ("labels", "boxes"))
-        masks = [one.masks for one in self.targets if one.masks is not None]
-        counts = [len(one.labels) for one in self.targets]
+        labels, boxes = (torch.cat([getattr(target, name) for target in self.targets]) for name in ("labels", "boxes"))
+        masks = [target.masks for target in self.targets if target.masks is not None]
+        counts = [len(target.labels) for target in self.targets]
         packed = (labels, boxes, torch.cat(masks) if masks else None, counts)
         return _unpacked, (self.images, packed, self.samples, self.padding)
 
@@ -49,7 +49,10 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch with its large tensors in pinned memory. DataLoader calls this."""
-        targets = [replace(one, masks=None if one.masks is None else one.masks.pin_memory()) for one in self.targets]
+        targets = [
+            replace(target, masks=None if target.masks is None else target.masks.pin_memory())
+            for target in self.targets
+        ]
         return replace(self, images=self.images.pin_memory(), targets=targets)
 
 
@@ -57,7 +60,7 @@ def _unpacked(images: Tensor, packed: tuple[Any, ...], samples: list[Sample], pa
     """The batch whose targets were packed by `Batch.__reduce__`."""
     labels, boxes, masks, counts = packed
     parts = [None] * len(counts) if masks is None else masks.split(counts)
-    targets = [Target(*one) for one in zip(labels.split(counts), boxes.split(counts), parts, strict=True)]
+    targets = [Target(*parts) for parts in zip(labels.split(counts), boxes.split(counts), parts, strict=True)]
     return Batch(images, targets, samples, padding)
 
 
@@ -70,7 +73,7 @@ def collate(items: list[Item]) -> Batch:
 
 
 @dataclass(eq=False)
-class EpochSampler(Sampler[Draw]):
+class EpochSampler(Sampler[SampleKey]):
     """The draws of one rank in an epoch: a permutation that depends on (seed, epoch), filled up to whole steps.
 
     An optimiser step takes batch_size x accumulate x world images. Every image comes in every epoch; what the last step
@@ -99,13 +102,13 @@ class EpochSampler(Sampler[Draw]):
     def __len__(self) -> int:
         return self.steps * self.batch_size * self.accumulate
 
-    def __iter__(self) -> Iterator[Draw]:
-        draws: list[Draw] = []
+    def __iter__(self) -> Iterator[SampleKey]:
+        draws: list[SampleKey] = []
         total = len(self) * self.world
         while len(draws) < total:
             repeat = len(draws) // self.count
             order = torch.randperm(self.count, generator=generator("order", self.seed, self.epoch, repeat))
-            draws += [Draw(self.epoch, image, repeat) for image in order.tolist()]
+            draws += [SampleKey(self.epoch, image, repeat) for image in order.tolist()]
         for start in range(self.rank * self.batch_size, total, self.world * self.batch_size):
             yield from draws[start : start + self.batch_size]
 
@@ -125,17 +128,17 @@ def multi_scale_size(step: int, sizes: list[int], seed: int) -> int:
     return sizes[mixed_seed("multi-scale", seed, step) % len(sizes)]
 
 
-def at_drawn_size(
+def resize_to_drawn_size(
     batch: Batch, sizes: Sequence[int], mode: Literal["per-batch", "per-sample"], seed: int, *, epoch: int, step: int
 ) -> Batch:
     """The batch as an optimiser step trains on it: at a size drawn for the step, or for each image and epoch."""
     if mode == "per-batch":
-        return resized(batch, multi_scale_size(step, list(sizes), seed))
+        return resize_batch(batch, multi_scale_size(step, list(sizes), seed))
     draws = [mixed_seed("multi-scale", seed, epoch, sample.image_id) for sample in batch.samples]
-    return resized_each(batch, [sizes[draw % len(sizes)] for draw in draws])
+    return resize_each_image(batch, [sizes[draw % len(sizes)] for draw in draws])
 
 
-def resized(batch: Batch, side: int) -> Batch:
+def resize_batch(batch: Batch, side: int) -> Batch:
     """The batch with all of its images, and the padding, at side x side. Targets are relative and stay."""
     if side == batch.images.shape[-1]:
         return batch
@@ -144,7 +147,7 @@ def resized(batch: Batch, side: int) -> Batch:
     return replace(batch, images=_scaled(batch.images, side), padding=padding)
 
 
-def resized_each(batch: Batch, sides: Sequence[int]) -> Batch:
+def resize_each_image(batch: Batch, sides: Sequence[int]) -> Batch:
     """The batch with image i at sides[i], at the top left of a square of the largest side; the rest is padding.
 
     Boxes stay relative to their image; masks grow with the padding, since mask logits cover it. The batch may have no

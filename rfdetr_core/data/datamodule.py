@@ -70,7 +70,7 @@ class TrainingData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Item]:
         """Augmented batches; the epoch of the sampler decides their order and augmentation."""
         size, batches = self.batch_size, self.grad_accum_steps
-        sampler = EpochSampler(len(self.train_set), self.seed, size, batches, *self._place())
+        sampler = EpochSampler(len(self.train_set), self.seed, size, batches, *self._rank_and_world())
         return _LateLoader(self.train_set, size, sampler=sampler, **self._options())
 
     def val_dataloader(self) -> DataLoader[Item]:
@@ -79,7 +79,7 @@ class TrainingData(pl.LightningDataModule):
 
     def in_order(self, images: DetectionDataset) -> DataLoader[Item]:
         """Each image of a set once: rank r has those at r, r + world, r + 2 world, ..."""
-        rank, world = self._place()
+        rank, world = self._rank_and_world()
         if rank >= len(images) > 0:  # one empty batch: Lightning skips validation on a rank without any
             return _Loader(images, batch_sampler=[[]], **self._options())
         return _Loader(Subset(images, range(rank, len(images), world)), self.eval_batch_size, **self._options())
@@ -88,7 +88,7 @@ class TrainingData(pl.LightningDataModule):
         """Normalise on the device, which bytes reach sooner than floats. Lightning calls this."""
         return batch.normalised()
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _options(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as F
 
 from rfdetr_core.base import images
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.data.augmentation import AugmentConfig, Stream, View, draw_view, vary
+from rfdetr_core.data.augmentation import AugmentConfig, Stream, View, apply_augmentations, draw_view
 from rfdetr_core.data.preprocess import resize
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
@@ -31,7 +31,7 @@ from rfdetr_core.ops.boxes import xyxy_to_cxcywh
 from rfdetr_core.ops.structures import Target
 
 
-class Draw(NamedTuple):
+class SampleKey(NamedTuple):
     """Which image, in which epoch, and how often it came before in that epoch: all that its augmentation depends on."""
 
     epoch: int
@@ -91,7 +91,7 @@ class Item:
 class DetectionDataset(Dataset[Item]):
     """The samples of a split, read from below `root` and made `resolution` pixels square.
 
-    With `augmentation`, items are asked for by `Draw` and are a pure function of (seed, draw); without, by index.
+    With `augmentation`, items are asked for by `SampleKey` and are a pure function of (seed, draw); without, by index.
     With `masks`, targets carry masks of resolution x resolution.
 
     Raises:
@@ -108,7 +108,11 @@ class DetectionDataset(Dataset[Item]):
 
     def __post_init__(self) -> None:
         for sample in self.samples if self.masks else ():
-            if any(one is None for one, crowd in zip(sample.segmentations, sample.crowd, strict=True) if not crowd):
+            if any(
+                segmentation is None
+                for segmentation, crowd in zip(sample.segmentations, sample.crowd, strict=True)
+                if not crowd
+            ):
                 raise UserError(
                     f"{sample.path} has instances without a polygon or RLE, yet the model segments. Annotate them, or "
                     "choose a model.variant that only detects."
@@ -117,15 +121,15 @@ class DetectionDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: Draw | int) -> Item:
+    def __getitem__(self, key: SampleKey | int) -> Item:
         """Read, check, decode and resize an image, augmented or not."""
-        draw = key if isinstance(key, Draw) else Draw(0, key)
+        draw = key if isinstance(key, SampleKey) else SampleKey(0, key)
         sample = self.samples[draw.image]
         data = images.read_verified(self.root / sample.path, sample.sha256)
         decode = partial(images.decode, data, sample.path, max_pixels=None)
         if self.augmentation is None:
             view, picture = View(0, 0, sample.height, sample.width), resize(decode(), self.resolution)
-            example = seen(sample, view, F.pil_to_tensor(picture), masks=self.masks)
+            example = crop_example(sample, view, F.pil_to_tensor(picture), masks=self.masks)
         else:
 
             def stream(*name: str) -> torch.Generator:
@@ -154,38 +158,40 @@ def augment(
     picture = decode(view.reduction(side))
     factor = round(sample.width / picture.width)
     view = view.widened(factor)
-    return vary(seen(sample, view, image_in(view, picture, factor, side), masks=masks), config, random, stream)
+    return apply_augmentations(
+        crop_example(sample, view, crop_image(view, picture, factor, side), masks=masks), config, random, stream
+    )
 
 
-def seen(sample: Sample, view: View, image: Tensor, *, masks: bool) -> Example:
+def crop_example(sample: Sample, view: View, image: Tensor, *, masks: bool) -> Example:
     """The image of a view, S x S, with what it shows of the sample's instances that are no crowd."""
     side = image.shape[-1]
-    kept = np.flatnonzero(~sample.crowd)
-    corners = sample.boxes[kept]
+    indexes = np.flatnonzero(~sample.crowd)
+    corners = sample.boxes[indexes]
     corners[:, 2:] += corners[:, :2]
     corners = corners.clip(0, (sample.width, sample.height) * 2)
-    boxes = tv_tensors.BoundingBoxes(boxes_in(view, corners, side), format="XYXY", canvas_size=(side, side))
-    shapes = [sample.segmentations[one] for one in kept]
-    filled = tv_tensors.Mask(masks_in(view, shapes, sample.height, sample.width, side)) if masks else None
-    return Example(tv_tensors.Image(image), boxes, torch.from_numpy(sample.labels[kept]), filled).visible()
+    boxes = tv_tensors.BoundingBoxes(crop_boxes(view, corners, side), format="XYXY", canvas_size=(side, side))
+    shapes = [sample.segmentations[index] for index in indexes]
+    filled = tv_tensors.Mask(crop_masks(view, shapes, sample.height, sample.width, side)) if masks else None
+    return Example(tv_tensors.Image(image), boxes, torch.from_numpy(sample.labels[indexes]), filled).visible()
 
 
-def image_in(view: View, picture: Image.Image, factor: int, side: int) -> Tensor:
+def crop_image(view: View, picture: Image.Image, factor: int, side: int) -> Tensor:
     """The view as (3, side, side) uint8, from a picture that was reduced by `factor`, which divides the view."""
     top, left, height, width = (value // factor for value in view)
     # Cut by Pillow, which copies a fifth of the time that it takes to turn all pixels into a tensor.
     picture = picture.crop((left, top, left + width, top + height))
-    shown: Tensor = resize(F.pil_to_tensor(picture), side)
-    return shown
+    resized: Tensor = resize(F.pil_to_tensor(picture), side)
+    return resized
 
 
-def boxes_in(view: View, corners: npt.NDArray[np.float64], side: int) -> Tensor:
+def crop_boxes(view: View, corners: npt.NDArray[np.float64], side: int) -> Tensor:
     """Boxes (N, 4) xyxy in pixels of the image, as pixels of the view at side x side, clipped: float32."""
     moved = (corners - (view.left, view.top) * 2) * (side / np.array([view.width, view.height] * 2))
     return torch.from_numpy(moved.clip(0, side)).float()
 
 
-def masks_in(view: View, segmentations: list[Any], height: int, width: int, side: int) -> Tensor:
+def crop_masks(view: View, segmentations: list[Any], height: int, width: int, side: int) -> Tensor:
     """COCO segmentations of an image of height x width, filled as they appear in the view: (N, side, side) bool.
 
     Polygons are filled at this size; of run lengths the nearest pixels are taken.
@@ -203,8 +209,8 @@ def masks_in(view: View, segmentations: list[Any], height: int, width: int, side
             moved = [((yx - (view.top, view.left)) * scale).ravel().tolist() for yx in points]
             filled = rle.decode(rle.merge(rle.frPyObjects(moved, side, side))).T
         else:
-            whole = rle.decode(run_lengths(coded, height, width))
-            filled = whole.T[columns.clip(0, width - 1)][:, rows.clip(0, height - 1)].T
+            full_mask = rle.decode(run_lengths(coded, height, width))
+            filled = full_mask.T[columns.clip(0, width - 1)][:, rows.clip(0, height - 1)].T
         mask.copy_(torch.from_numpy(filled))
     return masks
 

@@ -56,8 +56,8 @@ def read_samples(annotations: Path, manifest: Path) -> list[Sample]:
         ordered = sorted(content["images"], key=lambda image: str(image["file_name"]))
         return [_sample(image, digests[image["file_name"]], instances[image["id"]]) for image in ordered]
     except (KeyError, TypeError, ValueError) as error:
-        told = f"{annotations} is not canonical COCO ({error!r}). Write it anew: dvc repro -f convert"
-        raise UserError(told) from error
+        problem = f"{annotations} is not canonical COCO ({error!r}). Write it anew: dvc repro -f convert"
+        raise UserError(problem) from error
 
 
 def _sample(image: dict[str, Any], sha256: str, instances: list[dict[str, Any]]) -> Sample:
@@ -67,8 +67,8 @@ def _sample(image: dict[str, Any], sha256: str, instances: list[dict[str, Any]])
         width=image["width"],
         height=image["height"],
         image_id=image["id"],
-        labels=np.array([one["category_id"] for one in instances], dtype=np.int64),
-        boxes=np.array([one["bbox"] for one in instances], dtype=np.float64).reshape(-1, 4),
-        segmentations=tuple(one.get("segmentation") or None for one in instances),
-        crowd=np.array([one.get("iscrowd", 0) for one in instances], dtype=np.bool_),
+        labels=np.array([instance["category_id"] for instance in instances], dtype=np.int64),
+        boxes=np.array([instance["bbox"] for instance in instances], dtype=np.float64).reshape(-1, 4),
+        segmentations=tuple(instance.get("segmentation") or None for instance in instances),
+        crowd=np.array([instance.get("iscrowd", 0) for instance in instances], dtype=np.bool_),
     )

@@ -16,7 +16,7 @@ from PIL import Image
 from rfdetr_core.base import hosts, images
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.printing import printable
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 
 MOST_BYTES = 100 * 2**20
 SECONDS = 60.0  # for all of it: names, redirects, the content
@@ -33,7 +33,7 @@ def is_address(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
-def shown(address: str) -> str:
+def printable_address(address: str) -> str:
     """An address as messages name it: without a password, and without its query, which may hold a key."""
     try:
         parts = urlsplit(address)
@@ -47,8 +47,8 @@ def shown(address: str) -> str:
 def file_name(address: str) -> str:
     """A plain file name for what is made of an image: the last part of its address, of harmless characters alone."""
     path = re.split("[?#]", address)[0]  # not by urlsplit, which raises an error of what is no address
-    last = unquote(path.rstrip("/").rpartition("/")[2])
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", last).lstrip(".-")[-100:] or "image"
+    name = unquote(path.rstrip("/").rpartition("/")[2])
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".-")[-100:] or "image"
 
 
 def fetch_image(address: str) -> Image.Image:
@@ -60,19 +60,21 @@ def fetch_image(address: str) -> Image.Image:
     """
     data, kind = _fetch(address)
     try:
-        return images.decode(data, shown(address))
+        return images.decode(data, printable_address(address))
     except images.TooLargeError:
         raise
     except UserError as error:
-        what = f"{shown(address)} is not an image of {', '.join(images.FORMATS)}: {error.__cause__ or error}"
-        raise UserError(f"{what}. The server calls it {kind!r}. Look at the address in a browser.") from error
+        problem = (
+            f"{printable_address(address)} is not an image of {', '.join(images.FORMATS)}: {error.__cause__ or error}"
+        )
+        raise UserError(f"{problem}. The server calls it {kind!r}. Look at the address in a browser.") from error
 
 
 def _fetch(address: str) -> tuple[bytes, str]:
     """The content of an address, and the type that the server gives for it."""
-    name = shown(address)
+    name = printable_address(address)
     try:
-        return Patience(SECONDS).call(lambda: _read(address, time.monotonic() + SECONDS))
+        return TimeLimit(SECONDS).call(lambda: _read(address, time.monotonic() + SECONDS))
     except OutOfTimeError:
         reason = f"it did not come within {SECONDS:.0f} seconds"
     except urllib.error.HTTPError as error:
@@ -90,21 +92,23 @@ def _read(address: str, end: float) -> tuple[bytes, str]:
     opener = urllib.request.build_opener(_Redirects, _Https)
     with opener.open(urllib.request.Request(_quoted(address), headers=_HEADERS), timeout=_READ) as response:
         length = response.headers.get("Content-Length")
-        whole, content = int(length) if length else None, io.BytesIO()
-        _check_size(address, whole or 0)
+        total_size, content = int(length) if length else None, io.BytesIO()
+        _check_size(address, total_size or 0)
         while piece := response.read1(1 << 20):
             _check_size(address, content.tell() + len(piece))
             content.write(piece)
             if time.monotonic() > end:  # nobody waits for it any more
                 raise TimeoutError(f"it did not come within {SECONDS:.0f} seconds")
-        if whole is not None and content.tell() != whole:
-            raise ConnectionError(f"cut off after {content.tell()} of {whole} bytes")
+        if total_size is not None and content.tell() != total_size:
+            raise ConnectionError(f"cut off after {content.tell()} of {total_size} bytes")
         return content.getvalue(), response.headers.get_content_type()
 
 
 def _check_size(address: str, size: int) -> None:
     if size > MOST_BYTES:
-        raise UserError(f"{shown(address)} has {size:,} bytes or more, {MOST_BYTES:,} are allowed. {_INSTEAD}")
+        raise UserError(
+            f"{printable_address(address)} has {size:,} bytes or more, {MOST_BYTES:,} are allowed. {_INSTEAD}"
+        )
 
 
 def _quoted(address: str) -> str:
@@ -116,7 +120,11 @@ def _quoted(address: str) -> str:
 
 def _require_public(address: str, origin: str | None = None) -> None:
     """Raise a UserError of what may not be asked. origin: the address that sends on to it."""
-    sent = f"{shown(origin)} sends on to {shown(address)}" if origin else shown(address)
+    sent = (
+        f"{printable_address(origin)} sends on to {printable_address(address)}"
+        if origin
+        else printable_address(address)
+    )
     if "@" in urlsplit(address).netloc:
         raise UserError(f"{sent}, which has a user name in it. {_INSTEAD}")
     if (reason := hosts.refusal(address)) is not None:

@@ -27,7 +27,7 @@ def input_size(shape: Any, architecture: Architecture) -> tuple[int, int]:
         return architecture.resolution, architecture.resolution
     try:
         height, width = shape
-        sides = {name: _whole(side) for name, side in {"height": height, "width": width}.items()}
+        sides = {name: _as_side(side) for name, side in {"height": height, "width": width}.items()}
     except (TypeError, ValueError):
         raise UserError(f"shape is {shape!r}: it must be two whole numbers, (height, width) in pixels.") from None
     stride = architecture.stride
@@ -63,8 +63,8 @@ def check_upstreams(inplace: bool, compile_backend: str | None, device: str) -> 
         return
     if compile_backend not in ("torchscript", "inductor"):
         raise UserError(f"compile_backend is {compile_backend!r}: it must be inductor or torchscript, or left out.")
-    how = "the copy is compiled by inductor (torch.compile)" if device.startswith("cuda") else "nothing is compiled"
-    say(f"compile_backend {compile_backend}: on {device} {how}", file=sys.stderr)
+    cause = "the copy is compiled by inductor (torch.compile)" if device.startswith("cuda") else "nothing is compiled"
+    say(f"compile_backend {compile_backend}: on {device} {cause}", file=sys.stderr)
 
 
 def refuse_unknown(unknown: Mapping[str, object]) -> None:
@@ -75,7 +75,7 @@ def refuse_unknown(unknown: Mapping[str, object]) -> None:
         raise UserError(f"predict() has no keyword {name}.{hint} It has: {', '.join(PREDICT)}.")
 
 
-def _whole(side: Any) -> int:
+def _as_side(side: Any) -> int:
     """A side as a plain number. Raises a TypeError of what is not whole, True and False among it."""
     if isinstance(side, bool):
         raise TypeError
@@ -84,5 +84,5 @@ def _whole(side: Any) -> int:
 
 def _nearest(side: int, stride: int) -> str:
     below, most = max(side, 0) // stride * stride, _LARGEST // stride * stride
-    near = dict.fromkeys(min(max(one, stride), most) for one in (below, below + stride))
+    near = dict.fromkeys(min(max(side, stride), most) for side in (below, below + stride))
     return " or ".join(map(str, near))

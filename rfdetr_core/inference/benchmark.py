@@ -95,7 +95,7 @@ class Benchmark:
     seconds: float
     rows: list[Row]
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
@@ -123,8 +123,8 @@ _WORDS = 5  # columns of words, which are aligned on the left
 
 def _cells(row: Row) -> tuple[str, ...]:
     figures = [
-        (f"{one.p50_ms:.1f}", f"{one.p95_ms:.1f}", f"{one.images_per_second:.2f}", str(one.calls))
-        for one in (row.model, row.predict)
+        (f"{timing.p50_ms:.1f}", f"{timing.p95_ms:.1f}", f"{timing.images_per_second:.2f}", str(timing.calls))
+        for timing in (row.model, row.predict)
     ]
     words = (row.file, row.form, row.runtime, row.precision, row.device)
     return (*words, str(row.threads), str(row.batch), *figures[0], *figures[1])
@@ -134,8 +134,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.ljust(width) if place < _WORDS else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if column < _WORDS else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells)
 
@@ -159,26 +159,31 @@ def benchmark(
         UserError: a file is no model or needs a runtime that is not here; no such device; a folder without images.
     """
     threads = usable_cores() if threads is None else threads
-    pictures, about = load_pictures(images, max(batches))
+    pictures, source = load_pictures(images, max(batches))
     with torch_threads(threads):
         models = [(str(path), open_model(path, device, threads)) for path in paths]
         rows = []
         for batch in batches:
-            made = [one for name, model in models for one in contenders(name, model, batch, precisions)]
-            say(f"batch {batch}: {len(made)} rows, {2 * seconds * len(made):.0f} s or more", file=sys.stderr)
-            rows += measure(made, pictures, batch, seconds)
-    return Benchmark(machine({row.device for row in rows}), about, seconds, rows)
+            all_contenders = [
+                contender for name, model in models for contender in contenders(name, model, batch, precisions)
+            ]
+            say(
+                f"batch {batch}: {len(all_contenders)} rows, {2 * seconds * len(all_contenders):.0f} s or more",
+                file=sys.stderr,
+            )
+            rows += measure(all_contenders, pictures, batch, seconds)
+    return Benchmark(machine({row.device for row in rows}), source, seconds, rows)
 
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch compute with `count` threads while the block runs."""
-    before = torch.get_num_threads()
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
 
 
 def open_model(path: Path, device: str, threads: int) -> BasePredictor:
@@ -204,10 +209,12 @@ def contenders(file: str, predictor: BasePredictor, batch: int, precisions: Sequ
     for precision in precisions:
         forms.append(("optimised", precision, predictor.optimised(batch_size=batch, dtype=DTYPES[precision])))
     runtime = f"torch {torch.__version__.partition('+')[0]}"
-    for form, precision, one in forms:
-        model = partial(_torch_call, one.network, one.architecture.resolution, one.device)
-        predict = partial(_predict, one, batch)
-        yield Contender(file, form, runtime, precision, one.device, torch.get_num_threads(), model, predict)
+    for form, precision, form_predictor in forms:
+        model = partial(
+            _torch_call, form_predictor.network, form_predictor.architecture.resolution, form_predictor.device
+        )
+        predict = partial(_predict, form_predictor, batch)
+        yield Contender(file, form, runtime, precision, form_predictor.device, torch.get_num_threads(), model, predict)
 
 
 def _exported(file: str, predictor: ExportedPredictor, batch: int) -> Contender:
@@ -225,7 +232,7 @@ def _exported(file: str, predictor: ExportedPredictor, batch: int) -> Contender:
 
 def _exported_call(predictor: ExportedPredictor, pictures: Pictures) -> Callable[[], object]:
     described = predictor.description
-    if described.postprocess and len({one.size for one in pictures}) > 1:
+    if described.postprocess and len({picture.size for picture in pictures}) > 1:
         pictures = [pictures[0]] * len(pictures)  # a batch of a complete file has images of one size
     inputs = as_input(pictures, described.images, predictor.architecture.resolution)
     return partial(predictor.session.run, {predictor.session.inputs[0]: inputs})
@@ -257,19 +264,19 @@ def measure(contenders: Sequence[Contender], pictures: Pictures, batch: int, sec
     spent: list[tuple[list[float], list[float]]] = [([], []) for _ in contenders]
     taken = cycle(pictures)
     chosen = [*islice(taken, batch)]
-    for one in contenders:
-        calls: list[Callable[[], object]] = [one.model(chosen), partial(one.predict, chosen)]
+    for contender in contenders:
+        calls: list[Callable[[], object]] = [contender.model(chosen), partial(contender.predict, chosen)]
         for call in calls:
             for _ in range(_WARM):
                 call()
     while True:
-        for one, (of_model, of_predict) in zip(contenders, spent, strict=True):
-            of_model += _turn(one.model(chosen), min(_TURN, seconds))
-            of_predict += _turn(partial(one.predict, chosen), min(_TURN, seconds))
-        if min((sum(kept) for times in spent for kept in times), default=math.inf) >= seconds:
+        for contender, (of_model, of_predict) in zip(contenders, spent, strict=True):
+            of_model += _turn(contender.model(chosen), min(_TURN, seconds))
+            of_predict += _turn(partial(contender.predict, chosen), min(_TURN, seconds))
+        if min((sum(seconds_of_call) for times in spent for seconds_of_call in times), default=math.inf) >= seconds:
             break
         chosen = [*islice(taken, batch)]
-    return [_row(one, batch, times) for one, times in zip(contenders, spent, strict=True)]
+    return [_row(contender, batch, times) for contender, times in zip(contenders, spent, strict=True)]
 
 
 def _turn(call: Callable[[], object], seconds: float) -> list[float]:
@@ -283,9 +290,19 @@ def _turn(call: Callable[[], object], seconds: float) -> list[float]:
     return spent
 
 
-def _row(one: Contender, batch: int, times: Sequence[Sequence[float]]) -> Row:
-    model, predict = (_timing(kept, batch) for kept in times)
-    return Row(one.file, one.form, one.runtime, one.precision, one.device, one.threads, batch, model, predict)
+def _row(contender: Contender, batch: int, times: Sequence[Sequence[float]]) -> Row:
+    model, predict = (_timing(seconds_of_calls, batch) for seconds_of_calls in times)
+    return Row(
+        contender.file,
+        contender.form,
+        contender.runtime,
+        contender.precision,
+        contender.device,
+        contender.threads,
+        batch,
+        model,
+        predict,
+    )
 
 
 def _timing(spent: Sequence[float], batch: int) -> Timing:
@@ -319,7 +336,7 @@ def noise(seed: int) -> Image.Image:
 def machine(devices: set[str]) -> dict[str, Any]:
     """The processor, the instructions that torch uses of it, cores for this process, system, Python, and any GPU."""
     amx = " with AMX" * torch.cpu._is_amx_tile_supported()
-    gpus = sorted(torch.cuda.get_device_name(one) for one in devices if one.startswith("cuda"))
+    gpus = sorted(torch.cuda.get_device_name(device) for device in devices if device.startswith("cuda"))
     return {
         "cpu": _cpu_name(),
         "instructions": torch.backends.cpu.get_cpu_capability() + amx,

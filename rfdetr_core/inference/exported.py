@@ -100,8 +100,8 @@ class ExportedPredictor(BasePredictor):
     ) -> Iterator[Detections]:
         if self.description.postprocess:
             return self._complete(rows, sizes, lowest)
-        found = self._run(normalise(torch.stack([*rows])).numpy())
-        output = DetectorOutput(found["labels"], found["dets"], found.get("masks"))
+        outputs = self._run(normalise(torch.stack([*rows])).numpy())
+        output = DetectorOutput(outputs["labels"], outputs["dets"], outputs.get("masks"))
         return postprocess(output, sizes, self.architecture.queries, lowest)
 
     def _complete(
@@ -109,20 +109,20 @@ class ExportedPredictor(BasePredictor):
     ) -> Iterator[Detections]:
         """Detections of a file that chooses them. Images of one size go through it together."""
         alike: dict[tuple[int, int], list[int]] = {}
-        for place, size in enumerate(sizes):
-            alike.setdefault(size, []).append(place)
+        for index, size in enumerate(sizes):
+            alike.setdefault(size, []).append(index)
         found: dict[int, dict[str, Tensor]] = {}
         for places in alike.values():
-            outputs = self._run(np.stack([rows[place] for place in places]))
+            outputs = self._run(np.stack([rows[index] for index in places]))
             found |= {
-                place: {name: output[row] for name, output in outputs.items()} for row, place in enumerate(places)
+                index: {name: output[row] for name, output in outputs.items()} for row, index in enumerate(places)
             }
-        for place, size in enumerate(sizes):
-            image = found.pop(place)
+        for index, size in enumerate(sizes):
+            image = found.pop(index)
             scores = image["scores"]
-            kept = len(scores) if lowest is None else int((scores > lowest).sum())
-            masks = resize_masks(image["masks"][:kept], size) if "masks" in image else None
-            yield Detections(scores[:kept], image["classes"][:kept], image["boxes"][:kept], masks)
+            count = len(scores) if lowest is None else int((scores > lowest).sum())
+            masks = resize_masks(image["masks"][:count], size) if "masks" in image else None
+            yield Detections(scores[:count], image["classes"][:count], image["boxes"][:count], masks)
 
     def _run(self, images: Array) -> dict[str, Tensor]:
         """The file's outputs (B, ...) for a batch; where it takes a fixed number, the last images are filled up."""

@@ -32,17 +32,17 @@ class OptimisedDetector(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.batch_size = batch_size if compiled else None
-        made: Any = copy.deepcopy(detector).eval().requires_grad_(False)
-        encoder, patch = made.encoder, made.encoder.patch_projection.kernel_size
+        copied: Any = copy.deepcopy(detector).eval().requires_grad_(False)
+        encoder, patch = copied.encoder, copied.encoder.patch_projection.kernel_size
         encoder.position_embeddings.data = resize_positions(
             encoder.position_embeddings, resolution // patch[0], resolution // patch[1]
         )
         running = list(encoder.blocks)[: encoder.feature_indexes[-1]]  # those behind the last feature never do
         encoder.blocks = nn.ModuleList(FoldedBlock(block) for block in running)
-        made.encoder = nn.Sequential(_Cast(dtype), encoder.to(dtype))
-        made.projector = nn.Sequential(made.projector.to(dtype), _ToFloat())
-        made.proposer.groups = made.proposer.groups[:1]
-        self.detector = made
+        copied.encoder = nn.Sequential(_Cast(dtype), encoder.to(dtype))
+        copied.projector = nn.Sequential(copied.projector.to(dtype), _ToFloat())
+        copied.proposer.groups = copied.proposer.groups[:1]
+        self.detector = copied
         self.eval()
         self.run: Any = torch.compile(self._tensors, dynamic=False) if compiled else self._tensors
 
@@ -96,7 +96,7 @@ class _Cast(nn.Module):
 
 class _ToFloat(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        return [one.float() for one in maps]
+        return [level.float() for level in maps]
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -117,21 +117,25 @@ def optimise(
         UserError: another dtype or batch_size, or it cannot be compiled here.
     """
     compiled = compiled and device.startswith("cuda")
-    made = OptimisedDetector(
-        detector, resolution, dtype=_dtype(dtype, device), batch_size=whole("batch_size", batch_size), compiled=compiled
+    optimised = OptimisedDetector(
+        detector,
+        resolution,
+        dtype=_dtype(dtype, device),
+        batch_size=require_positive_int("batch_size", batch_size),
+        compiled=compiled,
     )
     if compiled:
         channels = detector.encoder.patch_projection.in_channels
         try:
             with torch.inference_mode():
-                made(torch.zeros(batch_size, channels, resolution, resolution, device=device))
+                optimised(torch.zeros(batch_size, channels, resolution, resolution, device=device))
         except Exception as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(f"the model cannot be compiled here: {reason}. Give compile=False.") from error
-    return made
+    return optimised
 
 
-def whole(name: str, value: Any) -> int:
+def require_positive_int(name: str, value: Any) -> int:
     """A count as it is given. Raises a UserError of what is no whole number from 1 on."""
     if type(value) is not int or value < 1:
         raise UserError(f"{name} is {value!r}: it must be a whole number, 1 or more.")
@@ -139,9 +143,11 @@ def whole(name: str, value: Any) -> int:
 
 
 def _dtype(given: Any, device: str) -> torch.dtype:
-    known = _ON_CUDA if device.startswith("cuda") else _ON_CPU
-    found = next((one for one in known if given in (one, str(one), str(one).removeprefix("torch."))), None)
-    if found is None:
-        names = ", ".join(str(one).removeprefix("torch.") for one in known)
+    known_dtypes = _ON_CUDA if device.startswith("cuda") else _ON_CPU
+    match = next(
+        (dtype for dtype in known_dtypes if given in (dtype, str(dtype), str(dtype).removeprefix("torch."))), None
+    )
+    if match is None:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in known_dtypes)
         raise UserError(f"dtype is {str(given).removeprefix('torch.')!r}: on {device} it must be one of {names}.")
-    return found
+    return match

@@ -28,9 +28,9 @@ from rfdetr_core.checkpoint.files import tensor_digest
 from rfdetr_core.checkpoint.loading import build_from_checkpoint, class_names_of, threshold_of
 from rfdetr_core.data.preprocess import normalise, pixels
 from rfdetr_core.inference.addresses import fetch_image, is_address
-from rfdetr_core.inference.ahead import prepared
 from rfdetr_core.inference.arguments import check_patch_size, input_size
-from rfdetr_core.inference.optimised import optimise, whole
+from rfdetr_core.inference.optimised import optimise, require_positive_int
+from rfdetr_core.inference.prefetch import prefetch
 from rfdetr_core.model.config import Architecture
 from rfdetr_core.model.detector import Detector
 from rfdetr_core.model.postprocess import postprocess
@@ -127,24 +127,26 @@ class BasePredictor(ABC):
                 say(self.threshold_note, file=sys.stderr)
                 self.threshold_note = None
         pictures = images if isinstance(images, list | tuple) else [images]
-        seen: dict[int, tuple[tuple[int, int], npt.NDArray[np.uint8] | None]] = {}  # written by the threads that load
+        sizes_and_sources: dict[
+            int, tuple[tuple[int, int], npt.NDArray[np.uint8] | None]
+        ] = {}  # written by the threads that load
 
         def load(numbered: tuple[int, Picture]) -> Image.Image:
             number, image = numbered
             picture = to_rgb(image)
             # A copy, for the caller to draw on. That of an array is quicker than that of a picture.
             source = np.array(image if isinstance(image, np.ndarray) else picture) if include_source_image else None
-            seen[number] = (picture.height, picture.width), source
+            sizes_and_sources[number] = (picture.height, picture.width), source
             return picture
 
         every = list(enumerate(pictures))
         converted = []
-        for number, found in enumerate(self.detect(every, threshold, load=load, batch_size=batch_size, shape=shape)):
-            one, (size, source) = to_supervision(found, self.class_names), seen.pop(number)
-            one.data["source_shape"] = np.tile(np.array(size, dtype=np.int64), (len(one), 1))  # (N, 2)
+        for number, detected in enumerate(self.detect(every, threshold, load=load, batch_size=batch_size, shape=shape)):
+            detections, (size, source) = to_supervision(detected, self.class_names), sizes_and_sources.pop(number)
+            detections.data["source_shape"] = np.tile(np.array(size, dtype=np.int64), (len(detections), 1))  # (N, 2)
             if source is not None:
-                one.metadata["source_image"] = source
-            converted.append(one)
+                detections.metadata["source_image"] = source
+            converted.append(detections)
         return converted if pictures is images else converted[0]
 
     def detect(
@@ -163,26 +165,26 @@ class BasePredictor(ABC):
         """
         by_class = self._by_class(threshold) if isinstance(threshold, Mapping) else []
         lowest = min(by_class) if by_class else threshold if threshold is None else _score("threshold", threshold)
-        size = self.batch_size if batch_size is None else whole("batch_size", batch_size)
+        size = self.batch_size if batch_size is None else require_positive_int("batch_size", batch_size)
         if self.architecture.channels != 3:
             raise UserError(f"the model takes {self.architecture.channels} channels; prediction is for RGB images.")
-        resized, own = input_size(shape, self.architecture), input_size(None, self.architecture)
-        if self._fixed and resized != own:
-            raise UserError(f"shape is {shape!r}: {own[0]} x {own[1]} pixels is all that {self._fixed}.")
+        resized, model_size = input_size(shape, self.architecture), input_size(None, self.architecture)
+        if self._fixed and resized != model_size:
+            raise UserError(f"shape is {shape!r}: {model_size[0]} x {model_size[1]} pixels is all that {self._fixed}.")
 
         def prepare(image: Any) -> tuple[Any, tuple[int, int]]:
             picture = image if load is None else load(image)
             return self._prepare(picture, resized), (picture.height, picture.width)
 
         # Without `load` the images may be a camera's, or closed when the next one is asked for: one at a time.
-        waiting = prepared(prepare, images, AHEAD * size) if load else (prepare(image) for image in images)
+        waiting = prefetch(prepare, images, AHEAD * size) if load else (prepare(image) for image in images)
         try:
             while batch := list(islice(waiting, size)):
                 rows, sizes = zip(*batch, strict=True)
-                for found in self._answers(rows, sizes, lowest):
-                    if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
+                for detections in self._answers(rows, sizes, lowest):
+                    if not (detections.scores.isfinite().all() and detections.boxes.isfinite().all()):
                         raise UserError("the model finds boxes that are no finite numbers: its weights are damaged.")
-                    yield _above(found, by_class) if by_class else found
+                    yield _filter_by_class(detections, by_class) if by_class else detections
         finally:
             waiting.close()
 
@@ -233,14 +235,14 @@ class Predictor(BasePredictor):
         Raises:
             UserError: no such device, no checkpoint, or one whose model cannot be told.
         """
-        device, made = find_device(device), build_from_checkpoint(path)
+        device, loaded = find_device(device), build_from_checkpoint(path)
         return cls(
-            made.detector,
-            made.architecture,
-            class_names_of(made.checkpoint),
+            loaded.detector,
+            loaded.architecture,
+            class_names_of(loaded.checkpoint),
             device=device,
             batch_size=batch_size,
-            threshold=threshold_of(made.checkpoint),
+            threshold=threshold_of(loaded.checkpoint),
             source=path,
         )
 
@@ -257,12 +259,12 @@ class Predictor(BasePredictor):
         Raises:
             UserError: another dtype or batch_size, or it cannot be compiled here.
         """
-        resolution, made = self.architecture.resolution, copy.copy(self)
-        made.network = optimise(
+        resolution, optimised = self.architecture.resolution, copy.copy(self)
+        optimised.network = optimise(
             self.detector, resolution, self.device, dtype=dtype, batch_size=batch_size, compiled=compiled
         )
-        made.batch_size = batch_size
-        return made
+        optimised.batch_size = batch_size
+        return optimised
 
     @property
     def _fixed(self) -> str | None:
@@ -290,18 +292,18 @@ class Predictor(BasePredictor):
         return output
 
 
-def _score(what: str, value: Any) -> Any:
+def _score(name: str, value: Any) -> Any:
     """A threshold as it is given. Raises a UserError of what is no number from 0 to 1."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
-        raise UserError(f"{what} is {value!r}: it must be a number from 0 to 1.")
+        raise UserError(f"{name} is {value!r}: it must be a number from 0 to 1.")
     return value
 
 
-def _above(found: Detections, thresholds: Sequence[float]) -> Detections:
+def _filter_by_class(detections: Detections, thresholds: Sequence[float]) -> Detections:
     """The detections with a score above the threshold of their label."""
-    kept = found.scores > found.scores.new_tensor(thresholds)[found.labels]  # (N,)
-    masks = None if found.masks is None else found.masks[kept]
-    return Detections(found.scores[kept], found.labels[kept], found.boxes[kept], masks)
+    keep = detections.scores > detections.scores.new_tensor(thresholds)[detections.labels]  # (N,)
+    masks = None if detections.masks is None else detections.masks[keep]
+    return Detections(detections.scores[keep], detections.labels[keep], detections.boxes[keep], masks)
 
 
 def find_device(name: str) -> str:
@@ -313,10 +315,10 @@ def find_device(name: str) -> str:
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if str(name) == "auto":
         return "cuda" if cuda else "cpu"
-    here = ["cpu", *["cuda"] * (cuda > 0), *(f"cuda:{number}" for number in range(cuda))]
-    here += ["mps", "mps:0"] if torch.backends.mps.is_available() else []
-    if str(name) not in here:
-        raise UserError(f"device {str(name)!r} is not available. Use auto, or one that is here: {', '.join(here)}.")
+    devices = ["cpu", *["cuda"] * (cuda > 0), *(f"cuda:{number}" for number in range(cuda))]
+    devices += ["mps", "mps:0"] if torch.backends.mps.is_available() else []
+    if str(name) not in devices:
+        raise UserError(f"device {str(name)!r} is not available. Use auto, or one that is here: {', '.join(devices)}.")
     return str(name)
 
 
@@ -351,16 +353,16 @@ def to_rgb(image: Picture) -> Image.Image:
     raise UserError(f"an image must be a path, an https address, a PIL image, an array or a tensor; this is a {kind}.")
 
 
-def to_supervision(found: Detections, class_names: Sequence[str]) -> supervision.Detections:
+def to_supervision(detections: Detections, class_names: Sequence[str]) -> supervision.Detections:
     """Detections for supervision; a label beyond the class table is named by its number."""
-    labels = found.labels.numpy()
+    labels = detections.labels.numpy()
     names = [class_names[label] if label < len(class_names) else str(label) for label in labels]
     kind: type[supervision.Detections] = import_supervision().Detections
     return kind(
-        xyxy=found.boxes.numpy(),
-        confidence=found.scores.numpy(),
+        xyxy=detections.boxes.numpy(),
+        confidence=detections.scores.numpy(),
         class_id=labels,
-        mask=None if found.masks is None else found.masks.numpy(),
+        mask=None if detections.masks is None else detections.masks.numpy(),
         data={"class_name": np.array(names, dtype=np.str_)},
     )
 

@@ -94,8 +94,8 @@ class OnnxSession(Session):
             if device != "auto":
                 raise UserError(f"{self.runtime} cannot use {device}: CUDA's libraries are missing. Use device cpu.")
             self.device = "cpu"
-        self.inputs = tuple(one.name for one in self._session.get_inputs())
-        self.outputs = tuple(one.name for one in self._session.get_outputs())
+        self.inputs = tuple(entry.name for entry in self._session.get_inputs())
+        self.outputs = tuple(entry.name for entry in self._session.get_outputs())
 
     def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         return dict(zip(self.outputs, self._session.run([*self.outputs], inputs), strict=True))
@@ -130,12 +130,12 @@ class OpenVinoSession(Session):
         quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
         self.precision = "int8" if quantised else used
         # Of the file: a compiled model has the names of inner tensors, too.
-        self.inputs = tuple(one.any_name for one in model.inputs)
-        self.outputs = tuple(one.any_name for one in model.outputs)
+        self.inputs = tuple(entry.any_name for entry in model.inputs)
+        self.outputs = tuple(entry.any_name for entry in model.outputs)
 
     def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        found = self._compiled(inputs, share_inputs=True, share_outputs=False)
-        return {name: found[place] for place, name in enumerate(self.outputs)}
+        results = self._compiled(inputs, share_inputs=True, share_outputs=False)
+        return {name: results[place] for place, name in enumerate(self.outputs)}
 
 
 @cache
@@ -169,7 +169,9 @@ def _onnx_precision(model: Any) -> str:
     if any(mark in node.op_type for node in model.graph.node for mark in ("Quantize", "QLinear", "Integer")):
         return "int8"
     narrow = {onnx.TensorProto.FLOAT16: "f16", onnx.TensorProto.BFLOAT16: "bf16"}
-    kinds = {narrow[one.data_type] for one in model.graph.initializer if one.data_type in narrow}
+    kinds = {
+        narrow[initializer.data_type] for initializer in model.graph.initializer if initializer.data_type in narrow
+    }
     return min(kinds, default="f32")
 
 
@@ -181,12 +183,12 @@ def _onnx_device(device: str, providers: list[str]) -> str:
     kind, _, number = device.partition(":")
     if device == "cpu" or (kind == "cuda" and has_cuda and number.isdecimal() == (":" in device)):
         return device
-    here = "auto, cpu, cuda or cuda:N" if has_cuda else "cpu; CUDA needs the package onnxruntime-gpu"
-    raise UserError(f"device {device!r} is not available. Use {here}.")
+    choices = "auto, cpu, cuda or cuda:N" if has_cuda else "cpu; CUDA needs the package onnxruntime-gpu"
+    raise UserError(f"device {device!r} is not available. Use {choices}.")
 
 
 def _reason(error: Exception) -> str:
     """What a runtime's error says, on one line, without the places in its C++ sources."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-    return " ".join(said).rstrip(".") or type(error).__name__
+    kept_lines = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(kept_lines).rstrip(".") or type(error).__name__

@@ -13,7 +13,7 @@ from pydantic import Field
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError, listed
 from rfdetr_core.base.provenance import short
-from rfdetr_core.base.schema import Count, Fields, Sha256, Text, checked
+from rfdetr_core.base.schema import Count, FileSchema, Sha256, Text, checked
 
 if TYPE_CHECKING:
     from rfdetr_core.inference.predictor import BasePredictor
@@ -25,13 +25,13 @@ PROJECT_FILE = Path("reports/evaluate") / NAME
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Weights(Fields):
+class Weights(FileSchema):
     """The model that thresholds were measured for. tensors: see `tensor_digest`."""
 
     tensors: Sha256
 
 
-class OperatingPoint(Fields):
+class OperatingPoint(FileSchema):
     """A score threshold with what it gives on the evaluated images; None where nothing could be measured.
 
     reached: whether it meets the target. If the target cannot be met, the threshold is that of the best F1.
@@ -44,7 +44,7 @@ class OperatingPoint(Fields):
     reached: bool
 
 
-class Thresholds(Fields):
+class Thresholds(FileSchema):
     """The content of thresholds.json: the recommended threshold of all classes together, and of each by name.
 
     split, images: what it was measured on. target: the precision or the recall that was asked for; None: the best F1.
@@ -81,7 +81,7 @@ class Recommendation:
     note: str
 
 
-def recommended(given: str | os.PathLike[str], predictor: BasePredictor) -> Recommendation:
+def recommended_thresholds(file: str | os.PathLike[str], predictor: BasePredictor) -> Recommendation:
     """The thresholds of a file, or with "recommended" of the one that belongs to the predictor's checkpoint.
 
     That is thresholds.json beside the checkpoint, else reports/evaluate/thresholds.json of the project that it is in.
@@ -89,10 +89,10 @@ def recommended(given: str | os.PathLike[str], predictor: BasePredictor) -> Reco
     Raises:
         UserError: no such file, one that is malformed, of other weights or classes, or that recommends nothing.
     """
-    path = _find(predictor.source) if given == RECOMMENDED else Path(given)
-    if isinstance(given, str) and path.suffix != ".json" and not path.is_file():
+    path = _find(predictor.source) if file == RECOMMENDED else Path(file)
+    if isinstance(file, str) and path.suffix != ".json" and not path.is_file():
         raise UserError(
-            f"threshold is {given!r}: it must be {RECOMMENDED!r}, the path of a {NAME}, or a number from 0 to 1 "
+            f"threshold is {file!r}: it must be {RECOMMENDED!r}, the path of a {NAME}, or a number from 0 to 1 "
             "(threshold=0.5 in Python, --threshold 0.5 on the command line)."
         )
     read = Thresholds.read(path)
@@ -100,7 +100,7 @@ def recommended(given: str | os.PathLike[str], predictor: BasePredictor) -> Reco
     by_class = {name: point.threshold for name, point in read.classes.items() if point.threshold is not None}
     if missing := [name for name in read.classes if name not in by_class]:
         raise UserError(f"{path} has no threshold for {listed(missing)}: nothing was measured. Give a number instead.")
-    return Recommendation(by_class, f"{_told(read, list(by_class.values()))}: {path}")
+    return Recommendation(by_class, f"{_describe(read, list(by_class.values()))}: {path}")
 
 
 def _find(checkpoint: Path | None) -> Path:
@@ -109,9 +109,9 @@ def _find(checkpoint: Path | None) -> Path:
         raise UserError(
             f"threshold {RECOMMENDED!r} is for a model that was read from a file. Give a number from 0 to 1."
         )
-    beside, folder = checkpoint.with_name(NAME), checkpoint.parent.resolve()
-    root = next((one for one in (folder, *folder.parents) if (one / "dvc.yaml").is_file()), None)
-    paths = [beside, *([root / PROJECT_FILE] if root else [])]
+    beside_checkpoint, folder = checkpoint.with_name(NAME), checkpoint.parent.resolve()
+    root = next((parent for parent in (folder, *folder.parents) if (parent / "dvc.yaml").is_file()), None)
+    paths = [beside_checkpoint, *([root / PROJECT_FILE] if root else [])]
     if found := next((path for path in paths if path.exists()), None):
         return found
     raise UserError(
@@ -132,9 +132,9 @@ def _require_model(read: Thresholds, path: Path, predictor: BasePredictor) -> No
         raise UserError(f"{path} and {model} do not have the same classes: only one has {listed(different)}.")
 
 
-def _told(read: Thresholds, values: list[float]) -> str:
+def _describe(read: Thresholds, values: list[float]) -> str:
     low, high = min(values), max(values)
     target = " ".join(f"{name} {value:g}" for name, value in (read.target or {}).items())
-    told = f"threshold {low:g}" if low == high else f"thresholds {low:g} to {high:g} by class"
+    text = f"threshold {low:g}" if low == high else f"thresholds {low:g} to {high:g} by class"
     missed = [name for name, point in read.classes.items() if not point.reached] if target else []
-    return f"{told} for {target or 'the best F1'}" + (f" (not reached: {listed(missed)})" if missed else "")
+    return f"{text} for {target or 'the best F1'}" + (f" (not reached: {listed(missed)})" if missed else "")

@@ -57,8 +57,10 @@ class _Gathered(torch.autograd.Function):
         left, top = x.floor(), y.floor()
         shares = ((left + 1 - x) * (top + 1 - y), (x - left) * (top + 1 - y), (left + 1 - x) * (y - top))
         total: Any = 0
-        for (values, there), share in zip(_neighbours(maps, left, top), (*shares, (x - left) * (y - top)), strict=True):
-            total = total + values * torch.where(there, share, 0)[..., None]
+        for (values, inside), share in zip(
+            _neighbours(maps, left, top), (*shares, (x - left) * (y - top)), strict=True
+        ):
+            total = total + values * torch.where(inside, share, 0)[..., None]
         return total.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
     @staticmethod
@@ -72,7 +74,7 @@ class _Gathered(torch.autograd.Function):
         rows = outer[0].permute(0, 2, 3, 1)  # (N, P, Q, C)
         # How much the result grows with each neighbour's share.
         upper_left, upper_right, lower_left, lower_right = (
-            torch.where(there, (values * rows).sum(-1), 0) for values, there in _neighbours(maps, left, top)
+            torch.where(inside, (values * rows).sum(-1), 0) for values, inside in _neighbours(maps, left, top)
         )
         of_x = (upper_right - upper_left) * (top + 1 - y) + (lower_right - lower_left) * (y - top)
         of_y = (lower_left - upper_left) * (left + 1 - x) + (lower_right - upper_right) * (x - left)
@@ -86,10 +88,10 @@ def _neighbours(maps: Tensor, left: Tensor, top: Tensor) -> Iterator[tuple[Tenso
     first = torch.arange(count, device=maps.device)[:, None, None] * (height * width)
     for row in (top, top + 1):
         for column in (left, left + 1):
-            there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             # Clamped as integers, so that no infinite place can lead out of the map.
             index = first + row.long().clamp(0, height - 1) * width + column.long().clamp(0, width - 1)
-            yield rows.index_select(0, index.flatten()).view(*left.shape, channels), there
+            yield rows.index_select(0, index.flatten()).view(*left.shape, channels), inside
 
 
 def _spread(outer: Tensor, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
@@ -105,7 +107,8 @@ def _spread(outer: Tensor, x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
     parts = []
     with torch.autocast(outer.device.type, enabled=False):
         for values, across, down in zip(
-            *(torch.split(one, at_once) for one in (places, x.flatten(1)[:, None], y.flatten(1)[:, None])), strict=True
+            *(torch.split(tensor, at_once) for tensor in (places, x.flatten(1)[:, None], y.flatten(1)[:, None])),
+            strict=True,
         ):
             share_x, share_y = (
                 torch.where(share > 0, share, 0) for share in (1 - (across - columns).abs(), 1 - (down - rows).abs())

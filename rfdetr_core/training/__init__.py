@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
     module = any(Path(f"{__path__[0]}/{name}{end}").exists() for end in ("", ".py"))  # found without importing it
     if module or name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    raise importlib.import_module("rfdetr_core.api").missing(__name__, name)
+    raise importlib.import_module("rfdetr_core.api").missing_name_error(__name__, name)
 
 
 def __dir__() -> list[str]:

@@ -21,7 +21,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from rfdetr_core.base.errors import UserError, causes
-from rfdetr_core.base.memory import ran_out
+from rfdetr_core.base.memory import shortage_message
 
 _AGAIN = "Run again to resume after the last finished epoch."
 # Seconds. Before a training begins, torch waits for the other ranks, and Python cannot handle a signal meanwhile.
@@ -156,7 +156,7 @@ def explained(error: Exception, signals: StopSignals) -> UserError | None:
     for pattern, message in _SHORTAGES.items():
         if any(re.search(pattern, _text_of(cause), re.IGNORECASE) for cause in chain):
             return UserError(f"{message} {_AGAIN}")
-    if (shortage := ran_out(error)) is not None:
+    if (shortage := shortage_message(error)) is not None:
         return UserError(f"{shortage}. {_LESS_MEMORY}")
     for cause in chain:
         if "DataLoader worker (pid" in str(cause):

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.keys import KEYPOINT_MASK, to_ours
-from rfdetr_core.data.batching import Batch, at_drawn_size
+from rfdetr_core.data.batching import Batch, resize_to_drawn_size
 from rfdetr_core.data.seeding import mixed_seed
 from rfdetr_core.loss.criterion import Criterion, Losses
 from rfdetr_core.loss.terms import LossConfig
@@ -91,7 +91,7 @@ class TrainingModule(LightningModule):
         config, epoch, groups = self.config, self.current_epoch, self.architecture.groups
         batch = batch.normalised()  # a loader that is not of TrainingData has not done it
         if (mode := config.multi_scale) != "off" and self.sizes:
-            batch = at_drawn_size(batch, self.sizes, mode, config.seed, epoch=epoch, step=self.global_step)
+            batch = resize_to_drawn_size(batch, self.sizes, mode, config.seed, epoch=epoch, step=self.global_step)
         output = self.detector(batch.images, batch.padding)
         seed = mixed_seed("points", config.seed, epoch, batch_idx, self.global_rank)
         losses = self.criterion(output, batch.targets, groups=groups, point_seed=seed)

@@ -104,7 +104,9 @@ def record_of(
         "params": {"model": model.model_dump(mode="json"), "train": asked.model_dump(mode="json")},
         "inputs": {name: identity["sha256"] for name, identity in identities.items()},
         "weights": {key: parents[key]["sha256"] if key in parents else None for key in paths},
-        "code": code.digests("stages.train", "rfdetr_core.training.run", *code.named(asked.model_dump(include=keys))),
+        "code": code.digests(
+            "stages.train", "rfdetr_core.training.run", *code.class_modules(asked.model_dump(include=keys))
+        ),
         **({"classes": classes} if (classes := installed_classes(asked)) else {}),
         **provenance.environment(),
         "machine": machine,
@@ -130,7 +132,7 @@ def parent_of(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     entry: dict[str, Any] = {"name": path.name, "sha256": files.sha256_file(path)}
     entry |= {"tensors": tensor_digest(checkpoint.weights), "lineage": checkpoint.lineage}
-    entry |= {"record": files.digest(checkpoint.origin)} if checkpoint.origin else {}
+    entry |= {"record": files.digest(checkpoint.training)} if checkpoint.training else {}
     return _nearest(entry | ({"training": checkpoint.training_record} if checkpoint.training_record else {}))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rfdetr_core.base import files
-from rfdetr_core.base.chain import FILE, chained
+from rfdetr_core.base.chain import FILE, chain_link
 from rfdetr_core.metrics.names import PREFIX
 from rfdetr_core.training.module import Terms, compact
 
@@ -67,7 +67,7 @@ class Steps:
                 self.lines = [",".join(("epoch", "step", *values, *PREFIX, "chain"))]
             average = digests.get("ema", "") if step == self._step else ""
             row = ",".join((str(epoch), str(step), *map(repr, values.values()), regular, average))
-            self.lines.append(f"{row},{chained(self.lines[-1], row)}")
+            self.lines.append(f"{row},{chain_link(self.lines[-1], row)}")
 
     def write(self, folder: Path) -> None:
         """Write the file. It is replaced at once, never left half written."""

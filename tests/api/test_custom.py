@@ -94,22 +94,22 @@ def test_the_parts_validate_test_and_predict(fitted: tuple[Any, Any, Any, Path],
     trainer, module, datamodule, output = fitted
     last = (output / "history.csv").read_text().splitlines()
     row = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
-    (found,) = trainer.validate(module, datamodule)
+    (scores,) = trainer.validate(module, datamodule)
     for key in ("val/F1", "val/ema_threshold", "val/mAR"):
-        assert found[key] == pytest.approx(float(row[key]), abs=1e-6), key
-    (found,) = trainer.test(module, datamodule)
-    assert {"test/mAP_50_95", "test/ema_mAP_50"} <= found.keys()
-    assert not [key for key in found if key.startswith("val/")]
+        assert scores[key] == pytest.approx(float(row[key]), abs=1e-6), key
+    (scores,) = trainer.test(module, datamodule)
+    assert {"test/mAP_50_95", "test/ema_mAP_50"} <= scores.keys()
+    assert not [key for key in scores if key.startswith("val/")]
     datamodule.setup("fit")
     assert datamodule.class_names == ["red", "green"]
-    sets = [[one.path for batch in loader for one in batch.samples] for loader in _loaders(datamodule)]
+    sets = [[sample.path for batch in loader for sample in batch.samples] for loader in _loaders(datamodule)]
     assert sets == [["valid/valid_0.png", "valid/valid_1.png"], ["test/test_0.png", "test/test_1.png"]]
-    ((one, _),) = trainer.predict(module, dataloaders=datamodule.val_dataloader())
+    ((detections, _),) = trainer.predict(module, dataloaders=datamodule.val_dataloader())
     (batch,) = datamodule.val_dataloader()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=trainer.precision == "bf16-mixed"):
         output = module.model.eval()(batch.normalised().images, None)
-    assert one["scores"][0] == output.logits[0].sigmoid().max()
-    assert one["boxes"].max() > 1
+    assert detections["scores"][0] == output.logits[0].sigmoid().max()
+    assert detections["boxes"].max() > 1
 
 
 def _loaders(datamodule: Any) -> list[Any]:
@@ -121,16 +121,16 @@ def test_a_pair_of_configs_is_prepared_once_and_forgotten(data: Path, tmp_path: 
 
     pair = model_config(), train_config(data, tmp_path)
     gc.collect()
-    before = len(preparation._made)
+    before = len(preparation._preparations)
     module, again = RFDETRModelModule(*pair), RFDETRModelModule(*pair)
     assert module.preparation is again.preparation
     assert module.model is not again.model
-    digests = [one.first_weights for one in (module, again)]
+    digests = [model.first_weights for model in (module, again)]
     assert digests[0] == digests[1]
-    assert len(preparation._made) == before + 1
+    assert len(preparation._preparations) == before + 1
     del module, again
     gc.collect()
-    assert len(preparation._made) == before
+    assert len(preparation._preparations) == before
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_resume_by_path_goes_on_and_ends_as_one_training(
     trainer = build_trainer(pair[1], pair[0])
     state = tmp_path / "checkpoint.pth"
     trainer.fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair), ckpt_path=state)
-    end, whole = (read_checkpoint(one / "checkpoint_best_ema.pth").weights for one in (tmp_path, fitted[3]))
+    end, whole = (read_checkpoint(folder / "checkpoint_best_ema.pth").weights for folder in (tmp_path, fitted[3]))
     assert all(torch.equal(end[name], whole[name]) for name in whole)
     # The first part ran another callback, which the state says: it is a parent, not the same training.
     assert record(tmp_path)["parents"]["resume"]["name"] == "checkpoint.pth"
@@ -163,7 +163,7 @@ def test_a_resume_by_path_goes_on_and_ends_as_one_training(
     module, datamodule = RFDETRModelModule(*other), RFDETRDataModule(*other)
     with pytest.raises(UserError, match=r"params\.train\.lr was 0\.001"):
         build_trainer(*other[::-1]).fit(module, datamodule, ckpt_path=state)
-    with pytest.raises(UserError, match="which is no file"):
+    with pytest.raises(UserError, match="There is no such file"):
         build_trainer(*other[::-1]).fit(module, datamodule, ckpt_path=tmp_path / "none.pth")
 
 
@@ -197,13 +197,13 @@ def test_what_a_script_changes_is_in_the_record_and_no_claim_of_this_project(
         "Module": source,
         "Data": source,
     }
-    callbacks = {name.rpartition(".")[2]: one for name, one in made["custom"]["callbacks"].items()}
+    callbacks = {name.rpartition(".")[2]: arguments for name, arguments in made["custom"]["callbacks"].items()}
     assert callbacks == {"Counting": source, "DropPathCallback": {"drop_path": 0.1}}
     assert made["custom"]["trainer"] == {"max_epochs": 2}
     report = Report()
     check_custom(report, made, "the lineage")
     assert any("Module" in reason for reason in report.unchecked.values())
-    lineages = [read_checkpoint(one / "checkpoint_best_total.pth").lineage for one in (fitted[3], tmp_path)]
+    lineages = [read_checkpoint(folder / "checkpoint_best_total.pth").lineage for folder in (fitted[3], tmp_path)]
     assert lineages[0] is not None
     assert lineages[1] is not None
     assert "trainer.max_epochs" in compare_lineages(*lineages)["custom"]
@@ -244,8 +244,8 @@ def test_upstreams_callbacks_work_in_a_trainer_of_lightning(data: Path, tmp_path
     assert chosen["trainer"].keys() <= {"max_epochs", "gradient_clip_val", "precision", "accumulate_grad_batches"}
     used = chosen["callbacks"]
     assert used["rfdetr_core.api.callbacks.RFDETREMACallback"]["decay"] == 0.5
-    found = rfdetr_core.from_checkpoint(tmp_path / "out" / "checkpoint_best_total.pth", device="cpu")
-    assert found.class_names == ["red", "green"]
+    loaded = rfdetr_core.from_checkpoint(tmp_path / "out" / "checkpoint_best_total.pth", device="cpu")
+    assert loaded.class_names == ["red", "green"]
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def test_nothing_is_written_where_that_is_asked(data: Path, tmp_path: Path, opti
 def test_a_callback_of_train_that_is_removed_is_in_the_record(data: Path, tmp_path: Path) -> None:
     pair = model_config(), train_config(data, tmp_path, epochs=1)
     trainer = build_trainer(*pair[::-1])
-    trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, RFDETREMACallback)]
+    trainer.callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, RFDETREMACallback)]
     trainer.fit(RFDETRModelModule(*pair), RFDETRDataModule(*pair))
     custom = record(tmp_path)["custom"]
     assert custom.pop("code").keys() > {"rfdetr_core/api/custom.py"}
@@ -301,7 +301,7 @@ def test_wrong_arguments_are_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gradients are clipped by norm"):
         build_trainer(config, model_config(), gradient_clip_algorithm="value")
     pair, other = (model_config(num_classes=2), config), (model_config(), train_config(data, tmp_path, lr=1e-5))
-    with pytest.raises(UserError, match="the data module was made of other configs"):
+    with pytest.raises(UserError, match="The data module was built from other configs"):
         build_trainer(*pair[::-1]).fit(RFDETRModelModule(*pair), RFDETRDataModule(*other))
 
 
@@ -346,9 +346,9 @@ def parts(pair: tuple[Any, Any], **options: Any) -> Parts:
 def custom(made: Parts, data: Any = ...) -> dict[str, Any]:
     """The part `custom` of a training that would start now, without the digests of code."""
     module, own_data, trainer = made
-    found = custom_part(trainer, module, own_data if data is ... else data, trainer.own, resumed=False)
-    assert ("code" in found) == bool(found.keys() - {"code"})
-    return {key: value for key, value in found.items() if key != "code"}
+    part = custom_part(trainer, module, own_data if data is ... else data, trainer.configured_callbacks, resumed=False)
+    assert ("code" in part) == bool(part.keys() - {"code"})
+    return {key: value for key, value in part.items() if key != "code"}
 
 
 class Watching(ModelCheckpoint):
@@ -389,9 +389,9 @@ def test_what_is_set_on_an_object_is_in_the_record(
     made = parts(pair)
     assert custom(made) == {}
     change(*made)
-    found = custom(made)["attributes"]
-    assert list(found) == [key]
-    assert found[key] == value
+    attributes = custom(made)["attributes"]
+    assert list(attributes) == [key]
+    assert attributes[key] == value
 
 
 def test_what_a_training_itself_changes_is_no_change_of_a_script(fitted: tuple[Any, Any, Any, Path]) -> None:
@@ -402,9 +402,9 @@ def test_what_a_training_itself_changes_is_no_change_of_a_script(fitted: tuple[A
 def test_data_that_no_config_names_is_in_the_record(pair: tuple[Any, Any]) -> None:
     made = parts(pair)
     options = made[0].preparation.inputs.data
-    one, same = RFDETRDataModule(**options), RFDETRDataModule(**options)
+    first, same = RFDETRDataModule(**options), RFDETRDataModule(**options)
     fewer = RFDETRDataModule(**options | {"train_samples": options["train_samples"][:2]})
-    digests = [custom(made, data)["data"] for data in (one, same, fewer)]
+    digests = [custom(made, data)["data"] for data in (first, same, fewer)]
     assert digests[0] == digests[1] != digests[2]
     assert None not in digests
     assert custom(made, None) == custom(made, LightningDataModule()) == {"data": None}
@@ -415,14 +415,14 @@ def test_every_callback_and_option_that_decides_is_in_the_record(pair: tuple[Any
     assert custom(parts(pair, callbacks=watching, log_every_n_steps=3, profiler="simple", max_epochs=2)) == {}
     callbacks = [OwnAverage(0.9), Watching(tmp_path), Described(0.5), Described(0.25)]
     given = {"min_epochs": 3, "max_time": "00:01:00:00", "benchmark": True, "reload_dataloaders_every_n_epochs": 1}
-    found = custom(parts(pair, callbacks=callbacks, **given))
-    assert found["trainer"] == {
+    part = custom(parts(pair, callbacks=callbacks, **given))
+    assert part["trainer"] == {
         "benchmark": "True",
         "max_time": "'00:01:00:00'",
         "min_epochs": 3,
         "reload_dataloaders_every_n_epochs": 1,
     }
-    described = {name.rpartition(".")[2]: one for name, one in found["callbacks"].items()}
+    described = {name.rpartition(".")[2]: description for name, description in part["callbacks"].items()}
     assert described.keys() == {"OwnAverage", "Watching", "Described", "Described (2)", "Timer"}
     source = sha256_file(Path(__file__))
     assert described["Described"] == {"file": source, "rate": "0.5", "arguments": "'mine'"}
@@ -434,14 +434,14 @@ def test_every_callback_and_option_that_decides_is_in_the_record(pair: tuple[Any
 def test_a_given_callback_of_the_project_replaces_its_own(pair: tuple[Any, Any], tmp_path: Path) -> None:
     given = [RFDETREarlyStopping(3), COCOEvalCallback(), BestModelCallback(tmp_path), RFDETREMACallback(0.9)]
     module, data, trainer = parts(pair, callbacks=given)
-    for one in given:
-        assert [other for other in trainer.callbacks if isinstance(other, type(one))] == [one]
+    for callback in given:
+        assert [other for other in trainer.callbacks if isinstance(other, type(callback))] == [callback]
     assert trainer.callbacks[0] is given[3]  # the average is updated before it is scored
-    assert trainer.files is given[2]
-    names = {f"rfdetr_core.api.callbacks.{type(one).__name__}" for one in given}
-    found = custom((module, data, trainer))
-    assert found["callbacks"].keys() == names
-    assert "missing" not in found
+    assert trainer.run_files is given[2]
+    names = {f"rfdetr_core.api.callbacks.{type(callback).__name__}" for callback in given}
+    part = custom((module, data, trainer))
+    assert part["callbacks"].keys() == names
+    assert "missing" not in part
 
 
 def test_a_state_is_one_of_the_same_training_or_a_parent(
@@ -449,14 +449,14 @@ def test_a_state_is_one_of_the_same_training_or_a_parent(
 ) -> None:
     preparation, state = RFDETRModelModule(*pair).preparation, fitted[3] / "checkpoint.pth"
     assert preparation is not None
-    assert preparation.started(state, {}, 2)[1] == preparation.record
+    assert preparation.start(state, {}, 2)[1] == preparation.record
     stopped = tmp_path / "checkpoint.pth"
     write_state(tmp_path, read_plain(state) | {"epoch": 0})  # finished, with an epoch left: it had stopped early
-    assert "resume" in preparation.started(stopped, {}, 2)[1]["parents"]
+    assert "resume" in preparation.start(stopped, {}, 2)[1]["parents"]
     content = read_plain(state)
     content["run"]["fingerprint"]["custom.data"] = None
     write_state(tmp_path, content)
-    assert "resume" in preparation.started(stopped, {"data": None}, 2)[1]["parents"]
+    assert "resume" in preparation.start(stopped, {"data": None}, 2)[1]["parents"]
     assert records.differences({"custom.data": None}, {"custom.data": None}) == ["custom.data is unknown"]
 
 
@@ -467,10 +467,10 @@ def test_a_state_that_is_not_resumed_is_said(
     content = read_plain(fitted[3] / "checkpoint.pth")
     for finished in (True, False):
         content["run"]["finished"] = finished
-        write_state(trainer.files.folder, content)
-        trainer.files.begin(trainer, module, data, None, [*trainer.own])
+        write_state(trainer.run_files.folder, content)
+        trainer.run_files.begin(trainer, module, data, None, [*trainer.configured_callbacks])
         assert ("give ckpt_path=" in capsys.readouterr().out) == (not finished)
-    (trainer.files.folder / "checkpoint.pth").unlink()
+    (trainer.run_files.folder / "checkpoint.pth").unlink()
 
 
 def test_a_dataset_that_changed_is_prepared_again(data: Path, tmp_path: Path) -> None:
@@ -493,5 +493,5 @@ def test_a_dataset_that_changed_is_prepared_again(data: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("callback", [RFDETREMACallback(), RFDETREarlyStopping(), DropPathCallback()])
 def test_a_callback_says_which_module_it_needs(callback: Any, pair: tuple[Any, Any]) -> None:
-    with pytest.raises(UserError, match="needs an RFDETRModelModule, and LightningModule is none"):
+    with pytest.raises(UserError, match="needs an RFDETRModelModule, but the module is a LightningModule"):
         callback.setup(build_trainer(*pair[::-1]), LightningModule(), "fit")

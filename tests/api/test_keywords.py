@@ -57,7 +57,7 @@ def of_the_type(config: type[Config], key: str, value: Any) -> bool:
     try:
         config.model_validate_json(json.dumps(required | {key: value}))
     except ValidationError as error:
-        return all(one["type"] in OF_A_VALUE for one in error.errors())
+        return all(detail["type"] in OF_A_VALUE for detail in error.errors())
     return True
 
 
@@ -73,7 +73,7 @@ def fits(hint: Any, value: Any) -> bool:
 
 def words(hint: Any) -> list[str]:
     """The words of the Literals in a type."""
-    inner = [words(one) if not isinstance(one, str) else [one] for one in get_args(hint)]
+    inner = [words(argument) if not isinstance(argument, str) else [argument] for argument in get_args(hint)]
     return [*itertools.chain(*inner)]
 
 
@@ -145,7 +145,7 @@ def test_train_called_with_its_defaults_is_called_without(tmp_path: Path, monkey
     bound.apply_defaults()
     del bound.arguments["self"]
     plans = [
-        Plan.of(section, None, "cpu", given)
+        Plan.from_keywords(section, None, "cpu", given)
         # `train` gives the device of the model as accelerator, where it is not named
         for given in (bound.arguments | {"accelerator": "cpu"}, {"dataset_dir": tmp_path})
     ]
@@ -180,11 +180,11 @@ def test_a_class_of_a_script_has_its_own_signature() -> None:
         (lambda known: known.TrainConfig(epochs=3), r"^TrainConfig needs dataset_dir\.$"),
         (
             lambda known: known.TrainConfig(dataset_dir="x", resolution=448),
-            r"^TrainConfig has no resolution: .* the model's config, such as RFDETRNanoConfig\(resolution=448",
+            r"^TrainConfig has no resolution\. .* the config of the model: RFDETRNanoConfig\(resolution=448",
         ),
         (
             lambda known: setattr(known.TrainConfig(dataset_dir="x"), "epochs", 5),
-            r"^A config cannot be changed\. Write TrainConfig\(\.\.\., epochs=5\)\.$",
+            r"^A config cannot be changed\. Create a new one: TrainConfig\(\.\.\., epochs=5\)\.$",
         ),
     ],
 )
@@ -194,8 +194,8 @@ def test_an_error_of_a_config_names_what_the_user_wrote(make: Any, message: str)
 
 
 def test_a_config_is_made_of_what_another_one_holds() -> None:
-    one = rfdetr_core.config.RFDETRNanoConfig(resolution=96, device="gpu")
-    assert rfdetr_core.config.RFDETRNanoConfig(**one.model_dump()) == one == pickle.loads(pickle.dumps(one))
+    config = rfdetr_core.config.RFDETRNanoConfig(resolution=96, device="gpu")
+    assert rfdetr_core.config.RFDETRNanoConfig(**config.model_dump()) == config == pickle.loads(pickle.dumps(config))
     other = rfdetr_core.config.TrainConfig(dataset_dir="x", epochs=3)
     assert rfdetr_core.config.TrainConfig(**other.model_dump()) == other == pickle.loads(pickle.dumps(other))
 
@@ -278,7 +278,7 @@ def test_mypy_finds_the_errors_of_a_script_anywhere_and_no_others(tmp_path: Path
     # As an installed package: its types count because it has py.typed.
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    found = {int(number) for number in re.findall(r"^script\.py:(\d+): error", done.stdout, re.M)}
+    reported = {int(number) for number in re.findall(r"^script\.py:(\d+): error", done.stdout, re.M)}
     wrong = {number for number, line in enumerate(lines, start=1) if line.endswith("# wrong")}
-    assert found == wrong, done.stdout + done.stderr
+    assert reported == wrong, done.stdout + done.stderr
     assert not re.findall(r"^(?!script\.py).*: error", done.stdout, re.M), done.stdout

@@ -62,9 +62,9 @@ def trained(folder: Path) -> api.RFDETR:
 def test_there_is_a_class_for_every_variant_and_every_public_name() -> None:
     assert {variant.name for variant in VARIANTS.values()} < {*rfdetr_core.__all__}
     for variant, architecture in VARIANTS.items():
-        found = getattr(rfdetr_core, architecture.name)
-        assert issubclass(found, rfdetr_core.RFDETR)
-        assert (found.variant, found.__name__, found.__module__) == (
+        model_class = getattr(rfdetr_core, architecture.name)
+        assert issubclass(model_class, rfdetr_core.RFDETR)
+        assert (model_class.variant, model_class.__name__, model_class.__module__) == (
             variant,
             architecture.name,
             "rfdetr_core.api.model",
@@ -141,19 +141,19 @@ def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
     ("settings", "message"),
     [
         ({"resolutoin": 64}, r"resolutoin is not a known key\. Did you mean resolution\?"),
-        ({"variant": "nano"}, "RFDETRPicoConfig already names the variant"),
-        ({"variant": None}, "RFDETRPicoConfig already names the variant"),
+        ({"variant": "nano"}, "RFDETRPicoConfig already sets the variant"),
+        ({"variant": None}, "RFDETRPicoConfig already sets the variant"),
         ({"queries": None}, "queries is not a known key"),
         *(({"num_classes": wrong}, "num_classes is") for wrong in ("2", -1, 0, 2.5, True)),
         ({"device": "gpu"}, "device 'cuda'.*cpu"),
         ({"device": 7}, "device 'cuda:7'.*cpu"),
-        ({"device": True}, "device is True: give a name"),
+        ({"device": True}, "device is True. Give a name"),
         ({"pretrain_weights": ["a.pth"]}, "pretrain_weights is"),
         ({"resolution": 65}, "not divisible"),
         ({"resolution": "big"}, "resolution is 'big'"),
         ({"pretrain_weights": "no.pth"}, "no published name"),
         ({"pretrain_weights": "weigths/rf-detr-nano.pth"}, "no such file.*pretrain_weights='rf-detr-nano.pth'"),
-        ({"pretrain_weights": "/"}, "'/', which is a folder"),
+        ({"pretrain_weights": "/"}, "'/', a folder"),
     ],
 )
 def test_a_wrong_keyword_is_named(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_wrong_keyword_of_train_or_evaluate_is_named_before_anything_is_writte
         model.evaluate(output_dir=tmp_path / "out")
     assert model.callbacks["on_train_start"] == []  # to look does no harm
     model.callbacks["on_train_batch"].append(print)
-    with pytest.raises(UserError, match=r"callbacks has no on_train_batch\. There are on_fit_epoch_end"):
+    with pytest.raises(UserError, match=r"callbacks has no event on_train_batch\. The events are on_fit_epoch_end"):
         model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -213,7 +213,7 @@ def test_the_device_of_train_may_be_a_number(
     monkeypatch.setattr("rfdetr_core.training.compilation.code_generator", stop)
     monkeypatch.setattr("rfdetr_core.training.trainer.device_kind", lambda config: config.accelerator)
     with pytest.raises(UserError, match=message):
-        Plan.of(ModelConfig(), None, "cpu", {"dataset_dir": str(folder), "device": device, "compile": True})
+        Plan.from_keywords(ModelConfig(), None, "cpu", {"dataset_dir": str(folder), "device": device, "compile": True})
 
 
 def test_get_train_config_leaves_out_what_is_the_models_and_resolves_paths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +222,7 @@ def test_get_train_config_leaves_out_what_is_the_models_and_resolves_paths(monke
     of_model = {"resolution": 448, "device": 0, "freeze_encoder": True, "gradient_checkpointing": True}
     config = model.get_train_config(dataset_dir="~/data", accelerator="gpu", epochs=3, **of_model)
     assert config == TrainConfig(dataset_dir=Path("/home/me/data"), accelerator="cuda", epochs=3)
-    with pytest.raises(UserError, match=r"num_classes: .* Write RFDETRPico\(num_classes=2"):
+    with pytest.raises(UserError, match=r"num_classes\. .* Write RFDETRPico\(num_classes=2"):
         model.get_train_config(dataset_dir="data", num_classes=2)
 
 
@@ -270,7 +270,7 @@ def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch:
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"train": stage}}))
     model = rfdetr_core.RFDETRPico(**SMALL)
     for folder in ("output", tmp_path / "output", "output/a.pth/inner", "."):
-        with pytest.raises(UserError, match=r"is where the pipeline of .*dvc\.yaml keeps its results"):
+        with pytest.raises(UserError, match=r"The pipeline of .*dvc\.yaml keeps its results in"):
             model.train(dataset_dir="data", output_dir=folder)
     with pytest.raises(UserError, match=r"^output is where"):
         model.train(dataset_dir="data")
@@ -284,7 +284,7 @@ def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch:
 def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", {"train": 2, "valid": 1})
     (tmp_path / "data" / "train" / "train_0.png").write_bytes(b"")
-    with pytest.raises(UserError, match="Mend them") as raised:
+    with pytest.raises(UserError, match="Correct them") as raised:
         rfdetr_core.RFDETRPico(**SMALL).train(dataset_dir=tmp_path / "data", output_dir=tmp_path / "out", epochs=1)
     assert "params.yaml" not in str(raised.value)
     page = tmp_path / "out" / "dataset" / "index.html"
@@ -327,10 +327,10 @@ def test_every_file_of_a_run_loads_by_path_and_by_variant(trained: api.RFDETR, f
     assert type(loaded) is rfdetr_core.RFDETRPico
     assert loaded.class_names == same.class_names == ["red", "green"]
     assert loaded.architecture == same.architecture == trained.architecture
-    one, other = loaded.predict(image, threshold=0.0), same.predict(image, threshold=0.0)
-    assert np.array_equal(one.xyxy, other.xyxy)
+    first, other = loaded.predict(image, threshold=0.0), same.predict(image, threshold=0.0)
+    assert np.array_equal(first.xyxy, other.xyxy)
     if name == "checkpoint_best_total.pth":
-        assert np.array_equal(one.xyxy, trained.predict(image, threshold=0.0).xyxy)
+        assert np.array_equal(first.xyxy, trained.predict(image, threshold=0.0).xyxy)
 
 
 def test_evaluate_gives_the_metrics_that_it_writes(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
@@ -390,8 +390,8 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
             with pytest.raises(UserError, match=f"process {first.pid}"):
                 call(dataset_dir=tmp_path / "other", output_dir=output)
         assert first.poll() is None
-    told = first.communicate("\n")[0]
-    assert first.returncode == 0, told
+    first_output = first.communicate("\n")[0]
+    assert first.returncode == 0, first_output
     assert len(moments) > 2  # before it trained, while it did, and after it
     names = {
         image["file_name"] for image in json.loads((output / "dataset/annotations/train.json").read_text())["images"]
@@ -468,11 +468,11 @@ def test_an_exported_file_is_a_model_of_its_variant(trained: api.RFDETR, exporte
     assert loaded.class_names == trained.class_names == ["red", "green"]
     assert loaded.architecture == trained.architecture
     images: list[Any] = [folder / "data" / "test" / f"test_{number}.png" for number in range(2)]
-    for one, other in zip(loaded.predict(images, 0.0), trained.predict(images, 0.0), strict=True):
-        assert one.class_id.tolist() == other.class_id.tolist()
-        assert one.data["class_name"].tolist() == other.data["class_name"].tolist()
-        assert np.allclose(one.xyxy, other.xyxy, atol=0.01)
-        assert np.allclose(one.confidence, other.confidence, atol=1e-5)
+    for detections, other in zip(loaded.predict(images, 0.0), trained.predict(images, 0.0), strict=True):
+        assert detections.class_id.tolist() == other.class_id.tolist()
+        assert detections.data["class_name"].tolist() == other.data["class_name"].tolist()
+        assert np.allclose(detections.xyxy, other.xyxy, atol=0.01)
+        assert np.allclose(detections.confidence, other.confidence, atol=1e-5)
 
 
 def test_an_exported_file_is_evaluated_as_its_checkpoint_is(
@@ -481,11 +481,11 @@ def test_an_exported_file_is_evaluated_as_its_checkpoint_is(
     loaded = rfdetr_core.load(exported, device="cpu")
     with pytest.raises(UserError, match="needs dataset_dir"):
         loaded.evaluate(output_dir=tmp_path)
-    found = loaded.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "exported", pictures=0)
+    scores = loaded.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "exported", pictures=0)
     expected = trained.evaluate(output_dir=tmp_path / "own", pictures=0)
-    assert found.keys() == expected.keys()
+    assert scores.keys() == expected.keys()
     numbers = [key for key, value in expected.items() if isinstance(value, float)]
-    assert [found[key] for key in numbers] == pytest.approx([expected[key] for key in numbers], abs=1e-4)
+    assert [scores[key] for key in numbers] == pytest.approx([expected[key] for key in numbers], abs=1e-4)
 
 
 def test_what_only_a_checkpoint_can_do_is_refused(exported: Path, folder: Path, tmp_path: Path) -> None:

@@ -56,10 +56,10 @@ def test_the_default_weights_are_downloaded_once_and_name_the_classes_of_coco_by
     model = RFDETRNano(device="cpu")
     assert model.weights == tmp_path / "cache" / NAME
     assert model.class_names[DOG] == "dog"
-    found = model.predict(np.zeros((64, 64, 3), np.uint8), threshold=0.9)
-    assert len(found) > 0
-    assert {*found.class_id} == {DOG}
-    assert {*found.data["class_name"]} == {"dog"}
+    detections = model.predict(np.zeros((64, 64, 3), np.uint8), threshold=0.9)
+    assert len(detections) > 0
+    assert {*detections.class_id} == {DOG}
+    assert {*detections.data["class_name"]} == {"dog"}
     assert RFDETRNano(device="cpu").weights == model.weights
     assert store.requests == [None]
 
@@ -110,7 +110,7 @@ def test_without_the_file_and_a_network_there_is_one_message(
     message = str(raised.value)
     for part in (NAME, published.PUBLISHED[NAME].address, reason, "RF_HOME", str(tmp_path / "cache"), "weights/"):
         assert part in message
-    assert message.endswith("pretrain_weights=None makes a new, untrained model.")
+    assert message.endswith("pretrain_weights=None gives a new, untrained model.")
     assert "urlopen" not in message
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__  # no traceback of urllib before the message
@@ -162,6 +162,6 @@ def test_train_says_which_weights_it_starts_from_in_a_thread_too(
     assert (tmp_path / "new" / "checkpoint_best_total.pth").exists()
     assert "training from scratch: no pretrain_weights\n" in capsys.readouterr().out
     RFDETRNano(resolution=64, device="cpu").train(**arguments | {"output_dir": tmp_path / "tuned"})
-    told = capsys.readouterr().out
-    assert f"training from the weights of {cached}\n" in told
-    assert "scratch" not in told
+    output = capsys.readouterr().out
+    assert f"training from the weights of {cached}\n" in output
+    assert "scratch" not in output

@@ -94,9 +94,9 @@ class Undocumented(ast.NodeTransformer):
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts that were digested."""
-    found: list[str] = []
-    monkeypatch.setattr("rfdetr_core.base.files.sha256_bytes", lambda data: found.append(data.decode()) or "digest")
-    return found
+    texts: list[str] = []
+    monkeypatch.setattr("rfdetr_core.base.files.sha256_bytes", lambda data: texts.append(data.decode()) or "digest")
+    return texts
 
 
 @pytest.mark.parametrize("modules", [[*CODE.modules.values()], pytest.param(LIBRARY, marks=pytest.mark.slow)])
@@ -151,7 +151,7 @@ def test_no_comment_blank_line_or_docstring_changes_a_digest_and_any_other_word_
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "other"),
     [
         ('x = """\n\n"""', 'x = """\n"""'),
         ('x = """a  \n"""', 'x = """a\n"""'),
@@ -164,8 +164,8 @@ def test_no_comment_blank_line_or_docstring_changes_a_digest_and_any_other_word_
         ("def f():\n    b'no docstring'", "def f():\n    b'another'"),
     ],
 )
-def test_what_python_reads_otherwise_has_another_digest(tmp_path: Path, one: str, other: str) -> None:
-    assert digest(tmp_path, one) != digest(tmp_path, other)
+def test_what_python_reads_otherwise_has_another_digest(tmp_path: Path, first: str, other: str) -> None:
+    assert digest(tmp_path, first) != digest(tmp_path, other)
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ INNER = {"rfdetr_core/page/inner/__init__.py", "rfdetr_core/page/inner/data.txt"
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "expected"),
     [
         ("import os", set()),
         ("import rfdetr_core.b", {"rfdetr_core/b.py"}),
@@ -218,9 +218,9 @@ INNER = {"rfdetr_core/page/inner/__init__.py", "rfdetr_core/page/inner/data.txt"
     ],
 )  # fmt: skip
 def test_a_closure_has_what_is_imported_when_it_runs_and_the_data_of_packages(
-    project: Path, source: str, found: set[str]
+    project: Path, source: str, expected: set[str]
 ) -> None:
-    assert closure(project, source) == found
+    assert closure(project, source) == expected
 
 
 def test_what_editors_and_python_leave_is_no_data(project: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_module_that_does_not_parse_is_named_with_its_line(project: Path, sour
 
 def test_a_stage_may_load_its_closure_and_what_is_loaded_by_name_with_what_that_imports(project: Path) -> None:
     code, train = Code(project), Guard(Code(project), "train")
-    assert code.refused("train") == {"rfdetr_core.b", "rfdetr_core.page", "rfdetr_core.page.inner", "stages.code"}
+    assert code.forbidden("train") == {"rfdetr_core.b", "rfdetr_core.page", "rfdetr_core.page.inner", "stages.code"}
     with pytest.raises(UserError, match=r"^stage train loads rfdetr_core\.b by name"):
         train.find_spec("rfdetr_core.b", None)
     for name in ("rfdetr_core.a", "os", "rfdetr_core.nothing"):
@@ -316,7 +316,7 @@ def test_a_stage_may_load_its_closure_and_what_is_loaded_by_name_with_what_that_
     with pytest.raises(UserError, match=r"^rfdetr_core\.a was edited while train ran"):
         train.find_spec("rfdetr_core.a", None)
     own = Code()
-    assert not own.refused("train") & own.closure("rfdetr_core.observers")
+    assert not own.forbidden("train") & own.closure("rfdetr_core.observers")
 
 
 def test_a_class_that_params_name_is_code_of_its_stage(project: Path) -> None:
@@ -324,9 +324,9 @@ def test_a_class_that_params_name_is_code_of_its_stage(project: Path) -> None:
     (project / "params.yaml").write_text("train:\n  optimizer: rfdetr_core.b.Plain\n  lr_scheduler: torch.optim.X\n")
     code = Code(project)
     (project / "rfdetr_core" / "b.py").write_text("import rfdetr_core.page.inner\n")
-    found = code.digests(*code.starts("train"))
-    assert found.keys() - before.keys() == {"rfdetr_core/b.py"} | PAGE | INNER
-    assert "rfdetr_core.b" not in code.refused("train")
+    digests = code.digests(*code.starts("train"))
+    assert digests.keys() - before.keys() == {"rfdetr_core/b.py"} | PAGE | INNER
+    assert "rfdetr_core.b" not in code.forbidden("train")
     assert Guard(code, "train").find_spec("rfdetr_core.b", None) is None
     assert code.starts("convert") == ["stages.convert"]
     (project / "params.yaml").write_text("train:\n  optimizer: adamw\n")
@@ -345,9 +345,9 @@ def test_a_copy_elsewhere_has_the_same_digests(tmp_path: Path) -> None:
 
 def test_without_the_stages_a_result_names_what_the_core_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "rfdetr_core", tmp_path / "rfdetr_core", ignore=shutil.ignore_patterns("__pycache__"))
-    found = Code(tmp_path).digests("stages.train", "rfdetr_core.training.run")
-    assert found.items() <= CODE.digests("stages.train").items()
-    assert "rfdetr_core/loss/matcher.py" in found
+    digests = Code(tmp_path).digests("stages.train", "rfdetr_core.training.run")
+    assert digests.items() <= CODE.digests("stages.train").items()
+    assert "rfdetr_core/loss/matcher.py" in digests
 
 
 def test_a_stage_may_not_import_code_of_the_project_that_has_no_digest(project: Path) -> None:

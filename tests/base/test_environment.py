@@ -31,7 +31,7 @@ def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_processor_is_the_one_that_the_system_names() -> None:
-    (line,) = {one for one in Path("/proc/cpuinfo").read_text().splitlines() if one.startswith("model name")}
+    (line,) = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")}
     assert environment.processor().startswith(line.split(":", 1)[1].strip())
 
 
@@ -60,8 +60,8 @@ def installed(tmp_path: Path) -> Installed:
 
 def test_the_digest_of_a_list_of_files_is_that_which_pip_writes() -> None:
     package = metadata.distribution("numpy")
-    told = next(one for one in package.files or () if one.name == "__init__.py" and one.hash is not None)
-    assert environment._digest(Path(str(told.locate()))) == (told.hash and told.hash.value)
+    entry = next(entry for entry in package.files or () if entry.name == "__init__.py" and entry.hash is not None)
+    assert environment._digest(Path(str(entry.locate()))) == (entry.hash and entry.hash.value)
 
 
 def test_what_is_installed_as_it_was_made_holds(installed: Installed) -> None:
@@ -92,7 +92,9 @@ def test_a_description_with_another_version_is_found(installed: Installed) -> No
 
 def test_code_that_python_runs_at_its_start_is_named_unless_a_package_installed_it(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("")
-    code = "import json; from rfdetr_core.base.environment import *; print(json.dumps(unexpected(startup())))"
+    code = (
+        "import json; from rfdetr_core.base.environment import *; print(json.dumps(unexpected_startup(startup_code())))"
+    )
     run = {"capture_output": True, "text": True, "check": True}
     plain = subprocess.run([sys.executable, "-c", code], cwd=ROOT, **run).stdout  # type: ignore[call-overload]
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
@@ -124,9 +126,9 @@ def test_a_file_of_a_package_that_is_gone_is_found_and_a_package_without_a_list_
     (installed.folder / "numpy" / "core.py").unlink()
     assert list(environment._changed(installed.package, deep=False)) == ["numpy/core.py (gone)"]
     monkeypatch.setattr(environment, "_distribution", lambda name: installed.package if name == "numpy" else None)
-    assert environment.unlisted() == []
+    assert environment.packages_without_list() == []
     (installed.folder / "numpy-1.0.dist-info" / "RECORD").unlink()
-    assert environment.unlisted() == ["numpy"]
+    assert environment.packages_without_list() == ["numpy"]
 
 
 def test_what_python_itself_brings_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,10 +87,10 @@ def test_a_table_is_read_back_as_its_cells_were_printed(table: tuple[list[str], 
 @given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.floats(allow_nan=False)), min_size=1))
 def test_columns_come_as_rows_bring_them_up_and_numbers_keep_every_bit(rows: list[dict[str, float]]) -> None:
     rows = [{"row": float(number)} | row for number, row in enumerate(rows)]
-    found = pd.read_csv(io.StringIO(files.csv_text(rows)), float_precision="round_trip", dtype=float)
-    assert list(found) == list(dict.fromkeys(name for row in rows for name in row))
+    table = pd.read_csv(io.StringIO(files.csv_text(rows)), float_precision="round_trip", dtype=float)
+    assert list(table) == list(dict.fromkeys(name for row in rows for name in row))
     kept = [{name: value.hex() for name, value in row.items() if math.isfinite(value)} for row in rows]
-    assert [{name: value.hex() for name, value in row.dropna().items()} for _, row in found.iterrows()] == kept
+    assert [{name: value.hex() for name, value in row.dropna().items()} for _, row in table.iterrows()] == kept
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
@@ -110,9 +110,9 @@ def test_what_is_no_json_is_named(tmp_path: Path, text: str | bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (b'{"a": 1, "a": 2}', "'a' stands twice"),
-        (b'[{"b": {"a": 1, "a": 1}}]', "'a' stands twice"),
-        (b"[NaN]", "NaN is no finite number"),
+        (b'{"a": 1, "a": 2}', "'a' is twice"),
+        (b'[{"b": {"a": 1, "a": 1}}]', "'a' is twice"),
+        (b"[NaN]", "NaN is not a finite number"),
         (b"[-Infinity]", "no finite number"),
         (b"[1e999]", "no finite number"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),

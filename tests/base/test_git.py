@@ -10,7 +10,7 @@ from rfdetr_core.base import git
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.config.preflight import check_project
 from rfdetr_core.ingest.folder import check_folder
-from rfdetr_core.observers.runs import origin
+from rfdetr_core.observers.runs import source_tags
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lambda: git.text(Path(), "log"),
         lambda: check_folder(Path("data/mine"), ()),
         check_project,
-        origin,
+        source_tags,
     ],
 )
 @pytest.mark.parametrize("language", ["C", "de_DE.UTF-8"])

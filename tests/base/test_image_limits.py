@@ -14,7 +14,7 @@ from PIL import Image
 
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.image_limits import MOST_PARTS, MOST_SCANS
-from rfdetr_core.base.images import TooLargeError, decode, look
+from rfdetr_core.base.images import TooLargeError, decode, inspect_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -148,7 +148,7 @@ def test_of_several_frames_only_the_first_is_decoded(kind: str, spoil: Callable[
     spoilt = spoil(data)
     assert spoilt != data
     np.testing.assert_array_equal(np.asarray(decode(spoilt, "x")), np.asarray(decode(data, "x")))
-    assert look(spoilt, "x").several == (kind != "MPO")
+    assert inspect_image(spoilt, "x").has_more_frames == (kind != "MPO")
 
 
 def test_a_gif_is_not_opened_at_all() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.images import TooLargeError, decode, look, pixel_digest, read_verified
+from rfdetr_core.base.images import TooLargeError, decode, inspect_image, pixel_digest, read_verified
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 KINDS = ("PNG", "BMP", "TIFF", "JPEG", "WEBP")
@@ -61,15 +61,15 @@ def test_a_copy_that_looks_the_same_to_training_has_the_same_digest_of_pixels(
     save: Callable[[Image.Image], bytes], strip: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rfdetr_core.base.images._STRIP", strip)
-    found = pixel_digest(decode(save(Image.fromarray(PIXELS)), "x"))
-    assert found == hashlib.sha256(b"RGB 30 20\n" + PIXELS.tobytes()).hexdigest()
+    digest = pixel_digest(decode(save(Image.fromarray(PIXELS)), "x"))
+    assert digest == hashlib.sha256(b"RGB 30 20\n" + PIXELS.tobytes()).hexdigest()
 
 
 def test_other_pixels_or_another_shape_have_another_digest() -> None:
     changed = PIXELS.copy()
     changed[3, 4, 1] ^= 1
     several = [PIXELS, changed, PIXELS.reshape(30, 20, 3), PIXELS[:, ::-1], PIXELS[:-1]]
-    assert len({pixel_digest(Image.fromarray(np.ascontiguousarray(one))) for one in several}) == len(several)
+    assert len({pixel_digest(Image.fromarray(np.ascontiguousarray(pixels))) for pixels in several}) == len(several)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,8 +149,8 @@ def test_of_several_frames_the_first_counts(kind: str, options: dict[str, Any]) 
     first, other = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
     data = encoded(first, kind, save_all=True, append_images=[other], **options)
     np.testing.assert_array_equal(pixels(data), PIXELS)
-    assert (look(data, "x").kind, look(data, "x").several) == (kind, True)
-    assert not look(encoded(first, kind, **options), "x").several
+    assert (inspect_image(data, "x").format, inspect_image(data, "x").has_more_frames) == (kind, True)
+    assert not inspect_image(encoded(first, kind, **options), "x").has_more_frames
 
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
@@ -193,14 +193,14 @@ def test_16_bits_that_hold_fewer_are_doubted(kind: str, bits: int) -> None:
     values = np.random.default_rng(1).integers(0, 2**bits, (30, 50, 3)).astype(np.uint16)
     values[0, 0] = 2**bits - 1
     expected = "dark" if bits <= 14 else ""
-    assert look(colours_of_16_bits(values, kind), "x").doubt == expected
-    assert look(encoded(Image.fromarray(values[:, :, 0].copy()), kind), "x").doubt == expected
+    assert inspect_image(colours_of_16_bits(values, kind), "x").doubt == expected
+    assert inspect_image(encoded(Image.fromarray(values[:, :, 0].copy()), kind), "x").doubt == expected
 
 
 def test_a_dark_picture_of_8_bits_is_not_doubted() -> None:
     for image in (Image.new("RGB", (9, 9), (3, 3, 3)), Image.new("L", (9, 9), 3)):
         for kind in KINDS:
-            assert look(encoded(image, kind), "x").doubt == ""
+            assert inspect_image(encoded(image, kind), "x").doubt == ""
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})])
@@ -211,7 +211,7 @@ def test_a_fourth_band_that_is_no_transparency_is_doubted(kind: str, options: di
     soft = np.where(random.random((20, 30)) < 0.4, 99, cut_out)
     for band, expected in ((infrared, "veiled"), (cut_out, ""), (soft, ""), (np.full((20, 30), 255), "")):
         image = Image.fromarray(np.dstack([PIXELS, band.astype(np.uint8)]))
-        assert look(encoded(image, kind, **options), "x").doubt == expected
+        assert inspect_image(encoded(image, kind, **options), "x").doubt == expected
 
 
 def test_colours_of_16_bits_in_planes_are_refused() -> None:
@@ -315,9 +315,9 @@ for path in sorted(Path({str(tmp_path)!r}).iterdir()):
         print(path.name, "allowed" in str(error))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    told = dict(line.split() for line in done.stdout.splitlines())
-    assert told.keys() == {*sides, "bomb"}, done.stderr
-    assert set(told.values()) == {"True"}
+    sizes = dict(line.split() for line in done.stdout.splitlines())
+    assert sizes.keys() == {*sides, "bomb"}, done.stderr
+    assert set(sizes.values()) == {"True"}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])

@@ -10,7 +10,7 @@ import torch
 
 from rfdetr_core.base.code import Code
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.imports import Guard, check_class, module_file, shadows, tracked_bytecode
+from rfdetr_core.base.imports import Guard, check_class, module_file, shadowing_files, tracked_bytecode
 
 WHERE = "import importlib.util as u, sys; print(u.find_spec(sys.argv[1]).origin)"
 
@@ -43,11 +43,11 @@ def imported(project: Path, module: str) -> str:
     ],
 )
 def test_what_python_imports_in_place_of_a_recorded_module_is_found(project: Path, module: str, name: str) -> None:
-    assert shadows(project) == []
+    assert shadowing_files(project) == []
     (project / name).parent.mkdir(exist_ok=True)
     (project / name).touch()
     assert imported(project, module) == name
-    assert shadows(project) == [name]
+    assert shadowing_files(project) == [name]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_python_imports_in_place_of_a_recorded_module_is_found(project: Pat
 def test_what_python_does_not_import_in_its_place_is_none(project: Path, name: str) -> None:
     (project / name).parent.mkdir(exist_ok=True)
     (project / name).touch()
-    assert shadows(project) == []
+    assert shadowing_files(project) == []
 
 
 @pytest.fixture

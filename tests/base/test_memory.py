@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from rfdetr_core.base.errors import UserError
-from rfdetr_core.base.memory import explaining_shortage, ran_out
+from rfdetr_core.base.memory import explaining_shortage, shortage_message
 from rfdetr_core.base.paths import ProjectPaths
 from tests.evaluation.scene import write_tiny_checkpoint
 from tests.short import run_short
@@ -48,7 +48,7 @@ def test_whoever_runs_out_of_memory_is_recognised(allocate: Callable[[], object]
     ],
 )
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
-    assert ran_out(error) is None
+    assert shortage_message(error) is None
     with pytest.raises(type(error)) as raised, explaining_shortage("Buy some."):
         raise error
     assert raised.value is error

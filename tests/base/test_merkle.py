@@ -52,7 +52,7 @@ def test_roots_and_paths_are_those_of_rfc_6962(texts: set[str]) -> None:
     assert tree.root == reference(leaves).hex()
     for index, leaf in enumerate(leaves):
         (position,) = tree.prove(leaf.decode())
-        assert position == Position(leaf.decode(), index, tuple(one.hex() for one in audit_path(index, leaves)))
+        assert position == Position(leaf.decode(), index, tuple(node.hex() for node in audit_path(index, leaves)))
 
 
 @given(TEXTS, TEXTS)

@@ -37,8 +37,8 @@ class Store:
 def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
-            store.requests.append(wanted)
+            requested = self.headers.get("Range")
+            store.requests.append(requested)
             if store.redirect and self.path != "/followed":
                 self.send_response(302)
                 self.send_header("Location", store.redirect)
@@ -47,12 +47,12 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             if store.status != 200:
                 self.send_error(store.status)
                 return
-            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and store.ranges else 0
+            start = int(requested.removeprefix("bytes=").rstrip("-")) if requested and store.ranges else 0
             if start and start >= len(store.content):
                 self.send_error(416)
                 return
             body = store.content[start:]
-            self.send_response(206 if wanted and store.ranges else 200)
+            self.send_response(206 if requested and store.ranges else 200)
             if store.told_length:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()

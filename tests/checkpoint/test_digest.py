@@ -76,22 +76,24 @@ def test_the_digest_of_a_state_is_that_of_what_is_read_back_and_not_of_the_diges
     write_plain(tmp_path / "a.pth", STATE)
     digest = content_digest(STATE)
     assert content_digest(read_plain(tmp_path / "a.pth")) == digest
-    assert content_digest(_with(lambda one: one["run"].update(digest=digest))) == digest
-    assert content_digest(_with(lambda one: one["run"].pop("digest"))) == digest
+    assert content_digest(_with(lambda content: content["run"].update(digest=digest))) == digest
+    assert content_digest(_with(lambda content: content["run"].pop("digest"))) == digest
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda one: one.update(epoch=2),
-        lambda one: one.update(epoch=True),
-        lambda one: one["run"].update(finished=True),
-        lambda one: one["optimizer_states"].append({}),
-        lambda one: one["optimizer_states"][0].update(names=["a", "b"]),
-        lambda one: one["optimizer_states"][0]["state"].update({"0": one["optimizer_states"][0]["state"].pop(0)}),
-        lambda one: one["optimizer_states"][0]["state"][0]["exp_avg"].add_(1e-30),
-        lambda one: one["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(2, dtype=torch.int32)),
-        lambda one: one["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(1, 2)),
+        lambda content: content.update(epoch=2),
+        lambda content: content.update(epoch=True),
+        lambda content: content["run"].update(finished=True),
+        lambda content: content["optimizer_states"].append({}),
+        lambda content: content["optimizer_states"][0].update(names=["a", "b"]),
+        lambda content: content["optimizer_states"][0]["state"].update(
+            {"0": content["optimizer_states"][0]["state"].pop(0)}
+        ),
+        lambda content: content["optimizer_states"][0]["state"][0]["exp_avg"].add_(1e-30),
+        lambda content: content["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(2, dtype=torch.int32)),
+        lambda content: content["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(1, 2)),
     ],
 )
 def test_the_digest_of_a_state_changes_with_every_value_type_shape_and_key(change: Callable[[Any], object]) -> None:

@@ -33,10 +33,10 @@ from rfdetr_core.model.config import VARIANTS
 from tests.checkpoint.tiny import tiny_checkpoint, tiny_record
 
 
-def _equal(one: Checkpoint, other: Checkpoint) -> bool:
-    same = one.weights.keys() == other.weights.keys()
-    tensors = all(torch.equal(tensor, other.weights[name]) for name, tensor in one.weights.items())
-    return same and tensors and replace(one, weights={}, path=None) == replace(other, weights={}, path=None)
+def _equal(first: Checkpoint, other: Checkpoint) -> bool:
+    same = first.weights.keys() == other.weights.keys()
+    tensors = all(torch.equal(tensor, other.weights[name]) for name, tensor in first.weights.items())
+    return same and tensors and replace(first, weights={}, path=None) == replace(other, weights={}, path=None)
 
 
 def _upstream_model() -> dict[str, torch.Tensor]:

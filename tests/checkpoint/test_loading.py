@@ -73,8 +73,8 @@ def test_where_two_variants_fit_the_published_name_decides() -> None:
     with pytest.raises(UserError, match="RFDETRMedium or RFDETRLarge"):
         architecture_of(checkpoint)
     assert architecture_of(replace(checkpoint, path=Path("x/rf-detr-medium.pth"))) == odd
-    told = replace(checkpoint, args={"pretrain_weights": "/home/me/rf-detr-large-2026.pth"})
-    assert architecture_of(told).name == "RFDETRLarge"
+    named = replace(checkpoint, args={"pretrain_weights": "/home/me/rf-detr-large-2026.pth"})
+    assert architecture_of(named).name == "RFDETRLarge"
 
 
 def test_weights_of_no_known_model_are_an_error_without_model_config() -> None:
@@ -150,23 +150,23 @@ def test_more_classes_repeat_the_rows() -> None:
     assert torch.equal(detector.class_head.weight, torch.cat([stored, stored, stored[:1]]))
 
 
-@pytest.mark.parametrize("wanted", [("c", "a", "b"), ("new", "b"), ("b", "new", "a", "other"), ("a",)])
-def test_a_class_gets_the_row_of_its_name(wanted: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("class_names", [("c", "a", "b"), ("new", "b"), ("b", "new", "a", "other"), ("a",)])
+def test_a_class_gets_the_row_of_its_name(class_names: tuple[str, ...]) -> None:
     checkpoint = replace(tiny_checkpoint(), args={"class_names": ["a", "b", "c"]})
-    architecture, detector = tiny_detector(seed=1, classes=len(wanted))
+    architecture, detector = tiny_detector(seed=1, classes=len(class_names))
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    report = load_weights(detector, architecture, checkpoint, wanted)
+    report = load_weights(detector, architecture, checkpoint, class_names)
     for head in ("class_head.weight", "class_head.bias", "proposer.groups.2.class_head.weight"):
         rows, stored = detector.state_dict()[head], checkpoint.weights[head]
-        for label, name in enumerate(wanted):
+        for label, name in enumerate(class_names):
             assert torch.equal(rows[label], stored["abc".index(name)] if name in "abc" else before[head][label])
         assert torch.equal(rows[-1], stored[-1])
-        new = ", ".join(name for name in wanted if name not in "abc")
+        new = ", ".join(name for name in class_names if name not in "abc")
         assert report.actions[head] == "matched by class name" + (f" (new: {new})" if new else "")
 
 
 @pytest.mark.parametrize(
-    ("names", "wanted"),
+    ("names", "class_names"),
     [
         (["a", "b", "c"], ("x", "y")),  # none is known
         (["a", "b"], ("b", "a")),  # COCO's published files: fewer names than rows
@@ -176,13 +176,13 @@ def test_a_class_gets_the_row_of_its_name(wanted: tuple[str, ...]) -> None:
         (["a", None, 3], ("a",)),
     ],
 )
-def test_class_rows_go_by_number_where_names_say_nothing(names: list[str] | None, wanted: tuple[str, ...]) -> None:
+def test_class_rows_go_by_number_where_names_say_nothing(names: list[str] | None, class_names: tuple[str, ...]) -> None:
     checkpoint = tiny_checkpoint()
-    expected, found = (tiny_detector(seed=1, classes=2) for _ in range(2))
+    expected, detector = (tiny_detector(seed=1, classes=2) for _ in range(2))
     load_weights(expected[1], expected[0], checkpoint)
-    load_weights(found[1], found[0], replace(checkpoint, args={"class_names": names}), wanted)
-    for one, other in zip(expected[1].state_dict().values(), found[1].state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    load_weights(detector[1], detector[0], replace(checkpoint, args={"class_names": names}), class_names)
+    for first, other in zip(expected[1].state_dict().values(), detector[1].state_dict().values(), strict=True):
+        assert torch.equal(first, other)
 
 
 def test_a_missing_weight_keeps_its_value_and_is_reported_but_is_no_model(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_missing_weight_keeps_its_value_and_is_reported_but_is_no_model(tmp_pa
     checkpoint = tiny_checkpoint()
     del checkpoint.weights["decoder.norm.weight"]
     report = load_weights(detector, architecture, checkpoint)
-    assert report.left == ("decoder.norm.weight",)
+    assert report.missing == ("decoder.norm.weight",)
     assert f"1 {LEFT}" in report.describe()
     assert torch.equal(detector.state_dict()["decoder.norm.weight"], before)
     write_checkpoint(tmp_path / "a.pth", checkpoint)
@@ -220,19 +220,19 @@ def test_what_no_rule_adapts_is_an_error(changes: dict[str, Any], message: str) 
 
 
 @pytest.mark.parametrize(
-    ("stored", "wanted"),
+    ("stored", "variant"),
     [("nano", "small"), ("medium", "large"), ("nano", "base"), ("seg-nano", "seg-small"), ("small", "seg-small")],
 )
 @pytest.mark.parametrize("published", [False, True])
-def test_another_variant_is_an_error_that_names_both(stored: str, wanted: str, published: bool) -> None:
+def test_another_variant_is_an_error_that_names_both(stored: str, variant: str, published: bool) -> None:
     checkpoint = replace(_shapes(VARIANTS[stored]), path=Path(str(VARIANTS[stored].weights_file)))
     if published:
         checkpoint = _without_config(checkpoint)
     with torch.device("meta"):
-        detector = build_detector(VARIANTS[wanted])
-    message = f"holds weights of {VARIANTS[stored].name}, not of {VARIANTS[wanted].name}"
+        detector = build_detector(VARIANTS[variant])
+    message = f"holds weights of {VARIANTS[stored].name}, not of {VARIANTS[variant].name}"
     with pytest.raises(UserError, match=message):
-        load_weights(detector, VARIANTS[wanted], checkpoint)
+        load_weights(detector, VARIANTS[variant], checkpoint)
 
 
 def test_other_channels_than_rgb_are_not_adapted() -> None:
@@ -260,6 +260,6 @@ def test_class_names() -> None:
 def test_an_exported_file_has_the_architecture_of_its_source_without_weights(variant: str) -> None:
     architecture = ModelConfig(variant=variant, num_queries=7, group_detr=2).architecture(3)
     names = ["a", "b", "c"]
-    told = make_checkpoint(architecture, {}, class_names=names, args={})
-    assert architecture_of(told) == architecture
-    assert class_names_of(told) == ("a", "b", "c")
+    checkpoint = make_checkpoint(architecture, {}, class_names=names, args={})
+    assert architecture_of(checkpoint) == architecture
+    assert class_names_of(checkpoint) == ("a", "b", "c")

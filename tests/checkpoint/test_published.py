@@ -192,8 +192,8 @@ def test_processes_that_fetch_one_file_at_once_end_well_with_one_file(store: Sto
     command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
-        told = process.communicate(timeout=60)[1]
-        assert process.returncode == 0, told
+        output = process.communicate(timeout=60)[1]
+        assert process.returncode == 0, output
     assert sorted(map(str, store.requests)) == ["None", "bytes=1000-"]
     assert _files(cache_folder()) == [NAME, f"{NAME}.sha256"]
     assert (cache_folder() / NAME).read_bytes() == CONTENT

@@ -77,7 +77,7 @@ class Context:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone with a delivered result, on a machine that is no platform."""
+    """A clone with a delivered result, on a machine without an identity."""
     monkeypatch.chdir(tmp_path)
     for name in (
         "GITHUB_ACTIONS",
@@ -125,7 +125,7 @@ def test_an_identity_signs_the_bytes_of_the_statement_and_the_comment_names_it(
 ) -> None:
     token = on_gitlab(monkeypatch, time.time())
     attest.main()
-    attest.main()  # again: one line all the same
+    attest.main()  # again: the comment still has one such line
     assert dsse.payload_of(ATTESTATION) == files.read_bytes(STATEMENT)
     assert dsse.is_signed_by(ATTESTATION, KEY.public_key())
     assert not dsse.is_signed_by(ATTESTATION, ec.generate_private_key(ec.SECP256R1()).public_key())
@@ -197,9 +197,11 @@ def test_without_an_identity_the_comment_says_so_and_an_earlier_signature_does_n
 def test_a_platform_or_a_sigstore_that_fails_does_not_stop_the_delivery(
     state: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    said = {"no permission": "insufficient OIDC token permissions", "expired": "Identity token", "away": "not reached"}[
-        how
-    ]
+    expected = {
+        "no permission": "insufficient OIDC token permissions",
+        "expired": "Identity token",
+        "away": "not reached",
+    }[how]
     if how == "no permission":
         monkeypatch.setenv("GITHUB_ACTIONS", "true")
         monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", raising=False)
@@ -214,5 +216,5 @@ def test_a_platform_or_a_sigstore_that_fails_does_not_stop_the_delivery(
     attest.main()
     line = next(line for line in COMMENT.read_text().splitlines() if line.startswith(attest.LINE))
     assert line.startswith(f"{attest.LINE}none. ")
-    assert said in line
+    assert expected in line
     assert not ATTESTATION.exists()

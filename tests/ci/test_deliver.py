@@ -61,18 +61,18 @@ def test_documents_and_statement_are_listed_with_their_addresses_or_why_there_ar
     deliver.MODEL.parent.mkdir(parents=True)
     deliver.MODEL.touch()
     answers(monkeypatch, {"document", "attest"})
-    told = deliver.document()
-    assert "The documents cannot be written" in told
-    assert "The statement cannot be made" in told
-    assert deliver.attached("0123456789abcdef").endswith("There are none.\n")
+    text = deliver.write_documents()
+    assert "The documents cannot be written" in text
+    assert "The statement cannot be made" in text
+    assert deliver.list_documents("0123456789abcdef").endswith("There are none.\n")
     answers(monkeypatch, set())
-    assert deliver.document() == ""
+    assert deliver.write_documents() == ""
     (ATTACHMENTS / "documents").mkdir(parents=True)
     (ATTACHMENTS / "documents" / "model_card.md").touch()
     STATEMENT.touch()
-    assert "- `.retrain/attachments/documents/model_card.md`\n" in deliver.attached("0123456789abcdef")
+    assert "- `.retrain/attachments/documents/model_card.md`\n" in deliver.list_documents("0123456789abcdef")
     monkeypatch.setenv("RETRAIN_RAW", RAW)
-    told = deliver.attached("0123456789abcdef")
+    text = deliver.list_documents("0123456789abcdef")
     folder = f"{RAW}/{ATTACHMENTS_BRANCH}/0123456789"
-    assert f"- [model_card.md]({folder}/documents/model_card.md)\n" in told
-    assert f"- [statement.json]({folder}/statement.json)\n" in told
+    assert f"- [model_card.md]({folder}/documents/model_card.md)\n" in text
+    assert f"- [statement.json]({folder}/statement.json)\n" in text

@@ -38,7 +38,7 @@ def of_class(
 
 
 @pytest.mark.parametrize(
-    ("limit", "change", "interval", "said"),
+    ("limit", "change", "interval", "expected"),
     [
         (0.5, -0.4, (-0.6, -0.2), "passed"),  # a real fall, within the limit
         (0.5, -0.6, (-0.8, -0.4), "failed"),
@@ -54,17 +54,17 @@ def of_class(
     ],
 )
 def test_the_gate_fails_for_a_fall_beyond_its_limit_that_is_not_chance(
-    limit: float | None, change: float | None, interval: Interval, said: str
+    limit: float | None, change: float | None, interval: Interval, expected: str
 ) -> None:
-    found, why = verdict(comparison(change, interval), GateConfig(max_drop=limit))
-    assert found == said
+    result, why = verdict(comparison(change, interval), GateConfig(max_drop=limit))
+    assert result == expected
     assert ("may be chance" in why) == (interval[0] == -14)
     if limit is not None and interval[0] is None:
         assert ("the test split has no object" if change is None else "in 3 images: too few for an interval") in why
 
 
 @pytest.mark.parametrize(
-    ("limit", "row", "said", "reason"),
+    ("limit", "row", "expected", "reason"),
     [
         (5.0, of_class("green", -4.0, (-5, -3)), "passed", None),
         (5.0, of_class("green", -40.0, (-80, 1)), "passed", None),
@@ -108,11 +108,11 @@ def test_the_gate_fails_for_a_fall_beyond_its_limit_that_is_not_chance(
     ],
 )
 def test_a_class_that_fell_or_is_lost_never_passes_though_map_rose(
-    limit: float | None, row: dict[str, Any], said: str, reason: str | None
+    limit: float | None, row: dict[str, Any], expected: str, reason: str | None
 ) -> None:
     other = of_class("red", 9.0, (5.0, 12.0))
-    found, why = verdict(comparison(2.0, (1.0, 3.0), other, row), GateConfig(max_drop_class=limit))
-    assert found == said
+    result, why = verdict(comparison(2.0, (1.0, 3.0), other, row), GateConfig(max_drop_class=limit))
+    assert result == expected
     assert (reason or "") in why
     assert ("`green` (" in why) == (reason is not None)
     assert "red" not in why
@@ -122,14 +122,14 @@ def test_a_class_that_fell_or_is_lost_never_passes_though_map_rose(
 def test_a_class_that_left_the_class_table_fails_the_gate_whatever_the_images_say() -> None:
     row = of_class("green", -50.0, (-60, -40), lost=True)
     for rows in ((), (row,)):
-        found, why = verdict(comparison(0.0, (0.0, 0.0), *rows, unknown=("green",)), GateConfig(max_drop_class=None))
-        assert found == "failed"
+        result, why = verdict(comparison(0.0, (0.0, 0.0), *rows, unknown=("green",)), GateConfig(max_drop_class=None))
+        assert result == "failed"
         assert why.endswith("; the new model does not know these classes of the base: `green`")
 
 
 def test_without_an_object_the_gate_fails_and_still_names_the_classes_that_left() -> None:
-    found, why = verdict(comparison(None, (None, None), unknown=("green",)), GateConfig())
-    assert found == "failed"
+    result, why = verdict(comparison(None, (None, None), unknown=("green",)), GateConfig())
+    assert result == "failed"
     assert why.startswith(
         "the test split has no object; the new model does not know these classes of the base: `green`."
     )
@@ -138,8 +138,8 @@ def test_without_an_object_the_gate_fails_and_still_names_the_classes_that_left(
 
 def test_what_fails_outweighs_what_is_undecided() -> None:
     rows = [of_class("green", -40.0, (-50, -30), lost=True), of_class("red", -40.0, (None, None), lost=True)]
-    found, why = verdict(comparison(-9.0, (None, None), *rows), GateConfig())
-    assert found == "failed"
+    result, why = verdict(comparison(-9.0, (None, None), *rows), GateConfig())
+    assert result == "failed"
     assert "`green` (" in why
     assert "`red` (AP -40.00 points, objects in 3 images: too few for an interval)" in why
 
@@ -153,27 +153,27 @@ def judged(content: dict[str, Any], old: Rows, new: Rows) -> tuple[str, str]:
 def test_models_of_one_quality_seldom_fail_and_a_model_that_finds_less_fails() -> None:
     failed, fell = [], []
     for seed in range(12):
-        content, found = random_scene(seed, images=40, objects=3, detections=6)
-        said, why = judged(content, some(found, 0.7, seed), some(found, 0.7, seed + 100))
-        failed.append(said == "failed")
+        content, detections = random_scene(seed, images=40, objects=3, detections=6)
+        result, why = judged(content, some(detections, 0.7, seed), some(detections, 0.7, seed + 100))
+        failed.append(result == "failed")
         fell.append(why.startswith("mAP changed by -"))
     # Of 300 other seeds 31 fail. At that rate more than 3 of 12 fail about once in 35 times.
     assert sum(failed) <= 3 < sum(fell)
-    assert judged(content, found, found)[0] == "passed"
-    assert judged(content, found, some(found, 0.3, 0))[0] == "failed"
+    assert judged(content, detections, detections)[0] == "passed"
+    assert judged(content, detections, some(detections, 0.3, 0))[0] == "failed"
 
 
 def test_a_class_that_finds_less_is_named_and_no_other() -> None:
-    content, found = random_scene(3, images=60, objects=6, detections=12)
-    without = [row for row in found if row["category_id"] != 1]
+    content, detections = random_scene(3, images=60, objects=6, detections=12)
+    without = [row for row in detections if row["category_id"] != 1]
     reason = "at its best threshold the new model finds no object of these classes, the base does: `class1` ("
-    said, why = judged(content, found, without)
-    assert (said, reason in why) == ("failed", True)
+    result, why = judged(content, detections, without)
+    assert (result, reason in why) == ("failed", True)
     assert "class0" not in why
     assert "class2" not in why
-    fewer = without + some([row for row in found if row["category_id"] == 1], 0.4, 0)
-    said, why = judged(content, found, fewer)
-    assert (said, "fell by more than gate.max_drop_class, 0.0 points: `class1` (" in why) == ("failed", True)
+    fewer = without + some([row for row in detections if row["category_id"] == 1], 0.4, 0)
+    result, why = judged(content, detections, fewer)
+    assert (result, "fell by more than gate.max_drop_class, 0.0 points: `class1` (" in why) == ("failed", True)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 80])
@@ -182,26 +182,28 @@ def test_an_interval_needs_the_images_of_which_all_fall_by_chance_no_more_often_
     assert 0.5**fewest <= wrong < 0.5 ** (fewest - 1)
 
 
-@pytest.mark.parametrize(("images", "said"), [(1, "undecided"), (6, "undecided"), (7, "failed"), (12, "failed")])
-def test_a_lost_class_fails_in_seven_images_of_two_classes_and_is_undecided_in_fewer(images: int, said: str) -> None:
-    content, found = random_scene(0, images=40, classes=1, objects=4)
+@pytest.mark.parametrize(("images", "expected"), [(1, "undecided"), (6, "undecided"), (7, "failed"), (12, "failed")])
+def test_a_lost_class_fails_in_seven_images_of_two_classes_and_is_undecided_in_fewer(
+    images: int, expected: str
+) -> None:
+    content, detections = random_scene(0, images=40, classes=1, objects=4)
     content["categories"].append({"id": 1, "name": "rare"})
     filled = sorted({row["image_id"] for row in content["annotations"]})[:images]
     chosen = [row for row in content["annotations"] if row["image_id"] in filled]
     for row in chosen:
         row["category_id"] = 1
     rare = [{**row, "score": 0.9} for row in chosen]
-    found = [row for row in found if row["image_id"] not in filled]
-    both = compared(content, found + rare, found, 200).to_dict()
+    detections = [row for row in detections if row["image_id"] not in filled]
+    both = compared(content, detections + rare, detections, 200).to_dict()
     assert both["per_class"][1]["lost"]
     assert both["per_class"][1]["images"] == images
-    assert verdict(both, GateConfig(max_drop=100))[0] == said
+    assert verdict(both, GateConfig(max_drop=100))[0] == expected
 
 
 @pytest.mark.parametrize("images", range(1, 7))
 def test_a_split_of_fewer_than_six_images_is_undecided_however_far_map_fell(images: int) -> None:
-    content, found = random_scene(2, images=images, classes=1, objects=8)
+    content, detections = random_scene(2, images=images, classes=1, objects=8)
     assert {row["image_id"] for row in content["annotations"]} == set(range(1, images + 1))
-    both = compared(content, found, [], 200).to_dict()
+    both = compared(content, detections, [], 200).to_dict()
     both["per_class"] = []  # mAP alone
     assert verdict(both, GateConfig())[0] == ("failed" if images == 6 else "undecided")

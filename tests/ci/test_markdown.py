@@ -243,26 +243,26 @@ def test_the_comment_shows_the_pictures_where_they_have_an_address_and_else_name
     assert "### Both models in pictures" not in comment.comment("")
     words = {"curves.png": "Loss and AP over the epochs", "new_errors.png": "2 of 3 new errors"}
     compared(pictures=words)
-    told = comment.comment("")
-    safe(told)
-    for name, said in words.items():
-        assert f"\n- {said}: `.retrain/attachments/{name}`\n" in told
-    assert "\n\nThey are on the machine that retrained.\n" in told
+    text = comment.comment("")
+    safe(text)
+    for name, caption in words.items():
+        assert f"\n- {caption}: `.retrain/attachments/{name}`\n" in text
+    assert "\n\nThey are on the machine that retrained.\n" in text
     monkeypatch.setenv("RETRAIN_RAW", "https://git.example/owner/name/raw")
     page = Page(comment.comment(""))
     head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout[:10]
     addresses = [f"https://git.example/owner/name/raw/retrain-attachments/{head}/{name}" for name in words]
     assert page.links == addresses
     assert page.elements.count("img") == 2
-    for said, address in zip(words.values(), addresses, strict=True):
-        assert f"![{said}]({address})" in comment.comment("")
+    for caption, address in zip(words.values(), addresses, strict=True):
+        assert f"![{caption}]({address})" in comment.comment("")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_why_there_are_no_pictures_is_said_as_code(name: str) -> None:
-    heading, told = comment._both({"unpictured": name})
+    heading, text = comment._pictures_of_both({"unpictured": name})
     assert heading == "### Both models in pictures"
-    assert safe(told).outside.split() == ["There", "are", "no", "pictures:", "."]
+    assert safe(text).outside.split() == ["There", "are", "no", "pictures:", "."]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -276,12 +276,12 @@ def test_the_address_of_the_tracked_run_alone_is_left_to_be_a_link(folder: Path)
     compared()
     address = "https://mlflow.example:5000/#/experiments/1/runs/0a1b"
     assert f"MLflow: published as run {address}." in comment.comment(f"published as run {address}")
-    for told in (
+    for published in (
         f"{address} @everyone",
         "published as run javascript:alert(1)",
         f"published as run {address}?@everyone",
     ):
-        safe(comment.comment(told))
+        safe(comment.comment(published))
 
 
 def test_a_failed_stage_has_a_row_for_each_finding(folder: Path) -> None:
@@ -295,10 +295,10 @@ def test_a_failed_stage_has_a_row_for_each_finding(folder: Path) -> None:
     safe(reproduce.failure("a|<!-- @everyone", "x"))
 
 
-@pytest.mark.parametrize("said", ["passed", "failed", "undecided"])
-def test_the_title_says_where_the_gate_did_not_pass(folder: Path, said: str) -> None:
-    compared(verdict=said, images_with_objects=3, interval=[None, None])
-    assert comment.title() == "Retrained: test mAP +1.00 points" + (f", gate {said}" if said != "passed" else "")
-    told = comment.comment("")
-    assert f"\n\nGate {said}: mAP changed.\n\n" in told
-    assert "Difference of mAP in points: +1.00; objects in 3 images: too few for an interval. " in told
+@pytest.mark.parametrize("verdict", ["passed", "failed", "undecided"])
+def test_the_title_says_where_the_gate_did_not_pass(folder: Path, verdict: str) -> None:
+    compared(verdict=verdict, images_with_objects=3, interval=[None, None])
+    assert comment.title() == "Retrained: test mAP +1.00 points" + (f", gate {verdict}" if verdict != "passed" else "")
+    text = comment.comment("")
+    assert f"\n\nGate {verdict}: mAP changed.\n\n" in text
+    assert "Difference of mAP in points: +1.00; objects in 3 images: too few for an interval. " in text

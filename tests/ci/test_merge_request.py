@@ -45,7 +45,7 @@ def test_a_request_is_opened_once_and_then_has_a_note(api: Api, monkeypatch: pyt
     TITLE.write_text("Retrained again\n")
     COMMENT.write_text("## Retrained again\n")
     merge_request.main()
-    assert [(one["title"], one["description"]) for one in api.requests] == [
+    assert [(request["title"], request["description"]) for request in api.requests] == [
         ("Retrained again", "## Retrained again\n")
     ], "a description of the first result would contradict the title"
     assert api.notes == [("merge_requests/1/notes", "## Retrained again\n")]
@@ -57,7 +57,7 @@ def test_a_request_from_a_fork_with_the_same_branches_is_left_alone(api: Api) ->
     merge_request.main()
     api.requests[0].update(source_project_id=5, title="of a fork")
     merge_request.main()
-    assert [one["title"] for one in api.requests] == ["of a fork", "Retrained"]
+    assert [request["title"] for request in api.requests] == ["of a fork", "Retrained"]
     assert api.notes == []
 
 

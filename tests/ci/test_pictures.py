@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.compare import HISTORY, histories, pictured
+from ci.compare import HISTORY, draw_pictures, training_curves
 from ci.steps import ATTACHMENTS
 from rfdetr_core.report.comparison import png
 from tests.evaluation.pairs import some
@@ -31,24 +31,24 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_curves_are_those_of_the_commit_of_the_base_and_of_the_new_training(project: Path) -> None:
     before = HISTORY.read_text()
-    assert list(histories("HEAD~")) == ["new"], "the first commit has no history"
+    assert list(training_curves("HEAD~")) == ["new"], "the first commit has no history"
     history(HISTORY, {"train/loss": [2.0, 0.5]})
-    both = histories("HEAD")
+    both = training_curves("HEAD")
     assert (both["base"].read_text(), both["new"].read_text()) == (before, HISTORY.read_text())
     HISTORY.unlink()
-    assert list(histories("HEAD")) == ["base"]
+    assert list(training_curves("HEAD")) == ["base"]
 
 
 def test_a_picture_that_cannot_be_made_costs_the_pictures_alone(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content, found = random_scene(0, images=2)
-    compared = compare(tmp_path / "scene", content, some(found, 0.5, 0), found)
-    assert pictured(compared, "HEAD")["pictures"].keys() == {path.name for path in ATTACHMENTS.iterdir()}
+    content, detections = random_scene(0, images=2)
+    compared = compare(tmp_path / "scene", content, some(detections, 0.5, 0), detections)
+    assert draw_pictures(compared, "HEAD")["pictures"].keys() == {path.name for path in ATTACHMENTS.iterdir()}
     HISTORY.write_text("words\nalone\n")
-    told = pictured(compared, "HEAD")
-    assert told["unpictured"].startswith("UserError: output/history.csv is no history of a training")
-    assert "pictures" not in told
+    answer = draw_pictures(compared, "HEAD")
+    assert answer["unpictured"].startswith("UserError: output/history.csv is not a history.csv of a training")
+    assert "pictures" not in answer
     assert not list(ATTACHMENTS.iterdir()), "those of the call before"
     monkeypatch.setenv("STORE_PASSWORD", "a long secret")
 
@@ -56,4 +56,4 @@ def test_a_picture_that_cannot_be_made_costs_the_pictures_alone(
         raise RuntimeError("not with a long secret")
 
     monkeypatch.setattr(png, "write_pictures", fail)
-    assert pictured(compared, "HEAD") == {"unpictured": "RuntimeError: not with ***"}
+    assert draw_pictures(compared, "HEAD") == {"unpictured": "RuntimeError: not with ***"}

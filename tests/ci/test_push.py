@@ -156,8 +156,8 @@ class Team:
     def branches(self) -> dict[str, str]:
         """The branches of origin but that of attachments, which is no matter of merging."""
         rows = (line.split() for line in git(self.origin, "show-ref", "--heads").splitlines())
-        found = {ref.removeprefix("refs/heads/"): commit for commit, ref in rows}
-        return {name: commit for name, commit in found.items() if name != ATTACHMENTS_BRANCH}
+        tips = {ref.removeprefix("refs/heads/"): commit for commit, ref in rows}
+        return {name: commit for name, commit in tips.items() if name != ATTACHMENTS_BRANCH}
 
     def shown(self, branch: str) -> str:
         """Which result a branch has."""
@@ -198,8 +198,8 @@ def test_a_result_replaces_an_older_one_and_its_attachments_have_the_address_of_
     names = ["documents/model card.md", "statement.json"]
     listed = git(team.origin, "ls-tree", "-r", "-z", "--name-only", ATTACHMENTS_BRANCH).split("\0")[:-1]
     assert listed == sorted(f"{result[:10]}/{name}" for result in results for name in names)
-    for result, told in zip(results[2:], ("result 2", "the same commit again"), strict=True):
-        assert git(team.origin, "show", f"{ATTACHMENTS_BRANCH}:{result[:10]}/documents/model card.md") == told
+    for result, expected in zip(results[2:], ("result 2", "the same commit again"), strict=True):
+        assert git(team.origin, "show", f"{ATTACHMENTS_BRANCH}:{result[:10]}/documents/model card.md") == expected
     assert git(team.origin, "merge-base", "main", "retrain/main") == team.sources[2]
 
 
@@ -318,15 +318,15 @@ def test_a_branch_that_moves_between_the_look_and_the_push_is_looked_at_again(
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushed(team.result(team.sources[0], "first"), monkeypatch)
-    folder, decide, human = team.result(team.sources[1], "second"), push.place, []
+    folder, decide, human = team.result(team.sources[1], "second"), push.choose_destination, []
 
-    def meanwhile(*words: Any) -> push.Place:
-        found = decide(*words)
+    def meanwhile(*words: Any) -> push.Destination:
+        destination = decide(*words)
         if not human:
             human.append(team.commit("retrain/main", "README.md", "words"))
-        return found
+        return destination
 
-    monkeypatch.setattr(push, "place", meanwhile)
+    monkeypatch.setattr(push, "choose_destination", meanwhile)
     comment = pushed(folder, monkeypatch)
     assert team.branches()["retrain/main"] == human[0]
     assert team.shown(f"retrain/main-{team.sources[1][:10]}") == "second"
@@ -338,7 +338,7 @@ def test_a_branch_that_is_gone_between_the_list_and_the_fetch_is_listed_again(
     team: Team, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     pushed(team.result(team.sources[0], "first"), monkeypatch)
-    lost, ask, once = team.branches()["retrain/main"], push.origin, [f"{team.sources[1]}:refs/heads/retrain/main"]
+    lost, ask, once = team.branches()["retrain/main"], push.run_git, [f"{team.sources[1]}:refs/heads/retrain/main"]
 
     def meanwhile(*words: str, **more: Any) -> Any:
         if words[0] == "fetch" and once:
@@ -352,8 +352,8 @@ def test_a_branch_that_is_gone_between_the_list_and_the_fetch_is_listed_again(
     git(folder, "reflog", "expire", "--expire=now", "--all")
     git(folder, "prune", "--expire=now")
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(push, "origin", meanwhile)
-    tips = push.look("retrain/main")
+    monkeypatch.setattr(push, "run_git", meanwhile)
+    tips = push.fetch_tips("retrain/main")
     assert tips == ({} if how == "deleted" else {"retrain/main": team.sources[1]})
     assert lost not in tips.values()
 

@@ -16,7 +16,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from ci import pull_data
-from ci.remote import fault_of_stages
+from ci.remote import repro_error
 from ci.steps import PLAN, STATE
 from rfdetr_core.base.errors import UserError
 
@@ -44,15 +44,15 @@ def addresses() -> Iterator[dict[str, str]]:
     """A store with the bucket `store`, one that refuses everybody, and an address where nothing is."""
     storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     storage.start()
-    there = "http://{}:{}".format(*storage.get_host_and_port())
+    store = "http://{}:{}".format(*storage.get_host_and_port())
     keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
-    boto3.resource("s3", endpoint_url=there, **keys).create_bucket(Bucket="store")
+    boto3.resource("s3", endpoint_url=store, **keys).create_bucket(Bucket="store")
     refusing = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=refusing.serve_forever, daemon=True).start()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         away = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        yield {"there": there, "refusing": f"http://127.0.0.1:{refusing.server_port}", "away": away}
+        yield {"there": store, "refusing": f"http://127.0.0.1:{refusing.server_port}", "away": away}
     refusing.shutdown()
     refusing.server_close()
     storage.stop()
@@ -103,6 +103,6 @@ def test_a_remote_that_cannot_be_used_is_named_as_such(
 
 
 def test_an_error_of_a_stage_is_no_fault_of_the_remote() -> None:
-    said = "Running stage 'train':\nmlflow: Forbidden (403)\nERROR: failed to reproduce 'train': exited with 1"
-    assert fault_of_stages(said) is None
-    assert fault_of_stages(f"{said}\nERROR: failed to connect to s3 (store) - Unable to locate credentials")
+    output = "Running stage 'train':\nmlflow: Forbidden (403)\nERROR: failed to reproduce 'train': exited with 1"
+    assert repro_error(output) is None
+    assert repro_error(f"{output}\nERROR: failed to connect to s3 (store) - Unable to locate credentials")

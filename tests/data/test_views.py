@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from rfdetr_core.base import images
 from rfdetr_core.data.augmentation import AugmentConfig, View, draw_view
-from rfdetr_core.data.dataset import Example, augment, boxes_in, decode_masks, image_in, masks_in
+from rfdetr_core.data.dataset import Example, augment, crop_boxes, crop_image, crop_masks, decode_masks
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.data.seeding import generator
 from tests.data.canonical import streams
@@ -80,14 +80,14 @@ def test_training_on_a_reduced_jpeg_sees_what_it_would_see_of_the_whole(
 
     for seed in range(12):
         whole, quick = see(lambda factor: images.decode(data, "a.jpg"), seed), see(reduced, seed)
-        before, after = (dict(zip(one.labels.tolist(), one.boxes, strict=True)) for one in (whole, quick))
+        before, after = (dict(zip(example.labels.tolist(), example.boxes, strict=True)) for example in (whole, quick))
         assert all((before[label] - after[label]).abs().max() < 1 for label in before)
         # The widened view may show a sliver of one more.
         assert all((box[2:] - box[:2]).min() < 1 for label, box in after.items() if label not in before)
         factor = round(size[0] / images.decode(data, "a.jpg", asked[-1]).width)
         view = draw_view(size[1], size[0], AugmentConfig(), generator(seed)).widened(factor)
-        fine = image_in(view, images.decode(data, "a.jpg"), 1, side)
-        coarse = image_in(view, images.decode(data, "a.jpg", factor), factor, side)
+        fine = crop_image(view, images.decode(data, "a.jpg"), 1, side)
+        coarse = crop_image(view, images.decode(data, "a.jpg", factor), factor, side)
         assert (fine.int() - coarse.int()).abs().float().mean() < 3
     assert max(asked) >= 4
 
@@ -126,8 +126,8 @@ def test_polygons_are_filled_in_a_view_as_they_are_in_the_image(top: int, left: 
     polygon = [points.round(1).ravel().tolist()]
     view = View(top, left, 20, 20)
     expected = decode_masks([polygon], 40, 40)[0, top : top + 20, left : left + 20]
-    found = masks_in(view, [polygon], 40, 40, 20)[0]
-    pair = np.stack([expected.numpy(), found.numpy()])
+    mask = crop_masks(view, [polygon], 40, 40, 20)[0]
+    pair = np.stack([expected.numpy(), mask.numpy()])
     around = np.stack([pair[:, 1 + y : 19 + y, 1 + x : 19 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)])
     uniform = (around == around[:1]).all(axis=(0, 1))  # in both, no edge of the polygon is near
     assert (pair[0] == pair[1])[1:-1, 1:-1][uniform].all()
@@ -141,16 +141,16 @@ def test_run_lengths_are_cut_and_scaled_to_the_nearest_pixel(seed: int) -> None:
     random = np.random.default_rng(seed)
     filled = random.random((24, 32)) < 0.5
     coded = rle.encode(np.asfortranarray(filled.astype(np.uint8)))
-    same = masks_in(View(4, 6, 16, 16), [coded], 24, 32, 16)[0]
+    same = crop_masks(View(4, 6, 16, 16), [coded], 24, 32, 16)[0]
     assert np.array_equal(same.numpy(), filled[4:20, 6:22])
-    doubled = masks_in(View(4, 6, 16, 16), [coded], 24, 32, 32)[0]
+    doubled = crop_masks(View(4, 6, 16, 16), [coded], 24, 32, 32)[0]
     assert np.array_equal(doubled.numpy(), filled[4:20, 6:22].repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_boxes_are_moved_scaled_and_clipped() -> None:
     corners = np.array([[10.0, 20, 30, 40], [0, 0, 100, 100], [60, 60, 70, 70]])
-    found = boxes_in(View(10, 10, 40, 20), corners, 80)
-    assert found.tolist() == [[0, 20, 80, 60], [0, 0, 80, 80], [80, 80, 80, 80]]
+    boxes = crop_boxes(View(10, 10, 40, 20), corners, 80)
+    assert boxes.tolist() == [[0, 20, 80, 60], [0, 0, 80, 80], [80, 80, 80, 80]]
 
 
 def test_two_thousand_masks_of_an_image_are_filled_at_the_size_of_the_input() -> None:

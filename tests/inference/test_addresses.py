@@ -17,7 +17,7 @@ from PIL import Image
 from rfdetr_core.base import hosts
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.inference import addresses
-from rfdetr_core.inference.addresses import fetch_image, file_name, is_address, shown
+from rfdetr_core.inference.addresses import fetch_image, file_name, is_address, printable_address
 from rfdetr_core.inference.predictor import Predictor, to_rgb
 from tests.inference.test_predictor import same
 from tests.secure import SecureServer, secure_server
@@ -50,7 +50,7 @@ def test_an_address_is_predicted_as_its_file_is(
     assert same(predictor.predict(address.replace("https", "HTTPS"), 0.3), expected)
     assert same(predictor.predict(f"{address.replace('%20', ' ')}#part", 0.3), expected)
     mixed: list[Any] = [address, path, np.array(Image.open(path).convert("RGB")), str(path), address]
-    assert all(same(one, expected) for one in predictor.predict(mixed, 0.3))
+    assert all(same(detections, expected) for detections in predictor.predict(mixed, 0.3))
     assert server.asked == ["/a%20b/x.png?size=1"] * 5
 
 
@@ -104,7 +104,9 @@ def test_a_redirect_away_from_https_is_refused(server: SecureServer, tmp_path: P
 
 def test_a_name_is_refused_for_any_number_that_is_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = ["8.8.8.8", "10.0.0.7"]
-    monkeypatch.setattr(hosts.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (one, 0)) for one in numbers])
+    monkeypatch.setattr(
+        hosts.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (number, 0)) for number in numbers]
+    )
     with pytest.raises(UserError, match=r"images\.example/x\.png is an address whose host \(10\.0\.0\.7\)"):
         fetch_image("https://images.example/x.png")
 
@@ -215,7 +217,7 @@ def test_messages_hold_neither_a_password_nor_a_key(server: SecureServer) -> Non
     with pytest.raises(UserError, match=r"/missing\.png\?\.\.\. cannot be downloaded") as error:
         fetch_image(f"{server.address}/missing.png?key=secret")
     assert "secret" not in str(error.value)
-    assert len(shown(f"data:image/png;base64,{'A' * 10_000}")) < 300
+    assert len(printable_address(f"data:image/png;base64,{'A' * 10_000}")) < 300
 
 
 def test_an_image_of_a_list_that_does_not_come_is_named(

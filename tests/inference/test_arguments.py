@@ -39,12 +39,12 @@ def test_an_image_of_a_shape_goes_through_the_model_as_it_is(predictor: Predicto
     with torch.inference_mode():
         output = predictor.detector(normalise(torch.from_numpy(array).permute(2, 0, 1)[None]))
         (expected,) = postprocess(output, [(height, width)], predictor.architecture.queries, 0.3)
-    found = predictor.predict(array, 0.3, shape)
-    assert len(found)
-    assert np.array_equal(found.xyxy, expected.boxes)
-    assert np.array_equal(found.confidence, expected.scores)
-    assert np.array_equal(found.mask, expected.masks)
-    assert not same(predictor.predict(array, 0.3), found)
+    detections = predictor.predict(array, 0.3, shape)
+    assert len(detections)
+    assert np.array_equal(detections.xyxy, expected.boxes)
+    assert np.array_equal(detections.confidence, expected.scores)
+    assert np.array_equal(detections.mask, expected.masks)
+    assert not same(predictor.predict(array, 0.3), detections)
 
 
 def test_the_shape_of_the_resolution_changes_nothing_and_boxes_are_in_pixels_of_the_image(
@@ -52,10 +52,10 @@ def test_the_shape_of_the_resolution_changes_nothing_and_boxes_are_in_pixels_of_
 ) -> None:
     side, picture = predictor.architecture.resolution, to_rgb(path)
     assert same(predictor.predict(path, 0.3, (side, side)), predictor.predict(path, 0.3))
-    found = predictor.predict([path, path], 0.0, shape=(2 * side, side), batch_size=2)[1]
-    assert found.xyxy[:, 2].max() > side
-    assert (found.xyxy <= [picture.width, picture.height] * 2).all()
-    assert found.mask.shape[1:] == (picture.height, picture.width)
+    detections = predictor.predict([path, path], 0.0, shape=(2 * side, side), batch_size=2)[1]
+    assert detections.xyxy[:, 2].max() > side
+    assert (detections.xyxy <= [picture.width, picture.height] * 2).all()
+    assert detections.mask.shape[1:] == (picture.height, picture.width)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_the_nearest_sides_are_taken() -> None:
         stride = architecture.stride
         with pytest.raises(UserError) as error:
             input_size((stride, stride + 1), architecture)
-        near = [int(one) for one in str(error.value).rpartition("Nearest: ")[2].rstrip(".").split(" or ")]
+        near = [int(side) for side in str(error.value).rpartition("Nearest: ")[2].rstrip(".").split(" or ")]
         assert near == [stride, 2 * stride]
-        assert [input_size((stride, one), architecture) for one in near] == [(stride, one) for one in near]
+        assert [input_size((stride, side), architecture) for side in near] == [(stride, side) for side in near]
 
 
 def test_the_patch_size_of_the_model_alone_is_taken(predictor: Predictor, path: Path) -> None:
@@ -115,30 +115,30 @@ def test_the_source_image_is_the_upright_image_in_rgb(predictor: Predictor, path
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
     kinds: list[Any] = [path, tmp_path / "turned.png", upright, array, array[:, ::-1][:, ::-1], tensor, tensor / 255]
     grey = upright.convert("L")
-    for found, expected in zip(
+    for detections, expected in zip(
         predictor.predict([*kinds, grey], 0.3), [array] * 7 + [np.array(grey.convert("RGB"))], strict=True
     ):
-        source = found.metadata["source_image"]
+        source = detections.metadata["source_image"]
         assert source.dtype == np.uint8
         assert np.array_equal(source, expected)
-        assert np.array_equal(found.data["source_shape"], [expected.shape[:2]] * len(found))
-        assert np.array_equal(found[:1].metadata["source_image"], expected)
+        assert np.array_equal(detections.data["source_shape"], [expected.shape[:2]] * len(detections))
+        assert np.array_equal(detections[:1].metadata["source_image"], expected)
 
 
 def test_the_source_image_is_the_callers_to_draw_on(predictor: Predictor, path: Path) -> None:
     array = np.array(to_rgb(path))
     before = array.copy()
-    found = predictor.predict(array, 0.3)
+    detections = predictor.predict(array, 0.3)
     array[:] = 0  # a camera's buffer is written again
-    assert np.array_equal(found.metadata["source_image"], before)
+    assert np.array_equal(detections.metadata["source_image"], before)
     for image in (path, before, to_rgb(path)):
         predictor.predict(image, 0.3).metadata["source_image"][:] = 7
 
 
 def test_no_objects_have_a_source_shape_and_image(predictor: Predictor, path: Path) -> None:
-    found = predictor.predict(path, 1.0)
-    assert found.data["source_shape"].shape == (0, 2)
-    assert np.array_equal(found.metadata["source_image"], to_rgb(path))
+    detections = predictor.predict(path, 1.0)
+    assert detections.data["source_shape"].shape == (0, 2)
+    assert np.array_equal(detections.metadata["source_image"], to_rgb(path))
 
 
 def test_without_the_source_image_no_image_is_kept(
@@ -152,18 +152,18 @@ def test_without_the_source_image_no_image_is_kept(
         return picture
 
     monkeypatch.setattr("rfdetr_core.inference.predictor.to_rgb", watched)
-    found = predictor.predict([path] * 3, 0.3, include_source_image=False)
+    results = predictor.predict([path] * 3, 0.3, include_source_image=False)
     gc.collect()
-    assert [one() for one in held] == [None] * 3
-    assert [one.metadata for one in found] == [{}] * 3
-    assert same(found[0], predictor.predict(path, 0.3))
-    assert found[0].data.keys() == predictor.predict(path, 0.3).data.keys() == {"class_name", "source_shape"}
+    assert [reference() for reference in held] == [None] * 3
+    assert [detections.metadata for detections in results] == [{}] * 3
+    assert same(results[0], predictor.predict(path, 0.3))
+    assert results[0].data.keys() == predictor.predict(path, 0.3).data.keys() == {"class_name", "source_shape"}
 
 
 def test_a_predicted_file_of_an_api_model_takes_upstreams_positions(model: Any, path: Path) -> None:
-    found = model.predict(path, 0.3, (64, 32), 8, False)
-    assert same(found, model.predict(path, threshold=0.3, shape=(64, 32)))
-    assert not found.metadata
+    results = model.predict(path, 0.3, (64, 32), 8, False)
+    assert same(results, model.predict(path, threshold=0.3, shape=(64, 32)))
+    assert not results.metadata
 
 
 def test_the_keywords_that_are_named_are_those_of_predict() -> None:

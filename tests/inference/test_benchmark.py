@@ -144,14 +144,14 @@ def test_contenders_take_turns_and_get_the_same_pictures(monkeypatch: pytest.Mon
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     pictures = [Image.new("RGB", (4, 4)) for _ in range(5)]
     rows = measure([contender(name, call) for name in "ab"], pictures, 2, seconds=0.7)
-    turns = [name for name, _ in itertools.groupby(log, key=lambda one: one[0])]
+    turns = [name for name, _ in itertools.groupby(log, key=lambda call: call[0])]
     cycle = ["a model", "a predict", "b model", "b predict"]
     assert turns == cycle * 4  # once to warm up, then 0.3 s a turn until each has 0.7 s
     assert [(row.model.calls, row.predict.calls) for row in rows] == [(6, 6)] * 2
     batches = [{shown for name, shown in log if name == task} for task in cycle]
-    assert all(one == batches[0] for one in batches)
+    assert all(batch == batches[0] for batch in batches)
     assert all(len(shown) == 2 for shown in batches[0])
-    assert len({one for shown in batches[0] for one in shown}) == 5
+    assert len({picture for shown in batches[0] for picture in shown}) == 5
 
 
 def test_figures_are_those_of_the_timed_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,16 +174,16 @@ def test_figures_are_those_of_the_timed_calls(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_table_has_the_figures_of_the_json(checkpoint: Path) -> None:
     made = benchmark([checkpoint], batches=(1, 2), seconds=0, device="cpu")
-    text, plain = made.text(), json.loads(json.dumps(made.plain()))
+    text, plain = made.text(), json.loads(json.dumps(made.to_dict()))
     head, *table = text.split("\n\n")[1].split("\n")
     assert {len(line) for line in table} == {len(head)}
     cells = [re.split(r"\s{2,}", line.strip()) for line in table]
     assert len(cells) == len(plain["rows"]) == 6
     for row, shown in zip(plain["rows"], cells, strict=True):
         words = [str(row[key]) for key in ("file", "form", "runtime", "precision", "device", "threads", "batch")]
-        for one in (row["model"], row["predict"]):
-            words += [f"{one['p50_ms']:.1f}", f"{one['p95_ms']:.1f}", f"{one['images_per_second']:.2f}"]
-            words.append(str(one["calls"]))
+        for timing in (row["model"], row["predict"]):
+            words += [f"{timing['p50_ms']:.1f}", f"{timing['p95_ms']:.1f}", f"{timing['images_per_second']:.2f}"]
+            words.append(str(timing["calls"]))
         assert shown == words
     assert plain["machine"]["cpu"] in text
     assert plain["images"]["sizes"][0] in text

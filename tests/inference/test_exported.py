@@ -53,23 +53,23 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     return Exports(folder, Predictor.from_checkpoint(path, device="cpu"))
 
 
-def require_alike(found: Any, expected: Any, pixels: float = 0.01) -> None:
-    assert found.class_id.tolist() == expected.class_id.tolist()
-    assert found.data["class_name"].tolist() == expected.data["class_name"].tolist()
-    assert np.abs(found.confidence - expected.confidence).max(initial=0) <= 1e-5
-    assert np.abs(found.xyxy - expected.xyxy).max(initial=0) <= pixels
-    assert found.mask.shape == expected.mask.shape
-    assert np.mean(found.mask != expected.mask) < 1e-4
+def require_alike(actual: Any, expected: Any, pixels: float = 0.01) -> None:
+    assert actual.class_id.tolist() == expected.class_id.tolist()
+    assert actual.data["class_name"].tolist() == expected.data["class_name"].tolist()
+    assert np.abs(actual.confidence - expected.confidence).max(initial=0) <= 1e-5
+    assert np.abs(actual.xyxy - expected.xyxy).max(initial=0) <= pixels
+    assert actual.mask.shape == expected.mask.shape
+    assert np.mean(actual.mask != expected.mask) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_finds_in_photographs_what_its_checkpoint_finds(exports: Exports, kind: str) -> None:
     predictor, expected = exports.open(kind), exports.checkpoint.predict(PHOTOGRAPHS, 0.3)
-    found = predictor.predict(PHOTOGRAPHS, 0.3)
-    assert len(found) == len(expected) == 3
-    assert all(len(one) for one in expected)
-    for one, other in zip(found, expected, strict=True):
-        require_alike(one, other)
+    results = predictor.predict(PHOTOGRAPHS, 0.3)
+    assert len(results) == len(expected) == 3
+    assert all(len(detections) for detections in expected)
+    for detections, other in zip(results, expected, strict=True):
+        require_alike(detections, other)
     alone = predictor.predict(Image.open(PHOTOGRAPHS[1]), 0.3)
     require_alike(alone, expected[1])
 
@@ -78,12 +78,12 @@ def test_a_file_finds_in_photographs_what_its_checkpoint_finds(exports: Exports,
 def test_each_of_three_classes_has_its_own_name(exports: Exports, kind: str) -> None:
     """Against the checkpoint's scores, read column by column."""
     picture = Image.open(PHOTOGRAPHS[0]).convert("RGB")
-    found = exports.open(kind).predict(picture, 0.0)
+    results = exports.open(kind).predict(picture, 0.0)
     inputs = exports.checkpoint._prepare(picture, (exports.checkpoint.architecture.resolution,) * 2)
     best = exports.checkpoint._run(inputs[None]).logits.sigmoid()[0]  # (Q, K + 1)
-    assert {*found.class_id} >= {0, 1, 2}
+    assert {*results.class_id} >= {0, 1, 2}
     for label, name in enumerate(NAMES):
-        scores = found.confidence[found.data["class_name"] == name]
+        scores = results.confidence[results.data["class_name"] == name]
         expected = best[:, label].sort(descending=True).values[: len(scores)]
         assert len(scores)
         assert np.allclose(scores, expected, atol=1e-5)
@@ -98,18 +98,18 @@ def test_a_list_gives_what_its_images_give_alone_in_their_order(
     paths: list[Any] = [scene.image(image) for image in scene.annotations()["images"]]
     predictor = exports.open(kind)
     together = predictor.predict(paths, 0.3, batch_size=batch_size)
-    for one, path in zip(together, paths, strict=True):
-        require_alike(one, predictor.predict(path, 0.3))
+    for detections, path in zip(together, paths, strict=True):
+        require_alike(detections, predictor.predict(path, 0.3))
     assert predictor.predict([]) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_keeps_the_source_image_and_refuses_another_shape(exports: Exports, kind: str) -> None:
     predictor, side = exports.open(kind), exports.checkpoint.architecture.resolution
-    found, expected = (one.predict(PHOTOGRAPHS[0], 0.3, (side, side)) for one in (predictor, exports.checkpoint))
-    require_alike(found, expected)
-    assert np.array_equal(found.metadata["source_image"], expected.metadata["source_image"])
-    assert np.array_equal(found.data["source_shape"], expected.data["source_shape"])
+    actual, expected = (model.predict(PHOTOGRAPHS[0], 0.3, (side, side)) for model in (predictor, exports.checkpoint))
+    require_alike(actual, expected)
+    assert np.array_equal(actual.metadata["source_image"], expected.metadata["source_image"])
+    assert np.array_equal(actual.data["source_shape"], expected.data["source_shape"])
     with pytest.raises(
         UserError, match=rf"shape is .*: {side} x {side} pixels is all that .*{kind} takes\. Leave shape out"
     ):
@@ -146,9 +146,9 @@ def test_a_file_that_takes_a_fixed_number_of_images_is_given_that_number(
     assert predictor.batch_size == 2
     expected = exports.open(kind).predict(paths, 0.3)
     for size in (None, 1, 3, 5):
-        found = predictor.predict(paths, 0.3, batch_size=size)
-        for one, other in zip(found, expected, strict=True):
-            require_alike(one, other)
+        results = predictor.predict(paths, 0.3, batch_size=size)
+        for detections, other in zip(results, expected, strict=True):
+            require_alike(detections, other)
     assert {len(images) for images in session.seen} == {2}
 
 
@@ -195,8 +195,8 @@ def test_a_file_says_what_its_checkpoint_says(exports: Exports, tmp_path: Path) 
     assert predictor.tensors == exports.checkpoint.tensors
     assert predictor.source == path
     assert predictor.threshold == exports.checkpoint.threshold
-    told = read_exported(path).description.checkpoint
-    other = redescribed(path, tmp_path / "other.onnx", checkpoint=told | {"threshold": 0.37})
+    fields = read_exported(path).description.checkpoint
+    other = redescribed(path, tmp_path / "other.onnx", checkpoint=fields | {"threshold": 0.37})
     assert load_predictor(other, device="cpu").threshold == 0.37
     # A tiny model has no variant, which would say how wide its layers are within a block.
     expected = exports.checkpoint.architecture
@@ -345,8 +345,8 @@ def test_a_device_that_the_runtime_lacks_is_refused(exports: Exports, kind: str,
 
 def test_devices_of_a_package_with_cuda() -> None:
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    found = [sessions._onnx_device(device, both) for device in ("auto", "cpu", "cuda", "cuda:1")]
-    assert found == ["cuda", "cpu", "cuda", "cuda:1"]
+    devices = [sessions._onnx_device(device, both) for device in ("auto", "cpu", "cuda", "cuda:1")]
+    assert devices == ["cuda", "cpu", "cuda", "cuda:1"]
     assert sessions._onnx_device("auto", both[1:]) == "cpu"
     for wrong in ("cuda:", "cuda:x", "mps", ""):
         with pytest.raises(UserError, match="not available"):

@@ -44,11 +44,11 @@ def test_in_float32_an_optimised_detector_answers_as_the_detector(resolution: in
     made = detector(resolution, segmentation=segmentation)
     images = torch.randn(3, 3, resolution, resolution)
     with torch.inference_mode():
-        expected, found = made(images), optimised(made, resolution)(images)
-    assert torch.allclose(found.logits, expected.logits, atol=1e-4)
-    assert torch.allclose(found.boxes, expected.boxes, atol=1e-4)
-    assert (found.masks is None) == (not segmentation)
-    assert not segmentation or torch.allclose(found.masks, expected.masks, atol=1e-3)
+        expected, actual = made(images), optimised(made, resolution)(images)
+    assert torch.allclose(actual.logits, expected.logits, atol=1e-4)
+    assert torch.allclose(actual.boxes, expected.boxes, atol=1e-4)
+    assert (actual.masks is None) == (not segmentation)
+    assert not segmentation or torch.allclose(actual.masks, expected.masks, atol=1e-3)
     assert expected.logits.std() > 0.1  # else anything would be close
     assert expected.boxes.std() > 0.01
 
@@ -62,20 +62,20 @@ def test_in_bfloat16_the_encoders_maps_are_as_close_as_autocast_brings_them() ->
         with torch.autocast("cpu", torch.bfloat16):
             usual = made.projector(made.encoder(images))
         fast = optimised(made, 64, torch.bfloat16).detector
-        found = fast.projector(fast.encoder(images))
-    for one, other, exact in zip(found, usual, expected, strict=True):
-        assert one.dtype == torch.float32
+        features = fast.projector(fast.encoder(images))
+    for feature, other, exact in zip(features, usual, expected, strict=True):
+        assert feature.dtype == torch.float32
         allowed = 2 * (other - exact).square().mean().sqrt()
-        assert 0 < (one - exact).square().mean().sqrt() < allowed < 0.1 * exact.std()
+        assert 0 < (feature - exact).square().mean().sqrt() < allowed < 0.1 * exact.std()
 
 
 def test_what_an_optimised_predictor_finds_is_what_the_predictor_finds(scene: Scene, path: Path) -> None:
     exact = scene.predictor()
     expected = exact.predict(path, threshold=0.3)
-    found = exact.optimised(compiled=True, batch_size=1, dtype="float32").predict(path, threshold=0.3)
-    assert list(found.class_id) == list(expected.class_id)
-    assert np.allclose(found.confidence, expected.confidence, atol=1e-4)
-    assert np.allclose(found.xyxy, expected.xyxy, atol=1e-2)  # pixels
+    results = exact.optimised(compiled=True, batch_size=1, dtype="float32").predict(path, threshold=0.3)
+    assert list(results.class_id) == list(expected.class_id)
+    assert np.allclose(results.confidence, expected.confidence, atol=1e-4)
+    assert np.allclose(results.xyxy, expected.xyxy, atol=1e-2)  # pixels
     assert same(exact.predict(path, threshold=0.3), expected)
     assert exact.optimised(compiled=False, batch_size=1, dtype="bfloat16").tensors == exact.tensors
 
@@ -87,12 +87,12 @@ def test_a_compiled_model_runs_batches_of_one_size(monkeypatch: pytest.MonkeyPat
     made, images = detector(segmentation=True), torch.randn(count, 3, 64, 64)
     filled = OptimisedDetector(made, 64, dtype=torch.float32, batch_size=4, compiled=True)
     with torch.inference_mode():
-        found, expected = filled(images), made(images)
+        actual, expected = filled(images), made(images)
     assert sizes == [4] * runs
-    assert found.logits.shape == expected.logits.shape
-    assert found.masks is not None
-    assert found.masks.shape == expected.masks.shape
-    assert torch.allclose(found.boxes, expected.boxes, atol=1e-4)
+    assert actual.logits.shape == expected.logits.shape
+    assert actual.masks is not None
+    assert actual.masks.shape == expected.masks.shape
+    assert torch.allclose(actual.boxes, expected.boxes, atol=1e-4)
 
 
 @pytest.fixture
@@ -107,9 +107,9 @@ def test_removing_the_optimised_model_gives_the_same_bits_again(model: Any, path
     expected = model.predict(path, threshold=0.3)
     weights = {name: value.clone() for name, value in model.model.state_dict().items()}
     model.optimize_for_inference(dtype=torch.bfloat16, batch_size=2)
-    found = model.predict([path] * 3, threshold=0.3)
-    assert len(found) == 3
-    assert not same(found[0], expected)
+    results = model.predict([path] * 3, threshold=0.3)
+    assert len(results) == 3
+    assert not same(results[0], expected)
     model.remove_optimized_model()
     assert same(model.predict(path, threshold=0.3), expected)
     model.remove_optimized_model()
@@ -142,18 +142,18 @@ def test_a_setting_that_cannot_be_is_refused_and_leaves_the_model(
 def test_batches_by_keyword_are_those_of_the_predictor(scene: Scene, model: Any) -> None:
     paths = [scene.image(image) for image in scene.annotations()["images"]]
     alone = model.predict(paths, threshold=0.3)
-    assert all(same(one, other) for one, other in zip(model.predict(paths, 0.3, batch_size=1), alone, strict=True))
+    assert all(same(first, other) for first, other in zip(model.predict(paths, 0.3, batch_size=1), alone, strict=True))
     expected = scene.predictor(batch_size=4).predict(paths, threshold=0.3)
-    found = model.predict(paths, threshold=0.3, batch_size=4)
-    assert all(same(one, other) for one, other in zip(found, expected, strict=True))
+    results = model.predict(paths, threshold=0.3, batch_size=4)
+    assert all(same(first, other) for first, other in zip(results, expected, strict=True))
 
 
 def test_an_image_that_cannot_be_read_is_named_when_those_before_are_found(model: Any, path: Path) -> None:
     images: list[Any] = [path, path, "nowhere/no.jpg", path]
-    found = model._predictor.detect(images, 0.3, load=to_rgb)
-    assert len([next(found), next(found)]) == 2
+    results = model._predictor.detect(images, 0.3, load=to_rgb)
+    assert len([next(results), next(results)]) == 2
     with pytest.raises(UserError, match=r"nowhere/no\.jpg"):
-        next(found)
+        next(results)
 
 
 def test_images_of_the_callers_own_iterator_are_used_before_the_next_is_asked_for(model: Any) -> None:
@@ -162,11 +162,11 @@ def test_images_of_the_callers_own_iterator_are_used_before_the_next_is_asked_fo
 
     def pictures() -> Iterator[Image.Image]:
         for number in range(4):
-            with Image.new("RGB", (20, 10)) as one:
+            with Image.new("RGB", (20, 10)) as picture:
                 taken.append(number)
-                yield one
+                yield picture
 
-    found = model._predictor.detect(pictures(), 0.3)
+    results = model._predictor.detect(pictures(), 0.3)
     for number in range(4):
-        next(found)
+        next(results)
         assert taken == list(range(number + 1))

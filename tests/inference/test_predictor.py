@@ -18,13 +18,13 @@ from rfdetr_core.ops.structures import Detections
 from tests.evaluation.scene import NAMES, Scene
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, other: Any) -> bool:
     return bool(
-        np.array_equal(one.xyxy, other.xyxy)
-        and np.array_equal(one.confidence, other.confidence)
-        and np.array_equal(one.class_id, other.class_id)
-        and np.array_equal(one.mask, other.mask)
-        and np.array_equal(one.data["class_name"], other.data["class_name"])
+        np.array_equal(first.xyxy, other.xyxy)
+        and np.array_equal(first.confidence, other.confidence)
+        and np.array_equal(first.class_id, other.class_id)
+        and np.array_equal(first.mask, other.mask)
+        and np.array_equal(first.data["class_name"], other.data["class_name"])
     )
 
 
@@ -36,7 +36,7 @@ def test_every_kind_of_the_same_image_gives_the_same_detections(predictor: Predi
     expected = predictor.predict(path, threshold=0.3)
     assert len(expected)
     assert all(same(predictor.predict(kind, threshold=0.3), expected) for kind in kinds)
-    assert all(same(one, expected) for one in predictor.predict(kinds, threshold=0.3))
+    assert all(same(detections, expected) for detections in predictor.predict(kinds, threshold=0.3))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
@@ -44,13 +44,13 @@ def test_a_list_gives_what_its_images_give_alone(scene: Scene, batch_size: int) 
     paths = [scene.image(image) for image in scene.annotations()["images"]]
     together = scene.predictor(batch_size=batch_size).predict(paths, threshold=0.3)
     assert isinstance(together, list)
-    for one, path in zip(together, paths, strict=True):
+    for detections, path in zip(together, paths, strict=True):
         alone = scene.predictor().predict(path, threshold=0.3)
         if batch_size == 1:
-            assert same(one, alone)
+            assert same(detections, alone)
         else:
-            assert np.allclose(one.xyxy, alone.xyxy, atol=1e-4)
-            assert np.allclose(one.confidence, alone.confidence, atol=1e-6)
+            assert np.allclose(detections.xyxy, alone.xyxy, atol=1e-4)
+            assert np.allclose(detections.confidence, alone.confidence, atol=1e-6)
     assert scene.predictor().predict([]) == []
 
 
@@ -92,11 +92,11 @@ def test_devices_that_are_here_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_boxes_and_masks_are_in_pixels_of_the_image(scene: Scene, predictor: Predictor) -> None:
     for image in scene.annotations()["images"]:
-        found = predictor.predict(scene.image(image), threshold=0.0)
-        assert (found.xyxy >= 0).all()
-        assert (found.xyxy <= [image["width"], image["height"]] * 2).all()
-        assert found.mask.shape == (len(found), image["height"], image["width"])
-        assert found.mask.dtype == bool
+        results = predictor.predict(scene.image(image), threshold=0.0)
+        assert (results.xyxy >= 0).all()
+        assert (results.xyxy <= [image["width"], image["height"]] * 2).all()
+        assert results.mask.shape == (len(results), image["height"], image["width"])
+        assert results.mask.dtype == bool
 
 
 def test_a_turned_photograph_is_seen_upright(predictor: Predictor, path: Path, tmp_path: Path) -> None:
@@ -119,10 +119,10 @@ def test_prediction_prepares_images_as_validation_does(scene: Scene) -> None:
 
 
 def test_class_names_are_those_of_the_ids(predictor: Predictor, path: Path) -> None:
-    found = predictor.predict(path, threshold=0.0)
+    detections = predictor.predict(path, threshold=0.0)
     table = (*NAMES, "3")  # the row beyond the classes has no name
-    assert list(found.data["class_name"]) == [table[index] for index in found.class_id]
-    assert 3 in found.class_id
+    assert list(detections.data["class_name"]) == [table[index] for index in detections.class_id]
+    assert 3 in detections.class_id
 
 
 def test_no_detections_convert() -> None:

@@ -16,7 +16,14 @@ from rfdetr_core.base.errors import UserError
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.cli import main
 from rfdetr_core.inference.predictor import Predictor
-from rfdetr_core.inference.thresholds import NAME, PROJECT_FILE, OperatingPoint, Thresholds, Weights, recommended
+from rfdetr_core.inference.thresholds import (
+    NAME,
+    PROJECT_FILE,
+    OperatingPoint,
+    Thresholds,
+    Weights,
+    recommended_thresholds,
+)
 from tests.evaluation.scene import NAMES, Scene
 from tests.inference.test_predictor import same
 
@@ -43,8 +50,8 @@ def write(path: Path, content: Thresholds) -> Path:
 def predicted(*arguments: object, output: Path) -> dict[str, Any]:
     """What the command predict writes of its one image."""
     main(["predict", *map(str, arguments), "--output", str(output), "--device", "cpu"])
-    (found,) = output.glob("*.json")
-    content: dict[str, Any] = json.loads(found.read_text())
+    (file,) = output.glob("*.json")
+    content: dict[str, Any] = json.loads(file.read_text())
     return content
 
 
@@ -112,7 +119,7 @@ def test_the_command_keeps_what_python_keeps_and_writes_what_it_used(
     assert content["threshold"] == BY_CLASS
     expected = predictor.predict(path, threshold=BY_CLASS)
     assert len(expected)
-    assert [one["xyxy"] for one in content["detections"]] == expected.xyxy.tolist()
+    assert [detection["xyxy"] for detection in content["detections"]] == expected.xyxy.tolist()
     loaded = predict_of(scene.checkpoint)
     for given in (file, str(file), BY_CLASS):
         assert same(loaded(path, threshold=given), expected)
@@ -132,10 +139,10 @@ def test_the_thresholds_of_one_class_give_what_the_number_gives(scene: Scene, pa
     args, config = three.args | {"class_names": ["tree"], "num_classes": 1}, three.model_config | {"num_classes": 1}
     write_checkpoint(model, replace(three, weights=weights, args=args, model_config=config))
     file = write(tmp_path / NAME, thresholds(model, {"tree": 0.25}))
-    found = predicted(model, path, "--thresholds", file, output=tmp_path / "file")
+    content = predicted(model, path, "--thresholds", file, output=tmp_path / "file")
     number = predicted(model, path, "--threshold", "0.25", output=tmp_path / "number")
-    assert found["detections"] == number["detections"] != []
-    assert (found["threshold"], number["threshold"]) == ({"tree": 0.25}, 0.25)
+    assert content["detections"] == number["detections"] != []
+    assert (content["threshold"], number["threshold"]) == ({"tree": 0.25}, 0.25)
     (drawn, expected) = (next((tmp_path / name).glob("*.png")).read_bytes() for name in ("file", "number"))
     assert drawn == expected
 
@@ -150,17 +157,17 @@ def test_recommended_are_those_beside_the_checkpoint_else_those_of_its_project(
         shutil.copy(scene.checkpoint, place)
     (project / "dvc.yaml").touch()
     for place in (model, copy, alone):
-        with pytest.raises(UserError, match=r"has no recommended thresholds: .*thresholds\.json do not exist") as told:
-            recommended("recommended", Predictor.from_checkpoint(place, device="cpu"))
-        assert str(place.with_name(NAME)) in str(told.value)
-        assert (str(project / PROJECT_FILE) in str(told.value)) == (place is not alone)
-        assert "dvc repro" in str(told.value)
+        with pytest.raises(UserError, match=r"has no recommended thresholds: .*thresholds\.json do not exist") as error:
+            recommended_thresholds("recommended", Predictor.from_checkpoint(place, device="cpu"))
+        assert str(place.with_name(NAME)) in str(error.value)
+        assert (str(project / PROJECT_FILE) in str(error.value)) == (place is not alone)
+        assert "dvc repro" in str(error.value)
     write(project / PROJECT_FILE, thresholds(scene.checkpoint))
     write(alone.with_name(NAME), thresholds(scene.checkpoint, BY_CLASS | {"class0": 0.1}))
     for place, first in ((model, 0.2), (copy, 0.2), (alone, 0.1)):
-        found = recommended("recommended", Predictor.from_checkpoint(place, device="cpu"))
-        assert found.by_class == BY_CLASS | {"class0": first}
-        expected = predict_of(place)(path, threshold=found.by_class)
+        recommendation = recommended_thresholds("recommended", Predictor.from_checkpoint(place, device="cpu"))
+        assert recommendation.by_class == BY_CLASS | {"class0": first}
+        expected = predict_of(place)(path, threshold=recommendation.by_class)
         assert same(predict_of(place)(path, threshold="recommended"), expected)
     write(model.with_name(NAME), thresholds(scene.checkpoint, dict.fromkeys(NAMES, 0.4), target=None))
     content = predicted(model, path, "--thresholds", "recommended", output=tmp_path / "found")
@@ -176,20 +183,20 @@ def test_thresholds_of_another_model_or_of_other_classes_are_refused(scene: Scen
     digests = [tensor_digest(weights)[:12] for weights in (own.weights, changed)]
     predictor = Predictor.from_checkpoint(other, device="cpu")
     with pytest.raises(UserError, match=rf"another model: its weights are {digests[0]}\S+ those of .*{digests[1]}"):
-        recommended(file, predictor)
+        recommended_thresholds(file, predictor)
     write(file, thresholds(other, {"class0": 0.5, "class1": 0.5, "car": 0.5}))
     with pytest.raises(UserError, match="only one has car, class2"):
-        recommended(file, predictor)
+        recommended_thresholds(file, predictor)
     write(file, thresholds(other, BY_CLASS | {"class1": None}))
     with pytest.raises(UserError, match=r"has no threshold for class1: nothing was measured"):
-        recommended(file, predictor)
+        recommended_thresholds(file, predictor)
 
 
 def test_a_checkpoint_saved_again_keeps_its_thresholds_and_a_new_model_has_none(scene: Scene, tmp_path: Path) -> None:
     again = tmp_path / "again.pth"
     write_checkpoint(again, replace(read_checkpoint(scene.checkpoint), threshold=0.4, epoch=7))
     file = write(tmp_path / NAME, thresholds(scene.checkpoint))
-    assert recommended(file, Predictor.from_checkpoint(again, device="cpu")).by_class == BY_CLASS
+    assert recommended_thresholds(file, Predictor.from_checkpoint(again, device="cpu")).by_class == BY_CLASS
     made = api.RFDETRPico(num_classes=2, resolution=64, device="cpu")
     with pytest.raises(UserError, match="is for a model that was read from a file"):
         made.predict(np.zeros((8, 8, 3), np.uint8), threshold="recommended")
@@ -213,7 +220,7 @@ def test_a_checkpoint_saved_again_keeps_its_thresholds_and_a_new_model_has_none(
         ("classes.class1", 0.5, "classes.class1: it must be a mapping, found 0.5"),
         ("classes.class1.threshold", "0.5", "classes.class1.threshold: it must be a number, found '0.5'"),
         ("classes.class1.threshold", 1.5, "classes.class1.threshold: 1.5 is more than 1"),
-        ("classes.class1.threshold", float("nan"), "is not readable JSON (NaN is no finite number)"),
+        ("classes.class1.threshold", float("nan"), "is not readable JSON (NaN is not a finite number)"),
         ("", [], "its content: it must be a mapping"),
     ],
 )

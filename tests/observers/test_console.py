@@ -8,7 +8,7 @@ import pytest
 
 from rfdetr_core.base import files
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.observers.console import Lines, ProgressBar, console
+from rfdetr_core.observers.console import EpochLines, ProgressBar, console
 from rfdetr_core.observers.history import read_history, run_files
 from rfdetr_core.selection.select import select
 from rfdetr_core.selection.strip import strip
@@ -22,13 +22,13 @@ def test_an_epoch_is_a_line_where_there_is_no_terminal(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(where, output) == uninterrupted
-    told = capsys.readouterr()
-    lines = [line for line in told.out.splitlines() if line.startswith("epoch")]
+    captured = capsys.readouterr()
+    lines = [line for line in captured.out.splitlines() if line.startswith("epoch")]
     assert len(lines) == 3
     assert all(re.fullmatch(LINE, line) for line in lines)
     assert lines[-1].endswith("0:00:00 left")
-    assert re.search(r"^best val/mAP_50_95: regular \S+ \(epoch \d\), EMA \S+ \(epoch \d\)", told.out, re.MULTILINE)
-    assert "\r" not in told.out + told.err
+    assert re.search(r"^best val/mAP_50_95: regular \S+ \(epoch \d\), EMA \S+ \(epoch \d\)", captured.out, re.MULTILINE)
+    assert "\r" not in captured.out + captured.err
     # An epoch has one number wherever people read it.
     shown = [(int(line.split("/")[0].split()[1]), line.split("  mAP ")[1][:5]) for line in lines]
     history = read_history(output / "history.csv")
@@ -37,7 +37,7 @@ def test_an_epoch_is_a_line_where_there_is_no_terminal(
     for track, key in {"regular": "val/mAP_50_95", "ema": "val/ema_mAP_50_95"}.items():
         best = files.read_json(output / "scores.json")["val/mAP_50_95"][track]
         assert history[best["epoch"]][key] == best["score"]
-        assert f"{best['score']:.3f} (epoch {best['epoch']})" in told.out
+        assert f"{best['score']:.3f} (epoch {best['epoch']})" in captured.out
 
 
 @pytest.mark.parametrize("kind", ["tqdm", "rich"])
@@ -66,10 +66,10 @@ def test_there_is_a_bar_on_a_terminal_and_in_a_notebook_if_it_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
-    assert type(console("tqdm", tmp_path)) is Lines
+    assert type(console("tqdm", tmp_path)) is EpochLines
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert type(console("tqdm", tmp_path)) is ProgressBar
-    assert type(console(None, tmp_path)) is Lines
+    assert type(console(None, tmp_path)) is EpochLines
 
 
 def test_the_end_names_the_files_that_are_there_and_both_scores(
@@ -80,11 +80,11 @@ def test_the_end_names_the_files_that_are_there_and_both_scores(
         (output / name).touch()
     (output / "scores.json").write_bytes(uninterrupted["scores.json"])
     files.write_json(output / "selection.json", select(files.read_json(output / "scores.json")))
-    told = run_files(output)
-    assert [line.split()[0] for line in told.splitlines()[:-1]] == [
+    text = run_files(output)
+    assert [line.split()[0] for line in text.splitlines()[:-1]] == [
         str(output / f"checkpoint{name}.pth") for name in ("_best_regular", "_best_ema", "", "_9")
     ]
-    assert told.splitlines()[-1].startswith("best val/mAP_50_95: regular 0.")
+    assert text.splitlines()[-1].startswith("best val/mAP_50_95: regular 0.")
     (output / "checkpoint_best_total.pth").touch()
     assert run_files(output).startswith(f"{output / 'checkpoint_best_total.pth'}  the result")
     (output / "export").mkdir()
@@ -104,8 +104,8 @@ def test_a_state_of_another_training_than_the_result_is_not_called_the_one_to_go
     selection = select(files.read_json(output / "scores.json"))
     files.write_json(output / "selection.json", selection)
     strip(output, selection, output / "checkpoint_best_total.pth", output / "records")
-    told = dict(line.split("  ", 1) for line in run_files(output).splitlines()[:-1])
-    assert told[str(own)] == "the state after the last epoch, to go on from"
-    assert told[str(another)] == "the state of another training, not of this result"
+    purposes = dict(line.split("  ", 1) for line in run_files(output).splitlines()[:-1])
+    assert purposes[str(own)] == "the state after the last epoch, to resume from"
+    assert purposes[str(another)] == "the state of another training, not of this result"
     another.rename(own)  # as when DVC restores the result
     assert "not of this result" in run_files(output)

@@ -22,7 +22,15 @@ from rfdetr_core.base.paths import ProjectPaths
 from rfdetr_core.cli import main
 from rfdetr_core.observers.history import fingerprint, main_repository, read_history
 from rfdetr_core.observers.loggers import MlflowRun
-from rfdetr_core.observers.runs import connect, fault, mlflow_name, newest_page, open_run, page, store
+from rfdetr_core.observers.runs import (
+    connect,
+    mlflow_failure,
+    mlflow_name,
+    newest_run_address,
+    open_run,
+    run_address,
+    store_address,
+)
 from rfdetr_core.training.module import TrainingModule
 from tests.browser import running as running_browser
 from tests.observers.conftest import Server
@@ -64,7 +72,7 @@ def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_origin(
     assert run.data.params["params.train.lr"] == "0.001"
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     assert (run.data.tags["mlflow.source.git.commit"], run.data.tags["dvc.stage"]) == (head, "train")
-    datasets = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
+    datasets = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     manifests = {split: where.split(split)[1] for split in ("train", "valid")}
     digests = {f"data/{split}": run.data.params[f"inputs.manifest/{split}.json"][:36] for split in manifests}
     assert datasets == digests
@@ -196,7 +204,7 @@ def test_a_run_and_the_page_are_those_of_the_project_whatever_its_path(
     (run,) = runs(client, "here")
     assert Path(client.download_artifacts(run.info.run_id, "scores.json")).read_text() == "{}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///below.db")
-    assert make_url(store()).database == str(folder / "below.db")
+    assert make_url(store_address()).database == str(folder / "below.db")
 
 
 def test_an_artifact_that_is_gone_or_cut_is_sent_again_though_the_run_says_that_it_has_it(
@@ -225,9 +233,9 @@ def test_a_deleted_experiment_is_named_with_what_restores_it(tmp_path: Path, mon
     client.delete_experiment(run.experiment)
     with pytest.raises(UserError, match="binned was deleted") as raised:
         open_run(client, "binned", None, {"inputs": {}}, {})
-    what, told = fault(raised.value)
-    assert what == "MLflow refused"
-    command = told.partition("Restore it: ")[2].partition(". Or")[0]
+    failure, message = mlflow_failure(raised.value)
+    assert failure == "MLflow refused"
+    command = message.partition("Restore it: ")[2].partition(". Or")[0]
     bin_first = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run(command, shell=True, env=bin_first, capture_output=True, check=True)
     assert open_run(client, "binned", None, {"inputs": {}}, {}).id == run.id
@@ -236,12 +244,12 @@ def test_a_deleted_experiment_is_named_with_what_restores_it(tmp_path: Path, mon
 def test_the_address_of_a_run_opens_its_page(server: Server, tmp_path: Path) -> None:
     run = open_run(connect(5), "looked at", "a run with a name", {"inputs": {}}, {})
     run.log_values({"test/mAP_50": 0.25})
-    assert newest_page(server.uri) == page(run)
+    assert newest_run_address(server.uri) == run_address(run)
     start = tmp_path / "empty.html"
     start.write_text("")
     with running_browser() as browser:
         opened = browser.open(start)
-        opened.value(f"location.href = {page(run)!r}")
+        opened.value(f"location.href = {run_address(run)!r}")
         opened.wait("['a run with a name', 'test/mAP_50'].every((text) => document.body?.innerText.includes(text))")
 
 
@@ -263,9 +271,9 @@ def test_a_class_name_that_mlflow_refuses_loses_no_epoch_and_neither_do_many_cla
     run.describe({"inputs": {}, "notes": {"a//b": 1, "a,b": 2}}, {}, {})
     row = {f"val/AP/{name}": number / 2000 for number, name in enumerate([*odd, *map(str, range(1500))])}
     run.log_epochs({0: {"train/loss": 1.0, **row}})
-    found = client.get_run(run.id).data
-    assert {key: found.metrics[mlflow_name(key)] for key in row} == row
-    assert {"notes.a/:2Fb": "1", "notes.a:2Cb": "2"}.items() <= found.params.items()
+    data = client.get_run(run.id).data
+    assert {key: data.metrics[mlflow_name(key)] for key in row} == row
+    assert {"notes.a/:2Fb": "1", "notes.a:2Cb": "2"}.items() <= data.params.items()
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
@@ -296,9 +304,9 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_server_that_refuses_is_told_from_one_that_is_away_and_costs_no_training(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, refusing: None
 ) -> None:
-    with pytest.warns(UserWarning, match="MLflow refused;.*401.*You are not authenticated") as told:
+    with pytest.warns(UserWarning, match="MLflow refused;.*401.*You are not authenticated") as caught:
         assert train(where, output, runtime={"mlflow": True}) == uninterrupted
-    (message,) = [str(one.message) for one in told if "MLflow" in str(one.message)]
+    (message,) = [str(warning.message) for warning in caught if "MLflow" in str(warning.message)]
     assert "MLFLOW_TRACKING_USERNAME" in message
 
 
@@ -306,10 +314,10 @@ def test_what_mlflow_says_is_told_without_the_password_of_its_address() -> None:
     client = MlflowClient("http://someone:secret@127.0.0.1:9")
     with pytest.raises(MlflowException) as raised:
         client.get_experiment("1")
-    what, told = fault(raised.value)
-    assert what == "MLflow cannot be reached"
-    assert "127.0.0.1" in told
-    assert "secret" not in told
+    failure, message = mlflow_failure(raised.value)
+    assert failure == "MLflow cannot be reached"
+    assert "127.0.0.1" in message
+    assert "secret" not in message
 
 
 def test_a_server_that_is_away_is_reported_once_and_costs_no_training(
@@ -319,9 +327,9 @@ def test_a_server_that_is_away_is_reported_once_and_costs_no_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.warns(UserWarning, match="MLflow cannot be reached") as told:
+    with pytest.warns(UserWarning, match="MLflow cannot be reached") as caught:
         assert train(where, output, runtime={"mlflow": True}) == uninterrupted
-    assert len([one for one in told if "MLflow" in str(one.message)]) == 1
+    assert len([warning for warning in caught if "MLflow" in str(warning.message)]) == 1
 
 
 def test_the_fingerprint_is_a_function_of_content() -> None:

@@ -159,9 +159,9 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
     for _ in range(2):
         main(["publish", "--register", "detector"])
         (run,) = runs(client, "published")
-        told = capsys.readouterr().out
-        assert f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}" in told
-        assert "version 1 of the model detector" in told
+        output = capsys.readouterr().out
+        assert f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}" in output
+        assert "version 1 of the model detector" in output
         assert (run.info.status, run.info.run_name) == ("FINISHED", "named")
         assert has_every_epoch_once(client, run, Path("output/history.csv"))
         for key, value in (SENT | SENT_INTERVALS).items():
@@ -169,32 +169,36 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
         assert logged(client, run, "test/precision_at_recall") == [(0, 1.0), (1, 0.75)]
         assert logged(client, run, "test/segm_precision_at_recall") == [(0, 0.5), (1, 0.25)]
         assert "test/mAP_75" not in run.data.metrics
-        datasets = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
+        datasets = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
         manifests = {split: files.sha256_file(Path(f"manifest/{split}.json")) for split in ("train", "valid", "test")}
         assert datasets == {f"data/{split}": digest[:36] for split, digest in manifests.items()}
         lock = YAML(typ="safe").load(Path("dvc.lock"))["stages"]
         assert all(
-            run.data.tags[f"dvc.lock.{one}"] == files.digest(lock[one])
-            for one in ("train", "strip", "evaluate", "report")
+            run.data.tags[f"dvc.lock.{stage}"] == files.digest(lock[stage])
+            for stage in ("train", "strip", "evaluate", "report")
         )
         assert run.data.params["params.train.lr"] == "0.001"
         (version,) = client.search_model_versions("name = 'detector'")
         (page,) = pages(client, run)
         assert page.tags["sha256"] == version.tags["sha256"]
         assert (page.source_run_id, page.model_type) == (run.info.run_id, read_checkpoint(CHECKPOINT).model_name)
-        assert [one.model_id for one in run.outputs.model_outputs] == [page.model_id]
+        assert [output.model_id for output in run.outputs.model_outputs] == [page.model_id]
         fetched = Path(client.download_artifacts(run.info.run_id, "model/checkpoint_best_total.pth", str(analysed)))
         assert files.sha256_file(fetched) == files.sha256_file(CHECKPOINT) == version.tags["sha256"]
-        attached = {one.path for one in client.list_artifacts(run.info.run_id)}
+        attached = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
         assert attached == {"history.csv", "scores.json", "selection.json", "evaluate", "model", "documents"}
-        documents = {Path(one.path).name: one for one in client.list_artifacts(run.info.run_id, "documents")}
+        documents = {
+            Path(artifact.path).name: artifact for artifact in client.list_artifacts(run.info.run_id, "documents")
+        }
         assert documents.keys() == DOCUMENTS.keys()
         for path in write_documents(CHECKPOINT, analysed / "documents"):
-            there = client.download_artifacts(run.info.run_id, f"documents/{path.name}", str(analysed / "fetched"))
-            assert Path(there).read_bytes() == path.read_bytes()
+            attached_file = client.download_artifacts(
+                run.info.run_id, f"documents/{path.name}", str(analysed / "fetched")
+            )
+            assert Path(attached_file).read_bytes() == path.read_bytes()
         here = {file.relative_to(REPORT.parent).as_posix() for file in REPORT.rglob("*") if file.is_file()}
         folders = [client.list_artifacts(run.info.run_id, path) for path in ("evaluate", "evaluate/pictures")]
-        assert {one.path for one in chain(*folders) if not one.is_dir} == here
+        assert {artifact.path for artifact in chain(*folders) if not artifact.is_dir} == here
 
 
 def pages(client: MlflowClient, run: Any, *queries: str, **more: Any) -> list[Any]:
@@ -215,7 +219,7 @@ def test_documents_that_cannot_be_written_are_a_note_and_the_rest_is_published(
     client = MlflowClient(server.uri)
     (run,) = runs(client, "published")
     assert run.info.status == "FINISHED"
-    assert "model" in {one.path for one in client.list_artifacts(run.info.run_id)}
+    assert "model" in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
 
 
 @pytest.mark.slow
@@ -232,7 +236,7 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
         main(["publish"])
         (run,) = runs(client, "paged")
         (page,) = pages(client, run)
-        shown = {one.key: (one.value, one.step, one.dataset_name) for one in page.metrics}
+        shown = {metric.key: (metric.value, metric.step, metric.dataset_name) for metric in page.metrics}
         assert len(page.metrics) == len(shown), "each once"
         assert expected.items() <= shown.items()
         other = {"ema": "val/", "regular": "val/ema_"}[selection["winner"]]
@@ -242,7 +246,9 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
             assert logged(client, run, key) == [(0, value)]
         for split in ("train", "valid", "test"):
             digest = files.sha256_file(Path(f"manifest/{split}.json"))[:36]
-            assert {one.dataset_digest for one in page.metrics if one.dataset_name == f"data/{split}"} == {digest}
+            assert {metric.dataset_digest for metric in page.metrics if metric.dataset_name == f"data/{split}"} == {
+                digest
+            }
     query, dataset = "metrics.`test/mAP_50_95` > 0.2", {"dataset_name": "data/test", "dataset_digest": digest}
     assert len(pages(client, run, query, datasets=[dataset])) == 1
     assert not pages(client, run, query, datasets=[dataset | {"dataset_name": "data/valid"}])
@@ -258,7 +264,7 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
     for _ in range(2):
         main(["publish"])
         (page,) = pages(client, run)
-        of_map = [one.dataset_digest for one in page.metrics if one.key == "test/mAP_50_95"]
+        of_map = [metric.dataset_digest for metric in page.metrics if metric.key == "test/mAP_50_95"]
         assert sorted(of_map) == sorted([digest, files.sha256_file(Path("manifest/test.json"))[:36]])
 
 
@@ -285,15 +291,15 @@ def test_a_server_before_version_3_has_no_page_of_a_model_and_another_fault_is_a
         run = TrackedRun(MlflowClient(f"http://127.0.0.1:{server.server_port}"), "1", "0a1b")
         server.answer = (404, None)  # type: ignore[attr-defined]
         assert link_model(run, CHECKPOINT, None, 1, {}, []) is False
-        for answer, told in ((403, None), "403"), ((404, "RESOURCE_DOES_NOT_EXIST"), "RESOURCE_DOES_NOT_EXIST"):
+        for answer, reason in ((403, None), "403"), ((404, "RESOURCE_DOES_NOT_EXIST"), "RESOURCE_DOES_NOT_EXIST"):
             server.answer = answer  # type: ignore[attr-defined]
-            with pytest.raises(MlflowException, match=told):
+            with pytest.raises(MlflowException, match=reason):
                 link_model(run, CHECKPOINT, None, 1, {}, [])
         server.shutdown()
 
 
 def attached(client: MlflowClient, run: Any) -> set[str]:
-    return {Path(one.path).name for one in client.list_artifacts(run.info.run_id, "evaluate")}
+    return {Path(artifact.path).name for artifact in client.list_artifacts(run.info.run_id, "evaluate")}
 
 
 @pytest.mark.slow
@@ -325,7 +331,7 @@ def test_a_benchmark_is_attached_to_the_run_of_the_training(project: Path, serve
     for _ in range(2):
         main(["benchmark", str(CHECKPOINT), *BENCHMARK, "--mlflow", "--output", str(tmp_path / "figures.json")])
         (run,) = runs(client, "published")
-        paths = [one.path for one in client.list_artifacts(run.info.run_id, "benchmark")]
+        paths = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "benchmark")]
         assert paths == ["benchmark/benchmark.json", "benchmark/benchmark.txt"]
         assert run.info.status == "FINISHED"
         figures, table = (Path(client.download_artifacts(run.info.run_id, path, str(project))) for path in paths)
@@ -338,7 +344,7 @@ def test_a_benchmark_of_other_models_alone_is_attached_to_no_run(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     other = write_tiny_checkpoint(tmp_path / "other.pth")
-    with pytest.raises(SystemExit, match="None of the measured files was made by the training"):
+    with pytest.raises(SystemExit, match="None of the measured files comes from the training"):
         main(["benchmark", str(other), *BENCHMARK, "--mlflow"])
 
 
@@ -371,7 +377,7 @@ def test_an_interval_has_the_name_of_its_number_and_nothing_measured_has_none() 
 def test_what_is_not_there_or_not_that_of_the_lock_is_named(project: Path, server: Server) -> None:
     Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: refused}\n")
     METRICS.write_text("{}")
-    assert "reports/evaluate/metrics.json is not the file of dvc.lock" in refused()
+    assert "reports/evaluate/metrics.json differs from dvc.lock" in refused()
     METRICS.unlink()
     assert "reports/evaluate/metrics.json does not exist" in refused()
     assert not runs(MlflowClient(server.uri), "refused")
@@ -381,9 +387,11 @@ def test_a_server_that_is_away_is_an_error_of_publish_and_a_warning_of_a_stage(
     analysed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert "MLflow cannot be reached; nothing is lost, publish again" in refused()
-    for what, track in (("evaluation", track_evaluation), ("report", track_report)):
-        with pytest.warns(UserWarning, match=f"MLflow cannot be reached, so its run lacks this {what} until"):
+    assert "MLflow cannot be reached. Nothing is lost: publish again" in refused()
+    for part, track in (("evaluation", track_evaluation), ("report", track_report)):
+        with pytest.warns(
+            UserWarning, match=rf"MLflow cannot be reached, so its run lacks this {part}\. Send it later"
+        ):
             track(ProjectPaths(Path("data")))
 
 
@@ -395,8 +403,8 @@ def test_a_server_that_is_slow_is_an_error_of_publish_and_a_warning_of_evaluate(
     monkeypatch.setattr(publishing, "_IN_ALL", 1.0)
     with slow_server(kind) as (address, _):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        assert "MLflow is too slow; nothing is lost, publish again" in refused()
-        with pytest.warns(UserWarning, match="MLflow is too slow, so its run lacks this evaluation until"):
+        assert "MLflow is too slow. Nothing is lost: publish again" in refused()
+        with pytest.warns(UserWarning, match=r"MLflow is too slow, so its run lacks this evaluation\. Send it later"):
             track_evaluation(ProjectPaths(Path("data")))
 
 
@@ -424,7 +432,7 @@ def test_a_result_that_dvc_restored_is_published_to_the_run_of_its_training_or_t
     (run,) = runs(client, "rfdetr")
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/mAP_50"] == json.loads(METRICS.read_text())["map_50"]
-    pictures = {one.path for one in client.list_artifacts(run.info.run_id, "evaluate/pictures")}
+    pictures = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "evaluate/pictures")}
     assert pictures == {f"evaluate/pictures/{path.name}" for path in (REPORT / "pictures").iterdir()} != set()
     shutil.rmtree("output")
     project.run("git", "checkout", "-q", "--", ".")

@@ -14,7 +14,7 @@ import pytest
 
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.paths import ProjectPaths
-from rfdetr_core.base.waiting import OutOfTimeError, Patience
+from rfdetr_core.base.waiting import OutOfTimeError, TimeLimit
 from rfdetr_core.observers import loggers
 from rfdetr_core.observers.runs import Client
 from tests.slow import KINDS, slow_server
@@ -36,9 +36,9 @@ def test_a_slow_server_is_given_up_with_one_message_and_costs_no_byte(
     begun = time.monotonic()
     with slow_server(kind) as (address, _):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        with pytest.warns(UserWarning, match="MLflow is too slow") as told:
+        with pytest.warns(UserWarning, match="MLflow is too slow") as caught:
             assert train(where, output, runtime={"mlflow": True}) == uninterrupted
-    (message,) = [str(one.message) for one in told if "MLflow" in str(one.message)]
+    (message,) = [str(warning.message) for warning in caught if "MLflow" in str(warning.message)]
     assert "python -m rfdetr_core publish" in message
     assert time.monotonic() - begun < LONG
 
@@ -55,9 +55,9 @@ def test_one_signal_ends_a_training_that_waits_for_a_server(kind: str, where: Pr
         assert asked.wait(LONG)
         time.sleep(0.5)  # it waits for the answer
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=LONG / 3)
+        _, printed = process.communicate(timeout=LONG / 3)
     assert process.returncode == 1
-    assert "stopped by SIGTERM. Run again" in told
+    assert "stopped by SIGTERM. Run again" in printed
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ class Sleeper:
 
 
 def test_calls_share_their_patience_unless_it_is_renewed() -> None:
-    shared, renewed = (Client(Sleeper, Patience(2.0, renewed=renewed)) for renewed in (False, True))
+    shared, renewed = (Client(Sleeper, TimeLimit(2.0, per_call=renewed)) for renewed in (False, True))
     for _ in range(3):
         assert renewed.sleep(0.8) == 0.8
     assert shared.sleep(0.8) == 0.8
@@ -100,22 +100,22 @@ def test_calls_share_their_patience_unless_it_is_renewed() -> None:
 
 
 def test_patience_grows_with_time_but_not_beyond_its_beginning() -> None:
-    patience = Patience(3.0)
-    patience.refill(math.inf)
-    assert patience.left == 3.0
+    patience = TimeLimit(3.0)
+    patience.extend(math.inf)
+    assert patience.remaining == 3.0
     with pytest.raises(OutOfTimeError):
-        Patience(0.0).call(lambda: time.sleep(1))
+        TimeLimit(0.0).call(lambda: time.sleep(1))
     patience.call(lambda: time.sleep(0.2))
-    assert patience.left < 3.0
-    patience.refill(0.1)
-    assert patience.left < 3.0
+    assert patience.remaining < 3.0
+    patience.extend(0.1)
+    assert patience.remaining < 3.0
 
 
 def test_an_upload_may_take_the_time_that_its_size_needs(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"1")
     large.write_bytes(bytes(2_000_000))
-    client = Client(Sleeper, Patience(1.0))
+    client = Client(Sleeper, TimeLimit(1.0))
     assert client.log_artifact("run", str(large)) == str(large)
     with pytest.raises(OutOfTimeError):
         client.log_artifact("run", str(small))
@@ -123,10 +123,10 @@ def test_an_upload_may_take_the_time_that_its_size_needs(tmp_path: Path) -> None
 
 def test_what_a_call_raises_is_raised() -> None:
     with pytest.raises(TimeoutError, match="its own"):
-        Client(Sleeper, Patience(1.0)).fail()
+        Client(Sleeper, TimeLimit(1.0)).fail()
 
 
 def test_a_stop_that_is_asked_for_cuts_short_what_is_waited_for() -> None:
     with pytest.raises(OutOfTimeError, match="signal"):
-        Patience(LONG, stopping=lambda: True).call(lambda: time.sleep(LONG))
-    assert Patience(LONG, stopping=lambda: True).call(lambda: 1) == 1
+        TimeLimit(LONG, stopping=lambda: True).call(lambda: time.sleep(LONG))
+    assert TimeLimit(LONG, stopping=lambda: True).call(lambda: 1) == 1

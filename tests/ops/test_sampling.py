@@ -34,8 +34,8 @@ def test_gathered_samples_and_their_gradients_are_those_of_torch(dtype: torch.dt
     answers = []
     for values in (gather_samples(maps, grid, border=border), sample_maps(maps, grid, border=border)):
         answers.append((values, *torch.autograd.grad(values, (maps, grid), outer)))
-    for one, other in zip(*answers, strict=True):
-        torch.testing.assert_close(one, other)
+    for first, other in zip(*answers, strict=True):
+        torch.testing.assert_close(first, other)
 
 
 @pytest.mark.parametrize("border", [False, True])
@@ -85,8 +85,8 @@ def test_a_product_of_matrices_resizes_as_torch(before: Any, after: Any, kernel:
         values = resize(maps, after, kernel=kernel, antialias=antialias)
         answers.append((values, *torch.autograd.grad(values, maps, outer)))
     # torch computes the weights of antialiasing in float32.
-    for one, other in zip(*answers, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 if antialias else 1e-12)
+    for first, other in zip(*answers, strict=True):
+        torch.testing.assert_close(first, other, rtol=0, atol=1e-5 if antialias else 1e-12)
     single = maps.detach().float()
     torch.testing.assert_close(
         multiply_to_size(single, after, kernel=kernel, antialias=antialias),
@@ -130,7 +130,9 @@ def step(architecture: Any, images: Tensor, autocast: torch.dtype | None = None)
         output = detector(images)
     loss = Criterion()(output, targets, groups=architecture.groups, point_seed=0).total
     loss.backward()
-    return loss.detach(), {name: one.grad for name, one in detector.named_parameters() if one.grad is not None}
+    return loss.detach(), {
+        name: parameter.grad for name, parameter in detector.named_parameters() if parameter.grad is not None
+    }
 
 
 @ARCHITECTURES
@@ -158,7 +160,7 @@ def test_strict_training_on_cuda_repeats_every_bit_and_is_not_refused(architectu
     finally:
         torch.use_deterministic_algorithms(False)
     assert loss.equal(again)
-    assert not [name for name, one in gradients.items() if not one.equal(repeated[name])]
+    assert not [name for name, gradient in gradients.items() if not gradient.equal(repeated[name])]
 
 
 @pytest.mark.gpu
@@ -195,4 +197,4 @@ def test_a_step_waits_for_the_device_once_for_matching(architecture: Any) -> Non
         loss.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len([one for one in caught if "synchroniz" in str(one.message)]) == 1
+    assert len([warning for warning in caught if "synchroniz" in str(warning.message)]) == 1

@@ -11,7 +11,7 @@ from pycocotools import mask as mask_codes
 
 from rfdetr_core.data.augmentation import AugmentConfig, View
 from rfdetr_core.data.batching import multi_scale_sizes
-from rfdetr_core.data.dataset import augment, decode_masks, masks_in
+from rfdetr_core.data.dataset import augment, crop_masks, decode_masks
 from rfdetr_core.data.preprocess import normalise, preprocess
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.metrics.coco import THRESHOLDS, score
@@ -90,7 +90,7 @@ def test_masks_are_upstreams_except_for_pixels_at_their_edges(side: int, coded: 
         target = {"boxes": torch.tensor([[0.0, 0, width, height]]), "labels": torch.zeros(1), "masks": whole}
         target |= {"size": torch.tensor([height, width]), "area": torch.ones(1)}
         theirs = coco.Resize((side, side))(noise(width, height), target)[1]["masks"][0]
-        ours = masks_in(View(0, 0, height, width), [shape], height, width, side)[0]
+        ours = crop_masks(View(0, 0, height, width), [shape], height, width, side)[0]
         near = [torch.nn.functional.max_pool2d(mask[None].float(), 3, 1, 1)[0] > 0 for mask in (theirs, ~theirs)]
         assert not (ours ^ theirs)[~(near[0] & near[1])].any()
 

@@ -29,7 +29,7 @@ def test_upstreams_reader_finds_the_detections_of_predict(batch_size: int | None
     picture = Image.fromarray(random.integers(0, 256, (architecture.resolution,) * 2 + (3,), dtype=np.uint8))
     picture.save(tmp_path / "image.png")
     draft = export_draft(Source.read(tmp_path / "model.pth"), ExportConfig(batch_size=batch_size), "onnx")
-    session = _create_onnx_session(draft.write_opened(tmp_path), ["CPUExecutionProvider"])
+    session = _create_onnx_session(draft.write_with_tokens(tmp_path), ["CPUExecutionProvider"])
     # By default upstream skips the last row of the class head. With None it reads all rows, as `predict` does.
     detections, _ = _run_inference(session, tmp_path / "image.png", threshold=0.2, background_class_id=None)
     expected = Predictor.from_checkpoint(tmp_path / "model.pth", device="cpu").predict(picture, threshold=0.2)

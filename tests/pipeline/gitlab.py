@@ -39,8 +39,8 @@ class Api:
         if self.refuse:
             return self.refuse, {"message": f"{self.refuse} refused"}
         if (method, path) == ("GET", "merge_requests"):
-            wanted = {key: fields[key] for key in ("source_branch", "target_branch", "state")}
-            return 200, [one for one in self.requests if wanted.items() <= one.items()]
+            query = {key: fields[key] for key in ("source_branch", "target_branch", "state")}
+            return 200, [request for request in self.requests if query.items() <= request.items()]
         if (method, path) == ("POST", "merge_requests"):
             number = len(self.requests) + 1
             ids = {"iid": number, "source_project_id": 1217, "target_project_id": 1217, "state": "opened"}
@@ -96,10 +96,10 @@ def prepare(clone: Project, api: Api, origin: Path) -> None:
     clone.run("git", "remote", "set-url", "origin", f"{api.address}/{PROJECT}.git")
     clone.run("git", "config", f"url.{origin}.insteadOf", f"{api.address}/{PROJECT}.git")
     clone.run("git", "remote", "add", "gcl-origin", f"{api.address}/{PROJECT}")  # read by gitlab-ci-local alone
-    there, here = Path(sys.prefix), clone.folder / ".venv"
+    installed, here = Path(sys.prefix), clone.folder / ".venv"
     (here / "lib").mkdir(parents=True)
-    for name in ("bin", "pyvenv.cfg", *(f"lib/{path.name}" for path in (there / "lib").iterdir())):
-        (here / name).symlink_to(there / name)
+    for name in ("bin", "pyvenv.cfg", *(f"lib/{path.name}" for path in (installed / "lib").iterdir())):
+        (here / name).symlink_to(installed / name)
     # The file by which make sees that the project is installed; it is not put into the environment of the test.
     marker = here / "lib" / "none" / "site-packages" / "__editable__.rfdetr_dvc-0.pth"
     marker.parent.mkdir(parents=True)

@@ -113,7 +113,7 @@ def test_a_changed_file_is_named_and_after_a_failed_export_all_files_are_restore
     graph = written.folder / "rfdetr_core" / "export" / "graph.py"
     graph.write_text(graph.read_text().replace("for values in (IMAGENET_MEAN,", "for values in (IMAGENET_STD,"))
     failed = written.run("dvc", "repro", check=False)
-    assert "error: model.onnx is not exported, since it is not its checkpoint: " in failed.stderr
+    assert "error: model.onnx is not exported, since it differs from its checkpoint: " in failed.stderr
     assert not path.exists()
     restore = re.search(r"^Earlier results.*?: (.*)$", failed.stderr, flags=re.MULTILINE)
     assert restore is not None

@@ -92,8 +92,8 @@ def test_a_class_whose_labels_are_gone_fails_the_gate_and_is_named(
     assert (passed, why.startswith("mAP changed by -"), lost in why) == (False, True, True)
     done = clone.run(sys.executable, "-m", "ci.gate", check=False)
     assert (done.returncode, f"error: the gate failed: {why}." in done.stderr) == (1, True)
-    said, why = compare.verdict(read_json(COMPARISON), GateConfig(max_drop=100))
-    assert (said, lost in why) == ("failed", True)
+    result, why = compare.verdict(read_json(COMPARISON), GateConfig(max_drop=100))
+    assert (result, lost in why) == ("failed", True)
 
 
 def test_a_model_of_fewer_epochs_fails_and_one_as_good_as_the_base_passes(

@@ -60,8 +60,8 @@ class Here:
 
     def branches(self) -> dict[str, str]:
         """The branches of the origin and their tips."""
-        told = self.developer.run("git", "ls-remote", "-h", str(self.origin)).stdout
-        return {line.split("refs/heads/")[1]: line.split()[0] for line in told.splitlines()}
+        output = self.developer.run("git", "ls-remote", "-h", str(self.origin)).stdout
+        return {line.split("refs/heads/")[1]: line.split()[0] for line in output.splitlines()}
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +178,8 @@ def test_a_dataset_with_errors_is_told_on_the_commit(here: Here) -> None:
     status, log = here.run(clone)
     assert status == 1, log
     commit = clone.run("git", "rev-parse", "HEAD").stdout.strip()
-    ((told, note),) = here.api.notes
-    assert told == f"repository/commits/{commit}/comments"
+    ((address, note),) = here.api.notes
+    assert address == f"repository/commits/{commit}/comments"
     assert "## Not retrained: `validate` failed" in note
     assert (here.branches(), here.api.requests) == (before, [])
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from rfdetr_core.base import files
-from rfdetr_core.base.chain import chained
+from rfdetr_core.base.chain import chain_link
 from rfdetr_core.base.code import ROOT
 from rfdetr_core.checkpoint.files import make_checkpoint, read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
@@ -296,7 +296,7 @@ def test_steps_that_are_of_other_weights_and_a_step_that_was_edited_are_named(
     for row in rows:
         *cells, regular, average, _ = row.split(",")
         cells += [regular[::-1], average[::-1]]
-        forged.append(",".join([*cells, chained(forged[-1], ",".join(cells))]))
+        forged.append(",".join([*cells, chain_link(forged[-1], ",".join(cells))]))
     forged[-1] = forged[-1].replace(",", ",1", 1)
     path.write_text("".join(f"{line}\n" for line in forged))
     wrong, _ = verify(capsys, project)
@@ -437,11 +437,11 @@ def a_pixel_of_a_picture(folder: Path) -> None:
 UNRUN: dict[str, tuple[Callable[[Path], object], str]] = {
     "the page of the dataset": (
         lambda folder: edit(folder / "reports/dataset/index.html", "</title>", " (approved)</title>"),
-        "reports/dataset/index.html, made again",
+        "reports/dataset/index.html, recomputed",
     ),
     "the page of the evaluation": (
         lambda folder: edit(folder / "reports/evaluate/index.html", "</title>", " (approved)</title>"),
-        "reports/evaluate/index.html, made again",
+        "reports/evaluate/index.html, recomputed",
     ),
     "a picture": (a_pixel_of_a_picture, "reports/evaluate/pictures/best_1.png"),
     "a key more in metrics": (
@@ -696,5 +696,5 @@ def test_committed_bytecode_is_not_run_and_is_named(
             text=True,
         )
         assert done.returncode == 1, done
-        assert f"git has compiled modules: {name}" in done.stderr
+        assert f"git tracks compiled modules: {name}" in done.stderr
     assert not marker.exists()

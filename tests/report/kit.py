@@ -1,4 +1,4 @@
-"""A page with every part of the kit, under names that try to be more than names."""
+"""A page with all parts of the kit and with hostile names: HTML, scripts, expressions, right-to-left text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ACTUAL, PREDICTED = "all actual", "all predicted"
 
 
 def make_charts() -> dict[str, Chart]:
-    """A chart of every builder."""
+    """A chart from each builder."""
     epochs = [
         {"a.b": epoch, "y[0]": 1 / (epoch + 1) + k, "s": name, "lo": k, "hi": k + 1}
         for k, name in enumerate(NAMES)
@@ -118,7 +118,7 @@ def make_gallery() -> Gallery:
 
 
 def write(folder: Path) -> Path:
-    """Write the page and its template into a folder; the page's path."""
+    """Write the page and its template into a folder. Returns the path of the page."""
     (folder / "kit_page.html").write_text(TEMPLATE)
     made = make_charts()
     empty = charts.line([], "x", "y", title="Empty", x_axis=Axis("x"), y_axis=Axis("y"))

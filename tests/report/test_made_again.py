@@ -1,4 +1,4 @@
-"""verify makes the page, the thresholds and the intervals of an evaluation again, and names those that were changed."""
+"""verify recomputes page, thresholds, intervals and suspects of an evaluation, and names those that were changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rfdetr_core.report.config import ReportConfig
 from rfdetr_core.report.evaluation import write_report
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline
-from rfdetr_core.verification.remade import check_report
+from rfdetr_core.verification.recomputed import check_report
 from rfdetr_core.verification.report import Report
 from tests.evaluation.scenes import random_scene
 from tests.report.made import make_evaluation
@@ -35,7 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "dvc.yaml").touch()
     monkeypatch.chdir(root)
     write_report(ProjectPaths(Path("dataset")), ReportConfig.model_validate(PARAMS), REPORTS, Path("output"))
-    monkeypatch.chdir(tmp_path)  # wherever verify is started
+    monkeypatch.chdir(tmp_path)  # verify works in any current folder
     return root
 
 
@@ -60,7 +60,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 NAMED = {
-    "the page": "reports/evaluate/index.html, made again",
+    "the page": "reports/evaluate/index.html, recomputed",
     "a suspect": "reports/evaluate/suspects.csv line 1",
     "a threshold": "all.threshold of reports/evaluate/thresholds.json",
     "a key more of the thresholds": "approved of reports/evaluate/thresholds.json",
@@ -77,7 +77,7 @@ def test_what_is_changed_is_named_and_nothing_else(project: Path) -> None:
     thresholds |= {"approved": True, "all": thresholds["all"] | {"threshold": 0.123}}
     (folder / "thresholds.json").write_text(json.dumps(thresholds))
     edit(folder / "intervals.json", "{", '{"clinical": 0.999,')
-    assert sorted(what for what, *_ in check(project).mismatches) == sorted(NAMED.values())
+    assert sorted(place for place, *_ in check(project).mismatches) == sorted(NAMED.values())
 
 
 def test_with_other_code_or_packages_it_is_not_checked(project: Path) -> None:

@@ -18,7 +18,7 @@ from ci.steps import PLAN, RAN, STATE
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import load_yaml
 from rfdetr_core.lineage.lock import LOCK, Lock
-from rfdetr_core.verification.changed import certain, possible
+from rfdetr_core.verification.changed import changed_stages, later_stages
 from rfdetr_core.verification.contents import Contents
 from rfdetr_core.verification.lock import Pipeline, check_contents, check_pipeline, read_stages
 from rfdetr_core.verification.report import Report
@@ -95,14 +95,14 @@ def wrong(folder: Path) -> set[str]:
     check_pipeline(report, contents, pipeline)
     check_contents(report, contents, pipeline, leave="", only_git=True, code=None)
     assert not report.notes
-    return {what for what, _, _ in report.mismatches}
+    return {subject for subject, _, _ in report.mismatches}
 
 
 def test_every_stage_that_dvc_makes_is_read_and_holds(project: Path) -> None:
     pipeline = Pipeline.read(project)
     assert pipeline.stages.keys() == pipeline.lock.stages.keys() == load_yaml(project / LOCK)["stages"].keys()
     assert wrong(project) == set()
-    assert certain(project) == {}
+    assert changed_stages(project) == {}
 
 
 def test_each_stage_comes_after_those_that_it_reads_from(project: Path) -> None:
@@ -140,7 +140,7 @@ def test_what_differs_in_a_stage_made_of_a_template_is_named(
         named = named | {"command of inside", "deps of inside: one.txt", "deps of inside: two.txt"}
     change(project / file, old, new)
     assert wrong(project) == named
-    assert {reason for reasons in certain(project).values() for reason in reasons} == named
+    assert {reason for reasons in changed_stages(project).values() for reason in reasons} == named
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_stages_of_a_template_are_planned_with_those_after_them(
     project: Path, file: str, old: str, new: str, runs: list[str], later: list[str]
 ) -> None:
     change(project / file, old, new)
-    assert list(certain(project)) == runs
-    assert possible(read_stages(project), set(runs)) == later
+    assert list(changed_stages(project)) == runs
+    assert later_stages(read_stages(project), set(runs)) == later
 
 
 @pytest.mark.slow
@@ -191,17 +191,17 @@ def test_nothing_is_written_and_no_lock_is_waited_for(project: Path) -> None:
 
     before = state()
     assert wrong(project) == set()
-    assert certain(project) == {}
+    assert changed_stages(project) == {}
     assert state() == before
     assert not (project / ".dvc" / "tmp").exists()
     with Repo(str(project)).lock:  # as `dvc repro` holds it
-        assert certain(project) == {}
+        assert changed_stages(project) == {}
         assert subprocess.run([DVC, "status"], cwd=project, capture_output=True, check=False).returncode != 0
 
 
 def test_a_project_is_read_from_any_folder(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert certain(Path("project")) == {}
+    assert changed_stages(Path("project")) == {}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_broken_dvc_yaml_is_one_message_that_names_it(
     project: Path, capfd: pytest.CaptureFixture[str], text: str, reason: str
 ) -> None:
     (project / "dvc.yaml").write_text(text)
-    for read in (Pipeline.read, certain):
+    for read in (Pipeline.read, changed_stages):
         with pytest.raises(UserError, match=r"^[^\n]*dvc\.yaml[^\n]*$") as caught:
             read(project)
         assert reason in str(caught.value)

@@ -14,7 +14,7 @@ R = TypeVar("R")
 MOST_WORKERS = 4  # each holds a decoded picture
 
 
-def prepared(prepare: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
+def prefetch(prepare: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
     """`prepare` of each item, in order; threads work on up to `ahead` items more than were taken.
 
     An error of an item is raised in its place. Closed early, the iterator waits for the items that are in work and
@@ -33,8 +33,8 @@ def prepared(prepare: Callable[[T], R], items: Iterable[T], ahead: int) -> Gener
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for one in waiting:
-                one.cancel()
+            for future in waiting:
+                future.cancel()
 
 
 def workers() -> int:

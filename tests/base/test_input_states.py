@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_core.base.held import states_of
+from rfdetr_core.base.input_states import states_of
 
 
 @pytest.fixture
