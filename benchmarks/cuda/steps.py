@@ -39,8 +39,8 @@ from tests.small import random_images
 
 # Upstream can score with four packages that give equal scores. Its default is vernier; the locks have hotcoco.
 SCORING = {} if find_spec("vernier") else {"eval_backend": "hotcoco"}
-OBJECTS = 10  # in each image
-KERNELS = 40  # of a profile
+OBJECTS = 10  # in each image of the batch
+KERNELS = 40  # listed in a profile
 
 
 class Timed(BaseException):

@@ -173,9 +173,9 @@ class CocoScoring(Callback):
         self.interval, self.max_dets, self.per_class, self.mask_side = interval, max_dets, per_class, mask_side
         self.kinds: dict[str, Literal["bbox", "segm"]] = {"": "bbox", "segm_": "segm"} if segmentation else {"": "bbox"}
         self.detections: dict[str, list[dict[str, Any]]] = {}
-        self.take(annotations)
+        self.set_annotations(annotations)
 
-    def take(self, annotations: dict[str, Any]) -> None:
+    def set_annotations(self, annotations: dict[str, Any]) -> None:
         """Use these annotations as the ground truth from now on."""
         self.annotations = annotations
         self.masks = annotations if self.mask_side is None else _at_side(annotations, self.mask_side)

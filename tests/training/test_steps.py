@@ -28,8 +28,8 @@ def epochs(lengths: list[int], **options: Any) -> Steps:
         for _ in range(length):
             step += 1
             terms = {name: torch.tensor(value + step) for name, value in SEEN.items()}
-            made.see(step, length, terms, options.get("digest", lambda: "0" * 64))
-            made.see(step, length, terms, None)  # a batch without an optimiser step
+            made.add_batch(step, length, terms, options.get("digest", lambda: "0" * 64))
+            made.add_batch(step, length, terms, None)  # a batch without an optimiser step
         made.end(epoch, options.get("digests", {"regular": f"r{epoch}", "ema": f"e{epoch}"}))
     return made
 
@@ -70,7 +70,7 @@ def test_an_epoch_of_unknown_length_has_rows_too() -> None:
     made = Steps()
     made.begin(0)
     for step in range(1, 451):
-        made.see(step, float("inf"), {"loss": torch.tensor(1.0)}, lambda: "d")
+        made.add_batch(step, float("inf"), {"loss": torch.tensor(1.0)}, lambda: "d")
     made.end(1, {"regular": "r"})
     assert [(row["step"], row["regular"]) for row in rows(made)] == [("200", "d"), ("400", "d"), ("450", "r")]
 
