@@ -199,7 +199,12 @@ class CocoScoring(Callback):
             self.score(trainer, pl_module, "val/")
 
     def score(self, trainer: Trainer, pl_module: LightningModule, start: str) -> None:
-        """Score every track and record the values. start: what their names start with, such as val/."""
+        """Score every track and record the values.
+
+        Args:
+            trainer, pl_module: of Lightning.
+            start: the values' names start with it, such as val/.
+        """
         assert isinstance(pl_module, TrainingModule)
         for track in pl_module.tracks:
             results = _gathered(self.detections.get(track, []), trainer.world_size)
