@@ -228,7 +228,10 @@ def test_a_state_that_dvc_replaced_by_another_result_is_not_compared(
     write_state(tmp_path, {"epoch": 0, "run": run})
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     lock = tmp_path / "dvc.lock"
-    for recorded, expected in ((run["result"], "params.train.lr was 0.1, is 0.2"), (["c" * 32], "of another training")):
+    for recorded, expected in (
+        (run["result"], "params.train.lr was 0.1, is 0.2"),
+        (["c" * 32], "belongs to another training than dvc.lock"),
+    ):
         lock.write_text(" ".join(recorded))
         state, message = record.state_to_resume(tmp_path, {"params.train.lr": 0.2})
         assert state is None
