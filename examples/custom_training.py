@@ -20,7 +20,7 @@ class StopAt(Callback):
         self.score = score
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare a score with the target. The scores are val/mAP_50, val/ema_mAP_50 and the other columns of history.csv."""
+        """Compare a score with the target. Scores have the names of the columns of history.csv."""
         trainer.should_stop = float(trainer.callback_metrics["val/ema_mAP_50"]) >= self.score
 
 

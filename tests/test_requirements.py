@@ -1,4 +1,4 @@
-"""Every package that is asked for is pinned, has a reason in docs/dependencies.md, and is declared in pyproject.toml."""
+"""Every requested package is pinned, has a reason in docs/dependencies.md, and is declared in pyproject.toml."""
 
 from __future__ import annotations
 

@@ -275,7 +275,9 @@ def _decode(data: bytes, max_pixels: int) -> FileFacts:
     except UserError as error:
         return FileFacts(code=_FINDINGS[isinstance(error, TooLargeError)], message=str(error))
     width, height = decoded.picture.size
-    facts = FileFacts(width=width, height=height, kind=decoded.kind, several=decoded.several, doubt=decoded.doubt)
+    facts = FileFacts(
+        width=width, height=height, kind=decoded.format, several=decoded.has_more_frames, doubt=decoded.doubt
+    )
     return replace(facts, thumbnail=duplicates.thumbnail(decoded.picture), pixels=images.pixel_digest(decoded.picture))
 
 

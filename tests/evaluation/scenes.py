@@ -45,7 +45,7 @@ def random_scene(
 
 
 def repeated(content: dict[str, Any], results: Rows, times: list[int]) -> tuple[dict[str, Any], Rows]:
-    """The dataset with image i repeated times[i] times, under new ids. Scores differ a little, so that none are equal."""
+    """The dataset with image i repeated times[i] times, under new ids. Scores differ a little: none are equal."""
     images, truth, more = Rows(), Rows(), Rows()
     for image, count in enumerate(times):
         for number in range(count):
