@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     parser.add_argument("--steps", type=int, default=8, help="in each of three windows")
     parser.add_argument("--warm", type=int, default=6)
-    parser.add_argument("--side", type=int, help="pixels of the input; the variant's own by default")
+    parser.add_argument("--side", type=int, help="pixels of the input; default: the variant's resolution")
     parser.add_argument("--multi-scale", action="store_true")
     parser.add_argument("--profile", choices=["device", "host"], help="also list the slowest operations or functions")
     options = parser.parse_args()

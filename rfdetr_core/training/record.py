@@ -37,7 +37,7 @@ from rfdetr_core.training.optimization import installed_classes
 from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
 from rfdetr_core.training.trainer import cpu_kind, device_kind, devices, resolved_precision
 
-# The parts of a record that decide the result. The other parts follow from these, or name what these digest.
+# The parts of a record that decide the result. The other parts follow from these, or describe the same files.
 _DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine", "custom")
 # How many generations of parents a record has, for a reader who has only the file. Each generation adds kilobytes, and
 # four of the MOST_LEVELS that a file may have. Earlier generations are found in git by the digests that are kept.
