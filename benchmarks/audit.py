@@ -36,7 +36,7 @@ def main() -> None:
         _build(folder, options.commits, options.images)
         changed, last = (_digest(image, 0) for image in (0, options.images - 1))
         asked = {"in the first commit": ["--image", changed], "in all, last row": ["--image", last]}
-        asked |= {"in none": ["--image", "0" * 64], "FILE": [str(folder / "scores.json")]}
+        asked |= {"in no commit": ["--image", "0" * 64], "FILE": [str(folder / "scores.json")]}
         asked |= {"source": ["--where", "source=site7"], "before a date": ["--where", "date<2020-01-01"]}
         for name, arguments in asked.items():
             command = [sys.executable, "-m", "rfdetr_core", "audit", *arguments, "--repo", str(folder), "--json"]

@@ -3,10 +3,10 @@
     python -m benchmarks.export_variants [--variants nano pico] [--formats onnx openvino] [--complete]
         [--large nano pico] [--threads 2]
 
-Weights are random, from a seed. Images are noise: one alone and batches of 3; for the variants of --large also batches
-of 16, which need much memory. Every query is compared, as the stage export does it. With random weights nearly equal
-scores are frequent: `ties` counts the queries whose proposal differs for this reason. Each variant runs in a separate
-process, which frees its memory at its end.
+Weights are random, from a seed. Images are noise: single ones and batches of 3; for the variants of --large also
+batches of 16, which need much memory. Every query is compared, as the stage export does it. With random weights nearly
+equal scores are frequent: `ties` counts the queries whose proposal differs for this reason. Each variant runs in a
+separate process, which frees its memory at its end.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def processes(parent: psutil.Process) -> list[int]:
     try:
         return [parent.pid, *(child.pid for child in parent.children(recursive=True))]
     except psutil.Error:
-        return []  # it has just ended
+        return []  # the process has just ended
 
 
 def pss(process: int) -> int:

@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from rfdetr_core.lineage.lock import Lock
-from tests.pipeline.killing import LINKS, SHELLS, changed_in_cache, ended, mend, processes, started
+from tests.pipeline.killing import LINKS, SHELLS, changed_in_cache, ended, processes, repair, started
 from tests.pipeline.project import Project
 from tests.pipeline.test_interruption import create
 
@@ -75,7 +75,7 @@ def killed(folder: Path, ranks: int, link: str, kills: int, draw: random.Random)
         status, printed = ended(project, dvc)
         of_stages = printed.partition("Running stage")[2]
         assert "Traceback" not in of_stages or "KeyboardInterrupt" in printed, printed
-        if message := mend(project):
+        if message := repair(project):
             counted["dvc.lock was cut" if "dvc.lock is damaged" in message else "rwlock was cut"] += 1
         print(ranks, link, counted["kills"], status, printed.strip().splitlines()[-1:], flush=True)
         if status == 0:

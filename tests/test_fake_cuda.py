@@ -131,8 +131,8 @@ def test_the_optimiser_step_does_not_wait_for_the_device() -> None:
         for update in (1, 2):
             for parameter in detector.parameters():
                 parameter.grad = empty_like(parameter) if parameter.requires_grad else None
-            watch.see(values, Step(Batch(values, [], []), 0, (), values, update))
-            watch.see(torch.nn.utils.clip_grad_norm_(detector.parameters(), 0.1))
+            watch.check(values, Step(Batch(values, [], []), 0, (), values, update))
+            watch.check(torch.nn.utils.clip_grad_norm_(detector.parameters(), 0.1))
             optimizer.found_inf = watch.bad
             optimizer.step()
             average.update(update)

@@ -66,7 +66,7 @@ def part_b(kit: Kit) -> None:
     torch.set_float32_matmul_precision("highest")
     architectures = {variant: VARIANTS[variant] for variant in ("nano", "seg-nano")}
     if kit.smoke:
-        small = replace(SMALL, classes=90)  # as many as `targets_of` draws from
+        small = replace(SMALL, classes=90)  # `targets_of` uses 90 classes
         architectures = {"small": small, "seg-small": replace(small, segmentation=True)}
     for variant, architecture in architectures.items():
         both = reference.pair(architecture, None if kit.smoke else reference.build_upstream(variant), torch.float32)

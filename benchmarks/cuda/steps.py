@@ -39,8 +39,8 @@ from tests.small import random_images
 
 # Upstream can score with four packages that give equal scores. Its default is vernier; the locks have hotcoco.
 SCORING = {} if find_spec("vernier") else {"eval_backend": "hotcoco"}
-OBJECTS = 10  # in each image
-KERNELS = 40  # of a profile
+OBJECTS = 10  # in each image of the batch
+KERNELS = 40  # listed in a profile
 
 
 class Timed(BaseException):
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     parser.add_argument("--steps", type=int, default=8, help="in each of three windows")
     parser.add_argument("--warm", type=int, default=6)
-    parser.add_argument("--side", type=int, help="pixels of the input; the variant's own by default")
+    parser.add_argument("--side", type=int, help="pixels of the input; default: the variant's resolution")
     parser.add_argument("--multi-scale", action="store_true")
     parser.add_argument("--profile", choices=["device", "host"], help="also list the slowest operations or functions")
     options = parser.parse_args()

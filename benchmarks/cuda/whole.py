@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
-    parser.add_argument("--smoke", action="store_true", help=f"at {SMOKE_SIDE} pixels alone, without workers")
+    parser.add_argument("--smoke", action="store_true", help=f"only at {SMOKE_SIDE} pixels, without workers")
     options = parser.parse_args()
     output = tempfile.mkdtemp()
     settings: dict[str, Any] = {"dataset_dir": options.dataset, "output_dir": output}

@@ -132,7 +132,7 @@ class COCOEvalCallback(CocoScoring):
         if "segm_" in self.kinds and not inputs.architecture.segmentation:
             raise UserError(f"COCOEvalCallback: segmentation=True, but {inputs.architecture.name} predicts no masks.")
         self.mask_side = inputs.scoring_options()["mask_side"]
-        self.take(inputs.annotations("test" if stage == "test" else "valid"))
+        self.set_annotations(inputs.annotations("test" if stage == "test" else "valid"))
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget earlier detections."""

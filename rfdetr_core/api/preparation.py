@@ -73,7 +73,7 @@ class Preparation:
             return inputs, self.record | part
         path = state_file(state, "ckpt_path")
         training_record = self.record | part
-        if inputs.asked.resume is None:
+        if inputs.requested.resume is None:
             if _is_same(path, record.fingerprint(training_record), epochs):
                 return inputs, training_record
             named = {"resume": path.name}
@@ -81,7 +81,7 @@ class Preparation:
                 inputs,
                 where=replace(inputs.where, weights=path.parent),
                 model=inputs.model.model_copy(update={"pretrain_weights": None}),
-                asked=inputs.asked.model_copy(update=named),
+                requested=inputs.requested.model_copy(update=named),
                 config=inputs.config.model_copy(update=named),
             )
             training_record = inputs.record() | part
@@ -89,7 +89,7 @@ class Preparation:
             raise UserError(
                 f"ckpt_path is {path}, but TrainConfig has resume={str(self.plan.weights)!r}. Give only one of them."
             )
-        config = inputs.asked.model_copy(update={"epochs": epochs} if epochs > 0 else {})
+        config = inputs.requested.model_copy(update={"epochs": epochs} if epochs > 0 else {})
         _, message = record.named_state(path, config, record.fingerprint(training_record))
         if record.first_process():
             say(message)

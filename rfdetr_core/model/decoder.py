@@ -52,7 +52,15 @@ class Decoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, deformable cross-attention and feed-forward. Each is added to its input, then normed."""
+    """Self-attention, deformable cross-attention and feed-forward. Each is added to its input, then normed.
+
+    Args:
+        width: C, of the queries.
+        self_heads, cross_heads: heads of the two attentions.
+        levels: of the memory.
+        points: samples per head and level of the cross-attention.
+        feedforward_width: hidden width of the feed-forward part.
+    """
 
     def __init__(
         self, width: int, *, self_heads: int, cross_heads: int, levels: int, points: int, feedforward_width: int
@@ -69,7 +77,15 @@ class DecoderLayer(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, queries: Tensor, positions: Tensor, boxes: Tensor, memory: Memory, groups: int) -> Tensor:
-        """Maps queries and positions (B, G*Q, C), with boxes (B, G*Q, levels or 1, 4), to queries (B, G*Q, C)."""
+        """The refined queries (B, G*Q, C).
+
+        Args:
+            queries: (B, G*Q, C), group by group.
+            positions: codes of the boxes, (B, G*Q, C).
+            boxes: (B, G*Q, levels or 1, 4) cxcywh.
+            memory: the tokens that the queries read.
+            groups: G.
+        """
         queries = self.norm1(queries + self.self_attention(queries, positions, groups))
         queries = self.norm2(queries + self.cross_attention(queries + positions, boxes, memory))
         return self.norm3(queries + relu_mlp(queries, self.expand, self.contract))  # type: ignore[no-any-return]
@@ -88,7 +104,13 @@ class GroupAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, positions: Tensor, groups: int) -> Tensor:
-        """Maps x and positions, both (B, G*Q, C), to (B, G*Q, C)."""
+        """The attended values (B, G*Q, C).
+
+        Args:
+            x: queries, (B, G*Q, C), group by group.
+            positions: added to queries and keys, (B, G*Q, C).
+            groups: G.
+        """
         width = x.shape[-1]
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         query, key = F.linear(x + positions, weight[: 2 * width], bias[: 2 * width]).chunk(2, dim=-1)

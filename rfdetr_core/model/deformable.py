@@ -13,7 +13,14 @@ from rfdetr_core.ops.sampling import sample_maps
 
 
 class DeformableAttention(nn.Module):
-    """Reads `points` samples per head and level, relative to the query's box, weighted by a softmax over all."""
+    """Each query reads a few samples of the memory, relative to its box, weighted by a softmax over all samples.
+
+    Args:
+        width: C, of queries and memory.
+        heads: each reads C / heads channels.
+        levels: of the memory.
+        points: samples per head and level.
+    """
 
     def __init__(self, width: int, *, heads: int, levels: int, points: int) -> None:
         super().__init__()
@@ -41,7 +48,13 @@ class DeformableAttention(nn.Module):
             self.offsets.bias.copy_(pattern.expand(-1, self.levels, -1, -1).flatten())
 
     def forward(self, queries: Tensor, boxes: Tensor, memory: Memory) -> Tensor:
-        """Maps queries (B, Q, C), with cxcywh boxes per level (B, Q, levels or 1, 4), to (B, Q, C)."""
+        """The weighted samples (B, Q, C).
+
+        Args:
+            queries: (B, Q, C).
+            boxes: of the queries per level, (B, Q, levels or 1, 4) cxcywh.
+            memory: the tokens that the queries read.
+        """
         per_level = (self.heads, self.levels, self.points)
         values = self.value(memory.tokens)
         if memory.padding is not None:

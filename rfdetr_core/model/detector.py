@@ -23,7 +23,12 @@ PRIOR = 0.01  # an untrained detector's score of each class; it is low because n
 
 
 class Detector(nn.Module):
-    """The whole network. In training its output has all groups of queries, otherwise only the first group."""
+    """The whole network. In training its output has all groups of queries, otherwise only the first group.
+
+    Args:
+        architecture: the numbers.
+        drop_path, gradient_checkpointing: see `build_detector`.
+    """
 
     def __init__(
         self, architecture: Architecture, *, drop_path: float = 0.0, gradient_checkpointing: bool = False

@@ -42,7 +42,7 @@ def zero_last(mlp: MLP) -> MLP:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The attention softmax(query key^T / sqrt(c)) value. All are (N, heads, L, c)."""
+    """The attention softmax(query key^T / sqrt(c)) value. All arguments are (N, heads, L, c)."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return _HalfOnCPU.apply(query, key, value)  # type: ignore[no-any-return]
     return F.scaled_dot_product_attention(query, key, value)

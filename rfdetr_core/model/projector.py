@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Module):
-    """Maps `features` maps (B, inward, H, W) to one map (B, outward, H', W') per scale.
+    """Maps the encoder's maps (B, inward, H, W) to one map (B, outward, H', W') per scale.
 
-    H' is 2 H for P3, H for P4 and H / 2 for P5.
+    Args:
+        features: how many maps the encoder has.
+        inward, outward: channels of the encoder's maps and of the results.
+        scales: P3 (H' = 2 H), P4 (H' = H), P5 (H' = H / 2).
     """
 
     def __init__(self, *, features: int, inward: int, outward: int, scales: tuple[str, ...]) -> None:
@@ -23,7 +26,7 @@ class Projector(nn.Module):
 
 
 class Level(nn.Module):
-    """One scale: each map is resampled by its own layer, then all are fused."""
+    """One scale: each map is resampled by its own layer, then all are fused. The arguments are those of `Projector`."""
 
     def __init__(self, features: int, inward: int, outward: int, scale: str) -> None:
         super().__init__()
@@ -49,7 +52,12 @@ def _resampler(width: int, scale: str) -> nn.Module:
 
 
 class C2f(nn.Module):
-    """YOLOv8's cross-stage block: three bottlenecks in a row. The last convolution reads the outputs of all stages."""
+    """YOLOv8's cross-stage block: bottlenecks in a row. The last convolution reads the outputs of all stages.
+
+    Args:
+        inward, outward: channels of the input and of the output.
+        bottlenecks: how many.
+    """
 
     def __init__(self, inward: int, outward: int, bottlenecks: int = 3) -> None:
         super().__init__()
@@ -69,7 +77,13 @@ class C2f(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, norm over the channels, activation."""
+    """Convolution without bias, norm over the channels, activation.
+
+    Args:
+        inward, outward: channels of the input and of the output.
+        kernel, stride: of the convolution, in pixels.
+        activation: None: SiLU.
+    """
 
     def __init__(
         self, inward: int, outward: int, *, kernel: int, stride: int = 1, activation: nn.Module | None = None

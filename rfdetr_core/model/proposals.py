@@ -31,7 +31,12 @@ class Proposals:
 
 
 class ProposalHead(nn.Module):
-    """The layers of one group. Its class head and box head start as copies of the decoder's."""
+    """The layers of one group.
+
+    Args:
+        width: C, of the tokens.
+        class_head, box_head: the decoder's heads. The group starts with copies of them.
+    """
 
     def __init__(self, width: int, class_head: nn.Linear, box_head: MLP) -> None:
         super().__init__()
@@ -60,6 +65,11 @@ class Proposer(nn.Module):
     """The proposal heads of all groups. Each group proposes its best `limit` tokens.
 
     `choose` can be replaced. Scores can be nearly equal, so a comparison of two models gives both the same choice.
+
+    Args:
+        width, class_head, box_head: see `ProposalHead`.
+        groups: how many groups.
+        limit: tokens that each group proposes.
     """
 
     choose = staticmethod(best_tokens)

@@ -19,8 +19,13 @@ class VisionTransformer(nn.Module):
     """Maps images (B, channels, H, W) to one map (B, width, H / patch_size, W / patch_size) per feature index.
 
     Feature N is the normalised hidden state after N blocks. Blocks after the last feature, and the mask token, exist
-    because DINOv2's weights have them, but they are frozen and never run. The rate of `drop_path` rises linearly from 0
-    in the first block. The other arguments are those of `Architecture`.
+    because DINOv2's weights have them, but they are frozen and never run.
+
+    Args:
+        channels, patch_size, width, blocks, heads, mlp_ratio, windows, position_grid, feature_indexes: see
+        `Architecture`.
+        drop_path: rate of stochastic depth in the last block. It rises linearly from 0 in the first block.
+        gradient_checkpointing: recompute activations in the backward pass.
     """
 
     def __init__(
@@ -136,7 +141,7 @@ def scaled(layer: nn.Linear, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Attention(nn.Module):
-    """Norm, then multi-head self-attention within each of N sequences (N, L, C); outputs are scaled per channel."""
+    """Norm, then multi-head self-attention within each sequence. The outputs are scaled per channel."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -147,7 +152,13 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, norm: nn.LayerNorm, scale: Tensor) -> Tensor:
-        """Maps (N, L, C) to the same shape."""
+        """The scaled outputs (N, L, C).
+
+        Args:
+            x: N sequences, (N, L, C).
+            norm: applied to x.
+            scale: of each output channel, (C,).
+        """
         layers = (self.query, self.key, self.value)
         weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
         projected = norm_linear(x, norm, weight, bias).view(*x.shape[:2], 3, self.heads, -1)
@@ -194,7 +205,14 @@ def join_windows(tokens: Tensor, windows: int, height: int, width: int) -> Tenso
 def resize_positions(positions: Tensor, height: int, width: int) -> Tensor:
     """Resize the patch positions of (1, 1 + grid^2, C) to a grid of height x width. The first row, cls, stays.
 
-    Bicubic, antialiased, in fp32, as DINOv2's `interpolate_pos_encoding`. Returns (1, 1 + height * width, C).
+    Bicubic, antialiased, in fp32, as DINOv2's `interpolate_pos_encoding`.
+
+    Args:
+        positions: (1, 1 + grid^2, C).
+        height, width: of the new grid in tokens.
+
+    Returns:
+        (1, 1 + height * width, C).
     """
     side = math.isqrt(positions.shape[1] - 1)
     if (height, width) == (side, side):

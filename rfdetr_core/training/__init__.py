@@ -4,6 +4,9 @@ Input: the annotations and manifests of train and valid, `weights/`, and the sec
 params.yaml. Output: a run folder with the best checkpoints of both tracks, history.csv, steps.csv, scores.json and the
 state from which an interrupted run resumes. The stage `train` and `RFDETR.train` of the API call `run.train_model`.
 
+A track is a set of weights that is scored in each epoch: `regular` are the weights that the optimiser changes, `ema`
+their moving average.
+
 Start reading in run.py: it builds everything in `prepare_training`, then lets a Lightning Trainer call the hooks of
 module.py (the steps) and of the callbacks in callbacks.py (averaging, scores), outputs.py (files) and interruption.py
 (signals). record.py says which inputs decide the result. The three public names are imported when first used.

@@ -173,9 +173,9 @@ class CocoScoring(Callback):
         self.interval, self.max_dets, self.per_class, self.mask_side = interval, max_dets, per_class, mask_side
         self.kinds: dict[str, Literal["bbox", "segm"]] = {"": "bbox", "segm_": "segm"} if segmentation else {"": "bbox"}
         self.detections: dict[str, list[dict[str, Any]]] = {}
-        self.take(annotations)
+        self.set_annotations(annotations)
 
-    def take(self, annotations: dict[str, Any]) -> None:
+    def set_annotations(self, annotations: dict[str, Any]) -> None:
         """Use these annotations as the ground truth from now on."""
         self.annotations = annotations
         self.masks = annotations if self.mask_side is None else _at_side(annotations, self.mask_side)
@@ -199,7 +199,12 @@ class CocoScoring(Callback):
             self.score(trainer, pl_module, "val/")
 
     def score(self, trainer: Trainer, pl_module: LightningModule, start: str) -> None:
-        """Score every track and record the values. start: what their names start with, such as val/."""
+        """Score every track and record the values.
+
+        Args:
+            trainer, pl_module: of Lightning.
+            start: the values' names start with it, such as val/.
+        """
         assert isinstance(pl_module, TrainingModule)
         for track in pl_module.tracks:
             results = _gathered(self.detections.get(track, []), trainer.world_size)

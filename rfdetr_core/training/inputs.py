@@ -39,13 +39,13 @@ from rfdetr_core.training.trainer import device_kind, devices_per_node, with_bat
 class Inputs:
     """The inputs of a training.
 
-    asked: the section `train` as the user wrote it. config: the same with numbers instead of `batch_size: auto`. sizes:
-    the input sizes of multi-scale training. data: the arguments of TrainingData.
+    requested: the section `train` as the user wrote it. config: the same with numbers instead of `batch_size: auto`.
+    sizes: the input sizes of multi-scale training. data: the arguments of TrainingData.
     """
 
     where: ProjectPaths
     model: ModelConfig
-    asked: TrainConfig
+    requested: TrainConfig
     config: TrainConfig
     runtime: RuntimeConfig
     architecture: Architecture
@@ -80,7 +80,7 @@ class Inputs:
 
     def record(self) -> dict[str, Any]:
         """The training record (see `record_of`)."""
-        return record.record_of(self.where, self.model, self.asked, self.config, self.samples)
+        return record.record_of(self.where, self.model, self.requested, self.config, self.samples)
 
     def describe(self, training_record: dict[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:
         """The content of a model file with these weights."""
@@ -133,11 +133,11 @@ def read_inputs(
         compilation.code_generator(device_kind(config))
     if config.class_names not in (None, classes):
         raise UserError(f"train.class_names are {config.class_names}, but the dataset's are {classes}. Change one.")
-    asked, sizes = config, training_sizes(config, architecture)
+    requested, sizes = config, training_sizes(config, architecture)
     side = max(sizes, default=architecture.resolution)
     config = with_batch_size(config, model, architecture, side, output / record.STATE_FILE)
     data = data_arguments(where, config, runtime, architecture, side)
-    return Inputs(where, model, asked, config, runtime, architecture, classes, sizes, data)
+    return Inputs(where, model, requested, config, runtime, architecture, classes, sizes, data)
 
 
 def training_sizes(config: TrainConfig, architecture: Architecture) -> list[int]:

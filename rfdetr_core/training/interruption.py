@@ -55,7 +55,7 @@ class StopSignals(Callback):
     """
 
     def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
+        self.received: signal.Signals | None = None
         self.training = False
         self.trainer: Trainer | None = None
 
@@ -93,26 +93,26 @@ class StopSignals(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop if a signal asked any rank to stop."""
-        asked = self.asked is not None
+        stop = self.received is not None
         if trainer.world_size > 1:
-            soon = pl_module.device.type != "cpu" and (batch_idx + 1) % _STEPS_BETWEEN_QUESTIONS
-            asked = not soon and trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
+            too_soon = pl_module.device.type != "cpu" and (batch_idx + 1) % _STEPS_BETWEEN_QUESTIONS
+            stop = not too_soon and trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
             raise Stopped
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Stop this rank. The ranks may have different numbers of batches; the others end when they miss this one."""
-        if self.asked is not None:
+        if self.received is not None:
             raise Stopped
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ignore a signal that came during the last step: the training is finished."""
-        self.asked = None
+        self.received = None
 
     @property
     def stop_error(self) -> UserError:
         """The error that says which signal stopped this training. Another rank may have received it."""
-        return UserError(f"stopped by {self.asked.name if self.asked else 'a signal'}. {_AGAIN}")
+        return UserError(f"stopped by {self.received.name if self.received else 'a signal'}. {_AGAIN}")
 
     def _install(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -126,7 +126,7 @@ class StopSignals(Callback):
                 if number[0] not in (signal.SIGINT, signal.SIGTERM):
                     continue
                 time.sleep(_PATIENCE)
-                if self.asked is None and not self.training:
+                if self.received is None and not self.training:
                     launcher = self.trainer.strategy.launcher if self.trainer else None
                     if launcher is not None:
                         launcher.kill(signal.SIGKILL)
@@ -134,11 +134,11 @@ class StopSignals(Callback):
                     os._exit(1)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        is_second, self.asked = self.asked is not None, signal.Signals(number)
+        is_second, self.received = self.received is not None, signal.Signals(number)
         if is_second or not self.training:
             raise Stopped
         # Not print: the signal may have interrupted a print.
-        os.write(2, f"{self.asked.name}: stopping after this step.\n".encode())
+        os.write(2, f"{self.received.name}: stopping after this step.\n".encode())
 
 
 def _text_of(error: BaseException) -> str:
@@ -149,7 +149,7 @@ def _text_of(error: BaseException) -> str:
 
 def explained(error: Exception, signals: StopSignals) -> UserError | None:
     """The message for a signal, a shortage, or the end of another process of this training; None for other errors."""
-    if signals.asked:
+    if signals.received:
         return signals.stop_error
     # torch raises the death of a worker anywhere, for example while a file is written; the file's error then hides it.
     chain = list(causes(error))

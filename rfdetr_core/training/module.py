@@ -99,7 +99,7 @@ class TrainingModule(LightningModule):
         self.loss, self._names, self._steps = values[0], ("loss", *losses.terms), self._steps + 1
         self.terms = dict(zip(self._names, values, strict=True))
         self._sums = values if self._sums is None else self._sums + values
-        self._watch.see(values, Step(batch, seed, self._names, values, batch_idx))
+        self._watch.check(values, Step(batch, seed, self._names, values, batch_idx))
         if not self._fused:
             self._stop_at(self._watch.first(last=True))
         loss = self._accumulated(losses, batch)
@@ -134,7 +134,7 @@ class TrainingModule(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         if gradient_clip_val:
-            self._watch.see(torch.nn.utils.clip_grad_norm_(self._trained, gradient_clip_val))
+            self._watch.check(torch.nn.utils.clip_grad_norm_(self._trained, gradient_clip_val))
         cast(Any, optimizer).found_inf = self._watch.bad  # then AdamW does not change the weights
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -75,7 +75,7 @@ class Watch:
         self._step: Step | None = None
         self._waiting: deque[tuple[Step, Tensor, torch.cuda.Event | None]] = deque()
 
-    def see(self, values: Tensor, step: Step | None = None) -> None:
+    def check(self, values: Tensor, step: Step | None = None) -> None:
         """Check the values of a step. step None: more values of the last one, such as the norm of its gradient."""
         self._step = step or self._step
         bad = (~values.isfinite().all()).float()

@@ -84,7 +84,7 @@ class RunFiles(LightningCheckpoint):
         weights = pl_module.detector.state_dict
         steps_of_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
         digest = (lambda: tensor_digest(weights())) if trainer.is_global_zero else None
-        self.steps.see(trainer.global_step, steps_of_epoch, pl_module.terms, digest)
+        self.steps.add_batch(trainer.global_step, steps_of_epoch, pl_module.terms, digest)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch to the history, and write the files that changed."""

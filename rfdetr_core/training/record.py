@@ -37,7 +37,7 @@ from rfdetr_core.training.optimization import installed_classes
 from rfdetr_core.training.schedule import SCHEDULES, learning_rate_factor
 from rfdetr_core.training.trainer import cpu_kind, device_kind, devices, resolved_precision
 
-# The parts of a record that decide the result. The other parts follow from these, or name what these digest.
+# The parts of a record that decide the result. The other parts follow from these, or describe the same files.
 _DECIDING = ("params", "inputs", "weights", "code", "classes", "packages", "machine", "custom")
 # How many generations of parents a record has, for a reader who has only the file. Each generation adds kilobytes, and
 # four of the MOST_LEVELS that a file may have. Earlier generations are found in git by the digests that are kept.
@@ -64,7 +64,11 @@ def fingerprint(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def record_of(
-    where: ProjectPaths, model: ModelConfig, asked: TrainConfig, sized: TrainConfig, samples: Mapping[str, list[Sample]]
+    where: ProjectPaths,
+    model: ModelConfig,
+    requested: TrainConfig,
+    resolved: TrainConfig,
+    samples: Mapping[str, list[Sample]],
 ) -> dict[str, Any]:
     """The training record. Equal inputs on equal machines give an equal record.
 
@@ -77,37 +81,37 @@ def record_of(
     Args:
         where: the folders of the project.
         model: the section `model`.
-        asked: the section `train` as the user wrote it.
-        sized: the same with numbers instead of `batch_size: auto`.
+        requested: the section `train` as the user wrote it.
+        resolved: the same with numbers instead of `batch_size: auto`.
         samples: the images of train and valid.
     """
     code, keys = Code(), set(CLASSES["train"])
     identities = provenance.identities(where.inputs("train", "valid"))
-    weights = {"pretrain_weights": model.pretrain_weights, "resume": asked.resume}
+    weights = {"pretrain_weights": model.pretrain_weights, "resume": requested.resume}
     paths = {key: resolve_weights(name, where.weights) for key, name in weights.items()}
     parents = {key: parent_of(path) for key, path in paths.items() if path is not None}
-    kind, size = device_kind(asked), int(sized.batch_size)
+    kind, size = device_kind(requested), int(resolved.batch_size)
     machine = {
         "device": torch.cuda.get_device_name() if kind == "cuda" else kind,
         "cuda": torch.version.cuda if kind == "cuda" else None,
-        "cpu": cpu_kind(portable=asked.portable),
-        **({"processor": processor()} if kind == "cpu" and not asked.portable else {}),
+        "cpu": cpu_kind(portable=requested.portable),
+        **({"processor": processor()} if kind == "cpu" and not requested.portable else {}),
         "settings": settings(),
         "threads": torch.get_num_threads(),
-        "precision": resolved_precision(asked),
+        "precision": resolved_precision(requested),
         "batch_size": size,
-        "grad_accum_steps": sized.grad_accum_steps,
-        "effective_batch_size": size * sized.grad_accum_steps * devices(asked),
-        **({} if asked.compile == "off" else {"compiler": code_generator(kind)}),
+        "grad_accum_steps": resolved.grad_accum_steps,
+        "effective_batch_size": size * resolved.grad_accum_steps * devices(requested),
+        **({} if requested.compile == "off" else {"compiler": code_generator(kind)}),
     }
     return {
-        "params": {"model": model.model_dump(mode="json"), "train": asked.model_dump(mode="json")},
+        "params": {"model": model.model_dump(mode="json"), "train": requested.model_dump(mode="json")},
         "inputs": {name: identity["sha256"] for name, identity in identities.items()},
         "weights": {key: parents[key]["sha256"] if key in parents else None for key in paths},
         "code": code.digests(
-            "stages.train", "rfdetr_core.training.run", *code.class_modules(asked.model_dump(include=keys))
+            "stages.train", "rfdetr_core.training.run", *code.class_modules(requested.model_dump(include=keys))
         ),
-        **({"classes": classes} if (classes := installed_classes(asked)) else {}),
+        **({"classes": classes} if (classes := installed_classes(requested)) else {}),
         **provenance.environment(),
         "machine": machine,
         "files": {name: {"size": identity["size"], "git": identity["git"]} for name, identity in identities.items()},

@@ -149,9 +149,9 @@ def _fit(
 def say_batch_size(training_record: Mapping[str, Any]) -> None:
     """Print how many images an optimiser step has."""
     if record.first_process():
-        machine, asked = training_record["machine"], training_record["params"]["train"]["batch_size"]
+        machine, batch_size = training_record["machine"], training_record["params"]["train"]["batch_size"]
         size, batches, effective = machine["batch_size"], machine["grad_accum_steps"], machine["effective_batch_size"]
-        step = f"{size} images{' (auto)' if asked == 'auto' else ''} x {batches} batches a step"
+        step = f"{size} images{' (auto)' if batch_size == 'auto' else ''} x {batches} batches a step"
         say(f"effective batch size {effective}: {step} x {effective // (size * batches)} devices")
 
 

@@ -40,7 +40,7 @@ class Steps:
         """Start an epoch. step: the optimiser steps before it."""
         self._rows, self._start, self._step = {}, step, step
 
-    def see(self, step: int, steps_of_epoch: float, terms: Terms, digest: Callable[[], str] | None) -> None:
+    def add_batch(self, step: int, steps_of_epoch: float, terms: Terms, digest: Callable[[], str] | None) -> None:
         """Take the terms of a batch.
 
         Args:

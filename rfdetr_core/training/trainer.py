@@ -127,11 +127,11 @@ def check_launched(config: TrainConfig) -> None:
     Raises:
         UserError: the numbers differ, or the launcher's variables are incomplete.
     """
-    started, asked = _launched(), devices(config)
-    if started not in (None, asked):
+    started, expected = _launched(), devices(config)
+    if started not in (None, expected):
         raise UserError(
-            f"{started} processes were started, but train.devices x train.num_nodes is {asked}. Start {asked}, or "
-            f"set train.devices to the processes of a node (for {started} on one node, train.devices: {started})."
+            f"{started} processes were started, but train.devices x train.num_nodes is {expected}. Start {expected}, "
+            f"or set train.devices to the processes of a node (for {started} on one node, train.devices: {started})."
         )
     # MASTER_ADDR and MASTER_PORT can be set by hand; Lightning sets them for the processes that it starts itself.
     if started is None and config.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():

@@ -1,4 +1,4 @@
-"""Outputs and targets of every awkward kind, without a detector."""
+"""Random outputs and targets with all difficult cases, without a detector."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_output(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> DetectorOutput:
-    """A training output: layers of the decoder and proposals, every tensor a leaf with gradient."""
+    """A training output with decoder layers and proposals. Every tensor is a leaf that gets a gradient."""
     generator = torch.Generator().manual_seed(seed)
 
     def leaf(value: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def make_targets(
     dtype: torch.dtype = torch.float64,
     seed: int = 1,
 ) -> list[Target]:
-    """Targets; an image's second box touches two borders, its third has no area, its fourth repeats the first."""
+    """Targets. In an image the second box touches two borders, the third has no area, the fourth repeats the first."""
     generator = torch.Generator().manual_seed(seed)
 
     def target(count: int) -> Target:
@@ -83,7 +83,7 @@ def make_targets(
 
 
 def layers_of(output: DetectorOutput) -> list[DetectorOutput]:
-    """Last layer, the ones before it, proposals."""
+    """The last layer, the inner layers and the proposals."""
     return [output, *output.auxiliary, *([output.proposals] if output.proposals else [])]
 
 
@@ -98,12 +98,12 @@ def leaves_of(output: DetectorOutput) -> list[Tensor]:
 
 
 def gradients(output: DetectorOutput, total: Tensor) -> list[Tensor]:
-    """Gradients of `total` at every leaf; a leaf that takes no part is an error."""
+    """Gradients of `total` at every leaf. A leaf without influence is an error."""
     return list(torch.autograd.grad(total, leaves_of(output), retain_graph=True))
 
 
 def as_upstream(output: DetectorOutput, targets: Sequence[Target]) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
-    """The same output and targets as upstream's criterion takes them."""
+    """The output and targets in the form that upstream's criterion takes."""
 
     def layer_as_upstream(layer: DetectorOutput) -> dict[str, Any]:
         values: dict[str, Any] = {"pred_logits": layer.logits, "pred_boxes": layer.boxes}
@@ -125,7 +125,7 @@ def as_upstream(output: DetectorOutput, targets: Sequence[Target]) -> tuple[dict
 
 
 def targets_as_upstream(targets: Sequence[Target]) -> list[dict[str, Tensor]]:
-    """The targets alone."""
+    """The targets in the form that upstream's criterion takes."""
     truth = [{"labels": target.labels, "boxes": target.boxes} for target in targets]
     for values, target in zip(truth, targets, strict=True):
         if target.masks is not None:

@@ -25,7 +25,7 @@ def test_truth_is_the_nearest_pixel_of_the_named_mask(dtype: torch.dtype) -> Non
     assert formulas.sample_truth(truth, index, points).equal(expected)
 
 
-def test_factors_and_dense_masks_are_sampled_alike() -> None:
+def test_factors_and_dense_masks_give_the_same_samples() -> None:
     factors = MaskFactors(
         torch.randn(2, 5, 9, 8, dtype=torch.float64), torch.randn(2, 7, 5, dtype=torch.float64), torch.ones(1)
     )

@@ -67,6 +67,6 @@ def test_no_other_assignment_costs_less() -> None:
         assert cost[pairs.objects, pairs.queries].sum().item() == pytest.approx(best.item())
 
 
-def test_queries_that_groups_do_not_divide_are_refused() -> None:
+def test_queries_that_are_not_divisible_by_groups_are_an_error() -> None:
     with pytest.raises(ValueError, match="60 queries are not divisible by 7 groups"):
         match([make_output(1)], Objects.of(make_targets([1]), torch.float64), 7, LossConfig())

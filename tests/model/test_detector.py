@@ -22,7 +22,7 @@ def layers_of(output: DetectorOutput) -> list[DetectorOutput]:
 
 @ARCHITECTURES
 @torch.inference_mode()
-def test_the_first_group_answers_alone_as_among_all(architecture: Architecture) -> None:
+def test_the_first_group_gives_the_same_output_alone_and_among_all(architecture: Architecture) -> None:
     detector = small_detector(architecture)
     alone, among = detector(images64), detector.train()(images64)
     for layer, every in zip(layers_of(alone), layers_of(among), strict=True):
@@ -38,7 +38,7 @@ def test_the_first_group_answers_alone_as_among_all(architecture: Architecture) 
 
 @ARCHITECTURES
 @torch.inference_mode()
-def test_a_batch_answers_as_its_images_alone(architecture: Architecture) -> None:
+def test_a_batch_gives_the_outputs_of_its_single_images(architecture: Architecture) -> None:
     detector = small_detector(architecture)
     together = detector(images64)
     for index in range(3):
@@ -48,7 +48,7 @@ def test_a_batch_answers_as_its_images_alone(architecture: Architecture) -> None
 
 
 @torch.inference_mode()
-def test_no_padding_equals_a_padding_of_nothing() -> None:
+def test_no_padding_equals_an_empty_padding() -> None:
     detector = small_detector()
     nothing = torch.zeros(3, 64, 64, dtype=torch.bool)
     for layer, padded in zip(layers_of(detector(images64)), layers_of(detector(images64, nothing)), strict=True):
@@ -74,7 +74,7 @@ def test_a_seed_decides_the_initial_weights(architecture: Architecture) -> None:
 
 @ARCHITECTURES
 def test_every_parameter_that_is_not_frozen_gets_a_gradient(architecture: Architecture) -> None:
-    # Features 1 and 3 leave block 3 unused, as in base and large-deprecated.
+    # With features 1 and 3, block 3 is unused, as in base and large-deprecated.
     detector = build_detector(replace(architecture, feature_indexes=(1, 3))).train()
     total = torch.zeros(())
     for layer in layers_of(detector(images64.float())):
@@ -101,14 +101,14 @@ def test_a_new_detector_starts_at_its_anchors_and_at_the_prior() -> None:
 
 
 @torch.inference_mode()
-def test_where_tokens_run_out_the_last_queries_use_their_learned_boxes() -> None:
+def test_with_too_few_tokens_the_last_queries_use_their_learned_boxes() -> None:
     detector = small_detector()
     boxes = detector._references(torch.rand(1, 16, 4, dtype=torch.float64), groups=1)
     assert boxes.shape == (1, SMALL.queries, 4)
     assert boxes[0, 16:].equal(detector.query_boxes[16 : SMALL.queries])
 
 
-def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does() -> None:
+def test_a_frozen_encoder_gets_no_gradient_but_other_parameters_do() -> None:
     detector = build_detector(SMALL, freeze_encoder=True).train()
     detector(images64.float()).boxes.sum().backward()
     assert not any(value.requires_grad for value in detector.encoder.parameters())
@@ -117,7 +117,7 @@ def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does() -> None:
 
 @pytest.mark.parametrize("variant", ["pico", "seg-pico"])
 @torch.inference_mode()
-def test_our_own_variants_run(variant: str) -> None:
+def test_pico_and_seg_pico_run(variant: str) -> None:
     architecture = VARIANTS[variant]
     detector: Detector = build_detector(architecture).eval()
     output = detector(random_images(1, 3, architecture.resolution, architecture.resolution))
@@ -139,7 +139,9 @@ def test_bfloat16_under_autocast_gives_every_parameter_its_gradient() -> None:
 
 @ARCHITECTURES
 @pytest.mark.parametrize("autocast", [False, True])
-def test_gradient_checkpointing_keeps_less_and_changes_no_bit(architecture: Architecture, autocast: bool) -> None:
+def test_gradient_checkpointing_keeps_less_memory_and_changes_no_bit(
+    architecture: Architecture, autocast: bool
+) -> None:
     kept, results = [], []
     for checkpointing in (False, True):
         torch.manual_seed(0)

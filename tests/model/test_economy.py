@@ -39,7 +39,7 @@ def gradients(call: Call, dtype: torch.dtype, autocast: bool, train_layer: bool 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 @pytest.mark.parametrize(("dtype", "autocast"), DTYPES)
 @pytest.mark.parametrize("train_layer", [True, False])
-def test_values_and_gradients_are_to_the_bit_those_of_the_layers_apart(
+def test_values_and_gradients_equal_those_of_separate_layers_bit_for_bit(
     pair: tuple[Call, Call], dtype: torch.dtype, autocast: bool, train_layer: bool
 ) -> None:
     for combined, apart in zip(*(gradients(call, dtype, autocast, train_layer) for call in pair), strict=True):
@@ -54,7 +54,7 @@ def test_gradients_pass_the_numeric_check(pair: tuple[Call, Call]) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
-def test_what_lies_between_is_not_kept(pair: tuple[Call, Call]) -> None:
+def test_the_activation_between_the_layers_is_not_kept(pair: tuple[Call, Call]) -> None:
     kept = []
     for call in pair:
         x, norm, layer = layers()
@@ -71,7 +71,7 @@ def test_what_lies_between_is_not_kept(pair: tuple[Call, Call]) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 145])
-def test_attention_in_bfloat16_is_that_in_float32_but_for_rounding(length: int) -> None:
+def test_attention_in_bfloat16_equals_float32_except_for_rounding(length: int) -> None:
     torch.manual_seed(0)
     exact: list[Any] = [torch.randn(4, 3, length, 16).bfloat16().float().requires_grad_() for _ in range(3)]
     coarse: list[Any] = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]

@@ -38,7 +38,7 @@ def test_a_tie_goes_to_the_lower_query_then_the_lower_class() -> None:
     assert detections.masks is None
 
 
-def test_a_threshold_only_drops() -> None:
+def test_a_threshold_only_removes_detections() -> None:
     everything, some = (next(postprocess(output(), SIZES, 40, threshold)) for threshold in (None, 0.8))
     kept = everything.scores > 0.8
     assert 0 < kept.sum() < 40
@@ -52,14 +52,14 @@ def test_a_threshold_only_drops() -> None:
         assert part.equal(of_everything[kept])
 
 
-def test_nothing_above_the_threshold_is_no_detection() -> None:
+def test_without_a_score_above_the_threshold_there_is_no_detection() -> None:
     detections = next(postprocess(output(), SIZES, 40, 1.0))
     assert detections.boxes.shape == (0, 4)
     assert detections.masks is not None
     assert detections.masks.shape == (0, 20, 30)
 
 
-def test_masks_are_resized_alike_in_any_number() -> None:
+def test_masks_are_resized_the_same_in_any_number() -> None:
     logits = torch.randn(2 * MASKS_AT_ONCE + 1, 6, 8)
     expected = F.interpolate(logits[:, None], (25, 14), mode="bilinear")[:, 0] > 0
     assert resize_masks(logits, (25, 14)).equal(expected)

@@ -30,7 +30,7 @@ def test_proposals_are_the_best_tokens_best_first(proposer: Proposer) -> None:
         torch.testing.assert_close(best, every.sort(descending=True).values[:, :6])
 
 
-def test_fewer_groups_answer_as_among_all(proposer: Proposer) -> None:
+def test_fewer_groups_give_the_same_proposals(proposer: Proposer) -> None:
     tokens = memory()
     alone, among = proposer(tokens, 1), proposer(tokens, 3)
     torch.testing.assert_close(alone.boxes, among.boxes[:, :6])
@@ -42,7 +42,7 @@ def test_a_small_memory_gives_all_its_tokens(proposer: Proposer) -> None:
     assert proposals.boxes.shape == (2, 12, 4)
 
 
-def test_the_choice_has_no_gradient_and_the_chosen_have(proposer: Proposer) -> None:
+def test_the_choice_has_no_gradient_but_the_chosen_proposals_have(proposer: Proposer) -> None:
     tokens = memory()
     assert not proposer.groups[0].scores(tokens.tokens).requires_grad
     proposals = proposer(tokens, 3)
@@ -50,7 +50,7 @@ def test_the_choice_has_no_gradient_and_the_chosen_have(proposer: Proposer) -> N
     assert all(value.grad is not None for value in proposer.parameters())
 
 
-def test_grouped_layers_equal_the_layers_one_by_one() -> None:
+def test_grouped_layers_equal_single_layers() -> None:
     rows = torch.randn(3, 7, 4, dtype=torch.float64)
     linears = [nn.Linear(4, 6).double() for _ in range(3)]
     mlps = [MLP(4, 5, 2).double() for _ in range(3)]
@@ -63,7 +63,7 @@ def test_grouped_layers_equal_the_layers_one_by_one() -> None:
         torch.testing.assert_close(grouped(rows, layers), expected)
 
 
-def test_anchors_divide_the_image_and_not_its_padding() -> None:
+def test_anchors_are_relative_to_the_image_without_padding() -> None:
     padding = torch.zeros(2, 32, 32, dtype=torch.bool)
     padding[1, 16:] = padding[1, :, 24:] = True
     anchors, unusable = make_anchors(flatten_maps([torch.zeros(2, 1, 8, 8)], padding))

@@ -1,4 +1,4 @@
-"""Every term of the loss, the total and all gradients against upstream's criterion."""
+"""Every term of the loss, the total and all gradients equal those of upstream's criterion."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def criterion_of_upstream(groups: int, layers: int, segmentation: bool, classes:
 
 @contextmanager
 def our_points(dtype: torch.dtype) -> Iterator[None]:
-    """Have upstream draw its points as ours are drawn, and let it sample masks in float64 too."""
+    """Make upstream draw the same points as ours, and sample masks in float64 too."""
     generator = torch.Generator().manual_seed(POINT_SEED)
     draw, sample = torch.rand, upstream_criterion.point_sample
 
@@ -67,7 +67,7 @@ def our_points(dtype: torch.dtype) -> Iterator[None]:
 
 
 def theirs(criterion: Any, outputs: Any, truth: Any, dtype: torch.dtype) -> Losses:
-    """Upstream's terms and the sum its training_step takes."""
+    """Upstream's terms, and their sum as its training_step computes it."""
     with our_points(dtype):
         losses = criterion(outputs, truth)
     weights = criterion.weight_dict
@@ -163,6 +163,6 @@ def test_gradients_of_every_parameter_through_the_detector(segmentation: bool, d
             assert parameter.grad is None
             continue
         assert parameter.grad is not None, name
-        # Softmax is blind to what a key's bias adds to every score: that gradient is nothing but rounding.
+        # A key's bias adds the same to every score, which softmax ignores, so its gradient is only rounding.
         if not name.endswith("attention.key.bias"):
             assert_near(parameter.grad, their_gradient, TOLERANCE[dtype], name)

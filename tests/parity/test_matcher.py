@@ -1,4 +1,4 @@
-"""The assignments against upstream's matcher, where both see the same numbers."""
+"""The assignments equal those of upstream's matcher, for the same numbers."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ DAMAGE = [nan_queries, nan_class, huge_boxes, nan_group, nan_image, nearly_all, 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda function: function.__name__)
 @pytest.mark.parametrize("seed", range(5))
-def test_costs_that_are_no_numbers_are_matched_as_upstream_matches_them(
-    damage: Callable[[Any], None], seed: int
-) -> None:
+def test_nan_and_infinite_costs_are_matched_as_upstream_matches_them(damage: Callable[[Any], None], seed: int) -> None:
     output = make_output(2, layers=1, dtype=torch.float32, seed=seed)
     with torch.no_grad():
         damage(output)

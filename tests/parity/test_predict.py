@@ -1,4 +1,4 @@
-"""`predict` from the image to the boxes, of a picture that has the shape already: the two resize in another way."""
+"""`predict` gives upstream's boxes for a picture that already has the shape. Upstream resizes in another way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = ["a", "b", "c", "d", "e"]
 
 
 def upstream_of(architecture: Architecture, network: Any) -> Any:
-    """Upstream's class over a model of its own, with what its `predict` reads."""
+    """An object of upstream's class with this network and the attributes that its `predict` reads."""
     made = object.__new__(RFDETR)
     made.model_config = SimpleNamespace(
         patch_size=architecture.patch_size, num_windows=architecture.windows, num_channels=3
@@ -43,7 +43,7 @@ def upstream_of(architecture: Architecture, network: Any) -> Any:
 
 @pytest.mark.parametrize("shape", [None, (96, 96), (48, 80), (80, 48)])
 @pytest.mark.parametrize("architecture", [SMALL, SEGMENTER], ids=["detector", "segmenter"])
-def test_a_shape_gives_what_it_gives_upstream(architecture: Architecture, shape: tuple[int, int] | None) -> None:
+def test_a_shape_gives_upstreams_detections(architecture: Architecture, shape: tuple[int, int] | None) -> None:
     both = pair(architecture, dtype=torch.float32)
     height, width = shape or (architecture.resolution,) * 2
     array = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
@@ -61,7 +61,7 @@ def test_a_shape_gives_what_it_gives_upstream(architecture: Architecture, shape:
     assert detections.data.keys() == expected.data.keys()
     named = detections.class_id < len(
         NAMES
-    )  # the row of the class head that has no class: __background__, here its number
+    )  # the row of the class head without a class: upstream's __background__, ours its number
     assert np.array_equal(detections.data["class_name"][named], expected.data["class_name"][named])
     assert np.array_equal(detections.data["source_shape"], expected.data["source_shape"])
     assert detections.data["source_shape"].dtype == expected.data["source_shape"].dtype

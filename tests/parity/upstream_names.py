@@ -1,6 +1,6 @@
-"""Every public name of the installed `rfdetr`, read from its source: nothing of it is imported or run.
+"""Every public name of the installed `rfdetr`, read from its source without importing or running it.
 
-`python -m tests.parity.upstream_names` prints them, a line each.
+`python -m tests.parity.upstream_names` prints a line for each owner.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def public_names() -> dict[str, set[str]]:
-    """The names by their owner: a module, class RFDETR, one of its methods (its arguments), or a config (its fields).
+    """The names by owner: a module, the class RFDETR, one of its methods (arguments), or a config (fields).
 
-    The names of a module are those in its __all__; without one, the classes, functions and constants it defines. The
-    top level also has the classes that it imports or gives when asked for, without listing them.
+    A module's names are those in its __all__; without __all__, the classes, functions and constants that it defines.
+    The top level also has classes that it imports, or loads when they are first used, but does not list.
     """
     trees = modules()
     by_owner = {name: _of_module(tree) for name, tree in trees.items()}
@@ -66,7 +66,7 @@ def _unlisted(tree: ast.Module) -> set[str]:
 
 
 def _texts(value: ast.expr, constants: dict[str, ast.expr]) -> set[str]:
-    """The texts of a list, and of the lists whose names are in it."""
+    """The texts of a list, and of the lists that it names."""
     nodes = list(ast.walk(value))
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     named = [constants[node.id] for node in nodes if isinstance(node, ast.Name) and node.id in constants]
@@ -74,7 +74,7 @@ def _texts(value: ast.expr, constants: dict[str, ast.expr]) -> set[str]:
 
 
 def _of_class(node: ast.ClassDef) -> set[str]:
-    """Methods, class attributes, and what its methods set on self."""
+    """Methods, class attributes, and attributes that methods set on self."""
     names = {member.name for member in node.body if isinstance(member, _Function)}
     names |= {name for member in node.body for name, _ in _assigned(member)} | _fields(node)
     for member in ast.walk(node):

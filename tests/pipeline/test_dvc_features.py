@@ -1,4 +1,4 @@
-"""What DVC offers beside `repro` works here as docs/retraining.md shows it."""
+"""Other commands of DVC than `repro` work as docs/retraining.md shows."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_metrics_are_numbers_and_each_is_shown_once(project: Project) -> None:
     assert [key for key in scores if key.endswith(".score")] == [f"val/mAP_50.{track}.score" for track in TRACKS]
 
 
-def test_queued_and_temporary_experiments_leave_the_working_tree_alone(project: Project) -> None:
+def test_queued_and_temporary_experiments_do_not_change_the_working_tree(project: Project) -> None:
     before = files.sha256_file(project.folder / "dvc.lock")
     for pictures in (0, 2):
         change = ("-n", f"queued-{pictures}", "-S", f"evaluate.pictures={pictures}")
@@ -72,7 +72,7 @@ def test_queued_and_temporary_experiments_leave_the_working_tree_alone(project: 
     assert {"queued-0", "queued-2", "aside"} <= experiments(project).keys()
     assert files.sha256_file(project.folder / "dvc.lock") == before
     assert project.run("git", "status", "--porcelain").stdout == ""
-    # The results come along, by a branch and into the working tree.
+    # The results are in the branch, and get into the working tree.
     project.run("dvc", "exp", "branch", "-q", "aside", "aside-branch")
     project.run("dvc", "exp", "branch", "-q", "queued-0", "queued-branch")
     ran = {"queued-branch": {"evaluate", "report"}, "aside-branch": {"train", "strip", "evaluate", "report"}}
@@ -95,7 +95,7 @@ def core(project: Project, *arguments: str) -> str:
     return project.run(sys.executable, "-m", "rfdetr_core", *arguments, "--json").stdout
 
 
-def test_what_was_pushed_is_pulled_where_nothing_is(project: Project, tmp_path: Path) -> None:
+def test_pushed_results_are_pulled_into_an_empty_clone(project: Project, tmp_path: Path) -> None:
     project.run("git", "clone", "-q", str(project.folder), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
     clone.run("dvc", "pull", "-q")
@@ -108,7 +108,7 @@ def test_another_repository_gets_the_model_by_path_and_by_version(project: Proje
     target.mkdir()
     other_project = Project(target)
     expected = files.sha256_file(project.folder / MODEL)
-    shutil.rmtree(project.folder / ".dvc" / "cache")  # so it comes from the remote
+    shutil.rmtree(project.folder / ".dvc" / "cache")  # so that the file comes from the remote
     other_project.run("dvc", "get", "-q", source, MODEL, "--rev", "main", "-o", "by_path.pth")
     project.run("gto", "register", "detector", "--version", "v1.0.0", "--repo", source)
     other_project.run("dvc", "artifacts", "get", source, "detector", "--rev", "v1.0.0", "-o", "by_version.pth")

@@ -1,4 +1,4 @@
-"""The stage export in the pipeline: quick without formats, and its folder goes where the other results go."""
+"""The stage export in the pipeline: without formats it is quick, and its folder is handled like other results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_without_formats_the_folder_is_empty_and_no_large_package_is_imported(tm
 
 
 def clone(project: Project, folder: Path) -> Project:
-    """A clone with what the remote has."""
+    """A clone, with the files of the remote pulled."""
     subprocess.run(["git", "clone", "-q", str(project.folder), str(folder)], check=True)
     copy = Project(folder)
     copy.run("dvc", "pull", "-q")
@@ -66,7 +66,7 @@ def test_an_empty_folder_is_committed_pushed_pulled_and_checked_out(project: Pro
 
 
 @pytest.mark.slow
-def test_formats_run_export_alone_and_going_back_runs_nothing(project: Project, tmp_path: Path) -> None:
+def test_formats_run_only_export_and_going_back_runs_nothing(project: Project, tmp_path: Path) -> None:
     project.set_params(export={"formats": ["onnx"]})
     assert project.repro() == ["export"]
     assert project.changed_stages() == set()
@@ -104,7 +104,7 @@ def written(project: Project) -> Project:
 def test_a_changed_file_is_named_and_after_a_failed_export_all_files_are_restored(written: Project) -> None:
     path = written.folder / "output" / "export" / "model.onnx"
     made = path.read_bytes()
-    path.unlink()  # it may be a link into the cache
+    path.unlink()  # it can be a link to the cache
     path.write_bytes(made[:-1])
     done = written.run(sys.executable, "-m", "rfdetr_core", "verify", check=False)
     assert done.returncode == 1

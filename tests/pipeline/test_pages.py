@@ -1,6 +1,7 @@
-"""docs/audit.md and docs/retention.md show what their commands print: each is run here, in the order of the pages.
+"""The commands in docs/audit.md and docs/retention.md are run in order, and print what the pages show.
 
-In a page `...` stands for anything, and a digest for one digest throughout; dates and counts are not compared.
+In a page `...` stands for any lines. A digest stands for the same digest in the whole page. Dates and counts are not
+compared.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SPLIT = "_annotations.coco.json"
 
 @dataclass
 class Shown:
-    """A command of a page, and the lines that it is said to print."""
+    """A command of a page, and the lines that it prints according to the page."""
 
     command: str
     lines: list[str]
@@ -88,14 +89,14 @@ def run(project: Project, command: str) -> list[str]:
 
 
 def check(project: Project, example: Shown, names: dict[str, str]) -> None:
-    """Run a command of a page; digests that it is given are those of the project."""
+    """Run a command of a page, with digests of the page replaced by those of the project."""
     command = re.sub(r"\b[0-9a-f]{64}\b", lambda match: names[match[0]], example.command)
     compare(example.lines, run(project, command), names)
 
 
 @pytest.fixture(scope="module")
 def project(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Trained; a box moved and an image withdrawn; trained again. Copies of both models lie beside."""
+    """Trained; a box moved and an image withdrawn; trained again. Copies of both models are in the project."""
     folder = tmp_path_factory.mktemp("pages")
     made = reproduced.copy(folder / "project")
     made.move_data_to_dvc(str(folder / "store"))
@@ -130,16 +131,18 @@ def publish(project: Project, message: str, copy: str) -> None:
 def withdraw(project: Project, name: str) -> None:
     folder = project.folder / "data/tiny/train"
     content = json.loads((folder / _SPLIT).read_text())
-    (gone,) = [image["id"] for image in content["images"] if image["file_name"] == name]
-    content["images"] = [image for image in content["images"] if image["id"] != gone]
-    content["annotations"] = [annotation for annotation in content["annotations"] if annotation["image_id"] != gone]
+    (withdrawn_id,) = [image["id"] for image in content["images"] if image["file_name"] == name]
+    content["images"] = [image for image in content["images"] if image["id"] != withdrawn_id]
+    content["annotations"] = [
+        annotation for annotation in content["annotations"] if annotation["image_id"] != withdrawn_id
+    ]
     (folder / _SPLIT).write_text(json.dumps(content))
     (folder / name).unlink()
 
 
 @contextmanager
 def committed_without_training(project: Project) -> Iterator[None]:
-    """Someone changes a param and commits it as if it had been trained with."""
+    """A param is changed and committed as if the model had been trained with it."""
     project.set_params(train={"batch_size": 3})
     project.run("dvc", "commit", "-q", "-f")
     project.run("git", "commit", "-q", "-a", "-m", "Larger batches")
@@ -148,20 +151,20 @@ def committed_without_training(project: Project) -> Iterator[None]:
     project.run("dvc", "checkout", "-q", "--force")
 
 
-def test_an_auditor_is_answered_as_the_page_shows(project: Project) -> None:
+def test_the_commands_of_the_audit_page_print_its_answers(project: Project) -> None:
     names: dict[str, str] = {}
     commands = shown("audit.md")
-    lies = [command for command in commands if any("train.batch_size" in line for line in command.lines)]
-    assert len(lies) == 1
+    forgeries = [command for command in commands if any("train.batch_size" in line for line in command.lines)]
+    assert len(forgeries) == 1
     for command in commands:
-        if command in lies:
+        if command in forgeries:
             with committed_without_training(project):
                 check(project, command, names)
         else:
             check(project, command, names)
 
 
-def test_after_each_deletion_of_the_page_what_it_promises_holds(project: Project) -> None:
+def test_after_each_deletion_of_the_page_its_statements_are_true(project: Project) -> None:
     page = (ROOT / "docs" / "retention.md").read_text()
     gc = [line.split("#")[0].split() for line in page.splitlines() if line.startswith("    dvc gc")]
     commits, workspace, cloud = gc

@@ -1,4 +1,4 @@
-"""Runs with equal weights, and a model that was fine-tuned from a promoted one, in a real project."""
+"""Run records of runs with equal weights, and of a model fine-tuned from a promoted model, in a real project."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MODEL = "output/checkpoint_best_total.pth"
 
 @pytest.fixture(scope="module")
 def project(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Two runs with equal weights and another note before one commit; then one from the promoted model on other data.
+    """Two runs with equal weights and different notes, one commit, then a run from the promoted model on other data.
 
-    Copies of the models lie beside the project: first.pth, second.pth, child.pth.
+    Copies of the models are in the folder of the project: first.pth, second.pth, child.pth.
     """
     folder = tmp_path_factory.mktemp("records")
     made = reproduced.copy(folder / "project")
@@ -56,7 +56,7 @@ def tensors_of(path: Path) -> str:
     return tensor_digest(read_checkpoint(path).weights)
 
 
-def test_files_of_two_runs_with_equal_weights_are_told_apart(project: Project) -> None:
+def test_files_of_two_runs_with_equal_weights_are_distinguished(project: Project) -> None:
     first, second = (str(project.folder.parent / f"{name}.pth") for name in ("first", "second"))
     assert tensors_of(Path(first)) == tensors_of(Path(second))
     differences = json_of(project, "audit", "--diff", first, second)
@@ -71,7 +71,7 @@ def test_files_of_two_runs_with_equal_weights_are_told_apart(project: Project) -
     assert json_of(project, "verify", "--lock")["mismatches"] == []
 
 
-def test_an_image_of_a_promoted_model_leads_to_the_model_that_was_fine_tuned_from_it(project: Project) -> None:
+def test_an_image_of_a_promoted_model_is_traced_to_the_fine_tuned_model(project: Project) -> None:
     folder = project.folder.parent
     rows = json_of(project, "audit", str(folder / "first.pth"), "--images")["images"]
     withdrawn = next(row["sha256"] for row in rows if row["path"] == "train/train_3.png")
@@ -96,7 +96,7 @@ def test_every_file_of_the_run_folder_names_its_training_and_its_images(project:
     assert json_of(project, "verify", path)["mismatches"] == []
 
 
-def test_a_run_that_is_made_again_keeps_its_record(project: Project, tmp_path: Path) -> None:
+def test_a_repeated_run_keeps_its_record(project: Project, tmp_path: Path) -> None:
     again = project.copy(tmp_path / "copy")
     before = files.read_json(again.folder / "output" / "record.json")
     shutil.rmtree(again.folder / "output")

@@ -1,4 +1,4 @@
-"""Whatever is changed by hand, `verify` names it; and it is silent about what is as it should be."""
+"""`verify` names each change made by hand, and reports no mismatch for legitimate changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DATA, MODEL = Path("data/tiny"), Path("output/checkpoint_best_total.pth")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Trained from pretrained weights; dataset and weights are in DVC, and all is committed."""
+    """A committed project, trained from pretrained weights. Dataset and weights are in DVC."""
     project = Project.create(
         tmp_path_factory.mktemp("tampered") / "main", {"model": {"pretrain_weights": "parent.pth"}}
     )
@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def verify(capsys: pytest.CaptureFixture[str], project: Project, *arguments: str) -> tuple[list[str], list[str]]:
-    """The mismatches by what they name, and what was not checked; the exit status must agree."""
+    """Run `verify`. Returns the names of mismatches and of unchecked things. The exit status must agree."""
     capsys.readouterr()
     try:
         main(["verify", "--repo", str(project.folder), "--json", *arguments])
@@ -75,7 +75,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def flip(path: Path, place: int = -20) -> None:
-    """Change one byte in place, whatever else is linked to the file."""
+    """Change a byte in place, even if other links to the file exist."""
     path.chmod(0o644)
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -154,7 +154,7 @@ def a_second_record(folder: Path) -> None:
 
 
 def the_out_of_strip(folder: Path) -> None:
-    """Also in dvc.lock, so that records/ alone contradicts it."""
+    """Also changed in dvc.lock, so that only records/ contradicts it."""
     path = folder / "output" / "record.json"
     before = locked(folder, "output/record.json")
     edit(path, '"run": {', '"run": {"more": 1, ')
@@ -264,7 +264,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         "content of records/",
     ),
     "the run in a record": (the_run, "content of records/"),
-    "the run in a record that git is told to leave alone": (
+    "the run in a record that git does not compare": (
         lambda folder: Project(folder).run(
             "git", "update-index", "--assume-unchanged", f"records/{the_run(folder).name}"
         ),
@@ -364,7 +364,7 @@ def test_a_lock_that_was_committed_without_running_is_found(
     if case == "labels":
         project.run("dvc", "add", "-q", str(DATA))
     if case.startswith("code"):
-        project.repro("code")  # so that nothing but the lineage contradicts
+        project.repro("code")  # so that only the lineage contradicts
     project.run("dvc", "commit", "-f", "-q")
     project.commit("not run")
     wrong, _ = verify(capsys, project)
@@ -375,7 +375,7 @@ def test_a_lock_that_was_committed_without_running_is_found(
 
 
 def test_what_the_lock_agrees_with_is_named(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    """A command that was run honestly, versions of packages, and a module in the way of another."""
+    """A command that really ran, versions of packages, and a module that shadows another."""
     folder = project.folder
     edit(folder / "dvc.yaml", "-m stages.evaluate", "-m stages.evaluate && exec python polish.py")
     evaluation = folder / "reports/evaluate/lineage.json"
@@ -393,7 +393,7 @@ def test_what_the_lock_agrees_with_is_named(project: Project, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("deleted", ["records", "manifest", "reports", "output"])
-def test_to_delete_what_contradicts_a_lie_hides_nothing(
+def test_deleting_contradicting_files_does_not_hide_a_forgery(
     project: Project, capsys: pytest.CaptureFixture[str], deleted: str
 ) -> None:
     project.set_params(train={"lr": 0.5})
@@ -406,7 +406,7 @@ def test_to_delete_what_contradicts_a_lie_hides_nothing(
         assert any(name.startswith(f"{deleted}/") for name in wrong), wrong
 
 
-def test_a_record_that_was_committed_with_another_run_is_found_until_it_is_reverted(
+def test_a_record_of_another_run_is_reported_until_it_is_reverted(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     the_run(project.folder)
@@ -433,7 +433,7 @@ def a_pixel_of_a_picture(folder: Path) -> None:
     changed.save(path)
 
 
-# Results that nobody ran, all in one commit of `dvc commit`.
+# Results that were not computed, all in one `dvc commit`.
 UNRUN: dict[str, tuple[Callable[[Path], object], str]] = {
     "the page of the dataset": (
         lambda folder: edit(folder / "reports/dataset/index.html", "</title>", " (approved)</title>"),
@@ -493,7 +493,7 @@ def test_results_that_were_committed_without_running_are_made_again_and_named(
 def test_scores_and_detections_that_agree_with_all_the_rest_are_named_by_running_the_model_again(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Forged are the history, the scores of it, what is chosen by them, the file that ships, and what it detects."""
+    """Forged: the history, its scores, the choice made by them, the model file, and its detections."""
     output, reports = project.folder / "output", project.folder / "reports" / "evaluate"
     header, *rows = (line.split(",") for line in (output / "history.csv").read_text().splitlines())
     rows[-1][header.index("val/ema_mAP_50")] = "0.75"
@@ -509,9 +509,7 @@ def test_scores_and_detections_that_agree_with_all_the_rest_are_named_by_running
     assert any(name.startswith("reports/evaluate/detections.json line ") for name in wrong)
 
 
-def test_another_result_of_the_same_inputs_is_told_and_is_not_that_of_the_run(
-    project: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_result_of_the_same_inputs_is_reported(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     edit(project.folder / "output/history.csv", "\n1,", "\n1,1")
     project.run("dvc", "commit", "-f", "-q", "train", "report")  # which reads it
     project.commit("another history")
@@ -577,9 +575,7 @@ def test_an_experiment_that_was_run_and_applied_holds(project: Project, capsys: 
     assert verify(capsys, project)[0] == []
 
 
-def test_what_lies_about_and_a_default_that_is_written_out_are_no_alarm(
-    project: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stray_files_and_explicit_defaults_raise_no_alarm(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     loss = project.folder / "rfdetr_core" / "loss"
     for name in ("matcher.py.orig", "matcher.py.rej", "matcher.py~", ".matcher.py.swp", "#matcher.py#"):
         (loss / name).write_text("left by an editor or a merge")
@@ -642,7 +638,7 @@ def test_a_withdrawn_image_is_gone_and_no_alarm(project: Project, capsys: pytest
     wrong, unchecked = verify(capsys, project)
     assert wrong == []
     assert "image data/tiny/train/train_1.png" in unchecked
-    # What is still there is still checked.
+    # The remaining images are still checked.
     project.edit_annotations("train", bbox=[1, 2, 9, 9])
     assert any("labels of train/train_0.png" in name for name in verify(capsys, project)[0])
 
@@ -668,7 +664,7 @@ def test_a_copy_elsewhere_is_checked_against_the_history(
 def test_committed_bytecode_is_not_run_and_is_named(
     project: Project, capsys: pytest.CaptureFixture[str], module: str
 ) -> None:
-    """Bytecode that Python takes without a look at the source: unchecked, or with the hash of the honest source."""
+    """Bytecode that Python would run without reading the source: unchecked, or with the hash of the original source."""
     path, marker = project.folder / module, project.folder / "ran"
     honest = path.read_bytes()
     forged = f"{honest.decode()}\nopen({str(marker)!r}, 'w').write('the bytecode ran')\n"
@@ -680,7 +676,7 @@ def test_committed_bytecode_is_not_run_and_is_named(
     project.run("git", "add", "-f", str(place))
     project.commit("quiet")
     project.run(sys.executable, "-c", f"import {'.'.join(path.relative_to(project.folder).with_suffix('').parts)}")
-    assert marker.exists()  # so Python itself takes it
+    assert marker.exists()  # proof that Python would run it
     marker.unlink()
 
     before = (project.folder / "output" / "selection.json").read_bytes()

@@ -49,11 +49,11 @@ def test_stopping_early_says_when_and_why(capsys: pytest.CaptureFixture[str]) ->
     assert message in capsys.readouterr().out
 
 
-def test_the_ema_alone_can_be_watched() -> None:
+def test_early_stopping_can_watch_only_the_ema_score() -> None:
     assert epochs_until_stop([(0.1, 0.1), (0.2, 0.1), (0.3, 0.1)], use_ema=True) == 2
 
 
-def test_the_average_takes_every_nth_optimiser_step() -> None:
+def test_the_average_is_updated_every_nth_optimiser_step() -> None:
     import torch
 
     module = TrainingModule(torch.nn.Linear(1, 1), SMALL, TrainConfig())

@@ -31,7 +31,7 @@ from tests.training.tiny import OUTS, make_files, outs, script, train, write_sta
 
 
 def missing() -> str:
-    """What this machine lacks to compile."""
+    """The reason why this machine cannot compile."""
     try:
         code_generator("cpu")
     except UserError as error:
@@ -41,13 +41,13 @@ def missing() -> str:
 
 COMPILES = pytest.mark.skipif(bool(missing()), reason=missing())
 COMPILED = TrainConfig(compile="default")
-# Two steps an epoch, each at one of a few sizes.
+# Two steps per epoch, each at one of a few sizes.
 CHANGES: dict[str, Any] = {"train": {"compile": "default", "multi_scale": "per-batch", "expanded_scales": False}}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of compiled code that all processes of these tests share."""
+    """A cache of compiled code, shared by all processes of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
@@ -88,7 +88,7 @@ def loss_and_gradients(detector: nn.Module, dtype: torch.dtype, half: bool) -> t
     ],
     ids=["bf16", "drop path and checkpointing", "segmenter, encoder frozen"],
 )
-def test_a_compiled_step_equals_one_that_is_not(
+def test_a_compiled_step_equals_an_uncompiled_step(
     options: dict[str, Any], segmentation: bool, dtype: torch.dtype, half: bool, tolerance: float
 ) -> None:
     plain = build_detector(replace(SMALL, segmentation=segmentation), **options).train()
@@ -103,7 +103,7 @@ def test_a_compiled_step_equals_one_that_is_not(
     expected, expected_gradients = loss_and_gradients(plain, dtype, half)
     assert loss == pytest.approx(expected, rel=tolerance)
     assert gradients.keys() == expected_gradients.keys()
-    # Of the whole: some gradients are 0 but for rounding, such as that of a key's bias.
+    # Relative to all gradients: some are 0 except for rounding, such as that of a key's bias.
     whole = float(torch.cat([gradient.flatten() for gradient in expected_gradients.values()]).norm())
     for name, expected_gradient in expected_gradients.items():
         assert float((gradients[name] - expected_gradient).norm()) <= tolerance * whole, name
@@ -131,7 +131,7 @@ def test_a_compiled_training_that_is_killed_and_resumed_equals_an_uninterrupted_
 
 @COMPILES
 @pytest.mark.slow
-def test_a_compiled_training_writes_what_another_does_and_is_near_to_it(
+def test_a_compiled_training_writes_the_same_files_and_nearly_the_same_losses(
     where: ProjectPaths, compiled: Path, tmp_path: Path
 ) -> None:
     plain = tmp_path / "plain"
@@ -148,7 +148,7 @@ def test_a_compiled_training_writes_what_another_does_and_is_near_to_it(
 
 @COMPILES
 @pytest.mark.slow
-def test_two_processes_train_compiled_as_one_that_is_not(tmp_path: Path) -> None:
+def test_two_compiled_processes_train_like_one_uncompiled_process(tmp_path: Path) -> None:
     where = make_files(tmp_path)
     config = {"epochs": 2, "multi_scale": "off"}
     one_process = train(where, tmp_path / "one", train=config | {"batch_size": 2})
@@ -160,7 +160,7 @@ def test_two_processes_train_compiled_as_one_that_is_not(tmp_path: Path) -> None
 
 
 class StandIn:
-    """What `compile_regions` needs of a detector, with one layer that compiles quickly."""
+    """A stand-in for a detector in `compile_regions`, with one layer that compiles quickly."""
 
     def __init__(self) -> None:
         self.layer = nn.Linear(2, 2)
@@ -170,7 +170,7 @@ class StandIn:
 
 @COMPILES
 @pytest.mark.slow
-def test_beyond_the_limit_nothing_runs_uncompiled_but_validation_and_settings_are_restored(
+def test_beyond_the_limit_only_validation_runs_uncompiled_and_settings_are_restored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import torch._dynamo
@@ -198,12 +198,12 @@ def test_beyond_the_limit_nothing_runs_uncompiled_but_validation_and_settings_ar
     torch._dynamo.reset()
 
 
-def test_another_error_is_not_taken_for_one_of_the_compiler() -> None:
+def test_other_errors_are_not_reported_as_compiler_errors() -> None:
     assert compilation.failure(RuntimeError("torch._dynamo")) is None
 
 
 @pytest.mark.parametrize(("value", "mode"), [(True, "default"), (False, "off"), ("default", "default"), ("off", "off")])
-def test_it_is_off_or_default(value: bool | str, mode: Literal["off", "default"]) -> None:
+def test_compile_is_off_or_default(value: bool | str, mode: Literal["off", "default"]) -> None:
     assert parse(TrainConfig, {"compile": value}, "train").compile == mode
 
 
@@ -214,7 +214,7 @@ def test_off_is_the_default_and_another_mode_is_an_error() -> None:
 
 
 @COMPILES
-def test_a_training_starts_anew_when_it_changes(where: ProjectPaths, tmp_path: Path) -> None:
+def test_a_training_starts_from_scratch_when_compile_changes(where: ProjectPaths, tmp_path: Path) -> None:
     old = fingerprint(where, tmp_path)
     assert "machine.compiler" not in old
     write_state(tmp_path, {"epoch": 0, "run": {"fingerprint": old, "finished": False}})

@@ -43,7 +43,7 @@ def test_a_frozen_encoder_is_not_trained() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_going_on_from_a_saved_state_is_going_on(fused: bool) -> None:
+def test_resuming_from_a_saved_state_equals_no_interruption(fused: bool) -> None:
     architecture = replace(VARIANTS["pico"], resolution=64, position_grid=4, queries=4, groups=1, encoder_width=48)
     uninterrupted, continued = build_detector(architecture), build_detector(architecture)
     optimizer = build_optimizer(uninterrupted, TrainConfig(), fused=fused)

@@ -29,7 +29,7 @@ def rows(files: dict[str, bytes]) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(files["history.csv"].decode())))
 
 
-# Of a process: its loader workers and whether they stay, the hash seed, the folder, and what it did before.
+# Properties of a process: its loader workers, whether they persist, the hash seed, the folder, and earlier code.
 PROCESSES = {
     "one worker": ({"num_workers": 1}, "1", "import torch; torch.rand(7); torch.set_num_threads(2)"),
     "two workers": ({"num_workers": 2, "persistent_workers": False}, "2", "import numpy; numpy.random.seed(3)"),
@@ -38,7 +38,7 @@ PROCESSES = {
 
 
 @pytest.mark.slow
-def test_the_bytes_depend_on_nothing_of_the_process(
+def test_the_bytes_do_not_depend_on_the_process(
     where: ProjectPaths, uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
     running = []
@@ -100,7 +100,7 @@ def test_a_best_file_has_the_threshold_of_its_best_f1_on_valid(
     assert predictor.threshold == read_checkpoint(path).threshold == pytest.approx(measured.threshold)
 
 
-def test_a_best_file_holds_no_optimiser_and_says_what_made_it(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_best_file_has_no_optimiser_but_a_training_record(uninterrupted: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "best.pth"
     path.write_bytes(uninterrupted["checkpoint_best_ema.pth"])
     keys = {"model", "args", "model_name", "model_config", "rfdetr_version", "epoch", "threshold", "training_record"}
@@ -124,13 +124,13 @@ def test_the_last_epoch_is_evaluated_whatever_the_interval(where: ProjectPaths, 
 
 
 @pytest.mark.parametrize("images", [1, 3])
-def test_one_image_and_fewer_than_a_batch_train(tmp_path: Path, images: int) -> None:
+def test_one_image_or_less_than_a_batch_is_enough_to_train(tmp_path: Path, images: int) -> None:
     where = make_files(tmp_path, images, 1)
     files = train(where, tmp_path / "output", train={"epochs": 1, "batch_size": 4})
     assert len(rows(files)) == 1
 
 
-def test_more_objects_than_queries_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_objects_than_queries_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = make_files(tmp_path, 2, 1, objects=9)
     for queries, noted in ((8, True), (9, False)):
         train(where, tmp_path / f"{queries}", model={"num_queries": queries}, train={"epochs": 1})
@@ -143,7 +143,7 @@ def test_no_valid_image_is_an_error_before_training(tmp_path: Path) -> None:
         train(make_files(tmp_path, 3, 0), tmp_path / "output")
 
 
-def test_a_segmenter_is_picked_by_its_masks(where: ProjectPaths, output: Path) -> None:
+def test_the_best_epoch_of_a_segmenter_is_chosen_by_masks(where: ProjectPaths, output: Path) -> None:
     model = {"variant": "seg-pico", "resolution": 48}
     files = train(where, output, model=model, train={"epochs": 1})
     assert b'"val/segm_mAP_50_95": {' in files["scores.json"]
@@ -151,7 +151,7 @@ def test_a_segmenter_is_picked_by_its_masks(where: ProjectPaths, output: Path) -
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_changed_is_named_whoever_reads_it(tmp_path: Path, workers: int) -> None:
+def test_a_changed_image_is_named_by_any_process_that_reads_it(tmp_path: Path, workers: int) -> None:
     where = make_files(tmp_path)
     image = where.dataset / "train" / "001.png"
     image.write_bytes(image.read_bytes() + b"more")
@@ -168,7 +168,7 @@ def test_no_train_image_is_an_error(tmp_path: Path) -> None:
 def test_pretrain_weights_start_from_another_run(where: ProjectPaths, tmp_path: Path, capsys: Any) -> None:
     first = train(where, tmp_path / "first", train={"epochs": 1})
     (where.weights / "first.pth").write_bytes(first["checkpoint_best_regular.pth"])
-    # So small a rate leaves the weights as they were read.
+    # With such a small rate the weights stay as they were read.
     train(where, tmp_path / "second", model={"pretrain_weights": "first.pth"}, train={"epochs": 1, "lr": 1e-12})
     checkpoint = read_checkpoint(tmp_path / "second" / "checkpoint_best_regular.pth")
     assert checkpoint.training_record is not None
