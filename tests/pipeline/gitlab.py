@@ -88,7 +88,7 @@ def serving() -> Iterator[Api]:
     server.server_close()
 
 
-def prepare(clone: Project, api: Api, origin: Path) -> None:
+def prepare(clone: Project, api: Api, bare_repository: Path) -> None:
     """Make a clone look like the folder of a runner.
 
     Its remote `origin` has an address of GitLab, and `make setup` finds everything installed.
@@ -96,13 +96,13 @@ def prepare(clone: Project, api: Api, origin: Path) -> None:
     Args:
         clone: the clone.
         api: the stub, for its address.
-        origin: the bare repository that git uses instead of that address.
+        bare_repository: git uses it instead of that address.
     """
     # GitLab compares `changes` with the commit before the push. gitlab-ci-local compares with the default branch.
     clone.run("git", "update-ref", "refs/remotes/origin/before", "HEAD~")
     clone.run("git", "symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/before")
     clone.run("git", "remote", "set-url", "origin", f"{api.address}/{PROJECT}.git")
-    clone.run("git", "config", f"url.{origin}.insteadOf", f"{api.address}/{PROJECT}.git")
+    clone.run("git", "config", f"url.{bare_repository}.insteadOf", f"{api.address}/{PROJECT}.git")
     clone.run("git", "remote", "add", "gcl-origin", f"{api.address}/{PROJECT}")  # only gitlab-ci-local reads it
     installed, environment = Path(sys.prefix), clone.folder / ".venv"
     (environment / "lib").mkdir(parents=True)
