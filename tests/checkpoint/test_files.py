@@ -156,7 +156,7 @@ def _hostile(marker: Path) -> dict[str, Any]:
 def test_objects_are_refused_and_nothing_of_them_runs(tmp_path: Path, name: str) -> None:
     marker = tmp_path / "ran"
     torch.save(_hostile(marker)[name], tmp_path / name)
-    with pytest.raises(UserError, match=rf"{name} is refused: it asks for .*Nothing of it was run"):
+    with pytest.raises(UserError, match=rf"{name} is refused: it asks for .*No code was run"):
         read_checkpoint(tmp_path / name)
     assert not marker.exists()
 
@@ -166,7 +166,7 @@ def test_a_pickle_or_the_old_torch_format_is_no_checkpoint(tmp_path: Path) -> No
     (tmp_path / "a.pth").write_bytes(pickle.dumps({"model": _Malicious(marker)}))
     torch.save({"model": _Malicious(marker)}, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
     for name in ("a.pth", "b.pth"):
-        with pytest.raises(UserError, match="is no checkpoint, or is cut off"):
+        with pytest.raises(UserError, match="is not a checkpoint, or is cut off"):
             read_checkpoint(tmp_path / name)
     assert not marker.exists()
 
@@ -190,14 +190,14 @@ def test_broken_files_are_told_apart(tmp_path: Path) -> None:
     messages = {
         "missing.pth": "does not exist",
         "folder": "Is a directory",
-        "cut.pth": "is no checkpoint, or is cut off",
+        "cut.pth": "is not a checkpoint, or is cut off",
         "flipped.pth": "is damaged",
-        "empty.pth": "is no checkpoint, or is cut off",
-        "text.pth": "is no checkpoint, or is cut off",
-        "other.zip": "is no checkpoint, or is cut off",
-        "list.pth": "is no RF-DETR checkpoint: it holds list",
-        "foreign.pth": "is no RF-DETR checkpoint: it has no `model`",
-        "number.pth": "is no RF-DETR checkpoint: its `model` holds something other",
+        "empty.pth": "is not a checkpoint, or is cut off",
+        "text.pth": "is not a checkpoint, or is cut off",
+        "other.zip": "is not a checkpoint, or is cut off",
+        "list.pth": "is not an RF-DETR checkpoint: it holds list",
+        "foreign.pth": "is not an RF-DETR checkpoint: it has no `model`",
+        "number.pth": "is not an RF-DETR checkpoint: its `model` holds something other",
     }
     for name, message in messages.items():
         with pytest.raises(UserError, match=message) as error:

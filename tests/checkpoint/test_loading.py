@@ -78,7 +78,7 @@ def test_where_two_variants_fit_the_published_name_decides() -> None:
 
 
 def test_weights_of_no_known_model_are_an_error_without_model_config() -> None:
-    with pytest.raises(UserError, match="no variant that is known here"):
+    with pytest.raises(UserError, match="no known variant"):
         architecture_of(_without_config(tiny_checkpoint()))
 
 

@@ -119,7 +119,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_has_come(
 ) -> None:
     store.content, store.told_length = bytes(200_000_000), told_length
     monkeypatch.setitem(published.PUBLISHED, NAME, Published(store.address, "0" * 32, most_bytes=1_000_000))
-    with pytest.raises(UserError, match=r"1,000,000 at most; it was thrown away\. .*weights/"):
+    with pytest.raises(UserError, match=r"1,000,000 at most. It was discarded\. .*weights/"):
         fetch(NAME)
     assert _files(cache_folder()) == []
     assert store.sent < 50_000_000
@@ -150,7 +150,7 @@ def test_a_download_that_stalls_is_given_up_with_a_message(
 )  # fmt: skip
 def test_a_redirect_is_followed_only_to_a_public_host_over_https(store: Store, target: str) -> None:
     store.redirect = target
-    with pytest.raises(UserError, match=r"nano.pth sends on to .*, (which is not https|whose host .* not public)"):
+    with pytest.raises(UserError, match=r"nano.pth redirects to .*, (which is not https|whose host .* not public)"):
         fetch(NAME)
     assert len(store.requests) == 1
     assert _files(cache_folder()) == []
@@ -228,14 +228,14 @@ def test_a_file_of_the_published_md5_is_refused_if_its_sha256_is_not_that_of_the
     note = path.with_name(f"{NAME}.sha256")
     assert note.read_text() == f"{hashlib.sha256(CONTENT).hexdigest()}  {NAME}\n"
     note.write_text(f"{'0' * 64}  {NAME}\n")  # as if this file were another of the same MD5
-    with pytest.raises(UserError, match=rf"{NAME} is a file of the published MD5, but its SHA-256 .*'0+'.*is forged"):
+    with pytest.raises(UserError, match=rf"{NAME} is a file with the published MD5, but its SHA-256 .*'0+'.*is forged"):
         fetch(NAME)
     path.unlink()
-    with pytest.raises(UserError, match="sent a file of the published MD5, but its SHA-256"):
+    with pytest.raises(UserError, match="sent a file with the published MD5, but its SHA-256"):
         fetch(NAME)
     assert _files(cache_folder()) == [f"{NAME}.sha256"]
     (tmp_path / NAME).write_bytes(CONTENT)
-    with pytest.raises(UserError, match="is a file of the published MD5, but its SHA-256"):
+    with pytest.raises(UserError, match="is a file with the published MD5, but its SHA-256"):
         resolve_weights(NAME, tmp_path)
     assert note.read_text().startswith("000")
 

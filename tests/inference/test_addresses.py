@@ -18,7 +18,8 @@ from rfdetr_core.base import hosts
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.inference import addresses
 from rfdetr_core.inference.addresses import fetch_image, file_name, is_address, printable_address
-from rfdetr_core.inference.predictor import Predictor, to_rgb
+from rfdetr_core.inference.conversion import to_rgb
+from rfdetr_core.inference.predictor import Predictor
 from tests.inference.test_predictor import same
 from tests.secure import SecureServer, secure_server
 from tests.slow import slow_server
@@ -90,13 +91,13 @@ def test_a_host_that_is_not_public_is_not_asked(
 def test_a_redirect_to_a_host_that_is_not_public_is_refused(server: SecureServer, address: str) -> None:
     address = address.replace("127.0.0.1", "127.0.0.2").replace("localhost", "[::1]")  # the server itself passes
     address = address.replace("127.1", "127.2").replace("2130706433", "2130706434").replace("7f000001", "7f000002")
-    with pytest.raises(UserError, match=r"/moved sends on to https://.*, whose host \(.*\) is not public\."):
+    with pytest.raises(UserError, match=r"/moved redirects to https://.*, whose host \(.*\) is not public\."):
         fetch_image(server.at("/moved", status=302, location=address))
     assert server.asked == ["/moved"]
 
 
 def test_a_redirect_away_from_https_is_refused(server: SecureServer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"/moved sends on to http://.*, which is not https"):
+    with pytest.raises(UserError, match=r"/moved redirects to http://.*, which is not https"):
         fetch_image(server.at("/moved", status=302, location=server.address.replace("https", "http") + "/x"))
     with pytest.raises(UserError, match="/file cannot be downloaded"):
         fetch_image(server.at("/file", status=302, location=(tmp_path / "loopback.pem").as_uri()))
@@ -228,7 +229,7 @@ def test_an_image_of_a_list_that_does_not_come_is_named(
 
 
 def test_an_address_in_a_path_is_a_message(predictor: Predictor) -> None:
-    with pytest.raises(UserError, match=r"is an address in a Path, which drops a slash of it\. Give .* a str"):
+    with pytest.raises(UserError, match=r"is an address in a Path, which removes one of its slashes\. Give .* a str"):
         predictor.predict(Path("https://images.example/x.png"))
 
 

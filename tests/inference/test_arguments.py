@@ -17,7 +17,8 @@ from rfdetr_core.api import model as api
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.data.preprocess import normalise
 from rfdetr_core.inference.arguments import PREDICT, input_size
-from rfdetr_core.inference.predictor import BasePredictor, Predictor, to_rgb
+from rfdetr_core.inference.conversion import to_rgb
+from rfdetr_core.inference.predictor import BasePredictor, Predictor
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.postprocess import postprocess
 from tests.evaluation.scene import Scene
@@ -99,7 +100,10 @@ def test_the_patch_size_of_the_model_alone_is_taken(predictor: Predictor, path: 
 def test_an_optimised_copy_takes_no_other_shape_until_it_is_removed(model: Any, path: Path) -> None:
     expected = model.predict(path, 0.3, (64, 32))
     model.inference()
-    with pytest.raises(UserError, match=r"32 x 32 pixels is all that the optimised copy takes.*remove_optimized_model"):
+    with pytest.raises(
+        UserError,
+        match=r"32 x 32 pixels are needed: the optimised copy only takes the resolution.*remove_optimized_model",
+    ):
         model.predict(path, 0.3, (64, 32))
     assert len(model.predict(path, 0.3, (32, 32)))
     model.remove_optimized_model()
@@ -191,7 +195,7 @@ def test_upstreams_keywords_of_inference_are_answered(
 ) -> None:
     expected = model.predict(path, 0.3)
     with pytest.raises(
-        UserError, match=r"inplace is True: the model stays beside its optimised copy.*Leave inplace out"
+        UserError, match=r"inplace is True: the model must stay in addition to its optimised copy.*Leave inplace out"
     ):
         model.inference(compile=False, inplace=True)
     with pytest.raises(UserError, match="compile_backend is 'tensorrt': it must be inductor or torchscript"):

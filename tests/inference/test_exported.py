@@ -111,7 +111,7 @@ def test_a_file_keeps_the_source_image_and_refuses_another_shape(exports: Export
     assert np.array_equal(actual.metadata["source_image"], expected.metadata["source_image"])
     assert np.array_equal(actual.data["source_shape"], expected.data["source_shape"])
     with pytest.raises(
-        UserError, match=rf"shape is .*: {side} x {side} pixels is all that .*{kind} takes\. Leave shape out"
+        UserError, match=rf"shape is .*: {side} x {side} pixels are needed: .*{kind} only takes .*\. Leave shape out"
     ):
         predictor.predict(PHOTOGRAPHS[0], 0.3, (side, 2 * side))
 
@@ -325,7 +325,7 @@ def test_a_damaged_file_is_one_message(
 def test_a_file_of_another_tool_is_one_message(exports: Exports, tmp_path: Path) -> None:
     model = bare(read_exported(exports.path("raw.onnx")).content)
     (tmp_path / "bare.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match="carries no description"):
+    with pytest.raises(UserError, match="has no description"):
         load_predictor(tmp_path / "bare.onnx", device="cpu")
     assert open_session(tmp_path / "bare.onnx").outputs == ("dets", "labels", "masks")
     with pytest.raises(UserError, match=r"must end in \.onnx or \.xml"):

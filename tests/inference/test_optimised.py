@@ -12,8 +12,9 @@ from PIL import Image
 
 from rfdetr_core.api import model as api
 from rfdetr_core.base.errors import UserError
+from rfdetr_core.inference.conversion import to_rgb
 from rfdetr_core.inference.optimised import OptimisedDetector
-from rfdetr_core.inference.predictor import Predictor, to_rgb
+from rfdetr_core.inference.predictor import Predictor
 from rfdetr_core.model.detector import Detector, build_detector
 from tests.checkpoint.tiny import TINY
 from tests.evaluation.scene import Scene

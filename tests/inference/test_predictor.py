@@ -13,7 +13,8 @@ from rfdetr_core.data.batching import collate
 from rfdetr_core.data.dataset import DetectionDataset
 from rfdetr_core.data.preprocess import preprocess
 from rfdetr_core.data.samples import read_samples
-from rfdetr_core.inference.predictor import Predictor, find_device, to_rgb, to_supervision
+from rfdetr_core.inference.conversion import to_rgb, to_supervision
+from rfdetr_core.inference.predictor import Predictor, find_device
 from rfdetr_core.ops.structures import Detections
 from tests.evaluation.scene import NAMES, Scene
 

@@ -188,7 +188,7 @@ def test_thresholds_of_another_model_or_of_other_classes_are_refused(scene: Scen
     with pytest.raises(UserError, match="only one has car, class2"):
         recommended_thresholds(file, predictor)
     write(file, thresholds(other, BY_CLASS | {"class1": None}))
-    with pytest.raises(UserError, match=r"has no threshold for class1: nothing was measured"):
+    with pytest.raises(UserError, match=r"has no threshold for class1: nothing could be measured"):
         recommended_thresholds(file, predictor)
 
 
@@ -198,7 +198,7 @@ def test_a_checkpoint_saved_again_keeps_its_thresholds_and_a_new_model_has_none(
     file = write(tmp_path / NAME, thresholds(scene.checkpoint))
     assert recommended_thresholds(file, Predictor.from_checkpoint(again, device="cpu")).by_class == BY_CLASS
     made = api.RFDETRPico(num_classes=2, resolution=64, device="cpu")
-    with pytest.raises(UserError, match="is for a model that was read from a file"):
+    with pytest.raises(UserError, match="needs a model that was read from a file"):
         made.predict(np.zeros((8, 8, 3), np.uint8), threshold="recommended")
     with pytest.raises(UserError, match=r"threshold is '0\.5': it must be .*--threshold 0\.5 on the command line"):
         made.predict(np.zeros((8, 8, 3), np.uint8), threshold="0.5")
