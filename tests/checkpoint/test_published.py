@@ -71,7 +71,7 @@ def test_a_server_without_ranges_is_read_from_the_start(store: Store) -> None:
 
 def test_a_corrupted_file_is_thrown_away(store: Store) -> None:
     store.content = CONTENT[:-1] + b"x"
-    with pytest.raises(UserError, match=r"MD5 [0-9a-f]{32}, but rf-detr-nano.pth has"):
+    with pytest.raises(UserError, match=r"MD5 [0-9a-f]{32}, but that of rf-detr-nano.pth is"):
         fetch(NAME)
     assert _files(cache_folder()) == []
 

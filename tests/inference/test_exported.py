@@ -362,5 +362,5 @@ def test_an_input_that_the_file_does_not_take_is_one_message(exports: Exports) -
 
 def test_numbers_that_are_not_finite_are_refused(exports: Exports) -> None:
     predictor, _ = watched(exports, "raw.onnx", lambda images: images * np.float32(np.nan))
-    with pytest.raises(UserError, match="no finite numbers"):
+    with pytest.raises(UserError, match="numbers that are not finite"):
         list(predictor.detect([Image.open(PHOTOGRAPHS[0]).convert("RGB")]))
