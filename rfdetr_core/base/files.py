@@ -238,12 +238,12 @@ def digest(value: Any) -> str:
 
 
 def changed_digests(
-    expected: Mapping[str, str], found: Mapping[str, str]
+    expected: Mapping[str, str], actual: Mapping[str, str]
 ) -> Iterable[tuple[str, str | None, str | None]]:
-    """Each path whose digest differs, with both; None: not there."""
-    for path in sorted(expected.keys() | found.keys()):
-        if expected.get(path) != found.get(path):
-            yield path, expected.get(path), found.get(path)
+    """Yield each path whose digest differs, its expected and its actual digest. None: the path is missing there."""
+    for path in sorted(expected.keys() | actual.keys()):
+        if expected.get(path) != actual.get(path):
+            yield path, expected.get(path), actual.get(path)
 
 
 def umask() -> int:

@@ -24,7 +24,15 @@ PREFIX = "rfdetr."  # of the keys in ONNX's metadata_props; in OpenVINO's rt_inf
 VERSION = 1
 ONNX_EXTRA, OPENVINO_EXTRA = "pip install -e '.[onnx]'", "pip install -e '.[openvino]'"
 _VALUES = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-_TOLD = ("model_name", "model_config", "args", "threshold", "lineage", "rfdetr_version", "best_total_source")
+_CHECKPOINT_FIELDS = (
+    "model_name",
+    "model_config",
+    "args",
+    "threshold",
+    "lineage",
+    "rfdetr_version",
+    "best_total_source",
+)
 
 
 class Description(FileSchema):
@@ -107,19 +115,21 @@ def read_exported(path: Path) -> Exported:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     kind: Literal["onnx", "openvino"] = "onnx" if path.suffix == ".onnx" else "openvino"
     content: Any = parse_onnx(data, path) if kind == "onnx" else _parse_openvino(data, path)
-    told = _described(content, kind)
-    if not told:
+    texts = _description_texts(content, kind)
+    if not texts:
         raise UserError(
             f"{path} has no description of its model. Either this project did not export it, or another tool removed "
             "the description. Export it again from its checkpoint."
         )
     try:
-        values = {key: files.parse_json(text.encode()) for key, text in told.items()}
+        values = {key: files.parse_json(text.encode()) for key, text in texts.items()}
     except ValueError as error:
         raise UserError(f"{path}: its description is damaged ({error}). Export it again from its checkpoint.") from None
     described = Description.model_validate(checked(values, Description, str(path)))
     check_content(described.checkpoint, Content, path)
-    kept_fields = {key: described.checkpoint[key] for key in _TOLD if described.checkpoint.get(key) is not None}
+    kept_fields = {
+        key: described.checkpoint[key] for key in _CHECKPOINT_FIELDS if described.checkpoint.get(key) is not None
+    }
     return Exported(path, kind, described, Checkpoint({}, path=path, **kept_fields), content)
 
 
@@ -134,7 +144,7 @@ def read_any_training_record(path: Path) -> dict[str, Any] | None:
 
 def checkpoint_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     """The fields of a checkpoint that its exported files keep. `Exported.checkpoint` is made from them."""
-    return {key: getattr(checkpoint, key) for key in _TOLD if getattr(checkpoint, key) is not None}
+    return {key: getattr(checkpoint, key) for key in _CHECKPOINT_FIELDS if getattr(checkpoint, key) is not None}
 
 
 def onnx_constants(model: Any) -> dict[str, str]:
@@ -258,7 +268,7 @@ def _parse_openvino(data: bytes, path: Path) -> ElementTree.Element:
     return root
 
 
-def _described(content: Any, kind: Literal["onnx", "openvino"]) -> dict[str, str]:
+def _description_texts(content: Any, kind: Literal["onnx", "openvino"]) -> dict[str, str]:
     """The texts of the description, by key. Empty: the file has no description."""
     if kind == "onnx":
         pairs = ((entry.key, entry.value) for entry in content.metadata_props)

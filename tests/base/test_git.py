@@ -37,7 +37,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 @pytest.mark.parametrize("language", ["C", "de_DE.UTF-8"])
-def test_a_repository_that_git_refuses_is_not_taken_for_a_no(
+def test_a_repository_that_git_refuses_is_an_error_and_not_the_answer_no(
     foreign: Path, ask: Callable[[], object], language: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", language)
@@ -45,7 +45,7 @@ def test_a_repository_that_git_refuses_is_not_taken_for_a_no(
         ask()
 
 
-def test_no_repository_and_no_such_commit_are_a_no(tmp_path: Path) -> None:
+def test_a_missing_repository_and_a_missing_commit_are_the_answer_no(tmp_path: Path) -> None:
     assert git.answer(tmp_path, "rev-parse", "HEAD") is None
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     assert git.answer(tmp_path, "rev-parse", "-q", "--verify", "HEAD") is None

@@ -82,7 +82,7 @@ def test_scans_of_thumbnails_and_bytes_that_look_like_scans_do_not_count() -> No
 
 
 @pytest.mark.parametrize("filled", [b"", b"\xff\xff"])
-def test_scans_are_counted_whatever_stands_between_them(filled: bytes) -> None:
+def test_scans_are_counted_with_any_bytes_between_them(filled: bytes) -> None:
     head, scan, rest = progressive(150).partition(b"\xff\xda")
     data = head + scan + rest.replace(scan, b"\xff\xfe\0\4xy\xff\x01" + filled + scan)
     with pytest.raises(UserError, match="150 scans"):
@@ -105,7 +105,7 @@ def test_a_tiff_of_a_strip_for_each_row_is_read() -> None:
     assert MOST_PARTS > 3 * 30_000  # of three bands that lie apart, in a picture that is 30,000 pixels high
 
 
-def test_a_tiff_of_tiles_that_reach_out_of_it_is_read() -> None:
+def test_a_tiff_with_tiles_that_reach_beyond_it_is_read() -> None:
     image = Image.new("L", (65, 17), 9)
     assert decode(encoded(image, "TIFF", tiffinfo={278: 1}), "a.tif").getpixel((64, 16)) == (9, 9, 9)
     # 16 x 16 tiles of a picture of 17 x 17.
@@ -116,7 +116,7 @@ def test_a_tiff_of_tiles_that_reach_out_of_it_is_read() -> None:
     assert decode(struct.pack("<2sHI", b"II", 42, 8 + 256 + 32) + tile + lists + table, "a.tif").size == (17, 17)
 
 
-def test_a_webp_may_have_half_of_the_pixels_and_is_refused_from_its_head() -> None:
+def test_a_webp_may_have_half_of_the_pixels_and_is_refused_by_its_header() -> None:
     data = encoded(Image.fromarray(PIXELS), "WEBP")
     assert decode(data, "a.webp", max_pixels=2 * 64 * 48).size == (64, 48)
     with pytest.raises(TooLargeError, match=r"64 x 48 pixels are more than the 3,071 allowed for WEBP: as JPEG or PNG"):
@@ -141,7 +141,7 @@ def spoilt_webp(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "spoil"), [("MPO", spoilt_mpo), ("PNG", spoilt_png), ("WEBP", spoilt_webp)], ids=["MPO", "PNG", "WEBP"]
 )
-def test_of_several_frames_only_the_first_is_decoded(kind: str, spoil: Callable[[bytes], bytes]) -> None:
+def test_only_the_first_of_several_frames_is_decoded(kind: str, spoil: Callable[[bytes], bytes]) -> None:
     frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)

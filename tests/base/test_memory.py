@@ -33,7 +33,7 @@ def _enomem() -> None:
 @pytest.mark.parametrize(
     "allocate", [lambda: bytearray(HUGE), lambda: np.empty(HUGE), lambda: torch.empty(HUGE), _enomem]
 )
-def test_whoever_runs_out_of_memory_is_recognised(allocate: Callable[[], object]) -> None:
+def test_out_of_memory_errors_of_every_library_are_recognised(allocate: Callable[[], object]) -> None:
     with pytest.raises(UserError, match=r"memory ran out \(.+\)\. Buy some\."), explaining_shortage("Buy some."):
         allocate()
 
@@ -47,7 +47,7 @@ def test_whoever_runs_out_of_memory_is_recognised(allocate: Callable[[], object]
         ValueError("out of memory"),
     ],
 )
-def test_other_errors_stay_what_they_are(error: Exception) -> None:
+def test_other_errors_are_unchanged(error: Exception) -> None:
     assert shortage_message(error) is None
     with pytest.raises(type(error)) as raised, explaining_shortage("Buy some."):
         raise error

@@ -96,12 +96,12 @@ def test_a_position_with_another_leaf_index_or_path_does_not_hold(inside: set[st
 
 
 @pytest.mark.parametrize("root", [Tree(["a"]).root, Tree(["a", "b"]).root])
-def test_a_set_of_something_is_not_shown_to_be_empty(root: str) -> None:
+def test_no_proof_shows_that_a_nonempty_tree_is_empty(root: str) -> None:
     assert holds("c", [], 0, root) is None
     assert holds("c", [], 1, root) is None
 
 
-def test_an_inner_node_is_no_leaf() -> None:
+def test_an_inner_node_is_not_a_leaf() -> None:
     """The two kinds are hashed apart: the bytes under a node, given as a leaf, have another root."""
     tree = Tree(["a", "b"])
     pair = b"".join(hashlib.sha256(b"\0" + leaf).digest() for leaf in (b"a", b"b"))

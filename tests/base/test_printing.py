@@ -24,7 +24,7 @@ def commands(text: str) -> list[str]:
 
 
 @given(st.lists(st.text()))
-def test_as_many_lines_are_printed_as_are_said(lines: list[str]) -> None:
+def test_say_prints_one_line_per_argument(lines: list[str]) -> None:
     out = io.StringIO()
     say(*lines, file=out)
     assert out.getvalue().count("\n") == max(1, len(lines))

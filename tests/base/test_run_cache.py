@@ -38,7 +38,7 @@ def noted(folder: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> li
     return [{item.def_path: item.hash_info.value for item in (*stage.deps, *stage.outs)} for stage in given]
 
 
-def test_a_stage_that_dvc_runs_is_noted_by_its_first_process_alone(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_process_of_a_stage_makes_a_run_cache_entry(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [{name: files.md5_file(ran / name) for name in ("in.txt", "out.txt")}]
     assert noted(ran, monkeypatch, DVC_STAGE="a") == expected
     assert noted(ran, monkeypatch, DVC_STAGE="a", LOCAL_RANK="0") == expected
@@ -46,7 +46,7 @@ def test_a_stage_that_dvc_runs_is_noted_by_its_first_process_alone(ran: Path, mo
     assert noted(ran, monkeypatch) == []  # started by hand
 
 
-def test_in_the_folder_of_an_experiment_the_stage_of_that_folder_is_noted(
+def test_an_entry_is_made_for_the_stage_in_the_folder_of_an_experiment(
     ran: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = ran / ".dvc" / "tmp" / "exps" / "one"

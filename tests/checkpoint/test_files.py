@@ -44,7 +44,7 @@ def _upstream_model() -> dict[str, torch.Tensor]:
     return model
 
 
-def test_what_is_written_comes_back(tmp_path: Path) -> None:
+def test_a_written_checkpoint_is_read_back(tmp_path: Path) -> None:
     checkpoint = replace(
         tiny_checkpoint(),
         epoch=0,
@@ -153,7 +153,7 @@ def _hostile(marker: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", sorted(_hostile(Path())))
-def test_objects_are_refused_and_nothing_of_them_runs(tmp_path: Path, name: str) -> None:
+def test_objects_are_refused_and_none_of_their_code_runs(tmp_path: Path, name: str) -> None:
     marker = tmp_path / "ran"
     torch.save(_hostile(marker)[name], tmp_path / name)
     with pytest.raises(UserError, match=rf"{name} is refused: it asks for .*No code was run"):
@@ -161,7 +161,7 @@ def test_objects_are_refused_and_nothing_of_them_runs(tmp_path: Path, name: str)
     assert not marker.exists()
 
 
-def test_a_pickle_or_the_old_torch_format_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_pickle_or_the_old_torch_format_is_not_a_checkpoint(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     (tmp_path / "a.pth").write_bytes(pickle.dumps({"model": _Malicious(marker)}))
     torch.save({"model": _Malicious(marker)}, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
@@ -171,7 +171,7 @@ def test_a_pickle_or_the_old_torch_format_is_no_checkpoint(tmp_path: Path) -> No
     assert not marker.exists()
 
 
-def test_broken_files_are_told_apart(tmp_path: Path) -> None:
+def test_each_kind_of_broken_file_has_its_own_message(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "good.pth", tiny_checkpoint())
     good = (tmp_path / "good.pth").read_bytes()
     flipped = bytearray(good)

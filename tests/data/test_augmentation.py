@@ -139,7 +139,7 @@ def test_an_image_without_instances_passes_every_change() -> None:
         assert target.masks.shape == (0, 32, 32)
 
 
-def test_the_same_generator_gives_the_same_example_and_the_global_one_is_left_alone() -> None:
+def test_the_same_generator_gives_the_same_example_and_the_global_one_is_not_used() -> None:
     state = torch.get_rng_state()
     first, second, third = (augmented(scene(), 32, EVERYTHING, seed) for seed in (1, 1, 2))
     assert torch.equal(first.image, second.image)
@@ -278,7 +278,7 @@ def test_an_augmentation_that_is_on_changes_no_draw_of_the_others(
     assert torch.equal(changed.target.boxes, before.target.boxes)
 
 
-def test_a_stream_depends_on_name_seed_and_draw_alone(read: Any) -> None:
+def test_a_stream_depends_only_on_name_seed_and_sample_key(read: Any) -> None:
     drawn: dict[str, list[float]] = {}
 
     def one_number(example: Example, value: float, random: torch.Generator) -> Example:

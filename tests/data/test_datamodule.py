@@ -90,7 +90,7 @@ print([len(batch.targets) for batch in module.train_dataloader()])
 @pytest.mark.parametrize(
     ("limit", "printed", "error"), [(100, "[60]\n", ""), (18, "", "a loader worker cannot send a batch")]
 )
-def test_a_batch_takes_few_file_descriptors_and_one_that_cannot_be_sent_is_no_hang(
+def test_a_batch_takes_few_file_descriptors_and_one_that_cannot_be_sent_ends_the_training(
     tmp_path: Path, limit: int, printed: str, error: str
 ) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -100,7 +100,7 @@ def test_a_batch_takes_few_file_descriptors_and_one_that_cannot_be_sent_is_no_ha
     assert error in done.stderr
 
 
-def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+def test_loading_does_not_use_the_global_generator(tmp_path: Path) -> None:
     module = module_of(tmp_path)
     state = torch.get_rng_state()
     epochs(module, 1)
@@ -114,7 +114,7 @@ def test_validation_has_each_image_once_in_order(tmp_path: Path) -> None:
     assert paths == ["train/06.png", "train/07.png", "train/08.png"]
 
 
-def test_no_training_image_is_an_error_and_no_validation_image_is_none(tmp_path: Path) -> None:
+def test_a_missing_training_image_is_an_error_and_a_missing_validation_image_is_not(tmp_path: Path) -> None:
     root, samples = samples_of(tmp_path, 2)
     with pytest.raises(UserError, match="train split has no image"):
         TrainingData(root, [], samples, resolution=32, batch_size=2, seed=0)

@@ -42,7 +42,7 @@ def test_boxes_are_fractions_of_the_image(tmp_path: Path) -> None:
     assert target.masks is None
 
 
-def test_boxes_are_clipped_and_those_outside_or_crowds_are_no_targets(tmp_path: Path) -> None:
+def test_boxes_are_clipped_and_targets_have_none_outside_and_no_crowds(tmp_path: Path) -> None:
     inside, across, outside = rectangle(2, 2, 4, 4), rectangle(35, 30, 20, 20, label=1), rectangle(50, 5, 5, 5)
     instances = [inside, across, outside, rectangle(5, 5, 9, 9, iscrowd=1), rectangle(8, 8, 0, 5)]
     root, annotations, manifest = write_split(tmp_path, [("a.png", (40, 40), instances)])

@@ -62,7 +62,7 @@ def test_a_reduced_view_has_pixels_enough_and_holds_the_view(
 
 @pytest.mark.parametrize("size", [(1000, 760), (1003, 765), (765, 1003)])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_training_on_a_reduced_jpeg_sees_what_it_would_see_of_the_whole(
+def test_training_on_a_reduced_jpeg_sees_nearly_the_same_as_on_the_full_one(
     size: tuple[int, int], orientation: int
 ) -> None:
     """Boxes within a pixel of the model's input; pixels, in the same view, within 3 grey levels of 255 on average."""

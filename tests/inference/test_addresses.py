@@ -42,7 +42,7 @@ def png(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def test_an_address_is_predicted_as_its_file_is(
+def test_an_address_gives_the_same_detections_as_its_file(
     server: SecureServer, predictor: Predictor, path: Path, content: bytes
 ) -> None:
     address = server.at("/a%20b/x.png?size=1", content=content)
@@ -161,7 +161,7 @@ def test_an_untrusted_certificate_is_refused(
         ({"content": bytes(1_500_000), "chunked": True}, "bytes or more, 1,000,000 are allowed"),
     ],
 )
-def test_an_image_that_does_not_come_is_one_message_that_names_it(
+def test_an_image_that_cannot_be_downloaded_is_one_message_that_names_it(
     server: SecureServer, answer: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addresses, "MOST_BYTES", 1_000_000)
@@ -221,7 +221,7 @@ def test_messages_hold_neither_a_password_nor_a_key(server: SecureServer) -> Non
     assert len(printable_address(f"data:image/png;base64,{'A' * 10_000}")) < 300
 
 
-def test_an_image_of_a_list_that_does_not_come_is_named(
+def test_an_image_of_a_list_that_cannot_be_downloaded_is_named(
     server: SecureServer, predictor: Predictor, path: Path, content: bytes
 ) -> None:
     with pytest.raises(UserError, match=r"/missing\.png cannot be downloaded"):
@@ -234,7 +234,7 @@ def test_an_address_in_a_path_is_a_message(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "photo:1.jpg", "C:\\photo.jpg", "/https://x/photo.jpg", "https", ""])
-def test_a_file_name_is_no_address(name: str) -> None:
+def test_a_file_name_is_not_an_address(name: str) -> None:
     assert not is_address(name)
 
 

@@ -90,7 +90,7 @@ def test_the_nearest_sides_are_taken() -> None:
         assert [input_size((stride, side), architecture) for side in near] == [(stride, side) for side in near]
 
 
-def test_the_patch_size_of_the_model_alone_is_taken(predictor: Predictor, path: Path) -> None:
+def test_only_the_patch_size_of_the_model_is_accepted(predictor: Predictor, path: Path) -> None:
     assert same(predictor.predict(path, 0.3, None, 8), predictor.predict(path, 0.3))
     for wrong in (16, 0, "8", True):
         with pytest.raises(UserError, match=f"patch_size is {wrong!r}: that of TinyDetector is 8"):
@@ -185,7 +185,9 @@ def test_the_keywords_that_are_named_are_those_of_predict() -> None:
         ("iou", r"no keyword iou\. It has: images, threshold, shape, patch_size, include_source_image, batch_size\."),
     ],
 )
-def test_an_unknown_keyword_names_the_one_that_is_meant(model: Any, path: Path, keyword: str, message: str) -> None:
+def test_an_unknown_keyword_is_an_error_that_names_a_similar_one(
+    model: Any, path: Path, keyword: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         model.predict(path, **{keyword: 1})
 

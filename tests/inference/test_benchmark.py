@@ -126,7 +126,7 @@ def test_a_complete_file_is_measured_with_images_of_several_sizes(exported: dict
 
 
 @pytest.mark.slow
-def test_a_file_of_a_fixed_batch_is_measured_with_no_other(exported: dict[str, Path], tmp_path: Path) -> None:
+def test_a_file_with_a_fixed_batch_size_is_measured_only_with_it(exported: dict[str, Path], tmp_path: Path) -> None:
     path = redescribed(exported["onnxruntime raw"], tmp_path / "fixed.onnx", batch_size=2)
     (row,) = benchmark([path], batches=(2,), seconds=0, device="cpu").rows
     assert row.batch == 2
@@ -154,7 +154,7 @@ def test_contenders_take_turns_and_get_the_same_pictures(monkeypatch: pytest.Mon
     assert len({picture for shown in batches[0] for picture in shown}) == 5
 
 
-def test_figures_are_those_of_the_timed_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measurements_are_of_the_timed_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, spent = [0.0], dict[str, list[float]]()
 
     def call(name: str, pictures: Pictures) -> None:
@@ -214,7 +214,7 @@ def test_images_come_from_a_folder_or_are_noise(tmp_path: Path) -> None:
     assert (about["count"], sorted(about["sizes"])) == (2, ["10 x 20", "11 x 20"])
 
 
-def test_a_folder_without_images_and_a_file_that_is_no_model_are_said(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_without_images_and_a_file_that_is_not_a_model_are_errors(checkpoint: Path, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match="not a folder with images"):
             benchmark([checkpoint], images=folder)

@@ -91,7 +91,7 @@ def test_each_of_three_classes_has_its_own_name(exports: Exports, kind: str) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch_size", [2, 5])
-def test_a_list_gives_what_its_images_give_alone_in_their_order(
+def test_a_list_gives_the_same_detections_as_its_images_alone_in_their_order(
     exports: Exports, scene: Scene, kind: str, batch_size: int
 ) -> None:
     """Of the five images, two have one size; nothing else can go through a complete file together."""
@@ -186,7 +186,7 @@ def test_thresholds_cut_as_those_of_a_checkpoint(exports: Exports, kind: str) ->
         predictor.predict(path, 1.5)
 
 
-def test_a_file_says_what_its_checkpoint_says(exports: Exports, tmp_path: Path) -> None:
+def test_a_file_has_the_fields_of_its_checkpoint(exports: Exports, tmp_path: Path) -> None:
     path = exports.path("raw.onnx")
     predictor = load_predictor(path, device="cpu")
     assert isinstance(predictor, ExportedPredictor)
@@ -216,7 +216,7 @@ def test_results_do_not_depend_on_threads_or_on_the_batch(exports: Exports) -> N
             assert np.abs(values[0] - expected[name][1]).max() <= 1e-5
 
 
-def test_the_arrays_of_a_session_are_the_callers(exports: Exports) -> None:
+def test_the_arrays_of_a_session_are_copies(exports: Exports) -> None:
     for kind in ("raw.onnx", "raw.xml"):
         session = open_session(exports.path(kind))
         first = session.run({"input": np.zeros((1, 3, 32, 32), np.float32)})
@@ -225,7 +225,7 @@ def test_the_arrays_of_a_session_are_the_callers(exports: Exports) -> None:
         assert all(np.array_equal(first[name], values) for name, values in kept.items())
 
 
-def test_a_session_says_in_what_it_computes(exports: Exports) -> None:
+def test_a_session_says_its_precision(exports: Exports) -> None:
     onnx, openvino = (open_session(exports.path(kind)) for kind in ("raw.onnx", "raw.xml"))
     assert onnx.runtime.startswith("onnxruntime 1.")
     assert openvino.runtime.startswith("openvino 20")
@@ -267,7 +267,7 @@ def test_openvino_in_another_precision_is_refused(exports: Exports, monkeypatch:
         exports.open("raw.xml")
 
 
-def test_a_file_that_computes_in_another_precision_than_it_says_is_refused(exports: Exports, tmp_path: Path) -> None:
+def test_a_file_with_another_precision_than_its_description_is_refused(exports: Exports, tmp_path: Path) -> None:
     wrong = redescribed(exports.path("raw.onnx"), tmp_path / "wrong.onnx", precision="int8")
     with pytest.raises(UserError, match=r"precision is int8, but it computes in f32.*[Ee]xport it again"):
         load_predictor(wrong, device="cpu")
@@ -332,7 +332,7 @@ def test_a_file_of_another_tool_is_one_message(exports: Exports, tmp_path: Path)
         open_session(tmp_path / "model.pth")
 
 
-def test_an_exported_file_in_place_of_a_checkpoint_is_said(exports: Exports) -> None:
+def test_an_exported_file_instead_of_a_checkpoint_is_an_error(exports: Exports) -> None:
     with pytest.raises(UserError, match="is an exported file, not a checkpoint"):
         Predictor.from_checkpoint(exports.path("raw.onnx"), device="cpu")
 

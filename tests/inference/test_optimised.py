@@ -70,7 +70,7 @@ def test_in_bfloat16_the_encoders_maps_are_as_close_as_autocast_brings_them() ->
         assert 0 < (feature - exact).square().mean().sqrt() < allowed < 0.1 * exact.std()
 
 
-def test_what_an_optimised_predictor_finds_is_what_the_predictor_finds(scene: Scene, path: Path) -> None:
+def test_an_optimised_predictor_finds_the_same_objects_as_the_predictor(scene: Scene, path: Path) -> None:
     exact = scene.predictor()
     expected = exact.predict(path, threshold=0.3)
     results = exact.optimised(compiled=True, batch_size=1, dtype="float32").predict(path, threshold=0.3)
@@ -128,7 +128,7 @@ def test_removing_the_optimised_model_gives_the_same_bits_again(model: Any, path
         ({"batch_size": True}, "batch_size is True"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_and_leaves_the_model(
+def test_an_impossible_setting_is_refused_and_leaves_the_model_unchanged(
     model: Any, path: Path, settings: dict[str, Any], message: str
 ) -> None:
     expected = model.predict(path, threshold=0.3)
@@ -149,7 +149,7 @@ def test_batches_by_keyword_are_those_of_the_predictor(scene: Scene, model: Any)
     assert all(same(first, other) for first, other in zip(results, expected, strict=True))
 
 
-def test_an_image_that_cannot_be_read_is_named_when_those_before_are_found(model: Any, path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_named_after_the_results_of_earlier_images(model: Any, path: Path) -> None:
     images: list[Any] = [path, path, "nowhere/no.jpg", path]
     results = model._predictor.detect(images, 0.3, load=to_rgb)
     assert len([next(results), next(results)]) == 2

@@ -73,16 +73,14 @@ def test_a_threshold_beyond_0_to_1_is_refused(predictor: Predictor, path: Path, 
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:0", "cuda:x", "mps", "meta", "", None, 0])
-def test_a_device_that_is_not_here_is_refused_before_weights_are_read(
-    device: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_is_refused_before_weights_are_read(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"device '.*' is not available.*here: cpu\."):
         Predictor.from_checkpoint(Path("none.pth"), device=device)
 
 
-def test_devices_that_are_here_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_device_is_an_error_that_names_the_existing_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -100,7 +98,7 @@ def test_boxes_and_masks_are_in_pixels_of_the_image(scene: Scene, predictor: Pre
         assert results.mask.dtype == bool
 
 
-def test_a_turned_photograph_is_seen_upright(predictor: Predictor, path: Path, tmp_path: Path) -> None:
+def test_a_rotated_photograph_is_turned_upright(predictor: Predictor, path: Path, tmp_path: Path) -> None:
     upright = Image.open(path).convert("RGB")
     turned, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6  # stored turned by 90 degrees
@@ -155,7 +153,7 @@ def test_prediction_leaves_the_detector_as_it_was(predictor: Predictor, path: Pa
         (None, "NoneType"),
     ],
 )
-def test_what_is_no_image_is_named(predictor: Predictor, image: Any, message: str) -> None:
+def test_an_input_that_is_not_an_image_is_named(predictor: Predictor, image: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         predictor.predict(image)
 

@@ -33,7 +33,7 @@ def test_the_order_is_that_of_the_items() -> None:
     assert not threads()
 
 
-def test_an_error_is_raised_in_the_place_of_its_item() -> None:
+def test_an_error_is_raised_when_its_item_is_reached() -> None:
     def fail_at_five(number: int) -> int:
         if number == 5:
             raise ValueError("the fifth")

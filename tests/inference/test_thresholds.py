@@ -110,7 +110,7 @@ def test_a_mapping_that_is_not_for_the_classes_of_the_model_is_refused(
         predictor.predict(path, threshold=by_class)
 
 
-def test_the_command_keeps_what_python_keeps_and_writes_what_it_used(
+def test_the_command_keeps_the_same_detections_as_python_and_writes_its_thresholds(
     scene: Scene, predictor: Predictor, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(tmp_path / "some.json", thresholds(scene.checkpoint))
@@ -147,7 +147,7 @@ def test_the_thresholds_of_one_class_give_what_the_number_gives(scene: Scene, pa
     assert drawn == expected
 
 
-def test_recommended_are_those_beside_the_checkpoint_else_those_of_its_project(
+def test_recommended_thresholds_are_next_to_the_checkpoint_or_in_its_project(
     scene: Scene, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
@@ -236,10 +236,10 @@ def test_a_malformed_file_is_one_message_with_its_field_and_nothing_is_written(
     (tmp_path / NAME).write_text(json.dumps(content if place else value))
     with pytest.raises(SystemExit) as ended:
         predicted(scene.checkpoint, path, "--thresholds", tmp_path / NAME, output=tmp_path / "found")
-    told = str(ended.value.code)
-    assert told.startswith(f"error: {tmp_path / NAME}")
-    assert message in told
-    assert "\n" not in told
+    printed = str(ended.value.code)
+    assert printed.startswith(f"error: {tmp_path / NAME}")
+    assert message in printed
+    assert "\n" not in printed
     assert not (tmp_path / "found").exists()
 
 
