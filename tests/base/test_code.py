@@ -92,7 +92,7 @@ class Undocumented(ast.NodeTransformer):
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def digested_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts that were digested."""
     texts: list[str] = []
     monkeypatch.setattr("rfdetr_core.base.files.sha256_bytes", lambda data: texts.append(data.decode()) or "digest")
@@ -101,14 +101,14 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("modules", [[*CODE.modules.values()], pytest.param(LIBRARY, marks=pytest.mark.slow)])
 def test_the_digested_text_parses_to_the_same_tree_without_docstrings(
-    tmp_path: Path, kept: list[str], modules: list[Path]
+    tmp_path: Path, digested_texts: list[str], modules: list[Path]
 ) -> None:
     for path in modules:
         with tokenize.open(path) as file:
             text = with_pass(file.read())
         digest(tmp_path, text + f"\n# {path}\n")  # a digest is computed once for equal bytes
         before = Undocumented().visit(ast.parse(text))
-        assert ast.dump(ast.parse(kept.pop())) == ast.dump(before), path
+        assert ast.dump(ast.parse(digested_texts.pop())) == ast.dump(before), path
 
 
 def with_pass(text: str) -> str:
@@ -315,8 +315,8 @@ def test_a_stage_may_load_its_closure_and_modules_loaded_by_name_with_their_impo
     (project / "rfdetr_core/a.py").write_text("x = 1\n")
     with pytest.raises(UserError, match=r"^rfdetr_core\.a was edited while train ran"):
         train.find_spec("rfdetr_core.a", None)
-    own = Code()
-    assert not own.forbidden("train") & own.closure("rfdetr_core.observers")
+    project_code = Code()
+    assert not project_code.forbidden("train") & project_code.closure("rfdetr_core.observers")
 
 
 def test_a_class_that_params_name_is_code_of_its_stage(project: Path) -> None:

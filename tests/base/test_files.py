@@ -89,8 +89,8 @@ def test_columns_are_in_order_of_first_appearance_and_numbers_keep_every_bit(row
     rows = [{"row": float(number)} | row for number, row in enumerate(rows)]
     table = pd.read_csv(io.StringIO(files.csv_text(rows)), float_precision="round_trip", dtype=float)
     assert list(table) == list(dict.fromkeys(name for row in rows for name in row))
-    kept = [{name: value.hex() for name, value in row.items() if math.isfinite(value)} for row in rows]
-    assert [{name: value.hex() for name, value in row.dropna().items()} for _, row in table.iterrows()] == kept
+    finite_rows = [{name: value.hex() for name, value in row.items() if math.isfinite(value)} for row in rows]
+    assert [{name: value.hex() for name, value in row.dropna().items()} for _, row in table.iterrows()] == finite_rows
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rfdetr_core.observers.runs import origin
 
 
 @pytest.fixture
-def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def foreign_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository that git takes for another user's, with an ignored dataset."""
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "data" / "mine").mkdir(parents=True)
@@ -38,10 +38,10 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 @pytest.mark.parametrize("language", ["C", "de_DE.UTF-8"])
 def test_a_repository_that_git_refuses_is_an_error_and_not_the_answer_no(
-    foreign: Path, ask: Callable[[], object], language: str, monkeypatch: pytest.MonkeyPatch
+    foreign_repository: Path, ask: Callable[[], object], language: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", language)
-    with pytest.raises(UserError, match=f"git config --global --add safe.directory {foreign}$"):
+    with pytest.raises(UserError, match=f"git config --global --add safe.directory {foreign_repository}$"):
         ask()
 
 

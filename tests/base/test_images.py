@@ -76,19 +76,19 @@ def test_other_pixels_or_another_shape_have_another_digest() -> None:
 def test_a_file_that_ends_early_is_refused_even_if_another_library_allows_it(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = encoded(Image.fromarray(PIXELS), kind)
-    short = whole[: len(whole) * 2 // 3]
+    complete = encoded(Image.fromarray(PIXELS), kind)
+    short = complete[: len(complete) * 2 // 3]
 
-    def refused(_: int) -> bool:
+    def is_refused(_: int) -> bool:
         with contextlib.suppress(UserError):
             decode(short, "x")
             return False
         return True
 
-    assert refused(0)
+    assert is_refused(0)
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(refused, range(40)))
+        assert all(pool.map(is_refused, range(40)))
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
@@ -155,8 +155,8 @@ def test_the_first_of_several_frames_is_decoded(kind: str, options: dict[str, An
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
     ended = (*chunks, (b"IEND", b""))
-    made = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in ended)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+    encoded_chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in ended)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(encoded_chunks)
 
 
 def tiff(values: np.ndarray, planar: int = 1) -> bytes:

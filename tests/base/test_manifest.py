@@ -61,13 +61,13 @@ def test_a_manifest_that_is_older_than_digests_of_pixels_is_read_and_written_as_
 
 def test_the_roots_of_a_split_depend_only_on_its_images_and_labels() -> None:
     rows = [replace(row, pixels=f"{k:064x}") for k, row in enumerate(ROWS)]
-    made = roots(rows)
-    assert made.keys() == {"images", "labelled", "pixels"}
-    assert roots([replace(row, path=f"other/{row.path}") for row in rows[::-1]]) == made
+    tree_roots = roots(rows)
+    assert tree_roots.keys() == {"images", "labelled", "pixels"}
+    assert roots([replace(row, path=f"other/{row.path}") for row in rows[::-1]]) == tree_roots
     relabelled = roots([replace(rows[0], labels="1" * 64), *rows[1:]])
-    assert {name for name in made if made[name] != relabelled[name]} == {"labelled"}
+    assert {name for name in tree_roots if tree_roots[name] != relabelled[name]} == {"labelled"}
     resaved = roots([replace(rows[0], sha256="1" * 64), *rows[1:]])
-    assert {name for name in made if made[name] != resaved[name]} == {"images", "labelled"}
+    assert {name for name in tree_roots if tree_roots[name] != resaved[name]} == {"images", "labelled"}
     assert roots([rows[0], ROWS[1]]).keys() == {"images", "labelled"}
     assert roots(rows)["images"] == {"size": 3, "root": Tree(row.sha256 for row in rows).root}
 

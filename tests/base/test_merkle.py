@@ -56,9 +56,9 @@ def test_roots_and_paths_are_those_of_rfc_6962(texts: set[str]) -> None:
 
 
 @given(TEXTS, TEXTS)
-def test_every_text_that_is_in_a_tree_has_a_proof_and_every_other_one_too(inside: set[str], asked: set[str]) -> None:
+def test_every_text_that_is_in_a_tree_has_a_proof_and_every_other_one_too(inside: set[str], texts: set[str]) -> None:
     tree = Tree(inside)
-    for text in inside | asked:
+    for text in inside | texts:
         assert is_in_tree(text, tree.prove(text), tree.size, tree.root) is (text in inside)
 
 
@@ -70,12 +70,12 @@ def test_the_order_and_copies_do_not_matter(texts: set[str], random: object) -> 
 
 
 @given(TEXTS.filter(len), TEXTS, st.data())
-def test_no_proof_of_one_text_holds_for_another(inside: set[str], asked: set[str], data: st.DataObject) -> None:
+def test_no_proof_of_one_text_holds_for_another(inside: set[str], texts: set[str], data: st.DataObject) -> None:
     """Whatever positions of the tree are put together: a text that is in it is never shown to be absent."""
     tree = Tree(inside)
     positions = [position for leaf in tree.leaves for position in tree.prove(leaf)]
     chosen = data.draw(st.lists(st.sampled_from(positions), max_size=3))
-    for text in inside | asked:
+    for text in inside | texts:
         assert holds(text, chosen, tree.size, tree.root) in (None, text in inside)
 
 
@@ -84,14 +84,14 @@ def test_a_position_with_another_leaf_index_or_path_does_not_hold(inside: set[st
     tree = Tree(inside)
     leaf = data.draw(st.sampled_from(tree.leaves))
     (position,) = tree.prove(leaf)
-    others = [replace(position, index=index) for index in range(-1, tree.size + 1) if index != position.index]
-    others += [replace(position, leaf=f"{leaf}0")]
+    moved = [replace(position, index=index) for index in range(-1, tree.size + 1) if index != position.index]
+    moved += [replace(position, leaf=f"{leaf}0")]
     paths = {(*position.path, "00" * 32), position.path[1:]} - {position.path}
-    others += [replace(position, path=path) for path in paths]
-    for at, digest in enumerate(position.path):
+    moved += [replace(position, path=path) for path in paths]
+    for level, digest in enumerate(position.path):
         changed = f"{int(digest, 16) ^ (1 << data.draw(st.integers(0, 255))):064x}"
-        others.append(replace(position, path=(*position.path[:at], changed, *position.path[at + 1 :])))
-    for other in others:
+        moved.append(replace(position, path=(*position.path[:level], changed, *position.path[level + 1 :])))
+    for other in moved:
         assert holds(other.leaf, [other], tree.size, tree.root) is None
 
 

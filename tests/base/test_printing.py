@@ -51,7 +51,7 @@ def test_nothing_is_printed_but_through_functions_that_escape_it() -> None:
     harmless = {"cli.py", "printing.py", "workers.py", "reference.py", "rules.py"}
     folders = {"commands"}  # of the command line
     paths = [path for folder in ("rfdetr_core", "stages", "ci") for path in (ROOT / folder).rglob("*.py")]
-    wrong = []
+    unescaped = []
     for path in (path for path in paths if path.name not in harmless and path.parent.name not in folders):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             if isinstance(call.func, ast.Name) and call.func.id == "print":
@@ -61,7 +61,7 @@ def test_nothing_is_printed_but_through_functions_that_escape_it() -> None:
                 plain = all(
                     isinstance(argument, ast.Constant) for argument in call.args
                 ) or "message_of" in ast.unparse(call)
-                own = ast.unparse(call).startswith(("print(f'\\ninterrupted", "print('$', *command"))
-                if to.startswith("sys.") and not (plain or own):
-                    wrong.append(f"{path.name}:{call.lineno}")
-    assert not wrong
+                is_exempt = ast.unparse(call).startswith(("print(f'\\ninterrupted", "print('$', *command"))
+                if to.startswith("sys.") and not (plain or is_exempt):
+                    unescaped.append(f"{path.name}:{call.lineno}")
+    assert not unescaped

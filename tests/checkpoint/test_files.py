@@ -272,10 +272,10 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 def test_writing_copies_no_tensor_that_has_memory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[Any] = []
     monkeypatch.setattr(torch, "save", lambda content, file: saved.append(content))
-    own, shared = torch.zeros(3, 4), torch.zeros(5)
-    write_plain(tmp_path / "a.pth", {"own": own, "part": own[1:], "one": shared, "two": shared})
+    original, shared = torch.zeros(3, 4), torch.zeros(5)
+    write_plain(tmp_path / "a.pth", {"own": original, "part": original[1:], "one": shared, "two": shared})
     pointers = {name: tensor.data_ptr() for name, tensor in saved[0].items()}
-    assert pointers["own"] == own.data_ptr()
+    assert pointers["own"] == original.data_ptr()
     assert len(set(pointers.values())) == 4
 
 

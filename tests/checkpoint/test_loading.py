@@ -68,11 +68,11 @@ def test_the_architecture_of_a_published_file_is_read_from_its_weights(variant: 
 
 
 def test_if_two_variants_fit_the_published_name_decides() -> None:
-    odd = replace(VARIANTS["medium"], resolution=640, position_grid=40)
-    checkpoint = _without_config(_shapes(odd))
+    architecture = replace(VARIANTS["medium"], resolution=640, position_grid=40)
+    checkpoint = _without_config(_shapes(architecture))
     with pytest.raises(UserError, match="RFDETRMedium or RFDETRLarge"):
         architecture_of(checkpoint)
-    assert architecture_of(replace(checkpoint, path=Path("x/rf-detr-medium.pth"))) == odd
+    assert architecture_of(replace(checkpoint, path=Path("x/rf-detr-medium.pth"))) == architecture
     named = replace(checkpoint, args={"pretrain_weights": "/home/me/rf-detr-large-2026.pth"})
     assert architecture_of(named).name == "RFDETRLarge"
 

@@ -172,9 +172,9 @@ def test_a_redirect_to_a_file_is_not_followed(store: Store, tmp_path: Path) -> N
 
 def test_a_redirect_that_passes_is_followed_and_a_public_address_passes(store: Store) -> None:
     store.redirect = store.address.replace("nano.pth", "followed")
-    seen: list[str] = []
-    assert fetch(NAME, check=seen.append).read_bytes() == CONTENT
-    assert seen == [store.redirect]
+    checked_addresses: list[str] = []
+    assert fetch(NAME, check=checked_addresses.append).read_bytes() == CONTENT
+    assert checked_addresses == [store.redirect]
     check_public("https://8.8.8.8/nano.pth")
     check_public("https://[2001:4860:4860::8888]/nano.pth")
 

@@ -47,9 +47,9 @@ def scene(width: int = 60, height: int = 44, count: int = 5, seed: int = 0) -> t
 
 
 def augmented(
-    given: tuple[Image.Image, Sample], side: int, config: AugmentConfig, seed: int, *, masks: bool = True
+    image_and_sample: tuple[Image.Image, Sample], side: int, config: AugmentConfig, seed: int, *, masks: bool = True
 ) -> Example:
-    picture, sample = given
+    picture, sample = image_and_sample
     return augment(sample, lambda reduction: picture, side, config, streams(seed), masks=masks)
 
 
@@ -186,9 +186,9 @@ def test_each_augmentation_changes_images_and_keeps_them_valid(name: str) -> Non
     most = AUGMENTATIONS[name].field.metadata[1].le
     plain, changed = (parse(AugmentConfig, values, "augmentation") for values in (off, off | {name: most}))
     noise = np.random.default_rng(0).integers(0, 256, (44, 60, 3), dtype=np.uint8)
-    given, differing = (Image.fromarray(noise), scene()[1]), 0
+    image_and_sample, differing = (Image.fromarray(noise), scene()[1]), 0
     for seed in range(8):
-        before, after, again = (augmented(given, 32, config, seed) for config in (plain, changed, changed))
+        before, after, again = (augmented(image_and_sample, 32, config, seed) for config in (plain, changed, changed))
         assert (after.image.shape, after.image.dtype) == (before.image.shape, torch.uint8)
         assert torch.equal(after.image, again.image)
         assert bool(((after.boxes >= 0) & (after.boxes <= 32)).all())
@@ -232,10 +232,10 @@ def same(first: Item, other: Item) -> bool:
 VALUES = EVERYTHING.model_dump()
 draws = st.builds(SampleKey, st.integers(0, 99), st.integers(0, 3), st.integers(0, 3))
 seeds = st.integers(0, 10**6)
-few = settings(max_examples=40)
+few_examples = settings(max_examples=40)
 
 
-@few
+@few_examples
 @given(seeds, draws, st.booleans())
 def test_an_augmentation_that_is_off_is_not_called_and_changes_nothing(
     read: Any, seed: int, draw: SampleKey, first: bool
@@ -249,7 +249,7 @@ def test_an_augmentation_that_is_off_is_not_called_and_changes_nothing(
         assert same(read(config(**VALUES), seed, draw), before)
 
 
-@few
+@few_examples
 @given(seeds, draws, st.booleans())
 def test_an_augmentation_that_is_on_changes_no_draw_of_the_others(
     read: Any, seed: int, draw: SampleKey, first: bool
@@ -306,7 +306,7 @@ def test_a_stream_depends_only_on_name_seed_and_sample_key(read: Any) -> None:
         assert stream(3, SampleKey(1, 2, 1), another_number=1) == usual
 
 
-@few
+@few_examples
 @given(seeds, draws)
 def test_the_first_augmentations_share_a_stream_and_their_order_in_it(read: Any, seed: int, draw: SampleKey) -> None:
     """As they were when all drew from one stream: the images of every seed stay what they were."""
@@ -344,9 +344,9 @@ def test_every_augmentation_has_a_documented_key_after_those_of_the_crop() -> No
         most, meaning = registered.field.metadata[1].le, registered.field.description
         assert meaning
         assert f"| augmentation.{name} | number, from 0, to {most} | {registered.field.default} | {meaning} |\n" in page
-        for wrong in (-0.1, most + 0.1):
+        for bad_value in (-0.1, most + 0.1):
             with pytest.raises(UserError, match=name):
-                parse(AugmentConfig, {name: wrong}, "params.yaml: train.augmentation")
+                parse(AugmentConfig, {name: bad_value}, "params.yaml: train.augmentation")
 
 
 def test_the_settings_are_a_class_that_can_be_sent_to_processes() -> None:

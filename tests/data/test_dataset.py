@@ -30,8 +30,8 @@ def test_an_item_is_a_pure_function_of_seed_epoch_image_and_repeat(tmp_path: Pat
     torch.manual_seed(5)
     _ = first[SampleKey(0, 2, 0)]
     assert equal(first[SampleKey(1, 3, 0)], item)
-    others = [first[SampleKey(2, 3, 0)], first[SampleKey(1, 3, 1)], train_set(1)[SampleKey(1, 3, 0)]]
-    assert not any(equal(other, item) for other in others)
+    other_items = [first[SampleKey(2, 3, 0)], first[SampleKey(1, 3, 1)], train_set(1)[SampleKey(1, 3, 0)]]
+    assert not any(equal(other, item) for other in other_items)
 
 
 def test_boxes_are_fractions_of_the_image(tmp_path: Path) -> None:

@@ -204,11 +204,11 @@ def test_a_reason_of_a_server_cannot_command_the_terminal(monkeypatch: pytest.Mo
 
 
 def test_the_proxy_is_left_out_for_the_addresses_that_urllib_leaves_it_out_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked_hosts = []
     monkeypatch.setattr(hosts.urllib.request, "getproxies", lambda: {"https": "http://127.0.0.1:9"})
-    monkeypatch.setattr(hosts.urllib.request, "proxy_bypass", lambda host: asked.append(host))
+    monkeypatch.setattr(hosts.urllib.request, "proxy_bypass", lambda host: asked_hosts.append(host))
     assert hosts.refusal("https://images.example:8443/x.png") is None
-    assert asked == [urllib.request.Request("https://images.example:8443/x.png").host]
+    assert asked_hosts == [urllib.request.Request("https://images.example:8443/x.png").host]
 
 
 def test_messages_hold_neither_a_password_nor_a_key(server: SecureServer) -> None:

@@ -28,9 +28,9 @@ from tests.inference.test_predictor import same
 @pytest.fixture
 def model(scene: Scene) -> Any:
     """The Python class over a checkpoint of no variant."""
-    made = api.RFDETR.__new__(api.RFDETR)
-    made._predictor, made._optimised = Predictor.from_checkpoint(scene.checkpoint, device="cpu"), None
-    return made
+    model = api.RFDETR.__new__(api.RFDETR)
+    model._predictor, model._optimised = Predictor.from_checkpoint(scene.checkpoint, device="cpu"), None
+    return model
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (48, 96), [np.int64(32), np.int64(48)]])
@@ -92,9 +92,9 @@ def test_the_nearest_sides_are_taken() -> None:
 
 def test_only_the_patch_size_of_the_model_is_accepted(predictor: Predictor, path: Path) -> None:
     assert same(predictor.predict(path, 0.3, None, 8), predictor.predict(path, 0.3))
-    for wrong in (16, 0, "8", True):
-        with pytest.raises(UserError, match=f"patch_size is {wrong!r}: that of TinyDetector is 8"):
-            predictor.predict(path, 0.3, patch_size=wrong)
+    for bad_size in (16, 0, "8", True):
+        with pytest.raises(UserError, match=f"patch_size is {bad_size!r}: that of TinyDetector is 8"):
+            predictor.predict(path, 0.3, patch_size=bad_size)
 
 
 def test_an_optimised_copy_takes_no_other_shape_until_it_is_removed(model: Any, path: Path) -> None:
@@ -148,17 +148,17 @@ def test_no_objects_have_a_source_shape_and_image(predictor: Predictor, path: Pa
 def test_without_the_source_image_no_image_is_kept(
     predictor: Predictor, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held: list[weakref.ref[Image.Image]] = []
+    references: list[weakref.ref[Image.Image]] = []
 
     def watched(image: Any) -> Image.Image:
         picture = to_rgb(image)
-        held.append(weakref.ref(picture))
+        references.append(weakref.ref(picture))
         return picture
 
     monkeypatch.setattr("rfdetr_core.inference.predictor.to_rgb", watched)
     results = predictor.predict([path] * 3, 0.3, include_source_image=False)
     gc.collect()
-    assert [reference() for reference in held] == [None] * 3
+    assert [reference() for reference in references] == [None] * 3
     assert [detections.metadata for detections in results] == [{}] * 3
     assert same(results[0], predictor.predict(path, 0.3))
     assert results[0].data.keys() == predictor.predict(path, 0.3).data.keys() == {"class_name", "source_shape"}

@@ -97,8 +97,8 @@ def test_a_list_gives_the_same_detections_as_its_images_alone_in_their_order(
     """Of the five images, two have one size; nothing else can go through a complete file together."""
     paths: list[Any] = [scene.image(image) for image in scene.annotations()["images"]]
     predictor = exports.open(kind)
-    together = predictor.predict(paths, 0.3, batch_size=batch_size)
-    for detections, path in zip(together, paths, strict=True):
+    batched = predictor.predict(paths, 0.3, batch_size=batch_size)
+    for detections, path in zip(batched, paths, strict=True):
         require_alike(detections, predictor.predict(path, 0.3))
     assert predictor.predict([]) == []
 
@@ -220,9 +220,9 @@ def test_the_arrays_of_a_session_are_copies(exports: Exports) -> None:
     for kind in ("raw.onnx", "raw.xml"):
         session = open_session(exports.path(kind))
         first = session.run({"input": np.zeros((1, 3, 32, 32), np.float32)})
-        kept = {name: values.copy() for name, values in first.items()}
+        copies = {name: values.copy() for name, values in first.items()}
         session.run({"input": np.ones((1, 3, 32, 32), np.float32)})
-        assert all(np.array_equal(first[name], values) for name, values in kept.items())
+        assert all(np.array_equal(first[name], values) for name, values in copies.items())
 
 
 def test_a_session_says_its_precision(exports: Exports) -> None:
@@ -268,11 +268,11 @@ def test_openvino_in_another_precision_is_refused(exports: Exports, monkeypatch:
 
 
 def test_a_file_with_another_precision_than_its_description_is_refused(exports: Exports, tmp_path: Path) -> None:
-    wrong = redescribed(exports.path("raw.onnx"), tmp_path / "wrong.onnx", precision="int8")
+    mislabelled = redescribed(exports.path("raw.onnx"), tmp_path / "wrong.onnx", precision="int8")
     with pytest.raises(UserError, match=r"precision is int8, but it computes in f32.*[Ee]xport it again"):
-        load_predictor(wrong, device="cpu")
+        load_predictor(mislabelled, device="cpu")
     with pytest.raises(UserError, match="other inputs or outputs"):
-        load_predictor(redescribed(exports.path("raw.onnx"), wrong, postprocess=True), device="cpu")
+        load_predictor(redescribed(exports.path("raw.onnx"), mislabelled, postprocess=True), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -293,8 +293,8 @@ def test_a_missing_runtime_is_one_message_with_the_command_that_installs_it(
     assert "\n" not in str(raised.value)
 
 
-def _cut(path: Path, kept: int) -> None:
-    path.write_bytes(path.read_bytes()[:kept])
+def _cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
 
 
 @pytest.mark.parametrize(
@@ -344,13 +344,13 @@ def test_a_device_that_the_runtime_lacks_is_refused(exports: Exports, kind: str,
 
 
 def test_devices_of_a_package_with_cuda() -> None:
-    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    devices = [sessions._onnx_device(device, both) for device in ("auto", "cpu", "cuda", "cuda:1")]
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    devices = [sessions._onnx_device(device, providers) for device in ("auto", "cpu", "cuda", "cuda:1")]
     assert devices == ["cuda", "cpu", "cuda", "cuda:1"]
-    assert sessions._onnx_device("auto", both[1:]) == "cpu"
-    for wrong in ("cuda:", "cuda:x", "mps", ""):
+    assert sessions._onnx_device("auto", providers[1:]) == "cpu"
+    for bad_name in ("cuda:", "cuda:x", "mps", ""):
         with pytest.raises(UserError, match="not available"):
-            sessions._onnx_device(wrong, both)
+            sessions._onnx_device(bad_name, providers)
 
 
 def test_an_input_that_the_file_does_not_take_is_one_message(exports: Exports) -> None:

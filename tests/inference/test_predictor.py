@@ -109,12 +109,12 @@ def test_a_rotated_photograph_is_turned_upright(predictor: Predictor, path: Path
 
 
 def test_prediction_prepares_images_as_validation_does(scene: Scene) -> None:
-    where = scene.where
-    samples = read_samples(where.annotations / "test.json", where.manifests / "test.json")
-    dataset = DetectionDataset(samples, where.dataset, 32)
+    paths = scene.where
+    samples = read_samples(paths.annotations / "test.json", paths.manifests / "test.json")
+    dataset = DetectionDataset(samples, paths.dataset, 32)
     validation = collate([dataset[index] for index in range(len(samples))]).normalised().images
     for image, sample in zip(validation, samples, strict=True):
-        assert torch.equal(image, preprocess(to_rgb(where.dataset / sample.path), 32))
+        assert torch.equal(image, preprocess(to_rgb(paths.dataset / sample.path), 32))
 
 
 def test_class_names_are_those_of_the_ids(predictor: Predictor, path: Path) -> None:

@@ -55,9 +55,9 @@ def test_few_items_are_taken_before_they_are_asked_for() -> None:
             yield number
 
     values: Any = prefetch(slow_first, source(), 6)
-    for asked in range(1, 11):
+    for count in range(1, 11):
         next(values)
-        assert len(taken) == asked + 6
+        assert len(taken) == count + 6
     values.close()
     assert len(taken) == 16
 
