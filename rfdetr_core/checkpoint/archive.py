@@ -122,8 +122,8 @@ class _Copy:
     """
 
     def __init__(self, path: Path, size: int) -> None:
-        self.path, self.size, self.left = path, size, MOST_BYTES
-        self.seen: set[int] = set()
+        self.path, self.size, self.remaining = path, size, MOST_BYTES
+        self.copied: set[int] = set()
 
     def copy_plain(self, value: Any, place: str, level: int) -> Any:
         """Copy a value.
@@ -133,11 +133,11 @@ class _Copy:
             place: The dotted path of the value inside the file, for messages.
             level: How deeply it is nested.
         """
-        self.left -= 64 + (len(value) if isinstance(value, str | bytes) else 0)
+        self.remaining -= 64 + (len(value) if isinstance(value, str | bytes) else 0)
         if isinstance(value, dict | list | tuple) and value:
-            self.left -= _REPEATED if id(value) in self.seen else 0
-            self.seen.add(id(value))
-        if self.left < 0 or level > MOST_LEVELS:
+            self.remaining -= _REPEATED if id(value) in self.copied else 0
+            self.copied.add(id(value))
+        if self.remaining < 0 or level > MOST_LEVELS:
             limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
             raise UserError(f"{self.path}: {place.partition('.')[0] or 'its content'}: written out, it has {limit}.")
         if isinstance(value, Tensor):

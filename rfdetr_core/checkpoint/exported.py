@@ -195,8 +195,8 @@ def openvino_constants(root: ElementTree.Element, path: Path) -> dict[str, str]:
         raise UserError(f"{weights} cannot be read: {error.strerror or error}. It belongs to {path}.") from error
     constants = {}
     for name, layer in _constant_layers(root):
-        about = layer.find("data")
-        attributes = {} if about is None else about.attrib
+        element = layer.find("data")
+        attributes = {} if element is None else element.attrib
         try:
             start, size = int(attributes["offset"]), int(attributes["size"])
         except (KeyError, ValueError):

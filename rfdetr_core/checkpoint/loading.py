@@ -238,8 +238,8 @@ def _from_config(checkpoint: Checkpoint) -> dict[str, Any]:
         if fields.get(key, usual) != usual:
             raise UserError(f"{source}.{key} is {fields[key]!r}; only models with {usual!r} are supported.")
     encoder, encoders = str(fields.get("encoder")), {name: numbers for numbers, name in ENCODERS.items()}
-    if own := re.fullmatch(r"windowed_vit_(\d+)x(\d+)x(\d+)", encoder):
-        encoders[encoder] = (int(own[1]), int(own[2]), int(own[3]))
+    if match := re.fullmatch(r"windowed_vit_(\d+)x(\d+)x(\d+)", encoder):
+        encoders[encoder] = (int(match[1]), int(match[2]), int(match[3]))
     if encoder not in encoders:
         raise UserError(f"{source}.encoder is {encoder!r}; supported are {', '.join(encoders)}.")
     return config | dict(zip(("encoder_width", "encoder_blocks", "encoder_heads"), encoders[encoder], strict=True))

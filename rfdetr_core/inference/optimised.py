@@ -148,12 +148,12 @@ def require_positive_int(name: str, value: Any) -> int:
     return value
 
 
-def _dtype(given: Any, device: str) -> torch.dtype:
+def _dtype(requested: Any, device: str) -> torch.dtype:
     known_dtypes = _ON_CUDA if device.startswith("cuda") else _ON_CPU
     match = next(
-        (dtype for dtype in known_dtypes if given in (dtype, str(dtype), str(dtype).removeprefix("torch."))), None
+        (dtype for dtype in known_dtypes if requested in (dtype, str(dtype), str(dtype).removeprefix("torch."))), None
     )
     if match is None:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in known_dtypes)
-        raise UserError(f"dtype is {str(given).removeprefix('torch.')!r}: on {device} it must be one of {names}.")
+        raise UserError(f"dtype is {str(requested).removeprefix('torch.')!r}: on {device} it must be one of {names}.")
     return match

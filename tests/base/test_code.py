@@ -18,7 +18,7 @@ from rfdetr_core.base.files import sha256_bytes
 from rfdetr_core.base.imports import Guard
 from tests.architecture import CODE
 
-LIBRARY = sorted(Path(os.__file__).parent.glob("*.py"))  # other people's code, of every style
+LIBRARY = sorted(Path(os.__file__).parent.glob("*.py"))  # installed packages as sample sources: code of every style
 SOURCE = '''# -*- coding: utf-8 -*-
 """A module.
 
@@ -79,7 +79,7 @@ def test_the_digest_depends_on_the_text_and_not_on_how_it_is_encoded(tmp_path: P
 
 
 class Undocumented(ast.NodeTransformer):
-    """Docstrings gone; `pass` where there is nothing else."""
+    """Removes docstrings; an empty body becomes `pass`."""
 
     def visit(self, node: ast.AST) -> ast.AST:
         self.generic_visit(node)
@@ -112,7 +112,7 @@ def test_the_digested_text_parses_to_the_same_tree_without_docstrings(
 
 
 def with_pass(text: str) -> str:
-    """A source with `pass` after each docstring that is all of a body: without it nothing would be left."""
+    """A source with `pass` after each docstring that is the complete body. Without it the body would be empty."""
     lines = text.split("\n")
     ends = [
         (first.end_lineno or 0, first.col_offset)

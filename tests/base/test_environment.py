@@ -36,7 +36,7 @@ def test_the_processor_is_the_one_that_the_system_names() -> None:
 
 
 class Installed:
-    """A package in a folder of site-packages, as pip leaves it."""
+    """A package in a folder site-packages, as pip installs it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -63,8 +63,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 # Python before 3.13 writes a carriage return without quotes, so that it ends the row for readers.
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"))
 CELLS = st.none() | st.integers() | st.floats() | TEXT
-# pandas gives names of its own to columns that have none, or the same, takes a mark of the byte order off, and skips a
-# line of white space, which a table of one column may have; ours have more.
+# pandas renames columns with an empty or repeated name, removes a byte order mark, and skips a line of white space. A
+# table of one column may have such a line; the tables of this project have more columns.
 NAMES = st.lists(TEXT.filter(lambda name: name != "" and "\ufeff" not in name), min_size=2, max_size=4, unique=True)
 
 

@@ -15,7 +15,7 @@ from rfdetr_core.observers.runs import origin
 
 @pytest.fixture
 def foreign_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository that git takes for another user's, with an ignored dataset."""
+    """A repository that seems to belong to another user, with an ignored dataset."""
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "data" / "mine").mkdir(parents=True)
     (tmp_path / "data" / "mine" / "a.png").touch()

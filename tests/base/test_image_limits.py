@@ -1,4 +1,4 @@
-"""No image takes far longer to decode, or far more memory, than honest ones of its size; honest ones are read."""
+"""Images that take far more time or memory to decode than others of their size are refused; normal images are read."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def progressive(scans: int, size: tuple[int, int] = (64, 48), **options: Any) -> bytes:
-    """A progressive JPEG whose last scan comes again and again; Pillow writes 10."""
+    """A progressive JPEG of `scans` scans. Pillow writes 10; then the last one is repeated."""
     data = encoded(Image.fromarray(PIXELS).resize(size), "JPEG", progressive=True, **options)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * (scans - 10) + b"\xff\xd9"
 
 
 def tiff(width: int, height: int, parts: int, rows: int, compression: int = 1) -> bytes:
-    """A grey TIFF of `parts` strips of `rows` rows, all of which are the same bytes of the file."""
+    """A grey TIFF with `parts` strips of `rows` rows. All strips are the same bytes of the file."""
     strip = bytes(width * rows)
     lists = [np.full(parts, value, "<u4").tobytes() for value in (8, len(strip))]
     start = 8 + len(strip)
@@ -58,7 +58,7 @@ def test_a_jpeg_of_more_scans_is_refused_with_their_number_and_what_to_do(scans:
 
 
 def test_a_large_jpeg_may_have_fewer_scans_than_a_small_one() -> None:
-    """Of the most pixels, 20; the picture itself need not be there."""
+    """An image of the largest size may have 20 scans. Only the scans are counted, so the pixels are not needed."""
     data = bytearray(progressive(21))
     start = data.index(b"\xff\xc2") + 5
     data[start : start + 4] = struct.pack(">HH", 10_000, 10_000)

@@ -260,7 +260,7 @@ def test_an_image_of_too_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch)
     data = encoded(Image.fromarray(PIXELS))
     with pytest.raises(TooLargeError, match="30 x 20 pixels are more than the 599 allowed"):
         decode(data, "a.png", max_pixels=599)
-    # Neither the default of Pillow nor that of ours stands against a limit that was raised.
+    # A raised limit counts, not the default of Pillow or of this project.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9)
     for limit in (600, None):
         assert decode(data, "a.png", max_pixels=limit).size == (30, 20)
@@ -271,7 +271,7 @@ def test_an_image_may_be_as_narrow_as_it_likes() -> None:
 
 
 def claiming(kind: str, side: int) -> bytes:
-    """A small image whose head claims side x side pixels."""
+    """A small image whose header claims side x side pixels."""
     data = bytearray(encoded(Image.new("RGBA" if kind == "WEBP" else "RGB", (4, 4)), kind, lossless=True))
     if kind == "PNG":
         data[16:24] = struct.pack(">II", side, side)
@@ -294,7 +294,7 @@ def claiming(kind: str, side: int) -> bytes:
 
 
 def test_no_image_expands_beyond_the_limit_whatever_its_header_claims(tmp_path: Path) -> None:
-    """In a process that may take 256 MB more than it has, 60,000 x 60,000 pixels are refused (WebP: 16,000)."""
+    """60,000 x 60,000 pixels (WebP: 16,000) are refused in a process that may allocate 256 MB more."""
     sides = {"PNG": 60_000, "BMP": 60_000, "TIFF": 60_000, "JPEG": 60_000, "WEBP": 16_000}
     for kind, side in sides.items():
         (tmp_path / kind).write_bytes(claiming(kind, side))

@@ -63,7 +63,7 @@ def test_a_file_that_python_does_not_import_instead_is_not_reported(project: Pat
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package in a folder of installed ones; importing it fails."""
+    """A package in a folder of installed packages; importing it raises an error."""
     place = tmp_path / "site-packages"
     (place / "tools_of_others" / "inner").mkdir(parents=True)
     for name in ("__init__.py", "inner/__init__.py", "inner/optim.py"):

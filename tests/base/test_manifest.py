@@ -49,7 +49,7 @@ def test_every_image_has_a_line_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_is_older_than_digests_of_pixels_is_read_and_written_as_it_was(tmp_path: Path) -> None:
-    """The bytes are those that releases before had."""
+    """The bytes are those that earlier releases wrote."""
     old = f'[\n{{"height":20,"labels":"{"0" * 64}","path":"a.png","sha256":"{"1" * 64}","width":10}}\n]\n'
     (tmp_path / "a.json").write_text(old)
     rows = read_manifest(tmp_path / "a.json")

@@ -1,4 +1,4 @@
-"""Memory that runs out is one message with what to do, and never a fault of a file."""
+"""If memory runs out, there is one message with the remedy, and no file is called damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every text has a proof that it is in a tree or that it is not, and a proof that is changed anywhere does not hold."""
+"""Every text has a proof that it is, or is not, in a tree. A proof that is changed anywhere is invalid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXTS = st.sets(st.text("0123456789abcdef", min_size=1, max_size=3), max_size=40
 
 
 def holds(leaf: str, proof: list[Position], size: int, root: str) -> bool | None:
-    """What a proof shows; None: it does not hold."""
+    """Whether the leaf is in the tree by a proof; None: the proof is invalid."""
     try:
         return is_in_tree(leaf, proof, size, root)
     except ValueError:
@@ -71,7 +71,7 @@ def test_the_order_and_copies_do_not_matter(texts: set[str], random: object) -> 
 
 @given(TEXTS.filter(len), TEXTS, st.data())
 def test_no_proof_of_one_text_holds_for_another(inside: set[str], texts: set[str], data: st.DataObject) -> None:
-    """Whatever positions of the tree are put together: a text that is in it is never shown to be absent."""
+    """No combination of positions of the tree proves that a text in the tree is absent."""
     tree = Tree(inside)
     positions = [position for leaf in tree.leaves for position in tree.prove(leaf)]
     chosen = data.draw(st.lists(st.sampled_from(positions), max_size=3))
@@ -102,7 +102,7 @@ def test_no_proof_shows_that_a_nonempty_tree_is_empty(root: str) -> None:
 
 
 def test_an_inner_node_is_not_a_leaf() -> None:
-    """The two kinds are hashed apart: the bytes under a node, given as a leaf, have another root."""
+    """Leaves and nodes are hashed differently: the bytes of a node, used as a leaf, give another root."""
     tree = Tree(["a", "b"])
     pair = b"".join(hashlib.sha256(b"\0" + leaf).digest() for leaf in (b"a", b"b"))
     assert hashlib.sha256(b"\0" + pair).hexdigest() != tree.root

@@ -1,4 +1,4 @@
-"""Words out of files command no terminal and forge no line, wherever they are printed."""
+"""Texts from files cannot command the terminal or forge a line, wherever they are printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PLAIN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def commands(text: str) -> list[str]:
-    """The characters of a text that a terminal would obey, but for line ends."""
+    """The characters of a text that a terminal would obey, except line ends."""
     return [char for char in text if char != "\n" and unicodedata.category(char) in _PLAIN]
 
 
@@ -47,7 +47,7 @@ def test_no_line_of_a_message_looks_like_another_message() -> None:
 
 
 def test_nothing_is_printed_but_through_functions_that_escape_it() -> None:
-    """Elsewhere `print` writes plain words, to a file or process, or for a page of docs/; the command line wraps it."""
+    """Other calls of `print` write constant texts, or to a file or process. The command line escapes `print` itself."""
     harmless = {"cli.py", "printing.py", "workers.py", "reference.py", "rules.py"}
     folders = {"commands"}  # of the command line
     paths = [path for folder in ("rfdetr_core", "stages", "ci") for path in (ROOT / folder).rglob("*.py")]

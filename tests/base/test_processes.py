@@ -1,4 +1,4 @@
-"""What a process may use: cores, as the affinity and a container's quota allow, and processes of its own."""
+"""The cores that a process may use, by its affinity and its quota; and a process that must not start others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stage that DVC runs is noted once, with what it read and wrote, and in its own project."""
+"""A stage that DVC runs gets one run-cache entry, with its inputs and outputs, in its own project."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIPELINE = "stages: {a: {cmd: run a, deps: [in.txt], outs: [out.txt: {cache: fal
 
 @pytest.fixture(scope="module")
 def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of DVC whose stage `a` has just written its out."""
+    """A DVC project whose stage `a` has just written its out."""
     folder = tmp_path_factory.mktemp("ran")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     subprocess.run([Path(sys.executable).parent / "dvc", "init", "-q"], cwd=folder, check=True)
@@ -27,7 +27,7 @@ def dvc_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def saved_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> list[dict[str, str]]:
-    """The MD5s by path that `save_run` gave on in this folder and with these variables."""
+    """The MD5s by path of the stages that `save_run` saved in this folder, with these environment variables."""
     saved: list[Any] = []
     monkeypatch.chdir(folder)
     for name in ("DVC_STAGE", "DVC_ROOT", "LOCAL_RANK"):

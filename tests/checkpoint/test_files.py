@@ -1,4 +1,4 @@
-"""Checkpoint files: what is written comes back, equal content is equal bytes, and no foreign code ever runs."""
+"""Checkpoint files: a written file is read back, equal content gives equal bytes, and no code of a file ever runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights into a detector: the rules for another number of things, the report, and what is refused."""
+"""Loading weights into a detector: the rules for other numbers of classes or queries, the report, and the errors."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_class_gets_the_row_of_its_name(class_names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("names", "class_names"),
     [
-        (["a", "b", "c"], ("x", "y")),  # none is known
+        (["a", "b", "c"], ("x", "y")),  # no name matches
         (["a", "b"], ("b", "a")),  # COCO's published files: fewer names than rows
         (["a", "a", "b"], ("b", "a")),
         (None, ("b", "a")),

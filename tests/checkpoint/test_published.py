@@ -1,4 +1,4 @@
-"""Published weights against a server on loopback: right, cut off, corrupted, changed, and absent files."""
+"""Downloads of published weights from a server on loopback: correct, cut off, corrupted, changed and missing files."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_a_missing_training_image_is_an_error_and_a_missing_validation_image_is_
 
 
 class Recorder(pl.LightningModule):
-    """A module that only notes what it is given."""
+    """A module that only records its batches."""
 
     def __init__(self) -> None:
         super().__init__()

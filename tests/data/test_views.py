@@ -20,7 +20,7 @@ sides = st.integers(1, 300)
 
 
 def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Soft blobs with a few hard edges, as photographs have."""
+    """Soft blobs with a few hard edges, like a photograph."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
     picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -29,7 +29,7 @@ def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def jpeg(picture: Image.Image, orientation: int = 1) -> bytes:
-    """The file whose picture, once turned by its orientation, is `picture`."""
+    """A JPEG that shows `picture` after it is turned by its EXIF orientation."""
     back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     stored = picture if orientation == 1 else picture.transpose(back[orientation])
     exif = Image.Exif()
@@ -65,7 +65,9 @@ def test_a_reduced_view_has_pixels_enough_and_holds_the_view(
 def test_training_on_a_reduced_jpeg_sees_nearly_the_same_as_on_the_full_one(
     size: tuple[int, int], orientation: int
 ) -> None:
-    """Boxes within a pixel of the model's input; pixels, in the same view, within 3 grey levels of 255 on average."""
+    """Boxes differ by less than a pixel of the model's input. Pixels of the same view differ by less than 3 grey levels
+    of 255 on average.
+    """
     picture, side = smooth(*size), 96
     data = jpeg(picture, orientation)
     boxes = np.array([[100.0, 200, 300, 250], [0, 0, 60, 70], [size[0] - 90.0, size[1] - 90.0, 90, 90]])
@@ -123,7 +125,7 @@ def test_other_formats_are_never_reduced(kind: str) -> None:
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 10**6))
 def test_polygons_are_filled_in_a_view_as_they_are_in_the_image(top: int, left: int, seed: int) -> None:
-    """Where nothing is magnified; but pycocotools treats rows unlike columns: pixels of the edge may differ."""
+    """Without magnification. Pixels of the edge may differ, because pycocotools treats rows and columns differently."""
     points = np.random.default_rng(seed).uniform(-5, 45, (5, 2))
     polygon = [points.round(1).ravel().tolist()]
     view = View(top, left, 20, 20)

@@ -1,4 +1,4 @@
-"""Images by their address, from a server on loopback: right, refused, missing, cut off, too large, too slow."""
+"""Images from a server on loopback: correct, refused, missing, cut off, too large, too slow."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_name_is_refused_for_any_number_that_is_not_public(monkeypatch: pytest
 def test_a_second_look_up_that_gives_another_number_reaches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    """The check of the name passes, as of a name whose number then changes; the connection leads to loopback."""
+    """The name passes the check, and then gets another IP address: the connection leads to loopback."""
     with secure_server(tmp_path, monkeypatch, public=False) as server:
         monkeypatch.setattr(hosts, "refusal", lambda _: None)
         with pytest.raises(UserError, match=r"host \(127\.0\.0\.1\) is not public"):
@@ -173,7 +173,7 @@ def test_an_image_that_cannot_be_downloaded_is_one_message_that_names_it(
 
 @pytest.mark.parametrize("kind", ["silence", "trickled"])
 def test_a_server_that_stalls_is_given_up(kind: str, server: SecureServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One never shakes hands; of the other no read takes long, yet it never ends."""
+    """One server never completes the TLS handshake. The other sends little by little and never ends."""
     monkeypatch.setattr(addresses, "SECONDS", 0.5)
     with slow_server("silence") as (silent, _):
         trickled = server.at("/x", trickled=True, length=1_000_000)

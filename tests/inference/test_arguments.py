@@ -1,4 +1,4 @@
-"""The arguments of upstream's `predict` and `inference`: what they do here, and what is refused."""
+"""The arguments of upstream's `predict` and `inference`: their effect here, and values that are errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.inference.test_predictor import same
 
 @pytest.fixture
 def model(scene: Scene) -> Any:
-    """The Python class over a checkpoint of no variant."""
+    """The Python class with a checkpoint that belongs to no variant."""
     model = api.RFDETR.__new__(api.RFDETR)
     model._predictor, model._optimised = Predictor.from_checkpoint(scene.checkpoint, device="cpu"), None
     return model

@@ -46,7 +46,7 @@ def exported(checkpoint: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def calls() -> Iterator[list[tuple[str, int, int]]]:
-    """The kind of each model that runs, the images that it is given, and the threads that torch has."""
+    """For each call of a model: its class, the number of images, and torch's number of threads."""
     runs: list[tuple[str, int, int]] = []
 
     def note(model: nn.Module, inputs: Any) -> None:
@@ -59,7 +59,7 @@ def calls() -> Iterator[list[tuple[str, int, int]]]:
 
 
 def contender(name: str, call: Callable[[str, Pictures], object]) -> Contender:
-    """One whose calls are reported as `NAME model` and `NAME predict`."""
+    """A contender whose calls are reported as `NAME model` and `NAME predict`."""
     return Contender(
         *(name, "exact", "none", "fp32", "cpu", 1),
         model=lambda pictures: lambda: call(f"{name} model", pictures),

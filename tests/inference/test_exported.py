@@ -29,7 +29,7 @@ KINDS = ("raw.onnx", SLOW, "raw.xml")
 
 @dataclass(frozen=True)
 class Exports:
-    """The files of one checkpoint, a segmenter of three classes. Each is made when it is first asked for."""
+    """The exported files of a checkpoint, a segmenter with three classes. A file is made at its first use."""
 
     folder: Path
     checkpoint: Predictor
@@ -76,7 +76,7 @@ def test_a_file_finds_in_photographs_what_its_checkpoint_finds(exports: Exports,
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_of_three_classes_has_its_own_name(exports: Exports, kind: str) -> None:
-    """Against the checkpoint's scores, read column by column."""
+    """Compared with the checkpoint's scores, column by column."""
     picture = Image.open(PHOTOGRAPHS[0]).convert("RGB")
     results = exports.open(kind).predict(picture, 0.0)
     inputs = exports.checkpoint._prepare(picture, (exports.checkpoint.architecture.resolution,) * 2)
@@ -94,7 +94,7 @@ def test_each_of_three_classes_has_its_own_name(exports: Exports, kind: str) -> 
 def test_a_list_gives_the_same_detections_as_its_images_alone_in_their_order(
     exports: Exports, scene: Scene, kind: str, batch_size: int
 ) -> None:
-    """Of the five images, two have one size; nothing else can go through a complete file together."""
+    """Two of the five images have equal sizes. Only these can go through a complete file together."""
     paths: list[Any] = [scene.image(image) for image in scene.annotations()["images"]]
     predictor = exports.open(kind)
     batched = predictor.predict(paths, 0.3, batch_size=batch_size)
@@ -117,7 +117,7 @@ def test_a_file_keeps_the_source_image_and_refuses_another_shape(exports: Export
 
 
 class Watched(Session):
-    """A session that notes what it was given, and changes it first."""
+    """A session that changes its input, and keeps it for the test."""
 
     def __init__(self, inner: Session, change: Callable[[Any], Any] = lambda images: images) -> None:
         self.__dict__ |= inner.__dict__

@@ -22,7 +22,7 @@ from tests.inference.test_predictor import same
 
 
 def detector(resolution: int = 64, **changes: Any) -> Detector:
-    """Random weights, also for what starts as zero or one: scales, norms, offsets, boxes."""
+    """A detector with random weights, also for scales, norms, offsets and boxes, which start as zero or one."""
     torch.manual_seed(0)
     detector_model = build_detector(replace(TINY, resolution=resolution, queries=12, **changes)).eval()
     with torch.no_grad():
@@ -41,7 +41,7 @@ def optimised(detector: Detector, resolution: int, dtype: torch.dtype = torch.fl
 @pytest.mark.parametrize("segmentation", [False, True])
 @pytest.mark.parametrize("resolution", [64, 96])
 def test_in_float32_an_optimised_detector_answers_as_the_detector(resolution: int, segmentation: bool) -> None:
-    """Positions are resized for one of the sizes; a product of weights is rounded in another place."""
+    """For one of the sizes the position embeddings are resized. Precomputed products of weights round differently."""
     model = detector(resolution, segmentation=segmentation)
     images = torch.randn(3, 3, resolution, resolution)
     with torch.inference_mode():
@@ -55,8 +55,11 @@ def test_in_float32_an_optimised_detector_answers_as_the_detector(resolution: in
 
 
 def test_in_bfloat16_the_encoders_maps_are_as_close_as_autocast_brings_them() -> None:
-    """bfloat16 has 8 bits: about 1% of a map's spread after a few blocks. Autocast is the measure of what is usual;
-    twice its error is allowed, since the copy keeps the sums between the blocks in bfloat16 as well."""
+    """bfloat16 has 8 bits of mantissa: after a few blocks the error is about 1% of a map's spread.
+
+    The error is compared with that of autocast. Twice that is allowed, because the copy also keeps the sums between the
+    blocks in bfloat16.
+    """
     model, images = detector(), torch.randn(4, 3, 64, 64)
     with torch.inference_mode():
         expected = model.projector(model.encoder(images))
@@ -98,7 +101,7 @@ def test_a_compiled_model_runs_batches_of_one_size(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def model(scene: Scene) -> Any:
-    """The Python class over a checkpoint of no variant."""
+    """The Python class with a checkpoint that belongs to no variant."""
     api_model = api.RFDETR.__new__(api.RFDETR)
     api_model._predictor, api_model._optimised = Predictor.from_checkpoint(scene.checkpoint, device="cpu"), None
     return api_model
@@ -158,7 +161,7 @@ def test_an_image_that_cannot_be_read_is_named_after_the_results_of_earlier_imag
 
 
 def test_images_of_the_callers_own_iterator_are_used_before_the_next_is_asked_for(model: Any) -> None:
-    """As where each picture is closed after its turn, or comes from a camera."""
+    """Such an iterator may close each picture before the next one, or read from a camera."""
     taken: list[int] = []
 
     def pictures() -> Iterator[Image.Image]:

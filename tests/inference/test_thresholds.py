@@ -31,7 +31,7 @@ BY_CLASS = dict(zip(NAMES, (0.2, 0.35, 0.5), strict=True))
 
 
 def thresholds(checkpoint: Path, by_class: Mapping[str, float | None] = BY_CLASS, **changes: Any) -> Thresholds:
-    """What a report says of a model file."""
+    """The thresholds that a report recommends for a model file."""
 
     def point(value: float | None) -> OperatingPoint:
         return OperatingPoint(threshold=value, precision=0.75, recall=None, f1=0.5, reached=value != 0.5)
@@ -48,7 +48,7 @@ def write(path: Path, content: Thresholds) -> Path:
 
 
 def predicted(*arguments: object, output: Path) -> dict[str, Any]:
-    """What the command predict writes of its one image."""
+    """The JSON that the command predict writes for its single image."""
     main(["predict", *map(str, arguments), "--output", str(output), "--device", "cpu"])
     (file,) = output.glob("*.json")
     content: dict[str, Any] = json.loads(file.read_text())
@@ -127,7 +127,7 @@ def test_the_command_keeps_the_same_detections_as_python_and_writes_its_threshol
 
 
 def predict_of(checkpoint: Path) -> Any:
-    """`predict` of the Python class over a checkpoint of no variant."""
+    """`predict` of the Python class with a checkpoint that belongs to no variant."""
     model = api.RFDETR.__new__(api.RFDETR)
     model._predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
     return model.predict

@@ -117,7 +117,7 @@ def test_samples_are_gathered_only_for_deterministic_algorithms_and_not_on_the_c
 
 
 def step(architecture: Any, images: Tensor, autocast: torch.dtype | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients of a small detector at another size than its positions'."""
+    """Loss and gradients of a small detector. The images have another size than its position embeddings."""
     dtype, device = images.dtype, images.device
     detector = small_detector(architecture, dtype).to(device).train()
     generator = torch.Generator().manual_seed(0)
