@@ -32,7 +32,7 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds, remove it when it fails.
+    """Yield a temporary path next to `path`; rename it onto `path` when the block succeeds, remove it when it fails.
 
     `path` itself is never opened for writing: with cache.type hardlink or symlink it is an object of DVC's cache.
 

@@ -41,7 +41,7 @@ class View(NamedTuple):
     def widened(self, factor: int) -> View:
         """The smallest view that contains this one and whose edges are multiples of `factor`.
 
-        So it has whole pixels in an image that was reduced by `factor`.
+        In an image that was reduced by `factor`, its edges are then edges of pixels.
         """
         top, left = self.top // factor * factor, self.left // factor * factor
         bottom, right = (-(-end // factor) * factor for end in (self.top + self.height, self.left + self.width))

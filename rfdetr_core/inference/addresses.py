@@ -23,7 +23,7 @@ SECONDS = 60.0  # for the complete download, with name look-ups and redirects
 _READ = 20.0  # seconds for a single read
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(https?|ftps?|file|data|blob|javascript):", re.IGNORECASE)
 _INSTEAD = "Download the image yourself, and give the path of the file."
-_LONGEST = 200  # characters of an address in a message: a data: address holds a whole picture
+_LONGEST = 200  # characters of an address in a message: a data: address contains a complete picture
 _FAILURES = (OSError, http.client.HTTPException, ValueError)  # errors of the network or of a server's answer
 _HEADERS = {"User-Agent": "rfdetr_core", "Accept": "image/*"}  # some servers refuse Python's own name
 
