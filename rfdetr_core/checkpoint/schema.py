@@ -241,7 +241,7 @@ class RecordFile(FileSchema):
 
 
 class RunNote(FileSchema):
-    """run.json of a run folder. record: the digest of the training record. run: its MLflow run."""
+    """run.json of a run folder. record: the digest of the training record. run: facts such as start and duration."""
 
     record: Sha256
     run: dict[Text, Any]
