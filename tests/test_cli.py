@@ -218,7 +218,7 @@ def test_an_error_is_one_message(
         (checkpoint, tmp_path / "none.jpg"): "none.jpg",
         (checkpoint, empty): str(empty),
         (tmp_path / "none.pth", images[0]): "none.pth does not exist",
-        (text, images[0]): "text.jpg is no checkpoint",
+        (text, images[0]): "text.jpg is not a checkpoint",
         (checkpoint, images[0], tmp_path / "more" / "one.jpg"): "would all be drawn in",
     }
     for arguments, named in cases.items():

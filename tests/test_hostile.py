@@ -132,7 +132,7 @@ PREDICTED: dict[str, tuple[Callable[[Content], Content], str]] = {
     "100 GB under a key that is not read": (at("more", torch.ones(1).expand(10**10)), "more: tensors of 40,000"),
     "one memory, many names": (aliased, r"model: tensors of 400,\d+,\d+ bytes in a file of"),
     "no class rows": (weight(HEAD, torch.ones(0, 16)), "by its weights it has no classes"),
-    "a scalar for a matrix": (weight(QUERIES, torch.tensor(1.0)), "is no complete RF-DETR model"),
+    "a scalar for a matrix": (weight(QUERIES, torch.tensor(1.0)), "is not a complete RF-DETR model"),
     "weights of another shape": (weight(QUERIES, torch.ones(18, 5)), r"query_boxes is \[18, 5\]"),
     "NaN in the class head": (spoilt(HEAD, float("nan")), "class_embed.weight has values that are not finite"),
     "one infinity": (spoilt(QUERIES, float("inf")), "refpoint_embed.weight has values that are not finite"),
@@ -277,7 +277,7 @@ def test_a_tensor_beyond_its_memory_allocates_nothing(
     pickled = members["x/data.pkl"].replace(old, new, 1)
     assert pickled != members["x/data.pkl"]
     (tmp_path / "x.pth").write_bytes(packed(members | {"x/data.pkl": pickled}))
-    with bounded_memory(), pytest.raises(UserError, match=r"x\.pth(: a: tensors of [\d,]+ bytes| is no checkpoint)"):
+    with bounded_memory(), pytest.raises(UserError, match=r"x\.pth(: a: tensors of [\d,]+ bytes| is not a checkpoint)"):
         load(tmp_path / "x.pth")
 
 

@@ -35,8 +35,9 @@ from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
 from rfdetr_core.inference.arguments import check_upstreams, refuse_unknown
+from rfdetr_core.inference.conversion import Picture
 from rfdetr_core.inference.exported import ExportedPredictor
-from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
+from rfdetr_core.inference.predictor import BasePredictor, Predictor, Threshold, find_device
 from rfdetr_core.inference.thresholds import recommended_thresholds
 from rfdetr_core.metrics.names import REPORTED
 from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from rfdetr_core.base import files
 from rfdetr_core.evaluation.scoring import ImageJudgement
-from rfdetr_core.inference.predictor import import_supervision
+from rfdetr_core.inference.conversion import import_supervision
 from rfdetr_core.metrics.coco import Row
 
 if TYPE_CHECKING:

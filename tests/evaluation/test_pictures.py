@@ -10,7 +10,7 @@ from PIL import Image
 
 from rfdetr_core.evaluation.pictures import FONT, PANEL, compare, draw, label_of, pick, write_png
 from rfdetr_core.evaluation.scoring import ImageJudgement
-from rfdetr_core.inference.predictor import import_supervision
+from rfdetr_core.inference.conversion import import_supervision
 
 supervision = import_supervision()
 

@@ -239,7 +239,7 @@ def test_models_that_cannot_be_compared_give_one_message(project: Scene) -> None
     for arguments, message in (
         (("model.pth", "cats.pth"), "error: model.pth and cats.pth have no class in common: class0, class1, class2; "),
         (("model.pth", "none.pth"), "error: none.pth does not exist"),
-        (("model.pth", "text.pth"), "error: text.pth is no checkpoint"),
+        (("model.pth", "text.pth"), "error: text.pth is not a checkpoint"),
         (("model.pth", "other.pth", "--split", "train"), "error: annotations/train.json"),
     ):
         done = run(project, *arguments, "--out", "refused")
