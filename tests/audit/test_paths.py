@@ -38,10 +38,10 @@ def test_a_path_whose_image_was_replaced_is_answered_with_the_bytes_that_it_had(
 ) -> None:
     monkeypatch.chdir(repository.folder)
     first, second = repository.git("rev-list", "HEAD").split()[::-1]
-    said = json.loads(audit(capsys, repository, "--image", asked, "--json", status=1))
-    assert said["sha256"] == sha256_of("replaced")
-    assert [one["commit"] for one in said["uses"]] == [second]
-    assert said["other_bytes"] == [{"path": "train/a.jpg", "sha256": sha256_of("a"), "commit": first}]
+    answer = json.loads(audit(capsys, repository, "--image", asked, "--json", status=1))
+    assert answer["sha256"] == sha256_of("replaced")
+    assert [use["commit"] for use in answer["uses"]] == [second]
+    assert answer["other_bytes"] == [{"path": "train/a.jpg", "sha256": sha256_of("a"), "commit": first}]
     lines = audit(capsys, repository, "--image", asked, status=1).splitlines()
     assert f"  note: train/a.jpg had other bytes in commit {first}: audit --image {sha256_of('a')}" in lines
     assert "had other bytes" not in audit(capsys, repository, "--image", sha256_of("a"))
@@ -51,9 +51,9 @@ def test_an_edited_image_that_is_not_validated_yet_is_known_with_the_bytes_of_it
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files.write_text(repository.folder / IMAGE, "edited")
-    said = json.loads(audit(capsys, repository, "--image", repository.folder / IMAGE, "--json", status=1))
-    assert said["uses"] == []
-    assert {one["sha256"] for one in said["other_bytes"]} == {sha256_of("a"), sha256_of("replaced")}
+    answer = json.loads(audit(capsys, repository, "--image", repository.folder / IMAGE, "--json", status=1))
+    assert answer["uses"] == []
+    assert {version["sha256"] for version in answer["other_bytes"]} == {sha256_of("a"), sha256_of("replaced")}
 
 
 @pytest.mark.parametrize("asked", ["train/b.jpg", "data/mine/train/b.jpg", "data/older/train/b.jpg"])
@@ -81,7 +81,7 @@ def test_a_path_of_another_branch_is_an_error_that_names_a_commit_with_it(reposi
 
 
 @pytest.mark.parametrize("kind", ["unknown path", "file outside the dataset"])
-def test_what_no_manifest_names_is_answered_as_before(
+def test_an_image_in_no_manifest_is_an_error_or_is_searched_by_its_bytes(
     repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     if kind == "unknown path":
@@ -89,5 +89,5 @@ def test_what_no_manifest_names_is_answered_as_before(
             main(["audit", "--image", "train/never.jpg", "--repo", str(repository.folder)])
     else:
         files.write_text(tmp_path / "train" / "a.jpg", "a")
-        said = json.loads(audit(capsys, repository, "--image", tmp_path / "train" / "a.jpg", "--json"))
-        assert (len(said["uses"]), said["other_bytes"]) == (1, [])
+        answer = json.loads(audit(capsys, repository, "--image", tmp_path / "train" / "a.jpg", "--json"))
+        assert (len(answer["uses"]), answer["other_bytes"]) == (1, [])

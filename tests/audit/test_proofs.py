@@ -1,4 +1,4 @@
-"""Proofs for whoever has a model's attestation alone: each image is shown to be in its training, or not to be."""
+"""Proofs that a training used an image, or did not, checked with the model's attestation alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NEW: Images = {"train": {"train/a.jpg": "a", "train/n.jpg": "n"}, "valid": {"val
 
 
 class Kept:
-    """Two models, the second trained from the first, with their attestations, and away from the project."""
+    """Two models and their attestations, outside of the project. The second was trained from the first."""
 
     def __init__(self, folder: Path) -> None:
         self.repository, self.folder = Repository(folder / "clone"), folder
@@ -53,7 +53,7 @@ class Kept:
 
     @cache  # noqa: B019
     def proof(self, image: str) -> bytes:
-        """The proof of an image with the second model, as it is written."""
+        """The bytes of the proof about an image and the second model."""
         archive = Archive(History(self.repository.folder))
         sha256 = digest_of(image, archive)
         asked = Asked(sha256, pixels_at_head(image, sha256, archive))
@@ -70,7 +70,7 @@ class Kept:
         return path
 
     def shown(self, proof: Path, name: str = "second") -> set[str]:
-        """What a proof shows, by the attestation alone."""
+        """The sentences that a proof shows with the attestation alone."""
         report = Report()
         check_proof(report, proof, self.folder / f"{name}.pth.intoto.json", None)
         assert report.mismatches == {}
@@ -82,7 +82,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     return Kept(tmp_path_factory.mktemp("proofs"))
 
 
-def test_an_image_of_an_ancestor_is_shown_to_be_there_and_nowhere_else(
+def test_an_image_of_an_ancestor_is_proven_there_and_absent_elsewhere(
     kept: Kept, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = row("", "person").labels
@@ -104,8 +104,12 @@ def test_every_digest_has_a_proof_of_what_the_manifests_say(
     for through, images in (("this model's", NEW), ("the ancestor", OLD)):
         for split, named in images.items():
             is_in = "an" if word in named.values() else "no"
-            found = {one for one in shown if one.startswith(f"{split} of {through}") and one.endswith("these bytes")}
-            assert [f"has {is_in} image" in one for one in found] == [True]
+            sentences = {
+                sentence
+                for sentence in shown
+                if sentence.startswith(f"{split} of {through}") and sentence.endswith("these bytes")
+            }
+            assert [f"has {is_in} image" in sentence for sentence in sentences] == [True]
 
 
 def test_the_pixels_of_an_image_at_head_are_proven_with_its_bytes(
@@ -124,15 +128,15 @@ def test_a_proof_needs_neither_the_project_nor_the_model(
     proof = shutil.copy(kept.prove(capsys, sha256_of("z")), tmp_path)
     statement = Path(shutil.copy(kept.folder / "second.pth.intoto.json", tmp_path / "statement.json"))
     main(["verify", "--proof", str(proof), str(statement), "--repo", str(tmp_path)])
-    told = capsys.readouterr().out
-    assert "train of this model's training has no image with these bytes" in told
-    assert "not checked: signature" in told
-    assert "not checked: the image of" in told
-    assert "0 mismatches" in told
+    output = capsys.readouterr().out
+    assert "train of this model's training has no image with these bytes" in output
+    assert "not checked: signature" in output
+    assert "not checked: the image of" in output
+    assert "0 mismatches" in output
     payload = base64.b64encode(statement.read_bytes()).decode()
     files.write_json(tmp_path / "envelope.json", {"payloadType": "application/vnd.in-toto+json", "payload": payload})
     main(["verify", "--proof", str(proof), str(tmp_path / "envelope.json")])
-    assert capsys.readouterr().out.count("proven: ") == told.count("proven: ")
+    assert capsys.readouterr().out.count("proven: ") == output.count("proven: ")
 
 
 def test_with_a_key_the_attestation_is_checked_too(
@@ -153,7 +157,7 @@ def test_with_a_key_the_attestation_is_checked_too(
         main(command)
 
 
-def test_a_proof_of_bytes_alone_is_not_enough_where_the_image_is_at_hand(
+def test_a_proof_of_bytes_alone_is_not_enough_if_the_image_is_given(
     kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     Image.new("RGB", (8, 6), "red").save(tmp_path / "asked.png")
@@ -188,20 +192,20 @@ def drop(proof: dict[str, Any]) -> None:
 
 
 def swap_trees(proof: dict[str, Any]) -> None:
-    for one in proof["proofs"]:
-        if one["tree"] != "labelled":
-            one["tree"] = {"images": "pixels", "pixels": "images"}[one["tree"]]
+    for entry in proof["proofs"]:
+        if entry["tree"] != "labelled":
+            entry["tree"] = {"images": "pixels", "pixels": "images"}[entry["tree"]]
 
 
 def claim_absence(proof: dict[str, Any]) -> None:
-    for one in proof["proofs"]:
-        if len(one["positions"]) == 1 and one["positions"][0]["leaf"] == one["leaf"]:
-            one["positions"] = []
+    for entry in proof["proofs"]:
+        if len(entry["positions"]) == 1 and entry["positions"][0]["leaf"] == entry["leaf"]:
+            entry["positions"] = []
 
 
 def other_split(proof: dict[str, Any]) -> None:
-    for one in proof["proofs"]:
-        one["split"] = {"train": "valid", "valid": "train"}[one["split"]]
+    for entry in proof["proofs"]:
+        entry["split"] = {"train": "valid", "valid": "train"}[entry["split"]]
 
 
 def other_image(proof: dict[str, Any]) -> None:
@@ -210,9 +214,9 @@ def other_image(proof: dict[str, Any]) -> None:
 
 
 def other_labels(proof: dict[str, Any]) -> None:
-    for one in proof["proofs"]:
-        if one["tree"] == "labelled":
-            one["leaf"] = f"{proof['image']['sha256']} {sha256_of('labels forged')}"
+    for entry in proof["proofs"]:
+        if entry["tree"] == "labelled":
+            entry["leaf"] = f"{proof['image']['sha256']} {sha256_of('labels forged')}"
 
 
 def other_model(proof: dict[str, Any]) -> None:
@@ -220,11 +224,11 @@ def other_model(proof: dict[str, Any]) -> None:
 
 
 def without_pixels(proof: dict[str, Any]) -> None:
-    proof["proofs"] = [one for one in proof["proofs"] if one["tree"] != "pixels"]
+    proof["proofs"] = [entry for entry in proof["proofs"] if entry["tree"] != "pixels"]
 
 
 def own_training_alone(proof: dict[str, Any]) -> None:
-    proof["proofs"] = [one for one in proof["proofs"] if one["through"] == ""]
+    proof["proofs"] = [entry for entry in proof["proofs"] if entry["through"] == ""]
 
 
 FORGERIES: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
@@ -232,7 +236,7 @@ FORGERIES: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "the ancestor is left out": ("train/a.jpg", own_training_alone),
     "pixels are left out": ("train/a.jpg", without_pixels),
     "bytes for pixels": ("train/a.jpg", swap_trees),
-    "an image that is there is said to be absent": ("train/a.jpg", claim_absence),
+    "a used image is claimed to be absent": ("train/a.jpg", claim_absence),
     "the proof of another split": ("train/a.jpg", other_split),
     "the proof of another image": (sha256_of("z"), other_image),
     "other labels": ("train/a.jpg", other_labels),
@@ -278,7 +282,7 @@ def test_a_proof_with_one_flipped_bit_does_not_hold(kept: Kept, image: str, bit:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": 2}', "[" * 100_000, '{"a": NaN}', "null", "3"])
-def test_what_is_no_proof_or_no_statement_ends_in_one_message(
+def test_an_invalid_proof_or_statement_is_one_message(
     kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str
 ) -> None:
     (tmp_path / "bad.json").write_text(content)
@@ -288,9 +292,7 @@ def test_what_is_no_proof_or_no_statement_ends_in_one_message(
             main(["verify", "--proof", str(tmp_path / proof), str(statement)])
 
 
-def test_a_model_that_is_older_than_the_roots_is_said_to_be_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_older_than_merkle_roots_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = Repository(tmp_path / "clone")
     model = repository.train(1, NEW, older=True)
     repository.commit("older")

@@ -1,3 +1,5 @@
+"""Questions by metadata: `audit --where`, for the images of a model and for the models that used images."""
+
 from __future__ import annotations
 
 import csv
@@ -26,12 +28,12 @@ KNOWN: Metadata = {
     "valid/c.jpg": {"source": "siteB", "licence": "CC-BY-4.0"},
     "test/d.jpg": {"source": "siteA"},
 }
-# The same images, one of which was said to be of another site before.
+# The same images; the metadata of one was corrected to another site.
 CORRECTED = KNOWN | {"train/e.jpg": {"source": "siteA"}}
 
 
 class Kept:
-    """A clone, and copies of its models by name; tensors: their digests."""
+    """A clone, copies of its models, and the tensor digests of the models by name."""
 
     def __init__(self, folder: Path) -> None:
         self.repository, self.folder = Repository(folder / "clone"), folder
@@ -46,7 +48,7 @@ class Kept:
         return audit(capsys, self.repository, *arguments, status=status)
 
     def images(self, capsys: pytest.CaptureFixture[str], name: str, *where: str, status: int = 0) -> set[str]:
-        asked = [str(self.folder / f"{name}.pth"), "--images", *(one for text in where for one in ("--where", text))]
+        asked = [str(self.folder / f"{name}.pth"), "--images", *(word for text in where for word in ("--where", text))]
         rows = csv.DictReader(io.StringIO(self.audit(capsys, *asked, status=status)))
         assert rows.fieldnames == ["split", "path", "sha256", "width", "height", "labels", "pixels", "through"]
         return {row["path"] for row in rows}
@@ -54,13 +56,13 @@ class Kept:
     def uses(
         self, capsys: pytest.CaptureFixture[str], *where: str, status: int = 0
     ) -> tuple[set[tuple[Any, ...]], Any]:
-        """Role, name of the model, number of images and generations to the ancestor; and the whole answer."""
-        asked = [one for text in where for one in ("--where", text)]
-        found = json.loads(self.audit(capsys, *asked, "--json", status=status))
+        """The uses as (role, model, number of images, generations to the ancestor), and the answer itself."""
+        asked = [word for text in where for word in ("--where", text)]
+        answer = json.loads(self.audit(capsys, *asked, "--json", status=status))
         names = {tensors: name for name, tensors in self.tensors.items()} | {None: None}
-        rows = [(one["role"], names[one["tensors"]], one["images"], len(one["through"])) for one in found["uses"]]
+        rows = [(use["role"], names[use["tensors"]], use["images"], len(use["through"])) for use in answer["uses"]]
         assert len(set(rows)) == len(rows)
-        return set(rows), found
+        return set(rows), answer
 
 
 @pytest.fixture
@@ -105,26 +107,28 @@ def test_every_model_that_saw_such_an_image_is_named_with_their_number(
     assert kept.uses(capsys, "source=siteB", "licence=CC-BY-4.0")[0] == {
         ("validated", name, 1, 0) for name in ("first", "second")
     }
-    told = kept.audit(capsys, "--where", "source=siteA")
-    assert told.startswith("images with source=siteA\n")
-    assert f"  trained    tensors {kept.tensors['second']}\n" in told
-    assert "             images  3\n" in told
+    output = kept.audit(capsys, "--where", "source=siteA")
+    assert output.startswith("images with source=siteA\n")
+    assert f"  trained    tensors {kept.tensors['second']}\n" in output
+    assert "             images  3\n" in output
     assert "no model" in kept.audit(capsys, "--where", "source=siteB", "--where", "licence=CC0-1.0")
 
 
-def test_what_an_ancestor_saw_counts_by_the_metadata_of_the_ancestor(
+def test_images_of_an_ancestor_are_selected_by_the_metadata_of_the_ancestor(
     kept: Kept, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images: Images = {"train": {"train/z.jpg": "z"}, "valid": {}, "test": {}}
     kept.train("child", 3, {"train/z.jpg": {"source": "siteC"}}, images=images, parent=kept.tensors["first"])
     kept.repository.commit("child")
     uses = kept.uses(capsys, "source=siteB")[0]
-    assert {one for one in uses if one[1] == "child"} == {("trained", "child", 1, 1), ("validated", "child", 1, 1)}
+    assert {use for use in uses if use[1] == "child"} == {("trained", "child", 1, 1), ("validated", "child", 1, 1)}
     assert kept.images(capsys, "child", "source=siteB") == {"train/e.jpg", "valid/c.jpg"}
     assert kept.images(capsys, "child", "source=siteC") == {"train/z.jpg"}
 
 
-def test_an_evaluation_counts_by_the_metadata_of_its_own_commit(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_an_evaluation_are_selected_by_the_metadata_of_its_commit(
+    kept: Kept, capsys: pytest.CaptureFixture[str]
+) -> None:
     later: Images = IMAGES | {"test": {"test/new.jpg": "new"}}
     kept.train("second", 2, CORRECTED | {"test/new.jpg": {"source": "siteN"}}, images=later)
     kept.repository.commit("scored on another test split")
@@ -133,9 +137,7 @@ def test_an_evaluation_counts_by_the_metadata_of_its_own_commit(kept: Kept, caps
     assert kept.images(capsys, "second", "source=siteN") == {"test/new.jpg"}
 
 
-def test_what_is_not_committed_yet_answers_from_the_working_tree(
-    kept: Kept, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_uncommitted_model_is_answered_from_the_working_tree(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
     kept.train("fresh", 4, {path: {"source": "siteX"} for path in KNOWN})
     assert kept.images(capsys, "fresh", "source=siteX") == KNOWN.keys()
     assert ("trained", "fresh", 3, 0) in kept.uses(capsys, "source=siteX")[0]
@@ -151,16 +153,16 @@ def test_a_model_that_is_older_than_metadata_is_unknown_and_named(
     kept.repository.commit("new")
     uses, answer = kept.uses(capsys, "source=siteB", status=1)
     assert uses == {("trained", "new", 1, 0), ("validated", "new", 1, 0)}
-    assert {(one["role"], one["tensors"]) for one in answer["unknown"]} == {
+    assert {(row["role"], row["tensors"]) for row in answer["unknown"]} == {
         (role, kept.tensors["old"]) for role in ("trained", "validated", "tested")
     }
-    assert all(f"of commit {commit}: it is older than metadata" in one["reason"] for one in answer["unknown"])
+    assert all(f"of commit {commit}: it is older than metadata" in row["reason"] for row in answer["unknown"])
     assert "unknown" in kept.audit(capsys, "--where", "source=siteB", status=1)
     assert kept.images(capsys, "old", "source=siteB", status=1) == set()
     assert kept.images(capsys, "old") == KNOWN.keys()
 
 
-def test_a_model_without_a_record_answers_by_its_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_a_record_is_found_by_its_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = Kept(tmp_path)
     kept.train("bare", 1, KNOWN)
     kept.repository.commit("bare", without=("records", "reports/evaluate/lineage.json"))
@@ -169,21 +171,19 @@ def test_a_model_without_a_record_answers_by_its_lock(tmp_path: Path, capsys: py
     assert uses == {("trained", None, 2, 0), ("tested", None, 1, 0)}
 
 
-def test_metadata_that_is_not_what_the_lock_names_is_not_believed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_metadata_other_than_the_lock_names_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = Kept(tmp_path)
     kept.train("model", 1, KNOWN)
     path = kept.repository.folder / "metadata" / "train.csv"
     path.write_text(path.read_text().replace("siteA", "siteZ"))
     kept.repository.commit("forged")
     answer = kept.uses(capsys, "source=siteB", status=1)[1]
-    assert [one["reason"].partition(" of commit")[0] for one in answer["unknown"]] == ["metadata/train.csv"]
+    assert [row["reason"].partition(" of commit")[0] for row in answer["unknown"]] == ["metadata/train.csv"]
     assert "dvc.lock" in answer["unknown"][0]["reason"]
 
 
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "message"),
     [
         (
             ["camera=x"],
@@ -195,10 +195,10 @@ def test_metadata_that_is_not_what_the_lock_names_is_not_believed(
         (["=siteA"], r"--where =siteA is not KEY=VALUE"),
     ],
 )
-def test_a_condition_that_no_image_can_meet_is_one_message(kept: Kept, where: list[str], told: str) -> None:
-    asked = [one for text in where for one in ("--where", text)]
+def test_a_condition_that_no_image_can_meet_is_one_message(kept: Kept, where: list[str], message: str) -> None:
+    asked = [word for text in where for word in ("--where", text)]
     for more in ([], [str(kept.folder / "first.pth"), "--images"]):
-        with pytest.raises(SystemExit, match=told) as ended:
+        with pytest.raises(SystemExit, match=message) as ended:
             main(["audit", *asked, *more, "--repo", str(kept.repository.folder)])
         assert str(ended.value).count("\n") == 0
 
@@ -211,7 +211,7 @@ def test_conditions_stand_alone_or_with_the_images_of_a_file(kept: Kept) -> None
                 main(["audit", "--where", "source=siteA", *more, "--repo", str(kept.repository.folder)])
 
 
-def test_a_file_of_the_python_api_answers_by_what_lies_beside_it(
+def test_a_file_of_the_python_api_uses_the_tables_beside_it(
     kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.train("alone", 7, KNOWN, images=IMAGES | {"train": {"train/a.jpg": "other", "train/e.jpg": "e"}})
@@ -221,6 +221,6 @@ def test_a_file_of_the_python_api_answers_by_what_lies_beside_it(
     for folder in ("manifest", "metadata"):
         shutil.move(kept.repository.folder / folder, beside / "dataset" / folder)
     subprocess.run(["git", "checkout", "-q", "-f", "."], cwd=kept.repository.folder, check=True)
-    told = kept.audit(capsys, str(beside / "model.pth"), "--images", "--where", "source=siteA")
-    assert "train/a.jpg" in told
-    assert "train/e.jpg" not in told
+    output = kept.audit(capsys, str(beside / "model.pth"), "--images", "--where", "source=siteA")
+    assert "train/a.jpg" in output
+    assert "train/e.jpg" not in output
