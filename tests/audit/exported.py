@@ -144,10 +144,10 @@ def export(repository: Repository, *names: str, cached: bool = False) -> list[Pa
     source, folder = (repository.folder / "output" / name for name in ("checkpoint_best_total.pth", "export"))
     paths = [{".onnx": write_onnx, ".xml": write_openvino}[Path(name).suffix](source, folder / name) for name in names]
     description = description_of(source, {}, "0" * 64)
-    made = {path.name: identity_of(path) for path in sorted(folder.iterdir())}
+    entries = {path.name: identity_of(path) for path in sorted(folder.iterdir())}
     content = {
         "source": {key: description[key] for key in ("tensors", "record")} | {"sha256": description["source"]},
-        "files": made,
+        "files": entries,
     }
     files.write_json(repository.folder / "output" / "export.json", content)
     repository.lock()

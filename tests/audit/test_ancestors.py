@@ -28,13 +28,13 @@ def tensors_of(model: Path) -> str:
 @pytest.fixture
 def family(tmp_path: Path) -> tuple[Repository, list[Path]]:
     """Three generations, each trained from the one before; the image `person` is in the data of the first alone."""
-    made, models = Repository(tmp_path / "clone"), []
+    repository, models = Repository(tmp_path / "clone"), []
     for number, images in enumerate((OLD, NEW, NEW)):
         parents = {"pretrain_weights": parent_of(models[-1])} if models else {}
         models.append(tmp_path / f"{number}.pth")
-        shutil.copy(made.train(number, images, parents=parents), models[-1])
-        made.commit(f"Generation {number}")
-    return made, models
+        shutil.copy(repository.train(number, images, parents=parents), models[-1])
+        repository.commit(f"Generation {number}")
+    return repository, models
 
 
 def test_an_image_leads_to_the_descendants_of_the_model_that_was_trained_on_it(
@@ -56,11 +56,11 @@ def test_an_image_leads_to_the_descendants_of_the_model_that_was_trained_on_it(
 def test_ancestors_beyond_those_that_a_file_lists_are_found_in_git(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
-    repository, parents, sizes, made, sources = Repository(tmp_path / "clone"), {}, [], [], []
+    repository, parents, sizes, tensors, sources = Repository(tmp_path / "clone"), {}, [], [], []
     for number in range(GENERATIONS + 4):
         source = repository.train(number, NEW if number else OLD, parents=parents)
         repository.commit(f"Generation {number}")
-        made.append(tensors_of(source))
+        tensors.append(tensors_of(source))
         sizes.append(source.stat().st_size)
         if key == "resume":  # git has no record of a resume state: its weights differ from those of the run's model
             best = read_checkpoint(source.with_name("checkpoint_best_ema.pth"))
@@ -72,7 +72,7 @@ def test_ancestors_beyond_those_that_a_file_lists_are_found_in_git(
     assert sizes[-3] == sizes[-2] == sizes[-1]
     uses = audit_json(capsys, repository, "--image", sha256_of("person"))["uses"]
     assert {use["tensors"]: use["through"] for use in uses} == {
-        model: sources[:place][::-1] for place, model in enumerate(made)
+        model: sources[:place][::-1] for place, model in enumerate(tensors)
     }
     elsewhere = Repository(tmp_path / "elsewhere")
     elsewhere.train(99, NEW, parents=parents)

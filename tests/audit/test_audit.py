@@ -45,29 +45,29 @@ SECOND: Images = {
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """Two results on the branch main. The folder `kept` has copies of both model files, under other names."""
-    made, kept = Repository(tmp_path / "clone"), tmp_path / "kept"
-    kept.mkdir()
+    """Two results on the branch main. The folder `copies` has copies of both model files, under other names."""
+    repository, copies = Repository(tmp_path / "clone"), tmp_path / "copies"
+    copies.mkdir()
     for number, images in enumerate((FIRST, SECOND), start=1):
-        shutil.copy(made.train(number, images, lr=number / 1000), kept / f"{number}.pth")
-        made.commit(f"Retrain {number}")
-    return made
+        shutil.copy(repository.train(number, images, lr=number / 1000), copies / f"{number}.pth")
+        repository.commit(f"Retrain {number}")
+    return repository
 
 
 @pytest.fixture
-def kept(repository: Repository) -> Path:
-    return repository.folder.parent / "kept"
+def copies(repository: Repository) -> Path:
+    return repository.folder.parent / "copies"
 
 
 def test_a_file_is_found_by_its_bytes_in_a_clone_without_any_file(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    repository.git("clone", "-q", ".", str(kept / "clone"))
+    repository.git("clone", "-q", ".", str(copies / "clone"))
     commits = repository.git("log", "--format=%H", "--reverse").split()
     clone = Repository.__new__(Repository)
-    clone.folder = kept / "clone"
+    clone.folder = copies / "clone"
     for number, commit in enumerate(commits, start=1):
-        answer = audit_json(capsys, clone, kept / f"{number}.pth")
+        answer = audit_json(capsys, clone, copies / f"{number}.pth")
         assert answer["found_by"] == "bytes"
         assert answer["path"] == "output/checkpoint_best_total.pth"
         chain = {link["stage"]: link["commit"] for link in answer["chain"]}
@@ -90,12 +90,12 @@ def test_a_link_names_the_commit_that_introduced_it(repository: Repository, caps
 
 
 def test_a_file_that_was_saved_again_is_found_by_its_weights(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save({"model": torch.load(kept / "1.pth", weights_only=True)["model"]}, kept / "mine.pt")
-    answer = audit_json(capsys, repository, kept / "mine.pt")
+    torch.save({"model": torch.load(copies / "1.pth", weights_only=True)["model"]}, copies / "mine.pt")
+    answer = audit_json(capsys, repository, copies / "mine.pt")
     assert answer["found_by"] == "tensors"
-    assert answer["lineage"] == read_checkpoint(kept / "1.pth").lineage
+    assert answer["lineage"] == read_checkpoint(copies / "1.pth").lineage
 
 
 def test_a_tracked_result_that_is_not_a_model_is_found(
@@ -106,43 +106,43 @@ def test_a_tracked_result_that_is_not_a_model_is_found(
 
 
 def test_results_of_other_branches_tags_and_experiments_are_found(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, reference in enumerate(("refs/heads/other", "refs/tags/v1", "refs/exps/ab/cdef/try"), start=5):
-        shutil.copy(repository.train(number, FIRST), kept / "exp.pth")
+        shutil.copy(repository.train(number, FIRST), copies / "exp.pth")
         repository.git("checkout", "-q", "--detach")
         repository.git("update-ref", reference, repository.commit("elsewhere", without=("records",)))
         repository.git("checkout", "-q", "-f", "main")
-        assert audit_json(capsys, repository, kept / "exp.pth")["found_by"] == "bytes"
+        assert audit_json(capsys, repository, copies / "exp.pth")["found_by"] == "bytes"
 
 
 def test_an_unknown_file_and_one_with_changed_weights_are_reported(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = torch.load(kept / "1.pth", weights_only=True)
+    content = torch.load(copies / "1.pth", weights_only=True)
     content["model"]["class_embed.bias"][0] += 1
-    torch.save(content, kept / "changed.pth")
-    answer = audit_json(capsys, repository, kept / "changed.pth", status=1)
+    torch.save(content, copies / "changed.pth")
+    answer = audit_json(capsys, repository, copies / "changed.pth", status=1)
     assert answer["found_by"] is None
     assert any("was changed" in note for note in answer["notes"])
     with pytest.raises(SystemExit, match=r"nowhere\.pth does not exist"):
-        main(["audit", str(kept / "nowhere.pth"), "--repo", str(repository.folder)])
+        main(["audit", str(copies / "nowhere.pth"), "--repo", str(repository.folder)])
     with pytest.raises(SystemExit, match="no git history"):
-        main(["audit", str(kept / "1.pth"), "--repo", str(kept)])
+        main(["audit", str(copies / "1.pth"), "--repo", str(copies)])
 
 
 def test_every_image_behind_a_model_is_listed_though_the_manifests_changed_since(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = list(csv.DictReader(io.StringIO(audit(capsys, repository, kept / "1.pth", "--images"))))
+    rows = list(csv.DictReader(io.StringIO(audit(capsys, repository, copies / "1.pth", "--images"))))
     expected = [(split, path, sha256_of(word)) for split, images in FIRST.items() for path, word in images.items()]
     assert [(row["split"], row["path"], row["sha256"]) for row in rows] == expected
 
 
 def test_an_image_leads_to_every_model_that_used_it(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = (tensor_digest(read_checkpoint(kept / f"{number}.pth").weights) for number in (1, 2))
+    first, second = (tensor_digest(read_checkpoint(copies / f"{number}.pth").weights) for number in (1, 2))
 
     def uses(word: str) -> set[tuple[str, str, str]]:
         return {
@@ -160,22 +160,22 @@ def test_an_image_leads_to_every_model_that_used_it(
 @pytest.fixture
 def resaved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     """Two models: the first was trained on a.png, the second on a file with its pixels and other bytes."""
-    made, image = Repository(tmp_path / "resaved"), Image.new("RGB", (8, 6), "red")
+    repository, image = Repository(tmp_path / "resaved"), Image.new("RGB", (8, 6), "red")
     image.save(tmp_path / "a.png")
     digests = files.sha256_file(tmp_path / "a.png"), sha256_of("saved again")
     for seed, digest in enumerate(digests):
         real = ManifestRow("train/a.png", digest, 8, 6, "0" * 64, pixel_digest(image))
         monkeypatch.setattr("tests.audit.repository.row", lambda *_, real=real: real)
-        made.train(seed, {"train": {"train/a.png": ""}})
-        made.commit(f"Model {seed}")
-    return made
+        repository.train(seed, {"train": {"train/a.png": ""}})
+        repository.commit(f"Model {seed}")
+    return repository
 
 
 def test_the_pixels_of_a_file_lead_to_the_models_that_had_them_in_other_bytes(
     resaved: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def same(asked: object) -> dict[str, str]:
-        return {use["sha256"]: use["same"] for use in audit_json(capsys, resaved, "--image", asked)["uses"]}
+    def same(image: object) -> dict[str, str]:
+        return {use["sha256"]: use["same"] for use in audit_json(capsys, resaved, "--image", image)["uses"]}
 
     first, again = files.sha256_file(tmp_path / "a.png"), sha256_of("saved again")
     assert same(tmp_path / "a.png") == {first: "bytes", again: "pixels"}
@@ -229,9 +229,9 @@ def test_a_model_without_a_record_is_found_by_the_digests_of_its_lock(
 
 
 def test_the_difference_of_two_models_names_what_changed_in_data_params_and_scores(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = audit_json(capsys, repository, "--diff", kept / "1.pth", kept / "2.pth")
+    answer = audit_json(capsys, repository, "--diff", copies / "1.pth", copies / "2.pth")
     assert answer["making"]["params"] == {"train.lr": [0.001, 0.002]}
     assert answer["making"]["scores"] == {"ema.score": [tracks(number)["ema"]["score"] for number in (1, 2)]}
     assert answer["making"].keys() == {"params", "scores"}
@@ -242,7 +242,7 @@ def test_the_difference_of_two_models_names_what_changed_in_data_params_and_scor
         "pixels": ["valid/c.jpg"],
         "labels": ["train/a.jpg"],
     }
-    assert "no difference" in audit(capsys, repository, "--diff", kept / "1.pth", kept / "1.pth")
+    assert "no difference" in audit(capsys, repository, "--diff", copies / "1.pth", copies / "1.pth")
 
 
 def test_digests_of_code_with_different_schemas_are_not_compared() -> None:
@@ -255,12 +255,12 @@ def test_digests_of_code_with_different_schemas_are_not_compared() -> None:
 
 
 def test_models_that_were_trained_from_a_model_are_named(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parent = tensor_digest(read_checkpoint(kept / "1.pth").weights)
+    parent = tensor_digest(read_checkpoint(copies / "1.pth").weights)
     child = repository.train(9, SECOND, parent=parent)
     repository.commit("from the first")
-    answer = audit_json(capsys, repository, kept / "1.pth")
+    answer = audit_json(capsys, repository, copies / "1.pth")
     assert answer["trained_from_it"] == [tensor_digest(read_checkpoint(child).weights)]
 
 
@@ -282,8 +282,8 @@ def test_git_settings_and_the_current_folder_do_not_change_the_answer(
     settings = {"log.showRoot": "false", "grep.lineNumber": "true", "grep.column": "true", "color.ui": "always"}
     for name, value in settings.items():
         repository.git("config", name, value)
-    asked = ["audit", "--image", sha256_of("c"), "--json", "--repo", str(repository.folder / "manifest")]
-    main(asked)
+    command = ["audit", "--image", sha256_of("c"), "--json", "--repo", str(repository.folder / "manifest")]
+    main(command)
     assert [use["role"] for use in json.loads(capsys.readouterr().out)["uses"]] == ["validated"]
 
 
@@ -295,10 +295,10 @@ def test_an_uncommitted_result_is_found_and_marked(repository: Repository, capsy
     assert "not committed yet" in audit(capsys, repository, model)
 
 
-def test_a_shallow_clone_is_an_error(repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    repository.git("clone", "-q", "--depth", "1", f"file://{repository.folder}", str(kept / "shallow"))
+def test_a_shallow_clone_is_an_error(repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repository.git("clone", "-q", "--depth", "1", f"file://{repository.folder}", str(copies / "shallow"))
     with pytest.raises(SystemExit, match="shallow"):
-        main(["audit", "--image", sha256_of("c"), "--repo", str(kept / "shallow")])
+        main(["audit", "--image", sha256_of("c"), "--repo", str(copies / "shallow")])
 
 
 def test_a_model_whose_manifest_was_never_committed_is_unknown(
@@ -324,7 +324,7 @@ def test_a_lost_git_object_is_an_error(repository: Repository, capsys: pytest.Ca
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"lineage": {"tensors": "0"}}', "forged", "[" * 100_000, "\0" * 100])
 def test_a_damaged_or_forged_record_does_not_hide_a_use(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str], content: str
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     for path in (repository.folder / "records").iterdir():
         forged = path.read_text().replace(json.loads(path.read_text())["lineage"]["tensors"], "f" * 64)
@@ -333,8 +333,8 @@ def test_a_damaged_or_forged_record_does_not_hide_a_use(
     answer = audit_json(capsys, repository, "--image", sha256_of("c"), status=1)
     assert [use["role"] for use in answer["uses"]] == ["validated"]
     assert f"of commit {commit}" in answer["notes"][0]
-    assert audit_json(capsys, repository, kept / "1.pth", status=1)["found_by"] == "bytes"
-    assert "left out: records/" in audit(capsys, repository, kept / "1.pth", status=1)
+    assert audit_json(capsys, repository, copies / "1.pth", status=1)["found_by"] == "bytes"
+    assert "left out: records/" in audit(capsys, repository, copies / "1.pth", status=1)
 
 
 @pytest.mark.slow
@@ -353,7 +353,7 @@ def test_a_damaged_or_forged_record_does_not_hide_a_use(
     ],
 )
 def test_a_bad_commit_on_another_branch_does_not_stop_an_audit(
-    repository: Repository, kept: Path, name: str, content: str
+    repository: Repository, copies: Path, name: str, content: str
 ) -> None:
     """The audit runs in a separate process, because an overflow of the C stack would end the process."""
     repository.git("checkout", "-q", "-b", "elsewhere")
@@ -363,7 +363,7 @@ def test_a_bad_commit_on_another_branch_does_not_stop_an_audit(
     (repository.folder / name).write_bytes(f"{content}\n# {' '.join(digests)}\n".encode())
     commit = repository.commit("bad")
     repository.git("checkout", "-q", "main")
-    for question in (["--image", sha256_of("c")], [kept / "1.pth"]):
+    for question in (["--image", sha256_of("c")], [copies / "1.pth"]):
         done = subprocess.run(
             [sys.executable, "-m", "rfdetr_core", "audit", *question, "--repo", repository.folder, "--json"],
             capture_output=True,
@@ -388,18 +388,18 @@ def test_a_bad_commit_on_another_branch_does_not_stop_an_audit(
 
 
 def test_other_classes_or_another_configuration_in_a_file_are_reported(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = read_checkpoint(kept / "1.pth")
+    checkpoint = read_checkpoint(copies / "1.pth")
     swapped = checkpoint.args | {"class_names": list(reversed(checkpoint.args["class_names"]))}
     config = checkpoint.model_config | {"num_queries": checkpoint.model_config["num_queries"] - 1}
     for changes in ({"args": swapped}, {"model_config": config}, {"args": swapped, "lineage": None}):
-        write_checkpoint(kept / "swapped.pth", replace(checkpoint, **changes))
-        answer = audit_json(capsys, repository, kept / "swapped.pth", status=1)
+        write_checkpoint(copies / "swapped.pth", replace(checkpoint, **changes))
+        answer = audit_json(capsys, repository, copies / "swapped.pth", status=1)
         assert answer["found_by"] == "tensors"
         assert "classes or configuration in the file are not those" in answer["notes"][0]
-    write_checkpoint(kept / "same.pth", replace(checkpoint, lineage=None))
-    assert audit_json(capsys, repository, kept / "same.pth")["found_by"] == "tensors"
+    write_checkpoint(copies / "same.pth", replace(checkpoint, lineage=None))
+    assert audit_json(capsys, repository, copies / "same.pth")["found_by"] == "tensors"
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -422,12 +422,12 @@ def test_a_project_in_a_folder_of_a_repository_with_manifests_of_another_layout_
 @pytest.fixture
 def twins(tmp_path: Path) -> tuple[Repository, Path, Path]:
     """Two runs before one commit, with equal weights, different images and different notes."""
-    made = Repository(tmp_path / "twins")
+    repository = Repository(tmp_path / "twins")
     copies = tmp_path / "first.pth", tmp_path / "second.pth"
     for path, images, notes in zip(copies, (FIRST, SECOND), ("one", "two"), strict=True):
-        shutil.copy(made.train(1, images, notes=notes), path)
-    made.commit("both")
-    return made, *copies
+        shutil.copy(repository.train(1, images, notes=notes), path)
+    repository.commit("both")
+    return repository, *copies
 
 
 def test_runs_with_equal_weights_are_distinguished(

@@ -66,7 +66,7 @@ def test_versions_of_a_table_select_the_same_images_as_each_table_alone(tmp_path
     conditions: Any = ["source=a, b", "date<2024"]
     values = {"source": ["a, b", 'say "b"', "line\nend", "c"], "date": ["2023", "2024-05-01", "2022-01-01"]}
     rows: dict[str, dict[str, str]] = {}
-    kept = _Table(Selection(conditions, None))  # type: ignore[arg-type]
+    table = _Table(Selection(conditions, None))  # type: ignore[arg-type]
     for version in range(120):
         for _ in range(drawn.choice([0, 1, 4])):
             path = f"train/{drawn.randrange(40):02}.jpg"
@@ -79,4 +79,4 @@ def test_versions_of_a_table_select_the_same_images_as_each_table_alone(tmp_path
         content = (tmp_path / "train.csv").read_bytes()
         alone = _Table(Selection(conditions, None)).select(content, "it")  # type: ignore[arg-type]
         expected = {path for path, row in rows.items() if row["source"] == "a, b" and row["date"] < "2024"}
-        assert kept.select(content, "it") == alone == expected
+        assert table.select(content, "it") == alone == expected

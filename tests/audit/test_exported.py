@@ -28,11 +28,11 @@ FILES = ("model.onnx", "model.xml")
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     """One result on the branch main, and its exported files."""
-    made = Repository(tmp_path / "clone")
-    made.train(1, IMAGES)
-    export(made, *FILES)
-    made.commit("Train")
-    return made
+    repository = Repository(tmp_path / "clone")
+    repository.train(1, IMAGES)
+    export(repository, *FILES)
+    repository.commit("Train")
+    return repository
 
 
 def moved(repository: Repository, name: str, to: Path) -> Path:

@@ -36,19 +36,19 @@ BEST = "output/checkpoint_best_ema.pth"
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """Two results. Between them a label was corrected, one image withdrawn and one added. `kept` has copies of both."""
-    made, kept = Repository(tmp_path / "clone"), tmp_path / "kept"
-    kept.mkdir()
+    """Two results. Between them a label was corrected, an image withdrawn and one added. `copies` has both models."""
+    repository, copies = Repository(tmp_path / "clone"), tmp_path / "copies"
+    copies.mkdir()
     for number, images in enumerate((FIRST, SECOND), start=1):
-        shutil.copy(made.train(number, images, lr=number / 1000, metadata=KNOWN), kept / f"{number}.pth")
-        shutil.copy(made.folder / BEST, kept / f"{number}-ema.pth")
-        made.commit(f"Retrain {number}")
-    return made
+        shutil.copy(repository.train(number, images, lr=number / 1000, metadata=KNOWN), copies / f"{number}.pth")
+        shutil.copy(repository.folder / BEST, copies / f"{number}-ema.pth")
+        repository.commit(f"Retrain {number}")
+    return repository
 
 
 @pytest.fixture
-def kept(repository: Repository) -> Path:
-    return repository.folder.parent / "kept"
+def copies(repository: Repository) -> Path:
+    return repository.folder.parent / "copies"
 
 
 def test_labels_distinguish_models_before_and_after_a_correction(
@@ -93,11 +93,11 @@ class Alone:
 
 
 @pytest.fixture
-def alone(kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Alone:
-    monkeypatch.chdir(kept)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(kept.parent))
+def alone(copies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Alone:
+    monkeypatch.chdir(copies)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(copies.parent))
     capsys.readouterr()
-    return Alone(kept, capsys)
+    return Alone(copies, capsys)
 
 
 def test_without_a_repository_the_file_itself_answers(alone: Alone) -> None:
@@ -153,14 +153,14 @@ def cut(model: Path, to: Path, dtype: torch.dtype, *, keep: bool, back: bool = F
 @pytest.mark.parametrize("keep", [True, False], ids=["with its lineage", "bare"])
 @pytest.mark.parametrize(("dtype", "back"), [(torch.float16, False), (torch.bfloat16, False), (torch.float16, True)])
 def test_a_file_in_half_precision_is_found_by_each_weight(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str], dtype: torch.dtype, keep: bool, back: bool
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str], dtype: torch.dtype, keep: bool, back: bool
 ) -> None:
     for number in (1, 2):
-        into_cache(repository, kept / f"{number}.pth")
-    path = cut(kept / "1.pth", kept / "half.pth", dtype, keep=keep, back=back)
+        into_cache(repository, copies / f"{number}.pth")
+    path = cut(copies / "1.pth", copies / "half.pth", dtype, keep=keep, back=back)
     answer = audit_json(capsys, repository, path)
     assert (answer["found_by"], answer["certainty"]) == ("rounded", "rounded")
-    assert answer["lineage"] == read_checkpoint(kept / "1.pth").lineage
+    assert answer["lineage"] == read_checkpoint(copies / "1.pth").lineage
     assert any(f"rounded to {str(dtype).removeprefix('torch.')}" in note for note in answer["notes"])
     assert [link["stage"] for link in answer["chain"]] == ["strip", "train", "validate"]
     conforms("audit-file", answer)
@@ -174,18 +174,18 @@ def into_cache(repository: Repository, path: Path) -> Path:
 
 
 def test_a_changed_weight_of_a_rounded_file_or_a_missing_original_confirms_nothing(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = cut(kept / "1.pth", kept / "half.pth", torch.float16, keep=False)
+    path = cut(copies / "1.pth", copies / "half.pth", torch.float16, keep=False)
     answer = audit_json(capsys, repository, path, status=1)
     assert answer["certainty"] == "nothing"
     assert any("not in DVC's cache here" in note for note in answer["notes"])
-    place = into_cache(repository, kept / "1.pth")
+    place = into_cache(repository, copies / "1.pth")
     content = torch.load(path, weights_only=True)
     content["model"]["class_embed.bias"][0] += 1
-    torch.save(content, kept / "changed.pth")
-    assert audit_json(capsys, repository, kept / "changed.pth", status=1)["certainty"] == "nothing"
-    write_checkpoint(place, read_checkpoint(kept / "2.pth"))  # someone changed the cache
+    torch.save(content, copies / "changed.pth")
+    assert audit_json(capsys, repository, copies / "changed.pth", status=1)["certainty"] == "nothing"
+    write_checkpoint(place, read_checkpoint(copies / "2.pth"))  # someone changed the cache
     assert audit_json(capsys, repository, path, status=1)["certainty"] == "nothing"
 
 
@@ -204,7 +204,7 @@ def test_a_changed_weight_of_a_rounded_file_or_a_missing_original_confirms_nothi
 )
 def test_the_certainty_of_the_answer_is_reported(
     repository: Repository,
-    kept: Path,
+    copies: Path,
     capsys: pytest.CaptureFixture[str],
     source: str,
     saved: str,
@@ -214,21 +214,21 @@ def test_the_certainty_of_the_answer_is_reported(
     if (
         source == "other track"
     ):  # checkpoint_best_regular.pth if ema won: git has only its MD5, DVC's cache has the file
-        best = read_checkpoint(kept / "1-ema.pth")
+        best = read_checkpoint(copies / "1-ema.pth")
         other = {name: weight + 1 for name, weight in best.weights.items()}
         write_checkpoint(repository.folder / BEST, replace(best, weights=other))
         repository.lock()
         repository.git("commit", "-qam", "other weights")
-        shutil.copy(repository.folder / BEST, kept / source)
+        shutil.copy(repository.folder / BEST, copies / source)
     if source == "epoch":  # weights that are in no file of dvc.lock
-        best = read_checkpoint(kept / "1-ema.pth")
+        best = read_checkpoint(copies / "1-ema.pth")
         write_checkpoint(
-            kept / source, replace(best, weights={name: weight + 2 for name, weight in best.weights.items()})
+            copies / source, replace(best, weights={name: weight + 2 for name, weight in best.weights.items()})
         )
-    path = kept / "deployed.pth"
-    content = torch.load(kept / source, weights_only=True)
+    path = copies / "deployed.pth"
+    content = torch.load(copies / source, weights_only=True)
     content = {"model": content["model"]} if saved == "bare" else content
-    shutil.copy(kept / source, path) if saved == "as it is" else torch.save(content, path)
+    shutil.copy(copies / source, path) if saved == "as it is" else torch.save(content, path)
     answer = audit_json(capsys, repository, path, status=status)
     assert answer["certainty"] == certainty
     assert (answer["training"] is None) == (certainty == "nothing")
@@ -247,13 +247,13 @@ def analysed(repository: Repository, score: float) -> None:
 
 
 def test_a_reviewer_reads_what_changed_in_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    repository, kept = Repository(tmp_path / "clone"), tmp_path
+    repository, copies = Repository(tmp_path / "clone"), tmp_path
     repository.git("remote", "add", "origin", "https://user:secret@github.com/owner/name.git")
     for number, images in enumerate((FIRST, SECOND), start=1):
-        shutil.copy(repository.train(number, images, lr=number / 1000, metadata=KNOWN), kept / f"{number}.pth")
+        shutil.copy(repository.train(number, images, lr=number / 1000, metadata=KNOWN), copies / f"{number}.pth")
         repository.commit(f"Retrain {number}")
         analysed(repository, 0.25 * number)
-    text = audit(capsys, repository, "--diff", kept / "1.pth", kept / "2.pth", "--markdown")
+    text = audit(capsys, repository, "--diff", copies / "1.pth", copies / "2.pth", "--markdown")
     page = Page(text)
     images, scores, params, chosen = (  # the parser puts the text after a table into its last cell
         [[cell.strip().partition("\n")[0] for cell in cells] for cells in table[1:]] for table in page.tables
@@ -269,7 +269,7 @@ def test_a_reviewer_reads_what_changed_in_markdown(tmp_path: Path, capsys: pytes
     assert params[0] == ["train.lr", "0.001", "0.002"]
     assert [cells[0] for cells in chosen] == ["ema.score"]
     assert "secret" not in text
-    answer = audit_json(capsys, repository, "--diff", kept / "1.pth", kept / "2.pth")
+    answer = audit_json(capsys, repository, "--diff", copies / "1.pth", copies / "2.pth")
     assert answer["sources"] == {"added": {"field | x": 1}, "labels": {"roof": 1}, "removed": {"roof": 1}}
     conforms("audit-diff", answer)
 
@@ -289,19 +289,19 @@ def test_names_in_markdown_stay_in_their_cells(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_objects_that_changed_are_counted_by_class(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {"train/a.jpg": {"cat": 2}, "train/b.jpg": {"dog": 3}, "valid/c.jpg": {"cat": 9}}
     after = {"train/a.jpg": {"cat": 1, "dog": 1}, "train/e.jpg": {"cat": 4}, "valid/c.jpg": {"cat": 9}}
-    made: dict[Path, dict[str, str]] = {}
-    for path, objects in ((kept / "1.pth", before), (kept / "2.pth", after)):
+    digests: dict[Path, dict[str, str]] = {}
+    for path, objects in ((copies / "1.pth", before), (copies / "2.pth", after)):
         for split in ("train", "valid", "test"):
-            files.write_json(kept / "annotations.json", canonical(objects, split))
-            place = into_cache(repository, kept / "annotations.json")
-            made.setdefault(path, {})[f"annotations/{split}.json"] = files.md5_file(place)
+            files.write_json(copies / "annotations.json", canonical(objects, split))
+            place = into_cache(repository, copies / "annotations.json")
+            digests.setdefault(path, {})[f"annotations/{split}.json"] = files.md5_file(place)
     # The digests come from the entry of convert in dvc.lock, and this repository has no stage convert.
-    monkeypatch.setattr(context, "_annotation_digests", lambda traced: made[traced.file])
-    answer = audit_json(capsys, repository, "--diff", kept / "1.pth", kept / "2.pth")
+    monkeypatch.setattr(context, "_annotation_digests", lambda traced: digests[traced.file])
+    answer = audit_json(capsys, repository, "--diff", copies / "1.pth", copies / "2.pth")
     assert answer["classes"] == {
         "added": {"cat": [0, 4]},
         "labels": {"cat": [2, 1], "dog": [0, 1]},
@@ -343,18 +343,20 @@ def test_the_link_of_the_code_has_no_credentials(tmp_path: Path, remote: str, li
 
 
 def test_every_answer_has_the_version_of_its_schema_and_no_key_beside_it(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: dict[str, list[object]] = {
-        "audit-file": [kept / "1.pth"],
-        "audit-images": [kept / "1.pth", "--images"],
+    questions: dict[str, list[object]] = {
+        "audit-file": [copies / "1.pth"],
+        "audit-images": [copies / "1.pth", "--images"],
         "audit-image": ["--image", sha256_of("a")],
         "audit-where": ["--where", "source=roof"],
-        "audit-diff": ["--diff", kept / "1.pth", kept / "2.pth"],
+        "audit-diff": ["--diff", copies / "1.pth", copies / "2.pth"],
     }
-    for name, question in asked.items():
+    for name, question in questions.items():
         answer = audit_json(capsys, repository, *question)
         assert next(iter(answer)) == "schema"
         conforms(name, answer)
-    main(["attest", str(kept / "1.pth"), "--output", str(kept / "statement.json"), "--repo", str(repository.folder)])
-    conforms("attest", json.loads((kept / "statement.json").read_text()))
+    main(
+        ["attest", str(copies / "1.pth"), "--output", str(copies / "statement.json"), "--repo", str(repository.folder)]
+    )
+    conforms("attest", json.loads((copies / "statement.json").read_text()))

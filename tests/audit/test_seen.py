@@ -69,8 +69,8 @@ def test_unknown_images_have_a_reason(tmp_path: Path) -> None:
 def test_an_image_is_found_by_its_bytes_under_any_name(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "clone")
     (seen,) = seen_by([repository.train(0, OLD)], repository.folder)
-    asked = {"x/one.png": sha256_of("b"), "x/two.png": sha256_of("v"), "x/three.png": sha256_of("t")}
-    assert (seen.among(asked, TRAINED), seen.among(asked, CHOSEN)) == (["x/one.png"], ["x/two.png"])
+    images = {"x/one.png": sha256_of("b"), "x/two.png": sha256_of("v"), "x/three.png": sha256_of("t")}
+    assert (seen.among(images, TRAINED), seen.among(images, CHOSEN)) == (["x/one.png"], ["x/two.png"])
 
 
 def test_a_repository_that_git_refuses_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,10 +30,10 @@ IMAGES = {"train": {"train/a.jpg": "a"}, "valid": {"valid/b.jpg": "b"}, "test": 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    made = Repository(tmp_path / "clone")
-    made.train(1, IMAGES)
-    made.commit("Train")
-    return made
+    repository = Repository(tmp_path / "clone")
+    repository.train(1, IMAGES)
+    repository.commit("Train")
+    return repository
 
 
 def with_lineage(model: Path, to: Path, lineage: dict[str, Any]) -> Path:
