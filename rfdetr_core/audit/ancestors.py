@@ -59,8 +59,8 @@ def trainings_of(parent: Mapping[str, Any], archive: Archive) -> list[dict[str, 
     exact = [run["lineage"]["training"] for run in runs if run["file"]["sha256"] == parent["sha256"]]
     if exact:
         return exact[:1]
-    if known := archive.trainings.get(parent.get("record") or ""):
-        return [known]
+    if recorded := archive.trainings.get(parent.get("record") or ""):
+        return [recorded]
     lineage, training = parent.get("lineage"), parent.get("training")
     from_file = [lineage["training"]] if lineage and lineage["tensors"] == parent["tensors"] else []
     from_file += [training] if training else []

@@ -48,14 +48,14 @@ def context_of(traces: Sequence[Trace], images: Images, archive: Archive) -> dic
         except UserError as error:
             notes.append(str(error))
             objects.append(None)
-    known = [counts for counts in objects if counts is not None]
+    counted = [counts for counts in objects if counts is not None]
     return {
         "commits": [commit.id if commit else None for commit in commits],
         "scores": [_scores(traced, archive) for traced in traces],
         "sources": {kind: dict(_by_source(kind, rows, sources)) for kind, rows in images.items()}
         if any(sources)
         else {},
-        "classes": {kind: _by_class(kind, rows, known) for kind, rows in images.items()} if len(known) == 2 else {},
+        "classes": {kind: _by_class(kind, rows, counted) for kind, rows in images.items()} if len(counted) == 2 else {},
         "notes": notes,
     }
 

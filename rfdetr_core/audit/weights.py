@@ -64,14 +64,14 @@ class Search:
 def search_weights(checkpoint: Checkpoint, md5: str, archive: Archive) -> Search | None:
     """Search the history for a model file with the weights of a checkpoint.
 
-    Returns:
-        None if no search is needed: a dvc.lock names the file itself, or the file names its training and is not rounded
-        (as the state for a resume).
-
     Args:
         checkpoint: The content of the file in question.
         md5: The digest of its bytes.
         archive: The history of the project.
+
+    Returns:
+        None if no search is needed: a dvc.lock names the file itself, or the file names its training and is not rounded
+        (as the state for a resume).
     """
     if archive.first_link(md5) or not (checkpoint.training is None or _is_rounded(checkpoint.weights)):
         return None

@@ -79,20 +79,20 @@ def note(stage: Any, began: float) -> None:
         git.run(Path(), "add", "--", *(str(folder) for folder in (FOLDER, RECORDS) if folder.is_dir()))
 
 
-def write(root: Path, stage: str, ran: Entry, began: float) -> Path:
+def write(root: Path, stage: str, entry: Entry, began: float) -> Path:
     """Write the entry of a stage and return its path. An entry that exists or was committed before is kept.
 
     Args:
         root: The project's folder.
         stage: The name of the stage.
-        ran: What was run, read and written.
+        entry: What was run, read and written.
         began: When the stage started, in seconds since 1970.
 
     Raises:
         UserError: The entry cannot be written.
     """
-    outs = {path: _out(root / path, md5, ran.files[path]) for path, md5 in ran.outs.items()}
-    result = {"stage": stage, "cmd": ran.cmd, "params": json_params(ran.params), "deps": ran.deps, "outs": outs}
+    outs = {path: _out(root / path, md5, entry.files[path]) for path, md5 in entry.outs.items()}
+    result = {"stage": stage, "cmd": entry.cmd, "params": json_params(entry.params), "deps": entry.deps, "outs": outs}
     name = entry_path(result)
     path = root / name
     commit = None if path.exists() else git.answer(root, "log", "-1", "--format=%H", "--diff-filter=A", "--", name)

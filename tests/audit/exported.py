@@ -1,4 +1,4 @@
-"""Exported files of the tiny models that `Repository` trains: real formats and descriptions around a small graph."""
+"""Helpers that write exported files of the tiny models of `Repository`, with real formats and descriptions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MULTIPLIED = "class_head.weight"
 
 
 def write_onnx(source: Path, path: Path, **changes: Any) -> Path:
-    """A .onnx file of a checkpoint: one product and a sum that an optimiser computes beforehand; all weights in it."""
+    """Write a .onnx file with all weights of a checkpoint. Its graph has a product, and a sum that optimisers fold."""
     weights = read_checkpoint(source).weights
     arrays = {name: tensor.numpy() for name, tensor in weights.items()}
     inputs, outputs = arrays[MULTIPLIED].shape[::-1]
@@ -56,7 +56,7 @@ def write_onnx(source: Path, path: Path, **changes: Any) -> Path:
 
 
 def write_openvino(source: Path, path: Path, **changes: Any) -> Path:
-    """An .xml file and its .bin of a checkpoint: the weights as constants, and nothing that computes with them."""
+    """Write an .xml file and its .bin with the weights of a checkpoint as constants. Nothing computes with them."""
     root, data = ElementTree.Element("net", name="tiny", version="11"), b""
     layers = ElementTree.SubElement(root, "layers")
     for number, (name, tensor) in enumerate(read_checkpoint(source).weights.items()):
@@ -113,7 +113,7 @@ def describe_onnx(model: onnx.ModelProto, described: dict[str, Any]) -> None:
 
 
 def described(model: onnx.ModelProto) -> dict[str, Any]:
-    return {one.key.removeprefix(PREFIX): json.loads(one.value) for one in model.metadata_props}
+    return {entry.key.removeprefix(PREFIX): json.loads(entry.value) for entry in model.metadata_props}
 
 
 def edit_onnx(path: Path, change: Callable[[onnx.ModelProto, dict[str, Any]], None]) -> None:
@@ -126,10 +126,10 @@ def edit_onnx(path: Path, change: Callable[[onnx.ModelProto, dict[str, Any]], No
 
 
 def flip_bit(path: Path, name: str = MULTIPLIED, *, described: bool = False) -> None:
-    """Change the lowest bit of an initializer; described: its digest in the description as well."""
+    """Change the lowest bit of an initializer; with `described`, change its digest in the description as well."""
 
     def change(model: onnx.ModelProto, content: dict[str, Any]) -> None:
-        tensor = next(one for one in model.graph.initializer if one.name == name)
+        tensor = next(initializer for initializer in model.graph.initializer if initializer.name == name)
         data = bytearray(tensor.raw_data)
         data[0] ^= 1
         tensor.raw_data = bytes(data)
@@ -140,12 +140,15 @@ def flip_bit(path: Path, name: str = MULTIPLIED, *, described: bool = False) -> 
 
 
 def export(repository: Repository, *names: str, cached: bool = False) -> list[Path]:
-    """The files of the stage export, in the working tree and in dvc.lock; cached: DVC's cache has their listing."""
+    """Write the files of the stage export and dvc.lock; with `cached`, write their listing into DVC's cache."""
     source, folder = (repository.folder / "output" / name for name in ("checkpoint_best_total.pth", "export"))
-    paths = [{".onnx": write_onnx, ".xml": write_openvino}[Path(one).suffix](source, folder / one) for one in names]
-    told = description_of(source, {}, "0" * 64)
-    made = {path.name: identity_of(path) for path in sorted(folder.iterdir())}
-    content = {"source": {key: told[key] for key in ("tensors", "record")} | {"sha256": told["source"]}, "files": made}
+    paths = [{".onnx": write_onnx, ".xml": write_openvino}[Path(name).suffix](source, folder / name) for name in names]
+    description = description_of(source, {}, "0" * 64)
+    entries = {path.name: identity_of(path) for path in sorted(folder.iterdir())}
+    content = {
+        "source": {key: description[key] for key in ("tensors", "record")} | {"sha256": description["source"]},
+        "files": entries,
+    }
     files.write_json(repository.folder / "output" / "export.json", content)
     repository.lock()
     if cached:

@@ -1,4 +1,4 @@
-"""A git repository as the pipeline leaves it after each training, made in milliseconds; weights are invented."""
+"""A git repository with the files that the pipeline writes, made in milliseconds; the weights are invented."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from rfdetr_core.lineage.records import write_record
 from rfdetr_core.selection.select import select
 from tests.checkpoint.tiny import tiny_checkpoint
 
-Metadata = dict[str, dict[str, str]]  # by path of the image and column
+Metadata = dict[str, dict[str, str]]  # value by path of the image and column
 RUN = {"host": "runner", "started": "2026-01-02T03:04:05+02:00", "seconds": 60.5}
-# By split: path to a word that stands for the image, or two: image and labels. a~1 has the pixels of a in other bytes.
+# A word for each image, by split and path. "a" stands for the bytes of an image. "a moved" has the bytes of "a" and the
+# labels "moved". "a~1" has the pixels of "a" in other bytes.
 Images = dict[str, dict[str, str]]
 
 
 class Repository:
-    """A clone whose commits are results. `git` is the real one."""
+    """A clone whose commits are results. Its commands run the real git."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,13 +56,21 @@ class Repository:
         metadata: Metadata | None = None,
         older: bool = False,
     ) -> Path:
-        """Leave the files of a training on these images; the weights are those of `seed`.
+        """Write the files of a training and return its model.
 
-        metadata: None: the training is older than metadata. older: it is older than digests of pixels and Merkle roots.
+        Args:
+            seed: Determines the weights.
+            images: The images of each split.
+            lr: The learning rate in the params.
+            parent: The tensor digest of the weights that it started from.
+            parents: The parents in the training record, instead of `parent`.
+            notes: train.notes in the params.
+            metadata: The metadata of images; None for a training that is older than metadata.
+            older: The training is older than pixel digests and Merkle roots.
         """
         for split in ("train", "valid", "test"):
             rows = [row(path, content) for path, content in images.get(split, {}).items()]
-            rows = [replace(one, pixels=None) for one in rows] if older else rows
+            rows = [replace(entry, pixels=None) for entry in rows] if older else rows
             write_manifest(self.folder / "manifest" / f"{split}.json", rows)
             if metadata is not None:
                 known = {path: metadata[path] for path in images.get(split, {}) if path in metadata}
@@ -87,7 +96,7 @@ class Repository:
 
     def record(self, lr: float, parents: dict[str, Any], notes: str) -> dict[str, Any]:
         named = {f"manifest/{split}.json": provenance.identity(self.manifest(split)) for split in ("train", "valid")}
-        inputs = {name: one.pop("sha256") for name, one in named.items()}
+        inputs = {name: identity.pop("sha256") for name, identity in named.items()}
         return {
             "params": {"model": {}, "train": {"lr": lr, "seed": 0, "notes": notes}},
             "inputs": inputs,
@@ -106,7 +115,7 @@ class Repository:
         files.write_json(self.folder / "reports" / "evaluate" / "lineage.json", content)
 
     def lock(self) -> None:
-        """Write dvc.lock for what is there."""
+        """Write a dvc.lock for the files of the working tree."""
         manifests = [f"manifest/{split}.json" for split in ("train", "valid", "test")]
         known = [path.relative_to(self.folder).as_posix() for path in sorted(self.folder.glob("metadata/*.csv"))]
         stages = {
@@ -134,7 +143,7 @@ class Repository:
         return {"path": name, "hash": "md5", "md5": files.md5_file(path), "size": path.stat().st_size}
 
     def listing(self, name: str) -> bytes:
-        """What DVC's cache has of a folder."""
+        """The listing that DVC's cache has for a folder."""
         paths = sorted((self.folder / name).iterdir())
         return json.dumps([{"md5": files.md5_file(path), "relpath": path.name} for path in paths]).encode()
 
@@ -142,7 +151,7 @@ class Repository:
         return self.folder / "manifest" / f"{split}.json"
 
     def commit(self, subject: str, *, without: tuple[str, ...] = ()) -> str:
-        """Commit what the pipeline tracks in git; the id."""
+        """Commit the files that the pipeline tracks in git, except for `without`, and return the commit's id."""
         without += ("output/record.json",) if "records" in without else ()
         names = ["dvc.lock", "manifest", "records", "output/record.json", "reports/evaluate/lineage.json"]
         names += [name for name in ("metadata", "output/export.json") if (self.folder / name).exists()]
@@ -170,7 +179,7 @@ def tracks(seed: int) -> dict[str, Any]:
 
 
 def audit(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> str:
-    """What the command audit prints about a repository, ending with a status."""
+    """Run the command audit on a repository, check its exit status, and return what it prints."""
     command = ["audit", *map(str, arguments), "--repo", str(repository.folder)]
     if status:
         with pytest.raises(SystemExit) as ended:
@@ -182,12 +191,12 @@ def audit(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments
 
 
 def conforms(name: str, answer: dict[str, Any]) -> None:
-    """An answer is as its schema says, and has no key that the schema does not know."""
+    """Assert that an answer matches its schema and has no key that the schema lacks."""
     schema = ANSWERS[name]
     schema.model_validate(answer)
     assert answer.keys() <= {info.alias or key for key, info in schema.model_fields.items()}
 
 
-def found(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> Any:
-    """What the command audit answers in JSON."""
+def audit_json(capsys: pytest.CaptureFixture[str], repository: Repository, *arguments: object, status: int = 0) -> Any:
+    """Run the command audit with --json and return the answer."""
     return json.loads(audit(capsys, repository, *arguments, "--json", status=status))

@@ -1,4 +1,4 @@
-"""Images are followed through the weights that a training started from; and every kind of file is traced."""
+"""Images of ancestors: the trainings of the weights that a training started from. Every kind of file is traced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfdetr_core.base import provenance
 from rfdetr_core.checkpoint.files import read_checkpoint, tensor_digest, write_checkpoint
 from rfdetr_core.training.record import GENERATIONS, parent_of
 from tests.audit.repository import Images, Repository, sha256_of
-from tests.audit.test_audit import audit, found
+from tests.audit.test_audit import audit, audit_json
 from tests.checkpoint.tiny import tiny_checkpoint
 
 OLD: Images = {"train": {"train/person.jpg": "person"}, "valid": {"valid/v.jpg": "v"}, "test": {"test/t.jpg": "t"}}
@@ -28,13 +28,13 @@ def tensors_of(model: Path) -> str:
 @pytest.fixture
 def family(tmp_path: Path) -> tuple[Repository, list[Path]]:
     """Three generations, each trained from the one before; the image `person` is in the data of the first alone."""
-    made, models = Repository(tmp_path / "clone"), []
+    repository, models = Repository(tmp_path / "clone"), []
     for number, images in enumerate((OLD, NEW, NEW)):
         parents = {"pretrain_weights": parent_of(models[-1])} if models else {}
         models.append(tmp_path / f"{number}.pth")
-        shutil.copy(made.train(number, images, parents=parents), models[-1])
-        made.commit(f"Generation {number}")
-    return made, models
+        shutil.copy(repository.train(number, images, parents=parents), models[-1])
+        repository.commit(f"Generation {number}")
+    return repository, models
 
 
 def test_an_image_leads_to_the_descendants_of_the_model_that_was_trained_on_it(
@@ -42,27 +42,27 @@ def test_an_image_leads_to_the_descendants_of_the_model_that_was_trained_on_it(
 ) -> None:
     repository, models = family
     first, second, third = map(tensors_of, models)
-    told = found(capsys, repository, "--image", sha256_of("person"))
-    uses = {one["tensors"]: (one["role"], one["through"]) for one in told["uses"]}
+    answer = audit_json(capsys, repository, "--image", sha256_of("person"))
+    uses = {use["tensors"]: (use["role"], use["through"]) for use in answer["uses"]}
     assert uses == {first: ("trained", []), second: ("trained", [first]), third: ("trained", [second, first])}
     lines = audit(capsys, repository, "--image", sha256_of("person"))
     assert f"through its parent {second}\n             then through that model's parent {first}" in lines
-    # An image that a model itself was trained on is no use through its parent.
-    told = found(capsys, repository, "--image", sha256_of("n"))
-    assert {one["tensors"]: one["through"] for one in told["uses"]} == {second: [], third: []}
+    # If a model itself was trained on an image, its parent is not named.
+    answer = audit_json(capsys, repository, "--image", sha256_of("n"))
+    assert {use["tensors"]: use["through"] for use in answer["uses"]} == {second: [], third: []}
 
 
 @pytest.mark.parametrize("key", ["pretrain_weights", "resume"])
 def test_ancestors_beyond_those_that_a_file_lists_are_found_in_git(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
-    repository, parents, sizes, made, sources = Repository(tmp_path / "clone"), {}, [], [], []
+    repository, parents, sizes, tensors, sources = Repository(tmp_path / "clone"), {}, [], [], []
     for number in range(GENERATIONS + 4):
         source = repository.train(number, NEW if number else OLD, parents=parents)
         repository.commit(f"Generation {number}")
-        made.append(tensors_of(source))
+        tensors.append(tensors_of(source))
         sizes.append(source.stat().st_size)
-        if key == "resume":  # from a state, of which git has no record: it has other weights than the model of its run
+        if key == "resume":  # git has no record of a resume state: its weights differ from those of the run's model
             best = read_checkpoint(source.with_name("checkpoint_best_ema.pth"))
             source = tmp_path / "checkpoint.pth"
             write_checkpoint(source, replace(best, weights=tiny_checkpoint(100 + number).weights))
@@ -70,15 +70,15 @@ def test_ancestors_beyond_those_that_a_file_lists_are_found_in_git(
         parents = {key: parent_of(source)}
     assert sizes[1] < sizes[GENERATIONS]
     assert sizes[-3] == sizes[-2] == sizes[-1]
-    uses = found(capsys, repository, "--image", sha256_of("person"))["uses"]
-    assert {one["tensors"]: one["through"] for one in uses} == {
-        model: sources[:place][::-1] for place, model in enumerate(made)
+    uses = audit_json(capsys, repository, "--image", sha256_of("person"))["uses"]
+    assert {use["tensors"]: use["through"] for use in uses} == {
+        model: sources[:place][::-1] for place, model in enumerate(tensors)
     }
     elsewhere = Repository(tmp_path / "elsewhere")
     elsewhere.train(99, NEW, parents=parents)
     elsewhere.commit("moved")
-    unknown = found(capsys, elsewhere, "--image", sha256_of("person"), status=1)["unknown"]
-    assert max(len(one["through"]) for one in unknown) == GENERATIONS + 1
+    unknown = audit_json(capsys, elsewhere, "--image", sha256_of("person"), status=1)["unknown"]
+    assert max(len(row["through"]) for row in unknown) == GENERATIONS + 1
 
 
 def test_the_images_of_a_model_are_listed_with_those_of_its_ancestors(
@@ -86,30 +86,30 @@ def test_the_images_of_a_model_are_listed_with_those_of_its_ancestors(
 ) -> None:
     repository, models = family
     first, second, _ = map(tensors_of, models)
-    rows = found(capsys, repository, models[2], "--images")["images"]
+    rows = audit_json(capsys, repository, models[2], "--images")["images"]
     listed = {(row["split"], row["path"], row["through"]) for row in rows}
     assert listed >= {("train", "train/n.jpg", ""), ("test", "test/t.jpg", ""), ("train", "train/person.jpg", first)}
-    assert ("test", "test/t.jpg", first) not in listed  # of an ancestor, what its training saw
+    assert ("test", "test/t.jpg", first) not in listed  # of an ancestor, only the images of its training are listed
     assert {row["through"] for row in rows} == {"", first, second}
 
 
-@pytest.mark.parametrize("known", ["by its record", "by the state's own word"])
+@pytest.mark.parametrize("known", ["by its record", "from the state alone"])
 def test_a_resumed_training_is_followed_to_the_images_of_the_state(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], known: str
 ) -> None:
     repository = Repository(tmp_path / "clone")
     repository.train(1, OLD)
-    repository.commit("first", without=("records",) if known == "by the state's own word" else ())
+    repository.commit("first", without=("records",) if known == "from the state alone" else ())
     best = read_checkpoint(repository.folder / "output" / "checkpoint_best_ema.pth")
     state = tmp_path / "checkpoint.pth"
     write_checkpoint(state, replace(best, weights=tiny_checkpoint(7).weights))
     resumed = repository.train(2, NEW, parents={"resume": parent_of(state)})
     repository.commit("resumed")
-    uses = found(capsys, repository, "--image", sha256_of("person"))["uses"]
-    assert {(one["tensors"], *one["through"]) for one in uses} >= {(tensors_of(resumed), tensors_of(state))}
+    uses = audit_json(capsys, repository, "--image", sha256_of("person"))["uses"]
+    assert {(use["tensors"], *use["through"]) for use in uses} >= {(tensors_of(resumed), tensors_of(state))}
 
 
-def test_an_ancestor_that_nothing_here_knows_is_named_and_published_weights_are_a_note(
+def test_an_unknown_ancestor_is_named_and_published_weights_are_a_note(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository = Repository(tmp_path / "clone")
@@ -118,14 +118,14 @@ def test_an_ancestor_that_nothing_here_knows_is_named_and_published_weights_are_
     parent = parent_of(stranger)
     published = repository.train(1, OLD, parents={"pretrain_weights": parent | {"name": "rf-detr-nano.pth"}})
     repository.commit("from published weights")
-    told = found(capsys, repository, "--image", sha256_of("x"))
-    assert (told["unknown"], told["published"]) == ([], ["rf-detr-nano.pth"])
+    answer = audit_json(capsys, repository, "--image", sha256_of("x"))
+    assert (answer["unknown"], answer["published"]) == ([], ["rf-detr-nano.pth"])
     assert "rf-detr-nano.pth" in audit(capsys, repository, "--image", sha256_of("x"))
     assert audit(capsys, repository, published, "--images")
     child = repository.train(2, OLD, parents={"pretrain_weights": parent | {"name": "stranger.pth"}})
     repository.commit("from a stranger")
-    told = found(capsys, repository, "--image", sha256_of("x"), status=1)
-    (unknown,) = told["unknown"]
+    answer = audit_json(capsys, repository, "--image", sha256_of("x"), status=1)
+    (unknown,) = answer["unknown"]
     assert (unknown["tensors"], unknown["ancestor"]) == (tensors_of(child), "stranger.pth")
     assert "no record here says which training produced stranger.pth" in audit(
         capsys, repository, "--image", sha256_of("x"), status=1
@@ -133,21 +133,21 @@ def test_an_ancestor_that_nothing_here_knows_is_named_and_published_weights_are_
     assert "train/person.jpg" in audit(capsys, repository, child, "--images", status=1)
 
 
-def test_a_promoted_model_of_another_repository_is_unknown_by_its_manifests(
+def test_images_of_an_ancestor_from_another_project_are_unknown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     elsewhere, repository = Repository(tmp_path / "elsewhere"), Repository(tmp_path / "clone")
     parent = parent_of(elsewhere.train(1, OLD))
     child = repository.train(2, {**NEW, "valid": {"valid/w.jpg": "w"}}, parents={"pretrain_weights": parent})
     repository.commit("child")
-    told = found(capsys, repository, "--image", sha256_of("person"), status=1)
-    assert told["uses"] == []
-    assert {(one["tensors"], tuple(one["through"])) for one in told["unknown"]} == {
+    answer = audit_json(capsys, repository, "--image", sha256_of("person"), status=1)
+    assert answer["uses"] == []
+    assert {(row["tensors"], tuple(row["through"])) for row in answer["unknown"]} == {
         (tensors_of(child), (parent["tensors"],))
     }
 
 
-def test_a_training_that_left_its_parents_weights_as_they_were_ends(
+def test_the_search_for_ancestors_ends_if_a_training_kept_its_parents_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository = Repository(tmp_path / "clone")
@@ -155,10 +155,10 @@ def test_a_training_that_left_its_parents_weights_as_they_were_ends(
     repository.commit("parent")
     repository.train(1, NEW, parents={"pretrain_weights": parent})  # these weights are also its own
     repository.commit("both")
-    assert found(capsys, repository, "--image", sha256_of("n"))["uses"]
+    assert audit_json(capsys, repository, "--image", sha256_of("n"))["uses"]
 
 
-def test_every_kind_of_file_of_a_run_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_kind_of_file_of_a_run_is_traced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = Repository(tmp_path / "clone")
     model = repository.train(1, OLD)
     repository.commit("train")
@@ -174,12 +174,12 @@ def test_every_kind_of_file_of_a_run_answers(tmp_path: Path, capsys: pytest.Capt
     for name, write in states.items():
         write(path := tmp_path / name)
         known = name in ("promoted.pth", "winner.pth")
-        told = found(capsys, repository, path, status=0 if known else 1)
-        assert told["training"] == best.training_record
-        assert [link["stage"] for link in told["chain"]][-2:] == ["train", "validate"]
-        assert told["found_by"] == ("bytes" if known else "training")
+        answer = audit_json(capsys, repository, path, status=0 if known else 1)
+        assert answer["training"] == best.training_record
+        assert [link["stage"] for link in answer["chain"]][-2:] == ["train", "validate"]
+        assert answer["found_by"] == ("bytes" if known else "training")
         assert "seed       0" in audit(capsys, repository, path, status=0 if known else 1)
-        rows = found(capsys, repository, path, "--images")["images"]
+        rows = audit_json(capsys, repository, path, "--images")["images"]
         assert [row["path"] for row in rows][:2] == ["train/person.jpg", "valid/v.jpg"]
 
 
@@ -191,7 +191,7 @@ def test_a_file_of_a_training_outside_the_pipeline_lists_its_images_by_the_manif
     repository.train(2, NEW)
     repository.commit("another")
     shutil.move(run.folder / "manifest", model.parent / "dataset" / "manifest")
-    rows = found(capsys, repository, model, "--images")["images"]
+    rows = audit_json(capsys, repository, model, "--images")["images"]
     assert [row["path"] for row in rows] == ["train/person.jpg", "valid/v.jpg"]
     assert provenance.identity(model.parent / "dataset" / "manifest" / "train.json")["git"]
 
@@ -209,9 +209,9 @@ def test_a_model_without_a_record_that_started_from_weights_is_unknown(
         content["stages"]["train"]["params"] = {"params.yaml": {"model": {"pretrain_weights": name}, "train": {}}}
         lock.write_text(yaml.safe_dump(content, sort_keys=False))
         repository.commit(f"from {name}", without=("records", "reports/evaluate/lineage.json"))
-        told = found(capsys, repository, "--image", sha256_of("person"), status=1 if unknown else 0)
-        assert [one["ancestor"] for one in told["unknown"]] == unknown
-        assert [one["role"] for one in told["uses"]] == ["trained"]
-    assert f"unknown    md5     {told['unknown'][0]['md5']}" in audit(
+        answer = audit_json(capsys, repository, "--image", sha256_of("person"), status=1 if unknown else 0)
+        assert [row["ancestor"] for row in answer["unknown"]] == unknown
+        assert [use["role"] for use in answer["uses"]] == ["trained"]
+    assert f"unknown    md5     {answer['unknown'][0]['md5']}" in audit(
         capsys, repository, "--image", sha256_of("person"), status=1
     )

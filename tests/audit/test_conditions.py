@@ -1,4 +1,4 @@
-"""Conditions on metadata: what a comparison of dates and numbers decides, and reading only the lines that changed."""
+"""Conditions on metadata: comparisons of dates and numbers, and reading only the lines of a table that changed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_days_are_ordered_as_days(sign: str, form: str) -> None:
         ("site=a<b", "a<b", True),
     ],
 )
-def test_what_a_value_may_mean_decides_or_is_not_certain(condition: str, value: str, holds: bool | None) -> None:
+def test_a_value_is_compared_with_everything_that_it_may_mean(condition: str, value: str, holds: bool | None) -> None:
     parsed = Condition.parse(condition)
     assert parsed.holds({parsed.column: value}) is holds
     assert parsed.holds({"another": value}) is False
@@ -60,13 +60,13 @@ def test_a_condition_that_compares_with_neither_date_nor_number_is_refused(text:
         Condition.parse(text)
 
 
-def test_versions_of_a_table_answer_as_if_each_was_read_alone(tmp_path: Path) -> None:
-    """Rows come, go and change anywhere; values with commas, quotes and line ends, and other columns, among them."""
+def test_versions_of_a_table_select_the_same_images_as_each_table_alone(tmp_path: Path) -> None:
+    """Rows are added, removed and changed anywhere. Values contain commas, quotes and line breaks; columns change."""
     drawn = random.Random(0)
     conditions: Any = ["source=a, b", "date<2024"]
     values = {"source": ["a, b", 'say "b"', "line\nend", "c"], "date": ["2023", "2024-05-01", "2022-01-01"]}
     rows: dict[str, dict[str, str]] = {}
-    kept = _Table(Selection(conditions, None))  # type: ignore[arg-type]
+    table = _Table(Selection(conditions, None))  # type: ignore[arg-type]
     for version in range(120):
         for _ in range(drawn.choice([0, 1, 4])):
             path = f"train/{drawn.randrange(40):02}.jpg"
@@ -79,4 +79,4 @@ def test_versions_of_a_table_answer_as_if_each_was_read_alone(tmp_path: Path) ->
         content = (tmp_path / "train.csv").read_bytes()
         alone = _Table(Selection(conditions, None)).select(content, "it")  # type: ignore[arg-type]
         expected = {path for path, row in rows.items() if row["source"] == "a, b" and row["date"] < "2024"}
-        assert kept.select(content, "it") == alone == expected
+        assert table.select(content, "it") == alone == expected

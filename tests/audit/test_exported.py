@@ -1,4 +1,4 @@
-"""An exported file in an audit: found by its bytes, and never vouched for by its own word."""
+"""An exported file in an audit: its bytes confirm it, its own description does not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxscript import optimizer
 
 from rfdetr_core.cli import main
 from tests.audit.exported import edit_onnx, export, flip_bit, write_onnx
-from tests.audit.repository import Images, Repository, audit, found
+from tests.audit.repository import Images, Repository, audit, audit_json
 
 IMAGES: Images = {
     "train": {"train/a.jpg": "a", "train/b.jpg": "b"},
@@ -28,11 +28,11 @@ FILES = ("model.onnx", "model.xml")
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     """One result on the branch main, and its exported files."""
-    made = Repository(tmp_path / "clone")
-    made.train(1, IMAGES)
-    export(made, *FILES)
-    made.commit("Train")
-    return made
+    repository = Repository(tmp_path / "clone")
+    repository.train(1, IMAGES)
+    export(repository, *FILES)
+    repository.commit("Train")
+    return repository
 
 
 def moved(repository: Repository, name: str, to: Path) -> Path:
@@ -50,12 +50,12 @@ def test_a_renamed_copy_is_found_by_its_bytes_in_a_clone_without_any_file(
     repository.git("clone", "-q", ".", str(tmp_path / "other"))
     clone = Repository.__new__(Repository)
     clone.folder = tmp_path / "other"
-    told = found(capsys, clone, moved(repository, name, tmp_path))
-    assert (told["found_by"], told["path"]) == ("bytes", f"output/export/{name}")
-    assert [link["stage"] for link in told["chain"]] == ["export", "strip", "train", "validate"]
-    assert told["chain"][0]["commit"]["id"] == repository.git("rev-parse", "HEAD")
-    assert told["record"] == f"records/{told['exported']['record']}"
-    assert told["notes"] == []
+    answer = audit_json(capsys, clone, moved(repository, name, tmp_path))
+    assert (answer["found_by"], answer["path"]) == ("bytes", f"output/export/{name}")
+    assert [link["stage"] for link in answer["chain"]] == ["export", "strip", "train", "validate"]
+    assert answer["chain"][0]["commit"]["id"] == repository.git("rev-parse", "HEAD")
+    assert answer["record"] == f"records/{answer['exported']['record']}"
+    assert answer["notes"] == []
     assert "tensors  " in audit(capsys, clone, tmp_path / f"mine{Path(name).suffix}")
 
 
@@ -66,21 +66,21 @@ def test_where_export_json_is_not_committed_the_cache_knows_the_file(
     repository.git("rm", "-q", "--cached", "output/export.json")
     (repository.folder / "output" / "export.json").unlink()
     repository.git("commit", "-q", "--amend", "-m", "Train")
-    told = found(capsys, repository, moved(repository, "model.onnx", tmp_path))
-    assert (told["found_by"], told["chain"][0]["stage"]) == ("bytes", "export")
+    answer = audit_json(capsys, repository, moved(repository, "model.onnx", tmp_path))
+    assert (answer["found_by"], answer["chain"][0]["stage"]) == ("bytes", "export")
 
 
-def test_an_export_that_git_does_not_know_is_traced_and_not_vouched_for(
+def test_an_export_that_git_does_not_know_is_traced_and_not_confirmed(
     repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_onnx(repository.folder / "output/checkpoint_best_total.pth", tmp_path / "own.onnx", parity={"x": 0})
-    told = found(capsys, repository, path, status=1)
-    assert (told["found_by"], told["path"]) == ("description", None)
-    assert [link["stage"] for link in told["chain"]] == ["strip", "train", "validate"]
-    assert "only the file itself says" in told["notes"][0]
-    # An initializer that was changed together with its digest looks the same, which is why it is not vouched for.
+    answer = audit_json(capsys, repository, path, status=1)
+    assert (answer["found_by"], answer["path"]) == ("description", None)
+    assert [link["stage"] for link in answer["chain"]] == ["strip", "train", "validate"]
+    assert "only the file itself says" in answer["notes"][0]
+    # An initializer that was changed together with its digest looks the same. So a description confirms nothing.
     flip_bit(path, described=True)
-    assert found(capsys, repository, path, status=1)["notes"] == told["notes"]
+    assert audit_json(capsys, repository, path, status=1)["notes"] == answer["notes"]
 
 
 def test_a_changed_constant_is_named(
@@ -88,13 +88,13 @@ def test_a_changed_constant_is_named(
 ) -> None:
     path = moved(repository, "model.onnx", tmp_path)
     flip_bit(path)
-    assert "were changed: class_head.weight" in found(capsys, repository, path, status=1)["notes"][0]
+    assert "were changed: class_head.weight" in audit_json(capsys, repository, path, status=1)["notes"][0]
     path = moved(repository, "model.xml", tmp_path)
     data = bytearray(path.with_suffix(".bin").read_bytes())
     data[-1] ^= 1
     path.with_suffix(".bin").write_bytes(data)
-    told = found(capsys, repository, path, status=1)  # though the bytes of the .xml file are known
-    assert "were changed: " in told["notes"][0]
+    answer = audit_json(capsys, repository, path, status=1)  # though the bytes of the .xml file are known
+    assert "were changed: " in answer["notes"][0]
 
 
 def swapped(content: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ def test_a_changed_description_is_contradicted(
 ) -> None:
     path = moved(repository, "model.onnx", tmp_path)
     edit_onnx(path, lambda _, content: change(content))
-    assert note in found(capsys, repository, path, status=1)["notes"][0]
+    assert note in audit_json(capsys, repository, path, status=1)["notes"][0]
 
 
 def by_onnxruntime(path: Path, to: Path) -> None:
@@ -164,16 +164,18 @@ def by_onnxscript(path: Path, to: Path) -> None:
 
 
 @pytest.mark.parametrize("tool", [by_onnxruntime, by_shapes, by_onnxscript])
-def test_an_optimised_file_is_traced_and_said_to_be_derived(
+def test_an_optimised_file_is_traced_as_derived(
     repository: Repository, tmp_path: Path, tool: Callable[[Path, Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "optimised.onnx"
     tool(moved(repository, "model.onnx", tmp_path), path)
-    told = found(capsys, repository, path, status=1)
-    assert told["found_by"] == "derived"
-    assert [link["stage"] for link in told["chain"]] == ["strip", "train", "validate"]
-    assert told["lineage"] == found(capsys, repository, repository.folder / "output/export/model.onnx")["lineage"]
-    assert told["notes"][0].startswith("derived: its graph is not the exported one")
+    answer = audit_json(capsys, repository, path, status=1)
+    assert answer["found_by"] == "derived"
+    assert [link["stage"] for link in answer["chain"]] == ["strip", "train", "validate"]
+    assert (
+        answer["lineage"] == audit_json(capsys, repository, repository.folder / "output/export/model.onnx")["lineage"]
+    )
+    assert answer["notes"][0].startswith("derived: its graph is not the exported one")
     text = audit(capsys, repository, path, status=1)
     assert "found by the description that it kept" in text
 
@@ -190,7 +192,7 @@ def test_a_file_whose_description_was_removed_says_so_and_is_derived_when_it_was
         main(["audit", str(path), "--repo", str(repository.folder)])
     optimised.metadata_props.extend(exported.metadata_props)
     onnx.save(optimised, path)
-    assert found(capsys, repository, path, status=1)["found_by"] == "derived"
+    assert audit_json(capsys, repository, path, status=1)["found_by"] == "derived"
 
 
 @pytest.mark.parametrize("length", [0, 10, 1000, -1])
@@ -202,7 +204,7 @@ def test_a_truncated_file_is_one_message(repository: Repository, tmp_path: Path,
         main(["audit", str(path), "--repo", str(repository.folder)])
 
 
-def test_constants_that_are_gone_or_cut_are_one_message(repository: Repository, tmp_path: Path) -> None:
+def test_missing_or_truncated_constants_are_one_message(repository: Repository, tmp_path: Path) -> None:
     path = moved(repository, "model.xml", tmp_path)
     weights = path.with_suffix(".bin")
     weights.write_bytes(weights.read_bytes()[:-1])

@@ -1,4 +1,4 @@
-"""Proofs for whoever has a model's attestation alone: each image is shown to be in its training, or not to be."""
+"""Proofs that a training used an image, or did not, checked with the model's attestation alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rfdetr_core.audit.images import digest_of
 from rfdetr_core.audit.images import pixels_of as pixels_at_head
 from rfdetr_core.audit.proofs import prove, roots_of
 from rfdetr_core.audit.trace import Archive, trace
-from rfdetr_core.audit.uses import Image as Asked
+from rfdetr_core.audit.uses import Image as ImageDigests
 from rfdetr_core.base import files
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.images import decode, pixel_digest
@@ -38,8 +38,8 @@ OLD: Images = {"train": {"train/person.jpg": "person", "train/a.jpg": "a"}, "val
 NEW: Images = {"train": {"train/a.jpg": "a", "train/n.jpg": "n"}, "valid": {"valid/v.jpg": "v"}}
 
 
-class Kept:
-    """Two models, the second trained from the first, with their attestations, and away from the project."""
+class Models:
+    """Two models and their attestations, outside of the project. The second was trained from the first."""
 
     def __init__(self, folder: Path) -> None:
         self.repository, self.folder = Repository(folder / "clone"), folder
@@ -53,11 +53,11 @@ class Kept:
 
     @cache  # noqa: B019
     def proof(self, image: str) -> bytes:
-        """The proof of an image with the second model, as it is written."""
+        """The bytes of the proof about an image and the second model."""
         archive = Archive(History(self.repository.folder))
         sha256 = digest_of(image, archive)
-        asked = Asked(sha256, pixels_at_head(image, sha256, archive))
-        return files.canonical_json(prove(asked, trace(self.folder / "second.pth", archive), archive).content)
+        digests = ImageDigests(sha256, pixels_at_head(image, sha256, archive))
+        return files.canonical_json(prove(digests, trace(self.folder / "second.pth", archive), archive).content)
 
     @property
     def tensors(self) -> str:
@@ -69,8 +69,8 @@ class Kept:
         audit(capsys, self.repository, self.folder / f"{name}.pth", "--prove", image, "--output", path, status=status)
         return path
 
-    def shown(self, proof: Path, name: str = "second") -> set[str]:
-        """What a proof shows, by the attestation alone."""
+    def proven(self, proof: Path, name: str = "second") -> set[str]:
+        """The sentences that a proof shows with the attestation alone."""
         report = Report()
         check_proof(report, proof, self.folder / f"{name}.pth.intoto.json", None)
         assert report.mismatches == {}
@@ -78,105 +78,109 @@ class Kept:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    return Kept(tmp_path_factory.mktemp("proofs"))
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("proofs"))
 
 
-def test_an_image_of_an_ancestor_is_shown_to_be_there_and_nowhere_else(
-    kept: Kept, capsys: pytest.CaptureFixture[str]
+def test_an_image_of_an_ancestor_is_proven_there_and_absent_elsewhere(
+    models: Models, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = row("", "person").labels
-    ancestor, own = f"the ancestor with tensors {kept.tensors}", "this model's training"
-    assert kept.shown(kept.prove(capsys, sha256_of("person"))) == {
+    ancestor, model = f"the ancestor with tensors {models.tensors}", "this model's training"
+    assert models.proven(models.prove(capsys, sha256_of("person"))) == {
         f"train of {ancestor} has an image with these bytes",
         f"train of {ancestor} has an image with these bytes and labels {labels}",
         f"valid of {ancestor} has no image with these bytes",
-        f"train of {own} has no image with these bytes",
-        f"valid of {own} has no image with these bytes",
+        f"train of {model} has no image with these bytes",
+        f"valid of {model} has no image with these bytes",
     }
 
 
 @pytest.mark.parametrize("word", ["person", "a", "n", "v", "z", "another", "0"])
 def test_every_digest_has_a_proof_of_what_the_manifests_say(
-    kept: Kept, capsys: pytest.CaptureFixture[str], word: str
+    models: Models, capsys: pytest.CaptureFixture[str], word: str
 ) -> None:
-    shown = kept.shown(kept.prove(capsys, sha256_of(word)))
+    proven = models.proven(models.prove(capsys, sha256_of(word)))
     for through, images in (("this model's", NEW), ("the ancestor", OLD)):
         for split, named in images.items():
             is_in = "an" if word in named.values() else "no"
-            found = {one for one in shown if one.startswith(f"{split} of {through}") and one.endswith("these bytes")}
-            assert [f"has {is_in} image" in one for one in found] == [True]
+            sentences = {
+                sentence
+                for sentence in proven
+                if sentence.startswith(f"{split} of {through}") and sentence.endswith("these bytes")
+            }
+            assert [f"has {is_in} image" in sentence for sentence in sentences] == [True]
 
 
 def test_the_pixels_of_an_image_at_head_are_proven_with_its_bytes(
-    kept: Kept, capsys: pytest.CaptureFixture[str]
+    models: Models, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = kept.prove(capsys, "train/a.jpg")
+    path = models.prove(capsys, "train/a.jpg")
     assert files.read_json(path)["image"] == {"sha256": sha256_of("a"), "pixels": pixels_of("a")}
-    shown = kept.shown(path)
-    assert "train of this model's training has an image with these pixels" in shown
-    assert "valid of this model's training has no image with these pixels" in shown
+    proven = models.proven(path)
+    assert "train of this model's training has an image with these pixels" in proven
+    assert "valid of this model's training has no image with these pixels" in proven
 
 
 def test_a_proof_needs_neither_the_project_nor_the_model(
-    kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    models: Models, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    proof = shutil.copy(kept.prove(capsys, sha256_of("z")), tmp_path)
-    statement = Path(shutil.copy(kept.folder / "second.pth.intoto.json", tmp_path / "statement.json"))
+    proof = shutil.copy(models.prove(capsys, sha256_of("z")), tmp_path)
+    statement = Path(shutil.copy(models.folder / "second.pth.intoto.json", tmp_path / "statement.json"))
     main(["verify", "--proof", str(proof), str(statement), "--repo", str(tmp_path)])
-    told = capsys.readouterr().out
-    assert "train of this model's training has no image with these bytes" in told
-    assert "not checked: signature" in told
-    assert "not checked: the image of" in told
-    assert "0 mismatches" in told
+    output = capsys.readouterr().out
+    assert "train of this model's training has no image with these bytes" in output
+    assert "not checked: signature" in output
+    assert "not checked: the image of" in output
+    assert "0 mismatches" in output
     payload = base64.b64encode(statement.read_bytes()).decode()
     files.write_json(tmp_path / "envelope.json", {"payloadType": "application/vnd.in-toto+json", "payload": payload})
     main(["verify", "--proof", str(proof), str(tmp_path / "envelope.json")])
-    assert capsys.readouterr().out.count("proven: ") == told.count("proven: ")
+    assert capsys.readouterr().out.count("proven: ") == output.count("proven: ")
 
 
 def test_with_a_key_the_attestation_is_checked_too(
-    kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    models: Models, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     private, public = make_keys(tmp_path)
-    model = Path(shutil.copy(kept.folder / "second.pth", tmp_path))
-    attest(model, key=private, root=kept.repository.folder)
+    model = Path(shutil.copy(models.folder / "second.pth", tmp_path))
+    attest(model, key=private, root=models.repository.folder)
     model.unlink()  # the attestation alone is enough
-    proof, path = kept.prove(capsys, sha256_of("z")), tmp_path / "second.pth.intoto.json"
+    proof, path = models.prove(capsys, sha256_of("z")), tmp_path / "second.pth.intoto.json"
     command = ["verify", "--proof", str(proof), "--key", str(public)]
     for attestation in (path, path.with_name(f"{path.name}.dsse")):
         main([*command, str(attestation)])
         assert "not checked: signature" not in capsys.readouterr().out
     command.append(str(path))
-    path.write_text(path.read_text().replace(roots(kept)["train"]["images"]["root"], "0" * 64))
+    path.write_text(path.read_text().replace(roots(models)["train"]["images"]["root"], "0" * 64))
     with pytest.raises(SystemExit):
         main(command)
 
 
-def test_a_proof_of_bytes_alone_is_not_enough_where_the_image_is_at_hand(
-    kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_a_proof_of_bytes_alone_is_not_enough_if_the_image_is_given(
+    models: Models, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    Image.new("RGB", (8, 6), "red").save(tmp_path / "asked.png")
-    proof = kept.prove(capsys, files.sha256_file(tmp_path / "asked.png"))
-    command = ["verify", "--proof", str(proof), str(kept.folder / "second.pth")]
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "image.png")
+    proof = models.prove(capsys, files.sha256_file(tmp_path / "image.png"))
+    command = ["verify", "--proof", str(proof), str(models.folder / "second.pth")]
     main(command)
     assert "not checked: pixels of" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main([*command, "--image", str(tmp_path / "asked.png")])
+        main([*command, "--image", str(tmp_path / "image.png")])
     assert "proofs of the pixels" in capsys.readouterr().out
 
 
-def roots(kept: Kept, name: str = "second") -> dict[str, Any]:
-    return read_checkpoint(kept.folder / f"{name}.pth").lineage["training"]["roots"]  # type: ignore[index,no-any-return]
+def roots(models: Models, name: str = "second") -> dict[str, Any]:
+    return read_checkpoint(models.folder / f"{name}.pth").lineage["training"]["roots"]  # type: ignore[index,no-any-return]
 
 
-def test_a_proof_is_of_the_image_that_is_given(kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    for name, colour in (("asked.png", "red"), ("other.png", "blue")):
+def test_a_proof_belongs_to_the_given_image(models: Models, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, colour in (("image.png", "red"), ("other.png", "blue")):
         Image.new("RGB", (8, 6), colour).save(tmp_path / name)
-    proof = kept.prove(capsys, str(tmp_path / "asked.png"))
-    assert files.read_json(proof)["image"]["pixels"] == pixel_digest(decode((tmp_path / "asked.png").read_bytes(), "x"))
-    command = ["verify", "--proof", str(proof), str(kept.folder / "second.pth"), "--image"]
-    main([*command, str(tmp_path / "asked.png")])
+    proof = models.prove(capsys, str(tmp_path / "image.png"))
+    assert files.read_json(proof)["image"]["pixels"] == pixel_digest(decode((tmp_path / "image.png").read_bytes(), "x"))
+    command = ["verify", "--proof", str(proof), str(models.folder / "second.pth"), "--image"]
+    main([*command, str(tmp_path / "image.png")])
     assert "0 mismatches" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*command, str(tmp_path / "other.png")])
@@ -188,20 +192,20 @@ def drop(proof: dict[str, Any]) -> None:
 
 
 def swap_trees(proof: dict[str, Any]) -> None:
-    for one in proof["proofs"]:
-        if one["tree"] != "labelled":
-            one["tree"] = {"images": "pixels", "pixels": "images"}[one["tree"]]
+    for entry in proof["proofs"]:
+        if entry["tree"] != "labelled":
+            entry["tree"] = {"images": "pixels", "pixels": "images"}[entry["tree"]]
 
 
 def claim_absence(proof: dict[str, Any]) -> None:
-    for one in proof["proofs"]:
-        if len(one["positions"]) == 1 and one["positions"][0]["leaf"] == one["leaf"]:
-            one["positions"] = []
+    for entry in proof["proofs"]:
+        if len(entry["positions"]) == 1 and entry["positions"][0]["leaf"] == entry["leaf"]:
+            entry["positions"] = []
 
 
 def other_split(proof: dict[str, Any]) -> None:
-    for one in proof["proofs"]:
-        one["split"] = {"train": "valid", "valid": "train"}[one["split"]]
+    for entry in proof["proofs"]:
+        entry["split"] = {"train": "valid", "valid": "train"}[entry["split"]]
 
 
 def other_image(proof: dict[str, Any]) -> None:
@@ -210,9 +214,9 @@ def other_image(proof: dict[str, Any]) -> None:
 
 
 def other_labels(proof: dict[str, Any]) -> None:
-    for one in proof["proofs"]:
-        if one["tree"] == "labelled":
-            one["leaf"] = f"{proof['image']['sha256']} {sha256_of('labels forged')}"
+    for entry in proof["proofs"]:
+        if entry["tree"] == "labelled":
+            entry["leaf"] = f"{proof['image']['sha256']} {sha256_of('labels forged')}"
 
 
 def other_model(proof: dict[str, Any]) -> None:
@@ -220,11 +224,11 @@ def other_model(proof: dict[str, Any]) -> None:
 
 
 def without_pixels(proof: dict[str, Any]) -> None:
-    proof["proofs"] = [one for one in proof["proofs"] if one["tree"] != "pixels"]
+    proof["proofs"] = [entry for entry in proof["proofs"] if entry["tree"] != "pixels"]
 
 
 def own_training_alone(proof: dict[str, Any]) -> None:
-    proof["proofs"] = [one for one in proof["proofs"] if one["through"] == ""]
+    proof["proofs"] = [entry for entry in proof["proofs"] if entry["through"] == ""]
 
 
 FORGERIES: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
@@ -232,7 +236,7 @@ FORGERIES: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
     "the ancestor is left out": ("train/a.jpg", own_training_alone),
     "pixels are left out": ("train/a.jpg", without_pixels),
     "bytes for pixels": ("train/a.jpg", swap_trees),
-    "an image that is there is said to be absent": ("train/a.jpg", claim_absence),
+    "a used image is claimed to be absent": ("train/a.jpg", claim_absence),
     "the proof of another split": ("train/a.jpg", other_split),
     "the proof of another image": (sha256_of("z"), other_image),
     "other labels": ("train/a.jpg", other_labels),
@@ -242,55 +246,53 @@ FORGERIES: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
 
 @pytest.mark.parametrize(("image", "forge"), FORGERIES.values(), ids=FORGERIES.keys())
 def test_a_forged_proof_is_a_mismatch(
-    kept: Kept, capsys: pytest.CaptureFixture[str], image: str, forge: Callable[[dict[str, Any]], None]
+    models: Models, capsys: pytest.CaptureFixture[str], image: str, forge: Callable[[dict[str, Any]], None]
 ) -> None:
-    path = kept.prove(capsys, image)
+    path = models.prove(capsys, image)
     content = files.read_json(path)
     forge(content)
     files.write_json(path, content)
     report = Report()
-    check_proof(report, path, kept.folder / "second.pth.intoto.json", None)
+    check_proof(report, path, models.folder / "second.pth.intoto.json", None)
     assert report.mismatches
 
 
 def test_a_proof_does_not_hold_for_the_attestation_of_another_model(
-    kept: Kept, capsys: pytest.CaptureFixture[str]
+    models: Models, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = Report()
-    check_proof(report, kept.prove(capsys, sha256_of("z")), kept.folder / "first.pth.intoto.json", None)
+    check_proof(report, models.prove(capsys, sha256_of("z")), models.folder / "first.pth.intoto.json", None)
     assert report.mismatches
 
 
 @settings(max_examples=300, deadline=None)
 @given(bit=st.integers(0, 2**31))
 @pytest.mark.parametrize("image", ["train/a.jpg", sha256_of("z")], ids=["present", "absent"])
-def test_a_proof_with_one_flipped_bit_does_not_hold(kept: Kept, image: str, bit: int) -> None:
-    data = bytearray(kept.proof(image))
+def test_a_proof_with_one_flipped_bit_does_not_hold(models: Models, image: str, bit: int) -> None:
+    data = bytearray(models.proof(image))
     bit %= 8 * len(data)
     data[bit // 8] ^= 1 << bit % 8
-    path, report = kept.folder / "flipped.json", Report()
+    path, report = models.folder / "flipped.json", Report()
     path.write_bytes(data)
     try:
-        check_proof(report, path, kept.folder / "second.pth.intoto.json", None)
+        check_proof(report, path, models.folder / "second.pth.intoto.json", None)
     except UserError:
         return
     assert report.mismatches
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": 2}', "[" * 100_000, '{"a": NaN}', "null", "3"])
-def test_what_is_no_proof_or_no_statement_ends_in_one_message(
-    kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str
+def test_an_invalid_proof_or_statement_is_one_message(
+    models: Models, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str
 ) -> None:
     (tmp_path / "bad.json").write_text(content)
-    good = kept.prove(capsys, sha256_of("z"))
-    for proof, statement in (("bad.json", kept.folder / "second.pth.intoto.json"), (good, tmp_path / "bad.json")):
+    good = models.prove(capsys, sha256_of("z"))
+    for proof, statement in (("bad.json", models.folder / "second.pth.intoto.json"), (good, tmp_path / "bad.json")):
         with pytest.raises(SystemExit, match=r"bad\.json"):
             main(["verify", "--proof", str(tmp_path / proof), str(statement)])
 
 
-def test_a_model_that_is_older_than_the_roots_is_said_to_be_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_older_than_merkle_roots_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = Repository(tmp_path / "clone")
     model = repository.train(1, NEW, older=True)
     repository.commit("older")

@@ -1,4 +1,4 @@
-"""Questions without a clone, about corrected labels, about files that were cut or saved again, and for a reviewer."""
+"""Questions without a clone, about corrected labels, about rounded files or files saved again, and for a reviewer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rfdetr_core.audit.review import compare_link
 from rfdetr_core.base import files
 from rfdetr_core.checkpoint.files import read_checkpoint, write_checkpoint
 from rfdetr_core.cli import main
-from tests.audit.repository import Images, Repository, audit, conforms, found, sha256_of
+from tests.audit.repository import Images, Repository, audit, audit_json, conforms, sha256_of
 from tests.ci.test_markdown import HOSTILE, Page
 
 FIRST: Images = {
@@ -36,53 +36,53 @@ BEST = "output/checkpoint_best_ema.pth"
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """Two results: between them a label was corrected, one image withdrawn and one added. Copies lie in `kept`."""
-    made, kept = Repository(tmp_path / "clone"), tmp_path / "kept"
-    kept.mkdir()
+    """Two results. Between them a label was corrected, an image withdrawn and one added. `copies` has both models."""
+    repository, copies = Repository(tmp_path / "clone"), tmp_path / "copies"
+    copies.mkdir()
     for number, images in enumerate((FIRST, SECOND), start=1):
-        shutil.copy(made.train(number, images, lr=number / 1000, metadata=KNOWN), kept / f"{number}.pth")
-        shutil.copy(made.folder / BEST, kept / f"{number}-ema.pth")
-        made.commit(f"Retrain {number}")
-    return made
+        shutil.copy(repository.train(number, images, lr=number / 1000, metadata=KNOWN), copies / f"{number}.pth")
+        shutil.copy(repository.folder / BEST, copies / f"{number}-ema.pth")
+        repository.commit(f"Retrain {number}")
+    return repository
 
 
 @pytest.fixture
-def kept(repository: Repository) -> Path:
-    return repository.folder.parent / "kept"
+def copies(repository: Repository) -> Path:
+    return repository.folder.parent / "copies"
 
 
-def test_labels_tell_models_of_before_a_correction_from_those_after_it(
+def test_labels_distinguish_models_before_and_after_a_correction(
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = found(capsys, repository, "--image", sha256_of("a"))
-    assert [one["labels"] for one in told["uses"]] == [sha256_of("labels corrected"), sha256_of("labels wrong")]
-    assert any("labels were changed" in note for note in told["notes"])
-    assert not found(capsys, repository, "--image", sha256_of("c"))["notes"]
+    answer = audit_json(capsys, repository, "--image", sha256_of("a"))
+    assert [use["labels"] for use in answer["uses"]] == [sha256_of("labels corrected"), sha256_of("labels wrong")]
+    assert any("labels were changed" in note for note in answer["notes"])
+    assert not audit_json(capsys, repository, "--image", sha256_of("c"))["notes"]
     assert f"labels  {sha256_of('labels wrong')}" in audit(capsys, repository, "--image", sha256_of("a"))
 
 
 def test_models_of_images_from_before_a_date_are_found(
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    uses = found(capsys, repository, "--where", "source=roof", "--where", "date<2024-01-01")["uses"]
-    assert [(one["role"], one["images"]) for one in uses] == [("trained", 1)]
-    after = found(capsys, repository, "--where", "date>=2024")["uses"]
-    assert [(one["role"], one["images"]) for one in after] == [("trained", 1)]
+    uses = audit_json(capsys, repository, "--where", "source=roof", "--where", "date<2024-01-01")["uses"]
+    assert [(use["role"], use["images"]) for use in uses] == [("trained", 1)]
+    after = audit_json(capsys, repository, "--where", "date>=2024")["uses"]
+    assert [(use["role"], use["images"]) for use in after] == [("trained", 1)]
     assert uses[0]["tensors"] != after[0]["tensors"]
-    late = found(capsys, repository, "--where", "date<2023-05-01T12:00", status=1)
-    assert [one["reason"].rpartition(": ")[2] for one in late["unknown"]] == [
+    late = audit_json(capsys, repository, "--where", "date<2023-05-01T12:00", status=1)
+    assert [row["reason"].rpartition(": ")[2] for row in late["unknown"]] == [
         "whether date<2023-05-01T12:00 holds for date '2023-05-01' is not certain"
     ]
 
 
 class Alone:
-    """A folder that is in no repository."""
+    """A folder outside of any git repository."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.capsys = folder, capsys
 
     def audit(self, *arguments: str) -> tuple[Any, str, str]:
-        """Status, and what is printed."""
+        """Run the command audit; its exit status, output and errors."""
         status: Any = 0
         try:
             main(["audit", *arguments])
@@ -93,14 +93,14 @@ class Alone:
 
 
 @pytest.fixture
-def alone(kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Alone:
-    monkeypatch.chdir(kept)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(kept.parent))
+def alone(copies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Alone:
+    monkeypatch.chdir(copies)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(copies.parent))
     capsys.readouterr()
-    return Alone(kept, capsys)
+    return Alone(copies, capsys)
 
 
-def test_without_a_repository_a_file_answers_by_its_own_word(alone: Alone) -> None:
+def test_without_a_repository_the_file_itself_answers(alone: Alone) -> None:
     status, text, _ = alone.audit("1.pth")
     assert status == 1
     assert "no: only the file itself says what produced it" in text
@@ -113,7 +113,7 @@ def test_without_a_repository_a_file_answers_by_its_own_word(alone: Alone) -> No
     conforms("audit-file", answer)
 
 
-def test_without_a_repository_what_is_needed_for_images_is_said(alone: Alone) -> None:
+def test_without_a_repository_the_needed_manifests_are_named(alone: Alone) -> None:
     status, text, errors = alone.audit("1.pth", "--images")
     lineage: Any = read_checkpoint(alone.folder / "1.pth").lineage
     assert (status, len(text.splitlines())) == (1, 1)
@@ -134,28 +134,36 @@ def test_without_a_repository_a_question_to_the_history_is_an_error(alone: Alone
 
 
 def cut(model: Path, to: Path, dtype: torch.dtype, *, keep: bool, back: bool = False) -> Path:
-    """Save a model with weights in half precision, and with or without what it says of itself; back: as float32."""
+    """Save a model with weights in half precision.
+
+    Args:
+        model: The model.
+        to: The new file.
+        dtype: The type of the weights.
+        keep: Keep the lineage and the rest of the file; otherwise only the weights are saved.
+        back: Convert the rounded weights back to float32.
+    """
     content = torch.load(model, weights_only=True)
-    weights = {name: one.to(dtype) for name, one in content["model"].items()}
-    weights = {name: one.float() for name, one in weights.items()} if back else weights
+    weights = {name: weight.to(dtype) for name, weight in content["model"].items()}
+    weights = {name: weight.float() for name, weight in weights.items()} if back else weights
     torch.save({**(content if keep else {}), "model": weights}, to)
     return to
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["with its lineage", "bare"])
 @pytest.mark.parametrize(("dtype", "back"), [(torch.float16, False), (torch.bfloat16, False), (torch.float16, True)])
-def test_a_file_that_was_cut_to_half_precision_is_found_by_each_weight(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str], dtype: torch.dtype, keep: bool, back: bool
+def test_a_file_in_half_precision_is_found_by_each_weight(
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str], dtype: torch.dtype, keep: bool, back: bool
 ) -> None:
     for number in (1, 2):
-        into_cache(repository, kept / f"{number}.pth")
-    path = cut(kept / "1.pth", kept / "half.pth", dtype, keep=keep, back=back)
-    told = found(capsys, repository, path)
-    assert (told["found_by"], told["certainty"]) == ("rounded", "rounded")
-    assert told["lineage"] == read_checkpoint(kept / "1.pth").lineage
-    assert any(f"rounded to {str(dtype).removeprefix('torch.')}" in note for note in told["notes"])
-    assert [link["stage"] for link in told["chain"]] == ["strip", "train", "validate"]
-    conforms("audit-file", told)
+        into_cache(repository, copies / f"{number}.pth")
+    path = cut(copies / "1.pth", copies / "half.pth", dtype, keep=keep, back=back)
+    answer = audit_json(capsys, repository, path)
+    assert (answer["found_by"], answer["certainty"]) == ("rounded", "rounded")
+    assert answer["lineage"] == read_checkpoint(copies / "1.pth").lineage
+    assert any(f"rounded to {str(dtype).removeprefix('torch.')}" in note for note in answer["notes"])
+    assert [link["stage"] for link in answer["chain"]] == ["strip", "train", "validate"]
+    conforms("audit-file", answer)
 
 
 def into_cache(repository: Repository, path: Path) -> Path:
@@ -165,20 +173,20 @@ def into_cache(repository: Repository, path: Path) -> Path:
     return place
 
 
-def test_one_changed_weight_of_a_cut_file_or_an_absent_original_is_no_proof(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+def test_a_changed_weight_of_a_rounded_file_or_a_missing_original_confirms_nothing(
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = cut(kept / "1.pth", kept / "half.pth", torch.float16, keep=False)
-    told = found(capsys, repository, path, status=1)
-    assert told["certainty"] == "nothing"
-    assert any("not in DVC's cache here" in note for note in told["notes"])
-    place = into_cache(repository, kept / "1.pth")
+    path = cut(copies / "1.pth", copies / "half.pth", torch.float16, keep=False)
+    answer = audit_json(capsys, repository, path, status=1)
+    assert answer["certainty"] == "nothing"
+    assert any("not in DVC's cache here" in note for note in answer["notes"])
+    place = into_cache(repository, copies / "1.pth")
     content = torch.load(path, weights_only=True)
     content["model"]["class_embed.bias"][0] += 1
-    torch.save(content, kept / "changed.pth")
-    assert found(capsys, repository, kept / "changed.pth", status=1)["certainty"] == "nothing"
-    write_checkpoint(place, read_checkpoint(kept / "2.pth"))  # someone changed the cache
-    assert found(capsys, repository, path, status=1)["certainty"] == "nothing"
+    torch.save(content, copies / "changed.pth")
+    assert audit_json(capsys, repository, copies / "changed.pth", status=1)["certainty"] == "nothing"
+    write_checkpoint(place, read_checkpoint(copies / "2.pth"))  # someone changed the cache
+    assert audit_json(capsys, repository, path, status=1)["certainty"] == "nothing"
 
 
 @pytest.mark.parametrize(
@@ -194,38 +202,42 @@ def test_one_changed_weight_of_a_cut_file_or_an_absent_original_is_no_proof(
         ("epoch", "bare", "nothing", 1),
     ],
 )
-def test_it_is_said_how_sure_it_is_which_file_this_is(
+def test_the_certainty_of_the_answer_is_reported(
     repository: Repository,
-    kept: Path,
+    copies: Path,
     capsys: pytest.CaptureFixture[str],
     source: str,
     saved: str,
     certainty: str,
     status: int,
 ) -> None:
-    if source == "other track":  # best_regular where ema won: git has its MD5 alone, and the cache the file
-        best = read_checkpoint(kept / "1-ema.pth")
-        other = {name: one + 1 for name, one in best.weights.items()}
+    if (
+        source == "other track"
+    ):  # checkpoint_best_regular.pth if ema won: git has only its MD5, DVC's cache has the file
+        best = read_checkpoint(copies / "1-ema.pth")
+        other = {name: weight + 1 for name, weight in best.weights.items()}
         write_checkpoint(repository.folder / BEST, replace(best, weights=other))
         repository.lock()
         repository.git("commit", "-qam", "other weights")
-        shutil.copy(repository.folder / BEST, kept / source)
+        shutil.copy(repository.folder / BEST, copies / source)
     if source == "epoch":  # weights that are in no file of dvc.lock
-        best = read_checkpoint(kept / "1-ema.pth")
-        write_checkpoint(kept / source, replace(best, weights={name: one + 2 for name, one in best.weights.items()}))
-    path = kept / "deployed.pth"
-    content = torch.load(kept / source, weights_only=True)
+        best = read_checkpoint(copies / "1-ema.pth")
+        write_checkpoint(
+            copies / source, replace(best, weights={name: weight + 2 for name, weight in best.weights.items()})
+        )
+    path = copies / "deployed.pth"
+    content = torch.load(copies / source, weights_only=True)
     content = {"model": content["model"]} if saved == "bare" else content
-    shutil.copy(kept / source, path) if saved == "as it is" else torch.save(content, path)
-    told = found(capsys, repository, path, status=status)
-    assert told["certainty"] == certainty
-    assert (told["training"] is None) == (certainty == "nothing")
+    shutil.copy(copies / source, path) if saved == "as it is" else torch.save(content, path)
+    answer = audit_json(capsys, repository, path, status=status)
+    assert answer["certainty"] == certainty
+    assert (answer["training"] is None) == (certainty == "nothing")
     sure = "yes" if status == 0 else "no"
     assert f"  certain  {sure}: " in audit(capsys, repository, path, status=status)
 
 
 def analysed(repository: Repository, score: float) -> None:
-    """What evaluate and report leave, as far as a comparison reads it; and the annotations of all images."""
+    """Commit the files of evaluate that a comparison reads."""
     numbers = {"images": 1, "objects": 2, "map": score, "map_50": 0.5}
     ends = {"boxes": {"map": [score - 0.125, score + 0.125]}, "masks": None}
     files.write_json(repository.folder / "reports/evaluate/metrics.json", numbers)
@@ -235,15 +247,15 @@ def analysed(repository: Repository, score: float) -> None:
 
 
 def test_a_reviewer_reads_what_changed_in_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    repository, kept = Repository(tmp_path / "clone"), tmp_path
+    repository, copies = Repository(tmp_path / "clone"), tmp_path
     repository.git("remote", "add", "origin", "https://user:secret@github.com/owner/name.git")
     for number, images in enumerate((FIRST, SECOND), start=1):
-        shutil.copy(repository.train(number, images, lr=number / 1000, metadata=KNOWN), kept / f"{number}.pth")
+        shutil.copy(repository.train(number, images, lr=number / 1000, metadata=KNOWN), copies / f"{number}.pth")
         repository.commit(f"Retrain {number}")
         analysed(repository, 0.25 * number)
-    text = audit(capsys, repository, "--diff", kept / "1.pth", kept / "2.pth", "--markdown")
+    text = audit(capsys, repository, "--diff", copies / "1.pth", copies / "2.pth", "--markdown")
     page = Page(text)
-    images, scores, params, chosen = (  # what follows a table is in its last cell
+    images, scores, params, chosen = (  # the parser puts the text after a table into its last cell
         [[cell.strip().partition("\n")[0] for cell in cells] for cells in table[1:]] for table in page.tables
     )
     assert images == [
@@ -257,9 +269,9 @@ def test_a_reviewer_reads_what_changed_in_markdown(tmp_path: Path, capsys: pytes
     assert params[0] == ["train.lr", "0.001", "0.002"]
     assert [cells[0] for cells in chosen] == ["ema.score"]
     assert "secret" not in text
-    told = found(capsys, repository, "--diff", kept / "1.pth", kept / "2.pth")
-    assert told["sources"] == {"added": {"field | x": 1}, "labels": {"roof": 1}, "removed": {"roof": 1}}
-    conforms("audit-diff", told)
+    answer = audit_json(capsys, repository, "--diff", copies / "1.pth", copies / "2.pth")
+    assert answer["sources"] == {"added": {"field | x": 1}, "labels": {"roof": 1}, "removed": {"roof": 1}}
+    conforms("audit-diff", answer)
 
 
 def test_names_in_markdown_stay_in_their_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,20 +289,20 @@ def test_names_in_markdown_stay_in_their_cells(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_objects_that_changed_are_counted_by_class(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {"train/a.jpg": {"cat": 2}, "train/b.jpg": {"dog": 3}, "valid/c.jpg": {"cat": 9}}
     after = {"train/a.jpg": {"cat": 1, "dog": 1}, "train/e.jpg": {"cat": 4}, "valid/c.jpg": {"cat": 9}}
-    made: dict[Path, dict[str, str]] = {}
-    for path, objects in ((kept / "1.pth", before), (kept / "2.pth", after)):
+    digests: dict[Path, dict[str, str]] = {}
+    for path, objects in ((copies / "1.pth", before), (copies / "2.pth", after)):
         for split in ("train", "valid", "test"):
-            files.write_json(kept / "annotations.json", canonical(objects, split))
-            place = into_cache(repository, kept / "annotations.json")
-            made.setdefault(path, {})[f"annotations/{split}.json"] = files.md5_file(place)
-    # The fake repository has no stage convert, whose entry in dvc.lock has these.
-    monkeypatch.setattr(context, "_annotation_digests", lambda traced: made[traced.file])
-    told = found(capsys, repository, "--diff", kept / "1.pth", kept / "2.pth")
-    assert told["classes"] == {
+            files.write_json(copies / "annotations.json", canonical(objects, split))
+            place = into_cache(repository, copies / "annotations.json")
+            digests.setdefault(path, {})[f"annotations/{split}.json"] = files.md5_file(place)
+    # The digests come from the entry of convert in dvc.lock, and this repository has no stage convert.
+    monkeypatch.setattr(context, "_annotation_digests", lambda traced: digests[traced.file])
+    answer = audit_json(capsys, repository, "--diff", copies / "1.pth", copies / "2.pth")
+    assert answer["classes"] == {
         "added": {"cat": [0, 4]},
         "labels": {"cat": [2, 1], "dog": [0, 1]},
         "removed": {"dog": [3, 0]},
@@ -331,18 +343,20 @@ def test_the_link_of_the_code_has_no_credentials(tmp_path: Path, remote: str, li
 
 
 def test_every_answer_has_the_version_of_its_schema_and_no_key_beside_it(
-    repository: Repository, kept: Path, capsys: pytest.CaptureFixture[str]
+    repository: Repository, copies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: dict[str, list[object]] = {
-        "audit-file": [kept / "1.pth"],
-        "audit-images": [kept / "1.pth", "--images"],
+    questions: dict[str, list[object]] = {
+        "audit-file": [copies / "1.pth"],
+        "audit-images": [copies / "1.pth", "--images"],
         "audit-image": ["--image", sha256_of("a")],
         "audit-where": ["--where", "source=roof"],
-        "audit-diff": ["--diff", kept / "1.pth", kept / "2.pth"],
+        "audit-diff": ["--diff", copies / "1.pth", copies / "2.pth"],
     }
-    for name, question in asked.items():
-        answer = found(capsys, repository, *question)
+    for name, question in questions.items():
+        answer = audit_json(capsys, repository, *question)
         assert next(iter(answer)) == "schema"
         conforms(name, answer)
-    main(["attest", str(kept / "1.pth"), "--output", str(kept / "statement.json"), "--repo", str(repository.folder)])
-    conforms("attest", json.loads((kept / "statement.json").read_text()))
+    main(
+        ["attest", str(copies / "1.pth"), "--output", str(copies / "statement.json"), "--repo", str(repository.folder)]
+    )
+    conforms("attest", json.loads((copies / "statement.json").read_text()))

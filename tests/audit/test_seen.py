@@ -1,4 +1,4 @@
-"""Which images a model has seen, by its lineage and by those of its ancestors."""
+"""Which images a model has seen, from its lineage and the lineages of its ancestors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_images_of_train_and_valid_are_seen_and_those_of_test_are_not(tmp_path: 
     assert seen.unknown == []
 
 
-def test_what_the_model_before_was_trained_on_is_seen_too(tmp_path: Path) -> None:
+def test_images_of_the_parent_are_seen_too(tmp_path: Path) -> None:
     repository, before = Repository(tmp_path / "clone"), tmp_path / "before.pth"
     shutil.copy(repository.train(0, OLD), before)
     repository.commit("The first")
@@ -43,7 +43,7 @@ def test_what_the_model_before_was_trained_on_is_seen_too(tmp_path: Path) -> Non
     assert seen.by_sha256 == {sha256_of(word): use for word, use in expected.items()}
 
 
-def test_where_it_is_not_known_it_says_why(tmp_path: Path) -> None:
+def test_unknown_images_have_a_reason(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "clone")
     model = repository.train(0, OLD)
     repository.commit("A model", without=("manifest",))
@@ -69,11 +69,11 @@ def test_where_it_is_not_known_it_says_why(tmp_path: Path) -> None:
 def test_an_image_is_found_by_its_bytes_under_any_name(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "clone")
     (seen,) = seen_by([repository.train(0, OLD)], repository.folder)
-    asked = {"x/one.png": sha256_of("b"), "x/two.png": sha256_of("v"), "x/three.png": sha256_of("t")}
-    assert (seen.among(asked, TRAINED), seen.among(asked, CHOSEN)) == (["x/one.png"], ["x/two.png"])
+    images = {"x/one.png": sha256_of("b"), "x/two.png": sha256_of("v"), "x/three.png": sha256_of("t")}
+    assert (seen.among(images, TRAINED), seen.among(images, CHOSEN)) == (["x/one.png"], ["x/two.png"])
 
 
-def test_a_repository_that_git_refuses_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_that_git_refuses_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = Repository(tmp_path)
     model = repository.train(0, OLD)
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")

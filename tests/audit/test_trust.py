@@ -1,4 +1,4 @@
-"""What an audit believes: the history, before what a file, a cache or a reference says."""
+"""What an audit trusts: the history rather than a file, a cache or a reference."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ IMAGES = {"train": {"train/a.jpg": "a"}, "valid": {"valid/b.jpg": "b"}, "test": 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    made = Repository(tmp_path / "clone")
-    made.train(1, IMAGES)
-    made.commit("Train")
-    return made
+    repository = Repository(tmp_path / "clone")
+    repository.train(1, IMAGES)
+    repository.commit("Train")
+    return repository
 
 
-def relined(model: Path, to: Path, lineage: dict[str, Any]) -> Path:
+def with_lineage(model: Path, to: Path, lineage: dict[str, Any]) -> Path:
     write_checkpoint(to, replace(read_checkpoint(model), lineage=lineage))
     return to
 
 
 def audit(repository: Repository, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What a process of its own would end with and print; in this one torch is imported already."""
+    """Run the command audit; exit status and output as of a process. It runs here, where torch is imported already."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     command = ["audit", *arguments, "--repo", str(repository.folder)]
     with redirect_stdout(out), redirect_stderr(err):
@@ -60,12 +60,12 @@ def test_the_record_is_believed_before_the_file_itself(repository: Repository, t
     forged = json.loads(json.dumps(true))
     forged["training"]["params"]["train"]["seed"] = 777
     forged["training"]["files"]["manifest/train.json"] = forged["training"]["files"]["manifest/valid.json"]
-    path = str(relined(model, tmp_path / "forged.pth", forged))
+    path = str(with_lineage(model, tmp_path / "forged.pth", forged))
     done = audit(repository, path, "--json")
-    told = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     assert done.returncode == 1
-    assert told["lineage"] == true
-    assert any("training.params.train.seed" in note for note in told["notes"])
+    assert answer["lineage"] == true
+    assert any("training.params.train.seed" in note for note in answer["notes"])
     done = audit(repository, path, "--images")
     assert done.returncode == 1
     assert f"train,train/a.jpg,{sha256_of('a')}" in done.stdout
@@ -73,7 +73,7 @@ def test_the_record_is_believed_before_the_file_itself(repository: Repository, t
     assert audit(repository, str(model)).returncode == 0
 
 
-def test_without_a_record_a_lineage_is_the_files_own_word(repository: Repository, tmp_path: Path) -> None:
+def test_without_a_record_a_lineage_is_not_confirmed(repository: Repository, tmp_path: Path) -> None:
     elsewhere = Repository(tmp_path / "elsewhere")
     model = elsewhere.train(2, IMAGES)
     done = audit(repository, str(model))
@@ -82,25 +82,25 @@ def test_without_a_record_a_lineage_is_the_files_own_word(repository: Repository
 
 
 @pytest.mark.parametrize(
-    ("lineage", "fault"),
+    ("lineage", "problem"),
     [
         ({}, "variant: it is missing"),
         ({"variant": None, "training": {}}, "training.params: it is missing"),
         ({"variant": None, "training": [1], "selection": 5}, "training: it must be a mapping, found a list"),
     ],
 )
-def test_a_lineage_that_is_none_is_named_by_its_field(
-    repository: Repository, tmp_path: Path, lineage: dict[str, Any], fault: str
+def test_an_invalid_lineage_is_named_by_its_field(
+    repository: Repository, tmp_path: Path, lineage: dict[str, Any], problem: str
 ) -> None:
     model = repository.folder / "output" / "checkpoint_best_total.pth"
-    path = relined(model, tmp_path / "odd.pth", lineage)
+    path = with_lineage(model, tmp_path / "odd.pth", lineage)
     done = audit(repository, str(path))
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == f"error: {path}: lineage.{fault}"
+    assert done.stderr == f"error: {path}: lineage.{problem}"
 
 
-def test_what_git_replaces_is_read_as_it_was(repository: Repository) -> None:
+def test_a_replaced_git_object_is_read_as_committed(repository: Repository) -> None:
     blob = repository.git("rev-parse", "HEAD:manifest/train.json")
     fake = repository.folder / "fake.json"
     fake.write_text(repository.manifest("train").read_text().replace(sha256_of("a"), sha256_of("x")))
@@ -120,7 +120,7 @@ def test_a_commit_that_a_graft_hides_is_read(
     files.write_text(graft, repository.commit("without the image") + "\n")
     if place == "in a variable":
         monkeypatch.setenv("GIT_GRAFT_FILE", str(graft))
-    assert len(repository.git("log", "--format=%H").split()) == 1  # so git itself takes it
+    assert len(repository.git("log", "--format=%H").split()) == 1  # git itself uses the graft
     done = audit(repository, "--image", sha256_of("a"))
     assert (done.returncode, done.stdout.count("trained "), done.stderr) == (0, 1, "")
 
@@ -155,7 +155,7 @@ def test_no_command_that_a_clone_is_configured_with_is_run(repository: Repositor
 def test_after_a_rewritten_history_the_images_of_an_older_model_are_unknown(
     repository: Repository, tmp_path: Path
 ) -> None:
-    """As docs/retention.md says of a name that must go."""
+    """docs/retention.md describes this for a file name that must be removed."""
     model = str(shutil.copy(repository.folder / "output" / "checkpoint_best_total.pth", tmp_path / "model.pth"))
     assert audit(repository, model, "--images").returncode == 0
     manifest = repository.manifest("train")
@@ -186,7 +186,7 @@ def test_a_listing_in_the_cache_counts_only_if_it_is_what_its_name_says(
     assert done.returncode == bool(changed)
 
 
-def test_a_folder_and_a_bare_repository_are_named_for_what_they_are(repository: Repository, tmp_path: Path) -> None:
+def test_a_folder_and_a_bare_repository_have_specific_errors(repository: Repository, tmp_path: Path) -> None:
     assert "is not a file" in audit(repository, str(tmp_path)).stderr
     repository.git("clone", "-q", "--bare", ".", str(tmp_path / "bare"))
     with pytest.raises(SystemExit, match="Name a clone with a working tree"):

@@ -1,4 +1,4 @@
-"""An entry for each run, and the heads that the next one names."""
+"""The journal: an entry for each run of a stage, and the heads that the next entry names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def named(path: Path) -> set[str]:
     return {Path(name).name for name in files.read_json(path)["previous"]}
 
 
-def test_an_entry_names_what_no_entry_named_before_so_that_one_head_is_left(runs: Runs) -> None:
+def test_an_entry_names_all_heads_so_that_one_head_is_left(runs: Runs) -> None:
     files.write_text(runs.folder / "records" / "old.json", "{}\n")
     written = [path for seed in range(3) for path in runs.run(seed)]
     assert named(written[0]) == {"old.json"}
@@ -49,7 +49,7 @@ def test_the_heads_of_merged_branches_are_all_named(runs: Runs) -> None:
     assert len(journal.heads(runs.folder)) == 1
 
 
-def test_the_heads_are_others_if_any_earlier_entry_or_record_is(runs: Runs) -> None:
+def test_the_heads_change_if_any_earlier_entry_or_record_changes(runs: Runs) -> None:
     record = runs.folder / "records" / "old.json"
     files.write_text(record, "{}\n")
     for path in [record, *(path for seed in range(2) for path in runs.run(seed))]:
@@ -80,7 +80,7 @@ def test_an_entry_that_was_committed_and_reverted_comes_back_as_it_was(runs: Run
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_a_damaged_entry_stops_no_stage_and_stays_a_head(runs: Runs) -> None:
+def test_a_damaged_entry_does_not_stop_a_stage_and_stays_a_head(runs: Runs) -> None:
     damaged, _ = runs.run(0)
     damaged.write_text("<<<<<<< HEAD\n")
     assert damaged.name in named(runs.run(1)[0])
@@ -100,4 +100,4 @@ def test_without_git_history_an_entry_is_written(tmp_path: Path) -> None:
     path, _ = runs.run(0)
     content = json.loads(path.read_text())
     assert (content["schema"], content["run"]["commit"], content["run"]["dirty"]) == (1, None, None)
-    assert not [one for one in path.parent.iterdir() if one.suffix != ".json"]
+    assert not [file for file in path.parent.iterdir() if file.suffix != ".json"]

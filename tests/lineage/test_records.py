@@ -1,4 +1,4 @@
-"""A record belongs to a run, and nothing replaces it."""
+"""Run records: each run has one, and it is never replaced."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def host(path: Path) -> str:
     return str(files.read_json(path)["run"]["host"])
 
 
-def test_runs_with_equal_weights_have_records_of_their_own(model: Path) -> None:
+def test_runs_with_equal_weights_have_separate_records(model: Path) -> None:
     first, second = write(model, "one", notes="first"), write(model, "two", notes="second")
     model.write_bytes(b"the same weights in another file")
     third = write(model, "three", notes="first")
@@ -39,7 +39,7 @@ def test_runs_with_equal_weights_have_records_of_their_own(model: Path) -> None:
     assert host(model.with_name("record.json")) == "three"
 
 
-def test_a_run_that_is_made_again_keeps_its_first_record(model: Path) -> None:
+def test_a_repeated_run_keeps_its_first_record(model: Path) -> None:
     first = write(model, "one", notes="first")
     before = first.read_bytes()
     write(model, "two", notes="second")
@@ -47,7 +47,7 @@ def test_a_run_that_is_made_again_keeps_its_first_record(model: Path) -> None:
     assert first.read_bytes() == before == model.with_name("record.json").read_bytes()
 
 
-def test_a_record_under_its_old_name_is_that_of_its_run_alone(model: Path) -> None:
+def test_a_record_with_an_old_name_belongs_only_to_its_run(model: Path) -> None:
     first = write(model, "one", notes="first")
     old = first.rename(first.with_name(f"{TENSORS}.json"))
     assert write(model, "two", notes="first") == old
@@ -55,12 +55,12 @@ def test_a_record_under_its_old_name_is_that_of_its_run_alone(model: Path) -> No
     assert (host(old), host(other), len(list(old.parent.iterdir()))) == ("one", "three", 2)
 
 
-def test_the_record_that_an_applied_experiment_brought_and_a_commit_kept_is_not_lost(tmp_path: Path) -> None:
+def test_the_record_of_an_applied_and_committed_experiment_is_kept(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
     files.write_bytes(model := tmp_path / "output" / "model.pth", b"weights")
     applied = write(model, "elsewhere", notes="applied").read_bytes()
     for path in (tmp_path / "records").iterdir():
-        path.unlink()  # it was written in the folder of the experiment
+        path.unlink()  # the experiment wrote it in another folder
     repository.git("add", "output/record.json")
     repository.git("commit", "-q", "-m", "apply")
     model.with_name("record.json").unlink()  # as DVC does before strip runs
@@ -70,7 +70,7 @@ def test_the_record_that_an_applied_experiment_brought_and_a_commit_kept_is_not_
 
 
 @pytest.mark.parametrize("content", [{}, {"lineage": {"tensors": "../../x"}, "file": {}}, [1]])
-def test_what_is_committed_and_is_no_record_is_not_taken(tmp_path: Path, content: object) -> None:
+def test_a_committed_file_that_is_not_a_record_is_ignored(tmp_path: Path, content: object) -> None:
     repository = Repository(tmp_path)
     files.write_json(tmp_path / "output" / "record.json", content)
     repository.git("add", "output/record.json")
