@@ -188,7 +188,7 @@ def test_a_crafted_model_is_named_by_its_field_before_it_is_built(
 
 
 @pytest.mark.parametrize("command", ["from_checkpoint", "pretrain_weights", "parent", "strip", "predict"])
-def test_weights_that_are_no_real_numbers_are_refused_by_every_command_that_computes_with_them(
+def test_weights_that_are_not_real_numbers_are_refused_by_every_command_that_computes_with_them(
     target: Target, command: str
 ) -> None:
     """The threshold is the default; with it, NaN would silently give no detection."""
@@ -258,7 +258,7 @@ def test_an_archive_that_unpacks_to_more_than_itself_is_refused(tmp_path: Path, 
 def test_bytes_before_or_behind_an_archive_are_refused(tmp_path: Path, members: dict[str, bytes]) -> None:
     for name, content in {"before": b"x" + packed(members), "behind": packed(members)[:-2] + b"\1\0x"}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=rf"{name} is no (archive|checkpoint)"):
+        with pytest.raises(UserError, match=rf"{name} is not (an archive|a checkpoint)"):
             load(tmp_path / name)
 
 

@@ -20,7 +20,13 @@ def refuse(callback: str, arguments: Mapping[str, tuple[Any, Any, str]]) -> None
 
 
 def check_numbers(callback: str, integers: Mapping[str, Any], real: Mapping[str, Any] | None = None) -> None:
-    """Raise a UserError for a value of `integers` that is not an integer, or of `real` that is not a number."""
+    """Raise a UserError for an argument of a wrong type. True and False are not numbers.
+
+    Args:
+        callback: The name of the callback, for the message.
+        integers: The arguments that must be integers, by name.
+        real: The arguments that may be any number, by name.
+    """
     for kind, arguments, types in (("a whole number", integers, (int,)), ("a number", real or {}, (int, float))):
         for name, value in arguments.items():
             if isinstance(value, bool) or not isinstance(value, types):

@@ -102,6 +102,11 @@ class RFDETRModelModule(TrainingModule):
 
         Boxes are xyxy in pixels of the image. Only segmentation models have masks. The regular weights predict. The
         tensors are on the CPU.
+
+        Args:
+            batch: A batch of the data module.
+            batch_idx: Not used.
+            dataloader_idx: Not used.
         """
         if not batch.samples:
             return []
@@ -183,7 +188,15 @@ class ConfiguredTrainer(Trainer):
         ckpt_path: Any = None,
         weights_only: bool | None = None,
     ) -> None:
-        """Train; see Lightning's Trainer. ckpt_path: a checkpoint.pth to resume; by default `resume` of TrainConfig.
+        """Train; see Lightning's Trainer.
+
+        Args:
+            model: An RFDETRModelModule that was built from the same two configs as the trainer.
+            train_dataloaders: Loaders, or the data module.
+            val_dataloaders: Loaders, if no data module is given.
+            datamodule: The RFDETRDataModule.
+            ckpt_path: The checkpoint.pth to resume; None takes `resume` of TrainConfig.
+            weights_only: Not used: files are always read without running their code.
 
         Raises:
             UserError: see `train_model`; or the module or data module was built from other configs.

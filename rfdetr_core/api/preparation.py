@@ -191,7 +191,13 @@ def preparation_for(call: str, arguments: tuple[Any, ...], keywords: Mapping[str
 
 
 def check_configs(call: str, model_config: Any, train_config: Any) -> None:
-    """Raise a UserError if one of the two has a wrong type, for example if they are swapped."""
+    """Raise a UserError if one of the two has a wrong type, for example if they are swapped.
+
+    Args:
+        call: The name of the called function or class, for the message.
+        model_config: Must be the config of a variant.
+        train_config: Must be a TrainConfig of rfdetr_core.config.
+    """
     kinds: dict[str, tuple[Any, type, str]] = {
         "model_config": (model_config, ModelSettings, "RFDETRNanoConfig()"),
         "train_config": (train_config, TrainSettings, 'TrainConfig(dataset_dir="...")'),

@@ -245,7 +245,16 @@ class Plan:
 
     @staticmethod
     def settings_of(keywords: dict[str, Any], variant: str, call: str = "train()") -> TrainSettings:
-        """The settings of keywords. UserError: an unknown keyword, or one of the constructor. call: for messages."""
+        """Build the settings from keywords.
+
+        Args:
+            keywords: The keywords of the call.
+            variant: The variant of the model, whose class the message names.
+            call: The called function, for messages.
+
+        Raises:
+            UserError: an unknown keyword, a wrong value, or a keyword of the constructor.
+        """
         for key in keywords.keys() & _FOLDERS:
             as_path(keywords[key], key)
         of_model = ModelSettings.model_fields.keys() - TrainSettings.model_fields.keys() - {"variant"}
@@ -313,6 +322,11 @@ def train_config_of(keywords: dict[str, Any], variant: str) -> TrainSettings:
 
 def evaluation_settings(split: Any, keywords: dict[str, Any], variant: str) -> tuple[EvaluateConfig, list[str]]:
     """The config of `evaluate` from its keywords, and the names of the keywords of `train` that it ignores.
+
+    Args:
+        split: test, valid or upstream's val.
+        keywords: The keywords of `evaluate`.
+        variant: The variant of the model, whose class a message names.
 
     Raises:
         UserError: an unknown keyword or split, or a keyword of the constructor.

@@ -214,16 +214,16 @@ class DifferenceAnswer(Answer):
 class MismatchAnswer(FileSchema):
     """A difference. what: the place. by: the sources of the expected value."""
 
-    what: str
+    subject: Annotated[str, Field(alias="what")]
     expected: str
-    found: str
+    actual: Annotated[str, Field(alias="found")]
     by: list[str]
 
 
 class UncheckedAnswer(FileSchema):
     """A part that could not be checked, and the reason."""
 
-    what: str
+    subject: Annotated[str, Field(alias="what")]
     why: str
 
 
@@ -242,7 +242,7 @@ class ReasonAnswer(FileSchema):
     files of a folder, else digests. files: numbers of added, changed and removed files of a folder, where known."""
 
     kind: Literal["param", "code", "data", "file", "pipeline", "other"]
-    what: str
+    subject: Annotated[str, Field(alias="what")]
     before: str | None
     after: str | None
     files: dict[str, Count] | None

@@ -48,7 +48,13 @@ class SmallBoxes:
 
     @classmethod
     def measure(cls, samples: Sequence[Sample], names: Sequence[str], architecture: Architecture) -> SmallBoxes:
-        """Measure all boxes but crowds, without augmentation."""
+        """Measure all boxes but crowds, without augmentation.
+
+        Args:
+            samples: The samples of the split.
+            names: The class names, by label.
+            architecture: Gives the resolution and the size of a patch.
+        """
         labels, sides, paths = [np.zeros(0, dtype=np.int64)], [np.zeros(0)], list[str]()
         for sample in samples:
             counted = ~sample.crowd
@@ -153,7 +159,13 @@ def _validation_batches(data: TrainingData) -> Iterator[Batch]:
 
 
 def draw_page(batch: Batch, names: Sequence[str], count: int) -> Image.Image:
-    """The first `count` images of a batch in a grid. Each pixel of the model's input becomes a square of pixels."""
+    """Draw images of a batch in a grid. Each pixel of the model's input becomes a square of pixels.
+
+    Args:
+        batch: The batch, normalised.
+        names: The class names, by label.
+        count: Draw at most so many images, from the first on.
+    """
     pictures = [_draw_image(batch, index, names) for index in range(min(count, len(batch.samples)))]
     columns = math.ceil(math.sqrt(len(pictures)))
     side = pictures[0].width + _GAP

@@ -124,7 +124,13 @@ SECTIONS: dict[str, type[Config]] = {
 
 
 def refuse_absent(section: str, keys: Iterable[str], where: str) -> None:
-    """Raise a UserError if a key is an upstream option that is not here; the message starts with `where`."""
+    """Raise a UserError if a key is an upstream option that does not exist here; the message has the reason.
+
+    Args:
+        section: The section of params.yaml that upstream's option would belong to.
+        keys: The keys to check.
+        where: The beginning of the message, such as params.yaml: train.
+    """
     messages = [f"{where}.{key} is not here: {ABSENT[section][key]}." for key in keys if key in ABSENT.get(section, {})]
     if messages:
         raise UserError("\n".join(messages))

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def observers(runtime: RuntimeConfig, record: Mapping[str, Any], folder: Path) -> list[Callback]:
-    """The callbacks that the section `runtime` asks for. record: the training record. folder: the run folder."""
+    """The callbacks that the section `runtime` asks for.
+
+    Args:
+        runtime: The section `runtime`.
+        record: The training record.
+        folder: The run folder.
+    """
     from rfdetr_core.observers.console import console
     from rfdetr_core.observers.loggers import LOGGERS, MlflowRun, RunFacts
 

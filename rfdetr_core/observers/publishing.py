@@ -166,7 +166,14 @@ def track_evaluation(
 def track_report(
     where: ProjectPaths, output: Path = OUTPUT, report: Path = REPORT, runtime: RuntimeConfig | None = None
 ) -> None:
-    """As `track_evaluation`, and with the files of the stage report: page, thresholds, suspects and intervals."""
+    """As `track_evaluation`, and with the files of the stage report: page, thresholds, suspects and intervals.
+
+    Args:
+        where: The paths of the dataset and its manifests.
+        output: The run folder of the training.
+        report: The folder of the evaluation and of the page.
+        runtime: The section `runtime`; None reads params.yaml.
+    """
     _track(where, output, report, runtime, "report")
 
 
