@@ -215,7 +215,7 @@ def test_a_fourth_band_that_is_not_transparency_is_doubted(kind: str, options: d
 
 
 def test_colours_of_16_bits_in_planes_are_refused() -> None:
-    with pytest.raises(UserError, match="each colour apart"):
+    with pytest.raises(UserError, match="in separate planes"):
         pixels(tiff(np.full((6, 5, 3), 999), planar=2))
 
 

@@ -57,7 +57,7 @@ def test_a_download_is_resumed_in_the_same_call_after_a_cut_connection(store: St
 
 def test_a_download_is_resumed_in_the_next_call_after_a_failure(store: Store) -> None:
     store.cuts = [1_000_000, 1_000_000, 1_000_000]
-    with pytest.raises(UserError, match=r"could not be downloaded.*cut off after 3000000 of 10240000 bytes.*run again"):
+    with pytest.raises(UserError, match=r"could not be downloaded.*cut off after 3000000 of 10240000 bytes.*Run again"):
         fetch(NAME)
     assert _files(cache_folder()) == [f"{NAME}.part"]
     assert fetch(NAME).read_bytes() == CONTENT

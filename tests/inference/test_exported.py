@@ -111,7 +111,7 @@ def test_a_file_keeps_the_source_image_and_refuses_another_shape(exports: Export
     assert np.array_equal(actual.metadata["source_image"], expected.metadata["source_image"])
     assert np.array_equal(actual.data["source_shape"], expected.data["source_shape"])
     with pytest.raises(
-        UserError, match=rf"shape is .*: {side} x {side} pixels are needed: .*{kind} only takes .*\. Leave shape out"
+        UserError, match=rf"shape is .*, but {side} x {side} pixels are needed: .*{kind} only takes .*\. Leave shape out"
     ):
         predictor.predict(PHOTOGRAPHS[0], 0.3, (side, 2 * side))
 
@@ -269,7 +269,7 @@ def test_openvino_in_another_precision_is_refused(exports: Exports, monkeypatch:
 
 def test_a_file_with_another_precision_than_its_description_is_refused(exports: Exports, tmp_path: Path) -> None:
     mislabelled = redescribed(exports.path("raw.onnx"), tmp_path / "wrong.onnx", precision="int8")
-    with pytest.raises(UserError, match=r"precision is int8, but it computes in f32.*[Ee]xport it again"):
+    with pytest.raises(UserError, match=r"the precision int8, but it computes in f32.*[Ee]xport it again"):
         load_predictor(mislabelled, device="cpu")
     with pytest.raises(UserError, match="other inputs or outputs"):
         load_predictor(redescribed(exports.path("raw.onnx"), mislabelled, postprocess=True), device="cpu")

@@ -76,7 +76,7 @@ def test_a_threshold_beyond_0_to_1_is_refused(predictor: Predictor, path: Path, 
 def test_a_missing_device_is_refused_before_weights_are_read(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"device '.*' is not available.*here: cpu\."):
+    with pytest.raises(UserError, match=r"device '.*' is not available.*one of: cpu\."):
         Predictor.from_checkpoint(Path("none.pth"), device=device)
 
 
