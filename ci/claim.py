@@ -60,7 +60,7 @@ def commit_error(commit: str, source: str) -> str | None:
     if call("git", "log", "-1", "--format=%P", commit).stdout.strip() != source:
         return f"its only parent is not the commit that {TRAILER} names"
     files = foreign_files(commit, source)
-    return f"it changes files that a retraining never changes: {listed(files)}" if files else None
+    return f"it changes {listed(files)}, which a retraining never changes" if files else None
 
 
 def foreign_files(commit: str, before: str) -> list[str]:

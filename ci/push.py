@@ -167,7 +167,8 @@ def _newer_result(source: str, run: int | None, tips: list[str]) -> str:
         later = [name for name in sources if name not in ("", source) and is_before(source, name)]
         in_later_run = source in sources and run is not None and other_run is not None and other_run > run
         if (later or in_later_run) and not foreign_files(commit, f"{commit}^"):
-            return f"a result of the later commit {later[0][:10]}" if later else f"the result of run {other_run}"
+            by_commit = f"a result of the later commit {later[0][:10]}" if later else ""
+            return by_commit or f"the result of the later run {other_run}"
     return ""
 
 

@@ -53,7 +53,11 @@ def _refuse_another_clone(program: str) -> None:
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(program, description="RF-DETR, trained reproducibly.")
+    parser = argparse.ArgumentParser(
+        program,
+        description="RF-DETR, trained reproducibly. `dvc repro` trains; these commands check the project, use its "
+        "result and show its lineage.",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], None], help_text: str) -> argparse.ArgumentParser:

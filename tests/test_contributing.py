@@ -1,6 +1,6 @@
-"""Every row of CONTRIBUTING.md, followed: a patch in a copy of the project, the row's command, the row's tests.
+"""Follows every row of CONTRIBUTING.md: applies a patch to a copy of the project, runs the row's commands and tests.
 
-A patch may touch only the files that its row names, and brings a test that shows the addition at work.
+A patch may change only the files that its row names. It has a test that uses the addition.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class Before(NamedTuple):
-    """A text that goes before an anchor, which stands once in the file."""
+    """A text to insert before an anchor. The anchor occurs once in the file."""
 
     path: str
     anchor: str
@@ -40,11 +40,11 @@ class Before(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """An addition. files: new ones, by path. shown: a test of it, in `folder`, whose fixtures it may use."""
+    """An addition. files: the new files, by path. test: its test, in `folder`, with the fixtures of this folder."""
 
     insertions: list[Before]
     files: dict[str, str]
-    shown: str
+    test: str
     folder: str = "tests"
 
 
@@ -603,7 +603,7 @@ PATCHES = {
 
 @pytest.fixture(scope="session")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project without data and results, in a repository of its own."""
+    """A copy of the project without data and results, in a new repository."""
     folder = tmp_path_factory.mktemp("contributing") / "project"
     copy_checkout(folder, NOT_COPIED)
     run(folder, "git", "init", "-q")
@@ -614,14 +614,14 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(copied: Path) -> Iterator[Path]:
-    """The copy; afterwards it is as it was."""
+    """The copy; it is reset after the test."""
     yield copied
     run(copied, "git", "reset", "-q", "--hard")
     run(copied, "git", "clean", "-q", "-fd")
 
 
 def run(folder: Path, *command: str) -> str:
-    """What a command prints; it must not fail."""
+    """The output of a command, which must not fail."""
     environment = environment_without("GIT_", "DVC_", "PYTEST_", "PYTHONPATH")
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
@@ -640,11 +640,11 @@ def apply(patch: Patch, folder: Path) -> None:
     for path, text in patch.files.items():
         (folder / path).write_text(indented(text))
     imports = "from __future__ import annotations\n"
-    (folder / patch.folder / "test_addition.py").write_text(imports + indented(patch.shown, base=8))
+    (folder / patch.folder / "test_addition.py").write_text(imports + indented(patch.test, base=8))
 
 
 def indented(text: str, base: int = 16) -> str:
-    """A text as it goes into a file: one that begins on a line of its own loses the indentation that it has here."""
+    """The text of a file. A text that starts with a line end loses its indentation in this module."""
     if not text.startswith("\n"):
         return text
     return "".join(line[base:] or "\n" for line in text[1:].rstrip(" ").splitlines(keepends=True))
@@ -673,7 +673,7 @@ def test_every_row_has_a_patch() -> None:
     assert rows().keys() == PATCHES.keys()
 
 
-def test_every_path_of_the_page_is_there() -> None:
+def test_every_path_of_the_page_exists() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split(
         "\n"
     )

@@ -1,4 +1,4 @@
-"""Hostile words in each kind of file, through the commands that print them."""
+"""Terminal escapes in each kind of file are escaped by the commands that print them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAME = HOSTILE.replace("/", "")
 
 
 def core(folder: Path, *arguments: str) -> str:
-    """What a command prints; the folder may be no repository."""
+    """The output of a command; the folder need not be a repository."""
     return printed(folder, "-m", "rfdetr_core", *arguments)
 
 
@@ -106,6 +106,6 @@ def test_a_refused_step_of_ci_prints_escapes_and_its_comment_stays_fenced(tmp_pa
     assert r"a\x1b[2Jb" in printed(tmp_path, "-c", code)
     comment = (tmp_path / ".retrain/comment.md").read_text()
     assert commands(comment) == []
-    fence = comment.splitlines()[-1]  # longer than what the message has, or a message could close it
+    fence = comment.splitlines()[-1]  # longer than any fence in the message, which could otherwise close it
     assert fence.strip("`") == ""
     assert comment.count(fence) == 2

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from rfdetr_core.api.callback_arguments import check_flags, check_module, check_numbers, refuse
-from rfdetr_core.api.custom_record import custom_part, remember
+from rfdetr_core.api.custom_record import custom_part, store_initial_attributes
 from rfdetr_core.api.preparation import Preparation, preparation_of
 from rfdetr_core.api.training import as_path, select_and_strip
 from rfdetr_core.base.errors import UserError
@@ -57,7 +57,7 @@ class RFDETREMACallback(WeightAveraging):
             )
         super().__init__(decay, tau, update_interval_steps)
         self.arguments = {"decay": decay, "tau": tau, "update_interval_steps": update_interval_steps}
-        remember(self)
+        store_initial_attributes(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the detector before Lightning restores or moves it. UserError: not an RFDETRModelModule."""
@@ -117,7 +117,7 @@ class COCOEvalCallback(CocoScoring):
         nothing: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         super().__init__(nothing, segmentation, eval_interval, max_dets=max_dets, per_class=log_per_class_metrics)
         self.arguments = {"max_dets": max_dets, "segmentation": segmentation, "eval_interval": eval_interval}
-        remember(self)
+        store_initial_attributes(self)
 
     @property
     def state_key(self) -> str:
@@ -188,7 +188,7 @@ class RFDETREarlyStopping(EarlyStopping):
         self.verbose, self.skip = verbose, skip_best_epochs
         self.arguments = {"patience": patience, "min_delta": min_delta, "use_ema": use_ema, "keys": self.keys}
         self.arguments |= {"skip_best_epochs": skip_best_epochs}
-        remember(self)
+        store_initial_attributes(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raise a UserError of another module."""
@@ -232,7 +232,7 @@ class DropPathCallback(Callback):
         if not 0 <= drop_path < 1:
             raise UserError(f"DropPathCallback: drop_path {drop_path} must be from 0 to below 1.")
         self.drop_path, self.arguments = drop_path, {"drop_path": drop_path}
-        remember(self)
+        store_initial_attributes(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raise a UserError of another module."""
@@ -297,7 +297,7 @@ class BestModelCallback(RunFiles):
         self.arguments = {"monitor": key, "skip_best_epochs": skip_best_epochs, "smooth_alpha": smooth_alpha}
         self.record: dict[str, Any] = {}
         self.begun, self.device = False, "cpu"
-        remember(self)
+        store_initial_attributes(self)
 
     @property
     def state_key(self) -> str:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from rfdetr_core.api.callbacks import BestModelCallback, COCOEvalCallback, RFDETREarlyStopping, RFDETREMACallback
 from rfdetr_core.api.configs import ModelSettings, TrainSettings, device_name
-from rfdetr_core.api.custom_record import remember
+from rfdetr_core.api.custom_record import store_initial_attributes
 from rfdetr_core.api.preparation import Preparation, check_configs, preparation_for, preparation_of, prepare
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.base.params import parse
@@ -66,14 +66,14 @@ class RFDETRModelModule(TrainingModule):
         self.preparation = preparation_for("RFDETRModelModule", arguments, keywords)
         if self.preparation is None:
             super().__init__(*arguments, **keywords)
-            remember(self)
+            store_initial_attributes(self)
             return
         inputs = self.preparation.inputs
         detector, self.start = inputs.detector()
         super().__init__(detector, inputs.architecture, inputs.config, inputs.sizes)
         self.model_config, self.train_config = self.preparation.configs
         self.first_weights = tensor_digest(self.detector.state_dict())
-        remember(self)
+        store_initial_attributes(self)
 
     @property
     def model(self) -> nn.Module:
@@ -138,7 +138,7 @@ class RFDETRDataModule(TrainingData):
         else:
             super().__init__(**self.preparation.inputs.data)
             self.model_config, self.train_config = self.preparation.configs
-        remember(self)
+        store_initial_attributes(self)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -300,7 +300,7 @@ def _configured(
     everything = [*averages, *placed, *(callback for callback in added if callback not in averages)]
     configured = [callback for callback in configured if callback in placed]
     for callback in configured:
-        remember(callback)
+        store_initial_attributes(callback)
     quiet_lightning()
     defaults = {"num_sanity_val_steps": settings.num_sanity_val_steps, "enable_progress_bar": not writes}
     # The callbacks already contain the weight averaging.

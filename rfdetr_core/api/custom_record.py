@@ -79,18 +79,22 @@ def custom_part(
         resumed: Whether a state is resumed, whose weights replace the first ones.
     """
     present: list[Callback] = vars(trainer)["callbacks"]
-    things = [module, trainer.strategy, trainer.precision_plugin, trainer.accelerator]
-    things += [] if data is None else [data]
+    components = [module, trainer.strategy, trainer.precision_plugin, trainer.accelerator]
+    components += [] if data is None else [data]
     additional = [
         callback for callback in present if callback not in configured and type(callback) not in _OBSERVING_CALLBACKS
     ]
     objects = {"module": module, "data": data}
-    changed = {f"{name}.{key}": value for name, thing in objects.items() for key, value in _changes(thing).items()}
+    changed = {
+        f"{name}.{key}": value for name, component in objects.items() for key, value in _changes(component).items()
+    }
     for callback in present:
         changed |= {f"{name_of(callback)}.{key}": value for key, value in _changes(callback).items()}
     part: dict[str, Any] = {
         "classes": {
-            name_of(thing): _file_digest(thing) for thing in things if not _is_from_project_or_lightning(thing)
+            name_of(component): _file_digest(component)
+            for component in components
+            if not _is_from_project_or_lightning(component)
         },
         "attributes": changed,
         "callbacks": _numbered((name_of(callback), _describe_callback(callback)) for callback in additional),
@@ -109,22 +113,22 @@ def custom_part(
     return part
 
 
-def remember(thing: Any) -> None:
+def store_initial_attributes(component: Any) -> None:
     """Store the attributes of a module, data module or callback when it has been built, to find later changes."""
-    vars(thing)[_INITIAL] = {key: _snapshot(value) for key, value in _attributes(thing).items()}
+    vars(component)[_INITIAL] = {key: _snapshot(value) for key, value in _attributes(component).items()}
 
 
-def name_of(thing: Any) -> str:
-    """The name of the class of a thing, with its module."""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+def name_of(component: Any) -> str:
+    """The name of the class of a component, with its module."""
+    return f"{type(component).__module__}.{type(component).__qualname__}"
 
 
-def _changes(thing: Any) -> dict[str, str | None]:
-    """The attributes that were added, changed or removed since `remember`."""
-    before: Mapping[str, Any] | None = getattr(thing, "__dict__", {}).get(_INITIAL)
+def _changes(component: Any) -> dict[str, str | None]:
+    """The attributes that were added, changed or removed since `store_initial_attributes`."""
+    before: Mapping[str, Any] | None = getattr(component, "__dict__", {}).get(_INITIAL)
     if before is None:
         return {}
-    current = _attributes(thing)
+    current = _attributes(component)
     changed = {
         key: _plain(value)
         for key, value in current.items()
@@ -133,17 +137,19 @@ def _changes(thing: Any) -> dict[str, str | None]:
     return changed | {key: "removed" for key in before if key not in current}
 
 
-def _attributes(thing: Any) -> dict[str, Any]:
+def _attributes(component: Any) -> dict[str, Any]:
     """The attributes that can change a result, without those that every training changes."""
-    changing = (*_SET_BY_LIGHTNING, *getattr(type(thing), "changing", _SCORING_STATE))
-    attributes = {key: value for key, value in vars(thing).items() if not key.startswith("_") and key not in changing}
-    if isinstance(thing, nn.Module):
-        attributes |= dict(thing.named_children())
-        attributes["frozen"] = [name for name, parameter in thing.named_parameters() if not parameter.requires_grad]
-        attributes["automatic_optimization"] = getattr(thing, "automatic_optimization", True)
-    if isinstance(thing, TrainingData):
+    changing = (*_SET_BY_LIGHTNING, *getattr(type(component), "changing", _SCORING_STATE))
+    attributes = {
+        key: value for key, value in vars(component).items() if not key.startswith("_") and key not in changing
+    }
+    if isinstance(component, nn.Module):
+        attributes |= dict(component.named_children())
+        attributes["frozen"] = [name for name, parameter in component.named_parameters() if not parameter.requires_grad]
+        attributes["automatic_optimization"] = getattr(component, "automatic_optimization", True)
+    if isinstance(component, TrainingData):
         for name in ("train_set", "valid_set"):
-            attributes |= {f"{name}.{key}": value for key, value in vars(getattr(thing, name)).items()}
+            attributes |= {f"{name}.{key}": value for key, value in vars(getattr(component, name)).items()}
     return attributes
 
 
@@ -198,13 +204,13 @@ def _describe_callback(callback: Callback) -> Any:
     return {"file": _file_digest(callback), **values} if values else _file_digest(callback)
 
 
-def _is_from_project_or_lightning(thing: Any) -> bool:
-    return type(thing).__module__.partition(".")[0] in ("rfdetr_core", "pytorch_lightning", "lightning_fabric")
+def _is_from_project_or_lightning(component: Any) -> bool:
+    return type(component).__module__.partition(".")[0] in ("rfdetr_core", "pytorch_lightning", "lightning_fabric")
 
 
-def _file_digest(thing: Any) -> str | None:
-    """The SHA-256 of the file that defines the class of a thing; None if it is not in a file, as in a notebook."""
-    path = getattr(sys.modules.get(type(thing).__module__), "__file__", None)
+def _file_digest(component: Any) -> str | None:
+    """The SHA-256 of the file that defines the class of a component; None if it is not in a file, as in a notebook."""
+    path = getattr(sys.modules.get(type(component).__module__), "__file__", None)
     return files.sha256_file(Path(path)) if path and Path(path).is_file() else None
 
 

@@ -35,8 +35,9 @@ from rfdetr_core.checkpoint.exported import SUFFIXES
 from rfdetr_core.checkpoint.files import Checkpoint, read_checkpoint
 from rfdetr_core.checkpoint.loading import architecture_of, class_names_of, load_weights, threshold_of
 from rfdetr_core.inference.arguments import check_upstreams, refuse_unknown
+from rfdetr_core.inference.conversion import Picture
 from rfdetr_core.inference.exported import ExportedPredictor
-from rfdetr_core.inference.predictor import BasePredictor, Picture, Predictor, Threshold, find_device
+from rfdetr_core.inference.predictor import BasePredictor, Predictor, Threshold, find_device
 from rfdetr_core.inference.thresholds import recommended_thresholds
 from rfdetr_core.metrics.names import REPORTED
 from rfdetr_core.model.config import VARIANTS, Architecture, ModelConfig
@@ -84,9 +85,8 @@ class RFDETR(UpstreamMembers):
         self._section = config.section.model_copy(
             update={key: size for key, size in trained if overrides.get(key) is None}
         )
-        self.weights = (
-            checkpoint.path.absolute() if checkpoint and checkpoint.path else None
-        )  # absolute, so that a chdir does not matter
+        # Absolute, so that a chdir does not matter.
+        self.weights = checkpoint.path.absolute() if checkpoint and checkpoint.path else None
         self.data: ProjectPaths | None = None
         self.callbacks: dict[str, list[Callable[[dict[str, float]], object]]] = defaultdict(list)
         stored = len(checkpoint.weights["class_head.bias"]) - 1 if checkpoint else COCO_CLASS_ROWS
@@ -128,8 +128,8 @@ class RFDETR(UpstreamMembers):
         `device`; its model can predict and be evaluated, but not be trained, optimised or exported.
 
         Raises:
-            UserError: not a model file; its variant is unknown or not this class; see the class; or the runtime of an
-                exported file is not installed.
+            UserError: not a model file; its variant is unknown or not this class; the runtime of an exported file is
+                not installed; or an error of the constructor.
         """
         overrides: dict[str, Any] = {**settings}
         if "pretrain_weights" in overrides:

@@ -32,7 +32,7 @@ class Key(NamedTuple):
     """A key of a TypedDict: its type in Python syntax, and its description."""
 
     type: str
-    about: str
+    description: str
 
 
 # Descriptions for keywords whose meaning in Python differs from the field of params.yaml.
@@ -54,24 +54,26 @@ import torch
 def generated() -> dict[str, str]:
     """The content of each generated file, by its path in the project."""
     return {
-        "rfdetr_core/api/keywords.py": keywords(),
-        "rfdetr_core/__init__.pyi": names(),
-        "rfdetr_core/config/__init__.pyi": configs(),
+        "rfdetr_core/api/keywords.py": keywords_module(),
+        "rfdetr_core/__init__.pyi": names_stub(),
+        "rfdetr_core/config/__init__.pyi": configs_stub(),
     }
 
 
-def keywords() -> str:
+def keywords_module() -> str:
     """The module keywords.py: a TypedDict for each function."""
     settings = _keys(TrainSettings)
     settings = {key: settings[key] for key in dict.fromkeys(["output_dir", *TrainConfig.model_fields, *settings])}
     dataset = settings.pop("dataset_dir")
     model = {
-        key: Key(_or_none(entry.type), entry.about) for key, entry in _keys(ModelSettings).items() if key != "variant"
+        key: Key(_or_none(entry.type), entry.description)
+        for key, entry in _keys(ModelSettings).items()
+        if key != "variant"
     }
     of_model = {
         key: Key(model[key].type, f"{_describe_field(ModelSettings, key)}; {_AS_BUILT}") for key in OF_MODEL_AND_TRAIN
     }
-    model["device"] = Key(_DEVICE, model["device"].about)
+    model["device"] = Key(_DEVICE, model["device"].description)
     of_model["device"] = Key(_DEVICE, f"cpu, cuda, cuda:0 or mps; sets accelerator; {_AS_BUILT}")
     evaluation = {key: entry for key, entry in _keys(EvaluateConfig).items() if key not in ("split", *settings)}
     evaluation = {"dataset_dir": Key(_or_none(dataset.type), "None: the dataset of the training")} | evaluation
@@ -94,7 +96,7 @@ def keywords() -> str:
             "SettingsKeywords",
             "RunKeywords",
             "The keywords of a TrainConfig.",
-            {"dataset_dir": Key(f"Required[{dataset.type}]", dataset.about)},
+            {"dataset_dir": Key(f"Required[{dataset.type}]", dataset.description)},
         ),
         _typed_dict("TrainKeywords", "SettingsKeywords", "The keywords of `train`.", of_model),
         _typed_dict("EvaluateKeywords", "RunKeywords", "The keywords of `evaluate`.", evaluation | of_model),
@@ -105,7 +107,7 @@ def keywords() -> str:
     return "\n\n".join(parts)
 
 
-def names() -> str:
+def names_stub() -> str:
     """The stub of `rfdetr_core`, with its public names."""
     variants = {architecture.name: key for key, architecture in VARIANTS.items()}
     imports = [
@@ -116,14 +118,14 @@ def names() -> str:
     ]
     classes = []
     for name, key in variants.items():
-        about = VARIANTS[key]
-        weights = f"weights {about.weights_file}" if about.weights_file else "no published weights"
-        classes.append(f'class {name}(RFDETR):\n    """RF-DETR {key}: {about.resolution} pixels, {weights}."""\n')
+        variant = VARIANTS[key]
+        weights = f"weights {variant.weights_file}" if variant.weights_file else "no published weights"
+        classes.append(f'class {name}(RFDETR):\n    """RF-DETR {key}: {variant.resolution} pixels, {weights}."""\n')
     head = f'"""The public names, for editors and mypy. Written by `{_COMMAND}`."""\n'
-    return "\n".join([head, *imports, "", _all(NAMES), "", *classes])
+    return "\n".join([head, *imports, "", _all_assignment(NAMES), "", *classes])
 
 
-def configs() -> str:
+def configs_stub() -> str:
     """The stub of `rfdetr_core.config`, with the configs of the Python API."""
     renamed = {name: target for name, target in CONFIGS.items() if name != target}
     imports = [f"from rfdetr_core.api.configs import {target} as {name}" for name, target in renamed.items()]
@@ -133,7 +135,7 @@ def configs() -> str:
         *sorted(imports),
         "from rfdetr_core.api.keywords import ModelKeywords",
         "",
-        _all(sorted(CONFIGS)),
+        _all_assignment(sorted(CONFIGS)),
         "",
     ]
     for name in (name for name in CONFIGS if name not in renamed):
@@ -213,7 +215,7 @@ def _docstring(text: str) -> Iterable[str]:
     return (f"    {line}" for line in textwrap.wrap(f'"""{text}"""', _WIDTH - 4, break_on_hyphens=False))
 
 
-def _all(names: Iterable[str]) -> str:
+def _all_assignment(names: Iterable[str]) -> str:
     return "\n".join(
         [
             "__all__ = [",

@@ -75,7 +75,8 @@ class Trace:
         runs: Several run records that may belong to the file: they have its weights, and the file does not say which
             run it is from.
         children: Tensor digests of the models that were trained from it.
-        notes: What limits the answer. `contradicted`: Whether the file contradicts its record or its own weights.
+        notes: What limits the answer.
+        contradicted: Whether the file contradicts its record or its own weights.
         exported: The content of an exported file.
     """
 

@@ -1,4 +1,4 @@
-"""The functions that every other package uses; this package imports none of them.
+"""The functions that all other packages use. This package does not import any of them.
 
 Files and digests: `files` reads and writes files atomically, `git` runs git, `merkle` makes digests of sets, and `code`
 makes the digests of the source files that a stage runs. Formats: `params` reads a section of params.yaml into a frozen

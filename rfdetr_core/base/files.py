@@ -32,7 +32,7 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds, remove it when it fails.
+    """Yield a temporary path next to `path`; rename it onto `path` when the block succeeds, remove it when it fails.
 
     `path` itself is never opened for writing: with cache.type hardlink or symlink it is an object of DVC's cache.
 
@@ -238,12 +238,12 @@ def digest(value: Any) -> str:
 
 
 def changed_digests(
-    expected: Mapping[str, str], found: Mapping[str, str]
+    expected: Mapping[str, str], actual: Mapping[str, str]
 ) -> Iterable[tuple[str, str | None, str | None]]:
-    """Each path whose digest differs, with both; None: not there."""
-    for path in sorted(expected.keys() | found.keys()):
-        if expected.get(path) != found.get(path):
-            yield path, expected.get(path), found.get(path)
+    """Yield each path whose digest differs, its expected and its actual digest. None: the path is missing there."""
+    for path in sorted(expected.keys() | actual.keys()):
+        if expected.get(path) != actual.get(path):
+            yield path, expected.get(path), actual.get(path)
 
 
 def umask() -> int:

@@ -132,20 +132,20 @@ def check_class(name: str) -> None:
         return
     if module.partition(".")[0] in PACKAGES:
         raise UserError(f"there is no module {module} in {ROOT}. Correct its name.")
-    for known, spec in _specs(module):
+    for part_name, spec in _specs(module):
         if spec is None:
-            raise UserError(f"there is no module {known}. Install its package, or move it to rfdetr_core/.")
+            raise UserError(f"there is no module {part_name}. Install its package, or move it to rfdetr_core/.")
         places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
         if project_file := next((path for path in places if in_project(path)), None):
             raise UserError(
-                f"{known} is {project_file}, which no digest of code has. So an edit there would rerun "
+                f"{part_name} is {project_file}, which no digest of code has. So an edit there would rerun "
                 "nothing. Move the module to rfdetr_core/, or use a class of an installed package."
             )
 
 
 def module_file(module: str) -> Path | None:
     """The file of an installed module; None if there is none. The module is not imported."""
-    spec = next((candidate for known, candidate in _specs(module) if known == module), None)
+    spec = next((candidate for name, candidate in _specs(module) if name == module), None)
     return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 

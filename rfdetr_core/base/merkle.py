@@ -48,10 +48,10 @@ class Tree:
 
         If it is: its own position. If not: the positions of the leaves before and after it, as far as they exist.
         """
-        at = bisect.bisect_left(self.leaves, leaf)
-        if self.leaves[at : at + 1] == [leaf]:
-            return [self._position(at)]
-        return [self._position(index) for index in (at - 1, at) if 0 <= index < self.size]
+        place = bisect.bisect_left(self.leaves, leaf)
+        if self.leaves[place : place + 1] == [leaf]:
+            return [self._position(place)]
+        return [self._position(index) for index in (place - 1, place) if 0 <= index < self.size]
 
     def _position(self, index: int) -> Position:
         siblings = [(level, (index >> height) ^ 1) for height, level in enumerate(self._levels)]
@@ -79,15 +79,15 @@ def is_in_tree(leaf: str, proof: Sequence[Position], size: int, root: str) -> bo
             raise ValueError(f"leaf {position.index} does not lead to the root")
     places = [(position.index, position.leaf) for position in proof]
     match places:
-        case [(_, one)] if one == leaf:
+        case [(_, proven)] if proven == leaf:
             return True
         case [] if size == 0 and root == _EMPTY:
             return False
-        case [(0, one)] if leaf < one:
+        case [(0, first)] if leaf < first:
             return False
-        case [(index, one)] if one < leaf and index == size - 1:
+        case [(index, last)] if last < leaf and index == size - 1:
             return False
-        case [(index, one), (following, other)] if one < leaf < other and following == index + 1:
+        case [(index, below), (next_index, above)] if below < leaf < above and next_index == index + 1:
             return False
     raise ValueError("its leaves are neither the digest nor the two next to it")
 

@@ -119,15 +119,15 @@ def parse(config: type[C], values: Any, where: str) -> C:
 def _interpolations(content: Any) -> list[str]:
     """The keys, written as a.b.0, whose name or value contains `${`."""
     # id() of visited containers: with YAML's aliases a container can contain itself.
-    keys, seen, left = list[str](), set[int](), [("", content)]
-    while left:
-        key, value = left.pop()
+    keys, visited, remaining = list[str](), set[int](), [("", content)]
+    while remaining:
+        key, value = remaining.pop()
         if "${" in key or (isinstance(value, str) and "${" in value):
             keys.append(key)
-        elif isinstance(value, dict | list) and id(value) not in seen:
-            seen.add(id(value))
+        elif isinstance(value, dict | list) and id(value) not in visited:
+            visited.add(id(value))
             items = list(value.items() if isinstance(value, dict) else enumerate(value))
-            left += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(items)]
+            remaining += [(f"{key}.{name}" if key else str(name), item) for name, item in reversed(items)]
     return keys
 
 

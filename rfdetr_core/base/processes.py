@@ -17,7 +17,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Disable garbage collection in this block. Among millions of records it takes a third of the time for nothing."""
+    """Disable garbage collection in this block. For millions of records it takes a third of the time for nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

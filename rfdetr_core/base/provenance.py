@@ -14,7 +14,7 @@ from rfdetr_core.base.code import ROOT
 
 # The packages that decide numeric results. A change of another package does not restart a training.
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "pandas", "scipy", "pillow", "pycocotools")
-RUN_FILE = "run.json"  # in a run folder: the training record and the state of the run
+RUN_FILE = "run.json"  # in a run folder: the digest of the training record, and facts such as start and duration
 NUMERIC_LOCK = ROOT / "requirements" / "numeric.lock"
 
 

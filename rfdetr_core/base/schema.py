@@ -101,22 +101,22 @@ def check_values(value: Any, where: str, place: str = "") -> None:
     """
     remaining, waiting = MOST_BYTES, [(value, place, 0)]
     while waiting:
-        current, at, level = waiting.pop()
+        current, current_place, level = waiting.pop()
         remaining -= 64 + (len(current) if isinstance(current, str) else 0)
         if remaining < 0 or level > MOST_LEVELS:
             limit = f"more than {MOST_LEVELS} levels" if level > MOST_LEVELS else f"more than {MOST_BYTES:,} bytes"
-            raise UserError(f"{where}: {place or short(at)}: written out, it has {limit}.")
-        if fault := _fault(current):
-            raise UserError(f"{where}: {at or 'its content'}: {fault}.")
+            raise UserError(f"{where}: {place or short(current_place)}: written out, it has {limit}.")
+        if problem := _problem(current):
+            raise UserError(f"{where}: {current_place or 'its content'}: {problem}.")
         if isinstance(current, dict):
             for key, item in current.items():
-                inner = f"{at}.{short(str(key))}" if at else short(str(key))
+                inner = f"{current_place}.{short(str(key))}" if current_place else short(str(key))
                 waiting += [(key, inner, level), (item, inner, level + 1)]
         elif isinstance(current, list | tuple):
-            waiting += [(item, at, level + 1) for item in current]
+            waiting += [(item, current_place, level + 1) for item in current]
 
 
-def _fault(value: Any) -> str:
+def _problem(value: Any) -> str:
     kind = type(value)
     if kind is float:
         return "" if math.isfinite(value) else f"{value} is not a finite number"

@@ -1,4 +1,4 @@
-"""What is read of a model file, of its lineage, and of the JSON files about it: types and limits. Without torch."""
+"""The fields that are read from model files, lineages, records and scores, with types and limits. Without torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Listed = BeforeValidator(lambda value: list(value) if isinstance(value, tuple) e
 
 
 class Args(FileSchema):
-    """The training parameters of a model file, as far as they are read."""
+    """The training parameters of a model file: those that are read."""
 
     resolution: Resolution | None = None
     num_classes: Classes | None = None
@@ -24,7 +24,7 @@ class Args(FileSchema):
 
 
 class ModelFields(FileSchema):
-    """Upstream's model_config, as far as it is read. The encoder is named, or its numbers are."""
+    """Upstream's model_config: the fields that are read. encoder: upstream's name, or one made of its numbers."""
 
     encoder: Annotated[str, Field(max_length=100)]
     resolution: Resolution
@@ -47,27 +47,27 @@ class ModelFields(FileSchema):
 
 
 class Track(FileSchema):
-    """The best epoch of the regular weights, or of their average."""
+    """The best epoch of a track, and its score."""
 
     score: Score | None
     epoch: Count | None
 
 
 class Tracks(FileSchema):
-    """The best epochs of both."""
+    """The best epoch of the regular and of the EMA weights."""
 
     regular: Track
     ema: Track
 
 
 class Scores(FileSchema):
-    """scores.json: what train found: Tracks, under the name of the metric."""
+    """scores.json, written by train. It also has `Tracks` under the name of the metric."""
 
     epochs: Count
 
 
 class Selection(Tracks):
-    """selection.json: what was chosen by them."""
+    """selection.json, written by select_best. key: the metric. winner: the chosen track."""
 
     key: Text
     epochs: Count
@@ -75,14 +75,14 @@ class Selection(Tracks):
 
 
 class Identity(FileSchema):
-    """The size of an input file, and git's name of its content."""
+    """An input file: its size, and git's name of its content."""
 
     size: Count
     git: Blob
 
 
 class Objects(FileSchema):
-    """What a split holds."""
+    """The numbers of images and of objects in a split."""
 
     images: Count
     objects: Count
@@ -116,7 +116,7 @@ class InstalledClass(FileSchema):
 
 
 class Custom(FileSchema):
-    """What a script changed of a training (see `custom_part` of rfdetr_core/api/custom_record.py)."""
+    """The parts of a training that a Python script replaced (see `custom_part` of rfdetr_core/api/custom_record.py)."""
 
     classes: dict[Text, Sha256 | None] = Field(default_factory=dict)
     callbacks: dict[Text, dict[Text, Any] | Sha256 | None] = Field(default_factory=dict)
@@ -126,7 +126,7 @@ class Custom(FileSchema):
 
 
 class TrainingRecord(FileSchema):
-    """What train wrote of itself (see `training.record.record_of`)."""
+    """The training record, written by the stage train (see `training.record.record_of`)."""
 
     params: dict[Text, dict[Text, Any]]
     inputs: dict[Name, Sha256]
@@ -144,7 +144,7 @@ class TrainingRecord(FileSchema):
 
 
 class Lineage(FileSchema):
-    """What strip wrote of the making of a model (see `lineage.compose`)."""
+    """The lineage of a model, written by the stage strip (see `lineage.compose`)."""
 
     schema_: Annotated[int, Field(alias="schema")] = 1
     variant: Text | None
@@ -156,8 +156,11 @@ class Lineage(FileSchema):
 
 
 class Run(FileSchema):
-    """Of a resume state: what it may be gone on with, the MD5s of the files of a finished training, and the digest of
-    the state itself (see `files.content_digest`)."""
+    """The field `run` of a resume state.
+
+    fingerprint: an equal one is needed to resume. result: the MD5s of the files of a finished training. digest: of the
+    resume state (see `files.content_digest`).
+    """
 
     fingerprint: dict[Text, Any]
     finished: bool
@@ -166,7 +169,7 @@ class Run(FileSchema):
 
 
 class Best(FileSchema):
-    """The best epoch of a track so far; `weights` are tensors by name."""
+    """The best epoch of a track so far. weights: tensors by name."""
 
     score: Score | None
     ranked: Score | None
@@ -175,7 +178,7 @@ class Best(FileSchema):
 
 
 class Content(FileSchema):
-    """A model file of any kind beside its tensors. Upstream's files have neither record nor lineage."""
+    """The fields of any checkpoint, without its tensors. Upstream's files have no training record and no lineage."""
 
     args: Args = Args()
     model_config_: Annotated[dict[Text, Any] | None, Field(alias="model_config")] = None  # see ModelFields
@@ -189,7 +192,7 @@ class Content(FileSchema):
 
 
 class ResumeState(FileSchema):
-    """What a resume state, checkpoint.pth, has beside a model file."""
+    """The fields that a resume state (checkpoint.pth) has in addition to those of a model file."""
 
     epoch: Count
     global_step: Count = 0
@@ -197,7 +200,7 @@ class ResumeState(FileSchema):
 
 
 class RunState(FileSchema):
-    """The files of a run folder, as a resume state has them."""
+    """The content of a run folder's files, inside a resume state."""
 
     history: list[dict[Text, Score]]
     steps: list[Text] = Field(default_factory=list)
@@ -205,7 +208,7 @@ class RunState(FileSchema):
 
 
 class ImageRow(FileSchema):
-    """A row of a manifest, as a commit has it (see `base.manifest.ManifestRow`)."""
+    """A row of a manifest in a commit (see `base.manifest.ManifestRow`)."""
 
     path: Text
     sha256: Sha256
@@ -222,7 +225,7 @@ class Manifest(FileSchema):
 
 
 class ModelFile(FileSchema):
-    """The model file that a record is of."""
+    """The model file that a run record belongs to."""
 
     md5: Md5
     sha256: Sha256
@@ -230,7 +233,7 @@ class ModelFile(FileSchema):
 
 
 class RecordFile(FileSchema):
-    """A file in records/."""
+    """A run record: a file in records/."""
 
     lineage: Lineage
     file: ModelFile
@@ -238,7 +241,7 @@ class RecordFile(FileSchema):
 
 
 class RunNote(FileSchema):
-    """RUN_FILE: what a training noted of itself, and the digest of its record."""
+    """run.json of a run folder. record: the digest of the training record. run: facts such as start and duration."""
 
     record: Sha256
     run: dict[Text, Any]
@@ -258,7 +261,7 @@ class ScoredInput(Identity):
 
 
 class Evaluation(FileSchema):
-    """The lineage of an evaluation (see `evaluation.evaluate.write_origin`)."""
+    """The lineage of an evaluation (see `evaluation.evaluate.write_lineage`)."""
 
     model: ScoredModel
     split: Text

@@ -21,7 +21,7 @@ from rfdetr_core.data.datamodule import TrainingData
 from rfdetr_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_core.data.samples import Sample
 from rfdetr_core.evaluation.pictures import draw, label_of, write_png
-from rfdetr_core.inference.predictor import to_supervision
+from rfdetr_core.inference.conversion import to_supervision
 from rfdetr_core.model.config import Architecture, ModelConfig
 from rfdetr_core.ops.boxes import cxcywh_to_xyxy
 from rfdetr_core.ops.structures import Detections

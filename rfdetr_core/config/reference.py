@@ -82,7 +82,7 @@ def _kind(kind: Any) -> str:
         return " / ".join(map(_kind, inner))
     if origin in (list, tuple):
         return f"list of {_kind(inner[0])}"
-    if origin is dict:
+    if origin is dict or (isinstance(kind, type) and issubclass(kind, Config)):
         return "mapping"
     names = {int: "integer", float: "number", str: "text", bool: "true / false", type(None): "null"}
     return names.get(kind, "anything")

@@ -88,7 +88,7 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
         "num_select": "always equal to num_queries, as in every published variant",
         "license": "it has no effect; the published weights of the variants here are under Apache 2.0",
         "model_name": "set by the class or by `variant`",
-        "trust_checkpoint": "not needed: code in a model file is never run",
+        "trust_checkpoint": "code in a model file is never run",
         **dict.fromkeys(("num_keypoints_per_class", "use_grouppose_keypoints", "keypoint_cross_attn"), _KEYPOINTS),
         **dict.fromkeys(("inter_instance_kp_attn", "grouppose_keypoint_dim_downscale"), _KEYPOINTS),
         **dict.fromkeys(("dual_projector", "dual_projector_kp_only", "postprocess_trace_alpha"), _KEYPOINTS),

@@ -11,18 +11,18 @@ class Row(NamedTuple):
     owners: where upstream has the names, separated by spaces: modules, class RFDETR, or a call such as
         RFDETR.predict() for names of arguments.
     names: the names, separated by spaces.
-    here: the dotted path of the equivalent, with {} for the name; empty if there is none.
+    equivalent: the dotted path of the equivalent, with {} for the name; empty if there is none.
     note: the difference; if there is no equivalent, the reason and what to use instead.
     """
 
     owners: str
     names: str
-    here: str = ""
+    equivalent: str = ""
     note: str = ""
 
     def path(self, name: str) -> str:
         """The dotted path of the equivalent of a name; empty if there is none."""
-        return self.here.replace("{}", name)
+        return self.equivalent.replace("{}", name)
 
 
 KEYPOINTS = "this project has detection and segmentation, but no keypoints"
@@ -70,7 +70,7 @@ API = (
     Row(
         "rfdetr.training rfdetr.training.checkpoint",
         "convert_legacy_checkpoint",
-        note="old files need no conversion: load them with from_checkpoint, or as pretrain_weights of a class",
+        note="old files need no conversion; load them with from_checkpoint, or as pretrain_weights of a class",
     ),
     Row(
         "rfdetr.training rfdetr.training.cli",

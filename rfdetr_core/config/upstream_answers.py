@@ -22,14 +22,14 @@ def missing_name(name: str) -> str | None:
 def missing_member(name: str) -> str | None:
     """The message about a member of upstream's class RFDETR that is not here. None: upstream has no such member."""
     for row in API:
-        if not row.here and name in row.names.split() and row.owners == "RFDETR":
+        if not row.equivalent and name in row.names.split() and row.owners == "RFDETR":
             return _message(row, name)
     return None
 
 
 def _message(row: Row, name: str) -> str:
     note = f": {row.note}" if row.note else ""
-    return f"{name} of {UPSTREAM} is {row.path(name) + ' here' if row.here else 'not here'}{note}."
+    return f"{name} of {UPSTREAM} is {row.path(name) + ' here' if row.equivalent else 'not here'}{note}."
 
 
 def page_lines() -> list[str]:
@@ -48,6 +48,6 @@ def page_lines() -> list[str]:
 
 def _line(row: Row, *names: str) -> str:
     paths = dict.fromkeys(row.path(name) for name in names)
-    answer = ", ".join(f"`{path}`" for path in paths) if row.here else "not here"
+    answer = ", ".join(f"`{path}`" for path in paths) if row.equivalent else "not here"
     note = f": {row.note}" if row.note else ""
     return f"| {', '.join(names)} | {', '.join(row.owners.split())} | {answer}{note} |"

@@ -134,8 +134,8 @@ class Analysis:
         detections.insert(1, "image", np.searchsorted(images.image_id.to_numpy(), results.image_id[counted]))
         detections.insert(2, "label", results.label[counted])
         detections.insert(3, "score", results.score[counted])
-        place = {annotation: row for row, annotation in enumerate(objects.annotation.tolist())}
-        pairs = {number - 1: place[annotation] for number, annotation in matches["dt_match"].items()}
+        row_of = {annotation: row for row, annotation in enumerate(objects.annotation.tolist())}
+        pairs = {number - 1: row_of[annotation] for number, annotation in matches["dt_match"].items()}
         detections["object"] = np.array([pairs.get(row, -1) for row in counted.tolist()], dtype=np.int64)
         ids = (counted + 1).tolist()
         detections["area"] = (
@@ -238,7 +238,7 @@ class Analysis:
         """
         above, unmatched, count = self.detections_above(threshold), self.unmatched(threshold), len(self.images)
         tables = {"found": above[above.object >= 0], "wrong": above[above.object < 0], "missed": unmatched}
-        counts = {name: np.bincount(some.image.to_numpy(np.int64), minlength=count) for name, some in tables.items()}
+        counts = {name: np.bincount(table.image.to_numpy(np.int64), minlength=count) for name, table in tables.items()}
         hits, total = counts["found"], 2 * counts["found"] + counts["wrong"] + counts["missed"]
         return self.images[["path"]].assign(**counts, f1=np.where(total > 0, 2 * hits / np.maximum(total, 1), 1.0))
 

@@ -166,7 +166,7 @@ class Comparison:
     def intervals(self) -> dict[str, Interval | None]:
         """For each of SCORES the 95 % interval of the difference, in points. None: no draw has an object."""
         means = np.ma.masked_invalid(self._drawn).mean(axis=1).filled(math.nan)
-        return {name: interval(means[:, place].tolist()) for place, name in enumerate(SCORES)}
+        return {name: interval(means[:, column].tolist()) for column, name in enumerate(SCORES)}
 
     @cached_property
     def class_intervals(self) -> list[Interval | None]:
@@ -193,7 +193,7 @@ class Comparison:
         return len({image for class_matches in self.new.matched for image in class_matches.owners.tolist()})
 
     @property
-    def lost(self) -> list[bool]:
+    def class_lost(self) -> list[bool]:
         """For each class: the old model finds objects of it at its threshold, and the new model finds none."""
         both = zip(self.old.scores.per_class, self.new.scores.per_class, strict=True)
         return [before.recall > 0 and after.recall == 0 for before, after in both]
@@ -230,7 +230,9 @@ class Comparison:
         """Plain values for `write_json`. None: nothing was measured, or there are too few images for an interval."""
         old, new = self.old.scores, self.new.scores
         ends = self.intervals["map"] if self.images_with_objects >= fewest_images() else None
-        classes = zip(old.per_class, new.per_class, self.class_images, self.class_intervals, self.lost, strict=True)
+        classes = zip(
+            old.per_class, new.per_class, self.class_images, self.class_intervals, self.class_lost, strict=True
+        )
         return {
             "split": self.split,
             "of": self.measure,

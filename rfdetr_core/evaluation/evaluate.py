@@ -121,8 +121,8 @@ def detect(predictor: BasePredictor, dataset: Path, samples: Sequence[Sample], n
     Raises:
         UserError: an image is missing or differs from the manifest.
     """
-    index = {name: place for place, name in enumerate(names)}
-    labels = {place: index[name] for place, name in enumerate(predictor.class_names) if name in index}
+    index = {name: position for position, name in enumerate(names)}
+    labels = {position: index[name] for position, name in enumerate(predictor.class_names) if name in index}
     results = []
     found_in = predictor.detect(samples, load=partial(_picture, dataset))
     for sample, detections in zip(samples, found_in, strict=True):

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from rfdetr_core.base import files
 from rfdetr_core.evaluation.scoring import ImageJudgement
-from rfdetr_core.inference.predictor import import_supervision
+from rfdetr_core.inference.conversion import import_supervision
 from rfdetr_core.metrics.coco import Row
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def compare(
         masks: Draw masks too.
     """
     truth = [(row, True) for _, row in judgement.correct] + [(row, False) for row in judgement.missed]
-    seen = [(row, True) for row, _ in judgement.correct] + [(row, False) for row in judgement.wrong]
+    detections_drawn = [(row, True) for row, _ in judgement.correct] + [(row, False) for row in judgement.wrong]
     panels = []
-    for rows in (truth, seen):
+    for rows in (truth, detections_drawn):
         labels = [label_of(names[row["category_id"]], row["category_id"], row.get("score")) for row, _ in rows]
         panels.append(
             draw(picture, _detections(rows, judgement.image, masks), labels, side=PANEL, palette=[RIGHT, WRONG])
@@ -86,7 +86,7 @@ def compare(
     parts = [(f"{hits} found, ", RIGHT), (f"{len(judgement.missed)} missed", WRONG)]
     _write(canvas, 0, _LINE, [(f"ground truth: {len(truth)} = ", "black"), *parts])
     parts = [(f"{hits} right, ", RIGHT), (f"{len(judgement.wrong)} wrong", WRONG)]
-    _write(canvas, left, _LINE, [(f"detections above {threshold:.2f}: {len(seen)} = ", "black"), *parts])
+    _write(canvas, left, _LINE, [(f"detections above {threshold:.2f}: {len(detections_drawn)} = ", "black"), *parts])
     canvas.paste(panels[0], (0, 2 * _LINE + _GAP))
     canvas.paste(panels[1], (left, 2 * _LINE + _GAP))
     return canvas

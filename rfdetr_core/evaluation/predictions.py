@@ -16,8 +16,9 @@ from rfdetr_core.base.memory import explaining_shortage
 from rfdetr_core.base.printing import message_of
 from rfdetr_core.evaluation.pictures import PANEL, draw, label_of, write_png
 from rfdetr_core.inference.addresses import file_name, is_address, printable_address
+from rfdetr_core.inference.conversion import to_rgb, to_supervision
 from rfdetr_core.inference.exported import load_predictor
-from rfdetr_core.inference.predictor import BasePredictor, Threshold, to_rgb, to_supervision
+from rfdetr_core.inference.predictor import BasePredictor, Threshold
 from rfdetr_core.inference.thresholds import recommended_thresholds
 from rfdetr_core.ingest.folder import listing
 from rfdetr_core.metrics.coco import coco_results

@@ -110,9 +110,9 @@ def _scores_of_class(class_matches: ClassMatches, counts: Counts, threshold: flo
     weight = (
         counts[class_matches.image[: class_matches.right.shape[1]]].astype(np.int32) * class_matches.counted
     )  # (T, M)
-    hits, seen = np.cumsum(weight * class_matches.right, axis=1), np.cumsum(weight, axis=1)
+    hits, total = np.cumsum(weight * class_matches.right, axis=1), np.cumsum(weight, axis=1)
     recall = hits / objects
-    precision = hits / np.maximum(seen, 1)
+    precision = hits / np.maximum(total, 1)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     precision = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
     curves = zip(recall, precision, strict=True)

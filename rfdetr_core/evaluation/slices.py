@@ -122,10 +122,10 @@ def _image_dimensions(
         counts = pd.Series([row[column] for row in rows if column in row]).value_counts()
         ordered = sorted(counts.index, key=lambda value: (-int(counts[value]), str(value)))
         values = [str(value) for value in ordered[:_MOST_VALUES]]
-        place = {value: number for number, value in enumerate(values)}
-        others = len(values)
-        codes = [place.get(row[column], others) if column in row else others + 1 for row in rows]
-        values += [f"{len(ordered) - others} other values", "no value"]
+        index_of = {value: number for number, value in enumerate(values)}
+        other_index = len(values)
+        codes = [index_of.get(row[column], other_index) if column in row else other_index + 1 for row in rows]
+        values += [f"{len(ordered) - other_index} other values", "no value"]
         dimensions.append((f"metadata: {column}", values, np.array(codes, dtype=np.int64)))
     return dimensions
 
@@ -172,13 +172,13 @@ class _Measure:
         parts = {str(part): images[codes == part].tolist() for part in range(len(values)) if (codes == part).any()}
         scores = self.analysis.evaluator.slice_by(parts)
         rows = []
-        for part, some in parts.items():
+        for part, part_images in parts.items():
             objects, detections = (
                 codes[table.image] == int(part) for table in (self.analysis.objects, self.analysis.detections)
             )
             ap, ap_50 = (np.nan if scores[part][key] == -1 else scores[part][key] for key in ("AP", "AP50"))
             counts = self._counts(objects, detections, ap, ap_50)
-            rows.append([name, values[int(part)], len(some), *counts[1:]])
+            rows.append([name, values[int(part)], len(part_images), *counts[1:]])
         return rows
 
     def _counts(

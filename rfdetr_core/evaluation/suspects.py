@@ -38,12 +38,12 @@ def suspects(analysis: Analysis) -> pd.DataFrame:
     rows = _without_repetition(rows[~labelled | ~rows.object.where(labelled).duplicated()])
     ids, names = analysis.objects.annotation.to_numpy(), analysis.classes
     has = rows.object.to_numpy() >= 0
-    place = rows.object.to_numpy()[has]
+    object_rows = rows.object.to_numpy()[has]
     rows = rows.assign(annotation=pd.array([pd.NA] * len(rows), dtype="Int64"), label="", image=rows.path)
-    rows.loc[has, "annotation"] = ids[place]
-    rows.loc[has, "label"] = [names[label] for label in analysis.objects.label.to_numpy()[place].tolist()]
+    rows.loc[has, "annotation"] = ids[object_rows]
+    rows.loc[has, "label"] = [names[label] for label in analysis.objects.label.to_numpy()[object_rows].tolist()]
     boxes = np.full((len(rows), 4), np.nan)
-    boxes[has] = analysis.objects[_BOX].to_numpy()[place]
+    boxes[has] = analysis.objects[_BOX].to_numpy()[object_rows]
     rows[_LABEL_BOX] = boxes
     rows["detected"] = [names.get(label, "") for label in rows.detected.tolist()]
     return rows[COLUMNS].reset_index(drop=True)
@@ -86,15 +86,15 @@ def _by_labels(analysis: Analysis, threshold: Floats) -> pd.DataFrame:
 def _without_repetition(rows: pd.DataFrame) -> pd.DataFrame:
     """Remove detections without a label that overlap a detection with a higher certainty. rows: in this order."""
     detected = rows[(rows.detected >= 0).to_numpy()].reset_index(drop=True)
-    kept = np.ones(len(detected), dtype=bool)
+    is_kept = np.ones(len(detected), dtype=bool)
     boxes, alone = detected[_BOX].to_numpy(), (detected.object < 0).to_numpy()
     for places in detected.groupby("path").indices.values():
         ious = np.asarray(overlaps.iou(boxes[places], boxes[places], [False] * len(places))).reshape(len(places), -1)
-        for row, place in enumerate(places):
+        for row, index in enumerate(places):
             better = places[:row]
-            kept[place] = not (alone[place] and (kept[better] & (ious[row, :row] >= POSITIVE)).any())
+            is_kept[index] = not (alone[index] and (is_kept[better] & (ious[row, :row] >= POSITIVE)).any())
     dropped = np.zeros(len(rows), dtype=bool)
-    dropped[np.flatnonzero((rows.detected >= 0).to_numpy())] = ~kept
+    dropped[np.flatnonzero((rows.detected >= 0).to_numpy())] = ~is_kept
     return rows[~dropped]
 
 

@@ -54,12 +54,12 @@ class EpochLines(Checkpoint):
         tracks = {name: f"val/{track}{kind}mAP_50_95" for name, track in _TRACKS.items()}
         self.scores = [f"{name} {row[key]:.3f}" for name, key in tracks.items() if key in row] or self.scores
         self.epochs += 1
-        left = (now - self.begun) / self.epochs * (epochs - trainer.current_epoch - 1)
+        remaining = (now - self.begun) / self.epochs * (epochs - trainer.current_epoch - 1)
         # A custom training step may record no loss.
         numbers = {"loss": ("train/loss", ".3f"), "lr": ("train/lr", ".2e")}
         loss, rate = ([f"{name} {row[key]:{form}}"] if key in row else [] for name, (key, form) in numbers.items())
         parts = [_epoch(trainer), *loss, *self.scores, *rate]
-        parts += [f"{self._speed():.1f} img/s", _memory(), f"{now - self.started:.1f} s", f"{_clock(left)} left"]
+        parts += [f"{self._speed():.1f} img/s", _memory(), f"{now - self.started:.1f} s", f"{_clock(remaining)} left"]
         if trainer.is_global_zero:
             say("  ".join(parts))
 
@@ -99,7 +99,7 @@ class ProgressBar(EpochLines):
             loss = getattr(pl_module, "loss", None)
             loss_text = [] if loss is None else [f"loss {loss.item():.3f}"]
             parts = [_epoch(trainer), *loss_text, *self.scores, f"lr {rate:.1e}"]
-            parts += [f"{self._speed():.1f} img/s", _memory(), self._left(trainer, (batch_idx + 1) / batches)]
+            parts += [f"{self._speed():.1f} img/s", _memory(), self._remaining_time(trainer, (batch_idx + 1) / batches)]
             self._show(", ".join(parts))
         self.bar.update()
 
@@ -125,7 +125,7 @@ class ProgressBar(EpochLines):
             self.bar.close()
             self.bar = None
 
-    def _left(self, trainer: Trainer, part: float) -> str:
+    def _remaining_time(self, trainer: Trainer, part: float) -> str:
         """The remaining time; before the first evaluation a lower bound, since it does not include evaluations yet."""
         epochs, in_epoch = (trainer.max_epochs or 0) - trainer.current_epoch, self.trained - self.started
         if self.epochs:

@@ -345,7 +345,7 @@ def density(
     shade = alt.FillOpacity("shade:Q", legend=None, scale=scale)
     cell = alt.Chart().mark_rect(fill=HEAT).encode(specs.encode(alt.X, "x", x_axis), alt.X2("x2:Q"), shade)
     cell = cell.encode(specs.encode(alt.Y, "y", y_axis), alt.Y2("y2:Q"), tooltip=alt.Tooltip("tip:N"))
-    alt_text = alt_text or f"How many {noun}s have which {x_title} and {y_title}."
+    alt_text = alt_text or f"Density chart: number of items ({noun}) by {x_title} and {y_title}."
     spec = specs.layered([_diagonal(x_axis, y_axis, ends), cell], values, [], 300)
     return Chart(title, spec, alt_text, note, most_width=420)
 

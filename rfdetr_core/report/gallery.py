@@ -106,7 +106,7 @@ class Gallery:
         for facet, label in self.filters.items():
             values = list(dict.fromkeys(value for card in self.cards for value in card.facets.get(facet, ())))
             if facet == self.of_groups:
-                order = {group.name: place for place, group in enumerate(self.groups)}
+                order = {group.name: index for index, group in enumerate(self.groups)}
                 values.sort(key=lambda value: order.get(value, len(order)))
             if len(values) > 1:
                 filters.append((facet, label, values))
@@ -115,7 +115,7 @@ class Gallery:
     def data(self) -> dict[str, Any]:
         """The data for the script: groups, shapes and facets."""
         filters = self.values()
-        places = [(facet, {value: place for place, value in enumerate(values)}) for facet, _, values in filters]
+        places = [(facet, {value: index for index, value in enumerate(values)}) for facet, _, values in filters]
         facets = [facet for facet, _ in places]
         indices = [
             [[index_of[value] for value in card.facets.get(facet, ())] for facet, index_of in places]

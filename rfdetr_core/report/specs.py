@@ -108,10 +108,10 @@ def records(
         if column is not None:
             columns[name] = [_finite(value) for value in table[column].tolist()] if len(table) else []
     for name, (column, names) in (positions or {}).items():
-        places = {text: place for place, text in enumerate(names)}
+        places = {text: index for index, text in enumerate(names)}
         columns[name] = [places[str(text)] for text in table[column]] if column and len(table) else [0] * len(table)
-    for place, tip in enumerate(tips):
-        columns[f"t{place}"] = [_finite(value) for value in table[tip.column].tolist()] if len(table) else []
+    for index, tip in enumerate(tips):
+        columns[f"t{index}"] = [_finite(value) for value in table[tip.column].tolist()] if len(table) else []
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -183,7 +183,7 @@ def tip(title: str, name: str, form: str = "") -> Any:
 
 def tip_lines(tips: Sequence[Tip]) -> list[Any]:
     """The lines of a tooltip from the fields t0, t1, ... of `records`."""
-    return [tip(line.title, f"t{place}", line.format) for place, line in enumerate(tips)]
+    return [tip(line.title, f"t{index}", line.format) for index, line in enumerate(tips)]
 
 
 def rules(marks: Sequence[tuple[float, str]]) -> list[Any]:

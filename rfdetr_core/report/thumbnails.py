@@ -145,8 +145,8 @@ def _view(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
     reach = max(high - low for low, high in spans) / 2
     for k, (low, high) in enumerate(spans):
         # A narrow strip would show little, so more of the image is added if there is more.
-        more = max(0.0, (reach - (high - low)) / 2)
-        spans[k] = (max(low - more, min(low, 0.0)), min(high + more, max(high, float(sides[k]))))
+        extra = max(0.0, (reach - (high - low)) / 2)
+        spans[k] = (max(low - extra, min(low, 0.0)), min(high + extra, max(high, float(sides[k]))))
     (left, right), (top, bottom) = ((math.floor(low), max(math.ceil(high), math.floor(low) + 1)) for low, high in spans)
     return left, top, right, bottom
 

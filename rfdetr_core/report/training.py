@@ -159,8 +159,8 @@ def _score_panels(table: Any, scores: Sequence[str] | dict[str, str]) -> Iterato
         yield Panel(
             _SCORES[score],
             [
-                Line(f"{start}{kind}{score}", f"{name}{of}", color, style, best=True)
-                for kind, of, style in kinds
+                Line(f"{start}{kind}{score}", f"{name}{suffix}", color, style, best=True)
+                for kind, suffix, style in kinds
                 for start, name, color in tracks
             ],
         )

@@ -275,7 +275,10 @@ def find_record(report: Report, contents: Contents, pipeline: Pipeline) -> dict[
                 names = record_names(record)
                 if name != RECORD.as_posix() and PurePosixPath(name).name not in names:
                     report.wrong(
-                        f"content of {name}", "the record that belongs to its name", f"that of {names[0]}", "its name"
+                        f"content of {name}",
+                        "the record that belongs to its name",
+                        f"the record of {names[0]}",
+                        "its name",
                     )
                 records |= {name: record} if md5 is not None and record["file"]["md5"] == md5 else {}
     if len({files.digest(record) for record in records.values()}) > 1:
@@ -283,7 +286,7 @@ def find_record(report: Report, contents: Contents, pipeline: Pipeline) -> dict[
     _check_committed(report, contents)
     record, archive = next(iter(records.values()), None), Archive(History(contents.root))
     for old, new in archive.contradictions:
-        report.wrong(f"lineage in {new}", f"that of {old}, for the same file", "another", "the history")
+        report.wrong(f"lineage in {new}", f"the lineage in {old}, for the same file", "another lineage", "the history")
     if archive.history.shallow:
         report.skip("older commits", "this clone is shallow: git fetch --unshallow")
     if md5 is not None and record is None:

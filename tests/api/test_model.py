@@ -80,7 +80,7 @@ def test_the_metadata_of_images_is_beside_their_manifest(trained: api.RFDETR, fo
 
 
 def process_state() -> dict[str, Any]:
-    """What torch, warnings, logging and the environment are set to in this process."""
+    """The settings of torch, warnings, logging and the environment in this process."""
     names = ("pytorch_lightning", "lightning_fabric", "alembic")
     return {
         "deterministic": torch.get_deterministic_debug_mode(),
@@ -122,12 +122,12 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_script_that_predicts_does_without_lightning() -> None:
+def test_prediction_does_not_import_lightning() -> None:
     code = "import sys, rfdetr_core; rfdetr_core.RFDETRPico; assert 'pytorch_lightning' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_new_model_has_the_classes_and_the_size_that_were_asked_for() -> None:
+def test_a_new_model_has_the_given_classes_and_size() -> None:
     model = rfdetr_core.RFDETRPico(**SMALL, num_classes=3)
     output = model.model(torch.zeros(2, 3, 64, 64))
     assert isinstance(output, DetectorOutput)
@@ -161,7 +161,7 @@ def test_a_wrong_keyword_is_named(settings: dict[str, Any], message: str, tmp_pa
         rfdetr_core.RFDETRPico(**settings)
 
 
-def test_the_base_class_is_no_model() -> None:
+def test_the_base_class_cannot_be_built() -> None:
     with pytest.raises(UserError, match=r"RFDETR is the base class\. Use a variant: RFDETRNano"):
         rfdetr_core.RFDETR()
 
@@ -175,7 +175,7 @@ def test_a_wrong_keyword_of_train_or_evaluate_is_named_before_anything_is_writte
         model.evaluate(dataset_dir=folder / "data", output_dir=tmp_path / "out", picture=1)
     with pytest.raises(UserError, match="dataset_dir"):
         model.evaluate(output_dir=tmp_path / "out")
-    assert model.callbacks["on_train_start"] == []  # to look does no harm
+    assert model.callbacks["on_train_start"] == []  # reading an unknown event has no effect
     model.callbacks["on_train_batch"].append(print)
     with pytest.raises(UserError, match=r"callbacks has no event on_train_batch\. The events are on_fit_epoch_end"):
         model.train(dataset_dir=folder / "data", output_dir=tmp_path / "out")
@@ -192,7 +192,7 @@ def test_a_wrong_keyword_of_train_or_evaluate_is_named_before_anything_is_writte
         ({"device": torch.device("cpu")}, "evaluate.. needs dataset_dir"),
     ],
 )
-def test_evaluate_takes_what_train_takes_of_the_model_if_it_is_the_models(
+def test_evaluate_takes_model_keywords_of_train_only_with_the_models_values(
     arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -216,7 +216,7 @@ def test_the_device_of_train_may_be_a_number(
         Plan.from_keywords(ModelConfig(), None, "cpu", {"dataset_dir": str(folder), "device": device, "compile": True})
 
 
-def test_get_train_config_leaves_out_what_is_the_models_and_resolves_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_get_train_config_leaves_out_model_keywords_and_resolves_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     model = rfdetr_core.RFDETRPico(**SMALL)
     of_model = {"resolution": 448, "device": 0, "freeze_encoder": True, "gradient_checkpointing": True}
@@ -254,7 +254,7 @@ def test_a_class_of_a_script_reads_a_file_as_itself_and_finds_it_from_anywhere(
         ({"dataset_dir": "data", "resume": "none.pth"}, "resume is 'none.pth'"),
     ],
 )
-def test_a_wrong_path_is_said_of_the_argument_that_gave_it(
+def test_an_error_about_a_path_names_its_argument(
     arguments: dict[str, Any], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -264,7 +264,7 @@ def test_a_wrong_path_is_said_of_the_argument_that_gave_it(
     assert not (folder / "none").exists()
 
 
-def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_a_pipeline_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stage = {"cmd": "true", "outs": ["output/a.pth", "reports/evaluate/metrics.json"]}
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"train": stage}}))
@@ -281,7 +281,7 @@ def test_results_of_a_pipeline_are_not_written_over(tmp_path: Path, monkeypatch:
         model.train(dataset_dir="data", output_dir="runs/first")
 
 
-def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: Path) -> None:
+def test_findings_do_not_mention_params_yaml_in_the_python_api(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", {"train": 2, "valid": 1})
     (tmp_path / "data" / "train" / "train_0.png").write_bytes(b"")
     with pytest.raises(UserError, match="Correct them") as raised:
@@ -293,22 +293,22 @@ def test_findings_of_a_dataset_given_in_python_send_nobody_to_params(tmp_path: P
 
 
 @pytest.mark.parametrize("wrong", [None, 3, ["a.pth"], ""])
-def test_what_is_no_path_of_a_checkpoint_is_refused(wrong: Any) -> None:
+def test_a_path_that_is_not_a_checkpoint_is_refused(wrong: Any) -> None:
     with pytest.raises(UserError, match="path is"):
         rfdetr_core.from_checkpoint(wrong)
     with pytest.raises(UserError, match="Is a directory"):
         rfdetr_core.from_checkpoint(Path())
 
 
-def test_training_leaves_the_five_files_of_the_documentation(trained: api.RFDETR, folder: Path) -> None:
-    made = {path.name for path in (folder / "output").iterdir()}
-    assert made >= {*FIVE, "history.csv", "scores.json", "selection.json", "dataset"}
+def test_training_writes_the_five_documented_files(trained: api.RFDETR, folder: Path) -> None:
+    names = {path.name for path in (folder / "output").iterdir()}
+    assert names >= {*FIVE, "history.csv", "scores.json", "selection.json", "dataset"}
     assert "optimizer_states" in read_plain(folder / "output" / "checkpoint.pth")
     with (folder / "output" / "history.csv").open() as table:
         assert len(list(csv.DictReader(table))) == 2
 
 
-def test_after_training_the_model_holds_the_selected_weights(trained: api.RFDETR, folder: Path) -> None:
+def test_after_training_the_model_has_the_selected_weights(trained: api.RFDETR, folder: Path) -> None:
     assert trained.class_names == ["red", "green"]
     selection = json.loads((folder / "output" / "selection.json").read_text())
     for name in ("checkpoint_best_total.pth", f"checkpoint_best_{selection['winner']}.pth"):
@@ -327,8 +327,8 @@ def test_every_file_of_a_run_loads_by_path_and_by_variant(trained: api.RFDETR, f
     assert type(loaded) is rfdetr_core.RFDETRPico
     assert loaded.class_names == same.class_names == ["red", "green"]
     assert loaded.architecture == same.architecture == trained.architecture
-    first, other = loaded.predict(image, threshold=0.0), same.predict(image, threshold=0.0)
-    assert np.array_equal(first.xyxy, other.xyxy)
+    first, second = loaded.predict(image, threshold=0.0), same.predict(image, threshold=0.0)
+    assert np.array_equal(first.xyxy, second.xyxy)
     if name == "checkpoint_best_total.pth":
         assert np.array_equal(first.xyxy, trained.predict(image, threshold=0.0).xyxy)
 
@@ -370,7 +370,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
     make_dataset(tmp_path / "other", {"train": 3, "valid": 2, "test": 2}, seed=1)
     source = (
         "import rfdetr_core; from rfdetr_core.observers import publishing\n"
-        "publishing.track_evaluation = lambda *_: input()\n"  # the end of train: it waits there
+        "publishing.track_evaluation = lambda *_: input()\n"  # the first training waits at its end
         f"model = rfdetr_core.RFDETRPico(**{SMALL!r})\n"
         f"model.train(dataset_dir={str(folder / 'data')!r}, output_dir={str(output)!r}, epochs=4, batch_size=2,\n"
         "            num_workers=0, threads=1, run_test=True)\n"
@@ -392,7 +392,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
         assert first.poll() is None
     first_output = first.communicate("\n")[0]
     assert first.returncode == 0, first_output
-    assert len(moments) > 2  # before it trained, while it did, and after it
+    assert len(moments) > 2  # before, during and after the training
     names = {
         image["file_name"] for image in json.loads((output / "dataset/annotations/train.json").read_text())["images"]
     }
@@ -403,7 +403,7 @@ def test_a_second_training_in_a_folder_is_refused_before_it_writes_anything(
     assert record["inputs"]["annotations/train.json"] == sha256_file(annotations)
 
 
-def test_other_numbers_of_classes_and_pixels_may_be_asked_for(trained: api.RFDETR, folder: Path) -> None:
+def test_another_number_of_classes_or_pixels_is_possible(trained: api.RFDETR, folder: Path) -> None:
     path = folder / "output" / "checkpoint_best_total.pth"
     model = rfdetr_core.RFDETRPico(pretrain_weights=path, num_classes=5, resolution=96, device="cpu")
     assert model.architecture.resolution == 96
@@ -431,7 +431,7 @@ def test_a_model_of_no_variant_is_refused_by_name(tmp_path: Path) -> None:
         rfdetr_core.from_checkpoint(tmp_path / "none.pth")
 
 
-def test_a_training_can_be_gone_on_with(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
+def test_a_training_can_be_resumed(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"batch_size": 2, "lr": 1e-3, "checkpoint_interval": 2, "num_workers": 0, "threads": 1}
     model = rfdetr_core.RFDETRPico(**SMALL)
     state = folder / "output" / "checkpoint.pth"
@@ -468,11 +468,11 @@ def test_an_exported_file_is_a_model_of_its_variant(trained: api.RFDETR, exporte
     assert loaded.class_names == trained.class_names == ["red", "green"]
     assert loaded.architecture == trained.architecture
     images: list[Any] = [folder / "data" / "test" / f"test_{number}.png" for number in range(2)]
-    for detections, other in zip(loaded.predict(images, 0.0), trained.predict(images, 0.0), strict=True):
-        assert detections.class_id.tolist() == other.class_id.tolist()
-        assert detections.data["class_name"].tolist() == other.data["class_name"].tolist()
-        assert np.allclose(detections.xyxy, other.xyxy, atol=0.01)
-        assert np.allclose(detections.confidence, other.confidence, atol=1e-5)
+    for detections, expected in zip(loaded.predict(images, 0.0), trained.predict(images, 0.0), strict=True):
+        assert detections.class_id.tolist() == expected.class_id.tolist()
+        assert detections.data["class_name"].tolist() == expected.data["class_name"].tolist()
+        assert np.allclose(detections.xyxy, expected.xyxy, atol=0.01)
+        assert np.allclose(detections.confidence, expected.confidence, atol=1e-5)
 
 
 def test_an_exported_file_is_evaluated_as_its_checkpoint_is(
@@ -488,7 +488,7 @@ def test_an_exported_file_is_evaluated_as_its_checkpoint_is(
     assert [scores[key] for key in numbers] == pytest.approx([expected[key] for key in numbers], abs=1e-4)
 
 
-def test_what_only_a_checkpoint_can_do_is_refused(exported: Path, folder: Path, tmp_path: Path) -> None:
+def test_methods_that_need_a_checkpoint_refuse_an_exported_file(exported: Path, folder: Path, tmp_path: Path) -> None:
     loaded = rfdetr_core.load(exported, device="cpu")
     calls = {
         "model": lambda: loaded.model,
@@ -530,7 +530,7 @@ def test_a_wrong_argument_of_export_is_named(
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_only_the_model_of_a_file_is_exported(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
+def test_only_an_unchanged_model_is_exported(trained: api.RFDETR, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="this one is new"):
         rfdetr_core.RFDETRPico(**SMALL).export(tmp_path)
     path = folder / "output" / "checkpoint_best_total.pth"

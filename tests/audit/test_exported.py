@@ -186,7 +186,7 @@ def test_a_file_whose_description_was_removed_says_so_and_is_derived_when_it_was
     optimised = shape_inference.infer_shapes(exported)
     del optimised.metadata_props[:]
     onnx.save(optimised, path)
-    with pytest.raises(SystemExit, match="carries no description of its model"):
+    with pytest.raises(SystemExit, match="has no description of its model"):
         main(["audit", str(path), "--repo", str(repository.folder)])
     optimised.metadata_props.extend(exported.metadata_props)
     onnx.save(optimised, path)

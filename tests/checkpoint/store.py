@@ -1,4 +1,4 @@
-"""A server on loopback in place of the one that has the published files."""
+"""A server on loopback that stands for the server of the published files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOG = 18  # the id of COCO
 
 @dataclass
 class Store:
-    """What the server has, and what was asked of it."""
+    """The content of the server, and the requests that it got."""
 
     content: bytes
     ranges: bool = True
@@ -84,7 +84,7 @@ def serving(store: Store) -> Iterator[Store]:
 
 
 def dog_everywhere(folder: Path) -> bytes:
-    """The content of a file of Nano whose random weights see a dog (COCO's id DOG) everywhere."""
+    """The content of a checkpoint of Nano whose random weights detect a dog (COCO's id DOG) everywhere."""
     path, architecture = folder / "nano.pth", replace(VARIANTS["nano"], classes=90)
     torch.manual_seed(0)
     detector = build_detector(architecture)

@@ -1,4 +1,4 @@
-"""The signature of the statement: of its very bytes, by whom the certificate names; and a line if there is none.
+"""The signature of the statement covers its exact bytes. The comment names the signer or says why there is none.
 
 Neither sigstore nor a platform is here. The signer is a key of the test, in the envelope that sigstore's library makes.
 """
@@ -141,7 +141,7 @@ def rewritten(**changes: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["another model", "another lock", "another history", "no statement", "not of the push"])
-def test_what_is_not_about_the_model_of_the_pushed_commit_is_not_signed(
+def test_a_statement_that_is_not_about_the_model_of_the_pushed_commit_is_not_signed(
     state: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     on_gitlab(monkeypatch, time.time())
@@ -149,7 +149,7 @@ def test_what_is_not_about_the_model_of_the_pushed_commit_is_not_signed(
     commit = {"name": "repository", "digest": {"gitCommit": here}}
     rewritten(predicate={"buildDefinition": {"resolvedDependencies": [commit]}})
     attest.main()
-    assert ATTESTATION.exists(), "of the result itself"
+    assert ATTESTATION.exists(), "this statement is about the result"
     if how == "another model":
         rewritten(subject=[{"name": MODEL.name, "digest": {"sha256": "f" * 64}}])
     elif how == "another history":
@@ -171,7 +171,7 @@ def test_what_is_not_about_the_model_of_the_pushed_commit_is_not_signed(
 
 @pytest.mark.parametrize("visibility", ["private", "internal", "", None])
 @pytest.mark.parametrize("allowed", [False, True])
-def test_a_project_that_is_not_public_is_in_no_public_log_unless_that_is_asked_for(
+def test_a_private_project_is_signed_in_the_public_log_only_if_a_variable_allows_it(
     state: Path, monkeypatch: pytest.MonkeyPatch, visibility: str | None, allowed: bool
 ) -> None:
     on_gitlab(monkeypatch, time.time())
@@ -186,15 +186,15 @@ def test_a_project_that_is_not_public_is_in_no_public_log_unless_that_is_asked_f
     assert ("set the variable RETRAIN_PUBLIC_LOG" in COMMENT.read_text()) == (not allowed)
 
 
-def test_without_an_identity_the_comment_says_so_and_an_earlier_signature_does_not_stay(state: Path) -> None:
+def test_without_an_identity_the_comment_says_so_and_an_earlier_signature_is_removed(state: Path) -> None:
     ATTESTATION.write_text("of another statement")
     attest.main()
-    assert f"{attest.LINE}none, since this machine has no identity" in COMMENT.read_text()
+    assert f"{attest.LINE}none, because this machine has no identity" in COMMENT.read_text()
     assert not ATTESTATION.exists()
 
 
 @pytest.mark.parametrize("how", ["no permission", "expired", "away"])
-def test_a_platform_or_a_sigstore_that_fails_does_not_stop_the_delivery(
+def test_a_failure_of_the_platform_or_of_sigstore_does_not_stop_the_delivery(
     state: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     expected = {

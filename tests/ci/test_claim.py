@@ -96,23 +96,23 @@ def test_a_commit_on_a_branch_of_another_name_is_rejected(retrained: Retrained) 
 FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "code": (
         lambda folder: (folder / "code.py").write_text("x = 1\n"),
-        "files that a retraining never changes: code.py",
+        "code.py, which a retraining never changes",
     ),
     "a workflow": (
         lambda folder: (folder / ".github").mkdir() or (folder / ".github" / "x.yml").write_text("on: push\n"),
-        "files that a retraining never changes: .github/x.yml",
+        ".github/x.yml, which a retraining never changes",
     ),
     "an older record that is changed": (
         lambda folder: next(iter((folder / "records").glob("*.json"))).write_text("{}\n"),
-        "files that a retraining never changes",
+        "which a retraining never changes",
     ),
     "an older record that is removed": (
         lambda folder: min((folder / "records").glob("*.json"), key=lambda path: path.stat().st_mtime).unlink(),
-        "files that a retraining never changes",
+        "which a retraining never changes",
     ),
     "an older journal entry that is changed": (
         lambda folder: next(iter((folder / "journal").glob("*.json"))).write_text("{}\n"),
-        "files that a retraining never changes",
+        "which a retraining never changes",
     ),
     "a record without a model": (
         lambda folder: (folder / "records" / "0123.json").write_text("{}\n"),
@@ -141,7 +141,7 @@ def test_a_change_outside_the_folder_of_the_project_is_rejected(retrained: Retra
         (retrained.repository.folder / "README.md").write_text("other words\n")
     else:
         (retrained.repository.folder / "dvc.lock").write_text("of another project\n")
-    assert "files that a retraining never changes" in str(retrained.deliver())
+    assert "which a retraining never changes" in str(retrained.deliver())
 
 
 def test_a_commit_that_differs_from_dvc_lock_is_rejected(retrained: Retrained) -> None:

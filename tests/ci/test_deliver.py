@@ -1,4 +1,4 @@
-"""A result that cannot be delivered is not called passed, and documents that cannot be written are named."""
+"""A result that cannot be delivered is reported as such, and documents that cannot be written are named."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, failing: set[str]) -> None:
-    """Commands of the core that fail with their own name, or do nothing."""
+    """Replace commands of the core: those in `failing` fail with their name as message, the others do nothing."""
 
     def core(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         failed = words[0] in failing
@@ -38,7 +38,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, failing: set[str]) -> None:
 
 
 @pytest.mark.parametrize("failing", ["verify", "dvc push"])
-def test_a_result_that_stays_on_the_machine_is_called_not_delivered(
+def test_a_result_that_cannot_leave_the_machine_is_reported_as_not_delivered(
     state: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     answers(monkeypatch, {failing})
@@ -49,13 +49,13 @@ def test_a_result_that_stays_on_the_machine_is_called_not_delivered(
         deliver.main()
     comment = COMMENT.read_text()
     assert comment.startswith("## Retrained, but not delivered\n")
-    expected = "the result does not hold" if failing == "verify" else "there are no credentials for the remote"
+    expected = "verify found mismatches" if failing == "verify" else "there are no credentials for the remote"
     assert expected in comment
     assert "Gate" not in comment
     assert not (STATE / "delivery.bundle").exists()
 
 
-def test_documents_and_statement_are_listed_with_their_addresses_or_why_there_are_none(
+def test_the_comment_lists_documents_and_statement_or_says_why_there_are_none(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deliver.MODEL.parent.mkdir(parents=True)
@@ -63,7 +63,7 @@ def test_documents_and_statement_are_listed_with_their_addresses_or_why_there_ar
     answers(monkeypatch, {"document", "attest"})
     text = deliver.write_documents()
     assert "The documents cannot be written" in text
-    assert "The statement cannot be made" in text
+    assert "The statement cannot be written" in text
     assert deliver.list_documents("0123456789abcdef").endswith("There are none.\n")
     answers(monkeypatch, set())
     assert deliver.write_documents() == ""

@@ -1,4 +1,4 @@
-"""How the gate decides, of scores and intervals that are given and of detections whose quality is known."""
+"""The decision of the gate, from given scores and intervals, and from detections of known quality."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from ci.compare import verdict
 from rfdetr_core.config.settings import GateConfig
 from rfdetr_core.evaluation.comparison import DRAWS, fewest_images
-from tests.evaluation.pairs import compared, some
+from tests.evaluation.pairs import compared, random_subset
 from tests.evaluation.scenes import Rows, random_scene
 
 Interval = tuple[float | None, float | None]
@@ -18,7 +18,14 @@ Interval = tuple[float | None, float | None]
 def comparison(
     change: float | None, interval: Interval, *classes: dict[str, Any], unknown: tuple[str, ...] = ()
 ) -> Any:
-    """What ci.compare knows of two models, as far as the gate reads it; a change is in points."""
+    """The part of a comparison that the gate reads.
+
+    Args:
+        change: of mAP, in points.
+        interval: of that change, in points.
+        *classes: their rows.
+        unknown: classes of the base that the new model does not know.
+    """
     return {
         "split": "test",
         "images_with_objects": 3 if interval[0] is None else 40,
@@ -53,7 +60,7 @@ def of_class(
         (None, None, (None, None), "passed"),
     ],
 )
-def test_the_gate_fails_for_a_fall_beyond_its_limit_that_is_not_chance(
+def test_the_gate_fails_if_a_fall_is_beyond_the_limit_and_not_chance(
     limit: float | None, change: float | None, interval: Interval, expected: str
 ) -> None:
     result, why = verdict(comparison(change, interval), GateConfig(max_drop=limit))
@@ -73,33 +80,33 @@ def test_the_gate_fails_for_a_fall_beyond_its_limit_that_is_not_chance(
             5.0,
             of_class("green", -40.0, (None, None)),
             "undecided",
-            "AP of these classes fell by more than gate.max_drop_class, 5.0 points, but this may be chance",
+            "AP of these classes fell by more than gate.max_drop_class (5.0 points), but this may be chance",
         ),
         (
             5.0,
             of_class("green", -6.0, (-8, -4)),
             "failed",
-            "AP of these classes fell by more than gate.max_drop_class, 5.0 points",
+            "AP of these classes fell by more than gate.max_drop_class (5.0 points)",
         ),
         (None, of_class("green", -40.0, (-50, -30)), "passed", None),
         (
             None,
             of_class("green", -40.0, (-50, -30), lost=True),
             "failed",
-            "at its best threshold the new model finds no object of these classes",
+            "the base finds objects of these classes at its best threshold, the new model finds none",
         ),
         (
             5.0,
             of_class("green", -4.0, (-5, -3), lost=True),
             "failed",
-            "at its best threshold the new model finds no object of these classes",
+            "the base finds objects of these classes at its best threshold, the new model finds none",
         ),
         *(
             (
                 limit,
                 of_class("green", -50.0, interval, lost=True),
                 "undecided",
-                "finds no object of these classes, the base does, but this may be chance",
+                "at its best threshold, the new model finds none, but this may be chance",
             )
             for limit in (5.0, None)
             for interval in ((-50, 0), (None, None))
@@ -107,7 +114,7 @@ def test_the_gate_fails_for_a_fall_beyond_its_limit_that_is_not_chance(
         (5.0, of_class("green", float("nan"), (None, None), instances=0), "passed", None),
     ],
 )
-def test_a_class_that_fell_or_is_lost_never_passes_though_map_rose(
+def test_a_class_that_fell_or_is_lost_does_not_pass_even_if_map_rose(
     limit: float | None, row: dict[str, Any], expected: str, reason: str | None
 ) -> None:
     other = of_class("red", 9.0, (5.0, 12.0))
@@ -119,7 +126,7 @@ def test_a_class_that_fell_or_is_lost_never_passes_though_map_rose(
     assert verdict(comparison(2.0, (1.0, 3.0), row), GateConfig(max_drop=None, max_drop_class=limit))[0] == "passed"
 
 
-def test_a_class_that_left_the_class_table_fails_the_gate_whatever_the_images_say() -> None:
+def test_a_class_that_the_new_model_does_not_know_fails_the_gate_at_any_score() -> None:
     row = of_class("green", -50.0, (-60, -40), lost=True)
     for rows in ((), (row,)):
         result, why = verdict(comparison(0.0, (0.0, 0.0), *rows, unknown=("green",)), GateConfig(max_drop_class=None))
@@ -127,7 +134,7 @@ def test_a_class_that_left_the_class_table_fails_the_gate_whatever_the_images_sa
         assert why.endswith("; the new model does not know these classes of the base: `green`")
 
 
-def test_without_an_object_the_gate_fails_and_still_names_the_classes_that_left() -> None:
+def test_without_an_object_the_gate_fails_and_names_the_unknown_classes() -> None:
     result, why = verdict(comparison(None, (None, None), unknown=("green",)), GateConfig())
     assert result == "failed"
     assert why.startswith(
@@ -136,7 +143,7 @@ def test_without_an_object_the_gate_fails_and_still_names_the_classes_that_left(
     assert why.endswith("gate.max_drop: null")
 
 
-def test_what_fails_outweighs_what_is_undecided() -> None:
+def test_a_failed_class_outweighs_an_undecided_class() -> None:
     rows = [of_class("green", -40.0, (-50, -30), lost=True), of_class("red", -40.0, (None, None), lost=True)]
     result, why = verdict(comparison(-9.0, (None, None), *rows), GateConfig())
     assert result == "failed"
@@ -145,45 +152,45 @@ def test_what_fails_outweighs_what_is_undecided() -> None:
 
 
 def judged(content: dict[str, Any], old: Rows, new: Rows) -> tuple[str, str]:
-    """The verdict on detections, at the limit where any fall that is not chance fails."""
+    """The verdict on detections, with limits of 0: each fall that is not chance fails."""
     resamples = DRAWS * len(content["categories"])
     return verdict(compared(content, old, new, resamples).to_dict(), GateConfig(max_drop=0, max_drop_class=0))
 
 
-def test_models_of_one_quality_seldom_fail_and_a_model_that_finds_less_fails() -> None:
+def test_equally_good_models_seldom_fail_and_a_model_that_finds_less_fails() -> None:
     failed, fell = [], []
     for seed in range(12):
         content, detections = random_scene(seed, images=40, objects=3, detections=6)
-        result, why = judged(content, some(detections, 0.7, seed), some(detections, 0.7, seed + 100))
+        result, why = judged(content, random_subset(detections, 0.7, seed), random_subset(detections, 0.7, seed + 100))
         failed.append(result == "failed")
         fell.append(why.startswith("mAP changed by -"))
     # Of 300 other seeds 31 fail. At that rate more than 3 of 12 fail about once in 35 times.
     assert sum(failed) <= 3 < sum(fell)
     assert judged(content, detections, detections)[0] == "passed"
-    assert judged(content, detections, some(detections, 0.3, 0))[0] == "failed"
+    assert judged(content, detections, random_subset(detections, 0.3, 0))[0] == "failed"
 
 
-def test_a_class_that_finds_less_is_named_and_no_other() -> None:
+def test_only_a_class_of_which_fewer_objects_are_found_is_named() -> None:
     content, detections = random_scene(3, images=60, objects=6, detections=12)
     without = [row for row in detections if row["category_id"] != 1]
-    reason = "at its best threshold the new model finds no object of these classes, the base does: `class1` ("
+    reason = "the base finds objects of these classes at its best threshold, the new model finds none: `class1` ("
     result, why = judged(content, detections, without)
     assert (result, reason in why) == ("failed", True)
     assert "class0" not in why
     assert "class2" not in why
-    fewer = without + some([row for row in detections if row["category_id"] == 1], 0.4, 0)
+    fewer = without + random_subset([row for row in detections if row["category_id"] == 1], 0.4, 0)
     result, why = judged(content, detections, fewer)
-    assert (result, "fell by more than gate.max_drop_class, 0.0 points: `class1` (" in why) == ("failed", True)
+    assert (result, "fell by more than gate.max_drop_class (0.0 points): `class1` (" in why) == ("failed", True)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 80])
-def test_an_interval_needs_the_images_of_which_all_fall_by_chance_no_more_often_than_it_is_wrong(classes: int) -> None:
+def test_an_interval_needs_so_many_images_that_all_seldom_fall_by_chance(classes: int) -> None:
     fewest, wrong = fewest_images(classes), 0.025 / classes
     assert 0.5**fewest <= wrong < 0.5 ** (fewest - 1)
 
 
 @pytest.mark.parametrize(("images", "expected"), [(1, "undecided"), (6, "undecided"), (7, "failed"), (12, "failed")])
-def test_a_lost_class_fails_in_seven_images_of_two_classes_and_is_undecided_in_fewer(
+def test_of_two_classes_a_lost_class_fails_with_seven_images_and_is_undecided_with_fewer(
     images: int, expected: str
 ) -> None:
     content, detections = random_scene(0, images=40, classes=1, objects=4)
@@ -201,9 +208,9 @@ def test_a_lost_class_fails_in_seven_images_of_two_classes_and_is_undecided_in_f
 
 
 @pytest.mark.parametrize("images", range(1, 7))
-def test_a_split_of_fewer_than_six_images_is_undecided_however_far_map_fell(images: int) -> None:
+def test_a_fall_of_map_is_undecided_with_fewer_than_six_images(images: int) -> None:
     content, detections = random_scene(2, images=images, classes=1, objects=8)
     assert {row["image_id"] for row in content["annotations"]} == set(range(1, images + 1))
     both = compared(content, detections, [], 200).to_dict()
-    both["per_class"] = []  # mAP alone
+    both["per_class"] = []  # only mAP
     assert verdict(both, GateConfig())[0] == ("failed" if images == 6 else "undecided")

@@ -1,4 +1,4 @@
-"""Hostile names in a comment: each is shown as it is, forges no row, calls nobody and links nowhere."""
+"""Hostile names in a comment are shown as text. They make no table row, no mention of a user and no link."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Page(HTMLParser):
         self.outside = ""
         self.links: list[str] = []
         self.depth = 0
-        # GitHub and GitLab render HTML, and then link mentions, references and addresses outside code.
+        # GitHub and GitLab render HTML. Outside code they then link mentions, references and addresses.
         self.feed(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -111,7 +111,7 @@ def safe(text: str) -> Page:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_name_is_one_cell_that_shows_the_name(name: str) -> None:
+def test_a_name_is_shown_in_exactly_its_cell(name: str) -> None:
     table = safe("\n".join([row("a", "b"), row("---", "---"), row(code(name), "1"), row("2", code(name))])).tables[0]
     assert [len(cells) for cells in table] == [2, 2, 2]
     shown = table[1][0].strip()
@@ -124,7 +124,7 @@ def test_a_name_is_one_cell_that_shows_the_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_output_in_a_block_stays_there(name: str) -> None:
+def test_output_in_a_block_stays_in_the_block(name: str) -> None:
     page = safe(f"before\n\n{block(f'{name}{chr(10)}{name}')}\n\nafter")
     assert page.elements == ["p", "pre", "code", "p"]
     assert page.outside.split() == ["before", "after"]
@@ -132,7 +132,7 @@ def test_output_in_a_block_stays_there(name: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose facts have hostile names; it has no model file, so that `audit --diff` ends in an error."""
+    """A project whose results have hostile names. It has no model file, so `audit --diff` ends with an error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RETRAIN_ARTIFACTS", raising=False)
     for command in ("init -q", "config user.name a", "config user.email a@localhost"):
@@ -171,7 +171,7 @@ def compared(**more: Any) -> None:
     COMPARISON.write_text(json.dumps(content | {"resamples": 200} | more))
 
 
-def test_the_comment_has_a_row_for_each_class_and_nothing_of_a_name_outside_code(folder: Path) -> None:
+def test_the_comment_has_a_row_for_each_class_and_names_only_as_code(folder: Path) -> None:
     compared()
     page = safe(comment.comment("\n".join(HOSTILE[:3])))
     scores, classes = page.tables
@@ -183,7 +183,7 @@ def test_the_comment_has_a_row_for_each_class_and_nothing_of_a_name_outside_code
 
 
 def analysed(**changes: Any) -> None:
-    """What the stage report leaves, as far as the comment reads it."""
+    """Write the results of the stage report that the comment reads."""
     point = {"threshold": 0.31, "precision": 0.8, "recall": 0.7, "f1": None, "reached": True}
     content = {"schema": 1, "model": {"tensors": "0" * 64}, "split": "test", "images": 10, "of": "masks"}
     content |= {"target": {"precision": 0.8}, "all": point, "classes": dict.fromkeys(HOSTILE, point)}
@@ -195,7 +195,7 @@ def analysed(**changes: Any) -> None:
     (folder / "metrics.json").write_text(json.dumps(numbers))
 
 
-def test_the_comment_has_the_score_with_its_interval_and_the_threshold_to_deploy(
+def test_the_comment_has_the_score_with_its_interval_and_the_recommended_threshold(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared()
@@ -204,7 +204,7 @@ def test_the_comment_has_the_score_with_its_interval_and_the_threshold_to_deploy
     score = "mAP of masks 0.125, 95 % interval 0.062 to 0.188 (10 images of `test`). "
     gives = "precision 0.800, recall 0.700, F1 -."
     assert f"\n\n{score}Recommended threshold 0.31 for precision 0.8: {gives}\n\n" in comment.comment("")
-    page = "Where it fails, and why: `reports/evaluate/index.html`, "
+    page = "Where the new model fails, and why: `reports/evaluate/index.html`, "
     assert f"\n\n{page}`dvc pull reports/evaluate/index.html`.\n\n" in comment.comment("")
     monkeypatch.setenv("RETRAIN_ARTIFACTS", "https://ci.example/run/1")
     assert f"{page}[in the artifacts of this run](https://ci.example/run/1), or" in comment.comment("")
@@ -219,7 +219,7 @@ def test_the_comment_has_the_score_with_its_interval_and_the_threshold_to_deploy
     assert "No threshold is recommended: nothing was measured." in comment.comment("")
 
 
-def test_the_comment_says_whether_the_difference_may_be_chance_and_names_the_page_if_there_is_one(
+def test_the_comment_says_whether_the_difference_may_be_chance_and_names_the_page(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared()
@@ -229,13 +229,13 @@ def test_the_comment_says_whether_the_difference_may_be_chance_and_names_the_pag
     COMPARED.write_text("<!doctype html>")
     page = "Objects found that the base misses: 3. Images, slices and crops: `reports/compare/index.html` "
     page += "(A is the base, B the new model), "
-    assert f"\n\n{page}on the machine that retrained.\n\n" in comment.comment("")
+    assert f"\n\n{page}on the machine that ran the retraining.\n\n" in comment.comment("")
     safe(comment.comment(""))
     monkeypatch.setenv("RETRAIN_ARTIFACTS", "https://ci.example/run/1")
     assert f"{page}[in the artifacts of this run](https://ci.example/run/1).\n\n" in comment.comment("")
 
 
-def test_the_comment_shows_the_pictures_where_they_have_an_address_and_else_names_them(
+def test_the_comment_shows_pictures_that_have_an_address_and_names_the_others(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RETRAIN_RAW", raising=False)
@@ -247,7 +247,7 @@ def test_the_comment_shows_the_pictures_where_they_have_an_address_and_else_name
     safe(text)
     for name, caption in words.items():
         assert f"\n- {caption}: `.retrain/attachments/{name}`\n" in text
-    assert "\n\nThey are on the machine that retrained.\n" in text
+    assert "\n\nThey are on the machine that ran the retraining.\n" in text
     monkeypatch.setenv("RETRAIN_RAW", "https://git.example/owner/name/raw")
     page = Page(comment.comment(""))
     head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout[:10]
@@ -259,20 +259,20 @@ def test_the_comment_shows_the_pictures_where_they_have_an_address_and_else_name
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_why_there_are_no_pictures_is_said_as_code(name: str) -> None:
+def test_the_reason_for_missing_pictures_is_shown_as_code(name: str) -> None:
     heading, text = comment._pictures_of_both({"unpictured": name})
     assert heading == "### Both models in pictures"
     assert safe(text).outside.split() == ["There", "are", "no", "pictures:", "."]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_nothing_of_the_report_is_outside_code(folder: Path, name: str) -> None:
+def test_names_in_the_summary_of_the_evaluation_are_shown_as_code(folder: Path, name: str) -> None:
     compared()
     analysed(split=name)
     safe(comment.comment(""))
 
 
-def test_the_address_of_the_tracked_run_alone_is_left_to_be_a_link(folder: Path) -> None:
+def test_only_the_address_of_the_tracked_run_becomes_a_link(folder: Path) -> None:
     compared()
     address = "https://mlflow.example:5000/#/experiments/1/runs/0a1b"
     assert f"MLflow: published as run {address}." in comment.comment(f"published as run {address}")
@@ -296,7 +296,7 @@ def test_a_failed_stage_has_a_row_for_each_finding(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("verdict", ["passed", "failed", "undecided"])
-def test_the_title_says_where_the_gate_did_not_pass(folder: Path, verdict: str) -> None:
+def test_the_title_says_if_the_gate_did_not_pass(folder: Path, verdict: str) -> None:
     compared(verdict=verdict, images_with_objects=3, interval=[None, None])
     assert comment.title() == "Retrained: test mAP +1.00 points" + (f", gate {verdict}" if verdict != "passed" else "")
     text = comment.comment("")

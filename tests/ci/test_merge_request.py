@@ -1,4 +1,4 @@
-"""Merge requests by GitLab's API, against a stub of it on loopback."""
+"""Merge requests through GitLab's API, against a stub on loopback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.pipeline.gitlab import TOKEN, Api, serving
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    """The stub, and a result whose branch was pushed in the current folder."""
+    """The stub of the API. The current folder has a result whose branch was pushed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["ci.merge_request"])
     STATE.mkdir()
@@ -37,7 +37,7 @@ def or_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     merge_request.main()
 
 
-def test_a_request_is_opened_once_and_then_has_a_note(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_is_opened_once_and_then_gets_a_note(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     merge_request.main()
     (request,) = api.requests
     assert (request["source_branch"], request["target_branch"]) == ("retrain/main", "main")
@@ -53,7 +53,7 @@ def test_a_request_is_opened_once_and_then_has_a_note(api: Api, monkeypatch: pyt
     assert len(api.notes) == 1
 
 
-def test_a_request_from_a_fork_with_the_same_branches_is_left_alone(api: Api) -> None:
+def test_a_request_from_a_fork_with_the_same_branches_is_not_changed(api: Api) -> None:
     merge_request.main()
     api.requests[0].update(source_project_id=5, title="of a fork")
     merge_request.main()
@@ -61,7 +61,7 @@ def test_a_request_from_a_fork_with_the_same_branches_is_left_alone(api: Api) ->
     assert api.notes == []
 
 
-def test_without_a_branch_the_commit_has_the_comment_unless_no_stage_was_planned(
+def test_without_a_branch_the_commit_gets_the_comment_unless_no_stage_was_planned(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     BRANCH.unlink()
@@ -80,18 +80,18 @@ def test_without_a_branch_the_commit_has_the_comment_unless_no_stage_was_planned
         ("RETRAIN_TOKEN", None, "RETRAIN_TOKEN is not set"),
         ("RETRAIN_TOKEN", "glpat-expired", "GitLab answered 401 to GET merge_requests"),
         ("CI_PROJECT_ID", "9", "GitLab answered 404 to GET merge_requests"),
-        ("CI_API_V4_URL", "http://127.0.0.1:1/api/v4", "has no answer that can be read"),
+        ("CI_API_V4_URL", "http://127.0.0.1:1/api/v4", "no readable answer to GET"),
     ],
 )
-def test_a_refusal_is_one_message_that_is_in_the_comment_and_on_no_request(
+def test_a_refusal_is_one_message_that_is_also_in_the_comment(
     api: Api, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None, message: str
 ) -> None:
-    REQUEST.touch()  # of an earlier try
+    REQUEST.touch()  # from an earlier attempt
     monkeypatch.delenv(variable) if value is None else monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=message) as raised:
         merge_request.main()
     assert value is None or variable != "RETRAIN_TOKEN" or value not in str(raised.value)
     comment = COMMENT.read_text()
-    assert comment.startswith("## Retrained, but no merge request carries it\n")
+    assert comment.startswith("## Retrained, but without a merge request\n")
     assert message in comment
     assert (REQUEST.exists(), api.requests) == (False, [])

@@ -1,4 +1,4 @@
-"""Params of a run by hand: written whole or not at all, and nothing of the environment gets into them."""
+"""Parameters of a run started by hand: all or none are written, and no environment variable gets into them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_values_are_read_as_dvc_reads_them_and_comments_stay(project: Path) -> N
     [
         "train.notes=${oc.env:AWS_SECRET_ACCESS_KEY}",
         "train.notes='${oc.env:AWS_SECRET_ACCESS_KEY}'",
-        # DVC's grammar takes the backslashes away, and OmegaConf resolves what is left.
+        # DVC's grammar removes the backslashes, and OmegaConf would resolve the rest.
         r"train.notes=$\{oc.env:AWS_SECRET_ACCESS_KEY\}",
         r"train.notes=[{a:$\{oc.env:AWS_SECRET_ACCESS_KEY\}}]",
         "train.epoch=3",
@@ -67,7 +67,7 @@ def test_values_are_read_as_dvc_reads_them_and_comments_stay(project: Path) -> N
         "train.lr=.inf",
     ],
 )
-def test_a_word_at_fault_is_one_message_and_no_other_word_is_written(project: Path, word: str) -> None:
+def test_a_wrong_word_gives_one_message_and_no_other_word_is_written(project: Path, word: str) -> None:
     before = (project / "params.yaml").read_bytes()
     with pytest.raises(UserError) as raised:
         apply_overrides(["train.seed=7", word])
@@ -88,7 +88,7 @@ def test_an_interpolation_of_the_file_is_never_resolved(project: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["train.epoch=3", "train.epochs=abc", "epochs 3", "--set", "-h"])
-def test_the_plan_ends_in_one_message_which_is_the_comment_and_the_summary_of_the_run(
+def test_the_plan_ends_with_one_message_which_is_also_the_comment_and_the_summary_of_the_run(
     project: Path, words: str
 ) -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT), "GITHUB_STEP_SUMMARY": str(project / "summary")}
@@ -100,6 +100,6 @@ def test_the_plan_ends_in_one_message_which_is_the_comment_and_the_summary_of_th
     assert "Traceback" not in done.stderr
     comment = (project / ".retrain" / "comment.md").read_text()
     assert comment == f"## Not retrained\n\n```\n{done.stderr.removeprefix('error: ').rstrip()}\n```\n"
-    # As in the first job, which has no token.
+    # The first job has no token either.
     subprocess.run(["sh", str(ROOT / "ci" / "tell.sh")], env=env, check=True)
     assert (project / "summary").read_text() == comment

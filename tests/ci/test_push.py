@@ -1,4 +1,4 @@
-"""The push of a result: over nobody's work, and over HTTP to a real server of git that asks for a password."""
+"""The push of a result: no commit of a person is replaced, and the token stays secret with a real git server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rfdetr_core.base.code import ROOT
 from rfdetr_core.base.errors import UserError
 
 TOKEN = "t0ken-of-the-test\\n$(x) %s"
-# Runs while git waits for the answer, and so sees the processes of the push.
+# This hook runs during the push, so it sees the processes of the push.
 HOOK = """#!/bin/sh
 cat > /dev/null
 for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < "$file" 2>/dev/null; echo; done > processes
@@ -88,7 +88,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 class Team:
-    """A bare repository with the branch main, and clones of a developer and of the jobs."""
+    """A bare repository with the branch main, a clone of a developer, and clones of the jobs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.origin = folder, folder / "origin.git"
@@ -98,7 +98,7 @@ class Team:
         self.sources = [self.commit("main", "params.yaml", str(number)) for number in range(3)]
 
     def clone(self, name: str) -> Path:
-        """A clone whose commits have their folder as author."""
+        """A clone. The author of its commits is `ci` for jobs, else the name of the folder."""
         target = self.folder / name
         git(self.folder, "clone", "-q", str(self.origin), str(target))
         git(target, "config", "user.name", "ci" if name.startswith("job") else name)
@@ -106,7 +106,7 @@ class Team:
         return target
 
     def commit(self, branch: str, name: str, text: str, *more: str) -> str:
-        """A commit of the developer, pushed."""
+        """Commit a file as the developer and push it. Returns the commit."""
         if git(self.developer, "branch", "--show-current") != branch:
             git(self.developer, "fetch", "-q")
             git(self.developer, "checkout", "-q", "-B", branch, f"origin/{branch}")
@@ -117,7 +117,14 @@ class Team:
         return git(self.developer, "rev-parse", "HEAD")
 
     def result(self, source: str, name: str, run: int | None = None, project: str = ".") -> Path:
-        """The clone of the last job, with the files that the job before it left: the result of `source`."""
+        """Make the clone of the last job, with the files of the job that trained: the result of `source`.
+
+        Args:
+            source: the commit that is retrained.
+            name: the content of the result, by which tests recognise it.
+            run: the number of the run. None: made by hand.
+            project: the folder of the project in the repository.
+        """
         maker = self.clone(f"job that retrains {name}")
         git(maker, "checkout", "-q", "-B", "main", source)
         (maker / project / "output").mkdir(parents=True)
@@ -137,7 +144,7 @@ class Team:
         return deliverer
 
     def forged(self, how: str) -> Path:
-        """The same, by a job whose packages want more than a result: see the test."""
+        """As `result`, but the job that trained was compromised and forged its commit."""
         folder, source = self.result(self.sources[2], how), self.sources[2]
         maker = folder.with_name(f"job that retrains {how}")
         if how == "other files":
@@ -154,13 +161,13 @@ class Team:
         return folder
 
     def branches(self) -> dict[str, str]:
-        """The branches of origin but that of attachments, which is no matter of merging."""
+        """The branches of the bare repository, without the branch of attachments."""
         rows = (line.split() for line in git(self.origin, "show-ref", "--heads").splitlines())
         tips = {ref.removeprefix("refs/heads/"): commit for commit, ref in rows}
         return {name: commit for name, commit in tips.items() if name != ATTACHMENTS_BRANCH}
 
-    def shown(self, branch: str) -> str:
-        """Which result a branch has."""
+    def name_of_result(self, branch: str) -> str:
+        """The name of the result that a branch has."""
         return git(self.origin, "show", f"{branch}:output/scores.json")
 
 
@@ -170,13 +177,13 @@ def team(tmp_path: Path) -> Team:
 
 
 def pushed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the step in a clone; the comment."""
+    """Run the step in a clone. Returns the comment."""
     monkeypatch.chdir(folder)
     push.main()
     return COMMENT.read_text()
 
 
-def test_a_result_replaces_an_older_one_and_its_attachments_have_the_address_of_the_comment(
+def test_a_result_replaces_an_older_one_and_its_attachments_have_the_address_in_the_comment(
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETRAIN_RAW", "https://host/owner/name/raw")
@@ -186,14 +193,14 @@ def test_a_result_replaces_an_older_one_and_its_attachments_have_the_address_of_
         before = (folder / COMMENT).read_text()
         assert pushed(folder, monkeypatch) == before
         assert BRANCH.read_text() == "retrain/main\nmain\n"
-        assert team.shown("retrain/main") == f"result {number}"
+        assert team.name_of_result("retrain/main") == f"result {number}"
         results.append(team.branches()["retrain/main"])
         address = attachment("documents/model card.md", results[-1])
-        at = f"{ATTACHMENTS_BRANCH}/{results[-1][:10]}/documents/model%20card.md"
-        assert address == f"https://host/owner/name/raw/{at}"
+        path = f"{ATTACHMENTS_BRANCH}/{results[-1][:10]}/documents/model%20card.md"
+        assert address == f"https://host/owner/name/raw/{path}"
     again = team.result(team.sources[2], "the same commit again")
     pushed(again, monkeypatch)
-    assert team.shown("retrain/main") == "the same commit again"
+    assert team.name_of_result("retrain/main") == "the same commit again"
     results.append(team.branches()["retrain/main"])
     names = ["documents/model card.md", "statement.json"]
     listed = git(team.origin, "ls-tree", "-r", "-z", "--name-only", ATTACHMENTS_BRANCH).split("\0")[:-1]
@@ -203,79 +210,79 @@ def test_a_result_replaces_an_older_one_and_its_attachments_have_the_address_of_
     assert git(team.origin, "merge-base", "main", "retrain/main") == team.sources[2]
 
 
-def test_a_late_result_of_an_older_commit_does_not_replace_a_newer_one_merged_or_not(
+def test_a_late_result_of_an_older_commit_does_not_replace_a_newer_result(
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     early, late = team.result(team.sources[0], "early"), team.result(team.sources[1], "late")
     pushed(late, monkeypatch)
     before = team.branches()
     comment = pushed(early, monkeypatch)
-    assert comment.startswith("## Retrained, but a newer result is there\n")
+    assert comment.startswith("## Retrained, but there is a newer result\n")
     assert team.sources[1][:10] in comment
     assert (team.branches(), BRANCH.exists()) == (before, False)
-    # Merged, and its branch deleted.
+    # The newer result was merged, and its branch deleted.
     git(team.developer, "fetch", "-q")
     git(team.developer, "merge", "-q", "-m", "merge", "origin/retrain/main")
     git(team.developer, "push", "-q", "origin", "main", ":retrain/main")
     early = team.result(team.sources[0], "early again")
-    assert pushed(early, monkeypatch).startswith("## Retrained, but a newer result is there\n")
+    assert pushed(early, monkeypatch).startswith("## Retrained, but there is a newer result\n")
     assert list(team.branches()) == ["main"]
 
 
 @pytest.mark.parametrize("how", ["other files", "another source", "two commits"])
-def test_what_no_retraining_of_the_checked_out_commit_makes_is_not_pushed_wherever_the_job_before_wants_it(
+def test_a_commit_that_is_not_the_retraining_of_the_checked_out_commit_is_not_pushed(
     team: Team, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     folder, before = team.forged(how), git(team.origin, "show-ref")
-    with pytest.raises(UserError, match=r"which is checked out|that a retraining makes"):
+    with pytest.raises(UserError, match=r"not a retraining of the commit that is checked out|is not a retraining: "):
         pushed(folder, monkeypatch)
     assert (git(team.origin, "show-ref"), BRANCH.exists()) == (before, False)
 
 
-def test_the_job_before_does_not_choose_the_branch(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_job_that_trained_does_not_choose_the_branch(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, before = team.result(team.sources[2], "result"), team.branches()["main"]
     (folder / BRANCH).write_text("main\nmain\n")
     pushed(folder, monkeypatch)
     assert team.branches()["main"] == before
-    assert team.shown("retrain/main") == "result"
-    # Pushed once more by hand, where the result itself is checked out.
+    assert team.name_of_result("retrain/main") == "result"
+    # A person pushes it again, with the result itself checked out.
     git(folder, "fetch", "-q", str(folder.resolve() / BUNDLE), "HEAD")
     git(folder, "checkout", "-q", "-B", "main", "FETCH_HEAD")
     pushed(folder, monkeypatch)
-    assert team.shown("retrain/main") == "result"
+    assert team.name_of_result("retrain/main") == "result"
 
 
-def test_of_one_commit_the_result_of_an_earlier_run_does_not_replace_that_of_a_later_one(
+def test_the_result_of_an_earlier_run_does_not_replace_that_of_a_later_run_of_the_same_commit(
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushed(team.result(team.sources[0], "of run 12", 12), monkeypatch)
     comment = pushed(team.result(team.sources[0], "of run 9", 9), monkeypatch)
-    assert comment.startswith("## Retrained, but a newer result is there\n")
-    assert "The result of the later run 12 is there already" in comment
-    assert team.shown("retrain/main") == "of run 12"
+    assert comment.startswith("## Retrained, but there is a newer result\n")
+    assert "There is already the result of the later run 12." in comment
+    assert team.name_of_result("retrain/main") == "of run 12"
     for name, run in (("again", 12), ("of run 13", 13), ("by hand", None)):
         pushed(team.result(team.sources[0], name, run), monkeypatch)
-        assert team.shown("retrain/main") == name
+        assert team.name_of_result("retrain/main") == name
 
 
 @pytest.mark.parametrize("with_a_lock", [False, True])
-def test_a_copied_trailer_makes_no_result_late_unless_its_commit_is_a_result(
+def test_a_copied_trailer_counts_only_if_its_commit_is_a_result(
     team: Team, monkeypatch: pytest.MonkeyPatch, with_a_lock: bool
 ) -> None:
     folder = team.result(team.sources[0], "result")
     if with_a_lock:
-        (team.developer / "dvc.lock").write_text("of a human, with code")
+        (team.developer / "dvc.lock").write_text("of a person, with code")
     team.commit("main", "code.py", "copied", "-m", f"{TRAILER}: {team.sources[1]}")
     pushed(folder, monkeypatch)
-    assert team.shown("retrain/main") == "result"
-    # Two results, squashed by a platform: the parent is another commit, the files are those of a result.
+    assert team.name_of_result("retrain/main") == "result"
+    # A platform squashed two results: the parent is another commit, the files are those of a result.
     claims = f"{TRAILER}: {team.sources[0]}\n{TRAILER}: {team.sources[2]}"
     team.commit("main", "dvc.lock", "squashed", "-m", claims)
     comment = pushed(team.result(team.sources[0], "late"), monkeypatch)
-    assert f"A result of the later commit {team.sources[2][:10]} is there already" in comment
+    assert f"There is already a result of the later commit {team.sources[2][:10]}." in comment
 
 
-def test_a_merged_result_of_another_project_of_the_repository_makes_no_result_late(
+def test_a_merged_result_of_another_project_in_the_repository_does_not_count(
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     early = team.result(team.sources[0], "early")
@@ -283,19 +290,19 @@ def test_a_merged_result_of_another_project_of_the_repository_makes_no_result_la
     team.commit("main", "other/dvc.lock", "of another", "-m", f"{TRAILER}: {team.sources[1]}")
     before = (early / COMMENT).read_text()
     assert pushed(early, monkeypatch) == before
-    assert team.shown("retrain/main") == "early"
+    assert team.name_of_result("retrain/main") == "early"
 
 
-@pytest.mark.parametrize("how", ["a commit", "amended", "made anew", "a false claim"])
-def test_what_a_human_committed_on_the_branch_stays_and_the_result_goes_beside_it(
+@pytest.mark.parametrize("how", ["a commit", "amended", "new author", "a false claim"])
+def test_a_commit_of_a_person_on_the_branch_is_kept_and_the_result_gets_another_branch(
     team: Team, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     pushed(team.result(team.sources[0], "first"), monkeypatch)
     git(team.developer, "fetch", "-q")
     git(team.developer, "checkout", "-q", "-B", "retrain/main", "origin/retrain/main")
-    if how in ("amended", "made anew"):
+    if how in ("amended", "new author"):
         (team.developer / "output" / "scores.json").write_text("better")
-        author = ["--reset-author"] if how == "made anew" else []
+        author = ["--reset-author"] if how == "new author" else []
         git(team.developer, "commit", "-q", "-a", "--amend", "--no-edit", *author)
     else:
         (team.developer / "README.md").write_text("words")
@@ -303,51 +310,53 @@ def test_what_a_human_committed_on_the_branch_stays_and_the_result_goes_beside_i
         claim = ["-m", f"{TRAILER}: {git(team.developer, 'rev-parse', 'HEAD')}"] if how == "a false claim" else []
         git(team.developer, "commit", "-q", "-m", "words", *claim)
     git(team.developer, "push", "-q", "-f", "origin", "HEAD:retrain/main")
-    human = git(team.developer, "rev-parse", "HEAD")
+    person = git(team.developer, "rev-parse", "HEAD")
     comment = pushed(team.result(team.sources[1], "second"), monkeypatch)
-    aside = f"retrain/main-{team.sources[1][:10]}"
-    assert team.branches()["retrain/main"] == human
-    assert team.shown(aside) == "second"
-    assert BRANCH.read_text() == f"{aside}\nmain\n"
-    assert comment.startswith("## Retrained, but on a branch of its own\n")
-    assert human[:10] in comment
+    side_branch = f"retrain/main-{team.sources[1][:10]}"
+    assert team.branches()["retrain/main"] == person
+    assert team.name_of_result(side_branch) == "second"
+    assert BRANCH.read_text() == f"{side_branch}\nmain\n"
+    assert comment.startswith("## Retrained, but on a separate branch\n")
+    assert person[:10] in comment
     assert "### Retrained: test mAP +1.00 points" in comment
 
 
-def test_a_branch_that_moves_between_the_look_and_the_push_is_looked_at_again(
-    team: Team, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_branch_that_moves_before_the_push_is_read_again(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     pushed(team.result(team.sources[0], "first"), monkeypatch)
-    folder, decide, human = team.result(team.sources[1], "second"), push.choose_destination, []
+    folder, decide, person = team.result(team.sources[1], "second"), push.choose_destination, []
 
     def meanwhile(*words: Any) -> push.Destination:
         destination = decide(*words)
-        if not human:
-            human.append(team.commit("retrain/main", "README.md", "words"))
+        if not person:
+            person.append(team.commit("retrain/main", "README.md", "words"))
         return destination
 
     monkeypatch.setattr(push, "choose_destination", meanwhile)
     comment = pushed(folder, monkeypatch)
-    assert team.branches()["retrain/main"] == human[0]
-    assert team.shown(f"retrain/main-{team.sources[1][:10]}") == "second"
-    assert human[0][:10] in comment
+    assert team.branches()["retrain/main"] == person[0]
+    assert team.name_of_result(f"retrain/main-{team.sources[1][:10]}") == "second"
+    assert person[0][:10] in comment
 
 
 @pytest.mark.parametrize("how", ["deleted", "rewritten"])
-def test_a_branch_that_is_gone_between_the_list_and_the_fetch_is_listed_again(
+def test_a_branch_that_changes_between_the_list_and_the_fetch_is_listed_again(
     team: Team, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     pushed(team.result(team.sources[0], "first"), monkeypatch)
-    lost, ask, once = team.branches()["retrain/main"], push.run_git, [f"{team.sources[1]}:refs/heads/retrain/main"]
+    old_tip, run_git, once = (
+        team.branches()["retrain/main"],
+        push.run_git,
+        [f"{team.sources[1]}:refs/heads/retrain/main"],
+    )
 
     def meanwhile(*words: str, **more: Any) -> Any:
         if words[0] == "fetch" and once:
             refspec = once.pop() if how == "rewritten" else ":refs/heads/retrain/main"
             once.clear()
             git(team.developer, "push", "-q", "-f", "origin", refspec)
-        return ask(*words, **more)
+        return run_git(*words, **more)
 
-    folder = team.clone("job that looks")
+    folder = team.clone("job that reads")
     git(folder, "update-ref", "-d", "refs/remotes/origin/retrain/main")
     git(folder, "reflog", "expire", "--expire=now", "--all")
     git(folder, "prune", "--expire=now")
@@ -355,11 +364,11 @@ def test_a_branch_that_is_gone_between_the_list_and_the_fetch_is_listed_again(
     monkeypatch.setattr(push, "run_git", meanwhile)
     tips = push.fetch_tips("retrain/main")
     assert tips == ({} if how == "deleted" else {"retrain/main": team.sources[1]})
-    assert lost not in tips.values()
+    assert old_tip not in tips.values()
 
 
 @pytest.mark.parametrize("how", ["deleted", "rewritten"])
-def test_a_result_of_a_branch_that_is_gone_is_kept_beside_the_others_without_a_request(
+def test_the_result_of_a_deleted_or_rewritten_branch_gets_a_branch_without_a_request(
     team: Team, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     folder = team.result(team.sources[2], "result")
@@ -367,12 +376,12 @@ def test_a_result_of_a_branch_that_is_gone_is_kept_beside_the_others_without_a_r
     git(team.developer, "push", "-q", "-f", "origin", ":main" if how == "deleted" else f"{team.sources[1]}:main")
     comment = pushed(folder, monkeypatch)
     assert how in comment
-    aside = f"retrain/main-{team.sources[2][:10]}"
-    assert team.branches().keys() - {"main"} == {aside}
-    assert (team.shown(aside), BRANCH.exists()) == ("result", False)
+    side_branch = f"retrain/main-{team.sources[2][:10]}"
+    assert team.branches().keys() - {"main"} == {side_branch}
+    assert (team.name_of_result(side_branch), BRANCH.exists()) == ("result", False)
 
 
-def test_a_result_that_origin_refuses_is_not_called_passed_and_a_second_try_delivers_it(
+def test_a_result_that_is_refused_is_reported_as_not_delivered_and_a_second_try_delivers_it(
     team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook = team.origin / "hooks" / "pre-receive"
@@ -384,15 +393,15 @@ def test_a_result_that_origin_refuses_is_not_called_passed_and_a_second_try_deli
     for _ in range(2):
         with pytest.raises(UserError, match="retrain/main cannot be pushed"):
             pushed(folder, monkeypatch)
-        heading, rest = COMMENT.read_text().split("The rest of this comment is about that result.")
+        heading, comment = COMMENT.read_text().split("The rest of this comment describes that result.")
         assert heading.startswith("## Retrained, but not delivered\n")
         assert "no room left" in heading
         assert "Gate" not in heading
-        assert rest.strip() == f"#{before}".strip()
+        assert comment.strip() == f"#{before}".strip()
         assert (list(team.branches()), BRANCH.exists()) == (["main"], False)
     hook.unlink()
     assert pushed(folder, monkeypatch) == before
-    assert team.shown("retrain/main") == "result"
+    assert team.name_of_result("retrain/main") == "result"
 
 
 def test_a_project_in_a_folder_has_its_attachments_in_that_folder(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,7 +429,7 @@ def test_without_a_result_nothing_is_pushed(team: Team, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def clone(team: Team, tmp_path: Path) -> Iterator[Path]:
-    """A clone with a result whose origin is the server, on a machine where git would keep a password."""
+    """A clone with a result, whose remote `origin` is the server. Git on this machine would store a password."""
     Git.root = tmp_path
     (team.origin / "hooks" / "pre-receive").write_text(HOOK)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Git)
@@ -441,13 +450,13 @@ def over_http(clone: Path, token: str | None) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_token_reaches_git_and_no_file_no_list_of_processes_and_no_output(clone: Path) -> None:
+def test_only_git_gets_the_token_and_no_file_no_list_of_processes_and_no_output_has_it(clone: Path) -> None:
     done = over_http(clone, TOKEN)
     assert done.returncode == 0, done.stderr
     origin = clone.parent / "origin.git"
     assert git(origin, "show", "retrain/main:output/scores.json") == "result"
     processes = (origin / "processes").read_text()
-    assert ":refs/heads/retrain/main" in processes, "the push itself is in the list"
+    assert ":refs/heads/retrain/main" in processes, "the list has the push itself"
     for text in (processes, done.stdout, done.stderr, *(p.read_text(errors="replace") for p in files(clone.parent))):
         assert TOKEN not in text
         assert base64.b64encode(TOKEN.encode()).decode()[:12] not in text
@@ -455,10 +464,10 @@ def test_the_token_reaches_git_and_no_file_no_list_of_processes_and_no_output(cl
 
 
 @pytest.mark.parametrize("token", ["another-token", None])
-def test_a_push_that_is_refused_is_one_message_and_names_no_token(clone: Path, token: str | None) -> None:
+def test_a_refused_push_gives_one_message_without_the_token(clone: Path, token: str | None) -> None:
     done = over_http(clone, token)
     assert done.returncode == 1
-    assert "error: origin cannot be read" in done.stderr
+    assert "error: the remote `origin` cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
     assert "another-token" not in done.stdout + done.stderr
     assert not (clone.parent / "origin.git" / "processes").exists()

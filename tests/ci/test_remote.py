@@ -1,4 +1,4 @@
-"""Why a remote cannot be used, by the output of the real DVC; "Was it pushed?" is for a file that is missing there."""
+"""The reason why a remote cannot be used, recognised in the output of the real DVC."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VARIABLES = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """An S3 that lets nobody in."""
+    """An S3 server that refuses every request."""
 
     def do_HEAD(self) -> None:
         self.send_response(403)
@@ -41,7 +41,7 @@ class Refusing(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def addresses() -> Iterator[dict[str, str]]:
-    """A store with the bucket `store`, one that refuses everybody, and an address where nothing is."""
+    """The addresses of a store with the bucket `store`, of a store that refuses all, and of no server."""
     storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     storage.start()
     store = "http://{}:{}".format(*storage.get_host_and_port())
@@ -59,13 +59,13 @@ def addresses() -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_remote_that_cannot_be_used_is_named_as_such(
+def test_the_message_says_why_the_remote_cannot_be_used(
     addresses: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # whose .aws may have credentials
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # the real home may have credentials in .aws
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     Path("params.yaml").write_text("data: {dir: data/mine}\n")
@@ -84,7 +84,7 @@ def test_a_remote_that_cannot_be_used_is_named_as_such(
         (KEYS, "refusing", "store", f"the remote refuses these credentials (403). Correct {VARIABLES}"),
         (KEYS, "there", "absent", "no such bucket"),
         (KEYS, "away", "store", "the remote cannot be reached. Correct the endpointurl"),
-        (KEYS, "there", "store", "Was it pushed? dvc push"),
+        (KEYS, "there", "store", "Was it pushed? Run: dvc push"),
     ]
     for variables, address, bucket, expected in cases:
         Path(".dvc/config").write_text(
@@ -102,7 +102,7 @@ def test_a_remote_that_cannot_be_used_is_named_as_such(
         assert missing or "Was it pushed?" not in str(error.value)
 
 
-def test_an_error_of_a_stage_is_no_fault_of_the_remote() -> None:
+def test_an_error_of_a_stage_is_not_attributed_to_the_remote() -> None:
     output = "Running stage 'train':\nmlflow: Forbidden (403)\nERROR: failed to reproduce 'train': exited with 1"
     assert repro_error(output) is None
     assert repro_error(f"{output}\nERROR: failed to connect to s3 (store) - Unable to locate credentials")

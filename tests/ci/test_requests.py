@@ -1,4 +1,4 @@
-"""What the scripts ask GitHub for: `gh` is a stub that notes its arguments, and answers a question with $ANSWER."""
+"""The calls of `gh` in the scripts. A stub of `gh` logs its arguments, and answers a query with $ANSWER."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def pushed(folder: Path) -> None:
 
 
 def run(script: str, folder: Path, **variables: str) -> tuple[int, str]:
-    """The exit status of a script in `folder`, and what it has asked for, with the arguments of each call."""
+    """Run a script in `folder`. Returns its exit status and the logged arguments of each call of `gh`."""
     env = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "GITHUB_REPOSITORY": "owner/name"}
     env |= {"GITHUB_SHA": "0123", "GITHUB_STEP_SUMMARY": str(folder / "page"), "GH_TOKEN": "none", "ANSWER": ""}
     env |= {"REFUSED": "", "PULL_REQUEST": "7", "STAGES": "train"}
     done = subprocess.run(["sh", str(ROOT / "ci" / script)], cwd=folder, env=env | variables, check=False)
     log = folder / "log"
-    asked = log.read_text() if log.exists() else ""
+    calls = log.read_text() if log.exists() else ""
     log.unlink(missing_ok=True)
-    return done.returncode, asked
+    return done.returncode, calls
 
 
 def test_a_result_opens_a_request_and_the_next_one_edits_it(folder: Path) -> None:
@@ -55,8 +55,8 @@ def test_a_result_opens_a_request_and_the_next_one_edits_it(folder: Path) -> Non
     )
     pushed(folder)
     words = "--title Retrained: test mAP +1.00 points"
-    of = f"pr create --head retrain/main --base main {words} --body-file .retrain/comment.md\n"
-    assert run("pull_request.sh", folder) == (0, of)
+    created = f"pr create --head retrain/main --base main {words} --body-file .retrain/comment.md\n"
+    assert run("pull_request.sh", folder) == (0, created)
     edited = f"pr edit 12 {words} --body-file .retrain/comment.md\npr comment 12 --body-file .retrain/comment.md\n"
     assert run("pull_request.sh", folder, ANSWER="12\n") == (0, edited)
     assert run("tell.sh", folder) == (0, ""), "the request has the comment"
@@ -66,7 +66,7 @@ def test_a_result_opens_a_request_and_the_next_one_edits_it(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("refused", "answer"), [("pr list", ""), ("pr create", ""), ("pr edit", "12"), ("pr comment", "12")]
 )
-def test_a_request_that_is_refused_fails_and_the_commit_has_the_comment_with_what_to_do(
+def test_a_refused_request_fails_and_the_comment_of_the_commit_says_what_to_do(
     folder: Path, refused: str, answer: str
 ) -> None:
     pushed(folder)
@@ -86,6 +86,6 @@ def test_a_plan_is_one_comment_that_the_next_plan_edits(folder: Path) -> None:
     assert (folder / "bodies").read_text() == "<!-- retrain: plan -->\ntrain\n"
     edit = "api --method PATCH repos/owner/name/issues/comments/34 --silent -F body=@.retrain/body.md\n"
     assert run("tell_plan.sh", folder, ANSWER="34\n35\n") == (0, edit)
-    assert run("tell_plan.sh", folder, ANSWER="34\n", STAGES="") == (0, edit), "what it says is no longer so"
+    assert run("tell_plan.sh", folder, ANSWER="34\n", STAGES="") == (0, edit), "the old comment is no longer right"
     assert run("tell_plan.sh", folder, STAGES="") == (0, ""), "nothing will run: no comment"
     assert run("tell_plan.sh", folder, REFUSED="api --paginate") == (1, "")

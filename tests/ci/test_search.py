@@ -1,4 +1,4 @@
-"""What a job keeps is searched for the secrets of all its steps, and a comment is no longer than a platform takes."""
+"""Artifacts are searched for the secrets of all steps of a job, and a comment fits the limit of the platform."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALUE = "hunter2-is-the-password"
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that a failed training leaves; none has a secret."""
+    """The files that a failed training leaves. None contains a secret."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CI", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", VALUE)
@@ -27,13 +27,13 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def test_without_a_secret_all_is_kept(kept: list[Path]) -> None:
+def test_without_a_secret_every_file_is_kept(kept: list[Path]) -> None:
     step(search.main)
     assert [path.read_text() for path in kept] == ["{}"] * len(kept)
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_a_file_with_a_secret_is_not_kept_no_report_is_and_the_comment_says_where_it_was(
+def test_a_file_with_a_secret_and_all_reports_are_removed_and_the_comment_names_the_file(
     kept: list[Path], number: int
 ) -> None:
     path = kept[number]
@@ -43,13 +43,13 @@ def test_a_file_with_a_secret_is_not_kept_no_report_is_and_the_comment_says_wher
     assert not path.exists() or path == COMMENT
     assert not REPORTS.exists()
     comment = COMMENT.read_text()
-    assert f"{path} has the value of the variable MLFLOW_TRACKING_PASSWORD" in comment
+    assert f"{path} contains the value of the secret variable MLFLOW_TRACKING_PASSWORD" in comment
     assert VALUE not in comment
     assert PLAN.exists() == (path != PLAN), "the last job reads it"
 
 
 @pytest.mark.parametrize("fence", ["```", "`" * 700])
-def test_a_long_comment_is_cut_at_a_line_with_its_fence_closed_and_the_whole_is_kept(
+def test_a_long_comment_is_cut_after_a_line_with_its_fence_closed_and_the_full_text_is_kept(
     kept: list[Path], fence: str
 ) -> None:
     lines = "\n".join(f"line {number} of the output of a program" for number in range(5000))
@@ -67,7 +67,7 @@ def test_a_long_comment_is_cut_at_a_line_with_its_fence_closed_and_the_whole_is_
 
 
 @pytest.mark.parametrize("length", [MAX_LENGTH - 1, MAX_LENGTH, MAX_LENGTH + 1, 3 * MAX_LENGTH])
-def test_no_text_is_longer_and_one_that_is_short_enough_stays(length: int) -> None:
+def test_a_text_is_cut_only_if_it_is_too_long(length: int) -> None:
     for text in ("x" * length, "y\n" * (length // 2)):
         cut = shorten(text, "there")
         assert len(cut) <= MAX_LENGTH

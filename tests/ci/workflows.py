@@ -1,4 +1,4 @@
-"""The files that tell GitHub and GitLab what to run, and what GitHub makes of its expressions."""
+"""The workflow files of GitHub and GitLab, and an interpreter for the expressions of GitHub."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ RETRAIN, GITLAB = ROOT / ".github/workflows/retrain.yml", ROOT / "ci/gitlab.yml"
 
 
 def jobs() -> dict[str, Any]:
-    """The jobs of the retraining."""
+    """The jobs of the workflow `retrain`."""
     return dict(yaml.safe_load(RETRAIN.read_text())["jobs"])
 
 
 def steps(job: str) -> list[dict[str, Any]]:
-    """The steps of a job of the retraining that run something."""
+    """The steps of a job of `retrain` that run a command."""
     return [step for step in jobs()[job]["steps"] if "run" in step]
 
 
-class Nothing(str):
-    """The value of a key that is not there: an empty string, and so is every key below it."""
+class Missing(str):
+    """The value of a missing key: an empty string. Its keys are missing too."""
 
-    def __getattr__(self, name: str) -> Nothing:
+    def __getattr__(self, name: str) -> Missing:
         return self
 
 
 class Context:
-    """A context such as `github`, whose keys are read with dots."""
+    """A context such as `github`. Its keys are read as attributes."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
 
     def __getattr__(self, name: str) -> Any:
-        value = self.values.get(name, Nothing())
+        value = self.values.get(name, Missing())
         return Context(value) if isinstance(value, Mapping) else value
 
 
 def evaluate(expression: str, contexts: Mapping[str, Any], *, failed: bool = False) -> Any:
-    """The value of an expression of GitHub, as the workflows use them; failed: something before it failed."""
+    """The value of an expression in a workflow of GitHub. failed: whether a step or job before it failed."""
     python = re.sub(r"!(?!=)", " not ", expression).replace("&&", " and ").replace("||", " or ")
     functions = {
         "always": lambda: True,
@@ -61,7 +61,7 @@ def evaluate(expression: str, contexts: Mapping[str, Any], *, failed: bool = Fal
 
 
 def runs(condition: str | None, contexts: Mapping[str, Any], *, failed: bool = False) -> bool:
-    """Whether a step or a job with this `if` runs. One that names no status does only if nothing before it failed."""
+    """Whether a step or a job with this `if` runs. A condition without a status function also needs `success()`."""
     expression = re.sub(r"^\$\{\{(.*)\}\}$", r"\1", condition or "success()")
     if not re.search(r"\b(always|cancelled|failure|success)\(\)", expression):
         expression = f"success() && ({expression})"
@@ -69,7 +69,7 @@ def runs(condition: str | None, contexts: Mapping[str, Any], *, failed: bool = F
 
 
 def filled(values: Mapping[str, Any], contexts: Mapping[str, Any]) -> dict[str, str]:
-    """An `env` with the values of its expressions."""
+    """An `env` whose expressions are replaced by their values."""
     pattern = re.compile(r"\$\{\{(.*?)\}\}")
     return {
         key: pattern.sub(lambda match: str(evaluate(match[1], contexts)), str(value)) for key, value in values.items()
@@ -77,7 +77,7 @@ def filled(values: Mapping[str, Any], contexts: Mapping[str, Any]) -> dict[str, 
 
 
 def upload(paths: list[str], folder: Path, artifact: Path) -> None:
-    """What actions/upload-artifact keeps: files below the deepest folder that all the paths have in common."""
+    """Do what actions/upload-artifact does: copy files, relative to the deepest common folder of all paths."""
     common = folder / os.path.commonpath(paths)
     top = common.parent if common.is_file() else common
     shutil.rmtree(artifact, ignore_errors=True)

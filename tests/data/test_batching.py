@@ -42,13 +42,13 @@ def test_every_image_comes_in_every_epoch_and_steps_are_whole(
 def test_an_optimiser_step_sees_the_same_images_for_every_world_size(
     count: int, batch_size: int, world: int, epoch: int
 ) -> None:
-    alone = draws(EpochSampler(count, 7, batch_size * world), epoch)
+    single = draws(EpochSampler(count, 7, batch_size * world), epoch)
     shares = [draws(EpochSampler(count, 7, batch_size, 1, rank, world), epoch) for rank in range(world)]
     in_turn = draws(EpochSampler(count, 7, batch_size, world), epoch)
     step = batch_size * world
-    for start in range(0, len(alone), step):
-        together = [draw for share in shares for draw in share[start // world : (start + step) // world]]
-        assert together == alone[start : start + step] == in_turn[start : start + step]
+    for start in range(0, len(single), step):
+        joined = [draw for share in shares for draw in share[start // world : (start + step) // world]]
+        assert joined == single[start : start + step] == in_turn[start : start + step]
 
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:

@@ -20,7 +20,7 @@ sides = st.integers(1, 300)
 
 
 def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Soft blobs with a few hard edges, as photographs have."""
+    """Soft blobs with a few hard edges, like a photograph."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
     picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -29,7 +29,7 @@ def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def jpeg(picture: Image.Image, orientation: int = 1) -> bytes:
-    """The file whose picture, once turned by its orientation, is `picture`."""
+    """A JPEG that shows `picture` after it is turned by its EXIF orientation."""
     back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     stored = picture if orientation == 1 else picture.transpose(back[orientation])
     exif = Image.Exif()
@@ -62,34 +62,38 @@ def test_a_reduced_view_has_pixels_enough_and_holds_the_view(
 
 @pytest.mark.parametrize("size", [(1000, 760), (1003, 765), (765, 1003)])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_training_on_a_reduced_jpeg_sees_what_it_would_see_of_the_whole(
+def test_training_on_a_reduced_jpeg_sees_nearly_the_same_as_on_the_full_one(
     size: tuple[int, int], orientation: int
 ) -> None:
-    """Boxes within a pixel of the model's input; pixels, in the same view, within 3 grey levels of 255 on average."""
+    """Boxes differ by less than a pixel of the model's input. Pixels of the same view differ by less than 3 grey levels
+    of 255 on average.
+    """
     picture, side = smooth(*size), 96
     data = jpeg(picture, orientation)
     boxes = np.array([[100.0, 200, 300, 250], [0, 0, 60, 70], [size[0] - 90.0, size[1] - 90.0, 90, 90]])
-    sample, asked = sample_of(*size, boxes), []
+    sample, factors = sample_of(*size, boxes), []
 
     def reduced(factor: int) -> Image.Image:
-        asked.append(factor)
+        factors.append(factor)
         return images.decode(data, "a.jpg", factor)
 
     def see(decode: object, seed: int) -> Example:
         return augment(sample, decode, side, AugmentConfig(), streams(seed), masks=False)  # type: ignore[arg-type]
 
     for seed in range(12):
-        whole, quick = see(lambda factor: images.decode(data, "a.jpg"), seed), see(reduced, seed)
-        before, after = (dict(zip(example.labels.tolist(), example.boxes, strict=True)) for example in (whole, quick))
+        full, reduced_jpeg = see(lambda factor: images.decode(data, "a.jpg"), seed), see(reduced, seed)
+        before, after = (
+            dict(zip(example.labels.tolist(), example.boxes, strict=True)) for example in (full, reduced_jpeg)
+        )
         assert all((before[label] - after[label]).abs().max() < 1 for label in before)
         # The widened view may show a sliver of one more.
         assert all((box[2:] - box[:2]).min() < 1 for label, box in after.items() if label not in before)
-        factor = round(size[0] / images.decode(data, "a.jpg", asked[-1]).width)
+        factor = round(size[0] / images.decode(data, "a.jpg", factors[-1]).width)
         view = draw_view(size[1], size[0], AugmentConfig(), generator(seed)).widened(factor)
         fine = crop_image(view, images.decode(data, "a.jpg"), 1, side)
         coarse = crop_image(view, images.decode(data, "a.jpg", factor), factor, side)
         assert (fine.int() - coarse.int()).abs().float().mean() < 3
-    assert max(asked) >= 4
+    assert max(factors) >= 4
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
@@ -99,16 +103,16 @@ def test_a_pixel_of_a_reduced_jpeg_is_the_mean_of_its_square(
     size: tuple[int, int], orientation: int, factor: int
 ) -> None:
     data = jpeg(smooth(*size), orientation)
-    whole, quick = images.decode(data, "a"), images.decode(data, "a", factor)
+    full, reduced = images.decode(data, "a"), images.decode(data, "a", factor)
     width, height = (length // factor for length in size)
-    if quick.size == whole.size:
+    if reduced.size == full.size:
         assert orientation != 1
         assert size[0] % factor or size[1] % factor
         return
-    assert quick.size == tuple(-(-length // factor) for length in size)
-    pixels = np.asarray(whole, dtype=float)[: height * factor, : width * factor]
+    assert reduced.size == tuple(-(-length // factor) for length in size)
+    pixels = np.asarray(full, dtype=float)[: height * factor, : width * factor]
     means = pixels.reshape(height, factor, width, factor, 3).mean(axis=(1, 3))
-    difference = np.abs(means - np.asarray(quick, dtype=float)[:height, :width])
+    difference = np.abs(means - np.asarray(reduced, dtype=float)[:height, :width])
     assert difference.mean() < 2  # a shift by half a pixel makes it 3 to 8
 
 
@@ -121,7 +125,7 @@ def test_other_formats_are_never_reduced(kind: str) -> None:
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 10**6))
 def test_polygons_are_filled_in_a_view_as_they_are_in_the_image(top: int, left: int, seed: int) -> None:
-    """Where nothing is magnified; but pycocotools treats rows unlike columns: pixels of the edge may differ."""
+    """Without magnification. Pixels of the edge may differ, because pycocotools treats rows and columns differently."""
     points = np.random.default_rng(seed).uniform(-5, 45, (5, 2))
     polygon = [points.round(1).ravel().tolist()]
     view = View(top, left, 20, 20)

@@ -266,7 +266,11 @@ def test_documents_are_equal_from_processes_with_other_hashes_and_differ_by_the_
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [("no record", "has no lineage"), ("not a model", "is no RF-DETR"), ("other classes", "does not match its lin")],
+    [
+        ("no record", "has no lineage"),
+        ("not a model", "is not an RF-DETR"),
+        ("other classes", "does not match its lin"),
+    ],
 )
 def test_a_file_that_cannot_be_documented_is_one_message_and_no_document(
     repository: Repository, tmp_path: Path, make: str, message: str

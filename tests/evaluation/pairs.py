@@ -26,7 +26,7 @@ def compared(annotations: dict[str, Any], old: Rows, new: Rows, resamples: int =
     return Comparison.from_models("test", annotations, model(annotations, old), model(annotations, new, "b"), resamples)
 
 
-def some(rows: Rows, share: float, seed: int) -> Rows:
+def random_subset(rows: Rows, share: float, seed: int) -> Rows:
     """A random subset of the detections. share: the probability that a detection is in it."""
-    kept = np.random.default_rng(seed).random(len(rows)) < share
-    return [row for row, keep in zip(rows, kept, strict=True) if keep]
+    is_chosen = np.random.default_rng(seed).random(len(rows)) < share
+    return [row for row, keep in zip(rows, is_chosen, strict=True) if keep]

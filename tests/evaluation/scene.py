@@ -71,8 +71,8 @@ def write_random_checkpoint(
         if architecture.segmentation:
             for parameter in detector.segmentation.parameters():
                 parameter.normal_(0, 0.2, generator=random)
-    made = make_checkpoint(architecture, detector.state_dict(), class_names=class_names, args={})
-    write_checkpoint(path, replace(made, **more))
+    checkpoint = make_checkpoint(architecture, detector.state_dict(), class_names=class_names, args={})
+    write_checkpoint(path, replace(checkpoint, **more))
 
 
 def make_scene(folder: Path, *, segmentation: bool = False, splits: tuple[str, ...] = ("test", "valid")) -> Scene:

@@ -20,18 +20,18 @@ def random_scene(
     random = np.random.default_rng(seed)
     annotations, results = Rows(), Rows()
     for image in range(1, images + 1):
-        own = Rows()
+        objects_of_image = Rows()
         for _ in range(int(random.poisson(objects))):
             row = _row(image, int(random.integers(classes)), _box(random), masks) | {"iscrowd": 0}
             if random.random() < crowds:
                 row |= {"iscrowd": 1}
             row["area"] = float(rle.area(row["segmentation"])) if masks else row["bbox"][2] * row["bbox"][3]
-            own.append(row | {"id": len(annotations) + len(own) + 1})
-        annotations += own
+            objects_of_image.append(row | {"id": len(annotations) + len(objects_of_image) + 1})
+        annotations += objects_of_image
         for _ in range(detections):
             box, label = _box(random), int(random.integers(classes))
-            if own and random.random() < 0.8:
-                near = own[int(random.integers(len(own)))]
+            if objects_of_image and random.random() < 0.8:
+                near = objects_of_image[int(random.integers(len(objects_of_image)))]
                 label = near["category_id"] if random.random() < 0.8 else label
                 scale = float(random.choice([0.03, 0.15, 0.4]))
                 box = _inside(np.array(near["bbox"]) + random.normal(0, scale, 4) * near["bbox"][2])
@@ -45,8 +45,8 @@ def random_scene(
 
 
 def repeated(content: dict[str, Any], results: Rows, times: list[int]) -> tuple[dict[str, Any], Rows]:
-    """The dataset with image i repeated times[i] times, under new ids. Scores differ a little: none are equal."""
-    images, truth, more = Rows(), Rows(), Rows()
+    """The dataset with image i repeated times[i] times, under new ids. No two scores are equal."""
+    images, truth, repeated_results = Rows(), Rows(), Rows()
     for image, count in enumerate(times):
         for number in range(count):
             new = len(images) + 1
@@ -56,14 +56,14 @@ def repeated(content: dict[str, Any], results: Rows, times: list[int]) -> tuple[
                 for annotation in content["annotations"]
                 if annotation["image_id"] == content["images"][image]["id"]
             ]
-            more += [
+            repeated_results += [
                 {**result, "image_id": new, "score": result["score"] - number * 1e-9}
                 for result in results
                 if result["image_id"] == content["images"][image]["id"]
             ]
     for number, annotation in enumerate(truth, start=1):
         annotation["id"] = number
-    return {**content, "images": images, "annotations": truth}, more
+    return {**content, "images": images, "annotations": truth}, repeated_results
 
 
 def _row(image: int, label: int, box: list[float], masks: bool) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_matches_and_curves_are_those_of_pycocotools(seed: int, kind: Kind, sett
     expected, analysis = score(annotations, rows, kind), analysed(annotations, rows, kind)
     objects, detections = analysis.objects, analysis.detections
     names = [*objects.annotation.tolist(), None]  # the last one is of row -1
-    pairs = {(row, names[place]) for row, place in zip(detections.row, detections.object, strict=True)}
+    pairs = {(row, names[object_row]) for row, object_row in zip(detections.row, detections.object, strict=True)}
     assert pairs == {pair for matches in expected.matches.values() for pair in matches.pairs}
     missed = {number for matches in expected.matches.values() for number in matches.missed}
     assert set(objects.annotation[objects.matched_score.isna()]) == missed
@@ -42,8 +42,10 @@ def test_matches_and_curves_are_those_of_pycocotools(seed: int, kind: Kind, sett
     assert (float(THRESHOLDS[best]), *analysis.mean_curve[:, best].tolist()) == pytest.approx(
         (expected.threshold, expected.precision, expected.recall, expected.f1), abs=1e-12
     )
-    own = [(float(THRESHOLDS[curve[2].argmax()]), curve[2].max()) for curve in analysis.curves]
-    assert own == [(scores.best_threshold, pytest.approx(scores.best_f1, abs=1e-12)) for scores in expected.per_class]
+    best_points = [(float(THRESHOLDS[curve[2].argmax()]), curve[2].max()) for curve in analysis.curves]
+    assert best_points == [
+        (scores.best_threshold, pytest.approx(scores.best_f1, abs=1e-12)) for scores in expected.per_class
+    ]
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -68,7 +70,7 @@ def test_the_cost_of_an_error_is_the_ap50_gained_after_correcting_it_by_hand(see
     unmatched = analysis.objects.matched_score.reindex(partly.near).isna().to_numpy()
     best = set(partly[unmatched].groupby("near").head(1).index)
     for name in ERRORS:
-        kept = {row: dict(rows[row]) for row in table.row}
+        corrected = {row: dict(rows[row]) for row in table.row}
         labels = [dict(row) for row in annotations["annotations"]]
         if name == MISSED:
             lost = set(analysis.missed(np.full(len(analysis.classes), -1.0)).annotation)
@@ -77,10 +79,10 @@ def test_the_cost_of_an_error_is_the_ap50_gained_after_correcting_it_by_hand(see
             if error.Index in best and name in ("localisation", "classification"):
                 label = analysis.objects.loc[error.near]
                 box = label[["x", "y", "width", "height"]].tolist()
-                kept[error.row] |= {"bbox": box, "category_id": int(label.label)}
+                corrected[error.row] |= {"bbox": box, "category_id": int(label.label)}
             else:
-                del kept[error.row]
-        gained = score(annotations | {"annotations": labels}, list(kept.values())).map_50 - base
+                del corrected[error.row]
+        gained = score(annotations | {"annotations": labels}, list(corrected.values())).map_50 - base
         assert cost[name] == pytest.approx(max(0.0, gained), abs=1e-9), name
 
 

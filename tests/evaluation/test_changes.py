@@ -19,7 +19,7 @@ from rfdetr_core.evaluation.changes import (
 )
 from rfdetr_core.evaluation.comparison import Comparison
 from rfdetr_core.evaluation.slices import slices
-from tests.evaluation.pairs import compared, some
+from tests.evaluation.pairs import compared, random_subset
 from tests.evaluation.scenes import Rows, random_scene
 
 MIRRORED = {FOUND: LOST, LOST: FOUND, GONE: ADDED, ADDED: GONE}
@@ -74,15 +74,15 @@ def test_changed_objects_and_wrong_detections_of_a_written_example() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_changes_add_up_and_are_mirrored_if_the_models_are_swapped(seed: int, masks: bool) -> None:
     content, results = random_scene(seed, crowds=0.1, masks=masks)
-    first, other = some(results, 0.6, seed), some(results, 0.6, seed + 1)
-    forward, back = compared(content, first, other), compared(content, other, first)
+    first, second = random_subset(results, 0.6, seed), random_subset(results, 0.6, seed + 1)
+    forward, back = compared(content, first, second), compared(content, second, first)
     changes, mirrored = Changes.from_comparison(forward), Changes.from_comparison(back)
     assert all(changes.counts()[name] for name in CHANGES)
     assert mirrored.counts() == {MIRRORED[name]: count for name, count in changes.counts().items()}
     for table in ("objects", "detections"):
-        rows, others = getattr(changes, table), getattr(mirrored, table)
+        rows, mirrored_rows = getattr(changes, table), getattr(mirrored, table)
         expected = sorted((MIRRORED[row.change], row.detection, row.score) for row in rows.itertuples())
-        assert sorted((row.change, row.detection, row.score) for row in others.itertuples()) == expected
+        assert sorted((row.change, row.detection, row.score) for row in mirrored_rows.itertuples()) == expected
     counts = changes.counts()
     found_by = [int(_per_image(side).found.sum()) for side in (forward.old, forward.new)]
     assert found_by[1] - found_by[0] == counts[FOUND] - counts[LOST]
@@ -103,7 +103,7 @@ def test_a_model_compared_with_itself_has_no_changes() -> None:
 
 def test_errors_and_slices_are_those_of_each_model_alone() -> None:
     content, results = random_scene(5, images=20)
-    both = compared(content, some(results, 0.5, 0), results)
+    both = compared(content, random_subset(results, 0.5, 0), results)
     errors = error_counts(both)
     for name, side in (("old", both.old), ("new", both.new)):
         above = side.analysis.detections_above(side.thresholds)

@@ -10,7 +10,7 @@ from rfdetr_core.evaluation.comparison import Comparison, NotComparableError, Si
 from rfdetr_core.evaluation.operating import FEW_IMAGES
 from rfdetr_core.evaluation.resampling import SCORES, scores
 from rfdetr_core.metrics.coco import Kind, score
-from tests.evaluation.pairs import compared, model, some
+from tests.evaluation.pairs import compared, model, random_subset
 from tests.evaluation.scene import Scene, write_tiny_checkpoint
 from tests.evaluation.scenes import random_scene, repeated
 
@@ -21,15 +21,15 @@ def test_counting_images_several_times_gives_the_scores_of_repeated_images(seed:
     content, results = random_scene(seed, images=8, crowds=0.2, masks=kind == "segm")
     times = np.random.default_rng(seed).integers(0, 3, len(content["images"]))
     expected = score(*repeated(content, results, times.tolist()), kind)
-    own = scores(Side.from_model(model(content, results), content, kind).matched, times, expected.threshold)
-    assert own == pytest.approx({name: getattr(expected, name) for name in SCORES}, abs=1e-12)
+    computed = scores(Side.from_model(model(content, results), content, kind).matched, times, expected.threshold)
+    assert computed == pytest.approx({name: getattr(expected, name) for name in SCORES}, abs=1e-12)
 
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_scores_equal_pycocotools_and_each_interval_contains_its_difference(masks: bool) -> None:
     content, results = random_scene(1, images=30, crowds=0.1, masks=masks)
     kind: Kind = "segm" if masks else "bbox"
-    both = compared(content, worse := some(results, 0.6, 0), results)
+    both = compared(content, worse := random_subset(results, 0.6, 0), results)
     assert both.measure == ("masks" if masks else "boxes")
     old, new = (score(content, rows, kind) for rows in (worse, results))
     for name in SCORES:
@@ -53,19 +53,19 @@ def test_the_difference_is_0_to_itself_and_the_whole_score_to_a_model_without_de
 
 def test_class_intervals_are_wider_with_several_classes_and_equal_the_mean_with_one() -> None:
     content, results = random_scene(5, images=30, classes=1)
-    only = compared(content, some(results, 0.6, 0), results)
+    only = compared(content, random_subset(results, 0.6, 0), results)
     assert only.class_intervals == [pytest.approx(only.intervals["map"])]
     content, results = random_scene(5, images=30, classes=4)
-    several = compared(content, some(results, 0.6, 0), results, resamples=200)
+    several = compared(content, random_subset(results, 0.6, 0), results, resamples=200)
     rows = several.to_dict()["per_class"]
-    for place, row in enumerate(rows):
-        low, high = np.nanpercentile(several._drawn[:, place, 0], [2.5, 97.5])
+    for index, row in enumerate(rows):
+        low, high = np.nanpercentile(several._drawn[:, index, 0], [2.5, 97.5])
         assert row["interval"][0] < low < 100 * (row["new"] - row["old"]) < high < row["interval"][1]
 
 
 def test_without_an_object_there_is_no_interval_and_no_verdict() -> None:
     content, results = random_scene(1)
-    both = compared({**content, "annotations": []}, results, some(results, 0.5, 0))
+    both = compared({**content, "annotations": []}, results, random_subset(results, 0.5, 0))
     assert set(both.intervals.values()) == {None}
     assert both.conclusion == "not measured"
     assert both.to_dict()["difference"] is None
@@ -75,13 +75,13 @@ def test_without_an_object_there_is_no_interval_and_no_verdict() -> None:
 
 def test_the_verdict_depends_on_the_interval_of_the_difference_of_ap() -> None:
     content, results = random_scene(2, images=120, objects=3, detections=8)
-    worse = some(results, 0.5, 0)
+    worse = random_subset(results, 0.5, 0)
     better = compared(content, worse, results)
     assert better.conclusion == "better"
     assert better.sentence().startswith("B is better than A. AP of boxes changed by +")
     assert compared(content, results, worse).conclusion == "worse"
     assert compared(content, results, worse).sentence("the base", "it").startswith("It is worse than the base. ")
-    chance = compared(content, some(results, 0.7, 1), some(results, 0.7, 2))
+    chance = compared(content, random_subset(results, 0.7, 1), random_subset(results, 0.7, 2))
     assert chance.conclusion == "may be chance"
     low, high = chance.intervals["map"] or (math.nan, math.nan)
     assert low < 0 < high
@@ -107,9 +107,9 @@ def test_a_box_model_and_a_mask_model_are_compared_by_boxes() -> None:
 
 
 def test_detections_of_real_models_are_compared_by_class_names(scene: Scene, tmp_path: Path) -> None:
-    other = write_tiny_checkpoint(tmp_path / "other.pth", class_names=("class2", "class0", "dog"))
-    both = compare_models(scene.checkpoint, other, scene.where, "test", 20)
-    assert [side.model.path for side in (both.old, both.new)] == [str(scene.checkpoint), str(other)]
+    other_model = write_tiny_checkpoint(tmp_path / "other.pth", class_names=("class2", "class0", "dog"))
+    both = compare_models(scene.checkpoint, other_model, scene.where, "test", 20)
+    assert [side.model.path for side in (both.old, both.new)] == [str(scene.checkpoint), str(other_model)]
     assert both.unknown_to(both.old) == []
     assert both.unknown_to(both.new) == ["class1"]
     assert both.to_dict()["no_longer_known"] == ["class1"]

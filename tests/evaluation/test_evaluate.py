@@ -106,8 +106,8 @@ def test_valid_is_used_if_test_has_no_image_and_the_result_says_so(scene: Scene,
     metrics = json.loads(json.dumps(run(bare, tmp_path / "report")))
     assert metrics["split"] == "valid"
     assert "test" in metrics["note"]
-    asked = run(bare, tmp_path / "asked", split="valid")
-    assert {key: value for key, value in metrics.items() if key != "note"} == asked
+    configured = run(bare, tmp_path / "asked", split="valid")
+    assert {key: value for key, value in metrics.items() if key != "note"} == configured
 
 
 def test_without_any_image_evaluate_raises(tmp_path: Path) -> None:

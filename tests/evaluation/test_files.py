@@ -18,10 +18,10 @@ from tests.inference.exporting import write_onnx
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("project")
-    made = make_scene(folder)
+    scene = make_scene(folder)
     (folder / "params.yaml").write_text("data: {dir: dataset}\nevaluate: {pictures: 1}\n")
-    write_onnx(made.checkpoint, folder / "model.onnx")
-    return made
+    write_onnx(scene.checkpoint, folder / "model.onnx")
+    return scene
 
 
 def test_an_exported_file_has_the_scores_of_its_checkpoint(

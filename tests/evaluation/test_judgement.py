@@ -37,10 +37,10 @@ def test_every_object_and_every_detection_above_the_threshold_is_counted_once(
         number = judgement.image["id"]
         truth = [row["id"] for row in annotations["annotations"] if row["image_id"] == number]
         assert sorted([row["id"] for _, row in judgement.correct] + [row["id"] for row in judgement.missed]) == truth
-        seen = [row for row, _ in judgement.correct] + judgement.wrong
+        detections = [row for row, _ in judgement.correct] + judgement.wrong
         expected = [row for row in results if row["image_id"] == number and row["score"] > threshold]
-        assert sorted(map(repr, seen)) == sorted(map(repr, expected))
-        assert all(row["category_id"] == other["category_id"] for row, other in judgement.correct)
+        assert sorted(map(repr, detections)) == sorted(map(repr, expected))
+        assert all(row["category_id"] == annotation["category_id"] for row, annotation in judgement.correct)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.45, 0.5, 0.6])
@@ -118,7 +118,7 @@ def test_a_crowd_region_is_not_missed_and_makes_no_detection_wrong() -> None:
         "categories": [{"id": 0, "name": "class0"}],
         "annotations": [row(0, [0, 0, 50, 50], id=1, area=2500, iscrowd=1)],
     }
-    seen = [row(0, [5, 5, 10, 10], score=0.9)]
-    (judgement,) = judge(annotations, seen, score(annotations, seen).matches, 0.5)
+    detections = [row(0, [5, 5, 10, 10], score=0.9)]
+    (judgement,) = judge(annotations, detections, score(annotations, detections).matches, 0.5)
     assert judgement.empty
     assert judgement.f1 == 1

@@ -36,8 +36,8 @@ def test_an_interval_contains_95_of_100_scores_of_pycocotools_on_drawn_images() 
     random, drawn = np.random.default_rng(9), []
     for _ in range(120):
         times = np.bincount(random.integers(0, 20, 20), minlength=20).tolist()
-        again, seen = repeated(annotations, rows, times)
-        drawn.append(score(again, seen))
+        again, repeated_rows = repeated(annotations, rows, times)
+        drawn.append(score(again, repeated_rows))
     for name in NAMES[:4]:
         low, high = result[name] or (math.nan, math.nan)
         inside = sum(low <= getattr(draw, name) <= high for draw in drawn)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rfdetr_core.evaluation.pictures import FONT, PANEL, compare, draw, label_of, pick, write_png
 from rfdetr_core.evaluation.scoring import ImageJudgement
-from rfdetr_core.inference.predictor import import_supervision
+from rfdetr_core.inference.conversion import import_supervision
 
 supervision = import_supervision()
 
@@ -95,11 +95,11 @@ def test_equal_pixels_give_equal_bytes_without_metadata(tmp_path: Path) -> None:
     write_png(tmp_path / "b.png", Image.new("RGB", (20, 10), "red"))
     data = (tmp_path / "a.png").read_bytes()
     assert data == (tmp_path / "b.png").read_bytes()
-    kinds, place = set(), 8
-    while place < len(data):
-        (length,) = struct.unpack(">I", data[place : place + 4])
-        kinds.add(data[place + 4 : place + 8])
-        place += 12 + length
+    kinds, position = set(), 8
+    while position < len(data):
+        (length,) = struct.unpack(">I", data[position : position + 4])
+        kinds.add(data[position + 4 : position + 8])
+        position += 12 + length
     assert kinds == {b"IHDR", b"IDAT", b"IEND"}
 
 

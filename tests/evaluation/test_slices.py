@@ -68,12 +68,12 @@ def test_counts_of_slices_add_up_to_the_total() -> None:
     annotations, rows = random_scene(4, images=20)
     table = slice_scores(annotations, rows)
     analysis = Analysis.from_results(annotations, Results.from_rows(rows))
-    seen = analysis.detections_above(np.full(3, THRESHOLD))
-    hits = int((seen.object >= 0).sum())
+    detections = analysis.detections_above(np.full(3, THRESHOLD))
+    hits = int((detections.object >= 0).sum())
     for name, parts in table.groupby("slice"):
         assert round((parts.recall * parts.objects).sum()) == hits, name
         wrong = sum(_wrong(row) for row in parts.itertuples())
-        assert wrong == len(seen) - hits, name
+        assert wrong == len(detections) - hits, name
 
 
 def _wrong(row: Any) -> int:

@@ -72,23 +72,23 @@ def test_a_query_that_matches_nothing_does_not_confirm_a_label() -> None:
 
 def test_a_label_is_suspected_if_another_class_has_a_higher_score() -> None:
     annotations, rows, first = broken_scene()
-    for own, certainty in ((0.3, 0.9 * 0.7), (0.6, 0.9 * 0.4)):
-        rows[0]["score"] = own
-        other = rows[0] | {"category_id": 1 - first["category_id"], "score": 0.9}
-        (row,) = suspects(Analysis.from_results(annotations, Results.from_rows([*rows, other]))).itertuples()
+    for label_score, certainty in ((0.3, 0.9 * 0.7), (0.6, 0.9 * 0.4)):
+        rows[0]["score"] = label_score
+        detection = rows[0] | {"category_id": 1 - first["category_id"], "score": 0.9}
+        (row,) = suspects(Analysis.from_results(annotations, Results.from_rows([*rows, detection]))).itertuples()
         assert (row.suspicion, row.annotation) == ("another class", first["id"])
         assert row.certainty == pytest.approx(certainty)
-    other["score"] = 0.5
-    assert not len(suspects(Analysis.from_results(annotations, Results.from_rows([*rows, other]))))
+    detection["score"] = 0.5
+    assert not len(suspects(Analysis.from_results(annotations, Results.from_rows([*rows, detection]))))
 
 
 def test_a_place_without_a_label_is_listed_once_with_the_best_class() -> None:
     annotations, rows, first = broken_scene()
     annotations["annotations"] = annotations["annotations"][1:]
-    other = rows[0] | {"category_id": 1 - first["category_id"], "score": 0.7}
+    detection = rows[0] | {"category_id": 1 - first["category_id"], "score": 0.7}
     x, y, w, h = first["bbox"]
     near = rows[0] | {"bbox": [x + 0.1 * w, y, w, h], "score": 0.6}
-    (row,) = suspects(Analysis.from_results(annotations, Results.from_rows([*rows, other, near]))).itertuples()
+    (row,) = suspects(Analysis.from_results(annotations, Results.from_rows([*rows, detection, near]))).itertuples()
     assert (row.suspicion, row.score) == ("no label", pytest.approx(0.9))
 
 

@@ -1,4 +1,4 @@
-"""The arguments of upstream's `predict` and `inference`: what they do here, and what is refused."""
+"""The arguments of upstream's `predict` and `inference`: their effect here, and values that are errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from rfdetr_core.api import model as api
 from rfdetr_core.base.errors import UserError
 from rfdetr_core.data.preprocess import normalise
 from rfdetr_core.inference.arguments import PREDICT, input_size
-from rfdetr_core.inference.predictor import BasePredictor, Predictor, to_rgb
+from rfdetr_core.inference.conversion import to_rgb
+from rfdetr_core.inference.predictor import BasePredictor, Predictor
 from rfdetr_core.model.config import VARIANTS
 from rfdetr_core.model.postprocess import postprocess
 from tests.evaluation.scene import Scene
@@ -26,10 +27,10 @@ from tests.inference.test_predictor import same
 
 @pytest.fixture
 def model(scene: Scene) -> Any:
-    """The Python class over a checkpoint of no variant."""
-    made = api.RFDETR.__new__(api.RFDETR)
-    made._predictor, made._optimised = Predictor.from_checkpoint(scene.checkpoint, device="cpu"), None
-    return made
+    """The Python class with a checkpoint that belongs to no variant."""
+    model = api.RFDETR.__new__(api.RFDETR)
+    model._predictor, model._optimised = Predictor.from_checkpoint(scene.checkpoint, device="cpu"), None
+    return model
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (48, 96), [np.int64(32), np.int64(48)]])
@@ -89,17 +90,20 @@ def test_the_nearest_sides_are_taken() -> None:
         assert [input_size((stride, side), architecture) for side in near] == [(stride, side) for side in near]
 
 
-def test_the_patch_size_of_the_model_alone_is_taken(predictor: Predictor, path: Path) -> None:
+def test_only_the_patch_size_of_the_model_is_accepted(predictor: Predictor, path: Path) -> None:
     assert same(predictor.predict(path, 0.3, None, 8), predictor.predict(path, 0.3))
-    for wrong in (16, 0, "8", True):
-        with pytest.raises(UserError, match=f"patch_size is {wrong!r}: that of TinyDetector is 8"):
-            predictor.predict(path, 0.3, patch_size=wrong)
+    for bad_size in (16, 0, "8", True):
+        with pytest.raises(UserError, match=f"patch_size is {bad_size!r}: that of TinyDetector is 8"):
+            predictor.predict(path, 0.3, patch_size=bad_size)
 
 
 def test_an_optimised_copy_takes_no_other_shape_until_it_is_removed(model: Any, path: Path) -> None:
     expected = model.predict(path, 0.3, (64, 32))
     model.inference()
-    with pytest.raises(UserError, match=r"32 x 32 pixels is all that the optimised copy takes.*remove_optimized_model"):
+    with pytest.raises(
+        UserError,
+        match=r"32 x 32 pixels are needed: the optimised copy only takes the resolution.*remove_optimized_model",
+    ):
         model.predict(path, 0.3, (64, 32))
     assert len(model.predict(path, 0.3, (32, 32)))
     model.remove_optimized_model()
@@ -144,17 +148,17 @@ def test_no_objects_have_a_source_shape_and_image(predictor: Predictor, path: Pa
 def test_without_the_source_image_no_image_is_kept(
     predictor: Predictor, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held: list[weakref.ref[Image.Image]] = []
+    references: list[weakref.ref[Image.Image]] = []
 
     def watched(image: Any) -> Image.Image:
         picture = to_rgb(image)
-        held.append(weakref.ref(picture))
+        references.append(weakref.ref(picture))
         return picture
 
     monkeypatch.setattr("rfdetr_core.inference.predictor.to_rgb", watched)
     results = predictor.predict([path] * 3, 0.3, include_source_image=False)
     gc.collect()
-    assert [reference() for reference in held] == [None] * 3
+    assert [reference() for reference in references] == [None] * 3
     assert [detections.metadata for detections in results] == [{}] * 3
     assert same(results[0], predictor.predict(path, 0.3))
     assert results[0].data.keys() == predictor.predict(path, 0.3).data.keys() == {"class_name", "source_shape"}
@@ -181,7 +185,9 @@ def test_the_keywords_that_are_named_are_those_of_predict() -> None:
         ("iou", r"no keyword iou\. It has: images, threshold, shape, patch_size, include_source_image, batch_size\."),
     ],
 )
-def test_an_unknown_keyword_names_the_one_that_is_meant(model: Any, path: Path, keyword: str, message: str) -> None:
+def test_an_unknown_keyword_is_an_error_that_names_a_similar_one(
+    model: Any, path: Path, keyword: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         model.predict(path, **{keyword: 1})
 
@@ -191,7 +197,7 @@ def test_upstreams_keywords_of_inference_are_answered(
 ) -> None:
     expected = model.predict(path, 0.3)
     with pytest.raises(
-        UserError, match=r"inplace is True: the model stays beside its optimised copy.*Leave inplace out"
+        UserError, match=r"inplace is True: the model must stay in addition to its optimised copy.*Leave inplace out"
     ):
         model.inference(compile=False, inplace=True)
     with pytest.raises(UserError, match="compile_backend is 'tensorrt': it must be inductor or torchscript"):

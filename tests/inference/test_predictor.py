@@ -13,7 +13,8 @@ from rfdetr_core.data.batching import collate
 from rfdetr_core.data.dataset import DetectionDataset
 from rfdetr_core.data.preprocess import preprocess
 from rfdetr_core.data.samples import read_samples
-from rfdetr_core.inference.predictor import Predictor, find_device, to_rgb, to_supervision
+from rfdetr_core.inference.conversion import to_rgb, to_supervision
+from rfdetr_core.inference.predictor import Predictor, find_device
 from rfdetr_core.ops.structures import Detections
 from tests.evaluation.scene import NAMES, Scene
 
@@ -72,16 +73,14 @@ def test_a_threshold_beyond_0_to_1_is_refused(predictor: Predictor, path: Path, 
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:0", "cuda:x", "mps", "meta", "", None, 0])
-def test_a_device_that_is_not_here_is_refused_before_weights_are_read(
-    device: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_is_refused_before_weights_are_read(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"device '.*' is not available.*here: cpu\."):
         Predictor.from_checkpoint(Path("none.pth"), device=device)
 
 
-def test_devices_that_are_here_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_device_is_an_error_that_names_the_existing_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -99,7 +98,7 @@ def test_boxes_and_masks_are_in_pixels_of_the_image(scene: Scene, predictor: Pre
         assert results.mask.dtype == bool
 
 
-def test_a_turned_photograph_is_seen_upright(predictor: Predictor, path: Path, tmp_path: Path) -> None:
+def test_a_rotated_photograph_is_turned_upright(predictor: Predictor, path: Path, tmp_path: Path) -> None:
     upright = Image.open(path).convert("RGB")
     turned, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6  # stored turned by 90 degrees
@@ -110,12 +109,12 @@ def test_a_turned_photograph_is_seen_upright(predictor: Predictor, path: Path, t
 
 
 def test_prediction_prepares_images_as_validation_does(scene: Scene) -> None:
-    where = scene.where
-    samples = read_samples(where.annotations / "test.json", where.manifests / "test.json")
-    dataset = DetectionDataset(samples, where.dataset, 32)
+    paths = scene.where
+    samples = read_samples(paths.annotations / "test.json", paths.manifests / "test.json")
+    dataset = DetectionDataset(samples, paths.dataset, 32)
     validation = collate([dataset[index] for index in range(len(samples))]).normalised().images
     for image, sample in zip(validation, samples, strict=True):
-        assert torch.equal(image, preprocess(to_rgb(where.dataset / sample.path), 32))
+        assert torch.equal(image, preprocess(to_rgb(paths.dataset / sample.path), 32))
 
 
 def test_class_names_are_those_of_the_ids(predictor: Predictor, path: Path) -> None:
@@ -154,7 +153,7 @@ def test_prediction_leaves_the_detector_as_it_was(predictor: Predictor, path: Pa
         (None, "NoneType"),
     ],
 )
-def test_what_is_no_image_is_named(predictor: Predictor, image: Any, message: str) -> None:
+def test_an_input_that_is_not_an_image_is_named(predictor: Predictor, image: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         predictor.predict(image)
 

@@ -33,7 +33,7 @@ def test_the_order_is_that_of_the_items() -> None:
     assert not threads()
 
 
-def test_an_error_is_raised_in_the_place_of_its_item() -> None:
+def test_an_error_is_raised_when_its_item_is_reached() -> None:
     def fail_at_five(number: int) -> int:
         if number == 5:
             raise ValueError("the fifth")
@@ -55,9 +55,9 @@ def test_few_items_are_taken_before_they_are_asked_for() -> None:
             yield number
 
     values: Any = prefetch(slow_first, source(), 6)
-    for asked in range(1, 11):
+    for count in range(1, 11):
         next(values)
-        assert len(taken) == asked + 6
+        assert len(taken) == count + 6
     values.close()
     assert len(taken) == 16
 

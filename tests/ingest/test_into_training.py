@@ -25,7 +25,7 @@ from rfdetr_core.data.batching import collate
 from rfdetr_core.data.dataset import DetectionDataset, SampleKey
 from rfdetr_core.data.preprocess import resize
 from rfdetr_core.data.samples import Sample, read_samples
-from rfdetr_core.inference.predictor import to_rgb
+from rfdetr_core.inference.conversion import to_rgb
 from rfdetr_core.ingest.config import ValidateConfig
 from rfdetr_core.ingest.convert import convert_dataset
 from rfdetr_core.ingest.geometry import mask_area, mask_bounds, mask_problem, run_lengths

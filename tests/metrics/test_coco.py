@@ -135,16 +135,16 @@ def brute_force(
 ) -> list[float]:
     """Precision, recall and F1 of a class, counted from the matches of the images."""
     pairs = [pair for matches in scores.matches.values() for pair in matches.pairs]
-    kept = [
+    matches_above = [
         match
-        for place, match in pairs
-        if detections[place]["score"] >= threshold and detections[place]["category_id"] == label
+        for index, match in pairs
+        if detections[index]["score"] >= threshold and detections[index]["category_id"] == label
     ]
-    hits = sum(match is not None for match in kept)
+    hits = sum(match is not None for match in matches_above)
     instances = sum(
         annotation["category_id"] == label and not annotation["iscrowd"] for annotation in truth["annotations"]
     )
-    precision, recall = hits / len(kept) if kept else 0.0, hits / instances
+    precision, recall = hits / len(matches_above) if matches_above else 0.0, hits / instances
     return [precision, recall, 2 * precision * recall / (precision + recall) if hits else 0.0]
 
 
@@ -170,11 +170,11 @@ def test_f1_is_the_highest_class_mean_over_101_thresholds(seed: int) -> None:
 def test_filtering_matches_by_threshold_equals_matching_filtered_detections(threshold: float) -> None:
     truth = ground_truth(10, 2)
     detections = guesses(truth)
-    kept = [place for place, row in enumerate(detections) if row["score"] >= threshold]
-    alone = score(truth, [detections[place] for place in kept]).matches
+    indices = [index for index, row in enumerate(detections) if row["score"] >= threshold]
+    alone = score(truth, [detections[index] for index in indices]).matches
     for image, matches in score(truth, detections).matches.items():
-        above = {(place, match) for place, match in matches.pairs if detections[place]["score"] >= threshold}
-        assert {(kept[place], match) for place, match in alone[image].pairs} == above
+        above = {(index, match) for index, match in matches.pairs if detections[index]["score"] >= threshold}
+        assert {(indices[index], match) for index, match in alone[image].pairs} == above
         instances = {annotation["id"] for annotation in truth["annotations"] if annotation["image_id"] == image}
         assert set(alone[image].missed) == instances - {match for _, match in above}
 
@@ -204,10 +204,10 @@ def test_without_objects_scores_are_nan(classes: int, images: int) -> None:
 
 def test_a_class_without_instances_does_not_count() -> None:
     truth = ground_truth(6, 2)
-    more = truth | {"categories": [*truth["categories"], {"id": 2, "name": "absent"}]}
+    extended = truth | {"categories": [*truth["categories"], {"id": 2, "name": "absent"}]}
     detections = guesses(truth)
-    assert score(more, detections).numbers() == score(truth, detections).numbers()
-    assert math.isnan(score(more, detections).per_class[2].ap)
+    assert score(extended, detections).numbers() == score(truth, detections).numbers()
+    assert math.isnan(score(extended, detections).per_class[2].ap)
 
 
 def test_scoring_masks_needs_masks_in_the_annotations() -> None:

@@ -126,7 +126,7 @@ def test_a_missing_package_is_an_error_that_names_the_extra(name: str, monkeypat
     parse(RuntimeConfig, {name: False}, "runtime")
 
 
-def test_every_extra_that_the_message_names_is_there() -> None:
+def test_every_extra_that_the_message_names_exists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert all(project["optional-dependencies"][name] == [name] for name in EXTRAS)
     descriptions = {key: field.description or "" for key, field in RuntimeConfig.model_fields.items()}
@@ -170,7 +170,7 @@ def test_clearml_lives_in_another_process(monkeypatch: pytest.MonkeyPatch, tmp_p
     logger.send(0, {"train/loss": 0.5})
     logger.close(failed=True)
     assert ([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], os.fork, sys.excepthook) == before
-    assert logger.to.returncode == 0
+    assert logger.connection.returncode == 0
     assert clearml_history(tmp_path / "clearml") == {0: {"train/loss": 0.5}}
 
 

@@ -55,7 +55,7 @@ def has_every_epoch_once(client: Any, run: Any, history: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_origin(
+def test_without_a_server_a_run_is_tracked_in_mlflow_db_with_its_commit(
     where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
@@ -108,7 +108,7 @@ def test_a_server_down_and_up_again_costs_no_training_and_no_epoch(
 
 
 @pytest.mark.slow
-def test_a_resumed_training_goes_on_with_its_run_and_another_result_gets_another(
+def test_a_resumed_training_continues_its_run_and_another_result_gets_another(
     where: ProjectPaths,
     uninterrupted: dict[str, bytes],
     output: Path,
@@ -141,7 +141,7 @@ def test_a_resumed_training_goes_on_with_its_run_and_another_result_gets_another
 
 
 @pytest.mark.slow
-def test_the_run_of_a_killed_training_is_closed_by_the_one_that_starts_anew_in_its_folder(
+def test_the_run_of_a_killed_training_is_closed_by_the_next_training_in_its_folder(
     where: ProjectPaths, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs.db'}")
@@ -156,16 +156,16 @@ def test_the_run_of_a_killed_training_is_closed_by_the_one_that_starts_anew_in_i
     assert first.info.status == "RUNNING"
     elsewhere = {"train": {"epochs": 1, "seed": 3}}
     train(where, tmp_path / "another folder", runtime=runtime, **elsewhere)
-    assert client.get_run(first.info.run_id).info.status == "RUNNING"  # it may be alive, for all that is known there
+    assert client.get_run(first.info.run_id).info.status == "RUNNING"  # nothing shows that its process has ended
     train(where, output, runtime=runtime, train={"epochs": 1})
     assert {run.info.status for run in runs(client, "killed")} == {"FINISHED", "KILLED"}
     assert client.get_run(first.info.run_id).info.status == "KILLED"
-    train(where, output, runtime=runtime)  # what was killed, from its beginning
+    train(where, output, runtime=runtime)  # the killed training, from its beginning
     assert client.get_run(first.info.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("database", ["{folder}/shared.db", "shared.db"])
-def test_the_artifacts_of_a_temporary_experiment_are_there_when_its_folder_is_gone(
+def test_the_artifacts_of_a_temporary_experiment_outlive_its_folder(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / ".dvc" / "tmp" / "exps" / "standalone" / "tmp1"
@@ -184,12 +184,10 @@ def test_the_artifacts_of_a_temporary_experiment_are_there_when_its_folder_is_go
 
 
 @pytest.mark.slow
-def test_a_run_and_the_page_are_those_of_the_project_whatever_its_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_and_page_work_for_any_path_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a%20b?c#d"
     folder.mkdir()
-    (tmp_path / "a b").mkdir()  # what this path means in an address
+    (tmp_path / "a b").mkdir()  # the path as it is quoted in an address
     (folder / "scores.json").write_text("{}")
     monkeypatch.setenv("DVC_ROOT", str(folder))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -207,9 +205,7 @@ def test_a_run_and_the_page_are_those_of_the_project_whatever_its_path(
     assert make_url(store_address()).database == str(folder / "below.db")
 
 
-def test_an_artifact_that_is_gone_or_cut_is_sent_again_though_the_run_says_that_it_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_or_truncated_artifact_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run, file = open_run(connect(5), "lost", None, {"inputs": {}}, {}), tmp_path / "history.csv"
@@ -225,7 +221,9 @@ def test_an_artifact_that_is_gone_or_cut_is_sent_again_though_the_run_says_that_
         assert sent.read_text() == file.read_text()
 
 
-def test_a_deleted_experiment_is_named_with_what_restores_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_about_a_deleted_experiment_has_the_restore_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     client = connect(5)
@@ -253,16 +251,16 @@ def test_the_address_of_a_run_opens_its_page(server: Server, tmp_path: Path) -> 
         opened.wait("['a run with a name', 'test/mAP_50'].every((text) => document.body?.innerText.includes(text))")
 
 
-def test_results_that_differ_in_spite_of_one_fingerprint_have_a_run_each(server: Server) -> None:
+def test_different_results_with_one_fingerprint_have_separate_runs(server: Server) -> None:
     client, record = connect(5), {"inputs": {}, "params": {"deterministic": False}}
     first = open_run(client, "chance", None, record, {})
     first.log_epochs({0: {"train/loss": 0.5}, 1: {"train/loss": 0.25}})
     assert open_run(client, "chance", None, record, {0: {"train/loss": 0.5}}).id == first.id
-    other = {0: {"train/loss": 0.5}, 1: {"train/loss": 0.26}}
-    second = open_run(client, "chance", None, record, other)
+    other_rows = {0: {"train/loss": 0.5}, 1: {"train/loss": 0.26}}
+    second = open_run(client, "chance", None, record, other_rows)
     assert second.id != first.id
-    second.log_epochs(other)
-    assert open_run(client, "chance", None, record, other).id == second.id
+    second.log_epochs(other_rows)
+    assert open_run(client, "chance", None, record, other_rows).id == second.id
 
 
 def test_a_class_name_that_mlflow_refuses_loses_no_epoch_and_neither_do_many_classes(server: Server) -> None:
@@ -277,7 +275,7 @@ def test_a_class_name_that_mlflow_refuses_loses_no_epoch_and_neither_do_many_cla
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
-    """A server that knows nobody."""
+    """A server that refuses every user."""
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -293,7 +291,7 @@ class Refusing(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A refusing server, tracked to."""
+    """A refusing server, as MLFLOW_TRACKING_URI."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{server.server_port}")
@@ -301,7 +299,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         server.shutdown()
 
 
-def test_a_server_that_refuses_is_told_from_one_that_is_away_and_costs_no_training(
+def test_a_refusing_server_and_an_absent_one_have_different_messages(
     where: ProjectPaths, uninterrupted: dict[str, bytes], output: Path, refusing: None
 ) -> None:
     with pytest.warns(UserWarning, match="MLflow refused;.*401.*You are not authenticated") as caught:
@@ -310,7 +308,7 @@ def test_a_server_that_refuses_is_told_from_one_that_is_away_and_costs_no_traini
     assert "MLFLOW_TRACKING_USERNAME" in message
 
 
-def test_what_mlflow_says_is_told_without_the_password_of_its_address() -> None:
+def test_a_message_of_mlflow_is_printed_without_the_password_of_its_address() -> None:
     client = MlflowClient("http://someone:secret@127.0.0.1:9")
     with pytest.raises(MlflowException) as raised:
         client.get_experiment("1")

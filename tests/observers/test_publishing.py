@@ -58,7 +58,7 @@ INTERVALS = {
     "boxes": {"map": [0.125, 0.375], "map_50": [0.0, 1.0], "map_75": None, "mar_100": [0.25, 0.5], "f1": [0.5, 0.75]},
     "masks": {"map": [0.25, 0.625]},
 }
-# Beside the names of the numbers themselves.
+# In addition to the names of the scores.
 SENT_INTERVALS = {
     **{"test/mAP_50_95_low": 0.125, "test/mAP_50_95_high": 0.375, "test/mAP_50_low": 0.0, "test/mAP_50_high": 1.0},
     **{"test/mAR_low": 0.25, "test/mAR_high": 0.5, "test/F1_low": 0.5, "test/F1_high": 0.75},
@@ -69,7 +69,7 @@ ANALYSIS = {path for path, stage in PUBLISHED.items() if stage == "report"}
 
 
 def write_lock() -> None:
-    """What DVC records of the published files that are here."""
+    """The entries of dvc.lock for the existing published files."""
     stages: dict[str, dict[str, Any]] = {}
     for path, stage in ((path, stage) for path, stage in PUBLISHED.items() if path.exists()):
         content = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in files_of(path)}
@@ -80,7 +80,7 @@ def write_lock() -> None:
 
 
 def write_analysis(word: str = "first") -> None:
-    """What the stage report leaves beside it."""
+    """Write the files of the stage report."""
     files.write_json(REPORT / "intervals.json", INTERVALS)
     files.write_json(REPORT / "thresholds.json", {"all": {"threshold": 0.25}})
     files.write_text(REPORT / "suspects.csv", "image,annotation\n")
@@ -92,7 +92,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def write_report() -> None:
-    """What evaluate leaves, as far as it is published."""
+    """Write the published files of the stage evaluate."""
     files.write_json(METRICS, SCORES)
     files.write_json(REPORT / "about.json", {"split": "test", "not_measured": "map_75"})
     for name in ("per_class.csv", "per_image.csv", "confusion.csv"):
@@ -103,8 +103,8 @@ def write_report() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pipeline leaves when its training was not tracked."""
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a pipeline whose training was not tracked."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -128,9 +128,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(finished_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "project"
-    shutil.copytree(made, folder)
+    shutil.copytree(finished_project, folder)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return folder
@@ -138,7 +138,7 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def analysed(project: Path) -> Path:
-    """The project with its page."""
+    """The project with the files of the stage report."""
     write_analysis()
     write_lock()
     return project
@@ -202,12 +202,12 @@ def test_publishing_twice_makes_one_run_with_everything_and_one_version_of_the_m
 
 
 def pages(client: MlflowClient, run: Any, *queries: str, **more: Any) -> list[Any]:
-    """The models of the run's experiment that MLflow has pages of."""
+    """The LoggedModels of the experiment of a run."""
     return list(client.search_logged_models([run.info.experiment_id], " AND ".join(queries) or None, **more))
 
 
 @pytest.mark.slow
-def test_documents_that_cannot_be_written_are_a_note_and_the_rest_is_published(
+def test_without_documents_everything_else_is_published_with_a_note(
     project: Path, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -229,8 +229,8 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
     epoch = selection[selection["winner"]]["epoch"]
     row = read_history(Path("output/history.csv"))[epoch]
     track = {"ema": "val/ema_", "regular": "val/"}[selection["winner"]]
-    own = {"train/loss": "train", f"{track}mAP_50_95": "valid", f"{track}F1": "valid"}
-    expected = {key: (row[key], epoch, f"data/{split}") for key, split in own.items()}
+    run_scores = {"train/loss": "train", f"{track}mAP_50_95": "valid", f"{track}F1": "valid"}
+    expected = {key: (row[key], epoch, f"data/{split}") for key, split in run_scores.items()}
     expected |= {key: (value, 0, "data/test") for key, value in (SENT | SENT_INTERVALS).items()}
     for _ in range(2):
         main(["publish"])
@@ -239,8 +239,8 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
         shown = {metric.key: (metric.value, metric.step, metric.dataset_name) for metric in page.metrics}
         assert len(page.metrics) == len(shown), "each once"
         assert expected.items() <= shown.items()
-        other = {"ema": "val/", "regular": "val/ema_"}[selection["winner"]]
-        assert f"{other}mAP_50_95" not in shown, "that of the other weights"
+        other_prefix = {"ema": "val/", "regular": "val/ema_"}[selection["winner"]]
+        assert f"{other_prefix}mAP_50_95" not in shown, "that of the other weights"
         assert has_every_epoch_once(client, run, Path("output/history.csv"))
         for key, value in (SENT | SENT_INTERVALS).items():
             assert logged(client, run, key) == [(0, value)]
@@ -269,7 +269,7 @@ def test_the_page_of_the_model_has_its_scores_each_with_its_dataset(analysed: Pa
 
 
 class Older(http.server.BaseHTTPRequestHandler):
-    """A server that has no such address."""
+    """A server that answers 404."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -285,7 +285,7 @@ class Older(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_a_server_before_version_3_has_no_page_of_a_model_and_another_fault_is_an_error(project: Path) -> None:
+def test_a_server_before_version_3_has_no_page_of_a_model_and_other_errors_are_raised(project: Path) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Older) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         run = TrackedRun(MlflowClient(f"http://127.0.0.1:{server.server_port}"), "1", "0a1b")
@@ -303,12 +303,12 @@ def attached(client: MlflowClient, run: Any) -> set[str]:
 
 
 @pytest.mark.slow
-def test_a_report_is_added_to_the_run_of_its_evaluation_and_the_page_of_another_is_not(
+def test_a_report_is_added_to_the_run_of_its_evaluation_but_an_older_page_is_not(
     analysed: Path, server: Server
 ) -> None:
     Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: analysed, mlflow: true}\n")
     client, where, names = MlflowClient(server.uri), ProjectPaths(Path("data")), {path.name for path in ANALYSIS}
-    track_evaluation(where)  # the page that is here is of an earlier one
+    track_evaluation(where)  # the existing page is from an earlier evaluation
     (run,) = runs(client, "analysed")
     assert not names & attached(client, run)
     assert not SENT_INTERVALS.keys() & run.data.metrics.keys()
@@ -339,13 +339,13 @@ def test_a_benchmark_is_attached_to_the_run_of_the_training(project: Path, serve
         assert str(CHECKPOINT) in table.read_text()
 
 
-def test_a_benchmark_of_other_models_alone_is_attached_to_no_run(
+def test_a_benchmark_of_other_models_is_not_attached(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    other = write_tiny_checkpoint(tmp_path / "other.pth")
+    other_model = write_tiny_checkpoint(tmp_path / "other.pth")
     with pytest.raises(SystemExit, match="None of the measured files comes from the training"):
-        main(["benchmark", str(other), *BENCHMARK, "--mlflow"])
+        main(["benchmark", str(other_model), *BENCHMARK, "--mlflow"])
 
 
 @pytest.mark.slow
@@ -367,14 +367,14 @@ def test_a_result_without_a_page_is_published_without_one_and_later_with_it(proj
     assert run.data.metrics["test/mAP_50_95_high"] == 0.375
 
 
-def test_an_interval_has_the_name_of_its_number_and_nothing_measured_has_none() -> None:
+def test_an_interval_has_the_name_of_its_score_and_a_missing_score_has_none() -> None:
     assert named_intervals("test", INTERVALS) == SENT_INTERVALS
     numbers = named_scores("test", dict.fromkeys(INTERVALS["boxes"], 0.5) | {"masks": {"map": 0.5}})
     assert {name.removesuffix("_low").removesuffix("_high") for name in SENT_INTERVALS} < numbers.keys()
     assert named_intervals("test", {"schema": 1, "images": 0, "resamples": 0, "boxes": {"map": None}}) == {}
 
 
-def test_what_is_not_there_or_not_that_of_the_lock_is_named(project: Path, server: Server) -> None:
+def test_a_file_that_is_missing_or_differs_from_the_lock_is_named(project: Path, server: Server) -> None:
     Path("params.yaml").write_text("data: {dir: data}\nruntime: {project: refused}\n")
     METRICS.write_text("{}")
     assert "reports/evaluate/metrics.json differs from dvc.lock" in refused()
@@ -408,7 +408,7 @@ def test_a_server_that_is_slow_is_an_error_of_publish_and_a_warning_of_evaluate(
             track_evaluation(ProjectPaths(Path("data")))
 
 
-def test_the_scores_of_a_report_are_named_as_those_of_an_epoch(project: Path) -> None:
+def test_the_scores_of_a_report_have_the_names_of_an_epoch(project: Path) -> None:
     measured = {field.name: 0.5 for field in fields(CocoScores) if field.type == "float"}
     row, names = read_history(Path("output/history.csv"))[1], named_scores("val", measured)
     of_epoch = {name for name in row if name.startswith("val/") and not name.startswith("val/ema_")}

@@ -67,7 +67,7 @@ def test_samples_come_in_the_wider_precision() -> None:
         assert gather_samples(coarse, grid).dtype == sample_maps(coarse, grid).dtype == torch.float32
 
 
-def test_a_place_at_infinity_is_no_index_out_of_range() -> None:
+def test_a_place_at_infinity_does_not_give_an_index_out_of_range() -> None:
     places = torch.tensor([[torch.inf, 0], [-torch.inf, 0], [torch.nan, 0], [1e30, -1e30]])[None, None]
     assert gather_samples(torch.ones(1, 1, 2, 2), places).shape == (1, 1, 1, 4)
 
@@ -108,7 +108,7 @@ def test_autocast_does_not_make_resizing_coarse() -> None:
 
 
 @pytest.mark.parametrize(("device", "strict"), [("cuda", True), ("cuda", False), ("cpu", True), ("mps", True)])
-def test_gathering_is_for_strict_algorithms_off_the_cpu(device: str, strict: bool) -> None:
+def test_samples_are_gathered_only_for_deterministic_algorithms_and_not_on_the_cpu(device: str, strict: bool) -> None:
     try:
         torch.use_deterministic_algorithms(strict)
         assert sampling._forbidden_on(torch.device(device)) == (strict and device != "cpu")
@@ -117,7 +117,7 @@ def test_gathering_is_for_strict_algorithms_off_the_cpu(device: str, strict: boo
 
 
 def step(architecture: Any, images: Tensor, autocast: torch.dtype | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients of a small detector at another size than its positions'."""
+    """Loss and gradients of a small detector. The images have another size than its position embeddings."""
     dtype, device = images.dtype, images.device
     detector = small_detector(architecture, dtype).to(device).train()
     generator = torch.Generator().manual_seed(0)
@@ -166,7 +166,7 @@ def test_strict_training_on_cuda_repeats_every_bit_and_is_not_refused(architectu
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @ARCHITECTURES
-def test_strict_training_on_cuda_is_the_fast_one_but_for_rounding(architecture: Any) -> None:
+def test_strict_training_on_cuda_equals_the_fast_one_except_for_rounding(architecture: Any) -> None:
     images = random_images(2, 3, 96, 96, dtype=torch.float64).cuda()
     loss, gradients = step(architecture, images)
     try:

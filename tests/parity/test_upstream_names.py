@@ -70,7 +70,7 @@ def test_the_list_has_what_users_of_upstream_import(upstream: dict[str, set[str]
     )
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.here], ids=lambda row: row.names[:40])
+@pytest.mark.parametrize("row", [row for row in ROWS if row.equivalent], ids=lambda row: row.names[:40])
 def test_each_name_of_ours_is_where_the_table_says(row: Any, model: RFDETR) -> None:
     for name in row.names.split():
         path = row.path(name)
@@ -87,10 +87,10 @@ def test_supported_arguments_are_accepted_and_others_refused(call: str) -> None:
     for row in API:
         if call in row.owners.split():
             for name in row.names.split():
-                assert (name in own) == bool(row.here), name
+                assert (name in own) == bool(row.equivalent), name
 
 
-@pytest.mark.parametrize("variant", [row for row in API if row.owners.endswith("rfdetr.variants") and row.here])
+@pytest.mark.parametrize("variant", [row for row in API if row.owners.endswith("rfdetr.variants") and row.equivalent])
 def test_the_published_classes_are_at_the_top_level(variant: Any) -> None:
     assert {*variant.names.split()} < {*rfdetr_core.__all__}
 

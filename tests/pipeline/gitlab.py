@@ -1,4 +1,4 @@
-"""GitLab without GitLab: its pipeline run by gitlab-ci-local in shells of this machine, and a stub of its REST API."""
+"""A replacement for GitLab: gitlab-ci-local runs the pipeline in local shells, and a stub serves the REST API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Api:
     refuse: int = 0  # a status to answer with
 
     def answer(self, method: str, path: str, fields: dict[str, str]) -> tuple[int, Any]:
-        """The status and the content; the paths are those of GitLab's documentation."""
+        """The status and the content of an answer. The paths come from GitLab's documentation."""
         path = path.partition("/api/v4/projects/1217/")[2]
         if self.refuse:
             return self.refuse, {"message": f"{self.refuse} refused"}
@@ -58,7 +58,7 @@ class Api:
 
 @contextmanager
 def serving() -> Iterator[Api]:
-    """The stub while it answers; it refuses another token than TOKEN."""
+    """Serve the stub. It accepts only TOKEN."""
     api = Api()
 
     class Handler(BaseHTTPRequestHandler):
@@ -88,38 +88,50 @@ def serving() -> Iterator[Api]:
     server.server_close()
 
 
-def prepare(clone: Project, api: Api, origin: Path) -> None:
-    """Make a clone the folder of a runner: its address is GitLab's, and `make setup` finds all installed."""
-    # GitLab compares `changes` with the commit before the push; gitlab-ci-local with the default branch.
+def prepare(clone: Project, api: Api, bare_repository: Path) -> None:
+    """Make a clone look like the folder of a runner.
+
+    Its remote `origin` has an address of GitLab, and `make setup` finds everything installed.
+
+    Args:
+        clone: the clone.
+        api: the stub, for its address.
+        bare_repository: git uses it instead of that address.
+    """
+    # GitLab compares `changes` with the commit before the push. gitlab-ci-local compares with the default branch.
     clone.run("git", "update-ref", "refs/remotes/origin/before", "HEAD~")
     clone.run("git", "symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/before")
     clone.run("git", "remote", "set-url", "origin", f"{api.address}/{PROJECT}.git")
-    clone.run("git", "config", f"url.{origin}.insteadOf", f"{api.address}/{PROJECT}.git")
-    clone.run("git", "remote", "add", "gcl-origin", f"{api.address}/{PROJECT}")  # read by gitlab-ci-local alone
-    installed, here = Path(sys.prefix), clone.folder / ".venv"
-    (here / "lib").mkdir(parents=True)
+    clone.run("git", "config", f"url.{bare_repository}.insteadOf", f"{api.address}/{PROJECT}.git")
+    clone.run("git", "remote", "add", "gcl-origin", f"{api.address}/{PROJECT}")  # only gitlab-ci-local reads it
+    installed, environment = Path(sys.prefix), clone.folder / ".venv"
+    (environment / "lib").mkdir(parents=True)
     for name in ("bin", "pyvenv.cfg", *(f"lib/{path.name}" for path in (installed / "lib").iterdir())):
-        (here / name).symlink_to(installed / name)
-    # The file by which make sees that the project is installed; it is not put into the environment of the test.
-    marker = here / "lib" / "none" / "site-packages" / "__editable__.rfdetr_dvc-0.pth"
+        (environment / name).symlink_to(installed / name)
+    # By this file make sees that the project is installed. The environment of the test does not get it.
+    marker = environment / "lib" / "none" / "site-packages" / "__editable__.rfdetr_dvc-0.pth"
     marker.parent.mkdir(parents=True)
-    for path in (marker, here / ".runtime", here / ".project"):
+    for path in (marker, environment / ".runtime", environment / ".project"):
         path.touch()
 
 
 def run(clone: Project, home: Path, secrets: dict[str, dict[str, str]], *arguments: str) -> tuple[int, str]:
-    """Run the pipeline of a clone, or the jobs that are named: the exit status and the log.
+    """Run the pipeline of a clone. Returns the exit status and the log.
 
-    secrets: by environment scope, as in GitLab's settings.
+    Args:
+        clone: the clone.
+        home: a folder for the settings and the stubs of programs.
+        secrets: variables by environment scope, as in GitLab's settings.
+        *arguments: of gitlab-ci-local, such as the names of jobs.
     """
     variables = {key: {"values": {scope: value}} for scope, keys in secrets.items() for key, value in keys.items()}
     path = home / ".gitlab-ci-local" / "variables.yml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({"global": variables}))
     tools = {
-        # It copies files into containers and out of them. Here are none: all jobs run in the folder of the clone.
+        # rsync copies files into and out of containers. There are none: all jobs run in the folder of the clone.
         "rsync": "#!/bin/sh\n",
-        # What a job installs is in the environment of the test.
+        # The packages that a job installs are already in the environment of the test.
         "python": f'#!/bin/sh\n[ "$1 $2 $3" = "-m pip install" ] || exec "{sys.executable}" "$@"\n',
     }
     for name, text in tools.items():
@@ -138,7 +150,7 @@ def run(clone: Project, home: Path, secrets: dict[str, dict[str, str]], *argumen
 
 
 def readable(log: str, names: dict[str, str]) -> str:
-    """A log without colours, durations, addresses and folders. names: what stands for them."""
+    """A log without colours, durations, addresses and folders. names: the replacement for each address and folder."""
     log = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", log)
     for text, name in sorted(names.items(), key=lambda item: -len(item[0])):
         log = log.replace(text, name)
@@ -149,7 +161,13 @@ def readable(log: str, names: dict[str, str]) -> str:
 
 
 def keep(name: str, log: str, names: dict[str, str]) -> None:
-    """Write a log to the folder GITLAB_LOGS, if that is set; docs/examples/gitlab/ is made so."""
+    """Write a log to the folder GITLAB_LOGS, if that is set. This made docs/examples/gitlab/.
+
+    Args:
+        name: of the file, without `.log`.
+        log: the output of `run`.
+        names: the replacement for each address and folder.
+    """
     if folder := os.environ.get("GITLAB_LOGS"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, f"{name}.log").write_text(readable(log, names))

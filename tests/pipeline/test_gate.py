@@ -1,4 +1,4 @@
-"""The gate on a model that finds something: it stops a worse model and one that lost a class, and lets noise pass."""
+"""The gate with models that find objects: a worse model fails, so does one that lost a class, and chance passes."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tests.architecture import STAGES
 from tests.pipeline.project import LEARNS, LEARNT, Project, make_dataset
 
 pytestmark = pytest.mark.slow
-BEFORE = STAGES[: 1 + STAGES.index("strip")]  # a stage whose results are compared
+BEFORE = STAGES[: 1 + STAGES.index("strip")]  # these stages run before the comparison
 TRACKS = ("output/checkpoint_best_regular.pth", "output/checkpoint_best_ema.pth")
 
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A trained project; what each epoch left is there. Dataset and model are in a DVC remote on disk.
+    """A trained project with the checkpoint of each epoch. Dataset and model are in a DVC remote on disk.
 
-    The stages run in this process, which has imported torch already, so that DVC need not start five more.
+    The stages run in this process, which has imported torch already. DVC would start five processes.
     """
     folder = tmp_path_factory.mktemp("learnt")
     project = Project.create(folder / "developer", LEARNS)
@@ -47,7 +47,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def clone(learnt: Project) -> Project:
-    """A clean clone, retrained without the labels of green in train, and not evaluated."""
+    """A clean clone, retrained after the labels of green were removed from train. It is not evaluated."""
     annotations = learnt.folder / "data" / "tiny" / "train" / "_annotations.coco.json"
     content = read_json(annotations)
     content["annotations"] = [row for row in content["annotations"] if row["category_id"] != 1]
@@ -63,12 +63,18 @@ def clone(learnt: Project) -> Project:
     assert "train" in clone.repro("--pull", "--allow-missing", "strip")
     evaluation = clone.folder / "reports" / "evaluate"
     evaluation.mkdir(parents=True)
-    (evaluation / "about.json").write_text('{"split": "test"}')  # what ci.compare reads of an evaluation
+    (evaluation / "about.json").write_text('{"split": "test"}')  # ci.compare reads only this of an evaluation
     return clone
 
 
 def judged(clone: Project, model: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[bool, str]:
-    """Whether a model file passes as the new model, and why; the base is that of the clone's commit."""
+    """Whether a model file passes the gate as the new model, and why.
+
+    Args:
+        clone: the clone. The base is the model of its commit.
+        model: the new model.
+        monkeypatch: to change the current folder.
+    """
     monkeypatch.chdir(clone.folder)
     if model != clone.folder / MODEL:
         shutil.copy(model, MODEL)
@@ -81,12 +87,12 @@ def judged(clone: Project, model: Path, monkeypatch: pytest.MonkeyPatch) -> tupl
     return True, why
 
 
-def test_a_class_whose_labels_are_gone_fails_the_gate_and_is_named(
+def test_a_class_whose_labels_were_removed_fails_the_gate_and_is_named(
     clone: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new, lost = (
         clone.folder / MODEL,
-        "at its best threshold the new model finds no object of these classes, the base does: `green` (AP -",
+        "the base finds objects of these classes at its best threshold, the new model finds none: `green` (AP -",
     )
     passed, why = judged(clone, new, monkeypatch)
     assert (passed, why.startswith("mAP changed by -"), lost in why) == (False, True, True)
@@ -102,5 +108,5 @@ def test_a_model_of_fewer_epochs_fails_and_one_as_good_as_the_base_passes(
     passed, why = judged(clone, learnt.folder / "output" / "checkpoint_0.pth", monkeypatch)
     assert (passed, why.startswith("mAP changed by -")) == (False, True)
     assert read_json(COMPARISON)["old"]["map"] > 0.1
-    # The averaged weights and those that they are the average of: one of both is the base.
+    # The regular weights, and the EMA weights that average them. One of both is the base.
     assert all(judged(clone, learnt.folder / track, monkeypatch)[0] for track in TRACKS)

@@ -1,6 +1,6 @@
-"""Retraining on GitLab: its pipeline, run by gitlab-ci-local in shells, with a bare repository and an S3 on loopback.
+"""Retraining on GitLab: gitlab-ci-local runs its pipeline, with a bare repository and an S3 server on loopback.
 
-GitLab is not here: its API is a stub, every job runs in the folder of one clone, and nothing of the runner is.
+GitLab itself is missing: its API is a stub, there is no runner, and all jobs run in the folder of one clone.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SECRETS = {"retrain": KEYS, "deliver": {"RETRAIN_TOKEN": TOKEN}}
 
 
 @dataclass
-class Here:
-    """The developer's project, the bare repository that is its origin, and the stub of GitLab."""
+class World:
+    """The developer's project, the bare repository that is its remote `origin`, and the stub of GitLab."""
 
     folder: Path
     developer: Project
@@ -44,31 +44,31 @@ class Here:
         self.developer.run("git", "push", "-q", str(self.origin), "HEAD:main")
 
     def runner(self, name: str) -> Project:
-        """A fresh clone on a runner."""
+        """A new clone, prepared like the folder of a runner."""
         subprocess.run(["git", "clone", "-q", "-b", "main", self.origin, self.folder / name], check=True)
         clone = Project(self.folder / name)
         prepare(clone, self.api, self.origin)
         return clone
 
     def run(self, clone: Project, *arguments: str) -> tuple[int, str]:
-        """Run the pipeline of a clone; its status and log."""
+        """Run the pipeline of a clone. Returns its exit status and log."""
         return run(clone, self.folder / "home", SECRETS, *arguments)
 
     def names(self, clone: Project) -> dict[str, str]:
-        """What stands in a log for the folders and addresses of this test."""
+        """The replacements in a log for the folders and addresses of this test."""
         return {str(clone.folder): "FOLDER", str(self.origin): "ORIGIN", self.api.address: "https://gitlab.example"}
 
     def branches(self) -> dict[str, str]:
-        """The branches of the origin and their tips."""
+        """The branches of the remote `origin` and their tips."""
         output = self.developer.run("git", "ls-remote", "-h", str(self.origin)).stdout
         return {line.split("refs/heads/")[1]: line.split()[0] for line in output.splitlines()}
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """The developer's project, trained, pushed and committed, with the dataset in DVC and the file for GitLab.
+    """The developer's project: trained, committed and pushed, with the dataset in DVC and the file for GitLab.
 
-    Its model finds something, so that a change can make it worse.
+    Its model finds objects, so a change can make it worse.
     """
     storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     storage.start()
@@ -89,99 +89,97 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 
 @pytest.fixture
-def here(first: Project, tmp_path: Path) -> Iterator[Here]:
-    """A new origin and a new stub."""
+def world(first: Project, tmp_path: Path) -> Iterator[World]:
+    """A new bare repository and a new stub."""
     subprocess.run(["git", "clone", "-q", "--bare", first.folder, tmp_path / "origin.git"], check=True)
     with serving() as api:
-        yield Here(tmp_path, first.copy(tmp_path / "developer"), api)
+        yield World(tmp_path, first.copy(tmp_path / "developer"), api)
 
 
 @pytest.mark.slow
-def test_a_retraining_passes_and_one_merge_request_carries_it(here: Here) -> None:
-    here.developer.set_params(evaluate={"pictures": 2})
-    here.push("more pictures")
-    clone = here.runner("runner")
-    status, log = here.run(clone)
+def test_a_retraining_passes_and_opens_one_merge_request(world: World) -> None:
+    world.developer.set_params(evaluate={"pictures": 2})
+    world.push("more pictures")
+    clone = world.runner("runner")
+    status, log = world.run(clone)
     assert status == 0, log
-    keep("passes", log, here.names(clone))
-    assert set(here.branches()) == {"main", "retrain/main", "retrain-attachments"}
-    (request,) = here.api.requests
+    keep("passes", log, world.names(clone))
+    assert set(world.branches()) == {"main", "retrain/main", "retrain-attachments"}
+    (request,) = world.api.requests
     assert (request["source_branch"], request["target_branch"]) == ("retrain/main", "main")
     assert "Gate passed" in request["description"]
-    assert f"{here.api.address}/group/name/-/raw/retrain-attachments/" in request["description"]
+    assert f"{world.api.address}/group/name/-/raw/retrain-attachments/" in request["description"]
     assert request["title"].startswith("Retrained: ")
-    assert here.api.notes == []
+    assert world.api.notes == []
     assert TOKEN not in log + "".join(path.read_text() for path in (clone.folder / ".git").glob("*config*"))
 
-    # The last job has its own clone, with the artifacts alone; here it is run again, as by hand after a failure.
+    # Run the last job again, as a person would after a failure: in a new clone that has only the artifacts.
     paths = yaml.safe_load(GITLAB.read_text())["retrain"]["artifacts"]["paths"]
-    upload(paths, clone.folder, here.folder / "artifact")
-    before, last = here.branches(), here.runner("last")
-    shutil.copytree(here.folder / "artifact", last.folder, dirs_exist_ok=True)
-    status, log = here.run(last, "deliver")
+    upload(paths, clone.folder, world.folder / "artifact")
+    before, last = world.branches(), world.runner("last")
+    shutil.copytree(world.folder / "artifact", last.folder, dirs_exist_ok=True)
+    status, log = world.run(last, "deliver")
     assert status == 0, log
-    assert here.branches()["retrain/main"] == before["retrain/main"]
-    assert len(here.api.requests) == 1
-    assert [path for path, _ in here.api.notes] == ["merge_requests/1/notes"]
+    assert world.branches()["retrain/main"] == before["retrain/main"]
+    assert len(world.api.requests) == 1
+    assert [path for path, _ in world.api.notes] == ["merge_requests/1/notes"]
 
 
 @pytest.mark.slow
-def test_a_failed_gate_fails_the_pipeline_and_the_merge_request_is_there(here: Here) -> None:
-    here.developer.set_params(train={"epochs": 1})
-    here.push("one epoch")
-    clone = here.runner("runner")
-    status, log = here.run(clone)
-    keep("fails-its-gate", log, here.names(clone))
+def test_a_failed_gate_fails_the_pipeline_and_the_merge_request_is_opened(world: World) -> None:
+    world.developer.set_params(train={"epochs": 1})
+    world.push("one epoch")
+    clone = world.runner("runner")
+    status, log = world.run(clone)
+    keep("fails-its-gate", log, world.names(clone))
     assert status == 1, log
     assert "the gate failed: mAP changed by -" in log
-    (request,) = here.api.requests
+    (request,) = world.api.requests
     assert "Gate failed" in request["description"]
-    assert here.api.notes == []
+    assert world.api.notes == []
 
-    # What follows is the last job alone, with an API that refuses: the branch is there, and the commit would say so.
-    here.api.refuse = 403
-    status, log = here.run(clone, "deliver")
+    # Run only the last job, with an API that refuses. The branch was pushed, and the comment says so.
+    world.api.refuse = 403
+    status, log = world.run(clone, "deliver")
     assert status == 1, log
     assert "GitLab answered 403 to GET merge_requests" in log
     assert "Traceback" not in log
-    assert (
-        (clone.folder / ".retrain/comment.md").read_text().startswith("## Retrained, but no merge request carries it")
-    )
+    assert (clone.folder / ".retrain/comment.md").read_text().startswith("## Retrained, but without a merge request")
 
 
 @pytest.mark.slow
-def test_nothing_to_do_ends_in_green_and_changes_nothing(here: Here) -> None:
-    here.push("no change")
-    clone, before = here.runner("runner"), here.branches()
-    status, log = here.run(
+def test_a_push_without_changed_inputs_succeeds_and_changes_nothing(world: World) -> None:
+    world.push("no change")
+    clone, before = world.runner("runner"), world.branches()
+    status, log = world.run(
         clone, "--variable", "CI_PIPELINE_SOURCE=web", "--ignore-predefined-vars", "CI_PIPELINE_SOURCE"
     )
     assert status == 0, log
-    keep("nothing-to-do", log, here.names(clone))
+    keep("nothing-to-do", log, world.names(clone))
     assert "no stage runs" in log
     assert "no stage to run: nothing to do" in log
-    assert (here.branches(), here.api.requests, here.api.notes) == (before, [], [])
+    assert (world.branches(), world.api.requests, world.api.notes) == (before, [], [])
     assert not (clone.folder / "data" / "tiny").exists()
 
 
 @pytest.mark.slow
-def test_a_dataset_with_errors_is_told_on_the_commit(here: Here) -> None:
-    path = here.developer.folder / "data/tiny/train/_annotations.coco.json"
+def test_errors_in_a_dataset_are_reported_on_the_commit(world: World) -> None:
+    path = world.developer.folder / "data/tiny/train/_annotations.coco.json"
     content = json.loads(path.read_text())
     content["annotations"][0]["category_id"] = 77
     path.unlink()  # it may be a link into the cache
     path.write_text(json.dumps(content))
-    here.developer.run("dvc", "add", "-q", "data/tiny")
-    here.developer.run("dvc", "push", "-q", "data/tiny.dvc", env=KEYS)
-    here.push("bad data")
-    clone, before = here.runner("runner"), here.branches()
-    status, log = here.run(clone)
+    world.developer.run("dvc", "add", "-q", "data/tiny")
+    world.developer.run("dvc", "push", "-q", "data/tiny.dvc", env=KEYS)
+    world.push("bad data")
+    clone, before = world.runner("runner"), world.branches()
+    status, log = world.run(clone)
     assert status == 1, log
     commit = clone.run("git", "rev-parse", "HEAD").stdout.strip()
-    ((address, note),) = here.api.notes
+    ((address, note),) = world.api.notes
     assert address == f"repository/commits/{commit}/comments"
     assert "## Not retrained: `validate` failed" in note
-    assert (here.branches(), here.api.requests) == (before, [])
+    assert (world.branches(), world.api.requests) == (before, [])
 
 
 @pytest.mark.parametrize(
@@ -195,7 +193,9 @@ def test_a_dataset_with_errors_is_told_on_the_commit(here: Here) -> None:
         ("params.yaml", {"CI_PIPELINE_SOURCE": "schedule"}, {"vulnerabilities"}),
     ],
 )
-def test_what_starts_which_job(tmp_path: Path, changed: str, variables: dict[str, str], expected: set[str]) -> None:
+def test_an_event_starts_the_right_jobs(
+    tmp_path: Path, changed: str, variables: dict[str, str], expected: set[str]
+) -> None:
     project = Project(tmp_path / "clone")
     (project.folder / "ci").mkdir(parents=True)
     (project.folder / "requirements").mkdir()
@@ -209,9 +209,9 @@ def test_what_starts_which_job(tmp_path: Path, changed: str, variables: dict[str
     (project.folder / changed).write_text("changed\n")
     project.commit("change")
     prepare(project, Api("http://127.0.0.1:1"), tmp_path / "none")
-    given = [word for key, value in variables.items() for word in ("--variable", f"{key}={value}")]
+    options = [word for key, value in variables.items() for word in ("--variable", f"{key}={value}")]
     status, log = run(
-        project, tmp_path / "home", {}, "--list-csv", "--ignore-predefined-vars", "CI_PIPELINE_SOURCE", *given
+        project, tmp_path / "home", {}, "--list-csv", "--ignore-predefined-vars", "CI_PIPELINE_SOURCE", *options
     )
     assert status == 0, log
     assert {line.partition(";")[0] for line in log.splitlines() if ";" in line} - {"name"} == expected, log

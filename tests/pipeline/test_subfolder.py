@@ -1,4 +1,4 @@
-"""A project that is a folder of a larger repository."""
+"""A project in a folder of a larger repository: verify, audit and a retraining work there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def trained(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The finished project as the folder ml/ of a repository with another folder, committed and pushed."""
+    """A trained project in the folder ml/ of a repository that also has another folder; committed and pushed."""
     root = tmp_path_factory.mktemp("mono") / "repository"
     shutil.copytree(reproduced.folder, root / "ml", ignore=shutil.ignore_patterns(".git"), symlinks=True)
     (root / "other").mkdir()
@@ -45,7 +45,7 @@ def core(project: Project, *arguments: str) -> str:
     return project.run(sys.executable, "-m", "rfdetr_core", *arguments).stdout
 
 
-def test_history_and_working_tree_are_found_and_head_is_reproduced(trained: Project) -> None:
+def test_audit_and_verify_find_history_and_files_and_reproduce_head(trained: Project) -> None:
     assert git(trained.folder.parent, "rev-parse", "HEAD").strip()[:10] in core(trained, "audit", MODEL)
     assert "trained" in core(trained, "audit", "--image", "data/tiny/train/train_0.png")
     report = json.loads(core(trained, "verify", "--json"))

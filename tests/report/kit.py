@@ -120,12 +120,18 @@ def make_gallery() -> Gallery:
 def write(folder: Path) -> Path:
     """Write the page and its template into a folder. Returns the path of the page."""
     (folder / "kit_page.html").write_text(TEMPLATE)
-    made = make_charts()
+    charts_made = make_charts()
     empty = charts.line([], "x", "y", title="Empty", x_axis=Axis("x"), y_axis=Axis("y"))
     page.write_page(
-        folder / "index.html", folder / "kit_page.html", "Kit", charts=[*made.values(), empty], closed=made["bars"],
-        table=make_table(), gallery=make_gallery(), setter=Setter("choose", "the-table", {"all classes": NAMES[3]}),
-    )  # fmt: skip
+        folder / "index.html",
+        folder / "kit_page.html",
+        "Kit",
+        charts=[*charts_made.values(), empty],
+        closed=charts_made["bars"],
+        table=make_table(),
+        gallery=make_gallery(),
+        setter=Setter("choose", "the-table", {"all classes": NAMES[3]}),
+    )
     return folder / "index.html"
 
 

@@ -52,12 +52,14 @@ def make_evaluation(
     reports, run = folder / "reports", folder / "run"
     for path in (reports / "pictures", run):
         path.mkdir(parents=True)
-    own: dict[int, Rows] = {image["id"]: [] for image in annotations["images"]}
+    rows_of_image: dict[int, Rows] = {image["id"]: [] for image in annotations["images"]}
     for row in annotations["annotations"]:
-        own[row["image_id"]].append(row)
+        rows_of_image[row["image_id"]].append(row)
     listed = annotations["images"]
     write_split(
-        folder, [(image["file_name"], (image["width"], image["height"]), own[image["id"]]) for image in listed], "test"
+        folder,
+        [(image["file_name"], (image["width"], image["height"]), rows_of_image[image["id"]]) for image in listed],
+        "test",
     )
     _write(where.split("test")[0], annotations)
     names = {category["id"]: category["name"] for category in annotations["categories"]}

@@ -22,7 +22,7 @@ from rfdetr_core.evaluation.comparison import Comparison
 from rfdetr_core.report.comparison import FileComparison, write_comparison
 from tests.browser import Browser, opened_whole, require_clean
 from tests.checkpoint.tiny import tiny_record
-from tests.evaluation.pairs import model, some
+from tests.evaluation.pairs import model, random_subset
 from tests.evaluation.scene import SIZES, Scene, make_scene, write_tiny_checkpoint
 from tests.evaluation.scenes import Rows, random_scene
 from tests.pipeline.project import environment_without
@@ -55,13 +55,15 @@ def write(
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content, results = random_scene(0, images=110, objects=3, detections=8, crowds=0.1)
-    return write(tmp_path_factory.mktemp("boxes"), content, some(results, 0.5, 0), results)
+    return write(tmp_path_factory.mktemp("boxes"), content, random_subset(results, 0.5, 0), results)
 
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content, results = random_scene(1, images=8, masks=True)
-    return write(tmp_path_factory.mktemp("masks"), content, some(results, 0.6, 0), some(results, 0.6, 1))
+    return write(
+        tmp_path_factory.mktemp("masks"), content, random_subset(results, 0.6, 0), random_subset(results, 0.6, 1)
+    )
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -119,13 +121,15 @@ def test_names_are_never_interpreted_and_classes_of_only_one_model_are_listed(br
         row["name"] = name
     for row, name in zip(content["images"], ("<b id=injected>.png", "a&amp;b.png", "{{ 1 }}.png"), strict=False):
         row["file_name"] = name
-    more = {"classes": (*NAMES[1:], "<i id=injected>"), "path": "<b id=injected>.pth", "variant": "<b id=injected>"}
-    more["training"] = tiny_record(parents={"pretrain_weights": {"name": "<b id=injected>"}})
+    fields = {"classes": (*NAMES[1:], "<i id=injected>"), "path": "<b id=injected>.pth", "variant": "<b id=injected>"}
+    fields["training"] = tiny_record(parents={"pretrain_weights": {"name": "<b id=injected>"}})
     metadata = {"a&amp;b.png": {"<b id=injected>": "<b id=injected>"}}
     make_evaluation(tmp_path, content, results, metadata=metadata)
     first, *_ = read_samples(*where_of(tmp_path).split("test"))
     seen = Seen({first.sha256: CHOSEN}, ["<b id=injected>"])
-    page = opened_whole(browser, write(tmp_path, content, some(results, 0.5, 0), results, (UNSEEN, seen), **more))
+    page = opened_whole(
+        browser, write(tmp_path, content, random_subset(results, 0.5, 0), results, (UNSEEN, seen), **fields)
+    )
     assert page.complaints() == []
     assert page.value("document.getElementById('injected')") is None
     assert set(NAMES) <= set(page.texts("#classes tbody td:first-child"))
@@ -138,12 +142,12 @@ def test_names_are_never_interpreted_and_classes_of_only_one_model_are_listed(br
 
 
 @pytest.mark.parametrize("settings", [{"objects": 0}, {"images": 1, "classes": 1}, {"images": 2, "classes": 100}])
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("with_detections", [True, False])
 def test_almost_empty_inputs_have_a_page(
-    browser: Browser, tmp_path: Path, settings: dict[str, Any], kept: bool
+    browser: Browser, tmp_path: Path, settings: dict[str, Any], with_detections: bool
 ) -> None:
     content, results = random_scene(4, **settings)
-    page = opened_whole(browser, write(tmp_path, content, [], results if kept else []))
+    page = opened_whole(browser, write(tmp_path, content, [], results if with_detections else []))
     assert page.complaints() == []
     assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == SECTIONS
     assert page.texts("header .status")[0].startswith("No verdict: ")
@@ -152,9 +156,9 @@ def test_almost_empty_inputs_have_a_page(
 @pytest.mark.parametrize("masks", [False, True])
 def test_equal_inputs_give_equal_bytes(tmp_path: Path, masks: bool) -> None:
     content, results = random_scene(3, masks=masks)
-    path = write(tmp_path, content, some(results, 0.6, 0), results)
+    path = write(tmp_path, content, random_subset(results, 0.6, 0), results)
     before = path.read_bytes()
-    write(tmp_path, content, some(results, 0.6, 0), results)
+    write(tmp_path, content, random_subset(results, 0.6, 0), results)
     assert path.read_bytes() == before
 
 
@@ -162,13 +166,13 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, masks: bool) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A project in a git repository with a dataset and two models, model.pth and other.pth."""
     folder = tmp_path_factory.mktemp("project")
-    made = make_scene(folder)
+    scene = make_scene(folder)
     for split in ("test", "valid"):
         write_metadata(folder / "metadata" / f"{split}.csv", {})
     (folder / "params.yaml").write_text(yaml.safe_dump({"data": {"dir": "dataset"}, "report": {"resamples": 100}}))
     write_tiny_checkpoint(folder / "other.pth", seed=8)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    return made
+    return scene
 
 
 def run(project: Scene, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -189,8 +193,8 @@ def test_the_command_scores_both_files_and_prints_the_numbers_of_the_page(browse
     assert verdict in lines
     assert verdict.startswith(f"No verdict: {len(SIZES)} images are too few")
     rows = [line.split() for line in lines if line.startswith(("AP", "AR", "F1"))]
-    shown = [page.texts(f"#scores tbody tr:nth-child({k}) td") for k in range(1, 6)]
-    assert [row[:4] for row in shown] == [[row[0], row[1], row[2], row[3].rstrip(",")] for row in rows]
+    cells = [page.texts(f"#scores tbody tr:nth-child({k}) td") for k in range(1, 6)]
+    assert [row[:4] for row in cells] == [[row[0], row[1], row[2], row[3].rstrip(",")] for row in rows]
     assert float(rows[0][1]) > float(rows[0][2]), "the labels are detections of the first model"
     assert "A: It is not known whether it was trained on these images: the file carries no lineage" in done.stdout
     assert lines[-1] == "page   reports/compare/index.html"
@@ -235,7 +239,7 @@ def test_models_that_cannot_be_compared_give_one_message(project: Scene) -> None
     for arguments, message in (
         (("model.pth", "cats.pth"), "error: model.pth and cats.pth have no class in common: class0, class1, class2; "),
         (("model.pth", "none.pth"), "error: none.pth does not exist"),
-        (("model.pth", "text.pth"), "error: text.pth is no checkpoint"),
+        (("model.pth", "text.pth"), "error: text.pth is not a checkpoint"),
         (("model.pth", "other.pth", "--split", "train"), "error: annotations/train.json"),
     ):
         done = run(project, *arguments, "--out", "refused")

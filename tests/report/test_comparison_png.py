@@ -22,7 +22,7 @@ from rfdetr_core.report.comparison import FileComparison, png
 from rfdetr_core.report.comparison.png import CLASSES, CURVES, FIXED, MOST_BYTES, NEW, write_pictures
 from rfdetr_core.report.evaluation.overlays import GROUPS
 from rfdetr_core.report.gallery import Picture, Shape, as_jpeg
-from tests.evaluation.pairs import model, some
+from tests.evaluation.pairs import model, random_subset
 from tests.evaluation.scenes import Rows, random_scene
 from tests.report.kit import NAMES
 from tests.report.made import make_evaluation, where_of
@@ -56,19 +56,19 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("masks", [False, True])
 def test_pictures_are_small_reproducible_and_described(masks: bool, histories: dict[str, Path], tmp_path: Path) -> None:
     content, results = random_scene(3, images=6, masks=masks)
-    compared = compare(tmp_path, content, some(results, 0.5, 0), some(results, 0.5, 1))
-    shown = write_pictures(tmp_path / "first", compared, histories)
-    assert list(shown) == [CURVES, CLASSES, FIXED, NEW]
+    compared = compare(tmp_path, content, random_subset(results, 0.5, 0), random_subset(results, 0.5, 1))
+    descriptions = write_pictures(tmp_path / "first", compared, histories)
+    assert list(descriptions) == [CURVES, CLASSES, FIXED, NEW]
     counts = compared.changes.counts()
-    assert shown[FIXED].startswith(f"4 of {counts[FOUND] + counts[GONE]} fixed errors, ")
-    assert shown[NEW].startswith(f"4 of {counts[LOST] + counts[ADDED]} new errors, ")
+    assert descriptions[FIXED].startswith(f"4 of {counts[FOUND] + counts[GONE]} fixed errors, ")
+    assert descriptions[NEW].startswith(f"4 of {counts[LOST] + counts[ADDED]} new errors, ")
     pairs = zip(compared.scores.old.scores.per_class, compared.scores.new.scores.per_class, strict=True)
     rose = sum(new.ap > old.ap for old, new in pairs)
-    assert f"of 3 classes {rose} rose, {3 - rose} fell, 0 stayed" in shown[CLASSES]
-    assert ("masks" if masks else "boxes") in shown[CLASSES]
-    assert write_pictures(tmp_path / "second", compared, histories) == shown
-    assert {path.name for path in (tmp_path / "first").iterdir()} == set(shown)
-    for name in shown:
+    assert f"of 3 classes {rose} rose, {3 - rose} fell, 0 stayed" in descriptions[CLASSES]
+    assert ("masks" if masks else "boxes") in descriptions[CLASSES]
+    assert write_pictures(tmp_path / "second", compared, histories) == descriptions
+    assert {path.name for path in (tmp_path / "first").iterdir()} == set(descriptions)
+    for name in descriptions:
         data = (tmp_path / "first" / name).read_bytes()
         assert data == (tmp_path / "second" / name).read_bytes()
         assert len(data) <= MOST_BYTES
@@ -98,11 +98,11 @@ def test_names_from_the_data_are_drawn_but_not_in_the_descriptions(tmp_path: Pat
     names = [*NAMES, r"$\frac{$", "x" * 500, "木"]
     content, results = random_scene(4, images=6, classes=len(names))
     content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names)]
-    compared = compare(tmp_path, content, some(results, 0.5, 0), some(results, 0.5, 1))
+    compared = compare(tmp_path, content, random_subset(results, 0.5, 0), random_subset(results, 0.5, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns about a glyph that is missing in its font
-        shown = write_pictures(tmp_path / "out", compared, {})
-    assert not re.search(r"[^\w ,.:]", " ".join(shown.values()))
+        descriptions = write_pictures(tmp_path / "out", compared, {})
+    assert not re.search(r"[^\w ,.:]", " ".join(descriptions.values()))
 
 
 def test_a_crop_is_drawn_with_its_boxes_and_masks_in_the_colours_of_the_legend() -> None:
@@ -124,7 +124,7 @@ def test_a_crop_is_drawn_with_its_boxes_and_masks_in_the_colours_of_the_legend()
 
 def test_chosen_errors_are_of_different_images_and_the_kinds_take_turns(tmp_path: Path) -> None:
     content, results = random_scene(3, images=8)
-    compared = compare(tmp_path, content, some(results, 0.5, 0), some(results, 0.5, 1))
+    compared = compare(tmp_path, content, random_subset(results, 0.5, 0), random_subset(results, 0.5, 1))
     sides = (compared.scores.old, compared.scores.new)
     old, new = (png.Overlays(side.analysis, side.thresholds, side.results, content) for side in sides)
     objects = [change for change in png.changed_objects(compared.changes, old, new, 9) if change.change == FOUND]

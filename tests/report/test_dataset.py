@@ -275,7 +275,7 @@ def test_counts_equal_plain_counting() -> None:
     draw = np.random.default_rng(1)
     splits = {name: [imagined(f"{name}/{k}", classes, draw) for k in range(30)] for name in ("train", "valid", "test")}
     result = counts.count(CleanDataset(classes, splits, []))
-    every = [(name, image) for name, images in splits.items() for image in images]
+    images_with_split = [(name, image) for name, images in splits.items() for image in images]
     for k, (name, images) in enumerate(splits.items()):
         ones = [instance for image in images for instance in image.instances]
         small, large = sum(instance.area < 32**2 for instance in ones), sum(instance.area >= 96**2 for instance in ones)
@@ -287,14 +287,16 @@ def test_counts_equal_plain_counting() -> None:
             assert sum(result[key]["counts"][k]) == len(ones)
         assert sum(result["per_image"]["counts"][k]) == 30
     together = {(a, b): 0 for a in range(7) for b in range(a, 7)}
-    for _, image in every:
+    for _, image in images_with_split:
         labels = {instance.entry.index for instance in image.instances}
         for pair in together:
             together[pair] += set(pair) <= labels
     assert {(a, b): number for a, b, number in result["together"]["cells"]} == {k: n for k, n in together.items() if n}
     for entry, row in zip(classes, result["classes"], strict=True):
         assert row["images"] == together[entry.index, entry.index]
-        assert sum(row["objects"]) == sum(instance.entry == entry for _, image in every for instance in image.instances)
+        assert sum(row["objects"]) == sum(
+            instance.entry == entry for _, image in images_with_split for instance in image.instances
+        )
     assert result["sizes"] == {"distinct": 1, "most": [[400, 300, 90]]}
 
 
@@ -321,14 +323,14 @@ def test_a_drawn_box_covers_the_object_in_the_picture(
 ) -> None:
     scale = size[0] / 64
     left, top, width, height = (value * scale for value in box)
-    shown = Image.new("RGB", size, "black")
-    ImageDraw.Draw(shown).rectangle((left, top, left + width - 1, top + height - 1), fill="white")
-    shown.save(tmp_path / "a.png")
+    picture_drawn = Image.new("RGB", size, "black")
+    ImageDraw.Draw(picture_drawn).rectangle((left, top, left + width - 1, top + height - 1), fill="white")
+    picture_drawn.save(tmp_path / "a.png")
     box = (left, top, width, height)
-    made = Thumbnails(tmp_path).crop("a.png", box, size, 240, [Shape(0, *box)])
-    assert made is not None
-    pixels = np.asarray(decoded(made).convert("L"), dtype=np.int64)
-    (_, x, y, across, down, *_) = made.shapes[0]
+    crop = Thumbnails(tmp_path).crop("a.png", box, size, 240, [Shape(0, *box)])
+    assert crop is not None
+    pixels = np.asarray(decoded(crop).convert("L"), dtype=np.int64)
+    (_, x, y, across, down, *_) = crop.shapes[0]
     rows, columns = np.mgrid[: pixels.shape[0], : pixels.shape[1]] + 0.5
     inside = (columns > x + 2) & (columns < x + across - 2) & (rows > y + 2) & (rows < y + down - 2)
     outside = (columns < x - 2) | (columns > x + across + 2) | (rows < y - 2) | (rows > y + down + 2)
@@ -338,8 +340,8 @@ def test_a_drawn_box_covers_the_object_in_the_picture(
     assert (pixels[outside] < 160).all()
 
 
-def decoded(made: Picture) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(made.source.partition(",")[2])))
+def decoded(thumbnail: Picture) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(thumbnail.source.partition(",")[2])))
 
 
 @pytest.mark.parametrize(
@@ -347,10 +349,10 @@ def decoded(made: Picture) -> Image.Image:
 )
 def test_a_box_far_outside_the_image_can_be_drawn(box: tuple[float, float, float, float], tmp_path: Path) -> None:
     picture(0).save(tmp_path / "a.png")
-    made = Thumbnails(tmp_path).crop("a.png", box, (64, 48), 240)
-    assert made is not None
-    assert max(decoded(made).size) <= 240
-    assert np.asarray(decoded(made)).std() > 5, "the picture shows no part of the image"
+    crop = Thumbnails(tmp_path).crop("a.png", box, (64, 48), 240)
+    assert crop is not None
+    assert max(decoded(crop).size) <= 240
+    assert np.asarray(decoded(crop)).std() > 5, "the picture shows no part of the image"
 
 
 def test_run_lengths_equal_the_reference() -> None:
@@ -390,8 +392,8 @@ def test_pictures_show_every_split_and_class() -> None:
     assert [name for name, _ in chosen] == ["train"] * 12 + ["valid"] * 12 + ["test"] * 12
     assert {instance.entry.index for _, image in chosen for instance in image.instances} == set(range(12))
     assert len({image.path for _, image in chosen}) == 36
-    few = CleanDataset(classes, {"train": splits["train"][:2], "valid": [], "test": splits["test"]}, [])
-    assert [name for name, _ in choose(few, 36)] == ["train"] * 2 + ["test"] * 34
+    small_dataset = CleanDataset(classes, {"train": splits["train"][:2], "valid": [], "test": splits["test"]}, [])
+    assert [name for name, _ in choose(small_dataset, 36)] == ["train"] * 2 + ["test"] * 34
 
 
 def test_files_that_validation_could_not_decode_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,9 @@ SECTIONS = (
 )  # fmt: skip
 
 
-def write(made: EvaluationFolders, **config: Any) -> EvaluationFolders:
-    write_report(made.where, ReportConfig(resamples=100, **config), made.reports, made.run)
-    return made
+def write(folders: EvaluationFolders, **config: Any) -> EvaluationFolders:
+    write_report(folders.where, ReportConfig(resamples=100, **config), folders.reports, folders.run)
+    return folders
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> EvaluationFolders:
     return write(make_evaluation(folder, *random_scene(1, images=5, masks=True), masks=True))
 
 
-def opened(browser: Browser, made: EvaluationFolders, **size: int) -> Page:
-    return opened_whole(browser, made.reports / "index.html", **size)
+def opened(browser: Browser, folders: EvaluationFolders, **size: int) -> Page:
+    return opened_whole(browser, folders.reports / "index.html", **size)
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -52,9 +52,9 @@ def opened(browser: Browser, made: EvaluationFolders, **size: int) -> Page:
 def test_the_page_opens_without_errors_and_requests_and_draws_all_charts(
     browser: Browser, request: pytest.FixtureRequest, which: str, width: int
 ) -> None:
-    made: EvaluationFolders = request.getfixturevalue(which)
-    page = opened(browser, made, width=width)
-    require_clean(page, made.reports / "index.html", width)
+    folders: EvaluationFolders = request.getfixturevalue(which)
+    page = opened(browser, folders, width=width)
+    require_clean(page, folders.reports / "index.html", width)
     assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == list(SECTIONS)
     counts = page.value("['.vega', '.vega svg'].map((one) => document.querySelectorAll(one).length)")
     assert counts[0] == counts[1] >= 9
@@ -69,13 +69,13 @@ def test_a_segmenter_has_boxes_and_masks_in_every_section(browser: Browser, mask
 
 def test_a_cell_of_the_confusion_matrix_opens_its_pictures(browser: Browser, boxes: EvaluationFolders) -> None:
     page = opened(browser, boxes)
-    every = page.value("document.querySelectorAll('#boxes-errors figure').length")
+    total = page.value("document.querySelectorAll('#boxes-errors figure').length")
     page.click("#confusion .table tbody button.link")
-    shown = page.texts("#confusion .table tbody tr:first-child td")
+    cells = page.texts("#confusion .table tbody tr:first-child td")
     chosen = page.value("[...document.querySelectorAll('#boxes-errors select')].map((one) => one.value)")
-    assert chosen[1:] == shown[:2]
+    assert chosen[1:] == cells[:2]
     visible = "[...document.querySelectorAll('#boxes-errors figure')].filter((one) => !one.hidden).length"
-    assert 0 < page.value(visible) < every
+    assert 0 < page.value(visible) < total
 
 
 def test_tables_sort_and_pictures_are_filtered_by_the_kind_of_error(browser: Browser, boxes: EvaluationFolders) -> None:
@@ -100,8 +100,8 @@ def test_names_are_never_interpreted(browser: Browser, tmp_path: Path) -> None:
         row["image_id"] = ids[row["image_id"]]
     for row in annotations["images"]:
         row["id"] = ids[row["id"]]
-    made = write(make_evaluation(tmp_path, annotations, rows))
-    page = opened(browser, made)
+    folders = write(make_evaluation(tmp_path, annotations, rows))
+    page = opened(browser, folders)
     assert page.complaints() == []
     assert page.value("document.getElementById('injected')") is None
     assert set(NAMES) <= set(page.texts("#classes tbody td:first-child"))
@@ -109,10 +109,10 @@ def test_names_are_never_interpreted(browser: Browser, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", ["boxes", "masks"])
 def test_equal_inputs_give_equal_bytes(request: pytest.FixtureRequest, which: str) -> None:
-    made: EvaluationFolders = request.getfixturevalue(which)
-    before = {name: (made.reports / name).read_bytes() for name in FILES}
-    write(made)
-    assert {name: (made.reports / name).read_bytes() for name in FILES} == before
+    folders: EvaluationFolders = request.getfixturevalue(which)
+    before = {name: (folders.reports / name).read_bytes() for name in FILES}
+    write(folders)
+    assert {name: (folders.reports / name).read_bytes() for name in FILES} == before
 
 
 def test_the_thresholds_are_of_the_model_and_belong_to_the_scores(boxes: EvaluationFolders) -> None:
@@ -151,8 +151,8 @@ def test_intervals_contain_the_scores_and_few_images_have_a_warning(
     for name, (low, high) in intervals["boxes"].items():
         assert low <= metrics[name] <= high, name
     assert "12 images are too few" in opened(browser, boxes).texts("header")[0]
-    many = write(make_evaluation(tmp_path, *random_scene(3, images=100, objects=1, detections=2)))
-    assert "are too few" not in opened(browser, many).texts("header")[0]
+    many_images = write(make_evaluation(tmp_path, *random_scene(3, images=100, objects=1, detections=2)))
+    assert "are too few" not in opened(browser, many_images).texts("header")[0]
 
 
 def test_suspects_are_listed_with_image_and_annotation(boxes: EvaluationFolders) -> None:
@@ -180,16 +180,16 @@ def test_almost_empty_inputs_have_a_page_that_shows_what_is_not_measured(
     browser: Browser, tmp_path: Path, settings: dict[str, Any], rows_kept: bool
 ) -> None:
     annotations, rows = random_scene(4, **settings)
-    made = write(make_evaluation(tmp_path, annotations, rows if rows_kept else []))
-    page = opened(browser, made)
+    folders = write(make_evaluation(tmp_path, annotations, rows if rows_kept else []))
+    page = opened(browser, folders)
     assert page.complaints() == []
     assert page.value("[...document.querySelectorAll('main > section')].map((one) => one.id)") == list(SECTIONS)
-    thresholds = Thresholds.read(made.reports / "thresholds.json")
+    thresholds = Thresholds.read(folders.reports / "thresholds.json")
     assert all(point.f1 or point.threshold == thresholds.all.threshold for point in thresholds.classes.values())
     if not annotations["annotations"]:
-        assert made.json("intervals.json")["boxes"] == dict.fromkeys(["map", "map_50", "map_75", "mar_100", "f1"])
+        assert folders.json("intervals.json")["boxes"] == dict.fromkeys(["map", "map_50", "map_75", "mar_100", "f1"])
         assert "\u2013" in page.texts("#scores tbody td")  # a dash
-    assert (made.reports / "index.html").stat().st_size < 5_000_000
+    assert (folders.reports / "index.html").stat().st_size < 5_000_000
 
 
 def test_the_page_says_how_many_images_it_leaves_out(browser: Browser, boxes: EvaluationFolders) -> None:
@@ -211,18 +211,18 @@ def test_every_kind_of_error_has_its_pictures(boxes: EvaluationFolders, browser:
 
 
 def test_the_interval_of_f1_belongs_to_the_highest_f1_at_any_configured_threshold(tmp_path: Path) -> None:
-    made = write(make_evaluation(tmp_path, *random_scene(0), threshold=0.9))
-    low, high = made.json("intervals.json")["boxes"]["f1"]
-    assert low <= made.json("metrics.json")["f1"] <= high
+    folders = write(make_evaluation(tmp_path, *random_scene(0), threshold=0.9))
+    low, high = folders.json("intervals.json")["boxes"]["f1"]
+    assert low <= folders.json("metrics.json")["f1"] <= high
 
 
 def test_a_class_without_right_detections_gets_the_threshold_for_all_classes(browser: Browser, tmp_path: Path) -> None:
     annotations, rows = random_scene(6)
     annotations["categories"][0]["name"] = "all classes"
-    made = write(make_evaluation(tmp_path, annotations, [row for row in rows if row["category_id"] != 1]))
-    thresholds = Thresholds.read(made.reports / "thresholds.json")
+    folders = write(make_evaluation(tmp_path, annotations, [row for row in rows if row["category_id"] != 1]))
+    thresholds = Thresholds.read(folders.reports / "thresholds.json")
     assert thresholds.classes["class1"].threshold == thresholds.all.threshold
-    cells = opened(browser, made).texts("#thresholds tbody tr")
+    cells = opened(browser, folders).texts("#thresholds tbody tr")
     assert [row.split("\t")[:2] for row in cells] == [
         [name, f"{point.threshold:.3f}"]
         for name, point in [("all classes", thresholds.all), *thresholds.classes.items()]
@@ -230,8 +230,8 @@ def test_a_class_without_right_detections_gets_the_threshold_for_all_classes(bro
 
 
 def test_every_button_of_a_confusion_shows_only_its_pictures(browser: Browser, tmp_path: Path) -> None:
-    made = write(make_evaluation(tmp_path, *random_scene(7, classes=12, images=8, objects=8)), crops=1)
-    page = opened(browser, made)
+    folders = write(make_evaluation(tmp_path, *random_scene(7, classes=12, images=8, objects=8)), crops=1)
+    page = opened(browser, folders)
     wrong = page.value(
         """[...document.querySelectorAll('#confusion .table tbody tr, #classes tbody tr')].filter((row) => {
           const button = row.querySelector('.link');
@@ -265,8 +265,8 @@ def test_a_narrow_image_is_shown(tmp_path: Path) -> None:
 def test_a_damaged_input_gives_one_message_and_nothing_is_written(
     tmp_path: Path, name: str, content: str, message: str
 ) -> None:
-    made = make_evaluation(tmp_path, *random_scene(0))
-    (made.reports / name).write_text(content)
+    folders = make_evaluation(tmp_path, *random_scene(0))
+    (folders.reports / name).write_text(content)
     with pytest.raises(UserError, match=message):
-        write(made)
-    assert not [file for file in FILES if (made.reports / file).exists()]
+        write(folders)
+    assert not [file for file in FILES if (folders.reports / file).exists()]

@@ -40,7 +40,7 @@ def opened(browser: Browser, path: Path, width: int = 1280) -> Page:
 
 
 @pytest.fixture
-def shown(browser: Browser, written: Path) -> Page:
+def kit_page(browser: Browser, written: Path) -> Page:
     return opened(browser, written)
 
 
@@ -70,14 +70,17 @@ def contents(shown_page: Page, selector: str) -> list[str]:
 @pytest.mark.parametrize("width", [1280, 400])
 def test_every_chart_is_drawn_without_errors_and_requests(browser: Browser, written: Path, width: int) -> None:
     opened_page = opened(browser, written, width)
-    for k, made in enumerate(CHARTS.values(), start=1):
+    for k, chart_made in enumerate(CHARTS.values(), start=1):
         chart = f"#charts .chart:nth-child({k})"
         assert (
             opened_page.value(f"document.querySelectorAll('{chart} .role-mark path, {chart} .role-mark line').length")
             > 0
         )
-        assert opened_page.value(f"document.querySelector('{chart} [role=img]').getAttribute('aria-label')") == made.alt
-        assert len(made.alt) > 20
+        assert (
+            opened_page.value(f"document.querySelector('{chart} [role=img]').getAttribute('aria-label')")
+            == chart_made.alt
+        )
+        assert len(chart_made.alt) > 20
     assert opened_page.texts("#charts .none") == ["Nothing to show."]
     assert opened_page.value("document.documentElement.scrollWidth") == width
     assert opened_page.requests() == [written.as_uri()]
@@ -94,111 +97,113 @@ def test_labels_of_charts_are_readable(browser: Browser, written: Path, width: i
     assert all(abs(scale - 1) < 0.01 for scale in scales)
 
 
-def test_names_are_shown_unchanged(shown: Page) -> None:
+def test_names_are_shown_unchanged(kit_page: Page) -> None:
     for k in (3, 4, 5):
-        labels = contents(shown, f"#charts .chart:nth-child({k}) .role-axis-label text")
+        labels = contents(kit_page, f"#charts .chart:nth-child({k}) .role-axis-label text")
         for name in NAMES:
             assert any(name == label or (label[-1] == CUT and name.startswith(label[:-1])) for label in labels), name
-    assert contents(shown, "#charts .chart:nth-child(1) .legend bdi") == list(NAMES)
-    assert set(contents(shown, "#the-table tbody bdi")) == set(NAMES)
-    assert shown.value("document.querySelectorAll('img[src=x]').length") == 0
-    assert shown.complaints() == []
+    assert contents(kit_page, "#charts .chart:nth-child(1) .legend bdi") == list(NAMES)
+    assert set(contents(kit_page, "#the-table tbody bdi")) == set(NAMES)
+    assert kit_page.value("document.querySelectorAll('img[src=x]').length") == 0
+    assert kit_page.complaints() == []
 
 
-def test_a_tooltip_has_the_names_and_numbers_of_a_cell(shown: Page) -> None:
-    shown.click(f"{HEAT}:nth-child(4)")
-    lines = shown.value("document.getElementById('tip').textContent").splitlines()
+def test_a_tooltip_has_the_names_and_numbers_of_a_cell(kit_page: Page) -> None:
+    kit_page.click(f"{HEAT}:nth-child(4)")
+    lines = kit_page.value("document.getElementById('tip').textContent").splitlines()
     assert lines == [f"actual: {NAMES[0]}", f"predicted: {NAMES[4]}", "share: 20%", "how many: 0"]
-    assert shown.complaints() == []
+    assert kit_page.complaints() == []
 
 
-def test_a_tooltip_of_a_histogram_has_the_counts_of_all_series(shown: Page) -> None:
-    shown.click("#charts .chart:nth-child(6) .mark-rect path:nth-child(2)")
-    lines = shown.value("document.getElementById('tip').textContent").splitlines()
+def test_a_tooltip_of_a_histogram_has_the_counts_of_all_series(kit_page: Page) -> None:
+    kit_page.click("#charts .chart:nth-child(6) .mark-rect path:nth-child(2)")
+    lines = kit_page.value("document.getElementById('tip').textContent").splitlines()
     assert lines == ["2 to 4", f"{NAMES[0]}: 2 (33.3 %)", f"{NAMES[1]}: 5 (83.3 %)"]
 
 
-def test_the_tooltip_shows_the_nearest_point_of_a_line(shown: Page) -> None:
-    shown.click("#charts .chart:nth-child(1) .vega")
-    lines = shown.value("document.getElementById('tip').textContent").splitlines()
+def test_the_tooltip_shows_the_nearest_point_of_a_line(kit_page: Page) -> None:
+    kit_page.click("#charts .chart:nth-child(1) .vega")
+    lines = kit_page.value("document.getElementById('tip').textContent").splitlines()
     assert [line.partition(": ")[0] for line in lines] == ["series", "epoch", "loss"]
     assert lines[0].partition(": ")[2] in NAMES
 
 
-def test_a_click_on_a_cell_opens_its_pictures(shown: Page) -> None:
-    shown.click(f"{HEAT}:nth-child(3)")  # row 0, column 3: the diagonal is another layer
-    chosen = shown.value("[...document.querySelectorAll('#gallery select')].map((one) => one.value)")
+def test_a_click_on_a_cell_opens_its_pictures(kit_page: Page) -> None:
+    kit_page.click(f"{HEAT}:nth-child(3)")  # row 0, column 3: the diagonal is another layer
+    chosen = kit_page.value("[...document.querySelectorAll('#gallery select')].map((one) => one.value)")
     assert chosen == [NAMES[0], NAMES[3]]
-    assert shown.texts("#gallery figcaption bdi") == ["9.jpg", "10.jpg"]
-    shown.click("#charts .chart:nth-child(3) .mark-rect path:nth-child(12)")
-    chosen = shown.value("[...document.querySelectorAll('#gallery select')].map((one) => one.value)")
+    assert kit_page.texts("#gallery figcaption bdi") == ["9.jpg", "10.jpg"]
+    kit_page.click("#charts .chart:nth-child(3) .mark-rect path:nth-child(12)")
+    chosen = kit_page.value("[...document.querySelectorAll('#gallery select')].map((one) => one.value)")
     assert chosen == [NAMES[5], ""]
 
 
-def test_charts_follow_the_colour_scheme(shown: Page) -> None:
+def test_charts_follow_the_colour_scheme(kit_page: Page) -> None:
     ink = "getComputedStyle(document.querySelector('.vega .role-axis-label text')).fill"
-    before = shown.value(ink)
-    shown.emulate(prefers_color_scheme="dark")
-    assert shown.value(ink) != before
+    before = kit_page.value(ink)
+    kit_page.emulate(prefers_color_scheme="dark")
+    assert kit_page.value(ink) != before
 
 
-def test_a_chart_in_closed_details_fills_them_when_they_open(shown: Page) -> None:
-    shown.click("details summary")
-    shown.wait("document.querySelector('details svg')?.getBoundingClientRect().width > 600")
-    assert shown.complaints() == []
+def test_a_chart_in_closed_details_fills_them_when_they_open(kit_page: Page) -> None:
+    kit_page.click("details summary")
+    kit_page.wait("document.querySelector('details svg')?.getBoundingClientRect().width > 600")
+    assert kit_page.complaints() == []
 
 
-def test_cells_without_a_number_are_last_in_both_directions(shown: Page) -> None:
+def test_cells_without_a_number_are_last_in_both_directions(kit_page: Page) -> None:
     for reverse in (True, False):
-        shown.click("#the-table th:nth-child(2) button")
-        numbers = [float(text) for text in contents(shown, "#the-table td:nth-child(2)")]
+        kit_page.click("#the-table th:nth-child(2) button")
+        numbers = [float(text) for text in contents(kit_page, "#the-table td:nth-child(2)")]
         assert numbers == sorted(numbers, reverse=reverse)
-    shown.click("#the-table .turn:last-of-type")
-    assert shown.texts("#the-table td:nth-child(2)")[-1] == DASH
-    assert shown.texts("#the-table .list-count") == [f"26{DASH}40 of 40 classes"]
+    kit_page.click("#the-table .turn:last-of-type")
+    assert kit_page.texts("#the-table td:nth-child(2)")[-1] == DASH
+    assert kit_page.texts("#the-table .list-count") == [f"26{DASH}40 of 40 classes"]
 
 
-def test_a_table_is_sorted_by_the_value_of_a_cell_not_its_text(shown: Page) -> None:
-    shown.click("#the-table th:nth-child(4) button")
-    sizes = [int(text.split()[0]) for text in shown.texts("#the-table td:nth-child(4)")]
+def test_a_table_is_sorted_by_the_value_of_a_cell_not_its_text(kit_page: Page) -> None:
+    kit_page.click("#the-table th:nth-child(4) button")
+    sizes = [int(text.split()[0]) for text in kit_page.texts("#the-table td:nth-child(4)")]
     assert sizes == list(range(39, 14, -1))
-    assert shown.value("document.querySelector('#the-table th:nth-child(4)').getAttribute('aria-sort')") == "descending"
+    assert (
+        kit_page.value("document.querySelector('#the-table th:nth-child(4)').getAttribute('aria-sort')") == "descending"
+    )
 
 
-def test_rows_are_filtered_by_values_and_text_together(shown: Page) -> None:
-    shown.choose("#the-table select[aria-label='all kinds']", "error")
-    assert len(shown.texts("#the-table tbody tr")) == 14
-    shown.choose("#the-table select[aria-label='all classes']", NAMES[0])
-    assert shown.texts("#the-table td:nth-child(4)") == ["0 by 0 px", "30 by 30 px"]
-    shown.type("#the-table input", "30 BY")
-    assert shown.texts("#the-table td:nth-child(4)") == ["30 by 30 px"]
-    shown.click("#table > .link")
-    assert [text.split()[0] for text in shown.texts("#the-table td:nth-child(4)")] == ["3", "13", "23", "33"]
+def test_rows_are_filtered_by_values_and_text_together(kit_page: Page) -> None:
+    kit_page.choose("#the-table select[aria-label='all kinds']", "error")
+    assert len(kit_page.texts("#the-table tbody tr")) == 14
+    kit_page.choose("#the-table select[aria-label='all classes']", NAMES[0])
+    assert kit_page.texts("#the-table td:nth-child(4)") == ["0 by 0 px", "30 by 30 px"]
+    kit_page.type("#the-table input", "30 BY")
+    assert kit_page.texts("#the-table td:nth-child(4)") == ["30 by 30 px"]
+    kit_page.click("#table > .link")
+    assert [text.split()[0] for text in kit_page.texts("#the-table td:nth-child(4)")] == ["3", "13", "23", "33"]
 
 
-def test_a_gallery_is_filtered_by_several_facets_and_hides_other_shapes(shown: Page) -> None:
-    assert len(shown.texts("#gallery figure")) == 12
-    assert shown.value("document.querySelectorAll('#gallery figure:first-child .box').length") == 2
-    shown.choose(f"#gallery select[aria-label='{ACTUAL}']", NAMES[3])
-    assert shown.texts("#gallery figcaption bdi") == [f"{k}.jpg" for k in (2, 3, 12, 13, 22, 23)]
-    assert shown.value("document.querySelectorAll('#gallery figure:first-child .box').length") == 1
-    shown.choose(f"#gallery select[aria-label='{PREDICTED}']", NAMES[4])
-    assert shown.texts("#gallery figcaption bdi") == ["12.jpg", "13.jpg"]
-    assert shown.complaints() == []
+def test_a_gallery_is_filtered_by_several_facets_and_hides_other_shapes(kit_page: Page) -> None:
+    assert len(kit_page.texts("#gallery figure")) == 12
+    assert kit_page.value("document.querySelectorAll('#gallery figure:first-child .box').length") == 2
+    kit_page.choose(f"#gallery select[aria-label='{ACTUAL}']", NAMES[3])
+    assert kit_page.texts("#gallery figcaption bdi") == [f"{k}.jpg" for k in (2, 3, 12, 13, 22, 23)]
+    assert kit_page.value("document.querySelectorAll('#gallery figure:first-child .box').length") == 1
+    kit_page.choose(f"#gallery select[aria-label='{PREDICTED}']", NAMES[4])
+    assert kit_page.texts("#gallery figcaption bdi") == ["12.jpg", "13.jpg"]
+    assert kit_page.complaints() == []
 
 
-def test_a_large_picture_shows_the_parts_that_are_switched_on(shown: Page) -> None:
-    shown.click("#gallery [data-part=masks]")
-    shown.click("#gallery figure:nth-child(2) .open")
-    shown.wait("document.querySelector('#large').open && document.querySelector('#large img').naturalWidth > 0")
-    assert shown.texts("#large figcaption") == ["1.jpg\npicture 1"]
-    size = shown.value("document.querySelector('#large .frame').getBoundingClientRect().toJSON()")
+def test_a_large_picture_shows_the_parts_that_are_switched_on(kit_page: Page) -> None:
+    kit_page.click("#gallery [data-part=masks]")
+    kit_page.click("#gallery figure:nth-child(2) .open")
+    kit_page.wait("document.querySelector('#large').open && document.querySelector('#large img').naturalWidth > 0")
+    assert kit_page.texts("#large figcaption") == ["1.jpg\npicture 1"]
+    size = kit_page.value("document.querySelector('#large .frame').getBoundingClientRect().toJSON()")
     assert size["width"] == pytest.approx(size["height"] * 200 / 140, rel=0.01)
     assert size["width"] > 900
-    assert shown.value("getComputedStyle(document.querySelector('#large .mask')).display") == "none"
-    assert contents(shown, "#large text") == [NAMES[1][:27] + CUT, NAMES[2]]
-    shown.click("#large .close")
-    assert not shown.value("document.querySelector('#large').open")
+    assert kit_page.value("getComputedStyle(document.querySelector('#large .mask')).display") == "none"
+    assert contents(kit_page, "#large text") == [NAMES[1][:27] + CUT, NAMES[2]]
+    kit_page.click("#large .close")
+    assert not kit_page.value("document.querySelector('#large').open")
 
 
 def test_without_scripts_all_rows_and_pictures_are_visible(browser: Browser, written: Path) -> None:
@@ -247,8 +252,8 @@ def test_a_page_without_charts_has_no_vega(tmp_path: Path) -> None:
 
 def test_rows_without_a_value_are_left_out() -> None:
     rows = [{"x": 0, "y": 1.0}, {"x": 1, "y": float("nan")}, {"x": 2, "y": None}, {"x": 3, "y": 2}]
-    made = charts.line(rows, "x", "y", title="Line", x_axis=Axis("x"), y_axis=Axis("y"))
-    assert [(row["x"], row["y"]) for row in made.spec["data"]["values"]] == [(0, 1.0), (3, 2)]
+    chart = charts.line(rows, "x", "y", title="Line", x_axis=Axis("x"), y_axis=Axis("y"))
+    assert [(row["x"], row["y"]) for row in chart.spec["data"]["values"]] == [(0, 1.0), (3, 2)]
 
 
 def test_numbers_are_short() -> None:

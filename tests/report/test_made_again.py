@@ -27,11 +27,11 @@ REPORTS, PARAMS = Path("reports/evaluate"), {"resamples": 100, "images": 4}
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "project"
-    made = make_evaluation(root, *random_scene(0, images=6))
-    made.reports.rename(root / "evaluate")
+    folders = make_evaluation(root, *random_scene(0, images=6))
+    folders.reports.rename(root / "evaluate")
     (root / "reports").mkdir()
     (root / "evaluate").rename(root / REPORTS)
-    made.run.rename(root / "output")
+    folders.run.rename(root / "output")
     (root / "dvc.yaml").touch()
     monkeypatch.chdir(root)
     write_report(ProjectPaths(Path("dataset")), ReportConfig.model_validate(PARAMS), REPORTS, Path("output"))
@@ -39,8 +39,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def check(root: Path, **other: Any) -> Report:
-    digests = files.md5_bytes(files.json_text(other.get("code", Code().digests_of("report"))).encode())
+def check(root: Path, **changes: Any) -> Report:
+    digests = files.md5_bytes(files.json_text(changes.get("code", Code().digests_of("report"))).encode())
     page = REPORTS / "index.html"
     raw = {
         "cmd": "",

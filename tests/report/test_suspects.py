@@ -65,8 +65,8 @@ def test_images_that_the_model_has_used_are_marked(scenes: dict[str, Scene]) -> 
     scene = scenes["bbox"]
     rows = json.loads((scene.where.manifests / "test.json").read_text())
     uses = dict(zip((row["path"] for row in rows), [TRAINED, CHOSEN, *[""] * 10], strict=False))
-    known = {row["sha256"]: uses[row["path"]] for row in rows if uses[row["path"]]}
-    examined = examine(scene.predictor(), scene.where, "test", Seen(known, []))
+    uses_by_sha256 = {row["sha256"]: uses[row["path"]] for row in rows if uses[row["path"]]}
+    examined = examine(scene.predictor(), scene.where, "test", Seen(uses_by_sha256, []))
     assert set(examined.table.seen) == {TRAINED, CHOSEN, ""}
     assert examined.table.seen.tolist() == [uses[path] for path in examined.table.image]
 
@@ -139,8 +139,10 @@ def test_the_page_shows_a_crop_of_each_suspect(project: Path) -> None:
         page.wait("document.documentElement.dataset.ready === 'yes'")
         assert page.complaints() == []
         assert page.requests() == [path.resolve().as_uri()]
-        shown = min(24, len(table))
-        assert page.value("[...document.querySelectorAll('img')].filter((one) => one.naturalWidth > 0).length") == shown
+        expected = min(24, len(table))
+        assert (
+            page.value("[...document.querySelectorAll('img')].filter((one) => one.naturalWidth > 0).length") == expected
+        )
         text = page.value("document.body.innerText")
     assert f"certainty {table.certainty[0]:.2f}" in text
     assert "are known" in text

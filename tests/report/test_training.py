@@ -92,9 +92,9 @@ def test_the_metrics_csv_of_upstream_is_drawn_too(tmp_path: Path) -> None:
 
 
 def test_loss_and_score_plots_are_the_panels_of_the_full_plot(history: Path) -> None:
-    whole = drawn(plot_metrics(history))
-    assert drawn(plot_loss_metrics(history)) == {name: whole[name] for name in ("Loss", "Loss terms")}
-    assert drawn(plot_map_metrics(history)) == {name: whole[name] for name in ("AP 50:95", "AP 50")}
+    all_panels = drawn(plot_metrics(history))
+    assert drawn(plot_loss_metrics(history)) == {name: all_panels[name] for name in ("Loss", "Loss terms")}
+    assert drawn(plot_map_metrics(history)) == {name: all_panels[name] for name in ("AP 50:95", "AP 50")}
 
 
 def test_a_figure_is_saved_in_the_format_of_its_suffix(history: Path, tmp_path: Path) -> None:

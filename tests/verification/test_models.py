@@ -134,7 +134,7 @@ def test_an_untouched_file_of_the_first_of_two_runs_with_equal_weights_holds(
     assert (f"not checked: record of {first} (not committed: git add records/" in printed) == (not committed)
 
 
-def test_a_state_to_resume_from_is_unchecked_wherever_it_lies(
+def test_a_state_to_resume_from_is_unchecked_in_any_folder(
     repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     best = read_checkpoint(repository.folder / "output" / "checkpoint_best_ema.pth")

@@ -284,7 +284,7 @@ def test_text_and_json_have_the_same_mismatches() -> None:
     report.equal("a", 1, 1.0, "x")
     report.equal("b", 1, 2, "x")
     report.equal("b", 1, 2, "y")
-    report.skip("c", "gone")
+    report.skip("c", "missing")
     assert report.lines() == [
         "b: expected 1, found 2  (x, y)",
         "not checked: c (missing)",

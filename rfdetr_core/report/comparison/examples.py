@@ -54,8 +54,8 @@ class Pictures:
         self._pairs: list[tuple[str, Any, int, int]] = []
         table = changes.images
         gained, lost = table[table.change > 0], table[table.change < 0].iloc[::-1]
-        for title, some in ((BETTER, gained.head(most)), (WORSE, lost.head(most))):
-            for row in some.itertuples():
+        for title, table_part in ((BETTER, gained.head(most)), (WORSE, lost.head(most))):
+            for row in table_part.itertuples():
                 views = [
                     requests.request_image(int(row.image), overlays.first_outlines(int(row.image)))
                     for overlays in (old, new)

@@ -101,9 +101,9 @@ def _classes(scores: Comparison) -> _Pictures:
     for color, label in ((_BLUE, "new, as good or better"), (_ORANGE, "new, worse")):
         if color in colors:
             axes.scatter([], [], c=color, label=label, **dots)
-    for place, (_, old, new) in enumerate(rows):
+    for position, (_, old, new) in enumerate(rows):
         axes.annotate(
-            f"{100 * (new - old):+.1f}", (1, place), (4, 0), xycoords=("axes fraction", "data"),
+            f"{100 * (new - old):+.1f}", (1, position), (4, 0), xycoords=("axes fraction", "data"),
             textcoords="offset points", va="center", fontsize=8, color=_TEXT,
         )  # fmt: skip
     axes.set_yticks(
@@ -112,8 +112,8 @@ def _classes(scores: Comparison) -> _Pictures:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(left=0)
     axes.set_xlabel("AP 50:95; in brackets: how many objects the class has", fontsize=8, color=_FAINT)
-    some = f", the {len(rows)} of {len(measured)} classes that changed most" if len(rows) < len(measured) else ""
-    axes.set_title(f"AP 50:95 of {scores.measure} by class{some}", loc="left", fontsize=10, fontweight="bold")
+    suffix = f", the {len(rows)} of {len(measured)} classes that changed most" if len(rows) < len(measured) else ""
+    axes.set_title(f"AP 50:95 of {scores.measure} by class{suffix}", loc="left", fontsize=10, fontweight="bold")
     axes.set_title("points", loc="right", fontsize=8, color=_FAINT)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
@@ -229,15 +229,15 @@ def _font(path: Path) -> ImageFont.FreeTypeFont:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A text, its middle left out where it is too long."""
-    kept = len(text)
-    while kept > 2 and font.getlength(short := f"{text[: kept // 2]}...{text[-(kept // 2) :]}") > width:
-        kept -= 1
+    """A text that fits the width in pixels. If it is too long, its middle is replaced by dots."""
+    length = len(text)
+    while length > 2 and font.getlength(short := f"{text[: length // 2]}...{text[-(length // 2) :]}") > width:
+        length -= 1
     return text if font.getlength(text) <= width else short
 
 
 def _outlined(picture: Picture) -> Image.Image:
-    """A crop of an requests with its shapes drawn, the first on top; masks of bold ones alone."""
+    """A crop with its shapes drawn over it, the first on top. Only bold shapes have their masks drawn."""
     data = base64.b64decode(picture.source.partition(",")[2])
     image = Image.open(io.BytesIO(data)).convert("RGB")
     for shape in reversed(picture.shapes):
@@ -248,7 +248,7 @@ def _outlined(picture: Picture) -> Image.Image:
 
 
 def _with_mask(image: Image.Image, shape: Shape) -> Image.Image:
-    """A picture with the mask of a shape, whose outline is made of rectangles, laid over it."""
+    """A picture with the mask of a shape over it. The outline of the shape is a path of rectangles."""
     covered = Image.new("L", image.size)
     for strip in _STRIP.finditer(shape.outline):
         left, top, width, height = map(int, strip.groups())
@@ -263,7 +263,7 @@ def _drawn(figure: Figure) -> Image.Image:
 
 
 def _write(path: Path, picture: Image.Image) -> None:
-    """Write a PNG without metadata, with as many colours as MOST_BYTES allows."""
+    """Write a PNG without metadata, with as many colours as possible within MOST_BYTES."""
     for colors in (256, 128, 64, 32):
         data = io.BytesIO()
         picture.convert("RGB").quantize(colors).save(data, "PNG", optimize=True)

@@ -97,12 +97,12 @@ def _draw(groups: dict[str, list[Finding]], dataset: CleanDataset, thumbnails: T
     """
     images = {image.path: image for name in SPLITS for image in dataset.splits[name]}
     first = {
-        code: [finding for finding in some if finding.box and finding.place.image in images]
-        for code, some in groups.items()
+        code: [finding for finding in members if finding.box and finding.place.image in images]
+        for code, members in groups.items()
     }
     first["image-size-differs"] = groups.get("image-size-differs", [])
     drawn: dict[str, list[Card]] = defaultdict(list)
-    turns = [(rank, code) for code, some in first.items() for rank in range(min(len(some), _DRAWN_EACH))]
+    turns = [(rank, code) for code, members in first.items() for rank in range(min(len(members), _DRAWN_EACH))]
     for rank, code in sorted(turns, key=lambda turn: turn[0])[:_DRAWN]:
         finding = first[code][rank]
         path, box = finding.place.image or "", finding.box

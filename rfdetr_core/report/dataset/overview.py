@@ -117,8 +117,8 @@ def _balance(counts: dict[str, Any]) -> Chart:
     if len(totals) > 1:
         note = f"The most frequent class has {short(totals[0] / totals[-1])} times as many objects as the rarest."
     if len(ordered) > _BARS:
-        more = f"The {_BARS} most frequent of {len(ordered):,} classes are shown. The table above has all."
-        note = f"{note or ''} {more}".strip()
+        truncation = f"The {_BARS} most frequent of {len(ordered):,} classes are shown. The table above has all."
+        note = f"{note or ''} {truncation}".strip()
     rows = [
         {"row": entry["name"], "value": number, "split": split["name"]}
         for entry in ordered[:_BARS]
@@ -206,9 +206,10 @@ def _histogram(
     marks: Sequence[tuple[float, str]] = (),
 ) -> Chart:
     edges, names = counts[key]["edges"], [split["name"] for split in counts["splits"]]
-    whole = key == "per_image"
+    whole_numbers = key == "per_image"
     ranges = [
-        text(low) if whole and high - low == 1 else f"{text(low)} to {text(high)}" for low, high in pairwise(edges)
+        text(low) if whole_numbers and high - low == 1 else f"{text(low)} to {text(high)}"
+        for low, high in pairwise(edges)
     ]
     return charts.histogram(
         edges, counts[key]["counts"], names, title=title, axis=axis, ranges=ranges, marks=marks,

@@ -81,18 +81,18 @@ def _spread(split: list[CanonicalImage], number: int) -> Iterator[CanonicalImage
         for label in {instance.entry.index for instance in image.instances} or {-1}:
             by_label[label].append(image)
     rarity = {label: len(members) for label, members in by_label.items()}
-    shown: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     taken: set[str] = set()
     while by_label and len(taken) < number:
         # A few images without objects (-1) are enough.
-        turns = {label: shown[label] if label >= 0 else 1 + 5 * shown[label] for label in by_label}
+        turns = {label: counts[label] if label >= 0 else 1 + 5 * counts[label] for label in by_label}
         label = min(by_label, key=lambda label: (turns[label], rarity[label], label))
         image = by_label[label].pop()
         if not by_label[label]:
             del by_label[label]
         if image.path not in taken:
             taken.add(image.path)
-            shown.update({instance.entry.index for instance in image.instances} or {-1})
+            counts.update({instance.entry.index for instance in image.instances} or {-1})
             yield image
 
 
@@ -102,9 +102,9 @@ def gallery(root: Path, dataset: CleanDataset) -> Gallery:
     for split, image in choose(dataset, _MOST):
         picture = annotated(thumbnails, image, _SIDE)
         if picture:
-            more = len(image.instances) > len(picture.shapes)
+            is_truncated = len(image.instances) > len(picture.shapes)
             about = f"{split}, {plural(len(image.instances), 'object')}"
-            about += f", the {len(picture.shapes)} largest drawn" if more else ""
+            about += f", the {len(picture.shapes)} largest drawn" if is_truncated else ""
             classes = dict.fromkeys(instance.entry.name for instance in image.instances)
             cards.append(Card(picture, [Name(image.path), about], {"split": [split], "class": [*classes]}))
     groups = [Group(entry.name, hue(entry.index)) for entry in sorted(dataset.classes, key=attrgetter("index"))]
@@ -127,12 +127,12 @@ def pairs(root: Path, dataset: CleanDataset, findings: Findings) -> Pairs:
     table = pd.DataFrame(dataset.pairs, columns=Pair._fields, dtype=object).sort_values(["distance", "path", "other"])
     table["within"] = [not set(splits[pair.path]).isdisjoint(splits[pair.other]) for pair in table.itertuples()]
     table["earlier"] = table.groupby("other").cumcount()
-    shown: list[PairOfCopies] = []
+    chosen_pairs: list[PairOfCopies] = []
     for pair in table.sort_values(["within", "earlier"], kind="stable").head(_PAIRS).itertuples():
         places = {path: " and ".join(splits[path]) or "left out" for path in (pair.path, pair.other)}
         pictures = {path: thumbnails.image(path, _PAIR_SIDE) for path in places}
         cards = [Card(picture, [Name(path), places[path]]) for path, picture in pictures.items() if picture]
         if len(cards) == 2:
             about = "the same bytes" if pair.path in equal else f"alike: correlation {1 - pair.distance:.4f}"
-            shown.append(PairOfCopies(about, len({*places.values()}) > 1, Gallery(cards, columns="sides")))
-    return Pairs(len(dataset.pairs), shown)
+            chosen_pairs.append(PairOfCopies(about, len({*places.values()}) > 1, Gallery(cards, columns="sides")))
+    return Pairs(len(dataset.pairs), chosen_pairs)

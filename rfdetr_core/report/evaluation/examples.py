@@ -86,8 +86,8 @@ class Pictures:
         self.pictured = set(pictures_of)
         names = self._kind.names
         cards = self._cards.setdefault("errors", [])
-        shown = table.loc[of_kind.index.union(of_pair.index)]
-        for row in shown.sort_values(
+        chosen = table.loc[of_kind.index.union(of_pair.index)]
+        for row in chosen.sort_values(
             ["score", "area", "image"], ascending=[False, False, True], kind="stable"
         ).itertuples():
             detection, object_row = int(row.detection), int(row.object)

@@ -92,9 +92,9 @@ class PictureRequests:
             data = images.read_verified(self._root / sample.path, sample.sha256)
             picture = images.decode(data, sample.path, reduction, max_pixels=None)
             brightness[number] = ImageStat.Stat(picture.convert("L")).mean[0]
-            for place, view in views:
-                pictures[place] = _draw_view(picture, sample, view)
-        return [pictures[place] for place in range(self._count)], brightness
+            for index, view in views:
+                pictures[index] = _draw_view(picture, sample, view)
+        return [pictures[index] for index in range(self._count)], brightness
 
 
 def _draw_view(picture: Image.Image, sample: Sample, view: _View) -> Picture:

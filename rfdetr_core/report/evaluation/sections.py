@@ -107,15 +107,15 @@ def thresholds(kind: Kind) -> list[Chart]:
     ]  # fmt: skip
     classes = kind.analysis.classes
     instances = kind.analysis.objects.groupby("label").size().sort_values(ascending=False, kind="stable")
-    shown = [label for label in instances.index.tolist()[:_CURVES] if len(classes) > 1]
-    place = {label: number for number, label in enumerate(classes)}
+    chosen = [label for label in instances.index.tolist()[:_CURVES] if len(classes) > 1]
+    row_of = {label: number for number, label in enumerate(classes)}
     rows = [
         {"threshold": float(threshold), "value": float(value), "curve": classes[label]}
-        for label in shown
-        for threshold, value in zip(THRESHOLDS, kind.analysis.curves[place[label], 2], strict=True)
+        for label in chosen
+        for threshold, value in zip(THRESHOLDS, kind.analysis.curves[row_of[label], 2], strict=True)
     ]
-    if shown:
-        note = f"The {len(shown)} classes with the most objects." if len(shown) < len(classes) else None
+    if chosen:
+        note = f"The {len(chosen)} classes with the most objects." if len(chosen) < len(classes) else None
         figures.append(
             charts.line(rows, "threshold", "value", "curve", title="F1 by class", x_axis=x_axis,
                         y_axis=Axis("F1", (0, 1), ".1f"), note=note)
@@ -169,10 +169,10 @@ def per_class(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[in
         most = counts[label].sort_values(ascending=False, kind="stable") if label in counts else None
         pair: Any = None
         if most is not None:
-            other = int(most.index[0])
-            text = f"{isolated(names[other])} ({int(most.iloc[0])})"
-            filters = _filters(label=name, detection=names[other])
-            pair = Setter(text, f"{kind.anchor}-errors", filters) if (label, other) in pictured else text
+            predicted = int(most.index[0])
+            text = f"{isolated(names[predicted])} ({int(most.iloc[0])})"
+            filters = _filters(label=name, detection=names[predicted])
+            pair = Setter(text, f"{kind.anchor}-errors", filters) if (label, predicted) in pictured else text
         values = (_number(value) for value in (row.ap, row.ap_50, point.f1, point.threshold))
         rows.append([Name(name), int(instances.get(label, 0)), *values, pair])
     columns = [Column("class"), Column("objects", numeric=True)]
@@ -189,11 +189,11 @@ def confusion(kind: Kind, confusions: pd.DataFrame, pictured: Container[tuple[in
     wrong = counts[counts.actual != counts.predicted].sort_values("count", ascending=False, kind="stable")
     busy = pd.concat([wrong.groupby(side)["count"].sum() for side in ("actual", "predicted")]).groupby(level=0).sum()
     order = sorted(kind.analysis.classes, key=lambda label: (-int(busy.get(label, 0)), label))
-    shown = [*sorted(order[:_MATRIX]), -1]
-    place = {label: number for number, label in enumerate(shown)}
-    cells = counts[counts.actual.isin(shown) & counts.predicted.isin(shown)]
-    cells = cells.assign(row=cells.actual.map(place), column=cells.predicted.map(place))
-    titles = [names[label] for label in shown]
+    labels = [*sorted(order[:_MATRIX]), -1]
+    position = {label: number for number, label in enumerate(labels)}
+    cells = counts[counts.actual.isin(labels) & counts.predicted.isin(labels)]
+    cells = cells.assign(row=cells.actual.map(position), column=cells.predicted.map(position))
+    titles = [names[label] for label in labels]
     target = f"{kind.anchor}-errors"
     note = "A row shows how the labels of a class were detected. A click on a cell shows its pictures."
     if len(order) > _MATRIX:
