@@ -83,7 +83,7 @@ class COCOEvalCallback(CocoScoring):
         eval_backend: Has no effect: every backend gives the numbers of pycocotools.
     """
 
-    changing: ClassVar[tuple[str, ...]] = ("annotations", "found", "mask_side", "masks")
+    changing: ClassVar[tuple[str, ...]] = ("annotations", "detections", "mask_side", "masks")
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ _OPTIONS_COMPARED_BY_DEVICE = ("accelerator", "devices", "num_nodes", "determini
 _MODULES = ("callback_arguments", "callbacks", "custom", "custom_record", "preparation")
 _INITIAL = "_initial_attributes"
 _SET_BY_LIGHTNING = ("trainer", "training", "log", "log_dict")  # attributes that Lightning sets
-_SCORING_STATE = ("found", "truth")  # attributes of TrainScoring
+_SCORING_STATE = ("detections", "truth")  # attributes of TrainScoring
 _MAX_CHARACTERS = 200  # characters of a recorded value; a longer one is recorded as its digest
 
 

@@ -77,7 +77,7 @@ def test_other_numbers_of_classes_queries_or_groups_give_upstreams_tensors(chang
     report = load_weights(detector, architecture, read_checkpoint(tmp_path / "a.pth"))
     weights = detector.state_dict()
     assert weights.keys() == expected.keys()
-    assert report.left == ()
+    assert report.missing == ()
     assert [name for name, tensor in weights.items() if not torch.equal(tensor, expected[name])] == []
 
 
